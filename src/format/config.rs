@@ -1,0 +1,196 @@
+//! The bodies of the configuration and of key slots: the only objects that must be read before a key is at hand.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::cursor::{Cursor, Put};
+use crate::model::{RepositoryId, Timestamp};
+
+/// How files are cut; even powers of two with min < avg < max.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkerParameters {
+    /// No chunk but a file's last is shorter.
+    pub min: u32,
+    /// What the cutter aims at.
+    pub avg: u32,
+    /// No chunk is longer.
+    pub max: u32,
+}
+
+impl ChunkerParameters {
+    /// What `init` writes. Measured: see docs/performance.md.
+    pub const DEFAULT: ChunkerParameters = ChunkerParameters { min: 16 << 10, avg: 64 << 10, max: 256 << 10 };
+
+    /// fastcdc checks its sizes only in debug builds, and odd ones shift its cuts: checked here, always.
+    pub fn validate(&self) -> Result<()> {
+        let ok = [self.min, self.avg, self.max].iter().all(|n| n.is_power_of_two())
+            && (256..=1 << 20).contains(&self.min)
+            && self.min < self.avg
+            && self.avg < self.max
+            && self.avg <= 4 << 20
+            && self.max <= 16 << 20;
+        if ok {
+            return Ok(());
+        }
+        let text = format!("chunk sizes {} / {} / {} are not powers of two with min < avg < max in range", self.min, self.avg, self.max);
+        Err(Error::corrupt(format!("the configuration: {text}")))
+    }
+}
+
+/// A repository's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The repository's name for ever.
+    pub repository: RepositoryId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How files are cut. The gear table comes from the key.
+    pub chunker: ChunkerParameters,
+    /// Features that a program must know to use the repository; none so far.
+    pub mandatory: u64,
+}
+
+/// Encodes a configuration's body; `mac` is what the master key says of it (see `chunk::keys`).
+pub fn encode_config(config: &Config, mac: &[u8; 32]) -> Vec<u8> {
+    let mut out = config_fields(config);
+    out.extend_from_slice(mac);
+    out
+}
+
+/// The part of the body that the key authenticates.
+pub fn config_fields(config: &Config) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(1, |v| v.varint(config.mandatory));
+    out.field(3, |v| [config.chunker.min, config.chunker.avg, config.chunker.max].iter().for_each(|n| v.varint(u64::from(*n))));
+    out.field(4, |v| v.timestamp(config.created));
+    out.push(0);
+    out
+}
+
+/// Decodes a body; returns the configuration, the bytes under the MAC, and the MAC.
+pub fn decode_config(bytes: &[u8], repository: RepositoryId) -> Result<(Config, &[u8], [u8; 32])> {
+    let Some((fields, mac)) = bytes.split_last_chunk::<32>() else {
+        return Err(Error::corrupt("the configuration is too short"));
+    };
+    let mut cursor = Cursor::new(fields, "the configuration");
+    let mut mandatory = None;
+    let mut chunker = None;
+    let mut created = Timestamp::default();
+    cursor.fields(|tag, mut v| {
+        match tag {
+            1 => mandatory = Some(v.varint()?),
+            3 => chunker = Some(ChunkerParameters { min: v.number32()?, avg: v.number32()?, max: v.number32()? }),
+            4 => created = v.timestamp()?,
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    let (Some(mandatory), Some(chunker)) = (mandatory, chunker) else {
+        return Err(cursor.error("it lacks the chunk sizes or the features"));
+    };
+    if mandatory != 0 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the repository uses features ({mandatory:#x}) that need a newer yester"),
+        ));
+    }
+    chunker.validate()?;
+    Ok((Config { repository, created, chunker, mandatory }, fields, *mac))
+}
+
+/// How a slot's key is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Derivation {
+    /// Argon2id of a passphrase (RFC 9106): memory in KiB, passes, lanes.
+    Passphrase {
+        /// Memory in KiB.
+        memory: u32,
+        /// Passes over it.
+        passes: u32,
+        /// Lanes.
+        lanes: u32,
+    },
+    /// A key file of 32 random bytes: nothing to slow down.
+    KeyFile,
+}
+
+impl Derivation {
+    /// RFC 9106's second recommended choice: 64 MiB, three passes, four lanes.
+    pub const DEFAULT: Derivation = Derivation::Passphrase { memory: 64 << 10, passes: 3, lanes: 4 };
+}
+
+/// A key slot: the master key, wrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySlot {
+    /// How the wrapping key is made.
+    pub derivation: Derivation,
+    /// Salt of the derivation.
+    pub salt: [u8; 32],
+    /// What the wrapping key must commit to (AES-GCM does not; see partitioning oracle attacks, Len et al. 2021).
+    pub commitment: [u8; 16],
+    /// The master key under AES-256-GCM: 32 bytes and the tag.
+    pub wrapped: [u8; 48],
+    /// When the slot was made.
+    pub created: Timestamp,
+    /// For people: which user at which host made it.
+    pub label: Vec<u8>,
+}
+
+/// Encodes a key slot's body.
+pub fn encode_slot(slot: &KeySlot) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(1, |v| match slot.derivation {
+        Derivation::KeyFile => v.push(2),
+        Derivation::Passphrase { memory, passes, lanes } => {
+            v.push(1);
+            [memory, passes, lanes].iter().for_each(|n| v.varint(u64::from(*n)));
+        }
+    });
+    out.field(3, |v| v.extend_from_slice(&slot.salt));
+    out.field(5, |v| v.extend_from_slice(&slot.commitment));
+    out.field(7, |v| v.extend_from_slice(&slot.wrapped));
+    out.field(8, |v| v.timestamp(slot.created));
+    out.field(10, |v| v.extend_from_slice(&slot.label));
+    out.push(0);
+    out
+}
+
+/// Decodes a key slot's body. Parameters beyond 4 GiB, 64 passes or 16 lanes are refused before any memory is asked for.
+pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
+    let mut cursor = Cursor::new(bytes, "a key slot");
+    let (mut derivation, mut salt, mut commitment, mut wrapped) = (None, None, None, None);
+    let (mut created, mut label) = (Timestamp::default(), Vec::new());
+    cursor.fields(|tag, mut v| {
+        match tag {
+            1 => derivation = Some(decode_derivation(&mut v)?),
+            3 => salt = Some(v.array()?),
+            5 => commitment = Some(v.array()?),
+            7 => wrapped = Some(v.array()?),
+            8 => created = v.timestamp()?,
+            10 => label = v.bytes_to_end(),
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    match (derivation, salt, commitment, wrapped) {
+        (Some(derivation), Some(salt), Some(commitment), Some(wrapped)) => {
+            Ok(KeySlot { derivation, salt, commitment, wrapped, created, label })
+        }
+        _ => Err(cursor.error("it is incomplete")),
+    }
+}
+
+fn decode_derivation(v: &mut Cursor<'_>) -> Result<Derivation> {
+    match v.u8()? {
+        1 => {
+            let (memory, passes, lanes) = (v.number32()?, v.number32()?, v.number32()?);
+            let ok = (1..=16).contains(&lanes) && (1..=64).contains(&passes) && (8 * lanes..=4 << 20).contains(&memory);
+            if !ok {
+                return Err(v.error(&format!("Argon2 parameters m={memory} KiB, t={passes}, p={lanes} are above the limit or zero")));
+            }
+            Ok(Derivation::Passphrase { memory, passes, lanes })
+        }
+        2 => Ok(Derivation::KeyFile),
+        n => Err(Error::new(ErrorKind::Unsupported, format!("a key slot of kind {n} needs a newer yester"))),
+    }
+}

@@ -1,0 +1,123 @@
+//! What every object has around its body: a header in the clear and a checksum that needs no key.
+//!
+//! ```text
+//! 0   magic "yester\x1a\n"   8    24.. 0x1a stops a text viewer, \n shows line-ending damage (as PNG does)
+//! 8   object type            1
+//! 9   flags                  1    unknown bits: refuse
+//! 10  format version         2    little endian
+//! 12  repository id          16
+//! 28  body
+//! n   checksum               32   BLAKE3 of everything before it, no key
+//! ```
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::RepositoryId;
+
+/// The first eight bytes of every object.
+pub const MAGIC: [u8; 8] = *b"yester\x1a\n";
+/// Bytes of the header.
+pub const HEADER: usize = 28;
+/// Bytes of the checksum.
+pub const CHECKSUM: usize = 32;
+/// The format version this program writes, and the newest it reads.
+pub const VERSION: u16 = 1;
+
+/// What an object is. The number is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ObjectType {
+    /// Repository configuration.
+    Config = 1,
+    /// A wrapped master key.
+    KeySlot = 2,
+    /// A pack of data or tree frames.
+    Pack = 3,
+    /// An index segment.
+    Segment = 4,
+    /// A writer at work.
+    Session = 5,
+    /// A snapshot.
+    Snapshot = 6,
+    /// Nobody may commit under this snapshot id any more.
+    Fence = 7,
+    /// A snapshot that is forgotten.
+    Forgotten = 8,
+    /// Packs that prune has sentenced.
+    Condemned = 9,
+}
+
+/// The header of an object of `kind` in repository `id`.
+pub fn header(kind: ObjectType, id: RepositoryId) -> [u8; HEADER] {
+    let mut out = [0; HEADER];
+    out[..8].copy_from_slice(&MAGIC);
+    out[8] = kind as u8;
+    out[10..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[12..].copy_from_slice(&id.0);
+    out
+}
+
+/// Header, body, checksum.
+pub fn wrap(kind: ObjectType, id: RepositoryId, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER + body.len() + CHECKSUM);
+    out.extend_from_slice(&header(kind, id));
+    out.extend_from_slice(body);
+    let sum = blake3::hash(&out);
+    out.extend_from_slice(sum.as_bytes());
+    out
+}
+
+/// Checks magic, type and version of the first bytes of an object and returns its repository id.
+pub fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Result<RepositoryId> {
+    let header: &[u8; HEADER] =
+        bytes.first_chunk().ok_or_else(|| Error::corrupt(format!("{what}: {} bytes are too few for a header", bytes.len())))?;
+    if header[..8] != MAGIC {
+        return Err(Error::corrupt(format!("{what}: its first bytes are not those of a yester object")));
+    }
+    let version = u16::from_le_bytes([header[10], header[11]]);
+    if version > VERSION || header[9] != 0 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{what}: format version {version} (flags {:#x}) needs a newer yester; this one reads up to {VERSION}", header[9]),
+        ));
+    }
+    if version == 0 || header[8] != kind as u8 {
+        return Err(Error::corrupt(format!("{what}: it is an object of type {}, version {version}", header[8])));
+    }
+    let mut id = [0; 16];
+    id.copy_from_slice(&header[12..]);
+    Ok(RepositoryId(id))
+}
+
+/// Checks header and checksum of a whole object; returns its repository id and its body.
+pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(RepositoryId, &'a [u8])> {
+    let id = check_header(bytes, kind, what)?;
+    let (head, sum) = match bytes.split_last_chunk::<CHECKSUM>() {
+        Some((head, sum)) if head.len() >= HEADER => (head, sum),
+        _ => return Err(Error::corrupt(format!("{what}: {} bytes are too few for an object", bytes.len()))),
+    };
+    if blake3::hash(head).as_bytes() != sum {
+        return Err(Error::corrupt(format!("{what}: its checksum does not match")));
+    }
+    Ok((id, &head[HEADER..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flip_and_every_cut_is_seen() {
+        let id = RepositoryId([7; 16]);
+        let object = wrap(ObjectType::Session, id, b"body");
+        assert_eq!(unwrap(&object, ObjectType::Session, "t").ok(), Some((id, &b"body"[..])));
+        assert!(unwrap(&object, ObjectType::Fence, "t").is_err());
+        for at in 0..object.len() {
+            for bit in [1, 0x80, 0xff] {
+                let mut bad = object.clone();
+                bad[at] ^= bit;
+                assert!(unwrap(&bad, ObjectType::Session, "t").is_err(), "byte {at} ^ {bit:#x}");
+            }
+            assert!(unwrap(&object[..at], ObjectType::Session, "t").is_err(), "cut at {at}");
+        }
+    }
+}

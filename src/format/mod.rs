@@ -1,0 +1,10 @@
+//! Bytes ↔ values, pure: no input or output, no keys. Every byte is described in docs/format.md.
+
+pub mod config;
+pub mod cursor;
+pub mod envelope;
+pub mod node;
+pub mod pack;
+pub mod page;
+pub mod segment;
+pub mod snapshot;

@@ -1,0 +1,245 @@
+//! The bytes of a node.
+//!
+//! ```text
+//! name      length, bytes
+//! head      1 byte: bits 0-2 kind, bit 3 not given, bit 4 changed while read; others: refuse
+//! mode, uid, gid              numbers
+//! mtime                       seconds (zigzag), nanoseconds
+//! body      by kind, below
+//! fields    tag, length, value …; 0 ends. Odd tags must not be ignored
+//! ```
+
+use crate::error::Result;
+use crate::format::cursor::{Cursor, Put};
+use crate::format::page;
+use crate::model::node::{MAX_NAME, MAX_TARGET};
+use crate::model::{ChunkId, Content, Directory, Item, Kind, LinkGroup, Metadata, Node, Root, Xattrs};
+
+const FILE: u8 = 1;
+const DIRECTORY: u8 = 2;
+const SYMLINK: u8 = 3;
+const FIFO: u8 = 4;
+const SOCKET: u8 = 5;
+const CHAR: u8 = 6;
+const BLOCK: u8 = 7;
+const NOT_GIVEN: u8 = 8;
+const CHANGED: u8 = 16;
+
+/// The most bytes of content that may stand in the node itself.
+pub const MAX_INLINE: usize = 4096;
+/// The most items that may stand in the node itself.
+pub const MAX_ITEMS: usize = 64;
+/// The most bytes of extended attributes that may stand in the node itself.
+pub const MAX_INLINE_XATTRS: usize = 16 << 10;
+/// The most attributes of one node.
+pub const MAX_XATTRS: usize = 16 << 10;
+/// The longest value of an extended attribute, as on Linux.
+pub const MAX_XATTR_VALUE: usize = 64 << 10;
+
+const INLINE: u64 = 0;
+const ITEMS: u64 = 1;
+const TREE: u64 = 2;
+
+/// Field: the group of hard links (16 bytes).
+const LINK: u64 = 1;
+/// Field: extended attributes, in place.
+const XATTRS: u64 = 3;
+/// Field: extended attributes, in a chunk.
+const XATTR_CHUNK: u64 = 5;
+/// Field: `chattr` flags; an older reader may leave them.
+const FLAGS: u64 = 6;
+
+/// Appends the canonical bytes of `node`.
+pub fn encode(node: &Node, out: &mut Vec<u8>) {
+    out.bytes(&node.name);
+    let kind = match node.kind {
+        Kind::File(_) => FILE,
+        Kind::Directory(_) => DIRECTORY,
+        Kind::Symlink(_) => SYMLINK,
+        Kind::Fifo => FIFO,
+        Kind::Socket => SOCKET,
+        Kind::CharDevice(..) => CHAR,
+        Kind::BlockDevice(..) => BLOCK,
+    };
+    out.push(kind | if node.given { 0 } else { NOT_GIVEN } | if node.changed { CHANGED } else { 0 });
+    out.varint(u64::from(node.meta.mode));
+    out.varint(u64::from(node.meta.uid));
+    out.varint(u64::from(node.meta.gid));
+    out.timestamp(node.meta.mtime);
+    match &node.kind {
+        Kind::File(content) => encode_content(content, out),
+        Kind::Directory(directory) => encode_directory(directory, out),
+        Kind::Symlink(target) => out.bytes(target),
+        Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => {
+            out.varint(u64::from(*major));
+            out.varint(u64::from(*minor));
+        }
+        Kind::Fifo | Kind::Socket => {}
+    }
+    if let Some(group) = node.link {
+        out.field(LINK, |v| v.extend_from_slice(&group.0));
+    }
+    match &node.meta.xattrs {
+        Xattrs::None => {}
+        Xattrs::Inline(list) => out.field(XATTRS, |v| encode_xattrs(list, v)),
+        Xattrs::Stored(id) => out.field(XATTR_CHUNK, |v| v.extend_from_slice(&id.0)),
+    }
+    if node.meta.flags != 0 {
+        out.field(FLAGS, |v| v.varint(u64::from(node.meta.flags)));
+    }
+    out.push(0);
+}
+
+fn encode_content(content: &Content, out: &mut Vec<u8>) {
+    match content {
+        Content::Inline(bytes) => {
+            out.varint(INLINE);
+            out.bytes(bytes);
+        }
+        Content::Items(items) => {
+            out.varint(ITEMS);
+            out.varint(items.len() as u64);
+            items.iter().for_each(|item| page::put_item(item, out));
+        }
+        Content::Tree { root, size, data } => {
+            out.varint(TREE);
+            out.varint(*size);
+            out.varint(*data);
+            encode_root(root, out);
+        }
+    }
+}
+
+fn encode_directory(directory: &Directory, out: &mut Vec<u8>) {
+    out.varint(directory.entries);
+    if let Some(root) = &directory.root {
+        out.varint(directory.descendants);
+        out.varint(directory.subdirs);
+        encode_root(root, out);
+    }
+}
+
+/// Appends a B-tree's root: height and page.
+pub fn encode_root(root: &Root, out: &mut Vec<u8>) {
+    out.push(root.height);
+    out.extend_from_slice(&root.page.0);
+}
+
+/// Reads a B-tree's root.
+pub fn decode_root(cursor: &mut Cursor<'_>) -> Result<Root> {
+    let height = cursor.u8()?;
+    if height > page::MAX_HEIGHT {
+        return Err(cursor.error("a B-tree is too high"));
+    }
+    Ok(Root { height, page: ChunkId(cursor.array()?) })
+}
+
+/// Appends extended attributes: count, then name and value each. The chunk of [`Xattrs::Stored`] holds the same.
+pub fn encode_xattrs(list: &[(Vec<u8>, Vec<u8>)], out: &mut Vec<u8>) {
+    out.varint(list.len() as u64);
+    for (name, value) in list {
+        out.bytes(name);
+        out.bytes(value);
+    }
+}
+
+/// Reads what [`encode_xattrs`] wrote.
+pub fn decode_xattrs(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut cursor = Cursor::new(bytes, "extended attributes");
+    let count = cursor.count(2)?.min(MAX_XATTRS + 1);
+    if count > MAX_XATTRS {
+        return Err(cursor.error("there are too many"));
+    }
+    let mut out: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let name = cursor.bytes(MAX_NAME)?.to_vec();
+        if name.is_empty() || name.contains(&0) || out.last().is_some_and(|(last, _)| *last >= name) {
+            return Err(cursor.error("their names are empty or out of order"));
+        }
+        out.push((name, cursor.bytes(MAX_XATTR_VALUE)?.to_vec()));
+    }
+    cursor.end()?;
+    Ok(out)
+}
+
+/// Reads one node. The name is not judged here: a snapshot's root has none.
+pub fn decode(cursor: &mut Cursor<'_>) -> Result<Node> {
+    let name = cursor.bytes(MAX_NAME)?.to_vec();
+    let head = cursor.u8()?;
+    if head & !(7 | NOT_GIVEN | CHANGED) != 0 {
+        return Err(cursor.error("a node has unknown properties"));
+    }
+    let mut meta = Metadata {
+        mode: cursor.number(0o7777)? as u16,
+        uid: cursor.number32()?,
+        gid: cursor.number32()?,
+        mtime: cursor.timestamp()?,
+        ..Metadata::default()
+    };
+    let kind = match head & 7 {
+        FILE => Kind::File(decode_content(cursor)?),
+        DIRECTORY => Kind::Directory(decode_directory(cursor)?),
+        SYMLINK => Kind::Symlink(decode_target(cursor)?),
+        FIFO => Kind::Fifo,
+        SOCKET => Kind::Socket,
+        CHAR => Kind::CharDevice(cursor.number32()?, cursor.number32()?),
+        BLOCK => Kind::BlockDevice(cursor.number32()?, cursor.number32()?),
+        _ => return Err(cursor.error("a node is of an unknown kind")),
+    };
+    let mut link = None;
+    cursor.fields(|tag, mut value| {
+        match tag {
+            LINK => link = Some(LinkGroup(value.array()?)),
+            XATTRS => meta.xattrs = Xattrs::Inline(decode_xattrs(value.take(value.remaining())?)?),
+            XATTR_CHUNK => meta.xattrs = Xattrs::Stored(ChunkId(value.array()?)),
+            FLAGS => meta.flags = value.number32()?,
+            _ => return Ok(false),
+        }
+        value.end().map(|()| true)
+    })?;
+    if link.is_some() && matches!(kind, Kind::Directory(_)) {
+        return Err(cursor.error("a directory claims to be a hard link"));
+    }
+    Ok(Node { name, meta, kind, link, given: head & NOT_GIVEN == 0, changed: head & CHANGED != 0 })
+}
+
+fn decode_content(cursor: &mut Cursor<'_>) -> Result<Content> {
+    match cursor.varint()? {
+        INLINE => Ok(Content::Inline(cursor.bytes(MAX_INLINE)?.to_vec())),
+        ITEMS => {
+            let count = cursor.number(MAX_ITEMS as u64)? as usize;
+            let items = (0..count).map(|_| page::item(cursor)).collect::<Result<Vec<Item>>>()?;
+            if items.iter().try_fold(0u64, |sum, item| sum.checked_add(item.len())).is_none_or(|size| size > i64::MAX as u64) {
+                return Err(cursor.error("a file is longer than 2⁶³ bytes"));
+            }
+            Ok(Content::Items(items))
+        }
+        TREE => {
+            let size = cursor.number(i64::MAX as u64)?;
+            let data = cursor.number(size)?;
+            Ok(Content::Tree { size, data, root: decode_root(cursor)? })
+        }
+        _ => Err(cursor.error("a file's content is of an unknown kind")),
+    }
+}
+
+fn decode_directory(cursor: &mut Cursor<'_>) -> Result<Directory> {
+    let entries = cursor.varint()?;
+    if entries == 0 {
+        return Ok(Directory::default());
+    }
+    let descendants = cursor.number(1 << 48)?;
+    let subdirs = cursor.number(entries)?;
+    if descendants < entries {
+        return Err(cursor.error("a directory has more entries than descendants"));
+    }
+    Ok(Directory { entries, descendants, subdirs, root: Some(decode_root(cursor)?) })
+}
+
+fn decode_target(cursor: &mut Cursor<'_>) -> Result<Vec<u8>> {
+    let target = cursor.bytes(MAX_TARGET)?;
+    if target.is_empty() || target.contains(&0) {
+        return Err(cursor.error("a symbolic link has an impossible target"));
+    }
+    Ok(target.to_vec())
+}

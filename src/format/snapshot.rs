@@ -1,0 +1,275 @@
+//! The bodies of snapshots and of the small objects around them (sealed by `chunk::seal`).
+
+use crate::error::Result;
+use crate::format::cursor::{Cursor, Put};
+use crate::format::node::{decode, decode_root, encode, encode_root};
+use crate::model::node::MAX_NAME;
+use crate::model::{Kind, Node, Owners, Snapshot, SnapshotId, Statistics, Timestamp};
+
+/// The longest path that a snapshot names, and the longest of its other texts.
+const MAX_TEXT: usize = 1 << 16;
+/// The most paths, tags or owners.
+const MAX_LIST: usize = 1 << 16;
+
+const TIME: u64 = 1;
+const FINISHED: u64 = 2;
+const HOST: u64 = 4;
+const USER: u64 = 6;
+const PATHS: u64 = 8;
+const TAGS: u64 = 10;
+const PARENT: u64 = 12;
+const ROOT: u64 = 13;
+const SCAN: u64 = 14;
+const SCAN_START: u64 = 16;
+const LINKS: u64 = 17;
+const USERS: u64 = 18;
+const GROUPS: u64 = 20;
+const STATISTICS: u64 = 22;
+const PROGRAM: u64 = 24;
+
+/// Encodes everything but the id, which is the object's name.
+pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(TIME, |v| v.timestamp(snapshot.time));
+    out.field(FINISHED, |v| v.timestamp(snapshot.finished));
+    out.field(HOST, |v| v.extend_from_slice(&snapshot.host));
+    out.field(USER, |v| v.extend_from_slice(&snapshot.user));
+    out.field(PATHS, |v| put_list(&snapshot.paths, v));
+    out.field(TAGS, |v| put_list(&snapshot.tags, v));
+    if let Some(parent) = snapshot.parent {
+        out.field(PARENT, |v| v.extend_from_slice(&parent.0));
+    }
+    out.field(ROOT, |v| encode(&snapshot.root, v));
+    if let Some(root) = &snapshot.scan {
+        out.field(SCAN, |v| encode_root(root, v));
+    }
+    out.field(SCAN_START, |v| v.timestamp(snapshot.scan_start));
+    if let Some(root) = &snapshot.links {
+        out.field(LINKS, |v| encode_root(root, v));
+    }
+    out.field(USERS, |v| put_owners(&snapshot.owners.users, v));
+    out.field(GROUPS, |v| put_owners(&snapshot.owners.groups, v));
+    out.field(STATISTICS, |v| statistics(&snapshot.statistics).into_iter().for_each(|n| v.varint(n)));
+    out.field(PROGRAM, |v| v.extend_from_slice(&snapshot.program));
+    out.push(0);
+    out
+}
+
+fn statistics(s: &Statistics) -> [u64; 10] {
+    [
+        s.files,
+        s.directories,
+        s.others,
+        s.bytes,
+        s.files_new,
+        s.files_changed,
+        s.files_unchanged,
+        s.bytes_new,
+        s.bytes_stored,
+        s.errors,
+    ]
+}
+
+fn put_list(list: &[Vec<u8>], out: &mut Vec<u8>) {
+    list.iter().for_each(|text| out.bytes(text));
+}
+
+fn put_owners(list: &[(u32, Vec<u8>)], out: &mut Vec<u8>) {
+    for (number, name) in list {
+        out.varint(u64::from(*number));
+        out.bytes(name);
+    }
+}
+
+fn texts(cursor: &mut Cursor<'_>) -> Result<Vec<Vec<u8>>> {
+    let mut out = Vec::new();
+    while cursor.remaining() > 0 {
+        if out.len() == MAX_LIST {
+            return Err(cursor.error("a list is too long"));
+        }
+        out.push(cursor.bytes(MAX_TEXT)?.to_vec());
+    }
+    Ok(out)
+}
+
+fn owners(cursor: &mut Cursor<'_>) -> Result<Vec<(u32, Vec<u8>)>> {
+    let mut out: Vec<(u32, Vec<u8>)> = Vec::new();
+    while cursor.remaining() > 0 {
+        let owner = (cursor.number32()?, cursor.bytes(MAX_NAME)?.to_vec());
+        if out.len() == MAX_LIST || out.last().is_some_and(|last| last.0 >= owner.0) {
+            return Err(cursor.error("its owners are out of order or too many"));
+        }
+        out.push(owner);
+    }
+    Ok(out)
+}
+
+/// Decodes the body of the snapshot named `id`.
+pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
+    let mut cursor = Cursor::new(bytes, "a snapshot");
+    let mut root: Option<Node> = None;
+    let mut time: Option<Timestamp> = None;
+    let mut out = Snapshot {
+        id,
+        time: Timestamp::default(),
+        finished: Timestamp::default(),
+        host: Vec::new(),
+        user: Vec::new(),
+        paths: Vec::new(),
+        tags: Vec::new(),
+        parent: None,
+        root: empty_root(),
+        scan: None,
+        scan_start: Timestamp::default(),
+        links: None,
+        owners: Owners::default(),
+        statistics: Statistics::default(),
+        program: Vec::new(),
+    };
+    cursor.fields(|tag, mut v| {
+        match tag {
+            TIME => time = Some(v.timestamp()?),
+            FINISHED => out.finished = v.timestamp()?,
+            HOST => out.host = v.bytes_to_end(),
+            USER => out.user = v.bytes_to_end(),
+            PATHS => out.paths = texts(&mut v)?,
+            TAGS => out.tags = texts(&mut v)?,
+            PARENT => out.parent = Some(SnapshotId(v.array()?)),
+            ROOT => root = Some(decode(&mut v)?),
+            SCAN => out.scan = Some(decode_root(&mut v)?),
+            SCAN_START => out.scan_start = v.timestamp()?,
+            LINKS => out.links = Some(decode_root(&mut v)?),
+            USERS => out.owners.users = owners(&mut v)?,
+            GROUPS => out.owners.groups = owners(&mut v)?,
+            STATISTICS => out.statistics = decode_statistics(&mut v)?,
+            PROGRAM => out.program = v.bytes_to_end(),
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    match (root, time) {
+        (Some(root), Some(time)) if root.name.is_empty() && root.directory().is_some() => {
+            out.root = root;
+            out.time = time;
+            Ok(out)
+        }
+        (Some(_), Some(_)) => Err(cursor.error("its root is not a directory")),
+        _ => Err(cursor.error("it has no root or no time")),
+    }
+}
+
+fn decode_statistics(v: &mut Cursor<'_>) -> Result<Statistics> {
+    Ok(Statistics {
+        files: v.varint()?,
+        directories: v.varint()?,
+        others: v.varint()?,
+        bytes: v.varint()?,
+        files_new: v.varint()?,
+        files_changed: v.varint()?,
+        files_unchanged: v.varint()?,
+        bytes_new: v.varint()?,
+        bytes_stored: v.varint()?,
+        errors: v.varint()?,
+    })
+}
+
+/// A root directory without entries.
+pub fn empty_root() -> Node {
+    Node {
+        name: Vec::new(),
+        meta: crate::model::Metadata { mode: 0o755, ..Default::default() },
+        kind: Kind::Directory(crate::model::Directory::default()),
+        link: None,
+        given: false,
+        changed: false,
+    }
+}
+
+/// A writer at work: who it is, so that others can tell whether it still lives, and which sentences it knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Session {
+    /// Its host.
+    pub host: Vec<u8>,
+    /// The boot id of that host.
+    pub boot: Vec<u8>,
+    /// Its process.
+    pub pid: u32,
+    /// When the process started, in clock ticks after boot (`/proc/<pid>/stat`, field 22).
+    pub started: u64,
+    /// When the session began.
+    pub time: Timestamp,
+    /// The sentences (`condemned/<id>`) that existed just before it was created, sorted.
+    pub sentences: Vec<SnapshotId>,
+}
+
+/// Encodes a session's body.
+pub fn encode_session(session: &Session) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(1, |v| session.sentences.iter().for_each(|id| v.extend_from_slice(&id.0)));
+    out.field(2, |v| v.extend_from_slice(&session.host));
+    out.field(4, |v| v.extend_from_slice(&session.boot));
+    out.field(6, |v| v.varint(u64::from(session.pid)));
+    out.field(8, |v| v.varint(session.started));
+    out.field(10, |v| v.timestamp(session.time));
+    out.push(0);
+    out
+}
+
+/// Decodes a session's body.
+pub fn decode_session(bytes: &[u8]) -> Result<Session> {
+    let mut cursor = Cursor::new(bytes, "a session");
+    let mut out = Session::default();
+    cursor.fields(|tag, mut v| {
+        match tag {
+            1 => {
+                while v.remaining() > 0 {
+                    out.sentences.push(SnapshotId(v.array()?));
+                }
+            }
+            2 => out.host = v.bytes_to_end(),
+            4 => out.boot = v.bytes_to_end(),
+            6 => out.pid = v.number32()?,
+            8 => out.started = v.varint()?,
+            10 => out.time = v.timestamp()?,
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    Ok(out)
+}
+
+/// That a snapshot is forgotten, or its id fenced: when and where.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// The host that says so.
+    pub host: Vec<u8>,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// Encodes a mark's body.
+pub fn encode_mark(mark: &Mark) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(2, |v| v.extend_from_slice(&mark.host));
+    out.field(4, |v| v.timestamp(mark.time));
+    out.push(0);
+    out
+}
+
+/// Decodes a mark's body.
+pub fn decode_mark(bytes: &[u8]) -> Result<Mark> {
+    let mut cursor = Cursor::new(bytes, "a mark");
+    let mut out = Mark::default();
+    cursor.fields(|tag, mut v| {
+        match tag {
+            2 => out.host = v.bytes_to_end(),
+            4 => out.time = v.timestamp()?,
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    Ok(out)
+}

@@ -1,0 +1,132 @@
+//! Names of things: fixed-size byte strings that are parsed, never joined as text.
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from(DIGITS[usize::from(d)])).collect()
+}
+
+/// Parses exactly `N` bytes of lower-case hexadecimal; `None` for anything else (upper case, signs, Unicode digits).
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != N * 2 {
+        return None;
+    }
+    let digit = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $len]);
+
+        impl $name {
+            /// Length in bytes.
+            pub const LEN: usize = $len;
+
+            /// Parses the full lower-case hexadecimal form.
+            pub fn parse(text: &str) -> Result<Self> {
+                from_hex(text).map($name).ok_or_else(|| {
+                    Error::new(ErrorKind::Invalid, format!("{text:?} is not {} lower-case hexadecimal digits", 2 * $len))
+                })
+            }
+
+            /// A fresh random value from the operating system.
+            pub fn random() -> Result<Self> {
+                let mut bytes = [0; $len];
+                getrandom::fill(&mut bytes)
+                    .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+                Ok($name(bytes))
+            }
+
+            /// The first eight hexadecimal digits, for people.
+            pub fn short(&self) -> String {
+                to_hex(&self.0[..4])
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&to_hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.short())
+            }
+        }
+    };
+}
+
+id!(
+    /// Names a repository for ever; random, made by `init`.
+    RepositoryId, 16
+);
+id!(
+    /// Names a chunk: keyed BLAKE3 of its plain bytes.
+    ChunkId, 32
+);
+id!(
+    /// The first half of a [`ChunkId`]: what the index and pack directories store. 128 bits of a keyed
+    /// pseudo-random function do not collide by chance, and whoever reads through it checks the whole id.
+    ChunkKey, 16
+);
+id!(
+    /// Names a pack: BLAKE3 of its bytes before the checksum, which is this value.
+    PackId, 32
+);
+id!(
+    /// Names an index segment: BLAKE3 of its bytes before the checksum, which is this value.
+    SegmentId, 32
+);
+id!(
+    /// Names a snapshot and the session that writes it; random.
+    SnapshotId, 32
+);
+id!(
+    /// Names a key slot; random.
+    SlotId, 16
+);
+id!(
+    /// Joins the hard links of one file: BLAKE3 of the group's first path, cut to 128 bits. It depends on
+    /// nothing but paths, so that the same content has the same tree id on every host.
+    LinkGroup, 16
+);
+
+impl ChunkId {
+    /// The part of the id that the index stores.
+    pub fn key(&self) -> ChunkKey {
+        let mut key = [0; 16];
+        key.copy_from_slice(&self.0[..16]);
+        ChunkKey(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_is_strict() {
+        let id = RepositoryId([0xab; 16]);
+        assert_eq!(RepositoryId::parse(&id.to_string()).ok(), Some(id));
+        for bad in ["", "ab", &"AB".repeat(16), &"+1".repeat(16), &"é".repeat(16), &"ab".repeat(17)] {
+            assert!(RepositoryId::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Immutable values: ids, nodes, snapshots. No input or output, no bytes on disk (that is `format`).
+
+pub mod id;
+pub mod node;
+pub mod snapshot;
+
+pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
+pub use node::{Content, Directory, Item, Kind, Metadata, Node, Root, Timestamp, Xattrs};
+pub use snapshot::{Owners, Snapshot, Statistics};
+
+/// Bytes for a terminal or a log line: printable UTF-8 as it is, everything else (control characters, also the
+/// C1 range, direction marks, invalid UTF-8, the backslash) as escapes that cannot move a cursor.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for part in bytes.utf8_chunks() {
+        for c in part.valid().chars() {
+            if c == '\\' || c.is_control() || is_direction_mark(c) {
+                out.extend(c.escape_default());
+            } else {
+                out.push(c);
+            }
+        }
+        for b in part.invalid() {
+            out.push_str(&format!("\\x{b:02x}"));
+        }
+    }
+    out
+}
+
+fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn terminals_are_safe_from_names() {
+        assert_eq!(escape("größe.txt".as_bytes()), "größe.txt");
+        assert_eq!(escape(b"a\x1b]0;x\x07\n"), "a\\u{1b}]0;x\\u{7}\\n");
+        assert_eq!(escape(b"\xff\\"), "\\xff\\\\");
+        assert_eq!(escape("\u{202e}\u{9b}".as_bytes()), "\\u{202e}\\u{9b}");
+    }
+}

@@ -1,0 +1,57 @@
+//! Events out of the library: it never prints and never reads the environment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Something a user may want to see while an operation runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// One thing could not be done as asked; the operation goes on and will say so at its end.
+    Warning {
+        /// The object or path, as bytes (a path need not be UTF-8).
+        subject: &'a [u8],
+        /// What happened to it.
+        message: &'a str,
+    },
+    /// How far the operation is. Totals are 0 while unknown.
+    Progress {
+        /// Entries (files, directories, links) done.
+        entries: u64,
+        /// Logical bytes done.
+        bytes: u64,
+        /// Entries expected in all.
+        total_entries: u64,
+        /// Logical bytes expected in all.
+        total_bytes: u64,
+    },
+}
+
+/// Receives [`Event`]s, from any thread.
+pub trait Observer: Send + Sync {
+    /// Called for every event; must return quickly.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// An observer that looks away.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _event: &Event<'_>) {}
+}
+
+/// A shared counter for statistics; relaxed, since nothing is ordered by it.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n` and returns the new value.
+    pub fn add(&self, n: u64) -> u64 {
+        self.0.fetch_add(n, Ordering::Relaxed) + n
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,228 @@
+//! Objects as files below one local directory.
+//!
+//! An object is written under a temporary name in its own directory, synced, and renamed without replacing; the
+//! directory is synced at the next barrier. An error of a sync is final: after one, the kernel may have dropped the
+//! pages and would report success the next time (the "fsyncgate" of 2018).
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::storage::{Class, Created, Name, Storage};
+use crate::sys::Dir;
+
+const TEMPORARY: &[u8] = b".tmp-";
+
+/// A repository in a local directory.
+#[derive(Debug)]
+pub struct DirectoryStorage {
+    path: PathBuf,
+    /// One for each class, in the order of [`Class::ALL`].
+    classes: Vec<Dir>,
+    /// `packs/00` … `packs/ff`.
+    shards: Vec<Dir>,
+    /// Directories with names that are not durable yet: class index, or 256 + shard.
+    dirty: Mutex<BTreeSet<usize>>,
+    counter: AtomicU64,
+}
+
+impl DirectoryStorage {
+    /// Makes an empty repository directory at `path`, which must not exist or be empty. Everything is durable when
+    /// this returns.
+    pub fn create(path: &Path) -> Result<Self> {
+        let failed = || format!("cannot make a repository at {}", crate::model::escape(bytes(path)));
+        let made = make_dirs(path).at(failed)?;
+        let root = Dir::open(path).at(failed)?;
+        if !root.list().at(failed)?.is_empty() {
+            let text = format!("{} is not empty: a repository needs a directory of its own", crate::model::escape(bytes(path)));
+            return Err(Error::new(ErrorKind::Exists, text));
+        }
+        root.set_mode_self(0o700).at(failed)?;
+        for class in Class::ALL {
+            root.make_dir(class.prefix().as_bytes(), 0o700).at(failed)?;
+        }
+        let packs = root.open_dir(b"packs").at(failed)?;
+        for shard in 0..=255u8 {
+            packs.make_dir(format!("{shard:02x}").as_bytes(), 0o700).at(failed)?;
+        }
+        packs.sync().at(failed)?;
+        root.sync().at(failed)?;
+        for parent in made {
+            Dir::open(&parent).and_then(|d| d.sync()).at(failed)?;
+        }
+        Self::open(path)
+    }
+
+    /// Opens the repository directory at `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = crate::model::escape(bytes(path));
+        let none = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Error::new(ErrorKind::NoRepository, format!("there is no repository at {shown} (make one with: yester init)"))
+            }
+            _ => Error::io(format!("cannot open the repository {shown}"), e),
+        };
+        let root = Dir::open(path).map_err(none)?;
+        let classes = Class::ALL.iter().map(|c| root.open_dir(c.prefix().as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
+        let packs = root.open_dir(b"packs").map_err(none)?;
+        let shards =
+            (0..=255u8).map(|n| packs.open_dir(format!("{n:02x}").as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
+        let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
+        Ok(DirectoryStorage { path, classes, shards, dirty: Mutex::default(), counter: AtomicU64::new(0) })
+    }
+
+    /// The directory, absolute and without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn place(&self, name: &Name) -> (usize, &Dir) {
+        match name {
+            Name::Pack(id) => (256 + usize::from(id.0[0]), &self.shards[usize::from(id.0[0])]),
+            _ => {
+                let at = Class::ALL.iter().position(|c| *c == name.class()).unwrap_or_default();
+                (at, &self.classes[at])
+            }
+        }
+    }
+
+    fn write(&self, dir: &Dir, temporary: &[u8], leaf: &[u8], parts: &[&[u8]]) -> io::Result<Created> {
+        let mut file = dir.create_file(temporary, 0o600)?;
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_all(&mut file, &mut slices)?;
+        file.sync_data()?;
+        match dir.rename_new(temporary, leaf) {
+            Ok(()) => Ok(Created::New),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                dir.remove(temporary)?;
+                Ok(Created::Exists)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
+}
+
+/// Makes `path` and what is missing above it (0700); returns the parents whose entries are new.
+fn make_dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+    let mut parents = Vec::new();
+    while let Some(next) = missing.pop() {
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(next)?;
+        parents.push(next.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned());
+    }
+    Ok(parents)
+}
+
+fn write_all(file: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut slices, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+impl Storage for DirectoryStorage {
+    fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
+        let (place, dir) = self.place(name);
+        let leaf = name.leaf();
+        let mut temporary = TEMPORARY.to_vec();
+        let unique = self.counter.fetch_add(1, Ordering::Relaxed);
+        temporary.extend_from_slice(format!("{}-{unique}-{}", crate::sys::process::id(), &leaf[..8]).as_bytes());
+        match self.write(dir, &temporary, leaf.as_bytes(), parts) {
+            Ok(created) => {
+                self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
+                Ok(created)
+            }
+            Err(source) => {
+                // The object is not there; what is left of the attempt is only in the way.
+                let _ = dir.remove(&temporary);
+                Err(Error::io(format!("cannot write {name} in {}", self.describe()), source))
+            }
+        }
+    }
+
+    fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
+        let (_, dir) = self.place(name);
+        let failed = || format!("cannot read {name} in {}", self.describe());
+        let file = dir.open_file(name.leaf().as_bytes()).at(failed)?;
+        let range = match range {
+            Some(range) => range,
+            None => 0..file.metadata().at(failed)?.len(),
+        };
+        let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| Error::corrupt(failed()))?;
+        out.clear();
+        out.try_reserve(len).map_err(|e| Error::corrupt(format!("{}: {e}", failed())))?;
+        out.resize(len, 0);
+        file.read_exact_at(out, range.start).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{}: it is shorter than {} bytes", failed(), range.end)),
+            _ => Error::io(failed(), e),
+        })
+    }
+
+    fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
+        let failed = || format!("cannot list {}/ in {}", class.prefix(), self.describe());
+        let single;
+        let dirs = if class == Class::Packs {
+            &self.shards[..]
+        } else {
+            single = Class::ALL.iter().position(|c| *c == class).unwrap_or_default();
+            &self.classes[single..=single]
+        };
+        let mut out = Vec::new();
+        for dir in dirs {
+            let names = dir.list().at(failed)?;
+            for at in 0..names.len() {
+                let leaf = std::str::from_utf8(names.name(at)).ok();
+                let Some(name) = leaf.and_then(|leaf| Name::parse(class, leaf)) else { continue };
+                match dir.stat(names.name(at)) {
+                    Ok(stat) => out.push((name, stat.size)),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io(failed(), e)),
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn delete(&self, name: &Name) -> Result<()> {
+        let (place, dir) = self.place(name);
+        match dir.remove(name.leaf().as_bytes()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("cannot delete {name} in {}", self.describe()), e)),
+            _ => {
+                self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
+                Ok(())
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(|e| e.into_inner()));
+        for place in dirty {
+            let dir = if place < 256 { &self.classes[place] } else { &self.shards[place - 256] };
+            dir.sync().at(|| format!("cannot make new names durable in {}", self.describe()))?;
+        }
+        Ok(())
+    }
+
+    fn concurrency(&self) -> usize {
+        4
+    }
+
+    fn describe(&self) -> String {
+        crate::model::escape(bytes(&self.path))
+    }
+}

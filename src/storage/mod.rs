@@ -1,0 +1,202 @@
+//! Where objects live: a flat set of immutable named byte strings.
+//!
+//! Nothing is ever overwritten and no name is used twice, so the whole contract is: create if absent, read, list,
+//! delete, and a barrier that makes what was created durable.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::model::{PackId, SegmentId, SlotId, SnapshotId};
+
+pub mod directory;
+pub mod memory;
+pub mod record;
+
+/// A class of objects: one prefix of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// `config/`
+    Config,
+    /// `keys/`
+    Keys,
+    /// `packs/xx/`
+    Packs,
+    /// `index/`
+    Index,
+    /// `sessions/`
+    Sessions,
+    /// `snapshots/`
+    Snapshots,
+    /// `forgotten/`
+    Forgotten,
+    /// `condemned/`
+    Condemned,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Class; 8] = [
+        Class::Config,
+        Class::Keys,
+        Class::Packs,
+        Class::Index,
+        Class::Sessions,
+        Class::Snapshots,
+        Class::Forgotten,
+        Class::Condemned,
+    ];
+
+    /// The first part of its names.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Class::Config => "config",
+            Class::Keys => "keys",
+            Class::Packs => "packs",
+            Class::Index => "index",
+            Class::Sessions => "sessions",
+            Class::Snapshots => "snapshots",
+            Class::Forgotten => "forgotten",
+            Class::Condemned => "condemned",
+        }
+    }
+}
+
+/// How many copies there are of the small objects that everything else depends on.
+pub const COPIES: u8 = 3;
+
+/// The name of an object: parsed, never joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    /// A configuration: its number and which copy it is.
+    Config(u32, u8),
+    /// A key slot and which copy it is.
+    Key(SlotId, u8),
+    /// A pack.
+    Pack(PackId),
+    /// An index segment.
+    Segment(SegmentId),
+    /// A writer at work.
+    Session(SnapshotId),
+    /// A snapshot, or a fence.
+    Snapshot(SnapshotId),
+    /// A forgotten snapshot.
+    Forgotten(SnapshotId),
+    /// A sentence of prune.
+    Condemned(SnapshotId),
+}
+
+impl Name {
+    /// Its class.
+    pub fn class(&self) -> Class {
+        match self {
+            Name::Config(..) => Class::Config,
+            Name::Key(..) => Class::Keys,
+            Name::Pack(_) => Class::Packs,
+            Name::Segment(_) => Class::Index,
+            Name::Session(_) => Class::Sessions,
+            Name::Snapshot(_) => Class::Snapshots,
+            Name::Forgotten(_) => Class::Forgotten,
+            Name::Condemned(_) => Class::Condemned,
+        }
+    }
+
+    /// The part after the class's prefix (for packs, after `packs/xx/`).
+    pub fn leaf(&self) -> String {
+        match self {
+            Name::Config(number, copy) => format!("{number:08x}.{copy}"),
+            Name::Key(slot, copy) => format!("{slot}.{copy}"),
+            Name::Pack(id) => id.to_string(),
+            Name::Segment(id) => id.to_string(),
+            Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) | Name::Condemned(id) => id.to_string(),
+        }
+    }
+
+    /// Parses the leaf of a name of `class`; `None` for anything that is not exactly such a name (a foreign file).
+    pub fn parse(class: Class, leaf: &str) -> Option<Name> {
+        let copied = |leaf: &str| -> Option<(String, u8)> {
+            let (stem, copy) = leaf.split_once('.')?;
+            let copy = (0..COPIES).find(|n| n.to_string() == copy)?;
+            Some((stem.to_owned(), copy))
+        };
+        match class {
+            Class::Config => {
+                let (stem, copy) = copied(leaf)?;
+                crate::model::id::from_hex::<4>(&stem).map(|n| Name::Config(u32::from_be_bytes(n), copy))
+            }
+            Class::Keys => {
+                let (stem, copy) = copied(leaf)?;
+                SlotId::parse(&stem).ok().map(|slot| Name::Key(slot, copy))
+            }
+            Class::Packs => PackId::parse(leaf).ok().map(Name::Pack),
+            Class::Index => SegmentId::parse(leaf).ok().map(Name::Segment),
+            Class::Sessions => SnapshotId::parse(leaf).ok().map(Name::Session),
+            Class::Snapshots => SnapshotId::parse(leaf).ok().map(Name::Snapshot),
+            Class::Forgotten => SnapshotId::parse(leaf).ok().map(Name::Forgotten),
+            Class::Condemned => SnapshotId::parse(leaf).ok().map(Name::Condemned),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leaf = self.leaf();
+        match self {
+            Name::Pack(_) => write!(f, "packs/{}/{leaf}", &leaf[..2]),
+            _ => write!(f, "{}/{leaf}", self.class().prefix()),
+        }
+    }
+}
+
+/// What `create` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object is there now.
+    New,
+    /// The name was taken: nothing was written. Who needs to know by what reads it.
+    Exists,
+}
+
+/// A place for objects. Every call blocks; calls may come from several threads at once.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// Creates `name` with the concatenation of `parts`, if the name is free. The object appears whole or not at all,
+    /// and is durable after the next [`Storage::sync`].
+    fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created>;
+
+    /// Reads an object, or a range of it, into `out` (replaced). A range that reaches beyond the end is damage.
+    fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()>;
+
+    /// Names and sizes of all objects of a class, in no order. Foreign names are left out; an error means that
+    /// nothing is known.
+    fn list(&self, class: Class) -> Result<Vec<(Name, u64)>>;
+
+    /// Deletes an object; one that is not there is no error.
+    fn delete(&self, name: &Name) -> Result<()>;
+
+    /// A barrier: every object created or deleted before is durable when it returns.
+    fn sync(&self) -> Result<()>;
+
+    /// How many calls are worth having under way at once.
+    fn concurrency(&self) -> usize;
+
+    /// The place, for people.
+    fn describe(&self) -> String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_strictly() {
+        let id = SnapshotId([0xcd; 32]);
+        let names = [Name::Config(1, 2), Name::Key(SlotId([1; 16]), 0), Name::Pack(PackId([2; 32])), Name::Snapshot(id)];
+        for name in names {
+            assert_eq!(Name::parse(name.class(), &name.leaf()), Some(name));
+        }
+        for bad in ["", "..", "00000001.3", "00000001", "1.0", "00000001.+0", "../../etc/passwd"] {
+            assert_eq!(Name::parse(Class::Config, bad), None, "{bad:?}");
+        }
+        assert_eq!(Name::parse(Class::Packs, &"AB".repeat(32)), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! A storage that writes down what is asked of another and can be told to fail: for tests that count, and for
+//! crashes between any two operations.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Class, Created, Name, Storage};
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// `create` with so many bytes.
+    Create(Name, u64),
+    /// `read` of so many bytes.
+    Read(Name, u64),
+    /// `list`.
+    List(Class),
+    /// `delete`.
+    Delete(Name),
+    /// `sync`.
+    Sync,
+}
+
+/// Records every call that is passed on to `inner`.
+#[derive(Debug)]
+pub struct RecordingStorage {
+    inner: Arc<dyn Storage>,
+    log: Mutex<Vec<Operation>>,
+    /// Creates, deletes and syncs left before all of them fail.
+    changes_left: AtomicU64,
+}
+
+impl RecordingStorage {
+    /// Records what is asked of `inner`.
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
+        RecordingStorage { inner, log: Mutex::default(), changes_left: AtomicU64::new(u64::MAX) }
+    }
+
+    /// What was asked since the last call of this.
+    pub fn take(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.log.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// From now on, `n` more changes succeed; the ones after them fail and change nothing.
+    pub fn fail_after(&self, n: u64) {
+        self.changes_left.store(n, Ordering::SeqCst);
+    }
+
+    fn note(&self, operation: Operation) {
+        self.log.lock().unwrap_or_else(|e| e.into_inner()).push(operation);
+    }
+
+    fn change(&self) -> Result<()> {
+        let taken = self.changes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| match n {
+            u64::MAX => Some(n),
+            _ => n.checked_sub(1),
+        });
+        taken.map(|_| ()).map_err(|_| Error::new(ErrorKind::Io, "the storage was told to fail"))
+    }
+}
+
+impl Storage for RecordingStorage {
+    fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
+        self.change()?;
+        self.note(Operation::Create(*name, parts.iter().map(|p| p.len() as u64).sum()));
+        self.inner.create(name, parts)
+    }
+
+    fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
+        self.inner.read(name, range, out)?;
+        self.note(Operation::Read(*name, out.len() as u64));
+        Ok(())
+    }
+
+    fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
+        self.note(Operation::List(class));
+        self.inner.list(class)
+    }
+
+    fn delete(&self, name: &Name) -> Result<()> {
+        self.change()?;
+        self.note(Operation::Delete(*name));
+        self.inner.delete(name)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.change()?;
+        self.note(Operation::Sync);
+        self.inner.sync()
+    }
+
+    fn concurrency(&self) -> usize {
+        self.inner.concurrency()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}

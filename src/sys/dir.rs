@@ -1,0 +1,363 @@
+//! Directories as open descriptors, and what can be done below them without following a link.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
+
+use crate::model::Timestamp;
+
+/// The kind of a directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// Something this program does not know.
+    Unknown,
+}
+
+impl From<FileType> for FileKind {
+    fn from(kind: FileType) -> Self {
+        match kind {
+            FileType::RegularFile => FileKind::File,
+            FileType::Directory => FileKind::Directory,
+            FileType::Symlink => FileKind::Symlink,
+            FileType::Fifo => FileKind::Fifo,
+            FileType::Socket => FileKind::Socket,
+            FileType::CharacterDevice => FileKind::CharDevice,
+            FileType::BlockDevice => FileKind::BlockDevice,
+            FileType::Unknown => FileKind::Unknown,
+        }
+    }
+}
+
+/// What `statx` says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its kind.
+    pub kind: FileKind,
+    /// `st_mode & 0o7777`.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks that are allocated.
+    pub blocks: u64,
+    /// Content changed.
+    pub mtime: Timestamp,
+    /// Inode changed.
+    pub ctime: Timestamp,
+    /// Born, where the file system knows.
+    pub birth: Option<Timestamp>,
+    /// Inode number.
+    pub inode: u64,
+    /// Device the entry is on: major and minor number.
+    pub device: (u32, u32),
+    /// Names of the inode.
+    pub links: u32,
+    /// Device number of a device node.
+    pub rdev: (u32, u32),
+}
+
+/// The names in a directory, in one buffer.
+#[derive(Debug, Default)]
+pub struct Listing {
+    bytes: Vec<u8>,
+    names: Vec<(u32, u16, FileKind)>,
+}
+
+impl Listing {
+    /// How many names there are (`.` and `..` are not among them).
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether the directory is empty.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Name number `at`.
+    pub fn name(&self, at: usize) -> &[u8] {
+        let (start, len, _) = self.names[at];
+        &self.bytes[start as usize..start as usize + usize::from(len)]
+    }
+
+    /// The kind that the directory itself tells of entry `at`; `Unknown` where it does not.
+    pub fn kind(&self, at: usize) -> FileKind {
+        self.names[at].2
+    }
+
+    /// Sorts by the bytes of the names.
+    fn sort(&mut self) {
+        let Listing { bytes, names } = self;
+        let name = |entry: &(u32, u16, FileKind)| &bytes[entry.0 as usize..entry.0 as usize + usize::from(entry.1)];
+        names.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Dir {
+    /// Opens a directory by path; the last component may be a link (the path is the user's own).
+    pub fn open(path: &Path) -> io::Result<Dir> {
+        Ok(Dir(fs::open(path, OPEN_DIR, Mode::empty())?))
+    }
+
+    /// Opens the entry `name`, which must be a directory and not a link to one.
+    pub fn open_dir(&self, name: &[u8]) -> io::Result<Dir> {
+        Ok(Dir(fs::openat(&self.0, name, OPEN_DIR | OFlags::NOFOLLOW, Mode::empty())?))
+    }
+
+    /// Opens a directory several levels below: links, `..` and mount tricks on the way are refused by the kernel
+    /// (`openat2`). An empty path is this directory.
+    pub fn open_below(&self, path: &[u8]) -> io::Result<Dir> {
+        let path = if path.is_empty() { b"." } else { path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(Dir(fs::openat2(&self.0, path, OPEN_DIR, Mode::empty(), resolve)?))
+    }
+
+    /// Another descriptor of the same directory.
+    pub fn try_clone(&self) -> io::Result<Dir> {
+        Ok(Dir(self.0.try_clone()?))
+    }
+
+    /// The names in it, sorted by their bytes.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        let mut buffer = [MaybeUninit::uninit(); 32 << 10];
+        let mut entries = RawDir::new(&self.0, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                listing.names.push((listing.bytes.len() as u32, name.len() as u16, entry.file_type().into()));
+                listing.bytes.extend_from_slice(name);
+            }
+        }
+        listing.sort();
+        Ok(listing)
+    }
+
+    /// `statx` of an entry, not following a link.
+    pub fn stat(&self, name: &[u8]) -> io::Result<Stat> {
+        statx(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// `statx` of the directory itself.
+    pub fn stat_self(&self) -> io::Result<Stat> {
+        statx(self.0.as_fd(), b"", AtFlags::EMPTY_PATH)
+    }
+
+    /// Opens a regular file for reading. Never follows a link, never waits for a fifo, takes no terminal; leaves the
+    /// access time alone where the kernel lets it.
+    pub fn open_file(&self, name: &[u8]) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        match fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Ok(fd) => Ok(File::from(fd)),
+            Err(rustix::io::Errno::PERM) => Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Creates a file that must not exist, for reading and writing, with `mode`.
+    pub fn create_file(&self, name: &[u8], mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?))
+    }
+
+    /// Opens an existing regular file for writing.
+    pub fn open_for_writing(&self, name: &[u8]) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?))
+    }
+
+    /// A link's target.
+    pub fn read_link(&self, name: &[u8]) -> io::Result<Vec<u8>> {
+        Ok(fs::readlinkat(&self.0, name, Vec::with_capacity(256))?.into_bytes())
+    }
+
+    /// Makes a directory.
+    pub fn make_dir(&self, name: &[u8], mode: u32) -> io::Result<()> {
+        Ok(fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode))?)
+    }
+
+    /// Makes a symbolic link.
+    pub fn make_symlink(&self, target: &[u8], name: &[u8]) -> io::Result<()> {
+        Ok(fs::symlinkat(target, &self.0, name)?)
+    }
+
+    /// Makes `name` in `to` another name of `old` here; a link is linked itself, never followed.
+    pub fn make_link(&self, old: &[u8], to: &Dir, name: &[u8]) -> io::Result<()> {
+        Ok(fs::linkat(&self.0, old, &to.0, name, AtFlags::empty())?)
+    }
+
+    /// Makes a fifo, socket or device node.
+    pub fn make_node(&self, name: &[u8], kind: FileKind, rdev: (u32, u32)) -> io::Result<()> {
+        let kind = match kind {
+            FileKind::Fifo => FileType::Fifo,
+            FileKind::Socket => FileType::Socket,
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        Ok(fs::mknodat(&self.0, name, kind, Mode::from_raw_mode(0o600), fs::makedev(rdev.0, rdev.1))?)
+    }
+
+    /// Renames within this directory, replacing what has the new name.
+    pub fn rename(&self, old: &[u8], new: &[u8]) -> io::Result<()> {
+        Ok(fs::renameat(&self.0, old, &self.0, new)?)
+    }
+
+    /// Renames within this directory; `AlreadyExists` when the new name is taken.
+    pub fn rename_new(&self, old: &[u8], new: &[u8]) -> io::Result<()> {
+        Ok(fs::renameat_with(&self.0, old, &self.0, new, RenameFlags::NOREPLACE)?)
+    }
+
+    /// Removes an entry that is not a directory.
+    pub fn remove(&self, name: &[u8]) -> io::Result<()> {
+        Ok(fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_dir(&self, name: &[u8]) -> io::Result<()> {
+        Ok(fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Sets owner and group of an entry, not following a link.
+    pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+        Ok(fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Sets the mode of an entry that is not a link.
+    pub fn set_mode(&self, name: &[u8], mode: u16) -> io::Result<()> {
+        Ok(fs::chmodat(&self.0, name, Mode::from_raw_mode(u32::from(mode)), AtFlags::empty())?)
+    }
+
+    /// Sets the modification time of an entry (the access time becomes the same), not following a link.
+    pub fn set_mtime(&self, name: &[u8], time: Timestamp) -> io::Result<()> {
+        Ok(fs::utimensat(&self.0, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Sets the directory's own modification time.
+    pub fn set_mtime_self(&self, time: Timestamp) -> io::Result<()> {
+        set_mtime(&self.0, time)
+    }
+
+    /// Sets the directory's own mode.
+    pub fn set_mode_self(&self, mode: u16) -> io::Result<()> {
+        Ok(fs::fchmod(&self.0, Mode::from_raw_mode(u32::from(mode)))?)
+    }
+
+    /// Sets the directory's own owner and group.
+    pub fn set_owner_self(&self, uid: u32, gid: u32) -> io::Result<()> {
+        set_owner(&self.0, uid, gid)
+    }
+
+    /// Makes what was created, renamed and removed in this directory durable.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(fs::fsync(&self.0)?)
+    }
+
+    /// Free and total bytes of the file system, for those who are not root.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        let s = fs::fstatvfs(&self.0)?;
+        Ok((s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn timestamps(time: Timestamp) -> Timestamps {
+    let time = Timespec { tv_sec: time.secs, tv_nsec: i64::from(time.nanos) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Sets the modification time of an open file (the access time becomes the same).
+pub fn set_mtime(fd: impl AsFd, time: Timestamp) -> io::Result<()> {
+    Ok(fs::futimens(fd, &timestamps(time))?)
+}
+
+/// Sets owner and group of an open file.
+pub fn set_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    Ok(fs::fchown(fd, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?)
+}
+
+/// Sets the mode of an open file.
+pub fn set_mode(fd: impl AsFd, mode: u16) -> io::Result<()> {
+    Ok(fs::fchmod(fd, Mode::from_raw_mode(u32::from(mode)))?)
+}
+
+/// `statx` of an open file.
+pub fn stat(fd: impl AsFd) -> io::Result<Stat> {
+    statx(fd.as_fd(), b"", AtFlags::EMPTY_PATH)
+}
+
+/// The next allocated range of an open file at or after `from`: start and end. `None`: only a hole follows.
+pub fn next_data(fd: impl AsFd, from: u64) -> io::Result<Option<(u64, u64)>> {
+    let start = match fs::seek(&fd, fs::SeekFrom::Data(from)) {
+        Ok(start) => start,
+        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(Some((start, fs::seek(&fd, fs::SeekFrom::Hole(start))?)))
+}
+
+/// Tells the kernel that a file is read from start to end.
+pub fn advise_sequential(fd: impl AsFd) {
+    // Advice: a file system that does not take it is read all the same.
+    let _ = fs::fadvise(fd, 0, None, fs::Advice::Sequential);
+}
+
+/// Tells the kernel that the pages of this range are not needed again.
+pub fn advise_done(fd: impl AsFd, offset: u64, len: u64) {
+    let _ = fs::fadvise(fd, offset, std::num::NonZeroU64::new(len), fs::Advice::DontNeed);
+}
+
+fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
+    let s = fs::statx(dir, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    let time = |t: rustix::fs::StatxTimestamp| Timestamp { secs: t.tv_sec, nanos: t.tv_nsec };
+    let born = s.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(Stat {
+        kind: FileType::from_raw_mode(u32::from(s.stx_mode)).into(),
+        mode: s.stx_mode & 0o7777,
+        uid: s.stx_uid,
+        gid: s.stx_gid,
+        size: s.stx_size,
+        blocks: s.stx_blocks,
+        mtime: time(s.stx_mtime),
+        ctime: time(s.stx_ctime),
+        birth: born.then(|| time(s.stx_btime)),
+        inode: s.stx_ino,
+        device: (s.stx_dev_major, s.stx_dev_minor),
+        links: s.stx_nlink,
+        rdev: (s.stx_rdev_major, s.stx_rdev_minor),
+    })
+}

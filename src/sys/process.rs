@@ -1,0 +1,58 @@
+//! This process and its host: who is at work, and whether somebody else still is.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{self, Resource, Rlimit};
+
+/// The host's name.
+pub fn host_name() -> Vec<u8> {
+    rustix::system::uname().nodename().to_bytes().to_vec()
+}
+
+/// Changes with every boot; empty where the kernel does not say.
+pub fn boot_id() -> Vec<u8> {
+    fs::read("/proc/sys/kernel/random/boot_id").map(|id| id.trim_ascii().to_vec()).unwrap_or_default()
+}
+
+/// This process.
+pub fn id() -> u32 {
+    std::process::id()
+}
+
+/// When process `pid` started, in clock ticks after boot; `None` when there is no such process. With the boot id it
+/// names a process for ever, where the number alone is used again.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The command, field 2, is in parentheses and may hold anything; field 22 is the 20th after it.
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let field = stat.get(end + 2..)?.split(|&b| b == b' ').nth(19)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// The effective user.
+pub fn user() -> u32 {
+    process::geteuid().as_raw()
+}
+
+/// The effective group.
+pub fn group() -> u32 {
+    process::getegid().as_raw()
+}
+
+/// Raises the limit of open files as far as it goes.
+pub fn raise_file_limit() {
+    let limit = process::getrlimit(Resource::Nofile);
+    // Refused: then the old limit holds, and everything here closes what it opens.
+    let _ = process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Detaches from the terminal: a new session.
+pub fn detach() -> io::Result<()> {
+    process::setsid().map(|_| ()).map_err(Into::into)
+}
+
+/// No core dumps and no tracing by others: secrets stay in this process.
+pub fn protect_memory() {
+    let _ = process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable);
+}
