@@ -102,7 +102,9 @@ mod tests {
 
     #[test]
     fn bad_sizes_are_refused() {
-        for (min, avg, max) in [(0, 0, 0), (16, 8, 32), (16384, 65537, 262144), (16384, 65536, 65536), (1 << 21, 1 << 22, 1 << 23)] {
+        for (min, avg, max) in
+            [(0, 0, 0), (16, 8, 32), (16384, 65537, 262144), (16384, 65536, 65536), (1 << 21, 1 << 22, 1 << 23)]
+        {
             assert!(Cutter::new(ChunkerParameters { min, avg, max }, &[0; 32]).is_err(), "{min}/{avg}/{max}");
         }
     }

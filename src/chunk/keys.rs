@@ -69,7 +69,14 @@ impl MasterKey {
     }
 
     /// Wraps this key for `credential` in a new slot.
-    pub fn wrap(&self, credential: &Credential, derivation: Derivation, created: Timestamp, label: Vec<u8>, slot: SlotId) -> Result<KeySlot> {
+    pub fn wrap(
+        &self,
+        credential: &Credential,
+        derivation: Derivation,
+        created: Timestamp,
+        label: Vec<u8>,
+        slot: SlotId,
+    ) -> Result<KeySlot> {
         let salt = random()?;
         let key = wrapping_key(credential, derivation, &salt)?;
         let mut body = self.0.to_vec();

@@ -36,7 +36,8 @@ impl SealKey {
     pub fn derive(class: &ClassKey, salt: &[u8; 32]) -> Result<Self> {
         let mut out = [0; 48];
         blake3::Hasher::new_keyed(class.bytes()).update(salt).finalize_xof().fill(&mut out);
-        let key = UnboundKey::new(&AES_256_GCM, &out[..32]).map_err(|_| Error::new(ErrorKind::Key, "AES-256-GCM refused a key"))?;
+        let key =
+            UnboundKey::new(&AES_256_GCM, &out[..32]).map_err(|_| Error::new(ErrorKind::Key, "AES-256-GCM refused a key"))?;
         let mut commitment = [0; 16];
         commitment.copy_from_slice(&out[32..]);
         zeroize::Zeroize::zeroize(&mut out);

@@ -30,7 +30,8 @@ impl ChunkerParameters {
         if ok {
             return Ok(());
         }
-        let text = format!("chunk sizes {} / {} / {} are not powers of two with min < avg < max in range", self.min, self.avg, self.max);
+        let text =
+            format!("chunk sizes {} / {} / {} are not powers of two with min < avg < max in range", self.min, self.avg, self.max);
         Err(Error::corrupt(format!("the configuration: {text}")))
     }
 }
@@ -186,7 +187,9 @@ fn decode_derivation(v: &mut Cursor<'_>) -> Result<Derivation> {
             let (memory, passes, lanes) = (v.number32()?, v.number32()?, v.number32()?);
             let ok = (1..=16).contains(&lanes) && (1..=64).contains(&passes) && (8 * lanes..=4 << 20).contains(&memory);
             if !ok {
-                return Err(v.error(&format!("Argon2 parameters m={memory} KiB, t={passes}, p={lanes} are above the limit or zero")));
+                return Err(
+                    v.error(&format!("Argon2 parameters m={memory} KiB, t={passes}, p={lanes} are above the limit or zero"))
+                );
             }
             Ok(Derivation::Passphrase { memory, passes, lanes })
         }

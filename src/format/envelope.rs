@@ -77,7 +77,10 @@ pub fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Resul
     if version > VERSION || header[9] != 0 {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{what}: format version {version} (flags {:#x}) needs a newer yester; this one reads up to {VERSION}", header[9]),
+            format!(
+                "{what}: format version {version} (flags {:#x}) needs a newer yester; this one reads up to {VERSION}",
+                header[9]
+            ),
         ));
     }
     if version == 0 || header[8] != kind as u8 {

@@ -235,7 +235,8 @@ pub fn scan_records(bytes: &[u8]) -> Result<Vec<ScanRecord>> {
         } else {
             let secs = ctime.secs.wrapping_add(cursor.signed()?);
             let nanos = cursor.signed()?.checked_add(i64::from(ctime.nanos));
-            let nanos = nanos.filter(|n| (0..1_000_000_000).contains(n)).ok_or_else(|| cursor.error("a birth time is impossible"))?;
+            let nanos =
+                nanos.filter(|n| (0..1_000_000_000).contains(n)).ok_or_else(|| cursor.error("a birth time is impossible"))?;
             Some(Timestamp { secs, nanos: nanos as u32 })
         };
         last = ScanRecord { inode, ctime, birth };

@@ -202,10 +202,7 @@ impl Node {
 
 /// Refuses what no directory can hold or what would lead out of it.
 pub fn check_name(name: &[u8]) -> Result<()> {
-    let bad = name.is_empty()
-        || name.len() > MAX_NAME
-        || name == b"."
-        || name == b".."
-        || name.iter().any(|&b| b == b'/' || b == 0);
+    let bad =
+        name.is_empty() || name.len() > MAX_NAME || name == b"." || name == b".." || name.iter().any(|&b| b == b'/' || b == 0);
     if bad { Err(Error::corrupt(format!("{} is not a name of one entry", crate::model::escape(name)))) } else { Ok(()) }
 }

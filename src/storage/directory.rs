@@ -68,7 +68,8 @@ impl DirectoryStorage {
             _ => Error::io(format!("cannot open the repository {shown}"), e),
         };
         let root = Dir::open(path).map_err(none)?;
-        let classes = Class::ALL.iter().map(|c| root.open_dir(c.prefix().as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
+        let classes =
+            Class::ALL.iter().map(|c| root.open_dir(c.prefix().as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
         let packs = root.open_dir(b"packs").map_err(none)?;
         let shards =
             (0..=255u8).map(|n| packs.open_dir(format!("{n:02x}").as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
@@ -201,7 +202,9 @@ impl Storage for DirectoryStorage {
     fn delete(&self, name: &Name) -> Result<()> {
         let (place, dir) = self.place(name);
         match dir.remove(name.leaf().as_bytes()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("cannot delete {name} in {}", self.describe()), e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("cannot delete {name} in {}", self.describe()), e))
+            }
             _ => {
                 self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
                 Ok(())

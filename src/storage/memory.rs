@@ -38,7 +38,8 @@ impl Storage for MemoryStorage {
 
     fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
         let objects = self.objects();
-        let object = objects.get(name).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("cannot read {name}: it is not there")))?;
+        let object =
+            objects.get(name).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("cannot read {name}: it is not there")))?;
         let range = range.unwrap_or(0..object.len() as u64);
         let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok()).and_then(|(a, b)| object.get(a..b));
         out.clear();
@@ -47,7 +48,12 @@ impl Storage for MemoryStorage {
     }
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
-        Ok(self.objects().iter().filter(|(name, _)| name.class() == class).map(|(name, object)| (*name, object.len() as u64)).collect())
+        Ok(self
+            .objects()
+            .iter()
+            .filter(|(name, _)| name.class() == class)
+            .map(|(name, object)| (*name, object.len() as u64))
+            .collect())
     }
 
     fn delete(&self, name: &Name) -> Result<()> {

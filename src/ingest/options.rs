@@ -1,0 +1,115 @@
+//! What an ingest is told, and what it answers.
+
+use crate::chunk::codec::Compression;
+use crate::model::{Snapshot, SnapshotId, Timestamp};
+
+/// Which snapshot an ingest takes unchanged files from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// The newest of the series, else the newest of the host that covers a given path.
+    #[default]
+    Auto,
+    /// None: everything is read again.
+    None,
+    /// This one.
+    Id(SnapshotId),
+}
+
+/// What to leave out.
+#[derive(Debug, Clone, Default)]
+pub struct Exclude {
+    /// Patterns (globs) against names and absolute paths.
+    pub patterns: Vec<String>,
+    /// The same, whatever the case.
+    pub patterns_ignore_case: Vec<String>,
+    /// Leave out the content of directories with a valid `CACHEDIR.TAG` (the tag itself stays).
+    pub caches: bool,
+    /// Leave out directories that hold a file of this name, and, after a colon, begins with this text.
+    pub if_present: Vec<String>,
+    /// Leave out files larger than this many bytes.
+    pub larger_than: Option<u64>,
+    /// Stay on the file systems of the given paths (mount points are kept as empty directories).
+    pub one_file_system: bool,
+}
+
+/// How to ingest.
+#[derive(Debug, Clone)]
+pub struct IngestOptions {
+    /// The host that the snapshot is of.
+    pub host: Vec<u8>,
+    /// The user who takes it.
+    pub user: Vec<u8>,
+    /// Its tags.
+    pub tags: Vec<Vec<u8>>,
+    /// The time it stands for; the start of the scan when `None`.
+    pub time: Option<Timestamp>,
+    /// Where unchanged files come from.
+    pub parent: Parent,
+    /// What to leave out.
+    pub exclude: Exclude,
+    /// Do not compare inode numbers (network file systems that make them up).
+    pub ignore_inode: bool,
+    /// Do not compare inode change times.
+    pub ignore_ctime: bool,
+    /// Read holes as the zeros they stand for.
+    pub no_holes: bool,
+    /// How hard to compress.
+    pub compression: Compression,
+    /// Threads that read small files; at least 8 by default, whatever the cores: a disk answers several requests
+    /// sooner than one.
+    pub readers: usize,
+    /// Write no snapshot when nothing differs from the parent.
+    pub skip_if_unchanged: bool,
+    /// Only count; write nothing.
+    pub dry_run: bool,
+    /// Paths that must never be ingested: the repository itself, the cache.
+    pub never: Vec<std::path::PathBuf>,
+}
+
+impl Default for IngestOptions {
+    fn default() -> Self {
+        IngestOptions {
+            host: crate::sys::process::host_name(),
+            user: crate::sys::users::user_name(crate::sys::process::user()).unwrap_or_default(),
+            tags: Vec::new(),
+            time: None,
+            parent: Parent::Auto,
+            exclude: Exclude::default(),
+            ignore_inode: false,
+            ignore_ctime: false,
+            no_holes: false,
+            compression: Compression::Auto,
+            readers: 8,
+            skip_if_unchanged: false,
+            dry_run: false,
+            never: Vec::new(),
+        }
+    }
+}
+
+/// A given path: where it is, and where it stands in the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Where it is read.
+    pub path: std::path::PathBuf,
+    /// Its absolute path in the snapshot; differs from `path` for `--as`.
+    pub stored: Vec<u8>,
+}
+
+/// What an ingest did. Counts are in the snapshot's statistics.
+#[derive(Debug, Clone)]
+pub struct IngestReport {
+    /// The snapshot; with `dry_run`, or when it was skipped as unchanged, it is not in the repository.
+    pub snapshot: Snapshot,
+    /// Whether it was committed.
+    pub committed: bool,
+    /// Given paths that are not there.
+    pub missing_sources: usize,
+}
+
+impl IngestReport {
+    /// Whether everything that was given is in the snapshot as it was.
+    pub fn is_complete(&self) -> bool {
+        self.missing_sources == 0 && self.snapshot.statistics.errors == 0
+    }
+}

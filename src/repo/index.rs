@@ -1,0 +1,152 @@
+//! The index of an open repository: its visible segments, and which of their packs may be relied on.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::{FrameInfo, PackKind};
+use crate::format::segment::SegmentPack;
+use crate::model::{ChunkKey, PackId, SegmentId};
+use crate::repo::Repository;
+use crate::repo::segment::Segment;
+use crate::storage::{Class, Name};
+
+/// Where a chunk is, as numbers into the index that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    segment: u32,
+    frame: u32,
+    /// Where the chunk begins in its frame's plain bytes.
+    pub offset: u32,
+    /// Its length.
+    pub len: u32,
+}
+
+/// A frame that a location points to.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameRef<'a> {
+    /// The pack it is in.
+    pub pack: &'a SegmentPack,
+    /// Its number in the pack.
+    pub number: u32,
+    /// Where and what it is.
+    pub info: &'a FrameInfo,
+}
+
+/// The visible segments of a repository, as they were when it was loaded.
+#[derive(Debug, Default)]
+pub struct Index {
+    segments: Vec<(SegmentId, Segment)>,
+    /// Packs that are in the storage and under no sentence; `None` when only readers use this index.
+    live: Option<HashSet<PackId>>,
+    /// Whether a sentence exists, or a pack that a segment names is missing: then nothing may be adopted unchecked.
+    suspicious: bool,
+}
+
+impl Index {
+    /// Loads all visible segments, for reading. A damaged segment is an error that says how to go on.
+    pub fn load(repo: &Repository) -> Result<Index> {
+        let mut ids: Vec<SegmentId> = Vec::new();
+        for (name, _) in repo.storage().list(Class::Index)? {
+            if let Name::Segment(id) = name {
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        let mut segments = Vec::with_capacity(ids.len());
+        for id in ids {
+            match Segment::load(repo, id) {
+                Ok(segment) => segments.push((id, segment)),
+                // Replaced and deleted since it was listed.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // Replaced segments are ignored even while they exist (rule 8 of the protocol).
+        let replaced: HashSet<SegmentId> = segments.iter().flat_map(|(_, s)| s.replaces.iter().copied()).collect();
+        segments.retain(|(id, _)| !replaced.contains(id));
+        Ok(Index { segments, live: None, suspicious: false })
+    }
+
+    /// Loads the index as a writer needs it: segments, then sentences, then the list of packs, in this order
+    /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and under no sentence.
+    pub fn load_for_writing(repo: &Repository) -> Result<Index> {
+        let mut index = Self::load(repo)?;
+        let sentenced = crate::repo::session::sentenced_packs(repo)?;
+        let present: HashMap<PackId, u64> = list_packs(repo)?;
+        let mut live = HashSet::new();
+        let mut missing = false;
+        for pack in index.packs() {
+            match present.get(&pack.id) {
+                Some(size) if *size == pack.size => {
+                    if !sentenced.packs.contains(&pack.id) {
+                        live.insert(pack.id);
+                    }
+                }
+                _ => missing = true,
+            }
+        }
+        index.suspicious = missing || sentenced.exist;
+        index.live = Some(live);
+        Ok(index)
+    }
+
+    /// Whether unchanged files must have every chunk looked up before they are adopted.
+    pub fn is_suspicious(&self) -> bool {
+        self.suspicious
+    }
+
+    /// The visible segments.
+    pub fn segments(&self) -> &[(SegmentId, Segment)] {
+        &self.segments
+    }
+
+    /// Every pack that a visible segment names; one may come twice.
+    pub fn packs(&self) -> impl Iterator<Item = &SegmentPack> {
+        self.segments.iter().flat_map(|(_, s)| s.packs.iter())
+    }
+
+    /// Chunks in all segments, counted once for each pack they are in.
+    pub fn entries(&self) -> u64 {
+        self.segments.iter().map(|(_, s)| s.entries().len() as u64).sum()
+    }
+
+    /// Where the chunk is, in packs of `kind` only; for writers, in packs that may be relied on only.
+    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Option<Location> {
+        self.find_all(kind, key).next()
+    }
+
+    /// Every place where the chunk is.
+    pub fn find_all<'a>(&'a self, kind: PackKind, key: &'a ChunkKey) -> impl Iterator<Item = Location> + 'a {
+        self.segments.iter().enumerate().flat_map(move |(at, (_, segment))| {
+            segment.find(key).iter().filter_map(move |entry| {
+                let pack = &segment.packs[segment.frames[entry.frame as usize].pack as usize];
+                let usable = pack.kind == kind && self.live.as_ref().is_none_or(|live| live.contains(&pack.id));
+                usable.then_some(Location { segment: at as u32, frame: entry.frame, offset: entry.offset, len: entry.len })
+            })
+        })
+    }
+
+    /// The frame of a location that this index gave.
+    pub fn frame(&self, location: &Location) -> FrameRef<'_> {
+        let segment = &self.segments[location.segment as usize].1;
+        let frame = &segment.frames[location.frame as usize];
+        FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info }
+    }
+}
+
+/// Names and sizes of all packs in the storage.
+pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
+    let mut out = HashMap::new();
+    for (name, size) in repo.storage().list(Class::Packs)? {
+        if let Name::Pack(id) = name {
+            out.insert(id, size);
+        }
+    }
+    Ok(out)
+}
+
+/// The error for a chunk that no segment knows.
+pub fn missing_chunk(id: &crate::model::ChunkId) -> Error {
+    let text = format!("chunk {} is in no pack that the index knows: run yester check", id.short());
+    Error::new(ErrorKind::Corrupt, text)
+}

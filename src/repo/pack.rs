@@ -1,0 +1,209 @@
+//! Writing and opening packs.
+
+use std::sync::Arc;
+
+use crate::chunk::codec::{Decoder, Encoder};
+use crate::chunk::keys::Keys;
+use crate::chunk::seal::SealKey;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::envelope::CHECKSUM;
+use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
+use crate::model::{ChunkId, PackId, SnapshotId};
+use crate::repo::Repository;
+use crate::storage::{Created, Name, Storage};
+
+/// A pack's preamble and the key that it leads to.
+#[derive(Debug)]
+pub struct PackKey {
+    preamble: Preamble,
+    key: SealKey,
+}
+
+impl PackKey {
+    /// The key of a new pack that `session` writes: a fresh salt, so a fresh name.
+    pub fn generate(repo: &Repository, kind: PackKind, session: SnapshotId) -> Result<Self> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+        let key = SealKey::derive(repo.keys().pack(kind), &salt)?;
+        let preamble = Preamble { repository: repo.id(), salt, commitment: key.commitment, session, kind };
+        Ok(PackKey { preamble, key })
+    }
+
+    /// The key of a stored pack, from its first bytes. The pack must be of this repository and commit to its key.
+    pub fn open(repo: &Repository, first: &[u8]) -> Result<Self> {
+        let preamble = Preamble::decode(first)?;
+        if preamble.repository != repo.id() {
+            return Err(Error::corrupt(format!("a pack belongs to repository {}", preamble.repository.short())));
+        }
+        let key = SealKey::derive(repo.keys().pack(preamble.kind), &preamble.salt)?;
+        if key.commitment != preamble.commitment {
+            return Err(Error::corrupt("a pack was sealed with another key"));
+        }
+        Ok(PackKey { preamble, key })
+    }
+
+    /// What the first bytes say.
+    pub fn preamble(&self) -> &Preamble {
+        &self.preamble
+    }
+
+    /// Opens and decodes frame `number` from its sealed bytes into `plain` (replaced). `scratch` is working memory.
+    pub fn decode(
+        &self,
+        number: u32,
+        info: &FrameInfo,
+        sealed: &[u8],
+        decoder: &mut Decoder,
+        scratch: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        let aad = self.preamble.frame_aad(number, info.codec, info.plain);
+        if info.codec == Codec::Raw {
+            return self.key.open_to(u64::from(number), &aad, sealed, plain);
+        }
+        self.key.open_to(u64::from(number), &aad, sealed, scratch)?;
+        decoder.decode(info.codec, scratch, info.plain as usize, plain)
+    }
+}
+
+/// A frame to be: plain bytes and the chunks that fill them.
+#[derive(Debug, Default)]
+pub struct PlainFrame {
+    /// The chunks' bytes, one after the other.
+    pub bytes: Vec<u8>,
+    /// Id and length of each chunk.
+    pub chunks: Vec<(ChunkId, u32)>,
+}
+
+/// A frame as it goes into a pack.
+#[derive(Debug)]
+pub struct SealedFrame {
+    /// Ciphertext and tag.
+    pub bytes: Vec<u8>,
+    /// Its line of the directory (the offset is set when the pack is put together).
+    pub entry: DirectoryEntry,
+}
+
+/// Compresses, seals and checks frames; one for each thread.
+#[derive(Debug)]
+pub struct FrameSealer {
+    encoder: Encoder,
+    decoder: Decoder,
+    scratch: Vec<u8>,
+    check: Vec<u8>,
+}
+
+impl FrameSealer {
+    /// A sealer with contexts of its own.
+    pub fn new(encoder: Encoder) -> Result<Self> {
+        Ok(FrameSealer { encoder, decoder: Decoder::new()?, scratch: Vec::new(), check: Vec::new() })
+    }
+
+    /// Makes frame `number` of the pack of `key`. Before it is given out it is opened, decompressed and hashed again:
+    /// compressors and memory have been wrong (restic#4523, restic#4677), and this is the last moment to notice.
+    pub fn seal(&mut self, keys: &Keys, key: &PackKey, number: u32, frame: &PlainFrame) -> Result<SealedFrame> {
+        let mut bytes = Vec::new();
+        let codec = self.encoder.encode(&frame.bytes, &mut bytes)?;
+        let plain = frame.bytes.len() as u32;
+        let aad = key.preamble.frame_aad(number, codec, plain);
+        key.key.seal(u64::from(number), &aad, &mut bytes)?;
+        bytes.shrink_to_fit();
+        let info = FrameInfo { offset: 0, stored: bytes.len() as u32, plain, codec, bases: Vec::new() };
+        key.decode(number, &info, &bytes, &mut self.decoder, &mut self.scratch, &mut self.check)?;
+        check_chunks(keys, key.preamble.kind, &self.check, &frame.chunks).map_err(|_| {
+            Error::corrupt("a new frame does not decode to what was read: this machine's memory or compressor is at fault")
+        })?;
+        let chunks = frame.chunks.iter().map(|(id, len)| (id.key(), *len)).collect();
+        Ok(SealedFrame { bytes, entry: DirectoryEntry { frame: info, chunks } })
+    }
+}
+
+/// Hashes every chunk of a decoded frame again.
+fn check_chunks(keys: &Keys, kind: PackKind, plain: &[u8], chunks: &[(ChunkId, u32)]) -> Result<()> {
+    let mut rest = plain;
+    for (id, len) in chunks {
+        let (chunk, after) = rest.split_at_checked(*len as usize).ok_or_else(|| Error::corrupt("a frame is too short"))?;
+        if keys.chunk_id(kind, chunk) != *id {
+            return Err(Error::corrupt(format!("a chunk is not the one named {}", id.short())));
+        }
+        rest = after;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(Error::corrupt("a frame is too long")) }
+}
+
+/// A pack that is in the storage: what the index needs to know.
+#[derive(Debug)]
+pub struct StoredPack {
+    /// Its name.
+    pub id: PackId,
+    /// What is in it.
+    pub kind: PackKind,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its frames with their chunks.
+    pub entries: Vec<DirectoryEntry>,
+}
+
+/// Puts sealed frames together to a pack and stores it.
+pub fn store(storage: &dyn Storage, key: &PackKey, frames: Vec<SealedFrame>) -> Result<StoredPack> {
+    let mut offset = PREAMBLE as u64;
+    let mut parts: Vec<Vec<u8>> = Vec::with_capacity(frames.len() + 4);
+    let mut entries = Vec::with_capacity(frames.len());
+    parts.push(key.preamble.encode().to_vec());
+    for mut frame in frames {
+        frame.entry.frame.offset = offset;
+        offset += frame.bytes.len() as u64;
+        parts.push(frame.bytes);
+        entries.push(frame.entry);
+    }
+    let mut directory = pack::encode_directory(&entries);
+    key.key.seal(DIRECTORY_NONCE, &directory_aad(&key.preamble, entries.len() as u32), &mut directory)?;
+    let tail = Tail { directory: offset, directory_len: directory.len() as u32, frames: entries.len() as u32 };
+    parts.push(directory);
+    parts.push(tail.encode().to_vec());
+    let mut hasher = blake3::Hasher::new();
+    for part in &parts {
+        hasher.update(part);
+    }
+    let id = PackId(*hasher.finalize().as_bytes());
+    parts.push(id.0.to_vec());
+    let size = parts.iter().map(|p| p.len() as u64).sum();
+    let slices: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    match storage.create(&Name::Pack(id), &slices)? {
+        Created::New => Ok(StoredPack { id, kind: key.preamble.kind, size, entries }),
+        // The salt is new, so this cannot be: better to stop than to trust bytes that nobody here wrote.
+        Created::Exists => Err(Error::new(ErrorKind::Exists, format!("a new pack's name {} is taken", id.short()))),
+    }
+}
+
+fn directory_aad(preamble: &Preamble, frames: u32) -> [u8; 38] {
+    preamble.frame_aad(frames, Codec::Raw, 0)
+}
+
+/// Reads the directory of a stored pack of `size` bytes with two ranged reads.
+pub fn read_directory(repo: &Repository, id: PackId, size: u64) -> Result<(Arc<PackKey>, Vec<DirectoryEntry>)> {
+    let name = Name::Pack(id);
+    let read = |range: std::ops::Range<u64>, out: &mut Vec<u8>| repo.storage().read(&name, Some(range), out);
+    let damaged = |e: Error| e.context(name);
+    let mut bytes = Vec::new();
+    if size < (PREAMBLE + pack::TAIL + CHECKSUM) as u64 {
+        return Err(Error::corrupt(format!("{name}: {size} bytes are too few for a pack")));
+    }
+    read(0..PREAMBLE as u64, &mut bytes)?;
+    let key = PackKey::open(repo, &bytes).map_err(damaged)?;
+    // One read fetches tail and, nearly always, the whole directory.
+    let guess = size.saturating_sub(256 << 10).max(PREAMBLE as u64).min(size - (pack::TAIL + CHECKSUM) as u64);
+    read(guess..size, &mut bytes)?;
+    let tail = Tail::decode(&bytes, size).map_err(damaged)?;
+    let end = tail.directory + u64::from(tail.directory_len);
+    let mut directory = if tail.directory >= guess {
+        bytes[(tail.directory - guess) as usize..(end - guess) as usize].to_vec()
+    } else {
+        read(tail.directory..end, &mut bytes)?;
+        bytes
+    };
+    key.key.open(DIRECTORY_NONCE, &directory_aad(&key.preamble, tail.frames), &mut directory).map_err(damaged)?;
+    let entries = pack::decode_directory(&directory, &tail).map_err(damaged)?;
+    Ok((Arc::new(key), entries))
+}

@@ -1,0 +1,221 @@
+//! Reading chunks: index → frame cache → pack.
+//!
+//! Decoded frames are kept under a byte budget, and several readers of one frame decode it once (single-flight).
+//! Every chunk that is given out was hashed and compared with its id.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Mutex, RwLock};
+
+use quick_cache::sync::Cache;
+use quick_cache::{OptionsBuilder, Weighter};
+
+use crate::chunk::codec::Decoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::{PREAMBLE, PackKind};
+use crate::model::{ChunkId, PackId};
+use crate::observe::Counter;
+use crate::repo::Repository;
+use crate::repo::index::{FrameRef, Index, Location, missing_chunk};
+use crate::repo::pack::PackKey;
+use crate::storage::Name;
+
+/// A decoded frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its plain bytes.
+    pub plain: Vec<u8>,
+    /// Offsets of the chunks that were hashed and found to be what their id says.
+    verified: Mutex<Vec<u32>>,
+}
+
+/// A verified chunk: a part of a frame that stays in memory as long as this does.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    frame: Arc<Frame>,
+    range: Range<usize>,
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.frame.plain[self.range.clone()]
+    }
+}
+
+type FrameKey = (PackId, u32);
+
+#[derive(Debug, Clone)]
+struct FrameWeight;
+
+impl Weighter<FrameKey, Arc<Frame>> for FrameWeight {
+    fn weight(&self, _: &FrameKey, frame: &Arc<Frame>) -> u64 {
+        frame.plain.capacity() as u64 + 256
+    }
+}
+
+/// Counts of what a reader did.
+#[derive(Debug, Default)]
+pub struct ReadCounts {
+    /// Frames fetched and decoded.
+    pub frames: Counter,
+    /// Sealed bytes fetched.
+    pub fetched: Counter,
+    /// Plain bytes decoded.
+    pub decoded: Counter,
+}
+
+/// Reads chunks of one repository, from many threads.
+#[derive(Debug)]
+pub struct ChunkReader {
+    repo: Arc<Repository>,
+    index: RwLock<Arc<Index>>,
+    keys: RwLock<HashMap<PackId, Arc<PackKey>>>,
+    frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
+    /// What it did so far.
+    pub counts: ReadCounts,
+}
+
+struct Working {
+    decoder: Decoder,
+    sealed: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+thread_local! {
+    static WORKING: RefCell<Option<Working>> = const { RefCell::new(None) };
+}
+
+impl ChunkReader {
+    /// A reader with at most `budget` bytes of decoded frames in memory.
+    pub fn new(repo: Arc<Repository>, index: Arc<Index>, budget: u64) -> Result<Self> {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity((budget >> 17).max(16) as usize)
+            .weight_capacity(budget)
+            // A shard must hold several of the largest frames.
+            .shards(((budget >> 24) as usize).clamp(1, 8))
+            .build()
+            .map_err(|e| Error::invalid(format!("a frame cache of {budget} bytes: {e}")))?;
+        let frames = Cache::with_options(options, FrameWeight, Default::default(), Default::default());
+        Ok(ChunkReader { repo, index: RwLock::new(index), keys: RwLock::default(), frames, counts: ReadCounts::default() })
+    }
+
+    /// The repository it reads.
+    pub fn repo(&self) -> &Arc<Repository> {
+        &self.repo
+    }
+
+    /// The index as it is now.
+    pub fn index(&self) -> Arc<Index> {
+        self.index.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Loads the segments again: new ones are seen, replaced ones forgotten.
+    pub fn reload(&self) -> Result<()> {
+        let index = Arc::new(Index::load(&self.repo)?);
+        *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
+        Ok(())
+    }
+
+    /// A whole chunk, verified. A chunk or pack that is not found makes the index load once more before it is damage
+    /// (prune may have moved it: rule 10 of the protocol).
+    pub fn chunk(&self, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
+        let index = self.index();
+        match self.chunk_by(&index, kind, id) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.reload()?;
+                self.chunk_by(&self.index(), kind, id).map_err(|e| match e.kind() {
+                    ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
+                    _ => e,
+                })
+            }
+            other => other,
+        }
+    }
+
+    fn chunk_by(&self, index: &Index, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
+        let mut last = None;
+        // Damage of one copy is no reason to give up while there is another.
+        for location in index.find_all(kind, &id.key()) {
+            match self.chunk_at(index, &location, kind, id) {
+                Ok(chunk) => return Ok(chunk),
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| missing_chunk(id).with_kind(ErrorKind::NotFound)))
+    }
+
+    /// The chunk at a location of `index`, verified.
+    pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
+        let frame = self.frame(&index.frame(location))?;
+        let range = location.offset as usize..(location.offset + location.len) as usize;
+        let chunk = Chunk { frame, range };
+        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+        if !verified.contains(&location.offset) {
+            if self.repo.keys().chunk_id(kind, bytes) != *id {
+                return Err(Error::corrupt(format!("chunk {} has other content than its name says", id.short())));
+            }
+            verified.push(location.offset);
+        }
+        drop(verified);
+        Ok(chunk)
+    }
+
+    /// A decoded frame, from the cache or the storage.
+    pub fn frame(&self, frame: &FrameRef<'_>) -> Result<Arc<Frame>> {
+        let key = (frame.pack.id, frame.number);
+        self.frames.get_or_insert_with(&key, || self.fetch(frame))
+    }
+
+    /// Whether a frame is in memory already.
+    pub fn has_frame(&self, frame: &FrameRef<'_>) -> bool {
+        self.frames.contains_key(&(frame.pack.id, frame.number))
+    }
+
+    fn fetch(&self, frame: &FrameRef<'_>) -> Result<Arc<Frame>> {
+        let mut plain = Vec::new();
+        self.decode_frame(frame, &mut plain)?;
+        Ok(Arc::new(Frame { plain, verified: Mutex::default() }))
+    }
+
+    /// Fetches and decodes a frame into `plain` (replaced), past the cache.
+    pub fn decode_frame(&self, frame: &FrameRef<'_>, plain: &mut Vec<u8>) -> Result<()> {
+        if !frame.info.bases.is_empty() {
+            return Err(Error::new(ErrorKind::Unsupported, "a delta frame needs a newer yester"));
+        }
+        let name = Name::Pack(frame.pack.id);
+        let key = self.pack_key(frame.pack.id)?;
+        if key.preamble().kind != frame.pack.kind {
+            return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
+        }
+        WORKING.with_borrow_mut(|slot| {
+            let working = match slot {
+                Some(working) => working,
+                None => slot.insert(Working { decoder: Decoder::new()?, sealed: Vec::new(), scratch: Vec::new() }),
+            };
+            let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
+            self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
+            key.decode(frame.number, frame.info, &working.sealed, &mut working.decoder, &mut working.scratch, plain)
+                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+            self.counts.frames.add(1);
+            self.counts.fetched.add(u64::from(frame.info.stored));
+            self.counts.decoded.add(u64::from(frame.info.plain));
+            Ok(())
+        })
+    }
+
+    fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
+        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
+            return Ok(key.clone());
+        }
+        let name = Name::Pack(id);
+        let mut first = Vec::new();
+        self.repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first)?;
+        let key = Arc::new(PackKey::open(&self.repo, &first).map_err(|e| e.context(name))?);
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
+        Ok(key)
+    }
+}
