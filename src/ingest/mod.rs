@@ -1,5 +1,282 @@
 //! Ingest: directories in, a snapshot out.
+//!
+//! ```text
+//! scanners ──┐                       ┌─ readers (small files, in batches) ─┐
+//!            planner ── tasks ───────┤                                     ├── messages ── assembler
+//! parent ────┘   └───── steps, in order of the walk ─────────────────────────────────────┘    │ frames, numbered
+//!                                     └─ readers (big files, in pieces) ──┘                  sealers (all cores)
+//!                                                                                             │ packs
+//!                                                                                            storer → segment → commit
+//! ```
+//!
+//! Memory is bounded by two budgets: bytes that readers hold, and steps that the planner is ahead.
 
-pub mod options;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::unbounded;
+
+use crate::chunk::codec::Encoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::assemble::{Assembled, Assembler};
+use crate::ingest::budget::Budget;
+use crate::ingest::chunks::Chunks;
+use crate::ingest::exclude::Rules;
+use crate::ingest::parent::ParentTree;
+use crate::ingest::plan::{Outlets, Planner, Walked};
+use crate::ingest::read::Reading;
+use crate::ingest::scan::Scanner;
+use crate::ingest::sink::{Sink, Stored, stopped};
+use crate::ingest::sources::Place;
+use crate::model::{Owners, Snapshot, SnapshotId, Timestamp};
+use crate::observe::Observer;
+use crate::repo::index::Index;
+use crate::repo::reader::ChunkReader;
+use crate::repo::tree::TreeReader;
+use crate::repo::{Repository, session, snapshots};
+use crate::sys::{process, users};
+
+mod assemble;
+mod budget;
+mod chunks;
+mod exclude;
+mod options;
+mod parent;
+mod plan;
+mod read;
+mod scan;
+mod sink;
+pub mod sources;
 
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
+
+/// Bytes that readers may hold.
+const READ_BUDGET: u64 = 24 << 20;
+/// Steps that the planner may be ahead, where there are descriptors enough.
+const LEAD: u64 = 4096;
+/// Threads that scan directories ahead.
+const SCANNERS: usize = 4;
+/// How often a writer whose session was fenced begins again.
+const FENCED_TRIES: u32 = 5;
+/// Decoded frames and pages of the parent's trees.
+const PARENT_MEMORY: u64 = 8 << 20;
+
+/// The time now.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+}
+
+/// Stores `sources` as a new snapshot. Setting `stop` ends it cleanly: no snapshot, and what was stored is found by
+/// the next ingest. An error of the repository is final; what cannot be read of the source is said to `observer`,
+/// counted, and left out.
+pub fn ingest(
+    repo: &Arc<Repository>,
+    sources: &[Source],
+    options: &IngestOptions,
+    stop: &Arc<AtomicBool>,
+    observer: &dyn Observer,
+) -> Result<IngestReport> {
+    let places = sources::places(sources)?;
+    let mut never = options.never.clone();
+    never.extend(std::iter::once(repo.storage().local_path()).flatten());
+    let rules = Rules::new(&options.exclude, &never)?;
+    process::raise_file_limit();
+    for _ in 0..FENCED_TRIES {
+        let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer };
+        if let Some(report) = attempt.run()? {
+            return Ok(report);
+        }
+    }
+    Err(Error::new(ErrorKind::Busy, "the session was fenced again and again: is something pruning this repository without end?"))
+}
+
+struct Attempt<'a> {
+    repo: &'a Arc<Repository>,
+    sources: &'a [Source],
+    places: &'a Place,
+    rules: &'a Rules,
+    options: &'a IngestOptions,
+    stop: &'a Arc<AtomicBool>,
+    observer: &'a dyn Observer,
+}
+
+impl Attempt<'_> {
+    /// One session. `None`: it was fenced, and nothing of what it believed may be kept (rule 5 of the protocol).
+    fn run(&self) -> Result<Option<IngestReport>> {
+        let start = now();
+        if self.options.dry_run {
+            return self.stored(SnapshotId([0; 32]), start).map(|(report, _)| Some(report));
+        }
+        let id = session::begin(self.repo, start)?;
+        match self.stored(id, start) {
+            Ok((report, fenced)) if !fenced => {
+                // A commit was read back; a snapshot that was skipped leaves a fence.
+                match report.committed {
+                    true => session::end(self.repo, id)?,
+                    false => session::abandon(self.repo, id, now())?,
+                }
+                Ok(Some(report))
+            }
+            Ok(_) => {
+                session::end(self.repo, id)?;
+                Ok(None)
+            }
+            Err(e) => {
+                // The storage may be what failed; then the session stays, and prune settles it.
+                let _ = session::abandon(self.repo, id, now());
+                Err(e)
+            }
+        }
+    }
+
+    /// Everything between the session's begin and its end; also says whether the id was fenced.
+    fn stored(&self, id: SnapshotId, start: Timestamp) -> Result<(IngestReport, bool)> {
+        let mut paths: Vec<Vec<u8>> = self.sources.iter().map(|s| s.stored.clone()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        // Snapshots first, then the index (rule 1 of every reader): what a snapshot names is in it.
+        let parent = parent::choose(self.repo, &paths, self.options)?;
+        let index = Arc::new(Index::load_for_writing(self.repo)?);
+        let parent_tree = match &parent {
+            Some(snapshot) => {
+                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_MEMORY)?);
+                Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_MEMORY)?), snapshot, self.options))
+            }
+            None => None,
+        };
+        let (walked, assembled, stored) = self.pipeline(id, &index, parent_tree, parent.as_ref())?;
+        let Some(root) = assembled.root else { return Err(stopped()) };
+        if walked.missing_sources == self.sources.len() {
+            return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
+        }
+        let mut statistics = walked.statistics;
+        let built = assembled.statistics;
+        statistics.files -= built.files;
+        statistics.errors += built.errors;
+        statistics.files_new = built.files_new;
+        statistics.files_changed = built.files_changed;
+        statistics.bytes_new = built.bytes_new;
+        statistics.bytes_stored = stored.bytes;
+        let snapshot = Snapshot {
+            id,
+            time: self.options.time.unwrap_or(start),
+            finished: now(),
+            host: self.options.host.clone(),
+            user: self.options.user.clone(),
+            paths,
+            tags: sorted(&self.options.tags),
+            parent: parent.as_ref().map(|p| p.id),
+            root,
+            scan: assembled.scan,
+            scan_start: start,
+            links: assembled.links,
+            owners: owners(&walked),
+            statistics,
+            program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
+        };
+        let same = parent.as_ref().is_some_and(|p| p.root == snapshot.root);
+        let skip = self.options.dry_run || self.options.skip_if_unchanged && same && statistics.errors == 0;
+        let committed = !skip && snapshots::commit(self.repo, &snapshot)?;
+        Ok((IngestReport { snapshot, committed, missing_sources: walked.missing_sources }, !skip && !committed))
+    }
+
+    /// All threads, from the walk to the last segment.
+    fn pipeline(
+        &self,
+        session: SnapshotId,
+        index: &Index,
+        parent_tree: Option<ParentTree>,
+        parent: Option<&Snapshot>,
+    ) -> Result<(Walked, Assembled, Stored)> {
+        let limit = process::file_limit();
+        let budget = Budget::new(READ_BUDGET);
+        let lead = Budget::new((limit.saturating_sub(64) / 2).clamp(8, LEAD));
+        let scanner = Scanner::new((limit / 16).clamp(2, 48) as usize);
+        let cutter = self.repo.cutter()?;
+        let keys = self.repo.keys();
+        let reading = Reading { keys, cutter: &cutter, budget: &budget, no_holes: self.options.no_holes };
+        let (steps_in, steps) = unbounded();
+        let (small_in, small) = unbounded();
+        let (big_in, big) = unbounded();
+        let (messages_in, messages) = unbounded();
+        let cores = thread::available_parallelism().map_or(2, |n| n.get());
+        // Frames that wait for a core, and packs that wait for the disk: few, since each holds memory.
+        let (jobs_in, jobs) = crossbeam_channel::bounded(cores * 2);
+        let (complete_in, complete) = crossbeam_channel::bounded(0);
+        thread::scope(|scope| {
+            (0..SCANNERS).for_each(|_| drop(scope.spawn(|| scanner.work())));
+            let mut workers = Vec::new();
+            for _ in 0..self.options.readers.clamp(1, 256) {
+                let (reading, tasks, out) = (&reading, small.clone(), messages_in.clone());
+                workers.push(scope.spawn(move || reading.read_small(&tasks, &out)));
+            }
+            for _ in 0..cores.clamp(2, 8) {
+                let (reading, tasks, out) = (&reading, big.clone(), messages_in.clone());
+                workers.push(scope.spawn(move || reading.read_big(&tasks, &out)));
+            }
+            for _ in 0..cores {
+                let (jobs, complete, compression) = (jobs.clone(), complete_in.clone(), self.options.compression);
+                workers.push(scope.spawn(move || sink::seal_frames(self.repo, Encoder::new(compression)?, &jobs, &complete)));
+            }
+            drop((messages_in, small, big, jobs));
+            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete));
+            let (budget, lead, messages) = (&budget, &lead, &messages);
+            let assembler = scope.spawn(move || {
+                let sink = Sink::new(self.repo, session, jobs_in, complete_in);
+                let chunks = Chunks::new(keys, index, (!self.options.dry_run).then_some(sink));
+                let result = Assembler::new(chunks, messages, budget, lead, self.observer).run(&steps);
+                budget.close();
+                lead.close();
+                result
+            });
+            let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
+            let planner =
+                Planner::new(self.options, self.rules, &scanner, index, parent_tree, self.observer, self.stop, outlets, lead);
+            let walked = planner.walk(self.places, parent.map(|p| &p.root));
+            scanner.close();
+            if walked.is_err() {
+                budget.close();
+            }
+            let assembled = join(assembler);
+            let workers: Vec<Result<()>> = workers.into_iter().map(join).collect();
+            let stored = join(storer);
+            // The first error that is not only the echo of another is the one to tell.
+            let errors = [walked.as_ref().err(), assembled.as_ref().err(), stored.as_ref().err()];
+            let echo = |e: &&Error| e.kind() == ErrorKind::Interrupted && !self.stop.load(Ordering::Relaxed);
+            let real = errors.into_iter().flatten().chain(workers.iter().filter_map(|r| r.as_ref().err())).any(|e| !echo(&e));
+            if !real {
+                return Ok((walked?, assembled?, stored?));
+            }
+            Err(first_real([walked.err(), assembled.err(), stored.err()], workers))
+        })
+    }
+}
+
+fn first_real(stages: [Option<Error>; 3], workers: Vec<Result<()>>) -> Error {
+    let mut errors: Vec<Error> = stages.into_iter().flatten().chain(workers.into_iter().filter_map(Result::err)).collect();
+    let at = errors.iter().position(|e| e.kind() != ErrorKind::Interrupted).unwrap_or(0);
+    if errors.is_empty() { stopped() } else { errors.swap_remove(at) }
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread of the ingest panicked: this is a defect of yester")))
+}
+
+fn sorted(tags: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut tags = tags.to_vec();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
+}
+
+fn owners(walked: &Walked) -> Owners {
+    Owners {
+        users: walked.uids.iter().filter_map(|id| Some((*id, users::user_name(*id)?))).collect(),
+        groups: walked.gids.iter().filter_map(|id| Some((*id, users::group_name(*id)?))).collect(),
+    }
+}

@@ -225,6 +225,10 @@ impl Storage for DirectoryStorage {
         4
     }
 
+    fn local_path(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
     fn describe(&self) -> String {
         crate::model::escape(bytes(&self.path))
     }

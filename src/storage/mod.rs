@@ -179,6 +179,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// How many calls are worth having under way at once.
     fn concurrency(&self) -> usize;
 
+    /// The local directory that holds the objects, if one does: an ingest never goes in there.
+    fn local_path(&self) -> Option<std::path::PathBuf> {
+        None
+    }
+
     /// The place, for people.
     fn describe(&self) -> String;
 }

@@ -95,6 +95,10 @@ impl Storage for RecordingStorage {
         self.inner.concurrency()
     }
 
+    fn local_path(&self) -> Option<std::path::PathBuf> {
+        self.inner.local_path()
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -330,6 +330,31 @@ pub fn next_data(fd: impl AsFd, from: u64) -> io::Result<Option<(u64, u64)>> {
     Ok(Some((start, fs::seek(&fd, fs::SeekFrom::Hole(start))?)))
 }
 
+/// Reads up to `len` bytes from `offset` on and appends them to `out`, without clearing memory first. Returns how many
+/// there were: fewer than `len` only at the end of the file.
+pub fn read_up_to(fd: impl AsFd, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<usize> {
+    let start = out.len();
+    out.reserve(len);
+    while out.len() - start < len {
+        let done = out.len() - start;
+        let spare = &mut out.spare_capacity_mut()[..len - done];
+        let read = match rustix::io::pread(&fd, spare, offset + done as u64) {
+            Ok((init, _)) => init.len(),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        if read == 0 {
+            break;
+        }
+        // SAFETY: `pread` initialized this many bytes of the spare capacity.
+        #[allow(unsafe_code)]
+        unsafe {
+            out.set_len(start + done + read);
+        }
+    }
+    Ok(out.len() - start)
+}
+
 /// Tells the kernel that a file is read from start to end.
 pub fn advise_sequential(fd: impl AsFd) {
     // Advice: a file system that does not take it is read all the same.
@@ -360,4 +385,9 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
     })
+}
+
+/// A device's number as `st_dev` has it.
+pub fn device_number(device: (u32, u32)) -> u64 {
+    fs::makedev(device.0, device.1)
 }

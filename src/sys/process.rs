@@ -47,6 +47,11 @@ pub fn raise_file_limit() {
     let _ = process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// How many files this process may have open.
+pub fn file_limit() -> u64 {
+    process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Detaches from the terminal: a new session.
 pub fn detach() -> io::Result<()> {
     process::setsid().map(|_| ()).map_err(Into::into)

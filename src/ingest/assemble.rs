@@ -1,0 +1,409 @@
+//! The assembler: takes the planner's steps in order, waits for what the readers have read, and builds the trees.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use crossbeam_channel::Receiver;
+
+use crate::error::{Error, Result};
+use crate::format::page::{self, LinkEntry, PageKind, ScanRecord};
+use crate::ingest::budget::Budget;
+use crate::ingest::chunks::Chunks;
+use crate::ingest::plan::{self, Begun, Step, Wanted};
+use crate::ingest::read::{Cut, INLINE, Message, Part, ReadFile, SmallFile};
+use crate::ingest::sink::stopped;
+use crate::model::{Content, Directory, Item, Kind, LinkGroup, Node, Root, Statistics, Xattrs};
+use crate::observe::{Event, Observer};
+use crate::repo::tree_writer::{PageSink, TreeWriter};
+
+/// A recipe of up to this many items stands in the node; a longer one has pages of its own, so that a directory of
+/// big files stays quick to read.
+const INLINE_ITEMS: usize = 12;
+/// Attributes up to this many bytes stand in the node.
+const INLINE_XATTRS: usize = 1 << 10;
+/// Scan records of one page, at most.
+const SCAN_RECORDS: u64 = 2048;
+
+/// What came out.
+#[derive(Debug)]
+pub struct Assembled {
+    /// The node of `/`; `None` when the walk was cut short.
+    pub root: Option<Node>,
+    /// The scan records.
+    pub scan: Option<Root>,
+    /// The hard link groups.
+    pub links: Option<Root>,
+    /// New and changed files, errors and files lost to them, new bytes.
+    pub statistics: Statistics,
+}
+
+/// A directory under construction.
+struct Building {
+    begun: Box<Begun>,
+    writer: TreeWriter,
+    directory: Directory,
+}
+
+/// A file that is ready, or becomes so.
+enum Arrived {
+    Whole(io::Result<ReadFile>, Content),
+    Parts(VecDeque<Part>),
+}
+
+struct Group {
+    kind: Kind,
+    xattrs: Xattrs,
+    entry: LinkEntry,
+}
+
+/// Builds one snapshot's trees.
+pub struct Assembler<'a> {
+    chunks: Chunks<'a>,
+    messages: &'a Receiver<Message>,
+    budget: &'a Budget,
+    lead: &'a Budget,
+    observer: &'a dyn Observer,
+    arrived: HashMap<u64, Arrived>,
+    stack: Vec<Building>,
+    path: Vec<u8>,
+    root: Option<Node>,
+    scan: TreeWriter,
+    last_record: ScanRecord,
+    groups: HashMap<LinkGroup, Group>,
+    position: u64,
+    statistics: Statistics,
+    bytes_done: u64,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Assembler<'a> {
+    /// An assembler that hands new chunks to `chunks`.
+    pub fn new(
+        chunks: Chunks<'a>,
+        messages: &'a Receiver<Message>,
+        budget: &'a Budget,
+        lead: &'a Budget,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        Assembler {
+            chunks,
+            messages,
+            budget,
+            lead,
+            observer,
+            arrived: HashMap::new(),
+            stack: Vec::new(),
+            path: Vec::new(),
+            root: None,
+            scan: TreeWriter::new(PageKind::Scan),
+            last_record: ScanRecord::default(),
+            groups: HashMap::new(),
+            position: 0,
+            statistics: Statistics::default(),
+            bytes_done: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Works until the steps end. What was read before an interruption is stored all the same: the next ingest finds it.
+    pub fn run(mut self, steps: &Receiver<Vec<Step>>) -> Result<Assembled> {
+        for steps in steps {
+            let count = steps.len() as u64;
+            for step in steps {
+                match self.step(step) {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == crate::ErrorKind::Interrupted => return self.finish(true),
+                    Err(e) => return Err(e),
+                }
+            }
+            self.lead.give(count);
+            let (entries, bytes) = (self.position, self.bytes_done);
+            self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0 });
+        }
+        self.finish(false)
+    }
+
+    fn finish(mut self, interrupted: bool) -> Result<Assembled> {
+        let root = if interrupted { None } else { self.root.take() };
+        let mut roots = (None, None);
+        if root.is_some() {
+            roots.0 = self.scan.finish(&mut self.chunks)?;
+            roots.1 = write_links(&self.groups, &mut self.chunks)?;
+        }
+        self.statistics.bytes_new = self.chunks.finish()?;
+        Ok(Assembled { root, scan: roots.0, links: roots.1, statistics: self.statistics })
+    }
+
+    fn step(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Enter(begun) => {
+                self.record(begun.record)?;
+                if !begun.node.name.is_empty() {
+                    self.path.push(b'/');
+                    self.path.extend_from_slice(&begun.node.name);
+                }
+                self.stack.push(Building {
+                    begun,
+                    writer: TreeWriter::new(PageKind::Directory),
+                    directory: Directory::default(),
+                });
+                Ok(())
+            }
+            Step::Leave => self.leave(),
+            Step::Leaf(begun, wanted) => self.leaf(begun, wanted),
+        }
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let Some(mut done) = self.stack.pop() else { return Err(Error::corrupt("a directory ends that never began")) };
+        done.directory.root = done.writer.finish(&mut self.chunks)?;
+        let mut node = done.begun.node;
+        node.kind = Kind::Directory(done.directory);
+        node.meta.xattrs = self.keep_xattrs(&done.begun.xattrs)?;
+        self.path.truncate(self.path.len().saturating_sub(node.name.len() + 1));
+        match self.stack.is_empty() {
+            true => self.root = Some(node),
+            false => self.add(&node)?,
+        }
+        Ok(())
+    }
+
+    /// Adds a finished node to the directory on top of the stack.
+    fn add(&mut self, node: &Node) -> Result<()> {
+        let Some(top) = self.stack.last_mut() else { return Ok(()) };
+        self.scratch.clear();
+        crate::format::node::encode(node, &mut self.scratch);
+        top.directory.entries += 1;
+        top.directory.descendants += node.weight();
+        top.directory.subdirs += u64::from(node.directory().is_some());
+        top.writer.push(&self.scratch, node.weight(), &node.name, || page::key_hash(&node.name), &mut self.chunks)
+    }
+
+    /// Takes the next preorder position for a node with this record.
+    fn record(&mut self, record: ScanRecord) -> Result<()> {
+        if self.scan.at_page_start() {
+            self.last_record = ScanRecord::default();
+        }
+        let last = self.last_record;
+        let hash = || {
+            let mut key = [0; 16];
+            key[..8].copy_from_slice(&record.inode.to_le_bytes());
+            key[8..].copy_from_slice(&record.ctime.secs.to_le_bytes());
+            page::key_hash(&key)
+        };
+        self.scan.push_with(|out| page::put_scan(&record, &last, out), hash, SCAN_RECORDS, &mut self.chunks)?;
+        self.last_record = record;
+        self.position += 1;
+        Ok(())
+    }
+
+    fn keep_xattrs(&mut self, list: &[(Vec<u8>, Vec<u8>)]) -> Result<Xattrs> {
+        if list.is_empty() {
+            return Ok(Xattrs::None);
+        }
+        let size: usize = list.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        if size <= INLINE_XATTRS {
+            return Ok(Xattrs::Inline(list.to_vec()));
+        }
+        let mut bytes = Vec::with_capacity(size + 8);
+        crate::format::node::encode_xattrs(list, &mut bytes);
+        Ok(Xattrs::Stored(self.chunks.page(&bytes)?))
+    }
+
+    fn leaf(&mut self, begun: Box<Begun>, wanted: Wanted) -> Result<()> {
+        let Begun { mut node, xattrs, mut record } = *begun;
+        match wanted {
+            Wanted::Parent => {}
+            Wanted::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
+            Wanted::Link => match node.link.and_then(|group| self.groups.get(&group)) {
+                Some(group) => (node.kind, node.meta.xattrs) = (group.kind.clone(), group.xattrs.clone()),
+                None => return self.lose(&node, "another name of the same file could not be read"),
+            },
+            Wanted::Read { slot, known } => {
+                let (file, content) = self.await_file(slot)?;
+                match file {
+                    Err(e) => return self.lose(&node, &format!("it cannot be read: {e}")),
+                    Ok(file) => {
+                        self.note_read(&mut node, &mut record, &file, content.size(), known);
+                        node.meta.xattrs = self.keep_xattrs(&file.xattrs)?;
+                        node.kind = Kind::File(content);
+                    }
+                }
+            }
+        }
+        self.bytes_done += node.size();
+        self.join(&node);
+        self.record(record)?;
+        self.add(&node)
+    }
+
+    /// Takes metadata and counts over from a file that was read.
+    fn note_read(&mut self, node: &mut Node, record: &mut ScanRecord, file: &ReadFile, size: u64, known: bool) {
+        let walked = node.meta.mtime;
+        node.meta = plan::metadata(&file.stat);
+        *record = plan::record(&file.stat);
+        node.changed = file.changed || file.stat.size != size;
+        if node.changed {
+            // Read it again next time, whatever its times say.
+            *record = ScanRecord::default();
+            node.meta.mtime = walked.max(file.stat.mtime);
+            self.statistics.errors += 1;
+            let path = self.path_of(node);
+            self.observer.event(&Event::Warning { subject: &path, message: "it changed while it was read, at every try" });
+        }
+        match known {
+            true => self.statistics.files_changed += 1,
+            false => self.statistics.files_new += 1,
+        }
+    }
+
+    fn join(&mut self, node: &Node) {
+        let Some(group) = node.link else { return };
+        let first = self.position;
+        let entry = LinkEntry { group, first, count: 0 };
+        let known = self.groups.entry(group).or_insert_with(|| Group {
+            kind: node.kind.clone(),
+            xattrs: node.meta.xattrs.clone(),
+            entry,
+        });
+        known.entry.count = known.entry.count.saturating_add(1);
+    }
+
+    fn path_of(&self, node: &Node) -> Vec<u8> {
+        [&self.path[..], b"/", &node.name].concat()
+    }
+
+    /// An entry that cannot be stored: said, counted, left out.
+    fn lose(&mut self, node: &Node, message: &str) -> Result<()> {
+        self.statistics.errors += 1;
+        self.statistics.files += 1;
+        let path = self.path_of(node);
+        self.observer.event(&Event::Warning { subject: &path, message });
+        Ok(())
+    }
+
+    /// Waits for the file of `slot` and stores its chunks.
+    fn await_file(&mut self, slot: u64) -> Result<(io::Result<ReadFile>, Content)> {
+        self.budget.advance(slot);
+        let mut recipe = Recipe::default();
+        loop {
+            match self.arrived.get_mut(&slot) {
+                Some(Arrived::Whole(..)) => {
+                    if let Some(Arrived::Whole(file, content)) = self.arrived.remove(&slot) {
+                        return Ok((file, content));
+                    }
+                }
+                Some(Arrived::Parts(parts)) => {
+                    if let Some(part) = parts.pop_front() {
+                        if let Some(file) = self.part(part, &mut recipe)? {
+                            self.arrived.remove(&slot);
+                            self.chunks.end_big()?;
+                            return Ok((file, recipe.finish(&mut self.chunks)?));
+                        }
+                        continue;
+                    }
+                }
+                None => {}
+            }
+            let message = self.messages.recv().map_err(|_| stopped())?;
+            self.receive(message)?;
+        }
+    }
+
+    fn part(&mut self, part: Part, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
+        match part {
+            Part::Again => *recipe = Recipe::default(),
+            Part::Hole(len) => recipe.push(Item::Hole { len }, &mut self.chunks)?,
+            Part::Data { bytes, cuts, held } => {
+                for Cut { id, start, len } in cuts {
+                    self.chunks.big(&id, &bytes[start as usize..(start + len) as usize])?;
+                    recipe.push(Item::Chunk { id, len }, &mut self.chunks)?;
+                }
+                self.budget.give(held);
+            }
+            Part::End(file) => return Ok(Some(*file)),
+        }
+        Ok(None)
+    }
+
+    fn receive(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Piece { slot, part } => match self.arrived.entry(slot).or_insert_with(|| Arrived::Parts(VecDeque::new())) {
+                Arrived::Parts(parts) => parts.push_back(part),
+                Arrived::Whole(..) => return Err(Error::corrupt("a file was read in two ways")),
+            },
+            Message::Batch { bytes, files, held } => {
+                let mut all = Vec::with_capacity(files.len());
+                for SmallFile { slot, range, cuts, file } in files {
+                    let content = match range.len() as u64 <= INLINE {
+                        true => Content::Inline(bytes[range].to_vec()),
+                        false => Content::Items(cuts.iter().map(|c| Item::Chunk { id: c.id, len: c.len }).collect()),
+                    };
+                    all.extend(cuts);
+                    self.arrived.insert(slot, Arrived::Whole(file, content));
+                }
+                // Its chunks are stored as they come; which slot they belong to no longer matters.
+                self.chunks.batch(bytes, &all)?;
+                self.budget.give(held);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A recipe that grows.
+#[derive(Default)]
+struct Recipe {
+    items: Vec<Item>,
+    writer: Option<TreeWriter>,
+    size: u64,
+    data: u64,
+}
+
+impl Recipe {
+    fn push(&mut self, item: Item, sink: &mut dyn PageSink) -> Result<()> {
+        self.size += item.len();
+        self.data += if matches!(item, Item::Chunk { .. }) { item.len() } else { 0 };
+        if self.writer.is_none() {
+            self.items.push(item);
+            if self.items.len() <= INLINE_ITEMS {
+                return Ok(());
+            }
+        }
+        let writer = self.writer.get_or_insert_with(|| TreeWriter::new(PageKind::Recipe));
+        let waiting = if self.items.is_empty() { vec![item] } else { std::mem::take(&mut self.items) };
+        let mut bytes = Vec::with_capacity(40);
+        for item in waiting {
+            bytes.clear();
+            page::put_item(&item, &mut bytes);
+            let hash = || match item {
+                Item::Chunk { id, .. } => u64::from(id.0[0]),
+                Item::Hole { .. } => 1,
+            };
+            writer.push(&bytes, item.len(), b"", hash, sink)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, sink: &mut dyn PageSink) -> Result<Content> {
+        let Some(writer) = self.writer else { return Ok(Content::Items(self.items)) };
+        match writer.finish(sink)? {
+            Some(root) => Ok(Content::Tree { root, size: self.size, data: self.data }),
+            None => Ok(Content::Items(Vec::new())),
+        }
+    }
+}
+
+/// Writes the table of hard link groups, sorted.
+fn write_links(groups: &HashMap<LinkGroup, Group>, sink: &mut dyn PageSink) -> Result<Option<Root>> {
+    let mut entries: Vec<LinkEntry> = groups.values().map(|g| g.entry).collect();
+    entries.sort_unstable_by_key(|e| e.group);
+    let mut writer = TreeWriter::new(PageKind::Links);
+    let mut bytes = Vec::new();
+    for entry in entries {
+        bytes.clear();
+        page::put_link(&entry, &mut bytes);
+        writer.push(&bytes, 0, &entry.group.0, || u64::from(entry.group.0[0]), sink)?;
+    }
+    writer.finish(sink)
+}

@@ -1,0 +1,105 @@
+//! What an ingest leaves out.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::error::{Error, Result};
+use crate::ingest::options::Exclude;
+use crate::ingest::scan::Scanned;
+use crate::sys::{FileKind, Stat};
+
+/// What a cache directory's tag begins with (bford.info/cachedir).
+const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// The rules of one ingest, ready to be asked.
+#[derive(Debug)]
+pub struct Rules {
+    patterns: GlobSet,
+    /// File name and the text it must begin with.
+    markers: Vec<(Vec<u8>, Vec<u8>)>,
+    caches: bool,
+    larger_than: Option<u64>,
+    /// Directories that are never entered: device and inode.
+    never: HashSet<(u64, u64)>,
+}
+
+/// What the content of a directory says about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marked {
+    /// Nothing.
+    No,
+    /// It is left out but for the entry of this name.
+    AllBut(&'static [u8]),
+    /// Its content is left out.
+    All,
+}
+
+impl Rules {
+    /// Compiles the options; a malformed pattern is a usage error that names it.
+    pub fn new(options: &Exclude, never: &[PathBuf]) -> Result<Self> {
+        let mut patterns = GlobSetBuilder::new();
+        let sensitive = options.patterns.iter().map(|p| (p, false));
+        for (pattern, ignore_case) in sensitive.chain(options.patterns_ignore_case.iter().map(|p| (p, true))) {
+            let bad = |e: globset::Error| Error::invalid(format!("the pattern {pattern:?} cannot be used: {}", e.kind()));
+            let glob = GlobBuilder::new(&anchored(pattern)).literal_separator(true).case_insensitive(ignore_case).build();
+            patterns.add(glob.map_err(bad)?);
+        }
+        let marker = |text: &String| match text.split_once(':') {
+            Some((name, header)) => (name.as_bytes().to_vec(), header.as_bytes().to_vec()),
+            None => (text.as_bytes().to_vec(), Vec::new()),
+        };
+        Ok(Rules {
+            patterns: patterns.build().map_err(|e| Error::invalid(format!("the patterns cannot be used: {}", e.kind())))?,
+            markers: options.if_present.iter().map(marker).collect(),
+            caches: options.caches,
+            larger_than: options.larger_than,
+            never: never.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| (m.dev(), m.ino())).collect(),
+        })
+    }
+
+    /// Whether the entry at the absolute `path` is left out.
+    pub fn excludes(&self, path: &[u8], stat: &Stat) -> bool {
+        let too_large = stat.kind == FileKind::File && self.larger_than.is_some_and(|limit| stat.size > limit);
+        too_large || !self.patterns.is_empty() && self.patterns.is_match(Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// Whether a directory is one that is never entered.
+    pub fn never_enters(&self, stat: &Stat) -> bool {
+        let device = crate::sys::dir::device_number(stat.device);
+        self.never.contains(&(device, stat.inode))
+    }
+
+    /// What the files in a directory say about it.
+    pub fn marked(&self, scanned: &Scanned) -> Marked {
+        let begins = |name: &[u8], header: &[u8]| {
+            let there = (0..scanned.listing.len()).any(|at| scanned.listing.name(at) == name);
+            there && (header.is_empty() || begins_with(scanned, name, header))
+        };
+        if self.caches && begins(b"CACHEDIR.TAG", CACHEDIR_TAG) {
+            return Marked::AllBut(b"CACHEDIR.TAG");
+        }
+        if self.markers.iter().any(|(name, header)| begins(name, header)) { Marked::All } else { Marked::No }
+    }
+}
+
+fn begins_with(scanned: &Scanned, name: &[u8], header: &[u8]) -> bool {
+    let mut first = Vec::new();
+    let file = scanned.dir.open_file(name);
+    file.and_then(|f| f.take(header.len() as u64).read_to_end(&mut first)).is_ok_and(|_| first == header)
+}
+
+/// A pattern without a slash is about names anywhere; one that begins with a slash about absolute paths; any other
+/// about ends of paths. What lies below a match is never looked at.
+fn anchored(pattern: &str) -> String {
+    let pattern = if pattern.len() > 1 { pattern.strip_suffix('/').unwrap_or(pattern) } else { pattern };
+    match pattern.starts_with('/') {
+        true => pattern.to_owned(),
+        false => format!("/**/{pattern}"),
+    }
+}

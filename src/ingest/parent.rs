@@ -1,0 +1,140 @@
+//! The parent snapshot: choosing it, and walking its tree in step with the source.
+
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::page::ScanRecord;
+use crate::ingest::options::{IngestOptions, Parent};
+use crate::model::{Directory, Node, Root, Snapshot, Timestamp};
+use crate::repo::Repository;
+use crate::repo::snapshots;
+use crate::repo::tree::{Entry, TreeReader};
+use crate::sys::Stat;
+
+/// The parent of an ingest of `paths`: the newest of the series, else the newest of the host that covers one of them.
+pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> Result<Option<Snapshot>> {
+    let of_host = |s: &Snapshot| s.host == options.host;
+    match options.parent {
+        Parent::None => Ok(None),
+        Parent::Id(id) => match snapshots::load(repo, id)? {
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => Err(Error::new(ErrorKind::NotFound, format!("{} is no snapshot but a fence", id.short()))),
+        },
+        Parent::Auto => {
+            // A damaged snapshot is no reason not to take a new one.
+            let (all, _) = snapshots::list_with_damage(repo)?;
+            let series = all.iter().rposition(|s| of_host(s) && s.paths == paths);
+            let at = series.or_else(|| all.iter().rposition(|s| of_host(s) && paths.iter().any(|p| covers(s, p))));
+            Ok(at.and_then(|at| all.into_iter().nth(at)))
+        }
+    }
+}
+
+fn covers(snapshot: &Snapshot, path: &[u8]) -> bool {
+    snapshot.paths.iter().any(|given| match path.strip_prefix(given.as_slice()) {
+        Some(rest) => rest.is_empty() || given.ends_with(b"/") || rest.starts_with(b"/"),
+        None => false,
+    })
+}
+
+/// A parent snapshot that is walked in step with the source.
+#[derive(Debug)]
+pub struct ParentTree {
+    trees: Arc<TreeReader>,
+    scan: Option<Root>,
+    scan_start: Timestamp,
+    page: Option<(u64, Arc<Vec<ScanRecord>>)>,
+    ignore_inode: bool,
+    ignore_ctime: bool,
+}
+
+/// A directory of the parent, and where its walk is.
+#[derive(Debug, Clone)]
+pub struct ParentDir {
+    directory: Directory,
+    position: u64,
+    next: Option<Entry>,
+}
+
+/// An entry of the parent with its preorder position.
+#[derive(Debug, Clone)]
+pub struct ParentEntry {
+    entry: Entry,
+    /// Its preorder position in the parent snapshot.
+    pub position: u64,
+}
+
+impl ParentEntry {
+    /// The parent's node.
+    pub fn node(&self) -> &Node {
+        self.entry.node()
+    }
+}
+
+impl ParentTree {
+    /// The tree of `snapshot`.
+    pub fn new(trees: Arc<TreeReader>, snapshot: &Snapshot, options: &IngestOptions) -> Self {
+        ParentTree {
+            trees,
+            scan: snapshot.scan,
+            scan_start: snapshot.scan_start,
+            page: None,
+            ignore_inode: options.ignore_inode,
+            ignore_ctime: options.ignore_ctime,
+        }
+    }
+
+    /// A directory of the parent, from its node and position.
+    pub fn directory(&self, node: &Node, position: u64) -> Option<ParentDir> {
+        let directory = *node.directory()?;
+        // A parent that cannot be read costs a re-read, never the ingest.
+        let next = self.trees.entry_number(&directory, 0).ok().flatten();
+        Some(ParentDir { directory, position, next })
+    }
+
+    /// The entry of `dir` called `name`, when names are asked for in ascending order.
+    pub fn entry(&self, dir: &mut ParentDir, name: &[u8]) -> Option<ParentEntry> {
+        while let Some(entry) = &dir.next {
+            match entry.node().name.as_slice().cmp(name) {
+                std::cmp::Ordering::Less => dir.next = self.trees.next(&dir.directory, entry).ok().flatten(),
+                std::cmp::Ordering::Equal => {
+                    return Some(ParentEntry { position: dir.position + entry.offset, entry: entry.clone() });
+                }
+                std::cmp::Ordering::Greater => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether `stat` shows the file that the parent has, unchanged since it was read: same size and times and inode,
+    /// both times at least two seconds older than the parent's scan (a file may change twice within one tick of its
+    /// file system's clock), and not flagged.
+    pub fn is_unchanged(&mut self, entry: &ParentEntry, stat: &Stat) -> bool {
+        let node = entry.node();
+        let is_file = matches!(node.kind, crate::model::Kind::File(_));
+        if !is_file || node.changed || node.size() != stat.size || node.meta.mtime != stat.mtime {
+            return false;
+        }
+        let settled = |time: Timestamp| time.secs.saturating_add(2) <= self.scan_start.secs;
+        if !settled(stat.mtime) || !self.ignore_ctime && !settled(stat.ctime) {
+            return false;
+        }
+        match self.record(entry.position) {
+            Some(record) => {
+                (self.ignore_inode || record.inode == stat.inode) && (self.ignore_ctime || record.ctime == stat.ctime)
+            }
+            None => self.ignore_inode && self.ignore_ctime,
+        }
+    }
+
+    fn record(&mut self, position: u64) -> Option<ScanRecord> {
+        let within = |(first, records): &(u64, Arc<Vec<ScanRecord>>)| {
+            position.checked_sub(*first).and_then(|at| records.get(at as usize)).copied()
+        };
+        if let Some(record) = self.page.as_ref().and_then(within) {
+            return Some(record);
+        }
+        self.page = self.trees.scan_page(self.scan.as_ref()?, position).ok();
+        self.page.as_ref().and_then(within)
+    }
+}

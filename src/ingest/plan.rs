@@ -1,0 +1,655 @@
+//! The planner: walks the source in order, in step with the parent, and says what is to be done.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::Sender;
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::format::pack::PackKind;
+use crate::format::page::ScanRecord;
+use crate::ingest::budget::Budget;
+use crate::ingest::exclude::{Marked, Rules};
+use crate::ingest::options::IngestOptions;
+use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
+use crate::ingest::read::{BATCH, SMALL, Task};
+use crate::ingest::scan::{Cell, Scanned, Scanner};
+use crate::ingest::sink::stopped;
+use crate::ingest::sources::{self, Place};
+use crate::model::{Content, Directory, Item, Kind, LinkGroup, Metadata, Node, Statistics, Xattrs, escape};
+use crate::observe::{Event, Observer};
+use crate::repo::index::Index;
+use crate::sys::{Dir, FileKind, Stat, xattr};
+
+/// One step of the walk, for the assembler.
+#[derive(Debug)]
+pub enum Step {
+    /// A directory begins.
+    Enter(Box<Begun>),
+    /// An entry that is no directory.
+    Leaf(Box<Begun>, Wanted),
+    /// The directory that began last ends.
+    Leave,
+}
+
+/// A node before its content is known.
+#[derive(Debug)]
+pub struct Begun {
+    /// The node; its content is empty until the assembler fills it in.
+    pub node: Node,
+    /// Its attributes, where the walk has read them.
+    pub xattrs: xattr::List,
+    /// What change detection will want to know.
+    pub record: ScanRecord,
+}
+
+/// Where a leaf's content comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is in the node.
+    Nothing,
+    /// It is taken over from the parent, and already in the node.
+    Parent,
+    /// It is read: this slot.
+    Read {
+        /// The slot.
+        slot: u64,
+        /// The parent has a file of this name.
+        known: bool,
+    },
+    /// It is the same file as an earlier link of its group.
+    Link,
+}
+
+/// How many files a batch may have and how many directories its files may be in (each is an open descriptor).
+const BATCH_FILES: usize = 512;
+const BATCH_DIRECTORIES: usize = 16;
+/// Steps that travel together.
+const STEPS: usize = 128;
+/// Subdirectories that are announced before they are needed.
+const WINDOW: usize = 24;
+
+/// Where the planner's words go.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Steps, in order.
+    pub steps: Sender<Vec<Step>>,
+    /// Batches of small files.
+    pub small: Sender<Vec<Task>>,
+    /// Big files.
+    pub big: Sender<Task>,
+}
+
+/// What the walk counted.
+#[derive(Debug, Default)]
+pub struct Walked {
+    /// Files, directories, others, unchanged files, errors.
+    pub statistics: Statistics,
+    /// Given paths that are not there.
+    pub missing_sources: usize,
+    /// Users and groups that own something.
+    pub uids: std::collections::BTreeSet<u32>,
+    /// The same for groups.
+    pub gids: std::collections::BTreeSet<u32>,
+}
+
+/// A directory that is being walked.
+struct Level<'a> {
+    place: Option<&'a Place>,
+    scanned: Option<Scanned>,
+    /// Names of `place` that are not in the listing come between its names.
+    extra: std::iter::Peekable<std::vec::IntoIter<&'a [u8]>>,
+    at: usize,
+    parent: Option<ParentDir>,
+    announced: std::collections::VecDeque<(usize, Arc<Cell>)>,
+    announce_from: usize,
+    marked: Marked,
+    path_len: usize,
+    device: (u32, u32),
+}
+
+/// The walk.
+pub struct Planner<'a> {
+    options: &'a IngestOptions,
+    rules: &'a Rules,
+    scanner: &'a Scanner,
+    index: &'a Index,
+    parent: Option<ParentTree>,
+    observer: &'a dyn Observer,
+    stop: &'a AtomicBool,
+    outlets: Outlets,
+    lead: &'a Budget,
+    path: Vec<u8>,
+    steps: Vec<Step>,
+    batch: Vec<Task>,
+    batch_bytes: u64,
+    batch_dirs: usize,
+    slots: u64,
+    links: HashMap<(u64, u64), LinkGroup>,
+    walked: Walked,
+}
+
+impl<'a> Planner<'a> {
+    /// A planner for one ingest.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        options: &'a IngestOptions,
+        rules: &'a Rules,
+        scanner: &'a Scanner,
+        index: &'a Index,
+        parent: Option<ParentTree>,
+        observer: &'a dyn Observer,
+        stop: &'a AtomicBool,
+        outlets: Outlets,
+        lead: &'a Budget,
+    ) -> Self {
+        Planner {
+            options,
+            rules,
+            scanner,
+            index,
+            parent,
+            observer,
+            stop,
+            outlets,
+            lead,
+            path: Vec::new(),
+            steps: Vec::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            batch_dirs: 0,
+            slots: 0,
+            links: HashMap::new(),
+            walked: Walked::default(),
+        }
+    }
+
+    /// Walks everything. `root` is the tree of given paths, `parent_root` the parent's node of `/`.
+    pub fn walk(mut self, root: &'a Place, parent_root: Option<&Node>) -> Result<Walked> {
+        let parent = parent_root.and_then(|node| self.parent.as_ref()?.directory(node, 0));
+        let mut stack: Vec<Level<'a>> = Vec::new();
+        self.enter_place(&mut stack, root, b"", None, parent)?;
+        while let Some(level) = stack.last_mut() {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
+            self.path.truncate(level.path_len);
+            match next_name(level) {
+                None => {
+                    stack.pop();
+                    self.step(Step::Leave)?;
+                }
+                Some(Next::Placed(name)) => {
+                    let place = level.place.and_then(|p| p.below.get(name));
+                    let entry = self.parent_entry(level, name);
+                    if let Some(place) = place {
+                        let parent = self.parent_dir(&entry);
+                        self.enter_place(&mut stack, place, name, entry, parent)?;
+                    }
+                }
+                Some(Next::Listed(at)) => self.listed(&mut stack, at)?,
+            }
+        }
+        self.flush_batch()?;
+        self.send_steps()?;
+        Ok(self.walked)
+    }
+
+    fn parent_entry(&self, level: &mut Level<'_>, name: &[u8]) -> Option<ParentEntry> {
+        self.parent.as_ref()?.entry(level.parent.as_mut()?, name)
+    }
+
+    fn parent_dir(&self, entry: &Option<ParentEntry>) -> Option<ParentDir> {
+        let entry = entry.as_ref()?;
+        self.parent.as_ref()?.directory(entry.node(), entry.position)
+    }
+
+    fn step(&mut self, step: Step) -> Result<()> {
+        self.steps.push(step);
+        if self.steps.len() >= STEPS {
+            self.send_steps()?;
+        }
+        Ok(())
+    }
+
+    /// The only place where the planner waits for the assembler. Every task that a step needs is on its way by then:
+    /// nothing can wait in a circle.
+    fn send_steps(&mut self) -> Result<()> {
+        let steps = std::mem::replace(&mut self.steps, Vec::with_capacity(STEPS));
+        let count = steps.len() as u64;
+        self.outlets.steps.send(steps).map_err(|_| stopped())?;
+        if self.lead.is_short_of(count) {
+            self.flush_batch()?;
+        }
+        if self.lead.take(u64::MAX, count) { Ok(()) } else { Err(stopped()) }
+    }
+
+    fn warn(&mut self, path: &[u8], message: &str) {
+        self.walked.statistics.errors += 1;
+        self.observer.event(&Event::Warning { subject: path, message });
+    }
+
+    /// Enters a place of the tree of given paths: a given path itself, or one that only leads to others.
+    fn enter_place(
+        &mut self,
+        stack: &mut Vec<Level<'a>>,
+        place: &'a Place,
+        name: &[u8],
+        entry: Option<ParentEntry>,
+        parent: Option<ParentDir>,
+    ) -> Result<()> {
+        if !name.is_empty() {
+            self.path.push(b'/');
+            self.path.extend_from_slice(name);
+        }
+        let Some(source) = &place.source else {
+            return self.enter_lead(stack, place, name, parent);
+        };
+        let opened = open_given(source);
+        match opened {
+            Err(e) => {
+                self.walked.missing_sources += 1;
+                let text = format!("it cannot be ingested: {e}");
+                self.warn(std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str()), &text);
+                match name.is_empty() || !place.below.is_empty() {
+                    true => self.enter_lead(stack, place, name, parent),
+                    false => Ok(()),
+                }
+            }
+            Ok(Given::Directory(scanned)) => self.enter(stack, Some(place), scanned, name, parent),
+            Ok(Given::Other(dir, own_name, stat)) => self.leaf(&dir, &own_name, name, stat, entry),
+        }
+    }
+
+    /// A directory that was not given: it leads to what was, with its live metadata where there is one.
+    fn enter_lead(&mut self, stack: &mut Vec<Level<'a>>, place: &'a Place, name: &[u8], parent: Option<ParentDir>) -> Result<()> {
+        let live = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
+        let scanned = Dir::open(&sources::live_path(&live)).and_then(|dir| {
+            let stat = dir.stat_self()?;
+            Ok((stat, xattr::list(&dir)?))
+        });
+        let (meta, xattrs, record) = match scanned {
+            Ok((stat, xattrs)) => (metadata(&stat), xattrs, record(&stat)),
+            Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
+        };
+        self.walked.statistics.directories += 1;
+        let node = Node {
+            name: name.to_vec(),
+            meta,
+            kind: Kind::Directory(Directory::default()),
+            link: None,
+            given: false,
+            changed: false,
+        };
+        self.owners(&node);
+        self.step(Step::Enter(Box::new(Begun { node, xattrs, record })))?;
+        stack.push(Level {
+            place: Some(place),
+            scanned: None,
+            extra: place.below.keys().map(Vec::as_slice).collect::<Vec<_>>().into_iter().peekable(),
+            at: 0,
+            parent,
+            announced: Default::default(),
+            announce_from: 0,
+            marked: Marked::No,
+            path_len: self.path.len(),
+            device: (0, 0),
+        });
+        Ok(())
+    }
+
+    /// A directory of the source.
+    fn enter(
+        &mut self,
+        stack: &mut Vec<Level<'a>>,
+        place: Option<&'a Place>,
+        mut scanned: Scanned,
+        name: &[u8],
+        parent: Option<ParentDir>,
+    ) -> Result<()> {
+        let xattrs = match std::mem::replace(&mut scanned.xattrs, Ok(Vec::new())) {
+            Ok(xattrs) => xattrs,
+            Err(e) => {
+                let path = self.path.clone();
+                self.warn(&path, &format!("its extended attributes cannot be read: {e}"));
+                Vec::new()
+            }
+        };
+        let node = Node {
+            name: name.to_vec(),
+            meta: metadata(&scanned.stat),
+            kind: Kind::Directory(Directory::default()),
+            link: None,
+            given: true,
+            changed: false,
+        };
+        self.walked.statistics.directories += 1;
+        self.owners(&node);
+        let begun = Begun { node, xattrs, record: record(&scanned.stat) };
+        self.step(Step::Enter(Box::new(begun)))?;
+        let listed = |name: &[u8]| binary_search(&scanned, name);
+        let extra: Vec<&[u8]> =
+            place.map_or_else(Vec::new, |p| p.below.keys().map(Vec::as_slice).filter(|n| !listed(n)).collect());
+        let mut level = Level {
+            place,
+            extra: extra.into_iter().peekable(),
+            at: 0,
+            parent,
+            announced: Default::default(),
+            announce_from: 0,
+            marked: self.rules.marked(&scanned),
+            path_len: self.path.len(),
+            device: scanned.stat.device,
+            scanned: Some(scanned),
+        };
+        self.announce(&mut level);
+        stack.push(level);
+        Ok(())
+    }
+
+    /// Announces the next subdirectories of a level to the scanner.
+    fn announce(&self, level: &mut Level<'_>) {
+        let Some(scanned) = &level.scanned else { return };
+        if level.announced.len() > WINDOW / 2 || level.marked != Marked::No {
+            return;
+        }
+        let from = level.announce_from.max(level.at);
+        let end = scanned.listing.len().min(from + 2048);
+        let next: Vec<usize> = (from..end).filter(|at| scanned.is_directory(*at)).take(WINDOW - level.announced.len()).collect();
+        level.announce_from = next.last().map_or(end, |last| last + 1);
+        let cells = self.scanner.announce(&scanned.dir, next.iter().map(|at| scanned.listing.name(*at).to_vec()));
+        level.announced.extend(next.into_iter().zip(cells));
+    }
+
+    /// Entry `at` of the directory on top of the stack.
+    fn listed(&mut self, stack: &mut Vec<Level<'a>>, at: usize) -> Result<()> {
+        let Some(level) = stack.last_mut() else { return Ok(()) };
+        let Some(scanned) = level.scanned.as_mut() else { return Ok(()) };
+        let name = scanned.listing.name(at).to_vec();
+        let stat = scanned.take_stat(at);
+        let dir = scanned.dir.clone();
+        self.path.push(b'/');
+        self.path.extend_from_slice(&name);
+        let place = level.place.and_then(|p| p.below.get(&name));
+        let cell = take_cell(level, at);
+        let entry = self.parent_entry(level, &name);
+        let stat = match stat {
+            Ok(stat) => stat,
+            // Gone since it was listed: as if it had gone a moment earlier.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => {
+                let path = self.path.clone();
+                self.warn(&path, &format!("it cannot be examined: {e}"));
+                return Ok(());
+            }
+        };
+        if let Some(place) = place.filter(|p| p.source.is_some()) {
+            self.path.truncate(level.path_len);
+            let parent = self.parent_dir(&entry);
+            return self.enter_place(stack, place, &name, entry, parent);
+        }
+        let left_out = match level.marked {
+            Marked::No => false,
+            Marked::All => true,
+            Marked::AllBut(tag) => name != tag,
+        };
+        if place.is_none() && (left_out || self.rules.excludes(&self.path, &stat)) {
+            return Ok(());
+        }
+        if stat.kind != FileKind::Directory {
+            return self.leaf(&dir, &name, &name, stat, entry);
+        }
+        if self.rules.never_enters(&stat) {
+            self.observer.event(&Event::Warning { subject: &self.path, message: "it belongs to a repository and is left out" });
+            return Ok(());
+        }
+        let (device, other_device) = (level.device, stat.device != level.device);
+        let parent = self.parent_dir(&entry);
+        let scanned = match cell {
+            Some(cell) => self.scanner.take(&cell),
+            None => dir.open_dir(&name).and_then(Scanned::of),
+        };
+        match scanned {
+            Ok(scanned) => {
+                self.enter(stack, place, scanned, &name, parent)?;
+                if let Some(level) = stack.last_mut().filter(|_| other_device && self.options.exclude.one_file_system) {
+                    // A mount point stays, empty, as the directory that it is.
+                    level.marked = Marked::All;
+                    level.device = device;
+                }
+                if let Some(level) = stack.last_mut() {
+                    self.announce(level);
+                }
+            }
+            Err(e) => {
+                let path = self.path.clone();
+                self.warn(&path, &format!("its entries cannot be read: {e}"));
+            }
+        }
+        if let [.., below, _] = stack.as_mut_slice() {
+            self.announce(below);
+        }
+        Ok(())
+    }
+
+    /// An entry that is no directory: `own_name` in `dir`, `name` in the snapshot.
+    fn leaf(&mut self, dir: &Arc<Dir>, own_name: &[u8], name: &[u8], stat: Stat, entry: Option<ParentEntry>) -> Result<()> {
+        let mut begun = Box::new(Begun {
+            node: Node {
+                name: name.to_vec(),
+                meta: metadata(&stat),
+                kind: Kind::File(Content::Inline(Vec::new())),
+                link: None,
+                given: true,
+                changed: false,
+            },
+            xattrs: Vec::new(),
+            record: record(&stat),
+        });
+        self.owners(&begun.node);
+        let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat);
+        if stat.kind == FileKind::File {
+            self.walked.statistics.files += 1;
+            self.walked.statistics.bytes += stat.size;
+            let wanted = self.file(dir, own_name, stat, entry, &mut begun.node, earlier)?;
+            return self.step(Step::Leaf(begun, wanted));
+        }
+        self.walked.statistics.others += 1;
+        match self.special(dir, own_name, &stat) {
+            Ok((kind, xattrs)) => {
+                begun.node.kind = kind;
+                begun.xattrs = xattrs;
+                self.step(Step::Leaf(begun, Wanted::Nothing))
+            }
+            Err(e) => {
+                let path = self.path.clone();
+                self.warn(&path, &format!("it cannot be read: {e}"));
+                Ok(())
+            }
+        }
+    }
+
+    fn special(&self, dir: &Dir, name: &[u8], stat: &Stat) -> std::io::Result<(Kind, xattr::List)> {
+        let kind = match stat.kind {
+            FileKind::Symlink => Kind::Symlink(dir.read_link(name)?),
+            FileKind::Fifo => Kind::Fifo,
+            FileKind::Socket => Kind::Socket,
+            FileKind::CharDevice => Kind::CharDevice(stat.rdev.0, stat.rdev.1),
+            FileKind::BlockDevice => Kind::BlockDevice(stat.rdev.0, stat.rdev.1),
+            _ => return Err(std::io::Error::other("its type is unknown")),
+        };
+        Ok((kind, xattr::list_at(dir, name)?))
+    }
+
+    /// Puts a file with several names into its group; answers whether an earlier name of it was met.
+    fn join_group(&mut self, node: &mut Node, stat: &Stat) -> bool {
+        let key = (crate::sys::dir::device_number(stat.device), stat.inode);
+        if let Some(group) = self.links.get(&key) {
+            node.link = Some(*group);
+            return true;
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(&self.path).as_bytes()[..16]);
+        self.links.insert(key, LinkGroup(id));
+        node.link = Some(LinkGroup(id));
+        false
+    }
+
+    fn file(
+        &mut self,
+        dir: &Arc<Dir>,
+        own_name: &[u8],
+        stat: Stat,
+        entry: Option<ParentEntry>,
+        node: &mut Node,
+        earlier: bool,
+    ) -> Result<Wanted> {
+        if earlier {
+            return Ok(Wanted::Link);
+        }
+        let known = entry.as_ref().is_some_and(|e| matches!(e.node().kind, Kind::File(_)));
+        if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
+            && parent.is_unchanged(entry, &stat)
+            && may_adopt(self.index, entry.node())
+        {
+            node.kind = entry.node().kind.clone();
+            node.meta.xattrs = entry.node().meta.xattrs.clone();
+            node.meta.flags = entry.node().meta.flags;
+            self.walked.statistics.files_unchanged += 1;
+            return Ok(Wanted::Parent);
+        }
+        let slot = self.slots;
+        self.slots += 1;
+        let task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat };
+        let has_holes = stat.size > 4096 && stat.blocks * 512 < stat.size && !self.options.no_holes;
+        if stat.size > SMALL || has_holes {
+            self.outlets.big.send(task).map_err(|_| stopped())?;
+        } else {
+            self.batch(task)?;
+        }
+        Ok(Wanted::Read { slot, known })
+    }
+
+    fn batch(&mut self, task: Task) -> Result<()> {
+        if self.batch_bytes + task.stat.size > BATCH {
+            self.flush_batch()?;
+        }
+        let other = self.batch.last().is_none_or(|last| !Arc::ptr_eq(&last.dir, &task.dir));
+        self.batch_dirs += usize::from(other);
+        self.batch_bytes += task.stat.size;
+        self.batch.push(task);
+        if self.batch.len() == BATCH_FILES || self.batch_dirs == BATCH_DIRECTORIES {
+            self.flush_batch()?;
+        }
+        Ok(())
+    }
+
+    fn flush_batch(&mut self) -> Result<()> {
+        (self.batch_bytes, self.batch_dirs) = (0, 0);
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.outlets.small.send(batch).map_err(|_| stopped())
+    }
+
+    fn owners(&mut self, node: &Node) {
+        self.walked.uids.insert(node.meta.uid);
+        self.walked.gids.insert(node.meta.gid);
+    }
+}
+
+enum Next<'a> {
+    Placed(&'a [u8]),
+    Listed(usize),
+}
+
+/// The next name of a level: of its listing, or of the given paths below it that the listing does not have.
+fn next_name<'a>(level: &mut Level<'a>) -> Option<Next<'a>> {
+    let len = level.scanned.as_ref().map_or(0, |s| s.listing.len());
+    let listed = level.scanned.as_ref().filter(|_| level.at < len).map(|s| s.listing.name(level.at));
+    let placed_first = match (level.extra.peek(), listed) {
+        (Some(placed), Some(listed)) => *placed < listed,
+        (Some(_), None) => true,
+        _ => false,
+    };
+    if placed_first {
+        return level.extra.next().map(Next::Placed);
+    }
+    if level.at >= len {
+        return None;
+    }
+    level.at += 1;
+    Some(Next::Listed(level.at - 1))
+}
+
+fn take_cell(level: &mut Level<'_>, at: usize) -> Option<Arc<Cell>> {
+    while level.announced.front().is_some_and(|(number, _)| *number < at) {
+        level.announced.pop_front();
+    }
+    match level.announced.front() {
+        Some((number, _)) if *number == at => level.announced.pop_front().map(|(_, cell)| cell),
+        _ => None,
+    }
+}
+
+fn binary_search(scanned: &Scanned, name: &[u8]) -> bool {
+    let (mut low, mut high) = (0, scanned.listing.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        match scanned.listing.name(middle).cmp(name) {
+            std::cmp::Ordering::Equal => return true,
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+        }
+    }
+    false
+}
+
+/// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
+/// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
+fn may_adopt(index: &Index, node: &Node) -> bool {
+    if !index.is_suspicious() {
+        return true;
+    }
+    match &node.kind {
+        Kind::File(Content::Items(items)) => items.iter().all(|item| match item {
+            Item::Chunk { id, .. } => index.find(PackKind::Data, &id.key()).is_some(),
+            Item::Hole { .. } => true,
+        }),
+        Kind::File(Content::Tree { .. }) => false,
+        _ => !matches!(node.meta.xattrs, Xattrs::Stored(_)),
+    }
+}
+
+enum Given {
+    Directory(Scanned),
+    Other(Arc<Dir>, Vec<u8>, Stat),
+}
+
+/// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link.
+fn open_given(path: &std::path::Path) -> Result<Given> {
+    let failed = || escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+    let Some((parent, name)) = sources::split(path) else {
+        return Ok(Given::Directory(Dir::open(path).and_then(Scanned::of).at(failed)?));
+    };
+    let dir = Arc::new(Dir::open(parent).at(failed)?);
+    let name = std::os::unix::ffi::OsStrExt::as_bytes(name).to_vec();
+    let stat = dir.stat(&name).at(failed)?;
+    match stat.kind {
+        FileKind::Directory => Ok(Given::Directory(dir.open_dir(&name).and_then(Scanned::of).at(failed)?)),
+        FileKind::Unknown => Err(Error::new(ErrorKind::Invalid, format!("{} is of an unknown type", failed()))),
+        _ => Ok(Given::Other(dir, name, stat)),
+    }
+}
+
+/// What a node keeps of a stat.
+pub fn metadata(stat: &Stat) -> Metadata {
+    Metadata { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, ..Metadata::default() }
+}
+
+/// What change detection keeps of a stat.
+pub fn record(stat: &Stat) -> ScanRecord {
+    ScanRecord { inode: stat.inode, ctime: stat.ctime, birth: stat.birth }
+}

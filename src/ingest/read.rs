@@ -1,0 +1,313 @@
+//! Reading files: small ones in batches that become frames, big ones as streams of pieces.
+//!
+//! A file is opened without following links and compared with what the walk saw, before and after it is read. One
+//! that changes meanwhile is read again, three times at most, and then stored with a flag.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::chunk::cutter::Cutter;
+use crate::chunk::keys::Keys;
+use crate::error::Result;
+use crate::format::pack::PackKind;
+use crate::ingest::budget::Budget;
+use crate::ingest::sink::stopped;
+use crate::model::ChunkId;
+use crate::sys::{self, Dir, FileKind, Stat, xattr};
+
+/// A file up to this size is read whole into a batch; larger ones get frames of their own.
+pub const SMALL: u64 = 256 << 10;
+/// Bytes of the files of one batch, about: what one frame of small files holds.
+pub const BATCH: u64 = 512 << 10;
+/// Bytes of one piece of a big file.
+const PIECE: usize = 1 << 20;
+/// Content up to this length stands in the node itself: an id would be half as long, and cost an index entry.
+pub const INLINE: u64 = 96;
+/// How often a file that changes while it is read is read again.
+const TRIES: u32 = 3;
+
+/// A file to read.
+#[derive(Debug)]
+pub struct Task {
+    /// Its number among the files that are read: the order of the walk.
+    pub slot: u64,
+    /// The directory it is in.
+    pub dir: Arc<Dir>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What the walk saw.
+    pub stat: Stat,
+}
+
+/// A file that was read: everything but its bytes.
+#[derive(Debug)]
+pub struct ReadFile {
+    /// What it was when its last byte had been read.
+    pub stat: Stat,
+    /// Its extended attributes.
+    pub xattrs: xattr::List,
+    /// It changed at every try.
+    pub changed: bool,
+}
+
+/// A chunk in a buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Its id.
+    pub id: ChunkId,
+    /// Where it begins in the buffer.
+    pub start: u32,
+    /// Its length.
+    pub len: u32,
+}
+
+/// A small file of a batch.
+#[derive(Debug)]
+pub struct SmallFile {
+    /// Its slot.
+    pub slot: u64,
+    /// Its bytes in the batch's buffer.
+    pub range: std::ops::Range<usize>,
+    /// Its chunks; none for content that stands in the node.
+    pub cuts: Vec<Cut>,
+    /// The rest, or why it could not be read.
+    pub file: io::Result<ReadFile>,
+}
+
+/// What readers tell the assembler.
+#[derive(Debug)]
+pub enum Message {
+    /// Several small files.
+    Batch {
+        /// Their bytes, one after the other.
+        bytes: Vec<u8>,
+        /// The files.
+        files: Vec<SmallFile>,
+        /// What to give back to the budget.
+        held: u64,
+    },
+    /// The next part of a big file.
+    Piece {
+        /// Its slot.
+        slot: u64,
+        /// The part.
+        part: Part,
+    },
+}
+
+/// A part of a big file.
+#[derive(Debug)]
+pub enum Part {
+    /// Chunks, one after the other without gap.
+    Data {
+        /// Their bytes.
+        bytes: Vec<u8>,
+        /// Where they are.
+        cuts: Vec<Cut>,
+        /// What to give back to the budget.
+        held: u64,
+    },
+    /// A hole of this length.
+    Hole(u64),
+    /// The file changed: forget its parts so far.
+    Again,
+    /// The end, or why there is none.
+    End(Box<io::Result<ReadFile>>),
+}
+
+/// What all readers share.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// For ids.
+    pub keys: &'a Keys,
+    /// For cuts.
+    pub cutter: &'a Cutter,
+    /// Bytes in flight.
+    pub budget: &'a Budget,
+    /// Holes are read as zeros.
+    pub no_holes: bool,
+}
+
+impl Reading<'_> {
+    /// Reads batches until there are none left: the body of a thread.
+    pub fn read_small(&self, tasks: &Receiver<Vec<Task>>, out: &Sender<Message>) -> Result<()> {
+        for batch in tasks {
+            let held = batch.iter().map(|t| t.stat.size).sum();
+            if !self.budget.take(batch.first().map_or(0, |t| t.slot), held) {
+                return Err(stopped());
+            }
+            let mut bytes = Vec::with_capacity(held as usize + 4096);
+            let files = batch.into_iter().map(|task| self.small_file(&task, &mut bytes)).collect();
+            out.send(Message::Batch { bytes, files, held }).map_err(|_| stopped())?;
+        }
+        Ok(())
+    }
+
+    fn small_file(&self, task: &Task, bytes: &mut Vec<u8>) -> SmallFile {
+        let start = bytes.len();
+        let file = read_whole(task, bytes);
+        let range = start..bytes.len();
+        let mut cuts = Vec::new();
+        if file.is_ok() && range.len() as u64 > INLINE {
+            self.cut(&bytes[range.clone()], start, true, &mut cuts);
+        }
+        SmallFile { slot: task.slot, range, cuts, file }
+    }
+
+    /// Cuts and names chunks of `data`, which begins at `base` of its buffer; returns the bytes that were cut. Without
+    /// `end`, what might still grow is left.
+    fn cut(&self, data: &[u8], base: usize, end: bool, cuts: &mut Vec<Cut>) -> usize {
+        let mut at = 0;
+        while at < data.len() && (end || data.len() - at >= self.cutter.max()) {
+            let len = self.cutter.cut(&data[at..]);
+            let id = self.keys.chunk_id(PackKind::Data, &data[at..at + len]);
+            cuts.push(Cut { id, start: (base + at) as u32, len: len as u32 });
+            at += len;
+        }
+        at
+    }
+
+    /// Reads big files until there are none left: the body of a thread.
+    pub fn read_big(&self, tasks: &Receiver<Task>, out: &Sender<Message>) -> Result<()> {
+        for task in tasks {
+            let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
+            let mut tried = 0;
+            loop {
+                tried += 1;
+                // An error of the source is a part; an error of `send` ends everything.
+                let end = match self.stream(&task, tried, &send)? {
+                    Ok(None) => {
+                        send(Part::Again)?;
+                        continue;
+                    }
+                    Ok(Some(file)) => Ok(file),
+                    Err(e) => Err(e),
+                };
+                send(Part::End(Box::new(end)))?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One try at a big file; `Ok(None)` when it changed and may be tried again.
+    fn stream(&self, task: &Task, tried: u32, send: &dyn Fn(Part) -> Result<()>) -> Result<io::Result<Option<ReadFile>>> {
+        let (file, before) = match open(task) {
+            Ok(opened) => opened,
+            Err(e) => return Ok(Err(e)),
+        };
+        sys::dir::advise_sequential(&file);
+        let mut at = 0;
+        while at < before.size {
+            let extent = if self.no_holes { Ok(Some((at, before.size))) } else { sys::dir::next_data(&file, at) };
+            let (start, end) = match extent {
+                Ok(Some((start, end))) => (start.min(before.size), end.min(before.size)),
+                Ok(None) => (before.size, before.size),
+                Err(e) => return Ok(Err(e)),
+            };
+            if start > at {
+                send(Part::Hole(start - at))?;
+            }
+            match self.extent(task.slot, &file, start, end, send)? {
+                Ok(true) => at = end,
+                // It became shorter.
+                Ok(false) => break,
+                Err(e) => return Ok(Err(e)),
+            }
+        }
+        Ok(finish(&file, &before).map(|read| if read.changed && tried < TRIES { None } else { Some(read) }))
+    }
+
+    /// Reads one allocated range. `Ok(false)`: the file ends before it.
+    fn extent(
+        &self,
+        slot: u64,
+        file: &File,
+        start: u64,
+        end: u64,
+        send: &dyn Fn(Part) -> Result<()>,
+    ) -> Result<io::Result<bool>> {
+        let mut at = start;
+        let mut rest: Vec<u8> = Vec::new();
+        loop {
+            let held = (PIECE + self.cutter.max()) as u64;
+            let wanted = PIECE.min((end - at) as usize);
+            if !self.budget.take(slot, held) {
+                return Err(stopped());
+            }
+            let mut bytes = Vec::with_capacity(rest.len() + wanted);
+            bytes.append(&mut rest);
+            let ended = match sys::dir::read_up_to(file, at, wanted, &mut bytes) {
+                Ok(read) => {
+                    at += read as u64;
+                    read < wanted
+                }
+                Err(e) => return Ok(Err(e)),
+            };
+            let last = ended || at == end;
+            let mut cuts = Vec::new();
+            let cut = self.cut(&bytes, 0, last, &mut cuts);
+            rest = bytes.split_off(cut);
+            send(Part::Data { bytes, cuts, held })?;
+            if last {
+                return Ok(Ok(!ended));
+            }
+        }
+    }
+}
+
+/// Opens a task's file and checks that it is the one that the walk saw.
+fn open(task: &Task) -> io::Result<(File, Stat)> {
+    let file = task.dir.open_file(&task.name)?;
+    let stat = sys::dir::stat(&file)?;
+    if stat.kind != FileKind::File {
+        return Err(io::Error::other("it is no longer a regular file"));
+    }
+    Ok((file, stat))
+}
+
+fn same(a: &Stat, b: &Stat) -> bool {
+    (a.size, a.mtime, a.ctime, a.inode, a.device) == (b.size, b.mtime, b.ctime, b.inode, b.device)
+}
+
+/// Attributes and the state after the last byte.
+fn finish(file: &File, before: &Stat) -> io::Result<ReadFile> {
+    let xattrs = xattr::list(file)?;
+    let after = sys::dir::stat(file)?;
+    Ok(ReadFile { changed: !same(before, &after), stat: after, xattrs })
+}
+
+/// Reads a small file whole, appended to `bytes`; nothing is left there when it fails.
+fn read_whole(task: &Task, bytes: &mut Vec<u8>) -> io::Result<ReadFile> {
+    let start = bytes.len();
+    for tried in 1.. {
+        bytes.truncate(start);
+        let read = read_once(task, bytes);
+        match read {
+            Ok(read) if read.changed && tried < TRIES => {}
+            Ok(mut read) => {
+                // What is stored is what was read, whatever the size is said to be by now.
+                read.stat.size = (bytes.len() - start) as u64;
+                return Ok(read);
+            }
+            Err(e) => {
+                bytes.truncate(start);
+                return Err(e);
+            }
+        }
+    }
+    Err(io::ErrorKind::Other.into())
+}
+
+fn read_once(task: &Task, bytes: &mut Vec<u8>) -> io::Result<ReadFile> {
+    let (file, before) = open(task)?;
+    // A file that grew beyond all measure since the walk is read up to twice what a small file is, and flagged.
+    let limit = (before.size as usize).min(2 * SMALL as usize);
+    let read = sys::dir::read_up_to(&file, 0, limit, bytes)?;
+    let mut read_file = finish(&file, &before)?;
+    read_file.changed |= read as u64 != before.size;
+    Ok(read_file)
+}

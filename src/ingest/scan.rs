@@ -1,0 +1,190 @@
+//! Listing and stat-ing directories ahead of the planner, on several threads.
+//!
+//! The planner walks in order and needs one directory after the other; a cold disk answers several requests sooner
+//! than one. So it announces the directories that come next, and whoever is free scans them; one that nobody has begun
+//! when it is needed is scanned by the planner itself, so nothing can wait for ever.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::sys::{Dir, FileKind, Listing, Stat, xattr};
+
+/// Entries that are stat-ed at once; longer directories are finished by whoever walks them, so that a directory of
+/// millions costs its names but not all of its stats.
+const STATS: usize = 4096;
+
+/// A directory, listed.
+#[derive(Debug)]
+pub struct Scanned {
+    /// The directory.
+    pub dir: Arc<Dir>,
+    /// Its own stat.
+    pub stat: Stat,
+    /// Its extended attributes.
+    pub xattrs: io::Result<xattr::List>,
+    /// Its names.
+    pub listing: Listing,
+    /// Stats of a range of the names, from `first` on.
+    stats: Vec<io::Result<Stat>>,
+    first: usize,
+}
+
+impl Scanned {
+    /// Scans an open directory.
+    pub fn of(dir: Dir) -> io::Result<Scanned> {
+        let stat = dir.stat_self()?;
+        let xattrs = xattr::list(&dir);
+        let listing = dir.list()?;
+        let mut out = Scanned { dir: Arc::new(dir), stat, xattrs, listing, stats: Vec::new(), first: 0 };
+        out.fill(0);
+        Ok(out)
+    }
+
+    fn fill(&mut self, first: usize) {
+        self.first = first;
+        self.stats.clear();
+        let end = self.listing.len().min(first + STATS);
+        self.stats.extend((first..end).map(|at| self.dir.stat(self.listing.name(at))));
+    }
+
+    /// The stat of entry `at`. Entries must be asked for in order, each once.
+    pub fn take_stat(&mut self, at: usize) -> io::Result<Stat> {
+        if at >= self.first + self.stats.len() {
+            self.fill(at);
+        }
+        std::mem::replace(&mut self.stats[at - self.first], Err(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Whether entry `at` is known to be a directory, without taking its stat.
+    pub fn is_directory(&self, at: usize) -> bool {
+        match at.checked_sub(self.first).and_then(|at| self.stats.get(at)) {
+            Some(Ok(stat)) => stat.kind == FileKind::Directory,
+            _ => self.listing.kind(at) == FileKind::Directory,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Running,
+    Done(io::Result<Box<Scanned>>),
+    Taken,
+}
+
+/// A directory that is to be scanned.
+#[derive(Debug)]
+pub struct Cell {
+    parent: Arc<Dir>,
+    name: Vec<u8>,
+    state: Mutex<State>,
+    done: Condvar,
+}
+
+impl Cell {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the cell for scanning, if nobody has.
+    fn claim(&self) -> bool {
+        let mut state = self.state();
+        let free = matches!(*state, State::Waiting);
+        if free {
+            *state = State::Running;
+        }
+        free
+    }
+
+    fn scan(&self) -> io::Result<Scanned> {
+        self.parent.open_dir(&self.name).and_then(Scanned::of)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    cells: VecDeque<Arc<Cell>>,
+    /// Scanned and not taken yet.
+    ahead: usize,
+    closed: bool,
+}
+
+/// The directories that come next.
+#[derive(Debug)]
+pub struct Scanner {
+    /// Scanned directories that may wait for the planner; each holds a descriptor.
+    most_ahead: usize,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Scanner {
+    /// A scanner that is at most so many directories ahead.
+    pub fn new(most_ahead: usize) -> Self {
+        Scanner { most_ahead, queue: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces directories, in the order in which they will be needed; they come before all announced earlier.
+    pub fn announce(&self, dir: &Arc<Dir>, names: impl DoubleEndedIterator<Item = Vec<u8>>) -> Vec<Arc<Cell>> {
+        let cell = |name| Arc::new(Cell { parent: dir.clone(), name, state: Mutex::new(State::Waiting), done: Condvar::new() });
+        let cells: Vec<Arc<Cell>> = names.map(cell).collect();
+        let mut queue = self.queue();
+        cells.iter().rev().for_each(|cell| queue.cells.push_front(cell.clone()));
+        // What was announced long ago and far away is scanned when it is needed.
+        queue.cells.truncate(1024);
+        self.changed.notify_all();
+        cells
+    }
+
+    /// The scan of an announced directory; scans it here when nobody has begun.
+    pub fn take(&self, cell: &Cell) -> io::Result<Scanned> {
+        if cell.claim() {
+            return cell.scan();
+        }
+        let mut state = cell.state();
+        loop {
+            match std::mem::replace(&mut *state, State::Taken) {
+                State::Done(result) => {
+                    drop(state);
+                    self.queue().ahead -= 1;
+                    self.changed.notify_all();
+                    return result.map(|scanned| *scanned);
+                }
+                other => *state = other,
+            }
+            state = cell.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Scans announced directories until the scanner is closed: the body of a thread.
+    pub fn work(&self) {
+        let mut queue = self.queue();
+        while !queue.closed {
+            let next = if queue.ahead < self.most_ahead { queue.cells.pop_front() } else { None };
+            let Some(cell) = next else {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            if !cell.claim() {
+                continue;
+            }
+            queue.ahead += 1;
+            drop(queue);
+            let result = cell.scan();
+            *cell.state() = State::Done(result.map(Box::new));
+            cell.done.notify_all();
+            queue = self.queue();
+        }
+    }
+
+    /// Ends the threads.
+    pub fn close(&self) {
+        self.queue().closed = true;
+        self.changed.notify_all();
+    }
+}

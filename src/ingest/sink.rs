@@ -1,0 +1,195 @@
+//! From frames to packs to segments: numbering, compressing on all cores, storing.
+//!
+//! A frame gets its pack and its number before it is compressed, so that a worker can compress, seal and check it in
+//! one go, with everything in its cache; packs are put together in order when their last frame is there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::chunk::codec::Encoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::PackKind;
+use crate::model::SnapshotId;
+use crate::repo::Repository;
+use crate::repo::pack::{self, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::segment::Segment;
+
+/// A pack is closed when it has this many bytes: a unit of transfer that object stores take in one request, and few
+/// enough names for a directory.
+const PACK_TARGET: u64 = 32 << 20;
+/// Packs that are written between two segments of a running ingest: what a killed one loses is found again up to here.
+const PACKS_A_SEGMENT: usize = 16;
+
+/// A pack under construction.
+#[derive(Debug)]
+pub struct PackBuild {
+    key: PackKey,
+    /// Sealed bytes so far, of frames in any order.
+    stored: AtomicU64,
+    state: Mutex<BuildState>,
+}
+
+#[derive(Debug, Default)]
+struct BuildState {
+    frames: Vec<Option<SealedFrame>>,
+    done: usize,
+    /// How many frames there will be; known when the pack is closed.
+    total: Option<usize>,
+}
+
+impl PackBuild {
+    fn state(&self) -> MutexGuard<'_, BuildState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state; answers whether this change made the pack complete.
+    fn completes(&self, change: impl FnOnce(&mut BuildState)) -> bool {
+        let mut state = self.state();
+        change(&mut state);
+        state.total == Some(state.done)
+    }
+}
+
+/// A frame to be sealed.
+#[derive(Debug)]
+pub struct SealJob {
+    build: Arc<PackBuild>,
+    number: u32,
+    frame: PlainFrame,
+}
+
+/// Takes frames in order and gives them to the workers. One for each ingest; used by one thread.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    repo: &'a Repository,
+    session: SnapshotId,
+    jobs: Sender<SealJob>,
+    complete: Sender<Arc<PackBuild>>,
+    /// The open pack of each kind, with the frames it was given.
+    open: [Option<(Arc<PackBuild>, usize)>; 2],
+}
+
+impl<'a> Sink<'a> {
+    /// A sink for `session` that feeds sealers and storer through these channels.
+    pub fn new(repo: &'a Repository, session: SnapshotId, jobs: Sender<SealJob>, complete: Sender<Arc<PackBuild>>) -> Self {
+        Sink { repo, session, jobs, complete, open: [None, None] }
+    }
+
+    /// Gives a frame away.
+    pub fn submit(&mut self, kind: PackKind, frame: PlainFrame) -> Result<()> {
+        let place = &mut self.open[kind as usize - 1];
+        let (build, number) = match place {
+            Some((build, frames)) => {
+                *frames += 1;
+                (build.clone(), *frames - 1)
+            }
+            None => {
+                let key = PackKey::generate(self.repo, kind, self.session)?;
+                let build = Arc::new(PackBuild { key, stored: AtomicU64::new(0), state: Mutex::default() });
+                *place = Some((build.clone(), 1));
+                (build, 0)
+            }
+        };
+        let full = build.stored.load(Ordering::Relaxed) >= PACK_TARGET;
+        self.jobs.send(SealJob { build, number: number as u32, frame }).map_err(|_| stopped())?;
+        if full {
+            self.close(kind)?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, kind: PackKind) -> Result<()> {
+        if let Some((build, frames)) = self.open[kind as usize - 1].take()
+            && build.completes(|state| state.total = Some(frames))
+        {
+            self.complete.send(build).map_err(|_| stopped())?;
+        }
+        Ok(())
+    }
+
+    /// Closes both packs; the workers end when they are done with them.
+    pub fn finish(mut self) -> Result<()> {
+        self.close(PackKind::Data)?;
+        self.close(PackKind::Tree)
+    }
+}
+
+/// The error of a stage whose neighbour ended first; the neighbour's own error is the one that is reported.
+pub fn stopped() -> Error {
+    Error::new(ErrorKind::Interrupted, "the ingest stopped")
+}
+
+/// Seals frames until there are none left.
+pub fn seal_frames(
+    repo: &Repository,
+    encoder: Encoder,
+    jobs: &Receiver<SealJob>,
+    complete: &Sender<Arc<PackBuild>>,
+) -> Result<()> {
+    let mut sealer = FrameSealer::new(encoder)?;
+    for SealJob { build, number, frame } in jobs {
+        let sealed = sealer.seal(repo.keys(), &build.key, number, &frame)?;
+        build.stored.fetch_add(sealed.bytes.len() as u64, Ordering::Relaxed);
+        let completed = build.completes(|state| {
+            let at = number as usize;
+            if state.frames.len() <= at {
+                state.frames.resize_with(at + 1, || None);
+            }
+            state.frames[at] = Some(sealed);
+            state.done += 1;
+        });
+        if completed {
+            complete.send(build).map_err(|_| stopped())?;
+        }
+    }
+    Ok(())
+}
+
+/// What was stored.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Stored {
+    /// Data packs.
+    pub data_packs: u64,
+    /// Tree packs.
+    pub tree_packs: u64,
+    /// Bytes of packs and segments.
+    pub bytes: u64,
+}
+
+/// Stores complete packs until there are none left, with a segment now and then and one at the end. When this
+/// returns, all of them are durable and indexed.
+pub fn store_packs(repo: &Repository, complete: &Receiver<Arc<PackBuild>>) -> Result<Stored> {
+    let mut out = Stored::default();
+    let mut waiting: Vec<StoredPack> = Vec::new();
+    for build in complete {
+        let frames = std::mem::take(&mut build.state().frames);
+        let frames: Option<Vec<SealedFrame>> = frames.into_iter().collect();
+        let frames = frames.ok_or_else(|| Error::corrupt("a pack lacks a frame that it was given"))?;
+        let stored = pack::store(&**repo.storage(), &build.key, frames)?;
+        match stored.kind {
+            PackKind::Data => out.data_packs += 1,
+            PackKind::Tree => out.tree_packs += 1,
+        }
+        out.bytes += stored.size;
+        waiting.push(stored);
+        if waiting.len() == PACKS_A_SEGMENT {
+            out.bytes += write_segment(repo, &mut waiting)?;
+        }
+    }
+    out.bytes += write_segment(repo, &mut waiting)?;
+    Ok(out)
+}
+
+/// Packs first, then the segment that names them: an index never points at what may not be there after a crash.
+fn write_segment(repo: &Repository, packs: &mut Vec<StoredPack>) -> Result<u64> {
+    if packs.is_empty() {
+        return Ok(0);
+    }
+    repo.storage().sync()?;
+    let (_, size) = Segment::of_packs(packs).store(repo)?;
+    repo.storage().sync()?;
+    packs.clear();
+    Ok(size)
+}

@@ -1,0 +1,100 @@
+//! The given paths as a tree of names: what stands where in the snapshot, and what only leads there.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::ingest::options::Source;
+use crate::model::escape;
+use crate::model::node::check_name;
+
+/// A name on the way to given paths, or a given path itself.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// Where it is read, when it was given.
+    pub source: Option<PathBuf>,
+    /// What is below it.
+    pub below: BTreeMap<Vec<u8>, Place>,
+}
+
+/// Builds the tree. Two sources for one place are a usage error.
+pub fn places(sources: &[Source]) -> Result<Place> {
+    let mut root = Place::default();
+    for source in sources {
+        let mut place = &mut root;
+        for name in names(&source.stored)? {
+            place = place.below.entry(name.to_vec()).or_default();
+        }
+        if place.source.as_ref().is_some_and(|other| *other != source.path) {
+            return Err(Error::invalid(format!("two sources would be stored as {}", escape(&source.stored))));
+        }
+        place.source = Some(source.path.clone());
+    }
+    Ok(root)
+}
+
+/// The names of an absolute path.
+pub fn names(path: &[u8]) -> Result<Vec<&[u8]>> {
+    if path.first() != Some(&b'/') {
+        return Err(Error::invalid(format!("{} is not an absolute path", escape(path))));
+    }
+    let names: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+    for name in &names {
+        check_name(name).map_err(|_| Error::invalid(format!("{} cannot be stored under this name", escape(path))))?;
+    }
+    Ok(names)
+}
+
+/// `path` made absolute at `base`, with `.` and `..` taken away by their names alone (no link is looked at).
+pub fn absolute(base: &Path, path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for part in base.join(path).components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => drop(out.pop()),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// A given path, made absolute at `base` and stored under its own name.
+pub fn source(base: &Path, path: &Path) -> Source {
+    let path = absolute(base, path);
+    Source { stored: path.as_os_str().as_bytes().to_vec(), path }
+}
+
+/// The path that stands at `stored`, for the live metadata of places that were not given.
+pub fn live_path(stored: &[u8]) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from_vec(stored.to_vec()))
+}
+
+/// Splits a given path into the directory to open and the name in it; `None` for `/`.
+pub fn split(path: &Path) -> Option<(&Path, &OsStr)> {
+    Some((path.parent()?, path.file_name()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_joined_by_their_names() {
+        let at = |path: &str| absolute(Path::new("/home/me"), Path::new(path)).to_string_lossy().into_owned();
+        assert_eq!(at("x/./y"), "/home/me/x/y");
+        assert_eq!(at("../you//z/"), "/home/you/z");
+        assert_eq!(at("/../../etc"), "/etc");
+        assert_eq!(at("/"), "/");
+    }
+
+    #[test]
+    fn one_place_has_one_source() {
+        let source = |path: &str, stored: &str| Source { path: path.into(), stored: stored.into() };
+        assert!(places(&[source("/a", "/x"), source("/a", "/x")]).is_ok());
+        assert!(places(&[source("/a", "/x"), source("/b", "/x")]).is_err());
+        assert!(places(&[source("/a", "x")]).is_err());
+        assert!(places(&[source("/a", "/x/..")]).is_err());
+    }
+}
