@@ -15,7 +15,7 @@ use crate::repo::tree_writer::PageSink;
 
 /// A frame of chunks of one big file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.
-const BIG_FRAME: usize = 96 << 10;
+const BIG_FRAME: usize = 128 << 10;
 /// A batch of small files with at least this many bytes, all new, becomes a frame as it is, without a copy.
 const WHOLE_BATCH: usize = 384 << 10;
 
