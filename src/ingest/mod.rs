@@ -42,6 +42,7 @@ mod assemble;
 mod budget;
 mod chunks;
 mod exclude;
+mod level;
 mod options;
 mod parent;
 mod plan;

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::pack::PackKind;
+use crate::error::Result;
 use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{Marked, Rules};
+use crate::ingest::level::{Given, Level, Next, may_adopt, open_given};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::read::{BATCH, SMALL, Task};
-use crate::ingest::scan::{Cell, Scanned, Scanner};
+use crate::ingest::scan::{Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
-use crate::model::{Content, Directory, Item, Kind, LinkGroup, Metadata, Node, Statistics, Xattrs, escape};
+use crate::model::{Content, Directory, Kind, LinkGroup, Metadata, Node, Statistics};
 use crate::observe::{Event, Observer};
 use crate::repo::index::Index;
 use crate::sys::{Dir, FileKind, Stat, xattr};
@@ -67,9 +67,6 @@ const BATCH_FILES: usize = 512;
 const BATCH_DIRECTORIES: usize = 16;
 /// Steps that travel together.
 const STEPS: usize = 128;
-/// Subdirectories that are announced before they are needed.
-const WINDOW: usize = 24;
-
 /// Where the planner's words go.
 #[derive(Debug)]
 pub struct Outlets {
@@ -92,21 +89,6 @@ pub struct Walked {
     pub uids: std::collections::BTreeSet<u32>,
     /// The same for groups.
     pub gids: std::collections::BTreeSet<u32>,
-}
-
-/// A directory that is being walked.
-struct Level<'a> {
-    place: Option<&'a Place>,
-    scanned: Option<Scanned>,
-    /// Names of `place` that are not in the listing come between its names.
-    extra: std::iter::Peekable<std::vec::IntoIter<&'a [u8]>>,
-    at: usize,
-    parent: Option<ParentDir>,
-    announced: std::collections::VecDeque<(usize, Arc<Cell>)>,
-    announce_from: usize,
-    marked: Marked,
-    path_len: usize,
-    device: (u32, u32),
 }
 
 /// The walk.
@@ -175,7 +157,7 @@ impl<'a> Planner<'a> {
                 return Err(stopped());
             }
             self.path.truncate(level.path_len);
-            match next_name(level) {
+            match level.next_name() {
                 None => {
                     stack.pop();
                     self.step(Step::Leave)?;
@@ -328,7 +310,7 @@ impl<'a> Planner<'a> {
         self.owners(&node);
         let begun = Begun { node, xattrs, record: record(&scanned.stat) };
         self.step(Step::Enter(Box::new(begun)))?;
-        let listed = |name: &[u8]| binary_search(&scanned, name);
+        let listed = |name: &[u8]| scanned.listing.contains(name);
         let extra: Vec<&[u8]> =
             place.map_or_else(Vec::new, |p| p.below.keys().map(Vec::as_slice).filter(|n| !listed(n)).collect());
         let mut level = Level {
@@ -343,23 +325,9 @@ impl<'a> Planner<'a> {
             device: scanned.stat.device,
             scanned: Some(scanned),
         };
-        self.announce(&mut level);
+        level.announce(self.scanner);
         stack.push(level);
         Ok(())
-    }
-
-    /// Announces the next subdirectories of a level to the scanner.
-    fn announce(&self, level: &mut Level<'_>) {
-        let Some(scanned) = &level.scanned else { return };
-        if level.announced.len() > WINDOW / 2 || level.marked != Marked::No {
-            return;
-        }
-        let from = level.announce_from.max(level.at);
-        let end = scanned.listing.len().min(from + 2048);
-        let next: Vec<usize> = (from..end).filter(|at| scanned.is_directory(*at)).take(WINDOW - level.announced.len()).collect();
-        level.announce_from = next.last().map_or(end, |last| last + 1);
-        let cells = self.scanner.announce(&scanned.dir, next.iter().map(|at| scanned.listing.name(*at).to_vec()));
-        level.announced.extend(next.into_iter().zip(cells));
     }
 
     /// Entry `at` of the directory on top of the stack.
@@ -372,7 +340,7 @@ impl<'a> Planner<'a> {
         self.path.push(b'/');
         self.path.extend_from_slice(&name);
         let place = level.place.and_then(|p| p.below.get(&name));
-        let cell = take_cell(level, at);
+        let cell = level.take_cell(at);
         let entry = self.parent_entry(level, &name);
         let stat = match stat {
             Ok(stat) => stat,
@@ -419,7 +387,7 @@ impl<'a> Planner<'a> {
                     level.device = device;
                 }
                 if let Some(level) = stack.last_mut() {
-                    self.announce(level);
+                    level.announce(self.scanner);
                 }
             }
             Err(e) => {
@@ -428,7 +396,7 @@ impl<'a> Planner<'a> {
             }
         }
         if let [.., below, _] = stack.as_mut_slice() {
-            self.announce(below);
+            below.announce(self.scanner);
         }
         Ok(())
     }
@@ -557,90 +525,6 @@ impl<'a> Planner<'a> {
     fn owners(&mut self, node: &Node) {
         self.walked.uids.insert(node.meta.uid);
         self.walked.gids.insert(node.meta.gid);
-    }
-}
-
-enum Next<'a> {
-    Placed(&'a [u8]),
-    Listed(usize),
-}
-
-/// The next name of a level: of its listing, or of the given paths below it that the listing does not have.
-fn next_name<'a>(level: &mut Level<'a>) -> Option<Next<'a>> {
-    let len = level.scanned.as_ref().map_or(0, |s| s.listing.len());
-    let listed = level.scanned.as_ref().filter(|_| level.at < len).map(|s| s.listing.name(level.at));
-    let placed_first = match (level.extra.peek(), listed) {
-        (Some(placed), Some(listed)) => *placed < listed,
-        (Some(_), None) => true,
-        _ => false,
-    };
-    if placed_first {
-        return level.extra.next().map(Next::Placed);
-    }
-    if level.at >= len {
-        return None;
-    }
-    level.at += 1;
-    Some(Next::Listed(level.at - 1))
-}
-
-fn take_cell(level: &mut Level<'_>, at: usize) -> Option<Arc<Cell>> {
-    while level.announced.front().is_some_and(|(number, _)| *number < at) {
-        level.announced.pop_front();
-    }
-    match level.announced.front() {
-        Some((number, _)) if *number == at => level.announced.pop_front().map(|(_, cell)| cell),
-        _ => None,
-    }
-}
-
-fn binary_search(scanned: &Scanned, name: &[u8]) -> bool {
-    let (mut low, mut high) = (0, scanned.listing.len());
-    while low < high {
-        let middle = (low + high) / 2;
-        match scanned.listing.name(middle).cmp(name) {
-            std::cmp::Ordering::Equal => return true,
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-        }
-    }
-    false
-}
-
-/// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
-/// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
-fn may_adopt(index: &Index, node: &Node) -> bool {
-    if !index.is_suspicious() {
-        return true;
-    }
-    match &node.kind {
-        Kind::File(Content::Items(items)) => items.iter().all(|item| match item {
-            Item::Chunk { id, .. } => index.find(PackKind::Data, &id.key()).is_some(),
-            Item::Hole { .. } => true,
-        }),
-        Kind::File(Content::Tree { .. }) => false,
-        _ => !matches!(node.meta.xattrs, Xattrs::Stored(_)),
-    }
-}
-
-enum Given {
-    Directory(Scanned),
-    Other(Arc<Dir>, Vec<u8>, Stat),
-}
-
-/// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link.
-fn open_given(path: &std::path::Path) -> Result<Given> {
-    let failed = || escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-    let Some((parent, name)) = sources::split(path) else {
-        return Ok(Given::Directory(Dir::open(path).and_then(Scanned::of).at(failed)?));
-    };
-    let dir = Arc::new(Dir::open(parent).at(failed)?);
-    let name = std::os::unix::ffi::OsStrExt::as_bytes(name).to_vec();
-    let stat = dir.stat(&name).at(failed)?;
-    match stat.kind {
-        FileKind::Directory => Ok(Given::Directory(dir.open_dir(&name).and_then(Scanned::of).at(failed)?)),
-        FileKind::Unknown => Err(Error::new(ErrorKind::Invalid, format!("{} is of an unknown type", failed()))),
-        _ => Ok(Given::Other(dir, name, stat)),
     }
 }
 

@@ -106,6 +106,12 @@ impl Listing {
         self.names[at].2
     }
 
+    /// Whether `name` is among them.
+    pub fn contains(&self, name: &[u8]) -> bool {
+        let of = |entry: &(u32, u16, FileKind)| &self.bytes[entry.0 as usize..entry.0 as usize + usize::from(entry.1)];
+        self.names.binary_search_by(|entry| of(entry).cmp(name)).is_ok()
+    }
+
     /// Sorts by the bytes of the names.
     fn sort(&mut self) {
         let Listing { bytes, names } = self;

@@ -1,0 +1,136 @@
+//! One directory on the planner's way: the names that are left, and what was announced of them.
+
+use std::collections::VecDeque;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::format::pack::PackKind;
+use crate::ingest::exclude::Marked;
+use crate::ingest::parent::ParentDir;
+use crate::ingest::scan::{Cell, Scanned, Scanner};
+use crate::ingest::sources::{self, Place};
+use crate::model::{Content, Item, Kind, Node, Xattrs, escape};
+use crate::repo::index::Index;
+use crate::sys::{Dir, FileKind, Stat};
+
+/// Subdirectories that are announced before they are needed.
+const WINDOW: usize = 24;
+
+/// A directory that is being walked.
+pub struct Level<'a> {
+    /// The given paths at and below it.
+    pub place: Option<&'a Place>,
+    /// Its listing; `None` for a directory that only leads to given paths.
+    pub scanned: Option<Scanned>,
+    /// Names of `place` that are not in the listing come between its names.
+    pub extra: Peekable<std::vec::IntoIter<&'a [u8]>>,
+    /// The next entry of the listing.
+    pub at: usize,
+    /// The same directory of the parent snapshot.
+    pub parent: Option<ParentDir>,
+    /// Entries whose scan was announced.
+    pub announced: VecDeque<(usize, Arc<Cell>)>,
+    /// Where to look for the next ones.
+    pub announce_from: usize,
+    /// What its files say about it.
+    pub marked: Marked,
+    /// Length of its path.
+    pub path_len: usize,
+    /// The device it is on.
+    pub device: (u32, u32),
+}
+
+impl<'a> Level<'a> {
+    /// The next name of a level: of its listing, or of the given paths below it that the listing does not have.
+    pub fn next_name(&mut self) -> Option<Next<'a>> {
+        let len = self.scanned.as_ref().map_or(0, |s| s.listing.len());
+        let listed = self.scanned.as_ref().filter(|_| self.at < len).map(|s| s.listing.name(self.at));
+        let placed_first = match (self.extra.peek(), listed) {
+            (Some(placed), Some(listed)) => *placed < listed,
+            (Some(_), None) => true,
+            _ => false,
+        };
+        if placed_first {
+            return self.extra.next().map(Next::Placed);
+        }
+        if self.at >= len {
+            return None;
+        }
+        self.at += 1;
+        Some(Next::Listed(self.at - 1))
+    }
+
+    /// The announced scan of entry `at`, if it was announced.
+    pub fn take_cell(&mut self, at: usize) -> Option<Arc<Cell>> {
+        while self.announced.front().is_some_and(|(number, _)| *number < at) {
+            self.announced.pop_front();
+        }
+        match self.announced.front() {
+            Some((number, _)) if *number == at => self.announced.pop_front().map(|(_, cell)| cell),
+            _ => None,
+        }
+    }
+
+    /// Announces the next subdirectories of a level to the scanner.
+    pub fn announce(&mut self, scanner: &Scanner) {
+        let Some(scanned) = &self.scanned else { return };
+        if self.announced.len() > WINDOW / 2 || self.marked != Marked::No {
+            return;
+        }
+        let from = self.announce_from.max(self.at);
+        let end = scanned.listing.len().min(from + 2048);
+        let next: Vec<usize> = (from..end).filter(|at| scanned.is_directory(*at)).take(WINDOW - self.announced.len()).collect();
+        self.announce_from = next.last().map_or(end, |last| last + 1);
+        let cells = scanner.announce(&scanned.dir, next.iter().map(|at| scanned.listing.name(*at).to_vec()));
+        self.announced.extend(next.into_iter().zip(cells));
+    }
+}
+
+/// The next name of a level.
+pub enum Next<'a> {
+    /// A given path that the listing does not have.
+    Placed(&'a [u8]),
+    /// An entry of the listing.
+    Listed(usize),
+}
+
+/// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
+/// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
+pub fn may_adopt(index: &Index, node: &Node) -> bool {
+    if !index.is_suspicious() {
+        return true;
+    }
+    match &node.kind {
+        Kind::File(Content::Items(items)) => items.iter().all(|item| match item {
+            Item::Chunk { id, .. } => index.find(PackKind::Data, &id.key()).is_some(),
+            Item::Hole { .. } => true,
+        }),
+        Kind::File(Content::Tree { .. }) => false,
+        _ => !matches!(node.meta.xattrs, Xattrs::Stored(_)),
+    }
+}
+
+/// A given path, opened.
+pub enum Given {
+    /// A directory.
+    Directory(Scanned),
+    /// Anything else: its directory, its name there, its stat.
+    Other(Arc<Dir>, Vec<u8>, Stat),
+}
+
+/// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link.
+pub fn open_given(path: &std::path::Path) -> Result<Given> {
+    let failed = || escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+    let Some((parent, name)) = sources::split(path) else {
+        return Ok(Given::Directory(Dir::open(path).and_then(Scanned::of).at(failed)?));
+    };
+    let dir = Arc::new(Dir::open(parent).at(failed)?);
+    let name = std::os::unix::ffi::OsStrExt::as_bytes(name).to_vec();
+    let stat = dir.stat(&name).at(failed)?;
+    match stat.kind {
+        FileKind::Directory => Ok(Given::Directory(dir.open_dir(&name).and_then(Scanned::of).at(failed)?)),
+        FileKind::Unknown => Err(Error::new(ErrorKind::Invalid, format!("{} is of an unknown type", failed()))),
+        _ => Ok(Given::Other(dir, name, stat)),
+    }
+}
