@@ -15,6 +15,9 @@
 //!
 //! The command line (`cli`, part of the binary) stands above all of them and is the only room that prints.
 
+// The library never panics on purpose and never prints; tests and the command line may.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
+
 pub mod chunk;
 pub mod error;
 pub mod format;

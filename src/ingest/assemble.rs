@@ -33,6 +33,9 @@ pub struct Assembled {
     pub scan: Option<Root>,
     /// The hard link groups.
     pub links: Option<Root>,
+    /// The nodes of the given paths, by path: what decides whether anything changed (the live metadata of what only
+    /// leads to them does not).
+    pub given: Vec<(Vec<u8>, Node)>,
     /// New and changed files, errors and files lost to them, new bytes.
     pub statistics: Statistics,
 }
@@ -67,6 +70,7 @@ pub struct Assembler<'a> {
     stack: Vec<Building>,
     path: Vec<u8>,
     root: Option<Node>,
+    given: Vec<(Vec<u8>, Node)>,
     scan: TreeWriter,
     last_record: ScanRecord,
     groups: HashMap<LinkGroup, Group>,
@@ -95,6 +99,7 @@ impl<'a> Assembler<'a> {
             stack: Vec::new(),
             path: Vec::new(),
             root: None,
+            given: Vec::new(),
             scan: TreeWriter::new(PageKind::Scan),
             last_record: ScanRecord::default(),
             groups: HashMap::new(),
@@ -131,7 +136,7 @@ impl<'a> Assembler<'a> {
             roots.1 = write_links(&self.groups, &mut self.chunks)?;
         }
         self.statistics.bytes_new = self.chunks.finish()?;
-        Ok(Assembled { root, scan: roots.0, links: roots.1, statistics: self.statistics })
+        Ok(Assembled { root, scan: roots.0, links: roots.1, given: self.given, statistics: self.statistics })
     }
 
     fn step(&mut self, step: Step) -> Result<()> {
@@ -162,7 +167,12 @@ impl<'a> Assembler<'a> {
         node.meta.xattrs = self.keep_xattrs(&done.begun.xattrs)?;
         self.path.truncate(self.path.len().saturating_sub(node.name.len() + 1));
         match self.stack.is_empty() {
-            true => self.root = Some(node),
+            true => {
+                if node.given {
+                    self.given.push((Vec::new(), node.clone()));
+                }
+                self.root = Some(node);
+            }
             false => self.add(&node)?,
         }
         Ok(())
@@ -171,6 +181,9 @@ impl<'a> Assembler<'a> {
     /// Adds a finished node to the directory on top of the stack.
     fn add(&mut self, node: &Node) -> Result<()> {
         let Some(top) = self.stack.last_mut() else { return Ok(()) };
+        if node.given && !top.begun.node.given {
+            self.given.push(([&self.path[..], b"/", &node.name].concat(), node.clone()));
+        }
         self.scratch.clear();
         crate::format::node::encode(node, &mut self.scratch);
         top.directory.entries += 1;

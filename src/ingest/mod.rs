@@ -148,7 +148,7 @@ impl Attempt<'_> {
             }
             None => None,
         };
-        let (walked, assembled, stored) = self.pipeline(id, &index, parent_tree, parent.as_ref())?;
+        let (walked, assembled, stored, parent_tree) = self.pipeline(id, &index, parent_tree, parent.as_ref())?;
         let Some(root) = assembled.root else { return Err(stopped()) };
         if walked.missing_sources == self.sources.len() {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
@@ -178,7 +178,7 @@ impl Attempt<'_> {
             statistics,
             program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
         };
-        let same = parent.as_ref().is_some_and(|p| p.root == snapshot.root);
+        let same = parent_tree.zip(parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &assembled.given));
         let skip = self.options.dry_run || self.options.skip_if_unchanged && same && statistics.errors == 0;
         let committed = !skip && snapshots::commit(self.repo, &snapshot)?;
         Ok((IngestReport { snapshot, committed, missing_sources: walked.missing_sources }, !skip && !committed))
@@ -191,7 +191,7 @@ impl Attempt<'_> {
         index: &Index,
         parent_tree: Option<ParentTree>,
         parent: Option<&Snapshot>,
-    ) -> Result<(Walked, Assembled, Stored)> {
+    ) -> Result<(Walked, Assembled, Stored, Option<ParentTree>)> {
         let limit = process::file_limit();
         let budget = Budget::new(READ_BUDGET);
         let lead = Budget::new((limit.saturating_sub(64) / 2).clamp(8, LEAD));
@@ -249,7 +249,8 @@ impl Attempt<'_> {
             let echo = |e: &&Error| e.kind() == ErrorKind::Interrupted && !self.stop.load(Ordering::Relaxed);
             let real = errors.into_iter().flatten().chain(workers.iter().filter_map(|r| r.as_ref().err())).any(|e| !echo(&e));
             if !real {
-                return Ok((walked?, assembled?, stored?));
+                let (walked, parent_tree) = walked?;
+                return Ok((walked, assembled?, stored?, parent_tree));
             }
             Err(first_real([walked.err(), assembled.err(), stored.err()], workers))
         })

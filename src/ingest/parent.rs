@@ -106,9 +106,9 @@ impl ParentTree {
         None
     }
 
-    /// Whether `stat` shows the file that the parent has, unchanged since it was read: same size and times and inode,
-    /// both times at least two seconds older than the parent's scan (a file may change twice within one tick of its
-    /// file system's clock), and not flagged.
+    /// Whether `stat` shows the file that the parent has, unchanged since it was read: same size, times and inode, and
+    /// not flagged. A file may change twice within one tick of its file system's clock, so the time that would show a
+    /// change (the inode's, which nobody can set; else the content's) must be two seconds older than the parent's scan.
     pub fn is_unchanged(&mut self, entry: &ParentEntry, stat: &Stat) -> bool {
         let node = entry.node();
         let is_file = matches!(node.kind, crate::model::Kind::File(_));
@@ -116,7 +116,7 @@ impl ParentTree {
             return false;
         }
         let settled = |time: Timestamp| time.secs.saturating_add(2) <= self.scan_start.secs;
-        if !settled(stat.mtime) || !self.ignore_ctime && !settled(stat.ctime) {
+        if !settled(if self.ignore_ctime { stat.mtime } else { stat.ctime }) {
             return false;
         }
         match self.record(entry.position) {
@@ -125,6 +125,14 @@ impl ParentTree {
             }
             None => self.ignore_inode && self.ignore_ctime,
         }
+    }
+
+    /// Whether the parent has exactly these nodes at these paths.
+    pub fn holds(&self, root: &Node, given: &[(Vec<u8>, Node)]) -> bool {
+        given.iter().all(|(path, node)| {
+            let names: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect();
+            self.trees.walk_to(root, &names).is_ok_and(|(found, _)| found == *node)
+        })
     }
 
     fn record(&mut self, position: u64) -> Option<ScanRecord> {

@@ -148,7 +148,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Walks everything. `root` is the tree of given paths, `parent_root` the parent's node of `/`.
-    pub fn walk(mut self, root: &'a Place, parent_root: Option<&Node>) -> Result<Walked> {
+    /// Gives the parent's tree back.
+    pub fn walk(mut self, root: &'a Place, parent_root: Option<&Node>) -> Result<(Walked, Option<ParentTree>)> {
         let parent = parent_root.and_then(|node| self.parent.as_ref()?.directory(node, 0));
         let mut stack: Vec<Level<'a>> = Vec::new();
         self.enter_place(&mut stack, root, b"", None, parent)?;
@@ -175,7 +176,7 @@ impl<'a> Planner<'a> {
         }
         self.flush_batch()?;
         self.send_steps()?;
-        Ok(self.walked)
+        Ok((self.walked, self.parent))
     }
 
     fn parent_entry(&self, level: &mut Level<'_>, name: &[u8]) -> Option<ParentEntry> {

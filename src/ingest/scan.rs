@@ -35,7 +35,7 @@ impl Scanned {
     pub fn of(dir: Dir) -> io::Result<Scanned> {
         let stat = dir.stat_self()?;
         let xattrs = xattr::list(&dir);
-        let listing = dir.list()?;
+        let listing = dir.list_once()?;
         let mut out = Scanned { dir: Arc::new(dir), stat, xattrs, listing, stats: Vec::new(), first: 0 };
         out.fill(0);
         Ok(out)

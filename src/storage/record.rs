@@ -48,6 +48,11 @@ impl RecordingStorage {
         self.changes_left.store(n, Ordering::SeqCst);
     }
 
+    /// The names of a class, without a note in the record; none when they cannot be listed.
+    pub fn list_names(&self, class: Class) -> Vec<Name> {
+        self.inner.list(class).map(|list| list.into_iter().map(|(name, _)| name).collect()).unwrap_or_default()
+    }
+
     fn note(&self, operation: Operation) {
         self.log.lock().unwrap_or_else(|e| e.into_inner()).push(operation);
     }

@@ -150,8 +150,14 @@ impl Dir {
         Ok(Dir(self.0.try_clone()?))
     }
 
-    /// The names in it, sorted by their bytes.
+    /// The names in it, sorted by their bytes. Reads through a descriptor of its own: the position in a directory
+    /// belongs to the descriptor, and several threads may list at once.
     pub fn list(&self) -> io::Result<Listing> {
+        self.open_below(b"")?.list_once()
+    }
+
+    /// The names in it, for a directory that was just opened and is listed no second time.
+    pub fn list_once(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
         let mut buffer = [MaybeUninit::uninit(); 32 << 10];
         let mut entries = RawDir::new(&self.0, &mut buffer);
