@@ -33,6 +33,7 @@ pub struct Encoder {
     probe: CCtx<'static>,
     scratch: Vec<u8>,
     compression: Compression,
+    level: i32,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -41,7 +42,7 @@ impl std::fmt::Debug for Encoder {
     }
 }
 
-fn context(level: i32) -> Result<CCtx<'static>> {
+fn context<'a>(level: i32) -> Result<CCtx<'a>> {
     let mut context = CCtx::try_create().ok_or_else(|| Error::new(ErrorKind::Io, "there is no memory for a compressor"))?;
     let parameters = [
         CParameter::CompressionLevel(level),
@@ -64,7 +65,7 @@ impl Encoder {
             Compression::Level(level) => level,
             _ => AUTO_LEVEL,
         };
-        Ok(Encoder { context: context(level)?, probe: context(1)?, scratch: Vec::with_capacity(2 * SAMPLE), compression })
+        Ok(Encoder { context: context(level)?, probe: context(1)?, scratch: Vec::with_capacity(2 * SAMPLE), compression, level })
     }
 
     /// Compresses `plain` into `out` (replaced). `Raw` when that gains nothing: `out` is then a copy.
@@ -80,6 +81,17 @@ impl Encoder {
         }
         out.extend_from_slice(plain);
         Ok(Codec::Raw)
+    }
+
+    /// Compresses `plain` against `prefix` into `out` (replaced): what repeats of the prefix costs nearly nothing. The
+    /// context is made anew, since it borrows the prefix.
+    pub fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let mut context = context(self.level)?;
+        context.ref_prefix(prefix).map_err(zstd_error)?;
+        out.clear();
+        out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        context.compress2(out, plain).map_err(zstd_error)?;
+        Ok(())
     }
 
     fn looks_incompressible(&mut self, plain: &[u8]) -> Result<bool> {
@@ -114,9 +126,17 @@ impl std::fmt::Debug for Decoder {
 impl Decoder {
     /// A decoder for one thread.
     pub fn new() -> Result<Self> {
-        let mut context = DCtx::try_create().ok_or_else(|| Error::new(ErrorKind::Io, "there is no memory for a decompressor"))?;
-        context.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(zstd_error)?;
-        Ok(Decoder { context })
+        Ok(Decoder { context: decoding_context()? })
+    }
+
+    /// Decodes what was compressed against `prefix` into `out` (replaced): exactly `plain` bytes or an error.
+    pub fn decode_delta(&mut self, stored: &[u8], prefix: &[u8], plain: usize, out: &mut Vec<u8>) -> Result<()> {
+        let mut context = decoding_context()?;
+        context.ref_prefix(prefix).map_err(zstd_error)?;
+        out.clear();
+        out.reserve_exact(plain);
+        context.decompress(out, stored).map_err(zstd_error)?;
+        exact(out, plain)
     }
 
     /// Decodes `stored` into `out` (replaced): exactly `plain` bytes or an error, and never more memory than that.
@@ -132,16 +152,43 @@ impl Decoder {
                 }
             }
         }
-        if out.len() == plain {
-            return Ok(());
-        }
-        Err(Error::corrupt(format!("a frame has {} bytes where {plain} were announced", out.len())))
+        exact(out, plain)
     }
+}
+
+fn exact(out: &[u8], plain: usize) -> Result<()> {
+    if out.len() == plain {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("a frame has {} bytes where {plain} were announced", out.len())))
+}
+
+fn decoding_context<'a>() -> Result<DCtx<'a>> {
+    let mut context = DCtx::try_create().ok_or_else(|| Error::new(ErrorKind::Io, "there is no memory for a decompressor"))?;
+    context.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(zstd_error)?;
+    Ok(context)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_delta_is_small_and_needs_its_prefix() {
+        let mut old = vec![0; 300_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut old);
+        let mut new = old.clone();
+        new.splice(1000..1010, b"something else".iter().copied());
+        let mut encoder = Encoder::new(Compression::Auto).expect("encoder");
+        let mut decoder = Decoder::new().expect("decoder");
+        let (mut stored, mut back) = (Vec::new(), Vec::new());
+        encoder.encode_delta(&new, &old, &mut stored).expect("encoding");
+        assert!(stored.len() < 1000, "{} bytes", stored.len());
+        decoder.decode_delta(&stored, &old, new.len(), &mut back).expect("decoding");
+        assert_eq!(back, new);
+        let wrong = decoder.decode_delta(&stored, &new[..200_000], new.len(), &mut back);
+        assert!(wrong.is_err() || back != new);
+    }
 
     #[test]
     fn what_does_not_compress_is_stored_as_it_is() {

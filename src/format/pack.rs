@@ -26,7 +26,9 @@ pub const MAX_FRAME: usize = MAX_CHUNK;
 /// The most chunks in one frame.
 pub const MAX_FRAME_CHUNKS: usize = 1 << 16;
 /// The most chunks whose plain bytes serve as a frame's prefix.
-pub const MAX_BASES: usize = 64;
+pub const MAX_BASES: usize = 1024;
+/// The most bytes that such a prefix may have in all.
+pub const MAX_PREFIX: usize = 4 << 20;
 /// The longest pack that a reader takes.
 pub const MAX_PACK: u64 = 1 << 30;
 /// Bytes before the first frame.
@@ -212,7 +214,10 @@ pub fn decode_frame(cursor: &mut Cursor<'_>, offset: u64) -> Result<FrameInfo> {
     let plain = cursor.number(MAX_FRAME as u64)? as u32;
     let codec = Codec::parse(cursor.u8()?)?;
     let bases = cursor.number(MAX_BASES as u64)? as usize;
-    let bases = (0..bases).map(|_| cursor.array().map(ChunkKey)).collect::<Result<_>>()?;
+    let bases: Vec<ChunkKey> = (0..bases).map(|_| cursor.array().map(ChunkKey)).collect::<Result<_>>()?;
+    if codec == Codec::Raw && !bases.is_empty() {
+        return Err(cursor.error("a frame that is not compressed has a prefix"));
+    }
     if plain == 0 || stored <= 16 || codec == Codec::Raw && stored != plain + 16 {
         return Err(cursor.error("a frame has an impossible length"));
     }

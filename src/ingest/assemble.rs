@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use crate::error::{Error, Result};
 use crate::format::page::{self, LinkEntry, PageKind, ScanRecord};
 use crate::ingest::budget::Budget;
-use crate::ingest::chunks::Chunks;
+use crate::ingest::chunks::{BatchFile, Chunks, Previous};
 use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, INLINE, Message, Part, ReadFile, SmallFile};
 use crate::ingest::sink::stopped;
@@ -325,11 +325,13 @@ impl<'a> Assembler<'a> {
 
     fn part(&mut self, part: Part, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
         match part {
-            Part::Again => *recipe = Recipe::default(),
+            Part::Base(content) => recipe.base = Some(content),
+            Part::Again => *recipe = Recipe { base: recipe.base.take(), ..Recipe::default() },
             Part::Hole(len) => recipe.push(Item::Hole { len }, &mut self.chunks)?,
             Part::Data { bytes, cuts, held } => {
                 for Cut { id, start, len } in cuts {
-                    self.chunks.big(&id, &bytes[start as usize..(start + len) as usize])?;
+                    let previous = recipe.base.as_ref().map(|content| Previous { content, offset: recipe.size });
+                    self.chunks.big(&id, &bytes[start as usize..(start + len) as usize], previous)?;
                     recipe.push(Item::Chunk { id, len }, &mut self.chunks)?;
                 }
                 self.budget.give(held);
@@ -347,12 +349,13 @@ impl<'a> Assembler<'a> {
             },
             Message::Batch { bytes, files, held } => {
                 let mut all = Vec::with_capacity(files.len());
-                for SmallFile { slot, range, cuts, file } in files {
+                for SmallFile { slot, range, cuts, base, file } in files {
+                    let start = range.start;
                     let content = match range.len() as u64 <= INLINE {
                         true => Content::Inline(bytes[range].to_vec()),
                         false => Content::Items(cuts.iter().map(|c| Item::Chunk { id: c.id, len: c.len }).collect()),
                     };
-                    all.extend(cuts);
+                    all.push(BatchFile { cuts, start, base });
                     self.arrived.insert(slot, Arrived::Whole(file, content));
                 }
                 // Its chunks are stored as they come; which slot they belong to no longer matters.
@@ -371,6 +374,8 @@ struct Recipe {
     writer: Option<TreeWriter>,
     size: u64,
     data: u64,
+    /// The previous version of the file.
+    base: Option<Content>,
 }
 
 impl Recipe {

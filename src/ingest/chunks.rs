@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use crate::chunk::keys::Keys;
 use crate::error::Result;
-use crate::format::pack::PackKind;
+use crate::format::pack::{MAX_BASES, PackKind};
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::Sink;
-use crate::model::{ChunkId, ChunkKey};
+use crate::model::{ChunkId, ChunkKey, Content, Item};
 use crate::repo::index::Index;
 use crate::repo::pack::PlainFrame;
+use crate::repo::tree::TreeReader;
 use crate::repo::tree_writer::PageSink;
 
 /// A frame of chunks of one big file is closed when it has this many bytes: random reads decode little, and zstd has
@@ -18,6 +20,10 @@ use crate::repo::tree_writer::PageSink;
 const BIG_FRAME: usize = 128 << 10;
 /// A batch of small files with at least this many bytes, all new, becomes a frame as it is, without a copy.
 const WHOLE_BATCH: usize = 384 << 10;
+/// The most bytes that a frame may be a difference from.
+const PREFIX: usize = 1 << 20;
+/// How far around its own range a part of a file looks for its previous version: insertions move what follows.
+const WIDEN: u64 = 64 << 10;
 
 /// Keys are the output of a keyed hash: their own first bytes are as good a hash as any.
 #[derive(Debug, Default)]
@@ -38,33 +44,85 @@ impl Hasher for KeyHasher {
     fn write_usize(&mut self, _: usize) {}
 }
 
+/// A frame that is being filled.
+#[derive(Debug, Default)]
+struct Gathered {
+    frame: PlainFrame,
+    /// Bytes of its bases, and which they are.
+    prefix: usize,
+    bases: HashSet<ChunkKey, BuildHasherDefault<KeyHasher>>,
+}
+
+impl Gathered {
+    fn push(&mut self, id: &ChunkId, bytes: &[u8]) {
+        self.frame.bytes.extend_from_slice(bytes);
+        self.frame.chunks.push((*id, bytes.len() as u32));
+    }
+
+    fn len(&self) -> usize {
+        self.frame.bytes.len()
+    }
+
+    /// Adds a base, while there is room: differences from more than this are not smaller.
+    fn base(&mut self, key: ChunkKey, len: u32) {
+        let fits = self.prefix + len as usize <= PREFIX && self.frame.bases.len() < MAX_BASES;
+        if fits && self.bases.insert(key) {
+            self.prefix += len as usize;
+            self.frame.bases.push(key);
+        }
+    }
+}
+
+/// A part of a file, with the previous version of the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Previous<'a> {
+    /// The previous version.
+    pub content: &'a Content,
+    /// Where the part begins in the file.
+    pub offset: u64,
+}
+
+/// A small file of a batch, as it is stored.
+#[derive(Debug)]
+pub struct BatchFile {
+    /// Its chunks in the batch's buffer.
+    pub cuts: Vec<Cut>,
+    /// Where it begins there.
+    pub start: usize,
+    /// Its previous version.
+    pub base: Option<Content>,
+}
+
 /// Gathers new chunks into frames and gives them to the sink.
 #[derive(Debug)]
 pub struct Chunks<'a> {
     keys: &'a Keys,
     index: &'a Index,
+    /// Reads the recipes of previous versions.
+    trees: Option<Arc<TreeReader>>,
     /// Chunks that this ingest has stored, or is about to.
     stored: HashSet<ChunkKey, BuildHasherDefault<KeyHasher>>,
     /// `None` for a dry run: frames are counted and dropped.
     sink: Option<Sink<'a>>,
-    small: PlainFrame,
-    big: PlainFrame,
-    tree: PlainFrame,
+    small: Gathered,
+    big: Gathered,
+    tree: Gathered,
     /// Plain bytes of new data chunks.
     pub bytes_new: u64,
 }
 
 impl<'a> Chunks<'a> {
-    /// Gathers for `sink`.
-    pub fn new(keys: &'a Keys, index: &'a Index, sink: Option<Sink<'a>>) -> Self {
+    /// Gathers for `sink`; `trees` reads the parent.
+    pub fn new(keys: &'a Keys, index: &'a Index, trees: Option<Arc<TreeReader>>, sink: Option<Sink<'a>>) -> Self {
         Chunks {
             keys,
             index,
+            trees,
             stored: HashSet::default(),
             sink,
-            small: PlainFrame::default(),
-            big: PlainFrame::default(),
-            tree: PlainFrame::default(),
+            small: Gathered::default(),
+            big: Gathered::default(),
+            tree: Gathered::default(),
             bytes_new: 0,
         }
     }
@@ -75,40 +133,65 @@ impl<'a> Chunks<'a> {
         self.index.find(kind, &key).is_none() && self.stored.insert(key)
     }
 
-    fn submit(&mut self, kind: PackKind, frame: PlainFrame) -> Result<()> {
+    fn submit(&mut self, kind: PackKind, gathered: Gathered) -> Result<()> {
         match &mut self.sink {
-            Some(sink) if !frame.chunks.is_empty() => sink.submit(kind, frame),
+            Some(sink) if !gathered.frame.chunks.is_empty() => sink.submit(kind, gathered.frame),
             _ => Ok(()),
         }
     }
 
-    /// A batch of small files: `cuts` are its chunks, in order. When all of it is new the buffer itself is the frame.
-    pub fn batch(&mut self, bytes: Vec<u8>, cuts: &[Cut]) -> Result<()> {
-        let new: Vec<Cut> = cuts.iter().filter(|cut| self.is_new(PackKind::Data, &cut.id)).copied().collect();
-        let total: usize = new.iter().map(|cut| cut.len as usize).sum();
-        self.bytes_new += total as u64;
-        if total == bytes.len() && total >= WHOLE_BATCH {
-            let chunks = new.iter().map(|cut| (cut.id, cut.len)).collect();
-            return self.submit(PackKind::Data, PlainFrame { bytes, chunks });
-        }
-        for cut in new {
-            push(&mut self.small, &cut.id, &bytes[cut.start as usize..(cut.start + cut.len) as usize]);
-            if self.small.bytes.len() >= BATCH as usize {
-                let frame = std::mem::take(&mut self.small);
-                self.submit(PackKind::Data, frame)?;
+    /// A batch of small files. When all of it is new the buffer itself is the frame.
+    pub fn batch(&mut self, bytes: Vec<u8>, files: &[BatchFile]) -> Result<()> {
+        let mut new: Vec<(Cut, &BatchFile)> = Vec::new();
+        for file in files {
+            for cut in &file.cuts {
+                if self.is_new(PackKind::Data, &cut.id) {
+                    new.push((*cut, file));
+                }
             }
         }
+        let total: usize = new.iter().map(|(cut, _)| cut.len as usize).sum();
+        self.bytes_new += total as u64;
+        if total == bytes.len() && total >= WHOLE_BATCH {
+            let mut whole = Gathered::default();
+            for (cut, file) in &new {
+                whole.frame.chunks.push((cut.id, cut.len));
+                self.small_bases(cut, file, &mut whole);
+            }
+            whole.frame.bytes = bytes;
+            return self.submit(PackKind::Data, whole);
+        }
+        let mut small = std::mem::take(&mut self.small);
+        for (cut, file) in &new {
+            small.push(&cut.id, &bytes[cut.start as usize..(cut.start + cut.len) as usize]);
+            self.small_bases(cut, file, &mut small);
+            if small.len() >= BATCH as usize {
+                self.submit(PackKind::Data, std::mem::take(&mut small))?;
+            }
+        }
+        self.small = small;
         Ok(())
     }
 
+    fn small_bases(&self, cut: &Cut, file: &BatchFile, into: &mut Gathered) {
+        if let Some(content) = &file.base {
+            self.bases(Previous { content, offset: u64::from(cut.start) - file.start as u64 }, cut.len, into);
+        }
+    }
+
     /// A chunk of a big file.
-    pub fn big(&mut self, id: &ChunkId, bytes: &[u8]) -> Result<()> {
+    pub fn big(&mut self, id: &ChunkId, bytes: &[u8], previous: Option<Previous<'_>>) -> Result<()> {
         if !self.is_new(PackKind::Data, id) {
             return Ok(());
         }
         self.bytes_new += bytes.len() as u64;
-        push(&mut self.big, id, bytes);
-        if self.big.bytes.len() >= BIG_FRAME { self.end_big() } else { Ok(()) }
+        let mut big = std::mem::take(&mut self.big);
+        big.push(id, bytes);
+        if let Some(previous) = previous {
+            self.bases(previous, bytes.len() as u32, &mut big);
+        }
+        self.big = big;
+        if self.big.len() >= BIG_FRAME { self.end_big() } else { Ok(()) }
     }
 
     /// A big file ends: its last frame is not shared with another file's first.
@@ -117,10 +200,39 @@ impl<'a> Chunks<'a> {
         self.submit(PackKind::Data, frame)
     }
 
+    /// Adds what the previous version has around this range as bases.
+    fn bases(&self, previous: Previous<'_>, len: u32, into: &mut Gathered) {
+        let from = previous.offset.saturating_sub(WIDEN);
+        let to = previous.offset + u64::from(len) + WIDEN;
+        let mut visit = |start: u64, item: &Item| {
+            if let Item::Chunk { id, .. } = item {
+                self.base(&id.key(), into);
+            }
+            Ok(start + item.len() < to)
+        };
+        if let Some(trees) = &self.trees {
+            // A recipe that cannot be read lends nothing.
+            let _ = trees.items(previous.content, from, &mut visit);
+        }
+    }
+
+    /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one.
+    fn base(&self, key: &ChunkKey, into: &mut Gathered) {
+        let Some(location) = self.index.find(PackKind::Data, key) else { return };
+        let bases = &self.index.frame(&location).info.bases;
+        if bases.is_empty() {
+            into.base(*key, location.len);
+        }
+        for key in bases {
+            if let Some(location) = self.index.find(PackKind::Data, key) {
+                into.base(*key, location.len);
+            }
+        }
+    }
+
     /// Gives the last frames away and closes the packs.
     pub fn finish(mut self) -> Result<u64> {
-        for (kind, frame) in [(PackKind::Data, std::mem::take(&mut self.small)), (PackKind::Tree, std::mem::take(&mut self.tree))]
-        {
+        for (kind, frame) in [(PackKind::Data, std::mem::take(&mut self.small)), (PackKind::Tree, std::mem::take(&mut self.tree))] {
             self.submit(kind, frame)?;
         }
         self.end_big()?;
@@ -131,17 +243,12 @@ impl<'a> Chunks<'a> {
     }
 }
 
-fn push(frame: &mut PlainFrame, id: &ChunkId, bytes: &[u8]) {
-    frame.bytes.extend_from_slice(bytes);
-    frame.chunks.push((*id, bytes.len() as u32));
-}
-
 impl PageSink for Chunks<'_> {
     fn page(&mut self, bytes: &[u8]) -> Result<ChunkId> {
         let id = self.keys.chunk_id(PackKind::Tree, bytes);
         if self.is_new(PackKind::Tree, &id) {
-            push(&mut self.tree, &id, bytes);
-            if self.tree.bytes.len() >= BATCH as usize {
+            self.tree.push(&id, bytes);
+            if self.tree.len() >= BATCH as usize {
                 let frame = std::mem::take(&mut self.tree);
                 self.submit(PackKind::Tree, frame)?;
             }

@@ -33,6 +33,7 @@ use crate::ingest::sources::Place;
 use crate::model::{Owners, Snapshot, SnapshotId, Timestamp};
 use crate::observe::Observer;
 use crate::repo::index::Index;
+use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::repo::{Repository, session, snapshots};
@@ -62,7 +63,7 @@ const SCANNERS: usize = 4;
 /// How often a writer whose session was fenced begins again.
 const FENCED_TRIES: u32 = 5;
 /// Decoded frames and pages of the parent's trees.
-const PARENT_MEMORY: u64 = 8 << 20;
+const PARENT_MEMORY: u64 = 12 << 20;
 
 /// The time now.
 pub fn now() -> Timestamp {
@@ -207,6 +208,8 @@ impl Attempt<'_> {
         // Frames that wait for a core, and packs that wait for the disk: few, since each holds memory.
         let (jobs_in, jobs) = crossbeam_channel::bounded(cores * 2);
         let (complete_in, complete) = crossbeam_channel::bounded(0);
+        let trials = DeltaTrials::default();
+        let trees = parent_tree.as_ref().map(|parent| parent.trees().clone());
         thread::scope(|scope| {
             (0..SCANNERS).for_each(|_| drop(scope.spawn(|| scanner.work())));
             let mut workers = Vec::new();
@@ -219,15 +222,20 @@ impl Attempt<'_> {
                 workers.push(scope.spawn(move || reading.read_big(&tasks, &out)));
             }
             for _ in 0..cores {
-                let (jobs, complete, compression) = (jobs.clone(), complete_in.clone(), self.options.compression);
-                workers.push(scope.spawn(move || sink::seal_frames(self.repo, Encoder::new(compression)?, &jobs, &complete)));
+                let (jobs, complete, trials) = (jobs.clone(), complete_in.clone(), &trials);
+                let (old, compression) = (trees.clone(), self.options.compression);
+                workers.push(scope.spawn(move || {
+                    let old = old.as_ref().map(|trees| &**trees.chunks());
+                    sink::seal_frames(self.repo, Encoder::new(compression)?, trials, old, &jobs, &complete)
+                }));
             }
             drop((messages_in, small, big, jobs));
             let storer = scope.spawn(move || sink::store_packs(self.repo, &complete));
             let (budget, lead, messages) = (&budget, &lead, &messages);
+            let trees = trees.clone();
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in);
-                let chunks = Chunks::new(keys, index, (!self.options.dry_run).then_some(sink));
+                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink));
                 let result = Assembler::new(chunks, messages, budget, lead, self.observer).run(&steps);
                 budget.close();
                 lead.close();

@@ -84,6 +84,11 @@ impl ParentTree {
         }
     }
 
+    /// The reader of its trees.
+    pub fn trees(&self) -> &Arc<TreeReader> {
+        &self.trees
+    }
+
     /// A directory of the parent, from its node and position.
     pub fn directory(&self, node: &Node, position: u64) -> Option<ParentDir> {
         let directory = *node.directory()?;

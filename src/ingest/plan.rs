@@ -490,7 +490,11 @@ impl<'a> Planner<'a> {
         }
         let slot = self.slots;
         self.slots += 1;
-        let task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat };
+        let base = entry.as_ref().and_then(|e| match &e.node().kind {
+            Kind::File(content @ (Content::Items(_) | Content::Tree { .. })) => Some(content.clone()),
+            _ => None,
+        });
+        let task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base };
         let has_holes = stat.size > 4096 && stat.blocks * 512 < stat.size && !self.options.no_holes;
         if stat.size > SMALL || has_holes {
             self.outlets.big.send(task).map_err(|_| stopped())?;

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::ingest::budget::Budget;
 use crate::ingest::sink::stopped;
-use crate::model::ChunkId;
+use crate::model::{ChunkId, Content};
 use crate::sys::{self, Dir, FileKind, Stat, xattr};
 
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
@@ -40,6 +40,8 @@ pub struct Task {
     pub name: Vec<u8>,
     /// What the walk saw.
     pub stat: Stat,
+    /// The content of the file of this name in the parent: what it may be stored as a difference from.
+    pub base: Option<Content>,
 }
 
 /// A file that was read: everything but its bytes.
@@ -73,6 +75,8 @@ pub struct SmallFile {
     pub range: std::ops::Range<usize>,
     /// Its chunks; none for content that stands in the node.
     pub cuts: Vec<Cut>,
+    /// Its previous version.
+    pub base: Option<Content>,
     /// The rest, or why it could not be read.
     pub file: io::Result<ReadFile>,
 }
@@ -101,6 +105,8 @@ pub enum Message {
 /// A part of a big file.
 #[derive(Debug)]
 pub enum Part {
+    /// The previous version of what follows.
+    Base(Content),
     /// Chunks, one after the other without gap.
     Data {
         /// Their bytes.
@@ -140,21 +146,21 @@ impl Reading<'_> {
                 return Err(stopped());
             }
             let mut bytes = Vec::with_capacity(held as usize + 4096);
-            let files = batch.into_iter().map(|task| self.small_file(&task, &mut bytes)).collect();
+            let files = batch.into_iter().map(|task| self.small_file(task, &mut bytes)).collect();
             out.send(Message::Batch { bytes, files, held }).map_err(|_| stopped())?;
         }
         Ok(())
     }
 
-    fn small_file(&self, task: &Task, bytes: &mut Vec<u8>) -> SmallFile {
+    fn small_file(&self, task: Task, bytes: &mut Vec<u8>) -> SmallFile {
         let start = bytes.len();
-        let file = read_whole(task, bytes);
+        let file = read_whole(&task, bytes);
         let range = start..bytes.len();
         let mut cuts = Vec::new();
         if file.is_ok() && range.len() as u64 > INLINE {
             self.cut(&bytes[range.clone()], start, true, &mut cuts);
         }
-        SmallFile { slot: task.slot, range, cuts, file }
+        SmallFile { slot: task.slot, range, cuts, base: task.base, file }
     }
 
     /// Cuts and names chunks of `data`, which begins at `base` of its buffer; returns the bytes that were cut. Without
@@ -172,8 +178,12 @@ impl Reading<'_> {
 
     /// Reads big files until there are none left: the body of a thread.
     pub fn read_big(&self, tasks: &Receiver<Task>, out: &Sender<Message>) -> Result<()> {
-        for task in tasks {
+        for mut task in tasks {
+            let base = task.base.take();
             let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
+            if let Some(base) = base {
+                send(Part::Base(base))?;
+            }
             let mut tried = 0;
             loop {
                 tried += 1;

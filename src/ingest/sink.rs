@@ -11,9 +11,10 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::model::SnapshotId;
+use crate::model::{ChunkKey, SnapshotId};
 use crate::repo::Repository;
-use crate::repo::pack::{self, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::pack::{self, DeltaTrials, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::reader::ChunkReader;
 use crate::repo::segment::Segment;
 
 /// A pack is closed when it has this many bytes: a unit of transfer that object stores take in one request, and few
@@ -121,16 +122,22 @@ pub fn stopped() -> Error {
     Error::new(ErrorKind::Interrupted, "the ingest stopped")
 }
 
-/// Seals frames until there are none left.
+/// Seals frames until there are none left: the body of a thread. `old` reads what frames may be differences from.
 pub fn seal_frames(
     repo: &Repository,
     encoder: Encoder,
+    trials: &DeltaTrials,
+    old: Option<&ChunkReader>,
     jobs: &Receiver<SealJob>,
     complete: &Sender<Arc<PackBuild>>,
 ) -> Result<()> {
     let mut sealer = FrameSealer::new(encoder)?;
+    let fetch = |bases: &[ChunkKey], out: &mut Vec<u8>| match old {
+        Some(reader) => reader.bases(PackKind::Data, bases, out),
+        None => Err(stopped()),
+    };
     for SealJob { build, number, frame } in jobs {
-        let sealed = sealer.seal(repo.keys(), &build.key, number, &frame)?;
+        let sealed = sealer.seal(repo.keys(), &build.key, number, &frame, trials, &fetch)?;
         build.stored.fetch_add(sealed.bytes.len() as u64, Ordering::Relaxed);
         let completed = build.completes(|state| {
             let at = number as usize;

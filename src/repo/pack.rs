@@ -1,6 +1,7 @@
 //! Writing and opening packs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::chunk::codec::{Decoder, Encoder};
 use crate::chunk::keys::Keys;
@@ -8,7 +9,7 @@ use crate::chunk::seal::SealKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
-use crate::model::{ChunkId, PackId, SnapshotId};
+use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId};
 use crate::repo::Repository;
 use crate::storage::{Created, Name, Storage};
 
@@ -48,12 +49,15 @@ impl PackKey {
         &self.preamble
     }
 
-    /// Opens and decodes frame `number` from its sealed bytes into `plain` (replaced). `scratch` is working memory.
+    /// Opens and decodes frame `number` from its sealed bytes into `plain` (replaced). `prefix` holds the plain bytes of
+    /// the frame's base chunks; `scratch` is working memory.
+    #[allow(clippy::too_many_arguments)]
     pub fn decode(
         &self,
         number: u32,
         info: &FrameInfo,
         sealed: &[u8],
+        prefix: &[u8],
         decoder: &mut Decoder,
         scratch: &mut Vec<u8>,
         plain: &mut Vec<u8>,
@@ -63,7 +67,10 @@ impl PackKey {
             return self.key.open_to(u64::from(number), &aad, sealed, plain);
         }
         self.key.open_to(u64::from(number), &aad, sealed, scratch)?;
-        decoder.decode(info.codec, scratch, info.plain as usize, plain)
+        match info.bases.is_empty() {
+            true => decoder.decode(info.codec, scratch, info.plain as usize, plain),
+            false => decoder.decode_delta(scratch, prefix, info.plain as usize, plain),
+        }
     }
 }
 
@@ -74,6 +81,45 @@ pub struct PlainFrame {
     pub bytes: Vec<u8>,
     /// Id and length of each chunk.
     pub chunks: Vec<(ChunkId, u32)>,
+    /// Chunks of the previous version of what is in the frame: it may be stored as a difference from them. All of them
+    /// are in frames without bases.
+    pub bases: Vec<ChunkKey>,
+}
+
+/// Gives the plain bytes of a frame's base chunks, one after the other, into the buffer (replaced).
+pub type FetchBases<'a> = dyn Fn(&[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
+
+/// A difference is kept when it has at most this share of what the frame would have by itself; anything longer is
+/// stored plain, and becomes the next base.
+const DELTA_SHARE: f64 = 0.6;
+/// A difference of less than this share of the plain bytes is taken without a look at the alternative.
+const CLEAR_SHARE: f64 = 0.03;
+/// After so many failed trials in a row only every so many-th frame is tried: data without similarity pays nothing.
+const GIVE_UP: u32 = 4;
+const TRY_AGAIN: u32 = 16;
+
+/// Whether differences have been worth their trial, shared by all sealers of an ingest.
+#[derive(Debug, Default)]
+pub struct DeltaTrials {
+    failed: AtomicU32,
+}
+
+impl DeltaTrials {
+    fn worth_it(&self) -> bool {
+        let failed = self.failed.load(Ordering::Relaxed);
+        if failed < GIVE_UP {
+            return true;
+        }
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        failed.is_multiple_of(TRY_AGAIN)
+    }
+
+    fn note(&self, success: bool) {
+        match success {
+            true => self.failed.store(0, Ordering::Relaxed),
+            false => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
 }
 
 /// A frame as it goes into a pack.
@@ -92,30 +138,70 @@ pub struct FrameSealer {
     decoder: Decoder,
     scratch: Vec<u8>,
     check: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 impl FrameSealer {
     /// A sealer with contexts of its own.
     pub fn new(encoder: Encoder) -> Result<Self> {
-        Ok(FrameSealer { encoder, decoder: Decoder::new()?, scratch: Vec::new(), check: Vec::new() })
+        Ok(FrameSealer { encoder, decoder: Decoder::new()?, scratch: Vec::new(), check: Vec::new(), prefix: Vec::new() })
     }
 
     /// Makes frame `number` of the pack of `key`. Before it is given out it is opened, decompressed and hashed again:
     /// compressors and memory have been wrong (restic#4523, restic#4677), and this is the last moment to notice.
-    pub fn seal(&mut self, keys: &Keys, key: &PackKey, number: u32, frame: &PlainFrame) -> Result<SealedFrame> {
+    pub fn seal(
+        &mut self,
+        keys: &Keys,
+        key: &PackKey,
+        number: u32,
+        frame: &PlainFrame,
+        trials: &DeltaTrials,
+        fetch: &FetchBases<'_>,
+    ) -> Result<SealedFrame> {
         let mut bytes = Vec::new();
-        let codec = self.encoder.encode(&frame.bytes, &mut bytes)?;
+        let delta = !frame.bases.is_empty() && trials.worth_it() && self.delta(frame, trials, fetch, &mut bytes)?;
+        let (codec, bases) = match delta {
+            true => (Codec::Zstd, frame.bases.clone()),
+            false if !bytes.is_empty() => (Codec::Zstd, Vec::new()),
+            false => (self.encoder.encode(&frame.bytes, &mut bytes)?, Vec::new()),
+        };
         let plain = frame.bytes.len() as u32;
         let aad = key.preamble.frame_aad(number, codec, plain);
         key.key.seal(u64::from(number), &aad, &mut bytes)?;
         bytes.shrink_to_fit();
-        let info = FrameInfo { offset: 0, stored: bytes.len() as u32, plain, codec, bases: Vec::new() };
-        key.decode(number, &info, &bytes, &mut self.decoder, &mut self.scratch, &mut self.check)?;
+        let info = FrameInfo { offset: 0, stored: bytes.len() as u32, plain, codec, bases };
+        key.decode(number, &info, &bytes, &self.prefix, &mut self.decoder, &mut self.scratch, &mut self.check)?;
         check_chunks(keys, key.preamble.kind, &self.check, &frame.chunks).map_err(|_| {
             Error::corrupt("a new frame does not decode to what was read: this machine's memory or compressor is at fault")
         })?;
         let chunks = frame.chunks.iter().map(|(id, len)| (id.key(), *len)).collect();
         Ok(SealedFrame { bytes, entry: DirectoryEntry { frame: info, chunks } })
+    }
+
+    /// Tries the frame as a difference from its bases. True: it is in `bytes`. False: `bytes` holds the frame by
+    /// itself, or nothing when that has not been tried or gains nothing.
+    fn delta(&mut self, frame: &PlainFrame, trials: &DeltaTrials, fetch: &FetchBases<'_>, bytes: &mut Vec<u8>) -> Result<bool> {
+        // A base that cannot be read is no reason to fail: the frame then stands by itself.
+        if fetch(&frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
+            return Ok(false);
+        }
+        let mut delta = Vec::new();
+        self.encoder.encode_delta(&frame.bytes, &self.prefix, &mut delta)?;
+        // The names of the bases are stored twice, in the pack's directory and in the index.
+        let cost = (delta.len() + frame.bases.len() * 32) as f64;
+        let mut success = cost < frame.bytes.len() as f64 * CLEAR_SHARE;
+        if !success {
+            let codec = self.encoder.encode(&frame.bytes, bytes)?;
+            success = cost < bytes.len() as f64 * DELTA_SHARE;
+            if codec == Codec::Raw {
+                bytes.clear();
+            }
+        }
+        trials.note(success);
+        if success {
+            *bytes = delta;
+        }
+        Ok(success)
     }
 }
 

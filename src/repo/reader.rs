@@ -13,8 +13,8 @@ use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::{PREAMBLE, PackKind};
-use crate::model::{ChunkId, PackId};
+use crate::format::pack::{MAX_PREFIX, PREAMBLE, PackKind};
+use crate::model::{ChunkId, ChunkKey, PackId};
 use crate::observe::Counter;
 use crate::repo::Repository;
 use crate::repo::index::{FrameRef, Index, Location, missing_chunk};
@@ -183,8 +183,10 @@ impl ChunkReader {
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache.
     pub fn decode_frame(&self, frame: &FrameRef<'_>, plain: &mut Vec<u8>) -> Result<()> {
+        let mut prefix = Vec::new();
         if !frame.info.bases.is_empty() {
-            return Err(Error::new(ErrorKind::Unsupported, "a delta frame needs a newer yester"));
+            self.bases(frame.pack.kind, &frame.info.bases, &mut prefix)
+                .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))?;
         }
         let name = Name::Pack(frame.pack.id);
         let key = self.pack_key(frame.pack.id)?;
@@ -198,13 +200,42 @@ impl ChunkReader {
             };
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
-            key.decode(frame.number, frame.info, &working.sealed, &mut working.decoder, &mut working.scratch, plain)
+            key.decode(frame.number, frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
                 .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
             Ok(())
         })
+    }
+
+    /// The plain bytes of base chunks, one after the other, into `out` (replaced). A base is read from a frame without
+    /// bases only, so a read costs one step and cannot go round in circles; its content is checked against its key.
+    pub fn bases(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        let index = self.index();
+        for key in bases {
+            let location = index.find_all(kind, key).find(|l| index.frame(l).info.bases.is_empty());
+            let location = location.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short()))
+            })?;
+            let frame = self.frame(&index.frame(&location))?;
+            let range = location.offset as usize..(location.offset + location.len) as usize;
+            let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+            if !verified.contains(&location.offset) {
+                if self.repo.keys().chunk_id(kind, bytes).key() != *key {
+                    return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
+                }
+                verified.push(location.offset);
+            }
+            drop(verified);
+            if out.len() + bytes.len() > MAX_PREFIX {
+                return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
+            }
+            out.extend_from_slice(bytes);
+        }
+        Ok(())
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
