@@ -121,7 +121,7 @@ impl<'a> Assembler<'a> {
                     Err(e) => return Err(e),
                 }
             }
-            self.lead.give(count);
+            self.lead.give(u64::MAX, count);
             let (entries, bytes) = (self.position, self.bytes_done);
             self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0 });
         }
@@ -232,14 +232,19 @@ impl<'a> Assembler<'a> {
                 Some(group) => (node.kind, node.meta.xattrs) = (group.kind.clone(), group.xattrs.clone()),
                 None => return self.lose(&node, "another name of the same file could not be read"),
             },
-            Wanted::Read { slot, known } => {
+            Wanted::Read { slot, previous } => {
                 let (file, content) = self.await_file(slot)?;
                 match file {
                     Err(e) => return self.lose(&node, &format!("it cannot be read: {e}")),
                     Ok(file) => {
-                        self.note_read(&mut node, &mut record, &file, content.size(), known);
+                        self.note_read(&mut node, &mut record, &file, content.size());
                         node.meta.xattrs = self.keep_xattrs(&file.xattrs)?;
                         node.kind = Kind::File(content);
+                        match previous {
+                            None => self.statistics.files_new += 1,
+                            Some(previous) if *previous == node => self.statistics.files_unchanged += 1,
+                            Some(_) => self.statistics.files_changed += 1,
+                        }
                     }
                 }
             }
@@ -251,7 +256,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Takes metadata and counts over from a file that was read.
-    fn note_read(&mut self, node: &mut Node, record: &mut ScanRecord, file: &ReadFile, size: u64, known: bool) {
+    fn note_read(&mut self, node: &mut Node, record: &mut ScanRecord, file: &ReadFile, size: u64) {
         let walked = node.meta.mtime;
         node.meta = plan::metadata(&file.stat);
         *record = plan::record(&file.stat);
@@ -263,10 +268,6 @@ impl<'a> Assembler<'a> {
             self.statistics.errors += 1;
             let path = self.path_of(node);
             self.observer.event(&Event::Warning { subject: &path, message: "it changed while it was read, at every try" });
-        }
-        match known {
-            true => self.statistics.files_changed += 1,
-            false => self.statistics.files_new += 1,
         }
     }
 
@@ -308,7 +309,7 @@ impl<'a> Assembler<'a> {
                 }
                 Some(Arrived::Parts(parts)) => {
                     if let Some(part) = parts.pop_front() {
-                        if let Some(file) = self.part(part, &mut recipe)? {
+                        if let Some(file) = self.part(slot, part, &mut recipe)? {
                             self.arrived.remove(&slot);
                             self.chunks.end_big()?;
                             return Ok((file, recipe.finish(&mut self.chunks)?));
@@ -323,7 +324,7 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    fn part(&mut self, part: Part, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
+    fn part(&mut self, slot: u64, part: Part, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
         match part {
             Part::Base(content) => recipe.base = Some(content),
             Part::Again => *recipe = Recipe { base: recipe.base.take(), ..Recipe::default() },
@@ -334,7 +335,7 @@ impl<'a> Assembler<'a> {
                     self.chunks.big(&id, &bytes[start as usize..(start + len) as usize], previous)?;
                     recipe.push(Item::Chunk { id, len }, &mut self.chunks)?;
                 }
-                self.budget.give(held);
+                self.budget.give(slot, held);
             }
             Part::End(file) => return Ok(Some(*file)),
         }
@@ -347,7 +348,7 @@ impl<'a> Assembler<'a> {
                 Arrived::Parts(parts) => parts.push_back(part),
                 Arrived::Whole(..) => return Err(Error::corrupt("a file was read in two ways")),
             },
-            Message::Batch { bytes, files, held } => {
+            Message::Batch { first, bytes, files, held } => {
                 let mut all = Vec::with_capacity(files.len());
                 for SmallFile { slot, range, cuts, base, file } in files {
                     let start = range.start;
@@ -360,7 +361,7 @@ impl<'a> Assembler<'a> {
                 }
                 // Its chunks are stored as they come; which slot they belong to no longer matters.
                 self.chunks.batch(bytes, &all)?;
-                self.budget.give(held);
+                self.budget.give(first, held);
             }
         }
         Ok(())

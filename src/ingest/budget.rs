@@ -1,14 +1,28 @@
 //! A budget of bytes in flight: what keeps memory constant whatever the source.
 
+use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
 struct State {
     used: u64,
-    /// The slot that the consumer waits for: it may always take, or nothing would ever move again.
+    /// What each slot holds.
+    held: HashMap<u64, u64>,
+    /// The slot that the consumer waits for.
     head: u64,
     closed: bool,
 }
+
+impl State {
+    /// The head may take beyond the limit while it holds little, or nothing would ever move again.
+    fn may_take(&self, slot: u64, bytes: u64, limit: u64) -> bool {
+        let holds = self.held.get(&slot).copied().unwrap_or(0);
+        self.closed || self.used + bytes <= limit || slot <= self.head && holds < HEAD
+    }
+}
+
+/// What the head may hold beyond the limit.
+const HEAD: u64 = 4 << 20;
 
 /// Counts bytes that readers hold until the assembler has taken them.
 #[derive(Debug)]
@@ -19,9 +33,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// At most `limit` bytes, and one read beyond it for the slot at the head.
+    /// At most `limit` bytes, and a little beyond it for the slot at the head.
     pub fn new(limit: u64) -> Self {
-        Budget { limit, state: Mutex::new(State { used: 0, head: 0, closed: false }), changed: Condvar::new() }
+        let state = State { used: 0, held: HashMap::new(), head: 0, closed: false };
+        Budget { limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -31,10 +46,11 @@ impl Budget {
     /// Waits until `bytes` may be held for `slot`. False: the operation is over.
     pub fn take(&self, slot: u64, bytes: u64) -> bool {
         let mut state = self.state();
-        while !state.closed && state.used + bytes > self.limit && slot > state.head {
+        while !state.may_take(slot, bytes, self.limit) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.used += bytes;
+        *state.held.entry(slot).or_default() += bytes;
         !state.closed
     }
 
@@ -43,14 +59,20 @@ impl Budget {
         self.state().used + bytes > self.limit
     }
 
-    /// Gives `bytes` back.
-    pub fn give(&self, bytes: u64) {
+    /// Gives `bytes` of `slot` back.
+    pub fn give(&self, slot: u64, bytes: u64) {
         let mut state = self.state();
         state.used = state.used.saturating_sub(bytes);
+        if let Some(held) = state.held.get_mut(&slot) {
+            *held = held.saturating_sub(bytes);
+            if *held == 0 {
+                state.held.remove(&slot);
+            }
+        }
         self.changed.notify_all();
     }
 
-    /// The consumer now waits for `slot`: whatever is at or before it may be taken.
+    /// The consumer now waits for `slot`: whatever is at or before it is at the head.
     pub fn advance(&self, slot: u64) {
         let mut state = self.state();
         if slot > state.head {
@@ -71,13 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_may_always_take() {
+    fn the_head_may_take_but_not_without_end() {
         let budget = Budget::new(10);
         assert!(budget.take(5, 10));
-        assert!(budget.take(0, 100));
+        assert!(budget.take(0, HEAD));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| budget.take(6, 1));
             budget.advance(6);
+            assert!(waiting.join().expect("the thread ends"));
+            let waiting = scope.spawn(|| budget.take(0, 1));
+            budget.give(0, HEAD);
             assert!(waiting.join().expect("the thread ends"));
             let waiting = scope.spawn(|| budget.take(7, 1));
             budget.close();

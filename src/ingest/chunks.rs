@@ -232,7 +232,8 @@ impl<'a> Chunks<'a> {
 
     /// Gives the last frames away and closes the packs.
     pub fn finish(mut self) -> Result<u64> {
-        for (kind, frame) in [(PackKind::Data, std::mem::take(&mut self.small)), (PackKind::Tree, std::mem::take(&mut self.tree))] {
+        for (kind, frame) in [(PackKind::Data, std::mem::take(&mut self.small)), (PackKind::Tree, std::mem::take(&mut self.tree))]
+        {
             self.submit(kind, frame)?;
         }
         self.end_big()?;

@@ -160,6 +160,7 @@ impl Attempt<'_> {
         statistics.errors += built.errors;
         statistics.files_new = built.files_new;
         statistics.files_changed = built.files_changed;
+        statistics.files_unchanged += built.files_unchanged;
         statistics.bytes_new = built.bytes_new;
         statistics.bytes_stored = stored.bytes;
         let snapshot = Snapshot {
@@ -199,7 +200,7 @@ impl Attempt<'_> {
         let scanner = Scanner::new((limit / 16).clamp(2, 48) as usize);
         let cutter = self.repo.cutter()?;
         let keys = self.repo.keys();
-        let reading = Reading { keys, cutter: &cutter, budget: &budget, no_holes: self.options.no_holes };
+        let reading = Reading { keys, cutter: &cutter, budget: &budget, no_holes: self.options.no_holes, stop: self.stop };
         let (steps_in, steps) = unbounded();
         let (small_in, small) = unbounded();
         let (big_in, big) = unbounded();

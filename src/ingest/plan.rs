@@ -55,8 +55,8 @@ pub enum Wanted {
     Read {
         /// The slot.
         slot: u64,
-        /// The parent has a file of this name.
-        known: bool,
+        /// The parent's file of this name.
+        previous: Option<Box<Node>>,
     },
     /// It is the same file as an earlier link of its group.
     Link,
@@ -477,7 +477,8 @@ impl<'a> Planner<'a> {
         if earlier {
             return Ok(Wanted::Link);
         }
-        let known = entry.as_ref().is_some_and(|e| matches!(e.node().kind, Kind::File(_)));
+        let is_file = |e: &&ParentEntry| matches!(e.node().kind, Kind::File(_));
+        let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
         if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
             && parent.is_unchanged(entry, &stat)
             && may_adopt(self.index, entry.node())
@@ -501,7 +502,7 @@ impl<'a> Planner<'a> {
         } else {
             self.batch(task)?;
         }
-        Ok(Wanted::Read { slot, known })
+        Ok(Wanted::Read { slot, previous })
     }
 
     fn batch(&mut self, task: Task) -> Result<()> {

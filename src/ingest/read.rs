@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -86,6 +87,8 @@ pub struct SmallFile {
 pub enum Message {
     /// Several small files.
     Batch {
+        /// The slot of the first.
+        first: u64,
         /// Their bytes, one after the other.
         bytes: Vec<u8>,
         /// The files.
@@ -135,6 +138,8 @@ pub struct Reading<'a> {
     pub budget: &'a Budget,
     /// Holes are read as zeros.
     pub no_holes: bool,
+    /// The user wants it to end.
+    pub stop: &'a AtomicBool,
 }
 
 impl Reading<'_> {
@@ -142,12 +147,13 @@ impl Reading<'_> {
     pub fn read_small(&self, tasks: &Receiver<Vec<Task>>, out: &Sender<Message>) -> Result<()> {
         for batch in tasks {
             let held = batch.iter().map(|t| t.stat.size).sum();
-            if !self.budget.take(batch.first().map_or(0, |t| t.slot), held) {
+            let first = batch.first().map_or(0, |t| t.slot);
+            if !self.budget.take(first, held) || self.stop.load(Ordering::Relaxed) {
                 return Err(stopped());
             }
             let mut bytes = Vec::with_capacity(held as usize + 4096);
             let files = batch.into_iter().map(|task| self.small_file(task, &mut bytes)).collect();
-            out.send(Message::Batch { bytes, files, held }).map_err(|_| stopped())?;
+            out.send(Message::Batch { first, bytes, files, held }).map_err(|_| stopped())?;
         }
         Ok(())
     }
@@ -245,7 +251,7 @@ impl Reading<'_> {
         loop {
             let held = (PIECE + self.cutter.max()) as u64;
             let wanted = PIECE.min((end - at) as usize);
-            if !self.budget.take(slot, held) {
+            if !self.budget.take(slot, held) || self.stop.load(Ordering::Relaxed) {
                 return Err(stopped());
             }
             let mut bytes = Vec::with_capacity(rest.len() + wanted);
