@@ -1,0 +1,162 @@
+//! `mount`: the snapshots as a file system, in the background or here.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use yester::chunk::keys::Credential;
+use yester::error::IoContext;
+use yester::mount::{MountOptions, Session};
+use yester::repo::Repository;
+use yester::{Error, Result};
+
+use super::context::Context;
+use super::exit::Outcome;
+use super::output::{JsonPath, Output, lossy, note};
+use super::select::{Filters, Spec};
+use super::{background, paths, units};
+
+/// Mounts the repository, read-only: latest/ is the newest snapshot, ids/ holds all, and snapshots/, hosts/, tags/,
+/// series/ lead to them by time. With SNAP[:PATH], only that directory is mounted. The command returns when the mount
+/// answers, and goes on in the background until umount.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// What to mount, and where
+    #[arg(value_names = ["SNAP[:PATH]", "MOUNTPOINT"], num_args = 1..=2, required = true)]
+    places: Vec<OsString>,
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Let other users in, as far as the modes in the snapshots let them
+    #[arg(long)]
+    allow_other: bool,
+    /// Show everything as root's
+    #[arg(long)]
+    owner_root: bool,
+    /// Memory for decoded data, as in 256M
+    #[arg(long, value_name = "SIZE", default_value = "96M", value_parser = units::parse_size)]
+    memory: u64,
+    /// Options of fuse
+    #[arg(short, value_name = "OPT,…", value_delimiter = ',')]
+    options: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// What was typed, understood.
+struct Plan {
+    mountpoint: PathBuf,
+    options: MountOptions,
+}
+
+#[derive(Serialize)]
+struct Mounted {
+    message_type: &'static str,
+    #[serde(flatten)]
+    path: JsonPath,
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+/// Mounts.
+pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<Outcome> {
+    if in_background {
+        return serve_in_background(context, args);
+    }
+    let plan = args.plan()?;
+    let place = context.place()?;
+    context.storage(&place)?;
+    let key = context.credential(&place)?;
+    if args.foreground {
+        let session = begin(context, &key, &plan)?;
+        say(context, &plan.mountpoint, std::process::id(), None)?;
+        return serve(session, plan.mountpoint);
+    }
+    let started = background::start(&key, context.places.state())?;
+    say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
+    Ok(Outcome::Done)
+}
+
+fn serve_in_background(context: &Context, args: &MountArgs) -> Result<Outcome> {
+    let begun = background::begin().and_then(|key| {
+        let plan = args.plan()?;
+        Ok((begin(context, &key, &plan)?, plan.mountpoint))
+    });
+    let (session, mountpoint) = match begun {
+        Ok(begun) => begun,
+        Err(e) => {
+            background::answer(Err(&e));
+            return Err(e);
+        }
+    };
+    // Nothing below is relative, and no other file system must stay busy because of this process.
+    let _ = std::env::set_current_dir("/");
+    if !background::answer(Ok(())) {
+        yester::mount::unmount(&mountpoint)?;
+    }
+    serve(session, mountpoint)
+}
+
+impl MountArgs {
+    fn plan(&self) -> Result<Plan> {
+        let (what, mountpoint) = match self.places.as_slice() {
+            [mountpoint] => (None, mountpoint),
+            [what, mountpoint] => (Some(Spec::parse(what)?), mountpoint),
+            _ => return Err(Error::invalid("mount takes [SNAP[:PATH]] and MOUNTPOINT")),
+        };
+        let scope = what.map(|spec| {
+            let path = spec.names().into_iter().map(<[u8]>::to_vec).collect();
+            (spec.snapshot, path)
+        });
+        let options = MountOptions {
+            scope,
+            filter: self.filters.filter()?,
+            memory: self.memory,
+            allow_other: self.allow_other,
+            owner_root: self.owner_root,
+            options: self.options.clone(),
+        };
+        Ok(Plan { mountpoint: paths::absolute(Path::new(mountpoint))?, options })
+    }
+}
+
+/// Opens the repository and mounts it; the mount answers when this returns.
+fn begin(context: &Context, key: &Credential, plan: &Plan) -> Result<Session> {
+    let storage = context.storage(&context.place()?)?;
+    let repo = Arc::new(Repository::open(storage, key)?);
+    yester::mount::mount(&repo, &plan.mountpoint, &plan.options)
+}
+
+/// Serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
+fn serve(session: Session, mountpoint: PathBuf) -> Result<Outcome> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
+    let handle = signals.handle();
+    let unmounter = std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if let Err(e) = yester::mount::unmount(&mountpoint) {
+                note(&format!("yester: warning: {}", super::exit::one_line(&e.to_string())));
+            }
+        }
+    });
+    let served = session.wait();
+    handle.close();
+    let _ = unmounter.join();
+    served.map(|()| Outcome::Done)
+}
+
+fn say(context: &Context, mountpoint: &Path, pid: u32, log: Option<&Path>) -> Result<()> {
+    let mut out = Output::new();
+    if context.global.json {
+        let log = log.map(|log| lossy(paths::bytes(log)));
+        out.json(&Mounted { message_type: "mounted", path: JsonPath::new(paths::bytes(mountpoint)), pid, log })?;
+    } else if !context.global.quiet {
+        let shown = paths::shown(mountpoint);
+        out.line(&format!("mounted at {shown} (take it away with: yester umount {shown})"))?;
+    }
+    out.finish()
+}
