@@ -1,4 +1,5 @@
 //! The command line without an ingest: exit codes, messages, keys, places, names of snapshots.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod program;
 

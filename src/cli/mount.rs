@@ -10,13 +10,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::chunk::keys::Credential;
 use yester::error::IoContext;
-use yester::mount::{MountOptions, Session};
+use yester::mount::{MountOptions, Shutdown, mount};
 use yester::repo::Repository;
 use yester::{Error, Result};
 
 use super::context::Context;
 use super::exit::Outcome;
-use super::output::{JsonPath, Output, lossy, note};
+use super::output::{JsonPath, Output, lossy};
 use super::select::{Filters, Spec};
 use super::{background, paths, units};
 
@@ -38,7 +38,7 @@ pub struct MountArgs {
     #[arg(long)]
     owner_root: bool,
     /// Memory for decoded data, as in 256M
-    #[arg(long, value_name = "SIZE", default_value = "96M", value_parser = units::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "88M", value_parser = units::parse_size)]
     memory: u64,
     /// Options of fuse
     #[arg(short, value_name = "OPT,…", value_delimiter = ',')]
@@ -66,51 +66,49 @@ struct Mounted {
 /// Mounts.
 pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<Outcome> {
     if in_background {
-        return serve_in_background(context, args);
+        serve_in_background(context, args)?;
+        return Ok(Outcome::Done);
     }
-    let plan = args.plan()?;
+    let plan = args.plan(context)?;
     let place = context.place()?;
     context.storage(&place)?;
     let key = context.credential(&place)?;
     if args.foreground {
-        let session = begin(context, &key, &plan)?;
-        say(context, &plan.mountpoint, std::process::id(), None)?;
-        return serve(session, plan.mountpoint);
+        let mut said = Ok(());
+        serve(context, &key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
+        said?;
+    } else {
+        let started = background::start(&key, context.places.state())?;
+        say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
     }
-    let started = background::start(&key, context.places.state())?;
-    say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
     Ok(Outcome::Done)
 }
 
-fn serve_in_background(context: &Context, args: &MountArgs) -> Result<Outcome> {
-    let begun = background::begin().and_then(|key| {
-        let plan = args.plan()?;
-        Ok((begin(context, &key, &plan)?, plan.mountpoint))
-    });
-    let (session, mountpoint) = match begun {
-        Ok(begun) => begun,
-        Err(e) => {
-            background::answer(Err(&e));
-            return Err(e);
+fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
+    let ready = |shutdown: &Shutdown| {
+        // Nothing from here on is relative, and no file system must stay busy because of this process.
+        let _ = std::env::set_current_dir("/");
+        if !background::answer(Ok(())) {
+            shutdown.trigger();
         }
     };
-    // Nothing below is relative, and no other file system must stay busy because of this process.
-    let _ = std::env::set_current_dir("/");
-    if !background::answer(Ok(())) {
-        yester::mount::unmount(&mountpoint)?;
+    let served = background::begin().and_then(|key| serve(context, &key, &args.plan(context)?, ready));
+    if let Err(e) = &served {
+        // Once the starting process has its answer, this one goes nowhere; the log has it.
+        background::answer(Err(e));
     }
-    serve(session, mountpoint)
+    served
 }
 
 impl MountArgs {
-    fn plan(&self) -> Result<Plan> {
+    fn plan(&self, context: &Context) -> Result<Plan> {
         let (what, mountpoint) = match self.places.as_slice() {
             [mountpoint] => (None, mountpoint),
             [what, mountpoint] => (Some(Spec::parse(what)?), mountpoint),
             _ => return Err(Error::invalid("mount takes [SNAP[:PATH]] and MOUNTPOINT")),
         };
         let scope = what.map(|spec| {
-            let path = spec.names().into_iter().map(<[u8]>::to_vec).collect();
+            let path = spec.path.as_deref().map_or(&b"/"[..], paths::bytes).to_vec();
             (spec.snapshot, path)
         });
         let options = MountOptions {
@@ -119,34 +117,28 @@ impl MountArgs {
             memory: self.memory,
             allow_other: self.allow_other,
             owner_root: self.owner_root,
-            options: self.options.clone(),
+            extra: self.options.clone(),
+            avoid: vec![context.place()?.path],
         };
         Ok(Plan { mountpoint: paths::absolute(Path::new(mountpoint))?, options })
     }
 }
 
-/// Opens the repository and mounts it; the mount answers when this returns.
-fn begin(context: &Context, key: &Credential, plan: &Plan) -> Result<Session> {
+/// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
+/// `ready` is called when the mount answers.
+fn serve(context: &Context, key: &Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
     let storage = context.storage(&context.place()?)?;
     let repo = Arc::new(Repository::open(storage, key)?);
-    yester::mount::mount(&repo, &plan.mountpoint, &plan.options)
-}
-
-/// Serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
-fn serve(session: Session, mountpoint: PathBuf) -> Result<Outcome> {
+    let shutdown = Shutdown::new();
     let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
-    let handle = signals.handle();
-    let unmounter = std::thread::spawn(move || {
-        for _ in signals.forever() {
-            if let Err(e) = yester::mount::unmount(&mountpoint) {
-                note(&format!("yester: warning: {}", super::exit::one_line(&e.to_string())));
-            }
-        }
-    });
-    let served = session.wait();
+    let (handle, trigger) = (signals.handle(), shutdown.clone());
+    let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.trigger()));
+    let mut options = plan.options.clone();
+    options.avoid.extend(context.cache(repo.id()));
+    let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || ready(&shutdown));
     handle.close();
-    let _ = unmounter.join();
-    served.map(|()| Outcome::Done)
+    let _ = waiter.join();
+    served
 }
 
 fn say(context: &Context, mountpoint: &Path, pid: u32, log: Option<&Path>) -> Result<()> {
