@@ -23,8 +23,10 @@ pub mod error;
 pub mod format;
 pub mod ingest;
 pub mod model;
+pub mod mount;
 pub mod observe;
 pub mod repo;
+pub mod restore;
 pub mod storage;
 pub mod sys;
 

@@ -1,0 +1,96 @@
+//! What can be typed: the options of all commands, and the list of commands.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{cat, ingest, init, ls, mount, restore, snapshots, umount};
+
+/// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
+#[derive(Debug, Parser)]
+#[command(name = "yester", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed or damage found, 2 usage, 3 done but not all of it, 10 no repository, \
+                        11 busy, 12 wrong key or none, 130 interrupted.")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// This process serves a mount for another one that waits for it (see `background`).
+    #[arg(long, hide = true)]
+    pub in_background: bool,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command. The environment is read by hand and not by clap: an option must beat all variables, and
+/// no help text may show their values.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Where the repository is [env: YESTER_REPO] [default: the user's own, made by the first ingest]
+    #[arg(short, long, value_name = "REPO", global = true)]
+    pub repo: Option<OsString>,
+    /// Read the passphrase from this file [env: YESTER_PASSWORD_FILE, or the passphrase itself in YESTER_PASSWORD]
+    #[arg(long, value_name = "FILE", global = true, conflicts_with_all = ["password_command", "key_file"])]
+    pub password_file: Option<PathBuf>,
+    /// Read the passphrase from the output of this shell command [env: YESTER_PASSWORD_COMMAND]
+    #[arg(long, value_name = "COMMAND", global = true, conflicts_with = "key_file")]
+    pub password_command: Option<OsString>,
+    /// Unlock with this key file [env: YESTER_KEY_FILE]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub key_file: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice: much more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Print JSON lines, each with a message_type
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where the cache is
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "no_cache")]
+    pub cache_dir: Option<PathBuf>,
+    /// Use no cache
+    #[arg(long, global = true)]
+    pub no_cache: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a repository
+    Init(init::InitArgs),
+    /// Take a snapshot of files and directories
+    #[command(visible_alias = "backup")]
+    Ingest(Box<ingest::IngestArgs>),
+    /// List the snapshots
+    #[command(visible_alias = "list")]
+    Snapshots(snapshots::SnapshotsArgs),
+    /// List a directory of a snapshot
+    Ls(ls::LsArgs),
+    /// Write a file of a snapshot to standard output
+    #[command(visible_alias = "dump")]
+    Cat(cat::CatArgs),
+    /// Show the snapshots as a file system
+    Mount(mount::MountArgs),
+    /// Take a mount away, also a stale one
+    Umount(umount::UmountArgs),
+    /// Copy snapshots, directories or files of them back
+    #[command(visible_alias = "extract")]
+    Restore(restore::RestoreArgs),
+    /// Print the version
+    Version,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,72 @@
+//! `cat`: a file's bytes to standard output.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use yester::model::{Content, Item, Kind, escape};
+use yester::repo::tree::TreeReader;
+use yester::{Error, Result};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::Output;
+use super::select::{self, Filters, Spec};
+
+/// Writes the bytes of a file in a snapshot to standard output.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// Which file of which snapshot
+    #[arg(value_name = "SNAP:PATH")]
+    spec: OsString,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// Prints the file.
+pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
+    let spec = Spec::parse(&args.spec)?;
+    let Some(path) = &spec.path else {
+        let name = escape(spec.snapshot.as_bytes());
+        return Err(Error::invalid(format!("{name} names a snapshot and no file in it: write {name}:/PATH")));
+    };
+    let repo = context.open()?;
+    let snapshot = select::snapshot(&repo, &spec.snapshot, &args.filters.filter()?)?;
+    let reader = context::trees(&repo)?;
+    let shown = super::paths::shown(path);
+    let (node, _) = reader.walk_to(&snapshot.root, &spec.names())?;
+    match &node.kind {
+        Kind::File(content) => write(&reader, content).map_err(|e| e.context(shown)).map(|()| Outcome::Done),
+        Kind::Directory(_) => {
+            Err(Error::invalid(format!("{shown} is a directory: yester ls lists it, yester restore copies it")))
+        }
+        Kind::Symlink(target) => Err(Error::invalid(format!("{shown} is a link to {}: name that file", escape(target)))),
+        _ => Err(Error::invalid(format!("{shown} is a pipe, socket or device and holds no bytes"))),
+    }
+}
+
+/// Writes `content`, one chunk in memory at a time.
+fn write(reader: &TreeReader, content: &Content) -> Result<()> {
+    let mut out = Output::new();
+    if let Content::Inline(bytes) = content {
+        out.bytes(bytes)?;
+        return out.finish();
+    }
+    reader.items(content, 0, &mut |_, item| {
+        match item {
+            Item::Chunk { id, len } => out.bytes(&reader.data(id, *len)?)?,
+            Item::Hole { len } => zeros(&mut out, *len)?,
+        }
+        Ok(true)
+    })?;
+    out.finish()
+}
+
+fn zeros(out: &mut Output, mut len: u64) -> Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while len > 0 {
+        let now = len.min(ZEROS.len() as u64);
+        out.bytes(&ZEROS[..now as usize])?;
+        len -= now;
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! What unlocks a repository: where it comes from, and reading it. No secret is ever part of an error.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use yester::chunk::keys::Credential;
+use yester::error::IoContext;
+use yester::model::id::{from_hex, to_hex};
+use yester::{Error, ErrorKind, Result};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::args::Global;
+use super::paths;
+
+/// The longest passphrase or key file that is read.
+const LIMIT: usize = 64 << 10;
+
+/// Where a credential comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The content of a file, without its last newline.
+    PasswordFile(PathBuf),
+    /// The output of a shell command, without its last newline.
+    PasswordCommand(OsString),
+    /// A key file.
+    KeyFile(PathBuf),
+    /// The passphrase itself, from the environment.
+    Password(Zeroizing<Vec<u8>>),
+}
+
+/// What the user gave: an option beats every variable; among the variables a key file, a command, a file and the
+/// passphrase itself come in this order.
+pub fn given(global: &Global, get: impl Fn(&str) -> Option<OsString>) -> Option<Origin> {
+    let options = [
+        global.key_file.clone().map(Origin::KeyFile),
+        global.password_command.clone().map(Origin::PasswordCommand),
+        global.password_file.clone().map(Origin::PasswordFile),
+    ];
+    let set = |name: &str| get(name).filter(|value| !value.is_empty());
+    let variables = || {
+        [
+            set("YESTER_KEY_FILE").map(|v| Origin::KeyFile(v.into())),
+            set("YESTER_PASSWORD_COMMAND").map(Origin::PasswordCommand),
+            set("YESTER_PASSWORD_FILE").map(|v| Origin::PasswordFile(v.into())),
+            // An empty passphrase is refused when it is used; it is not the same as none.
+            get("YESTER_PASSWORD").map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
+        ]
+    };
+    options.into_iter().flatten().next().or_else(|| variables().into_iter().flatten().next())
+}
+
+/// Reads the credential from where it is.
+pub fn load(origin: &Origin) -> Result<Credential> {
+    yester::sys::process::protect_memory();
+    match origin {
+        Origin::PasswordFile(path) => {
+            let what = || format!("cannot read the password file {}", paths::shown(path));
+            let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
+            passphrase(read_line(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?)
+        }
+        Origin::PasswordCommand(command) => passphrase(run(command)?),
+        Origin::Password(password) => passphrase(password.to_vec()),
+        Origin::KeyFile(path) => key_file(path),
+    }
+}
+
+/// Whether somebody can be asked.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// Asks for the passphrase on the terminal.
+pub fn ask(prompt: &str) -> Result<Credential> {
+    yester::sys::process::protect_memory();
+    passphrase(prompt_for(prompt)?)
+}
+
+/// Asks for a new passphrase, twice.
+pub fn ask_new() -> Result<Credential> {
+    yester::sys::process::protect_memory();
+    let first = Zeroizing::new(prompt_for("passphrase of the new repository: ")?);
+    let second = Zeroizing::new(prompt_for("the same once more: ")?);
+    if first != second {
+        return Err(Error::new(ErrorKind::Key, "the two passphrases differ: nothing was made"));
+    }
+    passphrase(first.to_vec())
+}
+
+fn prompt_for(prompt: &str) -> Result<Vec<u8>> {
+    let text = rpassword::prompt_password(prompt).at(|| "cannot read a passphrase from the terminal".to_owned());
+    text.map(String::into_bytes).map_err(|e| e.with_kind(ErrorKind::Key))
+}
+
+fn passphrase(bytes: Vec<u8>) -> Result<Credential> {
+    if bytes.is_empty() {
+        return Err(Error::new(ErrorKind::Key, "the passphrase is empty: an empty one protects nothing"));
+    }
+    Ok(Credential::Passphrase(bytes))
+}
+
+/// Reads all of `from` into a buffer that never moves (a moved one would leave a copy), and cuts the last newline.
+fn read_line(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = read_limited(from)?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    Ok(bytes)
+}
+
+fn read_limited(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(LIMIT + 64);
+    from.take(LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LIMIT {
+        bytes.zeroize();
+        return Err(std::io::Error::other("it is longer than 64 KiB, which no passphrase or key is"));
+    }
+    Ok(bytes)
+}
+
+fn run(command: &OsStr) -> Result<Vec<u8>> {
+    let failed = || "cannot run the password command".to_owned();
+    let key = |e: Error| e.with_kind(ErrorKind::Key);
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = shell.spawn().at(failed).map_err(key)?;
+    let output = child.stdout.take().map_or(Ok(Vec::new()), read_line);
+    let status = child.wait().at(failed).map_err(key)?;
+    let output = output.at(failed).map_err(key)?;
+    if !status.success() {
+        drop(Zeroizing::new(output));
+        return Err(Error::new(ErrorKind::Key, format!("the password command failed: {status}")));
+    }
+    Ok(output)
+}
+
+fn key_file(path: &Path) -> Result<Credential> {
+    let shown = paths::shown(path);
+    let what = || format!("cannot read the key file {shown}");
+    let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
+    let bytes = Zeroizing::new(read_limited(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?);
+    parse_key(&bytes).map(Credential::KeyFile).ok_or_else(|| {
+        Error::new(ErrorKind::Key, format!("{shown} is no key file: it must hold 64 hexadecimal digits or 32 bytes"))
+    })
+}
+
+fn parse_key(bytes: &[u8]) -> Option<[u8; 32]> {
+    if let Ok(raw) = bytes.try_into() {
+        return Some(raw);
+    }
+    let digits = Zeroizing::new(std::str::from_utf8(bytes).ok()?.trim_ascii_end().to_ascii_lowercase());
+    from_hex(&digits)
+}
+
+/// Makes a new key file (0600, its directory 0700 if it is missing), durable when this returns. One that is there
+/// already is never replaced.
+pub fn make_key_file(path: &Path) -> Result<Credential> {
+    yester::sys::process::protect_memory();
+    let failed = || format!("cannot make the key file {}", paths::shown(path));
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *key)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(parent).at(failed)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at(failed)?;
+    let mut text = Zeroizing::new(to_hex(&*key));
+    text.push('\n');
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).at(failed)?;
+    File::open(parent).and_then(|dir| dir.sync_all()).at(failed)?;
+    Ok(Credential::KeyFile(*key))
+}
+
+/// Writes a credential to the process that will serve a mount.
+pub fn hand_over(credential: &Credential, mut to: impl Write) -> std::io::Result<()> {
+    match credential {
+        Credential::Passphrase(bytes) => to.write_all(b"P").and_then(|()| to.write_all(bytes)),
+        Credential::KeyFile(key) => to.write_all(b"K").and_then(|()| to.write_all(key)),
+    }
+}
+
+/// Reads what [`hand_over`] wrote.
+pub fn take_over(from: impl Read) -> Result<Credential> {
+    yester::sys::process::protect_memory();
+    let missing = || Error::new(ErrorKind::Key, "the process that asked for this mount handed no key over");
+    let bytes = Zeroizing::new(read_limited(from).map_err(|_| missing())?);
+    match bytes.split_first() {
+        Some((b'P', rest)) => passphrase(rest.to_vec()),
+        Some((b'K', rest)) => rest.try_into().map(Credential::KeyFile).map_err(|_| missing()),
+        _ => Err(missing()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(global: &Global, variables: &[(&str, &str)]) -> Option<Origin> {
+        given(global, |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+    }
+
+    #[test]
+    fn an_option_beats_every_variable() {
+        let all =
+            [("YESTER_KEY_FILE", "k"), ("YESTER_PASSWORD_COMMAND", "c"), ("YESTER_PASSWORD_FILE", "f"), ("YESTER_PASSWORD", "p")];
+        let global = Global { password_file: Some("option".into()), ..Global::default() };
+        assert!(origin(&global, &all) == Some(Origin::PasswordFile("option".into())));
+        let none = Global::default();
+        assert!(origin(&none, &all) == Some(Origin::KeyFile("k".into())));
+        assert!(origin(&none, &all[1..]) == Some(Origin::PasswordCommand("c".into())));
+        assert!(origin(&none, &all[2..]) == Some(Origin::PasswordFile("f".into())));
+        assert!(origin(&none, &all[3..]) == Some(Origin::Password(Zeroizing::new(b"p".to_vec()))));
+        assert!(origin(&none, &[]).is_none());
+    }
+
+    #[test]
+    fn keys_are_hexadecimal_or_raw() {
+        assert_eq!(parse_key(&[7; 32]), Some([7; 32]));
+        assert_eq!(parse_key(format!("{}\n", "0A".repeat(32)).as_bytes()), Some([10; 32]));
+        for bad in [&b""[..], &[7; 31], &[b'a'; 63], &[b'g'; 64], &[b'a'; 66]] {
+            assert_eq!(parse_key(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_last_newline_goes() {
+        assert_eq!(read_line(&b" a \n\n"[..]).unwrap(), b" a \n");
+        assert_eq!(read_line(&b"a\r\n"[..]).unwrap(), b"a");
+        assert!(read_line(std::io::repeat(b'x')).is_err());
+    }
+
+    #[test]
+    fn a_credential_survives_the_way_to_the_other_process() {
+        for credential in [Credential::Passphrase(b"P\n\xff".to_vec()), Credential::KeyFile([b'K'; 32])] {
+            let mut pipe = Vec::new();
+            hand_over(&credential, &mut pipe).unwrap();
+            let same = match (take_over(&pipe[..]).unwrap(), &credential) {
+                (Credential::Passphrase(ref a), Credential::Passphrase(b)) => a == b,
+                (Credential::KeyFile(ref a), Credential::KeyFile(b)) => a == b,
+                _ => false,
+            };
+            assert!(same);
+        }
+        assert_eq!(take_over(&b""[..]).unwrap_err().kind(), ErrorKind::Key);
+    }
+}

@@ -1,0 +1,304 @@
+//! `ingest`: takes a snapshot.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use yester::Result;
+use yester::chunk::codec::Compression;
+use yester::ingest::{Exclude, IngestOptions, IngestReport, Parent, Source, ingest};
+use yester::model::{Timestamp, escape};
+use yester::repo::Repository;
+use yester::repo::snapshots::Filter;
+
+use super::context::Context;
+use super::exit::Outcome;
+use super::output::Output;
+use super::progress::Display;
+use super::{init, inputs, select, signals, units};
+
+/// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
+const FASTEST: i32 = -1;
+
+/// Takes a snapshot of files and directories. Without --repo, the first run makes the user's own repository and its
+/// key file, and says where they are.
+#[derive(Debug, Args)]
+pub struct IngestArgs {
+    /// What to take a snapshot of
+    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0"])]
+    sources: Vec<PathBuf>,
+    /// Store the one given path under this name
+    #[arg(long = "as", value_name = "PATH")]
+    stored_as: Option<PathBuf>,
+    /// Take more paths from this file, one a line (-: standard input)
+    #[arg(long, value_name = "FILE")]
+    files_from: Vec<PathBuf>,
+    /// The same, each path ended by NUL
+    #[arg(long, value_name = "FILE")]
+    files_from0: Vec<PathBuf>,
+    #[command(flatten)]
+    exclude: ExcludeArgs,
+    /// Tags of the snapshot (may be repeated)
+    #[arg(long = "tag", value_name = "TAG[,TAG…]")]
+    tags: Vec<OsString>,
+    /// The host it is of [default: this one]
+    #[arg(short = 'H', long, value_name = "HOST")]
+    host: Option<OsString>,
+    /// The time it stands for [default: now]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
+    time: Option<Timestamp>,
+    /// Take unchanged files from this snapshot [default: the newest of the same host and paths]
+    #[arg(long, value_name = "SNAP", conflicts_with = "force")]
+    parent: Option<String>,
+    /// Read every file, whatever the last snapshot holds
+    #[arg(short, long)]
+    force: bool,
+    /// Write no snapshot when nothing differs from the parent
+    #[arg(long)]
+    skip_if_unchanged: bool,
+    /// Do not compare inode numbers
+    #[arg(long)]
+    ignore_inode: bool,
+    /// Do not compare inode change times
+    #[arg(long)]
+    ignore_ctime: bool,
+    /// Read holes as the zeros they stand for
+    #[arg(long)]
+    no_holes: bool,
+    /// auto, off, fastest, or a level of zstd from 1 to 19
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    compression: Level,
+    /// Files that are read at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    read_concurrency: u16,
+    /// Only say what would be stored
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to leave out")]
+struct ExcludeArgs {
+    /// Leave out what matches this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// The same, whatever the case of letters
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// Take patterns from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out what is in directories marked as caches (CACHEDIR.TAG)
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Leave out directories that hold this file (which begins with HEADER)
+    #[arg(long, value_name = "NAME[:HEADER]")]
+    exclude_if_present: Vec<String>,
+    /// Leave out files larger than this, as in 10M
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    exclude_larger_than: Option<u64>,
+    /// Stay on the file systems of the given paths
+    #[arg(short = 'x', long)]
+    one_file_system: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Level(Compression);
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let level = match text {
+            "auto" => Compression::Auto,
+            "off" => Compression::Off,
+            "fastest" => Compression::Level(FASTEST),
+            _ => match text.parse() {
+                Ok(level @ 1..=19) => Compression::Level(level),
+                _ => return Err("write auto, off, fastest, or a level from 1 to 19".to_owned()),
+            },
+        };
+        Ok(Level(level))
+    }
+}
+
+/// Takes a snapshot.
+pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
+    let began = Instant::now();
+    let sources = args.sources()?;
+    inputs::require_one(&sources)?;
+    let mut options = args.options()?;
+    let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
+    if let Some(name) = &args.parent {
+        options.parent = Parent::Id(select::snapshot(&repo, name, &Filter::default())?.id);
+    }
+    options.never = never(context, &repo)?;
+    let stop = signals::stop_flag()?;
+    let display = Display::new(&context.global);
+    let report = ingest(&repo, &sources, &options, &stop, &display);
+    display.finish();
+    let report = report?;
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&summary(&report, began.elapsed(), args.dry_run))?;
+    } else if !context.global.quiet {
+        out.line(&text(&report, began.elapsed(), args.dry_run))?;
+    }
+    out.finish()?;
+    Ok(outcome(&report))
+}
+
+/// What must never be ingested: the repository and the cache. State and configuration are the user's files.
+fn never(context: &Context, repo: &Repository) -> Result<Vec<PathBuf>> {
+    let mut never = vec![context.place()?.path];
+    never.extend(context.cache(repo.id()));
+    for at in 0..never.len() {
+        // The walk meets directories under their real names.
+        if let Some(real) = never.get(at).and_then(|path| path.canonicalize().ok()).filter(|real| !never.contains(real)) {
+            never.push(real);
+        }
+    }
+    Ok(never)
+}
+
+impl IngestArgs {
+    fn sources(&self) -> Result<Vec<Source>> {
+        let mut given = self.sources.clone();
+        for list in &self.files_from {
+            given.extend(inputs::listed_paths(list, b'\n')?);
+        }
+        for list in &self.files_from0 {
+            given.extend(inputs::listed_paths(list, 0)?);
+        }
+        let mut sources = inputs::sources(given)?;
+        if let Some(name) = &self.stored_as {
+            inputs::rename(&mut sources, name)?;
+        }
+        Ok(sources)
+    }
+
+    fn options(&self) -> Result<IngestOptions> {
+        let default = IngestOptions::default();
+        let mut tags: Vec<Vec<u8>> = self.tags.iter().flat_map(|list| select::tags(list)).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        Ok(IngestOptions {
+            host: self.host.as_ref().map_or(default.host, |host| host.as_bytes().to_vec()),
+            user: default.user,
+            tags,
+            time: self.time,
+            parent: if self.force { Parent::None } else { Parent::Auto },
+            exclude: self.exclude.options()?,
+            ignore_inode: self.ignore_inode,
+            ignore_ctime: self.ignore_ctime,
+            no_holes: self.no_holes,
+            compression: self.compression.0,
+            readers: usize::from(self.read_concurrency),
+            skip_if_unchanged: self.skip_if_unchanged,
+            dry_run: self.dry_run,
+            never: Vec::new(),
+        })
+    }
+}
+
+impl ExcludeArgs {
+    fn options(&self) -> Result<Exclude> {
+        let mut patterns = self.exclude.clone();
+        for file in &self.exclude_file {
+            patterns.extend(inputs::patterns(file)?);
+        }
+        Ok(Exclude {
+            patterns,
+            patterns_ignore_case: self.iexclude.clone(),
+            caches: self.exclude_caches,
+            if_present: self.exclude_if_present.clone(),
+            larger_than: self.exclude_larger_than,
+            one_file_system: self.one_file_system,
+        })
+    }
+}
+
+fn outcome(report: &IngestReport) -> Outcome {
+    if report.is_complete() {
+        return Outcome::Done;
+    }
+    let mut missing = Vec::new();
+    if report.missing_sources > 0 {
+        missing.push(units::counted(report.missing_sources as u64, "given path is", "given paths are") + " not there");
+    }
+    if report.snapshot.statistics.errors > 0 {
+        missing.push(units::counted(report.snapshot.statistics.errors, "entry", "entries") + " could not be read as it was");
+    }
+    Outcome::Partial(format!("the snapshot is not complete: {}", missing.join(", ")))
+}
+
+/// The last line.
+fn text(report: &IngestReport, time: Duration, dry_run: bool) -> String {
+    let s = &report.snapshot.statistics;
+    if !report.committed && !dry_run {
+        let parent = report.snapshot.parent.map(|p| format!(" since snapshot {}", p.short())).unwrap_or_default();
+        return format!("nothing changed{parent}: no snapshot saved, in {}", units::duration(time));
+    }
+    let files = [(s.files_new, "new"), (s.files_changed, "changed"), (s.files_unchanged, "unchanged")];
+    let files: Vec<String> = files.iter().map(|(n, what)| format!("{} {what}", units::count(*n))).collect();
+    let bytes = format!("{} stored ({} of new data)", units::size(s.bytes_stored), units::size(s.bytes_new));
+    let what =
+        if dry_run { "dry run, nothing saved".to_owned() } else { format!("snapshot {} saved", report.snapshot.id.short()) };
+    format!("{what}: {} files; {bytes} in {}", files.join(", "), units::duration(time))
+}
+
+/// Names and units are restic's where it has the same thing.
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    dry_run: bool,
+    committed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+    hostname: String,
+    files_new: u64,
+    files_changed: u64,
+    files_unmodified: u64,
+    total_files_processed: u64,
+    total_directories_processed: u64,
+    total_bytes_processed: u64,
+    data_added: u64,
+    data_added_packed: u64,
+    missing_sources: usize,
+    errors: u64,
+    backup_start: String,
+    backup_end: String,
+    total_duration: f64,
+}
+
+fn summary(report: &IngestReport, time: Duration, dry_run: bool) -> Summary {
+    let snapshot = &report.snapshot;
+    let s = &snapshot.statistics;
+    Summary {
+        message_type: "summary",
+        dry_run,
+        committed: report.committed,
+        snapshot_id: report.committed.then(|| snapshot.id.to_string()),
+        parent: snapshot.parent.map(|p| p.to_string()),
+        hostname: escape(&snapshot.host),
+        files_new: s.files_new,
+        files_changed: s.files_changed,
+        files_unmodified: s.files_unchanged,
+        total_files_processed: s.files,
+        total_directories_processed: s.directories,
+        total_bytes_processed: s.bytes,
+        data_added: s.bytes_new,
+        data_added_packed: s.bytes_stored,
+        missing_sources: report.missing_sources,
+        errors: s.errors,
+        backup_start: units::utc_time(snapshot.scan_start),
+        backup_end: units::utc_time(snapshot.finished),
+        total_duration: time.as_secs_f64(),
+    }
+}

@@ -1,0 +1,147 @@
+//! `init`: makes a repository; also the default one, for the first ingest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+use yester::chunk::keys::Credential;
+use yester::error::IoContext;
+use yester::repo::Repository;
+use yester::storage::directory::DirectoryStorage;
+use yester::{Error, ErrorKind, Result};
+
+use super::context::{self, Context};
+use super::credential::{self, Origin};
+use super::exit::Outcome;
+use super::output::{JsonPath, Output, lossy, note};
+use super::paths;
+use super::place::Place;
+
+/// Makes the repository that --repo names. It is unlocked by a passphrase (asked for twice on a terminal), or by the
+/// key file of --key-file, which is made if it does not exist.
+#[derive(Debug, Args)]
+pub struct InitArgs {}
+
+/// A repository that was made, and with which key file.
+struct Made {
+    repo: Arc<Repository>,
+    key_file: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Initialized {
+    message_type: &'static str,
+    id: String,
+    #[serde(flatten)]
+    path: JsonPath,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<String>,
+}
+
+/// Makes a repository.
+pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
+    let place = context.place()?;
+    let made = make(context, &place, None)?;
+    if context.global.json {
+        let mut out = Output::new();
+        out.json(&made.json(&place))?;
+        out.finish()?;
+    } else if !context.global.quiet {
+        let mut out = Output::new();
+        out.line(&format!("made repository {} at {}", made.repo.id().short(), paths::shown(&place.path)))?;
+        made.advice().iter().try_for_each(|line| out.line(line))?;
+        out.finish()?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Opens the repository, or makes it when it is the default one and is not there yet: with what the user gave, else
+/// with a key file. What was made is said on standard error, also with `-q`: nobody must lose a key unknowingly.
+pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
+    let place = context.place()?;
+    match context.storage(&place) {
+        Ok(storage) => return Repository::open(storage, &context.credential(&place)?).map(Arc::new),
+        Err(e) if e.kind() == ErrorKind::NoRepository && place.implied => {}
+        Err(e) => return Err(e),
+    }
+    let made = make(context, &place, context.places.key_file())?;
+    if context.global.json {
+        let mut out = Output::new();
+        out.json(&made.json(&place))?;
+        out.finish()?;
+    } else {
+        note(&format!("yester: made the default repository at {}", paths::shown(&place.path)));
+        made.advice().iter().for_each(|line| note(&format!("yester: {line}")));
+    }
+    Ok(made.repo)
+}
+
+impl Made {
+    fn advice(&self) -> Vec<String> {
+        let Some(file) = self.key_file.as_deref().map(paths::shown) else { return Vec::new() };
+        vec![
+            format!("its key is the file {file}: without it nothing in the repository can ever be read"),
+            format!("keep a copy of it in a safe place off this machine, as with: cp {file} /media/usb/yester.key"),
+        ]
+    }
+
+    fn json(&self, place: &Place) -> Initialized {
+        Initialized {
+            message_type: "initialized",
+            id: self.repo.id().to_string(),
+            path: JsonPath::new(paths::bytes(&place.path)),
+            key_file: self.key_file.as_deref().map(|file| lossy(paths::bytes(file))),
+        }
+    }
+}
+
+/// Makes a repository at `place`; `key_file` is what to use when the user gave nothing.
+fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<Made> {
+    // Before any question is asked and any key made.
+    check_free(&place.path)?;
+    let (credential, key_file) = new_credential(context, key_file)?;
+    let storage = Arc::new(DirectoryStorage::create(&place.path)?);
+    let repo = Repository::init(storage, &credential, &context::init_options())?;
+    Ok(Made { repo: Arc::new(repo), key_file })
+}
+
+fn check_free(path: &Path) -> Result<()> {
+    if let Ok(storage) = DirectoryStorage::open(path)
+        && yester::storage::Storage::list(&storage, yester::storage::Class::Config).is_ok_and(|list| !list.is_empty())
+    {
+        return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", paths::shown(path))));
+    }
+    match std::fs::read_dir(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).at(|| format!("cannot make a repository at {}", paths::shown(path))),
+        Ok(mut entries) => {
+            if entries.next().is_none() {
+                return Ok(());
+            }
+            let text = format!("{} is not empty: a repository needs a directory of its own", paths::shown(path));
+            Err(Error::new(ErrorKind::Exists, text))
+        }
+    }
+}
+
+/// The credential of a new repository, and the key file that holds it.
+fn new_credential(context: &Context, default: Option<PathBuf>) -> Result<(Credential, Option<PathBuf>)> {
+    match context.given().or(default.map(Origin::KeyFile)) {
+        Some(Origin::KeyFile(file)) => {
+            let file = paths::absolute(&file)?;
+            let credential = match file.symlink_metadata() {
+                Ok(_) => credential::load(&Origin::KeyFile(file.clone()))?,
+                Err(_) => credential::make_key_file(&file)?,
+            };
+            Ok((credential, Some(file)))
+        }
+        Some(origin) => Ok((credential::load(&origin)?, None)),
+        None if credential::can_ask() => Ok((credential::ask_new()?, None)),
+        None => {
+            let text = "a new repository needs a key and there is no terminal to ask on: give --key-file (made if it does \
+                        not exist), --password-file or --password-command, or set YESTER_PASSWORD";
+            Err(Error::new(ErrorKind::Key, text))
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The command line: what users type and see. The only room that prints, and the only one that knows clap.
+//!
+//! One file a command: its options, its few lines of logic on top of a library function, its text and its JSON. What
+//! they share: `args` (options of all commands), `place` and `credential` (which repository, which key), `context`
+//! (opening it), `select` (snapshot names), `output`, `progress`, `units`, `exit`.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use clap::error::ErrorKind as ClapKind;
+use yester::Result;
+
+mod args;
+mod background;
+mod cat;
+mod context;
+mod credential;
+mod exit;
+mod ingest;
+mod init;
+mod inputs;
+mod ls;
+mod mount;
+mod output;
+mod paths;
+mod place;
+mod progress;
+mod restore;
+mod select;
+mod signals;
+mod snapshots;
+mod umount;
+mod units;
+mod version;
+
+use args::{Cli, Command};
+use context::Context;
+use exit::Outcome;
+
+/// Runs the program with these arguments (the program's name first) and returns its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e, arguments.iter().any(|a| a == "--json")),
+    };
+    let json = cli.global.json;
+    progress::log(cli.global.verbose, cli.in_background);
+    yester::sys::process::raise_file_limit();
+    match dispatch(cli) {
+        Ok(Outcome::Done) => exit::DONE,
+        Ok(Outcome::Partial(message)) => exit::report(exit::PARTIAL, &message, json),
+        Err(e) => exit::report(exit::code(e.kind()), &e.to_string(), json),
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Outcome> {
+    let context = Context::new(cli.global);
+    let in_background = cli.in_background;
+    match cli.command {
+        Command::Init(args) => init::run(&context, &args),
+        Command::Ingest(args) => ingest::run(&context, &args),
+        Command::Snapshots(args) => snapshots::run(&context, &args),
+        Command::Ls(args) => ls::run(&context, &args),
+        Command::Cat(args) => cat::run(&context, &args),
+        Command::Mount(args) => mount::run(&context, &args, in_background),
+        Command::Umount(args) => umount::run(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
+        Command::Version => version::run(&context),
+    }
+}
+
+/// Help and version go to standard output; a usage error becomes one line like every other error.
+fn usage(error: &clap::Error, json: bool) -> u8 {
+    if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
+        return match error.print() {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => exit::broken_pipe(),
+            Err(e) => exit::report(exit::FAILED, &format!("cannot write to standard output: {e}"), json),
+            Ok(()) => exit::DONE,
+        };
+    }
+    let text = error.render().to_string();
+    let said = text.split("Usage:").next().unwrap_or(&text);
+    let said = said.split("For more information").next().unwrap_or(said);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let message = words.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    exit::report(exit::USAGE, &format!("{message} (see: yester --help)"), json)
+}

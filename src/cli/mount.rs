@@ -1,0 +1,154 @@
+//! `mount`: the snapshots as a file system, in the background or here.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use yester::chunk::keys::Credential;
+use yester::error::IoContext;
+use yester::mount::{MountOptions, Shutdown, mount};
+use yester::repo::Repository;
+use yester::{Error, Result};
+
+use super::context::Context;
+use super::exit::Outcome;
+use super::output::{JsonPath, Output, lossy};
+use super::select::{Filters, Spec};
+use super::{background, paths, units};
+
+/// Mounts the repository, read-only: latest/ is the newest snapshot, ids/ holds all, and snapshots/, hosts/, tags/,
+/// series/ lead to them by time. With SNAP[:PATH], only that directory is mounted. The command returns when the mount
+/// answers, and goes on in the background until umount.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// What to mount, and where
+    #[arg(value_names = ["SNAP[:PATH]", "MOUNTPOINT"], num_args = 1..=2, required = true)]
+    places: Vec<OsString>,
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Let other users in, as far as the modes in the snapshots let them
+    #[arg(long)]
+    allow_other: bool,
+    /// Show everything as root's
+    #[arg(long)]
+    owner_root: bool,
+    /// Memory for decoded data, as in 256M
+    #[arg(long, value_name = "SIZE", default_value = "88M", value_parser = units::parse_size)]
+    memory: u64,
+    /// Options of fuse
+    #[arg(short, value_name = "OPT,…", value_delimiter = ',')]
+    options: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// What was typed, understood.
+struct Plan {
+    mountpoint: PathBuf,
+    options: MountOptions,
+}
+
+#[derive(Serialize)]
+struct Mounted {
+    message_type: &'static str,
+    #[serde(flatten)]
+    path: JsonPath,
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+/// Mounts.
+pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<Outcome> {
+    if in_background {
+        serve_in_background(context, args)?;
+        return Ok(Outcome::Done);
+    }
+    let plan = args.plan(context)?;
+    let place = context.place()?;
+    context.storage(&place)?;
+    let key = context.credential(&place)?;
+    if args.foreground {
+        let mut said = Ok(());
+        serve(context, &key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
+        said?;
+    } else {
+        let started = background::start(&key, context.places.state())?;
+        say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
+    let ready = |shutdown: &Shutdown| {
+        // Nothing from here on is relative, and no file system must stay busy because of this process.
+        let _ = std::env::set_current_dir("/");
+        if !background::answer(Ok(())) {
+            shutdown.trigger();
+        }
+    };
+    let served = background::begin().and_then(|key| serve(context, &key, &args.plan(context)?, ready));
+    if let Err(e) = &served {
+        // Once the starting process has its answer, this one goes nowhere; the log has it.
+        background::answer(Err(e));
+    }
+    served
+}
+
+impl MountArgs {
+    fn plan(&self, context: &Context) -> Result<Plan> {
+        let (what, mountpoint) = match self.places.as_slice() {
+            [mountpoint] => (None, mountpoint),
+            [what, mountpoint] => (Some(Spec::parse(what)?), mountpoint),
+            _ => return Err(Error::invalid("mount takes [SNAP[:PATH]] and MOUNTPOINT")),
+        };
+        let scope = what.map(|spec| {
+            let path = spec.path.as_deref().map_or(&b"/"[..], paths::bytes).to_vec();
+            (spec.snapshot, path)
+        });
+        let options = MountOptions {
+            scope,
+            filter: self.filters.filter()?,
+            memory: self.memory,
+            allow_other: self.allow_other,
+            owner_root: self.owner_root,
+            extra: self.options.clone(),
+            avoid: vec![context.place()?.path],
+        };
+        Ok(Plan { mountpoint: paths::absolute(Path::new(mountpoint))?, options })
+    }
+}
+
+/// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
+/// `ready` is called when the mount answers.
+fn serve(context: &Context, key: &Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
+    let storage = context.storage(&context.place()?)?;
+    let repo = Arc::new(Repository::open(storage, key)?);
+    let shutdown = Shutdown::new();
+    let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
+    let (handle, trigger) = (signals.handle(), shutdown.clone());
+    let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.trigger()));
+    let mut options = plan.options.clone();
+    options.avoid.extend(context.cache(repo.id()));
+    let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || ready(&shutdown));
+    handle.close();
+    let _ = waiter.join();
+    served
+}
+
+fn say(context: &Context, mountpoint: &Path, pid: u32, log: Option<&Path>) -> Result<()> {
+    let mut out = Output::new();
+    if context.global.json {
+        let log = log.map(|log| lossy(paths::bytes(log)));
+        out.json(&Mounted { message_type: "mounted", path: JsonPath::new(paths::bytes(mountpoint)), pid, log })?;
+    } else if !context.global.quiet {
+        let shown = paths::shown(mountpoint);
+        out.line(&format!("mounted at {shown} (take it away with: yester umount {shown})"))?;
+    }
+    out.finish()
+}

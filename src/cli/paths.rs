@@ -1,0 +1,65 @@
+//! Paths as users give them: absolute, without `.` and `..`, never resolved through links.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use yester::error::IoContext;
+use yester::{Error, Result};
+
+/// `path` joined to the working directory, with `.` and `..` removed as text. Links stay what they are: `link/..` is
+/// the directory that holds the link. An empty path is a usage error.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::invalid("an empty path was given: give the path of a file or directory"));
+    }
+    if path.is_absolute() {
+        return Ok(lexical(path));
+    }
+    let here = std::env::current_dir().at(|| "cannot find the working directory: give absolute paths".to_owned())?;
+    Ok(lexical(&here.join(path)))
+}
+
+fn lexical(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(out.pop()),
+            Component::Normal(name) => out.push(name),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}
+
+/// The bytes of a path.
+pub fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+/// A path of these bytes.
+pub fn from_bytes(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+/// A path for a message.
+pub fn shown(path: &Path) -> String {
+    yester::model::escape(bytes(path))
+}
+
+/// The names of an absolute path.
+pub fn names(path: &Path) -> Vec<&[u8]> {
+    bytes(path).split(|b| *b == b'/').filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dots_go_as_text() {
+        assert_eq!(lexical(Path::new("/a/./b/../c//d/")), Path::new("/a/c/d"));
+        assert_eq!(lexical(Path::new("/../..")), Path::new("/"));
+        assert!(absolute(Path::new("")).is_err());
+        assert!(absolute(Path::new("x")).is_ok_and(|p| p.is_absolute() && p.ends_with("x")));
+    }
+}

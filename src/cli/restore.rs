@@ -1,0 +1,197 @@
+//! `restore`: snapshots, directories or files of them back to where they are needed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use yester::Result;
+use yester::repo::Repository;
+use yester::restore::{Overwrite, RestoreOptions, RestoreReport, RestoreRequest, restore};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::Output;
+use super::progress::Display;
+use super::select::{self, Filters, Spec};
+use super::{paths, signals, units};
+
+/// Restores. A whole snapshot, or several SNAP:PATH, go to DIR/<absolute path>; the content of one SNAP:DIRECTORY goes
+/// into DIR, and so does one SNAP:FILE. What is in DIR stays unless it is in the way.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Which snapshots, and what of them
+    #[arg(value_name = "SNAP[:PATH]", required = true)]
+    specs: Vec<OsString>,
+    /// The directory to restore to, made if it is missing (/: in place)
+    #[arg(short, long, value_name = "DIR")]
+    target: PathBuf,
+    /// When an entry that is there already is replaced
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::IfChanged)]
+    overwrite: When,
+    /// Remove what is in the restored directories and not in the snapshot
+    #[arg(long)]
+    delete: bool,
+    /// Restore only what matches this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave out what matches this pattern
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Read every written file back and compare it
+    #[arg(long)]
+    verify: bool,
+    /// Take owners by number and not by name
+    #[arg(long)]
+    numeric_ids: bool,
+    /// Make everything durable before the end
+    #[arg(long)]
+    sync: bool,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// When what is there already is replaced.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum When {
+    /// When its size or time differs
+    IfChanged,
+    /// When its content differs, whatever its size and time say
+    Always,
+    /// When the snapshot's is newer
+    IfNewer,
+    /// Never
+    Never,
+}
+
+/// Restores.
+pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
+    let began = Instant::now();
+    let repo = context.open()?;
+    let request = RestoreRequest { sources: sources(&repo, args)?, target: paths::absolute(&args.target)? };
+    let reader = Arc::new(context::trees(&repo)?);
+    let options = args.options(context)?;
+    let display = Display::new(&context.global);
+    let report = restore(&reader, &request, &options, &display);
+    display.finish();
+    let report = report?;
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&summary(&report, began.elapsed(), args.dry_run))?;
+    } else if !context.global.quiet {
+        out.line(&text(&report, began.elapsed(), args.dry_run))?;
+    }
+    out.finish()?;
+    Ok(outcome(&report))
+}
+
+type Sources = Vec<(Arc<yester::model::Snapshot>, Vec<Vec<u8>>)>;
+
+fn sources(repo: &Repository, args: &RestoreArgs) -> Result<Sources> {
+    let filter = args.filters.filter()?;
+    let specs = args.specs.iter().map(|spec| Spec::parse(spec)).collect::<Result<Vec<_>>>()?;
+    let source = |spec: &Spec| {
+        let snapshot = select::snapshot(repo, &spec.snapshot, &filter)?;
+        Ok((Arc::new(snapshot), spec.names().into_iter().map(<[u8]>::to_vec).collect()))
+    };
+    specs.iter().map(source).collect()
+}
+
+impl RestoreArgs {
+    fn options(&self, context: &Context) -> Result<RestoreOptions> {
+        let overwrite = match self.overwrite {
+            When::IfChanged => Overwrite::IfChanged,
+            When::Always => Overwrite::Always,
+            When::IfNewer => Overwrite::IfNewer,
+            When::Never => Overwrite::Never,
+        };
+        Ok(RestoreOptions {
+            overwrite,
+            delete: self.delete,
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+            verify: self.verify,
+            numeric_ids: self.numeric_ids,
+            sync: self.sync,
+            dry_run: self.dry_run,
+            forbidden: vec![context.place()?.path],
+            stop: signals::stop_flag()?,
+            ..RestoreOptions::default()
+        })
+    }
+}
+
+fn outcome(report: &RestoreReport) -> Outcome {
+    if report.is_complete() {
+        return Outcome::Done;
+    }
+    let errors = units::counted(report.errors, "entry", "entries");
+    let warnings = units::counted(report.warnings, "property", "properties");
+    Outcome::Partial(format!("the restore is not complete: {errors} could not be restored, {warnings} could not be set"))
+}
+
+/// The last line.
+fn text(report: &RestoreReport, time: Duration, dry_run: bool) -> String {
+    let made = [
+        (report.files, "file", "files"),
+        (report.directories, "directory", "directories"),
+        (report.links, "hard link", "hard links"),
+        (report.others, "other", "others"),
+    ];
+    let made: Vec<String> = made.iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| units::counted(*n, one, many)).collect();
+    let made = if made.is_empty() { "nothing".to_owned() } else { made.join(", ") };
+    let stayed = [
+        (report.unchanged, "unchanged"),
+        (report.metadata, "given metadata"),
+        (report.kept, "kept"),
+        (report.deleted, "deleted"),
+    ];
+    let stayed: String =
+        stayed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {} {what}", units::count(*n))).collect();
+    let what = if dry_run { "dry run, would restore" } else { "restored" };
+    format!("{what} {made}{stayed}; {} written in {}", units::size(report.bytes), units::duration(time))
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    dry_run: bool,
+    files_restored: u64,
+    directories_restored: u64,
+    others_restored: u64,
+    hard_links_restored: u64,
+    bytes_restored: u64,
+    bytes_taken_from_target: u64,
+    entries_unchanged: u64,
+    entries_metadata: u64,
+    entries_kept: u64,
+    entries_deleted: u64,
+    errors: u64,
+    warnings: u64,
+    total_duration: f64,
+}
+
+fn summary(report: &RestoreReport, time: Duration, dry_run: bool) -> Summary {
+    Summary {
+        message_type: "summary",
+        dry_run,
+        files_restored: report.files,
+        directories_restored: report.directories,
+        others_restored: report.others,
+        hard_links_restored: report.links,
+        bytes_restored: report.bytes,
+        bytes_taken_from_target: report.bytes_local,
+        entries_unchanged: report.unchanged,
+        entries_metadata: report.metadata,
+        entries_kept: report.kept,
+        entries_deleted: report.deleted,
+        errors: report.errors,
+        warnings: report.warnings,
+        total_duration: time.as_secs_f64(),
+    }
+}

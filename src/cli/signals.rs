@@ -1,0 +1,23 @@
+//! SIGINT and SIGTERM: the first asks, the second ends the process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use yester::Result;
+use yester::error::IoContext;
+
+use super::exit;
+
+/// A flag that the first signal sets. The second one ends the process with 130.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let what = || "cannot handle signals".to_owned();
+        // The order matters: the shutdown looks at the flag before the same signal sets it.
+        flag::register_conditional_shutdown(signal, i32::from(exit::INTERRUPTED), stop.clone()).at(what)?;
+        flag::register(signal, stop.clone()).at(what)?;
+    }
+    Ok(stop)
+}

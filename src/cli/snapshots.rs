@@ -1,0 +1,167 @@
+//! `snapshots`: a table a series, or a JSON line a snapshot.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use yester::model::{Snapshot, escape};
+use yester::repo::snapshots as repo_snapshots;
+use yester::{ErrorKind, Result};
+
+use super::context::Context;
+use super::exit::{self, Outcome};
+use super::output::{Output, exact, lossy};
+use super::select::Filters;
+use super::units;
+
+/// Lists the snapshots of the repository, by series: host and given paths.
+#[derive(Debug, Args)]
+pub struct SnapshotsArgs {
+    /// Only the N newest of every series
+    #[arg(long, value_name = "N")]
+    latest: Option<usize>,
+    #[command(flatten)]
+    filters: Filters,
+}
+
+/// Lists the snapshots.
+pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
+    let filter = args.filters.filter()?;
+    let repo = context.open()?;
+    let (all, damaged) = repo_snapshots::list_with_damage(&repo)?;
+    let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
+    let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX));
+    let mut out = Output::new();
+    if context.global.json {
+        let mut listed: Vec<&Snapshot> = series.values().flatten().copied().collect();
+        listed.sort_by_key(|s| (s.time, s.id));
+        listed.into_iter().try_for_each(|s| out.json(&json(s)))?;
+    } else {
+        text(&mut out, &series, context.global.quiet)?;
+    }
+    out.finish()?;
+    let Some((first, rest)) = damaged.split_first() else { return Ok(Outcome::Done) };
+    for e in rest {
+        exit::report(exit::FAILED, &e.to_string(), context.global.json);
+    }
+    Err(yester::Error::new(ErrorKind::Corrupt, first.to_string()))
+}
+
+type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;
+
+/// Parts snapshots (oldest first) into their series and keeps the newest of each.
+fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize) -> Series<'a> {
+    let mut series: Series<'a> = BTreeMap::new();
+    for snapshot in snapshots {
+        series.entry(snapshot.series()).or_default().push(snapshot);
+    }
+    for list in series.values_mut() {
+        list.drain(..list.len().saturating_sub(latest));
+    }
+    series
+}
+
+fn text(out: &mut Output, series: &Series<'_>, quiet: bool) -> Result<()> {
+    let mut total = 0;
+    for ((host, paths), snapshots) in series {
+        let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
+        out.line(&format!("{}: {}", escape(host), paths.join(", ")))?;
+        out.line(&table(snapshots).trim_fmt())?;
+        out.line("")?;
+        total += snapshots.len() as u64;
+    }
+    if quiet {
+        return Ok(());
+    }
+    let count = units::counted(total, "snapshot", "snapshots");
+    out.line(&format!("{count} in {} series", units::count(series.len() as u64)))
+}
+
+fn table(snapshots: &[&Snapshot]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["ID", "Time", "Files", "Size", "Tags"]);
+    for snapshot in snapshots {
+        let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
+        let statistics = &snapshot.statistics;
+        let mark = if statistics.errors > 0 { " (incomplete)" } else { "" };
+        table.add_row([
+            snapshot.id.short(),
+            units::local_time(snapshot.time),
+            units::count(statistics.files),
+            units::size(statistics.bytes),
+            format!("{}{mark}", tags.join(", ")),
+        ]);
+    }
+    for right in [2, 3] {
+        if let Some(column) = table.column_mut(right) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Names and units are restic's where it has the same thing.
+#[derive(Serialize)]
+struct JsonSnapshot {
+    message_type: &'static str,
+    id: String,
+    short_id: String,
+    time: String,
+    hostname: String,
+    username: String,
+    paths: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paths_b64: Option<Vec<Option<String>>>,
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+    program_version: String,
+    summary: JsonCounts,
+}
+
+#[derive(Serialize)]
+struct JsonCounts {
+    backup_end: String,
+    files_new: u64,
+    files_changed: u64,
+    files_unmodified: u64,
+    total_files: u64,
+    total_directories: u64,
+    total_others: u64,
+    total_bytes: u64,
+    data_added: u64,
+    data_added_packed: u64,
+    errors: u64,
+}
+
+fn json(snapshot: &Snapshot) -> JsonSnapshot {
+    let exact: Vec<Option<String>> = snapshot.paths.iter().map(|p| exact(p)).collect();
+    let s = &snapshot.statistics;
+    JsonSnapshot {
+        message_type: "snapshot",
+        id: snapshot.id.to_string(),
+        short_id: snapshot.id.short(),
+        time: units::utc_time(snapshot.time),
+        hostname: lossy(&snapshot.host),
+        username: lossy(&snapshot.user),
+        paths: snapshot.paths.iter().map(|p| lossy(p)).collect(),
+        paths_b64: exact.iter().any(Option::is_some).then_some(exact),
+        tags: snapshot.tags.iter().map(|t| lossy(t)).collect(),
+        parent: snapshot.parent.map(|p| p.to_string()),
+        program_version: lossy(&snapshot.program),
+        summary: JsonCounts {
+            backup_end: units::utc_time(snapshot.finished),
+            files_new: s.files_new,
+            files_changed: s.files_changed,
+            files_unmodified: s.files_unchanged,
+            total_files: s.files,
+            total_directories: s.directories,
+            total_others: s.others,
+            total_bytes: s.bytes,
+            data_added: s.bytes_new,
+            data_added_packed: s.bytes_stored,
+            errors: s.errors,
+        },
+    }
+}

@@ -1,0 +1,31 @@
+//! `version`.
+
+use serde::Serialize;
+use yester::Result;
+
+use super::context::Context;
+use super::exit::Outcome;
+use super::output::Output;
+
+#[derive(Serialize)]
+struct Version {
+    message_type: &'static str,
+    program: &'static str,
+    version: &'static str,
+    os: &'static str,
+    arch: &'static str,
+}
+
+/// Prints the version.
+pub fn run(context: &Context) -> Result<Outcome> {
+    let (program, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    let mut out = Output::new();
+    if context.global.json {
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        out.json(&Version { message_type: "version", program, version, os, arch })?;
+    } else {
+        out.line(&format!("{program} {version}"))?;
+    }
+    out.finish()?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,127 @@
+//! Runs the built program as a user would, in a clean environment.
+#![allow(dead_code)] // Every test file uses its own part of this.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A home directory of its own, and nothing of the environment that runs the tests.
+pub struct World {
+    dir: TempDir,
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub out: Vec<u8>,
+    pub err: String,
+}
+
+impl Run {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// The lines of standard output as JSON.
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+    }
+
+    /// Fails the test unless the run ended with 0.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.text(), self.err);
+        self
+    }
+
+    /// Fails the test unless the run ended with `code` and one line on standard error that holds all of `words`.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.text(), self.err);
+        assert_eq!(self.err.lines().count(), 1, "{:?}", self.err);
+        assert!(self.err.starts_with("yester: "), "{:?}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "{:?} is not in {:?}", word, self.err);
+        }
+        self
+    }
+}
+
+impl World {
+    pub fn new() -> World {
+        World { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// The home directory.
+    pub fn home(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path below the home directory.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file below the home directory, with what leads to it.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.at(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The program, with HOME and nothing else set.
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_yester"));
+        command.args(args).current_dir(self.home()).stdin(Stdio::null()).env_clear();
+        command.env("HOME", self.home()).env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TZ", "UTC");
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Run {
+        finish(&mut self.command(args))
+    }
+
+    /// With more variables.
+    pub fn run_with<S: AsRef<OsStr>>(&self, variables: &[(&str, &str)], args: &[S]) -> Run {
+        finish(self.command(args).envs(variables.iter().copied()))
+    }
+
+    /// With something on standard input.
+    pub fn run_fed<S: AsRef<OsStr>>(&self, input: &[u8], args: &[S]) -> Run {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        read(child.wait_with_output().unwrap())
+    }
+
+    /// A repository `repo` with the key file `key`, both below the home directory; returns the options for it.
+    pub fn repository(&self) -> [String; 4] {
+        let options = ["--repo".to_owned(), shown(&self.at("repo")), "--key-file".to_owned(), shown(&self.at("key"))];
+        self.run(&[&options[..], &["init".to_owned()]].concat()).ok();
+        options
+    }
+}
+
+/// A path as text.
+pub fn shown(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+pub fn finish(command: &mut Command) -> Run {
+    read(command.output().unwrap())
+}
+
+fn read(output: std::process::Output) -> Run {
+    Run { code: output.status.code(), out: output.stdout, err: String::from_utf8_lossy(&output.stderr).into_owned() }
+}
+
+/// `args` after `options`.
+pub fn with(options: &[String], args: &[&str]) -> Vec<String> {
+    options.iter().cloned().chain(args.iter().map(|a| (*a).to_owned())).collect()
+}
