@@ -20,6 +20,7 @@ pub mod error;
 pub mod format;
 pub mod ingest;
 pub mod model;
+pub mod mount;
 pub mod observe;
 pub mod repo;
 pub mod storage;
