@@ -91,8 +91,8 @@ pub enum Fault {
     NoAttribute,
     /// The offset is at or behind the end, or only a hole follows.
     PastEnd,
-    /// Nothing can be written.
-    ReadOnly,
+    /// A name is longer than any entry's.
+    NameTooLong,
     /// Data is damaged, missing, or could not be fetched.
     Unreadable(Error),
 }
@@ -106,7 +106,7 @@ impl fmt::Display for Fault {
             Fault::Invalid => f.write_str("not for this kind of entry"),
             Fault::NoAttribute => f.write_str("no such attribute"),
             Fault::PastEnd => f.write_str("no data from there on"),
-            Fault::ReadOnly => f.write_str("the mount is read-only"),
+            Fault::NameTooLong => f.write_str("the name is too long"),
             Fault::Unreadable(e) => e.fmt(f),
         }
     }

@@ -27,6 +27,9 @@ const ONLY: Generation = Generation(0);
 /// Requests that the kernel may have under way on its own account (reading ahead).
 const BACKGROUND: u16 = 64;
 
+/// Where requests are traced: one event each, for who counts them.
+const REQUESTS: &str = "yester::mount::requests";
+
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// `FS_IOC_GETFLAGS` on 64-bit and 32-bit systems.
@@ -48,6 +51,7 @@ impl Adapter {
 
     /// Calls the view. A panic there is a bug; it must not take the thread with it, and its caller gets EIO.
     fn ask<T>(&self, what: &'static str, ino: INodeNo, call: impl FnOnce(&View) -> Answer<T>) -> Result<T, Errno> {
+        tracing::trace!(target: REQUESTS, what, ino = ino.0);
         match catch_unwind(AssertUnwindSafe(|| call(&self.view))) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(fault)) => Err(errno(&fault, what, ino)),
@@ -68,7 +72,7 @@ fn errno(fault: &Fault, what: &str, ino: INodeNo) -> Errno {
         Fault::Invalid => Errno::EINVAL,
         Fault::NoAttribute => Errno::ENODATA,
         Fault::PastEnd => Errno::ENXIO,
-        Fault::ReadOnly => Errno::EROFS,
+        Fault::NameTooLong => Errno::ENAMETOOLONG,
         Fault::Unreadable(e) => {
             tracing::warn!("{what} of inode {ino}: {e}");
             Errno::EIO
@@ -204,7 +208,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        tracing::trace!(target: REQUESTS, what = "open", ino = ino.0);
         // ENOSYS: the kernel opens files on its own from now on, and keeps their pages.
         match self.without_open {
             true => reply.error(Errno::ENOSYS),
@@ -213,6 +218,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        tracing::trace!(target: REQUESTS, what = "opendir", ino = ino.0);
         let lasting = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
         match self.without_opendir {
             true => reply.error(Errno::ENOSYS),
@@ -328,7 +334,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        tracing::trace!(target: REQUESTS, what = "flush", ino = ino.0);
         // ENOSYS: nothing is ever written, so the kernel need not say when a file is closed.
         reply.error(Errno::ENOSYS);
     }

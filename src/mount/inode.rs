@@ -71,7 +71,7 @@ mod tests {
         a.reverse();
         let b: Vec<_> = ids.iter().rev().map(|id| backwards.take(id, 1 << 20)).collect();
         assert_eq!(a, b);
-        assert!(a.iter().all(|base| base.is_some_and(|base| base >= FIRST && base < 1 << 62)));
+        assert!(a.iter().all(|base| base.is_some_and(|base| (FIRST..1 << 62).contains(&base))));
     }
 
     #[test]

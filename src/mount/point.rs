@@ -76,24 +76,20 @@ pub fn prepare(point: &Path, avoid: &[PathBuf]) -> Result<PathBuf> {
     Ok(resolved)
 }
 
-/// Checks that this system and user can mount with FUSE at all. Answers whether `/dev/fuse` can be opened here.
-pub fn check_system() -> Result<bool> {
+/// Checks that this user can mount with FUSE on this system.
+pub fn check_system() -> Result<()> {
+    let root = process::user() == 0;
     match fs::File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => {}
+        Ok(_) if root => Ok(()),
+        Ok(_) => helper().map(|_| ()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let text = "there is no /dev/fuse: load the module with: modprobe fuse (a container needs: --device /dev/fuse)";
-            return Err(Error::new(ErrorKind::Unsupported, text));
+            Err(Error::new(ErrorKind::Unsupported, text))
         }
-        Err(e) if process::user() == 0 => {
-            return Err(Error::io("cannot open /dev/fuse (a container needs: --device /dev/fuse --cap-add SYS_ADMIN)", e));
-        }
-        // fusermount3 opens it for us.
-        Err(_) => return helper().map(|_| false),
+        Err(e) if root => Err(Error::io("cannot open /dev/fuse (a container needs: --device /dev/fuse --cap-add SYS_ADMIN)", e)),
+        // fusermount3 opens it with the rights of its caller.
+        Err(e) => Err(Error::io("cannot open /dev/fuse (let users mount with, as root: chmod 666 /dev/fuse)", e)),
     }
-    if process::user() != 0 {
-        helper()?;
-    }
-    Ok(true)
 }
 
 /// The program that mounts for those who are not root.

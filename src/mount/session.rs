@@ -54,9 +54,9 @@ pub fn mount(
     shutdown: &Shutdown,
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
-    let device = point::check_system()?;
+    point::check_system()?;
     let place = point::prepare(mountpoint, &options.avoid)?;
-    let config = configuration(options, device)?;
+    let config = configuration(options)?;
     let view = Arc::new(View::open(repo, options)?);
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
@@ -127,8 +127,8 @@ fn failure(place: &Path, e: &std::io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("cannot mount on {name}: {}", text.trim()))
 }
 
-/// What the kernel and fusermount3 are told. `device`: whether this process can open `/dev/fuse` itself.
-fn configuration(options: &MountOptions, device: bool) -> Result<Config> {
+/// What the kernel and fusermount3 are told.
+fn configuration(options: &MountOptions) -> Result<Config> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(point::NAME.to_owned()),
@@ -148,7 +148,7 @@ fn configuration(options: &MountOptions, device: bool) -> Result<Config> {
     }
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     config.n_threads = Some(cores.clamp(2, 16));
-    config.clone_fd = device;
+    config.clone_fd = true;
     Ok(config)
 }
 

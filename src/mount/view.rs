@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::node::MAX_NAME;
 use crate::model::{Timestamp, escape};
 use crate::mount::MountOptions;
 use crate::mount::attr::{Answer, Attr, DirEntry, Fault, Totals};
@@ -163,6 +164,9 @@ impl View {
 
     /// The number of `name` in `parent` with its attributes; `None` when there is no such name.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Option<Attr>> {
+        if name.len() > MAX_NAME {
+            return Err(Fault::NameTooLong);
+        }
         let mut state = self.state();
         if state.is_made(parent) {
             self.follow();

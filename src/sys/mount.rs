@@ -63,13 +63,11 @@ pub fn unmount(point: &Path, lazily: bool) -> io::Result<()> {
     Ok(rustix::mount::unmount(point, flags)?)
 }
 
-/// Whether what is mounted at `point` has lost the process that served it.
+/// Whether what is mounted at `point` has lost the process that served it. Who may not look into the mount is told
+/// that it has not.
 pub fn is_dead(point: &Path) -> bool {
-    match std::fs::symlink_metadata(point) {
-        // ECONNABORTED: the kernel's connection was aborted, not closed.
-        Err(e) => [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error())),
-        Ok(_) => false,
-    }
+    // The kernel may answer `stat` from what it has kept; this it must ask. ECONNABORTED: aborted, not closed.
+    matches!(rustix::fs::statvfs(point), Err(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 /// Whether an error says that something is in use.
