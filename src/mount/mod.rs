@@ -1,11 +1,37 @@
 //! The mount: snapshots as directories that every program can read.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `view` | the file system on plain types: lookup, attributes, listing, reading; no kernel, no `fuser` |
+//! | `attr`, `stat` | what it answers, and how nodes are shown |
+//! | `inode`, `below` | inode numbers, and the way from a number to a node |
+//! | `root`, `names`, `list` | the made-up directories, and the list of snapshots behind them |
+//! | `prefetch` | decoding ahead of readers |
+//! | `fuse` | the thin adapter between the kernel and the view |
+//! | `session` | mounting, serving, unmounting; with `fuse` the only file that knows `fuser` |
+//! | `point` | mount points: what is mounted where, what may be mounted on, what is dead and must go |
+//!
+//! The semantics are in `docs/mount.md`.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use crate::error::{Error, ErrorKind, Result};
-use crate::repo::Repository;
 use crate::repo::snapshots::Filter;
+use std::path::PathBuf;
+
+pub mod attr;
+mod below;
+mod fuse;
+pub mod inode;
+mod list;
+pub mod names;
+pub mod point;
+mod prefetch;
+pub mod root;
+pub mod session;
+mod stat;
+pub mod view;
+
+pub use point::unmount;
+pub use session::{Shutdown, mount};
+pub use view::View;
 
 /// How to mount.
 #[derive(Debug, Clone)]
@@ -39,34 +65,4 @@ impl Default for MountOptions {
             avoid: Vec::new(),
         }
     }
-}
-
-/// Ends a mount from outside.
-#[derive(Debug, Clone, Default)]
-pub struct Shutdown(());
-
-impl Shutdown {
-    /// A handle that ends nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Unmounts.
-    pub fn trigger(&self) {}
-}
-
-/// Mounts and serves.
-pub fn mount(
-    _repo: &Arc<Repository>,
-    _options: &MountOptions,
-    _mountpoint: &Path,
-    _shutdown: &Shutdown,
-    _ready: impl FnOnce() + Send,
-) -> Result<()> {
-    Err(Error::new(ErrorKind::Unsupported, "this build cannot mount"))
-}
-
-/// Takes a mount away.
-pub fn unmount(_mountpoint: &Path) -> Result<()> {
-    Err(Error::new(ErrorKind::Unsupported, "this build cannot unmount"))
 }

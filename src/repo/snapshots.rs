@@ -31,7 +31,7 @@ impl Filter {
 }
 
 /// The names of all snapshots (fences among them) that are not forgotten: `snapshots/` is listed before `forgotten/`.
-fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
+pub fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
     let listed = repo.storage().list(Class::Snapshots)?;
     let forgotten: HashSet<SnapshotId> = repo
         .storage()

@@ -1,7 +1,8 @@
-//! The operating system: directory descriptors, attributes, processes. The only room where `libc` and `unsafe` may
+//! The operating system: directory descriptors, attributes, mounts, processes. The only room where `libc` and `unsafe` may
 //! be used. Paths are never joined here: everything is relative to an open directory and follows no links.
 
 pub mod dir;
+pub mod mount;
 pub mod process;
 pub mod users;
 pub mod xattr;

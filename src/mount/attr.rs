@@ -1,0 +1,124 @@
+//! What the view answers: attributes, directory entries, faults. Plain values, no kernel types.
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::model::Timestamp;
+
+/// What kind of entry an inode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Type {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+/// What `stat` says of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// Kind of entry.
+    pub kind: Type,
+    /// Permission bits with suid, sgid and sticky.
+    pub mode: u16,
+    /// Names of the inode.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node: major and minor.
+    pub rdev: (u32, u32),
+    /// Logical size in bytes.
+    pub size: u64,
+    /// Allocated blocks of 512 bytes.
+    pub blocks: u64,
+    /// Modified; access and change time are shown as the same.
+    pub mtime: Timestamp,
+    /// Whether the attributes stay true for as long as the mount lasts.
+    pub lasting: bool,
+}
+
+/// One entry that `readdir` gives out.
+#[derive(Debug, Clone, Copy)]
+pub struct DirEntry<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// Where to go on after it.
+    pub next: u64,
+    /// Its attributes.
+    pub attr: Attr,
+    /// False when the attributes could not all be read: they must not be kept, so that who asks for them by name
+    /// learns of the damage.
+    pub certain: bool,
+    /// Whether the name stays true for as long as the mount lasts.
+    pub lasting: bool,
+}
+
+/// Totals of the file system, for `df`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Logical bytes of all files in the snapshots shown.
+    pub bytes: u64,
+    /// Entries in the snapshots shown.
+    pub entries: u64,
+}
+
+/// Why an operation has no answer. A name that is not there is no fault: `lookup` answers `None`.
+#[derive(Debug)]
+pub enum Fault {
+    /// The inode number belongs to nothing that this mount knows (any more).
+    Stale,
+    /// A directory was needed.
+    NotDirectory,
+    /// A regular file was needed and this is a directory.
+    IsDirectory,
+    /// The operation is not for this kind of entry.
+    Invalid,
+    /// There is no such extended attribute.
+    NoAttribute,
+    /// The offset is at or behind the end, or only a hole follows.
+    PastEnd,
+    /// A name is longer than any entry's.
+    NameTooLong,
+    /// Data is damaged, missing, or could not be fetched.
+    Unreadable(Error),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Stale => f.write_str("the inode is gone"),
+            Fault::NotDirectory => f.write_str("not a directory"),
+            Fault::IsDirectory => f.write_str("a directory"),
+            Fault::Invalid => f.write_str("not for this kind of entry"),
+            Fault::NoAttribute => f.write_str("no such attribute"),
+            Fault::PastEnd => f.write_str("no data from there on"),
+            Fault::NameTooLong => f.write_str("the name is too long"),
+            Fault::Unreadable(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<Error> for Fault {
+    fn from(e: Error) -> Self {
+        Fault::Unreadable(e)
+    }
+}
+
+/// The result of an operation of the view.
+pub type Answer<T> = std::result::Result<T, Fault>;

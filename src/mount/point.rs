@@ -1,0 +1,163 @@
+//! Mount points: which may be mounted on, what is dead and must go, and unmounting.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::escape;
+use crate::sys::{mount as system, process};
+
+/// The name under which mounts are listed.
+pub const NAME: &str = "yester";
+/// Dead mounts that may lie on top of each other.
+const STACK: usize = 16;
+
+fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
+}
+
+/// The absolute path of a mount point without links; also of one whose mount is dead.
+fn resolve(point: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(point).or_else(|e| {
+        let absolute = std::path::absolute(point)?;
+        match (absolute.parent(), absolute.file_name()) {
+            (Some(parent), Some(name)) if system::is_dead(&absolute) => Ok(fs::canonicalize(parent)?.join(name)),
+            _ => Err(e),
+        }
+    })
+}
+
+/// The topmost mount at `point`.
+fn mounted(point: &Path) -> Result<Option<system::Mount>> {
+    let table = system::table().map_err(|e| Error::io("cannot read /proc/self/mountinfo", e))?;
+    Ok(table.into_iter().rev().find(|mount| mount.point == point))
+}
+
+fn is_ours(mount: &system::Mount) -> bool {
+    // fusermount3 makes `fuse.yester`, the system call `fuse`.
+    mount.kind == b"fuse.yester" || mount.kind == b"fuse" && mount.source == NAME.as_bytes()
+}
+
+/// Checks that `point` can be mounted on, and clears it of dead mounts of ours. Answers its absolute path.
+pub fn prepare(point: &Path, avoid: &[PathBuf]) -> Result<PathBuf> {
+    let name = shown(point);
+    let resolved = resolve(point).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, format!("the mount point {name} does not exist (make it with: mkdir {name})"))
+        }
+        _ => Error::io(format!("cannot use {name} as a mount point"), e),
+    })?;
+    for _ in 0..STACK {
+        match mounted(&resolved)? {
+            Some(mount) if is_ours(&mount) && system::is_dead(&resolved) => detach(&resolved, true)?,
+            Some(mount) if is_ours(&mount) => {
+                let text = format!("there is a yester mount at {name} already (unmount it with: yester umount {name})");
+                return Err(Error::new(ErrorKind::Exists, text));
+            }
+            _ => break,
+        }
+    }
+    let listed = fs::read_dir(&resolved).map_err(|e| match e.kind() {
+        io::ErrorKind::NotADirectory => Error::invalid(format!("the mount point {name} is not a directory")),
+        _ => Error::io(format!("cannot use {name} as a mount point"), e),
+    });
+    if listed?.next().is_some() {
+        return Err(Error::invalid(format!("the mount point {name} is not empty: mounting would hide what is in it")));
+    }
+    for directory in avoid.iter().filter_map(|d| fs::canonicalize(d).ok()) {
+        if resolved.starts_with(&directory) || directory.starts_with(&resolved) {
+            let text = format!("the mount point {name} and {} are in each other: choose another mount point", shown(&directory));
+            return Err(Error::invalid(text));
+        }
+    }
+    Ok(resolved)
+}
+
+/// Checks that this user can mount with FUSE on this system.
+pub fn check_system() -> Result<()> {
+    let root = process::user() == 0;
+    match fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) if root => Ok(()),
+        Ok(_) => helper().map(|_| ()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let text = "there is no /dev/fuse: load the module with: modprobe fuse (a container needs: --device /dev/fuse)";
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+        Err(e) if root => Err(Error::io("cannot open /dev/fuse (a container needs: --device /dev/fuse --cap-add SYS_ADMIN)", e)),
+        // fusermount3 opens it with the rights of its caller.
+        Err(e) => Err(Error::io("cannot open /dev/fuse (let users mount with, as root: chmod 666 /dev/fuse)", e)),
+    }
+}
+
+/// The program that mounts for those who are not root.
+fn helper() -> Result<&'static str> {
+    let runs = |name: &&str| Command::new(name).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    ["fusermount3", "fusermount"].into_iter().find(runs).ok_or_else(|| {
+        let text = "mounting without being root needs fusermount3 (on Debian and Ubuntu: apt install fuse3)";
+        Error::new(ErrorKind::Unsupported, text)
+    })
+}
+
+/// Unmounts the yester mount at `point`: one that works, or what a killed one left behind.
+pub fn unmount(point: &Path) -> Result<()> {
+    let name = shown(point);
+    let resolved = resolve(point).map_err(|e| Error::io(format!("cannot unmount {name}"), e))?;
+    let mut count = 0;
+    loop {
+        match mounted(&resolved)? {
+            Some(mount) if is_ours(&mount) => {
+                let dead = system::is_dead(&resolved);
+                if count > 0 && !dead {
+                    return Ok(());
+                }
+                detach(&resolved, dead)?;
+            }
+            _ if count > 0 => return Ok(()),
+            Some(mount) => {
+                let text = format!("{name} is a mount of {}, not of yester: it is left as it is", escape(&mount.kind));
+                return Err(Error::invalid(text));
+            }
+            None => return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {name}"))),
+        }
+        count += 1;
+        if count == STACK {
+            return Err(Error::new(ErrorKind::Busy, format!("{name} is mounted again and again")));
+        }
+    }
+}
+
+/// Takes away the topmost mount at `point` (absolute): by the system call, or through fusermount3 for those who may
+/// not.
+pub fn detach(point: &Path, lazily: bool) -> Result<()> {
+    let name = shown(point);
+    match system::unmount(point, lazily) {
+        Ok(()) => Ok(()),
+        Err(e) if system::is_busy(&e) => Err(busy(&name)),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => detach_by_helper(point, lazily),
+        Err(e) => Err(Error::io(format!("cannot unmount {name}"), e)),
+    }
+}
+
+fn busy(name: &str) -> Error {
+    let text = format!("{name} is in use: leave its directories and close its files, then try again (see: fuser -vm {name})");
+    Error::new(ErrorKind::Busy, text)
+}
+
+fn detach_by_helper(point: &Path, lazily: bool) -> Result<()> {
+    let name = shown(point);
+    let program = helper()?;
+    let flags: &[&str] = if lazily { &["-u", "-z"] } else { &["-u"] };
+    let output = Command::new(program).args(flags).arg("--").arg(point).stdin(Stdio::null()).output();
+    let output = output.map_err(|e| Error::io(format!("cannot start {program}"), e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = escape(output.stderr.trim_ascii());
+    if text.contains("busy") {
+        return Err(busy(&name));
+    }
+    Err(Error::new(ErrorKind::Io, format!("cannot unmount {name}: {text}")))
+}

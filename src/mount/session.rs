@@ -1,0 +1,190 @@
+//! Mounting, serving, unmounting.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::mount::fuse::Adapter;
+use crate::mount::root::Change;
+use crate::mount::view::View;
+use crate::mount::{MountOptions, point};
+use crate::repo::Repository;
+
+/// How long a mount that was asked to end goes on for those who still use it.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Ends a mount from outside: from a thread that waits for signals.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    send: Sender<()>,
+    wait: Receiver<()>,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        let (send, wait) = crossbeam_channel::bounded(1);
+        Shutdown { send, wait }
+    }
+}
+
+impl Shutdown {
+    /// A handle that ends nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Unmounts; at once if nobody uses the mount, else it vanishes from the tree and its users have five seconds.
+    /// Asking a second time does not wait for them.
+    pub fn trigger(&self) {
+        // Full: it was asked for already.
+        let _ = self.send.try_send(());
+    }
+}
+
+/// Mounts `repo` on `mountpoint` and serves it until it is unmounted or `shutdown` is triggered. `ready` is called
+/// once the mount answers. Errors: the mount point cannot be used, the system has no FUSE, the snapshot is not there.
+pub fn mount(
+    repo: &Arc<Repository>,
+    options: &MountOptions,
+    mountpoint: &Path,
+    shutdown: &Shutdown,
+    ready: impl FnOnce() + Send,
+) -> Result<()> {
+    point::check_system()?;
+    let place = point::prepare(mountpoint, &options.avoid)?;
+    let config = configuration(options)?;
+    let view = Arc::new(View::open(repo, options)?);
+    let changes = view.changes();
+    let failed = |e: std::io::Error| failure(&place, &e);
+    let session = Session::new(Adapter::new(view), &place, &config).map_err(failed)?;
+    let notifier = session.notifier();
+    start("mount-notify", move || notify(&changes, &notifier))?;
+    let (done, ended) = crossbeam_channel::bounded(1);
+    start("mount-serve", move || drop(done.send(session.run())))?;
+    if let Err(e) = std::fs::metadata(&place) {
+        let _ = point::detach(&place, true);
+        return Err(Error::io(format!("the mount at {} does not answer", mountpoint.display()), e));
+    }
+    ready();
+    serve(&place, &ended, shutdown)
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map(drop).map_err(|e| Error::io("cannot start a thread", e))
+}
+
+/// Waits for the end of the session, from inside or outside.
+fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdown) -> Result<()> {
+    let outcome = |result: std::io::Result<()>| result.map_err(|e| Error::io("the mount broke off", e));
+    crossbeam_channel::select! {
+        recv(ended) -> result => return outcome(result.unwrap_or(Ok(()))),
+        recv(shutdown.wait) -> _ => {}
+    }
+    match point::detach(place, false) {
+        Err(e) if e.kind() == ErrorKind::Busy => {
+            tracing::warn!("{e}; it is taken out of the tree and ends in {} seconds", GRACE.as_secs());
+            point::detach(place, true)?;
+        }
+        other => other?,
+    }
+    crossbeam_channel::select! {
+        recv(ended) -> result => outcome(result.unwrap_or(Ok(()))),
+        // When this process ends, the kernel answers what is still open with errors.
+        recv(shutdown.wait) -> _ => Ok(()),
+        recv(crossbeam_channel::at(Instant::now() + GRACE)) -> _ => Ok(()),
+    }
+}
+
+/// Tells the kernel what it must forget. Holds nothing that a request could wait for: the kernel may ask while it
+/// forgets.
+fn notify(changes: &Receiver<Change>, notifier: &Notifier) {
+    for change in changes {
+        let told = match &change {
+            Change::Entry { parent, name } => {
+                notifier.inval_entry(INodeNo(*parent), std::os::unix::ffi::OsStrExt::from_bytes(name.as_slice()))
+            }
+            Change::Directory(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+        };
+        if let Err(e) = told {
+            // The kernel keeps made-up entries for a second only: they will be right soon.
+            tracing::debug!("the kernel was not told of {change:?}: {e}");
+        }
+    }
+}
+
+fn failure(place: &Path, e: &std::io::Error) -> Error {
+    let text = e.to_string();
+    let name = place.display();
+    if text.contains("user_allow_other") {
+        let text = format!("cannot mount on {name}: --allow-other needs the line user_allow_other in /etc/fuse.conf");
+        return Error::new(ErrorKind::Unsupported, text);
+    }
+    Error::new(ErrorKind::Io, format!("cannot mount on {name}: {}", text.trim()))
+}
+
+/// What the kernel and fusermount3 are told.
+fn configuration(options: &MountOptions) -> Result<Config> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(point::NAME.to_owned()),
+        MountOption::Subtype(point::NAME.to_owned()),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    for option in &options.extra {
+        match option.as_str() {
+            "allow_other" => config.acl = SessionACL::All,
+            other => config.mount_options.extend(extra(other)?),
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    config.n_threads = Some(cores.clamp(2, 16));
+    config.clone_fd = true;
+    Ok(config)
+}
+
+/// One option of `-o`.
+fn extra(option: &str) -> Result<Option<MountOption>> {
+    Ok(Some(match option {
+        "ro" | "nosuid" | "nodev" | "noatime" | "default_permissions" | "defaults" => return Ok(None),
+        "exec" => MountOption::Exec,
+        "noexec" => MountOption::NoExec,
+        "sync" => MountOption::Sync,
+        "async" => MountOption::Async,
+        "dirsync" => MountOption::DirSync,
+        "rw" | "suid" | "dev" | "auto_unmount" => {
+            return Err(Error::invalid(format!("-o {option}: a yester mount is always ro,nosuid,nodev and unmounts itself")));
+        }
+        other => {
+            let name = other.split('=').next().unwrap_or_default();
+            if !["max_read", "context", "fscontext", "defcontext", "rootcontext"].contains(&name) || other.contains([',', '\0']) {
+                let known = "exec, noexec, sync, async, dirsync, allow_other, max_read=, context=";
+                return Err(Error::invalid(format!("-o {}: not an option of a mount ({known})", option.escape_default())));
+            }
+            MountOption::CUSTOM(other.to_owned())
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extra_options_are_judged() {
+        assert!(matches!(extra("noexec"), Ok(Some(MountOption::NoExec))));
+        assert!(matches!(extra("ro"), Ok(None)));
+        for bad in ["rw", "suid", "dev", "fd=3", "max_read=1,user_id=0", "fsname=x", ""] {
+            assert!(extra(bad).is_err(), "{bad}");
+        }
+    }
+}

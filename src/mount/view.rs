@@ -1,0 +1,485 @@
+//! The file system on plain types: what the kernel asks, answered without a kernel.
+//!
+//! Every method may be called from many threads at once; none holds a lock while data is fetched.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::node::MAX_NAME;
+use crate::model::{Timestamp, escape};
+use crate::mount::MountOptions;
+use crate::mount::attr::{Answer, Attr, DirEntry, Fault, Totals};
+use crate::mount::below::{Below, Dir, Found};
+use crate::mount::inode::ROOT;
+use crate::mount::list::Watch;
+use crate::mount::prefetch::Prefetch;
+use crate::mount::root::{Change, Made, MadeDir, MadeKind, Mounted, Root};
+use crate::mount::stat::Shower;
+use crate::repo::Repository;
+use crate::repo::index::Index;
+use crate::repo::reader::{ChunkReader, ReadCounts};
+use crate::repo::snapshots;
+use crate::repo::tree::TreeReader;
+
+/// The repository's list of snapshots is not read more often than this.
+const POLL: Duration = Duration::from_secs(1);
+
+/// What is at the root of the mount.
+#[derive(Debug)]
+enum Top {
+    /// Made-up directories.
+    Made(Root),
+    /// A directory of a snapshot.
+    Tree(Dir),
+}
+
+/// Everything that a new list of snapshots changes.
+#[derive(Debug)]
+struct State {
+    /// Every snapshot that has inode numbers, sorted by their beginning.
+    placed: Vec<Arc<Mounted>>,
+    top: Top,
+    totals: Totals,
+}
+
+/// What an inode number stands for.
+enum Node<'a> {
+    Made(&'a Made),
+    Below(Arc<Mounted>, u64),
+}
+
+/// The file system.
+#[derive(Debug)]
+pub struct View {
+    state: RwLock<Arc<State>>,
+    watch: Option<Mutex<Watch>>,
+    below: Arc<Below>,
+    prefetch: Prefetch,
+    shower: Shower,
+    notified: AtomicBool,
+    changes: (Sender<Change>, Receiver<Change>),
+}
+
+impl View {
+    /// Opens the view of a repository. Takes as long as reading the list of snapshots, whatever is in them.
+    pub fn open(repo: &Arc<Repository>, options: &MountOptions) -> Result<View> {
+        if options.memory < 4 << 20 {
+            return Err(Error::invalid(format!("a mount needs at least 4 MiB of memory, not {} bytes", options.memory)));
+        }
+        let index = Arc::new(Index::load(repo)?);
+        // Frames get eight parts of eleven, decoded pages of trees three.
+        let part = options.memory / 11;
+        let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?);
+        let trees = Arc::new(TreeReader::new(chunks, part * 3)?);
+        let below = Arc::new(Below::new(trees));
+        let mut watch = Watch::new(repo.clone(), options.filter.clone());
+        let shown = watch.list()?;
+        let shower = Shower::new(options.owner_root);
+        let top = match &options.scope {
+            None => Top::Made(Root::build(&shown, &mut watch.numbers, None, now())),
+            Some((name, path)) => Top::Tree(scope(&below, &shown, name, path)?),
+        };
+        let placed = match &top {
+            Top::Made(_) => watch.placed(),
+            Top::Tree(dir) => vec![dir.tree.clone()],
+        };
+        let state = State { placed, totals: totals(&shown, &top), top };
+        let watch = matches!(state.top, Top::Made(_)).then(|| Mutex::new(watch));
+        let prefetch = Prefetch::new(below.clone(), part * 8)?;
+        Ok(View {
+            state: RwLock::new(Arc::new(state)),
+            watch,
+            below,
+            prefetch,
+            shower,
+            notified: AtomicBool::new(false),
+            changes: crossbeam_channel::unbounded(),
+        })
+    }
+
+    /// What was fetched and decoded so far.
+    pub fn counts(&self) -> &ReadCounts {
+        &self.below.trees().chunks().counts
+    }
+
+    /// Whether the kernel itself judges POSIX ACLs. While it does not, the group bits that are shown are cut down to
+    /// what the ACL gives the owning group: they would be the ACL's mask, and let in who was refused.
+    pub fn kernel_judges_acls(&self, it_does: bool) {
+        self.shower.kernel_judges_acls.store(it_does, Ordering::Relaxed);
+    }
+
+    /// What changes in the made-up directories from now on. For one receiver.
+    pub fn changes(&self) -> Receiver<Change> {
+        self.notified.store(true, Ordering::Relaxed);
+        self.changes.1.clone()
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.state.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Lists the snapshots again, unless that was done within the last second or is being done.
+    fn follow(&self) {
+        if let Some(mut watch) = self.watch.as_ref().and_then(|w| w.try_lock().ok())
+            && watch.listed.elapsed() >= POLL
+        {
+            self.refresh_with(&mut watch);
+        }
+    }
+
+    /// Lists the snapshots again, now.
+    pub fn refresh(&self) {
+        if let Some(watch) = &self.watch {
+            self.refresh_with(&mut watch.lock().unwrap_or_else(|e| e.into_inner()));
+        }
+    }
+
+    fn refresh_with(&self, watch: &mut Watch) {
+        let shown = match watch.list() {
+            Ok(shown) => shown,
+            Err(e) => {
+                watch.listed = std::time::Instant::now();
+                tracing::warn!("the snapshots could not be listed, the mount shows what it knows: {e}");
+                return;
+            }
+        };
+        let before = self.state();
+        let Top::Made(old) = &before.top else { return };
+        let root = Root::build(&shown, &mut watch.numbers, Some(old), now());
+        let changes = old.changes(&root);
+        if changes.is_empty() {
+            return;
+        }
+        let top = Top::Made(root);
+        let after = State { placed: watch.placed(), totals: totals(&shown, &top), top };
+        *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(after);
+        if self.notified.load(Ordering::Relaxed) {
+            changes.into_iter().for_each(|change| drop(self.changes.0.send(change)));
+        }
+    }
+
+    /// The number of `name` in `parent` with its attributes; `None` when there is no such name.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Option<Attr>> {
+        if name.len() > MAX_NAME {
+            return Err(Fault::NameTooLong);
+        }
+        let mut state = self.state();
+        if state.is_made(parent) {
+            self.follow();
+            state = self.state();
+        }
+        match state.node(parent)? {
+            Node::Made(made) => {
+                let MadeKind::Directory(dir) = &made.kind else { return Err(Fault::NotDirectory) };
+                dir.find(name).map(|ino| self.attr_of(&state, ino)).transpose()
+            }
+            Node::Below(tree, position) => {
+                let dir = self.below.dir(&tree, position)?;
+                let Some(entry) = self.below.lookup(&dir, name)? else { return Ok(None) };
+                let position = dir.position + entry.offset;
+                if let Some(directory) = entry.node().directory() {
+                    let (directory, parent) = (*directory, Some(dir.position));
+                    self.below.remember(Dir { tree: tree.clone(), position, directory, parent });
+                }
+                self.shower.attr(self.below.trees(), &tree, position, entry.node()).map(|attr| Some(state.outward(attr)))
+            }
+        }
+    }
+
+    /// The attributes of an inode.
+    pub fn getattr(&self, ino: u64) -> Answer<Attr> {
+        let mut state = self.state();
+        if state.is_made(ino) {
+            self.follow();
+            state = self.state();
+        }
+        self.attr_of(&state, ino)
+    }
+
+    fn attr_of(&self, state: &State, ino: u64) -> Answer<Attr> {
+        match state.node(ino)? {
+            Node::Made(made) => Ok(self.shower.made(ino, made)),
+            Node::Below(tree, position) => {
+                let found = self.below.node(&tree, position)?;
+                self.shower.attr(self.below.trees(), &tree, position, found.node()).map(|attr| state.outward(attr))
+            }
+        }
+    }
+
+    /// Whether what `readdir` and `lookup` say of the entries of this directory stays true while the mount lasts.
+    pub fn is_lasting(&self, directory: u64) -> bool {
+        !self.state().is_made(directory)
+    }
+
+    /// Gives out the entries of a directory from `offset` on (0 at first, then what the last entry said), until
+    /// `take` answers that it is full.
+    pub fn readdir(&self, ino: u64, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
+        let mut state = self.state();
+        if state.is_made(ino) && offset == 0 {
+            self.follow();
+            state = self.state();
+        }
+        match state.node(ino)? {
+            Node::Made(Made { parent, kind: MadeKind::Directory(dir), .. }) => {
+                self.list_made(&state, (ino, *parent), dir, offset, take)
+            }
+            Node::Made(_) => Err(Fault::NotDirectory),
+            Node::Below(tree, position) => {
+                let dir = self.below.dir(&tree, position)?;
+                self.list_below(&state, &dir, offset, take)
+            }
+        }
+    }
+
+    /// `.` and `..`; false when `take` is full.
+    fn dots(&self, state: &State, dots: (u64, u64), offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<bool> {
+        for (next, ino, name) in [(1, dots.0, b".".as_slice()), (2, dots.1, b"..")] {
+            if offset < next {
+                let attr = self.attr_of(state, ino)?;
+                if take(DirEntry { name, next, attr, certain: true, lasting: false }) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// An entry's offset is its inode number and two: see [`MadeDir::entries`].
+    fn list_made(
+        &self,
+        state: &State,
+        dots: (u64, u64),
+        dir: &MadeDir,
+        offset: u64,
+        take: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Answer<()> {
+        if !self.dots(state, dots, offset, take)? {
+            return Ok(());
+        }
+        let from = dir.entries.partition_point(|(ino, _)| *ino + 2 <= offset);
+        for (ino, name) in &dir.entries[from..] {
+            let attr = self.attr_of(state, *ino)?;
+            if take(DirEntry { name, next: ino + 2, attr, certain: true, lasting: false }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Entry number `n` has offset `n + 3`.
+    fn list_below(&self, state: &State, dir: &Dir, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
+        let own = state.outside(dir.ino());
+        if !self.dots(state, (own, state.parent(dir)), offset, take)? {
+            return Ok(());
+        }
+        self.below.touch(dir);
+        let trees = self.below.trees();
+        let mut next = trees.entry_number(&dir.directory, offset.saturating_sub(2))?;
+        while let Some(entry) = next {
+            let node = entry.node();
+            let (attr, certain) = self.shower.attr_or_guess(trees, &dir.tree, dir.position + entry.offset, node);
+            let shown = DirEntry { name: &node.name, next: entry.number + 3, attr, certain, lasting: true };
+            if take(shown) {
+                break;
+            }
+            next = trees.next(&dir.directory, &entry)?;
+        }
+        Ok(())
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, ino: u64) -> Answer<Vec<u8>> {
+        let state = self.state();
+        match state.node(ino)? {
+            Node::Made(Made { kind: MadeKind::Link(target), .. }) => Ok(target.clone()),
+            Node::Made(_) => Err(Fault::Invalid),
+            Node::Below(tree, position) => match &self.below.node(&tree, position)?.node().kind {
+                crate::model::Kind::Symlink(target) => Ok(target.clone()),
+                _ => Err(Fault::Invalid),
+            },
+        }
+    }
+
+    /// Finds a node below a snapshot; `None` for what is made up.
+    fn found(&self, ino: u64) -> Answer<Option<(Arc<Mounted>, u64, Found)>> {
+        match self.state().node(ino)? {
+            Node::Made(_) => Ok(None),
+            Node::Below(tree, position) => {
+                let found = self.below.node(&tree, position)?;
+                Ok(Some((tree, position, found)))
+            }
+        }
+    }
+
+    fn file(&self, ino: u64) -> Answer<(Arc<Mounted>, u64, Found)> {
+        let (tree, position, found) = self.found(ino)?.ok_or(Fault::IsDirectory)?;
+        match found.node().kind {
+            crate::model::Kind::File(_) => Ok((tree, position, found)),
+            crate::model::Kind::Directory(_) => Err(Fault::IsDirectory),
+            _ => Err(Fault::Invalid),
+        }
+    }
+
+    /// Up to `size` bytes of a regular file from `offset` on into `out` (replaced); fewer only at its end.
+    pub fn read(&self, ino: u64, offset: u64, size: usize, out: &mut Vec<u8>) -> Answer<()> {
+        let (tree, position, found) = self.file(ino)?;
+        let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
+        self.prefetch.reading(&tree, position, &found, (offset, size as u64));
+        self.below.trees().read(content, offset, size, out)?;
+        Ok(())
+    }
+
+    /// The first offset from `offset` on that is not in a hole.
+    pub fn seek_data(&self, ino: u64, offset: u64) -> Answer<u64> {
+        self.seek(ino, offset, false)?.ok_or(Fault::PastEnd)
+    }
+
+    /// The first offset from `offset` on that is in a hole; a file ends with one.
+    pub fn seek_hole(&self, ino: u64, offset: u64) -> Answer<u64> {
+        let (_, _, found) = self.file(ino)?;
+        Ok(self.seek(ino, offset, true)?.unwrap_or_else(|| found.node().size()))
+    }
+
+    fn seek(&self, ino: u64, offset: u64, hole: bool) -> Answer<Option<u64>> {
+        let (_, _, found) = self.file(ino)?;
+        let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
+        if offset >= content.size() {
+            return Err(Fault::PastEnd);
+        }
+        if let crate::model::Content::Inline(_) = content {
+            return Ok((!hole).then_some(offset));
+        }
+        let mut at = None;
+        self.below.trees().items(content, offset, &mut |start, item| {
+            let is_hole = matches!(item, crate::model::Item::Hole { .. });
+            if is_hole == hole {
+                at = Some(start.max(offset));
+            }
+            Ok(at.is_none())
+        })?;
+        Ok(at)
+    }
+
+    /// The names of the extended attributes. The mount's own are not among them, so that copies and comparisons see
+    /// what the source had.
+    pub fn listxattr(&self, ino: u64) -> Answer<Vec<Vec<u8>>> {
+        let Some((_, _, found)) = self.found(ino)? else { return Ok(Vec::new()) };
+        let list = self.below.trees().xattrs(found.node())?;
+        Ok(list.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// An extended attribute. Below a snapshot `user.yester.snapshot` is its id, `user.yester.btime` the time of birth
+    /// at the source, in seconds, where it is known.
+    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
+        let Some((tree, position, found)) = self.found(ino)? else { return Err(Fault::NoAttribute) };
+        let list = self.below.trees().xattrs(found.node())?;
+        if let Ok(at) = list.binary_search_by(|(n, _)| n.as_slice().cmp(name)) {
+            return Ok(list.into_iter().nth(at).map(|(_, value)| value).unwrap_or_default());
+        }
+        match name {
+            b"user.yester.snapshot" => Ok(tree.snapshot.id.to_string().into_bytes()),
+            b"user.yester.btime" => self.birth(&tree, position),
+            _ => Err(Fault::NoAttribute),
+        }
+    }
+
+    fn birth(&self, tree: &Mounted, position: u64) -> Answer<Vec<u8>> {
+        let root = tree.snapshot.scan.as_ref().ok_or(Fault::NoAttribute)?;
+        let (first, records) = self.below.trees().scan_page(root, position)?;
+        let record = position.checked_sub(first).and_then(|at| records.get(at as usize));
+        let birth = record.and_then(|r| r.birth).ok_or(Fault::NoAttribute)?;
+        // As `stat` and `touch -d @` write times: before 1970 the nanoseconds count forwards from the second before.
+        Ok(format!("{}.{:09}", birth.secs, birth.nanos).into_bytes())
+    }
+
+    /// The `chattr` flags of a file or directory (`FS_IOC_GETFLAGS`).
+    pub fn flags(&self, ino: u64) -> Answer<u32> {
+        Ok(self.found(ino)?.map_or(0, |(_, _, found)| found.node().meta.flags))
+    }
+
+    /// Totals of what is shown.
+    pub fn totals(&self) -> Totals {
+        self.state().totals
+    }
+}
+
+impl State {
+    /// The inode number within the ranges of snapshots.
+    fn inside(&self, ino: u64) -> u64 {
+        match &self.top {
+            Top::Tree(dir) if ino == ROOT => dir.ino(),
+            _ => ino,
+        }
+    }
+
+    /// The inode number that the kernel knows.
+    fn outside(&self, ino: u64) -> u64 {
+        match &self.top {
+            Top::Tree(dir) if ino == dir.ino() => ROOT,
+            _ => ino,
+        }
+    }
+
+    fn outward(&self, attr: Attr) -> Attr {
+        Attr { ino: self.outside(attr.ino), ..attr }
+    }
+
+    fn is_made(&self, ino: u64) -> bool {
+        matches!(self.top, Top::Made(_)) && ino < crate::mount::inode::FIRST
+    }
+
+    /// The number that `..` has in a directory of a snapshot.
+    fn parent(&self, dir: &Dir) -> u64 {
+        match (&self.top, dir.parent) {
+            (Top::Tree(top), _) if top.ino() == dir.ino() => ROOT,
+            (_, Some(position)) => self.outside(dir.tree.base + position),
+            (_, None) => crate::mount::root::IDS,
+        }
+    }
+
+    fn node(&self, ino: u64) -> Answer<Node<'_>> {
+        if self.is_made(ino) {
+            let Top::Made(root) = &self.top else { return Err(Fault::Stale) };
+            return root.get(ino).map(Node::Made).ok_or(Fault::Stale);
+        }
+        let ino = self.inside(ino);
+        let at = self.placed.partition_point(|m| m.base <= ino);
+        let tree = at.checked_sub(1).and_then(|at| self.placed.get(at)).ok_or(Fault::Stale)?;
+        let position = ino - tree.base;
+        if position < tree.snapshot.nodes() { Ok(Node::Below(tree.clone(), position)) } else { Err(Fault::Stale) }
+    }
+}
+
+/// The directory that a mount of one snapshot, or of a part of one, shows.
+fn scope(below: &Below, shown: &[Arc<Mounted>], name: &str, path: &[u8]) -> Result<Dir> {
+    let all: Vec<_> = shown.iter().map(|m| m.snapshot.clone()).collect();
+    let id = snapshots::find(&all, name, &Default::default())?.id;
+    let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot {name}"));
+    let tree = shown.iter().find(|m| m.snapshot.id == id).cloned().ok_or_else(missing)?;
+    let names: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+    let (_, position) = below.trees().walk_to(&tree.snapshot.root, &names)?;
+    below.dir(&tree, position).map_err(|fault| match fault {
+        Fault::Unreadable(e) => e,
+        _ => Error::invalid(format!("/{} is not a directory: only directories can be mounted", escape(&names.join(&b'/')))),
+    })
+}
+
+fn totals(shown: &[Arc<Mounted>], top: &Top) -> Totals {
+    let add = |totals: Totals, m: &Mounted| Totals {
+        bytes: totals.bytes.saturating_add(m.snapshot.statistics.bytes),
+        entries: totals.entries.saturating_add(m.snapshot.nodes()),
+    };
+    match top {
+        Top::Made(_) => shown.iter().fold(Totals::default(), |sum, m| add(sum, m)),
+        Top::Tree(dir) => add(Totals::default(), &dir.tree),
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+}

@@ -1,0 +1,92 @@
+//! What is mounted, and taking it away.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+/// One mount, as `/proc/self/mountinfo` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is.
+    pub point: PathBuf,
+    /// The type of file system: `fuse.yester`.
+    pub kind: Vec<u8>,
+    /// What is mounted: a device, or a name.
+    pub source: Vec<u8>,
+}
+
+/// All mounts that this process sees, in the order in which they were made.
+pub fn table() -> io::Result<Vec<Mount>> {
+    let bytes = std::fs::read("/proc/self/mountinfo")?;
+    Ok(bytes.split(|&b| b == b'\n').filter_map(parse).collect())
+}
+
+/// `36 35 98:0 /root /point options optional… - type source super-options`
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&b| b == b' ');
+    let point = unescape(fields.nth(4)?);
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    Some(Mount {
+        point: PathBuf::from(OsString::from_vec(point)),
+        kind: unescape(fields.next()?),
+        source: unescape(fields.next()?),
+    })
+}
+
+/// Blanks, tabs, newlines and backslashes are `\` and three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|d| first == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        match digits {
+            Some(digits) => {
+                out.push(digits.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')));
+                rest = &after[3..];
+            }
+            None => {
+                out.push(first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// Unmounts the topmost mount at `point`; `lazily` even if it is in use or dead: it goes when nobody uses it any more.
+pub fn unmount(point: &Path, lazily: bool) -> io::Result<()> {
+    let flags = UnmountFlags::NOFOLLOW | if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    Ok(rustix::mount::unmount(point, flags)?)
+}
+
+/// Whether what is mounted at `point` has lost the process that served it. Who may not look into the mount is told
+/// that it has not.
+pub fn is_dead(point: &Path) -> bool {
+    // The kernel may answer `stat` from what it has kept; this it must ask. ECONNABORTED: aborted, not closed.
+    matches!(rustix::fs::statvfs(point), Err(Errno::NOTCONN | Errno::CONNABORTED))
+}
+
+/// Whether an error says that something is in use.
+pub fn is_busy(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_lines() {
+        let line = br"41 25 0:36 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.yester yester ro,user_id=0";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.point, Path::new(r"/mnt/a b\c"));
+        assert_eq!((mount.kind.as_slice(), mount.source.as_slice()), (&b"fuse.yester"[..], &b"yester"[..]));
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"1 2 3"), None);
+        assert!(table().unwrap().iter().any(|m| m.point == Path::new("/")));
+    }
+}

@@ -1,0 +1,113 @@
+//! How much the kernel has to ask: counted, since every request is two switches between processes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber, span};
+use yester::mount::{MountOptions, Shutdown, mount};
+
+mod common {
+    pub mod tiny;
+}
+use common::tiny::{About, Tiny, dir, file, noise};
+
+static COUNTS: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+
+/// Counts the requests that the mount traces.
+struct Counting;
+
+struct What(Option<String>);
+
+impl Visit for What {
+    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "what" {
+            self.0 = Some(value.to_owned());
+        }
+    }
+}
+
+impl Subscriber for Counting {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "yester::mount::requests"
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut what = What(None);
+        event.record(&mut what);
+        *COUNTS.lock().unwrap().entry(what.0.unwrap()).or_default() += 1;
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// What a command asked for.
+fn asked(line: &str, at: &Path) -> BTreeMap<String, usize> {
+    COUNTS.lock().unwrap().clear();
+    let output = Command::new("sh").args(["-c", line]).current_dir(at).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    std::mem::take(&mut COUNTS.lock().unwrap())
+}
+
+#[test]
+fn the_kernel_asks_little() {
+    const DIRS: u64 = 20;
+    const FILES: u64 = 100;
+    tracing::subscriber::set_global_default(Counting).unwrap();
+    let tiny = Tiny::new();
+    let files =
+        |d: u64| (0..FILES).map(move |n| (format!("f{n:04}"), file(noise(d * FILES + n, 5000 + (n as usize * 97) % 20_000))));
+    tiny.commit(&dir((0..DIRS).map(|d| (format!("d{d:04}"), dir(files(d))))), About::at(1));
+    let all = (DIRS * FILES) as usize;
+    let serve = |line: &str| {
+        let point = tempfile::tempdir().unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::new();
+        let (ready, is_ready) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let options = MountOptions { scope: Some(("latest".into(), Vec::new())), ..MountOptions::default() };
+            let server = scope.spawn({
+                let (repo, shutdown, place) = (tiny.repo.clone(), shutdown.clone(), point.path());
+                move || mount(&repo, &options, place, &shutdown, move || ready.send(()).unwrap())
+            });
+            is_ready.recv_timeout(Duration::from_secs(20)).unwrap();
+            let result = std::panic::catch_unwind(|| {
+                let line = line.replace("$OUT", out.path().to_str().unwrap());
+                (asked(&line, point.path()), asked(&line, point.path()))
+            });
+            shutdown.trigger();
+            server.join().unwrap().unwrap();
+            let (first, second) = result.unwrap();
+            (first, second)
+        })
+    };
+    let get = |counts: &BTreeMap<String, usize>, what: &str| counts.get(what).copied().unwrap_or(0);
+    let sum = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
+
+    // One read a file, and what lists the directories: names and attributes come together.
+    let (tar, again) = serve("tar -cf $OUT/tar . ");
+    assert_eq!(get(&tar, "read"), all);
+    assert!(get(&tar, "open") <= 4 && get(&tar, "flush") <= 4 && get(&tar, "getattr") <= 4, "{tar:?}");
+    assert!(get(&tar, "lookup") <= all / 10 && sum(&tar) <= all + all / 3, "{tar:?}");
+    // All of it stays with the kernel.
+    assert!(sum(&again) <= 30, "{again:?}");
+
+    let (find, again) = serve("find . -printf '%s %p\\n' > /dev/null");
+    assert!(get(&find, "lookup") <= all / 10 && get(&find, "getattr") <= 4 && sum(&find) <= all / 3, "{find:?}");
+    assert!(sum(&again) <= 30, "{again:?}");
+
+    // `cp -a` asks for the names of the attributes of every file twice, which the kernel does not keep, and for its ACL.
+    let (copy, _) = serve("rm -rf $OUT/copy; cp -a . $OUT/copy");
+    assert_eq!(get(&copy, "read"), all);
+    assert!(get(&copy, "getxattr") <= all + all / 10 && sum(&copy) <= 4 * all + all / 5, "{copy:?}");
+}
