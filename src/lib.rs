@@ -22,6 +22,7 @@ pub mod ingest;
 pub mod model;
 pub mod observe;
 pub mod repo;
+pub mod restore;
 pub mod storage;
 pub mod sys;
 

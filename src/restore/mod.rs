@@ -1,0 +1,214 @@
+//! Restore: a snapshot in, directories out.
+//!
+//! A walker goes through the tree in order, compares it with what is there by `stat`, and makes the directories. What
+//! has content or must be created becomes a job; jobs are collected in windows of bounded size. The executor takes a
+//! window at a time: it compares files that may be right already, plans the rest in the order of the packs, fetches
+//! and decodes every frame once, and writes each chunk, verified, to where it belongs. A file is complete under a
+//! temporary name before it takes its own. A directory gets its metadata when everything below it is done, so that
+//! nothing is kept until the end.
+//!
+//! Nothing here follows a link: paths are opened below the target by descriptors ([`target`]), and what is in the way
+//! is replaced. An inode that this run did not make keeps its metadata when it has other names, which may lie outside
+//! the target.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Node, Snapshot, escape};
+use crate::observe::Observer;
+use crate::repo::tree::TreeReader;
+
+pub(crate) mod delete;
+pub(crate) mod entries;
+pub(crate) mod execute;
+pub(crate) mod existing;
+pub(crate) mod filter;
+pub(crate) mod job;
+pub(crate) mod local;
+pub(crate) mod metadata;
+pub(crate) mod owners;
+pub mod plan;
+pub(crate) mod preflight;
+pub(crate) mod run;
+pub(crate) mod target;
+pub(crate) mod walk;
+
+use run::Run;
+use target::Target;
+
+/// What happens to an entry that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overwrite {
+    /// A file of the same size and time stays; of any other, only what differs is fetched.
+    #[default]
+    IfChanged,
+    /// Every file's content is compared; only what differs is fetched.
+    Always,
+    /// Only what the snapshot has a newer version of is replaced.
+    IfNewer,
+    /// Whatever is there stays.
+    Never,
+}
+
+/// What is restored, and where to.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// Snapshots and the path inside each, as names without slashes. A whole snapshot (no names) or several sources go
+    /// to `target/<absolute path>`. Of a single source, a directory's content goes into the target, and anything else
+    /// goes there under its own name.
+    pub sources: Vec<(Arc<Snapshot>, Vec<Vec<u8>>)>,
+    /// The directory to restore to; made when it is not there. `/` restores in place.
+    pub target: PathBuf,
+}
+
+/// How to restore.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// What happens to what is there already.
+    pub overwrite: Overwrite,
+    /// Remove what is in the restored directories and not in the snapshot (given paths only, and only what the
+    /// patterns let pass).
+    pub delete: bool,
+    /// Restore only what matches one of these globs, with everything below it; empty: everything. A pattern without
+    /// slash is for names, one with a slash for absolute paths inside the snapshot.
+    pub include: Vec<String>,
+    /// Leave out what matches one of these globs, with everything below it.
+    pub exclude: Vec<String>,
+    /// Read back every file that was written and compare it with what the snapshot says.
+    pub verify: bool,
+    /// Take owners by number. Otherwise a name that the snapshot knows is looked up on this system, the number being
+    /// used where there is no such name.
+    pub numeric_ids: bool,
+    /// Make everything durable before returning.
+    pub sync: bool,
+    /// Only count; write nothing.
+    pub dry_run: bool,
+    /// Bytes of working memory to aim at (the readers' caches come on top).
+    pub memory: u64,
+    /// Directories that are never written to or removed: the repository.
+    pub forbidden: Vec<PathBuf>,
+    /// Set from outside to stop: temporary files are removed and the answer is [`ErrorKind::Interrupted`].
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        RestoreOptions {
+            overwrite: Overwrite::IfChanged,
+            delete: false,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            verify: false,
+            numeric_ids: false,
+            sync: false,
+            dry_run: false,
+            memory: 64 << 20,
+            forbidden: Vec::new(),
+            stop: Arc::default(),
+        }
+    }
+}
+
+/// What a restore did, or with `dry_run` would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreReport {
+    /// Regular files written (hard links to them count as `links`).
+    pub files: u64,
+    /// Directories made.
+    pub directories: u64,
+    /// Symbolic links, pipes, sockets and devices made.
+    pub others: u64,
+    /// Hard links made.
+    pub links: u64,
+    /// Bytes written to files.
+    pub bytes: u64,
+    /// Bytes of those that came from files that were there already, instead of from the repository.
+    pub bytes_local: u64,
+    /// Frames fetched and decoded.
+    pub frames: u64,
+    /// Entries, other than directories, that were right already.
+    pub unchanged: u64,
+    /// Entries whose metadata alone was set.
+    pub metadata: u64,
+    /// Entries that differ and stayed, as [`Overwrite`] says.
+    pub kept: u64,
+    /// Entries removed.
+    pub deleted: u64,
+    /// Entries that could not be restored.
+    pub errors: u64,
+    /// Properties (owners, attributes, flags, devices) that this user or file system does not let be set.
+    pub warnings: u64,
+}
+
+impl RestoreReport {
+    /// Whether everything that was asked for is there as it was.
+    pub fn is_complete(&self) -> bool {
+        self.errors == 0 && self.warnings == 0
+    }
+}
+
+/// Restores `request`. What fails for single entries is reported to `observer` and counted; an error is returned when
+/// nothing can be done at all, when the target is full, and on interruption. Running it again goes on where it stopped.
+pub fn restore(
+    reader: &Arc<TreeReader>,
+    request: &RestoreRequest,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
+) -> Result<RestoreReport> {
+    let sources = resolve(reader, request)?;
+    let filter = filter::Filter::new(&options.include, &options.exclude)?;
+    let target = Target::prepare(&request.target, &options.forbidden, options.dry_run)?;
+    let run = Run::new(reader, options, observer, target, &request.sources)?;
+    preflight::space(&run, &sources, &filter)?;
+    for source in &sources {
+        walk::restore_source(&run, source, &filter);
+    }
+    run.finish()
+}
+
+/// One source, found in its snapshot.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    /// Its number in the request.
+    pub number: usize,
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// The nodes that lead to it from the root, the root first; made when missing, otherwise left alone.
+    pub parents: Vec<Node>,
+    /// What is restored.
+    pub node: Node,
+    /// Whether it goes to the target under its own name (or, a directory, as the target itself), without its path.
+    pub direct: bool,
+}
+
+fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest) -> Result<Vec<Source<'a>>> {
+    if request.sources.is_empty() {
+        return Err(Error::invalid("nothing to restore: name a snapshot (see: yester snapshots)"));
+    }
+    let single = request.sources.len() == 1;
+    let find = |(number, (snapshot, path)): (usize, &'a (Arc<Snapshot>, Vec<Vec<u8>>))| {
+        let mut parents = Vec::new();
+        let mut node = snapshot.root.clone();
+        for (depth, name) in path.iter().enumerate() {
+            crate::model::node::check_name(name).map_err(|e| e.with_kind(ErrorKind::Invalid))?;
+            let shown = || escape(&path[..=depth].join(&b'/'));
+            let directory = node.directory().ok_or_else(|| not_there(snapshot, &shown()))?;
+            let entry = reader.lookup(directory, name)?.ok_or_else(|| not_there(snapshot, &shown()))?;
+            parents.push(std::mem::replace(&mut node, entry.node().clone()));
+        }
+        Ok(Source { number, snapshot, parents, node, direct: single || path.is_empty() })
+    };
+    request.sources.iter().enumerate().map(find).collect()
+}
+
+fn not_there(snapshot: &Snapshot, path: &str) -> Error {
+    let text = format!("/{path} is not in snapshot {} (see: yester ls {})", snapshot.id.short(), snapshot.id.short());
+    Error::new(ErrorKind::NotFound, text)
+}
+
+/// A path for messages.
+pub(crate) fn shown(path: &Path) -> String {
+    escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
+}
