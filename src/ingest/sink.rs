@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkKey, SnapshotId};
 use crate::repo::Repository;
-use crate::repo::pack::{self, DeltaTrials, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
 use crate::repo::reader::ChunkReader;
 use crate::repo::segment::Segment;
 
@@ -136,8 +136,9 @@ pub fn seal_frames(
         Some(reader) => reader.bases(PackKind::Data, bases, out),
         None => Err(stopped()),
     };
+    let deltas = Deltas { trials, fetch: &fetch };
     for SealJob { build, number, frame } in jobs {
-        let sealed = sealer.seal(repo.keys(), &build.key, number, &frame, trials, &fetch)?;
+        let sealed = sealer.seal(repo.keys(), &build.key, number, &frame, old.map(|_| &deltas))?;
         build.stored.fetch_add(sealed.bytes.len() as u64, Ordering::Relaxed);
         let completed = build.completes(|state| {
             let at = number as usize;

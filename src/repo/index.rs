@@ -21,6 +21,14 @@ pub struct Location {
     pub len: u32,
 }
 
+impl Location {
+    /// The frame's place in the order of segments, packs and frames: who reads frames in this order reads every pack
+    /// from its start to its end. Equal for chunks of one frame.
+    pub fn frame_order(&self) -> (u32, u32) {
+        (self.segment, self.frame)
+    }
+}
+
 /// A frame that a location points to.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameRef<'a> {
@@ -131,6 +139,15 @@ impl Index {
         let segment = &self.segments[location.segment as usize].1;
         let frame = &segment.frames[location.frame as usize];
         FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info }
+    }
+}
+
+impl Index {
+    /// The frame at a place in the order of [`Location::frame_order`].
+    pub fn frame_at(&self, order: (u32, u32)) -> Option<FrameRef<'_>> {
+        let segment = &self.segments.get(order.0 as usize)?.1;
+        let frame = segment.frames.get(order.1 as usize)?;
+        Some(FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info })
     }
 }
 

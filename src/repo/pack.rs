@@ -104,6 +104,14 @@ pub struct DeltaTrials {
     failed: AtomicU32,
 }
 
+/// What it takes to store frames as differences.
+pub struct Deltas<'a> {
+    /// Whether it has been worth it.
+    pub trials: &'a DeltaTrials,
+    /// Reads the bases.
+    pub fetch: &'a FetchBases<'a>,
+}
+
 impl DeltaTrials {
     fn worth_it(&self) -> bool {
         let failed = self.failed.load(Ordering::Relaxed);
@@ -155,11 +163,13 @@ impl FrameSealer {
         key: &PackKey,
         number: u32,
         frame: &PlainFrame,
-        trials: &DeltaTrials,
-        fetch: &FetchBases<'_>,
+        deltas: Option<&Deltas<'_>>,
     ) -> Result<SealedFrame> {
         let mut bytes = Vec::new();
-        let delta = !frame.bases.is_empty() && trials.worth_it() && self.delta(frame, trials, fetch, &mut bytes)?;
+        let delta = match deltas.filter(|d| !frame.bases.is_empty() && d.trials.worth_it()) {
+            Some(deltas) => self.delta(frame, deltas, &mut bytes)?,
+            None => false,
+        };
         let (codec, bases) = match delta {
             true => (Codec::Zstd, frame.bases.clone()),
             false if !bytes.is_empty() => (Codec::Zstd, Vec::new()),
@@ -180,9 +190,9 @@ impl FrameSealer {
 
     /// Tries the frame as a difference from its bases. True: it is in `bytes`. False: `bytes` holds the frame by
     /// itself, or nothing when that has not been tried or gains nothing.
-    fn delta(&mut self, frame: &PlainFrame, trials: &DeltaTrials, fetch: &FetchBases<'_>, bytes: &mut Vec<u8>) -> Result<bool> {
+    fn delta(&mut self, frame: &PlainFrame, deltas: &Deltas<'_>, bytes: &mut Vec<u8>) -> Result<bool> {
         // A base that cannot be read is no reason to fail: the frame then stands by itself.
-        if fetch(&frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
+        if (deltas.fetch)(&frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
             return Ok(false);
         }
         let mut delta = Vec::new();
@@ -197,7 +207,7 @@ impl FrameSealer {
                 bytes.clear();
             }
         }
-        trials.note(success);
+        deltas.trials.note(success);
         if success {
             *bytes = delta;
         }

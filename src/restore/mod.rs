@@ -1,13 +1,42 @@
 //! Restore: a snapshot in, directories out.
+//!
+//! A walker goes through the tree in order, compares it with what is there by `stat`, and makes the directories. What
+//! has content or must be created becomes a job; jobs are collected in windows of bounded size. The executor takes a
+//! window at a time: it compares files that may be right already, plans the rest in the order of the packs, fetches
+//! and decodes every frame once, and writes each chunk, verified, to where it belongs. A file is complete under a
+//! temporary name before it takes its own. A directory gets its metadata when everything below it is done, so that
+//! nothing is kept until the end.
+//!
+//! Nothing here follows a link: paths are opened below the target by descriptors ([`target`]), and what is in the way
+//! is replaced. An inode that this run did not make keeps its metadata when it has other names, which may lie outside
+//! the target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Snapshot;
+use crate::model::{Node, Snapshot, escape};
 use crate::observe::Observer;
 use crate::repo::tree::TreeReader;
+
+pub(crate) mod delete;
+pub(crate) mod entries;
+pub(crate) mod execute;
+pub(crate) mod existing;
+pub(crate) mod filter;
+pub(crate) mod job;
+pub(crate) mod local;
+pub(crate) mod metadata;
+pub(crate) mod owners;
+pub mod plan;
+pub(crate) mod preflight;
+pub(crate) mod run;
+pub(crate) mod target;
+pub(crate) mod walk;
+
+use run::Run;
+use target::Target;
 
 /// What happens to an entry that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,12 +149,66 @@ impl RestoreReport {
     }
 }
 
-/// Restores `request`.
+/// Restores `request`. What fails for single entries is reported to `observer` and counted; an error is returned when
+/// nothing can be done at all, when the target is full, and on interruption. Running it again goes on where it stopped.
 pub fn restore(
-    _reader: &Arc<TreeReader>,
-    _request: &RestoreRequest,
-    _options: &RestoreOptions,
-    _observer: &dyn Observer,
+    reader: &Arc<TreeReader>,
+    request: &RestoreRequest,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
 ) -> Result<RestoreReport> {
-    Err(Error::new(ErrorKind::Unsupported, "this build cannot restore"))
+    let sources = resolve(reader, request)?;
+    let filter = filter::Filter::new(&options.include, &options.exclude)?;
+    let target = Target::prepare(&request.target, &options.forbidden, options.dry_run)?;
+    let run = Run::new(reader, options, observer, target, &request.sources)?;
+    preflight::space(&run, &sources, &filter)?;
+    for source in &sources {
+        walk::restore_source(&run, source, &filter);
+    }
+    run.finish()
+}
+
+/// One source, found in its snapshot.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    /// Its number in the request.
+    pub number: usize,
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// The nodes that lead to it from the root, the root first; made when missing, otherwise left alone.
+    pub parents: Vec<Node>,
+    /// What is restored.
+    pub node: Node,
+    /// Whether it goes to the target under its own name (or, a directory, as the target itself), without its path.
+    pub direct: bool,
+}
+
+fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest) -> Result<Vec<Source<'a>>> {
+    if request.sources.is_empty() {
+        return Err(Error::invalid("nothing to restore: name a snapshot (see: yester snapshots)"));
+    }
+    let single = request.sources.len() == 1;
+    let find = |(number, (snapshot, path)): (usize, &'a (Arc<Snapshot>, Vec<Vec<u8>>))| {
+        let mut parents = Vec::new();
+        let mut node = snapshot.root.clone();
+        for (depth, name) in path.iter().enumerate() {
+            crate::model::node::check_name(name).map_err(|e| e.with_kind(ErrorKind::Invalid))?;
+            let shown = || escape(&path[..=depth].join(&b'/'));
+            let directory = node.directory().ok_or_else(|| not_there(snapshot, &shown()))?;
+            let entry = reader.lookup(directory, name)?.ok_or_else(|| not_there(snapshot, &shown()))?;
+            parents.push(std::mem::replace(&mut node, entry.node().clone()));
+        }
+        Ok(Source { number, snapshot, parents, node, direct: single || path.is_empty() })
+    };
+    request.sources.iter().enumerate().map(find).collect()
+}
+
+fn not_there(snapshot: &Snapshot, path: &str) -> Error {
+    let text = format!("/{path} is not in snapshot {} (see: yester ls {})", snapshot.id.short(), snapshot.id.short());
+    Error::new(ErrorKind::NotFound, text)
+}
+
+/// A path for messages.
+pub(crate) fn shown(path: &Path) -> String {
+    escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
 }

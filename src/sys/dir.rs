@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
@@ -264,9 +264,15 @@ impl Dir {
         Ok(fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Sets the mode of an entry that is not a link.
+    /// Sets the mode of an entry that is not a link; a link is refused, never followed. Goes through a descriptor of
+    /// the entry and `/proc/self/fd`, as `fchmodat` follows links and kernels before 6.6 have no other.
     pub fn set_mode(&self, name: &[u8], mode: u16) -> io::Result<()> {
-        Ok(fs::chmodat(&self.0, name, Mode::from_raw_mode(u32::from(mode)), AtFlags::empty())?)
+        let entry = fs::openat(&self.0, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if stat(&entry)?.kind == FileKind::Symlink {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
+        Ok(fs::chmod(path.as_str(), Mode::from_raw_mode(u32::from(mode)))?)
     }
 
     /// Sets the modification time of an entry (the access time becomes the same), not following a link.
@@ -292,6 +298,11 @@ impl Dir {
     /// Makes what was created, renamed and removed in this directory durable.
     pub fn sync(&self) -> io::Result<()> {
         Ok(fs::fsync(&self.0)?)
+    }
+
+    /// Makes everything on the directory's file system durable.
+    pub fn sync_file_system(&self) -> io::Result<()> {
+        Ok(fs::syncfs(&self.0)?)
     }
 
     /// Free and total bytes of the file system, for those who are not root.
@@ -325,6 +336,16 @@ pub fn set_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
 /// Sets the mode of an open file.
 pub fn set_mode(fd: impl AsFd, mode: u16) -> io::Result<()> {
     Ok(fs::fchmod(fd, Mode::from_raw_mode(u32::from(mode)))?)
+}
+
+/// The `chattr` flags of an open file or directory.
+pub fn flags(fd: impl AsFd) -> io::Result<u32> {
+    Ok(fs::ioctl_getflags(fd)?.bits())
+}
+
+/// Sets the `chattr` flags of an open file or directory.
+pub fn set_flags(fd: impl AsFd, flags: u32) -> io::Result<()> {
+    Ok(fs::ioctl_setflags(fd, fs::IFlags::from_bits_retain(flags))?)
 }
 
 /// `statx` of an open file.

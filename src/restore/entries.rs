@@ -1,0 +1,117 @@
+//! Entries that are made at once: small files, symbolic links, pipes, sockets, devices, and hard links.
+
+use std::io;
+
+use crate::error::{Error, Result};
+use crate::model::{Content, Kind};
+use crate::restore::existing::file_kind;
+use crate::restore::job::{Job, put};
+use crate::restore::metadata::{self, Object, Wanted};
+use crate::sys::Dir;
+
+/// Makes an entry that needs no frame.
+pub(crate) fn make(job: &Job<'_, '_>) {
+    if let Kind::File(content) = &job.node.kind {
+        // An empty file is created when it is completed.
+        if let Content::Inline(bytes) = content
+            && !bytes.is_empty()
+            && let Err(error) = job.write(0, bytes)
+        {
+            job.fail(error);
+        }
+        job.done(1);
+    } else if let Err(error) = make_special(job) {
+        job.fail(error);
+    }
+}
+
+fn create(dir: &Dir, job: &Job<'_, '_>, name: &[u8]) -> io::Result<()> {
+    match &job.node.kind {
+        Kind::Symlink(target) => dir.make_symlink(target, name),
+        Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => {
+            dir.make_node(name, file_kind(&job.node.kind), (*major, *minor))
+        }
+        kind => dir.make_node(name, file_kind(kind), (0, 0)),
+    }
+}
+
+/// Where nothing is in the way it is made under its own name: it appears as a whole.
+fn make_special(job: &Job<'_, '_>) -> Result<()> {
+    let run = job.run;
+    if matches!(job.node.kind, Kind::CharDevice(..) | Kind::BlockDevice(..)) && !run.privileged {
+        run.warn(&job.directory, &job.node.name, "device number", &"only root makes devices");
+        return Ok(());
+    }
+    let wanted = Wanted::of(run, job.source, &job.node)?;
+    let dir = job.dir()?;
+    let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
+    create(&dir, job, &name).map_err(|e| Error::io("cannot create it", e))?;
+    let object = Object::Entry(&dir, &name);
+    let finished = metadata::apply(run, job.place(), object, &wanted, job.directory.clean)
+        .and_then(|()| dir.stat(&name))
+        .map_err(|e| Error::io("cannot set its metadata", e))
+        .and_then(|stat| match &job.there {
+            Some(there) => put(run, &job.directory, &name, &job.node.name, Some(there)).map(|()| stat),
+            None => Ok(stat),
+        });
+    match finished {
+        Ok(stat) => {
+            if let Some(first) = &job.first {
+                first.complete(&stat);
+            }
+            run.counts.others.add(1);
+            Ok(())
+        }
+        Err(e) => {
+            let _ = dir.remove(&name);
+            Err(e)
+        }
+    }
+}
+
+/// Whether what is there is the link that shall be there.
+pub(crate) fn is_linked(job: &Job<'_, '_>) -> bool {
+    let first = job.first.as_ref().and_then(|first| first.inode.get());
+    job.there.is_some_and(|stat| first == Some(&(stat.device, stat.inode)))
+}
+
+/// Makes a later link of a group. False when it must be made as an entry of its own: the first one failed, or the
+/// file system links no further.
+pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
+    let run = job.run;
+    let Some(first) = &job.first else { return Ok(false) };
+    let Some(inode) = first.inode.get() else { return Ok(false) };
+    let dir = job.dir()?;
+    if is_linked(job) {
+        run.counts.unchanged.add(1);
+        return Ok(true);
+    }
+    let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
+    // The name could lead to something else by now: only what this run made or judged is linked.
+    let made = run.target.open(&first.directory).and_then(|from| {
+        is_inode(&from, &first.name, inode)?;
+        from.make_link(&first.name, &dir, &name)
+    });
+    if let Err(e) = made {
+        run.warn(&job.directory, &job.node.name, "hard link", &e);
+        return Ok(false);
+    }
+    let put_there = is_inode(&dir, &name, inode).map_err(|e| Error::io("cannot link it", e)).and_then(|()| match &job.there {
+        Some(there) => put(run, &job.directory, &name, &job.node.name, Some(there)),
+        None => Ok(()),
+    });
+    if let Err(e) = put_there {
+        let _ = dir.remove(&name);
+        return Err(e);
+    }
+    run.counts.links.add(1);
+    Ok(true)
+}
+
+fn is_inode(dir: &Dir, name: &[u8], inode: &((u32, u32), u64)) -> io::Result<()> {
+    let stat = dir.stat(name)?;
+    match (stat.device, stat.inode) == *inode {
+        true => Ok(()),
+        false => Err(io::Error::other("its first link was replaced meanwhile")),
+    }
+}

@@ -1,0 +1,401 @@
+//! Executing windows: compare, plan, fetch and decode every frame once, write, link.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::PackKind;
+use crate::model::{ChunkId, Item};
+use crate::repo::index::Index;
+use crate::restore::entries;
+use crate::restore::job::Job;
+use crate::restore::plan::{FrameRead, Piece, Plan, Spot, plan};
+use crate::restore::run::Run;
+
+/// The most pieces in one window.
+const MAX_PIECES: u64 = 64 << 10;
+/// Frames that one thread takes at a time: neighbours, so that threads seldom work in the same directory.
+const FRAMES_AT_ONCE: usize = 4;
+/// Entries without frames that one thread takes at a time.
+const ENTRIES_AT_ONCE: usize = 64;
+/// The most threads that fetch, decode and write.
+const MAX_WORKERS: usize = 16;
+
+/// A bounded number of jobs.
+#[derive(Default)]
+pub(crate) struct Window<'r, 'a> {
+    jobs: Vec<Arc<Job<'r, 'a>>>,
+    /// Pieces of the jobs; those of one job stand together.
+    pieces: Vec<Piece>,
+    /// Jobs that need no pieces.
+    at_once: Vec<u32>,
+    /// Jobs whose last piece is in this window or before.
+    closed: Vec<u32>,
+    /// Later links of groups, made after everything else.
+    links: Vec<Arc<Job<'r, 'a>>>,
+    weight: u64,
+}
+
+impl<'r, 'a> Window<'r, 'a> {
+    fn add(&mut self, job: &Arc<Job<'r, 'a>>) -> u32 {
+        self.weight += weight(job);
+        self.jobs.push(job.clone());
+        (self.jobs.len() - 1) as u32
+    }
+
+    /// Adds a later link of a group.
+    pub(crate) fn add_link(&mut self, job: Arc<Job<'r, 'a>>) {
+        self.weight += weight(&job);
+        self.links.push(job);
+    }
+
+    /// Whether it should be executed before more is added. A third of the memory is for windows, of which three can
+    /// be alive: one filled, one waiting, one executed.
+    pub(crate) fn is_full(&self, run: &Run<'_>) -> bool {
+        let memory = run.options.memory.max(1 << 20) / 9;
+        let pieces = self.pieces.len() as u64;
+        pieces >= MAX_PIECES.min(memory / 128) || self.weight + pieces * 96 >= memory
+    }
+
+    /// Whether nothing is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.links.is_empty()
+    }
+}
+
+/// Bytes of memory that a job takes, roughly.
+fn weight(job: &Job<'_, '_>) -> u64 {
+    use crate::model::{Content, Kind, Xattrs};
+    let content = match &job.node.kind {
+        Kind::File(Content::Inline(bytes)) => bytes.len(),
+        Kind::File(Content::Items(items)) => items.len() * 48,
+        Kind::Symlink(target) => target.len(),
+        _ => 0,
+    };
+    let xattrs = match &job.node.meta.xattrs {
+        Xattrs::Inline(list) => list.iter().map(|(name, value)| name.len() + value.len() + 64).sum(),
+        _ => 0,
+    };
+    (640 + job.node.name.len() + content + xattrs) as u64
+}
+
+/// Adds an entry and all its pieces. `flush` is called with a full window and empties it.
+pub(crate) fn feed<'r, 'a>(window: &mut Window<'r, 'a>, job: &Arc<Job<'r, 'a>>, flush: &mut dyn FnMut(&mut Window<'r, 'a>)) {
+    let mut number = window.add(job);
+    let Some(content) = job.content().filter(|c| c.size() > 0 && !matches!(c, crate::model::Content::Inline(_))) else {
+        window.at_once.push(number);
+        return;
+    };
+    let fed = job.run.tree.items(content, 0, &mut |offset, item| {
+        if window.is_full(job.run) {
+            flush(window);
+            number = window.add(job);
+        }
+        let id = if let Item::Chunk { id, .. } = item { Some(*id) } else { None };
+        if id.is_some() || job.local {
+            job.expect(1);
+            window.pieces.push(Piece { job: number, offset, len: item.len(), id });
+        }
+        Ok(!job.run.stopped())
+    });
+    if let Err(error) = fed {
+        job.fail(error);
+    }
+    window.closed.push(number);
+}
+
+/// Does `count` pieces of work on as many threads as are worth it; each has a state of its own.
+fn parallel<S>(run: &Run<'_>, count: usize, state: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) + Sync) {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let workers = cores.max(run.tree.chunks().repo().storage().concurrency()).clamp(1, MAX_WORKERS).min(count);
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut state = state();
+        while !run.stopped() {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                break;
+            }
+            work(&mut state, at);
+        }
+    };
+    if workers <= 1 {
+        return worker();
+    }
+    std::thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+}
+
+/// Executes a window.
+pub(crate) fn execute<'r, 'a>(run: &'r Run<'a>, window: Window<'r, 'a>) {
+    if run.stopped() || window.is_empty() {
+        return;
+    }
+    let fetch = compare(run, &window);
+    let index = run.tree.chunks().index();
+    let plan = plan(&window.pieces, |at| fetch[at].load(Ordering::Relaxed), |id| spots(&index, id));
+    if run.options.dry_run {
+        return count(run, &window, &plan);
+    }
+    // What was compared has let go of these already.
+    for &number in &window.closed {
+        let job = &window.jobs[number as usize];
+        if !job.local {
+            job.done(1);
+        }
+    }
+    read_frames(run, &window, &index, &plan);
+    if !run.stopped() {
+        link(run, &window);
+    }
+    run.progress();
+}
+
+fn spots(index: &Index, id: &ChunkId) -> impl Iterator<Item = Spot> + use<> {
+    let key = id.key();
+    let found: Vec<Spot> =
+        index.find_all(PackKind::Data, &key).map(|l| Spot { frame: l.frame_order(), at: l.offset, len: l.len }).collect();
+    found.into_iter()
+}
+
+/// Compares the files that are there with the pieces; answers which pieces must be fetched.
+fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
+    let fetch: Vec<AtomicBool> =
+        window.pieces.iter().map(|piece| AtomicBool::new(piece.id.is_some() && !window.jobs[piece.job as usize].local)).collect();
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    let mut start = 0;
+    for part in window.pieces.chunk_by(|a, b| a.job == b.job) {
+        if window.jobs[part[0].job as usize].local {
+            ranges.push((start, start + part.len()));
+        }
+        start += part.len();
+    }
+    let closed: std::collections::HashSet<u32> = window.closed.iter().copied().collect();
+    parallel(
+        run,
+        ranges.len(),
+        || (),
+        |(), at| {
+            let (from, to) = ranges[at];
+            let number = window.pieces[from].job;
+            let job = &window.jobs[number as usize];
+            let needed = |piece: usize| fetch[from + piece].store(true, Ordering::Relaxed);
+            if run.options.dry_run {
+                return job.compare_only(&window.pieces[from..to], needed);
+            }
+            job.compare(&window.pieces[from..to], needed);
+            if closed.contains(&number) {
+                job.done(1);
+            }
+        },
+    );
+    // A file that ends with the window before has no pieces in this one.
+    for &number in window.closed.iter().filter(|_| !run.options.dry_run) {
+        let job = &window.jobs[number as usize];
+        if job.local && !window.pieces.iter().any(|piece| piece.job == number) {
+            job.done(1);
+        }
+    }
+    fetch
+}
+
+fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan: &Plan) {
+    let groups: Vec<&[u32]> = window.at_once.chunks(ENTRIES_AT_ONCE).collect();
+    let reads: Vec<&[FrameRead]> = plan.frames.chunks(FRAMES_AT_ONCE).collect();
+    let lost: Vec<&[u32]> = plan.lost.chunks(ENTRIES_AT_ONCE).collect();
+    parallel(run, groups.len() + reads.len() + lost.len(), Vec::new, |plain, at| {
+        if let Some(reads) = reads.get(at) {
+            for read in reads.iter() {
+                read_frame(run, window, index, read, plain);
+            }
+        } else if let Some(group) = groups.get(at - reads.len()) {
+            group.iter().for_each(|&number| entries::make(&window.jobs[number as usize]));
+        } else if let Some(pieces) = lost.get(at - reads.len() - groups.len()) {
+            let missing = |id: &ChunkId| crate::repo::index::missing_chunk(id).with_kind(ErrorKind::NotFound);
+            pieces.iter().for_each(|&piece| from_elsewhere(run, window, piece, None, &missing));
+        }
+        run.progress();
+    });
+}
+
+/// Fetches and decodes one frame and writes what it holds. A buffer for its bytes comes from the caller.
+fn read_frame(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, read: &FrameRead, plain: &mut Vec<u8>) {
+    let wanted = |write: &crate::restore::plan::Write| !job_of(window, write.piece).failed();
+    if run.stopped() {
+        return;
+    }
+    if !read.writes.iter().any(wanted) {
+        return read.writes.iter().for_each(|write| job_of(window, write.piece).done(1));
+    }
+    let Some(frame) = index.frame_at(read.frame) else { return };
+    if let Err(error) = run.tree.chunks().decode_frame(&frame, plain) {
+        let again = |_: &ChunkId| Error::new(error.kind(), error.to_string());
+        return read.writes.iter().for_each(|w| from_elsewhere(run, window, w.piece, Some((index, read.frame)), &again));
+    }
+    run.counts.frames.add(1);
+    let mut batch = Batch::default();
+    let mut checked: Option<(u32, ChunkId, bool)> = None;
+    for write in &read.writes {
+        let piece = &window.pieces[write.piece as usize];
+        let Some(id) = piece.id else { continue };
+        let range = write.at as usize..write.at as usize + piece.len as usize;
+        let right = match checked {
+            Some((at, known, right)) if at == write.at && known == id => right,
+            _ => {
+                let bytes = plain.get(range.clone());
+                bytes.is_some_and(|b| run.tree.chunks().repo().keys().chunk_id(PackKind::Data, b) == id)
+            }
+        };
+        checked = Some((write.at, id, right));
+        if !right {
+            let wrong = |id: &ChunkId| Error::corrupt(format!("chunk {} has other content than its name says", id.short()));
+            from_elsewhere(run, window, write.piece, Some((index, read.frame)), &wrong);
+        } else if !batch.extend(piece, write.at) {
+            batch.write(window, plain);
+            batch = Batch { job: piece.job, offset: piece.offset, at: write.at, len: piece.len, pieces: 1 };
+        }
+    }
+    batch.write(window, plain);
+}
+
+fn job_of<'w, 'r, 'a>(window: &'w Window<'r, 'a>, piece: u32) -> &'w Arc<Job<'r, 'a>> {
+    &window.jobs[window.pieces[piece as usize].job as usize]
+}
+
+/// Chunks that follow each other both in the frame and in a file: written with one call.
+#[derive(Default)]
+struct Batch {
+    job: u32,
+    offset: u64,
+    at: u32,
+    len: u64,
+    pieces: u64,
+}
+
+impl Batch {
+    fn extend(&mut self, piece: &Piece, at: u32) -> bool {
+        let follows = self.pieces > 0
+            && piece.job == self.job
+            && piece.offset == self.offset + self.len
+            && u64::from(at) == u64::from(self.at) + self.len;
+        if follows {
+            self.len += piece.len;
+            self.pieces += 1;
+        }
+        follows
+    }
+
+    fn write(&self, window: &Window<'_, '_>, plain: &[u8]) {
+        if self.pieces == 0 {
+            return;
+        }
+        let job = &window.jobs[self.job as usize];
+        let bytes = plain.get(self.at as usize..self.at as usize + self.len as usize).unwrap_or_default();
+        if let Err(error) = job.write(self.offset, bytes) {
+            job.fail(error);
+        }
+        job.done(self.pieces);
+    }
+}
+
+/// Writes a piece from another copy of its chunk than the one that failed; without one, its file fails with `error`.
+/// The index is loaded again once a run, as prune may have moved chunks.
+fn from_elsewhere(
+    run: &Run<'_>,
+    window: &Window<'_, '_>,
+    number: u32,
+    failed: Option<(&Arc<Index>, (u32, u32))>,
+    error: &dyn Fn(&ChunkId) -> Error,
+) {
+    let (piece, job) = (&window.pieces[number as usize], job_of(window, number));
+    if let Some(id) = piece.id.filter(|_| !job.failed())
+        && let Err(e) = other_copy(run, job, piece, &id, failed, error(&id))
+    {
+        job.fail(e);
+    }
+    job.done(1);
+}
+
+fn other_copy(
+    run: &Run<'_>,
+    job: &Job<'_, '_>,
+    piece: &Piece,
+    id: &ChunkId,
+    failed: Option<(&Arc<Index>, (u32, u32))>,
+    error: Error,
+) -> Result<()> {
+    let chunks = run.tree.chunks();
+    if error.kind() == ErrorKind::NotFound && !run.reloaded.swap(true, Ordering::SeqCst) {
+        chunks.reload()?;
+    }
+    let index = chunks.index();
+    for location in index.find_all(PackKind::Data, &id.key()) {
+        let same = failed.is_some_and(|(old, frame)| Arc::ptr_eq(old, &index) && frame == location.frame_order());
+        if same || u64::from(location.len) != piece.len {
+            continue;
+        }
+        if let Ok(chunk) = chunks.chunk_at(&index, &location, PackKind::Data, id) {
+            run.counts.frames.add(1);
+            return job.write(piece.offset, &chunk);
+        }
+    }
+    Err(match error.kind() {
+        ErrorKind::NotFound => error.with_kind(ErrorKind::Corrupt),
+        _ => error,
+    })
+}
+
+/// Makes the links of a window. What cannot be linked is restored as an entry of its own.
+fn link<'r, 'a>(run: &'r Run<'a>, window: &Window<'r, 'a>) {
+    let failed: Vec<AtomicBool> = window.links.iter().map(|_| AtomicBool::new(false)).collect();
+    let links: Vec<_> = window.links.iter().zip(&failed).collect();
+    let groups: Vec<_> = links.chunks(ENTRIES_AT_ONCE).collect();
+    parallel(
+        run,
+        groups.len(),
+        || (),
+        |(), at| {
+            for (job, failed) in groups[at] {
+                match entries::link(job) {
+                    Ok(true) => {}
+                    Ok(false) => failed.store(true, Ordering::Relaxed),
+                    Err(e) => job.fail(e),
+                }
+            }
+        },
+    );
+    let mut again = Window::default();
+    for (job, _) in window.links.iter().zip(&failed).filter(|(_, failed)| failed.load(Ordering::Relaxed)) {
+        feed(&mut again, job, &mut |full| execute(run, std::mem::take(full)));
+    }
+    execute(run, again);
+}
+
+/// What executing the window would do, for a dry run.
+fn count(run: &Run<'_>, window: &Window<'_, '_>, plan: &Plan) {
+    run.counts.frames.add(plan.frames.len() as u64);
+    let bytes: u64 = plan.frames.iter().flat_map(|f| &f.writes).map(|w| window.pieces[w.piece as usize].len).sum();
+    run.counts.bytes.add(bytes);
+    for &number in &window.at_once {
+        match window.jobs[number as usize].content() {
+            Some(content) => {
+                run.counts.bytes.add(content.size());
+                run.counts.files.add(1)
+            }
+            None => run.counts.others.add(1),
+        };
+    }
+    for &number in &window.closed {
+        let counter = if window.jobs[number as usize].is_clean() { &run.counts.metadata } else { &run.counts.files };
+        counter.add(1);
+    }
+    for job in &window.links {
+        let counter = if entries::is_linked(job) { &run.counts.unchanged } else { &run.counts.links };
+        counter.add(1);
+    }
+    run.progress();
+}

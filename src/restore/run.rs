@@ -1,0 +1,255 @@
+//! What all parts of one restore share: the target, the counts, what went wrong, and when to stop.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::model::Snapshot;
+use crate::observe::{Counter, Event, Observer};
+use crate::repo::tree::TreeReader;
+use crate::restore::metadata;
+use crate::restore::owners::OwnerMap;
+use crate::restore::target::{Directory, Target};
+use crate::restore::{RestoreOptions, RestoreReport, shown};
+use crate::sys::{Dir, process};
+
+/// How often the same kind of warning is told one by one.
+const TOLD: u64 = 20;
+/// Temporary files that are kept open while they wait for more frames.
+const OPEN_FILES: usize = 512;
+
+/// The counts behind [`RestoreReport`].
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub files: Counter,
+    pub directories: Counter,
+    pub others: Counter,
+    pub links: Counter,
+    pub bytes: Counter,
+    pub bytes_local: Counter,
+    pub frames: Counter,
+    pub unchanged: Counter,
+    pub metadata: Counter,
+    pub kept: Counter,
+    pub deleted: Counter,
+    pub errors: Counter,
+    pub warnings: Counter,
+}
+
+/// One restore under way.
+pub(crate) struct Run<'a> {
+    pub tree: &'a Arc<TreeReader>,
+    pub options: &'a RestoreOptions,
+    pub target: Target,
+    pub counts: Counts,
+    /// Whether this user may set owners, suid bits and devices.
+    pub privileged: bool,
+    /// Owner and group of what this process makes.
+    pub me: (u32, u32),
+    /// Whether the index was loaded again because a pack was gone: done once.
+    pub reloaded: AtomicBool,
+    observer: &'a dyn Observer,
+    owners: Vec<OwnerMap>,
+    fatal: Mutex<Option<Error>>,
+    stopped: AtomicBool,
+    told: Mutex<HashMap<&'static str, u64>>,
+    devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
+    /// Directories that lead to sources, by path; several sources may share them.
+    shared: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
+    temporary: String,
+    temporaries: AtomicU64,
+    open_files: AtomicUsize,
+    totals: (AtomicU64, AtomicU64),
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(
+        tree: &'a Arc<TreeReader>,
+        options: &'a RestoreOptions,
+        observer: &'a dyn Observer,
+        target: Target,
+        sources: &[(Arc<Snapshot>, Vec<Vec<u8>>)],
+    ) -> Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+        process::raise_file_limit();
+        let map = |snapshot: &Snapshot| match options.numeric_ids {
+            true => OwnerMap::default(),
+            false => OwnerMap::of(&snapshot.owners),
+        };
+        Ok(Run {
+            tree,
+            options,
+            target,
+            counts: Counts::default(),
+            privileged: process::user() == 0,
+            me: (process::user(), process::group()),
+            reloaded: AtomicBool::new(false),
+            observer,
+            owners: sources.iter().map(|(snapshot, _)| map(snapshot)).collect(),
+            fatal: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            told: Mutex::default(),
+            devices: Mutex::default(),
+            shared: Mutex::default(),
+            temporary: format!(".yester-{}", crate::model::id::to_hex(&random)),
+            temporaries: AtomicU64::new(0),
+            open_files: AtomicUsize::new(0),
+            totals: Default::default(),
+        })
+    }
+
+    /// The owners of source `number`.
+    pub(crate) fn owners(&self, number: usize) -> &OwnerMap {
+        &self.owners[number]
+    }
+
+    /// Whether to begin nothing more.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.options.stop.load(Ordering::Relaxed)
+    }
+
+    /// Stops everything: the first such error is the answer.
+    pub(crate) fn abort(&self, error: Error) {
+        self.fatal.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// One entry could not be restored. A full target ends the run instead of failing file by file.
+    pub(crate) fn error(&self, subject: &[u8], error: Error) {
+        let kind = error.raw_os_error().map(|number| io::Error::from_raw_os_error(number).kind());
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return self.abort(error.context(format!("the target is full; {}", crate::model::escape(subject))));
+        }
+        self.counts.errors.add(1);
+        self.observer.event(&Event::Warning { subject, message: &error.to_string() });
+    }
+
+    /// A property could not be set. `what` names the kind of property; only the first of a kind are told one by one.
+    pub(crate) fn warn(&self, directory: &Directory, name: &[u8], what: &'static str, error: &dyn std::fmt::Display) {
+        self.counts.warnings.add(1);
+        let count = {
+            let mut told = self.told.lock().unwrap_or_else(|e| e.into_inner());
+            let count = told.entry(what).or_default();
+            *count += 1;
+            *count
+        };
+        if count <= TOLD {
+            let subject = self.target.path_of(directory, name);
+            self.observer.event(&Event::Warning { subject: &subject, message: &format!("cannot set its {what}: {error}") });
+        }
+    }
+
+    /// A fresh name for a file that is not complete.
+    pub(crate) fn temporary(&self) -> Vec<u8> {
+        format!("{}-{}", self.temporary, self.temporaries.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Asks to keep one more file open; whoever gets it gives it back with [`Run::closed`].
+    pub(crate) fn may_keep_open(&self) -> bool {
+        let more = |n: usize| (n < OPEN_FILES).then_some(n + 1);
+        self.open_files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// One file that was kept open is closed.
+    pub(crate) fn closed(&self) {
+        self.open_files.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets go of a directory; whoever is last sets its metadata, and then its parent's, if that was the last there.
+    pub(crate) fn release(&self, directory: &Arc<Directory>) {
+        let mut at = Some(directory);
+        while let Some(directory) = at {
+            if !directory.let_go() {
+                return;
+            }
+            if directory.real && !self.options.dry_run {
+                metadata::finish_directory(self, directory);
+            }
+            self.target.close(directory);
+            at = directory.parent();
+        }
+    }
+
+    /// The directory at `path` that an earlier source went through, held once more.
+    pub(crate) fn shared(&self, path: &[u8]) -> Option<Arc<Directory>> {
+        self.shared.lock().unwrap_or_else(|e| e.into_inner()).get(path).map(|directory| directory.hold())
+    }
+
+    /// Keeps a directory that leads to a source until the end.
+    pub(crate) fn share(&self, path: Vec<u8>, directory: &Arc<Directory>) {
+        self.shared.lock().unwrap_or_else(|e| e.into_inner()).insert(path, directory.hold());
+    }
+
+    /// Remembers a directory on a file system that must be synced at the end.
+    pub(crate) fn touches(&self, device: (u32, u32), dir: &Arc<Dir>) {
+        if self.options.sync {
+            let mut devices = self.devices.lock().unwrap_or_else(|e| e.into_inner());
+            devices.entry(device).or_insert_with(|| dir.clone());
+        }
+    }
+
+    /// What is expected in all, for progress.
+    pub(crate) fn expect(&self, entries: u64, bytes: u64) {
+        self.totals.0.store(entries, Ordering::Relaxed);
+        self.totals.1.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Tells how far the run is.
+    pub(crate) fn progress(&self) {
+        let c = &self.counts;
+        let whole = [&c.files, &c.directories, &c.others, &c.links, &c.unchanged, &c.metadata, &c.kept, &c.errors];
+        self.observer.event(&Event::Progress {
+            entries: whole.iter().map(|counter| counter.get()).sum(),
+            bytes: c.bytes.get(),
+            total_entries: self.totals.0.load(Ordering::Relaxed),
+            total_bytes: self.totals.1.load(Ordering::Relaxed),
+        });
+    }
+
+    /// Ends the run: the report, or what stopped it.
+    pub(crate) fn finish(self) -> Result<RestoreReport> {
+        let shared = std::mem::take(&mut *self.shared.lock().unwrap_or_else(|e| e.into_inner()));
+        shared.values().for_each(|directory| self.release(directory));
+        for (what, count) in self.told.lock().unwrap_or_else(|e| e.into_inner()).iter().filter(|(_, n)| **n > TOLD) {
+            let message = format!("{} more entries whose {what} could not be set", count - TOLD);
+            let subject = std::os::unix::ffi::OsStrExt::as_bytes(self.target.path.as_os_str());
+            self.observer.event(&Event::Warning { subject, message: &message });
+        }
+        if let Some(error) = self.fatal.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            return Err(error);
+        }
+        if self.stopped() {
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted: run the same restore again to go on"));
+        }
+        if !self.options.dry_run {
+            for dir in self.devices.lock().unwrap_or_else(|e| e.into_inner()).values() {
+                dir.sync_file_system().at(|| format!("cannot make {} durable", shown(&self.target.path)))?;
+            }
+        }
+        self.progress();
+        Ok(self.report())
+    }
+
+    fn report(&self) -> RestoreReport {
+        let c = &self.counts;
+        RestoreReport {
+            files: c.files.get(),
+            directories: c.directories.get(),
+            others: c.others.get(),
+            links: c.links.get(),
+            bytes: c.bytes.get(),
+            bytes_local: c.bytes_local.get(),
+            frames: c.frames.get(),
+            unchanged: c.unchanged.get(),
+            metadata: c.metadata.get(),
+            kept: c.kept.get(),
+            deleted: c.deleted.get(),
+            errors: c.errors.get(),
+            warnings: c.warnings.get(),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The target: directories as values with a way to their descriptor, and the few descriptors that are kept open.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::model::Node;
+use crate::restore::shown;
+use crate::sys::{Dir, Stat};
+
+/// Descriptors of directories that are kept open.
+const OPEN_DIRECTORIES: usize = 256;
+/// The longest path that is opened at once: below `PATH_MAX`.
+const LONGEST: usize = 3800;
+
+/// The metadata that a directory gets when everything below it is done.
+#[derive(Debug)]
+pub(crate) struct Finish {
+    /// The directory's node.
+    pub node: Node,
+    /// Which source it is of.
+    pub source: usize,
+}
+
+/// A directory below the target. It is finished when everything that holds it has let go.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    id: u64,
+    parent: Option<Arc<Directory>>,
+    /// Its name; empty for the target itself.
+    pub name: Vec<u8>,
+    /// Whether this run made it: then nothing can be in it that this run did not put there.
+    pub made: bool,
+    /// Whether it exists; false only in a dry run, for what would be made.
+    pub real: bool,
+    /// Whether what is made in it inherits nothing: no default ACL, no set-group-id bit.
+    pub clean: bool,
+    /// What it gets at the end.
+    pub finish: Option<Finish>,
+    holders: AtomicU64,
+}
+
+impl Directory {
+    /// Counts one more holder.
+    pub(crate) fn hold(self: &Arc<Self>) -> Arc<Self> {
+        self.holders.fetch_add(1, Ordering::Relaxed);
+        self.clone()
+    }
+
+    /// Counts one holder less; true when it was the last.
+    pub(crate) fn let_go(&self) -> bool {
+        self.holders.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// The directory it is in; `None` for the target.
+    pub(crate) fn parent(&self) -> Option<&Arc<Directory>> {
+        self.parent.as_ref()
+    }
+}
+
+impl Drop for Directory {
+    /// A chain of a hundred thousand directories must not be dropped by as many nested calls.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(mut directory) = next.and_then(Arc::into_inner) {
+            next = directory.parent.take();
+        }
+    }
+}
+
+/// What is to be known of a new [`Directory`].
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// See [`Directory::made`].
+    pub made: bool,
+    /// See [`Directory::real`].
+    pub real: bool,
+    /// See [`Directory::clean`].
+    pub clean: bool,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    directories: HashMap<u64, (Arc<Dir>, u64)>,
+    clock: u64,
+}
+
+/// The target directory.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Its path as the user gave it, for messages.
+    pub path: PathBuf,
+    /// Whether this run made it.
+    pub made: bool,
+    root: Option<Arc<Dir>>,
+    open: Mutex<Open>,
+    numbers: AtomicU64,
+    forbidden: Vec<(u64, u64)>,
+}
+
+impl Target {
+    /// Checks the target, makes it when it is not there, and opens it.
+    pub(crate) fn prepare(path: &Path, forbidden: &[PathBuf], dry_run: bool) -> Result<Self> {
+        // Without a trailing slash or dot, so that a link is seen as what it is.
+        let path: PathBuf = path.components().collect();
+        let exists = check_kind(&path)?;
+        let forbidden: Vec<PathBuf> = forbidden.iter().filter_map(|p| fs::canonicalize(p).ok()).collect();
+        let real = canonical(&path)?;
+        if let Some(inside) = forbidden.iter().find(|place| real.starts_with(place)) {
+            let text = format!("cannot restore to {}: it is inside the repository {}", shown(&path), shown(inside));
+            return Err(Error::invalid(text));
+        }
+        let numbers = forbidden.iter().filter_map(|p| fs::metadata(p).ok()).map(|m| (m.dev(), m.ino())).collect();
+        if !exists && !dry_run {
+            make(&path)?;
+        }
+        let root = if exists || !dry_run { Some(Arc::new(open_checked(&path, &real)?)) } else { None };
+        let open = Mutex::default();
+        Ok(Target { path, made: !exists, root, open, numbers: AtomicU64::new(1), forbidden: numbers })
+    }
+
+    /// The target's descriptor; `None` only in a dry run, when it is not there.
+    pub(crate) fn root(&self) -> Option<&Arc<Dir>> {
+        self.root.as_ref()
+    }
+
+    /// The target as a directory that `finish` is for. `made`: this run made it, and nothing is in it yet.
+    pub(crate) fn directory(&self, made: bool, clean: bool, finish: Option<Finish>) -> Arc<Directory> {
+        let state = State { made, real: self.root.is_some(), clean };
+        Arc::new(self.new_directory(0, None, Vec::new(), state, finish))
+    }
+
+    /// The directory `name` of `parent`, which it holds. It is held once itself.
+    pub(crate) fn child(&self, parent: &Arc<Directory>, name: &[u8], state: State, finish: Option<Finish>) -> Arc<Directory> {
+        let id = self.numbers.fetch_add(1, Ordering::Relaxed);
+        Arc::new(self.new_directory(id, Some(parent.hold()), name.to_vec(), state, finish))
+    }
+
+    fn new_directory(
+        &self,
+        id: u64,
+        parent: Option<Arc<Directory>>,
+        name: Vec<u8>,
+        state: State,
+        finish: Option<Finish>,
+    ) -> Directory {
+        let State { made, real, clean } = state;
+        Directory { id, parent, name, made, real, clean, finish, holders: AtomicU64::new(1) }
+    }
+
+    /// A descriptor of `directory`: kept, or opened from the nearest one that is.
+    pub(crate) fn open(&self, directory: &Directory) -> io::Result<Arc<Dir>> {
+        let root = self.root.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        if directory.parent.is_none() {
+            return Ok(root.clone());
+        }
+        let (start, names) = {
+            let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+            open.clock += 1;
+            let clock = open.clock;
+            let mut names: Vec<&[u8]> = Vec::new();
+            let mut at = directory;
+            let start = loop {
+                if let Some((dir, used)) = open.directories.get_mut(&at.id) {
+                    *used = clock;
+                    break dir.clone();
+                }
+                let Some(parent) = &at.parent else { break root.clone() };
+                names.push(&at.name);
+                at = parent;
+            };
+            (start, names)
+        };
+        if names.is_empty() {
+            return Ok(start);
+        }
+        let dir = Arc::new(descend(&start, names.iter().rev().copied())?);
+        self.keep(directory.id, dir.clone());
+        Ok(dir)
+    }
+
+    fn keep(&self, id: u64, dir: Arc<Dir>) {
+        let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+        open.clock += 1;
+        let clock = open.clock;
+        if open.directories.len() >= OPEN_DIRECTORIES {
+            // Half of them at once: looking for the oldest one each time would cost more than opening them again.
+            let mut ages: Vec<u64> = open.directories.values().map(|(_, used)| *used).collect();
+            let (_, median, _) = ages.select_nth_unstable(OPEN_DIRECTORIES / 2);
+            let median = *median;
+            open.directories.retain(|_, (_, used)| *used > median);
+        }
+        open.directories.insert(id, (dir, clock));
+    }
+
+    /// Forgets the descriptor of a directory that is finished.
+    pub(crate) fn close(&self, directory: &Directory) {
+        self.open.lock().unwrap_or_else(|e| e.into_inner()).directories.remove(&directory.id);
+    }
+
+    /// Whether a directory with this `stat` must be left alone.
+    pub(crate) fn is_forbidden(&self, stat: &Stat) -> bool {
+        let (major, minor) = stat.device;
+        self.forbidden.iter().any(|(dev, inode)| *inode == stat.inode && *dev == device_number(major, minor))
+    }
+
+    /// The path of an entry for messages: the target's and the names below it.
+    pub(crate) fn path_of(&self, directory: &Directory, name: &[u8]) -> Vec<u8> {
+        let mut names = vec![name];
+        let mut at = directory;
+        while let Some(parent) = &at.parent {
+            names.push(&at.name);
+            at = parent;
+        }
+        let mut path = std::os::unix::ffi::OsStrExt::as_bytes(self.path.as_os_str()).to_vec();
+        for name in names.iter().rev().filter(|name| !name.is_empty()) {
+            if path.last() != Some(&b'/') {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        path
+    }
+}
+
+/// Linux's `st_dev` of a device's two numbers.
+fn device_number(major: u32, minor: u32) -> u64 {
+    let (major, minor) = (u64::from(major), u64::from(minor));
+    (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff
+}
+
+/// Opens `names` below `start`, a piece of the path at a time where it is longer than the kernel takes.
+fn descend<'n>(start: &Dir, names: impl Iterator<Item = &'n [u8]>) -> io::Result<Dir> {
+    let mut path: Vec<u8> = Vec::new();
+    let mut at: Option<Dir> = None;
+    for name in names {
+        if path.len() + name.len() > LONGEST {
+            at = Some(at.as_ref().unwrap_or(start).open_below(&path)?);
+            path.clear();
+        }
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+    }
+    at.as_ref().unwrap_or(start).open_below(&path)
+}
+
+/// Whether the target exists; an error when it is anything but a directory.
+fn check_kind(path: &Path) -> Result<bool> {
+    let refused = |what: &str| {
+        let text = format!("cannot restore to {}: it is {what}, name a directory", shown(path));
+        Err(Error::invalid(text))
+    };
+    match fs::symlink_metadata(path) {
+        Ok(m) if m.is_symlink() => refused("a symbolic link"),
+        Ok(m) if !m.is_dir() => refused("a file"),
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(format!("cannot restore to {}", shown(path)), e)),
+    }
+}
+
+/// The path with all links resolved, for the part of it that exists.
+fn canonical(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).at(|| format!("cannot restore to {}", shown(path)))?;
+    let mut rest = Vec::new();
+    let mut at = absolute.as_path();
+    loop {
+        match fs::canonicalize(at) {
+            Ok(real) => return Ok(rest.iter().rev().fold(real, |path, name| path.join(name))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(format!("cannot restore to {}", shown(path)), e)),
+        }
+        match (at.components().next_back(), at.parent()) {
+            (Some(Component::Normal(name)), Some(parent)) => {
+                rest.push(name);
+                at = parent;
+            }
+            _ => return Err(Error::invalid(format!("cannot restore to {}: the path has a .. that leads nowhere", shown(path)))),
+        }
+    }
+}
+
+fn make(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).at(|| format!("cannot make {}", shown(parent)))?;
+    }
+    fs::DirBuilder::new().mode(0o700).create(path).at(|| format!("cannot make {}", shown(path)))
+}
+
+/// Opens the target and checks that it still is the directory that was judged.
+fn open_checked(path: &Path, real: &Path) -> Result<Dir> {
+    let dir = Dir::open(path).at(|| format!("cannot open {}", shown(path)))?;
+    let there = fs::symlink_metadata(real).at(|| format!("cannot open {}", shown(path)))?;
+    let stat = dir.stat_self().at(|| format!("cannot open {}", shown(path)))?;
+    if there.ino() != stat.inode || there.dev() != device_number(stat.device.0, stat.device.1) {
+        return Err(Error::new(ErrorKind::Busy, format!("{} was replaced just now: try again", shown(path))));
+    }
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_found_again_and_links_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let target = Target::prepare(place.path(), &[], false).unwrap();
+        let root = target.directory(false, true, None);
+        let mut at = root.clone();
+        for _ in 0..3 {
+            for number in 0..OPEN_DIRECTORIES {
+                let name = format!("d{number}").into_bytes();
+                let _ = target.open(&at).unwrap().make_dir(&name, 0o700);
+                let child = target.child(&at, &name, State { real: true, ..State::default() }, None);
+                assert!(target.open(&child).is_ok());
+            }
+            at = target.child(&at, b"d0", State { real: true, ..State::default() }, None);
+        }
+        assert!(target.open.lock().unwrap().directories.len() <= OPEN_DIRECTORIES);
+        target.root().unwrap().make_symlink(b"d0", b"link").unwrap();
+        let link = target.child(&root, b"link", State { real: true, ..State::default() }, None);
+        assert!(target.open(&link).is_err());
+        assert!(target.path_of(&at, b"x").ends_with(b"/d0/d0/d0/x"));
+    }
+
+    #[test]
+    fn a_path_far_longer_than_path_max_opens() {
+        let place = tempfile::tempdir().unwrap();
+        let target = Target::prepare(place.path(), &[], false).unwrap();
+        let mut at = target.directory(false, true, None);
+        for _ in 0..40 {
+            let name = vec![b'n'; 250];
+            target.open(&at).unwrap().make_dir(&name, 0o700).unwrap();
+            at = target.child(&at, &name, State { real: true, ..State::default() }, None);
+        }
+        target.open.lock().unwrap().directories.clear();
+        assert!(target.open(&at).is_ok());
+    }
+
+    #[test]
+    fn files_links_and_repositories_are_no_targets() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("file"), "x").unwrap();
+        fs::create_dir_all(place.path().join("repo/packs")).unwrap();
+        std::os::unix::fs::symlink("repo", place.path().join("link")).unwrap();
+        let forbidden = [place.path().join("repo")];
+        for bad in ["file", "link", "link/", "repo", "repo/packs", "link/new", "link/packs/a/b"] {
+            assert!(Target::prepare(&place.path().join(bad), &forbidden, true).is_err(), "{bad} was taken");
+        }
+        assert!(Target::prepare(&place.path().join("new/er"), &forbidden, true).is_ok());
+        assert!(!place.path().join("new").exists());
+    }
+}

@@ -1,0 +1,503 @@
+//! The walk through a snapshot's tree: makes directories, judges what is there, and fills windows with jobs.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use crate::error::{Error, Result};
+use crate::model::{Directory as Model, Kind, LinkGroup, Node};
+use crate::repo::tree::Entry;
+use crate::restore::Source;
+use crate::restore::delete;
+use crate::restore::entries;
+use crate::restore::execute::{Window, execute, feed};
+use crate::restore::existing::{self, Decision};
+use crate::restore::filter::{Filter, Verdict};
+use crate::restore::job::{FirstLink, Job};
+use crate::restore::metadata::{self, Object, Place, Wanted};
+use crate::restore::run::Run;
+use crate::restore::target::{Directory, Finish, State};
+use crate::sys::{Dir, FileKind, Listing, Stat, xattr};
+
+/// Restores one source. What fails is told and counted by `run`.
+pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(1);
+        scope.spawn(move || receiver.into_iter().for_each(|window| execute(run, window)));
+        let mut walker = Walker {
+            run,
+            source,
+            filter,
+            sender,
+            window: Window::default(),
+            levels: Vec::new(),
+            path: Vec::new(),
+            links: HashMap::new(),
+            seen: 0,
+        };
+        walker.run();
+    });
+}
+
+/// Where the walk is in a directory.
+enum Cursor {
+    Start,
+    At(Entry),
+    End,
+}
+
+/// A directory that the walk is in.
+struct Level {
+    node: Node,
+    /// Where it is in the target, once something in it is restored.
+    place: Option<Arc<Directory>>,
+    /// Whether it is restored itself; otherwise it only leads to something that is.
+    taken: bool,
+    /// Whether it only leads to a source; such directories are shared by sources.
+    parent: bool,
+    /// Whether it cannot be had: nothing below it is tried.
+    blocked: bool,
+    cursor: Cursor,
+    /// What is in it, when the rest is to be removed; and how far it was looked at.
+    listing: Option<(Listing, usize)>,
+    path_len: usize,
+}
+
+impl Level {
+    fn model(&self) -> Model {
+        self.node.directory().copied().unwrap_or_default()
+    }
+}
+
+struct Walker<'r, 'a> {
+    run: &'r Run<'a>,
+    source: &'r Source<'r>,
+    filter: &'r Filter,
+    sender: SyncSender<Window<'r, 'a>>,
+    window: Window<'r, 'a>,
+    levels: Vec<Level>,
+    /// The absolute path inside the snapshot.
+    path: Vec<u8>,
+    /// The groups whose links are not all seen: the first, and how many are to come.
+    links: HashMap<LinkGroup, (Arc<FirstLink>, u32)>,
+    seen: u64,
+}
+
+impl<'r, 'a> Walker<'r, 'a> {
+    fn run(&mut self) {
+        self.start();
+        while !self.levels.is_empty() {
+            if self.run.stopped() {
+                self.leave();
+                continue;
+            }
+            match self.next() {
+                Ok(Some(entry)) => {
+                    self.step(&entry.node().name);
+                    self.visit(entry.node());
+                    self.back();
+                }
+                Ok(None) => self.leave(),
+                Err(error) => {
+                    // What is known of the directory is restored; nothing in it can be called superfluous.
+                    self.run.error(&self.path, error);
+                    if let Some(level) = self.levels.last_mut() {
+                        level.listing = None;
+                        level.cursor = Cursor::End;
+                    }
+                }
+            }
+        }
+        flush(&self.sender, &mut self.window);
+    }
+
+    /// Puts the source's own node, below the directories that lead to it.
+    fn start(&mut self) {
+        for node in self.source.parents.iter().skip(1) {
+            self.path.push(b'/');
+            self.path.extend_from_slice(&node.name);
+        }
+        if !self.source.node.name.is_empty() {
+            self.path.push(b'/');
+            self.path.extend_from_slice(&self.source.node.name);
+        }
+        let whole = matches!(self.source.node.kind, Kind::Directory(_)) && self.source.direct;
+        if whole {
+            let path = if self.path.is_empty() { b"/".as_slice() } else { &self.path };
+            let verdict = self.filter.judge(path, false);
+            if verdict != Verdict::Skip {
+                self.push(self.source.node.clone(), verdict == Verdict::Take, false);
+            }
+            return;
+        }
+        let parents = if self.source.direct { &self.source.parents[..1] } else { &self.source.parents[..] };
+        for node in parents {
+            self.push(node.clone(), false, true);
+            if let Some(level) = self.levels.last_mut() {
+                level.cursor = Cursor::End;
+            }
+        }
+        self.visit(&self.source.node);
+    }
+
+    fn push(&mut self, node: Node, taken: bool, parent: bool) {
+        let path_len = self.path.len();
+        let blocked = false;
+        self.levels.push(Level { node, place: None, taken, parent, blocked, cursor: Cursor::Start, listing: None, path_len });
+        if taken {
+            self.place();
+        }
+    }
+
+    /// The next entry of the directory that the walk is in.
+    fn next(&mut self) -> Result<Option<Entry>> {
+        let Some(level) = self.levels.last_mut().filter(|level| !level.blocked) else { return Ok(None) };
+        self.path.truncate(level.path_len);
+        let model = level.model();
+        let next = match std::mem::replace(&mut level.cursor, Cursor::End) {
+            Cursor::Start => self.run.tree.entry_number(&model, 0)?,
+            Cursor::At(entry) => self.run.tree.next(&model, &entry)?,
+            Cursor::End => None,
+        };
+        level.cursor = next.clone().map_or(Cursor::End, Cursor::At);
+        Ok(next)
+    }
+
+    fn step(&mut self, name: &[u8]) {
+        self.superfluous(Some(name));
+        self.path.push(b'/');
+        self.path.extend_from_slice(name);
+    }
+
+    /// Back from an entry that is no directory to the directory that the walk is in.
+    fn back(&mut self) {
+        if let Some(level) = self.levels.last() {
+            self.path.truncate(level.path_len);
+        }
+    }
+
+    fn visit(&mut self, node: &Node) {
+        self.seen += 1;
+        if self.seen.is_multiple_of(1024) {
+            self.run.progress();
+        }
+        let inside = self.levels.last().is_some_and(|level| level.taken);
+        match (self.filter.judge(&self.path, inside), &node.kind) {
+            (Verdict::Skip, _) => {}
+            (verdict, Kind::Directory(_)) => self.push(node.clone(), verdict == Verdict::Take, false),
+            (Verdict::Pass, _) => {}
+            (Verdict::Take, _) => {
+                if let Some(place) = self.place()
+                    && let Err(error) = self.leaf(&place, node)
+                {
+                    self.run.error(&self.run.target.path_of(&place, &node.name), error);
+                }
+            }
+        }
+        if self.window.is_full(self.run) {
+            flush(&self.sender, &mut self.window);
+        }
+    }
+
+    /// Leaves the directory that the walk is in.
+    fn leave(&mut self) {
+        if !self.run.stopped() {
+            self.superfluous(None);
+        }
+        if let Some(place) = self.levels.pop().and_then(|level| level.place) {
+            self.run.release(&place);
+        }
+        self.back();
+    }
+
+    /// The directory that the walk is in, made if need be with those above it. `None` when it cannot be had.
+    fn place(&mut self) -> Option<Arc<Directory>> {
+        let first = self.levels.iter().position(|level| level.place.is_none()).unwrap_or(self.levels.len());
+        for at in first..self.levels.len() {
+            if self.levels[at].blocked {
+                return None;
+            }
+            match self.enter(at) {
+                Some(place) => self.levels[at].place = Some(place),
+                None => {
+                    self.levels[at..].iter_mut().for_each(|level| level.blocked = true);
+                    return None;
+                }
+            }
+        }
+        self.levels.last().and_then(|level| level.place.clone())
+    }
+
+    /// Makes or takes the directory of level `at`, and lists it when what is superfluous shall go.
+    fn enter(&mut self, at: usize) -> Option<Arc<Directory>> {
+        let level = &self.levels[at];
+        if level.parent
+            && let Some(shared) = self.run.shared(&self.path_of_level(at))
+        {
+            return Some(shared);
+        }
+        let above = at.checked_sub(1).and_then(|above| self.levels[above].place.clone());
+        let entered = match &above {
+            Some(above) => self.enter_below(above, level),
+            None => self.enter_target(level),
+        };
+        let subject = || {
+            self.run.target.path_of(above.as_ref().unwrap_or(&self.run.target.directory(false, false, None)), &level.node.name)
+        };
+        let place = match entered {
+            Ok(place) => place?,
+            Err(error) => {
+                self.run.error(&subject(), error);
+                return None;
+            }
+        };
+        if level.parent {
+            self.run.share(self.path_of_level(at), &place);
+        }
+        let listed = self.run.options.delete && level.taken && level.node.given && place.real && !place.made;
+        if listed {
+            match self.run.target.open(&place).and_then(|dir| dir.list()) {
+                Ok(listing) => self.levels[at].listing = Some((listing, 0)),
+                Err(e) => self.run.error(&subject(), Error::io("cannot list it", e)),
+            }
+        }
+        Some(place)
+    }
+
+    fn path_of_level(&self, at: usize) -> Vec<u8> {
+        let names: Vec<&[u8]> = self.levels[..=at].iter().map(|level| level.node.name.as_slice()).collect();
+        names.join(&b'/')
+    }
+
+    /// What a directory gets at its end: its metadata when it was asked for, or when this run makes it.
+    fn finish(&self, level: &Level, made: bool) -> Option<Finish> {
+        let wanted = level.taken && level.node.given || made;
+        wanted.then(|| Finish { node: level.node.clone(), source: self.source.number })
+    }
+
+    fn enter_target(&self, level: &Level) -> Result<Option<Arc<Directory>>> {
+        let target = &self.run.target;
+        let made = target.made && self.source.number == 0;
+        let clean = match target.root() {
+            Some(dir) => {
+                let stat = dir.stat_self().map_err(|e| Error::io("cannot look at the target", e))?;
+                self.run.touches(stat.device, dir);
+                is_clean(dir, &stat)
+            }
+            None => true,
+        };
+        Ok(Some(target.directory(made && !level.parent, clean, self.finish(level, made))))
+    }
+
+    fn enter_below(&self, above: &Arc<Directory>, level: &Level) -> Result<Option<Arc<Directory>>> {
+        let (run, name) = (self.run, &level.node.name);
+        let new = |real| {
+            run.counts.directories.add(1);
+            let state = State { made: !level.parent, real, clean: above.clean };
+            Ok(Some(run.target.child(above, name, state, self.finish(level, true))))
+        };
+        if !above.real {
+            return new(false);
+        }
+        let dir = run.target.open(above).map_err(|e| Error::io("cannot open its directory", e))?;
+        match look(&dir, above, name)? {
+            Some(stat) if stat.kind == FileKind::Directory => return self.merge(above, &dir, level, &stat),
+            Some(stat) if !existing::may_replace(run.options.overwrite, &level.node, &stat) => {
+                run.counts.kept.add(1);
+                return Ok(None);
+            }
+            Some(_) if !run.options.dry_run => {
+                dir.remove(name).map_err(|e| Error::io("cannot remove what is in its place", e))?
+            }
+            _ => {}
+        }
+        if run.options.dry_run {
+            return new(false);
+        }
+        dir.make_dir(name, 0o700).map_err(|e| Error::io("cannot make the directory", e))?;
+        if !(level.taken && level.node.given) {
+            // Should the run be cut short, the next one finds this directory and leaves its metadata alone.
+            let (owners, meta) = (run.owners(self.source.number), &level.node.meta);
+            let _ = dir.set_owner(name, owners.user(meta.uid), owners.group(meta.gid));
+            if meta.mode & 0o700 == 0o700 {
+                let _ = dir.set_mode(name, meta.mode);
+            }
+        }
+        new(true)
+    }
+
+    /// Takes a directory that is there.
+    fn merge(&self, above: &Arc<Directory>, dir: &Dir, level: &Level, stat: &Stat) -> Result<Option<Arc<Directory>>> {
+        let (run, name) = (self.run, &level.node.name);
+        if run.target.is_forbidden(stat) {
+            return Err(Error::invalid("left alone: it is the repository"));
+        }
+        let finish = self.finish(level, false);
+        // It gets its mode back at the end.
+        if finish.is_some() && !run.privileged && !run.options.dry_run && stat.uid == run.me.0 && stat.mode & 0o700 != 0o700 {
+            dir.set_mode(name, stat.mode | 0o700).map_err(|e| Error::io("cannot make the directory accessible", e))?;
+        }
+        let mut place = run.target.child(above, name, State { real: true, ..State::default() }, finish);
+        let opened = run.target.open(&place).map_err(|e| Error::io("cannot open the directory", e));
+        let only = Arc::get_mut(&mut place);
+        match opened {
+            Ok(dir) => {
+                run.touches(stat.device, &dir);
+                if let Some(place) = only {
+                    place.clean = is_clean(&dir, stat);
+                }
+            }
+            Err(e) => {
+                if let Some(place) = only {
+                    place.finish = None;
+                }
+                run.release(&place);
+                return Err(e);
+            }
+        }
+        Ok(Some(place))
+    }
+
+    /// Removes what is in the directory and sorts before `next` (`None`: all the rest) without being in the snapshot.
+    fn superfluous(&mut self, next: Option<&[u8]>) {
+        let Some(level) = self.levels.last_mut() else { return };
+        let (Some((listing, at)), Some(place)) = (&mut level.listing, &level.place) else { return };
+        while *at < listing.len() {
+            let name = listing.name(*at);
+            if next.is_some_and(|next| name > next) {
+                return;
+            }
+            *at += 1;
+            if next == Some(name) {
+                return;
+            }
+            let path = [&self.path[..level.path_len], b"/", name].concat();
+            if self.filter.judge(&path, level.taken) != Verdict::Take {
+                continue;
+            }
+            if let Err(error) = delete::remove(self.run, place, name) {
+                self.run.error(&self.run.target.path_of(place, name), error);
+            }
+        }
+    }
+
+    /// Judges an entry that is no directory, and puts it into the window when it must be made.
+    fn leaf(&mut self, place: &Arc<Directory>, node: &Node) -> Result<()> {
+        let run = self.run;
+        let mut job = Job::new(run, self.source.number, place, node.clone());
+        let dir = if place.real { Some(job.dir()?) } else { None };
+        if let Some(dir) = &dir {
+            job.there = look(dir, place, &node.name)?;
+        }
+        if let Some(group) = node.link {
+            let (first, known) = self.group(&group, place, node)?;
+            job.first = Some(first);
+            if known {
+                self.later_link(job);
+                return Ok(());
+            }
+        }
+        if let (Some(dir), Some(stat)) = (&dir, job.there) {
+            let wanted = Wanted::of(run, self.source.number, node)?;
+            match existing::decide(run.options.overwrite, dir, &node.name, node, &wanted, &stat) {
+                Decision::Keep => {
+                    run.counts.kept.add(1);
+                    return Ok(());
+                }
+                Decision::Same => {
+                    run.counts.unchanged.add(1);
+                }
+                Decision::Metadata => {
+                    run.counts.metadata.add(1);
+                    self.set_metadata(&job, dir, &wanted)?;
+                }
+                Decision::Write { local } => {
+                    let pieces = job.content().is_some_and(|c| c.size() > 0 && !matches!(c, crate::model::Content::Inline(_)));
+                    job.local = local && pieces;
+                    self.feed(job);
+                    return Ok(());
+                }
+            }
+            if let Some(first) = &job.first {
+                first.complete(&stat);
+            }
+            return Ok(());
+        }
+        self.feed(job);
+        Ok(())
+    }
+
+    fn set_metadata(&self, job: &Job<'_, '_>, dir: &Dir, wanted: &Wanted) -> Result<()> {
+        if self.run.options.dry_run {
+            return Ok(());
+        }
+        let place = Place { directory: &job.directory, name: &job.node.name };
+        let object = Object::Entry(dir, &job.node.name);
+        metadata::apply(self.run, place, object, wanted, false).map_err(|e| Error::io("cannot set its metadata", e))?;
+        metadata::apply_flags(self.run, place, object, wanted);
+        Ok(())
+    }
+
+    fn feed(&mut self, job: Job<'r, 'a>) {
+        let sender = &self.sender;
+        feed(&mut self.window, &Arc::new(job), &mut |window| flush(sender, window));
+    }
+
+    /// The first link of a group, and whether it was met before.
+    fn group(&mut self, group: &LinkGroup, place: &Arc<Directory>, node: &Node) -> Result<(Arc<FirstLink>, bool)> {
+        if let Some((first, left)) = self.links.get_mut(group) {
+            let first = first.clone();
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.links.remove(group);
+            }
+            return Ok((first, true));
+        }
+        let first = Arc::new(FirstLink { directory: place.clone(), name: node.name.clone(), inode: Default::default() });
+        let entry = match &self.source.snapshot.links {
+            Some(root) => self.run.tree.link(root, group)?,
+            None => None,
+        };
+        // A group that the table does not have is kept to the end.
+        let left = entry.map_or(u32::MAX, |entry| entry.count.saturating_sub(1));
+        if left > 0 {
+            self.links.insert(*group, (first.clone(), left));
+        }
+        Ok((first, false))
+    }
+
+    fn later_link(&mut self, job: Job<'r, 'a>) {
+        let kept = |stat: &Stat| !existing::may_replace(self.run.options.overwrite, &job.node, stat);
+        if job.there.as_ref().is_some_and(kept) {
+            let counter = if entries::is_linked(&job) { &self.run.counts.unchanged } else { &self.run.counts.kept };
+            counter.add(1);
+            return;
+        }
+        self.window.add_link(Arc::new(job));
+    }
+}
+
+/// Gives a window to the executor and begins a new one.
+fn flush<'r, 'a>(sender: &SyncSender<Window<'r, 'a>>, window: &mut Window<'r, 'a>) {
+    // The executor ends before the walker only by a panic, which ends the scope.
+    let _ = sender.send(std::mem::take(window));
+}
+
+/// What is at `name`; nothing can be where this run made the directory.
+fn look(dir: &Dir, directory: &Directory, name: &[u8]) -> Result<Option<Stat>> {
+    if directory.made {
+        return Ok(None);
+    }
+    match dir.stat(name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("cannot look at what is there", e)),
+    }
+}
+
+/// Whether what is made in a directory inherits nothing from it.
+fn is_clean(dir: &Dir, stat: &Stat) -> bool {
+    let no_default = |list: xattr::List| !list.iter().any(|(name, _)| name == b"system.posix_acl_default");
+    stat.mode & 0o2000 == 0 && xattr::list(dir).is_ok_and(no_default)
+}

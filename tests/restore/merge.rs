@@ -1,0 +1,269 @@
+//! Restoring into what is there already.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use yester::error::ErrorKind;
+use yester::observe::{Event, Observer};
+use yester::restore::{Overwrite, RestoreOptions, RestoreReport, restore};
+
+use crate::build::{CHUNK, Part, Spec, noise};
+use crate::support::{World, assert_tree, temporaries};
+
+fn me(spec: Spec) -> Spec {
+    let mut spec = spec.owner(yester::sys::process::user(), yester::sys::process::group());
+    spec.children = spec.children.into_iter().map(me).collect();
+    spec
+}
+
+fn with(overwrite: Overwrite) -> RestoreOptions {
+    RestoreOptions { overwrite, ..RestoreOptions::default() }
+}
+
+#[test]
+fn overwrite_does_what_it_says() {
+    let tree = me(Spec::dir("", vec![Spec::file("same", "12345"), Spec::file("old", "12345"), Spec::file("young", "12345")]));
+    let prepare = || {
+        let world = World::new(&tree);
+        fs::create_dir(world.target()).unwrap();
+        for name in ["same", "old", "young"] {
+            fs::write(world.path(name), "xxxxx").unwrap();
+        }
+        let set = |name, secs, nanos| {
+            let file = fs::File::options().write(true).open(world.path(name)).unwrap();
+            yester::sys::dir::set_mtime(&file, yester::model::Timestamp { secs, nanos }).unwrap();
+        };
+        set("same", 1_500_000_000, 123_456_789);
+        set("old", 1_400_000_000, 0);
+        set("young", 1_600_000_000, 0);
+        world
+    };
+    let outcome = |overwrite| {
+        let world = prepare();
+        let report = world.restore_all(&with(overwrite));
+        let read = |name| world.read(name) == b"12345";
+        (read("same"), read("old"), read("young"), report.files, report.kept)
+    };
+    assert_eq!(outcome(Overwrite::IfChanged), (false, true, true, 2, 0));
+    assert_eq!(outcome(Overwrite::Always), (true, true, true, 3, 0));
+    assert_eq!(outcome(Overwrite::IfNewer), (false, true, false, 1, 1));
+    assert_eq!(outcome(Overwrite::Never), (false, false, false, 0, 2));
+}
+
+#[test]
+fn only_what_differs_is_fetched() {
+    let data = noise(5, 400 * CHUNK);
+    let tree = me(Spec::dir("", vec![Spec::file("database", &data), Spec::file("touched", noise(6, 20 * CHUNK))]));
+    let world = World::new(&tree);
+    world.restore_all(&RestoreOptions::default());
+    let mut changed = data.clone();
+    changed[250 * CHUNK + 5] ^= 1;
+    fs::write(world.path("database"), &changed).unwrap();
+    let inode = fs::metadata(world.path("touched")).unwrap().ino();
+    fs::File::options().write(true).open(world.path("touched")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    let report = world.restore_all(&RestoreOptions::default());
+    assert_eq!((report.frames, report.files, report.metadata), (1, 1, 1), "{report:?}");
+    assert_eq!((report.bytes, report.bytes_local), (400 * CHUNK as u64, 399 * CHUNK as u64));
+    assert_eq!(fs::metadata(world.path("touched")).unwrap().ino(), inode, "it was written again");
+    assert_tree(&world.target(), &tree);
+}
+
+#[test]
+fn shorter_and_longer_files_give_what_they_have() {
+    let data = noise(5, 40 * CHUNK);
+    let tree = me(Spec::dir("", vec![Spec::file("short", &data), Spec::file("long", &data)]));
+    for memory in [0, 64 << 20] {
+        let world = World::new(&tree);
+        fs::create_dir(world.target()).unwrap();
+        fs::write(world.path("short"), &data[..30 * CHUNK]).unwrap();
+        fs::write(world.path("long"), [&data[..], b"more"].concat()).unwrap();
+        let report = world.restore_all(&RestoreOptions { memory, verify: true, ..RestoreOptions::default() });
+        assert_eq!(report.bytes_local, 70 * CHUNK as u64);
+        assert_tree(&world.target(), &tree);
+    }
+}
+
+#[test]
+fn holes_in_what_is_there_are_compared_too() {
+    let tree = me(Spec::dir(
+        "",
+        vec![Spec::parts("f", vec![Part::Data(noise(1, CHUNK)), Part::Hole(1 << 20), Part::Data(noise(2, CHUNK))])],
+    ));
+    let world = World::new(&tree);
+    fs::create_dir(world.target()).unwrap();
+    let mut full = crate::support::bytes_of(&tree.children[0]);
+    full[CHUNK + 100] = 1;
+    fs::write(world.path("f"), &full).unwrap();
+    world.restore_all(&RestoreOptions::default());
+    assert_tree(&world.target(), &tree);
+    assert!(fs::metadata(world.path("f")).unwrap().blocks() * 512 < 1 << 20);
+}
+
+#[test]
+fn delete_removes_what_the_snapshot_does_not_have() {
+    let tree = me(Spec::parent("", vec![Spec::dir("given", vec![Spec::file("keep", "k"), Spec::dir("sub", vec![])])]));
+    let world = World::new(&tree);
+    fs::create_dir_all(world.path("given/extra/deep")).unwrap();
+    fs::create_dir_all(world.path("given/sub")).unwrap();
+    fs::create_dir_all(world.path("other")).unwrap();
+    for name in ["given/extra/deep/f", "given/a", "given/z", "given/sub/x", "given/spared.log", "other/f"] {
+        fs::write(world.path(name), "x").unwrap();
+    }
+    std::os::unix::fs::symlink("/etc", world.path("given/link")).unwrap();
+    let report = world.restore_all(&RestoreOptions::default());
+    assert_eq!(report.deleted, 0);
+    assert!(world.path("given/z").exists());
+    let options = RestoreOptions { delete: true, exclude: vec!["*.log".into()], ..RestoreOptions::default() };
+    let report = world.restore_all(&options);
+    assert_eq!(report.deleted, 7, "{report:?}");
+    assert!(world.path("other/f").exists(), "it is in a directory that was not given");
+    assert!(world.path("given/spared.log").exists(), "it is excluded");
+    assert!(std::path::Path::new("/etc/passwd").exists());
+    fs::remove_file(world.path("given/spared.log")).unwrap();
+    fs::remove_dir_all(world.path("other")).unwrap();
+    world.restore_all(&RestoreOptions::default());
+    assert_tree(&world.target(), &tree);
+}
+
+#[test]
+fn patterns_choose() {
+    let tree = me(Spec::dir(
+        "",
+        vec![
+            Spec::dir(
+                "etc",
+                vec![Spec::file("a.conf", "1"), Spec::file("b.txt", "2"), Spec::dir("d", vec![Spec::file("c.conf", "3")])],
+            ),
+            Spec::dir("var", vec![Spec::dir("none", vec![Spec::file("x", "x")])]),
+            Spec::dir("whole", vec![Spec::file("x", "x"), Spec::file("y.bak", "y")]),
+        ],
+    ));
+    let world = World::new(&tree);
+    let options = RestoreOptions {
+        include: vec!["*.conf".into(), "/whole".into()],
+        exclude: vec!["*.bak".into()],
+        ..RestoreOptions::default()
+    };
+    let report = world.restore_all(&options);
+    assert_eq!((report.files, report.directories), (3, 3), "{report:?}");
+    for (name, there) in [
+        ("etc/a.conf", true),
+        ("etc/d/c.conf", true),
+        ("etc/b.txt", false),
+        ("var", false),
+        ("whole/x", true),
+        ("whole/y.bak", false),
+    ] {
+        assert_eq!(world.path(name).exists(), there, "{name}");
+    }
+    let time = fs::metadata(world.path("etc/d")).unwrap().mtime();
+    assert_eq!(time, 1_500_000_000, "a directory on the way has its metadata when this run made it");
+}
+
+#[test]
+fn what_is_in_the_way_is_replaced() {
+    let tree = me(Spec::dir(
+        "",
+        vec![
+            Spec::file("file", "f"),
+            Spec::dir("dir", vec![Spec::file("x", "x")]),
+            Spec::symlink("link", "to"),
+            Spec::file("full", "f"),
+        ],
+    ));
+    let world = World::new(&tree);
+    fs::create_dir_all(world.path("file")).unwrap();
+    fs::create_dir_all(world.path("full/of")).unwrap();
+    fs::write(world.path("dir"), "in the way").unwrap();
+    fs::write(world.path("link"), "in the way").unwrap();
+    let report = world.restore(&RestoreOptions::default());
+    assert_eq!(report.errors, 1, "{:?}", world.warnings.all());
+    assert!(world.warnings.all()[0].contains("full"), "{:?}", world.warnings.all());
+    assert!(world.path("full/of").exists());
+    assert!(temporaries(&world.target()).is_empty());
+    world.restore_all(&RestoreOptions { delete: true, ..RestoreOptions::default() });
+    assert_tree(&world.target(), &tree);
+}
+
+#[test]
+fn links_are_made_again_where_they_were_lost() {
+    let data = noise(1, 3 * CHUNK);
+    let tree =
+        me(Spec::dir("", vec![Spec::file("a", &data).link(1), Spec::file("b", &data).link(1), Spec::file("c", &data).link(1)]));
+    let world = World::new(&tree);
+    world.restore_all(&RestoreOptions::default());
+    fs::remove_file(world.path("a")).unwrap();
+    fs::write(world.path("a"), "another").unwrap();
+    fs::remove_file(world.path("c")).unwrap();
+    let report = world.restore_all(&RestoreOptions::default());
+    assert_eq!((report.files, report.links), (1, 2), "{report:?}");
+    assert_tree(&world.target(), &tree);
+    assert!(temporaries(&world.target()).is_empty());
+    // Of a part, the first link that is restored is the file.
+    let part = World::new(&tree);
+    part.restore_all(&RestoreOptions { exclude: vec!["a".into()], ..RestoreOptions::default() });
+    let inode = |name| fs::metadata(part.path(name)).unwrap().ino();
+    assert_eq!(inode("b"), inode("c"));
+}
+
+/// Stops a run after so many events.
+struct StopAfter<'s> {
+    left: AtomicU64,
+    stop: &'s std::sync::atomic::AtomicBool,
+}
+
+impl Observer for StopAfter<'_> {
+    fn event(&self, event: &Event<'_>) {
+        if matches!(event, Event::Progress { .. }) && self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_traces_and_the_next_goes_on() {
+    let files = |d: u64| (0..20).map(|n| Spec::file(&format!("f{n}"), noise(d * 100 + n, 3 * CHUNK))).collect();
+    let dirs = (0..20).map(|d| Spec::dir(&format!("d{d}"), files(d))).collect();
+    let tree = me(Spec::dir("", vec![Spec::parent("p", dirs)]));
+    for events in [1, 3, 9, 30] {
+        let world = World::new(&tree);
+        let stop = Arc::default();
+        let options = RestoreOptions { stop: Arc::clone(&stop), memory: 0, ..RestoreOptions::default() };
+        let observer = StopAfter { left: AtomicU64::new(events), stop: &stop };
+        let error = restore(&world.reader, &world.request(&[""]), &options, &observer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+        assert!(temporaries(&world.target()).is_empty(), "after {events} events");
+        let before = world.frames();
+        let report: RestoreReport = world.restore_all(&RestoreOptions::default());
+        assert!(events < 9 || report.unchanged > 0, "after {events} events: {report:?}");
+        assert!(world.frames() - before <= 10 + report.frames);
+        assert_tree(&world.target(), &tree);
+    }
+}
+
+#[test]
+fn too_little_room_is_said_before_anything_is_written() {
+    let tree = me(Spec::dir("", vec![Spec::parts("f", vec![Part::Data(noise(1, CHUNK)), Part::Hole(1 << 50)])]));
+    let world = World::new(&tree);
+    // A hole needs no room, whatever the size.
+    fs::create_dir(world.target()).unwrap();
+    let planned = world.restore(&RestoreOptions { dry_run: true, ..RestoreOptions::default() });
+    assert_eq!(planned.errors, 0);
+    let mut snapshot = (*world.snapshot).clone();
+    if let yester::model::Kind::Directory(directory) = &snapshot.root.kind {
+        let entry = world.reader.lookup(directory, b"f").unwrap().unwrap();
+        let mut file = entry.node().clone();
+        // The same file, without saying that it has holes.
+        let yester::model::Kind::File(yester::model::Content::Items(items)) = &file.kind else { panic!() };
+        let id = items.iter().find_map(|i| if let yester::model::Item::Chunk { id, .. } = i { Some(*id) } else { None });
+        let root = yester::model::Root { page: id.unwrap(), height: 0 };
+        file.kind = yester::model::Kind::File(yester::model::Content::Tree { root, size: 1 << 50, data: 1 << 50 });
+        snapshot.root = file;
+    }
+    let request = yester::restore::RestoreRequest { sources: vec![(snapshot.into(), Vec::new())], target: world.target() };
+    let error = restore(&world.reader, &request, &RestoreOptions::default(), &world.warnings).unwrap_err();
+    assert!(error.to_string().contains("not enough room"), "{error}");
+    assert_eq!(fs::read_dir(world.target()).unwrap().count(), 0);
+}
