@@ -2,135 +2,25 @@
 //! fusermount3.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
-use yester::model::{SnapshotId, Timestamp};
-use yester::mount::{MountOptions, Shutdown, mount, unmount};
-use yester::{ErrorKind, Result};
+use yester::model::SnapshotId;
+use yester::mount::MountOptions;
 
 mod common {
+    pub mod mounted;
     pub mod tiny;
 }
-use common::tiny::{About, CHUNK, Piece, Tiny, Tree, What, dir, file, noise, sparse, symlink};
-
-/// A mount that a thread of this process serves; gone when this is dropped, whatever happened.
-struct Mounted {
-    point: tempfile::TempDir,
-    shutdown: Shutdown,
-    server: Option<JoinHandle<Result<()>>>,
-}
-
-impl Mounted {
-    fn new(tiny: &Tiny, options: MountOptions) -> Mounted {
-        let point = tempfile::tempdir().unwrap();
-        let shutdown = Shutdown::new();
-        let (ready, is_ready) = mpsc::channel();
-        let server = {
-            let (repo, place, shutdown) = (tiny.repo.clone(), point.path().to_owned(), shutdown.clone());
-            std::thread::spawn(move || mount(&repo, &options, &place, &shutdown, move || ready.send(()).unwrap()))
-        };
-        if is_ready.recv_timeout(Duration::from_secs(20)).is_err() {
-            panic!("the mount did not come up: {:?}", server.join());
-        }
-        Mounted { point, shutdown, server: Some(server) }
-    }
-
-    /// The newest snapshot at the root.
-    fn latest(tiny: &Tiny) -> Mounted {
-        Self::new(tiny, MountOptions { scope: Some(("latest".into(), Vec::new())), ..MountOptions::default() })
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.point.path().join(below)
-    }
-
-    fn end(&mut self) -> Result<()> {
-        self.shutdown.trigger();
-        self.server.take().map_or(Ok(()), |server| server.join().unwrap())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = self.end();
-        // If the server gave up, something may still be mounted.
-        let _ = unmount(self.point.path());
-    }
-}
-
-fn run(program: &str, args: &[&str], at: &Path) -> Output {
-    Command::new(program).args(args).current_dir(at).output().unwrap_or_else(|e| panic!("{program}: {e}"))
-}
-
-/// The standard output of a command that must succeed.
-fn shell(at: &Path, line: &str) -> String {
-    let output = run("sh", &["-c", line], at);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-fn sample() -> Tree {
-    let many = (0..3000).map(|n| (format!("file-{n:05}"), file(noise(n, (n * 7 % 9000) as usize))));
-    let linked = || file(noise(77, 30_000)).with(|t| t.link = Some("pair"));
-    let rich = file(b"r".repeat(100)).with(|t| {
-        t.mode = 0o4755;
-        t.xattrs = vec![(b"user.colour".to_vec(), b"green".to_vec()), (b"user.empty".to_vec(), Vec::new())];
-        t.birth = Some(Timestamp { secs: 5, nanos: 6 });
-    });
-    dir([
-        (&b"big"[..], file(noise(1, 3_000_001))),
-        (b"empty", file(*b"")),
-        (b"hollow", sparse(vec![Piece::Hole(1 << 20), Piece::Data(noise(2, 65_536)), Piece::Hole(1 << 20)])),
-        (b"link", symlink("sub/deeper/deepest")),
-        (b"many", dir(many)),
-        (b"old", file(*b"old").with(|t| t.mtime = Timestamp { secs: -100, nanos: 250_000_000 })),
-        (b"one", linked()),
-        (b"\xff\n\x1b odd", file(*b"nothing is as odd as this")),
-        (b"pipe", Tree::new(What::Fifo)),
-        (b"rich", rich),
-        (b"sub", dir([("deeper", dir([("deepest", file(noise(3, 100)))])), ("two", linked())])),
-    ])
-}
-
-/// Compares what is below `path` with a tree, by everything that `lstat` and reading tell.
-fn compare(path: &Path, tree: &Tree) {
-    let meta = fs::symlink_metadata(path).unwrap();
-    assert_eq!(meta.mode() & 0o7777, u32::from(tree.mode), "{path:?}");
-    assert_eq!((meta.mtime(), meta.mtime_nsec()), (tree.mtime.secs, i64::from(tree.mtime.nanos)), "{path:?}");
-    match &tree.what {
-        What::Dir(entries) => {
-            let listed: BTreeMap<Vec<u8>, PathBuf> = fs::read_dir(path)
-                .unwrap()
-                .map(|e| e.unwrap())
-                .map(|e| (std::os::unix::ffi::OsStringExt::into_vec(e.file_name()), e.path()))
-                .collect();
-            assert_eq!(listed.keys().collect::<Vec<_>>(), entries.keys().collect::<Vec<_>>());
-            entries.iter().for_each(|(name, tree)| compare(&listed[name], tree));
-        }
-        What::File(_) => assert!(fs::read(path).unwrap() == tree.bytes(), "{path:?} has other content"),
-        What::Symlink(target) => {
-            let found = fs::read_link(path).unwrap();
-            assert_eq!(std::os::unix::ffi::OsStrExt::as_bytes(found.as_os_str()), target);
-        }
-        What::Fifo => assert!(meta.file_type().is_fifo()),
-        _ => {}
-    }
-}
+use common::mounted::{Mounted, compare, is_root, run, sample, shell, until};
+use common::tiny::{About, CHUNK, Tiny, dir, file, noise};
 
 #[test]
 fn programs_see_the_tree() {
@@ -263,16 +153,6 @@ fn the_root_and_its_links() {
     assert_eq!(shell(&mounted.path(""), "ls -d */ | tr -d '\\n'"), "hosts/ids/latest/series/snapshots/tags/");
     assert_eq!(fs::metadata(mounted.path("")).unwrap().mode() & 0o7777, 0o555);
     assert!(fs::metadata(mounted.path("snapshots/none")).is_err());
-}
-
-/// Waits until `holds`; how long it took.
-fn until(holds: impl Fn() -> bool) -> Duration {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(15), "it did not happen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    start.elapsed()
 }
 
 #[test]
@@ -415,74 +295,6 @@ fn several_readers_at_once() {
     });
 }
 
-#[test]
-fn mount_points_are_judged() {
-    let tiny = Tiny::new();
-    tiny.commit(&sample(), About::at(1));
-    let place = tempfile::tempdir().unwrap();
-    let try_with = |point: &Path, options: MountOptions| {
-        mount(&tiny.repo, &options, point, &Shutdown::new(), || panic!("it was mounted")).unwrap_err()
-    };
-    let plain = |point: &Path| try_with(point, MountOptions::default());
-    let missing = plain(&place.path().join("missing"));
-    assert_eq!(missing.kind(), ErrorKind::NotFound);
-    assert!(missing.to_string().contains("mkdir"), "{missing}");
-    fs::write(place.path().join("file"), "x").unwrap();
-    assert!(plain(&place.path().join("file")).to_string().contains("not a directory"));
-    assert!(plain(place.path()).to_string().contains("not empty"));
-    let inner = place.path().join("inner");
-    fs::create_dir(&inner).unwrap();
-    let avoid = |dir: &Path| MountOptions { avoid: vec![dir.to_owned()], ..MountOptions::default() };
-    assert!(try_with(&inner, avoid(place.path())).to_string().contains("in each other"));
-    fs::create_dir(inner.join("repo")).unwrap();
-    assert!(try_with(&inner, avoid(&inner)).to_string().contains("not empty"));
-    let empty = tempfile::tempdir().unwrap();
-    let options = MountOptions { extra: vec!["rw".into()], ..MountOptions::default() };
-    assert!(try_with(empty.path(), options).to_string().contains("always ro"));
-    let mounted = Mounted::latest(&tiny);
-    let twice = plain(mounted.point.path());
-    assert_eq!(twice.kind(), ErrorKind::Exists);
-    assert!(twice.to_string().contains("yester umount"), "{twice}");
-    compare(&mounted.path(""), &sample());
-}
-
-#[test]
-fn unmounting() {
-    let tiny = Tiny::new();
-    tiny.commit(&sample(), About::at(1));
-    let mut mounted = Mounted::new(&tiny, MountOptions::default());
-    let point = mounted.point.path().to_owned();
-    let open = fs::File::open(mounted.path("latest/big")).unwrap();
-    let busy = unmount(&point).unwrap_err();
-    assert_eq!(busy.kind(), ErrorKind::Busy);
-    assert!(busy.to_string().contains("in use"), "{busy}");
-    drop(open);
-    unmount(&point).unwrap();
-    // The server has noticed, and has nothing to complain of.
-    mounted.server.take().unwrap().join().unwrap().unwrap();
-    assert!(fs::read_dir(&point).unwrap().next().is_none());
-    assert_eq!(unmount(&point).unwrap_err().kind(), ErrorKind::NotFound);
-    let foreign = unmount(Path::new("/proc")).unwrap_err();
-    assert!(foreign.to_string().contains("not of yester"), "{foreign}");
-    assert!(unmount(&point.join("missing")).is_err());
-}
-
-#[test]
-fn a_mount_in_use_ends_when_it_is_told_to() {
-    let tiny = Tiny::new();
-    tiny.commit(&sample(), About::at(1));
-    let mut mounted = Mounted::latest(&tiny);
-    let mut open = fs::File::open(mounted.path("big")).unwrap();
-    mounted.shutdown.trigger();
-    until(|| fs::read_dir(mounted.point.path()).unwrap().next().is_none());
-    // Out of the tree, but its user reads on.
-    let mut first = vec![0; 5000];
-    open.read_exact(&mut first).unwrap();
-    assert_eq!(first, noise(1, 3_000_001)[..5000]);
-    drop(open);
-    mounted.end().unwrap();
-}
-
 /// What another user may read is what modes and ACLs say, and nothing at all unless they are let in.
 #[test]
 fn other_users() {
@@ -513,102 +325,4 @@ fn other_users() {
     drop(shared);
     let own = Mounted::new(&tiny, MountOptions { scope, ..MountOptions::default() });
     assert!(!read(&own, 12_346, 12_346, "open"));
-}
-
-/// A user who has a name everywhere: fusermount3 asks for it.
-const NOBODY: u32 = 65_534;
-
-/// Runs one test of this program in another process, under another user if `user` says so.
-fn again(test: &str, place: Option<&Path>, user: Option<u32>) -> (tempfile::TempDir, Command) {
-    let home = tempfile::tempdir().unwrap();
-    fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    // Where the program was built, other users may have no way in.
-    let program = home.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let mut command = match user {
-        None => Command::new(&program),
-        Some(user) => {
-            // Where nobody but root may open /dev/fuse, the other user gets one of their own, in a mount table of
-            // their own.
-            let device = home.path().join("device");
-            fs::create_dir(&device).unwrap();
-            let line = format!(
-                "mount -t tmpfs none {0} && mknod -m 666 {0}/fuse c 10 229 && mount --bind {0}/fuse /dev/fuse \\
-                 && exec setpriv --reuid={user} --regid={user} --clear-groups {1} \"$@\"",
-                device.display(),
-                program.display()
-            );
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-c", &line, "sh"]);
-            command
-        }
-    };
-    command.args(["--exact", test, "--nocapture"]).current_dir("/");
-    if let Some(place) = place {
-        command.env("YESTER_TEST_PLACE", place);
-    }
-    (home, command)
-}
-
-#[test]
-fn a_user_who_is_not_root_can_mount() {
-    if is_root() {
-        let (_home, mut command) = again("a_user_who_is_not_root_can_mount", None, Some(NOBODY));
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        return;
-    }
-    let tiny = Tiny::new();
-    let tree = sample();
-    tiny.commit(&tree, About::at(1));
-    let mut mounted = Mounted::latest(&tiny);
-    compare(&mounted.path(""), &tree);
-    assert_eq!(unmount_twice(mounted.point.path()), ErrorKind::NotFound);
-    mounted.server.take().unwrap().join().unwrap().unwrap();
-    let mut mounted = Mounted::new(&tiny, MountOptions::default());
-    assert_eq!(fs::metadata(mounted.path("ids")).unwrap().uid(), fs::metadata("/proc/self").unwrap().uid());
-    mounted.end().unwrap();
-    assert!(fs::read_dir(mounted.point.path()).unwrap().next().is_none());
-}
-
-/// Unmounts; the kind of the error that the second time is.
-fn unmount_twice(point: &Path) -> ErrorKind {
-    unmount(point).unwrap();
-    unmount(point).unwrap_err().kind()
-}
-
-/// Mounts for the test below, in a process that it can kill.
-#[test]
-fn serve_until_killed() {
-    let Some(place) = std::env::var_os("YESTER_TEST_PLACE") else { return };
-    let tiny = Tiny::new();
-    tiny.commit(&sample(), About::at(1));
-    let ready = || fs::write(Path::new(&place).with_extension("ready"), "").unwrap();
-    mount(&tiny.repo, &MountOptions::default(), Path::new(&place), &Shutdown::new(), ready).unwrap();
-}
-
-#[test]
-fn what_a_killed_mount_leaves_is_cleared() {
-    let base = tempfile::tempdir().unwrap();
-    let place = base.path().join("place");
-    fs::create_dir(&place).unwrap();
-    let kill_one = || {
-        let ready = place.with_extension("ready");
-        let _ = fs::remove_file(&ready);
-        let (_home, mut command) = again("serve_until_killed", Some(&place), None);
-        let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-        until(|| ready.exists());
-        assert!(fs::metadata(place.join("latest/big")).is_ok());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(rustix::fs::statvfs(&place).err(), Some(Errno::NOTCONN));
-    };
-    kill_one();
-    assert_eq!(unmount_twice(&place), ErrorKind::NotFound);
-    assert!(fs::read_dir(&place).unwrap().next().is_none());
-    // Mounting over it clears it as well.
-    kill_one();
-    kill_one();
-    assert_eq!(unmount_twice(&place), ErrorKind::NotFound);
 }
