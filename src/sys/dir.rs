@@ -144,8 +144,14 @@ impl Dir {
         Ok(Dir(self.0.try_clone()?))
     }
 
-    /// The names in it, sorted by their bytes.
+    /// The names in it, sorted by their bytes. Reads through a descriptor of its own: the position in a directory
+    /// belongs to the descriptor, and several threads may list at once.
     pub fn list(&self) -> io::Result<Listing> {
+        self.open_below(b"")?.list_once()
+    }
+
+    /// The names in it, for a directory that was just opened and is listed no second time.
+    pub fn list_once(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
         let mut buffer = [MaybeUninit::uninit(); 32 << 10];
         let mut entries = RawDir::new(&self.0, &mut buffer);
@@ -381,4 +387,9 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
     })
+}
+
+/// A device's number as `st_dev` has it.
+pub fn device_number(device: (u32, u32)) -> u64 {
+    fs::makedev(device.0, device.1)
 }
