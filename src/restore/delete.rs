@@ -15,9 +15,10 @@ fn failed(e: std::io::Error) -> Error {
 /// Removes the entry `name` of `directory`, which is at `path` inside the snapshot, with everything below it that
 /// `filter` does not exclude. Nothing on another file system and nothing forbidden is touched, nor what holds it.
 pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], filter: Option<(&Filter, Vec<u8>)>) -> Result<()> {
-    let stat = run.target.open(directory).and_then(|dir| dir.stat(name)).map_err(failed)?;
+    let dir = run.target.open(directory).map_err(failed)?;
+    let (stat, above) = (dir.stat(name).map_err(failed)?, dir.stat_self().map_err(failed)?);
     let (filter, path) = filter.map_or((None, Vec::new()), |(filter, path)| (Some(filter), path));
-    let mut removal = Removal { run, filter, path, device: stat.device, stack: Vec::new() };
+    let mut removal = Removal { run, filter, path, device: above.device, stack: Vec::new() };
     if stat.kind == FileKind::Directory { removal.tree(directory, name) } else { removal.entry(directory, name) }
 }
 
