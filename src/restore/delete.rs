@@ -3,102 +3,137 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::restore::filter::{Filter, Verdict};
 use crate::restore::run::Run;
 use crate::restore::target::{Directory, State};
 use crate::sys::{FileKind, Listing};
-
-/// Removes the entry `name` of `directory` with everything below it. Nothing on another file system and nothing
-/// forbidden is touched, nor what holds it.
-pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8]) -> Result<()> {
-    let dir = run.target.open(directory).map_err(failed)?;
-    let stat = dir.stat(name).map_err(failed)?;
-    if stat.kind != FileKind::Directory {
-        if !run.options.dry_run {
-            dir.remove(name).map_err(failed)?;
-        }
-        run.counts.deleted.add(1);
-        return Ok(());
-    }
-    remove_tree(run, directory, name, stat.device)
-}
 
 fn failed(e: std::io::Error) -> Error {
     Error::io("cannot remove it", e)
 }
 
+/// Removes the entry `name` of `directory`, which is at `path` inside the snapshot, with everything below it that
+/// `filter` does not exclude. Nothing on another file system and nothing forbidden is touched, nor what holds it.
+pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], filter: Option<(&Filter, Vec<u8>)>) -> Result<()> {
+    let dir = run.target.open(directory).map_err(failed)?;
+    let (stat, above) = (dir.stat(name).map_err(failed)?, dir.stat_self().map_err(failed)?);
+    let (filter, path) = filter.map_or((None, Vec::new()), |(filter, path)| (Some(filter), path));
+    let mut removal = Removal { run, filter, path, device: above.device, stack: Vec::new() };
+    if stat.kind == FileKind::Directory { removal.tree(directory, name) } else { removal.entry(directory, name) }
+}
+
+/// A directory that is being emptied.
 struct Level {
     directory: Arc<Directory>,
     listing: Listing,
     next: usize,
+    path_len: usize,
+    /// Something in it stays, and so does it.
+    keep: bool,
 }
 
-/// Goes down with a stack of its own: how deep a tree is must not matter.
-fn remove_tree(run: &Run<'_>, parent: &Arc<Directory>, name: &[u8], device: (u32, u32)) -> Result<()> {
-    let enter = |parent: &Arc<Directory>, name: &[u8]| -> Result<Level> {
-        let directory = run.target.child(parent, name, State { real: true, ..State::default() }, None);
-        let opened = run.target.open(&directory).map_err(failed).and_then(|dir| {
-            let stat = dir.stat_self().map_err(failed)?;
-            if stat.device != device {
-                return Err(Error::invalid("not removed: another file system is mounted there"));
+struct Removal<'r, 'a> {
+    run: &'r Run<'a>,
+    filter: Option<&'r Filter>,
+    path: Vec<u8>,
+    device: (u32, u32),
+    /// A stack of its own: how deep a tree is must not matter.
+    stack: Vec<Level>,
+}
+
+impl Removal<'_, '_> {
+    fn tree(&mut self, parent: &Arc<Directory>, name: &[u8]) -> Result<()> {
+        self.enter(parent, name)?;
+        let mut result = Ok(());
+        while !self.stack.is_empty() {
+            if result.is_ok() && !self.run.stopped() {
+                result = self.step();
+            } else {
+                self.leave();
             }
-            if run.target.is_forbidden(&stat) {
-                return Err(Error::invalid("not removed: it is the repository"));
+        }
+        result
+    }
+
+    fn enter(&mut self, parent: &Arc<Directory>, name: &[u8]) -> Result<()> {
+        let directory = self.run.target.child(parent, name, State { real: true, ..State::default() }, None);
+        match self.list(&directory) {
+            Ok(listing) => {
+                let path_len = self.path.len();
+                self.stack.push(Level { directory, listing, next: 0, path_len, keep: false });
+                Ok(())
             }
-            dir.list().map_err(failed)
-        });
-        match opened {
-            Ok(listing) => Ok(Level { directory, listing, next: 0 }),
             Err(e) => {
-                run.release(&directory);
+                self.run.release(&directory);
                 Err(e)
             }
         }
-    };
-    let mut stack = vec![enter(parent, name)?];
-    let mut result = Ok(());
-    while let Some(level) = stack.last_mut() {
-        if run.stopped() || result.is_err() {
-            leave(run, &mut stack);
-            continue;
+    }
+
+    fn list(&self, directory: &Directory) -> Result<Listing> {
+        let dir = self.run.target.open(directory).map_err(failed)?;
+        let stat = dir.stat_self().map_err(failed)?;
+        if stat.device != self.device {
+            return Err(Error::invalid("not removed: another file system is mounted there"));
         }
-        if level.next < level.listing.len() {
-            let name = level.listing.name(level.next).to_vec();
-            level.next += 1;
-            result = remove_entry(run, &level.directory, &name)
-                .and_then(|below| match below {
-                    true => enter(&level.directory, &name).map(Some),
-                    false => Ok(None),
-                })
-                .map(|below| stack.extend(below));
-        } else {
-            let directory = level.directory.clone();
-            leave(run, &mut stack);
-            if let Some(parent) = directory.parent().filter(|_| !run.options.dry_run) {
-                result = run.target.open(parent).and_then(|dir| dir.remove_dir(&directory.name)).map_err(failed);
+        if self.run.target.is_forbidden(&stat) {
+            return Err(Error::invalid("not removed: it is the repository"));
+        }
+        dir.list().map_err(failed)
+    }
+
+    /// Deals with the next entry of the innermost directory, or with itself when it has no more.
+    fn step(&mut self) -> Result<()> {
+        let Some(level) = self.stack.last_mut() else { return Ok(()) };
+        self.path.truncate(level.path_len);
+        if level.next == level.listing.len() {
+            return self.remove_emptied();
+        }
+        let (directory, name) = (level.directory.clone(), level.listing.name(level.next).to_vec());
+        level.next += 1;
+        self.path.push(b'/');
+        self.path.extend_from_slice(&name);
+        if self.filter.is_some_and(|filter| filter.judge(&self.path, true) == Verdict::Skip) {
+            level.keep = true;
+            return Ok(());
+        }
+        let stat = self.run.target.open(&directory).and_then(|dir| dir.stat(&name)).map_err(failed)?;
+        match stat.kind {
+            FileKind::Directory => self.enter(&directory, &name),
+            _ => self.entry(&directory, &name),
+        }
+    }
+
+    /// Removes an entry that is no directory.
+    fn entry(&mut self, directory: &Directory, name: &[u8]) -> Result<()> {
+        if !self.run.options.dry_run {
+            self.run.target.open(directory).and_then(|dir| dir.remove(name)).map_err(failed)?;
+        }
+        self.run.counts.deleted.add(1);
+        Ok(())
+    }
+
+    /// Removes the innermost directory, which is empty unless something in it stays.
+    fn remove_emptied(&mut self) -> Result<()> {
+        let Some((directory, keep)) = self.leave() else { return Ok(()) };
+        if keep {
+            if let Some(above) = self.stack.last_mut() {
+                above.keep = true;
             }
-            run.counts.deleted.add(u64::from(result.is_ok()));
+            return Ok(());
         }
+        if let Some(parent) = directory.parent().filter(|_| !self.run.options.dry_run) {
+            self.run.target.open(parent).and_then(|dir| dir.remove_dir(&directory.name)).map_err(failed)?;
+        }
+        self.run.counts.deleted.add(1);
+        Ok(())
     }
-    result
-}
 
-fn leave(run: &Run<'_>, stack: &mut Vec<Level>) {
-    if let Some(level) = stack.pop() {
-        run.release(&level.directory);
+    fn leave(&mut self) -> Option<(Arc<Directory>, bool)> {
+        let level = self.stack.pop()?;
+        self.run.release(&level.directory);
+        Some((level.directory, level.keep))
     }
-}
-
-/// Removes an entry that is no directory; true when it is one.
-fn remove_entry(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8]) -> Result<bool> {
-    let dir = run.target.open(directory).map_err(failed)?;
-    if dir.stat(name).map_err(failed)?.kind == FileKind::Directory {
-        return Ok(true);
-    }
-    if !run.options.dry_run {
-        dir.remove(name).map_err(failed)?;
-    }
-    run.counts.deleted.add(1);
-    Ok(false)
 }
 
 /// Makes way for something that is no directory where a directory is: an empty one is removed, any other only when the
@@ -109,7 +144,7 @@ pub(crate) fn make_way(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8]) -
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => match run.options.delete {
-            true => remove(run, directory, name),
+            true => remove(run, directory, name, None),
             false => Err(Error::invalid("a directory that is not empty is in its place: remove it, or use --delete")),
         },
         Err(e) => Err(Error::io("cannot remove the directory in its place", e)),

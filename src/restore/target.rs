@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Node;
 use crate::restore::shown;
-use crate::sys::{Dir, Stat};
+use crate::sys::{Dir, Stat, dir};
 
 /// Descriptors of directories that are kept open.
 const OPEN_DIRECTORIES: usize = 256;
@@ -205,8 +205,7 @@ impl Target {
 
     /// Whether a directory with this `stat` must be left alone.
     pub(crate) fn is_forbidden(&self, stat: &Stat) -> bool {
-        let (major, minor) = stat.device;
-        self.forbidden.iter().any(|(dev, inode)| *inode == stat.inode && *dev == device_number(major, minor))
+        self.forbidden.iter().any(|(dev, inode)| *inode == stat.inode && *dev == dir::device_number(stat.device))
     }
 
     /// The path of an entry for messages: the target's and the names below it.
@@ -226,12 +225,6 @@ impl Target {
         }
         path
     }
-}
-
-/// Linux's `st_dev` of a device's two numbers.
-fn device_number(major: u32, minor: u32) -> u64 {
-    let (major, minor) = (u64::from(major), u64::from(minor));
-    (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff
 }
 
 /// Opens `names` below `start`, a piece of the path at a time where it is longer than the kernel takes.
@@ -300,7 +293,7 @@ fn open_checked(path: &Path, real: &Path) -> Result<Dir> {
     let dir = Dir::open(path).at(|| format!("cannot open {}", shown(path)))?;
     let there = fs::symlink_metadata(real).at(|| format!("cannot open {}", shown(path)))?;
     let stat = dir.stat_self().at(|| format!("cannot open {}", shown(path)))?;
-    if there.ino() != stat.inode || there.dev() != device_number(stat.device.0, stat.device.1) {
+    if there.ino() != stat.inode || there.dev() != dir::device_number(stat.device) {
         return Err(Error::new(ErrorKind::Busy, format!("{} was replaced just now: try again", shown(path))));
     }
     Ok(dir)

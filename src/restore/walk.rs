@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::error::{Error, Result};
-use crate::model::{Directory as Model, Kind, LinkGroup, Node};
+use crate::model::{Content, Directory as Model, Kind, LinkGroup, Node};
 use crate::repo::tree::Entry;
 use crate::restore::Source;
 use crate::restore::delete;
@@ -376,7 +376,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             if self.filter.judge(&path, level.taken) != Verdict::Take {
                 continue;
             }
-            if let Err(error) = delete::remove(self.run, place, name) {
+            if let Err(error) = delete::remove(self.run, place, name, Some((self.filter, path))) {
                 self.run.error(&self.run.target.path_of(place, name), error);
             }
         }
@@ -385,55 +385,54 @@ impl<'r, 'a> Walker<'r, 'a> {
     /// Judges an entry that is no directory, and puts it into the window when it must be made.
     fn leaf(&mut self, place: &Arc<Directory>, node: &Node) -> Result<()> {
         let run = self.run;
-        let mut job = Job::new(run, self.source.number, place, node.clone());
-        let dir = if place.real { Some(job.dir()?) } else { None };
-        if let Some(dir) = &dir {
-            job.there = look(dir, place, &node.name)?;
-        }
-        if let Some(group) = node.link {
-            let (first, known) = self.group(&group, place, node)?;
-            job.first = Some(first);
-            if known {
-                self.later_link(job);
-                return Ok(());
-            }
-        }
-        if let (Some(dir), Some(stat)) = (&dir, job.there) {
+        let dir = match place.real && !place.made {
+            true => Some(run.target.open(place).map_err(|e| Error::io("cannot open its directory", e))?),
+            false => None,
+        };
+        let there = match &dir {
+            Some(dir) => look(dir, place, &node.name)?,
+            None => None,
+        };
+        let (first, known) = match node.link {
+            Some(group) => self.group(&group, place, node)?,
+            None => (None, false),
+        };
+        let mut local = false;
+        if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
             let wanted = Wanted::of(run, self.source.number, node)?;
-            match existing::decide(run.options.overwrite, dir, &node.name, node, &wanted, &stat) {
+            match existing::decide(run.options.overwrite, dir, &node.name, node, &wanted, stat) {
                 Decision::Keep => {
                     run.counts.kept.add(1);
                     return Ok(());
                 }
                 Decision::Same => {
                     run.counts.unchanged.add(1);
-                }
-                Decision::Metadata => {
-                    run.counts.metadata.add(1);
-                    self.set_metadata(&job, dir, &wanted)?;
-                }
-                Decision::Write { local } => {
-                    let pieces = job.content().is_some_and(|c| c.size() > 0 && !matches!(c, crate::model::Content::Inline(_)));
-                    job.local = local && pieces;
-                    self.feed(job);
+                    complete(&first, stat);
                     return Ok(());
                 }
+                Decision::Metadata => {
+                    self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted)?;
+                    run.counts.metadata.add(1);
+                    complete(&first, stat);
+                    return Ok(());
+                }
+                Decision::Write { local: there } => local = there && has_pieces(&node.kind),
             }
-            if let Some(first) = &job.first {
-                first.complete(&stat);
-            }
-            return Ok(());
         }
-        self.feed(job);
+        let mut job = Job::new(run, self.source.number, place, node.clone());
+        (job.there, job.local, job.first) = (there, local, first);
+        match known {
+            true => self.later_link(job),
+            false => self.feed(job),
+        }
         Ok(())
     }
 
-    fn set_metadata(&self, job: &Job<'_, '_>, dir: &Dir, wanted: &Wanted) -> Result<()> {
+    fn set_metadata(&self, place: Place<'_>, dir: &Dir, wanted: &Wanted) -> Result<()> {
         if self.run.options.dry_run {
             return Ok(());
         }
-        let place = Place { directory: &job.directory, name: &job.node.name };
-        let object = Object::Entry(dir, &job.node.name);
+        let object = Object::Entry(dir, place.name);
         metadata::apply(self.run, place, object, wanted, false).map_err(|e| Error::io("cannot set its metadata", e))?;
         metadata::apply_flags(self.run, place, object, wanted);
         Ok(())
@@ -445,14 +444,14 @@ impl<'r, 'a> Walker<'r, 'a> {
     }
 
     /// The first link of a group, and whether it was met before.
-    fn group(&mut self, group: &LinkGroup, place: &Arc<Directory>, node: &Node) -> Result<(Arc<FirstLink>, bool)> {
+    fn group(&mut self, group: &LinkGroup, place: &Arc<Directory>, node: &Node) -> Result<(Option<Arc<FirstLink>>, bool)> {
         if let Some((first, left)) = self.links.get_mut(group) {
             let first = first.clone();
             *left = left.saturating_sub(1);
             if *left == 0 {
                 self.links.remove(group);
             }
-            return Ok((first, true));
+            return Ok((Some(first), true));
         }
         let first = Arc::new(FirstLink { directory: place.clone(), name: node.name.clone(), inode: Default::default() });
         let entry = match &self.source.snapshot.links {
@@ -464,7 +463,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         if left > 0 {
             self.links.insert(*group, (first.clone(), left));
         }
-        Ok((first, false))
+        Ok((Some(first), false))
     }
 
     fn later_link(&mut self, job: Job<'r, 'a>) {
@@ -482,6 +481,18 @@ impl<'r, 'a> Walker<'r, 'a> {
 fn flush<'r, 'a>(sender: &SyncSender<Window<'r, 'a>>, window: &mut Window<'r, 'a>) {
     // The executor ends before the walker only by a panic, which ends the scope.
     let _ = sender.send(std::mem::take(window));
+}
+
+/// Records that the first link of a group is there.
+fn complete(first: &Option<Arc<FirstLink>>, stat: &Stat) {
+    if let Some(first) = first {
+        first.complete(stat);
+    }
+}
+
+/// Whether a file's content comes in pieces.
+fn has_pieces(kind: &Kind) -> bool {
+    matches!(kind, Kind::File(content) if content.size() > 0 && !matches!(content, Content::Inline(_)))
 }
 
 /// What is at `name`; nothing can be where this run made the directory.

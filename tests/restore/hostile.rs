@@ -244,3 +244,49 @@ fn as_nobody() {
     assert_eq!(world.read("closed/x"), b"x");
     assert_eq!(fs::metadata(world.path("closed")).unwrap().mode() & 0o7777, 0o500);
 }
+
+/// A small file system, for as long as this lives.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(path: std::path::PathBuf) -> Option<Small> {
+        fs::create_dir(&path).unwrap();
+        let mut command = std::process::Command::new("mount");
+        let mounted = command.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&path).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Small(path))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_target_ends_the_run_with_one_error() {
+    let mut world = World::new(&Spec::dir("", (0..60).map(|n| Spec::file(&format!("{n:02}"), noise(n, 4 * CHUNK))).collect()));
+    // Only root mounts, and not everywhere.
+    let Some(_mounted) = is_root().then(|| Small::mount(world.target())).flatten() else { return };
+    let error = world.try_restore(&[""], &RestoreOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("not enough room"), "{error}");
+    assert_eq!(fs::read_dir(world.target()).unwrap().count(), 0);
+    // A snapshot that understates what it holds gets past that.
+    let mut snapshot = (*world.snapshot).clone();
+    snapshot.statistics.bytes = 0;
+    world.snapshot = snapshot.into();
+    let error = world.try_restore(&[""], &RestoreOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("the target is full"), "{error}");
+    assert!(temporaries(&world.target()).is_empty());
+    for entry in fs::read_dir(world.target()).unwrap().map(|e| e.unwrap()) {
+        let number: u64 = entry.file_name().to_str().unwrap().parse().unwrap();
+        assert!(fs::read(entry.path()).unwrap() == noise(number, 4 * CHUNK), "a half-written file");
+    }
+    // Nothing on another file system is removed with the rest.
+    let empty = World::new(&Spec::dir("", vec![]));
+    let request = RestoreRequest { target: world.place.path().to_owned(), ..empty.request(&[""]) };
+    let options = RestoreOptions { delete: true, ..RestoreOptions::default() };
+    let report = restore(&empty.reader, &request, &options, &world.warnings).unwrap();
+    assert_eq!((report.errors, report.deleted), (1, 0), "{:?}", world.warnings.all());
+    assert!(fs::read_dir(world.target()).unwrap().count() > 0);
+}

@@ -111,17 +111,23 @@ fn delete_removes_what_the_snapshot_does_not_have() {
     for name in ["given/extra/deep/f", "given/a", "given/z", "given/sub/x", "given/spared.log", "other/f"] {
         fs::write(world.path(name), "x").unwrap();
     }
+    fs::create_dir_all(world.path("given/holds/spared")).unwrap();
+    fs::create_dir_all(world.path("given/holds/not")).unwrap();
+    fs::write(world.path("given/holds/spared/x.log"), "x").unwrap();
     std::os::unix::fs::symlink("/etc", world.path("given/link")).unwrap();
     let report = world.restore_all(&RestoreOptions::default());
     assert_eq!(report.deleted, 0);
     assert!(world.path("given/z").exists());
     let options = RestoreOptions { delete: true, exclude: vec!["*.log".into()], ..RestoreOptions::default() };
     let report = world.restore_all(&options);
-    assert_eq!(report.deleted, 7, "{report:?}");
+    assert_eq!(report.deleted, 8, "{report:?}");
     assert!(world.path("other/f").exists(), "it is in a directory that was not given");
     assert!(world.path("given/spared.log").exists(), "it is excluded");
     assert!(std::path::Path::new("/etc/passwd").exists());
+    assert!(world.path("given/holds/spared/x.log").exists(), "an excluded file in a superfluous directory");
+    assert!(!world.path("given/holds/not").exists());
     fs::remove_file(world.path("given/spared.log")).unwrap();
+    fs::remove_dir_all(world.path("given/holds")).unwrap();
     fs::remove_dir_all(world.path("other")).unwrap();
     world.restore_all(&RestoreOptions::default());
     assert_tree(&world.target(), &tree);
