@@ -144,11 +144,13 @@ impl Dir {
         Ok(Dir(self.0.try_clone()?))
     }
 
-    /// The names in it, sorted by their bytes.
+    /// The names in it, sorted by their bytes. May be called again and from several threads at once: each call reads
+    /// through a descriptor of its own, since a descriptor keeps its place and would give every name only once.
     pub fn list(&self) -> io::Result<Listing> {
+        let own = fs::openat(&self.0, ".", OPEN_DIR, Mode::empty())?;
         let mut listing = Listing::default();
         let mut buffer = [MaybeUninit::uninit(); 32 << 10];
-        let mut entries = RawDir::new(&self.0, &mut buffer);
+        let mut entries = RawDir::new(&own, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
@@ -390,4 +392,20 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
 /// A device's number as `st_dev` has it.
 pub fn device_number(device: (u32, u32)) -> u64 {
     fs::makedev(device.0, device.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_lists_the_same_names_every_time() {
+        let place = tempfile::TempDir::new().expect("a directory");
+        std::fs::write(place.path().join("b"), b"").expect("a file");
+        let dir = Dir::open(place.path()).expect("opening");
+        assert_eq!(dir.list().expect("listing").len(), 1);
+        std::fs::write(place.path().join("a"), b"").expect("a file");
+        let again = dir.list().expect("listing");
+        assert_eq!((again.len(), again.name(0), again.name(1)), (2, &b"a"[..], &b"b"[..]));
+    }
 }
