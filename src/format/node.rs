@@ -190,6 +190,9 @@ pub fn decode(cursor: &mut Cursor<'_>) -> Result<Node> {
     cursor.fields(|tag, mut value| {
         match tag {
             LINK => link = Some(LinkGroup(value.array()?)),
+            XATTRS if value.remaining() > MAX_INLINE_XATTRS => {
+                return Err(value.error("a node has too many attributes of its own"));
+            }
             XATTRS => meta.xattrs = Xattrs::Inline(decode_xattrs(value.take(value.remaining())?)?),
             XATTR_CHUNK => meta.xattrs = Xattrs::Stored(ChunkId(value.array()?)),
             FLAGS => meta.flags = value.number32()?,

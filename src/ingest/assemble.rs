@@ -342,6 +342,14 @@ impl<'a> Assembler<'a> {
         Ok(None)
     }
 
+    fn recipe_of(&mut self, cuts: &[Cut]) -> Result<Content> {
+        let mut recipe = Recipe::default();
+        for Cut { id, len, .. } in cuts {
+            recipe.push(Item::Chunk { id: *id, len: *len }, &mut self.chunks)?;
+        }
+        recipe.finish(&mut self.chunks)
+    }
+
     fn receive(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Piece { slot, part } => match self.arrived.entry(slot).or_insert_with(|| Arrived::Parts(VecDeque::new())) {
@@ -354,7 +362,8 @@ impl<'a> Assembler<'a> {
                     let start = range.start;
                     let content = match range.len() as u64 <= INLINE {
                         true => Content::Inline(bytes[range].to_vec()),
-                        false => Content::Items(cuts.iter().map(|c| Item::Chunk { id: c.id, len: c.len }).collect()),
+                        // With small chunks, a small file too has more of them than may stand in a node.
+                        false => self.recipe_of(&cuts)?,
                     };
                     all.push(BatchFile { cuts, start, base });
                     self.arrived.insert(slot, Arrived::Whole(file, content));

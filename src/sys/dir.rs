@@ -424,3 +424,19 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
 pub fn device_number(device: (u32, u32)) -> u64 {
     fs::makedev(device.0, device.1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_lists_the_same_names_every_time() {
+        let place = tempfile::TempDir::new().expect("a directory");
+        std::fs::write(place.path().join("b"), b"").expect("a file");
+        let dir = Dir::open(place.path()).expect("opening");
+        assert_eq!(dir.list().expect("listing").len(), 1);
+        std::fs::write(place.path().join("a"), b"").expect("a file");
+        let again = dir.list().expect("listing");
+        assert_eq!((again.len(), again.name(0), again.name(1)), (2, &b"a"[..], &b"b"[..]));
+    }
+}
