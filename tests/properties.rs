@@ -163,6 +163,7 @@ fn frames() -> impl Strategy<Value = Vec<DirectoryEntry>> {
     let frame = (chunks, any::<bool>(), 1..5000u32, vec(any::<[u8; 16]>().prop_map(ChunkKey), 0..2));
     let entry = frame.prop_map(|(chunks, raw, stored, bases)| {
         let plain = chunks.iter().map(|(_, len)| len).sum();
+        let raw = raw && bases.is_empty();
         let (codec, stored) = if raw { (Codec::Raw, plain + 16) } else { (Codec::Zstd, stored + 16) };
         DirectoryEntry { frame: FrameInfo { offset: 0, stored, plain, codec, bases }, chunks }
     });
