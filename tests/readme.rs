@@ -43,12 +43,12 @@ fn there_are_two_commands_and_the_tests_are_those_of_ci() {
     let text = readme();
     let commands = [block(&text, "sh"), block(text.split("This runs all tests").nth(1).unwrap(), "sh")];
     for command in &commands {
-        assert!(command.len() == 1 && command[0].starts_with("sudo apt-get install -y "), "{command:?}");
+        assert!(command.len() == 1 && command[0].contains("apt-get install -y "), "{command:?}");
     }
     assert!(commands[0][0].contains("yester ingest") && commands[0][0].contains("yester mount"));
     assert_eq!(text.lines().filter(|l| *l == "```sh").count(), 2);
     assert!(commands[1][0].contains(" && cargo test"), ".ci/run takes the test command from there");
-    for package in commands[1][0].split(" && ").next().unwrap().split(' ').skip(4) {
+    for package in packages(&commands[1][0]) {
         let ci = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run")).unwrap();
         assert!(ci.split_whitespace().any(|word| word == package), "{package} is not in .ci/run");
     }
@@ -66,4 +66,10 @@ fn the_table_is_what_the_program_knows() {
         .filter_map(|l| l.split_whitespace().next())
         .collect();
     assert_eq!(listed, known);
+}
+
+/// The packages that a command installs.
+fn packages(command: &str) -> impl Iterator<Item = &str> {
+    let list = command.split("apt-get install -y ").nth(1).unwrap().split('"').next().unwrap();
+    list.split(' ')
 }
