@@ -38,7 +38,7 @@ pub struct MountArgs {
     #[arg(long)]
     owner_root: bool,
     /// Memory for decoded data, as in 256M
-    #[arg(long, value_name = "SIZE", default_value = "88M", value_parser = units::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "66M", value_parser = units::parse_size)]
     memory: u64,
     /// Options of fuse
     #[arg(short, value_name = "OPT,…", value_delimiter = ',')]
@@ -127,6 +127,7 @@ impl MountArgs {
 /// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
 /// `ready` is called when the mount answers.
 fn serve(context: &Context, key: &Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
+    yester::sys::process::return_large_blocks();
     let storage = context.storage(&context.place()?)?;
     let repo = Arc::new(Repository::open(storage, key)?);
     let shutdown = Shutdown::new();

@@ -60,7 +60,7 @@ impl Default for MountOptions {
             filter: Filter::default(),
             allow_other: false,
             owner_root: false,
-            memory: 88 << 20,
+            memory: 66 << 20,
             extra: Vec::new(),
             avoid: Vec::new(),
         }

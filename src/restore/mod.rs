@@ -7,7 +7,7 @@
 //! temporary name before it takes its own. A directory gets its metadata when everything below it is done, so that
 //! nothing is kept until the end.
 //!
-//! Nothing here follows a link: paths are opened below the target by descriptors ([`target`]), and what is in the way
+//! Nothing here follows a link: paths are opened below the target by descriptors (`target`), and what is in the way
 //! is replaced. An inode that this run did not make keeps its metadata when it has other names, which may lie outside
 //! the target.
 

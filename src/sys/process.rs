@@ -57,6 +57,17 @@ pub fn detach() -> io::Result<()> {
     process::setsid().map(|_| ()).map_err(Into::into)
 }
 
+/// Gives freed blocks of 256 KiB and more back to the system at once. By itself the C library raises this limit to
+/// 32 MiB and then keeps about twice what a cache of half-megabyte frames holds (measured: 231 against 157 MiB). Costs
+/// page faults, so it is for processes that stay, not for those that hurry.
+pub fn return_large_blocks() {
+    // SAFETY: `mallopt` takes two integers and changes the allocator's settings; it is called before threads start.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+    }
+}
+
 /// No core dumps and no tracing by others: secrets stay in this process.
 pub fn protect_memory() {
     let _ = process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable);
