@@ -74,7 +74,8 @@ pub fn directory(root: &Path) -> Tree {
     tree
 }
 
-fn link(tree: &mut Tree, groups: impl Iterator<Item = Vec<Vec<u8>>>) {
+/// Notes which paths share an inode.
+pub fn link(tree: &mut Tree, groups: impl Iterator<Item = Vec<Vec<u8>>>) {
     for mut group in groups.filter(|g| g.len() > 1) {
         group.sort();
         for path in &group {

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod capture;
+mod exits;
 mod fixture;
 mod generate;
 
@@ -25,6 +26,10 @@ fn check_all(fixture: &Fixture, history: &[(Snapshot, Tree)]) {
     let trees = fixture.trees();
     for (number, (snapshot, tree)) in history.iter().enumerate() {
         assert_same(tree, &capture::snapshot(&trees, snapshot, &BASE), &format!("snapshot {number} in the repository"));
+        assert_same(tree, &exits::view(fixture, snapshot), &format!("snapshot {number} in the view"));
+        assert_same(tree, &exits::mounted(fixture, snapshot), &format!("snapshot {number} in the mount"));
+        let to = fixture.scratch.path().join(format!("restored {number}"));
+        assert_same(tree, &exits::restored(fixture, snapshot, &to), &format!("snapshot {number} restored"));
     }
 }
 
@@ -41,6 +46,9 @@ fn run(seed: u64) {
         history.push((report.snapshot, tree));
     }
     check_all(&fixture, &history);
+    let index = yester::repo::index::Index::load(&fixture.repo).expect("the index loads");
+    let deltas = index.segments().iter().flat_map(|(_, s)| &s.frames).filter(|f| !f.info.bases.is_empty()).count();
+    assert!(deltas > 0, "edited files were not stored as differences");
     // A third and a fourth time from scratch: the same content has the same tree, whatever was adopted.
     let fresh = Fixture::new();
     let first = fresh.ingest(&live.root);
