@@ -69,6 +69,8 @@ fn the_kernel_asks_little() {
         |d: u64| (0..FILES).map(move |n| (format!("f{n:04}"), file(noise(d * FILES + n, 5000 + (n as usize * 97) % 20_000))));
     tiny.commit(&dir((0..DIRS).map(|d| (format!("d{d:04}"), dir(files(d))))), About::at(1));
     let all = (DIRS * FILES) as usize;
+    let of = |n: u64| noise(n, 5000 + (n as usize % FILES as usize * 97) % 20_000);
+    let content: Vec<u8> = (0..DIRS * FILES).flat_map(of).collect();
     let serve = |line: &str| {
         let point = tempfile::tempdir().unwrap();
         let out = tempfile::tempdir().unwrap();
@@ -87,16 +89,19 @@ fn the_kernel_asks_little() {
             });
             shutdown.trigger();
             server.join().unwrap().unwrap();
-            let (first, second) = result.unwrap();
-            (first, second)
+            if let Ok(found) = std::fs::read(out.path().join("all")) {
+                assert!(found == content, "what was given unasked is not what the files hold");
+            }
+            result.unwrap()
         })
     };
     let get = |counts: &BTreeMap<String, usize>, what: &str| counts.get(what).copied().unwrap_or(0);
     let sum = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
 
-    // One read a file, and what lists the directories: names and attributes come together.
-    let (tar, again) = serve("tar -cf $OUT/tar . ");
-    assert_eq!(get(&tar, "read"), all);
+    // What lists the directories: names and attributes come together. Most files are given to a reader who goes from
+    // one to the next before it asks for them; how many depends on who is faster, and never is it one more.
+    let (tar, again) = serve("tar -cf $OUT/tar . && find . -type f | sort | xargs cat > $OUT/all");
+    assert!(get(&tar, "read") <= all * 3 / 4, "{tar:?}");
     assert!(get(&tar, "open") <= 4 && get(&tar, "flush") <= 4 && get(&tar, "getattr") <= 4, "{tar:?}");
     assert!(get(&tar, "lookup") <= all / 10 && sum(&tar) <= all + all / 3, "{tar:?}");
     // All of it stays with the kernel.
@@ -108,6 +113,6 @@ fn the_kernel_asks_little() {
 
     // `cp -a` asks for the names of the attributes of every file twice, which the kernel does not keep, and for its ACL.
     let (copy, _) = serve("rm -rf $OUT/copy; cp -a . $OUT/copy");
-    assert_eq!(get(&copy, "read"), all);
+    assert!(get(&copy, "read") <= all, "{copy:?}");
     assert!(get(&copy, "getxattr") <= all + all / 10 && sum(&copy) <= 4 * all + all / 5, "{copy:?}");
 }

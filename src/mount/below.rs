@@ -66,6 +66,14 @@ impl Found {
             Place::Entry(entry) => entry.node(),
         }
     }
+
+    /// Its number among the entries of its directory; `None` for the snapshot's root.
+    pub fn number(&self) -> Option<u64> {
+        match &self.place {
+            Place::Root(_) => None,
+            Place::Entry(entry) => Some(entry.number),
+        }
+    }
 }
 
 /// Finds nodes, and remembers directories.

@@ -24,6 +24,7 @@ mod list;
 pub mod names;
 pub mod point;
 mod prefetch;
+mod push;
 pub mod root;
 pub mod session;
 mod stat;

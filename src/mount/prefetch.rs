@@ -15,7 +15,8 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item, Kind, PackId};
-use crate::mount::below::{Below, Found};
+use crate::mount::below::{Below, Dir, Found};
+use crate::mount::push::{Push, Store};
 use crate::mount::root::Mounted;
 use crate::repo::index::{Index, Location};
 
@@ -25,12 +26,16 @@ const STREAMS: usize = 16;
 const SLACK: u64 = 1 << 20;
 /// How many positions of the tree a reader may leave out and still go in its order.
 const SKIP: u64 = 256;
+/// After so many reads in order, some of them from file to file, what comes next is given to the kernel unasked.
+const ACROSS: u32 = 3;
 /// What is decoded ahead of a reader who was just noticed; doubled with every further read.
 const FIRST_WINDOW: u64 = 512 << 10;
 /// Nodes that one walk looks at, at most.
 const WALK: u64 = 4096;
 /// Jobs that wait at most; more are left out.
 const JOBS: usize = 1024;
+/// A reader who read so recently is expected to go on in the directory that is listed now.
+const AWHILE: Duration = Duration::from_millis(250);
 /// A reader that was quiet for so long has no share of the memory.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -111,6 +116,7 @@ pub struct Prefetch {
     jobs: Sender<Job>,
     numbers: AtomicU64,
     threads: usize,
+    push: Push,
 }
 
 impl std::fmt::Debug for Job {
@@ -136,15 +142,27 @@ impl Prefetch {
                 .spawn(move || shared.work(&jobs, &receiver))
                 .map_err(|e| Error::io("cannot start a thread", e))?;
         }
-        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads })
+        let push = Push::new(shared.below.clone())?;
+        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, push })
+    }
+
+    /// Says how to put a file into the kernel's page cache.
+    pub fn connect(&self, store: Box<Store>) {
+        self.push.connect(store);
+    }
+
+    /// Notes that a directory was listed to its end: a reader who goes from file to file will read what is in it.
+    pub fn listed(&self, dir: &Dir) {
+        let streams = self.shared.streams();
+        let goes_on = |s: &Stream| s.tree.base == dir.tree.base && s.across && s.hits >= ACROSS && s.seen.elapsed() < AWHILE;
+        if streams.iter().any(goes_on) {
+            drop(streams);
+            self.push.listed(dir);
+        }
     }
 
     /// Notes that the file at `position` is being read: offset and bytes.
     pub fn reading(&self, tree: &Arc<Mounted>, position: u64, found: &Found, (offset, size): (u64, u64)) {
-        // Files in the nodes themselves are read with their directory.
-        if matches!(found.node().kind, Kind::File(Content::Inline(_))) {
-            return;
-        }
         let mut streams = self.shared.streams();
         let near =
             |s: &Stream| s.tree.base == tree.base && position >= s.reader.0 && position <= s.cursor.0.max(s.reader.0) + SKIP;
@@ -157,7 +175,12 @@ impl Prefetch {
         };
         let readers = streams.iter().filter(|s| s.hits > 0 && s.seen.elapsed() < QUIET).count().max(1) as u64;
         let stream = &mut streams[at];
-        if !stream.follow(position, offset, size) || stream.walking {
+        let ordered = stream.follow(position, offset, size);
+        if ordered && stream.across && stream.hits >= ACROSS {
+            self.push.reading(found);
+        }
+        // Files in the nodes themselves are read with their directory.
+        if !ordered || stream.walking || matches!(found.node().kind, Kind::File(Content::Inline(_))) {
             return;
         }
         let window = window(stream.hits, self.shared.window / readers);

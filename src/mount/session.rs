@@ -60,8 +60,10 @@ pub fn mount(
     let view = Arc::new(View::open(repo, options)?);
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
-    let session = Session::new(Adapter::new(view), &place, &config).map_err(failed)?;
-    let notifier = session.notifier();
+    let session = Session::new(Adapter::new(view.clone()), &place, &config).map_err(failed)?;
+    let (notifier, pusher) = (session.notifier(), session.notifier());
+    view.connect(Box::new(move |ino, content| pusher.store(INodeNo(ino), 0, content)));
+    drop(view);
     start("mount-notify", move || notify(&changes, &notifier))?;
     let (done, ended) = crossbeam_channel::bounded(1);
     start("mount-serve", move || drop(done.send(session.run())))?;

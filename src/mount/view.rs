@@ -17,6 +17,7 @@ use crate::mount::below::{Below, Dir, Found};
 use crate::mount::inode::ROOT;
 use crate::mount::list::Watch;
 use crate::mount::prefetch::Prefetch;
+use crate::mount::push::Store;
 use crate::mount::root::{Change, Made, MadeDir, MadeKind, Mounted, Root};
 use crate::mount::stat::Shower;
 use crate::repo::Repository;
@@ -230,6 +231,10 @@ impl View {
             Node::Made(_) => Err(Fault::NotDirectory),
             Node::Below(tree, position) => {
                 let dir = self.below.dir(&tree, position)?;
+                // The question after the last entry: now the kernel knows the inodes of all of them.
+                if offset >= dir.directory.entries + 2 {
+                    self.prefetch.listed(&dir);
+                }
                 self.list_below(&state, &dir, offset, take)
             }
         }
@@ -331,6 +336,11 @@ impl View {
         self.prefetch.reading(&tree, position, &found, (offset, size as u64));
         self.below.trees().read(content, offset, size, out)?;
         Ok(())
+    }
+
+    /// Says how to put a whole file into the kernel's page cache: what readers will want next is then given unasked.
+    pub fn connect(&self, store: Box<Store>) {
+        self.prefetch.connect(store);
     }
 
     /// The first offset from `offset` on that is not in a hole.
