@@ -8,7 +8,7 @@
 //! | `format` | bytes ↔ values, pure | `model` |
 //! | `chunk` | cut, hash, compress, seal: pure processor work | `format`, `model` |
 //! | `storage` | the `Storage` trait; directory, memory, recorder | `model`, `sys` |
-//! | `repo` | packs, index, trees, snapshots on a storage | `storage`, `format`, `chunk`, `model`, `sys` |
+//! | `repo` | packs, index, trees, snapshots on a storage; what this machine remembers of it | `storage`, `format`, `chunk`, `model`, `sys` |
 //! | `ingest`, `restore`, `mount` | the three verbs | `repo` and what it stands on |
 //! | `sys` | the operating system; the only `unsafe` | `model` |
 //! | `error`, `observe` | leaves | nothing |

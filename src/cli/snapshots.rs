@@ -6,7 +6,8 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use yester::model::{Snapshot, escape};
-use yester::repo::snapshots as repo_snapshots;
+use yester::repo::local::LocalState;
+use yester::repo::{Repository, snapshots as repo_snapshots};
 use yester::{ErrorKind, Result};
 
 use super::context::Context;
@@ -41,11 +42,23 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
         text(&mut out, &series, context.global.quiet)?;
     }
     out.finish()?;
-    let Some((first, rest)) = damaged.split_first() else { return Ok(Outcome::Done) };
+    let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+    wrong.extend(vanished(context, &repo)?);
+    let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for e in rest {
-        exit::report(exit::FAILED, &e.to_string(), context.global.json);
+        exit::report(exit::FAILED, e, context.global.json);
     }
-    Err(yester::Error::new(ErrorKind::Corrupt, first.to_string()))
+    Err(yester::Error::new(ErrorKind::Corrupt, first))
+}
+
+/// Snapshots that this machine has seen and that are gone without having been forgotten, each as a sentence.
+fn vanished(context: &Context, repo: &Repository) -> Result<Vec<String>> {
+    let present = repo_snapshots::names(repo)?;
+    let state = context.places.state().and_then(|directory| LocalState::open(directory, repo.id()));
+    let gone = state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))?;
+    let text =
+        "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; look at its storage";
+    Ok(gone.iter().map(|id| format!("snapshot {} {text}", id.short())).collect())
 }
 
 type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;

@@ -11,6 +11,7 @@ use crate::model::{RepositoryId, Timestamp};
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 pub mod index;
+pub mod local;
 pub mod pack;
 pub mod reader;
 pub mod segment;
