@@ -23,7 +23,7 @@ const WHOLE_BATCH: usize = 384 << 10;
 /// The most bytes that a frame may be a difference from.
 const PREFIX: usize = 1 << 20;
 /// How far around its own range a part of a file looks for its previous version: insertions move what follows.
-const WIDEN: u64 = 64 << 10;
+const WIDEN: u64 = 4 << 10;
 
 /// Keys are the output of a keyed hash: their own first bytes are as good a hash as any.
 #[derive(Debug, Default)]

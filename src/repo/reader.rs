@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use quick_cache::{OptionsBuilder, Weighter};
@@ -47,6 +48,9 @@ impl Deref for Chunk {
 
 type FrameKey = (PackId, u32);
 
+/// How long a chunk that is not there is not looked for in new segments again.
+const RELOAD_PAUSE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Clone)]
 struct FrameWeight;
 
@@ -74,6 +78,8 @@ pub struct ChunkReader {
     index: RwLock<Arc<Index>>,
     keys: RwLock<HashMap<PackId, Arc<PackKey>>>,
     frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
+    /// When the segments were last loaded again for a chunk that was not found.
+    reloaded: Mutex<Option<Instant>>,
     /// What it did so far.
     pub counts: ReadCounts,
 }
@@ -99,7 +105,7 @@ impl ChunkReader {
             .build()
             .map_err(|e| Error::invalid(format!("a frame cache of {budget} bytes: {e}")))?;
         let frames = Cache::with_options(options, FrameWeight, Default::default(), Default::default());
-        Ok(ChunkReader { repo, index: RwLock::new(index), keys: RwLock::default(), frames, counts: ReadCounts::default() })
+        Ok(ChunkReader { repo, index: RwLock::new(index), keys: RwLock::default(), frames, reloaded: Mutex::default(), counts: ReadCounts::default() })
     }
 
     /// The repository it reads.
@@ -119,13 +125,25 @@ impl ChunkReader {
         Ok(())
     }
 
+    /// Loads the segments again on behalf of somebody who did not find a chunk in `tried`, unless that has been done
+    /// since, or a moment ago: thousands of lost chunks must not load a large index thousands of times.
+    fn reload_for(&self, tried: &Arc<Index>) -> Result<()> {
+        let mut last = self.reloaded.lock().unwrap_or_else(|e| e.into_inner());
+        if !Arc::ptr_eq(tried, &self.index()) || last.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
+            return Ok(());
+        }
+        let result = self.reload();
+        *last = Some(Instant::now());
+        result
+    }
+
     /// A whole chunk, verified. A chunk or pack that is not found makes the index load once more before it is damage
     /// (prune may have moved it: rule 10 of the protocol).
     pub fn chunk(&self, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
         let index = self.index();
         match self.chunk_by(&index, kind, id) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                self.reload()?;
+                self.reload_for(&index)?;
                 self.chunk_by(&self.index(), kind, id).map_err(|e| match e.kind() {
                     ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
                     _ => e,
