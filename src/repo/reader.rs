@@ -105,7 +105,14 @@ impl ChunkReader {
             .build()
             .map_err(|e| Error::invalid(format!("a frame cache of {budget} bytes: {e}")))?;
         let frames = Cache::with_options(options, FrameWeight, Default::default(), Default::default());
-        Ok(ChunkReader { repo, index: RwLock::new(index), keys: RwLock::default(), frames, reloaded: Mutex::default(), counts: ReadCounts::default() })
+        Ok(ChunkReader {
+            repo,
+            index: RwLock::new(index),
+            keys: RwLock::default(),
+            frames,
+            reloaded: Mutex::default(),
+            counts: ReadCounts::default(),
+        })
     }
 
     /// The repository it reads.
