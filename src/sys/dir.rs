@@ -6,7 +6,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{
+    self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
+};
 
 use crate::model::Timestamp;
 
@@ -75,6 +77,8 @@ pub struct Stat {
     pub links: u32,
     /// Device number of a device node.
     pub rdev: (u32, u32),
+    /// It has `chattr` flags that `statx` knows of: immutable, append only, no dump, or compressed.
+    pub flagged: bool,
 }
 
 /// The names in a directory, in one buffer.
@@ -123,6 +127,27 @@ impl Listing {
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
+
+/// The `chattr` flags that a user sets (`FS_FL_USER_MODIFIABLE`, without those that only an empty file takes or that
+/// tell how the file system stores the data).
+pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
+    | 0x0000_0002 // u: undelete
+    | 0x0000_0004 // c: compress
+    | 0x0000_0008 // S: synchronous
+    | 0x0000_0010 // i: immutable
+    | 0x0000_0020 // a: append only
+    | 0x0000_0040 // d: no dump
+    | 0x0000_0080 // A: no access time
+    | 0x0000_4000 // j: data journal
+    | 0x0000_8000 // t: no tail merging
+    | 0x0001_0000 // D: synchronous directory
+    | 0x0002_0000 // T: top of a hierarchy
+    | 0x0080_0000 // C: no copy on write
+    | 0x2000_0000; // P: project is inherited
+
+/// What `statx` knows of them.
+const FLAGGED: StatxAttributes =
+    StatxAttributes::IMMUTABLE.union(StatxAttributes::APPEND).union(StatxAttributes::NODUMP).union(StatxAttributes::COMPRESSED);
 
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -343,6 +368,12 @@ pub fn flags(fd: impl AsFd) -> io::Result<u32> {
     Ok(fs::ioctl_getflags(fd)?.bits())
 }
 
+/// The `chattr` flags of an open file or directory that a user sets; none where the file system has none to tell of.
+pub fn user_flags(fd: impl AsFd) -> u32 {
+    // Few file systems have them, and each says so with an error of its own.
+    flags(fd).unwrap_or(0) & USER_FLAGS
+}
+
 /// Sets the `chattr` flags of an open file or directory.
 pub fn set_flags(fd: impl AsFd, flags: u32) -> io::Result<()> {
     Ok(fs::ioctl_setflags(fd, fs::IFlags::from_bits_retain(flags))?)
@@ -417,6 +448,7 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         device: (s.stx_dev_major, s.stx_dev_minor),
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
+        flagged: s.stx_attributes.intersects(FLAGGED),
     })
 }
 
