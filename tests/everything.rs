@@ -220,7 +220,7 @@ fn own_mounts_and_repositories_are_never_ingested() {
     let pids: Vec<&str> = pid.lines().filter(serves).collect();
     assert_eq!(pids.len(), 1, "{pid}");
     quiet("kill", &["-9", pids[0]]);
-    while fs::read_dir(&point).is_ok() {
+    while !yester::sys::mount::is_dead(Path::new(&point)) {
         std::thread::yield_now();
     }
     listed(world.run(&with(&options, &["ingest", "src"])).ok());
