@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{
     self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
 };
+use rustix::io::Errno;
 
 use crate::model::Timestamp;
 
@@ -214,7 +215,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         match fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
             Ok(fd) => Ok(File::from(fd)),
-            Err(rustix::io::Errno::PERM) => Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?)),
+            Err(Errno::PERM) => Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?)),
             Err(e) => Err(e.into()),
         }
     }
@@ -385,10 +386,12 @@ pub fn stat(fd: impl AsFd) -> io::Result<Stat> {
 }
 
 /// The next allocated range of an open file at or after `from`: start and end. `None`: only a hole follows.
+/// A file that does not tell where its holes are has none: its range ends at `u64::MAX`.
 pub fn next_data(fd: impl AsFd, from: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match fs::seek(&fd, fs::SeekFrom::Data(from)) {
         Ok(start) => start,
-        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Some((from, u64::MAX))),
         Err(e) => return Err(e.into()),
     };
     Ok(Some((start, fs::seek(&fd, fs::SeekFrom::Hole(start))?)))
@@ -404,7 +407,7 @@ pub fn read_up_to(fd: impl AsFd, offset: u64, len: usize, out: &mut Vec<u8>) -> 
         let spare = &mut out.spare_capacity_mut()[..len - done];
         let read = match rustix::io::pread(&fd, spare, offset + done as u64) {
             Ok((init, _)) => init.len(),
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
         };
         if read == 0 {
@@ -460,6 +463,15 @@ pub fn device_number(device: (u32, u32)) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_knows_of_no_holes_has_none() {
+        let file = File::open("/proc/version").expect("a file");
+        assert_eq!(next_data(&file, 0).expect("an answer"), Some((0, u64::MAX)));
+        let hollow = tempfile::tempfile().expect("a file");
+        hollow.set_len(4096).expect("a length");
+        assert_eq!(next_data(&hollow, 0).expect("an answer"), None);
+    }
 
     #[test]
     fn a_directory_lists_the_same_names_every_time() {
