@@ -56,6 +56,7 @@ enum Arrived {
 struct Group {
     kind: Kind,
     xattrs: Xattrs,
+    flags: u32,
     entry: LinkEntry,
 }
 
@@ -229,7 +230,10 @@ impl<'a> Assembler<'a> {
             Wanted::Parent => {}
             Wanted::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
             Wanted::Link => match node.link.and_then(|group| self.groups.get(&group)) {
-                Some(group) => (node.kind, node.meta.xattrs) = (group.kind.clone(), group.xattrs.clone()),
+                Some(group) => {
+                    (node.kind, node.meta.xattrs) = (group.kind.clone(), group.xattrs.clone());
+                    node.meta.flags = group.flags;
+                }
                 None => return self.lose(&node, "another name of the same file could not be read"),
             },
             Wanted::Read { slot, previous } => {
@@ -259,6 +263,7 @@ impl<'a> Assembler<'a> {
     fn note_read(&mut self, node: &mut Node, record: &mut ScanRecord, file: &ReadFile, size: u64) {
         let walked = node.meta.mtime;
         node.meta = plan::metadata(&file.stat);
+        node.meta.flags = file.flags;
         *record = plan::record(&file.stat);
         node.changed = file.changed || file.stat.size != size;
         if node.changed {
@@ -278,6 +283,7 @@ impl<'a> Assembler<'a> {
         let known = self.groups.entry(group).or_insert_with(|| Group {
             kind: node.kind.clone(),
             xattrs: node.meta.xattrs.clone(),
+            flags: node.meta.flags,
             entry,
         });
         known.entry.count = known.entry.count.saturating_add(1);

@@ -12,7 +12,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use crate::error::{Error, Result};
 use crate::ingest::options::Exclude;
 use crate::ingest::scan::Scanned;
-use crate::sys::{FileKind, Stat};
+use crate::sys::{FileKind, Stat, mount};
 
 /// What a cache directory's tag begins with (bford.info/cachedir).
 const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
@@ -27,6 +27,8 @@ pub struct Rules {
     larger_than: Option<u64>,
     /// Directories that are never entered: device and inode.
     never: HashSet<(u64, u64)>,
+    /// Where this program's own mounts are, and the devices they are.
+    mounts: Vec<(PathBuf, (u32, u32))>,
 }
 
 /// What the content of a directory says about it.
@@ -60,6 +62,7 @@ impl Rules {
             caches: options.caches,
             larger_than: options.larger_than,
             never: never.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| (m.dev(), m.ino())).collect(),
+            mounts: own_mounts(),
         })
     }
 
@@ -69,10 +72,18 @@ impl Rules {
         too_large || !self.patterns.is_empty() && self.patterns.is_match(Path::new(OsStr::from_bytes(path)))
     }
 
-    /// Whether a directory is one that is never entered.
-    pub fn never_enters(&self, stat: &Stat) -> bool {
-        let device = crate::sys::dir::device_number(stat.device);
-        self.never.contains(&(device, stat.inode))
+    /// Why a directory is never entered, whoever asks for it; `None` for all that may be.
+    pub fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
+        if self.mounts.iter().any(|(_, device)| *device == stat.device) {
+            return Some("it is in a mounted repository and is left out");
+        }
+        let own = self.never.contains(&(crate::sys::dir::device_number(stat.device), stat.inode));
+        own.then_some("it belongs to a repository and is left out")
+    }
+
+    /// Whether `path` is one of this program's own mounts: one that is dead, or another user's, cannot be examined.
+    pub fn is_own_mount(&self, path: &[u8]) -> bool {
+        self.mounts.iter().any(|(point, _)| point.as_os_str().as_bytes() == path)
     }
 
     /// What the files in a directory say about it.
@@ -86,6 +97,12 @@ impl Rules {
         }
         if self.markers.iter().any(|(name, header)| begins(name, header)) { Marked::All } else { Marked::No }
     }
+}
+
+/// Where there is no table of mounts, there is nothing mounted either.
+fn own_mounts() -> Vec<(PathBuf, (u32, u32))> {
+    let all = mount::table().unwrap_or_default();
+    all.into_iter().filter(|m| m.is_of(mount::OWN)).map(|m| (m.point, m.device)).collect()
 }
 
 fn begins_with(scanned: &Scanned, name: &[u8], header: &[u8]) -> bool {

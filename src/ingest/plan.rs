@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{Marked, Rules};
@@ -229,7 +229,13 @@ impl<'a> Planner<'a> {
         let Some(source) = &place.source else {
             return self.enter_lead(stack, place, name, parent);
         };
-        let opened = open_given(source);
+        let opened = open_given(source).and_then(|given| {
+            let stat = match &given {
+                Given::Directory(scanned) => &scanned.stat,
+                Given::Other(_, _, stat) => stat,
+            };
+            self.rules.never_enters(stat).map_or(Ok(given), |message| Err(Error::invalid(message)))
+        });
         match opened {
             Err(e) => {
                 self.walked.missing_sources += 1;
@@ -250,10 +256,10 @@ impl<'a> Planner<'a> {
         let live = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
         let scanned = Dir::open(&sources::live_path(&live)).and_then(|dir| {
             let stat = dir.stat_self()?;
-            Ok((stat, xattr::list(&dir)?))
+            Ok((stat, xattr::list(&dir)?, crate::sys::dir::user_flags(&dir)))
         });
         let (meta, xattrs, record) = match scanned {
-            Ok((stat, xattrs)) => (metadata(&stat), xattrs, record(&stat)),
+            Ok((stat, xattrs, flags)) => (Metadata { flags, ..metadata(&stat) }, xattrs, record(&stat)),
             Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
         };
         self.walked.statistics.directories += 1;
@@ -301,7 +307,7 @@ impl<'a> Planner<'a> {
         };
         let node = Node {
             name: name.to_vec(),
-            meta: metadata(&scanned.stat),
+            meta: Metadata { flags: scanned.flags, ..metadata(&scanned.stat) },
             kind: Kind::Directory(Directory::default()),
             link: None,
             given: true,
@@ -347,6 +353,11 @@ impl<'a> Planner<'a> {
             Ok(stat) => stat,
             // Gone since it was listed: as if it had gone a moment earlier.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(_) if self.rules.is_own_mount(&self.path) => {
+                let message = "a repository is mounted here: it is left out";
+                self.observer.event(&Event::Warning { subject: &self.path, message });
+                return Ok(());
+            }
             Err(e) => {
                 let path = self.path.clone();
                 self.warn(&path, &format!("it cannot be examined: {e}"));
@@ -369,8 +380,8 @@ impl<'a> Planner<'a> {
         if stat.kind != FileKind::Directory {
             return self.leaf(&dir, &name, &name, stat, entry);
         }
-        if self.rules.never_enters(&stat) {
-            self.observer.event(&Event::Warning { subject: &self.path, message: "it belongs to a repository and is left out" });
+        if let Some(message) = self.rules.never_enters(&stat) {
+            self.observer.event(&Event::Warning { subject: &self.path, message });
             return Ok(());
         }
         let (device, other_device) = (level.device, stat.device != level.device);
@@ -496,7 +507,9 @@ impl<'a> Planner<'a> {
             _ => None,
         });
         let task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base };
-        let has_holes = stat.size > 4096 && stat.blocks * 512 < stat.size && !self.options.no_holes;
+        // A short file may take less than its length without a hole in it, but not nothing.
+        let has_holes = if stat.size > 4096 { stat.blocks * 512 < stat.size } else { stat.size > 0 && stat.blocks == 0 };
+        let has_holes = has_holes && !self.options.no_holes;
         if stat.size > SMALL || has_holes {
             self.outlets.big.send(task).map_err(|_| stopped())?;
         } else {

@@ -52,6 +52,8 @@ pub struct ReadFile {
     pub stat: Stat,
     /// Its extended attributes.
     pub xattrs: xattr::List,
+    /// Its `chattr` flags.
+    pub flags: u32,
     /// It changed at every try.
     pub changed: bool,
 }
@@ -293,7 +295,10 @@ fn same(a: &Stat, b: &Stat) -> bool {
 fn finish(file: &File, before: &Stat) -> io::Result<ReadFile> {
     let xattrs = xattr::list(file)?;
     let after = sys::dir::stat(file)?;
-    Ok(ReadFile { changed: !same(before, &after), stat: after, xattrs })
+    // A small file costs no system call for this unless there is something to find; beside the reading of a big one, or
+    // the listing of a directory, it is nothing, and tells those flags too that `statx` does not know of.
+    let flags = if after.flagged || after.size > SMALL { sys::dir::user_flags(file) } else { 0 };
+    Ok(ReadFile { changed: !same(before, &after), stat: after, xattrs, flags })
 }
 
 /// Reads a small file whole, appended to `bytes`; nothing is left there when it fails.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::sys::{Dir, FileKind, Listing, Stat, xattr};
+use crate::sys::{self, Dir, FileKind, Listing, Stat, xattr};
 
 /// Entries that are stat-ed at once; longer directories are finished by whoever walks them, so that a directory of
 /// millions costs its names but not all of its stats.
@@ -23,6 +23,8 @@ pub struct Scanned {
     pub stat: Stat,
     /// Its extended attributes.
     pub xattrs: io::Result<xattr::List>,
+    /// Its `chattr` flags.
+    pub flags: u32,
     /// Its names.
     pub listing: Listing,
     /// Stats of a range of the names, from `first` on.
@@ -35,8 +37,9 @@ impl Scanned {
     pub fn of(dir: Dir) -> io::Result<Scanned> {
         let stat = dir.stat_self()?;
         let xattrs = xattr::list(&dir);
+        let flags = sys::dir::user_flags(&dir);
         let listing = dir.list_once()?;
-        let mut out = Scanned { dir: Arc::new(dir), stat, xattrs, listing, stats: Vec::new(), first: 0 };
+        let mut out = Scanned { dir: Arc::new(dir), stat, xattrs, flags, listing, stats: Vec::new(), first: 0 };
         out.fill(0);
         Ok(out)
     }

@@ -11,7 +11,7 @@ use crate::model::escape;
 use crate::sys::{mount as system, process};
 
 /// The name under which mounts are listed.
-pub const NAME: &str = "yester";
+pub const NAME: &str = system::OWN;
 /// Dead mounts that may lie on top of each other.
 const STACK: usize = 16;
 
@@ -37,8 +37,7 @@ fn mounted(point: &Path) -> Result<Option<system::Mount>> {
 }
 
 fn is_ours(mount: &system::Mount) -> bool {
-    // fusermount3 makes `fuse.yester`, the system call `fuse`.
-    mount.kind == b"fuse.yester" || mount.kind == b"fuse" && mount.source == NAME.as_bytes()
+    mount.is_of(NAME)
 }
 
 /// Checks that `point` can be mounted on, and clears it of dead mounts of ours. Answers its absolute path.

@@ -10,23 +10,6 @@ use crate::restore::run::Run;
 use crate::restore::target::Directory;
 use crate::sys::{Dir, Stat, dir, xattr};
 
-/// The `chattr` flags that a user sets (`FS_FL_USER_MODIFIABLE`, without those that only an empty file takes or that
-/// tell how the file system stores the data).
-const SETTABLE: u32 = 0x0000_0001 // s: secure deletion
-    | 0x0000_0002 // u: undelete
-    | 0x0000_0004 // c: compress
-    | 0x0000_0008 // S: synchronous
-    | 0x0000_0010 // i: immutable
-    | 0x0000_0020 // a: append only
-    | 0x0000_0040 // d: no dump
-    | 0x0000_0080 // A: no access time
-    | 0x0000_4000 // j: data journal
-    | 0x0000_8000 // t: no tail merging
-    | 0x0001_0000 // D: synchronous directory
-    | 0x0002_0000 // T: top of a hierarchy
-    | 0x0080_0000 // C: no copy on write
-    | 0x2000_0000; // P: project is inherited
-
 /// Set-user-id and set-group-id.
 const SUID_SGID: u16 = 0o6000;
 
@@ -64,7 +47,7 @@ impl Wanted {
             mode: if stripped { node.meta.mode & !SUID_SGID } else { node.meta.mode },
             mtime: node.meta.mtime,
             xattrs,
-            flags: node.meta.flags & SETTABLE,
+            flags: node.meta.flags & dir::USER_FLAGS,
             symlink: matches!(node.kind, Kind::Symlink(_)),
             directory,
             stripped,
@@ -101,7 +84,7 @@ impl Wanted {
 
     /// Whether the flags are as wanted of what `open` opens; nothing is opened when there are none to have.
     pub(crate) fn flags_met(&self, open: impl FnOnce() -> io::Result<File>) -> bool {
-        self.flags == 0 || open().and_then(dir::flags).is_ok_and(|have| have & SETTABLE == self.flags)
+        self.flags == 0 || open().and_then(dir::flags).is_ok_and(|have| have & dir::USER_FLAGS == self.flags)
     }
 }
 
@@ -245,7 +228,7 @@ pub(crate) fn apply_flags(run: &Run<'_>, place: Place<'_>, object: Object<'_>, w
     }
     let set = |fd: &dyn std::os::fd::AsFd| -> io::Result<()> {
         let have = dir::flags(fd.as_fd())?;
-        let new = have & !SETTABLE | wanted.flags;
+        let new = have & !dir::USER_FLAGS | wanted.flags;
         if new == have { Ok(()) } else { dir::set_flags(fd.as_fd(), new) }
     };
     let done = match object {

@@ -6,7 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{
+    self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
+};
+use rustix::io::Errno;
 
 use crate::model::Timestamp;
 
@@ -75,6 +78,8 @@ pub struct Stat {
     pub links: u32,
     /// Device number of a device node.
     pub rdev: (u32, u32),
+    /// It has `chattr` flags that `statx` knows of: immutable, append only, no dump, or compressed.
+    pub flagged: bool,
 }
 
 /// The names in a directory, in one buffer.
@@ -123,6 +128,27 @@ impl Listing {
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
+
+/// The `chattr` flags that a user sets (`FS_FL_USER_MODIFIABLE`, without those that only an empty file takes or that
+/// tell how the file system stores the data).
+pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
+    | 0x0000_0002 // u: undelete
+    | 0x0000_0004 // c: compress
+    | 0x0000_0008 // S: synchronous
+    | 0x0000_0010 // i: immutable
+    | 0x0000_0020 // a: append only
+    | 0x0000_0040 // d: no dump
+    | 0x0000_0080 // A: no access time
+    | 0x0000_4000 // j: data journal
+    | 0x0000_8000 // t: no tail merging
+    | 0x0001_0000 // D: synchronous directory
+    | 0x0002_0000 // T: top of a hierarchy
+    | 0x0080_0000 // C: no copy on write
+    | 0x2000_0000; // P: project is inherited
+
+/// What `statx` knows of them.
+const FLAGGED: StatxAttributes =
+    StatxAttributes::IMMUTABLE.union(StatxAttributes::APPEND).union(StatxAttributes::NODUMP).union(StatxAttributes::COMPRESSED);
 
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -189,7 +215,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         match fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
             Ok(fd) => Ok(File::from(fd)),
-            Err(rustix::io::Errno::PERM) => Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?)),
+            Err(Errno::PERM) => Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?)),
             Err(e) => Err(e.into()),
         }
     }
@@ -343,6 +369,12 @@ pub fn flags(fd: impl AsFd) -> io::Result<u32> {
     Ok(fs::ioctl_getflags(fd)?.bits())
 }
 
+/// The `chattr` flags of an open file or directory that a user sets; none where the file system has none to tell of.
+pub fn user_flags(fd: impl AsFd) -> u32 {
+    // Few file systems have them, and each says so with an error of its own.
+    flags(fd).unwrap_or(0) & USER_FLAGS
+}
+
 /// Sets the `chattr` flags of an open file or directory.
 pub fn set_flags(fd: impl AsFd, flags: u32) -> io::Result<()> {
     Ok(fs::ioctl_setflags(fd, fs::IFlags::from_bits_retain(flags))?)
@@ -354,10 +386,12 @@ pub fn stat(fd: impl AsFd) -> io::Result<Stat> {
 }
 
 /// The next allocated range of an open file at or after `from`: start and end. `None`: only a hole follows.
+/// A file that does not tell where its holes are has none: its range ends at `u64::MAX`.
 pub fn next_data(fd: impl AsFd, from: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match fs::seek(&fd, fs::SeekFrom::Data(from)) {
         Ok(start) => start,
-        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Some((from, u64::MAX))),
         Err(e) => return Err(e.into()),
     };
     Ok(Some((start, fs::seek(&fd, fs::SeekFrom::Hole(start))?)))
@@ -373,7 +407,7 @@ pub fn read_up_to(fd: impl AsFd, offset: u64, len: usize, out: &mut Vec<u8>) -> 
         let spare = &mut out.spare_capacity_mut()[..len - done];
         let read = match rustix::io::pread(&fd, spare, offset + done as u64) {
             Ok((init, _)) => init.len(),
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
         };
         if read == 0 {
@@ -417,6 +451,7 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         device: (s.stx_dev_major, s.stx_dev_minor),
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
+        flagged: s.stx_attributes.intersects(FLAGGED),
     })
 }
 
@@ -428,6 +463,15 @@ pub fn device_number(device: (u32, u32)) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_knows_of_no_holes_has_none() {
+        let file = File::open("/proc/version").expect("a file");
+        assert_eq!(next_data(&file, 0).expect("an answer"), Some((0, u64::MAX)));
+        let hollow = tempfile::tempfile().expect("a file");
+        hollow.set_len(4096).expect("a length");
+        assert_eq!(next_data(&hollow, 0).expect("an answer"), None);
+    }
 
     #[test]
     fn a_directory_lists_the_same_names_every_time() {

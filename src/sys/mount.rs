@@ -8,15 +8,31 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+/// What this program's own mounts are called.
+pub const OWN: &str = "yester";
+
 /// One mount, as `/proc/self/mountinfo` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// The device that what is in it is on: major and minor number.
+    pub device: (u32, u32),
     /// Where it is.
     pub point: PathBuf,
     /// The type of file system: `fuse.yester`.
     pub kind: Vec<u8>,
     /// What is mounted: a device, or a name.
     pub source: Vec<u8>,
+}
+
+impl Mount {
+    /// Whether it is a FUSE file system called `name`: fusermount3 makes `fuse.name`, the system call `fuse`.
+    pub fn is_of(&self, name: &str) -> bool {
+        match self.kind.strip_prefix(b"fuse") {
+            Some(b"") => self.source == name.as_bytes(),
+            Some(kind) => kind.strip_prefix(b".") == Some(name.as_bytes()),
+            None => false,
+        }
+    }
 }
 
 /// All mounts that this process sees, in the order in which they were made.
@@ -28,9 +44,12 @@ pub fn table() -> io::Result<Vec<Mount>> {
 /// `36 35 98:0 /root /point options optional… - type source super-options`
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
-    let point = unescape(fields.nth(4)?);
+    let device = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let device = (device.0.parse().ok()?, device.1.parse().ok()?);
+    let point = unescape(fields.nth(1)?);
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     Some(Mount {
+        device,
         point: PathBuf::from(OsString::from_vec(point)),
         kind: unescape(fields.next()?),
         source: unescape(fields.next()?),
@@ -83,6 +102,8 @@ mod tests {
     fn mount_lines() {
         let line = br"41 25 0:36 / /mnt/a\040b\134c rw,nosuid shared:1 master:2 - fuse.yester yester ro,user_id=0";
         let mount = parse(line).unwrap();
+        assert_eq!(mount.device, (0, 36));
+        assert!(mount.is_of("yester") && !mount.is_of("yest"));
         assert_eq!(mount.point, Path::new(r"/mnt/a b\c"));
         assert_eq!((mount.kind.as_slice(), mount.source.as_slice()), (&b"fuse.yester"[..], &b"yester"[..]));
         assert_eq!(parse(b""), None);

@@ -1,0 +1,239 @@
+//! What the options of `ingest` do, one by one, and files that change while they are read.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod program;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use program::{World, shown, with};
+
+fn shell(line: &str, at: &Path) -> bool {
+    Command::new("sh").args(["-c", line]).current_dir(at).status().unwrap().success()
+}
+
+/// Files new, changed, and unmodified since `parent`, as a dry run counts them.
+fn counts(world: &World, options: &[String], parent: &str, more: &[&str]) -> [u64; 3] {
+    let args = [&["ingest", "-n", "--json", "--parent", parent, "src"], more].concat();
+    let summary = world.run(&with(options, &args)).ok().json().pop().unwrap();
+    ["files_new", "files_changed", "files_unmodified"].map(|key| summary[key].as_u64().unwrap())
+}
+
+fn ingest(world: &World, options: &[String], more: &[&str]) -> serde_json::Value {
+    world.run(&with(options, &[&["ingest", "--json", "src"], more].concat())).ok().json().pop().unwrap()
+}
+
+#[test]
+fn what_tells_that_a_file_changed() {
+    let world = World::new();
+    let options = world.repository();
+    for name in ["same", "written", "replaced"] {
+        world.file(&format!("src/{name}"), "before");
+    }
+    std::thread::sleep(Duration::from_millis(2200));
+    let first = ingest(&world, &options, &[]);
+    let parent = first["snapshot_id"].as_str().unwrap();
+    assert_eq!(counts(&world, &options, parent, &[]), [0, 0, 3]);
+    // The same length and time of content, in the same inode and in another.
+    let line = "touch -r written t && printf edited >written && touch -r t written && touch -r replaced t \
+                && printf edited >new && touch -r t new && mv new replaced && rm t";
+    assert!(shell(line, &world.at("src")));
+    assert_eq!(counts(&world, &options, parent, &[]), [0, 2, 1]);
+    assert_eq!(counts(&world, &options, parent, &["--ignore-inode"]), [0, 2, 1]);
+    assert_eq!(counts(&world, &options, parent, &["--ignore-ctime"]), [0, 1, 2]);
+    assert_eq!(counts(&world, &options, parent, &["--ignore-ctime", "--ignore-inode"]), [0, 0, 3]);
+    // Whoever reads everything is not fooled.
+    let forced = ingest(&world, &options, &["--force", "--ignore-ctime", "--ignore-inode"]);
+    assert_eq!((forced["files_new"].as_u64(), forced.get("parent")), (Some(3), None));
+    assert_eq!(world.run(&with(&options, &["cat", "latest:src/written"])).ok().out, b"edited");
+    // From the parent that is named, not from the newest.
+    world.file("src/later", "x");
+    ingest(&world, &options, &[]);
+    assert_eq!(counts(&world, &options, "latest", &[])[0], 0);
+    assert_eq!(counts(&world, &options, parent, &[])[0], 1);
+}
+
+#[test]
+fn holes_are_kept_or_filled() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/x", "");
+    for (name, len) in [("hollow", 1 << 20), ("short", 3000)] {
+        File::create(world.at("src").join(name)).unwrap().set_len(len).unwrap();
+    }
+    let blocks = |target: &str, more: &[&str]| {
+        ingest(&world, &options, &[&["--force"], more].concat());
+        world.run(&with(&options, &["restore", "latest:src", "--target", target])).ok();
+        ["hollow", "short"].map(|name| {
+            let path = world.at(target).join(name);
+            assert!(fs::read(&path).unwrap() == fs::read(world.at("src").join(name)).unwrap());
+            fs::metadata(&path).unwrap().blocks() * 512
+        })
+    };
+    let kept = blocks("kept", &[]);
+    let filled = blocks("filled", &["--no-holes"]);
+    assert_eq!(kept, [0, 0]);
+    assert!(filled[0] >= 1 << 20 && filled[1] > 0, "{filled:?}");
+}
+
+#[test]
+fn patterns_lists_and_sizes_leave_out() {
+    let world = World::new();
+    let options = world.repository();
+    for name in ["src/a/keep.o", "src/b/drop.o", "src/b/c/deep.o", "src/Upper.TMP", "src/d/one/x", "src/d/two/x"] {
+        world.file(name, "x");
+    }
+    world.file("src/large", vec![1; 10_241]);
+    world.file("src/limit", vec![1; 10_240]);
+    let files = |more: &[&str]| {
+        ingest(&world, &options, more);
+        let all = world.run(&with(&options, &["ls", "-R", "latest:src"])).ok().text();
+        let base = format!("{}/", shown(&world.at("src")));
+        all.lines().map(|line| line.strip_prefix(&base).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let everything = files(&[]);
+    let gone = |more: &[&str]| {
+        let left = files(more);
+        everything.iter().filter(|path| !left.contains(path)).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(gone(&["-e", "b/*.o"]), ["b/drop.o"]);
+    assert_eq!(gone(&["--exclude", "*.o"]), ["a/keep.o", "b/c/deep.o", "b/drop.o"]);
+    assert_eq!(gone(&["--exclude", &shown(&world.at("src/b"))]), ["b", "b/c", "b/c/deep.o", "b/drop.o"]);
+    assert_eq!(gone(&["--exclude", "*.tmp"]), Vec::<String>::new());
+    assert_eq!(gone(&["--iexclude", "*.tmp"]), ["Upper.TMP"]);
+    assert_eq!(gone(&["--exclude-larger-than", "10K"]), ["large"]);
+    world.file("src/d/one/.skip", "yes, all of it");
+    world.file("src/d/two/.skip", "no");
+    assert_eq!(gone(&["--exclude-if-present", ".skip:yes"]), ["d/one/x"]);
+    assert_eq!(gone(&["--exclude-if-present", ".skip"]), ["d/one/x", "d/two/x"]);
+}
+
+#[test]
+fn other_file_systems_are_left_out() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    // In a mount table of its own, which ends with the shell.
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/here", "x");
+    fs::create_dir(world.at("src/other")).unwrap();
+    let program = format!("{} {}", env!("CARGO_BIN_EXE_yester"), options.join(" "));
+    let line = format!(
+        "mount -t tmpfs -o mode=751 none src/other && echo x >src/other/there \
+         && {program} ingest -q -x src && {program} ingest -q --host all src"
+    );
+    let status = Command::new("unshare").args(["--mount", "sh", "-c", &line]).current_dir(world.home()).status().unwrap();
+    assert!(status.success());
+    let list = |what: &str, more: &[&str]| world.run(&with(&options, &[&["ls", "-R", what], more].concat())).ok().text();
+    assert!(list("latest:src", &["--host", "all"]).contains("/src/other/there"));
+    let left = world.run(&with(&options, &["ls", "-R", "--json", "latest~1:src"])).ok().json();
+    assert_eq!(left.len(), 2, "{left:?}");
+    // The mount point is there, as it was seen.
+    assert_eq!(left[1]["permissions"], "drwxr-x--x");
+}
+
+/// Runs `change` again and again while `body` runs.
+fn meanwhile<T>(change: impl Fn(u64) + Send + Sync, body: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..).take_while(|_| !over.load(Ordering::Relaxed)).for_each(&change));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        over.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|e| std::panic::resume_unwind(e))
+    })
+}
+
+#[test]
+fn a_file_that_grows_is_stored_and_told() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/still", "still");
+    // One is read in pieces, one whole.
+    let big = world.file("src/growing", vec![7; 32 << 20]);
+    let small = world.file("src/small", vec![7; 100_000]);
+    let append = |_| {
+        for path in [&big, &small] {
+            let mut file = File::options().append(true).open(path).unwrap();
+            if file.metadata().unwrap().len() < 48 << 20 {
+                file.write_all(&[7; 10]).unwrap();
+            }
+        }
+    };
+    let run = meanwhile(append, || world.run(&with(&options, &["ingest", "src"])));
+    assert_eq!(run.code, Some(3), "{}", run.err);
+    assert!(run.err.contains("/src/growing: it changed while it was read"), "{}", run.err);
+    assert!(!run.err.contains("still"), "{}", run.err);
+    let stored = world.run(&with(&options, &["cat", "latest:src/growing"])).ok().out;
+    assert!(stored.len() >= 32 << 20 && stored.iter().all(|byte| *byte == 7));
+    // The next run reads it again, though its size and times may be the same.
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    assert!(world.run(&with(&options, &["cat", "latest:src/growing"])).ok().out == fs::read(&big).unwrap());
+}
+
+#[test]
+fn a_file_that_shrinks_or_goes_is_no_reason_to_hang() {
+    let world = World::new();
+    let options = world.repository();
+    let (shrinking, going) = (world.file("src/shrinking", ""), world.file("src/going", ""));
+    let change = |n: u64| {
+        fs::write(&shrinking, vec![5; (n % 5) as usize * 300_000]).unwrap();
+        fs::write(&going, "there").unwrap();
+        fs::remove_file(&going).unwrap();
+    };
+    meanwhile(change, || {
+        for _ in 0..8 {
+            let start = Instant::now();
+            let run = world.run(&with(&options, &["ingest", "--force", "src"]));
+            assert!(matches!(run.code, Some(0 | 3)), "{:?} {}", run.code, run.err);
+            assert!(start.elapsed() < Duration::from_secs(60));
+        }
+    });
+    for snapshot in world.run(&with(&options, &["snapshots", "--json"])).ok().json() {
+        let id = snapshot["id"].as_str().unwrap();
+        for node in world.run(&with(&options, &["ls", "--json", &format!("{id}:src")])).ok().json() {
+            let path = node["path"].as_str().unwrap();
+            let content = world.run(&with(&options, &["cat", &format!("{id}:{path}")])).ok().out;
+            assert_eq!(content.len() as u64, node["size"].as_u64().unwrap());
+            assert!(content.iter().all(|byte| b"there\x05".contains(byte)));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_becomes_a_link_or_a_fifo_is_not_followed() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("secret", "secret");
+    let (one, other) = (world.at("src/swapped"), world.at("other"));
+    world.file("src/swapped", "plain");
+    let swap = |n: u64| {
+        match n % 3 {
+            0 => fs::write(&other, "plain").unwrap(),
+            1 => symlink(world.at("secret"), &other).unwrap(),
+            _ => assert!(
+                yester::sys::Dir::open(world.home()).unwrap().make_node(b"other", yester::sys::FileKind::Fifo, (0, 0)).is_ok()
+            ),
+        }
+        fs::rename(&other, &one).unwrap();
+    };
+    meanwhile(swap, || {
+        for _ in 0..20 {
+            let start = Instant::now();
+            let run = world.run(&with(&options, &["ingest", "--force", "src"]));
+            assert!(matches!(run.code, Some(0 | 3)), "{:?} {}", run.code, run.err);
+            assert!(start.elapsed() < Duration::from_secs(60));
+        }
+    });
+    for snapshot in world.run(&with(&options, &["snapshots", "--json"])).ok().json() {
+        let what = format!("{}:src/swapped", snapshot["id"].as_str().unwrap());
+        let run = world.run(&with(&options, &["cat", &what]));
+        // Nothing, when it was swapped after it had been listed; a link and a fifo cannot be printed.
+        assert!(run.code != Some(0) || run.out == b"plain", "{:?}", run.out);
+    }
+}
