@@ -16,7 +16,8 @@ pub enum Compression {
     Level(i32),
 }
 
-/// The level of [`Compression::Auto`]: two cores reach 1 GB/s with it, and 5 costs twice the time for 8 % (docs/performance.md).
+/// The level of [`Compression::Auto`]: two cores reach 1 GB/s with it, and 5 takes
+/// twice the time for 8 % less.
 pub const AUTO_LEVEL: i32 = 3;
 /// Bytes of one sample of the probe.
 const SAMPLE: usize = 4096;

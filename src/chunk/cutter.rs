@@ -1,7 +1,8 @@
 //! Where a file is cut into chunks: FastCDC (Xia et al., 2020) with a secret gear table.
 //!
 //! The table comes from the repository's key through BLAKE3, so that chunk lengths tell an outsider less about
-//! known files than a public table would (it is a layer, not a proof: gear tables are linear, and keys of several tools have been recovered from chunk lengths, eprint 2025/532).
+//! known files than a public table would. It is a layer, not a proof: gear tables are linear, and the secrets of
+//! several tools have been recovered from chunk lengths (eprint 2025/532).
 
 use crate::error::Result;
 use crate::format::config::ChunkerParameters;
