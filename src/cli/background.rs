@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -86,7 +87,9 @@ fn wait(child: &mut Child, log: Option<&Path>) -> Result<()> {
 pub fn begin() -> Result<Credential> {
     // Refused when this process leads a group already: then it has no terminal to lose either.
     let _ = yester::sys::process::detach();
-    credential::take_over(io::stdin().lock())
+    // Not through the buffer of standard input, which would keep a copy for ever.
+    let input = io::stdin().as_fd().try_clone_to_owned().at(|| "cannot read the key from standard input".to_owned())?;
+    credential::take_over(File::from(input))
 }
 
 /// Answers to the starting process. False when it is gone: then nobody wants what was begun.

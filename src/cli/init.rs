@@ -137,7 +137,7 @@ fn new_credential(context: &Context, default: Option<PathBuf>) -> Result<(Creden
             Ok((credential, Some(file)))
         }
         Some(origin) => Ok((credential::load(&origin)?, None)),
-        None if credential::can_ask() => Ok((credential::ask_new()?, None)),
+        None if credential::can_ask() => Ok((credential::ask_new("passphrase of the new repository: ")?, None)),
         None => {
             let text = "a new repository needs a key and there is no terminal to ask on: give --key-file (made if it does \
                         not exist), --password-file or --password-command, or set YESTER_PASSWORD";

@@ -75,7 +75,7 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
     let key = context.credential(&place)?;
     if args.foreground {
         let mut said = Ok(());
-        serve(context, &key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
+        serve(context, key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
         said?;
     } else {
         let started = background::start(&key, context.places.state())?;
@@ -92,7 +92,7 @@ fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
             shutdown.trigger();
         }
     };
-    let served = background::begin().and_then(|key| serve(context, &key, &args.plan(context)?, ready));
+    let served = background::begin().and_then(|key| serve(context, key, &args.plan(context)?, ready));
     if let Err(e) = &served {
         // Once the starting process has its answer, this one goes nowhere; the log has it.
         background::answer(Err(e));
@@ -126,10 +126,12 @@ impl MountArgs {
 
 /// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
 /// `ready` is called when the mount answers.
-fn serve(context: &Context, key: &Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
+fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
     yester::sys::process::return_large_blocks();
     let storage = context.storage(&context.place()?)?;
-    let repo = Arc::new(Repository::open(storage, key)?);
+    let repo = Arc::new(Repository::open(storage, &key)?);
+    // A mount may stay for months: what a user types elsewhere too does not stay with it.
+    drop(key);
     let shutdown = Shutdown::new();
     let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
     let (handle, trigger) = (signals.handle(), shutdown.clone());
