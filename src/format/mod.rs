@@ -6,5 +6,6 @@ pub mod envelope;
 pub mod node;
 pub mod pack;
 pub mod page;
+pub mod recovery;
 pub mod segment;
 pub mod snapshot;
