@@ -22,6 +22,17 @@ pub enum Credential {
     KeyFile([u8; 32]),
 }
 
+impl Credential {
+    /// Whether it is the same; takes the same time for all of one length.
+    pub fn is(&self, other: &Credential) -> bool {
+        match (self, other) {
+            (Credential::Passphrase(a), Credential::Passphrase(b)) => constant_time::verify_slices_are_equal(a, b).is_ok(),
+            (Credential::KeyFile(a), Credential::KeyFile(b)) => constant_time::verify_slices_are_equal(a, b).is_ok(),
+            _ => false,
+        }
+    }
+}
+
 /// A key of one class of objects, from which each object's own key is derived with its salt.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct ClassKey([u8; 32]);

@@ -37,25 +37,79 @@ pub enum Origin {
     Password(Secret),
 }
 
-/// What the user gave: an option beats every variable; among the variables a key file, a command, a file and the
-/// passphrase itself come in this order.
-pub fn given(global: &Global, get: impl Fn(&str) -> Option<OsString>) -> Option<Origin> {
+/// What the options say of a credential; at most one of them is there.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A key file.
+    pub key_file: Option<PathBuf>,
+    /// A shell command that prints a passphrase.
+    pub password_command: Option<OsString>,
+    /// A file that holds one.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// Those of the credential that unlocks the repository.
+    pub fn of(global: &Global) -> Self {
+        let Global { key_file, password_command, password_file, .. } = global.clone();
+        Options { key_file, password_command, password_file }
+    }
+
+    /// Whether there is one.
+    pub fn any(&self) -> bool {
+        self.key_file.is_some() || self.password_command.is_some() || self.password_file.is_some()
+    }
+}
+
+/// What the user gave: an option beats every variable; among the variables, whose names begin with `prefix`, a key file,
+/// a command, a file and the passphrase itself come in this order.
+pub fn given(options: &Options, prefix: &str, get: impl Fn(&str) -> Option<OsString>) -> Option<Origin> {
     let options = [
-        global.key_file.clone().map(Origin::KeyFile),
-        global.password_command.clone().map(Origin::PasswordCommand),
-        global.password_file.clone().map(Origin::PasswordFile),
+        options.key_file.clone().map(Origin::KeyFile),
+        options.password_command.clone().map(Origin::PasswordCommand),
+        options.password_file.clone().map(Origin::PasswordFile),
     ];
+    let get = |name: &str| get(&format!("{prefix}{name}"));
     let set = |name: &str| get(name).filter(|value| !value.is_empty());
     let variables = || {
         [
-            set("YESTER_KEY_FILE").map(|v| Origin::KeyFile(v.into())),
-            set("YESTER_PASSWORD_COMMAND").map(Origin::PasswordCommand),
-            set("YESTER_PASSWORD_FILE").map(|v| Origin::PasswordFile(v.into())),
+            set("KEY_FILE").map(|v| Origin::KeyFile(v.into())),
+            set("PASSWORD_COMMAND").map(Origin::PasswordCommand),
+            set("PASSWORD_FILE").map(|v| Origin::PasswordFile(v.into())),
             // An empty passphrase is refused when it is used; it is not the same as none.
-            get("YESTER_PASSWORD").map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
+            get("PASSWORD").map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
         ]
     };
     options.into_iter().flatten().next().or_else(|| variables().into_iter().flatten().next())
+}
+
+/// A credential that is new here, and the key file that holds it.
+pub struct New {
+    /// What will unlock.
+    pub credential: Credential,
+    /// Its key file, absolute.
+    pub key_file: Option<PathBuf>,
+    /// Whether the key file was made.
+    pub made: bool,
+}
+
+/// The credential of a repository that is made, or of a new slot of the one at `repository`. A key file that does not
+/// exist is made. `None` for `origin` asks on the terminal.
+pub fn new(origin: Option<Origin>, repository: &Path, prompt: &str) -> Result<New> {
+    match origin {
+        Some(Origin::KeyFile(file)) => {
+            let file = paths::absolute(&file)?;
+            if file.starts_with(repository) {
+                let text = "is inside the repository: whoever gets hold of one would have the other";
+                return Err(Error::invalid(format!("the key file {} {text}", paths::shown(&file))));
+            }
+            let made = file.symlink_metadata().is_err();
+            let credential = if made { make_key_file(&file)? } else { load(&Origin::KeyFile(file.clone()))? };
+            Ok(New { credential, key_file: Some(file), made })
+        }
+        Some(origin) => Ok(New { credential: load(&origin)?, key_file: None, made: false }),
+        None => Ok(New { credential: ask_new(prompt)?, key_file: None, made: false }),
+    }
 }
 
 /// Reads the credential from where it is.
@@ -85,7 +139,7 @@ pub fn ask(prompt: &str) -> Result<Credential> {
 }
 
 /// Asks for a new passphrase, twice.
-pub fn ask_new(prompt: &str) -> Result<Credential> {
+fn ask_new(prompt: &str) -> Result<Credential> {
     yester::sys::process::protect_memory();
     let first = prompt_for(prompt)?;
     // An empty one is refused before it has to be given again.
@@ -168,7 +222,7 @@ fn parse_key(bytes: &[u8]) -> Option<[u8; 32]> {
 
 /// Makes a new key file (0600, its directory 0700 if it is missing), durable when this returns. One that is there
 /// already is never replaced.
-pub fn make_key_file(path: &Path) -> Result<Credential> {
+fn make_key_file(path: &Path) -> Result<Credential> {
     yester::sys::process::protect_memory();
     let failed = || format!("cannot make the key file {}", paths::shown(path));
     let mut key = Zeroizing::new([0; 32]);
@@ -216,7 +270,7 @@ mod tests {
     use super::*;
 
     fn origin(global: &Global, variables: &[(&str, &str)]) -> Option<Origin> {
-        given(global, |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+        given(&Options::of(global), "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod exit;
 mod ingest;
 mod init;
 mod inputs;
+mod key;
 mod ls;
 mod mount;
 mod output;
@@ -66,6 +67,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Mount(args) => mount::run(&context, &args, in_background),
         Command::Umount(args) => umount::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Key(args) => key::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

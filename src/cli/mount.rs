@@ -20,6 +20,8 @@ use super::output::{JsonPath, Output, lossy};
 use super::select::{Filters, Spec};
 use super::{background, paths, units};
 
+/// Show the snapshots as a file system
+///
 /// Mounts the repository, read-only: latest/ is the newest snapshot, ids/ holds all, and snapshots/, hosts/, tags/,
 /// series/ lead to them by time. With SNAP[:PATH], only that directory is mounted. The command returns when the mount
 /// answers, and goes on in the background until umount.

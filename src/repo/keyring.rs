@@ -17,7 +17,6 @@ pub struct KeyRing {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) master: MasterKey,
     pub(super) config: Config,
-    copies: Copies<Candidate>,
     opened: SlotId,
 }
 
@@ -43,9 +42,9 @@ impl KeyRing {
         };
         for (name, state) in copies.states().filter(|(_, state)| matches!(state, State::Damaged(_))) {
             let why = slots::describe(state);
-            tracing::warn!("{name}: {why} (the other copies serve; yester key list --repair writes it again)");
+            tracing::warn!("{name}: {why} (see: yester key list)");
         }
-        Ok(KeyRing { storage, master: unlocked.master, config, copies, opened: unlocked.slot })
+        Ok(KeyRing { storage, master: unlocked.master, config, opened: unlocked.slot })
     }
 
     /// What the repository is.
@@ -58,9 +57,11 @@ impl KeyRing {
         self.opened
     }
 
-    /// The configuration's copies, as they were when the repository was opened.
-    pub fn configuration(&self) -> &Copies<Candidate> {
-        &self.copies
+    /// The copies of the configuration that counts; those that are not authentic are damaged.
+    pub fn configuration(&self) -> Result<Copies<Candidate>> {
+        let configurations = Configurations::read(&*self.storage)?;
+        let lost = configurations.error(&*self.storage);
+        configurations.authentic(&self.master.keys()).map(|found| found.copies).ok_or(lost)
     }
 
     /// Every slot, sorted by id.
@@ -125,7 +126,7 @@ impl KeyRing {
             Err(e) if result.is_ok() => result = Err(e),
             Err(_) => {}
         };
-        note(self.copies.repair(&*self.storage));
+        note(self.configuration().and_then(|copies| copies.repair(&*self.storage)));
         match self.slots() {
             Ok(slots) => slots.iter().for_each(|slot| note(slot.copies.repair(&*self.storage))),
             Err(e) => note(Err(e)),
@@ -349,16 +350,21 @@ mod tests {
         assert_eq!(ring.slots().unwrap().len(), 1);
     }
 
+    /// The number of the configuration that had to be written.
+    fn recover(storage: &Arc<MemoryStorage>, text: &Recovery, credential: &Credential) -> Result<Option<u32>> {
+        let number = recovery::restore_configuration(&**storage, text)?;
+        recovery::add_slot(&**storage, text, credential, &options()).map(|_| number)
+    }
+
     #[test]
     fn the_recovery_text_replaces_everything() {
         let storage = repository();
         let ring = open(&storage, &FILE).unwrap();
         let text = ring.recovery().lines().unwrap();
         let text = crate::format::recovery::Recovery::read(text.as_bytes()).unwrap();
-        let dynamic: Arc<dyn Storage> = storage.clone();
-        let recover = |credential: &Credential| recovery::recover(&dynamic, &text, credential, &options());
+        let recover = |credential: &Credential| recover(&storage, &text, credential);
         // All is there: only a slot is added.
-        assert_eq!(recover(&OTHER).unwrap().configuration, None);
+        assert_eq!(recover(&OTHER).unwrap(), None);
         let before = precious(&*storage);
         // Nothing is there.
         for (name, _) in &before {
@@ -366,7 +372,7 @@ mod tests {
         }
         let error = open(&storage, &FILE).unwrap_err();
         assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("key recover"), "{error}");
-        assert_eq!(recover(&OTHER).unwrap().configuration, Some(1));
+        assert_eq!(recover(&OTHER).unwrap(), Some(1));
         let new = open(&storage, &OTHER).unwrap();
         assert!(new.master.is(&ring.master) && new.config == ring.config);
         assert!(open(&storage, &FILE).is_err());
@@ -374,7 +380,7 @@ mod tests {
         (0..COPIES).for_each(|copy| storage.damage(&Name::Config(1, copy), |object| object[30] ^= 1));
         let error = open(&storage, &OTHER).unwrap_err();
         assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("config/00000001"), "{error}");
-        assert_eq!(recover(&FILE).unwrap().configuration, Some(2));
+        assert_eq!(recover(&FILE).unwrap(), Some(2));
         assert!(open(&storage, &OTHER).is_ok() && open(&storage, &FILE).is_ok());
         assert!(open(&storage, &FILE).unwrap().repair().0.is_empty());
     }
@@ -382,11 +388,10 @@ mod tests {
     #[test]
     fn another_repositorys_text_changes_nothing() {
         let (storage, other) = (repository(), repository());
-        let dynamic: Arc<dyn Storage> = storage.clone();
         let before = precious(&*storage);
         let mut text = open(&other, &FILE).unwrap().recovery();
         for _ in 0..2 {
-            let error = recovery::recover(&dynamic, &text, &OTHER, &options()).unwrap_err();
+            let error = recover(&storage, &text, &OTHER).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Key);
             assert!(!error.to_string().contains(&crate::model::id::to_hex(&text.master[..4])));
             assert_eq!(precious(&*storage), before);
@@ -394,13 +399,13 @@ mod tests {
             text.config.repository = open(&storage, &FILE).unwrap().config.repository;
         }
         before.iter().for_each(|(name, _)| storage.delete(name).unwrap());
-        assert!(recovery::recover(&dynamic, &text, &OTHER, &options()).is_err());
+        assert!(recover(&storage, &text, &OTHER).is_err());
         assert!(precious(&*storage).is_empty());
         // Where nothing is sealed, nothing contradicts.
         let session = storage.list(Class::Sessions).unwrap()[0].0;
         storage.delete(&session).unwrap();
         storage.create(&Name::Session(SnapshotId([1; 32])), &[b"junk"]).unwrap();
-        recovery::recover(&dynamic, &text, &OTHER, &options()).unwrap();
+        recover(&storage, &text, &OTHER).unwrap();
     }
 
     #[test]
@@ -409,10 +414,9 @@ mod tests {
         let ring = open(&storage, &FILE).unwrap();
         storage.list(Class::Config).unwrap().iter().for_each(|(name, _)| storage.delete(name).unwrap());
         let chunker = ChunkerParameters::DEFAULT;
-        assert!(recovery::without_text(&*storage, &OTHER, chunker, &options()).is_err());
-        let text = recovery::without_text(&*storage, &FILE, chunker, &options()).unwrap();
-        let dynamic: Arc<dyn Storage> = storage.clone();
-        assert_eq!(recovery::recover(&dynamic, &text, &OTHER, &options()).unwrap().configuration, Some(1));
+        assert!(recovery::without_text(&*storage, &OTHER, chunker, Timestamp::default()).is_err());
+        let text = recovery::without_text(&*storage, &FILE, chunker, Timestamp::default()).unwrap();
+        assert_eq!(recover(&storage, &text, &OTHER).unwrap(), Some(1));
         let new = open(&storage, &FILE).unwrap();
         assert!(new.master.is(&ring.master) && new.config.repository == ring.config.repository);
     }

@@ -1,7 +1,5 @@
 //! Getting back in with the recovery text: a new slot, and the configuration where it is lost.
 
-use std::sync::Arc;
-
 use crate::chunk::keys::{ClassKey, Credential, Keys, MasterKey};
 use crate::chunk::seal::SealKey;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,22 +8,13 @@ use crate::format::envelope::{self, ObjectType};
 use crate::format::pack::{PREAMBLE, Preamble};
 use crate::format::recovery::Recovery;
 use crate::format::segment;
-use crate::model::{RepositoryId, SlotId};
+use crate::model::{RepositoryId, SlotId, Timestamp};
 use crate::repo::configuration::{self, Configurations};
 use crate::repo::slots::{self, SlotOptions};
 use crate::storage::{Class, Name, Storage};
 
 /// Objects of one class that are looked at before it is said that the key fits none.
 const TRIALS: usize = 16;
-
-/// What [`recover`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovered {
-    /// The new slot.
-    pub slot: SlotId,
-    /// The number of the configuration that was written, if there was none that could be used.
-    pub configuration: Option<u32>,
-}
 
 /// Whether the objects of a repository were sealed with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,36 +27,40 @@ enum Proof {
     Nothing,
 }
 
-/// Makes a slot for `credential` in the repository that `recovery` is of; neither slots nor configuration need to be
-/// there. A text of another repository is refused before anything is written.
-pub fn recover(
-    storage: &Arc<dyn Storage>,
-    recovery: &Recovery,
-    credential: &Credential,
-    options: &SlotOptions,
-) -> Result<Recovered> {
-    let storage = &**storage;
-    let master = MasterKey::from_bytes(*recovery.master);
-    let keys = master.keys();
+/// Whether `recovery` is of this repository, as far as anything in it tells; an error if not.
+pub fn check(storage: &dyn Storage, recovery: &Recovery) -> Result<()> {
+    missing_number(storage, recovery, &MasterKey::from_bytes(*recovery.master).keys()).map(drop)
+}
+
+/// Writes the configuration that `recovery` holds, if the repository has none that is good; returns its number then. A
+/// text of another repository is refused before anything is written.
+pub fn restore_configuration(storage: &dyn Storage, recovery: &Recovery) -> Result<Option<u32>> {
+    let keys = MasterKey::from_bytes(*recovery.master).keys();
+    let Some(number) = missing_number(storage, recovery, &keys)? else { return Ok(None) };
+    if !configuration::create(storage, number, &configuration::object(&recovery.config, &keys))? {
+        return Err(Error::new(ErrorKind::Busy, "somebody else writes a configuration at this moment: try again"));
+    }
+    Ok(Some(number))
+}
+
+/// The number under which a configuration must be written; `None` when there is a good one.
+fn missing_number(storage: &dyn Storage, recovery: &Recovery, keys: &Keys) -> Result<Option<u32>> {
     let repository = recovery.config.repository;
     let mut configurations = Configurations::read(storage)?;
     configurations.check_supported()?;
     let number = configurations.free_number();
     let known = configurations.repositories();
-    let authentic = configurations.authentic(&keys).filter(|found| found.config.repository == repository);
-    let configuration = match authentic {
-        Some(_) => None,
-        None => {
-            check_key(storage, repository, &keys, &known)?;
-            let number = number?;
-            if !configuration::create(storage, number, &configuration::object(&recovery.config, &keys))? {
-                return Err(Error::new(ErrorKind::Busy, "somebody else writes a configuration at this moment: try again"));
-            }
-            Some(number)
-        }
-    };
-    let slot = slots::add(storage, repository, &master, credential, options)?;
-    Ok(Recovered { slot, configuration })
+    if configurations.authentic(keys).is_some_and(|found| found.config.repository == repository) {
+        return Ok(None);
+    }
+    check_key(storage, repository, keys, &known)?;
+    number.map(Some)
+}
+
+/// Makes a slot for `credential` in the repository that `recovery` is of. Neither slots nor configuration need to be
+/// there; [`restore_configuration`] comes first.
+pub fn add_slot(storage: &dyn Storage, recovery: &Recovery, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
+    slots::add(storage, recovery.config.repository, &MasterKey::from_bytes(*recovery.master), credential, options)
 }
 
 /// What a recovery text would hold, from a slot that `credential` opens: for a repository whose configuration is lost
@@ -77,11 +70,11 @@ pub fn without_text(
     storage: &dyn Storage,
     credential: &Credential,
     chunker: ChunkerParameters,
-    options: &SlotOptions,
+    now: Timestamp,
 ) -> Result<Recovery> {
     let repository = slots::repository(storage)?;
     let unlocked = slots::unlock(storage, &[repository], credential)?;
-    let config = Config { repository, created: options.now, chunker, mandatory: 0 };
+    let config = Config { repository, created: now, chunker, mandatory: 0 };
     Ok(Recovery::new(config, unlocked.master.expose()))
 }
 

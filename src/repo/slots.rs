@@ -230,7 +230,7 @@ impl Search<'_> {
             }
             Err(e) => {
                 // One copy less does no harm, but it will when the others go too.
-                tracing::warn!("{name}: {e} (the other copies serve; yester key list --repair writes it again)");
+                tracing::warn!("{name}: {e} (see: yester key list)");
                 self.damaged = Some(e.context(name));
                 Ok(Attempt::Unreadable)
             }
