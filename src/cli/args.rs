@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, ingest, init, key, ls, mount, restore, snapshots, umount};
+use super::{cat, completions, ingest, init, key, ls, man, mount, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -16,9 +16,6 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
-    /// This process serves a mount for another one that waits for it (see `background`).
-    #[arg(long, hide = true)]
-    pub in_background: bool,
     /// The command.
     #[command(subcommand)]
     pub command: Command,
@@ -75,6 +72,8 @@ pub enum Command {
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
     Key(key::KeyArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     /// Print the version
     Version,
 }

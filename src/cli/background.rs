@@ -18,6 +18,8 @@ use yester::{Error, ErrorKind, Result};
 
 use super::{credential, exit, paths};
 
+/// What a process that serves a mount for another one has as its first argument: no option, and in no help.
+const MARK: &str = "--in-background";
 /// The longest answer.
 const LIMIT: u64 = 64 << 10;
 /// A log longer than this is put aside when the next process begins.
@@ -41,7 +43,7 @@ pub fn start(key: &Credential, state: Option<&Path>) -> Result<Started> {
         None => Stdio::null(),
     };
     let mut command = Command::new(program);
-    command.arg("--in-background").args(arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    command.arg(MARK).args(arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().at(failed)?;
     let pid = child.id();
     if let Some(stdin) = child.stdin.take() {
@@ -81,6 +83,15 @@ fn wait(child: &mut Child, log: Option<&Path>) -> Result<()> {
             Err(Error::new(ErrorKind::Io, format!("the background process ended without an answer: {status}{see}")))
         }
     }
+}
+
+/// Takes the mark of a process in the background away from its arguments (the program's name first), if it is there.
+pub fn take_mark(arguments: &mut Vec<OsString>) -> bool {
+    let marked = arguments.get(1).is_some_and(|argument| argument == MARK);
+    if marked {
+        arguments.remove(1);
+    }
+    marked
 }
 
 /// Begins the work in the background: a session of its own, and the key that the starting process hands over.
