@@ -437,17 +437,17 @@ proptest! {
         let (id, _) = Segment::of_packs(&packs).store(&repo).unwrap();
         let segment = Segment::load(&repo, id).unwrap();
         for (key, places) in &expected {
-            let found: Vec<_> = segment.find(key).iter().map(|entry| {
+            let found: Vec<_> = segment.find(key).1.iter().map(|entry| {
                 let frame = &segment.frames[entry.frame as usize];
                 (segment.packs[frame.pack as usize].id, frame.number, entry.offset, entry.len)
             }).collect();
             prop_assert_eq!(&found, places);
         }
         for key in absent.into_iter().map(ChunkKey).filter(|key| !expected.contains_key(key)) {
-            prop_assert!(segment.find(&key).is_empty());
+            prop_assert!(segment.find(&key).1.is_empty());
         }
         for edge in [[0; 16], [0xff; 16]].map(ChunkKey) {
-            prop_assert_eq!(segment.find(&edge).len(), expected.get(&edge).map_or(0, Vec::len));
+            prop_assert_eq!(segment.find(&edge).1.len(), expected.get(&edge).map_or(0, Vec::len));
         }
     }
 }
@@ -473,7 +473,7 @@ fn a_segment_of_many_pages_finds_every_key() {
     let segment = Segment::load(&repo, id).unwrap();
     assert_eq!(segment.frames.len(), 4500);
     for (n, key) in keys.iter().enumerate() {
-        let found = segment.find(key);
+        let found = segment.find(key).1;
         assert_eq!((found.len(), found[0].frame, found[0].offset), (1, n as u32 / 2, n as u32 % 2 * 5));
         let mut other = *key;
         other.0[15] ^= 1;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{FrameInfo, PackKind};
-use crate::format::segment::SegmentPack;
+use crate::format::segment::{Entry, SegmentPack};
 use crate::model::{ChunkKey, PackId, SegmentId};
 use crate::repo::Repository;
 use crate::repo::segment::Segment;
@@ -15,6 +15,7 @@ use crate::storage::{Class, Name};
 pub struct Location {
     segment: u32,
     frame: u32,
+    entry: u32,
     /// Where the chunk begins in its frame's plain bytes.
     pub offset: u32,
     /// Its length.
@@ -27,17 +28,22 @@ impl Location {
     pub fn frame_order(&self) -> (u32, u32) {
         (self.segment, self.frame)
     }
+
+    /// The entry's own place: its segment, and its number among the entries of that segment. Marks are bits by this.
+    pub fn entry(&self) -> (u32, u32) {
+        (self.segment, self.entry)
+    }
 }
 
 /// A frame that a location points to.
-#[derive(Debug, Clone, Copy)]
-pub struct FrameRef<'a> {
+#[derive(Debug, Clone)]
+pub struct FrameRef {
     /// The pack it is in.
-    pub pack: &'a SegmentPack,
+    pub pack: SegmentPack,
     /// Its number in the pack.
     pub number: u32,
     /// Where and what it is.
-    pub info: &'a FrameInfo,
+    pub info: FrameInfo,
 }
 
 /// The visible segments of a repository, as they were when it was loaded.
@@ -119,35 +125,46 @@ impl Index {
     }
 
     /// Where the chunk is, in packs of `kind` only; for writers, in packs that may be relied on only.
-    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Option<Location> {
-        self.find_all(kind, key).next()
+    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Result<Option<Location>> {
+        Ok(self.find_all(kind, key)?.into_iter().next())
     }
 
     /// Every place where the chunk is.
-    pub fn find_all<'a>(&'a self, kind: PackKind, key: &'a ChunkKey) -> impl Iterator<Item = Location> + 'a {
-        self.segments.iter().enumerate().flat_map(move |(at, (_, segment))| {
-            segment.find(key).iter().filter_map(move |entry| {
+    pub fn find_all(&self, kind: PackKind, key: &ChunkKey) -> Result<Vec<Location>> {
+        let mut out = Vec::new();
+        for (at, (_, segment)) in self.segments.iter().enumerate() {
+            let (first, found) = segment.find(key);
+            for (number, entry) in found.iter().enumerate() {
                 let pack = &segment.packs[segment.frames[entry.frame as usize].pack as usize];
                 let usable = pack.kind == kind && self.live.as_ref().is_none_or(|live| live.contains(&pack.id));
-                usable.then_some(Location { segment: at as u32, frame: entry.frame, offset: entry.offset, len: entry.len })
-            })
-        })
+                if usable {
+                    let (segment, number) = (at as u32, first + number as u32);
+                    let Entry { frame, offset, len, .. } = *entry;
+                    out.push(Location { segment, frame, entry: number, offset, len });
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// The frame of a location that this index gave.
-    pub fn frame(&self, location: &Location) -> FrameRef<'_> {
+    pub fn frame(&self, location: &Location) -> Result<FrameRef> {
+        self.frame_at(location.frame_order())
+    }
+
+    /// The pack and the number of a location's frame, without a look at the frame itself.
+    pub fn frame_key(&self, location: &Location) -> (PackId, u32) {
         let segment = &self.segments[location.segment as usize].1;
         let frame = &segment.frames[location.frame as usize];
-        FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info }
+        (segment.packs[frame.pack as usize].id, frame.number)
     }
-}
 
-impl Index {
     /// The frame at a place in the order of [`Location::frame_order`].
-    pub fn frame_at(&self, order: (u32, u32)) -> Option<FrameRef<'_>> {
-        let segment = &self.segments.get(order.0 as usize)?.1;
-        let frame = segment.frames.get(order.1 as usize)?;
-        Some(FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info })
+    pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
+        let none = || Error::invalid("a frame was asked for by a place that this index did not give");
+        let segment = &self.segments.get(order.0 as usize).ok_or_else(none)?.1;
+        let frame = segment.frames.get(order.1 as usize).ok_or_else(none)?;
+        Ok(FrameRef { pack: segment.packs[frame.pack as usize], number: frame.number, info: frame.info.clone() })
     }
 }
 

@@ -52,11 +52,11 @@ impl Segment {
         &self.entries
     }
 
-    /// All entries of `key`.
-    pub fn find(&self, key: &ChunkKey) -> &[Entry] {
+    /// All entries of `key`, and the number of the first.
+    pub fn find(&self, key: &ChunkKey) -> (u32, &[Entry]) {
         let start = self.lower_bound(key);
         let count = self.entries[start..].iter().take_while(|e| e.key == *key).count();
-        &self.entries[start..start + count]
+        (start as u32, &self.entries[start..start + count])
     }
 
     /// The first entry that is not below `key`. Keys are uniform (a keyed hash), so a guess by proportion is about
