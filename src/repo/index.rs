@@ -52,6 +52,8 @@ pub struct Index {
     segments: Vec<(SegmentId, Segment)>,
     /// Packs that are in the storage and under no sentence; `None` when only readers use this index.
     live: Option<HashSet<PackId>>,
+    /// Segments that are there, though others have taken their place.
+    replaced: Vec<SegmentId>,
     /// Whether a sentence exists, or a pack that a segment names is missing: then nothing may be adopted unchecked.
     suspicious: bool,
 }
@@ -77,8 +79,9 @@ impl Index {
         }
         // Replaced segments are ignored even while they exist (rule 8 of the protocol).
         let replaced: HashSet<SegmentId> = segments.iter().flat_map(|(_, s)| s.replaces.iter().copied()).collect();
+        let hidden = segments.iter().map(|(id, _)| *id).filter(|id| replaced.contains(id)).collect();
         segments.retain(|(id, _)| !replaced.contains(id));
-        Ok(Index { segments, live: None, suspicious: false })
+        Ok(Index { segments, live: None, replaced: hidden, suspicious: false })
     }
 
     /// Loads the index as a writer needs it: segments, then sentences, then the list of packs, in this order
@@ -119,9 +122,43 @@ impl Index {
         self.segments.iter().flat_map(|(_, s)| s.packs.iter())
     }
 
-    /// Chunks in all segments, counted once for each pack they are in.
-    pub fn entries(&self) -> u64 {
-        self.segments.iter().map(|(_, s)| s.entries().len() as u64).sum()
+    /// Segments that are there, though visible ones have taken their place: what only prune deletes (rule 8).
+    pub fn replaced(&self) -> &[SegmentId] {
+        &self.replaced
+    }
+
+    /// Entries of each visible segment: one a chunk and pack it is in.
+    pub fn entry_counts(&self) -> Vec<u64> {
+        self.segments.iter().map(|(_, s)| s.entries().len() as u64).collect()
+    }
+
+    /// Visits every entry of one visible segment (by its number in [`Index::segments`]), sorted by key.
+    pub fn scan(&self, segment: usize, visit: &mut dyn FnMut(Location, &ChunkKey, &SegmentPack) -> Result<()>) -> Result<()> {
+        let Some((_, found)) = self.segments.get(segment) else { return Ok(()) };
+        for (number, entry) in found.entries().iter().enumerate() {
+            let Entry { key, frame, offset, len } = *entry;
+            let location = Location { segment: segment as u32, frame, entry: number as u32, offset, len };
+            visit(location, &key, &found.packs[found.frames[frame as usize].pack as usize])?;
+        }
+        Ok(())
+    }
+
+    /// Writes one segment with what these visible segments say of the packs that `keep` wants. It takes the place of
+    /// them and of `also`. `None`: nothing is kept, and nothing was written. Durable after the next barrier.
+    pub fn rewrite(
+        &self,
+        repo: &Repository,
+        which: &[usize],
+        also: &[SegmentId],
+        keep: &dyn Fn(&SegmentPack) -> bool,
+    ) -> Result<Option<(SegmentId, u64)>> {
+        let parts: Vec<(SegmentId, &Segment)> =
+            which.iter().filter_map(|at| self.segments.get(*at)).map(|(id, segment)| (*id, segment)).collect();
+        let mut merged = Segment::merge(&parts, keep)?;
+        merged.replaces.extend_from_slice(also);
+        merged.replaces.sort_unstable();
+        merged.replaces.dedup();
+        if merged.packs.is_empty() { Ok(None) } else { merged.store(repo).map(Some) }
     }
 
     /// Where the chunk is, in packs of `kind` only; for writers, in packs that may be relied on only.
