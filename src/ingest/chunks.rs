@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use crossbeam_channel::Receiver;
+
 use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::{MAX_BASES, PackKind};
 use crate::ingest::read::{BATCH, Cut};
-use crate::ingest::sink::Sink;
+use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
 use crate::repo::index::Index;
 use crate::repo::pack::PlainFrame;
@@ -100,8 +102,12 @@ pub struct Chunks<'a> {
     index: &'a Index,
     /// Reads the recipes of previous versions.
     trees: Option<Arc<TreeReader>>,
-    /// Chunks that this ingest has stored, or is about to.
+    /// Chunks that this ingest is about to store, and those that no segment has yet.
     stored: HashSet<ChunkKey, BuildHasherDefault<KeyHasher>>,
+    /// Chunks that this ingest has stored and indexed.
+    own: Index,
+    /// Tells what goes from the one to the other.
+    indexed: Receiver<Indexed>,
     /// `None` for a dry run: frames are counted and dropped.
     sink: Option<Sink<'a>>,
     small: Gathered,
@@ -113,12 +119,20 @@ pub struct Chunks<'a> {
 
 impl<'a> Chunks<'a> {
     /// Gathers for `sink`; `trees` reads the parent.
-    pub fn new(keys: &'a Keys, index: &'a Index, trees: Option<Arc<TreeReader>>, sink: Option<Sink<'a>>) -> Self {
+    pub fn new(
+        keys: &'a Keys,
+        index: &'a Index,
+        trees: Option<Arc<TreeReader>>,
+        sink: Option<Sink<'a>>,
+        indexed: Receiver<Indexed>,
+    ) -> Self {
         Chunks {
             keys,
             index,
             trees,
             stored: HashSet::default(),
+            own: index.of_session(),
+            indexed,
             sink,
             small: Gathered::default(),
             big: Gathered::default(),
@@ -130,10 +144,19 @@ impl<'a> Chunks<'a> {
     /// Whether this chunk must be stored; from now on it counts as known.
     fn is_new(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let key = id.key();
-        Ok(self.index.find(kind, &key)?.is_none() && self.stored.insert(key))
+        if self.stored.contains(&key) || self.index.find(kind, &key)?.is_some() || self.own.find(kind, &key)?.is_some() {
+            return Ok(false);
+        }
+        Ok(self.stored.insert(key))
     }
 
     fn submit(&mut self, kind: PackKind, gathered: Gathered) -> Result<()> {
+        for Indexed { segments, keys } in self.indexed.try_iter() {
+            self.own.set_session(segments);
+            for key in &keys {
+                self.stored.remove(key);
+            }
+        }
         match &mut self.sink {
             Some(sink) if !gathered.frame.chunks.is_empty() => sink.submit(kind, gathered.frame),
             _ => Ok(()),

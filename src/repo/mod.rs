@@ -1,5 +1,6 @@
 //! A repository: keys, packs, index, trees, snapshots, on any storage.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chunk::cutter::Cutter;
@@ -7,12 +8,16 @@ use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, ChunkerParameters, Config, Derivation};
 use crate::format::envelope::{self, ObjectType};
-use crate::model::{RepositoryId, Timestamp};
+use crate::model::{RepositoryId, SegmentId, Timestamp};
+use crate::repo::cache::{SegmentCache, Source};
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
+pub mod cache;
 pub mod index;
 pub mod local;
+pub mod merge;
 pub mod pack;
+pub mod paged;
 pub mod reader;
 pub mod segment;
 pub mod session;
@@ -27,6 +32,10 @@ pub struct Repository {
     storage: Arc<dyn Storage>,
     config: Config,
     keys: Keys,
+    /// Copies of index segments on a local disk.
+    cache: Option<Arc<SegmentCache>>,
+    /// Where long segments are put together.
+    scratch: Option<PathBuf>,
 }
 
 /// What `init` needs to know.
@@ -63,7 +72,7 @@ impl Repository {
             }
         }
         storage.sync()?;
-        Ok(Repository { storage, config, keys })
+        Ok(Self::of(storage, config, keys))
     }
 
     /// Opens the repository on `storage`.
@@ -74,12 +83,37 @@ impl Repository {
         let header = envelope::header(ObjectType::Config, repository);
         let authentic = candidates.into_iter().find(|c| keys.config_mac(&header, &c.fields) == c.mac);
         match authentic {
-            Some(found) => Ok(Repository { storage, config: found.config, keys }),
+            Some(found) => Ok(Self::of(storage, found.config, keys)),
             None => Err(Error::corrupt(format!(
                 "the configuration of {} was changed: no copy of it is authentic under the repository's key",
                 storage.describe()
             ))),
         }
+    }
+
+    fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
+        let scratch = storage.local_path();
+        Repository { storage, config, keys, cache: None, scratch }
+    }
+
+    /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together
+    /// there. A directory that cannot be used is not used.
+    pub fn with_cache(mut self, directory: &Path, cap: u64) -> Self {
+        self.cache = SegmentCache::open(directory, cap).map(Arc::new);
+        if self.cache.is_some() {
+            self.scratch = Some(directory.to_owned());
+        }
+        self
+    }
+
+    /// A directory for files without a name; `None`: memory must do.
+    pub fn scratch(&self) -> Option<&Path> {
+        self.scratch.as_deref()
+    }
+
+    /// Where the bytes of an index segment of `size` bytes come from.
+    pub fn segment_source(&self, id: SegmentId, size: u64) -> Source {
+        Source::new(self.storage.clone(), self.cache.clone(), id, size)
     }
 
     /// Where its objects are.

@@ -127,7 +127,7 @@ impl ChunkReader {
 
     /// Loads the segments again: new ones are seen, replaced ones forgotten.
     pub fn reload(&self) -> Result<()> {
-        let index = Arc::new(Index::load(&self.repo)?);
+        let index = Arc::new(Index::load_after(&self.repo, Some(&self.index()))?);
         *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
         Ok(())
     }
