@@ -25,6 +25,7 @@ mod output;
 mod paths;
 mod place;
 mod progress;
+mod repair;
 mod restore;
 mod select;
 mod signals;
@@ -65,6 +66,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Cat(args) => cat::run(&context, &args),
         Command::Mount(args) => mount::run(&context, &args, in_background),
         Command::Umount(args) => umount::run(&context, &args),
+        Command::Repair(args) => repair::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
         Command::Version => version::run(&context),
     }

@@ -249,11 +249,11 @@ impl Attempt<'_> {
             }
             drop((messages_in, small, big, jobs));
             let (indexed_in, indexed) = unbounded();
-            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in));
+            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in, self.options.segment_chunks));
             let (budget, lead, messages) = (&budget, &lead, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {
-                let sink = Sink::new(self.repo, session, jobs_in, complete_in);
+                let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
                 let result = Assembler::new(chunks, messages, budget, lead, self.observer).run(&steps);
                 budget.close();

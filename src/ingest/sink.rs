@@ -18,13 +18,8 @@ use crate::repo::reader::ChunkReader;
 use crate::repo::segment::Segment;
 use crate::repo::{Repository, merge};
 
-/// A pack is closed when it has this many bytes: a unit of transfer that object stores take in one request, and few
-/// enough names for a directory.
-const PACK_TARGET: u64 = 32 << 20;
 /// Packs that are written between two segments of a running ingest: what a killed one loses is found again up to here.
 const PACKS_A_SEGMENT: usize = 16;
-/// And at least so often, whatever the packs hold: their keys are in memory until then.
-const CHUNKS_A_SEGMENT: usize = 1 << 18;
 
 /// A pack under construction.
 #[derive(Debug)]
@@ -71,14 +66,21 @@ pub struct Sink<'a> {
     session: SnapshotId,
     jobs: Sender<SealJob>,
     complete: Sender<Arc<PackBuild>>,
+    pack_size: u64,
     /// The open pack of each kind, with the frames it was given.
     open: [Option<(Arc<PackBuild>, usize)>; 2],
 }
 
 impl<'a> Sink<'a> {
     /// A sink for `session` that feeds sealers and storer through these channels.
-    pub fn new(repo: &'a Repository, session: SnapshotId, jobs: Sender<SealJob>, complete: Sender<Arc<PackBuild>>) -> Self {
-        Sink { repo, session, jobs, complete, open: [None, None] }
+    pub fn new(
+        repo: &'a Repository,
+        session: SnapshotId,
+        jobs: Sender<SealJob>,
+        complete: Sender<Arc<PackBuild>>,
+        pack_size: u64,
+    ) -> Self {
+        Sink { repo, session, jobs, complete, pack_size, open: [None, None] }
     }
 
     /// Gives a frame away.
@@ -96,7 +98,7 @@ impl<'a> Sink<'a> {
                 (build, 0)
             }
         };
-        let full = build.stored.load(Ordering::Relaxed) >= PACK_TARGET;
+        let full = build.stored.load(Ordering::Relaxed) >= self.pack_size;
         self.jobs.send(SealJob { build, number: number as u32, frame }).map_err(|_| stopped())?;
         if full {
             self.close(kind)?;
@@ -181,10 +183,15 @@ pub struct Indexed {
 
 /// Stores complete packs until there are none left, with a segment now and then and one at the end. When this
 /// returns, all of them are durable and indexed. Every segment but the last is told to `indexed`.
-pub fn store_packs(repo: &Repository, complete: &Receiver<Arc<PackBuild>>, indexed: &Sender<Indexed>) -> Result<Stored> {
+pub fn store_packs(
+    repo: &Repository,
+    complete: &Receiver<Arc<PackBuild>>,
+    indexed: &Sender<Indexed>,
+    segment_chunks: usize,
+) -> Result<Stored> {
     let mut storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new() };
     for build in complete {
-        if storer.waiting.len() >= PACKS_A_SEGMENT || storer.chunks >= CHUNKS_A_SEGMENT {
+        if storer.waiting.len() >= PACKS_A_SEGMENT || storer.chunks >= segment_chunks {
             // Nobody listens any more when the ingest is at its end.
             let _ = indexed.send(storer.index()?);
         }

@@ -289,6 +289,9 @@ pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
 
 /// The error for a chunk that no segment knows.
 pub fn missing_chunk(id: &crate::model::ChunkId) -> Error {
-    let text = format!("chunk {} is in no pack that the index knows: run yester check", id.short());
+    let text = format!(
+        "chunk {} is in no pack that the index names: run yester check, and yester repair index if the index lacks packs",
+        id.short()
+    );
     Error::new(ErrorKind::Corrupt, text)
 }

@@ -19,6 +19,7 @@ pub mod merge;
 pub mod pack;
 pub mod paged;
 pub mod reader;
+pub mod repair;
 pub mod segment;
 pub mod session;
 pub mod slots;

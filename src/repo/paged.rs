@@ -322,6 +322,24 @@ impl PagedSegment {
         }
     }
 
+    /// Reads all of it: its checksum, which is its name, and what every page says.
+    pub fn verify(self: &Arc<Self>) -> Result<()> {
+        let (mut hasher, mut part) = (blake3::Hasher::new(), Vec::new());
+        let end = self.size - CHECKSUM as u64;
+        for start in (0..end).step_by(READ_AHEAD as usize) {
+            self.source.read(start..(start + READ_AHEAD).min(end), &mut part)?;
+            hasher.update(&part);
+        }
+        if *hasher.finalize().as_bytes() != self.id.0 {
+            return Err(Error::corrupt(format!("{}: its checksum does not match", Name::Segment(self.id))));
+        }
+        self.each_frame(&mut |_, _| Ok(()))?;
+        self.all_entries().try_for_each(|entry| entry.map(drop))?;
+        let mut run = PageRun::default();
+        let before = self.frame_pages.len() + self.entry_pages.len();
+        (0..self.filter_pages.len()).try_for_each(|page| run.page(self, before + page).map(drop))
+    }
+
     /// Visits all frames in order, past the page cache.
     pub fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
         let mut run = PageRun::default();
