@@ -237,16 +237,20 @@ fn every_command_works_with_one_good_copy_and_all_come_back() {
         for (path, _) in before.iter().filter(|(path, _)| copy(path) != good) {
             let name = path.strip_prefix(fixture.world.at("repo")).unwrap().to_str().unwrap();
             let line = run.err.lines().find(|line| line.starts_with(&format!("yester: {name} is "))).expect(name);
-            assert!(line.contains("key list --repair"), "{line}");
+            assert!(line.contains("yester repair keys"), "{line}");
         }
         assert_ne!(fixture.precious(), before);
         // Either by itself, or beside what was asked for.
-        let run = match good {
-            0 => fixture.words(&["key", "list", "--repair"]).ok(),
-            _ => fixture.words(&["key", "add", "--new-key-file", "third"]).ok(),
+        let said = match good {
+            0 => {
+                let dry = fixture.words(&["repair", "keys", "-n", "--json"]).ok().json();
+                assert_eq!(dry[0]["copies"].as_array().unwrap().len(), 6, "{dry:?}");
+                fixture.words(&["repair", "keys"]).ok().text()
+            }
+            _ => fixture.words(&["key", "add", "--new-key-file", "third"]).ok().err,
         };
-        assert_eq!(run.err.matches(" again: it was missing").count(), 3, "{}", run.err);
-        assert_eq!(run.err.matches(" again: it was damaged").count(), 3, "{}", run.err);
+        assert_eq!(said.matches(" again: it was missing").count(), 3, "{said}");
+        assert_eq!(said.matches(" again: it was damaged").count(), 3, "{said}");
         if good > 0 {
             let third = fixture.slots(["--key-file", "third"]).iter().find(|slot| slot["current"] == true).unwrap()["id"].clone();
             fixture.words(&["key", "remove", third.as_str().unwrap()]).ok();
@@ -254,6 +258,7 @@ fn every_command_works_with_one_good_copy_and_all_come_back() {
         assert_eq!(fixture.precious(), before, "every copy has its old bytes");
     }
     fixture.file(&["key", "list"]).ok();
+    assert!(fixture.file(&["repair", "keys"]).ok().text().contains("no copy"));
 }
 
 #[test]

@@ -45,9 +45,21 @@ fn storage() -> Arc<MemoryStorage> {
     fs::write(at("versioned"), &versioned).unwrap();
     take();
     let index = Index::load(&repo).unwrap();
-    let deltas = index.segments().iter().flat_map(|(_, s)| &s.frames).filter(|f| !f.info.bases.is_empty()).count();
+    let deltas = count_deltas(&index);
     assert_eq!(deltas, 1);
     storage
+}
+
+fn count_deltas(index: &Index) -> usize {
+    let mut deltas = 0;
+    for segment in 0..index.segments().len() {
+        let count = &mut |_: &_, _, frame: &yester::format::pack::FrameInfo| {
+            deltas += usize::from(!frame.bases.is_empty());
+            Ok(())
+        };
+        index.scan_frames(segment, count).expect("the frames can be read");
+    }
+    deltas
 }
 
 /// Everything that can be read of all snapshots; the first damage that is met.

@@ -132,10 +132,10 @@ fn segments_and_sealed_objects_are_laid_out_as_documented() {
         let key = golden::key_at(&repo.keys().index, &object, 28);
         assert_eq!(field(&object, "segment", "commitment"), key.commitment);
         let tail = &object[object.len() - 32 - segment::TAIL..object.len() - 32];
-        let pages = (open.frame_pages.len() + open.entry_pages.len()) as u32;
+        let pages = (open.frame_pages.len() + open.entry_pages.len() + open.filter_pages.len()) as u32;
         assert_eq!(field(tail, "segment tail", "pages"), pages.to_le_bytes());
-        let (at, len, _) = segment::decode_tail(&object).unwrap();
-        assert_eq!(field(tail, "segment tail", "root"), (at as u64).to_le_bytes());
+        let (at, len, _) = segment::decode_tail(&object, object.len() as u64).unwrap();
+        assert_eq!(field(tail, "segment tail", "root"), at.to_le_bytes());
         assert_eq!(field(tail, "segment tail", "length"), (len as u32).to_le_bytes());
     }
     for class in [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, completions, ingest, init, key, ls, man, mount, restore, snapshots, umount};
+use super::{cat, completions, ingest, init, key, ls, man, mount, repair, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -71,6 +71,7 @@ pub enum Command {
     Umount(umount::UmountArgs),
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
+    Repair(repair::RepairArgs),
     Key(key::KeyArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),

@@ -21,6 +21,8 @@ use super::place::{Place, Places};
 
 /// Decoded frames that a command which reads one thing after another keeps.
 const FRAMES: u64 = 48 << 20;
+/// The most bytes that a repository's cache may hold.
+const CACHE: u64 = 1 << 30;
 /// Decoded tree pages that it keeps.
 const PAGES: u64 = 16 << 20;
 
@@ -83,7 +85,13 @@ impl Context {
     pub fn open(&self) -> Result<Arc<Repository>> {
         let place = self.place()?;
         let storage = self.storage(&place)?;
-        Repository::open(storage, &self.credential(&place)?).map(Arc::new)
+        let repo = Repository::open(storage, &self.credential(&place)?)?;
+        // A copy of the index on this disk is worth it when the repository is on another machine's, or when asked for.
+        let wanted = self.global.cache_dir.is_some() || yester::sys::mount::is_remote(&place.path);
+        Ok(Arc::new(match self.cache(repo.id()).filter(|_| wanted) {
+            Some(directory) => repo.with_cache(&directory, CACHE),
+            None => repo,
+        }))
     }
 
     /// Where this repository's cache is; `None` when there is to be none.

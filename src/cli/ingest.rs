@@ -188,8 +188,7 @@ impl IngestArgs {
         tags.sort_unstable();
         tags.dedup();
         Ok(IngestOptions {
-            host: self.host.as_ref().map_or(default.host, |host| host.as_bytes().to_vec()),
-            user: default.user,
+            host: self.host.as_ref().map_or(default.host.clone(), |host| host.as_bytes().to_vec()),
             tags,
             time: self.time,
             parent: if self.force { Parent::None } else { Parent::Auto },
@@ -201,7 +200,7 @@ impl IngestArgs {
             readers: usize::from(self.read_concurrency),
             skip_if_unchanged: self.skip_if_unchanged,
             dry_run: self.dry_run,
-            never: Vec::new(),
+            ..default
         })
     }
 }

@@ -28,6 +28,7 @@ mod output;
 mod paths;
 mod place;
 mod progress;
+mod repair;
 mod restore;
 mod select;
 mod signals;
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Cat(args) => cat::run(&context, &args),
         Command::Mount(args) => mount::run(&context, &args, in_background),
         Command::Umount(args) => umount::run(&context, &args),
+        Command::Repair(args) => repair::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
         Command::Key(args) => key::run(&context, &args),
         Command::Completions(args) => completions::run(&args),

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod cursor;
 pub mod envelope;
+pub mod filter;
 pub mod node;
 pub mod pack;
 pub mod page;

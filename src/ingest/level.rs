@@ -97,17 +97,26 @@ pub enum Next<'a> {
 
 /// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
 /// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
-pub fn may_adopt(index: &Index, node: &Node) -> bool {
+pub fn may_adopt(index: &Index, node: &Node) -> Result<bool> {
     if !index.is_suspicious() {
-        return true;
+        return Ok(true);
+    }
+    if matches!(node.meta.xattrs, Xattrs::Stored(_)) {
+        return Ok(false);
     }
     match &node.kind {
-        Kind::File(Content::Items(items)) => items.iter().all(|item| match item {
-            Item::Chunk { id, .. } => index.find(PackKind::Data, &id.key()).is_some(),
-            Item::Hole { .. } => true,
-        }),
-        Kind::File(Content::Tree { .. }) => false,
-        _ => !matches!(node.meta.xattrs, Xattrs::Stored(_)),
+        Kind::File(Content::Items(items)) => {
+            for item in items {
+                if let Item::Chunk { id, .. } = item
+                    && index.find(PackKind::Data, &id.key())?.is_none()
+                {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        Kind::File(Content::Tree { .. }) => Ok(false),
+        _ => Ok(true),
     }
 }
 

@@ -31,12 +31,12 @@ use crate::ingest::scan::Scanner;
 use crate::ingest::sink::{Sink, Stored, stopped};
 use crate::ingest::sources::Place;
 use crate::model::{Owners, Snapshot, SnapshotId, Timestamp};
-use crate::observe::Observer;
+use crate::observe::{Event, Observer};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, session, snapshots};
+use crate::repo::{Repository, merge, session, snapshots};
 use crate::sys::{process, users};
 
 mod assemble;
@@ -120,9 +120,15 @@ impl Attempt<'_> {
                     true => session::end(self.repo, id)?,
                     false => session::abandon(self.repo, id, now())?,
                 }
+                self.settle(&report);
                 Ok(Some(report))
             }
             Ok(_) => {
+                session::end(self.repo, id)?;
+                Ok(None)
+            }
+            // What a fenced writer looked for may have been deleted since: that is no error of the repository.
+            Err(_) if session::is_fenced(self.repo, id) => {
                 session::end(self.repo, id)?;
                 Ok(None)
             }
@@ -130,6 +136,17 @@ impl Attempt<'_> {
                 // The storage may be what failed; then the session stays, and prune settles it.
                 let _ = session::abandon(self.repo, id, now());
                 Err(e)
+            }
+        }
+    }
+
+    /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
+    fn settle(&self, report: &IngestReport) {
+        if report.snapshot.statistics.bytes_stored > 0 {
+            let settled = Index::load(self.repo).and_then(|index| merge::settle(self.repo, &index));
+            if let Err(e) = settled {
+                let message = format!("the snapshot is stored, but the index could not be merged: {e}");
+                self.observer.event(&Event::Warning { subject: b"index", message: &message });
             }
         }
     }
@@ -231,12 +248,13 @@ impl Attempt<'_> {
                 }));
             }
             drop((messages_in, small, big, jobs));
-            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete));
+            let (indexed_in, indexed) = unbounded();
+            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in, self.options.segment_chunks));
             let (budget, lead, messages) = (&budget, &lead, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {
-                let sink = Sink::new(self.repo, session, jobs_in, complete_in);
-                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink));
+                let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
+                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
                 let result = Assembler::new(chunks, messages, budget, lead, self.observer).run(&steps);
                 budget.close();
                 lead.close();

@@ -492,7 +492,7 @@ impl<'a> Planner<'a> {
         let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
         if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
             && parent.is_unchanged(entry, &stat)
-            && may_adopt(self.index, entry.node())
+            && may_adopt(self.index, entry.node())?
         {
             node.kind = entry.node().kind.clone();
             node.meta.xattrs = entry.node().meta.xattrs.clone();

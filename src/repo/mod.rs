@@ -1,24 +1,30 @@
 //! A repository: keys, packs, index, trees, snapshots, on any storage.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chunk::cutter::Cutter;
 use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config, Derivation};
-use crate::model::{RepositoryId, Timestamp};
+use crate::model::{RepositoryId, SegmentId, Timestamp};
+use crate::repo::cache::{SegmentCache, Source};
 use crate::repo::keyring::KeyRing;
 use crate::repo::slots::SlotOptions;
 use crate::storage::{Class, Storage};
 
+pub mod cache;
 mod configuration;
 pub mod copies;
 pub mod index;
 pub mod keyring;
 pub mod local;
+pub mod merge;
 pub mod pack;
+pub mod paged;
 pub mod reader;
 pub mod recovery;
+pub mod repair;
 pub mod segment;
 pub mod session;
 pub mod slots;
@@ -32,6 +38,10 @@ pub struct Repository {
     storage: Arc<dyn Storage>,
     config: Config,
     keys: Keys,
+    /// Copies of index segments on a local disk.
+    cache: Option<Arc<SegmentCache>>,
+    /// Where long segments are put together.
+    scratch: Option<PathBuf>,
 }
 
 /// What `init` needs to know.
@@ -62,13 +72,39 @@ impl Repository {
         if !configuration::create(&*storage, 1, &configuration::object(&config, &keys))? {
             return Err(Error::new(ErrorKind::Exists, format!("somebody else made a repository at {}", storage.describe())));
         }
-        Ok(Repository { storage, config, keys })
+        Ok(Self::of(storage, config, keys))
     }
 
     /// Opens the repository on `storage`.
     pub fn open(storage: Arc<dyn Storage>, credential: &Credential) -> Result<Self> {
         let ring = KeyRing::open(storage, credential)?;
-        Ok(Repository { storage: ring.storage, keys: ring.master.keys(), config: ring.config })
+        let keys = ring.master.keys();
+        Ok(Self::of(ring.storage, ring.config, keys))
+    }
+
+    fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
+        let scratch = storage.local_path();
+        Repository { storage, config, keys, cache: None, scratch }
+    }
+
+    /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together
+    /// there. A directory that cannot be used is not used.
+    pub fn with_cache(mut self, directory: &Path, cap: u64) -> Self {
+        self.cache = SegmentCache::open(directory, cap).map(Arc::new);
+        if self.cache.is_some() {
+            self.scratch = Some(directory.to_owned());
+        }
+        self
+    }
+
+    /// A directory for files without a name; `None`: memory must do.
+    pub fn scratch(&self) -> Option<&Path> {
+        self.scratch.as_deref()
+    }
+
+    /// Where the bytes of an index segment of `size` bytes come from.
+    pub fn segment_source(&self, id: SegmentId, size: u64) -> Source {
+        Source::new(self.storage.clone(), self.cache.clone(), id, size)
     }
 
     /// Where its objects are.

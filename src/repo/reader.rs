@@ -127,7 +127,7 @@ impl ChunkReader {
 
     /// Loads the segments again: new ones are seen, replaced ones forgotten.
     pub fn reload(&self) -> Result<()> {
-        let index = Arc::new(Index::load(&self.repo)?);
+        let index = Arc::new(Index::load_after(&self.repo, Some(&self.index()))?);
         *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
         Ok(())
     }
@@ -163,7 +163,7 @@ impl ChunkReader {
     fn chunk_by(&self, index: &Index, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
         let mut last = None;
         // Damage of one copy is no reason to give up while there is another.
-        for location in index.find_all(kind, &id.key()) {
+        for location in index.find_all(kind, &id.key())? {
             match self.chunk_at(index, &location, kind, id) {
                 Ok(chunk) => return Ok(chunk),
                 Err(e) => last = Some(e),
@@ -174,7 +174,7 @@ impl ChunkReader {
 
     /// The chunk at a location of `index`, verified.
     pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        let frame = self.frame(&index.frame(location))?;
+        let frame = self.frame(&index.frame(location)?)?;
         let range = location.offset as usize..(location.offset + location.len) as usize;
         let chunk = Chunk { frame, range };
         let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
@@ -190,24 +190,24 @@ impl ChunkReader {
     }
 
     /// A decoded frame, from the cache or the storage.
-    pub fn frame(&self, frame: &FrameRef<'_>) -> Result<Arc<Frame>> {
+    pub fn frame(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
         let key = (frame.pack.id, frame.number);
         self.frames.get_or_insert_with(&key, || self.fetch(frame))
     }
 
-    /// Whether a frame is in memory already.
-    pub fn has_frame(&self, frame: &FrameRef<'_>) -> bool {
-        self.frames.contains_key(&(frame.pack.id, frame.number))
+    /// Whether a frame, by its pack and its number there, is in memory already.
+    pub fn has_frame(&self, frame: &(PackId, u32)) -> bool {
+        self.frames.contains_key(frame)
     }
 
-    fn fetch(&self, frame: &FrameRef<'_>) -> Result<Arc<Frame>> {
+    fn fetch(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
         let mut plain = Vec::new();
         self.decode_frame(frame, &mut plain)?;
         Ok(Arc::new(Frame { plain, verified: Mutex::default() }))
     }
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache.
-    pub fn decode_frame(&self, frame: &FrameRef<'_>, plain: &mut Vec<u8>) -> Result<()> {
+    pub fn decode_frame(&self, frame: &FrameRef, plain: &mut Vec<u8>) -> Result<()> {
         let mut prefix = Vec::new();
         if !frame.info.bases.is_empty() {
             self.bases(frame.pack.kind, &frame.info.bases, &mut prefix)
@@ -225,7 +225,7 @@ impl ChunkReader {
             };
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
-            key.decode(frame.number, frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
+            key.decode(frame.number, &frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
                 .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
@@ -240,11 +240,8 @@ impl ChunkReader {
         out.clear();
         let index = self.index();
         for key in bases {
-            let location = index.find_all(kind, key).find(|l| index.frame(l).info.bases.is_empty());
-            let location = location.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short()))
-            })?;
-            let frame = self.frame(&index.frame(&location))?;
+            let (location, frame) = plain_frame(&index, kind, key)?;
+            let frame = self.frame(&frame)?;
             let range = location.offset as usize..(location.offset + location.len) as usize;
             let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
             let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
@@ -274,4 +271,15 @@ impl ChunkReader {
         self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
         Ok(key)
     }
+}
+
+/// Where a chunk is in a frame that is no difference from others.
+fn plain_frame(index: &Index, kind: PackKind, key: &ChunkKey) -> Result<(Location, FrameRef)> {
+    for location in index.find_all(kind, key)? {
+        let frame = index.frame(&location)?;
+        if frame.info.bases.is_empty() {
+            return Ok((location, frame));
+        }
+    }
+    Err(Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short())))
 }

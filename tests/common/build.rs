@@ -295,7 +295,7 @@ pub fn snapshot(repo: &Repository, root: &Spec, owners: Owners) -> Snapshot {
     builder.trees.close();
     let mut packs = builder.data.packs;
     packs.append(&mut builder.trees.packs);
-    Segment::of_packs(&packs).store(repo).unwrap();
+    Segment::of_packs(&packs).store(repo, Vec::new()).unwrap();
     let now = Timestamp { secs: 1_700_000_000, nanos: 0 };
     let snapshot = Snapshot {
         id,

@@ -14,18 +14,14 @@ use super::super::context::Context;
 use super::super::exit::{self, Outcome};
 use super::super::output::{Output, exact, lossy};
 use super::super::units;
-use super::{note_repaired, open, state};
+use super::{open, state};
 
 /// List the key slots and how their copies are
 ///
 /// The slot that the given key opens is marked with a star. Every slot, and the configuration, is stored three times, and
 /// any one copy is enough. Exit code 1 says that copies are damaged or missing.
 #[derive(Debug, Args)]
-pub struct ListArgs {
-    /// Write damaged and missing copies again with the bytes of a good one
-    #[arg(long)]
-    repair: bool,
-}
+pub struct ListArgs {}
 
 #[derive(Serialize)]
 struct JsonSlot {
@@ -60,10 +56,8 @@ struct JsonCopy {
 }
 
 /// Lists the slots.
-pub fn run(context: &Context, args: &ListArgs) -> Result<Outcome> {
+pub fn run(context: &Context, _: &ListArgs) -> Result<Outcome> {
     let (_, ring, _) = open(context)?;
-    let repaired = if args.repair { ring.repair() } else { (Vec::new(), Ok(())) };
-    repaired.0.iter().for_each(|copy| note_repaired(context, copy));
     let (configuration, slots) = (ring.configuration()?, ring.slots()?);
     let mut out = Output::new();
     if context.global.json {
@@ -74,8 +68,12 @@ pub fn run(context: &Context, args: &ListArgs) -> Result<Outcome> {
         out.line(&table(&slots, &ring).trim_fmt())?;
     }
     out.finish()?;
-    repaired.1?;
-    let mut wrong = troubles(&configuration, "the configuration");
+    report(context, &configuration, &slots)
+}
+
+/// Says what is wrong with copies; damage is an error.
+pub fn report<T>(context: &Context, configuration: &Copies<T>, slots: &[Slot]) -> Result<Outcome> {
+    let mut wrong = troubles(configuration, "the configuration");
     wrong.extend(slots.iter().flat_map(|slot| troubles(&slot.copies, &format!("key slot {}", slot.id.short()))));
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for text in rest {
@@ -141,7 +139,7 @@ fn troubles<T>(copies: &Copies<T>, what: &str) -> Vec<String> {
     let next = match (copies.whole(), copies.differ()) {
         (0, _) => "no copy of it is good: yester key remove takes it away",
         (_, true) => "the good copies differ",
-        _ => "yester key list --repair writes it again",
+        _ => "yester repair keys writes it again",
     };
     let mut out: Vec<String> = copies
         .states()

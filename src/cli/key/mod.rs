@@ -23,6 +23,9 @@ use super::place::Place;
 mod change;
 mod list;
 mod recovery;
+mod repair;
+
+pub use repair::repair;
 
 /// Manage the keys of the repository
 ///
