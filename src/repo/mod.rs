@@ -14,6 +14,7 @@ use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 pub mod cache;
 pub mod index;
+pub mod known;
 pub mod local;
 pub mod merge;
 pub mod pack;
