@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, ingest, init, ls, mount, restore, snapshots, umount};
+use super::{cat, forget, ingest, init, ls, mount, prune, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -81,6 +81,10 @@ pub enum Command {
     /// Copy snapshots, directories or files of them back
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
+    /// Forget snapshots, by their names or by what is to be kept
+    Forget(Box<forget::ForgetArgs>),
+    /// Delete what no snapshot needs
+    Prune(prune::PruneArgs),
     /// Print the version
     Version,
 }

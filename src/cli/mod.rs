@@ -16,6 +16,7 @@ mod cat;
 mod context;
 mod credential;
 mod exit;
+mod forget;
 mod ingest;
 mod init;
 mod inputs;
@@ -25,6 +26,7 @@ mod output;
 mod paths;
 mod place;
 mod progress;
+mod prune;
 mod restore;
 mod select;
 mod signals;
@@ -66,6 +68,8 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Mount(args) => mount::run(&context, &args, in_background),
         Command::Umount(args) => umount::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Forget(args) => forget::run(&context, &args),
+        Command::Prune(args) => prune::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }
