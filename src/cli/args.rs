@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, ingest, init, ls, mount, repair, restore, snapshots, umount};
+use super::{cat, forget, ingest, init, ls, mount, prune, repair, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -83,6 +83,10 @@ pub enum Command {
     Restore(restore::RestoreArgs),
     /// Make the index anew from the packs
     Repair(repair::RepairArgs),
+    /// Forget snapshots, by their names or by what is to be kept
+    Forget(Box<forget::ForgetArgs>),
+    /// Delete what no snapshot needs
+    Prune(prune::PruneArgs),
     /// Print the version
     Version,
 }

@@ -16,6 +16,7 @@ mod cat;
 mod context;
 mod credential;
 mod exit;
+mod forget;
 mod ingest;
 mod init;
 mod inputs;
@@ -25,6 +26,7 @@ mod output;
 mod paths;
 mod place;
 mod progress;
+mod prune;
 mod repair;
 mod restore;
 mod select;
@@ -68,6 +70,8 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Umount(args) => umount::run(&context, &args),
         Command::Repair(args) => repair::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Forget(args) => forget::run(&context, &args),
+        Command::Prune(args) => prune::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

@@ -13,13 +13,17 @@ use crate::repo::cache::{SegmentCache, Source};
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 pub mod cache;
+pub mod forget;
 pub mod index;
+pub mod known;
 pub mod local;
 pub mod merge;
 pub mod pack;
 pub mod paged;
+pub mod prune;
 pub mod reader;
 pub mod repair;
+pub mod retention;
 pub mod segment;
 pub mod session;
 pub mod slots;
