@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, completions, ingest, init, key, ls, man, mount, repair, restore, snapshots, umount};
+use super::{cat, completions, forget, ingest, init, key, ls, man, mount, prune, repair, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -72,6 +72,8 @@ pub enum Command {
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
     Repair(repair::RepairArgs),
+    Forget(Box<forget::ForgetArgs>),
+    Prune(prune::PruneArgs),
     Key(key::KeyArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),

@@ -17,6 +17,7 @@ mod completions;
 mod context;
 mod credential;
 mod exit;
+mod forget;
 mod ingest;
 mod init;
 mod inputs;
@@ -28,6 +29,7 @@ mod output;
 mod paths;
 mod place;
 mod progress;
+mod prune;
 mod repair;
 mod restore;
 mod select;
@@ -71,6 +73,8 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Umount(args) => umount::run(&context, &args),
         Command::Repair(args) => repair::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Forget(args) => forget::run(&context, &args),
+        Command::Prune(args) => prune::run(&context, &args),
         Command::Key(args) => key::run(&context, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&context, &args),

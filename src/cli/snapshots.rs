@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use yester::model::{Snapshot, escape};
+use yester::model::{Snapshot, SnapshotId, escape};
 use yester::repo::local::LocalState;
 use yester::repo::{Repository, snapshots as repo_snapshots};
 use yester::{ErrorKind, Result};
@@ -53,14 +53,18 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     Err(yester::Error::new(ErrorKind::Corrupt, first))
 }
 
-/// Snapshots that this machine has seen and that are gone without having been forgotten, each as a sentence.
-fn vanished(context: &Context, repo: &Repository) -> Result<Vec<String>> {
+/// Snapshots that this machine has seen and that are gone without having been forgotten.
+pub fn vanished_ids(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
     let present = repo_snapshots::names(repo)?;
     let state = context.places.state().and_then(|directory| LocalState::open(directory, repo.id()));
-    let gone = state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))?;
+    state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))
+}
+
+/// The same, each as a sentence.
+pub fn vanished(context: &Context, repo: &Repository) -> Result<Vec<String>> {
     let text =
         "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; look at its storage";
-    Ok(gone.iter().map(|id| format!("snapshot {} {text}", id.short())).collect())
+    Ok(vanished_ids(context, repo)?.iter().map(|id| format!("snapshot {} {text}", id.short())).collect())
 }
 
 type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;

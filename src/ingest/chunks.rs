@@ -13,6 +13,7 @@ use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
 use crate::repo::index::Index;
+use crate::repo::known::{self, Known};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree_writer::PageSink;
@@ -100,6 +101,7 @@ pub struct BatchFile {
 pub struct Chunks<'a> {
     keys: &'a Keys,
     index: &'a Index,
+    known: Known,
     /// Reads the recipes of previous versions.
     trees: Option<Arc<TreeReader>>,
     /// Chunks that this ingest is about to store, and those that no segment has yet.
@@ -129,6 +131,7 @@ impl<'a> Chunks<'a> {
         Chunks {
             keys,
             index,
+            known: Known::default(),
             trees,
             stored: HashSet::default(),
             own: index.of_session(),
@@ -144,7 +147,10 @@ impl<'a> Chunks<'a> {
     /// Whether this chunk must be stored; from now on it counts as known.
     fn is_new(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let key = id.key();
-        if self.stored.contains(&key) || self.index.find(kind, &key)?.is_some() || self.own.find(kind, &key)?.is_some() {
+        if self.stored.contains(&key)
+            || self.known.find(self.index, kind, &key)?.is_some()
+            || self.own.find(kind, &key)?.is_some()
+        {
             return Ok(false);
         }
         Ok(self.stored.insert(key))
@@ -244,13 +250,13 @@ impl<'a> Chunks<'a> {
 
     /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one.
     fn base(&self, key: &ChunkKey, into: &mut Gathered) -> Result<()> {
-        let Some(location) = self.index.find(PackKind::Data, key)? else { return Ok(()) };
-        let bases = self.index.frame(&location)?.info.bases;
-        if bases.is_empty() {
+        if let Some(location) = known::plain(self.index, PackKind::Data, key)? {
             into.base(*key, location.len);
+            return Ok(());
         }
-        for key in &bases {
-            if let Some(location) = self.index.find(PackKind::Data, key)? {
+        let Some(location) = self.index.find(PackKind::Data, key)? else { return Ok(()) };
+        for key in &self.index.frame(&location)?.info.bases {
+            if let Some(location) = known::plain(self.index, PackKind::Data, key)? {
                 into.base(*key, location.len);
             }
         }

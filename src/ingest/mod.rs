@@ -24,6 +24,7 @@ use crate::ingest::assemble::{Assembled, Assembler};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
 use crate::ingest::exclude::Rules;
+use crate::ingest::level::Adoption;
 use crate::ingest::parent::ParentTree;
 use crate::ingest::plan::{Outlets, Planner, Walked};
 use crate::ingest::read::Reading;
@@ -86,8 +87,9 @@ pub fn ingest(
     never.extend(std::iter::once(repo.storage().local_path()).flatten());
     let rules = Rules::new(&options.exclude, &never)?;
     process::raise_file_limit();
-    for _ in 0..FENCED_TRIES {
-        let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer };
+    for attempt in 0..FENCED_TRIES {
+        let again = attempt > 0;
+        let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer, again };
         if let Some(report) = attempt.run()? {
             return Ok(report);
         }
@@ -103,6 +105,8 @@ struct Attempt<'a> {
     options: &'a IngestOptions,
     stop: &'a Arc<AtomicBool>,
     observer: &'a dyn Observer,
+    /// An earlier session of this ingest was fenced.
+    again: bool,
 }
 
 impl Attempt<'_> {
@@ -261,8 +265,9 @@ impl Attempt<'_> {
                 result
             });
             let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
+            let adoption = Adoption::new(index, self.again);
             let planner =
-                Planner::new(self.options, self.rules, &scanner, index, parent_tree, self.observer, self.stop, outlets, lead);
+                Planner::new(self.options, self.rules, &scanner, adoption, parent_tree, self.observer, self.stop, outlets, lead);
             let walked = planner.walk(self.places, parent.map(|p| &p.root));
             scanner.close();
             if walked.is_err() {

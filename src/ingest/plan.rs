@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{Marked, Rules};
-use crate::ingest::level::{Given, Level, Next, may_adopt, open_given};
+use crate::ingest::level::{Adoption, Given, Level, Next, open_given};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::read::{BATCH, SMALL, Task};
@@ -19,7 +19,6 @@ use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
 use crate::model::{Content, Directory, Kind, LinkGroup, Metadata, Node, Statistics};
 use crate::observe::{Event, Observer};
-use crate::repo::index::Index;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 /// One step of the walk, for the assembler.
@@ -96,7 +95,7 @@ pub struct Planner<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
     scanner: &'a Scanner,
-    index: &'a Index,
+    adoption: Adoption<'a>,
     parent: Option<ParentTree>,
     observer: &'a dyn Observer,
     stop: &'a AtomicBool,
@@ -119,7 +118,7 @@ impl<'a> Planner<'a> {
         options: &'a IngestOptions,
         rules: &'a Rules,
         scanner: &'a Scanner,
-        index: &'a Index,
+        adoption: Adoption<'a>,
         parent: Option<ParentTree>,
         observer: &'a dyn Observer,
         stop: &'a AtomicBool,
@@ -130,7 +129,7 @@ impl<'a> Planner<'a> {
             options,
             rules,
             scanner,
-            index,
+            adoption,
             parent,
             observer,
             stop,
@@ -492,7 +491,7 @@ impl<'a> Planner<'a> {
         let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
         if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
             && parent.is_unchanged(entry, &stat)
-            && may_adopt(self.index, entry.node())?
+            && self.adoption.allows(entry.node())?
         {
             node.kind = entry.node().kind.clone();
             node.meta.xattrs = entry.node().meta.xattrs.clone();

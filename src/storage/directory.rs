@@ -13,10 +13,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::leftovers::{self, Writer};
+use crate::storage::{Class, Created, Leftovers, Name, Storage};
 use crate::sys::Dir;
-
-const TEMPORARY: &[u8] = b".tmp-";
 
 /// A repository in a local directory.
 #[derive(Debug)]
@@ -29,6 +28,8 @@ pub struct DirectoryStorage {
     /// Directories with names that are not durable yet: class index, or 256 + shard.
     dirty: Mutex<BTreeSet<usize>>,
     counter: AtomicU64,
+    /// Who writes, as temporary names say it.
+    writer: Writer,
 }
 
 impl DirectoryStorage {
@@ -84,7 +85,8 @@ impl DirectoryStorage {
         let shards =
             (0..=255u8).map(|n| packs.open_dir(format!("{n:02x}").as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
-        Ok(DirectoryStorage { path, classes, shards, dirty: Mutex::default(), counter: AtomicU64::new(0) })
+        let writer = Writer::this_process();
+        Ok(DirectoryStorage { path, classes, shards, dirty: Mutex::default(), counter: AtomicU64::new(0), writer })
     }
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
@@ -168,9 +170,7 @@ impl Storage for DirectoryStorage {
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
         let (place, dir) = self.place(name);
         let leaf = name.leaf();
-        let mut temporary = TEMPORARY.to_vec();
-        let unique = self.counter.fetch_add(1, Ordering::Relaxed);
-        temporary.extend_from_slice(format!("{}-{unique}-{}", crate::sys::process::id(), &leaf[..8]).as_bytes());
+        let temporary = self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed));
         match self.write(dir, &temporary, leaf.as_bytes(), parts) {
             Ok(created) => {
                 self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
@@ -247,6 +247,26 @@ impl Storage for DirectoryStorage {
             dir.sync().at(|| format!("cannot make new names durable in {}", self.describe()))?;
         }
         Ok(())
+    }
+
+    fn sync_everything(&self) -> Result<()> {
+        let all = (0..self.classes.len()).chain((0..self.shards.len()).map(|shard| 256 + shard));
+        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).extend(all);
+        self.sync()
+    }
+
+    fn free_space(&self) -> Result<Option<u64>> {
+        let failed = || format!("cannot ask for the free space of {}", self.describe());
+        self.classes.first().map(|dir| dir.space().at(failed).map(|(free, _)| free)).transpose()
+    }
+
+    fn leftovers(&self, remove: bool) -> Result<Leftovers> {
+        let failed = || format!("cannot look for unfinished objects in {}", self.describe());
+        let mut out = Leftovers::default();
+        for dir in self.classes.iter().chain(&self.shards) {
+            leftovers::find(dir, remove, &mut out).at(failed)?;
+        }
+        Ok(out)
     }
 
     fn concurrency(&self) -> usize {

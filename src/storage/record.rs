@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::{Class, Created, Leftovers, Name, Storage};
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,20 @@ impl Storage for RecordingStorage {
         self.change()?;
         self.note(Operation::Sync);
         self.inner.sync()
+    }
+
+    fn sync_everything(&self) -> Result<()> {
+        self.change()?;
+        self.note(Operation::Sync);
+        self.inner.sync_everything()
+    }
+
+    fn free_space(&self) -> Result<Option<u64>> {
+        self.inner.free_space()
+    }
+
+    fn leftovers(&self, remove: bool) -> Result<Leftovers> {
+        self.inner.leftovers(remove)
     }
 
     fn concurrency(&self) -> usize {
