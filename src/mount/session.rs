@@ -60,7 +60,8 @@ pub fn mount(
     let view = Arc::new(View::open(repo, options)?);
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
-    let session = Session::new(Adapter::new(view.clone()), &place, &config).map_err(failed)?;
+    let adapter = Adapter::new(view.clone(), config.n_threads.unwrap_or(1));
+    let session = Session::new(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
     view.connect(Box::new(move |ino, content| pusher.store(INodeNo(ino), 0, content)));
     drop(view);
@@ -149,7 +150,8 @@ fn configuration(options: &MountOptions) -> Result<Config> {
         }
     }
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    config.n_threads = Some(cores.clamp(2, 16));
+    // As many as can be at work, one that waits for the storage, and one that takes the next request.
+    config.n_threads = Some(cores.clamp(2, 16) + 2);
     config.clone_fd = true;
     Ok(config)
 }
