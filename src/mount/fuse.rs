@@ -176,8 +176,9 @@ impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let offered = config.capabilities();
         let wanted = [
+            // Not READDIRPLUS_AUTO: the kernel then takes attributes along for the first part of a directory only, and
+            // `find`, `tar` and `cp`, which list all of it before they look, cost a lookup for every entry of a long one.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,

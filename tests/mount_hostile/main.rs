@@ -12,4 +12,7 @@ mod program;
 #[path = "../common/tiny.rs"]
 mod tiny;
 
+mod differential;
 mod faults;
+mod lists;
+mod served;
