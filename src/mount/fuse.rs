@@ -36,8 +36,8 @@ const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// `FS_IOC_GETFLAGS` on 64-bit and 32-bit systems.
 const GET_FLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
-/// `FS_IOC_SETFLAGS` on both, `FS_IOC_FSSETXATTR`, and the two that set a label and a version.
-const SETTING: [u32; 6] = [0x4008_6602, 0x4004_6602, 0x401c_5820, 0x4100_9432, 0x4008_7602, 0x4004_7602];
+/// `FS_IOC_SETFLAGS` on both, and `FS_IOC_FSSETXATTR`: kernels before 5.13 leave the refusal to the file system.
+const SET_FLAGS: [u32; 3] = [0x4008_6602, 0x4004_6602, 0x401c_5820];
 
 /// The file system as the kernel sees it.
 #[derive(Debug)]
@@ -361,7 +361,7 @@ impl Filesystem for Adapter {
                     Err(e) => reply.error(e),
                 });
             }
-            _ if SETTING.contains(&cmd) => reply.error(Errno::EROFS),
+            _ if SET_FLAGS.contains(&cmd) => reply.error(Errno::EROFS),
             _ => reply.error(Errno::ENOTTY),
         }
     }

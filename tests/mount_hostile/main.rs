@@ -16,3 +16,4 @@ mod differential;
 mod faults;
 mod lists;
 mod served;
+mod writes;
