@@ -114,6 +114,15 @@ fn helper() -> Result<&'static str> {
     })
 }
 
+/// Takes away what a session left at `point` (absolute) when it ended: a dead mount, or, if it is known to serve nobody,
+/// a mount that only seems alive. What others mounted there since stays.
+pub fn clear(point: &Path, broken: bool) -> Result<()> {
+    match mounted(point)? {
+        Some(mount) if is_ours(&mount) && (broken || is_dead(point)) => detach(point, true),
+        _ => Ok(()),
+    }
+}
+
 /// Unmounts the yester mount at `point`: one that works, or what a killed one left behind.
 pub fn unmount(point: &Path) -> Result<()> {
     let name = shown(point);

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::fuse::Adapter;
@@ -66,14 +67,25 @@ pub fn mount(
     view.connect(Box::new(move |ino, content| pusher.store(INodeNo(ino), 0, content)));
     drop(view);
     start("mount-notify", move || notify(&changes, &notifier))?;
+    let serving = without_unmounting(session.spawn().map_err(failed)?);
     let (done, ended) = crossbeam_channel::bounded(1);
-    start("mount-serve", move || drop(done.send(session.run())))?;
+    let broken = |_| Err(std::io::Error::other("a thread of the session ended"));
+    start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken))))?;
     if let Err(e) = std::fs::metadata(&place) {
         let _ = point::detach(&place, true);
         return Err(Error::io(format!("the mount at {} does not answer", mountpoint.display()), e));
     }
     ready();
     serve(&place, &ended, shutdown)
+}
+
+/// The thread of a session, which unmounts nothing when it ends. By itself fuser 0.18 takes away whatever is mounted at
+/// the place by then, even if that is the next mount there (<https://github.com/cberner/fuser/pull/703>).
+fn without_unmounting(mut session: BackgroundSession) -> JoinHandle<std::io::Result<()>> {
+    let thread = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
+    // This keeps one descriptor of a connection that is gone, until the process ends.
+    std::mem::forget(session);
+    thread
 }
 
 fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -83,7 +95,11 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
 
 /// Waits for the end of the session, from inside or outside.
 fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdown) -> Result<()> {
-    let outcome = |result: std::io::Result<()>| result.map_err(|e| Error::io("the mount broke off", e));
+    let outcome = |result: std::io::Result<()>| {
+        // Whoever aborts a connection leaves the mount where it is; so does a session that failed.
+        point::clear(place, result.is_err())?;
+        result.map_err(|e| Error::io("the mount broke off", e))
+    };
     crossbeam_channel::select! {
         recv(ended) -> result => return outcome(result.unwrap_or(Ok(()))),
         recv(shutdown.wait) -> _ => {}

@@ -15,5 +15,6 @@ mod tiny;
 mod differential;
 mod faults;
 mod lists;
+mod process;
 mod served;
 mod writes;
