@@ -148,9 +148,11 @@ fn a_list_that_changes_shows_the_rest_once() {
         }
         commit(200 + round);
         (round * 10..round * 10 + 10).for_each(|n| tiny.forget(SnapshotId([n; 32])));
-        until(|| fs::metadata(mounted.path("latest")).unwrap().mtime() >= 0 && {
-            let now: Vec<_> = fs::read_dir(mounted.path("ids")).unwrap().map(|e| e.unwrap().file_name().into_vec()).collect();
-            now.contains(&short(200 + round)) && !now.contains(&short(round * 10))
+        until(|| {
+            fs::metadata(mounted.path("latest")).unwrap().mtime() >= 0 && {
+                let now: Vec<_> = fs::read_dir(mounted.path("ids")).unwrap().map(|e| e.unwrap().file_name().into_vec()).collect();
+                now.contains(&short(200 + round)) && !now.contains(&short(round * 10))
+            }
         });
         loop {
             match some_entries(&fd, 100).unwrap() {
@@ -243,9 +245,8 @@ fn four_thousand_directories_deep() {
     };
     assert_eq!(read(&bottom), b"the end");
     let deepest = rustix::fs::fstat(&bottom).unwrap().st_ino;
-    let top = (0..DEEP).fold(bottom.try_clone().unwrap(), |fd, _| {
-        openat(&fd, "..", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
-    });
+    let top = (0..DEEP)
+        .fold(bottom.try_clone().unwrap(), |fd, _| openat(&fd, "..", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap());
     assert_eq!(rustix::fs::fstat(&top).unwrap().st_ino, fs::metadata(&served.point).unwrap().ino());
     // The number leads there also when nothing of the way is known any more.
     shrink(&served.point);

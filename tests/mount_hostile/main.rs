@@ -16,5 +16,7 @@ mod differential;
 mod faults;
 mod lists;
 mod process;
+mod reads;
 mod served;
+mod users;
 mod writes;

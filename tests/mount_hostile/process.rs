@@ -127,7 +127,10 @@ fn stopped_and_aborted() {
         let served = Served::new(&world, &options, &[&what]);
         send(served.pid, Signal::STOP);
         let mut reader = Command::new("cat").arg(served.path("big")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        until(|| fs::read_to_string(format!("/proc/{}/wchan", reader.id())).is_ok_and(|at| at.contains("fuse") || at.contains("request")));
+        until(|| {
+            fs::read_to_string(format!("/proc/{}/wchan", reader.id()))
+                .is_ok_and(|at| at.contains("fuse") || at.contains("request"))
+        });
         world.run(&with(&options, &["mount", "point"])).fails(1, &["already"]);
         abort(&served.point);
         assert!(!reader.wait().unwrap().success());

@@ -50,7 +50,8 @@ impl<'a> Served<'a> {
 impl Drop for Served<'_> {
     fn drop(&mut self) {
         if self.world.run(&["umount", &shown(&self.point)]).code != Some(0) {
-            rustix::process::Pid::from_raw(self.pid as i32).map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+            rustix::process::Pid::from_raw(self.pid as i32)
+                .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
             self.world.run(&["umount", &shown(&self.point)]);
         }
     }
