@@ -83,6 +83,7 @@ acl denied u:20002:-,g:30001:r,o::r
 acl masked u:20002:rw,g:30002:rw,m::-
 acl owning g::-,u:20002:r
 acl both g:30001:-,g:30002:r,g::r
+setfattr -n trusted.secret -v 1 file-444-0:0; setfattr -n user.open -v 1 file-644-0:0
 mkdir acl-dir; printf in >acl-dir/in; chown 20001:30001 acl-dir; chmod 750 acl-dir
 setfacl -m u:20002:rx,g:30002:x,d:u:20002:r acl-dir
 "#;
