@@ -205,6 +205,7 @@ impl ChunkReader {
         let name = Name::Pack(frame.pack.id);
         let key = self.pack_key(frame.pack.id)?;
         if key.preamble().kind != frame.pack.kind {
+            self.forget_key(frame.pack.id);
             return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
         }
         WORKING.with_borrow_mut(|slot| {
@@ -215,7 +216,10 @@ impl ChunkReader {
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
             key.decode(frame.number, &frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
-                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+                .map_err(|e| {
+                    self.forget_key(frame.pack.id);
+                    e.context(format!("{name}, frame {}", frame.number))
+                })?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
@@ -276,6 +280,11 @@ impl ChunkReader {
         }
         drop(verified);
         Ok(chunk)
+    }
+
+    /// The first bytes may have been those of another pack. What is mended can be read again only if they are read again.
+    fn forget_key(&self, id: PackId) {
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
