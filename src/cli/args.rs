@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, ingest, init, ls, mount, repair, restore, snapshots, umount};
+use super::{cat, check, ingest, init, ls, mount, repair, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -81,6 +81,8 @@ pub enum Command {
     /// Copy snapshots, directories or files of them back
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
+    /// Check the repository, and with --read-data every byte of it
+    Check(check::CheckArgs),
     /// Make the index anew from the packs
     Repair(repair::RepairArgs),
     /// Print the version

@@ -13,6 +13,7 @@ use yester::Result;
 mod args;
 mod background;
 mod cat;
+mod check;
 mod context;
 mod credential;
 mod exit;
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Umount(args) => umount::run(&context, &args),
         Command::Repair(args) => repair::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Check(args) => check::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

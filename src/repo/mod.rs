@@ -13,6 +13,7 @@ use crate::repo::cache::{SegmentCache, Source};
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 pub mod cache;
+pub mod check;
 pub mod index;
 pub mod local;
 pub mod merge;
@@ -95,6 +96,11 @@ impl Repository {
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
         Repository { storage, config, keys, cache: None, scratch }
+    }
+
+    /// The same repository on another storage.
+    fn on(&self, storage: Arc<dyn Storage>) -> Self {
+        Self::of(storage, self.config.clone(), self.keys.clone())
     }
 
     /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together

@@ -240,24 +240,46 @@ impl ChunkReader {
         out.clear();
         let index = self.index();
         for key in bases {
-            let (location, frame) = plain_frame(&index, kind, key)?;
-            let frame = self.frame(&frame)?;
-            let range = location.offset as usize..(location.offset + location.len) as usize;
-            let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-            if !verified.contains(&location.offset) {
-                if self.repo.keys().chunk_id(kind, bytes).key() != *key {
-                    return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
-                }
-                verified.push(location.offset);
-            }
-            drop(verified);
-            if out.len() + bytes.len() > MAX_PREFIX {
+            let base = self.base(&index, kind, key)?;
+            if out.len() + base.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
-            out.extend_from_slice(bytes);
+            out.extend_from_slice(&base);
         }
         Ok(())
+    }
+
+    /// A base chunk. Damage of one copy is no reason to give up while there is another.
+    fn base(&self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Chunk> {
+        let mut last = None;
+        for location in index.find_all(kind, key)? {
+            let frame = index.frame(&location)?;
+            if !frame.info.bases.is_empty() {
+                continue;
+            }
+            match self.base_at(&frame, &location, kind, key) {
+                Ok(chunk) => return Ok(chunk),
+                Err(e) => last = Some(e),
+            }
+        }
+        let none =
+            || Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short()));
+        Err(last.unwrap_or_else(none))
+    }
+
+    fn base_at(&self, frame: &FrameRef, location: &Location, kind: PackKind, key: &ChunkKey) -> Result<Chunk> {
+        let frame = self.frame(frame)?;
+        let range = location.offset as usize..(location.offset + location.len) as usize;
+        let bytes = frame.plain.get(range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+        let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+        if !verified.contains(&location.offset) {
+            if self.repo.keys().chunk_id(kind, bytes).key() != *key {
+                return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
+            }
+            verified.push(location.offset);
+        }
+        drop(verified);
+        Ok(Chunk { frame, range })
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
@@ -271,15 +293,4 @@ impl ChunkReader {
         self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
         Ok(key)
     }
-}
-
-/// Where a chunk is in a frame that is no difference from others.
-fn plain_frame(index: &Index, kind: PackKind, key: &ChunkKey) -> Result<(Location, FrameRef)> {
-    for location in index.find_all(kind, key)? {
-        let frame = index.frame(&location)?;
-        if frame.info.bases.is_empty() {
-            return Ok((location, frame));
-        }
-    }
-    Err(Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short())))
 }
