@@ -60,7 +60,7 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
         names: if json { None } else { Some(NAMES) },
         stop: signals::stop_flag()?,
     };
-    let checked = check(&repo, &options, &findings, &mut |pack| memory.note(pack));
+    let checked = check(&repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
     memory.keep();
     display.finish();
     let mut report = checked?;
@@ -97,13 +97,14 @@ fn parse_subset(text: &str) -> Result<Subset, String> {
 struct Memory<'a> {
     context: &'a Context,
     repo: &'a Repository,
-    new: Vec<PackId>,
+    sound: Vec<PackId>,
+    damaged: Vec<PackId>,
     kept: Instant,
 }
 
 impl<'a> Memory<'a> {
     fn new(context: &'a Context, repo: &'a Repository) -> Self {
-        Memory { context, repo, new: Vec::new(), kept: Instant::now() }
+        Memory { context, repo, sound: Vec::new(), damaged: Vec::new(), kept: Instant::now() }
     }
 
     fn state(&self) -> Option<LocalState> {
@@ -114,17 +115,26 @@ impl<'a> Memory<'a> {
         self.state().map(|state| state.all_verified()).unwrap_or_default()
     }
 
-    fn note(&mut self, pack: PackId) {
-        self.new.push(pack);
+    fn note(&mut self, pack: PackId, sound: bool) {
+        let packs = if sound { &mut self.sound } else { &mut self.damaged };
+        packs.push(pack);
         if self.kept.elapsed() >= REMEMBER {
             self.keep();
         }
     }
 
+    /// What cannot be kept now, because another process has the memory, is kept the next time.
     fn keep(&mut self) {
         self.kept = Instant::now();
-        if !self.new.is_empty() && self.state().is_some_and(|state| state.note_verified(&self.new, context::now())) {
-            self.new.clear();
+        if self.sound.is_empty() && self.damaged.is_empty() {
+            return;
+        }
+        let Some(state) = self.state() else { return };
+        if state.note_verified(&self.sound, context::now()) {
+            self.sound.clear();
+        }
+        if state.drop_verified(&self.damaged) {
+            self.damaged.clear();
         }
     }
 }

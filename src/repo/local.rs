@@ -200,12 +200,14 @@ impl LocalState {
         noted.is_some()
     }
 
-    /// Forgets when packs were verified that `keep` does not want: they are gone.
-    pub fn retain_verified(&self, keep: impl Fn(&PackId) -> bool) {
-        let gone: Vec<PackId> = self.all_verified().into_keys().filter(|pack| !keep(pack)).collect();
-        if !gone.is_empty() {
-            self.ask(move |store| gone.iter().for_each(|pack| store.remove(Table::Verified, &pack.0)));
-        }
+    /// Forgets when these packs were found to be sound: they are not any more, or gone. False: it does not.
+    pub fn drop_verified(&self, packs: &[PackId]) -> bool {
+        let packs = packs.to_vec();
+        let dropped = self.ask(move |store| {
+            packs.iter().for_each(|pack| store.remove(Table::Verified, &pack.0));
+            store.flush();
+        });
+        dropped.is_some()
     }
 
     /// The segments that are cached here, as far as is remembered.
@@ -298,7 +300,7 @@ impl Store {
     }
 
     fn checksum(&self, table: Table, key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
-        let mut hasher = blake3::Hasher::new_derive_key("yester v1 local state");
+        let mut hasher = blake3::Hasher::new_derive_key("local state of yester, a value");
         hasher.update(&self.repository.0).update(&[table as u8, key.len() as u8]).update(key).update(value);
         let mut sum = [0; CHECKSUM];
         hasher.finalize_xof().fill(&mut sum);

@@ -20,7 +20,7 @@ use super::{CheckReport, Findings, Present, distinct, stopped};
 /// Packs whose directories make one segment in memory.
 const TOGETHER: usize = 16;
 /// What to do about a segment.
-const REPAIR: &str = "yester repair index makes the index anew from the packs";
+pub(super) const REPAIR: &str = "yester repair index makes the index anew from the packs";
 
 /// The index as far as it can be read, and the packs.
 pub(super) struct Catalog {
@@ -57,17 +57,17 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Looks into the packs that no segment names, for chunks that are missing. False when there are none.
-    pub fn take_in_unnamed(&mut self, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<bool> {
+    /// Whether there are packs that no segment names.
+    pub fn has_unnamed(&self) -> bool {
+        !self.unnamed().is_empty()
+    }
+
+    /// Looks into the packs that no segment names, for chunks that are missing; answers how many there are.
+    pub fn take_in_unnamed(&mut self, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<usize> {
         let unnamed = self.unnamed();
-        if unnamed.is_empty() {
-            return Ok(false);
-        }
         self.take_in(&unnamed, findings, stop)?;
-        let text = format!("it does not name {} packs, some of which snapshots may need; {REPAIR}", unnamed.len());
-        findings.damage("index", text);
         self.compare(findings);
-        Ok(true)
+        Ok(unnamed.len())
     }
 
     fn unnamed(&self) -> Vec<PackId> {

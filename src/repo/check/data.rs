@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE};
 use crate::format::segment::SegmentPack;
-use crate::model::{PackId, Timestamp};
+use crate::model::{ChunkKey, PackId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::index::Index;
 use crate::repo::pack::{PackKey, read_directory};
@@ -53,7 +53,7 @@ pub(super) fn read(
     findings: &mut Findings<'_>,
     damage: &mut Damage,
     report: &mut CheckReport,
-    sound: &mut dyn FnMut(PackId),
+    tell: &mut dyn FnMut(PackId, bool),
 ) -> Result<bool> {
     let there = catalog.packs().keys().filter_map(|id| Some((*id, *catalog.present().get(id)?)));
     let mut chosen = subset.choose(there.collect(), &options.verified)?;
@@ -66,8 +66,9 @@ pub(super) fn read(
     reading.run(|pack, found| {
         report.read_packs += 1;
         report.read_bytes += found.bytes;
+        tell(pack, found.messages.is_empty());
         if found.messages.is_empty() {
-            return sound(pack);
+            return;
         }
         let name = Name::Pack(pack);
         findings.damage(name, found.messages.join("; "));
@@ -389,7 +390,9 @@ fn is_indexed(index: &Index, pack: &SegmentPack, number: u32, entry: &DirectoryE
 
 /// The directory of a pack as the index has it.
 fn entries_by_index(index: &Index, pack: PackId) -> Result<Vec<DirectoryEntry>> {
-    let mut frames: HashMap<u32, (FrameInfo, Vec<(u32, crate::model::ChunkKey, u32)>)> = HashMap::new();
+    // Of each frame its chunks: offset, key, length.
+    type Chunks = Vec<(u32, ChunkKey, u32)>;
+    let mut frames: HashMap<u32, (FrameInfo, Chunks)> = HashMap::new();
     for segment in 0..index.entry_counts().len() {
         if !frames.is_empty() {
             break;

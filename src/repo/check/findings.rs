@@ -25,6 +25,12 @@ pub(super) struct Findings<'a> {
     chunks: HashSet<ChunkId>,
 }
 
+/// A moment, to go back to.
+pub(super) struct Mark {
+    held: usize,
+    count: u64,
+}
+
 impl<'a> Findings<'a> {
     pub fn new(observer: &'a dyn Observer) -> Self {
         Findings { observer, said: HashSet::new(), held: None, count: 0, chunks: HashSet::new() }
@@ -97,13 +103,17 @@ impl<'a> Findings<'a> {
         self.chunks.len()
     }
 
-    /// Takes back what was said of lost chunks: the packs that hold them were found.
-    pub fn forget_chunks(&mut self) {
-        self.count -= self.chunks.len() as u64;
+    /// What was found so far, while findings are held back.
+    pub fn mark(&self) -> Mark {
+        Mark { held: self.held.as_ref().map_or(0, Vec::len), count: self.count }
+    }
+
+    /// Takes back what was found since.
+    pub fn back_to(&mut self, mark: &Mark) {
+        self.count = mark.count;
         self.chunks.clear();
-        self.said.retain(|finding| finding.1 != LOST);
-        if let Some(held) = &mut self.held {
-            held.retain(|finding| finding.1 != LOST);
+        for finding in self.held.iter_mut().flat_map(|held| held.drain(mark.held.min(held.len())..)) {
+            self.said.remove(&finding);
         }
     }
 

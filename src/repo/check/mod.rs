@@ -36,7 +36,7 @@ mod subset;
 pub use subset::Subset;
 
 use affected::Affected;
-use catalog::Catalog;
+use catalog::{Catalog, REPAIR};
 use content::Damage;
 use findings::Findings;
 use structure::{Memo, Walk};
@@ -105,20 +105,20 @@ impl CheckReport {
     }
 }
 
-/// Checks. Damage is told to `observer` and counted; an error means that the check could not be done. `sound` is called
-/// for every pack that was read whole without a finding.
+/// Checks. Damage is told to `observer` and counted; an error means that the check could not be done. `read` is called
+/// for every pack that was read whole, with whether it is sound.
 pub fn check(
     repo: &Arc<Repository>,
     options: &CheckOptions,
     observer: &dyn Observer,
-    sound: &mut dyn FnMut(PackId),
+    read: &mut dyn FnMut(PackId, bool),
 ) -> Result<CheckReport> {
     let mut findings = Findings::new(observer);
     let mut run = settled(repo, options, &mut findings)?;
     findings.release();
     let mut memo = std::mem::take(&mut run.memo);
     if let Some(subset) = &options.read {
-        let found = data::read(&run.catalog, subset, options, &mut findings, &mut run.damage, &mut run.report, sound)?;
+        let found = data::read(&run.catalog, subset, options, &mut findings, &mut run.damage, &mut run.report, read)?;
         if found {
             memo = Memo::default();
         }
@@ -172,12 +172,18 @@ fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<
     let snapshots = objects::check(repo, findings, &mut report)?;
     let mut catalog = Catalog::build(repo, findings, &options.stop)?;
     let mut damage = Damage::new(&catalog);
+    let mark = findings.mark();
     let mut walked = walk(&catalog, &damage, &snapshots, options, findings)?;
     // Chunks that the index does not know may be in packs that it does not name: a segment was lost.
-    if walked.missing > 0 && catalog.take_in_unnamed(findings, &options.stop)? {
-        findings.forget_chunks();
+    if walked.missing > 0 && catalog.has_unnamed() {
+        findings.back_to(&mark);
+        let unnamed = catalog.take_in_unnamed(findings, &options.stop)?;
+        let before = walked.missing;
         damage = Damage::new(&catalog);
         walked = walk(&catalog, &damage, &snapshots, options, findings)?;
+        if walked.missing < before {
+            findings.damage("index", format!("{unnamed} packs are not in it, some of which snapshots need; {REPAIR}"));
+        }
     }
     walked.report(&catalog, &mut report);
     report.snapshots = snapshots.len() as u64;

@@ -266,22 +266,22 @@ impl<'a> Walk<'a> {
     /// Compares the table of hard links with the links in the tree: each group as often as it says, and its first link
     /// where it says. `tree` adds up the links of the tree.
     fn links(&mut self, snapshot: &Snapshot, tree: Sum, name: &Name, findings: &mut Findings<'_>) -> Result<()> {
-        let mut table = Sum::default();
-        if let Some(root) = &snapshot.links {
-            // The same tree with the same table was compared before.
-            let both = pair(snapshot, root);
-            if self.memo.get(both).is_some() {
-                return Ok(());
-            }
-            table = self.link_table(snapshot, root, findings)?;
-            if table.hits == 0 && tree.hits == 0 {
-                self.memo.put(both, Sum::default());
-            }
+        // The same tree with the same table was compared before.
+        let both = snapshot.links.as_ref().map(|root| pair(snapshot, root));
+        if both.is_some_and(|both| self.memo.get(both).is_some()) {
+            return Ok(());
         }
+        let table = match &snapshot.links {
+            Some(root) => self.link_table(snapshot, root, findings)?,
+            None => Sum::default(),
+        };
         let message = match () {
             () if table.hits > 0 => "its table of hard links is damaged",
             () if tree.hits == 0 && table.value != tree.value => "its table of hard links is not that of its tree",
-            () => return Ok(()),
+            () => {
+                both.into_iter().filter(|_| tree.hits == 0).for_each(|both| self.memo.put(both, Sum::default()));
+                return Ok(());
+            }
         };
         findings.damage(name, message);
         self.affected.hit(b"", message);
