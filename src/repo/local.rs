@@ -37,6 +37,10 @@ const SLACK: u64 = 4;
 const OVERHEAD: u64 = 32;
 /// Nothing is waited for any longer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// One that is in use is asked for so often, with [`PAUSE`] between: others mostly need it for a moment.
+const TRIES: u32 = 4;
+/// See [`TRIES`].
+const PAUSE: Duration = Duration::from_millis(25);
 /// Bytes of checksum at the end of every value.
 const CHECKSUM: usize = 16;
 /// The thread that sled lives on; its own are called `sled-io-1` and so on.
@@ -75,9 +79,16 @@ impl LocalState {
         if size(&path) > MOST {
             put_aside(&path)?;
         }
-        let state = match Self::start(&path, repository) {
+        let mut started = Self::start(&path, repository);
+        for _ in 1..TRIES {
+            if matches!(started, Err(Failure::InUse)) {
+                thread::sleep(PAUSE);
+                started = Self::start(&path, repository);
+            }
+        }
+        let state = match started {
             Ok(state) => state,
-            Err(Failure::Unavailable) => return None,
+            Err(Failure::InUse | Failure::Unavailable) => return None,
             Err(Failure::Damaged) => {
                 put_aside(&path)?;
                 Self::start(&path, repository).ok()?
@@ -244,7 +255,9 @@ impl Drop for LocalState {
 
 /// Why a database was not opened.
 enum Failure {
-    /// Nothing is wrong with it, or there is nothing to be done about it: in use, no room, no permission.
+    /// Another process has it.
+    InUse,
+    /// There is nothing to be done about it: no room, no permission.
     Unavailable,
     /// It is not what it should be.
     Damaged,
@@ -280,7 +293,9 @@ struct Store {
 impl Store {
     fn open(path: &Path, repository: RepositoryId) -> Result<Self, Failure> {
         let failed = |e: sled::Error| match e {
-            sled::Error::Io(e) if !is_damage(&e) => Failure::Unavailable,
+            sled::Error::Io(e) if is_damage(&e) => Failure::Damaged,
+            sled::Error::Io(e) if e.to_string().contains("lock") => Failure::InUse,
+            sled::Error::Io(_) => Failure::Unavailable,
             _ => Failure::Damaged,
         };
         let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
@@ -350,11 +365,11 @@ impl Store {
     }
 }
 
-/// Whether an error of the operating system comes from what is in the files: they end too early, or a directory is
-/// where a file should be.
+/// Whether an error of the operating system comes from what is in the files: they end too early, or a directory and a
+/// file are in each other's place.
 fn is_damage(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, UnexpectedEof};
-    matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput | IsADirectory | NotADirectory)
+    use std::io::ErrorKind::{AlreadyExists, InvalidData, InvalidInput, IsADirectory, NotADirectory, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput | AlreadyExists | IsADirectory | NotADirectory)
 }
 
 fn encode_time(time: Timestamp) -> [u8; 12] {
@@ -395,4 +410,42 @@ fn keep_panics_quiet() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: RepositoryId = RepositoryId([1; 16]);
+    const NOW: Timestamp = Timestamp { secs: 5, nanos: 6 };
+
+    #[test]
+    fn a_value_that_was_not_put_there_is_none() {
+        let place = tempfile::tempdir().expect("a directory");
+        let state = LocalState::open(place.path(), ID).expect("a memory");
+        let (pack, other) = (PackId([2; 32]), PackId([3; 32]));
+        assert!(state.note_verified(&[pack], NOW));
+        assert_eq!(state.verified(pack), Some(NOW));
+        // The same bytes at another key, and in another table; and one bit of them.
+        let forged = state.ask(move |store| {
+            let good = store.tree(Table::Verified).get(pack.0).ok().flatten().expect("it was put there");
+            let _ = store.tree(Table::Verified).insert(other.0, good.clone());
+            let _ = store.tree(Table::Seen).insert(pack.0, good.clone());
+            let mut bad = good.to_vec();
+            bad[0] ^= 1;
+            let _ = store.tree(Table::Verified).insert(pack.0, bad);
+        });
+        assert!(forged.is_some());
+        assert_eq!((state.verified(pack), state.verified(other), state.all_verified().len()), (None, None, 0));
+        assert!(state.ask(|store| store.keys(Table::Seen)).is_some_and(|seen| seen.is_empty()));
+    }
+
+    #[test]
+    fn a_panic_is_an_answer_that_does_not_come() {
+        let place = tempfile::tempdir().expect("a directory");
+        let state = LocalState::open(place.path(), ID).expect("a memory");
+        assert!(state.ask(|_| panic!("as sled does")).is_none());
+        assert!(!state.note_verified(&[PackId([2; 32])], NOW));
+        assert!(state.cached().is_empty());
+    }
 }
