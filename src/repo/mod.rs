@@ -14,6 +14,7 @@ use crate::repo::slots::SlotOptions;
 use crate::storage::{Class, Storage};
 
 pub mod cache;
+pub mod check;
 mod configuration;
 pub mod copies;
 pub mod forget;
@@ -92,6 +93,11 @@ impl Repository {
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
         Repository { storage, config, keys, cache: None, scratch }
+    }
+
+    /// The same repository on another storage.
+    fn on(&self, storage: Arc<dyn Storage>) -> Self {
+        Self::of(storage, self.config.clone(), self.keys.clone())
     }
 
     /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together

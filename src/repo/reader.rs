@@ -175,18 +175,7 @@ impl ChunkReader {
     /// The chunk at a location of `index`, verified.
     pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
         let frame = self.frame(&index.frame(location)?)?;
-        let range = location.offset as usize..(location.offset + location.len) as usize;
-        let chunk = Chunk { frame, range };
-        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-        if !verified.contains(&location.offset) {
-            if self.repo.keys().chunk_id(kind, bytes) != *id {
-                return Err(Error::corrupt(format!("chunk {} has other content than its name says", id.short())));
-            }
-            verified.push(location.offset);
-        }
-        drop(verified);
-        Ok(chunk)
+        self.part(frame, location, kind, |found| found == id, id.short())
     }
 
     /// A decoded frame, from the cache or the storage.
@@ -216,6 +205,7 @@ impl ChunkReader {
         let name = Name::Pack(frame.pack.id);
         let key = self.pack_key(frame.pack.id)?;
         if key.preamble().kind != frame.pack.kind {
+            self.forget_key(frame.pack.id);
             return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
         }
         WORKING.with_borrow_mut(|slot| {
@@ -226,7 +216,10 @@ impl ChunkReader {
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
             key.decode(frame.number, &frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
-                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+                .map_err(|e| {
+                    self.forget_key(frame.pack.id);
+                    e.context(format!("{name}, frame {}", frame.number))
+                })?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
@@ -240,24 +233,58 @@ impl ChunkReader {
         out.clear();
         let index = self.index();
         for key in bases {
-            let (location, frame) = plain_frame(&index, kind, key)?;
-            let frame = self.frame(&frame)?;
-            let range = location.offset as usize..(location.offset + location.len) as usize;
-            let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-            if !verified.contains(&location.offset) {
-                if self.repo.keys().chunk_id(kind, bytes).key() != *key {
-                    return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
-                }
-                verified.push(location.offset);
-            }
-            drop(verified);
-            if out.len() + bytes.len() > MAX_PREFIX {
+            let chunk = self.base(&index, kind, key)?;
+            if out.len() + chunk.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
-            out.extend_from_slice(bytes);
+            out.extend_from_slice(&chunk);
         }
         Ok(())
+    }
+
+    /// A base, from the first of its copies in frames without bases that can be read.
+    fn base(&self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Chunk> {
+        let mut last = None;
+        for location in index.find_all(kind, key)? {
+            let frame = index.frame(&location)?;
+            if !frame.info.bases.is_empty() {
+                continue;
+            }
+            match self.frame(&frame).and_then(|frame| self.part(frame, &location, kind, |id| id.key() == *key, key.short())) {
+                Ok(chunk) => return Ok(chunk),
+                Err(e) => last = Some(e),
+            }
+        }
+        let text = || format!("chunk {}… is in no plain frame that the index knows", key.short());
+        Err(last.unwrap_or_else(|| Error::new(ErrorKind::NotFound, text())))
+    }
+
+    /// One chunk of a decoded frame; hashed and checked the first time.
+    fn part(
+        &self,
+        frame: Arc<Frame>,
+        location: &Location,
+        kind: PackKind,
+        is_right: impl Fn(&ChunkId) -> bool,
+        name: impl std::fmt::Display,
+    ) -> Result<Chunk> {
+        let range = location.offset as usize..(location.offset + location.len) as usize;
+        let chunk = Chunk { frame, range };
+        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+        if !verified.contains(&location.offset) {
+            if !is_right(&self.repo.keys().chunk_id(kind, bytes)) {
+                return Err(Error::corrupt(format!("chunk {name} has other content than its name says")));
+            }
+            verified.push(location.offset);
+        }
+        drop(verified);
+        Ok(chunk)
+    }
+
+    /// The first bytes may have been those of another pack. What is mended can be read again only if they are read again.
+    fn forget_key(&self, id: PackId) {
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
@@ -271,15 +298,4 @@ impl ChunkReader {
         self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
         Ok(key)
     }
-}
-
-/// Where a chunk is in a frame that is no difference from others.
-fn plain_frame(index: &Index, kind: PackKind, key: &ChunkKey) -> Result<(Location, FrameRef)> {
-    for location in index.find_all(kind, key)? {
-        let frame = index.frame(&location)?;
-        if frame.info.bases.is_empty() {
-            return Ok((location, frame));
-        }
-    }
-    Err(Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short())))
 }
