@@ -174,19 +174,34 @@ impl ChunkReader {
 
     /// The chunk at a location of `index`, verified.
     pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        let frame = self.frame(&index.frame(location)?)?;
+        let found = index.frame(location)?;
+        let right = |bytes: &[u8]| self.repo.keys().chunk_id(kind, bytes) == *id;
+        let frame = self
+            .verified(&found, location, &right)?
+            .ok_or_else(|| Error::corrupt(format!("chunk {} has other content than its name says", id.short())))?;
+        Ok(Chunk { frame, range: location.offset as usize..(location.offset + location.len) as usize })
+    }
+
+    /// A frame whose chunk at `location` is `right`; `None` when it is not.
+    fn verified(&self, found: &FrameRef, location: &Location, right: &dyn Fn(&[u8]) -> bool) -> Result<Option<Arc<Frame>>> {
         let range = location.offset as usize..(location.offset + location.len) as usize;
-        let chunk = Chunk { frame, range };
-        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-        if !verified.contains(&location.offset) {
-            if self.repo.keys().chunk_id(kind, bytes) != *id {
-                return Err(Error::corrupt(format!("chunk {} has other content than its name says", id.short())));
+        for _ in 0..2 {
+            let frame = self.frame(found)?;
+            let bytes = frame.plain.get(range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+            let known = verified.contains(&location.offset);
+            if known || right(bytes) {
+                if !known {
+                    verified.push(location.offset);
+                }
+                drop(verified);
+                return Ok(Some(frame));
             }
-            verified.push(location.offset);
+            // Another pack stood in the place of its own when this was fetched: it may have been mended since.
+            self.frames.remove(&(found.pack.id, found.number));
+            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&found.pack.id);
         }
-        drop(verified);
-        Ok(chunk)
+        Ok(None)
     }
 
     /// A decoded frame, from the cache or the storage.
@@ -213,10 +228,24 @@ impl ChunkReader {
             self.bases(frame.pack.kind, &frame.info.bases, &mut prefix)
                 .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))?;
         }
+        let id = frame.pack.id;
+        let known = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
+        if let Some(key) = known {
+            match self.open_frame(&key, frame, &prefix, plain) {
+                // The key may be that of another pack, which stood here when it was read.
+                Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id),
+                other => return other,
+            };
+        }
+        let key = self.pack_key(id)?;
+        self.open_frame(&key, frame, &prefix, plain)?;
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key);
+        Ok(())
+    }
+
+    fn open_frame(&self, key: &PackKey, frame: &FrameRef, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let name = Name::Pack(frame.pack.id);
-        let key = self.pack_key(frame.pack.id)?;
         if key.preamble().kind != frame.pack.kind {
-            self.forget_key(frame.pack.id);
             return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
         }
         WORKING.with_borrow_mut(|slot| {
@@ -226,11 +255,8 @@ impl ChunkReader {
             };
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
-            key.decode(frame.number, &frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
-                .map_err(|e| {
-                    self.forget_key(frame.pack.id);
-                    e.context(format!("{name}, frame {}", frame.number))
-                })?;
+            key.decode(frame.number, &frame.info, &working.sealed, prefix, &mut working.decoder, &mut working.scratch, plain)
+                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
@@ -244,18 +270,13 @@ impl ChunkReader {
         out.clear();
         let index = self.index();
         for key in bases {
-            let (location, frame) = plain_frame(&index, kind, key)?;
-            let frame = self.frame(&frame)?;
+            let (location, found) = plain_frame(&index, kind, key)?;
+            let right = |bytes: &[u8]| self.repo.keys().chunk_id(kind, bytes).key() == *key;
+            let frame = self
+                .verified(&found, &location, &right)?
+                .ok_or_else(|| Error::corrupt(format!("chunk {}… has other content than its name says", key.short())))?;
             let range = location.offset as usize..(location.offset + location.len) as usize;
             let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-            if !verified.contains(&location.offset) {
-                if self.repo.keys().chunk_id(kind, bytes).key() != *key {
-                    return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
-                }
-                verified.push(location.offset);
-            }
-            drop(verified);
             if out.len() + bytes.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
@@ -264,21 +285,11 @@ impl ChunkReader {
         Ok(())
     }
 
-    /// The first bytes may have been those of another pack. What is mended can be read again only if they are read again.
-    fn forget_key(&self, id: PackId) {
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
-    }
-
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
-        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
-            return Ok(key.clone());
-        }
         let name = Name::Pack(id);
         let mut first = Vec::new();
         self.repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first)?;
-        let key = Arc::new(PackKey::open(&self.repo, &first).map_err(|e| e.context(name))?);
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
-        Ok(key)
+        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
     }
 }
 
