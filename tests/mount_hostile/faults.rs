@@ -158,11 +158,13 @@ fn with_object(storage: &MemoryStorage, name: &Name, act: impl FnOnce(&mut Vec<u
     storage.damage(name, |bytes| *bytes = whole);
 }
 
+type Damage<'a> = dyn Fn(&mut Vec<u8>) + 'a;
+
 /// Every kind of damage of an object: each is EIO while it lasts and nothing afterwards, and touches nothing else.
 fn damage_every_way(tiny: &Tiny, object: &Name, foreign: &Name, touched: impl Fn(&Path) -> Option<i32>) {
     let mut other = Vec::new();
     tiny.storage.read(foreign, None, &mut other).unwrap();
-    let ways: [&dyn Fn(&mut Vec<u8>); 5] = [
+    let ways: [&Damage<'_>; 5] = [
         &|bytes| bytes.clear(),
         &|bytes| bytes.truncate(bytes.len() / 10),
         &|bytes| bytes.fill(0),
