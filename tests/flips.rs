@@ -130,7 +130,7 @@ fn every_flipped_byte_is_noticed() {
                     let (body, sum) = object.split_last_chunk::<32>().unwrap();
                     assert_ne!(blake3::hash(body).as_bytes(), sum, "{name}, byte {at}: the checksum still fits");
                 }
-                Err(e) => assert!(!e.to_string().is_empty()),
+                Err(e) => assert!(!has_copies(&name) && !e.to_string().is_empty(), "{name}, byte {at}: two good copies: {e}"),
             }
             storage.damage(&name, |object| object[at] ^= mask);
             flips += 1;
@@ -150,9 +150,12 @@ fn every_cut_and_every_loss_is_noticed() {
         let lengths = (0..size as usize).filter(|n| size < 2000 || n % 97 == 0 || size as usize - n < 200);
         for len in lengths {
             storage.damage(&name, |o| o.truncate(len));
-            if let Ok(found) = read_all(&storage) {
-                assert_eq!(found, whole, "{name} cut to {len}");
-                assert!(has_copies(&name) || matches!(name, Name::Pack(_)), "{name} cut to {len}: nobody noticed");
+            match read_all(&storage) {
+                Ok(found) => {
+                    assert_eq!(found, whole, "{name} cut to {len}");
+                    assert!(has_copies(&name) || matches!(name, Name::Pack(_)), "{name} cut to {len}: nobody noticed");
+                }
+                Err(e) => assert!(!has_copies(&name), "{name} cut to {len}: two good copies: {e}"),
             }
             storage.damage(&name, |o| o.clone_from(&object));
         }
@@ -160,7 +163,7 @@ fn every_cut_and_every_loss_is_noticed() {
         match read_all(&storage) {
             // A snapshot that is gone is not seen by readers; who remembers it says so (tests/local_state.rs).
             Ok(found) => assert!(found == whole && has_copies(&name) || matches!(name, Name::Snapshot(_)), "{name} is gone"),
-            Err(e) => assert!(!e.to_string().is_empty()),
+            Err(e) => assert!(!has_copies(&name) && !e.to_string().is_empty(), "{name} is gone: two good copies: {e}"),
         }
         storage.create(&name, &[&object]).unwrap();
     }
@@ -179,9 +182,12 @@ fn no_object_can_stand_in_for_another() {
             let mut replaced = Vec::new();
             storage.read(other, None, &mut replaced).unwrap();
             storage.damage(other, |o| o.clone_from(&object));
-            if let Ok(found) = read_all(&storage) {
-                assert_eq!(found, whole, "{name} in the place of {other}");
-                assert!(has_copies(other), "{name} in the place of {other}: nobody noticed");
+            match read_all(&storage) {
+                Ok(found) => {
+                    assert_eq!(found, whole, "{name} in the place of {other}");
+                    assert!(has_copies(other), "{name} in the place of {other}: nobody noticed");
+                }
+                Err(e) => assert!(!has_copies(other), "{name} in the place of {other}: two good copies: {e}"),
             }
             storage.damage(other, |o| o.clone_from(&replaced));
         }

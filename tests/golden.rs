@@ -27,6 +27,7 @@ use yester::ingest::{IngestOptions, Parent, Source, ingest};
 use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, Snapshot, SnapshotId, Timestamp, Xattrs};
 use yester::observe::Silent;
 use yester::repo::index::Index;
+use yester::repo::keyring::KeyRing;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
@@ -131,6 +132,8 @@ fn write_seeds(repo: &Repository) {
     }
     let passphrase = config::KeySlot { derivation: Derivation::DEFAULT, ..key_slot(repo) };
     seed("key_slot", &config::encode_slot(&passphrase));
+    let ring = KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
+    seed("recovery", ring.recovery().lines().unwrap().as_bytes());
     for (_, object) in golden::objects(repo, Class::Packs) {
         let pack = golden::open_pack(repo, &object);
         for (entry, compressed) in pack.entries.iter().zip(&pack.compressed) {

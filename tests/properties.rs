@@ -20,6 +20,7 @@ use yester::format::config::{encode_config, encode_slot};
 use yester::format::cursor::Cursor;
 use yester::format::pack::{self, Codec, DirectoryEntry, FrameInfo, PackKind, Tail};
 use yester::format::page::{self, Child, LinkEntry, PageKind, ScanRecord};
+use yester::format::recovery::Recovery;
 use yester::format::{node, snapshot};
 use yester::model::*;
 use yester::repo::pack::StoredPack;
@@ -304,6 +305,14 @@ proptest! {
         let at = flip.index(sealed.len());
         sealed[at] ^= 1;
         prop_assert!(key.open(number, &aad, &mut sealed).is_err());
+    }
+
+    #[test]
+    fn recovery_texts_hold_what_they_were_made_of(created in time(), repository in any::<[u8; 16]>(), master in any::<[u8; 32]>()) {
+        let config = Config { repository: RepositoryId(repository), created, chunker: ChunkerParameters::DEFAULT, mandatory: 0 };
+        let lines = Recovery::new(config.clone(), &master).lines().unwrap();
+        let back = Recovery::read(lines.as_bytes()).unwrap();
+        prop_assert_eq!((&back.config, &*back.master), (&config, &master));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use yester::sys::{process, users};
 use yester::{Error, ErrorKind, Result};
 
 use super::args::Global;
-use super::credential::{self, Origin};
+use super::credential::{self, Options, Origin};
 use super::paths;
 use super::place::{Place, Places};
 
@@ -48,7 +48,7 @@ impl Context {
 
     /// Where the user said the key is.
     pub fn given(&self) -> Option<Origin> {
-        credential::given(&self.global, |name| std::env::var_os(name))
+        credential::given(&Options::of(&self.global), "YESTER_", |name| std::env::var_os(name))
     }
 
     /// The repository's directory, whether or not it can be unlocked.
@@ -103,9 +103,13 @@ impl Context {
 
 /// How `init` makes a repository.
 pub fn init_options() -> InitOptions {
+    InitOptions { chunker: ChunkerParameters::DEFAULT, derivation: Derivation::DEFAULT, now: now(), label: label() }
+}
+
+/// Who is at work, for a key slot's label.
+pub fn label() -> Vec<u8> {
     let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
-    let label = [user, process::host_name()].join(&b'@');
-    InitOptions { chunker: ChunkerParameters::DEFAULT, derivation: Derivation::DEFAULT, now: now(), label }
+    [user, process::host_name()].join(&b'@')
 }
 
 /// The time now.

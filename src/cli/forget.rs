@@ -21,8 +21,10 @@ use super::prune::How;
 use super::select::{self, Filters};
 use super::{prune, units};
 
-/// Forgets snapshots: the given ones, or in every series those that the --keep options do not keep. Nothing is deleted
-/// until the next prune; --prune does that as well.
+/// Forget snapshots, by their names or by what is to be kept
+///
+/// The given ones go, or in every series those that the --keep options do not keep. Nothing is deleted until the next
+/// prune; --prune does that as well.
 #[derive(Debug, Args)]
 pub struct ForgetArgs {
     /// Which snapshots to forget

@@ -24,8 +24,9 @@ use super::{init, inputs, select, signals, units};
 /// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
 const FASTEST: i32 = -1;
 
-/// Takes a snapshot of files and directories. Without --repo, the first run makes the user's own repository and its
-/// key file, and says where they are.
+/// Take a snapshot of files and directories
+///
+/// Without --repo, the first run makes the user's own repository and its key file, and says where they are.
 #[derive(Debug, Args)]
 pub struct IngestArgs {
     /// What to take a snapshot of

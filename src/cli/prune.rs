@@ -18,7 +18,9 @@ use super::progress::Display;
 use super::snapshots::vanished;
 use super::{signals, units};
 
-/// Deletes what no snapshot needs any more. Says first what that will free.
+/// Delete what no snapshot needs
+///
+/// Says first what that will free.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     #[command(flatten)]

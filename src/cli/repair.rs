@@ -11,7 +11,9 @@ use super::output::Output;
 use super::progress::Display;
 use super::units;
 
-/// Makes anew what can be made from the rest of the repository. Nothing is deleted.
+/// Make anew what can be made from the rest of the repository
+///
+/// Nothing is deleted but what is damaged and written again.
 #[derive(Debug, Args)]
 pub struct RepairArgs {
     #[command(subcommand)]
@@ -22,6 +24,12 @@ pub struct RepairArgs {
 enum What {
     /// Make the index anew from the packs: those that no sound part of it names
     Index {
+        /// Only say what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Write copies of the configuration and of key slots again: those that are damaged or missing
+    Keys {
         /// Only say what would be done
         #[arg(short = 'n', long)]
         dry_run: bool,
@@ -41,7 +49,13 @@ struct JsonIndex {
 
 /// Repairs.
 pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome> {
-    let What::Index { dry_run } = args.what;
+    match args.what {
+        What::Index { dry_run } => index(context, dry_run),
+        What::Keys { dry_run } => super::key::repair(context, dry_run),
+    }
+}
+
+fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
     let repo = context.open()?;
     let progress = Display::new(&context.global);
     let done = repair::index(&repo, dry_run, &progress);

@@ -16,7 +16,9 @@ use super::output::{Output, exact, lossy};
 use super::select::Filters;
 use super::units;
 
-/// Lists the snapshots of the repository, by series: host and given paths.
+/// List the snapshots
+///
+/// They are listed by series: host and given paths.
 #[derive(Debug, Args)]
 pub struct SnapshotsArgs {
     /// Only the N newest of every series

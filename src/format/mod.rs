@@ -7,5 +7,6 @@ pub mod filter;
 pub mod node;
 pub mod pack;
 pub mod page;
+pub mod recovery;
 pub mod segment;
 pub mod snapshot;

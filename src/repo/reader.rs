@@ -174,34 +174,7 @@ impl ChunkReader {
 
     /// The chunk at a location of `index`, verified.
     pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        let found = index.frame(location)?;
-        let right = |bytes: &[u8]| self.repo.keys().chunk_id(kind, bytes) == *id;
-        let frame = self
-            .verified(&found, location, &right)?
-            .ok_or_else(|| Error::corrupt(format!("chunk {} has other content than its name says", id.short())))?;
-        Ok(Chunk { frame, range: location.offset as usize..(location.offset + location.len) as usize })
-    }
-
-    /// A frame whose chunk at `location` is `right`; `None` when it is not.
-    fn verified(&self, found: &FrameRef, location: &Location, right: &dyn Fn(&[u8]) -> bool) -> Result<Option<Arc<Frame>>> {
-        let range = location.offset as usize..(location.offset + location.len) as usize;
-        for _ in 0..2 {
-            let frame = self.frame(found)?;
-            let bytes = frame.plain.get(range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-            let known = verified.contains(&location.offset);
-            if known || right(bytes) {
-                if !known {
-                    verified.push(location.offset);
-                }
-                drop(verified);
-                return Ok(Some(frame));
-            }
-            // Another pack stood in the place of its own when this was fetched: it may have been mended since.
-            self.frames.remove(&(found.pack.id, found.number));
-            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&found.pack.id);
-        }
-        Ok(None)
+        self.part(&index.frame(location)?, location, kind, |found| found == id, id.short())
     }
 
     /// A decoded frame, from the cache or the storage.
@@ -270,19 +243,59 @@ impl ChunkReader {
         out.clear();
         let index = self.index();
         for key in bases {
-            let (location, found) = plain_frame(&index, kind, key)?;
-            let right = |bytes: &[u8]| self.repo.keys().chunk_id(kind, bytes).key() == *key;
-            let frame = self
-                .verified(&found, &location, &right)?
-                .ok_or_else(|| Error::corrupt(format!("chunk {}… has other content than its name says", key.short())))?;
-            let range = location.offset as usize..(location.offset + location.len) as usize;
-            let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-            if out.len() + bytes.len() > MAX_PREFIX {
+            let chunk = self.base(&index, kind, key)?;
+            if out.len() + chunk.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
-            out.extend_from_slice(bytes);
+            out.extend_from_slice(&chunk);
         }
         Ok(())
+    }
+
+    /// A base, from the first of its copies in frames without bases that can be read.
+    fn base(&self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Chunk> {
+        let mut last = None;
+        for location in index.find_all(kind, key)? {
+            let frame = index.frame(&location)?;
+            if !frame.info.bases.is_empty() {
+                continue;
+            }
+            match self.part(&frame, &location, kind, |id| id.key() == *key, key.short()) {
+                Ok(chunk) => return Ok(chunk),
+                Err(e) => last = Some(e),
+            }
+        }
+        let text = || format!("chunk {}… is in no plain frame that the index knows", key.short());
+        Err(last.unwrap_or_else(|| Error::new(ErrorKind::NotFound, text())))
+    }
+
+    /// One chunk of a frame; hashed and checked the first time.
+    fn part(
+        &self,
+        found: &FrameRef,
+        location: &Location,
+        kind: PackKind,
+        is_right: impl Fn(&ChunkId) -> bool,
+        name: impl std::fmt::Display,
+    ) -> Result<Chunk> {
+        let range = location.offset as usize..(location.offset + location.len) as usize;
+        for _ in 0..2 {
+            let chunk = Chunk { frame: self.frame(found)?, range: range.clone() };
+            let bytes = chunk.frame.plain.get(range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+            let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+            let known = verified.contains(&location.offset);
+            if known || is_right(&self.repo.keys().chunk_id(kind, bytes)) {
+                if !known {
+                    verified.push(location.offset);
+                }
+                drop(verified);
+                return Ok(chunk);
+            }
+            // Another pack stood in the place of its own when this was fetched: it may have been mended since.
+            self.frames.remove(&(found.pack.id, found.number));
+            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&found.pack.id);
+        }
+        Err(Error::corrupt(format!("chunk {name} has other content than its name says")))
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
@@ -291,15 +304,4 @@ impl ChunkReader {
         self.repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first)?;
         PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
     }
-}
-
-/// Where a chunk is in a frame that is no difference from others.
-fn plain_frame(index: &Index, kind: PackKind, key: &ChunkKey) -> Result<(Location, FrameRef)> {
-    for location in index.find_all(kind, key)? {
-        let frame = index.frame(&location)?;
-        if frame.info.bases.is_empty() {
-            return Ok((location, frame));
-        }
-    }
-    Err(Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short())))
 }

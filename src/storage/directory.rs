@@ -69,14 +69,42 @@ impl DirectoryStorage {
             _ => Error::io(format!("cannot open the repository {shown}"), e),
         };
         let root = Dir::open(path).map_err(none)?;
-        let classes =
-            Class::ALL.iter().map(|c| root.open_dir(c.prefix().as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
+        let lost = |class: &Class, e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound if root.open_dir(b"packs").is_ok_and(|packs| packs.open_dir(b"00").is_ok()) => {
+                let next = match class {
+                    Class::Config | Class::Keys => " (yester key recover makes it anew)",
+                    _ => "",
+                };
+                Error::corrupt(format!("the repository {shown} has lost its directory {}/{next}", class.prefix()))
+            }
+            _ => none(e),
+        };
+        let open = |class: &Class| root.open_dir(class.prefix().as_bytes()).map_err(|e| lost(class, e));
+        let classes = Class::ALL.iter().map(open).collect::<Result<Vec<_>>>()?;
         let packs = root.open_dir(b"packs").map_err(none)?;
         let shards =
             (0..=255u8).map(|n| packs.open_dir(format!("{n:02x}").as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
         let writer = Writer::this_process();
         Ok(DirectoryStorage { path, classes, shards, dirty: Mutex::default(), counter: AtomicU64::new(0), writer })
+    }
+
+    /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
+    /// put back what was in them. What else is missing stays an error.
+    pub fn open_bereft(path: &Path) -> Result<Self> {
+        let failed = || format!("cannot mend the repository {}", crate::model::escape(bytes(path)));
+        if let Ok(root) = Dir::open(path)
+            && root.open_dir(b"packs").is_ok_and(|packs| packs.open_dir(b"00").is_ok())
+        {
+            for class in [Class::Config, Class::Keys] {
+                match root.make_dir(class.prefix().as_bytes(), 0o700) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io(failed(), e)),
+                    Err(_) => {}
+                    Ok(()) => root.sync().at(failed)?,
+                }
+            }
+        }
+        Self::open(path)
     }
 
     /// The directory, absolute and without links.

@@ -12,6 +12,7 @@ use yester::format::config::{self, ChunkerParameters};
 use yester::format::cursor::Cursor;
 use yester::format::pack::{self, Codec, Preamble, Tail};
 use yester::format::page::{self, PageKind, ScanRecord};
+use yester::format::recovery::Recovery;
 use yester::format::segment;
 use yester::format::{node, snapshot};
 use yester::model::{RepositoryId, SnapshotId};
@@ -20,9 +21,10 @@ use yester::model::{RepositoryId, SnapshotId};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("config", config),
     ("key_slot", key_slot),
+    ("recovery", recovery),
     ("pack_directory", pack_directory),
     ("frame", frame),
     ("segment", segment),
@@ -46,6 +48,13 @@ pub fn config(bytes: &[u8]) {
 pub fn key_slot(bytes: &[u8]) {
     let Ok(slot) = config::decode_slot(bytes) else { return };
     assert_eq!(config::decode_slot(&config::encode_slot(&slot)).ok(), Some(slot));
+}
+
+/// A recovery text.
+pub fn recovery(bytes: &[u8]) {
+    let Ok(found) = Recovery::read(bytes) else { return };
+    let again = Recovery::read(found.lines().expect("lines").as_bytes()).expect("what was written reads");
+    assert_eq!((&again.config, &*again.master), (&found.config, &*found.master));
 }
 
 /// A tail (16 bytes) and the directory it announces; also a whole pack from its outside.
