@@ -34,6 +34,7 @@ pub mod segment;
 pub mod session;
 pub mod slots;
 pub mod snapshots;
+pub mod stats;
 pub mod tree;
 pub mod tree_writer;
 
