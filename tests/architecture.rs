@@ -23,13 +23,14 @@ const ROOMS: [(&str, &[&str]); 11] = [
 
 /// Words and signs, parted by spaces, that only some files may hold one after another, and the beginnings of the paths
 /// of these files below `src/`.
-const RESERVED: [(&str, &[&str]); 18] = [
+const RESERVED: [(&str, &[&str]); 19] = [
     ("fuser", &["mount/fuse.rs", "mount/session.rs"]),
     ("tokio", &["net/"]),
     ("clap", &["cli/"]),
+    ("clap_complete", &["cli/"]),
+    ("clap_mangen", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("comfy_table", &["cli/"]),
-    ("rpassword", &["cli/"]),
     ("signal_hook", &["cli/"]),
     ("libc", &["sys/"]),
     ("rustix", &["sys/"]),

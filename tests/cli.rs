@@ -363,3 +363,67 @@ fn a_background_mount_answers_with_its_error() {
     world.run(&["mount", "m"]).fails(10, &[]);
     world.run(&with(&options, &["mount", "missing"])).fails(1, &[]);
 }
+
+#[test]
+fn completions_complete() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = world.run(&["completions", shell]).ok().text();
+        assert!(script.contains("exclude-if-present") && script.contains("recover"), "{shell}");
+        assert!(!script.contains("in-background"), "{shell} offers what is hidden");
+    }
+    world.run(&["completions", "csh"]).fails(2, &["csh", "bash"]);
+    let script = world.run(&["completions", "bash"]).ok().text();
+    let ask = |words: &[&str]| -> Vec<String> {
+        let [.., before, last] = words else { panic!() };
+        let list = words.join("\" \"");
+        let ask = format!(
+            "{script}\nCOMP_WORDS=(\"{list}\"); COMP_CWORD={}; _yester yester \"{last}\" \"{before}\"; echo \"${{COMPREPLY[@]}}\"",
+            words.len() - 1
+        );
+        let mut bash = std::process::Command::new("bash");
+        let said = finish(bash.arg("-c").arg(ask)).ok();
+        assert_eq!(said.err, "");
+        said.text().split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(ask(&["yester", "snap"]), ["snapshots"]);
+    assert_eq!(ask(&["yester", "key", "re"]), ["remove", "recover"]);
+    assert_eq!(ask(&["yester", "mount", "--owner"]), ["--owner-root"]);
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command() {
+    let world = World::new();
+    let said = world.run(&["man", "share/man/man1"]).ok().text();
+    let place = world.at("share/man/man1");
+    assert!(said.contains(&shown(&place)), "{said}");
+    let help = world.run(&["--help"]).ok().text();
+    let commands = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap().lines();
+    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next().map(str::to_owned));
+    for name in names.chain(["key-recover".to_owned()]) {
+        let page = fs::read_to_string(place.join(format!("yester-{name}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{name}");
+        assert!(page.is_ascii(), "{name}");
+        assert!(!page.contains("in\\-background") && page.contains(env!("CARGO_PKG_VERSION")), "{name}");
+    }
+    let count = fs::read_dir(&place).unwrap().count();
+    let json = world.run(&["man", "share/man/man1", "--json"]).ok().json();
+    assert_eq!((json[0]["message_type"].as_str(), json[0]["pages"].as_u64()), (Some("manual"), Some(count as u64)));
+    // Its own pages are replaced; what is not its own is left, and nothing else is written either.
+    let page = place.join("yester-ls.1");
+    let ours = fs::read(&page).unwrap();
+    fs::write(&page, &ours[..ours.len() / 2]).unwrap();
+    world.run(&["man", "share/man/man1", "-q"]).ok();
+    assert_eq!(fs::read(&page).unwrap(), ours);
+    fs::write(&page, "my own page").unwrap();
+    fs::remove_file(place.join("yester-cat.1")).unwrap();
+    world.run(&["man", "share/man/man1"]).fails(1, &[&shown(&page), "nothing was written"]);
+    assert_eq!(fs::read(&page).unwrap(), b"my own page");
+    fs::remove_file(&page).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &page).unwrap();
+    world.run(&["man", "share/man/man1"]).fails(1, &["yester-ls.1"]);
+    assert_eq!(fs::read_dir(&place).unwrap().count(), count - 1);
+    world.file("file", "");
+    world.run(&["man", "file"]).fails(1, &["file"]);
+    world.run(&["man"]).fails(2, &["DIR"]);
+}

@@ -132,10 +132,10 @@ fn segments_and_sealed_objects_are_laid_out_as_documented() {
         let key = golden::key_at(&repo.keys().index, &object, 28);
         assert_eq!(field(&object, "segment", "commitment"), key.commitment);
         let tail = &object[object.len() - 32 - segment::TAIL..object.len() - 32];
-        let pages = (open.frame_pages.len() + open.entry_pages.len()) as u32;
+        let pages = (open.frame_pages.len() + open.entry_pages.len() + open.filter_pages.len()) as u32;
         assert_eq!(field(tail, "segment tail", "pages"), pages.to_le_bytes());
-        let (at, len, _) = segment::decode_tail(&object).unwrap();
-        assert_eq!(field(tail, "segment tail", "root"), (at as u64).to_le_bytes());
+        let (at, len, _) = segment::decode_tail(&object, object.len() as u64).unwrap();
+        assert_eq!(field(tail, "segment tail", "root"), at.to_le_bytes());
         assert_eq!(field(tail, "segment tail", "length"), (len as u32).to_le_bytes());
     }
     for class in [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned] {
@@ -163,6 +163,32 @@ fn pages_are_laid_out_as_documented() {
     for first in pages {
         assert!((1..=4).contains(&field(&first, "page", "kind")[0]) && field(&first, "page", "level")[0] <= 12);
     }
+}
+
+#[test]
+fn the_recovery_text_is_laid_out_as_documented() {
+    let (_place, repo) = golden::open_copy();
+    let ring = yester::repo::keyring::KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
+    let text = ring.recovery();
+    let mut bytes = Vec::new();
+    for (number, line) in (1u8..).zip(text.lines().unwrap().lines()) {
+        let (content, check) = line.split_once(':').unwrap().1.split_once('-').unwrap();
+        let hex = |digits: &str| -> Vec<u8> {
+            let digits: String = digits.split_whitespace().collect();
+            digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        };
+        let content = hex(content);
+        assert!(content.len() <= yester::format::recovery::RECOVERY_LINE);
+        assert_eq!(hex(check), blake3::hash(&[&[number], &content[..]].concat()).as_bytes()[..2]);
+        bytes.extend(content);
+    }
+    assert_eq!(field(&bytes, "recovery", "version"), [yester::format::recovery::RECOVERY_VERSION]);
+    assert_eq!(field(&bytes, "recovery", "length"), [bytes.len() as u8]);
+    assert_eq!(field(&bytes, "recovery", "repository"), repo.id().0);
+    assert_eq!(field(&bytes, "recovery", "master key"), *text.master);
+    let (before, check) = bytes.split_last_chunk::<{ yester::format::recovery::RECOVERY_CHECK }>().unwrap();
+    assert_eq!(before[start_of_last("recovery")..], config::config_fields(repo.config()));
+    assert_eq!(blake3::hash(before).as_bytes()[..check.len()], *check);
 }
 
 /// The tags of a body of fields.

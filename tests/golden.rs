@@ -21,12 +21,13 @@ use yester::format::envelope::{self, ObjectType};
 use yester::format::node;
 use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
-use yester::format::segment;
 use yester::format::snapshot::{self, Mark, Session};
+use yester::format::{filter, segment};
 use yester::ingest::{IngestOptions, Parent, Source, ingest};
 use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, Snapshot, SnapshotId, Timestamp, Xattrs};
 use yester::observe::Silent;
 use yester::repo::index::Index;
+use yester::repo::keyring::KeyRing;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
@@ -131,6 +132,8 @@ fn write_seeds(repo: &Repository) {
     }
     let passphrase = config::KeySlot { derivation: Derivation::DEFAULT, ..key_slot(repo) };
     seed("key_slot", &config::encode_slot(&passphrase));
+    let ring = KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
+    seed("recovery", ring.recovery().lines().unwrap().as_bytes());
     for (_, object) in golden::objects(repo, Class::Packs) {
         let pack = golden::open_pack(repo, &object);
         for (entry, compressed) in pack.entries.iter().zip(&pack.compressed) {
@@ -163,7 +166,7 @@ fn write_seeds(repo: &Repository) {
                 let _ = cursor.take(16).and_then(|_| (0..3).try_for_each(|_| cursor.varint().map(drop)));
             }
             let few = &entries[..entries.len() - cursor.remaining()];
-            seed("segment", &[&len(root)[..], root, &len(frames)[..], frames, few].concat());
+            seed("segment", &[&len(root)[..], root, &len(frames)[..], frames, &[20], few].concat());
         }
     }
     for page in tree_chunks(repo) {
@@ -433,19 +436,25 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
 
 fn check_segment(name: &Name, open: &golden::OpenSegment) {
     assert_eq!(segment::encode_root(&open.root), open.root_bytes, "{name}");
-    let (mut frames, mut entries) = (Vec::new(), Vec::new());
+    let starts = segment::pack_starts(&open.root.packs);
+    let (mut frames, mut left) = (0, open.root.entries as usize);
     for page in &open.frame_pages {
-        let before = frames.len();
-        segment::decode_frames(page, &open.root.packs, &mut frames).unwrap();
-        assert_eq!(segment::encode_frames(&frames[before..]), *page, "{name}");
+        let decoded = segment::decode_frames(page, frames, &starts).unwrap();
+        assert_eq!(segment::encode_frames(&decoded), *page, "{name}");
+        frames += decoded.len() as u32;
     }
+    assert_eq!(starts.last(), Some(&frames));
     for ((first, _), page) in open.root.entry_pages.iter().zip(&open.entry_pages) {
-        let before = entries.len();
-        segment::decode_entries(page, &frames, &mut entries).unwrap();
-        assert_eq!(entries[before].key, *first, "{name}");
-        assert_eq!(segment::encode_entries(&entries[before..]), *page, "{name}");
+        let count = left.min(segment::ENTRIES_A_PAGE);
+        let entries = segment::decode_entries(page, count, frames).unwrap();
+        assert_eq!(entries[0].key, *first, "{name}");
+        assert_eq!(segment::encode_entries(&entries), *page, "{name}");
+        let blocks: Vec<&[u8; filter::BLOCK]> = open.filter_pages.iter().flat_map(|page| page.as_chunks().0).collect();
+        let held = |key| blocks.is_empty() || filter::may_hold(key, blocks[filter::block_of(key, blocks.len() as u64) as usize]);
+        assert!(entries.iter().all(|entry| held(&entry.key)), "{name}");
+        left -= count;
     }
-    assert_eq!(entries.len() as u64, open.root.entries, "{name}");
+    assert_eq!(left, 0, "{name}");
 }
 
 #[test]

@@ -70,8 +70,8 @@ fn attributes_reach_programs() {
     assert_eq!(fs::metadata(&at).unwrap().nlink(), 4);
     let hollow = fs::metadata(at.join("hollow")).unwrap();
     assert_eq!((hollow.len(), hollow.blocks()), ((2 << 20) + 65_536, 128));
-    let df = shell(&at, "stat -f -c '%s %b %l' .");
-    assert_eq!(df.trim(), "4096 4 255");
+    let df = shell(&at, "stat -f -c '%s %b %f %c %d %l' .");
+    assert_eq!(df.trim(), "4096 4 0 3015 0 255");
 }
 
 #[test]

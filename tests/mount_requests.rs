@@ -61,16 +61,20 @@ fn asked(line: &str, at: &Path) -> BTreeMap<String, usize> {
 
 #[test]
 fn the_kernel_asks_little() {
-    const DIRS: u64 = 20;
-    const FILES: u64 = 100;
     tracing::subscriber::set_global_default(Counting).unwrap();
+    asks_little(20, 100);
+    // Programs list a long directory before they look at what is in it.
+    asks_little(1, 2000);
+}
+
+fn asks_little(dirs: u64, files: u64) {
     let tiny = Tiny::new();
-    let files =
-        |d: u64| (0..FILES).map(move |n| (format!("f{n:04}"), file(noise(d * FILES + n, 5000 + (n as usize * 97) % 20_000))));
-    tiny.commit(&dir((0..DIRS).map(|d| (format!("d{d:04}"), dir(files(d))))), About::at(1));
-    let all = (DIRS * FILES) as usize;
-    let of = |n: u64| noise(n, 5000 + (n as usize % FILES as usize * 97) % 20_000);
-    let content: Vec<u8> = (0..DIRS * FILES).flat_map(of).collect();
+    let entries =
+        |d: u64| (0..files).map(move |n| (format!("f{n:04}"), file(noise(d * files + n, 5000 + (n as usize * 97) % 20_000))));
+    tiny.commit(&dir((0..dirs).map(|d| (format!("d{d:04}"), dir(entries(d))))), About::at(1));
+    let all = (dirs * files) as usize;
+    let of = |n: u64| noise(n, 5000 + (n as usize % files as usize * 97) % 20_000);
+    let content: Vec<u8> = (0..dirs * files).flat_map(of).collect();
     let serve = |line: &str| {
         let point = tempfile::tempdir().unwrap();
         let out = tempfile::tempdir().unwrap();

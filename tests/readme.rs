@@ -1,8 +1,10 @@
-//! The README is true: its tour runs as it stands, and its commands are the program's.
+//! The README is true: its tour runs as it stands, and its commands are the program's. So is what `docs/mount.md` says of
+//! tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod program;
 
+use std::fs;
 use std::path::Path;
 
 use program::{World, finish};
@@ -72,4 +74,62 @@ fn the_table_is_what_the_program_knows() {
 fn packages(command: &str) -> impl Iterator<Item = &str> {
     let list = command.split("apt-get install -y ").nth(1).unwrap().split('"').next().unwrap();
     list.split(' ')
+}
+
+/// The tests in a file, or in the files of a directory.
+fn tests_in(path: &Path) -> Vec<String> {
+    if path.is_dir() {
+        return fs::read_dir(path).unwrap().flat_map(|entry| tests_in(&entry.unwrap().path())).collect();
+    }
+    let text = fs::read_to_string(path).unwrap();
+    let names = text.split("#[test]").skip(1).map(|rest| rest.split("fn ").nth(1).unwrap().split('(').next().unwrap());
+    names.map(str::to_owned).collect()
+}
+
+/// The words of a paragraph, and whether they are in backquotes; punctuation is left out.
+fn words(paragraph: &str) -> Vec<(&str, bool)> {
+    let parts = paragraph.split('`').enumerate().map(|(n, part)| (part, n % 2 == 1));
+    let plain = |text: &str| !text.is_empty() && !text.chars().all(|c| c.is_ascii_punctuation());
+    parts
+        .flat_map(|(part, quoted)| {
+            if quoted { vec![part] } else { part.split([' ', '\n', ',', ';', '.']).filter(|w| plain(w)).collect() }
+                .into_iter()
+                .map(move |word| (word, quoted))
+        })
+        .collect()
+}
+
+/// What comes after `Tests:` names a file by the word for it and tests of that file, or a source file with tests.
+#[test]
+fn the_semantics_of_the_mount_name_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/mount.md")).unwrap();
+    let (head, sections) = text.split_once("\n## ").unwrap();
+    let told = words(head);
+    let files: Vec<(&str, Vec<String>)> = told
+        .windows(3)
+        .filter(|w| w[0].1 && w[1].0 == "is" && w[2].0.starts_with("tests/"))
+        .map(|w| (w[0].0, tests_in(&root.join(w[2].0))))
+        .collect();
+    assert!(files.len() >= 6, "{files:?}");
+    for section in sections.split("\n## ") {
+        let title = section.lines().next().unwrap();
+        let lists: Vec<&str> = section.split("Tests:").skip(1).map(|rest| rest.split("\n\n").next().unwrap()).collect();
+        assert!(!lists.is_empty(), "{title}: no tests are named");
+        for list in lists {
+            let mut of = None;
+            for (word, quoted) in words(list) {
+                let file = files.iter().find(|(name, _)| *name == word);
+                if let Some((_, tests)) = file {
+                    assert!(!tests.is_empty(), "{title}: there are no tests in {word}");
+                    of = file;
+                } else if word.starts_with("src/") {
+                    assert!(!tests_in(&root.join(word)).is_empty(), "{title}: there are no tests in {word}");
+                } else {
+                    let (name, tests) = of.unwrap_or_else(|| panic!("{title}: whose test is {word}?"));
+                    assert!(quoted && tests.iter().any(|test| test == word), "{title}: there is no test {word} in {name}");
+                }
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The keys of a repository: one random master key, everything else derived from it with BLAKE3.
 
 use aws_lc_rs::constant_time;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::chunk::seal::SealKey;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +20,17 @@ pub enum Credential {
     Passphrase(Vec<u8>),
     /// The content of a key file: 32 bytes.
     KeyFile([u8; 32]),
+}
+
+impl Credential {
+    /// Whether it is the same; takes the same time for all of one length.
+    pub fn is(&self, other: &Credential) -> bool {
+        match (self, other) {
+            (Credential::Passphrase(a), Credential::Passphrase(b)) => constant_time::verify_slices_are_equal(a, b).is_ok(),
+            (Credential::KeyFile(a), Credential::KeyFile(b)) => constant_time::verify_slices_are_equal(a, b).is_ok(),
+            _ => false,
+        }
+    }
 }
 
 /// A key of one class of objects, from which each object's own key is derived with its salt.
@@ -55,7 +66,7 @@ impl MasterKey {
 
     /// Derives the keys of all classes.
     pub fn keys(&self) -> Keys {
-        let derive = |context| blake3::derive_key(context, &self.0);
+        let derive = |context| derive(context, &self.0);
         Keys {
             data_id: derive("yester v1 chunk id of data"),
             tree_id: derive("yester v1 chunk id of trees"),
@@ -79,7 +90,9 @@ impl MasterKey {
     ) -> Result<KeySlot> {
         let salt = random()?;
         let key = wrapping_key(credential, derivation, &salt)?;
-        let mut body = self.0.to_vec();
+        // With room for the tag: growing would leave a copy behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(48));
+        body.extend_from_slice(&self.0);
         key.seal(0, &slot.0, &mut body)?;
         let mut wrapped = [0; 48];
         wrapped.copy_from_slice(&body);
@@ -99,12 +112,30 @@ impl MasterKey {
         if constant_time::verify_slices_are_equal(&key.commitment, &slot.commitment).is_err() {
             return Ok(None);
         }
-        let mut body = slot.wrapped.to_vec();
+        let mut body = Zeroizing::new(slot.wrapped.to_vec());
         let opened = key.open(0, &id.0, &mut body);
-        let master = opened.ok().and_then(|()| body.first_chunk::<32>().copied()).map(MasterKey);
-        body.zeroize();
-        Ok(master)
+        Ok(opened.ok().and_then(|()| body.first_chunk::<32>().copied()).map(MasterKey))
     }
+
+    /// Whether it is the same key; takes the same time for all.
+    pub fn is(&self, other: &MasterKey) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+
+    /// The key itself, for the recovery text and nothing else.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// BLAKE3's `derive_key`, which leaves the secret in no hasher.
+fn derive(context: &str, secret: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    let mut hash = hasher.update(secret).finalize();
+    let key = *hash.as_bytes();
+    hash.zeroize();
+    hasher.zeroize();
+    key
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {
@@ -115,23 +146,36 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 }
 
 fn wrapping_key(credential: &Credential, derivation: Derivation, salt: &[u8; 32]) -> Result<SealKey> {
-    let mut secret = [0; 32];
+    let mut secret = Zeroizing::new([0; 32]);
     match (credential, derivation) {
-        (Credential::KeyFile(key), _) => secret = *key,
+        (Credential::KeyFile(key), _) => *secret = *key,
         (Credential::Passphrase(passphrase), Derivation::Passphrase { memory, passes, lanes }) => {
-            let failed = |e: argon2::Error| Error::new(ErrorKind::Key, format!("the key derivation failed: {e}"));
-            let params = argon2::Params::new(memory, passes, lanes, Some(32)).map_err(failed)?;
-            argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
-                .hash_password_into(passphrase, salt, &mut secret)
-                .map_err(failed)?;
+            slow_hash(passphrase, salt, (memory, passes, lanes), &mut secret)?;
         }
         (Credential::Passphrase(_), Derivation::KeyFile) => {
             return Err(Error::new(ErrorKind::Key, "a passphrase does not open a key file's slot"));
         }
     }
-    let class = ClassKey(blake3::derive_key("yester v1 key slot", &secret));
-    secret.zeroize();
+    let class = ClassKey(derive("yester v1 key slot", &secret));
     SealKey::derive(&class, salt)
+}
+
+/// Argon2id with memory (KiB), passes and lanes. Its memory is asked for, not taken: a slot that wants more than there
+/// is gives an error. It is overwritten at the end, since the last block is the hash.
+fn slow_hash(passphrase: &[u8], salt: &[u8; 32], (memory, passes, lanes): (u32, u32, u32), out: &mut [u8; 32]) -> Result<()> {
+    let failed = |e: argon2::Error| Error::new(ErrorKind::Key, format!("the key derivation failed: {e}"));
+    let params = argon2::Params::new(memory, passes, lanes, Some(32)).map_err(failed)?;
+    let mut blocks = Zeroizing::new(Vec::new());
+    blocks.try_reserve_exact(params.block_count()).map_err(|_| {
+        Error::new(
+            ErrorKind::Io,
+            format!("a key slot's passphrase needs {} MiB of memory, which are not to be had", memory >> 10),
+        )
+    })?;
+    blocks.resize(params.block_count(), argon2::Block::default());
+    argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
+        .hash_password_into_with_memory(passphrase, salt, out, &mut *blocks)
+        .map_err(failed)
 }
 
 impl ClassKey {

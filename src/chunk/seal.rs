@@ -5,6 +5,7 @@
 //! second value that does, and it is checked before anything is opened.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::chunk::keys::ClassKey;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,13 +35,16 @@ fn failed(what: &str) -> Error {
 impl SealKey {
     /// Derives the key of the object with this salt.
     pub fn derive(class: &ClassKey, salt: &[u8; 32]) -> Result<Self> {
-        let mut out = [0; 48];
-        blake3::Hasher::new_keyed(class.bytes()).update(salt).finalize_xof().fill(&mut out);
+        let mut out = Zeroizing::new([0; 48]);
+        let mut hasher = blake3::Hasher::new_keyed(class.bytes());
+        let mut reader = hasher.update(salt).finalize_xof();
+        reader.fill(&mut *out);
+        reader.zeroize();
+        hasher.zeroize();
         let key =
             UnboundKey::new(&AES_256_GCM, &out[..32]).map_err(|_| Error::new(ErrorKind::Key, "AES-256-GCM refused a key"))?;
         let mut commitment = [0; 16];
         commitment.copy_from_slice(&out[32..]);
-        zeroize::Zeroize::zeroize(&mut out);
         Ok(SealKey { key: LessSafeKey::new(key), commitment })
     }
 

@@ -5,20 +5,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, ingest, init, ls, mount, restore, snapshots, umount};
+use super::{cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, repair, restore, snapshots, umount};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
-#[command(name = "yester", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(name = "yester", version, propagate_version = false, disable_help_subcommand = true, arg_required_else_help = false)]
 #[command(after_help = "Exit codes: 0 done, 1 failed or damage found, 2 usage, 3 done but not all of it, 10 no repository, \
                         11 busy, 12 wrong key or none, 130 interrupted.")]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
-    /// This process serves a mount for another one that waits for it (see `background`).
-    #[arg(long, hide = true)]
-    pub in_background: bool,
     /// The command.
     #[command(subcommand)]
     pub command: Command,
@@ -58,29 +55,29 @@ pub struct Global {
     pub no_cache: bool,
 }
 
-/// The commands.
+/// The commands. What help says of them stands at their options: a text here would take the place of both its parts, the
+/// short and the long.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a repository
     Init(init::InitArgs),
-    /// Take a snapshot of files and directories
     #[command(visible_alias = "backup")]
     Ingest(Box<ingest::IngestArgs>),
-    /// List the snapshots
     #[command(visible_alias = "list")]
     Snapshots(snapshots::SnapshotsArgs),
-    /// List a directory of a snapshot
     Ls(ls::LsArgs),
-    /// Write a file of a snapshot to standard output
     #[command(visible_alias = "dump")]
     Cat(cat::CatArgs),
-    /// Show the snapshots as a file system
     Mount(mount::MountArgs),
-    /// Take a mount away, also a stale one
     Umount(umount::UmountArgs),
-    /// Copy snapshots, directories or files of them back
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
+    Check(check::CheckArgs),
+    Repair(repair::RepairArgs),
+    Forget(Box<forget::ForgetArgs>),
+    Prune(prune::PruneArgs),
+    Key(key::KeyArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     /// Print the version
     Version,
 }

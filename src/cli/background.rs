@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,8 @@ use yester::{Error, ErrorKind, Result};
 
 use super::{credential, exit, paths};
 
+/// What a process that serves a mount for another one has as its first argument: no option, and in no help.
+const MARK: &str = "--in-background";
 /// The longest answer.
 const LIMIT: u64 = 64 << 10;
 /// A log longer than this is put aside when the next process begins.
@@ -40,7 +43,7 @@ pub fn start(key: &Credential, state: Option<&Path>) -> Result<Started> {
         None => Stdio::null(),
     };
     let mut command = Command::new(program);
-    command.arg("--in-background").args(arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    command.arg(MARK).args(arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().at(failed)?;
     let pid = child.id();
     if let Some(stdin) = child.stdin.take() {
@@ -82,11 +85,22 @@ fn wait(child: &mut Child, log: Option<&Path>) -> Result<()> {
     }
 }
 
+/// Takes the mark of a process in the background away from its arguments (the program's name first), if it is there.
+pub fn take_mark(arguments: &mut Vec<OsString>) -> bool {
+    let marked = arguments.get(1).is_some_and(|argument| argument == MARK);
+    if marked {
+        arguments.remove(1);
+    }
+    marked
+}
+
 /// Begins the work in the background: a session of its own, and the key that the starting process hands over.
 pub fn begin() -> Result<Credential> {
     // Refused when this process leads a group already: then it has no terminal to lose either.
     let _ = yester::sys::process::detach();
-    credential::take_over(io::stdin().lock())
+    // Not through the buffer of standard input, which would keep a copy for ever.
+    let input = io::stdin().as_fd().try_clone_to_owned().at(|| "cannot read the key from standard input".to_owned())?;
+    credential::take_over(File::from(input))
 }
 
 /// Answers to the starting process. False when it is gone: then nobody wants what was begun.

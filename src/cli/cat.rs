@@ -12,7 +12,7 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::select::{self, Filters, Spec};
 
-/// Writes the bytes of a file in a snapshot to standard output.
+/// Write a file of a snapshot to standard output
 #[derive(Debug, Args)]
 pub struct CatArgs {
     /// Which file of which snapshot

@@ -15,12 +15,14 @@ use yester::sys::{process, users};
 use yester::{Error, ErrorKind, Result};
 
 use super::args::Global;
-use super::credential::{self, Origin};
+use super::credential::{self, Options, Origin};
 use super::paths;
 use super::place::{Place, Places};
 
 /// Decoded frames that a command which reads one thing after another keeps.
 const FRAMES: u64 = 48 << 20;
+/// The most bytes that a repository's cache may hold.
+const CACHE: u64 = 1 << 30;
 /// Decoded tree pages that it keeps.
 const PAGES: u64 = 16 << 20;
 
@@ -46,7 +48,7 @@ impl Context {
 
     /// Where the user said the key is.
     pub fn given(&self) -> Option<Origin> {
-        credential::given(&self.global, |name| std::env::var_os(name))
+        credential::given(&Options::of(&self.global), "YESTER_", |name| std::env::var_os(name))
     }
 
     /// The repository's directory, whether or not it can be unlocked.
@@ -83,7 +85,13 @@ impl Context {
     pub fn open(&self) -> Result<Arc<Repository>> {
         let place = self.place()?;
         let storage = self.storage(&place)?;
-        Repository::open(storage, &self.credential(&place)?).map(Arc::new)
+        let repo = Repository::open(storage, &self.credential(&place)?)?;
+        // A copy of the index on this disk is worth it when the repository is on another machine's, or when asked for.
+        let wanted = self.global.cache_dir.is_some() || yester::sys::mount::is_remote(&place.path);
+        Ok(Arc::new(match self.cache(repo.id()).filter(|_| wanted) {
+            Some(directory) => repo.with_cache(&directory, CACHE),
+            None => repo,
+        }))
     }
 
     /// Where this repository's cache is; `None` when there is to be none.
@@ -95,9 +103,13 @@ impl Context {
 
 /// How `init` makes a repository.
 pub fn init_options() -> InitOptions {
+    InitOptions { chunker: ChunkerParameters::DEFAULT, derivation: Derivation::DEFAULT, now: now(), label: label() }
+}
+
+/// Who is at work, for a key slot's label.
+pub fn label() -> Vec<u8> {
     let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
-    let label = [user, process::host_name()].join(&b'@');
-    InitOptions { chunker: ChunkerParameters::DEFAULT, derivation: Derivation::DEFAULT, now: now(), label }
+    [user, process::host_name()].join(&b'@')
 }
 
 /// The time now.

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,15 +10,19 @@ use std::process::{Command, Stdio};
 
 use yester::chunk::keys::Credential;
 use yester::error::IoContext;
-use yester::model::id::{from_hex, to_hex};
+use yester::model::id::{from_hex, hex_pair};
+use yester::sys::terminal::ask_hidden;
 use yester::{Error, ErrorKind, Result};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::paths;
 
 /// The longest passphrase or key file that is read.
 const LIMIT: usize = 64 << 10;
+
+/// Secret bytes: overwritten when they go.
+pub type Secret = Zeroizing<Vec<u8>>;
 
 /// Where a credential comes from.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,28 +34,82 @@ pub enum Origin {
     /// A key file.
     KeyFile(PathBuf),
     /// The passphrase itself, from the environment.
-    Password(Zeroizing<Vec<u8>>),
+    Password(Secret),
 }
 
-/// What the user gave: an option beats every variable; among the variables a key file, a command, a file and the
-/// passphrase itself come in this order.
-pub fn given(global: &Global, get: impl Fn(&str) -> Option<OsString>) -> Option<Origin> {
+/// What the options say of a credential; at most one of them is there.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A key file.
+    pub key_file: Option<PathBuf>,
+    /// A shell command that prints a passphrase.
+    pub password_command: Option<OsString>,
+    /// A file that holds one.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// Those of the credential that unlocks the repository.
+    pub fn of(global: &Global) -> Self {
+        let Global { key_file, password_command, password_file, .. } = global.clone();
+        Options { key_file, password_command, password_file }
+    }
+
+    /// Whether there is one.
+    pub fn any(&self) -> bool {
+        self.key_file.is_some() || self.password_command.is_some() || self.password_file.is_some()
+    }
+}
+
+/// What the user gave: an option beats every variable; among the variables, whose names begin with `prefix`, a key file,
+/// a command, a file and the passphrase itself come in this order.
+pub fn given(options: &Options, prefix: &str, get: impl Fn(&str) -> Option<OsString>) -> Option<Origin> {
     let options = [
-        global.key_file.clone().map(Origin::KeyFile),
-        global.password_command.clone().map(Origin::PasswordCommand),
-        global.password_file.clone().map(Origin::PasswordFile),
+        options.key_file.clone().map(Origin::KeyFile),
+        options.password_command.clone().map(Origin::PasswordCommand),
+        options.password_file.clone().map(Origin::PasswordFile),
     ];
+    let get = |name: &str| get(&format!("{prefix}{name}"));
     let set = |name: &str| get(name).filter(|value| !value.is_empty());
     let variables = || {
         [
-            set("YESTER_KEY_FILE").map(|v| Origin::KeyFile(v.into())),
-            set("YESTER_PASSWORD_COMMAND").map(Origin::PasswordCommand),
-            set("YESTER_PASSWORD_FILE").map(|v| Origin::PasswordFile(v.into())),
+            set("KEY_FILE").map(|v| Origin::KeyFile(v.into())),
+            set("PASSWORD_COMMAND").map(Origin::PasswordCommand),
+            set("PASSWORD_FILE").map(|v| Origin::PasswordFile(v.into())),
             // An empty passphrase is refused when it is used; it is not the same as none.
-            get("YESTER_PASSWORD").map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
+            get("PASSWORD").map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
         ]
     };
     options.into_iter().flatten().next().or_else(|| variables().into_iter().flatten().next())
+}
+
+/// A credential that is new here, and the key file that holds it.
+pub struct New {
+    /// What will unlock.
+    pub credential: Credential,
+    /// Its key file, absolute.
+    pub key_file: Option<PathBuf>,
+    /// Whether the key file was made.
+    pub made: bool,
+}
+
+/// The credential of a repository that is made, or of a new slot of the one at `repository`. A key file that does not
+/// exist is made. `None` for `origin` asks on the terminal.
+pub fn new(origin: Option<Origin>, repository: &Path, prompt: &str) -> Result<New> {
+    match origin {
+        Some(Origin::KeyFile(file)) => {
+            let file = paths::absolute(&file)?;
+            if file.starts_with(repository) {
+                let text = "is inside the repository: whoever gets hold of one would have the other";
+                return Err(Error::invalid(format!("the key file {} {text}", paths::shown(&file))));
+            }
+            let made = file.symlink_metadata().is_err();
+            let credential = if made { make_key_file(&file)? } else { load(&Origin::KeyFile(file.clone()))? };
+            Ok(New { credential, key_file: Some(file), made })
+        }
+        Some(origin) => Ok(New { credential: load(&origin)?, key_file: None, made: false }),
+        None => Ok(New { credential: ask_new(prompt)?, key_file: None, made: false }),
+    }
 }
 
 /// Reads the credential from where it is.
@@ -64,14 +122,14 @@ pub fn load(origin: &Origin) -> Result<Credential> {
             passphrase(read_line(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?)
         }
         Origin::PasswordCommand(command) => passphrase(run(command)?),
-        Origin::Password(password) => passphrase(password.to_vec()),
+        Origin::Password(password) => passphrase(password.clone()),
         Origin::KeyFile(path) => key_file(path),
     }
 }
 
 /// Whether somebody can be asked.
 pub fn can_ask() -> bool {
-    std::io::stdin().is_terminal()
+    io::stdin().is_terminal()
 }
 
 /// Asks for the passphrase on the terminal.
@@ -81,30 +139,34 @@ pub fn ask(prompt: &str) -> Result<Credential> {
 }
 
 /// Asks for a new passphrase, twice.
-pub fn ask_new() -> Result<Credential> {
+fn ask_new(prompt: &str) -> Result<Credential> {
     yester::sys::process::protect_memory();
-    let first = Zeroizing::new(prompt_for("passphrase of the new repository: ")?);
-    let second = Zeroizing::new(prompt_for("the same once more: ")?);
-    if first != second {
+    let first = prompt_for(prompt)?;
+    // An empty one is refused before it has to be given again.
+    let credential = passphrase(first.clone())?;
+    if first != prompt_for("the same once more: ")? {
         return Err(Error::new(ErrorKind::Key, "the two passphrases differ: nothing was made"));
     }
-    passphrase(first.to_vec())
+    Ok(credential)
 }
 
-fn prompt_for(prompt: &str) -> Result<Vec<u8>> {
-    let text = rpassword::prompt_password(prompt).at(|| "cannot read a passphrase from the terminal".to_owned());
-    text.map(String::into_bytes).map_err(|e| e.with_kind(ErrorKind::Key))
+fn prompt_for(prompt: &str) -> Result<Secret> {
+    ask_hidden(prompt).map_err(|e| match e.kind() {
+        io::ErrorKind::Interrupted => Error::new(ErrorKind::Interrupted, "interrupted at the question for a passphrase"),
+        io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Key, "no passphrase was given on the terminal"),
+        _ => Error::io("cannot read a passphrase from the terminal", e).with_kind(ErrorKind::Key),
+    })
 }
 
-fn passphrase(bytes: Vec<u8>) -> Result<Credential> {
+fn passphrase(mut bytes: Secret) -> Result<Credential> {
     if bytes.is_empty() {
         return Err(Error::new(ErrorKind::Key, "the passphrase is empty: an empty one protects nothing"));
     }
-    Ok(Credential::Passphrase(bytes))
+    Ok(Credential::Passphrase(std::mem::take(&mut *bytes)))
 }
 
 /// Reads all of `from` into a buffer that never moves (a moved one would leave a copy), and cuts the last newline.
-fn read_line(from: impl Read) -> std::io::Result<Vec<u8>> {
+fn read_line(from: impl Read) -> io::Result<Secret> {
     let mut bytes = read_limited(from)?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
@@ -115,27 +177,26 @@ fn read_line(from: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_limited(from: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(LIMIT + 64);
+/// Reads all of `from`, which must have no buffer of its own, into one that never moves.
+pub fn read_limited(from: impl Read) -> io::Result<Secret> {
+    let mut bytes = Secret::new(Vec::with_capacity(LIMIT + 64));
     from.take(LIMIT as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > LIMIT {
-        bytes.zeroize();
-        return Err(std::io::Error::other("it is longer than 64 KiB, which no passphrase or key is"));
+        return Err(io::Error::other("it is longer than 64 KiB, which no passphrase or key is"));
     }
     Ok(bytes)
 }
 
-fn run(command: &OsStr) -> Result<Vec<u8>> {
+fn run(command: &OsStr) -> Result<Secret> {
     let failed = || "cannot run the password command".to_owned();
     let key = |e: Error| e.with_kind(ErrorKind::Key);
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = shell.spawn().at(failed).map_err(key)?;
-    let output = child.stdout.take().map_or(Ok(Vec::new()), read_line);
+    let output = child.stdout.take().map_or(Ok(Secret::default()), read_line);
     let status = child.wait().at(failed).map_err(key)?;
     let output = output.at(failed).map_err(key)?;
     if !status.success() {
-        drop(Zeroizing::new(output));
         return Err(Error::new(ErrorKind::Key, format!("the password command failed: {status}")));
     }
     Ok(output)
@@ -145,7 +206,7 @@ fn key_file(path: &Path) -> Result<Credential> {
     let shown = paths::shown(path);
     let what = || format!("cannot read the key file {shown}");
     let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
-    let bytes = Zeroizing::new(read_limited(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?);
+    let bytes = read_limited(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
     parse_key(&bytes).map(Credential::KeyFile).ok_or_else(|| {
         Error::new(ErrorKind::Key, format!("{shown} is no key file: it must hold 64 hexadecimal digits or 32 bytes"))
     })
@@ -161,7 +222,7 @@ fn parse_key(bytes: &[u8]) -> Option<[u8; 32]> {
 
 /// Makes a new key file (0600, its directory 0700 if it is missing), durable when this returns. One that is there
 /// already is never replaced.
-pub fn make_key_file(path: &Path) -> Result<Credential> {
+fn make_key_file(path: &Path) -> Result<Credential> {
     yester::sys::process::protect_memory();
     let failed = || format!("cannot make the key file {}", paths::shown(path));
     let mut key = Zeroizing::new([0; 32]);
@@ -170,15 +231,22 @@ pub fn make_key_file(path: &Path) -> Result<Credential> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(parent).at(failed)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at(failed)?;
-    let mut text = Zeroizing::new(to_hex(&*key));
-    text.push('\n');
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).at(failed)?;
+    file.write_all(&*key_text(&key)).and_then(|()| file.sync_all()).at(failed)?;
     File::open(parent).and_then(|dir| dir.sync_all()).at(failed)?;
     Ok(Credential::KeyFile(*key))
 }
 
+/// What a key file holds: 64 hexadecimal digits and a newline, in memory that never moves.
+fn key_text(key: &[u8; 32]) -> Zeroizing<[u8; 65]> {
+    let mut text = Zeroizing::new([b'\n'; 65]);
+    for (pair, byte) in text.chunks_exact_mut(2).zip(key) {
+        pair.copy_from_slice(&hex_pair(*byte));
+    }
+    text
+}
+
 /// Writes a credential to the process that will serve a mount.
-pub fn hand_over(credential: &Credential, mut to: impl Write) -> std::io::Result<()> {
+pub fn hand_over(credential: &Credential, mut to: impl Write) -> io::Result<()> {
     match credential {
         Credential::Passphrase(bytes) => to.write_all(b"P").and_then(|()| to.write_all(bytes)),
         Credential::KeyFile(key) => to.write_all(b"K").and_then(|()| to.write_all(key)),
@@ -189,9 +257,9 @@ pub fn hand_over(credential: &Credential, mut to: impl Write) -> std::io::Result
 pub fn take_over(from: impl Read) -> Result<Credential> {
     yester::sys::process::protect_memory();
     let missing = || Error::new(ErrorKind::Key, "the process that asked for this mount handed no key over");
-    let bytes = Zeroizing::new(read_limited(from).map_err(|_| missing())?);
+    let bytes = read_limited(from).map_err(|_| missing())?;
     match bytes.split_first() {
-        Some((b'P', rest)) => passphrase(rest.to_vec()),
+        Some((b'P', rest)) => passphrase(Zeroizing::new(rest.to_vec())),
         Some((b'K', rest)) => rest.try_into().map(Credential::KeyFile).map_err(|_| missing()),
         _ => Err(missing()),
     }
@@ -202,7 +270,7 @@ mod tests {
     use super::*;
 
     fn origin(global: &Global, variables: &[(&str, &str)]) -> Option<Origin> {
-        given(global, |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+        given(&Options::of(global), "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
     }
 
     #[test]
@@ -230,9 +298,9 @@ mod tests {
 
     #[test]
     fn only_the_last_newline_goes() {
-        assert_eq!(read_line(&b" a \n\n"[..]).unwrap(), b" a \n");
-        assert_eq!(read_line(&b"a\r\n"[..]).unwrap(), b"a");
-        assert!(read_line(std::io::repeat(b'x')).is_err());
+        assert_eq!(**read_line(&b" a \n\n"[..]).unwrap(), *b" a \n");
+        assert_eq!(**read_line(&b"a\r\n"[..]).unwrap(), *b"a");
+        assert!(read_line(io::repeat(b'x')).is_err());
     }
 
     #[test]

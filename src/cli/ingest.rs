@@ -24,8 +24,9 @@ use super::{init, inputs, select, signals, units};
 /// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
 const FASTEST: i32 = -1;
 
-/// Takes a snapshot of files and directories. Without --repo, the first run makes the user's own repository and its
-/// key file, and says where they are.
+/// Take a snapshot of files and directories
+///
+/// Without --repo, the first run makes the user's own repository and its key file, and says where they are.
 #[derive(Debug, Args)]
 pub struct IngestArgs {
     /// What to take a snapshot of
@@ -187,8 +188,7 @@ impl IngestArgs {
         tags.sort_unstable();
         tags.dedup();
         Ok(IngestOptions {
-            host: self.host.as_ref().map_or(default.host, |host| host.as_bytes().to_vec()),
-            user: default.user,
+            host: self.host.as_ref().map_or(default.host.clone(), |host| host.as_bytes().to_vec()),
             tags,
             time: self.time,
             parent: if self.force { Parent::None } else { Parent::Auto },
@@ -200,7 +200,7 @@ impl IngestArgs {
             readers: usize::from(self.read_concurrency),
             skip_if_unchanged: self.skip_if_unchanged,
             dry_run: self.dry_run,
-            never: Vec::new(),
+            ..default
         })
     }
 }

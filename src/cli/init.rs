@@ -5,19 +5,20 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
-use yester::chunk::keys::Credential;
 use yester::error::IoContext;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
-use super::credential::{self, Origin};
+use super::credential::{self, New, Origin};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, lossy, note};
 use super::paths;
 use super::place::Place;
 
+/// Make a repository
+///
 /// Makes the repository that --repo names. It is unlocked by a passphrase (asked for twice on a terminal), or by the
 /// key file of --key-file, which is made if it does not exist.
 #[derive(Debug, Args)]
@@ -100,7 +101,7 @@ impl Made {
 fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<Made> {
     // Before any question is asked and any key made.
     check_free(&place.path)?;
-    let (credential, key_file) = new_credential(context, key_file)?;
+    let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
     let storage = Arc::new(DirectoryStorage::create(&place.path)?);
     let repo = Repository::init(storage, &credential, &context::init_options())?;
     Ok(Made { repo: Arc::new(repo), key_file })
@@ -126,22 +127,12 @@ fn check_free(path: &Path) -> Result<()> {
 }
 
 /// The credential of a new repository, and the key file that holds it.
-fn new_credential(context: &Context, default: Option<PathBuf>) -> Result<(Credential, Option<PathBuf>)> {
-    match context.given().or(default.map(Origin::KeyFile)) {
-        Some(Origin::KeyFile(file)) => {
-            let file = paths::absolute(&file)?;
-            let credential = match file.symlink_metadata() {
-                Ok(_) => credential::load(&Origin::KeyFile(file.clone()))?,
-                Err(_) => credential::make_key_file(&file)?,
-            };
-            Ok((credential, Some(file)))
-        }
-        Some(origin) => Ok((credential::load(&origin)?, None)),
-        None if credential::can_ask() => Ok((credential::ask_new()?, None)),
-        None => {
-            let text = "a new repository needs a key and there is no terminal to ask on: give --key-file (made if it does \
-                        not exist), --password-file or --password-command, or set YESTER_PASSWORD";
-            Err(Error::new(ErrorKind::Key, text))
-        }
+fn new_credential(context: &Context, place: &Place, default: Option<PathBuf>) -> Result<New> {
+    let origin = context.given().or(default.map(Origin::KeyFile));
+    if origin.is_none() && !credential::can_ask() {
+        let text = "a new repository needs a key and there is no terminal to ask on: give --key-file (made if it does \
+                    not exist), --password-file or --password-command, or set YESTER_PASSWORD";
+        return Err(Error::new(ErrorKind::Key, text));
     }
+    credential::new(origin, &place.path, "passphrase of the new repository: ")
 }

@@ -14,7 +14,9 @@ use super::output::{JsonPath, Output, exact, lossy};
 use super::select::{self, Filters, Spec};
 use super::units;
 
-/// Lists a directory of a snapshot, or one file: its names, with -R the paths of all that is below it.
+/// List a directory of a snapshot
+///
+/// Lists the names in a directory, or one file; with -R the paths of all that is below it.
 #[derive(Debug, Args)]
 pub struct LsArgs {
     /// Which snapshot, and which directory or file in it

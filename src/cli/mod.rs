@@ -13,18 +13,25 @@ use yester::Result;
 mod args;
 mod background;
 mod cat;
+mod check;
+mod completions;
 mod context;
 mod credential;
 mod exit;
+mod forget;
 mod ingest;
 mod init;
 mod inputs;
+mod key;
 mod ls;
+mod man;
 mod mount;
 mod output;
 mod paths;
 mod place;
 mod progress;
+mod prune;
+mod repair;
 mod restore;
 mod select;
 mod signals;
@@ -39,24 +46,24 @@ use exit::Outcome;
 
 /// Runs the program with these arguments (the program's name first) and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let in_background = background::take_mark(&mut arguments);
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(e) => return usage(&e, arguments.iter().any(|a| a == "--json")),
     };
     let json = cli.global.json;
-    progress::log(cli.global.verbose, cli.in_background);
+    progress::log(cli.global.verbose, in_background);
     yester::sys::process::raise_file_limit();
-    match dispatch(cli) {
+    match dispatch(cli, in_background) {
         Ok(Outcome::Done) => exit::DONE,
         Ok(Outcome::Partial(message)) => exit::report(exit::PARTIAL, &message, json),
         Err(e) => exit::report(exit::code(e.kind()), &e.to_string(), json),
     }
 }
 
-fn dispatch(cli: Cli) -> Result<Outcome> {
+fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
     let context = Context::new(cli.global);
-    let in_background = cli.in_background;
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
         Command::Ingest(args) => ingest::run(&context, &args),
@@ -65,7 +72,14 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Cat(args) => cat::run(&context, &args),
         Command::Mount(args) => mount::run(&context, &args, in_background),
         Command::Umount(args) => umount::run(&context, &args),
+        Command::Repair(args) => repair::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Forget(args) => forget::run(&context, &args),
+        Command::Prune(args) => prune::run(&context, &args),
+        Command::Key(args) => key::run(&context, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&context, &args),
+        Command::Check(args) => check::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

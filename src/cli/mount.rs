@@ -20,6 +20,8 @@ use super::output::{JsonPath, Output, lossy};
 use super::select::{Filters, Spec};
 use super::{background, paths, units};
 
+/// Show the snapshots as a file system
+///
 /// Mounts the repository, read-only: latest/ is the newest snapshot, ids/ holds all, and snapshots/, hosts/, tags/,
 /// series/ lead to them by time. With SNAP[:PATH], only that directory is mounted. The command returns when the mount
 /// answers, and goes on in the background until umount.
@@ -75,7 +77,7 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
     let key = context.credential(&place)?;
     if args.foreground {
         let mut said = Ok(());
-        serve(context, &key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
+        serve(context, key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
         said?;
     } else {
         let started = background::start(&key, context.places.state())?;
@@ -92,7 +94,7 @@ fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
             shutdown.trigger();
         }
     };
-    let served = background::begin().and_then(|key| serve(context, &key, &args.plan(context)?, ready));
+    let served = background::begin().and_then(|key| serve(context, key, &args.plan(context)?, ready));
     if let Err(e) = &served {
         // Once the starting process has its answer, this one goes nowhere; the log has it.
         background::answer(Err(e));
@@ -126,10 +128,12 @@ impl MountArgs {
 
 /// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
 /// `ready` is called when the mount answers.
-fn serve(context: &Context, key: &Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
+fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
     yester::sys::process::return_large_blocks();
     let storage = context.storage(&context.place()?)?;
-    let repo = Arc::new(Repository::open(storage, key)?);
+    let repo = Arc::new(Repository::open(storage, &key)?);
+    // A mount may stay for months: what a user types elsewhere too does not stay with it.
+    drop(key);
     let shutdown = Shutdown::new();
     let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
     let (handle, trigger) = (signals.handle(), shutdown.clone());

@@ -18,8 +18,10 @@ use super::progress::Display;
 use super::select::{self, Filters, Spec};
 use super::{paths, signals, units};
 
-/// Restores. A whole snapshot, or several SNAP:PATH, go to DIR/<absolute path>; the content of one SNAP:DIRECTORY goes
-/// into DIR, and so does one SNAP:FILE. What is in DIR stays unless it is in the way.
+/// Copy snapshots, directories or files of them back
+///
+/// A whole snapshot, or several SNAP:PATH, go to DIR/<absolute path>; the content of one SNAP:DIRECTORY goes into DIR, and
+/// so does one SNAP:FILE. What is in DIR stays unless it is in the way.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Which snapshots, and what of them

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use yester::model::{Snapshot, escape};
+use yester::model::{Snapshot, SnapshotId, escape};
 use yester::repo::local::LocalState;
 use yester::repo::{Repository, snapshots as repo_snapshots};
 use yester::{ErrorKind, Result};
@@ -16,7 +16,9 @@ use super::output::{Output, exact, lossy};
 use super::select::Filters;
 use super::units;
 
-/// Lists the snapshots of the repository, by series: host and given paths.
+/// List the snapshots
+///
+/// They are listed by series: host and given paths.
 #[derive(Debug, Args)]
 pub struct SnapshotsArgs {
     /// Only the N newest of every series
@@ -43,7 +45,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     }
     out.finish()?;
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
-    wrong.extend(vanished(context, &repo)?);
+    wrong.extend(vanished(context, &repo)?.into_iter().map(|(object, message)| format!("{object} {message}")));
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for e in rest {
         exit::report(exit::FAILED, e, context.global.json);
@@ -51,14 +53,18 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     Err(yester::Error::new(ErrorKind::Corrupt, first))
 }
 
-/// Snapshots that this machine has seen and that are gone without having been forgotten, each as a sentence.
-fn vanished(context: &Context, repo: &Repository) -> Result<Vec<String>> {
+/// Snapshots that this machine has seen and that are gone without having been forgotten.
+pub fn vanished_ids(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
     let present = repo_snapshots::names(repo)?;
     let state = context.places.state().and_then(|directory| LocalState::open(directory, repo.id()));
-    let gone = state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))?;
+    state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))
+}
+
+/// The same, each with what there is to say.
+pub fn vanished(context: &Context, repo: &Repository) -> Result<Vec<(String, String)>> {
     let text =
         "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; look at its storage";
-    Ok(gone.iter().map(|id| format!("snapshot {} {text}", id.short())).collect())
+    Ok(vanished_ids(context, repo)?.iter().map(|id| (format!("snapshot {}", id.short()), text.to_owned())).collect())
 }
 
 type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;

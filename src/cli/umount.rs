@@ -9,7 +9,7 @@ use super::context::Context;
 use super::exit::Outcome;
 use super::paths;
 
-/// Takes a mount away; also a stale one, whose process is gone.
+/// Take a mount away, also a stale one
 #[derive(Debug, Args)]
 pub struct UmountArgs {
     /// Where it is mounted

@@ -4,6 +4,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::cursor::{Cursor, Put};
 use crate::model::{RepositoryId, Timestamp};
 
+/// The longest configuration or key slot that is read, in bytes.
+pub const MAX_OBJECT: u64 = 65536;
+
 /// How files are cut; even powers of two with min < avg < max.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkerParameters {
@@ -71,6 +74,11 @@ pub fn decode_config(bytes: &[u8], repository: RepositoryId) -> Result<(Config, 
     let Some((fields, mac)) = bytes.split_last_chunk::<32>() else {
         return Err(Error::corrupt("the configuration is too short"));
     };
+    Ok((decode_config_fields(fields, repository)?, fields, *mac))
+}
+
+/// Decodes what [`config_fields`] made.
+pub fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> Result<Config> {
     let mut cursor = Cursor::new(fields, "the configuration");
     let mut mandatory = None;
     let mut chunker = None;
@@ -95,7 +103,7 @@ pub fn decode_config(bytes: &[u8], repository: RepositoryId) -> Result<(Config, 
         ));
     }
     chunker.validate()?;
-    Ok((Config { repository, created, chunker, mandatory }, fields, *mac))
+    Ok(Config { repository, created, chunker, mandatory })
 }
 
 /// How a slot's key is made.

@@ -104,6 +104,12 @@ pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Resu
     Ok((id, &head[HEADER..]))
 }
 
+/// Whether the checksum at the end is that of what stands before it. What says that a newer program wrote an object, and
+/// is not intact, is damage; what is intact is to be believed.
+pub fn is_intact(bytes: &[u8]) -> bool {
+    bytes.split_last_chunk::<CHECKSUM>().is_some_and(|(head, sum)| blake3::hash(head).as_bytes() == sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

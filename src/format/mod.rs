@@ -3,8 +3,10 @@
 pub mod config;
 pub mod cursor;
 pub mod envelope;
+pub mod filter;
 pub mod node;
 pub mod pack;
 pub mod page;
+pub mod recovery;
 pub mod segment;
 pub mod snapshot;

@@ -4,13 +4,15 @@
 //! 0     header              28   see envelope
 //! 28    salt                32   the segment's key is derived from it
 //! 60    key commitment      16
-//! 76    pages               each sealed, nonce = page number: frames first, then entries sorted by key
+//! 76    pages               each sealed, nonce = page number: frames, then entries sorted by key, then the filter
 //! n     root                sealed, nonce = 2³²: replaced segments, packs, where each page is
 //! m     tail                16   root offset (8), root length (4), pages (4)
 //!       checksum            32   BLAKE3 of everything before it; also the segment's name
 //! ```
 //!
-//! Pages carry their own tags, so that a large segment can be read by page; small ones are read whole.
+//! Pages carry their own tags and are small: a look-up reads the root once and then one page of the filter and one
+//! page of entries, whatever the size of the segment. All pages of a sort but the last are full, so that the number
+//! of an entry or a frame says which page it is in.
 
 use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
@@ -19,11 +21,13 @@ use crate::format::pack::{self, FrameInfo, MAX_CHUNK, MAX_FRAME, PackKind};
 use crate::model::{ChunkKey, PackId, SegmentId};
 
 /// Frames of one page of frames.
-pub const FRAMES_A_PAGE: usize = 4096;
+pub const FRAMES_A_PAGE: usize = 256;
 /// Entries of one page of entries.
-pub const ENTRIES_A_PAGE: usize = 2048;
+pub const ENTRIES_A_PAGE: usize = 256;
 /// The longest sealed page that a reader takes.
 pub const MAX_PAGE: u32 = 8 << 20;
+/// Entries and frames that a segment may have: their numbers are 32 bits.
+pub const MAX_ENTRIES: u64 = 4_294_967_295;
 /// Bytes before the first page.
 pub const PREAMBLE: usize = HEADER + 48;
 /// Bytes of the tail, without the checksum.
@@ -42,17 +46,6 @@ pub struct Entry {
     pub offset: u32,
     /// Its length.
     pub len: u32,
-}
-
-/// A frame and the pack it is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SegmentFrame {
-    /// The pack's number within the segment.
-    pub pack: u32,
-    /// The frame's number within the pack.
-    pub number: u32,
-    /// The frame.
-    pub info: FrameInfo,
 }
 
 /// A pack that a segment names.
@@ -79,6 +72,8 @@ pub struct SegmentRoot {
     pub frame_pages: Vec<u32>,
     /// First key and sealed length of each page of entries.
     pub entry_pages: Vec<(ChunkKey, u32)>,
+    /// Sealed length of each page of the filter; none in a segment with a single page of entries.
+    pub filter_pages: Vec<u32>,
     /// Entries in all.
     pub entries: u64,
 }
@@ -92,15 +87,16 @@ pub fn encode_tail(root: u64, len: u32, pages: u32) -> [u8; TAIL] {
     out
 }
 
-/// Reads the tail of a whole segment: root offset, root length, pages.
-pub fn decode_tail(bytes: &[u8]) -> Result<(usize, usize, u32)> {
-    let start = bytes.len().checked_sub(TAIL + CHECKSUM).ok_or_else(|| Error::corrupt("a segment is too short for its tail"))?;
-    let mut cursor = Cursor::new(&bytes[start..], "a segment's tail");
+/// Reads the tail of a segment of `size` bytes from its last bytes: offset and length of the root, number of pages.
+pub fn decode_tail(end: &[u8], size: u64) -> Result<(u64, u64, u32)> {
+    let start = end.len().checked_sub(TAIL + CHECKSUM).ok_or_else(|| Error::corrupt("a segment is too short for its tail"))?;
+    let mut cursor = Cursor::new(&end[start..], "a segment's tail");
     let (root, len, pages) = (cursor.u64()?, cursor.u32()?, cursor.u32()?);
-    if root < PREAMBLE as u64 || root.checked_add(u64::from(len)) != Some(start as u64) {
+    let tail = size.saturating_sub((TAIL + CHECKSUM) as u64);
+    if root < PREAMBLE as u64 || root.checked_add(u64::from(len)) != Some(tail) {
         return Err(cursor.error("its root is not where it must be"));
     }
-    Ok((root as usize, len as usize, pages))
+    Ok((root, u64::from(len), pages))
 }
 
 /// Encodes the root.
@@ -122,6 +118,8 @@ pub fn encode_root(root: &SegmentRoot) -> Vec<u8> {
         out.extend_from_slice(&key.0);
         out.varint(u64::from(*len));
     }
+    out.varint(root.filter_pages.len() as u64);
+    root.filter_pages.iter().for_each(|len| out.varint(u64::from(*len)));
     out.varint(root.entries);
     out
 }
@@ -155,39 +153,62 @@ pub fn decode_root(bytes: &[u8]) -> Result<SegmentRoot> {
         }
         root.entry_pages.push(page);
     }
-    root.entries = cursor.number((root.entry_pages.len() * ENTRIES_A_PAGE) as u64)?;
-    if frames > (root.frame_pages.len() * FRAMES_A_PAGE) as u64 || frames > u64::from(u32::MAX) {
-        return Err(cursor.error("it has more frames than pages for them"));
+    for _ in 0..cursor.count(1)? {
+        root.filter_pages.push(cursor.number(u64::from(MAX_PAGE))? as u32);
+    }
+    root.entries = cursor.number(MAX_ENTRIES)?;
+    let pages = |of: u64, a_page: usize| of.div_ceil(a_page as u64);
+    if frames > MAX_ENTRIES || pages(frames, FRAMES_A_PAGE) != root.frame_pages.len() as u64 {
+        return Err(cursor.error("it has another number of frames than its pages hold"));
+    }
+    if pages(root.entries, ENTRIES_A_PAGE) != root.entry_pages.len() as u64 {
+        return Err(cursor.error("it has another number of entries than its pages hold"));
     }
     cursor.end()?;
     Ok(root)
 }
 
-/// Encodes one page of frames (in the order of the packs; offsets follow from the lengths).
-pub fn encode_frames(frames: &[SegmentFrame]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(frames.len() * 8);
-    frames.iter().for_each(|frame| pack::encode_frame(&frame.info, &mut out));
+/// The number of each pack's first frame within the segment, and at the end the number of all frames.
+pub fn pack_starts(packs: &[SegmentPack]) -> Vec<u32> {
+    let mut starts = Vec::with_capacity(packs.len() + 1);
+    let mut next = 0u32;
+    for pack in packs {
+        starts.push(next);
+        next = next.saturating_add(pack.frames);
+    }
+    starts.push(next);
+    starts
+}
+
+/// Encodes one page of frames, in the order of the packs: where the first one begins in its pack, then all of them
+/// (their offsets follow from the lengths).
+pub fn encode_frames(frames: &[FrameInfo]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8 + frames.len() * 8);
+    out.varint(frames.first().map_or(0, |f| f.offset));
+    frames.iter().for_each(|frame| pack::encode_frame(frame, &mut out));
     out
 }
 
-/// Decodes one page of frames and appends them; `packs` says where each pack's frames begin.
-pub fn decode_frames(bytes: &[u8], packs: &[SegmentPack], out: &mut Vec<SegmentFrame>) -> Result<()> {
+/// Decodes the page that begins with frame `first` of the segment; `starts` are the segment's [`pack_starts`].
+pub fn decode_frames(bytes: &[u8], first: u32, starts: &[u32]) -> Result<Vec<FrameInfo>> {
     let mut cursor = Cursor::new(bytes, "a segment's frames");
-    while cursor.remaining() > 0 {
-        let (mut pack, number, offset) = match out.last() {
-            None => (0, 0, pack::PREAMBLE as u64),
-            Some(last) => (last.pack, last.number + 1, last.info.offset + u64::from(last.info.stored)),
-        };
-        let (mut number, mut offset) = (number, offset);
-        while packs.get(pack as usize).is_some_and(|p| number >= p.frames) {
-            (pack, number, offset) = (pack + 1, 0, pack::PREAMBLE as u64);
+    let total = starts.last().copied().unwrap_or_default();
+    let wanted = total.saturating_sub(first).min(FRAMES_A_PAGE as u32);
+    let mut out: Vec<FrameInfo> = Vec::with_capacity((wanted as usize).min(cursor.remaining()));
+    let mut offset = cursor.number(pack::MAX_PACK)?;
+    for number in first..first + wanted {
+        if starts.binary_search(&number).is_ok() {
+            if number == first && offset != pack::PREAMBLE as u64 {
+                return Err(cursor.error("a pack's first frame does not begin behind its preamble"));
+            }
+            offset = pack::PREAMBLE as u64;
         }
-        if pack as usize >= packs.len() {
-            return Err(cursor.error("there are more than its packs have"));
-        }
-        out.push(SegmentFrame { pack, number, info: pack::decode_frame(&mut cursor, offset)? });
+        let frame = pack::decode_frame(&mut cursor, offset)?;
+        offset += u64::from(frame.stored);
+        out.push(frame);
     }
-    Ok(())
+    cursor.end()?;
+    Ok(out)
 }
 
 /// Encodes one page of entries, which must be sorted by key.
@@ -202,24 +223,25 @@ pub fn encode_entries(entries: &[Entry]) -> Vec<u8> {
     out
 }
 
-/// Decodes one page of entries and appends them. Keys must not fall, also across pages; `frames` are the segment's.
-pub fn decode_entries(bytes: &[u8], frames: &[SegmentFrame], out: &mut Vec<Entry>) -> Result<()> {
+/// Decodes one page of `count` entries of a segment with `frames` frames. Keys must not fall.
+pub fn decode_entries(bytes: &[u8], count: usize, frames: u32) -> Result<Vec<Entry>> {
     let mut cursor = Cursor::new(bytes, "a segment's entries");
-    while cursor.remaining() > 0 {
+    let mut out: Vec<Entry> = Vec::with_capacity(count.min(cursor.remaining() / 19 + 1));
+    for _ in 0..count {
         let entry = Entry {
             key: ChunkKey(cursor.array()?),
-            frame: cursor.number32()?,
+            frame: cursor.number(u64::from(frames.saturating_sub(1)))? as u32,
             offset: cursor.number(MAX_FRAME as u64)? as u32,
             len: cursor.number(MAX_CHUNK as u64)? as u32,
         };
-        let plain = frames.get(entry.frame as usize).map(|f| f.info.plain);
-        if entry.len == 0 || plain.is_none_or(|plain| entry.offset + entry.len > plain) {
-            return Err(cursor.error("a chunk lies outside its frame"));
+        if entry.len == 0 || frames == 0 || (entry.offset + entry.len) as usize > MAX_FRAME {
+            return Err(cursor.error("a chunk lies outside every frame"));
         }
         if out.last().is_some_and(|last| last.key > entry.key) {
             return Err(cursor.error("they are out of order"));
         }
         out.push(entry);
     }
-    Ok(())
+    cursor.end()?;
+    Ok(out)
 }

@@ -4,13 +4,16 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use crossbeam_channel::Receiver;
+
 use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::{MAX_BASES, PackKind};
 use crate::ingest::read::{BATCH, Cut};
-use crate::ingest::sink::Sink;
+use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
 use crate::repo::index::Index;
+use crate::repo::known::{self, Known};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree_writer::PageSink;
@@ -98,10 +101,15 @@ pub struct BatchFile {
 pub struct Chunks<'a> {
     keys: &'a Keys,
     index: &'a Index,
+    known: Known,
     /// Reads the recipes of previous versions.
     trees: Option<Arc<TreeReader>>,
-    /// Chunks that this ingest has stored, or is about to.
+    /// Chunks that this ingest is about to store, and those that no segment has yet.
     stored: HashSet<ChunkKey, BuildHasherDefault<KeyHasher>>,
+    /// Chunks that this ingest has stored and indexed.
+    own: Index,
+    /// Tells what goes from the one to the other.
+    indexed: Receiver<Indexed>,
     /// `None` for a dry run: frames are counted and dropped.
     sink: Option<Sink<'a>>,
     small: Gathered,
@@ -113,12 +121,21 @@ pub struct Chunks<'a> {
 
 impl<'a> Chunks<'a> {
     /// Gathers for `sink`; `trees` reads the parent.
-    pub fn new(keys: &'a Keys, index: &'a Index, trees: Option<Arc<TreeReader>>, sink: Option<Sink<'a>>) -> Self {
+    pub fn new(
+        keys: &'a Keys,
+        index: &'a Index,
+        trees: Option<Arc<TreeReader>>,
+        sink: Option<Sink<'a>>,
+        indexed: Receiver<Indexed>,
+    ) -> Self {
         Chunks {
             keys,
             index,
+            known: Known::default(),
             trees,
             stored: HashSet::default(),
+            own: index.of_session(),
+            indexed,
             sink,
             small: Gathered::default(),
             big: Gathered::default(),
@@ -128,12 +145,24 @@ impl<'a> Chunks<'a> {
     }
 
     /// Whether this chunk must be stored; from now on it counts as known.
-    fn is_new(&mut self, kind: PackKind, id: &ChunkId) -> bool {
+    fn is_new(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let key = id.key();
-        self.index.find(kind, &key).is_none() && self.stored.insert(key)
+        if self.stored.contains(&key)
+            || self.known.find(self.index, kind, &key)?.is_some()
+            || self.own.find(kind, &key)?.is_some()
+        {
+            return Ok(false);
+        }
+        Ok(self.stored.insert(key))
     }
 
     fn submit(&mut self, kind: PackKind, gathered: Gathered) -> Result<()> {
+        for Indexed { segments, keys } in self.indexed.try_iter() {
+            self.own.set_session(segments);
+            for key in &keys {
+                self.stored.remove(key);
+            }
+        }
         match &mut self.sink {
             Some(sink) if !gathered.frame.chunks.is_empty() => sink.submit(kind, gathered.frame),
             _ => Ok(()),
@@ -145,7 +174,7 @@ impl<'a> Chunks<'a> {
         let mut new: Vec<(Cut, &BatchFile)> = Vec::new();
         for file in files {
             for cut in &file.cuts {
-                if self.is_new(PackKind::Data, &cut.id) {
+                if self.is_new(PackKind::Data, &cut.id)? {
                     new.push((*cut, file));
                 }
             }
@@ -156,7 +185,7 @@ impl<'a> Chunks<'a> {
             let mut whole = Gathered::default();
             for (cut, file) in &new {
                 whole.frame.chunks.push((cut.id, cut.len));
-                self.small_bases(cut, file, &mut whole);
+                self.small_bases(cut, file, &mut whole)?;
             }
             whole.frame.bytes = bytes;
             return self.submit(PackKind::Data, whole);
@@ -164,7 +193,7 @@ impl<'a> Chunks<'a> {
         let mut small = std::mem::take(&mut self.small);
         for (cut, file) in &new {
             small.push(&cut.id, &bytes[cut.start as usize..(cut.start + cut.len) as usize]);
-            self.small_bases(cut, file, &mut small);
+            self.small_bases(cut, file, &mut small)?;
             if small.len() >= BATCH as usize {
                 self.submit(PackKind::Data, std::mem::take(&mut small))?;
             }
@@ -173,22 +202,23 @@ impl<'a> Chunks<'a> {
         Ok(())
     }
 
-    fn small_bases(&self, cut: &Cut, file: &BatchFile, into: &mut Gathered) {
-        if let Some(content) = &file.base {
-            self.bases(Previous { content, offset: u64::from(cut.start) - file.start as u64 }, cut.len, into);
+    fn small_bases(&self, cut: &Cut, file: &BatchFile, into: &mut Gathered) -> Result<()> {
+        match &file.base {
+            Some(content) => self.bases(Previous { content, offset: u64::from(cut.start) - file.start as u64 }, cut.len, into),
+            None => Ok(()),
         }
     }
 
     /// A chunk of a big file.
     pub fn big(&mut self, id: &ChunkId, bytes: &[u8], previous: Option<Previous<'_>>) -> Result<()> {
-        if !self.is_new(PackKind::Data, id) {
+        if !self.is_new(PackKind::Data, id)? {
             return Ok(());
         }
         self.bytes_new += bytes.len() as u64;
         let mut big = std::mem::take(&mut self.big);
         big.push(id, bytes);
         if let Some(previous) = previous {
-            self.bases(previous, bytes.len() as u32, &mut big);
+            self.bases(previous, bytes.len() as u32, &mut big)?;
         }
         self.big = big;
         if self.big.len() >= BIG_FRAME { self.end_big() } else { Ok(()) }
@@ -201,33 +231,36 @@ impl<'a> Chunks<'a> {
     }
 
     /// Adds what the previous version has around this range as bases.
-    fn bases(&self, previous: Previous<'_>, len: u32, into: &mut Gathered) {
+    fn bases(&self, previous: Previous<'_>, len: u32, into: &mut Gathered) -> Result<()> {
         let from = previous.offset.saturating_sub(WIDEN);
         let to = previous.offset + u64::from(len) + WIDEN;
+        let mut broken = Ok(());
         let mut visit = |start: u64, item: &Item| {
             if let Item::Chunk { id, .. } = item {
-                self.base(&id.key(), into);
+                broken = self.base(&id.key(), into);
             }
-            Ok(start + item.len() < to)
+            Ok(broken.is_ok() && start + item.len() < to)
         };
         if let Some(trees) = &self.trees {
-            // A recipe that cannot be read lends nothing.
+            // A recipe that cannot be read lends nothing; an index that cannot be read is another matter.
             let _ = trees.items(previous.content, from, &mut visit);
         }
+        broken
     }
 
     /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one.
-    fn base(&self, key: &ChunkKey, into: &mut Gathered) {
-        let Some(location) = self.index.find(PackKind::Data, key) else { return };
-        let bases = &self.index.frame(&location).info.bases;
-        if bases.is_empty() {
+    fn base(&self, key: &ChunkKey, into: &mut Gathered) -> Result<()> {
+        if let Some(location) = known::plain(self.index, PackKind::Data, key)? {
             into.base(*key, location.len);
+            return Ok(());
         }
-        for key in bases {
-            if let Some(location) = self.index.find(PackKind::Data, key) {
+        let Some(location) = self.index.find(PackKind::Data, key)? else { return Ok(()) };
+        for key in &self.index.frame(&location)?.info.bases {
+            if let Some(location) = known::plain(self.index, PackKind::Data, key)? {
                 into.base(*key, location.len);
             }
         }
+        Ok(())
     }
 
     /// Gives the last frames away and closes the packs.
@@ -247,7 +280,7 @@ impl<'a> Chunks<'a> {
 impl PageSink for Chunks<'_> {
     fn page(&mut self, bytes: &[u8]) -> Result<ChunkId> {
         let id = self.keys.chunk_id(PackKind::Tree, bytes);
-        if self.is_new(PackKind::Tree, &id) {
+        if self.is_new(PackKind::Tree, &id)? {
             self.tree.push(&id, bytes);
             if self.tree.len() >= BATCH as usize {
                 let frame = std::mem::take(&mut self.tree);

@@ -13,6 +13,7 @@ use crate::ingest::scan::{self, Cell, Scanned, Scanner};
 use crate::ingest::sources::{self, Place};
 use crate::model::{Content, Item, Kind, Node, Xattrs, escape};
 use crate::repo::index::Index;
+use crate::repo::known::Known;
 use crate::sys::{Dir, FileKind, Stat};
 
 /// Subdirectories that are announced before they are needed.
@@ -137,17 +138,42 @@ pub enum Next<'a> {
 
 /// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
 /// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
-pub fn may_adopt(index: &Index, node: &Node) -> bool {
-    if !index.is_suspicious() {
-        return true;
+#[derive(Debug)]
+pub struct Adoption<'a> {
+    index: &'a Index,
+    known: Known,
+    unseen: bool,
+}
+
+impl<'a> Adoption<'a> {
+    /// Adoption from a parent that is in `index`. A writer that was fenced and begins again looks everything up
+    /// (rule 5).
+    pub fn new(index: &'a Index, again: bool) -> Self {
+        Adoption { index, known: Known::default(), unseen: !again && !index.is_suspicious() }
     }
-    match &node.kind {
-        Kind::File(Content::Items(items)) => items.iter().all(|item| match item {
-            Item::Chunk { id, .. } => index.find(PackKind::Data, &id.key()).is_some(),
-            Item::Hole { .. } => true,
-        }),
-        Kind::File(Content::Tree { .. }) => false,
-        _ => !matches!(node.meta.xattrs, Xattrs::Stored(_)),
+
+    /// Whether the content of this file may be taken over.
+    pub fn allows(&mut self, node: &Node) -> Result<bool> {
+        if self.unseen {
+            return Ok(true);
+        }
+        if matches!(node.meta.xattrs, Xattrs::Stored(_)) {
+            return Ok(false);
+        }
+        match &node.kind {
+            Kind::File(Content::Items(items)) => {
+                for item in items {
+                    if let Item::Chunk { id, .. } = item
+                        && self.known.find(self.index, PackKind::Data, &id.key())?.is_none()
+                    {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Kind::File(Content::Tree { .. }) => Ok(false),
+            _ => Ok(true),
+        }
     }
 }
 

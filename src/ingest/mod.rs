@@ -25,6 +25,7 @@ use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
 use crate::ingest::exclude::Rules;
 use crate::ingest::handles::Handles;
+use crate::ingest::level::Adoption;
 use crate::ingest::parent::ParentTree;
 use crate::ingest::plan::{Outlets, Planner, Walked};
 use crate::ingest::read::Reading;
@@ -32,12 +33,12 @@ use crate::ingest::scan::Scanner;
 use crate::ingest::sink::{Sink, Stored, stopped};
 use crate::ingest::sources::Place;
 use crate::model::{Owners, Snapshot, SnapshotId, Timestamp};
-use crate::observe::Observer;
+use crate::observe::{Event, Observer};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, session, snapshots};
+use crate::repo::{Repository, merge, session, snapshots};
 use crate::sys::{process, users};
 
 mod assemble;
@@ -89,8 +90,9 @@ pub fn ingest(
     never.extend(std::iter::once(repo.storage().local_path()).flatten());
     let rules = Rules::new(&options.exclude, &never)?;
     process::raise_file_limit();
-    for _ in 0..FENCED_TRIES {
-        let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer };
+    for attempt in 0..FENCED_TRIES {
+        let again = attempt > 0;
+        let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer, again };
         if let Some(report) = attempt.run()? {
             return Ok(report);
         }
@@ -106,6 +108,8 @@ struct Attempt<'a> {
     options: &'a IngestOptions,
     stop: &'a Arc<AtomicBool>,
     observer: &'a dyn Observer,
+    /// An earlier session of this ingest was fenced.
+    again: bool,
 }
 
 impl Attempt<'_> {
@@ -123,9 +127,15 @@ impl Attempt<'_> {
                     true => session::end(self.repo, id)?,
                     false => session::abandon(self.repo, id, now())?,
                 }
+                self.settle(&report);
                 Ok(Some(report))
             }
             Ok(_) => {
+                session::end(self.repo, id)?;
+                Ok(None)
+            }
+            // What a fenced writer looked for may have been deleted since: that is no error of the repository.
+            Err(_) if session::is_fenced(self.repo, id) => {
                 session::end(self.repo, id)?;
                 Ok(None)
             }
@@ -133,6 +143,17 @@ impl Attempt<'_> {
                 // The storage may be what failed; then the session stays, and prune settles it.
                 let _ = session::abandon(self.repo, id, now());
                 Err(e)
+            }
+        }
+    }
+
+    /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
+    fn settle(&self, report: &IngestReport) {
+        if report.snapshot.statistics.bytes_stored > 0 {
+            let settled = Index::load(self.repo).and_then(|index| merge::settle(self.repo, &index));
+            if let Err(e) = settled {
+                let message = format!("the snapshot is stored, but the index could not be merged: {e}");
+                self.observer.event(&Event::Warning { subject: b"index", message: &message });
             }
         }
     }
@@ -235,21 +256,22 @@ impl Attempt<'_> {
             }
             drop((messages_in, small, big, jobs));
             let readers = Readers { small: small_in.clone(), big: big_in.clone() };
-            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete));
+            let (indexed_in, indexed) = unbounded();
+            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in, self.options.segment_chunks));
             let (budget, lead, messages) = (&budget, &lead, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {
-                let sink = Sink::new(self.repo, session, jobs_in, complete_in);
-                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink));
+                let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
+                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
                 let result = Assembler::new(chunks, readers, messages, budget, lead, self.observer).run(&steps);
                 budget.close();
                 lead.close();
                 result
             });
             let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
-            let (observer, stop) = (self.observer, self.stop);
+            let (observer, stop, adoption) = (self.observer, self.stop, Adoption::new(index, self.again));
             let planner =
-                Planner::new(self.options, self.rules, &scanner, index, parent_tree, observer, stop, outlets, lead, &handles);
+                Planner::new(self.options, self.rules, &scanner, adoption, parent_tree, observer, stop, outlets, lead, &handles);
             let walked = planner.walk(self.places, parent.map(|p| &p.root));
             scanner.close();
             if walked.is_err() {

@@ -62,9 +62,19 @@ pub struct IngestOptions {
     pub skip_if_unchanged: bool,
     /// Only count; write nothing.
     pub dry_run: bool,
+    /// A pack is closed when it has this many bytes.
+    pub pack_size: u64,
+    /// A running ingest writes a segment of the index, and forgets what it remembers of the chunks in it, when it has
+    /// stored this many chunks since the last one (or 16 packs).
+    pub segment_chunks: usize,
     /// Paths that must never be ingested: the repository itself, the cache.
     pub never: Vec<std::path::PathBuf>,
 }
+
+/// A unit of transfer that object stores take in one request, and few enough names for a directory.
+const PACK_SIZE: u64 = 32 << 20;
+/// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
+const SEGMENT_CHUNKS: usize = 1 << 18;
 
 impl Default for IngestOptions {
     fn default() -> Self {
@@ -82,6 +92,8 @@ impl Default for IngestOptions {
             readers: 8,
             skip_if_unchanged: false,
             dry_run: false,
+            pack_size: PACK_SIZE,
+            segment_chunks: SEGMENT_CHUNKS,
             never: Vec::new(),
         }
     }

@@ -16,6 +16,10 @@ pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> 
     let of_host = |s: &Snapshot| s.host == options.host;
     match options.parent {
         Parent::None => Ok(None),
+        // What is forgotten may be pruned already, though its object is still there.
+        Parent::Id(id) if !snapshots::names(repo)?.contains(&id) => {
+            Err(Error::new(ErrorKind::NotFound, format!("snapshot {} is not there any more: it was forgotten", id.short())))
+        }
         Parent::Id(id) => match snapshots::load(repo, id)? {
             Some(snapshot) => Ok(Some(snapshot)),
             None => Err(Error::new(ErrorKind::NotFound, format!("{} is no snapshot but a fence", id.short()))),

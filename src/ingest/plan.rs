@@ -11,7 +11,7 @@ use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{Marked, Rules};
 use crate::ingest::handles::Handles;
-use crate::ingest::level::{self, Given, Level, Next, open_given};
+use crate::ingest::level::{self, Adoption, Given, Level, Next, open_given};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::read::Task;
@@ -20,7 +20,6 @@ use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
 use crate::model::{Directory, Kind, LinkGroup, Metadata, Node, Statistics};
 use crate::observe::{Event, Observer};
-use crate::repo::index::Index;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 mod leaves;
@@ -96,7 +95,7 @@ pub struct Planner<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
     scanner: &'a Scanner,
-    index: &'a Index,
+    adoption: Adoption<'a>,
     parent: Option<ParentTree>,
     observer: &'a dyn Observer,
     stop: &'a AtomicBool,
@@ -122,7 +121,7 @@ impl<'a> Planner<'a> {
         options: &'a IngestOptions,
         rules: &'a Rules,
         scanner: &'a Scanner,
-        index: &'a Index,
+        adoption: Adoption<'a>,
         parent: Option<ParentTree>,
         observer: &'a dyn Observer,
         stop: &'a AtomicBool,
@@ -134,7 +133,7 @@ impl<'a> Planner<'a> {
             options,
             rules,
             scanner,
-            index,
+            adoption,
             parent,
             observer,
             stop,

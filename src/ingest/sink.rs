@@ -11,15 +11,13 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::model::{ChunkKey, SnapshotId};
-use crate::repo::Repository;
+use crate::model::{ChunkKey, SegmentId, SnapshotId};
 use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::paged::PagedSegment;
 use crate::repo::reader::ChunkReader;
 use crate::repo::segment::Segment;
+use crate::repo::{Repository, merge};
 
-/// A pack is closed when it has this many bytes: a unit of transfer that object stores take in one request, and few
-/// enough names for a directory.
-const PACK_TARGET: u64 = 32 << 20;
 /// Packs that are written between two segments of a running ingest: what a killed one loses is found again up to here.
 const PACKS_A_SEGMENT: usize = 16;
 
@@ -68,14 +66,21 @@ pub struct Sink<'a> {
     session: SnapshotId,
     jobs: Sender<SealJob>,
     complete: Sender<Arc<PackBuild>>,
+    pack_size: u64,
     /// The open pack of each kind, with the frames it was given.
     open: [Option<(Arc<PackBuild>, usize)>; 2],
 }
 
 impl<'a> Sink<'a> {
     /// A sink for `session` that feeds sealers and storer through these channels.
-    pub fn new(repo: &'a Repository, session: SnapshotId, jobs: Sender<SealJob>, complete: Sender<Arc<PackBuild>>) -> Self {
-        Sink { repo, session, jobs, complete, open: [None, None] }
+    pub fn new(
+        repo: &'a Repository,
+        session: SnapshotId,
+        jobs: Sender<SealJob>,
+        complete: Sender<Arc<PackBuild>>,
+        pack_size: u64,
+    ) -> Self {
+        Sink { repo, session, jobs, complete, pack_size, open: [None, None] }
     }
 
     /// Gives a frame away.
@@ -93,7 +98,7 @@ impl<'a> Sink<'a> {
                 (build, 0)
             }
         };
-        let full = build.stored.load(Ordering::Relaxed) >= PACK_TARGET;
+        let full = build.stored.load(Ordering::Relaxed) >= self.pack_size;
         self.jobs.send(SealJob { build, number: number as u32, frame }).map_err(|_| stopped())?;
         if full {
             self.close(kind)?;
@@ -166,38 +171,91 @@ pub struct Stored {
     pub bytes: u64,
 }
 
+/// What is in the index from now on: the session's segments, in the place of those before, and the keys that are new in
+/// them, which nobody needs to remember any more.
+#[derive(Debug)]
+pub struct Indexed {
+    /// All segments of the session.
+    pub segments: Vec<Arc<PagedSegment>>,
+    /// Keys of the last one.
+    pub keys: Vec<ChunkKey>,
+}
+
 /// Stores complete packs until there are none left, with a segment now and then and one at the end. When this
-/// returns, all of them are durable and indexed.
-pub fn store_packs(repo: &Repository, complete: &Receiver<Arc<PackBuild>>) -> Result<Stored> {
-    let mut out = Stored::default();
-    let mut waiting: Vec<StoredPack> = Vec::new();
+/// returns, all of them are durable and indexed. Every segment but the last is told to `indexed`.
+pub fn store_packs(
+    repo: &Repository,
+    complete: &Receiver<Arc<PackBuild>>,
+    indexed: &Sender<Indexed>,
+    segment_chunks: usize,
+) -> Result<Stored> {
+    let mut storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new() };
     for build in complete {
+        if storer.waiting.len() >= PACKS_A_SEGMENT || storer.chunks >= segment_chunks {
+            // Nobody listens any more when the ingest is at its end.
+            let _ = indexed.send(storer.index()?);
+        }
+        storer.store(&build)?;
+    }
+    storer.write_segment()?;
+    Ok(storer.stored)
+}
+
+struct Storer<'a> {
+    repo: &'a Repository,
+    stored: Stored,
+    waiting: Vec<StoredPack>,
+    /// Chunks of the packs that wait for a segment.
+    chunks: usize,
+    own: Vec<Arc<PagedSegment>>,
+}
+
+impl Storer<'_> {
+    fn store(&mut self, build: &PackBuild) -> Result<()> {
         let frames = std::mem::take(&mut build.state().frames);
         let frames: Option<Vec<SealedFrame>> = frames.into_iter().collect();
         let frames = frames.ok_or_else(|| Error::corrupt("a pack lacks a frame that it was given"))?;
-        let stored = pack::store(&**repo.storage(), &build.key, frames)?;
+        let stored = pack::store(&**self.repo.storage(), &build.key, frames)?;
         match stored.kind {
-            PackKind::Data => out.data_packs += 1,
-            PackKind::Tree => out.tree_packs += 1,
+            PackKind::Data => self.stored.data_packs += 1,
+            PackKind::Tree => self.stored.tree_packs += 1,
         }
-        out.bytes += stored.size;
-        waiting.push(stored);
-        if waiting.len() == PACKS_A_SEGMENT {
-            out.bytes += write_segment(repo, &mut waiting)?;
-        }
+        self.stored.bytes += stored.size;
+        self.chunks += stored.entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
+        self.waiting.push(stored);
+        Ok(())
     }
-    out.bytes += write_segment(repo, &mut waiting)?;
-    Ok(out)
-}
 
-/// Packs first, then the segment that names them: an index never points at what may not be there after a crash.
-fn write_segment(repo: &Repository, packs: &mut Vec<StoredPack>) -> Result<u64> {
-    if packs.is_empty() {
-        return Ok(0);
+    /// Packs first, then the segment that names them: an index never points at what may not be there after a crash.
+    fn write_segment(&mut self) -> Result<Option<(SegmentId, u64)>> {
+        if self.waiting.is_empty() {
+            return Ok(None);
+        }
+        self.repo.storage().sync()?;
+        let written = Segment::of_packs(&self.waiting).store(self.repo, Vec::new())?;
+        self.repo.storage().sync()?;
+        self.stored.bytes += written.1;
+        self.chunks = 0;
+        Ok(Some(written))
     }
-    repo.storage().sync()?;
-    let (_, size) = Segment::of_packs(packs).store(repo)?;
-    repo.storage().sync()?;
-    packs.clear();
-    Ok(size)
+
+    /// Writes a segment and opens it for look-ups; merges the session's own when there are many.
+    fn index(&mut self) -> Result<Indexed> {
+        if let Some((id, size)) = self.write_segment()? {
+            self.own.push(Arc::new(PagedSegment::open(self.repo, id, size)?));
+        }
+        let counts = |own: &[Arc<PagedSegment>]| own.iter().map(|s| s.entries()).collect::<Vec<u64>>();
+        while let Some(which) = merge::due(&counts(&self.own)) {
+            let parts: Vec<Arc<PagedSegment>> = which.iter().map(|at| self.own[*at].clone()).collect();
+            let replaced: Vec<SegmentId> = parts.iter().flat_map(|part| part.replaces().iter().copied()).collect();
+            let Some((id, size)) = merge::merge(self.repo, &parts, &replaced, &|_| true)? else { break };
+            self.repo.storage().sync()?;
+            self.stored.bytes += size;
+            self.own.retain(|segment| !parts.iter().any(|part| part.id() == segment.id()));
+            self.own.push(Arc::new(PagedSegment::open(self.repo, id, size)?));
+        }
+        let packs = std::mem::take(&mut self.waiting);
+        let keys = packs.iter().flat_map(|pack| &pack.entries).flat_map(|entry| entry.chunks.iter().map(|(key, _)| *key));
+        Ok(Indexed { segments: self.own.clone(), keys: keys.collect() })
+    }
 }

@@ -4,10 +4,14 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Lower-case hexadecimal digits of `bytes`.
+/// Lower-case hexadecimal digits of `bytes`. Not for secrets: the text grows, and leaves pieces of itself behind.
 pub fn to_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from(DIGITS[usize::from(d)])).collect()
+    bytes.iter().flat_map(|b| hex_pair(*b)).map(char::from).collect()
+}
+
+/// The two lower-case hexadecimal digits of a byte.
+pub fn hex_pair(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 })
 }
 
 /// Parses exactly `N` bytes of lower-case hexadecimal; `None` for anything else (upper case, signs, Unicode digits).

@@ -17,6 +17,7 @@ use fuser::{
 use crate::model::Timestamp;
 use crate::mount::attr::{Answer, Attr, Fault, Type};
 use crate::mount::view::View;
+use crate::mount::workers::{self, Workers};
 
 /// How long the kernel may keep what never changes.
 const LASTING: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -24,8 +25,9 @@ const LASTING: Duration = Duration::from_secs(365 * 24 * 3600);
 const SHORT: Duration = Duration::from_secs(1);
 /// Inode numbers are not used twice, so there are no generations of them.
 const ONLY: Generation = Generation(0);
-/// Requests that the kernel may have under way on its own account (reading ahead).
-const BACKGROUND: u16 = 64;
+/// Requests that the kernel may have under way on its own account: all that comes from files. Fewer than there are
+/// threads for would let readers who wait for the storage keep others from asking.
+const BACKGROUND: u16 = workers::MOST as u16;
 
 /// Where requests are traced: one event each, for who counts them.
 const REQUESTS: &str = "yester::mount::requests";
@@ -34,31 +36,40 @@ const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// `FS_IOC_GETFLAGS` on 64-bit and 32-bit systems.
 const GET_FLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
+/// `FS_IOC_SETFLAGS` on both, and `FS_IOC_FSSETXATTR`: kernels before 5.13 leave the refusal to the file system.
+const SET_FLAGS: [u32; 3] = [0x4008_6602, 0x4004_6602, 0x401c_5820];
 
 /// The file system as the kernel sees it.
 #[derive(Debug)]
 pub struct Adapter {
     view: Arc<View>,
+    workers: Workers,
     without_open: bool,
     without_opendir: bool,
 }
 
 impl Adapter {
-    /// An adapter to `view`.
-    pub fn new(view: Arc<View>) -> Self {
-        Adapter { view, without_open: false, without_opendir: false }
+    /// An adapter to `view` for a session of so many threads.
+    pub fn new(view: Arc<View>, threads: usize) -> Self {
+        Adapter { view, workers: Workers::new(threads), without_open: false, without_opendir: false }
     }
 
-    /// Calls the view. A panic there is a bug; it must not take the thread with it, and its caller gets EIO.
-    fn ask<T>(&self, what: &'static str, ino: INodeNo, call: impl FnOnce(&View) -> Answer<T>) -> Result<T, Errno> {
-        tracing::trace!(target: REQUESTS, what, ino = ino.0);
-        match catch_unwind(AssertUnwindSafe(|| call(&self.view))) {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(fault)) => Err(errno(&fault, what, ino)),
-            Err(_) => {
-                tracing::error!("{what} of inode {ino}: the program has a bug here");
-                Err(Errno::EIO)
-            }
+    /// Does what may have to wait for the storage.
+    fn work(&self, job: impl FnOnce(&View) + Send + 'static) {
+        let view = self.view.clone();
+        self.workers.run(move || job(&view));
+    }
+}
+
+/// Calls the view. A panic there is a bug; it must not take the thread with it, and its caller gets EIO.
+fn ask<T>(view: &View, what: &'static str, ino: INodeNo, call: impl FnOnce(&View) -> Answer<T>) -> Result<T, Errno> {
+    tracing::trace!(target: REQUESTS, what, ino = ino.0);
+    match catch_unwind(AssertUnwindSafe(|| call(view))) {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(fault)) => Err(errno(&fault, what, ino)),
+        Err(_) => {
+            tracing::error!("{what} of inode {ino}: the program has a bug here");
+            Err(Errno::EIO)
         }
     }
 }
@@ -165,8 +176,9 @@ impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let offered = config.capabilities();
         let wanted = [
+            // Not READDIRPLUS_AUTO: the kernel then takes attributes along for the first part of a directory only, and
+            // `find`, `tar` and `cp`, which list all of it before they look, cost a lookup for every entry of a long one.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
@@ -186,26 +198,31 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.ask("lookup", parent, |view| Ok((view.lookup(parent.0, name.as_bytes())?, view.is_lasting(parent.0)))) {
-            Ok((Some(attr), lasting)) => reply.entry_with_ttls(&ttl(attr.lasting), &ttl(lasting), &file_attr(&attr), ONLY),
-            Ok((None, true)) => reply.entry(&LASTING, &nothing(), ONLY),
-            Ok((None, false)) => reply.error(Errno::ENOENT),
-            Err(e) => reply.error(e),
-        }
+        let name = name.to_owned();
+        self.work(move |view| {
+            let answer =
+                ask(view, "lookup", parent, |view| Ok((view.lookup(parent.0, name.as_bytes())?, view.is_lasting(parent.0))));
+            match answer {
+                Ok((Some(attr), lasting)) => reply.entry_with_ttls(&ttl(attr.lasting), &ttl(lasting), &file_attr(&attr), ONLY),
+                Ok((None, true)) => reply.entry(&LASTING, &nothing(), ONLY),
+                Ok((None, false)) => reply.error(Errno::ENOENT),
+                Err(e) => reply.error(e),
+            }
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.ask("getattr", ino, |view| view.getattr(ino.0)) {
+        self.work(move |view| match ask(view, "getattr", ino, |view| view.getattr(ino.0)) {
             Ok(attr) => reply.attr(&ttl(attr.lasting), &file_attr(&attr)),
             Err(e) => reply.error(e),
-        }
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.ask("readlink", ino, |view| view.readlink(ino.0)) {
+        self.work(move |view| match ask(view, "readlink", ino, |view| view.readlink(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(e),
-        }
+        });
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -237,42 +254,50 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| match self.ask("read", ino, |view| view.read(ino.0, offset, size as usize, buffer)) {
-            Ok(()) => reply.data(buffer),
-            Err(e) => reply.error(e),
+        self.work(move |view| {
+            BUFFER.with_borrow_mut(|buffer| {
+                match ask(view, "read", ino, |view| view.read(ino.0, offset, size as usize, buffer)) {
+                    Ok(()) => reply.data(buffer),
+                    Err(e) => reply.error(e),
+                }
+            });
         });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let mut some = false;
-        let listed = self.ask("readdir", ino, |view| {
-            view.readdir(ino.0, offset, &mut |e| {
-                let full = reply.add(INodeNo(e.attr.ino), e.next, kind(e.attr.kind), OsStr::from_bytes(e.name));
-                some |= !full;
-                full
-            })
+        self.work(move |view| {
+            let mut some = false;
+            let listed = ask(view, "readdir", ino, |view| {
+                view.readdir(ino.0, offset, &mut |e| {
+                    let full = reply.add(INodeNo(e.attr.ino), e.next, kind(e.attr.kind), OsStr::from_bytes(e.name));
+                    some |= !full;
+                    full
+                })
+            });
+            match listed {
+                Err(e) if !some => reply.error(e),
+                // What was listed before the damage is given out; the next call begins at the damage.
+                _ => reply.ok(),
+            }
         });
-        match listed {
-            Err(e) if !some => reply.error(e),
-            // What was listed before the damage is given out; the next call begins at the damage.
-            _ => reply.ok(),
-        }
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let mut some = false;
-        let listed = self.ask("readdir", ino, |view| {
-            view.readdir(ino.0, offset, &mut |e| {
-                let ttl = if e.certain { ttl(e.lasting && e.attr.lasting) } else { Duration::ZERO };
-                let full = reply.add(INodeNo(e.attr.ino), e.next, OsStr::from_bytes(e.name), &ttl, &file_attr(&e.attr), ONLY);
-                some |= !full;
-                full
-            })
+        self.work(move |view| {
+            let mut some = false;
+            let listed = ask(view, "readdir", ino, |view| {
+                view.readdir(ino.0, offset, &mut |e| {
+                    let ttl = if e.certain { ttl(e.lasting && e.attr.lasting) } else { Duration::ZERO };
+                    let full = reply.add(INodeNo(e.attr.ino), e.next, OsStr::from_bytes(e.name), &ttl, &file_attr(&e.attr), ONLY);
+                    some |= !full;
+                    full
+                })
+            });
+            match listed {
+                Err(e) if !some => reply.error(e),
+                _ => reply.ok(),
+            }
         });
-        match listed {
-            Err(e) if !some => reply.error(e),
-            _ => reply.ok(),
-        }
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -281,37 +306,41 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        match self.ask("getxattr", ino, |view| view.getxattr(ino.0, name.as_bytes())) {
+        let name = name.to_owned();
+        self.work(move |view| match ask(view, "getxattr", ino, |view| view.getxattr(ino.0, name.as_bytes())) {
             Ok(value) => reply_sized(&value, size, reply),
             Err(e) => reply.error(e),
-        }
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.ask("listxattr", ino, |view| view.listxattr(ino.0)) {
+        let root = req.uid() == 0;
+        self.work(move |view| match ask(view, "listxattr", ino, |view| view.listxattr(ino.0)) {
             Ok(names) => {
                 // As on a disk: only root sees `trusted.*`.
-                let seen = names.iter().filter(|name| req.uid() == 0 || !name.starts_with(b"trusted."));
+                let seen = names.iter().filter(|name| root || !name.starts_with(b"trusted."));
                 let list: Vec<u8> = seen.flat_map(|name| name.iter().copied().chain([0])).collect();
                 reply_sized(&list, size, reply);
             }
             Err(e) => reply.error(e),
-        }
+        });
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let answer = self.ask("lseek", ino, |view| {
-            let from = u64::try_from(offset).map_err(|_| Fault::PastEnd)?;
-            match whence {
-                SEEK_DATA => view.seek_data(ino.0, from),
-                SEEK_HOLE => view.seek_hole(ino.0, from),
-                _ => Err(Fault::Invalid),
+        self.work(move |view| {
+            let answer = ask(view, "lseek", ino, |view| {
+                let from = u64::try_from(offset).map_err(|_| Fault::PastEnd)?;
+                match whence {
+                    SEEK_DATA => view.seek_data(ino.0, from),
+                    SEEK_HOLE => view.seek_hole(ino.0, from),
+                    _ => Err(Fault::Invalid),
+                }
+            });
+            match answer {
+                Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+                Err(e) => reply.error(e),
             }
         });
-        match answer {
-            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-            Err(e) => reply.error(e),
-        }
     }
 
     fn ioctl(
@@ -325,12 +354,15 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        if !GET_FLAGS.contains(&cmd) {
-            return reply.error(Errno::ENOTTY);
-        }
-        match self.ask("ioctl", ino, |view| view.flags(ino.0)) {
-            Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
-            Err(e) => reply.error(e),
+        match cmd {
+            _ if GET_FLAGS.contains(&cmd) => {
+                self.work(move |view| match ask(view, "ioctl", ino, |view| view.flags(ino.0)) {
+                    Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
+                    Err(e) => reply.error(e),
+                });
+            }
+            _ if SET_FLAGS.contains(&cmd) => reply.error(Errno::EROFS),
+            _ => reply.error(Errno::ENOTTY),
         }
     }
 

@@ -5,8 +5,9 @@
 //! | `view` | the file system on plain types: lookup, attributes, listing, reading; no kernel, no `fuser` |
 //! | `attr`, `stat` | what it answers, and how nodes are shown |
 //! | `inode`, `below` | inode numbers, and the way from a number to a node |
-//! | `root`, `names`, `list` | the made-up directories, and the list of snapshots behind them |
+//! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
 //! | `prefetch` | decoding ahead of readers |
+//! | `workers` | threads for requests that wait for the storage |
 //! | `fuse` | the thin adapter between the kernel and the view |
 //! | `session` | mounting, serving, unmounting; with `fuse` the only file that knows `fuser` |
 //! | `point` | mount points: what is mounted where, what may be mounted on, what is dead and must go |
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub mod attr;
 mod below;
+mod follow;
 mod fuse;
 pub mod inode;
 mod list;
@@ -29,6 +31,7 @@ pub mod root;
 pub mod session;
 mod stat;
 pub mod view;
+mod workers;
 
 pub use point::unmount;
 pub use session::{Shutdown, mount};

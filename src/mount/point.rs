@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
@@ -14,20 +15,33 @@ use crate::sys::{mount as system, process};
 pub const NAME: &str = system::OWN;
 /// Dead mounts that may lie on top of each other.
 const STACK: usize = 16;
+/// A mount whose process does not answer for so long is alive: it is stopped, or overloaded.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn shown(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
 
-/// The absolute path of a mount point without links; also of one whose mount is dead.
+/// The absolute path of a mount point without links. A mount of ours is not asked: its process may be dead, or stopped,
+/// and who is another user may not look into it.
 fn resolve(point: &Path) -> io::Result<PathBuf> {
-    fs::canonicalize(point).or_else(|e| {
-        let absolute = std::path::absolute(point)?;
-        match (absolute.parent(), absolute.file_name()) {
-            (Some(parent), Some(name)) if system::is_dead(&absolute) => Ok(fs::canonicalize(parent)?.join(name)),
-            _ => Err(e),
+    let absolute = std::path::absolute(point)?;
+    if let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) {
+        let place = fs::canonicalize(parent)?.join(name);
+        if system::table()?.iter().any(|mount| mount.point == place && is_ours(mount)) {
+            return Ok(place);
         }
-    })
+    }
+    fs::canonicalize(point)
+}
+
+/// Whether the mount at `point` has lost its process.
+fn is_dead(point: &Path) -> bool {
+    let (answer, wait) = crossbeam_channel::bounded(1);
+    let point = point.to_owned();
+    // A process that is stopped would keep this one waiting; then the thread is left behind.
+    let asked = std::thread::Builder::new().name("mount-ask".to_owned()).spawn(move || answer.send(system::is_dead(&point)));
+    asked.is_ok() && wait.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 /// The topmost mount at `point`.
@@ -51,7 +65,7 @@ pub fn prepare(point: &Path, avoid: &[PathBuf]) -> Result<PathBuf> {
     })?;
     for _ in 0..STACK {
         match mounted(&resolved)? {
-            Some(mount) if is_ours(&mount) && system::is_dead(&resolved) => detach(&resolved, true)?,
+            Some(mount) if is_ours(&mount) && is_dead(&resolved) => detach(&resolved, true)?,
             Some(mount) if is_ours(&mount) => {
                 let text = format!("there is a yester mount at {name} already (unmount it with: yester umount {name})");
                 return Err(Error::new(ErrorKind::Exists, text));
@@ -100,6 +114,15 @@ fn helper() -> Result<&'static str> {
     })
 }
 
+/// Takes away what a session left at `point` (absolute) when it ended: a dead mount, or, if it is known to serve nobody,
+/// a mount that only seems alive. What others mounted there since stays.
+pub fn clear(point: &Path, broken: bool) -> Result<()> {
+    match mounted(point)? {
+        Some(mount) if is_ours(&mount) && (broken || is_dead(point)) => detach(point, true),
+        _ => Ok(()),
+    }
+}
+
 /// Unmounts the yester mount at `point`: one that works, or what a killed one left behind.
 pub fn unmount(point: &Path) -> Result<()> {
     let name = shown(point);
@@ -108,11 +131,14 @@ pub fn unmount(point: &Path) -> Result<()> {
     loop {
         match mounted(&resolved)? {
             Some(mount) if is_ours(&mount) => {
-                let dead = system::is_dead(&resolved);
-                if count > 0 && !dead {
+                // One is asked for; dead ones below it go as well.
+                if count > 0 && !is_dead(&resolved) {
                     return Ok(());
                 }
-                detach(&resolved, dead)?;
+                match detach(&resolved, false) {
+                    Err(e) if e.kind() == ErrorKind::Busy && is_dead(&resolved) => detach(&resolved, true)?,
+                    other => other?,
+                }
             }
             _ if count > 0 => return Ok(()),
             Some(mount) => {

@@ -247,7 +247,7 @@ impl Shared {
                 Job::Walk(number) => self.walk(number, jobs),
                 Job::Frame(index, location) => {
                     // An error is the reader's to meet.
-                    let _ = self.below.trees().chunks().frame(&index.frame(&location));
+                    let _ = index.frame(&location).and_then(|frame| self.below.trees().chunks().frame(&frame));
                 }
                 Job::Wake => {}
             }
@@ -314,11 +314,10 @@ impl Walk<'_> {
     fn item(&mut self, index: &Arc<Index>, start: u64, item: &Item) -> bool {
         self.at.1 = start.saturating_add(item.len());
         let Item::Chunk { id, len } = item else { return true };
-        let Some(location) = index.find(PackKind::Data, &id.key()) else { return true };
-        let frame = index.frame(&location);
-        let key = Some((frame.pack.id, frame.number));
-        if !self.last.contains(&key) {
-            self.last[self.next % self.last.len()] = key;
+        let Ok(Some(location)) = index.find(PackKind::Data, &id.key()) else { return true };
+        let frame = index.frame_key(&location);
+        if !self.last.contains(&Some(frame)) {
+            self.last[self.next % self.last.len()] = Some(frame);
             self.next += 1;
             let cached = self.shared.below.trees().chunks().has_frame(&frame);
             if !cached && self.jobs.try_send(Job::Frame(index.clone(), location)).is_err() {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::fuse::Adapter;
@@ -60,19 +61,31 @@ pub fn mount(
     let view = Arc::new(View::open(repo, options)?);
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
-    let session = Session::new(Adapter::new(view.clone()), &place, &config).map_err(failed)?;
+    let adapter = Adapter::new(view.clone(), config.n_threads.unwrap_or(1));
+    let session = Session::new(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
     view.connect(Box::new(move |ino, content| pusher.store(INodeNo(ino), 0, content)));
     drop(view);
     start("mount-notify", move || notify(&changes, &notifier))?;
+    let serving = without_unmounting(session.spawn().map_err(failed)?);
     let (done, ended) = crossbeam_channel::bounded(1);
-    start("mount-serve", move || drop(done.send(session.run())))?;
+    let broken = |_| Err(std::io::Error::other("a thread of the session ended"));
+    start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken))))?;
     if let Err(e) = std::fs::metadata(&place) {
         let _ = point::detach(&place, true);
         return Err(Error::io(format!("the mount at {} does not answer", mountpoint.display()), e));
     }
     ready();
     serve(&place, &ended, shutdown)
+}
+
+/// The thread of a session, which unmounts nothing when it ends. By itself fuser 0.18 takes away whatever is mounted at
+/// the place by then, even if that is the next mount there (<https://github.com/cberner/fuser/pull/703>).
+fn without_unmounting(mut session: BackgroundSession) -> JoinHandle<std::io::Result<()>> {
+    let thread = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
+    // This keeps one descriptor of a connection that is gone, until the process ends.
+    std::mem::forget(session);
+    thread
 }
 
 fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -82,7 +95,11 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
 
 /// Waits for the end of the session, from inside or outside.
 fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdown) -> Result<()> {
-    let outcome = |result: std::io::Result<()>| result.map_err(|e| Error::io("the mount broke off", e));
+    let outcome = |result: std::io::Result<()>| {
+        // Whoever aborts a connection leaves the mount where it is; so does a session that failed.
+        point::clear(place, result.is_err())?;
+        result.map_err(|e| Error::io("the mount broke off", e))
+    };
     crossbeam_channel::select! {
         recv(ended) -> result => return outcome(result.unwrap_or(Ok(()))),
         recv(shutdown.wait) -> _ => {}
@@ -149,7 +166,8 @@ fn configuration(options: &MountOptions) -> Result<Config> {
         }
     }
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    config.n_threads = Some(cores.clamp(2, 16));
+    // As many as can be at work, one that waits for the storage, and one that takes the next request.
+    config.n_threads = Some(cores.clamp(2, 16) + 2);
     config.clone_fd = true;
     Ok(config)
 }

@@ -2,23 +2,22 @@
 //!
 //! Every method may be called from many threads at once; none holds a lock while data is fetched.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::escape;
 use crate::model::node::MAX_NAME;
-use crate::model::{Timestamp, escape};
 use crate::mount::MountOptions;
 use crate::mount::attr::{Answer, Attr, DirEntry, Fault, Totals};
 use crate::mount::below::{Below, Dir, Found};
-use crate::mount::inode::ROOT;
+use crate::mount::follow::{Follower, Node, State};
 use crate::mount::list::Watch;
 use crate::mount::prefetch::Prefetch;
 use crate::mount::push::Store;
-use crate::mount::root::{Change, Made, MadeDir, MadeKind, Mounted, Root};
+use crate::mount::root::{Change, Made, MadeDir, MadeKind, Mounted};
 use crate::mount::stat::Shower;
 use crate::repo::Repository;
 use crate::repo::index::Index;
@@ -26,43 +25,13 @@ use crate::repo::reader::{ChunkReader, ReadCounts};
 use crate::repo::snapshots;
 use crate::repo::tree::TreeReader;
 
-/// The repository's list of snapshots is not read more often than this.
-const POLL: Duration = Duration::from_secs(1);
-
-/// What is at the root of the mount.
-#[derive(Debug)]
-enum Top {
-    /// Made-up directories.
-    Made(Root),
-    /// A directory of a snapshot.
-    Tree(Dir),
-}
-
-/// Everything that a new list of snapshots changes.
-#[derive(Debug)]
-struct State {
-    /// Every snapshot that has inode numbers, sorted by their beginning.
-    placed: Vec<Arc<Mounted>>,
-    top: Top,
-    totals: Totals,
-}
-
-/// What an inode number stands for.
-enum Node<'a> {
-    Made(&'a Made),
-    Below(Arc<Mounted>, u64),
-}
-
 /// The file system.
 #[derive(Debug)]
 pub struct View {
-    state: RwLock<Arc<State>>,
-    watch: Option<Mutex<Watch>>,
+    follower: Follower,
     below: Arc<Below>,
     prefetch: Prefetch,
     shower: Shower,
-    notified: AtomicBool,
-    changes: (Sender<Change>, Receiver<Change>),
 }
 
 impl View {
@@ -79,27 +48,12 @@ impl View {
         let below = Arc::new(Below::new(trees));
         let mut watch = Watch::new(repo.clone(), options.filter.clone());
         let shown = watch.list()?;
-        let shower = Shower::new(options.owner_root);
-        let top = match &options.scope {
-            None => Top::Made(Root::build(&shown, &mut watch.numbers, None, now())),
-            Some((name, path)) => Top::Tree(scope(&below, &shown, name, path)?),
+        let follower = match &options.scope {
+            None => Follower::snapshots(watch, &shown)?,
+            Some((name, path)) => Follower::directory(scope(&below, &shown, name, path)?),
         };
-        let placed = match &top {
-            Top::Made(_) => watch.placed(),
-            Top::Tree(dir) => vec![dir.tree.clone()],
-        };
-        let state = State { placed, totals: totals(&shown, &top), top };
-        let watch = matches!(state.top, Top::Made(_)).then(|| Mutex::new(watch));
         let prefetch = Prefetch::new(below.clone(), part * 8)?;
-        Ok(View {
-            state: RwLock::new(Arc::new(state)),
-            watch,
-            below,
-            prefetch,
-            shower,
-            notified: AtomicBool::new(false),
-            changes: crossbeam_channel::unbounded(),
-        })
+        Ok(View { follower, below, prefetch, shower: Shower::new(options.owner_root) })
     }
 
     /// What was fetched and decoded so far.
@@ -115,52 +69,26 @@ impl View {
 
     /// What changes in the made-up directories from now on. For one receiver.
     pub fn changes(&self) -> Receiver<Change> {
-        self.notified.store(true, Ordering::Relaxed);
-        self.changes.1.clone()
+        self.follower.changes()
     }
 
     fn state(&self) -> Arc<State> {
-        self.state.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.follower.state()
     }
 
-    /// Lists the snapshots again, unless that was done within the last second or is being done.
-    fn follow(&self) {
-        if let Some(mut watch) = self.watch.as_ref().and_then(|w| w.try_lock().ok())
-            && watch.listed.elapsed() >= POLL
-        {
-            self.refresh_with(&mut watch);
+    /// The state to answer a question about `ino` with: of what is made up, the newest that can be had.
+    fn state_for(&self, ino: u64) -> Arc<State> {
+        let state = self.state();
+        if !state.is_made(ino) {
+            return state;
         }
+        self.follower.follow();
+        self.state()
     }
 
     /// Lists the snapshots again, now.
     pub fn refresh(&self) {
-        if let Some(watch) = &self.watch {
-            self.refresh_with(&mut watch.lock().unwrap_or_else(|e| e.into_inner()));
-        }
-    }
-
-    fn refresh_with(&self, watch: &mut Watch) {
-        let shown = match watch.list() {
-            Ok(shown) => shown,
-            Err(e) => {
-                watch.listed = std::time::Instant::now();
-                tracing::warn!("the snapshots could not be listed, the mount shows what it knows: {e}");
-                return;
-            }
-        };
-        let before = self.state();
-        let Top::Made(old) = &before.top else { return };
-        let root = Root::build(&shown, &mut watch.numbers, Some(old), now());
-        let changes = old.changes(&root);
-        if changes.is_empty() {
-            return;
-        }
-        let top = Top::Made(root);
-        let after = State { placed: watch.placed(), totals: totals(&shown, &top), top };
-        *self.state.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(after);
-        if self.notified.load(Ordering::Relaxed) {
-            changes.into_iter().for_each(|change| drop(self.changes.0.send(change)));
-        }
+        self.follower.refresh();
     }
 
     /// The number of `name` in `parent` with its attributes; `None` when there is no such name.
@@ -168,11 +96,7 @@ impl View {
         if name.len() > MAX_NAME {
             return Err(Fault::NameTooLong);
         }
-        let mut state = self.state();
-        if state.is_made(parent) {
-            self.follow();
-            state = self.state();
-        }
+        let state = self.state_for(parent);
         match state.node(parent)? {
             Node::Made(made) => {
                 let MadeKind::Directory(dir) = &made.kind else { return Err(Fault::NotDirectory) };
@@ -193,11 +117,7 @@ impl View {
 
     /// The attributes of an inode.
     pub fn getattr(&self, ino: u64) -> Answer<Attr> {
-        let mut state = self.state();
-        if state.is_made(ino) {
-            self.follow();
-            state = self.state();
-        }
+        let state = self.state_for(ino);
         self.attr_of(&state, ino)
     }
 
@@ -219,11 +139,7 @@ impl View {
     /// Gives out the entries of a directory from `offset` on (0 at first, then what the last entry said), until
     /// `take` answers that it is full.
     pub fn readdir(&self, ino: u64, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
-        let mut state = self.state();
-        if state.is_made(ino) && offset == 0 {
-            self.follow();
-            state = self.state();
-        }
+        let state = if offset == 0 { self.state_for(ino) } else { self.state() };
         match state.node(ino)? {
             Node::Made(Made { parent, kind: MadeKind::Directory(dir), .. }) => {
                 self.list_made(&state, (ino, *parent), dir, offset, take)
@@ -417,53 +333,6 @@ impl View {
     }
 }
 
-impl State {
-    /// The inode number within the ranges of snapshots.
-    fn inside(&self, ino: u64) -> u64 {
-        match &self.top {
-            Top::Tree(dir) if ino == ROOT => dir.ino(),
-            _ => ino,
-        }
-    }
-
-    /// The inode number that the kernel knows.
-    fn outside(&self, ino: u64) -> u64 {
-        match &self.top {
-            Top::Tree(dir) if ino == dir.ino() => ROOT,
-            _ => ino,
-        }
-    }
-
-    fn outward(&self, attr: Attr) -> Attr {
-        Attr { ino: self.outside(attr.ino), ..attr }
-    }
-
-    fn is_made(&self, ino: u64) -> bool {
-        matches!(self.top, Top::Made(_)) && ino < crate::mount::inode::FIRST
-    }
-
-    /// The number that `..` has in a directory of a snapshot.
-    fn parent(&self, dir: &Dir) -> u64 {
-        match (&self.top, dir.parent) {
-            (Top::Tree(top), _) if top.ino() == dir.ino() => ROOT,
-            (_, Some(position)) => self.outside(dir.tree.base + position),
-            (_, None) => crate::mount::root::IDS,
-        }
-    }
-
-    fn node(&self, ino: u64) -> Answer<Node<'_>> {
-        if self.is_made(ino) {
-            let Top::Made(root) = &self.top else { return Err(Fault::Stale) };
-            return root.get(ino).map(Node::Made).ok_or(Fault::Stale);
-        }
-        let ino = self.inside(ino);
-        let at = self.placed.partition_point(|m| m.base <= ino);
-        let tree = at.checked_sub(1).and_then(|at| self.placed.get(at)).ok_or(Fault::Stale)?;
-        let position = ino - tree.base;
-        if position < tree.snapshot.nodes() { Ok(Node::Below(tree.clone(), position)) } else { Err(Fault::Stale) }
-    }
-}
-
 /// The directory that a mount of one snapshot, or of a part of one, shows.
 fn scope(below: &Below, shown: &[Arc<Mounted>], name: &str, path: &[u8]) -> Result<Dir> {
     let all: Vec<_> = shown.iter().map(|m| m.snapshot.clone()).collect();
@@ -476,20 +345,4 @@ fn scope(below: &Below, shown: &[Arc<Mounted>], name: &str, path: &[u8]) -> Resu
         Fault::Unreadable(e) => e,
         _ => Error::invalid(format!("/{} is not a directory: only directories can be mounted", escape(&names.join(&b'/')))),
     })
-}
-
-fn totals(shown: &[Arc<Mounted>], top: &Top) -> Totals {
-    let add = |totals: Totals, m: &Mounted| Totals {
-        bytes: totals.bytes.saturating_add(m.snapshot.statistics.bytes),
-        entries: totals.entries.saturating_add(m.snapshot.nodes()),
-    };
-    match top {
-        Top::Made(_) => shown.iter().fold(Totals::default(), |sum, m| add(sum, m)),
-        Top::Tree(dir) => add(Totals::default(), &dir.tree),
-    }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
 }

@@ -1,13 +1,15 @@
 //! The index of an open repository: its visible segments, and which of their packs may be relied on.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{FrameInfo, PackKind};
-use crate::format::segment::SegmentPack;
+use crate::format::segment::{Entry, SegmentPack};
 use crate::model::{ChunkKey, PackId, SegmentId};
 use crate::repo::Repository;
-use crate::repo::segment::Segment;
+use crate::repo::merge;
+use crate::repo::paged::{PagedSegment, Pages};
 use crate::storage::{Class, Name};
 
 /// Where a chunk is, as numbers into the index that gave it.
@@ -15,6 +17,7 @@ use crate::storage::{Class, Name};
 pub struct Location {
     segment: u32,
     frame: u32,
+    entry: u32,
     /// Where the chunk begins in its frame's plain bytes.
     pub offset: u32,
     /// Its length.
@@ -27,52 +30,94 @@ impl Location {
     pub fn frame_order(&self) -> (u32, u32) {
         (self.segment, self.frame)
     }
+
+    /// The entry's own place: its segment, and its number among the entries of that segment. Marks are bits by this.
+    pub fn entry(&self) -> (u32, u32) {
+        (self.segment, self.entry)
+    }
 }
 
 /// A frame that a location points to.
-#[derive(Debug, Clone, Copy)]
-pub struct FrameRef<'a> {
+#[derive(Debug, Clone)]
+pub struct FrameRef {
     /// The pack it is in.
-    pub pack: &'a SegmentPack,
+    pub pack: SegmentPack,
     /// Its number in the pack.
     pub number: u32,
     /// Where and what it is.
-    pub info: &'a FrameInfo,
+    pub info: FrameInfo,
 }
 
 /// The visible segments of a repository, as they were when it was loaded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Index {
-    segments: Vec<(SegmentId, Segment)>,
-    /// Packs that are in the storage and under no sentence; `None` when only readers use this index.
-    live: Option<HashSet<PackId>>,
+    /// The longest first: most look-ups end there.
+    segments: Vec<Arc<PagedSegment>>,
+    pages: Arc<Pages>,
+    /// Of each segment, which of its packs are in the storage and under no sentence; `None` when only readers use this.
+    usable: Option<Vec<Vec<bool>>>,
+    /// Segments that are there, though others have taken their place.
+    replaced: Vec<SegmentId>,
     /// Whether a sentence exists, or a pack that a segment names is missing: then nothing may be adopted unchecked.
     suspicious: bool,
 }
 
 impl Index {
-    /// Loads all visible segments, for reading. A damaged segment is an error that says how to go on.
+    /// Opens all visible segments, for reading. A damaged segment is an error that says how to go on.
     pub fn load(repo: &Repository) -> Result<Index> {
-        let mut ids: Vec<SegmentId> = Vec::new();
-        for (name, _) in repo.storage().list(Class::Index)? {
+        Self::load_after(repo, None)
+    }
+
+    /// As [`Index::load`]; segments and pages that `old` has open are used again.
+    pub fn load_after(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+        let (index, damaged) = Self::load_with_damage(repo, old)?;
+        match damaged.into_iter().next() {
+            Some((_, e)) => Err(e.context("the index is damaged (yester repair index makes it anew from the packs)")),
+            None => Ok(index),
+        }
+    }
+
+    /// Opens all visible segments that can be opened, and says which cannot.
+    pub fn load_with_damage(repo: &Repository, old: Option<&Index>) -> Result<(Index, Vec<(SegmentId, Error)>)> {
+        let mut listed: Vec<(u64, SegmentId)> = Vec::new();
+        for (name, size) in repo.storage().list(Class::Index)? {
             if let Name::Segment(id) = name {
-                ids.push(id);
+                listed.push((size, id));
             }
         }
-        ids.sort_unstable();
-        let mut segments = Vec::with_capacity(ids.len());
-        for id in ids {
-            match Segment::load(repo, id) {
-                Ok(segment) => segments.push((id, segment)),
+        // A segment is mostly longer than those that it replaces: with the longest first, those need not be opened.
+        listed.sort_unstable_by(|a, b| b.cmp(a));
+        let known: HashMap<SegmentId, &Arc<PagedSegment>> =
+            old.into_iter().flat_map(|index| &index.segments).map(|segment| (segment.id(), segment)).collect();
+        let mut replaced: HashSet<SegmentId> = HashSet::new();
+        let (mut segments, mut damaged) = (Vec::new(), Vec::new());
+        for (size, id) in &listed {
+            if replaced.contains(id) {
+                continue;
+            }
+            let opened = match known.get(id) {
+                Some(segment) => Ok((*segment).clone()),
+                None => PagedSegment::open(repo, *id, *size).map(Arc::new),
+            };
+            match opened {
+                Ok(segment) => {
+                    replaced.extend(segment.replaces());
+                    segments.push(segment);
+                }
                 // Replaced and deleted since it was listed.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+                Err(e) => damaged.push((*id, e)),
             }
         }
         // Replaced segments are ignored even while they exist (rule 8 of the protocol).
-        let replaced: HashSet<SegmentId> = segments.iter().flat_map(|(_, s)| s.replaces.iter().copied()).collect();
-        segments.retain(|(id, _)| !replaced.contains(id));
-        Ok(Index { segments, live: None, suspicious: false })
+        segments.retain(|segment| !replaced.contains(&segment.id()));
+        damaged.retain(|(id, _)| !replaced.contains(id));
+        let hidden = listed.iter().map(|(_, id)| *id).filter(|id| replaced.contains(id)).collect();
+        let pages = match old {
+            Some(index) => index.pages.clone(),
+            None => Arc::new(Pages::new()?),
+        };
+        Ok((Index { segments, pages, usable: None, replaced: hidden, suspicious: false }, damaged))
     }
 
     /// Loads the index as a writer needs it: segments, then sentences, then the list of packs, in this order
@@ -81,21 +126,34 @@ impl Index {
         let mut index = Self::load(repo)?;
         let sentenced = crate::repo::session::sentenced_packs(repo)?;
         let present: HashMap<PackId, u64> = list_packs(repo)?;
-        let mut live = HashSet::new();
         let mut missing = false;
-        for pack in index.packs() {
-            match present.get(&pack.id) {
-                Some(size) if *size == pack.size => {
-                    if !sentenced.packs.contains(&pack.id) {
-                        live.insert(pack.id);
-                    }
-                }
-                _ => missing = true,
+        let mut usable = |pack: &SegmentPack| match present.get(&pack.id) {
+            Some(size) if *size == pack.size => !sentenced.packs.contains(&pack.id),
+            _ => {
+                missing = true;
+                false
             }
-        }
+        };
+        index.usable = Some(index.segments.iter().map(|s| s.packs().iter().map(&mut usable).collect()).collect());
         index.suspicious = missing || sentenced.exist;
-        index.live = Some(live);
         Ok(index)
+    }
+
+    /// An index of what a session has stored so far, which shares the page cache of this one: empty at first.
+    pub fn of_session(&self) -> Index {
+        Index {
+            segments: Vec::new(),
+            pages: self.pages.clone(),
+            usable: Some(Vec::new()),
+            replaced: Vec::new(),
+            suspicious: false,
+        }
+    }
+
+    /// Takes these segments of the session in the place of those it had.
+    pub fn set_session(&mut self, segments: Vec<Arc<PagedSegment>>) {
+        self.usable = Some(segments.iter().map(|s| vec![true; s.packs().len()]).collect());
+        self.segments = segments;
     }
 
     /// Whether unchanged files must have every chunk looked up before they are adopted.
@@ -104,50 +162,117 @@ impl Index {
     }
 
     /// The visible segments.
-    pub fn segments(&self) -> &[(SegmentId, Segment)] {
+    pub fn segments(&self) -> &[Arc<PagedSegment>] {
         &self.segments
+    }
+
+    /// The pages in memory, with counts of what was asked of them.
+    pub fn pages(&self) -> &Arc<Pages> {
+        &self.pages
     }
 
     /// Every pack that a visible segment names; one may come twice.
     pub fn packs(&self) -> impl Iterator<Item = &SegmentPack> {
-        self.segments.iter().flat_map(|(_, s)| s.packs.iter())
+        self.segments.iter().flat_map(|segment| segment.packs())
     }
 
-    /// Chunks in all segments, counted once for each pack they are in.
-    pub fn entries(&self) -> u64 {
-        self.segments.iter().map(|(_, s)| s.entries().len() as u64).sum()
+    /// Segments that are there, though visible ones have taken their place: what only prune deletes (rule 8).
+    pub fn replaced(&self) -> &[SegmentId] {
+        &self.replaced
+    }
+
+    /// Entries of each visible segment: one a chunk and pack it is in.
+    pub fn entry_counts(&self) -> Vec<u64> {
+        self.segments.iter().map(|segment| segment.entries()).collect()
+    }
+
+    /// Visits every entry of one visible segment (by its number in [`Index::segments`]), sorted by key.
+    pub fn scan(&self, segment: usize, visit: &mut dyn FnMut(Location, &ChunkKey, &SegmentPack) -> Result<()>) -> Result<()> {
+        let Some(found) = self.segments.get(segment) else { return Ok(()) };
+        for (number, entry) in found.all_entries().enumerate() {
+            let Entry { key, frame, offset, len } = entry?;
+            let location = Location { segment: segment as u32, frame, entry: number as u32, offset, len };
+            visit(location, &key, &found.packs()[found.pack_of(frame).0])?;
+        }
+        Ok(())
+    }
+
+    /// Visits every frame of one visible segment, pack after pack, with its number in the pack.
+    pub fn scan_frames(&self, segment: usize, visit: &mut dyn FnMut(&SegmentPack, u32, &FrameInfo) -> Result<()>) -> Result<()> {
+        let Some(found) = self.segments.get(segment) else { return Ok(()) };
+        found.each_frame(&mut |frame, info| {
+            let (pack, number) = found.pack_of(frame);
+            visit(&found.packs()[pack], number, &info)
+        })
+    }
+
+    /// Writes one segment with what these visible segments say of the packs that `keep` wants. It takes the place of
+    /// them and of `also`. `None`: nothing is kept, and nothing was written. Durable after the next barrier.
+    pub fn rewrite(
+        &self,
+        repo: &Repository,
+        which: &[usize],
+        also: &[SegmentId],
+        keep: &dyn Fn(&SegmentPack) -> bool,
+    ) -> Result<Option<(SegmentId, u64)>> {
+        let parts: Vec<Arc<PagedSegment>> = which.iter().filter_map(|at| self.segments.get(*at)).cloned().collect();
+        merge::merge(repo, &parts, also, keep)
     }
 
     /// Where the chunk is, in packs of `kind` only; for writers, in packs that may be relied on only.
-    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Option<Location> {
-        self.find_all(kind, key).next()
+    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Result<Option<Location>> {
+        let mut found = None;
+        for at in 0..self.segments.len() {
+            self.find_in(at, kind, key, &mut |location| found = found.or(Some(location)))?;
+            if found.is_some() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Every place where the chunk is.
-    pub fn find_all<'a>(&'a self, kind: PackKind, key: &'a ChunkKey) -> impl Iterator<Item = Location> + 'a {
-        self.segments.iter().enumerate().flat_map(move |(at, (_, segment))| {
-            segment.find(key).iter().filter_map(move |entry| {
-                let pack = &segment.packs[segment.frames[entry.frame as usize].pack as usize];
-                let usable = pack.kind == kind && self.live.as_ref().is_none_or(|live| live.contains(&pack.id));
-                usable.then_some(Location { segment: at as u32, frame: entry.frame, offset: entry.offset, len: entry.len })
-            })
+    pub fn find_all(&self, kind: PackKind, key: &ChunkKey) -> Result<Vec<Location>> {
+        let mut out = Vec::new();
+        for at in 0..self.segments.len() {
+            self.find_in(at, kind, key, &mut |location| out.push(location))?;
+        }
+        Ok(out)
+    }
+
+    fn find_in(&self, at: usize, kind: PackKind, key: &ChunkKey, visit: &mut dyn FnMut(Location)) -> Result<()> {
+        let segment = &self.segments[at];
+        // Writers mostly ask for what is not there, and with several segments so does everybody.
+        let filter = self.usable.is_some() || self.segments.len() > 1;
+        segment.find(key, filter, &self.pages, &mut |number, entry| {
+            let (pack, _) = segment.pack_of(entry.frame);
+            let usable = self.usable.as_ref().is_none_or(|usable| usable[at][pack]);
+            if usable && segment.packs()[pack].kind == kind {
+                let Entry { frame, offset, len, .. } = *entry;
+                visit(Location { segment: at as u32, frame, entry: number, offset, len });
+            }
         })
     }
 
     /// The frame of a location that this index gave.
-    pub fn frame(&self, location: &Location) -> FrameRef<'_> {
-        let segment = &self.segments[location.segment as usize].1;
-        let frame = &segment.frames[location.frame as usize];
-        FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info }
+    pub fn frame(&self, location: &Location) -> Result<FrameRef> {
+        self.frame_at(location.frame_order())
     }
-}
 
-impl Index {
+    /// The pack and the number of a location's frame, without a look at the frame itself.
+    pub fn frame_key(&self, location: &Location) -> (PackId, u32) {
+        let segment = &self.segments[location.segment as usize];
+        let (pack, number) = segment.pack_of(location.frame);
+        (segment.packs()[pack].id, number)
+    }
+
     /// The frame at a place in the order of [`Location::frame_order`].
-    pub fn frame_at(&self, order: (u32, u32)) -> Option<FrameRef<'_>> {
-        let segment = &self.segments.get(order.0 as usize)?.1;
-        let frame = segment.frames.get(order.1 as usize)?;
-        Some(FrameRef { pack: &segment.packs[frame.pack as usize], number: frame.number, info: &frame.info })
+    pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
+        let segment = self.segments.get(order.0 as usize);
+        let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
+        let info = segment.frame(order.1, &self.pages)?;
+        let (pack, number) = segment.pack_of(order.1);
+        Ok(FrameRef { pack: segment.packs()[pack], number, info })
     }
 }
 
@@ -164,6 +289,9 @@ pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
 
 /// The error for a chunk that no segment knows.
 pub fn missing_chunk(id: &crate::model::ChunkId) -> Error {
-    let text = format!("chunk {} is in no pack that the index knows: run yester check", id.short());
+    let text = format!(
+        "chunk {} is in no pack that the index names: run yester check, and yester repair index if the index lacks packs",
+        id.short()
+    );
     Error::new(ErrorKind::Corrupt, text)
 }

@@ -1,19 +1,35 @@
 //! A repository: keys, packs, index, trees, snapshots, on any storage.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chunk::cutter::Cutter;
 use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::{self, ChunkerParameters, Config, Derivation};
-use crate::format::envelope::{self, ObjectType};
-use crate::model::{RepositoryId, Timestamp};
-use crate::storage::{COPIES, Class, Created, Name, Storage};
+use crate::format::config::{ChunkerParameters, Config, Derivation};
+use crate::model::{RepositoryId, SegmentId, Timestamp};
+use crate::repo::cache::{SegmentCache, Source};
+use crate::repo::keyring::KeyRing;
+use crate::repo::slots::SlotOptions;
+use crate::storage::{Class, Storage};
 
+pub mod cache;
+pub mod check;
+mod configuration;
+pub mod copies;
+pub mod forget;
 pub mod index;
+pub mod keyring;
+pub mod known;
 pub mod local;
+pub mod merge;
 pub mod pack;
+pub mod paged;
+pub mod prune;
 pub mod reader;
+pub mod recovery;
+pub mod repair;
+pub mod retention;
 pub mod segment;
 pub mod session;
 pub mod slots;
@@ -27,6 +43,10 @@ pub struct Repository {
     storage: Arc<dyn Storage>,
     config: Config,
     keys: Keys,
+    /// Copies of index segments on a local disk.
+    cache: Option<Arc<SegmentCache>>,
+    /// Where long segments are put together.
+    scratch: Option<PathBuf>,
 }
 
 /// What `init` needs to know.
@@ -52,34 +72,49 @@ impl Repository {
         let master = MasterKey::generate()?;
         let keys = master.keys();
         let config = Config { repository: RepositoryId::random()?, created: options.now, chunker: options.chunker, mandatory: 0 };
-        slots::add(&*storage, &config, &master, credential, options)?;
-        let header = envelope::header(ObjectType::Config, config.repository);
-        let mac = keys.config_mac(&header, &config::config_fields(&config));
-        let object = envelope::wrap(ObjectType::Config, config.repository, &config::encode_config(&config, &mac));
-        storage.sync()?;
-        for copy in 0..COPIES {
-            if storage.create(&Name::Config(1, copy), &[&object])? == Created::Exists {
-                return Err(Error::new(ErrorKind::Exists, format!("somebody else made a repository at {}", storage.describe())));
-            }
+        let slot = SlotOptions { derivation: options.derivation, now: options.now, label: options.label.clone() };
+        slots::add(&*storage, config.repository, &master, credential, &slot)?;
+        if !configuration::create(&*storage, 1, &configuration::object(&config, &keys))? {
+            return Err(Error::new(ErrorKind::Exists, format!("somebody else made a repository at {}", storage.describe())));
         }
-        storage.sync()?;
-        Ok(Repository { storage, config, keys })
+        Ok(Self::of(storage, config, keys))
     }
 
     /// Opens the repository on `storage`.
     pub fn open(storage: Arc<dyn Storage>, credential: &Credential) -> Result<Self> {
-        let candidates = read_configs(&*storage)?;
-        let repository = candidates[0].config.repository;
-        let keys = slots::unlock(&*storage, repository, credential)?.keys();
-        let header = envelope::header(ObjectType::Config, repository);
-        let authentic = candidates.into_iter().find(|c| keys.config_mac(&header, &c.fields) == c.mac);
-        match authentic {
-            Some(found) => Ok(Repository { storage, config: found.config, keys }),
-            None => Err(Error::corrupt(format!(
-                "the configuration of {} was changed: no copy of it is authentic under the repository's key",
-                storage.describe()
-            ))),
+        let ring = KeyRing::open(storage, credential)?;
+        let keys = ring.master.keys();
+        Ok(Self::of(ring.storage, ring.config, keys))
+    }
+
+    fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
+        let scratch = storage.local_path();
+        Repository { storage, config, keys, cache: None, scratch }
+    }
+
+    /// The same repository on another storage.
+    fn on(&self, storage: Arc<dyn Storage>) -> Self {
+        Self::of(storage, self.config.clone(), self.keys.clone())
+    }
+
+    /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together
+    /// there. A directory that cannot be used is not used.
+    pub fn with_cache(mut self, directory: &Path, cap: u64) -> Self {
+        self.cache = SegmentCache::open(directory, cap).map(Arc::new);
+        if self.cache.is_some() {
+            self.scratch = Some(directory.to_owned());
         }
+        self
+    }
+
+    /// A directory for files without a name; `None`: memory must do.
+    pub fn scratch(&self) -> Option<&Path> {
+        self.scratch.as_deref()
+    }
+
+    /// Where the bytes of an index segment of `size` bytes come from.
+    pub fn segment_source(&self, id: SegmentId, size: u64) -> Source {
+        Source::new(self.storage.clone(), self.cache.clone(), id, size)
     }
 
     /// Where its objects are.
@@ -105,45 +140,5 @@ impl Repository {
     /// A cutter after its parameters and its secret.
     pub fn cutter(&self) -> Result<Cutter> {
         Cutter::new(self.config.chunker, &self.keys.chunker)
-    }
-}
-
-struct Candidate {
-    config: Config,
-    fields: Vec<u8>,
-    mac: [u8; 32],
-}
-
-/// All configurations that can be read, newest first; at least one. One damaged copy is what the others are for.
-fn read_configs(storage: &dyn Storage) -> Result<Vec<Candidate>> {
-    let mut names: Vec<Name> = storage.list(Class::Config)?.into_iter().map(|(name, _)| name).collect();
-    if names.is_empty() {
-        let text = format!("there is no repository at {} (make one with: yester init)", storage.describe());
-        return Err(Error::new(ErrorKind::NoRepository, text));
-    }
-    names.sort_unstable_by(|a, b| b.cmp(a));
-    let mut out = Vec::new();
-    let mut first_error = None;
-    let mut object = Vec::new();
-    for name in names {
-        let read = storage.read(&name, None, &mut object).and_then(|()| {
-            let (repository, body) = envelope::unwrap(&object, ObjectType::Config, "the configuration")?;
-            let (config, fields, mac) = config::decode_config(body, repository)?;
-            Ok(Candidate { config, fields: fields.to_vec(), mac })
-        });
-        match read {
-            Ok(candidate) => out.push(candidate),
-            Err(e) => {
-                let e = e.context(name);
-                // An unknown feature outweighs a damaged copy: it says what to do.
-                if first_error.is_none() || e.kind() == ErrorKind::Unsupported {
-                    first_error = Some(e);
-                }
-            }
-        }
-    }
-    match first_error {
-        Some(e) if out.is_empty() || e.kind() == ErrorKind::Unsupported => Err(e.context(storage.describe())),
-        _ => Ok(out),
     }
 }

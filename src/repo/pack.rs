@@ -188,6 +188,49 @@ impl FrameSealer {
         Ok(SealedFrame { bytes, entry: DirectoryEntry { frame: info, chunks } })
     }
 
+    /// Makes frame `number` of the pack of `to` out of a frame of another pack, without compressing it again: its
+    /// `sealed` bytes, its line of that pack's directory, and the plain bytes of its bases. What comes out is opened,
+    /// decompressed and hashed before it is given out, like a new frame.
+    #[allow(clippy::too_many_arguments)]
+    pub fn reseal(
+        &mut self,
+        keys: &Keys,
+        from: (&PackKey, u32),
+        entry: &DirectoryEntry,
+        sealed: &[u8],
+        prefix: &[u8],
+        to: &PackKey,
+        number: u32,
+    ) -> Result<SealedFrame> {
+        let (info, kind) = (&entry.frame, to.preamble.kind);
+        let mut bytes = Vec::new();
+        from.0.key.open_to(u64::from(from.1), &from.0.preamble.frame_aad(from.1, info.codec, info.plain), sealed, &mut bytes)?;
+        to.key.seal(u64::from(number), &to.preamble.frame_aad(number, info.codec, info.plain), &mut bytes)?;
+        let info = FrameInfo { offset: 0, stored: bytes.len() as u32, ..info.clone() };
+        to.decode(number, &info, &bytes, prefix, &mut self.decoder, &mut self.scratch, &mut self.check)?;
+        let mut rest = &self.check[..];
+        for (key, len) in &entry.chunks {
+            let chunk = rest.split_off(..*len as usize).ok_or_else(|| Error::corrupt("a frame is too short"))?;
+            if keys.chunk_id(kind, chunk).key() != *key {
+                return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
+            }
+        }
+        Ok(SealedFrame { bytes, entry: DirectoryEntry { frame: info, chunks: entry.chunks.clone() } })
+    }
+
+    /// Opens and decodes a stored frame into `plain` (replaced); `prefix` holds the plain bytes of its bases.
+    pub fn open(
+        &mut self,
+        key: &PackKey,
+        number: u32,
+        info: &FrameInfo,
+        sealed: &[u8],
+        prefix: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        key.decode(number, info, sealed, prefix, &mut self.decoder, &mut self.scratch, plain)
+    }
+
     /// Tries the frame as a difference from its bases. True: it is in `bytes`. False: `bytes` holds the frame by
     /// itself, or nothing when that has not been tried or gains nothing.
     fn delta(&mut self, frame: &PlainFrame, deltas: &Deltas<'_>, bytes: &mut Vec<u8>) -> Result<bool> {

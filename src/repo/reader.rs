@@ -127,7 +127,7 @@ impl ChunkReader {
 
     /// Loads the segments again: new ones are seen, replaced ones forgotten.
     pub fn reload(&self) -> Result<()> {
-        let index = Arc::new(Index::load(&self.repo)?);
+        let index = Arc::new(Index::load_after(&self.repo, Some(&self.index()))?);
         *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
         Ok(())
     }
@@ -163,7 +163,7 @@ impl ChunkReader {
     fn chunk_by(&self, index: &Index, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
         let mut last = None;
         // Damage of one copy is no reason to give up while there is another.
-        for location in index.find_all(kind, &id.key()) {
+        for location in index.find_all(kind, &id.key())? {
             match self.chunk_at(index, &location, kind, id) {
                 Ok(chunk) => return Ok(chunk),
                 Err(e) => last = Some(e),
@@ -174,40 +174,29 @@ impl ChunkReader {
 
     /// The chunk at a location of `index`, verified.
     pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        let frame = self.frame(&index.frame(location))?;
-        let range = location.offset as usize..(location.offset + location.len) as usize;
-        let chunk = Chunk { frame, range };
-        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-        if !verified.contains(&location.offset) {
-            if self.repo.keys().chunk_id(kind, bytes) != *id {
-                return Err(Error::corrupt(format!("chunk {} has other content than its name says", id.short())));
-            }
-            verified.push(location.offset);
-        }
-        drop(verified);
-        Ok(chunk)
+        let frame = self.frame(&index.frame(location)?)?;
+        self.part(frame, location, kind, |found| found == id, id.short())
     }
 
     /// A decoded frame, from the cache or the storage.
-    pub fn frame(&self, frame: &FrameRef<'_>) -> Result<Arc<Frame>> {
+    pub fn frame(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
         let key = (frame.pack.id, frame.number);
         self.frames.get_or_insert_with(&key, || self.fetch(frame))
     }
 
-    /// Whether a frame is in memory already.
-    pub fn has_frame(&self, frame: &FrameRef<'_>) -> bool {
-        self.frames.contains_key(&(frame.pack.id, frame.number))
+    /// Whether a frame, by its pack and its number there, is in memory already.
+    pub fn has_frame(&self, frame: &(PackId, u32)) -> bool {
+        self.frames.contains_key(frame)
     }
 
-    fn fetch(&self, frame: &FrameRef<'_>) -> Result<Arc<Frame>> {
+    fn fetch(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
         let mut plain = Vec::new();
         self.decode_frame(frame, &mut plain)?;
         Ok(Arc::new(Frame { plain, verified: Mutex::default() }))
     }
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache.
-    pub fn decode_frame(&self, frame: &FrameRef<'_>, plain: &mut Vec<u8>) -> Result<()> {
+    pub fn decode_frame(&self, frame: &FrameRef, plain: &mut Vec<u8>) -> Result<()> {
         let mut prefix = Vec::new();
         if !frame.info.bases.is_empty() {
             self.bases(frame.pack.kind, &frame.info.bases, &mut prefix)
@@ -216,6 +205,7 @@ impl ChunkReader {
         let name = Name::Pack(frame.pack.id);
         let key = self.pack_key(frame.pack.id)?;
         if key.preamble().kind != frame.pack.kind {
+            self.forget_key(frame.pack.id);
             return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
         }
         WORKING.with_borrow_mut(|slot| {
@@ -225,8 +215,11 @@ impl ChunkReader {
             };
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
-            key.decode(frame.number, frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
-                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+            key.decode(frame.number, &frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
+                .map_err(|e| {
+                    self.forget_key(frame.pack.id);
+                    e.context(format!("{name}, frame {}", frame.number))
+                })?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
@@ -240,27 +233,58 @@ impl ChunkReader {
         out.clear();
         let index = self.index();
         for key in bases {
-            let location = index.find_all(kind, key).find(|l| index.frame(l).info.bases.is_empty());
-            let location = location.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("chunk {}… is in no plain frame that the index knows", key.short()))
-            })?;
-            let frame = self.frame(&index.frame(&location))?;
-            let range = location.offset as usize..(location.offset + location.len) as usize;
-            let bytes = frame.plain.get(range).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-            let mut verified = frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-            if !verified.contains(&location.offset) {
-                if self.repo.keys().chunk_id(kind, bytes).key() != *key {
-                    return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
-                }
-                verified.push(location.offset);
-            }
-            drop(verified);
-            if out.len() + bytes.len() > MAX_PREFIX {
+            let chunk = self.base(&index, kind, key)?;
+            if out.len() + chunk.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
-            out.extend_from_slice(bytes);
+            out.extend_from_slice(&chunk);
         }
         Ok(())
+    }
+
+    /// A base, from the first of its copies in frames without bases that can be read.
+    fn base(&self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Chunk> {
+        let mut last = None;
+        for location in index.find_all(kind, key)? {
+            let frame = index.frame(&location)?;
+            if !frame.info.bases.is_empty() {
+                continue;
+            }
+            match self.frame(&frame).and_then(|frame| self.part(frame, &location, kind, |id| id.key() == *key, key.short())) {
+                Ok(chunk) => return Ok(chunk),
+                Err(e) => last = Some(e),
+            }
+        }
+        let text = || format!("chunk {}… is in no plain frame that the index knows", key.short());
+        Err(last.unwrap_or_else(|| Error::new(ErrorKind::NotFound, text())))
+    }
+
+    /// One chunk of a decoded frame; hashed and checked the first time.
+    fn part(
+        &self,
+        frame: Arc<Frame>,
+        location: &Location,
+        kind: PackKind,
+        is_right: impl Fn(&ChunkId) -> bool,
+        name: impl std::fmt::Display,
+    ) -> Result<Chunk> {
+        let range = location.offset as usize..(location.offset + location.len) as usize;
+        let chunk = Chunk { frame, range };
+        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+        if !verified.contains(&location.offset) {
+            if !is_right(&self.repo.keys().chunk_id(kind, bytes)) {
+                return Err(Error::corrupt(format!("chunk {name} has other content than its name says")));
+            }
+            verified.push(location.offset);
+        }
+        drop(verified);
+        Ok(chunk)
+    }
+
+    /// The first bytes may have been those of another pack. What is mended can be read again only if they are read again.
+    fn forget_key(&self, id: PackId) {
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {

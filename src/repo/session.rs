@@ -88,6 +88,11 @@ pub fn end(repo: &Repository, id: SnapshotId) -> Result<()> {
     repo.storage().delete(&Name::Session(id))
 }
 
+/// Whether somebody has fenced this id. False when that cannot be told.
+pub fn is_fenced(repo: &Repository, id: SnapshotId) -> bool {
+    matches!(crate::repo::snapshots::load(repo, id), Ok(None))
+}
+
 /// Gives a session up: fences its id, so that nobody can commit under it, and ends it. Used by a writer that stops.
 pub fn abandon(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
     let mark = snapshot::Mark { host: process::host_name(), time: now };

@@ -154,9 +154,9 @@ pub(crate) fn execute<'r, 'a>(run: &'r Run<'a>, window: Window<'r, 'a>) {
 
 fn spots(index: &Index, id: &ChunkId) -> impl Iterator<Item = Spot> + use<> {
     let key = id.key();
-    let found: Vec<Spot> =
-        index.find_all(PackKind::Data, &key).map(|l| Spot { frame: l.frame_order(), at: l.offset, len: l.len }).collect();
-    found.into_iter()
+    // What the index cannot say now is asked for again, piece by piece, where the error has a file to belong to.
+    let found = index.find_all(PackKind::Data, &key).unwrap_or_default();
+    found.into_iter().map(|l| Spot { frame: l.frame_order(), at: l.offset, len: l.len })
 }
 
 /// Compares the files that are there with the pieces; answers which pieces must be fetched.
@@ -229,8 +229,8 @@ fn read_frame(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, read: 
     if !read.writes.iter().any(wanted) {
         return read.writes.iter().for_each(|write| job_of(window, write.piece).done(1));
     }
-    let Some(frame) = index.frame_at(read.frame) else { return };
-    if let Err(error) = run.tree.chunks().decode_frame(&frame, plain) {
+    let decoded = index.frame_at(read.frame).and_then(|frame| run.tree.chunks().decode_frame(&frame, plain));
+    if let Err(error) = decoded {
         let again = |_: &ChunkId| Error::new(error.kind(), error.to_string());
         return read.writes.iter().for_each(|w| from_elsewhere(run, window, w.piece, Some((index, read.frame)), &again));
     }
@@ -331,7 +331,7 @@ fn other_copy(
         chunks.reload()?;
     }
     let index = chunks.index();
-    for location in index.find_all(PackKind::Data, &id.key()) {
+    for location in index.find_all(PackKind::Data, &id.key())? {
         let same = failed.is_some_and(|(old, frame)| Arc::ptr_eq(old, &index) && frame == location.frame_order());
         if same || u64::from(location.len) != piece.len {
             continue;

@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::leftovers::{self, Writer};
+use crate::storage::{Class, Created, Leftovers, Name, Storage};
 use crate::sys::Dir;
 
-const TEMPORARY: &[u8] = b".tmp-";
 /// The number of `packs/00`; those below are of the classes.
 const FIRST_SHARD: usize = 256;
 
@@ -48,6 +48,8 @@ pub struct DirectoryStorage {
     /// Directories with names that are not durable yet, by number.
     dirty: Mutex<BTreeSet<usize>>,
     counter: AtomicU64,
+    /// Who writes, as temporary names say it.
+    writer: Writer,
 }
 
 impl DirectoryStorage {
@@ -87,12 +89,41 @@ impl DirectoryStorage {
             _ => Error::io(format!("cannot open the repository {shown}"), e),
         };
         let root = Dir::open(path).map_err(none)?;
-        let classes =
-            Class::ALL.iter().map(|c| root.open_dir(c.prefix().as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
+        let lost = |class: &Class, e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound if root.open_dir(b"packs").is_ok_and(|packs| packs.open_dir(b"00").is_ok()) => {
+                let next = match class {
+                    Class::Config | Class::Keys => " (yester key recover makes it anew)",
+                    _ => "",
+                };
+                Error::corrupt(format!("the repository {shown} has lost its directory {}/{next}", class.prefix()))
+            }
+            _ => none(e),
+        };
+        let open = |class: &Class| root.open_dir(class.prefix().as_bytes()).map_err(|e| lost(class, e));
+        let classes = Class::ALL.iter().map(open).collect::<Result<Vec<_>>>()?;
         let packs = root.open_dir(b"packs").map_err(none)?;
         packs.open_dir(b"00").map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
-        Ok(DirectoryStorage { path, classes, packs, dirty: Mutex::default(), counter: AtomicU64::new(0) })
+        let writer = Writer::this_process();
+        Ok(DirectoryStorage { path, classes, packs, dirty: Mutex::default(), counter: AtomicU64::new(0), writer })
+    }
+
+    /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
+    /// put back what was in them. What else is missing stays an error.
+    pub fn open_bereft(path: &Path) -> Result<Self> {
+        let failed = || format!("cannot mend the repository {}", crate::model::escape(bytes(path)));
+        if let Ok(root) = Dir::open(path)
+            && root.open_dir(b"packs").is_ok_and(|packs| packs.open_dir(b"00").is_ok())
+        {
+            for class in [Class::Config, Class::Keys] {
+                match root.make_dir(class.prefix().as_bytes(), 0o700) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io(failed(), e)),
+                    Err(_) => {}
+                    Ok(()) => root.sync().at(failed)?,
+                }
+            }
+        }
+        Self::open(path)
     }
 
     /// The directory, absolute and without links.
@@ -107,6 +138,11 @@ impl DirectoryStorage {
             _ => Class::ALL.iter().position(|c| *c == name.class()).unwrap_or_default(),
         };
         Ok((at, self.directory(at).at(|| format!("cannot open the directory of {name} in {}", self.describe()))?))
+    }
+
+    /// The numbers of all directories.
+    fn directories(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.classes.len()).chain(FIRST_SHARD..FIRST_SHARD + 256)
     }
 
     fn directory(&self, at: usize) -> io::Result<Place<'_>> {
@@ -164,9 +200,7 @@ impl Storage for DirectoryStorage {
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
         let (place, dir) = self.place(name)?;
         let leaf = name.leaf();
-        let mut temporary = TEMPORARY.to_vec();
-        let unique = self.counter.fetch_add(1, Ordering::Relaxed);
-        temporary.extend_from_slice(format!("{}-{unique}-{}", crate::sys::process::id(), &leaf[..8]).as_bytes());
+        let temporary = self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed));
         match self.write(&dir, &temporary, leaf.as_bytes(), parts) {
             Ok(created) => {
                 self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
@@ -241,6 +275,25 @@ impl Storage for DirectoryStorage {
             synced.at(|| format!("cannot make new names durable in {}", self.describe()))?;
         }
         Ok(())
+    }
+
+    fn sync_everything(&self) -> Result<()> {
+        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).extend(self.directories());
+        self.sync()
+    }
+
+    fn free_space(&self) -> Result<Option<u64>> {
+        let failed = || format!("cannot ask for the free space of {}", self.describe());
+        self.classes.first().map(|dir| dir.space().at(failed).map(|(free, _)| free)).transpose()
+    }
+
+    fn leftovers(&self, remove: bool) -> Result<Leftovers> {
+        let failed = || format!("cannot look for unfinished objects in {}", self.describe());
+        let mut out = Leftovers::default();
+        for at in self.directories() {
+            self.directory(at).and_then(|dir| leftovers::find(&dir, remove, &mut out)).at(failed)?;
+        }
+        Ok(out)
     }
 
     fn concurrency(&self) -> usize {

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::model::{PackId, SegmentId, SlotId, SnapshotId};
 
 pub mod directory;
+mod leftovers;
 pub mod memory;
 pub mod record;
 
@@ -157,6 +158,15 @@ pub enum Created {
     Exists,
 }
 
+/// Parts of objects that nobody will finish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// A place for objects. Every call blocks; calls may come from several threads at once.
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Creates `name` with the concatenation of `parts`, if the name is free. The object appears whole or not at all,
@@ -175,6 +185,22 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// A barrier: every object created or deleted before is durable when it returns.
     fn sync(&self) -> Result<()>;
+
+    /// As [`Storage::sync`], for every object that is there, whoever made it. A process that was killed may have left
+    /// objects that can be seen and are not durable; who deletes on the strength of them calls this first.
+    fn sync_everything(&self) -> Result<()> {
+        self.sync()
+    }
+
+    /// Bytes that can still be stored, where that is known.
+    fn free_space(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Finds what writers that are known to be dead left of objects they did not finish, and with `remove` removes it.
+    fn leftovers(&self, _remove: bool) -> Result<Leftovers> {
+        Ok(Leftovers::default())
+    }
 
     /// How many calls are worth having under way at once.
     fn concurrency(&self) -> usize;

@@ -1,12 +1,13 @@
-//! A storage that writes down what is asked of another and can be told to fail: for tests that count, and for
-//! crashes between any two operations.
+//! A storage that writes down what is asked of another and can be told to fail or to stall: for tests that count, for
+//! crashes between any two operations, and for what a bad network does to readers.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::{Class, Created, Leftovers, Name, Storage};
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,19 +24,43 @@ pub enum Operation {
     Sync,
 }
 
+/// What a read or a list meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    /// It is answered.
+    Fair,
+    /// It fails.
+    Failing,
+    /// It waits until the weather is another.
+    Stalled,
+}
+
+/// What is asked for: a class's list when there is no name.
+type Forecast = dyn Fn(Class, Option<&Name>) -> Weather + Send + Sync;
+
 /// Records every call that is passed on to `inner`.
-#[derive(Debug)]
 pub struct RecordingStorage {
     inner: Arc<dyn Storage>,
     log: Mutex<Vec<Operation>>,
     /// Creates, deletes and syncs left before all of them fail.
     changes_left: AtomicU64,
+    /// What reads and lists meet, and how many of them wait.
+    weather: Mutex<(Arc<Forecast>, usize)>,
+    changed: Condvar,
+}
+
+impl fmt::Debug for RecordingStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordingStorage of {:?}", self.inner)
+    }
 }
 
 impl RecordingStorage {
     /// Records what is asked of `inner`.
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        RecordingStorage { inner, log: Mutex::default(), changes_left: AtomicU64::new(u64::MAX) }
+        let fair: Arc<Forecast> = Arc::new(|_, _| Weather::Fair);
+        let changes_left = AtomicU64::new(u64::MAX);
+        RecordingStorage { inner, log: Mutex::default(), changes_left, weather: Mutex::new((fair, 0)), changed: Condvar::new() }
     }
 
     /// What was asked since the last call of this.
@@ -46,6 +71,37 @@ impl RecordingStorage {
     /// From now on, `n` more changes succeed; the ones after them fail and change nothing.
     pub fn fail_after(&self, n: u64) {
         self.changes_left.store(n, Ordering::SeqCst);
+    }
+
+    /// From now on reads and lists meet what `forecast` says of them, those that wait already too.
+    pub fn weather(&self, forecast: impl Fn(Class, Option<&Name>) -> Weather + Send + Sync + 'static) {
+        self.sky().0 = Arc::new(forecast);
+        self.changed.notify_all();
+    }
+
+    /// Reads and lists that are stalled now.
+    pub fn stalled(&self) -> usize {
+        self.sky().1
+    }
+
+    fn sky(&self) -> MutexGuard<'_, (Arc<Forecast>, usize)> {
+        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while what is asked for stalls.
+    fn meet(&self, class: Class, name: Option<&Name>) -> Result<()> {
+        let mut sky = self.sky();
+        loop {
+            match sky.0(class, name) {
+                Weather::Fair => return Ok(()),
+                Weather::Failing => return Err(Error::new(ErrorKind::Io, "the storage was told to fail")),
+                Weather::Stalled => {
+                    sky.1 += 1;
+                    sky = self.changed.wait(sky).unwrap_or_else(PoisonError::into_inner);
+                    sky.1 -= 1;
+                }
+            }
+        }
     }
 
     /// The names of a class, without a note in the record; none when they cannot be listed.
@@ -74,6 +130,7 @@ impl Storage for RecordingStorage {
     }
 
     fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
+        self.meet(name.class(), Some(name))?;
         self.inner.read(name, range, out)?;
         self.note(Operation::Read(*name, out.len() as u64));
         Ok(())
@@ -81,6 +138,7 @@ impl Storage for RecordingStorage {
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
         self.note(Operation::List(class));
+        self.meet(class, None)?;
         self.inner.list(class)
     }
 
@@ -94,6 +152,20 @@ impl Storage for RecordingStorage {
         self.change()?;
         self.note(Operation::Sync);
         self.inner.sync()
+    }
+
+    fn sync_everything(&self) -> Result<()> {
+        self.change()?;
+        self.note(Operation::Sync);
+        self.inner.sync_everything()
+    }
+
+    fn free_space(&self) -> Result<Option<u64>> {
+        self.inner.free_space()
+    }
+
+    fn leftovers(&self, remove: bool) -> Result<Leftovers> {
+        self.inner.leftovers(remove)
     }
 
     fn concurrency(&self) -> usize {

@@ -4,6 +4,8 @@
 pub mod dir;
 pub mod mount;
 pub mod process;
+pub mod spool;
+pub mod terminal;
 pub mod users;
 pub mod xattr;
 

@@ -35,6 +35,14 @@ impl Mount {
     }
 }
 
+/// File systems whose files are on another machine (statfs(2)): NFS, SMB, SMB2, FUSE (sshfs and the like), Ceph, 9P, AFS.
+const REMOTE: [i64; 7] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x00c3_6400, 0x0102_1997, 0x5346_414f];
+
+/// Whether what is at `path` is on another machine, as far as the type of file system tells.
+pub fn is_remote(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| REMOTE.contains(&{ found.f_type }))
+}
+
 /// All mounts that this process sees, in the order in which they were made.
 pub fn table() -> io::Result<Vec<Mount>> {
     let bytes = std::fs::read("/proc/self/mountinfo")?;

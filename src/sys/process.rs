@@ -26,8 +26,36 @@ pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The command, field 2, is in parentheses and may hold anything; field 22 is the 20th after it.
     let end = stat.iter().rposition(|&b| b == b')')?;
-    let field = stat.get(end + 2..)?.split(|&b| b == b' ').nth(19)?;
-    std::str::from_utf8(field).ok()?.parse().ok()
+    let mut fields = stat.get(end + 2..)?.split(|&b| b == b' ');
+    // Killed and not yet buried (zombie), or being buried: it does nothing any more.
+    if matches!(fields.next()?, b"Z" | b"X") {
+        return None;
+    }
+    std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()
+}
+
+/// Whether a process is known to be gone: it ran on this host, before its last boot or under a number that has ended or
+/// begun again since. False when it lives, and when that cannot be told from here.
+pub fn is_gone(host: &[u8], boot: &[u8], pid: u32, started: u64) -> bool {
+    let here = boot_id();
+    if host != host_name() || boot.is_empty() || here.is_empty() {
+        return false;
+    }
+    if boot != here {
+        return true;
+    }
+    match start_time(pid) {
+        // 0: it could not tell itself.
+        Some(time) => started != 0 && time != started,
+        // Other users' processes may be hidden in /proc, but not from a signal.
+        None => match i32::try_from(pid).ok().and_then(process::Pid::from_raw) {
+            Some(number) => {
+                let zombie = fs::metadata(format!("/proc/{pid}")).is_ok();
+                zombie || process::test_kill_process(number) == Err(rustix::io::Errno::SRCH)
+            }
+            None => true,
+        },
+    }
 }
 
 /// The effective user.

@@ -283,19 +283,47 @@ impl Builder<'_> {
 
 /// Stores `root` (a directory without name) as a snapshot.
 pub fn snapshot(repo: &Repository, root: &Spec, owners: Owners) -> Snapshot {
-    let id = SnapshotId::random().unwrap();
-    let mut builder = Builder {
-        data: Chunks::new(repo, PackKind::Data, id),
-        trees: Chunks::new(repo, PackKind::Tree, id),
-        statistics: Statistics::default(),
-    };
+    let mut builder = Builder::new(repo);
     let node = builder.node(root);
     let links = builder.links(root);
+    commit(builder, node, links, owners)
+}
+
+/// Stores a directory of files, each of which holds its own name, as a snapshot. `names` are sorted: they can be so many
+/// that there is no room for a [`Spec`] of each.
+pub fn long_directory(repo: &Repository, names: impl Iterator<Item = String>) -> Snapshot {
+    let mut builder = Builder::new(repo);
+    let mut tree = TreeWriter::new(PageKind::Directory);
+    let mut directory = Directory::default();
+    let mut bytes = Vec::new();
+    for name in names {
+        let node = Spec::inline(&name, &name).node;
+        bytes.clear();
+        node::encode(&node, &mut bytes);
+        tree.push(&bytes, node.weight(), &node.name, || page::key_hash(&node.name), &mut builder.trees).unwrap();
+        (directory.entries, directory.descendants) = (directory.entries + 1, directory.descendants + 1);
+    }
+    directory.root = tree.finish(&mut builder.trees).unwrap();
+    let mut root = Spec::dir("", Vec::new()).node;
+    root.kind = Kind::Directory(directory);
+    commit(builder, root, None, Owners::default())
+}
+
+impl<'r> Builder<'r> {
+    fn new(repo: &'r Repository) -> Self {
+        let id = SnapshotId::random().unwrap();
+        let (data, trees) = (Chunks::new(repo, PackKind::Data, id), Chunks::new(repo, PackKind::Tree, id));
+        Builder { data, trees, statistics: Statistics::default() }
+    }
+}
+
+fn commit(mut builder: Builder<'_>, node: Node, links: Option<Root>, owners: Owners) -> Snapshot {
+    let (repo, id) = (builder.data.repo, builder.data.session);
     builder.data.close();
     builder.trees.close();
     let mut packs = builder.data.packs;
     packs.append(&mut builder.trees.packs);
-    Segment::of_packs(&packs).store(repo).unwrap();
+    Segment::of_packs(&packs).store(repo, Vec::new()).unwrap();
     let now = Timestamp { secs: 1_700_000_000, nanos: 0 };
     let snapshot = Snapshot {
         id,

@@ -12,7 +12,8 @@ use yester::format::config::{self, ChunkerParameters};
 use yester::format::cursor::Cursor;
 use yester::format::pack::{self, Codec, Preamble, Tail};
 use yester::format::page::{self, PageKind, ScanRecord};
-use yester::format::segment::{self, SegmentRoot};
+use yester::format::recovery::Recovery;
+use yester::format::segment;
 use yester::format::{node, snapshot};
 use yester::model::{RepositoryId, SnapshotId};
 
@@ -20,9 +21,10 @@ use yester::model::{RepositoryId, SnapshotId};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("config", config),
     ("key_slot", key_slot),
+    ("recovery", recovery),
     ("pack_directory", pack_directory),
     ("frame", frame),
     ("segment", segment),
@@ -46,6 +48,13 @@ pub fn config(bytes: &[u8]) {
 pub fn key_slot(bytes: &[u8]) {
     let Ok(slot) = config::decode_slot(bytes) else { return };
     assert_eq!(config::decode_slot(&config::encode_slot(&slot)).ok(), Some(slot));
+}
+
+/// A recovery text.
+pub fn recovery(bytes: &[u8]) {
+    let Ok(found) = Recovery::read(bytes) else { return };
+    let again = Recovery::read(found.lines().expect("lines").as_bytes()).expect("what was written reads");
+    assert_eq!((&again.config, &*again.master), (&found.config, &*found.master));
 }
 
 /// A tail (16 bytes) and the directory it announces; also a whole pack from its outside.
@@ -105,29 +114,32 @@ fn part<'a>(cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
     cursor.take(usize::from(len)).ok()
 }
 
-/// A root (length in 2 bytes before it), a page of frames (likewise), a page of entries; also the tail of the whole.
+/// A root (length in 2 bytes before it), a page of frames (likewise), a page of entries (one byte: how many); also the
+/// tail of the whole.
 pub fn segment(bytes: &[u8]) {
-    if let Ok((root, len, pages)) = segment::decode_tail(bytes) {
-        assert_eq!(&bytes[root + len..][..segment::TAIL], segment::encode_tail(root as u64, len as u32, pages));
+    if let Ok((root, len, pages)) = segment::decode_tail(bytes, bytes.len() as u64) {
+        let tail = &bytes[(root + len) as usize..][..segment::TAIL];
+        assert_eq!(tail, segment::encode_tail(root, len as u32, pages));
     }
     let mut cursor = Cursor::new(bytes, "an input");
     let Some(root) = part(&mut cursor) else { return };
-    let packs = match segment::decode_root(root) {
+    let starts = match segment::decode_root(root) {
         Ok(decoded) => {
             let again = segment::encode_root(&decoded);
             assert_eq!(again, root);
-            decoded.packs
+            segment::pack_starts(&decoded.packs)
         }
-        Err(_) => SegmentRoot::default().packs,
+        Err(_) => vec![0, 4, 9],
     };
     let Some(page) = part(&mut cursor) else { return };
-    let mut frames = Vec::new();
-    if segment::decode_frames(page, &packs, &mut frames).is_ok() {
-        assert_eq!(segment::encode_frames(&frames), page);
+    for first in [0, 4, 5] {
+        if let Ok(frames) = segment::decode_frames(page, first, &starts) {
+            assert!(frames.is_empty() || segment::encode_frames(&frames) == page);
+        }
     }
+    let Ok(count) = cursor.u8() else { return };
     let Ok(page) = cursor.take(cursor.remaining()) else { return };
-    let mut entries = Vec::new();
-    if segment::decode_entries(page, &frames, &mut entries).is_ok() {
+    if let Ok(entries) = segment::decode_entries(page, usize::from(count), 1 << 20) {
         assert_eq!(segment::encode_entries(&entries), page);
     }
 }

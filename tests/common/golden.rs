@@ -133,13 +133,16 @@ pub struct OpenSegment {
     pub frame_pages: Vec<Vec<u8>>,
     /// Pages of entries.
     pub entry_pages: Vec<Vec<u8>>,
+    /// Pages of the filter.
+    pub filter_pages: Vec<Vec<u8>>,
 }
 
 /// Opens a whole segment.
 pub fn open_segment(repo: &Repository, object: &[u8]) -> OpenSegment {
     let key = key_at(&repo.keys().index, object, 28);
     let header = envelope::header(ObjectType::Segment, repo.id());
-    let (start, len, pages) = segment::decode_tail(object).expect("a tail");
+    let (start, len, pages) = segment::decode_tail(object, object.len() as u64).expect("a tail");
+    let (start, len) = (start as usize, len as usize);
     let open = |nonce, from: usize, len: usize| {
         let mut page = object[from..from + len].to_vec();
         key.open(nonce, &header, &mut page).expect("a page opens");
@@ -147,7 +150,8 @@ pub fn open_segment(repo: &Repository, object: &[u8]) -> OpenSegment {
     };
     let root_bytes = open(segment::ROOT_NONCE, start, len);
     let root = segment::decode_root(&root_bytes).expect("a root");
-    let lengths: Vec<u32> = root.frame_pages.iter().copied().chain(root.entry_pages.iter().map(|(_, len)| *len)).collect();
+    let lengths = root.frame_pages.iter().copied().chain(root.entry_pages.iter().map(|(_, len)| *len));
+    let lengths: Vec<u32> = lengths.chain(root.filter_pages.iter().copied()).collect();
     assert_eq!(lengths.len(), pages as usize);
     let mut at = segment::PREAMBLE;
     let mut opened = Vec::new();
@@ -156,6 +160,7 @@ pub fn open_segment(repo: &Repository, object: &[u8]) -> OpenSegment {
         at += *len as usize;
     }
     assert_eq!(at, start);
-    let entry_pages = opened.split_off(root.frame_pages.len());
-    OpenSegment { root, root_bytes, frame_pages: opened, entry_pages }
+    let mut entry_pages = opened.split_off(root.frame_pages.len());
+    let filter_pages = entry_pages.split_off(root.entry_pages.len());
+    OpenSegment { root, root_bytes, frame_pages: opened, entry_pages, filter_pages }
 }

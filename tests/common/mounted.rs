@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::mount::MountFlags;
 use yester::Result;
 use yester::model::Timestamp;
 use yester::mount::{MountOptions, Shutdown, mount, unmount};
@@ -47,6 +48,11 @@ impl Mounted {
         self.point.path().join(below)
     }
 
+    /// Makes the kernel forget every name and inode of the mount that nobody uses.
+    pub fn shrink(&self) {
+        shrink(self.point.path());
+    }
+
     pub fn end(&mut self) -> Result<()> {
         self.shutdown.trigger();
         self.server.take().map_or(Ok(()), |server| server.join().unwrap())
@@ -59,6 +65,12 @@ impl Drop for Mounted {
         // If the server gave up, something may still be mounted.
         let _ = unmount(self.point.path());
     }
+}
+
+/// Makes the kernel forget every name and inode of a mount that nobody uses: it does before it mounts anew.
+pub fn shrink(point: &Path) {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    rustix::mount::mount_remount(point, flags, c"").unwrap();
 }
 
 pub fn run(program: &str, args: &[&str], at: &Path) -> Output {

@@ -393,7 +393,7 @@ impl<'a> Writer<'a> {
         let tree = self.tree.store(self.repo, self.session);
         let packs: Vec<StoredPack> = [data, tree].into_iter().flatten().collect();
         if !packs.is_empty() {
-            Segment::of_packs(&packs).store(self.repo).unwrap();
+            Segment::of_packs(&packs).store(self.repo, Vec::new()).unwrap();
         }
         let (mut data, mut tree) = (None, None);
         for pack in packs {

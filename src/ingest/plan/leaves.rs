@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ingest::handles::Handle;
-use crate::ingest::level::may_adopt;
 use crate::ingest::parent::ParentEntry;
 use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
 use crate::ingest::read::{BATCH, Task, is_small};
@@ -93,7 +92,7 @@ impl Planner<'_> {
         let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
         if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
             && parent.is_unchanged(entry, &stat)
-            && may_adopt(self.index, entry.node())
+            && self.adoption.allows(entry.node())?
         {
             node.kind = entry.node().kind.clone();
             node.meta.xattrs = entry.node().meta.xattrs.clone();

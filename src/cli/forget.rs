@@ -1,0 +1,257 @@
+//! `forget`: which snapshots stay, which go, and why.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use yester::model::{Snapshot, SnapshotId, escape};
+use yester::repo::forget::{self, Series};
+use yester::repo::retention::{Count, Policy, Within};
+use yester::repo::snapshots::{self, Filter};
+use yester::{Error, Result};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::{Output, exact, lossy};
+use super::progress::Display;
+use super::prune::How;
+use super::select::{self, Filters};
+use super::{prune, units};
+
+/// Forget snapshots, by their names or by what is to be kept
+///
+/// The given ones go, or in every series those that the --keep options do not keep. Nothing is deleted until the next
+/// prune; --prune does that as well.
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    /// Which snapshots to forget
+    #[arg(value_name = "SNAP", conflicts_with = "policy")]
+    names: Vec<String>,
+    #[command(flatten)]
+    keep: Keep,
+    #[command(flatten)]
+    filters: LongFilters,
+    /// Delete afterwards what no snapshot needs
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    how: How,
+    /// Let a policy take all snapshots of a series, or names all there are
+    #[arg(long)]
+    unsafe_allow_remove_all: bool,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// What stays of every series.
+#[derive(Debug, Args)]
+#[group(id = "policy", multiple = true)]
+#[command(next_help_heading = "What stays (N: a number, or unlimited)")]
+struct Keep {
+    /// The N newest
+    #[arg(short = 'l', long, value_name = "N")]
+    keep_last: Option<Count>,
+    /// Everything this close to the newest: 30d, 1y6m, 36h
+    #[arg(long, value_name = "SPAN")]
+    keep_within: Option<Within>,
+    /// The newest of each of the last N hours that have any
+    #[arg(short = 'H', long, value_name = "N")]
+    keep_hourly: Option<Count>,
+    /// The newest of each of the last N days that have any
+    #[arg(short = 'd', long, value_name = "N")]
+    keep_daily: Option<Count>,
+    /// The newest of each of the last N weeks that have any
+    #[arg(short = 'w', long, value_name = "N")]
+    keep_weekly: Option<Count>,
+    /// The newest of each of the last N months that have any
+    #[arg(short = 'm', long, value_name = "N")]
+    keep_monthly: Option<Count>,
+    /// The newest of each of the last N years that have any
+    #[arg(short = 'y', long, value_name = "N")]
+    keep_yearly: Option<Count>,
+    /// Everything with all these tags (may be repeated: any of the sets)
+    #[arg(long, value_name = "TAG[,TAG…]")]
+    keep_tag: Vec<OsString>,
+}
+
+/// The filters of other commands, but for `-H`, which means hours here.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Filters")]
+struct LongFilters {
+    /// Only snapshots of this host (may be repeated: any of them)
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<OsString>,
+    /// Only snapshots with all these tags (may be repeated: any of the sets)
+    #[arg(long = "tag", value_name = "TAG[,TAG…]")]
+    tags: Vec<OsString>,
+    /// Only snapshots that were given this path (may be repeated: all of them)
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+impl Keep {
+    fn policy(&self) -> Policy {
+        let count = |given: Option<Count>| given.unwrap_or_default();
+        Policy {
+            last: count(self.keep_last),
+            hourly: count(self.keep_hourly),
+            daily: count(self.keep_daily),
+            weekly: count(self.keep_weekly),
+            monthly: count(self.keep_monthly),
+            yearly: count(self.keep_yearly),
+            within: self.keep_within.clone(),
+            tags: self.keep_tag.iter().map(|set| select::tags(set)).collect(),
+        }
+    }
+}
+
+/// Forgets.
+pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
+    let LongFilters { hosts, tags, paths } = &args.filters;
+    let filter = Filters::new(hosts, tags, paths).filter()?;
+    let repo = context.open()?;
+    let (all, damaged) = snapshots::list_with_damage(&repo)?;
+    let display = Display::new(&context.global);
+    let lost = super::snapshots::vanished_ids(context, &repo)?;
+    let mut out = Output::new();
+    let (going, staying) = match args.names.is_empty() {
+        true => by_policy(&mut out, context, args, &all, &filter)?,
+        false => {
+            let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
+            let staying = all.iter().filter(|s| !ids.contains(&s.id)).count();
+            (ids, staying as u64)
+        }
+    };
+    let forgotten = match args.dry_run {
+        true => going.clone(),
+        false => forget::forget(&repo, &going, context::now(), &display)?,
+    };
+    display.finish();
+    summary(&mut out, context, &forgotten, staying, args.dry_run)?;
+    out.finish()?;
+    if args.prune && forgotten.len() == going.len() {
+        let options = args.how.options();
+        let options = if args.dry_run { prune::without(options, &going) } else { options };
+        prune::prune(context, &repo, &options, args.dry_run)?;
+    }
+    let failed = going.len() - forgotten.len();
+    // A policy cannot tell what it would make of a snapshot that cannot be read.
+    let unread = if args.names.is_empty() { damaged.len() } else { 0 };
+    match (failed, unread) {
+        (0, 0) => Ok(Outcome::Done),
+        (0, _) => {
+            let first = damaged.first().map(Error::to_string).unwrap_or_default();
+            let count = units::counted(unread as u64, "snapshot", "snapshots");
+            Ok(Outcome::Partial(format!("{count} cannot be read and stayed (forget them by their ids): {first}")))
+        }
+        _ => {
+            let count = units::counted(failed as u64, "snapshot", "snapshots");
+            Ok(Outcome::Partial(format!("{count} could not be forgotten")))
+        }
+    }
+}
+
+/// What the policy lets go, and how many stay; shows both.
+fn by_policy(
+    out: &mut Output,
+    context: &Context,
+    args: &ForgetArgs,
+    all: &[Snapshot],
+    filter: &Filter,
+) -> Result<(Vec<SnapshotId>, u64)> {
+    let (policy, zone) = (args.keep.policy(), TimeZone::system());
+    let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
+    for one in &series {
+        if context.global.json {
+            out.json(&json(one))?;
+        } else if !context.global.quiet {
+            text(out, one)?;
+        }
+    }
+    let staying = series.iter().map(|one| one.keep.len() as u64).sum();
+    Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), staying))
+}
+
+fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
+    let (host, paths) = series.name();
+    let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
+    out.line(&format!("{}: {}", escape(host), paths.join(", ")))?;
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["", "ID", "Time", "Tags", "Reasons"]);
+    let kept = series.keep.iter().map(|(snapshot, why)| (*snapshot, why.join(", ")));
+    let mut rows: Vec<(&Snapshot, String)> = kept.chain(series.remove.iter().map(|s| (*s, String::new()))).collect();
+    rows.sort_by_key(|(snapshot, _)| (snapshot.time, snapshot.id));
+    for (snapshot, why) in rows {
+        let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
+        let what = if why.is_empty() { "forget" } else { "keep" };
+        table.add_row([what, &snapshot.id.short(), &units::local_time(snapshot.time), &tags.join(", "), &why]);
+    }
+    out.line(&table.trim_fmt())?;
+    out.line("")
+}
+
+#[derive(Serialize)]
+struct JsonSeries {
+    message_type: &'static str,
+    host: String,
+    paths: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paths_b64: Option<Vec<Option<String>>>,
+    keep: Vec<JsonSnapshot>,
+    remove: Vec<JsonSnapshot>,
+}
+
+#[derive(Serialize)]
+struct JsonSnapshot {
+    id: String,
+    short_id: String,
+    time: String,
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
+}
+
+fn json(series: &Series<'_>) -> JsonSeries {
+    let snapshot = |snapshot: &Snapshot, reasons: &[String]| JsonSnapshot {
+        id: snapshot.id.to_string(),
+        short_id: snapshot.id.short(),
+        time: units::utc_time(snapshot.time),
+        tags: snapshot.tags.iter().map(|t| lossy(t)).collect(),
+        reasons: reasons.to_vec(),
+    };
+    let (host, paths) = series.name();
+    let exact: Vec<Option<String>> = paths.iter().map(|p| exact(p)).collect();
+    JsonSeries {
+        message_type: "series",
+        host: lossy(host),
+        paths: paths.iter().map(|p| lossy(p)).collect(),
+        paths_b64: exact.iter().any(Option::is_some).then_some(exact),
+        keep: series.keep.iter().map(|(kept, why)| snapshot(kept, why)).collect(),
+        remove: series.remove.iter().map(|gone| snapshot(gone, &[])).collect(),
+    }
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    dry_run: bool,
+    snapshots_forgotten: Vec<String>,
+    snapshots_kept: u64,
+}
+
+fn summary(out: &mut Output, context: &Context, forgotten: &[SnapshotId], staying: u64, dry_run: bool) -> Result<()> {
+    if context.global.json {
+        let snapshots_forgotten = forgotten.iter().map(SnapshotId::to_string).collect();
+        return out.json(&Summary { message_type: "forgotten", dry_run, snapshots_forgotten, snapshots_kept: staying });
+    }
+    if context.global.quiet {
+        return Ok(());
+    }
+    let count = units::counted(forgotten.len() as u64, "snapshot", "snapshots");
+    let what = if dry_run { "dry run, would forget" } else { "forgot" };
+    out.line(&format!("{what} {count}; {} stay", units::count(staying)))
+}

@@ -1,0 +1,159 @@
+//! `key list`.
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use yester::format::config::{Derivation, KeySlot};
+use yester::model::{SlotId, escape};
+use yester::repo::copies::{Copies, State};
+use yester::repo::keyring::KeyRing;
+use yester::repo::slots::Slot;
+use yester::{Error, ErrorKind, Result};
+
+use super::super::context::Context;
+use super::super::exit::{self, Outcome};
+use super::super::output::{Output, exact, lossy};
+use super::super::units;
+use super::{open, state};
+
+/// List the key slots and how their copies are
+///
+/// The slot that the given key opens is marked with a star. Every slot, and the configuration, is stored three times, and
+/// any one copy is enough. Exit code 1 says that copies are damaged or missing.
+#[derive(Debug, Args)]
+pub struct ListArgs {}
+
+#[derive(Serialize)]
+struct JsonSlot {
+    message_type: &'static str,
+    id: String,
+    short_id: String,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label_b64: Option<String>,
+    current: bool,
+    good_copies: usize,
+    copies: Vec<JsonCopy>,
+}
+
+#[derive(Serialize)]
+struct JsonConfiguration {
+    message_type: &'static str,
+    good_copies: usize,
+    copies: Vec<JsonCopy>,
+}
+
+#[derive(Serialize)]
+struct JsonCopy {
+    name: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// Lists the slots.
+pub fn run(context: &Context, _: &ListArgs) -> Result<Outcome> {
+    let (_, ring, _) = open(context)?;
+    let (configuration, slots) = (ring.configuration()?, ring.slots()?);
+    let mut out = Output::new();
+    if context.global.json {
+        slots.iter().try_for_each(|slot| out.json(&json(slot, ring.opened())))?;
+        let (good_copies, copies) = (configuration.whole(), json_copies(&configuration));
+        out.json(&JsonConfiguration { message_type: "configuration", good_copies, copies })?;
+    } else {
+        out.line(&table(&slots, &ring).trim_fmt())?;
+    }
+    out.finish()?;
+    report(context, &configuration, &slots)
+}
+
+/// Says what is wrong with copies; damage is an error.
+pub fn report<T>(context: &Context, configuration: &Copies<T>, slots: &[Slot]) -> Result<Outcome> {
+    let mut wrong = troubles(configuration, "the configuration");
+    wrong.extend(slots.iter().flat_map(|slot| troubles(&slot.copies, &format!("key slot {}", slot.id.short()))));
+    let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
+    for text in rest {
+        exit::report(exit::FAILED, text, context.global.json);
+    }
+    Err(Error::new(ErrorKind::Corrupt, first))
+}
+
+fn table(slots: &[Slot], ring: &KeyRing) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["", "ID", "Kind", "Created", "Copies", "Label"]);
+    for slot in slots {
+        let value = slot.value();
+        table.add_row([
+            if slot.id == ring.opened() { "*" } else { "" }.to_owned(),
+            slot.id.short(),
+            kind(value).to_owned(),
+            value.map(|value| units::local_time(value.created)).unwrap_or_default(),
+            format!("{} of 3 good", slot.copies.whole()),
+            value.map(|value| escape(&value.label)).unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn kind(slot: Option<&KeySlot>) -> &'static str {
+    match slot.map(|slot| slot.derivation) {
+        Some(Derivation::Passphrase { .. }) => "passphrase",
+        Some(Derivation::KeyFile) => "key file",
+        None => "unreadable",
+    }
+}
+
+fn json(slot: &Slot, opened: SlotId) -> JsonSlot {
+    let value = slot.value();
+    JsonSlot {
+        message_type: "key_slot",
+        id: slot.id.to_string(),
+        short_id: slot.id.short(),
+        kind: kind(value),
+        created: value.map(|value| units::utc_time(value.created)),
+        label: value.map(|value| lossy(&value.label)),
+        label_b64: value.and_then(|value| exact(&value.label)),
+        current: slot.id == opened,
+        good_copies: slot.copies.whole(),
+        copies: json_copies(&slot.copies),
+    }
+}
+
+fn json_copies<T>(copies: &Copies<T>) -> Vec<JsonCopy> {
+    let one = |(name, found): (yester::storage::Name, &State)| {
+        let message = match found {
+            State::Damaged(why) | State::Unknown(why) => Some(why.clone()),
+            State::Whole | State::Missing => None,
+        };
+        JsonCopy { name: name.to_string(), state: state(found), message }
+    };
+    copies.states().map(one).collect()
+}
+
+/// What is wrong with the copies of `what`, each as a sentence with the next step.
+fn troubles<T>(copies: &Copies<T>, what: &str) -> Vec<String> {
+    let next = match (copies.whole(), copies.differ()) {
+        (0, _) => "no copy of it is good: yester key remove takes it away",
+        (_, true) => "the good copies differ",
+        _ => "yester repair keys writes it again",
+    };
+    let mut out: Vec<String> = copies
+        .states()
+        .filter_map(|(name, found)| match found {
+            State::Whole => None,
+            State::Missing => Some(format!("{name} is missing ({next})")),
+            State::Damaged(why) => Some(format!("{name} is damaged: {why} ({next})")),
+            State::Unknown(why) => Some(format!("{name}: {why} (it is left alone)")),
+        })
+        .collect();
+    if copies.differ() {
+        let text =
+            "differ, and each is whole by itself: somebody put one there; if you do not know it, remove it and add another";
+        out.push(format!("the copies of {what} {text}"));
+    }
+    out
+}

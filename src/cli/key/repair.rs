@@ -1,0 +1,53 @@
+//! `repair keys`.
+
+use serde::Serialize;
+use yester::Result;
+use yester::repo::copies::{Copies, Repaired, State};
+
+use super::super::context::Context;
+use super::super::exit::Outcome;
+use super::{list, open, say, state};
+
+#[derive(Serialize)]
+struct Done {
+    message_type: &'static str,
+    dry_run: bool,
+    copies: Vec<JsonCopy>,
+}
+
+#[derive(Serialize)]
+struct JsonCopy {
+    name: String,
+    was: &'static str,
+}
+
+/// Writes bad copies again, or says which would be; what cannot be helped is said as `key list` says it.
+pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
+    let (_, ring, _) = open(context)?;
+    let (copies, result) = match dry_run {
+        false => ring.repair(),
+        true => {
+            let mut copies = bad(&ring.configuration()?);
+            copies.extend(ring.slots()?.iter().flat_map(|slot| bad(&slot.copies)));
+            (copies, Ok(()))
+        }
+    };
+    let done = if dry_run { "would be written again: it is" } else { "was written again: it was" };
+    let mut lines: Vec<String> = copies.iter().map(|copy| format!("{} {done} {}", copy.name, state(&copy.was))).collect();
+    if lines.is_empty() {
+        lines.push("there is no copy to write again".to_owned());
+    }
+    let copies = copies.iter().map(|copy| JsonCopy { name: copy.name.to_string(), was: state(&copy.was) }).collect();
+    say(context, &lines, &Done { message_type: "repair_keys", dry_run, copies })?;
+    result?;
+    if dry_run { Ok(Outcome::Done) } else { list::report(context, &ring.configuration()?, &ring.slots()?) }
+}
+
+/// The copies that a repair would write again.
+fn bad<T>(copies: &Copies<T>) -> Vec<Repaired> {
+    if copies.whole() == 0 || copies.differ() {
+        return Vec::new();
+    }
+    let bad = copies.states().filter(|(_, found)| matches!(found, State::Missing | State::Damaged(_)));
+    bad.map(|(name, found)| Repaired { name, was: found.clone() }).collect()
+}

@@ -1,0 +1,246 @@
+//! `prune`: deletes what no snapshot needs, and says before how much that is.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use yester::model::SnapshotId;
+use yester::repo::Repository;
+use yester::repo::prune::{Plan, Prune, PruneOptions, Report, Tally, Unused, open_sessions};
+use yester::{Error, ErrorKind, Result};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::Output;
+use super::progress::Display;
+use super::snapshots::vanished;
+use super::{signals, units};
+
+/// Delete what no snapshot needs
+///
+/// Says first what that will free.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    #[command(flatten)]
+    pub how: How,
+    /// End this session, which is not known to be dead (may be repeated)
+    #[arg(long, value_name = "ID")]
+    fence: Vec<String>,
+    /// Only say what would be freed
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// How to prune: also for `forget --prune`.
+#[derive(Debug, Clone, Args)]
+pub struct How {
+    /// Unused space that may stay in packs that are needed in part: 5%, a size, or unlimited
+    #[arg(long, value_name = "LIMIT", default_value = "5%", value_parser = unused)]
+    max_unused: Unused,
+    /// Repack at most so many bytes of packs
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    max_repack_size: Option<u64>,
+}
+
+impl How {
+    /// The library's options.
+    pub fn options(&self) -> PruneOptions {
+        let max_repack = self.max_repack_size.unwrap_or(u64::MAX);
+        PruneOptions { max_unused: self.max_unused, max_repack, ..PruneOptions::new(context::now()) }
+    }
+}
+
+fn unused(text: &str) -> Result<Unused, String> {
+    match units::parse_size(text) {
+        Ok(bytes) => Ok(Unused::Bytes(bytes)),
+        Err(_) => text.parse(),
+    }
+}
+
+/// Prunes.
+pub fn run(context: &Context, args: &PruneArgs) -> Result<Outcome> {
+    let repo = context.open()?;
+    let options = PruneOptions { fence: fenced(&repo, &args.fence)?, ..args.how.options() };
+    prune(context, &repo, &options, args.dry_run)
+}
+
+/// The ids that these beginnings of session ids stand for.
+fn fenced(repo: &Repository, texts: &[String]) -> Result<Vec<SnapshotId>> {
+    let sessions = if texts.is_empty() { Vec::new() } else { open_sessions(repo)? };
+    let find = |text: &String| {
+        let found: Vec<SnapshotId> =
+            sessions.iter().map(|(id, _)| *id).filter(|id| text.len() >= 4 && id.to_string().starts_with(text)).collect();
+        match found[..] {
+            [id] => Ok(id),
+            [] => {
+                let known: Vec<String> = sessions.iter().map(|(id, _)| id.short()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(Error::new(ErrorKind::NotFound, format!("{text:?} is no open session; there are: {known}")))
+            }
+            _ => Err(Error::invalid(format!("{text} is the beginning of several session ids: give more digits"))),
+        }
+    };
+    texts.iter().map(find).collect()
+}
+
+/// Plans, says so, and unless this is a dry run does it and says what was done.
+pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, dry_run: bool) -> Result<Outcome> {
+    let began = Instant::now();
+    if let Some((object, said)) = vanished(context, repo)?.first() {
+        let text =
+            format!("{object} {said}; nothing was deleted (if it is lost for good, yester forget with its whole id says so)");
+        return Err(Error::new(ErrorKind::Corrupt, text));
+    }
+    let stop = signals::stop_flag()?;
+    let display = Display::new(&context.global);
+    let prepared = Prune::prepare(repo, options, &stop, &display)?;
+    let plan = prepared.plan().clone();
+    display.finish();
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&planned(&plan, dry_run))?;
+    } else if !context.global.quiet {
+        text(&mut out, &plan, dry_run)?;
+    }
+    out.finish()?;
+    if dry_run {
+        return Ok(Outcome::Done);
+    }
+    let display = Display::new(&context.global);
+    let report = prepared.carry_out();
+    display.finish();
+    let report = report?;
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&summary(&report, &plan, began.elapsed()))?;
+    } else if !context.global.quiet {
+        done(&mut out, &report, began.elapsed())?;
+    }
+    out.finish()?;
+    Ok(Outcome::Done)
+}
+
+fn packs(tally: Tally) -> String {
+    format!("{}, {}", units::counted(tally.count, "pack", "packs"), units::size(tally.bytes))
+}
+
+fn text(out: &mut Output, plan: &Plan, dry_run: bool) -> Result<()> {
+    let live = units::counted(plan.live, "snapshot", "snapshots");
+    out.line(&format!("{} for {live}", packs(plan.packs)))?;
+    for (tally, what) in [(plan.sentenced, "left by an earlier prune"), (plan.dead, "not needed")] {
+        if tally.count > 0 {
+            out.line(&format!("  to delete: {}, {what}", packs(tally)))?;
+        }
+    }
+    if plan.repack.count > 0 {
+        out.line(&format!("  to repack: {}, of which {} are needed", packs(plan.repack), units::size(plan.copied)))?;
+    }
+    if plan.snapshots.count > 0 {
+        out.line(&format!("  to delete: {}", units::counted(plan.snapshots.count, "forgotten snapshot", "forgotten snapshots")))?;
+    }
+    if plan.leftovers.count > 0 {
+        let count = units::counted(plan.leftovers.count, "unfinished file", "unfinished files");
+        out.line(&format!("  to delete: {count} of killed writers, {}", units::size(plan.leftovers.bytes)))?;
+    }
+    if plan.unused > 0 {
+        out.line(&format!("  unused space that stays: {}", units::size(plan.unused)))?;
+    }
+    let would = if dry_run { "would free" } else { "will free" };
+    out.line(&format!("{would} {}", units::size(plan.freed)))
+}
+
+fn done(out: &mut Output, report: &Report, time: Duration) -> Result<()> {
+    if report.sessions > 0 {
+        let ended = units::counted(report.sessions, "session whose writer is gone was ended", "sessions were ended");
+        out.line(&ended)?;
+    }
+    if report.sentences > 0 {
+        let left = units::counted(report.sentences, "list of condemned packs", "lists of condemned packs");
+        out.line(&format!("{left} stay until the next prune"))?;
+    }
+    let freed = units::size(report.freed());
+    out.line(&format!("freed {freed} ({} deleted) in {}", packs(report.packs), units::duration(time)))
+}
+
+#[derive(Serialize)]
+struct JsonTally {
+    count: u64,
+    bytes: u64,
+}
+
+impl From<Tally> for JsonTally {
+    fn from(tally: Tally) -> Self {
+        JsonTally { count: tally.count, bytes: tally.bytes }
+    }
+}
+
+#[derive(Serialize)]
+struct Planned {
+    message_type: &'static str,
+    dry_run: bool,
+    snapshots: u64,
+    packs: JsonTally,
+    packs_sentenced: JsonTally,
+    packs_unneeded: JsonTally,
+    packs_repack: JsonTally,
+    bytes_copied: u64,
+    bytes_unused_after: u64,
+    snapshots_forgotten: JsonTally,
+    leftovers: JsonTally,
+    bytes_freed: u64,
+}
+
+fn planned(plan: &Plan, dry_run: bool) -> Planned {
+    Planned {
+        message_type: "plan",
+        dry_run,
+        snapshots: plan.live,
+        packs: plan.packs.into(),
+        packs_sentenced: plan.sentenced.into(),
+        packs_unneeded: plan.dead.into(),
+        packs_repack: plan.repack.into(),
+        bytes_copied: plan.copied,
+        bytes_unused_after: plan.unused,
+        snapshots_forgotten: plan.snapshots.into(),
+        leftovers: plan.leftovers.into(),
+        bytes_freed: plan.freed,
+    }
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    bytes_freed: u64,
+    bytes_announced: u64,
+    packs_deleted: JsonTally,
+    segments_deleted: JsonTally,
+    snapshots_deleted: JsonTally,
+    leftovers_deleted: JsonTally,
+    written: JsonTally,
+    sessions_ended: u64,
+    sentences_left: u64,
+    total_duration: f64,
+}
+
+fn summary(report: &Report, plan: &Plan, time: Duration) -> Summary {
+    Summary {
+        message_type: "summary",
+        bytes_freed: report.freed(),
+        bytes_announced: plan.freed,
+        packs_deleted: report.packs.into(),
+        segments_deleted: report.segments.into(),
+        snapshots_deleted: report.snapshots.into(),
+        leftovers_deleted: report.leftovers.into(),
+        written: report.written.into(),
+        sessions_ended: report.sessions,
+        sentences_left: report.sentences,
+        total_duration: time.as_secs_f64(),
+    }
+}
+
+/// The options of a plan as if these snapshots were forgotten.
+pub fn without(options: PruneOptions, ids: &[SnapshotId]) -> PruneOptions {
+    PruneOptions { without: ids.iter().copied().collect::<HashSet<_>>(), ..options }
+}

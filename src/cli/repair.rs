@@ -1,0 +1,97 @@
+//! `repair`: what can be made anew from what is there.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use yester::repo::repair;
+use yester::{Error, ErrorKind, Result};
+
+use super::context::Context;
+use super::exit::{self, Outcome};
+use super::output::Output;
+use super::progress::Display;
+use super::units;
+
+/// Make anew what can be made from the rest of the repository
+///
+/// Nothing is deleted but what is damaged and written again.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Make the index anew from the packs: those that no sound part of it names
+    Index {
+        /// Only say what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Write copies of the configuration and of key slots again: those that are damaged or missing
+    Keys {
+        /// Only say what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct JsonIndex {
+    message_type: &'static str,
+    dry_run: bool,
+    damaged_segments: Vec<String>,
+    packs_indexed: u64,
+    chunks_indexed: u64,
+    packs_lost: Vec<String>,
+    segments_written: u64,
+}
+
+/// Repairs.
+pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome> {
+    match args.what {
+        What::Index { dry_run } => index(context, dry_run),
+        What::Keys { dry_run } => super::key::repair(context, dry_run),
+    }
+}
+
+fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
+    let repo = context.open()?;
+    let progress = Display::new(&context.global);
+    let done = repair::index(&repo, dry_run, &progress);
+    progress.finish();
+    let done = done?;
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&JsonIndex {
+            message_type: "repair_index",
+            dry_run,
+            damaged_segments: done.damaged.iter().map(|(id, _)| id.to_string()).collect(),
+            packs_indexed: done.packs,
+            chunks_indexed: done.chunks,
+            packs_lost: done.lost.iter().map(|(id, _)| id.to_string()).collect(),
+            segments_written: if dry_run { 0 } else { done.segments },
+        })?;
+    } else if !context.global.quiet {
+        for (_, e) in &done.damaged {
+            out.line(&format!("damaged: {e}"))?;
+        }
+        let would = if dry_run { "would be " } else { "" };
+        let packs = units::counted(done.packs, "pack", "packs");
+        let chunks = units::counted(done.chunks, "chunk", "chunks");
+        out.line(&match (done.packs, done.damaged.len()) {
+            (0, 0) => "the index names every pack already".to_owned(),
+            (_, 0) => format!("{packs} with {chunks} {would}indexed"),
+            (_, n) => {
+                let segments = units::counted(n as u64, "damaged segment", "damaged segments");
+                format!("{packs} with {chunks} {would}indexed, {segments} {would}replaced")
+            }
+        })?;
+    }
+    out.finish()?;
+    let Some((first, rest)) = done.lost.split_first() else { return Ok(Outcome::Done) };
+    for (_, e) in rest {
+        exit::report(exit::FAILED, &e.to_string(), context.global.json);
+    }
+    Err(Error::new(ErrorKind::Corrupt, format!("{} (yester check says which files that hits)", first.1)))
+}

@@ -1,0 +1,158 @@
+//! Copies of index segments on a local disk, for repositories that are far away.
+//!
+//! A copy is the sealed object itself: every page of it carries its tag, so a copy that was damaged, cut or exchanged is
+//! noticed where it is read, thrown away, and read from the repository again. Nothing is decrypted on this disk, and
+//! nothing has to be believed. The directory may be deleted at any time.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
+use crate::model::SegmentId;
+use crate::storage::{Name, Storage};
+
+/// What tells backup programs to leave a cache out (https://bford.info/cachedir/).
+const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Copies of a yester repository's index.\n";
+/// Bytes that are copied at once.
+const COPY: u64 = 4 << 20;
+
+/// A directory with copies of one repository's segments, never longer than its cap.
+#[derive(Debug)]
+pub struct SegmentCache {
+    directory: PathBuf,
+    cap: u64,
+    counter: AtomicU64,
+    /// Held while files are made and removed, so that two threads do not both find room.
+    room: Mutex<()>,
+}
+
+impl SegmentCache {
+    /// The cache in `directory`, which is made; `None` when it cannot be: a cache costs speed, never an error.
+    pub fn open(directory: &Path, cap: u64) -> Option<Self> {
+        let segments = directory.join("index");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&segments).ok()?;
+        let tag = directory.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            fs::write(tag, CACHEDIR_TAG).ok()?;
+        }
+        Some(SegmentCache { directory: segments, cap, counter: AtomicU64::new(0), room: Mutex::new(()) })
+    }
+
+    fn path(&self, id: &SegmentId) -> PathBuf {
+        self.directory.join(id.to_string())
+    }
+
+    fn get(&self, id: &SegmentId, size: u64) -> Option<File> {
+        let file = File::options().read(true).write(true).open(self.path(id)).ok()?;
+        if file.metadata().ok()?.len() != size {
+            let _ = fs::remove_file(self.path(id));
+            return None;
+        }
+        // Who is used last goes last.
+        let _ = file.set_modified(SystemTime::now());
+        Some(file)
+    }
+
+    /// Copies a segment of `size` bytes here, when there is or can be made room for it.
+    fn fetch(&self, storage: &dyn Storage, id: &SegmentId, size: u64) -> Option<File> {
+        let _held = self.room.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(file) = self.get(id, size) {
+            return Some(file);
+        }
+        if !self.make_room(size) {
+            return None;
+        }
+        let unique = self.counter.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.directory.join(format!(".tmp-{}-{unique}", crate::sys::process::id()));
+        let copied = self.copy(storage, id, size, &temporary).filter(|_| fs::rename(&temporary, self.path(id)).is_ok());
+        if copied.is_none() {
+            let _ = fs::remove_file(&temporary);
+        }
+        copied
+    }
+
+    fn copy(&self, storage: &dyn Storage, id: &SegmentId, size: u64, to: &Path) -> Option<File> {
+        let mut file = File::options().read(true).write(true).create_new(true).mode(0o600).open(to).ok()?;
+        let mut part = Vec::new();
+        for start in (0..size).step_by(COPY as usize) {
+            storage.read(&Name::Segment(*id), Some(start..(start + COPY).min(size)), &mut part).ok()?;
+            file.write_all(&part).ok()?;
+        }
+        Some(file)
+    }
+
+    /// Removes what was used longest ago until `size` more bytes fit; false when they never will.
+    fn make_room(&self, size: u64) -> bool {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return false };
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let metadata = entry.metadata().ok()?;
+                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+            })
+            .collect();
+        files.sort();
+        let mut held: u64 = files.iter().map(|(_, len, _)| len).sum();
+        for (_, len, path) in files {
+            if held + size <= self.cap {
+                break;
+            }
+            if fs::remove_file(path).is_ok() {
+                held -= len;
+            }
+        }
+        held + size <= self.cap
+    }
+}
+
+/// Where the bytes of a segment come from: a copy on this disk, or the repository.
+#[derive(Debug, Clone)]
+pub struct Source {
+    storage: Arc<dyn Storage>,
+    cache: Option<Arc<SegmentCache>>,
+    id: SegmentId,
+    copy: Arc<Mutex<Option<Arc<File>>>>,
+}
+
+impl Source {
+    /// The source of segment `id` of `size` bytes; makes the copy when there is a cache.
+    pub fn new(storage: Arc<dyn Storage>, cache: Option<Arc<SegmentCache>>, id: SegmentId, size: u64) -> Self {
+        let file = cache.as_ref().and_then(|cache| cache.fetch(&*storage, &id, size));
+        Source { storage, cache, id, copy: Arc::new(Mutex::new(file.map(Arc::new))) }
+    }
+
+    fn copy(&self) -> Option<Arc<File>> {
+        self.copy.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Reads a part of the segment into `out` (replaced).
+    pub fn read(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(file) = self.copy() {
+            out.clear();
+            let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+            out.try_reserve(len).map_err(|e| Error::corrupt(format!("{}: {e}", Name::Segment(self.id))))?;
+            out.resize(len, 0);
+            if file.read_exact_at(out, range.start).is_ok() {
+                return Ok(());
+            }
+            self.drop_cached();
+        }
+        self.storage.read(&Name::Segment(self.id), Some(range), out)
+    }
+
+    /// Throws the copy away: what was read from it was not right. False when there was none, so that what was read came
+    /// from the repository itself.
+    pub fn drop_cached(&self) -> bool {
+        let had = self.copy.lock().unwrap_or_else(|e| e.into_inner()).take().is_some();
+        if let (true, Some(cache)) = (had, &self.cache) {
+            let _ = fs::remove_file(cache.path(&self.id));
+        }
+        had
+    }
+}

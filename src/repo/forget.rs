@@ -1,0 +1,144 @@
+//! Forgetting snapshots: a mark beside each says that it no longer counts. Nothing is deleted here; prune does that.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::tz::TimeZone;
+
+use crate::chunk::seal;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::envelope::ObjectType;
+use crate::format::snapshot::{self, Mark};
+use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
+use crate::observe::{Event, Observer};
+use crate::repo::Repository;
+use crate::repo::retention::{self, Policy};
+use crate::repo::snapshots::{self, Filter};
+use crate::storage::Name;
+use crate::sys::process;
+
+/// What a policy makes of one series.
+#[derive(Debug)]
+pub struct Series<'a> {
+    /// What stays, oldest first, each with at least one reason.
+    pub keep: Vec<(&'a Snapshot, Vec<String>)>,
+    /// What goes, oldest first.
+    pub remove: Vec<&'a Snapshot>,
+}
+
+impl<'a> Series<'a> {
+    /// Host and given paths.
+    pub fn name(&self) -> (&'a [u8], &'a [Vec<u8>]) {
+        let first = self.keep.first().map(|(snapshot, _)| *snapshot).or(self.remove.first().copied());
+        first.map(Snapshot::series).unwrap_or_default()
+    }
+}
+
+/// What is to be forgotten is refused when nothing would be left of a series (a policy) or of the repository (ids).
+const ALL: &str = "(--unsafe-allow-remove-all does it nevertheless)";
+
+/// Applies `policy` to every series of `snapshots` (oldest first) as far as they pass `filter`. An empty policy keeps
+/// nothing: it is refused unless `all` may go and a filter says which.
+pub fn by_policy<'a>(
+    snapshots: &'a [Snapshot],
+    filter: &Filter,
+    policy: &Policy,
+    zone: &TimeZone,
+    now: Timestamp,
+    all: bool,
+) -> Result<Vec<Series<'a>>> {
+    let filtered = !(filter.hosts.is_empty() && filter.tags.is_empty() && filter.paths.is_empty());
+    if policy.is_empty() && !(all && filtered) {
+        return Err(retention::no_policy());
+    }
+    let mut series: BTreeMap<_, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|s| filter.matches(s)) {
+        series.entry(snapshot.series()).or_default().push(snapshot);
+    }
+    let mut out = Vec::with_capacity(series.len());
+    for list in series.into_values() {
+        let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
+        let reasons = policy.apply(&newest_first, zone, now);
+        let mut found = Series { keep: Vec::new(), remove: Vec::new() };
+        for (snapshot, why) in newest_first.into_iter().zip(reasons).rev() {
+            match why.is_empty() {
+                true => found.remove.push(snapshot),
+                false => found.keep.push((snapshot, why)),
+            }
+        }
+        if found.keep.is_empty() && !all {
+            let (host, paths) = found.name();
+            let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
+            let text = format!("the policy keeps no snapshot of {}: {} {ALL}", escape(host), paths.join(", "));
+            return Err(Error::invalid(text));
+        }
+        out.push(found);
+    }
+    Ok(out)
+}
+
+/// The snapshots that `names` stand for. Beside what [`snapshots::find`] knows, a name may be the beginning of the id of
+/// a damaged snapshot, or the whole id of one that is lost: `lost`, or the parent of another. Refuses to leave the
+/// repository without any unless `all` may go.
+pub fn by_names(
+    repo: &Repository,
+    snapshots: &[Snapshot],
+    names: &[String],
+    filter: &Filter,
+    lost: &[SnapshotId],
+    all: bool,
+) -> Result<Vec<SnapshotId>> {
+    let mut out = Vec::new();
+    for name in names {
+        let id = match snapshots::find(snapshots, name, filter) {
+            Ok(found) => found.id,
+            Err(e) if e.kind() == ErrorKind::NotFound => unreadable(repo, snapshots, name, lost)?.ok_or(e)?,
+            Err(e) => return Err(e),
+        };
+        if !out.contains(&id) {
+            out.push(id);
+        }
+    }
+    if !all && !snapshots.is_empty() && snapshots.iter().all(|s| out.contains(&s.id)) {
+        return Err(Error::invalid(format!("no snapshot would be left in the repository {ALL}")));
+    }
+    Ok(out)
+}
+
+fn unreadable(repo: &Repository, snapshots: &[Snapshot], name: &str, lost: &[SnapshotId]) -> Result<Option<SnapshotId>> {
+    let known: HashSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    let mut found = None;
+    for id in snapshots::names(repo)?.into_iter().filter(|id| !known.contains(id) && id.to_string().starts_with(name)) {
+        // A fence is no snapshot and has to stay.
+        if snapshots::load(repo, id).is_err() && found.replace(id).is_some() {
+            return Err(Error::invalid(format!("{name} is the beginning of several snapshot ids: give more digits")));
+        }
+    }
+    let is_lost = |id: &SnapshotId| lost.contains(id) || snapshots.iter().any(|s| s.parent == Some(*id));
+    Ok(found.or_else(|| SnapshotId::parse(name).ok().filter(is_lost)))
+}
+
+/// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
+/// not be marked is said to `observer` and left out of the answer.
+pub fn forget(repo: &Repository, ids: &[SnapshotId], now: Timestamp, observer: &dyn Observer) -> Result<Vec<SnapshotId>> {
+    let mut done = Vec::with_capacity(ids.len());
+    for id in ids {
+        match mark(repo, *id, now) {
+            Ok(()) => done.push(*id),
+            Err(e) => {
+                let message = format!("it could not be forgotten: {e}");
+                observer.event(&Event::Warning { subject: Name::Snapshot(*id).to_string().as_bytes(), message: &message });
+            }
+        }
+    }
+    if !done.is_empty() {
+        repo.storage().sync()?;
+    }
+    Ok(done)
+}
+
+/// Creates `forgotten/<id>`. One that is there already says the same.
+fn mark(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
+    let plain = snapshot::encode_mark(&Mark { host: process::host_name(), time: now });
+    let object = seal::seal_object(ObjectType::Forgotten, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
+    repo.storage().create(&Name::Forgotten(id), &[&object]).map(|_| ())
+}

@@ -1,0 +1,151 @@
+//! Merging segments, so that a look-up goes into few of them: the number of visible segments grows with the logarithm of
+//! the number of entries (the log-structured merge of O'Neil et al. 1996, with [`FANOUT`] segments of a size at most).
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::segment::{Entry, SegmentPack};
+use crate::model::{ChunkKey, PackId, SegmentId};
+use crate::repo::Repository;
+use crate::repo::index::Index;
+use crate::repo::paged::{Entries, PagedSegment};
+use crate::repo::segment::SegmentWriter;
+
+/// Segments of one size class are merged when there are so many.
+pub const FANOUT: usize = 8;
+/// Segments with fewer entries than this are all of the smallest class.
+const SMALLEST: u64 = 512;
+
+/// The size class of a segment: every class holds [`FANOUT`] times the one below.
+fn class(entries: u64) -> u32 {
+    (entries / SMALLEST).checked_ilog(FANOUT as u64).map_or(0, |n| n + 1)
+}
+
+/// Which of these segments are to be merged, if any: all of the lowest class that is full, and what is smaller.
+pub fn due(entries: &[u64]) -> Option<Vec<usize>> {
+    let most = entries.iter().map(|n| class(*n)).max()?;
+    let full = (0..=most).find(|c| entries.iter().filter(|n| class(**n) == *c).count() >= FANOUT)?;
+    Some((0..entries.len()).filter(|at| class(entries[*at]) <= full).collect())
+}
+
+/// Merges the visible segments of the repository while any are due; answers how many segments were written.
+pub fn settle(repo: &Repository, index: &Index) -> Result<usize> {
+    let mut written = 0;
+    let mut index = Index::load_after(repo, Some(index))?;
+    while let Some(which) = due(&index.entry_counts()) {
+        let there: HashSet<SegmentId> = index.replaced().iter().copied().collect();
+        // What the merged ones replaced must not come back when prune deletes them first.
+        let of_parts = which.iter().flat_map(|at| index.segments()[*at].replaces());
+        let also: Vec<SegmentId> = of_parts.copied().filter(|id| there.contains(id)).collect();
+        index.rewrite(repo, &which, &also, &|_| true)?;
+        repo.storage().sync()?;
+        written += 1;
+        index = Index::load_after(repo, Some(&index))?;
+    }
+    Ok(written)
+}
+
+struct Part {
+    segment: Arc<PagedSegment>,
+    /// The new number of the first frame of each pack; `None` for packs that are left out, or that an earlier part has.
+    moved: Vec<Option<u32>>,
+    entries: Entries,
+}
+
+impl Part {
+    /// The next entry of a pack that is kept, with the frame's new number.
+    fn next(&mut self) -> Result<Option<Entry>> {
+        for entry in self.entries.by_ref() {
+            let entry = entry?;
+            let (pack, number) = self.segment.pack_of(entry.frame);
+            if let Some(first) = self.moved[pack] {
+                return Ok(Some(Entry { frame: first + number, ..entry }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Writes one segment with all (chunk, pack) pairs of `parts` in packs that `keep` wants, each pack once; it takes the
+/// place of `parts` and of `also`. Answers its name and size; `None` when nothing is kept. Memory does not grow with
+/// the entries but for the filter: ten bits each.
+pub fn merge(
+    repo: &Repository,
+    parts: &[Arc<PagedSegment>],
+    also: &[SegmentId],
+    keep: &dyn Fn(&SegmentPack) -> bool,
+) -> Result<Option<(SegmentId, u64)>> {
+    let (mut packs, mut known, mut frames) = (Vec::new(), HashSet::<PackId>::new(), 0u32);
+    let mut open = Vec::with_capacity(parts.len());
+    for segment in parts {
+        let mut moved = Vec::with_capacity(segment.packs().len());
+        for pack in segment.packs() {
+            let new = keep(pack) && known.insert(pack.id);
+            moved.push(new.then_some(frames));
+            if new {
+                frames = frames.saturating_add(pack.frames);
+                packs.push(*pack);
+            }
+        }
+        open.push(Part { segment: segment.clone(), moved, entries: segment.all_entries() });
+    }
+    if packs.is_empty() {
+        return Ok(None);
+    }
+    let mut writer = SegmentWriter::new(repo, parts.iter().map(|s| s.entries()).sum())?;
+    for part in &open {
+        part.segment.each_frame(&mut |number, frame| match part.moved[part.segment.pack_of(number).0] {
+            Some(_) => writer.frame(frame),
+            None => Ok(()),
+        })?;
+    }
+    merge_entries(&mut open, &mut writer)?;
+    let mut replaces: Vec<SegmentId> = parts.iter().map(|s| s.id()).chain(also.iter().copied()).collect();
+    replaces.sort_unstable();
+    replaces.dedup();
+    writer.finish(packs, replaces).map(Some)
+}
+
+fn merge_entries(parts: &mut [Part], writer: &mut SegmentWriter<'_>) -> Result<()> {
+    let mut waiting: Vec<Option<Entry>> = Vec::with_capacity(parts.len());
+    let mut heap: BinaryHeap<Reverse<(ChunkKey, usize)>> = BinaryHeap::new();
+    for (at, part) in parts.iter_mut().enumerate() {
+        let entry = part.next()?;
+        heap.extend(entry.map(|e| Reverse((e.key, at))));
+        waiting.push(entry);
+    }
+    while let Some(Reverse((_, at))) = heap.pop() {
+        if let Some(entry) = waiting[at].take() {
+            writer.entry(entry)?;
+        }
+        waiting[at] = parts[at].next()?;
+        heap.extend(waiting[at].map(|e| Reverse((e.key, at))));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_segments_stays_logarithmic() {
+        let (mut segments, mut rewritten) = (Vec::new(), 0);
+        for ingest in 1..=5000u64 {
+            segments.push(300);
+            while let Some(which) = due(&segments) {
+                let total = which.iter().map(|at| segments[*at]).sum::<u64>();
+                rewritten += total;
+                segments = (0..segments.len()).filter(|at| !which.contains(at)).map(|at| segments[at]).collect();
+                segments.push(total);
+            }
+            let classes = u64::from(class(ingest * 300)) + 1;
+            assert!(segments.len() as u64 <= (FANOUT as u64 - 1) * classes, "{} segments after {ingest}", segments.len());
+        }
+        assert_eq!(segments.iter().sum::<u64>(), 5000 * 300);
+        // Every entry is written again a few times only.
+        assert!(rewritten < 6 * 5000 * 300, "{rewritten}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Prune: deletes what no snapshot needs.
+//!
+//! ```text
+//! look: snapshots, forgotten, segments, sentences, packs ──▶ mark ──▶ survey ──▶ plan (said before anything is done)
+//! settle dead sessions ─▶ finish older sentences ─▶ sentence the dead packs ─▶ settle ─▶ look again ─▶ delete
+//!                      ─▶ repack ─▶ sentence the copied packs ─▶ settle ─▶ look again ─▶ delete
+//!                      ─▶ rewrite segments ─▶ drop the sentences that are carried out
+//! ```
+//!
+//! It can be killed anywhere: what it leaves is a sentence, which the next one carries out first, or garbage, which the
+//! next one finds. Apart from the small sentence nothing is written before the first deletion. The rules, and what each
+//! of them is for, are in `docs/durability.md`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{PackId, SnapshotId, Timestamp};
+use crate::observe::Observer;
+use crate::repo::Repository;
+use crate::repo::prune::mark::{Marks, Walk};
+use crate::repo::prune::sessions::Settle;
+use crate::repo::prune::survey::Survey;
+use crate::repo::prune::view::View;
+use crate::repo::reader::ChunkReader;
+
+mod bits;
+mod carry;
+mod mark;
+mod packs;
+mod plan;
+mod repack;
+mod segments;
+mod sentence;
+mod sessions;
+mod survey;
+mod view;
+
+pub use plan::{Plan, Tally, Unused};
+pub use sessions::open as open_sessions;
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// How much unused space may stay in packs that hold something needed.
+    pub max_unused: Unused,
+    /// The most bytes of packs to repack.
+    pub max_repack: u64,
+    /// Sessions to end though they may live.
+    pub fence: Vec<SnapshotId>,
+    /// Snapshots that count as forgotten, for a plan of what forgetting them would free. Empty for a real prune.
+    pub without: HashSet<SnapshotId>,
+    /// Bytes of decoded frames in memory.
+    pub memory: u64,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+impl PruneOptions {
+    /// What is usual.
+    pub fn new(now: Timestamp) -> Self {
+        PruneOptions {
+            max_unused: Unused::default(),
+            max_repack: u64::MAX,
+            fence: Vec::new(),
+            without: HashSet::new(),
+            memory: 48 << 20,
+            now,
+        }
+    }
+}
+
+/// What a prune did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Deleted packs.
+    pub packs: Tally,
+    /// Deleted segments.
+    pub segments: Tally,
+    /// Deleted objects of forgotten snapshots.
+    pub snapshots: Tally,
+    /// Parts of objects that killed writers had left.
+    pub leftovers: Tally,
+    /// New packs and segments.
+    pub written: Tally,
+    /// Sessions that were ended.
+    pub sessions: u64,
+    /// Sentences that stay until the next prune.
+    pub sentences: u64,
+}
+
+impl Report {
+    /// What the repository is shorter by.
+    pub fn freed(&self) -> u64 {
+        let deleted = self.packs.bytes + self.segments.bytes + self.snapshots.bytes + self.leftovers.bytes;
+        deleted.saturating_sub(self.written.bytes)
+    }
+}
+
+/// A prune that has looked and not yet done anything.
+pub struct Prune<'a> {
+    repo: &'a Repository,
+    options: &'a PruneOptions,
+    stop: &'a AtomicBool,
+    observer: &'a dyn Observer,
+    reader: ChunkReader,
+    view: View,
+    marks: Marks,
+    survey: Survey,
+    /// Packs that were copied from, and are to go.
+    avoid: HashSet<PackId>,
+    plan: Plan,
+    report: Report,
+}
+
+impl<'a> Prune<'a> {
+    /// Looks at everything and plans. Nothing is changed. Errors: a session that lives ([`crate::ErrorKind::Busy`]); a
+    /// page or chunk that a snapshot needs and that is not there, or damaged; a listing that failed.
+    pub fn prepare(
+        repo: &'a Arc<Repository>,
+        options: &'a PruneOptions,
+        stop: &'a AtomicBool,
+        observer: &'a dyn Observer,
+    ) -> Result<Self> {
+        Settle { fence: &options.fence, older_than: None, now: options.now }.find(repo)?;
+        let view = View::read(repo, None)?;
+        let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
+        let walk = Walk { reader: &reader, without: &options.without, stop, observer };
+        let mut marks = Marks::new(view.index.clone());
+        marks.update(repo, &view, &walk).map_err(untouched)?;
+        let survey = Survey::new(&view, &marks, &HashSet::new()).map_err(untouched)?;
+        let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
+        let mut plan = plan::plan(&view, &survey, &repack, repo.storage().leftovers(false)?);
+        plan.live = marks.snapshots;
+        let (avoid, report) = (HashSet::new(), Report::default());
+        Ok(Prune { repo, options, stop, observer, reader, view, marks, survey, avoid, plan, report })
+    }
+
+    /// What it will do.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Looks again at everything: lists anew, and marks what is new. What was looked at before may be reckoned with in
+    /// choosing what to sentence; before anything is deleted this must follow on the settling of sessions (rule 7).
+    fn look(&mut self) -> Result<()> {
+        self.view = View::read(self.repo, Some(&self.view.index))?;
+        self.reader.reload()?;
+        self.marks.carry(&self.view.index)?;
+        let walk = Walk { reader: &self.reader, without: &self.options.without, stop: self.stop, observer: self.observer };
+        self.marks.update(self.repo, &self.view, &walk)?;
+        self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
+        Ok(())
+    }
+}
+
+fn untouched(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::Corrupt | ErrorKind::NotFound => {
+            e.with_kind(ErrorKind::Corrupt).context("nothing was deleted, since not all that snapshots need can be found")
+        }
+        _ => e,
+    }
+}

@@ -1,0 +1,298 @@
+//! Copying what is needed out of packs that are mostly not, so that they can go.
+//!
+//! A frame of which everything stays is sealed again as it is, differences included; of others, the chunks that stay
+//! are compressed anew. A base stays in a frame without bases. The new packs belong to a session, like an ingest's, so
+//! that another prune waits; were it fenced, they would be packs like any others, and nothing would be lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::chunk::codec::{Compression, Encoder};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PackKind};
+use crate::model::{ChunkKey, PackId, SnapshotId};
+use crate::observe::{Event, Observer};
+use crate::repo::index::Location;
+use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::prune::packs::Pack;
+use crate::repo::prune::survey::Survey;
+use crate::repo::reader::ChunkReader;
+use crate::repo::segment::Segment;
+use crate::repo::{Repository, index::Index};
+use crate::storage::Name;
+
+/// A new pack is closed from this on, as an ingest's.
+const PACK_TARGET: u64 = 32 << 20;
+/// A frame that is put together of parts of others is closed from this on.
+const FRAME: usize = 512 << 10;
+/// New packs that a segment is written for.
+const PACKS_A_SEGMENT: usize = 16;
+
+/// What was written.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Repacked {
+    /// New packs.
+    pub packs: u64,
+    /// Bytes of packs and segments.
+    pub bytes: u64,
+}
+
+/// Copies for one session.
+pub struct Repack<'a> {
+    repo: &'a Repository,
+    index: &'a Index,
+    reader: &'a ChunkReader,
+    survey: &'a mut Survey,
+    session: SnapshotId,
+    sealer: FrameSealer,
+    trials: DeltaTrials,
+    /// The open pack of each kind.
+    open: [Option<Build>; 2],
+    waiting: Vec<StoredPack>,
+    done: Repacked,
+    sealed: Vec<u8>,
+    prefix: Vec<u8>,
+}
+
+/// A pack under construction.
+struct Build {
+    key: PackKey,
+    frames: Vec<SealedFrame>,
+    stored: u64,
+    /// Parts of frames, for the next one.
+    gathered: PlainFrame,
+}
+
+impl<'a> Repack<'a> {
+    /// Copies in the name of `session`.
+    pub fn new(
+        repo: &'a Repository,
+        index: &'a Index,
+        reader: &'a ChunkReader,
+        survey: &'a mut Survey,
+        session: SnapshotId,
+    ) -> Result<Self> {
+        let sealer = FrameSealer::new(Encoder::new(Compression::Auto)?)?;
+        Ok(Repack {
+            repo,
+            index,
+            reader,
+            survey,
+            session,
+            sealer,
+            trials: DeltaTrials::default(),
+            open: [None, None],
+            waiting: Vec::new(),
+            done: Repacked::default(),
+            sealed: Vec::new(),
+            prefix: Vec::new(),
+        })
+    }
+
+    /// Copies what is needed of these packs. Everything is durable and indexed when this returns. A pack that cannot be
+    /// read is left as it is, and said; an error of writing is final, and what was written until then is garbage for
+    /// the next prune, or counts, according to whether its segment was written.
+    pub fn run(mut self, packs: &[usize], stop: &AtomicBool, observer: &dyn Observer) -> Result<Repacked> {
+        let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
+        let mut bytes = 0;
+        for (number, at) in packs.iter().enumerate() {
+            let Pack { id, size, .. } = self.survey.packs.list[*at];
+            if let Err(e) = self.pack(id, size, stop)? {
+                let message = format!("it was not repacked, since it cannot be read (run yester check): {e}");
+                observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
+            }
+            bytes += size;
+            let (entries, total_entries) = (number as u64 + 1, packs.len() as u64);
+            observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total });
+        }
+        self.close(PackKind::Data)?;
+        self.close(PackKind::Tree)?;
+        self.index()?;
+        Ok(self.done)
+    }
+
+    /// Copies from one pack. The inner error is one of reading it.
+    fn pack(&mut self, id: PackId, size: u64, stop: &AtomicBool) -> Result<Result<()>> {
+        let (key, entries) = match pack::read_directory(self.repo, id, size) {
+            Ok(found) => found,
+            Err(e) => return Ok(Err(e)),
+        };
+        for (number, entry) in entries.iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
+            }
+            let number = number as u32;
+            let wanted = self.wanted(id, number, key.preamble().kind, entry)?;
+            if wanted.iter().all(|wanted| *wanted == Wanted::No) {
+                continue;
+            }
+            if let Err(e) = self.fetch(id, key.preamble().kind, entry) {
+                return Ok(Err(e));
+            }
+            let whole = wanted.iter().all(|wanted| *wanted == Wanted::AsItIs);
+            let copied = match whole {
+                true => self.whole(&key, number, entry)?,
+                false => self.parts(&key, number, entry, &wanted)?,
+            };
+            if let Err(e) = copied {
+                return Ok(Err(e.context(format!("{}, frame {number}", Name::Pack(id)))));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Which chunks of a frame are to be copied.
+    fn wanted(&mut self, id: PackId, number: u32, kind: PackKind, entry: &DirectoryEntry) -> Result<Vec<Wanted>> {
+        let mut offset = 0;
+        let mut out = Vec::with_capacity(entry.chunks.len());
+        for (key, len) in &entry.chunks {
+            let places = self.index.find_all(kind, key)?;
+            let here = |place: &Location| place.offset == offset && self.index.frame_key(place) == (id, number);
+            let own = places.iter().find(|place| here(place));
+            out.push(match own {
+                Some(own) if self.survey.needed.get(own.entry()) => match self.survey.stays(&places)? {
+                    Some(stays) if here(&stays) => Wanted::AsItIs,
+                    Some(_) => Wanted::No,
+                    // Nothing counts: copied from wherever it is, and by itself, until something does.
+                    None => Wanted::ByItself,
+                },
+                _ => Wanted::No,
+            });
+            offset += len;
+        }
+        Ok(out)
+    }
+
+    /// Reads a frame's sealed bytes, and the plain bytes of its bases.
+    fn fetch(&mut self, id: PackId, kind: PackKind, entry: &DirectoryEntry) -> Result<()> {
+        let range = entry.frame.offset..entry.frame.offset + u64::from(entry.frame.stored);
+        self.repo.storage().read(&Name::Pack(id), Some(range), &mut self.sealed)?;
+        self.prefix.clear();
+        match entry.frame.bases.is_empty() {
+            true => Ok(()),
+            false => self.reader.bases(kind, &entry.frame.bases, &mut self.prefix),
+        }
+    }
+
+    fn whole(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry) -> Result<Result<()>> {
+        let build = build(&mut self.open, self.repo, key.preamble().kind, self.session)?;
+        let next = build.frames.len() as u32;
+        let (keys, from) = (self.repo.keys(), (&**key, number));
+        match self.sealer.reseal(keys, from, entry, &self.sealed, &self.prefix, &build.key, next) {
+            Ok(frame) => self.add(key.preamble().kind, frame).map(Ok),
+            Err(e) => Ok(Err(e)),
+        }
+    }
+
+    fn parts(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry, wanted: &[Wanted]) -> Result<Result<()>> {
+        let kind = key.preamble().kind;
+        let mut plain = Vec::new();
+        if let Err(e) = self.sealer.open(key, number, &entry.frame, &self.sealed, &self.prefix, &mut plain) {
+            return Ok(Err(e));
+        }
+        // A difference stays one, if what is left of it is still worth it.
+        let mut delta = PlainFrame { bases: entry.frame.bases.clone(), ..PlainFrame::default() };
+        let mut rest = &plain[..];
+        for ((chunk, len), wanted) in entry.chunks.iter().zip(wanted) {
+            let Some(bytes) = rest.split_off(..*len as usize) else { return Ok(Err(Error::corrupt("a frame is too short"))) };
+            if *wanted == Wanted::No {
+                continue;
+            }
+            let id = self.repo.keys().chunk_id(kind, bytes);
+            if id.key() != *chunk {
+                let text = format!("chunk {}… has other content than its name says", chunk.short());
+                return Ok(Err(Error::corrupt(text)));
+            }
+            if *wanted == Wanted::AsItIs && !delta.bases.is_empty() {
+                delta.bytes.extend_from_slice(bytes);
+                delta.chunks.push((id, *len));
+                continue;
+            }
+            let build = build(&mut self.open, self.repo, kind, self.session)?;
+            build.gathered.bytes.extend_from_slice(bytes);
+            build.gathered.chunks.push((id, *len));
+            let full = build.gathered.bytes.len() >= FRAME.min(entry.frame.plain as usize);
+            if full || build.gathered.chunks.len() == MAX_FRAME_CHUNKS {
+                self.seal_gathered(kind)?;
+            }
+        }
+        if !delta.chunks.is_empty() {
+            self.seal(kind, &delta)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn seal_gathered(&mut self, kind: PackKind) -> Result<()> {
+        let gathered = self.open[kind as usize - 1].as_mut().map(|build| std::mem::take(&mut build.gathered));
+        match gathered.filter(|frame| !frame.chunks.is_empty()) {
+            Some(frame) => self.seal(kind, &frame),
+            None => Ok(()),
+        }
+    }
+
+    fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
+        let build = build(&mut self.open, self.repo, kind, self.session)?;
+        let fetch = |bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
+        let deltas = Deltas { trials: &self.trials, fetch: &fetch };
+        let number = build.frames.len() as u32;
+        let frame = self.sealer.seal(self.repo.keys(), &build.key, number, frame, Some(&deltas))?;
+        self.add(kind, frame)
+    }
+
+    fn add(&mut self, kind: PackKind, frame: SealedFrame) -> Result<()> {
+        let build = build(&mut self.open, self.repo, kind, self.session)?;
+        build.stored += frame.bytes.len() as u64;
+        build.frames.push(frame);
+        if build.stored >= PACK_TARGET { self.close(kind) } else { Ok(()) }
+    }
+
+    /// Stores the open pack of a kind, if there is one.
+    fn close(&mut self, kind: PackKind) -> Result<()> {
+        let gathered = self.open[kind as usize - 1].as_mut().map(|build| std::mem::take(&mut build.gathered));
+        if let Some(frame) = gathered.filter(|frame| !frame.chunks.is_empty()) {
+            // With it the pack may become full and be closed in there.
+            self.seal(kind, &frame)?;
+        }
+        let Some(build) = self.open[kind as usize - 1].take() else { return Ok(()) };
+        let stored = pack::store(&**self.repo.storage(), &build.key, build.frames)?;
+        self.done.packs += 1;
+        self.done.bytes += stored.size;
+        self.waiting.push(stored);
+        if self.waiting.len() == PACKS_A_SEGMENT { self.index() } else { Ok(()) }
+    }
+
+    /// Packs first, then the segment that names them.
+    fn index(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.repo.storage().sync()?;
+        let (_, size) = Segment::of_packs(&self.waiting).store(self.repo, Vec::new())?;
+        self.repo.storage().sync()?;
+        self.done.bytes += size;
+        self.waiting.clear();
+        Ok(())
+    }
+}
+
+/// What becomes of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Nothing: it is not needed, or another copy stays.
+    No,
+    /// It is copied; with all of its frame, as it is.
+    AsItIs,
+    /// It is copied into a frame without bases.
+    ByItself,
+}
+
+fn build<'b>(open: &'b mut [Option<Build>; 2], repo: &Repository, kind: PackKind, session: SnapshotId) -> Result<&'b mut Build> {
+    let place = &mut open[kind as usize - 1];
+    match place {
+        Some(build) => Ok(build),
+        None => {
+            let key = PackKey::generate(repo, kind, session)?;
+            Ok(place.insert(Build { key, frames: Vec::new(), stored: 0, gathered: PlainFrame::default() }))
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Which snapshots of a series a policy keeps, and why. The rules are restic's, so that its users find their numbers
+//! meaning the same.
+//!
+//! Periods are those of a calendar in one time zone: the newest snapshot of each hour, day, ISO week, month and year
+//! counts, as far back as the number of periods *with snapshots* goes. When a number is not used up by the periods there
+//! are, the oldest snapshot is kept as well, so that the history becomes as long as was asked for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::tz::TimeZone;
+use jiff::{Span, Zoned};
+
+use crate::error::{Error, Result};
+use crate::model::{Snapshot, Timestamp, escape};
+
+/// How many of something are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Count {
+    /// None of them by this rule.
+    #[default]
+    None,
+    /// So many.
+    Of(u64),
+    /// All.
+    All,
+}
+
+impl Count {
+    fn is_left(self) -> bool {
+        !matches!(self, Count::None | Count::Of(0))
+    }
+
+    fn take(&mut self) {
+        if let Count::Of(n) = self {
+            *n -= 1;
+        }
+    }
+}
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "unlimited" | "all" | "-1" => Ok(Count::All),
+            _ => text.parse().map(Count::Of).map_err(|_| format!("{text:?} is no number; write 7, or unlimited")),
+        }
+    }
+}
+
+/// A span of time back from the newest snapshot: years, months, days and hours, as in `1y6m`, `30d`, `36h`, `2w`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Within {
+    text: String,
+    /// Years, months, days, hours.
+    parts: [i64; 4],
+}
+
+impl FromStr for Within {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no span of time: write numbers with y, m, w, d or h, as in 30d or 1y6m");
+        let (mut parts, mut rest) = ([0i64; 4], text);
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0).ok_or_else(wrong)?;
+            let (number, unit) = rest.split_at_checked(digits).ok_or_else(wrong)?;
+            let number: i64 = number.parse().map_err(|_| wrong())?;
+            let (part, factor) = match unit.as_bytes().first() {
+                Some(b'y') => (0, 1),
+                Some(b'm') => (1, 1),
+                Some(b'w') => (2, 7),
+                Some(b'd') => (2, 1),
+                Some(b'h') => (3, 1),
+                _ => return Err(wrong()),
+            };
+            let sum = number.checked_mul(factor).and_then(|n| n.checked_add(parts[part]));
+            // A thousand years is what the calendar certainly has.
+            parts[part] = sum.filter(|n| *n <= [1000, 12_000, 365_000, 8_760_000][part]).ok_or_else(wrong)?;
+            rest = unit.get(1..).ok_or_else(wrong)?;
+        }
+        if parts == [0; 4] { Err(wrong()) } else { Ok(Within { text: text.to_owned(), parts }) }
+    }
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What is to be kept of every series; a snapshot stays when any rule keeps it.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// The newest ones.
+    pub last: Count,
+    /// The newest of each hour that has any.
+    pub hourly: Count,
+    /// The newest of each day.
+    pub daily: Count,
+    /// The newest of each ISO week.
+    pub weekly: Count,
+    /// The newest of each month.
+    pub monthly: Count,
+    /// The newest of each year.
+    pub yearly: Count,
+    /// Everything so close to the newest.
+    pub within: Option<Within>,
+    /// Everything with all tags of one of these sets.
+    pub tags: Vec<Vec<Vec<u8>>>,
+}
+
+/// The period of a time, as two numbers that differ from one period to the next.
+type Period = fn(&Zoned, u64) -> (i64, i64);
+
+/// One of the counting rules at work.
+struct Rule {
+    left: Count,
+    period: Period,
+    /// Why it keeps the newest of a period, and why the very oldest.
+    reasons: [&'static str; 2],
+    /// The period that it kept something of last.
+    last: Option<(i64, i64)>,
+}
+
+impl Rule {
+    fn new(left: Count, period: Period, reasons: [&'static str; 2]) -> Self {
+        Rule { left, period, reasons, last: None }
+    }
+
+    /// Why it keeps snapshot `number` of the series, if it does.
+    fn keeps(&mut self, time: &Zoned, number: u64, oldest: bool) -> Option<&'static str> {
+        let period = (self.period)(time, number);
+        let new = self.last != Some(period);
+        if !self.left.is_left() || !new && !oldest {
+            return None;
+        }
+        self.last = Some(period);
+        self.left.take();
+        Some(self.reasons[usize::from(!new)])
+    }
+}
+
+fn day(t: &Zoned) -> i64 {
+    i64::from(t.month()) << 8 | i64::from(t.day())
+}
+
+impl Policy {
+    /// Whether it has no rule that could keep anything.
+    pub fn is_empty(&self) -> bool {
+        let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        !counts.iter().any(|count| count.is_left()) && self.within.is_none() && self.tags.is_empty()
+    }
+
+    /// Why each snapshot of one series (the newest first) is kept; one without a reason goes.
+    pub fn apply(&self, series: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Vec<Vec<String>> {
+        let mut rules = [
+            Rule::new(self.last, |_, number| (number as i64, 0), ["last snapshot"; 2]),
+            Rule::new(self.hourly, hour, ["hourly snapshot", "oldest hourly snapshot"]),
+            Rule::new(self.daily, |t, _| (i64::from(t.year()), day(t)), ["daily snapshot", "oldest daily snapshot"]),
+            Rule::new(self.weekly, week, ["weekly snapshot", "oldest weekly snapshot"]),
+            Rule::new(self.monthly, month, ["monthly snapshot", "oldest monthly snapshot"]),
+            Rule::new(self.yearly, |t, _| (i64::from(t.year()), 0), ["yearly snapshot", "oldest yearly snapshot"]),
+        ];
+        let since = self.since(series, zone, now);
+        let mut out = Vec::with_capacity(series.len());
+        for (number, snapshot) in series.iter().enumerate() {
+            let mut reasons: Vec<String> = self.tags.iter().filter_map(|set| tagged(snapshot, set)).collect();
+            match zoned(snapshot.time, zone) {
+                Some(time) => {
+                    if let Some(within) = &self.within
+                        && since.as_ref().is_none_or(|since| time > *since)
+                    {
+                        reasons.push(format!("within {within}"));
+                    }
+                    let oldest = number + 1 == series.len();
+                    let kept = rules.iter_mut().filter_map(|rule| rule.keeps(&time, number as u64, oldest));
+                    reasons.extend(kept.map(str::to_owned));
+                }
+                None => reasons.push("its time is in no calendar".to_owned()),
+            }
+            out.push(reasons);
+        }
+        out
+    }
+
+    /// From when on everything stays: reckoned from the newest snapshot, but not from one of the future, which would
+    /// take all others with it. `None`: from the beginning of the calendar.
+    fn since(&self, series: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Option<Zoned> {
+        let [years, months, days, hours] = self.within.as_ref()?.parts;
+        let newest = series.iter().map(|s| s.time).filter(|time| *time <= now).max();
+        let span = Span::new().try_years(years).and_then(|s| s.try_months(months)).and_then(|s| s.try_days(days));
+        zoned(newest?, zone)?.checked_sub(span.and_then(|s| s.try_hours(hours)).ok()?).ok()
+    }
+}
+
+fn hour(time: &Zoned, _: u64) -> (i64, i64) {
+    (i64::from(time.year()), day(time) << 8 | i64::from(time.hour()))
+}
+
+fn month(time: &Zoned, _: u64) -> (i64, i64) {
+    (i64::from(time.year()), i64::from(time.month()))
+}
+
+fn week(time: &Zoned, _: u64) -> (i64, i64) {
+    let week = time.date().iso_week_date();
+    (i64::from(week.year()), i64::from(week.week()))
+}
+
+fn tagged(snapshot: &Snapshot, set: &[Vec<u8>]) -> Option<String> {
+    let all = set.iter().all(|tag| snapshot.tags.contains(tag));
+    all.then(|| format!("tag {}", set.iter().map(|tag| escape(tag)).collect::<Vec<_>>().join(",")))
+}
+
+fn zoned(time: Timestamp, zone: &TimeZone) -> Option<Zoned> {
+    let time = jiff::Timestamp::new(time.secs, i32::try_from(time.nanos).ok()?).ok()?;
+    Some(time.to_zoned(zone.clone()))
+}
+
+/// The error for a policy that keeps nothing because it says nothing.
+pub fn no_policy() -> Error {
+    Error::invalid(
+        "say which snapshots go, by their ids, or which stay: --keep-last, --keep-within, --keep-daily and so on, --keep-tag",
+    )
+}

@@ -1,0 +1,112 @@
+//! Temporary files of a directory storage: whose they are, and which of them nobody will finish.
+//!
+//! A temporary name says which process writes it: host, boot, number and start of the process. One that is known to be
+//! gone leaves its file to whoever cleans up; a file of another host is left to that host.
+
+use std::io;
+
+use crate::storage::Leftovers;
+use crate::sys::{Dir, process};
+
+const PREFIX: &str = ".tmp-";
+
+/// A process, as temporary names say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writer {
+    host: String,
+    boot: String,
+    pid: u32,
+    started: u64,
+}
+
+/// Host names may hold anything and be long; their hash is enough to compare.
+fn tag(text: &[u8]) -> String {
+    crate::model::id::to_hex(&blake3::hash(text).as_bytes()[..6])
+}
+
+impl Writer {
+    /// This process.
+    pub fn this_process() -> Self {
+        let pid = process::id();
+        let started = process::start_time(pid).unwrap_or(0);
+        Writer { host: tag(&process::host_name()), boot: tag(&process::boot_id()), pid, started }
+    }
+
+    /// The temporary name of its object number `unique`.
+    pub fn temporary(&self, unique: u64) -> Vec<u8> {
+        format!("{PREFIX}{}-{}-{}-{}-{unique}", self.host, self.boot, self.pid, self.started).into_bytes()
+    }
+
+    /// Who writes a file of this name; `None` when it is no temporary name of this program.
+    fn parse(name: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(name).ok()?.strip_prefix(PREFIX)?.split('-');
+        let (host, boot) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        let writer = Writer { host, boot, pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? };
+        let unique: u64 = parts.next()?.parse().ok()?;
+        (parts.next().is_none() && writer.temporary(unique) == name).then_some(writer)
+    }
+
+    /// Whether it is known to be gone. Tags stand for names: a writer of this host and boot has this process' tags.
+    fn is_gone(&self) -> bool {
+        let (host, boot) = (process::host_name(), process::boot_id());
+        if self.host != tag(&host) {
+            return false;
+        }
+        let boot = if self.boot == tag(&boot) { boot } else { self.boot.clone().into_bytes() };
+        process::is_gone(&host, &boot, self.pid, self.started)
+    }
+}
+
+/// Adds what dead writers left in `dir`, and with `remove` removes it.
+pub fn find(dir: &Dir, remove: bool, out: &mut Leftovers) -> io::Result<()> {
+    let names = dir.list()?;
+    for at in 0..names.len() {
+        let name = names.name(at);
+        if Writer::parse(name).is_none_or(|writer| !writer.is_gone()) {
+            continue;
+        }
+        let bytes = match dir.stat(name) {
+            Ok(stat) => stat.size,
+            // Somebody else was faster.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        if remove {
+            dir.remove(name)?;
+        }
+        *out = Leftovers { files: out.files + 1, bytes: out.bytes + bytes };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_dead_is_taken() {
+        let scratch = tempfile::tempdir().unwrap();
+        let me = Writer::this_process();
+        let dead = Writer { started: me.started + 1, ..me.clone() };
+        let before_boot = Writer { boot: tag(b"another boot"), ..me.clone() };
+        let elsewhere = Writer { host: tag(b"another host"), ..dead.clone() };
+        let names = [&me, &dead, &before_boot, &elsewhere].map(|writer| writer.temporary(7));
+        for name in &names {
+            assert!(Writer::parse(name).is_some());
+            std::fs::write(scratch.path().join(std::str::from_utf8(name).unwrap()), b"12345").unwrap();
+        }
+        for foreign in [".tmp-", ".tmp-1-2-3", ".tmp-a-b-1-2-03", "notes", ".tmp-a-b-1-2-3-4"] {
+            assert_eq!(Writer::parse(foreign.as_bytes()), None, "{foreign}");
+            std::fs::write(scratch.path().join(foreign), b"x").unwrap();
+        }
+        let dir = Dir::open(scratch.path()).unwrap();
+        let two = Leftovers { files: 2, bytes: 10 };
+        for remove in [false, true] {
+            let mut found = Leftovers::default();
+            find(&dir, remove, &mut found).unwrap();
+            assert_eq!(found, two);
+        }
+        let left = dir.list().unwrap();
+        assert!(left.contains(&names[0]) && left.contains(&names[3]) && left.len() == 7);
+    }
+}

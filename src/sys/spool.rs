@@ -1,0 +1,135 @@
+//! Bytes that are put together before they are stored: in memory while they are few, else in a file without a name.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::ops::Deref;
+use std::path::Path;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// Bytes that are being written.
+#[derive(Debug)]
+pub struct Spool {
+    held: Held,
+    len: u64,
+}
+
+#[derive(Debug)]
+enum Held {
+    Memory(Vec<u8>),
+    File(BufWriter<File>),
+}
+
+impl Spool {
+    /// Bytes in memory; `expected` of them are allocated at once.
+    pub fn in_memory(expected: usize) -> Self {
+        Spool { held: Held::Memory(Vec::with_capacity(expected)), len: 0 }
+    }
+
+    /// Bytes in a file that has no name, in `directory`: it is gone with the process, however that ends.
+    pub fn in_file(directory: &Path) -> io::Result<Self> {
+        let file = tempfile::tempfile_in(directory)?;
+        Ok(Spool { held: Held::File(BufWriter::with_capacity(1 << 20, file)), len: 0 })
+    }
+
+    /// Appends.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.len += bytes.len() as u64;
+        match &mut self.held {
+            Held::Memory(held) => held.write_all(bytes),
+            Held::File(file) => file.write_all(bytes),
+        }
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All of them, to read.
+    pub fn finish(self) -> io::Result<Spooled> {
+        match self.held {
+            Held::Memory(held) => Ok(Spooled(Bytes::Memory(held))),
+            Held::File(file) => Map::new(file.into_inner()?, self.len as usize).map(|map| Spooled(Bytes::Mapped(map))),
+        }
+    }
+}
+
+/// What was spooled.
+#[derive(Debug)]
+pub struct Spooled(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    Memory(Vec<u8>),
+    Mapped(Map),
+}
+
+impl Deref for Spooled {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Memory(bytes) => bytes,
+            Bytes::Mapped(map) => map.bytes(),
+        }
+    }
+}
+
+/// A mapped file that nobody else can reach, and so nobody can cut short under the mapping.
+#[derive(Debug)]
+struct Map {
+    _file: File,
+    start: *mut std::ffi::c_void,
+    len: usize,
+}
+
+impl Map {
+    #[allow(unsafe_code)]
+    fn new(file: File, len: usize) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "nothing was spooled"));
+        }
+        // SAFETY: a new private mapping at a place that the kernel chooses aliases nothing; the file has `len` bytes and
+        // no name, so that it keeps them as long as it is open.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) }?;
+        Ok(Map { _file: file, start, len })
+    }
+
+    #[allow(unsafe_code)]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping has `len` bytes, is never written, and lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
+    }
+}
+
+impl Drop for Map {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `new` made, and no slice of it outlives `self`.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_give_back_what_was_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for mut spool in [Spool::in_memory(4), Spool::in_file(directory.path()).expect("a spool")] {
+            let part: Vec<u8> = (0..=255).collect();
+            (0..5000).for_each(|_| spool.write(&part).expect("writing"));
+            assert_eq!(spool.len(), 1_280_000);
+            let held = spool.finish().expect("a map");
+            assert!(held.chunks(256).all(|chunk| chunk == part) && held.len() == 1_280_000);
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 0);
+    }
+}

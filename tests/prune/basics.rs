@@ -1,0 +1,71 @@
+//! What is deleted, what is repacked, and what was announced.
+
+use yester::repo::prune::{PruneOptions, Unused};
+use yester::storage::Class;
+
+use crate::support::{World, noise};
+
+#[test]
+fn what_is_not_needed_goes_and_all_else_stays() {
+    let mut world = World::new();
+    world.write("stays", &noise(1, 300_000));
+    world.write("goes", &noise(2, 200_000));
+    let first = world.ingest().snapshot.id;
+    world.remove("goes");
+    world.write("new", &noise(3, 100_000));
+    let second = world.ingest().snapshot.id;
+    // Nothing is forgotten: nothing goes.
+    let before = world.size();
+    let (plan, report) = world.prune();
+    assert_eq!((plan.freed, report.freed(), world.size()), (0, 0, before));
+    world.forget(first);
+    let before = world.size();
+    let (plan, report) = world.prune();
+    world.verify();
+    let freed = before - world.size();
+    // The file, its recipe, and what was in the index of both.
+    assert!(freed > 200_000 && freed < 215_000, "{freed}");
+    assert!(plan.freed.abs_diff(freed) * 50 < freed, "{} were announced, {freed} freed", plan.freed);
+    assert!(report.freed().abs_diff(freed) * 50 < freed, "{} were reported, {freed} freed", report.freed());
+    assert_eq!(plan.live, 1);
+    // Everything that was for the prune alone is gone, and the mark of the forgotten stays.
+    assert!(world.names(Class::Condemned).is_empty() && world.names(Class::Sessions).is_empty());
+    assert_eq!(world.names(Class::Forgotten).len(), 1);
+    // A second one finds nothing to do, and the next ingest has the whole repository to build on.
+    let (plan, report) = world.prune();
+    assert_eq!((plan.freed, report.freed()), (0, 0));
+    let again = world.ingest();
+    assert_eq!(again.snapshot.parent, Some(second));
+    assert_eq!(again.snapshot.statistics.bytes_new, 0);
+    world.verify();
+}
+
+#[test]
+fn how_much_may_stay_unused_is_for_the_caller_to_say() {
+    let mut world = World::new();
+    world.write("stays", &noise(1, 900_000));
+    world.write("goes", &noise(2, 100_000));
+    let first = world.ingest().snapshot.id;
+    world.remove("goes");
+    world.ingest();
+    world.forget(first);
+    let repacked = |max_unused: Unused, max_repack: u64| {
+        let options = PruneOptions { max_unused, max_repack, ..world.prune_options() };
+        let copy = world.copy();
+        let (plan, report) = copy.try_prune(&options).unwrap();
+        copy.verify();
+        assert_eq!(plan.repack.count > 0, report.written.count > 1, "{plan:?} {report:?}");
+        plan.repack.bytes
+    };
+    // The data pack is a tenth unused.
+    assert_eq!(repacked(Unused::Percent(11.0), u64::MAX), 0);
+    assert!(repacked(Unused::Percent(9.0), u64::MAX) > 0);
+    assert_eq!(repacked(Unused::Bytes(110_000), u64::MAX), 0);
+    assert!(repacked(Unused::Bytes(90_000), u64::MAX) > 0);
+    assert_eq!(repacked(Unused::Unlimited, u64::MAX), 0);
+    // The data pack is larger than what may be repacked, the tree pack is not.
+    assert!(repacked(Unused::Percent(9.0), 2_000_000) > 900_000);
+    let small = repacked(Unused::Percent(1.0), 300_000);
+    assert!(small > 0 && small < 300_000, "{small}");
+    assert_eq!(repacked(Unused::Percent(1.0), 1000), 0);
+}

@@ -1,0 +1,10 @@
+//! Prune: what it deletes, what it must not, and what is left when it is stopped anywhere. The rules are those of
+//! docs/durability.md, which names these tests.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../common/faults.rs"]
+mod faults;
+mod support;
+
+mod basics;
+mod crash;

@@ -1,0 +1,348 @@
+//! A repository in memory, made by real ingests of a small directory, and what each snapshot of it must hold.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use yester::chunk::codec::Compression;
+use yester::chunk::keys::Credential;
+use yester::chunk::seal;
+use yester::error::Result;
+use yester::format::config::{ChunkerParameters, Derivation};
+use yester::format::envelope::ObjectType;
+use yester::format::snapshot::Session;
+use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
+use yester::model::{Directory, Kind, PackId, SnapshotId, Timestamp};
+use yester::observe::Silent;
+use yester::repo::index::Index;
+use yester::repo::prune::{Plan, Prune, PruneOptions, Report, Unused};
+use yester::repo::reader::ChunkReader;
+use yester::repo::tree::TreeReader;
+use yester::repo::{InitOptions, Repository, forget, session, snapshots};
+use yester::storage::memory::MemoryStorage;
+use yester::storage::record::Operation;
+use yester::storage::{Class, Name, Storage};
+
+use crate::faults::{self, Faults};
+
+/// Path and content of every file.
+pub type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
+
+const KEY: Credential = Credential::KeyFile([9; 32]);
+
+/// Chunks of about 1 KiB: small files have several.
+const CHUNKER: ChunkerParameters = ChunkerParameters { min: 512, avg: 1024, max: 4096 };
+
+pub fn now() -> Timestamp {
+    yester::ingest::now()
+}
+
+/// Bytes that do not compress.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+/// A repository, and the snapshots that it must have.
+pub struct World {
+    pub storage: Arc<Faults>,
+    pub repo: Arc<Repository>,
+    pub source: tempfile::TempDir,
+    pub history: BTreeMap<SnapshotId, Tree>,
+}
+
+impl World {
+    pub fn new() -> World {
+        let storage = Faults::over(Arc::new(MemoryStorage::default()));
+        let options =
+            InitOptions { chunker: CHUNKER, derivation: Derivation::KeyFile, now: Timestamp::default(), label: Vec::new() };
+        let repo = Repository::init(storage.clone(), &KEY, &options).unwrap();
+        World { storage, repo: Arc::new(repo), source: tempfile::tempdir().unwrap(), history: BTreeMap::new() }
+    }
+
+    /// The same repository, as it is now, on a storage of its own.
+    pub fn copy(&self) -> World {
+        self.on(Faults::over(faults::copy(&*self.storage.inner)))
+    }
+
+    /// The same history and source on another storage.
+    pub fn on(&self, storage: Arc<Faults>) -> World {
+        let repo = Arc::new(Repository::open(storage.clone(), &KEY).unwrap());
+        let source = tempfile::tempdir().unwrap();
+        for (name, content) in read_directory(self.source.path()) {
+            write(&source.path().join(std::str::from_utf8(&name).unwrap()), &content);
+        }
+        World { storage, repo, source, history: self.history.clone() }
+    }
+
+    /// Writes a file of the source; its time is long past and its own, so that it counts as unchanged from now on.
+    pub fn write(&self, name: &str, content: &[u8]) {
+        write(&self.source.path().join(name), content);
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.source.path().join(name)).unwrap();
+    }
+
+    pub fn options(&self) -> IngestOptions {
+        let compression = Compression::Level(1);
+        IngestOptions { ignore_ctime: true, compression, readers: 2, ..IngestOptions::default() }
+    }
+
+    pub fn try_ingest(&self, options: &IngestOptions) -> Result<IngestReport> {
+        let sources = [Source { path: self.source.path().to_owned(), stored: b"/live".to_vec() }];
+        ingest(&self.repo, &sources, options, &Arc::default(), &Silent)
+    }
+
+    /// Takes a snapshot, which from now on must be there.
+    pub fn ingest(&mut self) -> IngestReport {
+        let report = self.try_ingest(&self.options()).unwrap();
+        assert!(report.committed && report.is_complete(), "{report:?}");
+        self.history.insert(report.snapshot.id, read_directory(self.source.path()));
+        report
+    }
+
+    pub fn forget(&mut self, id: SnapshotId) {
+        assert_eq!(forget::forget(&self.repo, &[id], now(), &Silent).unwrap(), [id]);
+        self.history.remove(&id);
+    }
+
+    pub fn prune_options(&self) -> PruneOptions {
+        PruneOptions { memory: 8 << 20, ..PruneOptions::new(now()) }
+    }
+
+    pub fn try_prune(&self, options: &PruneOptions) -> Result<(Plan, Report)> {
+        prune(&self.repo, options)
+    }
+
+    /// Prunes without repacking.
+    pub fn sweep(&self) -> (Plan, Report) {
+        self.try_prune(&PruneOptions { max_unused: Unused::Unlimited, ..self.prune_options() }).unwrap()
+    }
+
+    /// Prunes and leaves nothing unused.
+    pub fn prune(&self) -> (Plan, Report) {
+        self.try_prune(&PruneOptions { max_unused: Unused::Bytes(0), ..self.prune_options() }).unwrap()
+    }
+
+    pub fn names(&self, class: Class) -> Vec<Name> {
+        faults::names(&*self.storage.inner, class)
+    }
+
+    pub fn size(&self) -> u64 {
+        faults::size(&*self.storage.inner)
+    }
+
+    /// Every snapshot is there, and every byte of it can be read; no others are there.
+    #[track_caller]
+    pub fn verify(&self) {
+        let repo = Arc::new(Repository::open(self.storage.inner.clone(), &KEY).unwrap());
+        verify(&repo, &self.history);
+    }
+}
+
+/// Plans a prune and does it.
+pub fn prune(repo: &Arc<Repository>, options: &PruneOptions) -> Result<(Plan, Report)> {
+    let stop = AtomicBool::new(false);
+    let prune = Prune::prepare(repo, options, &stop, &Silent)?;
+    let plan = prune.plan().clone();
+    Ok((plan, prune.carry_out()?))
+}
+
+/// Every snapshot of `history` is there and reads as it must; no others are there.
+#[track_caller]
+pub fn verify(repo: &Arc<Repository>, history: &BTreeMap<SnapshotId, Tree>) {
+    let listed = snapshots::list(repo).unwrap();
+    let ids: Vec<SnapshotId> = listed.iter().map(|s| s.id).collect();
+    assert!(ids.len() == history.len() && ids.iter().all(|id| history.contains_key(id)), "other snapshots are there");
+    let chunks = Arc::new(ChunkReader::new(repo.clone(), Arc::new(Index::load(repo).unwrap()), 8 << 20).unwrap());
+    let trees = TreeReader::new(chunks, 8 << 20).unwrap();
+    for snapshot in &listed {
+        let (live, _) = trees.walk_to(&snapshot.root, &[b"live"]).unwrap();
+        let mut found = Tree::new();
+        collect(&trees, live.directory().unwrap(), b"", &mut found);
+        assert!(found == history[&snapshot.id], "snapshot {} has other content", snapshot.id.short());
+        // What change detection needs is there as well.
+        if let Some(scan) = &snapshot.scan {
+            let (first, records) = trees.scan_page(scan, snapshot.nodes() - 1).unwrap();
+            assert_eq!(first + records.len() as u64, snapshot.nodes());
+        }
+    }
+}
+
+fn collect(trees: &TreeReader, directory: &Directory, path: &[u8], out: &mut Tree) {
+    for entry in trees.entries(directory) {
+        let entry = entry.unwrap();
+        let node = entry.node();
+        let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+        let path = [path, slash, &node.name].concat();
+        match &node.kind {
+            Kind::Directory(below) => collect(trees, below, &path, out),
+            Kind::File(content) => {
+                let mut bytes = Vec::new();
+                trees.read(content, 0, content.size() as usize, &mut bytes).unwrap();
+                trees.xattrs(node).unwrap();
+                out.insert(path, bytes);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn read_directory(root: &Path) -> Tree {
+    let mut out = Tree::new();
+    let mut below: Vec<PathBuf> = vec![root.to_owned()];
+    while let Some(directory) = below.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below.push(path);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().as_bytes().to_vec();
+                out.insert(name, fs::read(path).unwrap());
+            }
+        }
+    }
+    out
+}
+
+fn write(path: &Path, content: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+    static WRITES: AtomicU64 = AtomicU64::new(1_000_000_000);
+    let time = UNIX_EPOCH + Duration::from_secs(WRITES.fetch_add(1, Ordering::Relaxed));
+    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+/// How many frames are differences.
+pub fn deltas(repo: &Arc<Repository>) -> usize {
+    let index = Index::load(repo).unwrap();
+    let mut count = 0;
+    for segment in 0..index.segments().len() {
+        let mut visit = |_: &_, _, frame: &yester::format::pack::FrameInfo| {
+            count += usize::from(!frame.bases.is_empty());
+            Ok(())
+        };
+        index.scan_frames(segment, &mut visit).unwrap();
+    }
+    count
+}
+
+impl World {
+    /// A session of a process of this host that is gone.
+    pub fn dead_session(&self) -> SnapshotId {
+        let id = session::begin(&self.repo, now()).unwrap();
+        self.bury(|_| true);
+        id
+    }
+
+    /// Lets the writers of sessions be gone: this process plays them, and lives.
+    pub fn bury(&self, which: impl Fn(SnapshotId) -> bool) {
+        for name in self.names(Class::Sessions) {
+            let Name::Session(id) = name else { continue };
+            if which(id) {
+                let found = session::read(&self.repo, id).unwrap();
+                self.put_session(id, &Session { started: 1, ..found });
+            }
+        }
+    }
+
+    /// Puts a session in the place of one.
+    pub fn put_session(&self, id: SnapshotId, session: &Session) {
+        let plain = yester::format::snapshot::encode_session(session);
+        let keys = &self.repo.keys().snapshot;
+        let object = seal::seal_object(ObjectType::Session, self.repo.id(), &id.0, keys, &plain).unwrap();
+        self.storage.inner.delete(&Name::Session(id)).unwrap();
+        self.storage.inner.create(&Name::Session(id), &[&object]).unwrap();
+    }
+
+    /// Sentences packs, as another prune would.
+    pub fn condemn(&self, packs: &[PackId]) -> SnapshotId {
+        let id = SnapshotId::random().unwrap();
+        let plain: Vec<u8> = packs.iter().flat_map(|pack| pack.0).collect();
+        let keys = &self.repo.keys().snapshot;
+        let object = seal::seal_object(ObjectType::Condemned, self.repo.id(), &id.0, keys, &plain).unwrap();
+        self.storage.inner.create(&Name::Condemned(id), &[&object]).unwrap();
+        id
+    }
+
+    pub fn packs(&self) -> Vec<PackId> {
+        let packs = self.names(Class::Packs).into_iter();
+        packs.filter_map(|name| if let Name::Pack(id) = name { Some(id) } else { None }).collect()
+    }
+
+    /// Something of everything that a prune can meet: forgotten snapshots, packs that are needed in part, differences,
+    /// packs without a segment, a dead session, the sentence of a prune that was killed, replaced segments.
+    pub fn eventful() -> World {
+        let mut world = World::new();
+        let text = |version: u64| {
+            let mut text = noise(7, 280_000);
+            (0..6).for_each(|at| text[at * 45_000..][..8].copy_from_slice(&version.to_le_bytes()));
+            text
+        };
+        let mut forgotten = Vec::new();
+        for version in 0..6 {
+            world.write("text", &text(version));
+            world.write(&format!("some/file{version}"), &noise(100 + version, 30_000));
+            world.write(&format!("more/file{version}"), &noise(200 + version, 20_000));
+            if version > 1 {
+                world.remove(&format!("some/file{}", version - 2));
+            }
+            forgotten.push(world.ingest().snapshot.id);
+        }
+        assert!(deltas(&world.repo) > 0);
+        for at in [0, 1, 3] {
+            world.forget(forgotten[at]);
+        }
+        // An ingest was killed after its packs and before its segment.
+        world.write("unfinished", &noise(300, 50_000));
+        world.storage.before(|operation| match operation {
+            Operation::Create(Name::Segment(_), _) => Err(faults::full()),
+            _ => Ok(()),
+        });
+        world.try_ingest(&world.options()).unwrap_err();
+        world.storage.before(|_| Ok(()));
+        world.remove("unfinished");
+        world.dead_session();
+        // A prune was killed in the middle of its deletions.
+        let stopped = world.copy();
+        let deletes = |operation: &Operation| matches!(operation, Operation::Delete(Name::Pack(_)));
+        let mut left = 1;
+        stopped.storage.before(move |operation| match deletes(operation) && std::mem::replace(&mut left, 0) == 0 {
+            true => Err(faults::full()),
+            false => Ok(()),
+        });
+        let unlimited = PruneOptions { max_unused: Unused::Unlimited, ..stopped.prune_options() };
+        stopped.try_prune(&unlimited).unwrap_err();
+        world = stopped.on(Faults::over(faults::copy(&*stopped.storage.inner)));
+        assert_eq!(world.names(Class::Condemned).len(), 1);
+        world.dead_session();
+        world.forget(forgotten[4]);
+        // A merge: nobody has deleted yet what it replaced.
+        let index = Index::load(&world.repo).unwrap();
+        index.rewrite(&world.repo, &[0, 1], &[], &|_| true).unwrap();
+        world
+    }
+
+    /// Whatever happened: everything is there, the next prune needs no help and leaves no garbage, and the next ingest
+    /// works.
+    #[track_caller]
+    pub fn recovers(mut self) {
+        self.verify();
+        self.bury(|_| true);
+        self.prune();
+        self.verify();
+        assert!(self.names(Class::Condemned).is_empty() && self.names(Class::Sessions).is_empty());
+        let size = self.size();
+        let (plan, report) = self.prune();
+        assert!(self.size() == size, "it left garbage: {plan:?} {report:?}");
+        self.write("later", &noise(999, 20_000));
+        let report = self.ingest();
+        assert!(report.snapshot.parent.is_some());
+        self.verify();
+    }
+}
