@@ -57,6 +57,11 @@ data holes/small 4096 2; truncate -s 40000 holes/small
 data holes/odd-end 5000 3; truncate -s 1234567 holes/odd-end
 truncate -s 5M holes/only; truncate -s 100 holes/tiny; truncate -s 4096 holes/page
 for n in {0..99}; do data holes/comb 4096 $((n * 3)); done
+# Whose blocks are as many as their length needs, all the same: attributes and preallocated blocks are counted, too.
+for name in attributed preallocated; do data holes/$name 8192 0; data holes/$name 7712 3; done
+setfattr -n user.long -v "$(head -c 3000 /dev/zero | tr '\0' v)" holes/attributed
+fallocate -n -o 20480 -l 40960 holes/preallocated
+data holes/short-tail 100 7
 dd if=/dev/zero of=holes/zeros bs=64k count=20 status=none
 dd if=/dev/zero of=holes/zeros-small bs=1k count=20 status=none
 cp --sparse=never holes/zeros holes/zeros-and-hole; truncate -s 4M holes/zeros-and-hole
@@ -111,10 +116,11 @@ mkdir many; for n in {1..1500}; do echo $n >many/$n; done
 
 # Flags, where the file system has them.
 mkdir flags flags/append-dir flags/locked-dir flags/plain-dir
-for name in append locked nodump noatime linked flags/locked-dir/in flags/append-dir/in; do echo $name >flags/${name#flags/}; done
+for name in append locked nodump noatime several linked flags/locked-dir/in flags/append-dir/in; do echo $name >flags/${name#flags/}; done
 ln flags/linked flags/linked-too
 head -c 400000 /dev/urandom >flags/big
-chattr +A flags/plain-dir flags/big 2>/dev/null || true
+chattr +A flags/plain-dir flags/big flags/noatime 2>/dev/null || true
+chattr +dAS flags/several 2>/dev/null || true
 chattr +d flags/nodump flags/linked flags/plain-dir 2>/dev/null || true
 touch -d @1000000000.123456789 flags/* flags
 chattr +a flags/append flags/append-dir 2>/dev/null || true

@@ -66,6 +66,28 @@ fn holes_are_kept_or_filled() {
     for (name, len) in [("hollow", 1 << 20), ("short", 3000)] {
         File::create(world.at("src").join(name)).unwrap().set_len(len).unwrap();
     }
+    // What its blocks do not tell of: attributes and preallocated blocks are among them.
+    for name in ["attributed", "preallocated"] {
+        let path = world.file(&format!("src/{name}"), [7; 8192]);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(20_000).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 7712], 12_288).unwrap();
+        let more = match name {
+            "attributed" => yester::sys::xattr::set(&file, b"user.long", &[b'v'; 3000]).is_ok(),
+            _ => shell("fallocate -n -o 20480 -l 40960 preallocated", &world.at("src")),
+        };
+        // Not every file system does these; they have one meaning only where the holes show in other ways.
+        let meta = fs::metadata(&path).unwrap();
+        assert!(!more || meta.blocks() * 512 >= meta.len(), "{name} shows its holes");
+    }
+    let ranges = |path: &Path| {
+        let (file, mut ranges, mut at) = (File::open(path).unwrap(), Vec::new(), 0);
+        while let Some((start, end)) = yester::sys::dir::next_data(&file, at).unwrap() {
+            ranges.push((start, end));
+            at = end;
+        }
+        ranges
+    };
     let blocks = |target: &str, more: &[&str]| {
         ingest(&world, &options, &[&["--force"], more].concat());
         world.run(&with(&options, &["restore", "latest:src", "--target", target])).ok();
@@ -76,7 +98,12 @@ fn holes_are_kept_or_filled() {
         })
     };
     let kept = blocks("kept", &[]);
+    for name in ["attributed", "preallocated"] {
+        let [source, copy] = ["src", "kept"].map(|from| ranges(&world.at(from).join(name)));
+        assert_eq!((&source, copy), (&vec![(0, 8192), (12_288, 20_000)], source.clone()), "{name}");
+    }
     let filled = blocks("filled", &["--no-holes"]);
+    assert_eq!(ranges(&world.at("filled/attributed")), [(0, 20_000)]);
     assert_eq!(kept, [0, 0]);
     assert!(filled[0] >= 1 << 20 && filled[1] > 0, "{filled:?}");
 }
@@ -236,4 +263,171 @@ fn a_file_that_becomes_a_link_or_a_fifo_is_not_followed() {
         // Nothing, when it was swapped after it had been listed; a link and a fifo cannot be printed.
         assert!(run.code != Some(0) || run.out == b"plain", "{:?}", run.out);
     }
+}
+
+/// How often `path` is opened for reading while `body` runs.
+fn opens(path: &Path, body: impl FnOnce()) -> usize {
+    let name = std::ffi::CString::new(shown(path)).unwrap();
+    // Events that are the same one after the other become one: those of closing keep those of opening apart.
+    let wanted = libc::IN_OPEN | libc::IN_CLOSE_NOWRITE;
+    // SAFETY: the name is a C string that lives during the call; the descriptor is new, and belongs to `events` alone.
+    #[allow(unsafe_code)]
+    let mut events = unsafe {
+        let fd = libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC);
+        assert!(fd >= 0 && libc::inotify_add_watch(fd, name.as_ptr(), wanted) >= 0);
+        <File as std::os::fd::FromRawFd>::from_raw_fd(fd)
+    };
+    body();
+    let (mut count, mut buffer) = (0, [0; 4096]);
+    while let Ok(read) = std::io::Read::read(&mut events, &mut buffer) {
+        // Without a name each event has 16 bytes: the watch, what happened, two more numbers.
+        let opened = |event: &&[u8]| event[4..8] == libc::IN_OPEN.to_ne_bytes();
+        count += buffer[..read].chunks(16).filter(opened).count();
+    }
+    count
+}
+
+#[test]
+fn a_file_that_changes_is_read_three_times() {
+    let world = World::new();
+    let options = world.repository();
+    for (name, size) in [("small", 200_000), ("big", 4 << 20)] {
+        let path = world.file(&format!("src/{name}"), vec![7; size]);
+        let file = File::options().write(true).open(&path).unwrap();
+        let ingest = || world.run(&with(&options, &["ingest", "--force", "src"]));
+        let change = |n: u64| std::os::unix::fs::FileExt::write_all_at(&file, &[n as u8], 100).unwrap();
+        // A run may slip in between two changes, when the machine has much to do.
+        let mut codes = Vec::new();
+        while !codes.contains(&Some(3)) && codes.len() < 100 {
+            let opened = opens(&path, || codes.push(meanwhile(change, ingest).code));
+            assert!(opened == 3 || opened < 3 && codes.last() == Some(&Some(0)), "{name}: {opened} {codes:?}");
+        }
+        assert_eq!(codes.last(), Some(&Some(3)), "{name}");
+        let node = world.run(&with(&options, &["ls", "--json", &format!("latest:src/{name}")])).ok().json().pop().unwrap();
+        assert_eq!(node["changed_while_read"], true);
+        assert_eq!(opens(&path, || assert_eq!(ingest().code, Some(0))), 1, "{name}");
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_name_that_goes_takes_no_other_name_with_it() {
+    let world = World::new();
+    let options = world.repository();
+    let (first, other, kept) = (world.at("src/a"), world.file("other", "other"), world.file("src/b", "linked"));
+    fs::hard_link(&kept, world.at("src/c")).unwrap();
+    let change = |n: u64| {
+        let from = if n.is_multiple_of(2) { &kept } else { &other };
+        fs::hard_link(from, &first).unwrap();
+        std::thread::sleep(Duration::from_micros(n % 7 * 100));
+        fs::remove_file(&first).unwrap();
+    };
+    meanwhile(change, || {
+        for _ in 0..30 {
+            let run = world.run(&with(&options, &["ingest", "--force", "src"]));
+            assert!(matches!(run.code, Some(0 | 3)), "{:?} {}", run.code, run.err);
+            assert!(!run.err.contains("src/b") && !run.err.contains("src/c"), "{}", run.err);
+        }
+    });
+    for snapshot in world.run(&with(&options, &["snapshots", "--json"])).ok().json() {
+        let id = snapshot["id"].as_str().unwrap();
+        for name in ["b", "c"] {
+            assert_eq!(world.run(&with(&options, &["cat", &format!("{id}:src/{name}")])).ok().text(), "linked");
+        }
+    }
+}
+
+#[test]
+fn attributes_that_cannot_be_read_cost_nothing_else() {
+    let world = World::new();
+    let options = world.repository();
+    // Where files can have more of them than the kernel lists at once.
+    let Ok(place) = tempfile::tempdir_in("/dev/shm") else { return };
+    let src = shown(place.path());
+    fs::write(place.path().join("file"), "content").unwrap();
+    fs::create_dir(place.path().join("dir")).unwrap();
+    fs::write(place.path().join("dir/inside"), "inside").unwrap();
+    symlink("to", place.path().join("link")).unwrap();
+    let dir = yester::sys::Dir::open(place.path()).unwrap();
+    let kind = |name: &str| if name == "link" { "trusted" } else { "user" };
+    let set = |name: &str, n: u32| {
+        let attribute = format!("{}.{}{n:03}", kind(name), "n".repeat(230));
+        yester::sys::xattr::set_at(&dir, name.as_bytes(), attribute.as_bytes(), b"v").is_ok()
+    };
+    let names: Vec<&str> = ["file", "dir", "link"].into_iter().filter(|name| (0..300).all(|n| set(name, n))).collect();
+    if names.is_empty() {
+        return;
+    }
+    let check = || {
+        let run = world.run(&with(&options, &["ingest", &src]));
+        assert_eq!(run.code, Some(3), "{}", run.err);
+        for name in &names {
+            let told = format!("{src}/{name}: its extended attributes cannot be read: ");
+            assert_eq!(run.err.matches(&told).count(), 1, "{}", run.err);
+        }
+        assert!(run.err.contains(&format!("{} entries could not be read as", names.len())), "{}", run.err);
+        let content = world.run(&with(&options, &["cat", &format!("latest:{src}/file")])).ok();
+        assert_eq!(content.text(), "content");
+        let all = world.run(&with(&options, &["ls", "-R", &format!("latest:{src}")])).ok().text();
+        assert!(all.contains("/dir/inside\n") && all.contains("/link\n"), "{all}");
+    };
+    check();
+    // Not taken over as unchanged: they may be read the next time.
+    std::thread::sleep(Duration::from_millis(2200));
+    check();
+    check();
+}
+
+#[test]
+fn a_process_with_few_descriptors_reads_and_restores_what_is_deep() {
+    let world = World::new();
+    let options = world.repository();
+    // 4,096 directories, each with files before and after the next one; some names are long: paths far beyond PATH_MAX.
+    let make = "import os, sys
+os.mkdir('src'); os.chdir('src')
+for n in range(4096):
+    name = 'd' * (200 if n % 64 == 0 else 1)
+    for file in 'a', 'z': open(file, 'w').write(f'{file} {n}' * (n % 50))
+    os.mkdir(name); os.chdir(name)
+open('bottom', 'w').write('bottom')";
+    let look = "import hashlib, os, sys
+os.chdir(sys.argv[1]); told = hashlib.sha256()
+while True:
+    for name in sorted(os.listdir()):
+        s = os.lstat(name); told.update(repr((name, s.st_mode, s.st_mtime_ns, s.st_uid)).encode())
+        if name[0] != 'd': told.update(open(name, 'rb').read())
+    below = [name for name in os.listdir() if name[0] == 'd']
+    if not below: break
+    os.chdir(below[0])
+print(told.hexdigest())";
+    let python = |args: &[&str]| {
+        let output = Command::new("python3").arg("-c").args(args).current_dir(world.home()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let few = |args: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=64:64", env!("CARGO_BIN_EXE_yester")]).args(with(&options, args));
+        program::finish(command.current_dir(world.home()).env_clear().env("HOME", world.home())).ok()
+    };
+    python(&[make]);
+    few(&["ingest", "src"]);
+    few(&["restore", "latest:src", "--target", "out"]);
+    assert_eq!(python(&[look, "src"]), python(&[look, "out"]));
+    // And what is there is compared, and what is superfluous goes.
+    let again = few(&["restore", "--json", "--delete", "latest:src", "--target", "out"]).json().pop().unwrap();
+    assert_eq!(
+        (&again["entries_unchanged"], &again["files_restored"], &again["entries_deleted"]),
+        (&8193.into(), &0.into(), &0.into())
+    );
+    world.file("empty/x", "");
+    few(&["ingest", "empty"]);
+    let gone = few(&["restore", "--json", "--delete", "latest:empty", "--target", "out"]).json().pop().unwrap();
+    assert_eq!(gone["entries_deleted"], 4096 + 8193);
+    // Many files, few steps ahead: this once waited for ever.
+    for n in 0..400 {
+        world.file(&format!("many/{n}"), "x");
+    }
+    few(&["ingest", "many"]);
+    assert!(shell("rm -rf src", world.home()));
 }

@@ -3,14 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::format::page::{self, LinkEntry, PageKind, ScanRecord};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
+use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
-use crate::ingest::read::{Cut, INLINE, Message, Part, ReadFile, SmallFile};
+use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::sink::stopped;
 use crate::model::{Content, Directory, Item, Kind, LinkGroup, Node, Root, Statistics, Xattrs};
 use crate::observe::{Event, Observer};
@@ -60,9 +61,29 @@ struct Group {
     entry: LinkEntry,
 }
 
+/// Where files go to be read.
+#[derive(Debug)]
+pub struct Readers {
+    /// Batches of small ones.
+    pub small: Sender<Vec<Task>>,
+    /// Big ones.
+    pub big: Sender<Task>,
+}
+
+impl Readers {
+    fn send(&self, task: Task) -> Result<()> {
+        let sent = match is_small(&task.stat) {
+            true => self.small.send(vec![task]).is_ok(),
+            false => self.big.send(task).is_ok(),
+        };
+        if sent { Ok(()) } else { Err(stopped()) }
+    }
+}
+
 /// Builds one snapshot's trees.
 pub struct Assembler<'a> {
     chunks: Chunks<'a>,
+    readers: Readers,
     messages: &'a Receiver<Message>,
     budget: &'a Budget,
     lead: &'a Budget,
@@ -85,6 +106,7 @@ impl<'a> Assembler<'a> {
     /// An assembler that hands new chunks to `chunks`.
     pub fn new(
         chunks: Chunks<'a>,
+        readers: Readers,
         messages: &'a Receiver<Message>,
         budget: &'a Budget,
         lead: &'a Budget,
@@ -92,6 +114,7 @@ impl<'a> Assembler<'a> {
     ) -> Self {
         Assembler {
             chunks,
+            readers,
             messages,
             budget,
             lead,
@@ -229,27 +252,23 @@ impl<'a> Assembler<'a> {
         match wanted {
             Wanted::Parent => {}
             Wanted::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
-            Wanted::Link => match node.link.and_then(|group| self.groups.get(&group)) {
+            Wanted::Link(task) => match node.link.and_then(|group| self.groups.get(&group)) {
                 Some(group) => {
                     (node.kind, node.meta.xattrs) = (group.kind.clone(), group.xattrs.clone());
                     node.meta.flags = group.flags;
                 }
-                None => return self.lose(&node, "another name of the same file could not be read"),
+                None => {
+                    // The name that was to be read for all of them is gone, or is something else by now.
+                    let slot = task.slot;
+                    self.readers.send(*task)?;
+                    if !self.read(&mut node, &mut record, slot, None)? {
+                        return Ok(());
+                    }
+                }
             },
             Wanted::Read { slot, previous } => {
-                let (file, content) = self.await_file(slot)?;
-                match file {
-                    Err(e) => return self.lose(&node, &format!("it cannot be read: {e}")),
-                    Ok(file) => {
-                        self.note_read(&mut node, &mut record, &file, content.size());
-                        node.meta.xattrs = self.keep_xattrs(&file.xattrs)?;
-                        node.kind = Kind::File(content);
-                        match previous {
-                            None => self.statistics.files_new += 1,
-                            Some(previous) if *previous == node => self.statistics.files_unchanged += 1,
-                            Some(_) => self.statistics.files_changed += 1,
-                        }
-                    }
+                if !self.read(&mut node, &mut record, slot, previous)? {
+                    return Ok(());
                 }
             }
         }
@@ -259,20 +278,45 @@ impl<'a> Assembler<'a> {
         self.add(&node)
     }
 
+    /// Takes over what was read for `slot`; false when it could not be read, which is told.
+    fn read(&mut self, node: &mut Node, record: &mut ScanRecord, slot: u64, previous: Option<Box<Node>>) -> Result<bool> {
+        let (file, content) = self.await_file(slot)?;
+        let file = match file {
+            Ok(file) => file,
+            Err(e) => return self.lose(node, &format!("it cannot be read: {e}")).map(|()| false),
+        };
+        self.note_read(node, record, &file, content.size());
+        node.meta.xattrs = self.keep_xattrs(&file.xattrs.list)?;
+        node.kind = Kind::File(content);
+        match previous {
+            None => self.statistics.files_new += 1,
+            Some(previous) if *previous == *node => self.statistics.files_unchanged += 1,
+            Some(_) => self.statistics.files_changed += 1,
+        }
+        Ok(true)
+    }
+
     /// Takes metadata and counts over from a file that was read.
     fn note_read(&mut self, node: &mut Node, record: &mut ScanRecord, file: &ReadFile, size: u64) {
         let walked = node.meta.mtime;
         node.meta = plan::metadata(&file.stat);
         node.meta.flags = file.flags;
+        if file.stat.inode != record.inode {
+            // Another file has this name by now: whose names the walk saw is not known.
+            node.link = None;
+        }
         *record = plan::record(&file.stat);
+        if let Some(e) = &file.xattrs.failed {
+            // Read it again next time: they may be there then.
+            *record = ScanRecord::default();
+            self.warn(node, &format!("its extended attributes cannot be read: {e}"));
+        }
         node.changed = file.changed || file.stat.size != size;
         if node.changed {
             // Read it again next time, whatever its times say.
             *record = ScanRecord::default();
             node.meta.mtime = walked.max(file.stat.mtime);
-            self.statistics.errors += 1;
-            let path = self.path_of(node);
-            self.observer.event(&Event::Warning { subject: &path, message: "it changed while it was read, at every try" });
+            self.warn(node, "it changed while it was read, at every try");
         }
     }
 
@@ -293,12 +337,17 @@ impl<'a> Assembler<'a> {
         [&self.path[..], b"/", &node.name].concat()
     }
 
-    /// An entry that cannot be stored: said, counted, left out.
-    fn lose(&mut self, node: &Node, message: &str) -> Result<()> {
+    /// Says what is wrong with an entry, and counts it.
+    fn warn(&mut self, node: &Node, message: &str) {
         self.statistics.errors += 1;
-        self.statistics.files += 1;
         let path = self.path_of(node);
         self.observer.event(&Event::Warning { subject: &path, message });
+    }
+
+    /// An entry that cannot be stored: said, counted, left out.
+    fn lose(&mut self, node: &Node, message: &str) -> Result<()> {
+        self.warn(node, message);
+        self.statistics.files += 1;
         Ok(())
     }
 
@@ -348,10 +397,18 @@ impl<'a> Assembler<'a> {
         Ok(None)
     }
 
-    fn recipe_of(&mut self, cuts: &[Cut]) -> Result<Content> {
+    /// The recipe of a small file that begins at `start` of its buffer.
+    fn recipe_of(&mut self, start: usize, cuts: &[Cut], holes: &[Hole]) -> Result<Content> {
         let mut recipe = Recipe::default();
-        for Cut { id, len, .. } in cuts {
+        let mut holes = holes.iter().peekable();
+        for Cut { id, start: at, len } in cuts {
+            while let Some(hole) = holes.next_if(|hole| start + hole.at <= *at as usize) {
+                recipe.push(Item::Hole { len: hole.len as u64 }, &mut self.chunks)?;
+            }
             recipe.push(Item::Chunk { id: *id, len: *len }, &mut self.chunks)?;
+        }
+        for hole in holes {
+            recipe.push(Item::Hole { len: hole.len as u64 }, &mut self.chunks)?;
         }
         recipe.finish(&mut self.chunks)
     }
@@ -364,12 +421,12 @@ impl<'a> Assembler<'a> {
             },
             Message::Batch { first, bytes, files, held } => {
                 let mut all = Vec::with_capacity(files.len());
-                for SmallFile { slot, range, cuts, base, file } in files {
+                for SmallFile { slot, range, cuts, holes, base, file } in files {
                     let start = range.start;
-                    let content = match range.len() as u64 <= INLINE {
+                    let content = match cuts.is_empty() && holes.is_empty() {
                         true => Content::Inline(bytes[range].to_vec()),
                         // With small chunks, a small file too has more of them than may stand in a node.
-                        false => self.recipe_of(&cuts)?,
+                        false => self.recipe_of(start, &cuts, &holes)?,
                     };
                     all.push(BatchFile { cuts, start, base });
                     self.arrived.insert(slot, Arrived::Whole(file, content));

@@ -107,8 +107,8 @@ fn own_mounts() -> Vec<(PathBuf, (u32, u32))> {
 
 fn begins_with(scanned: &Scanned, name: &[u8], header: &[u8]) -> bool {
     let mut first = Vec::new();
-    let file = scanned.dir.open_file(name);
-    file.and_then(|f| f.take(header.len() as u64).read_to_end(&mut first)).is_ok_and(|_| first == header)
+    let Some(Ok(file)) = scanned.dir.as_ref().map(|dir| dir.open_file(name)) else { return false };
+    file.take(header.len() as u64).read_to_end(&mut first).is_ok_and(|_| first == header)
 }
 
 /// A pattern without a slash is about names anywhere; one that begins with a slash about absolute paths; any other

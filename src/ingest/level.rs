@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::pack::PackKind;
 use crate::ingest::exclude::Marked;
+use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentDir;
-use crate::ingest::scan::{Cell, Scanned, Scanner};
+use crate::ingest::scan::{self, Cell, Scanned, Scanner};
 use crate::ingest::sources::{self, Place};
 use crate::model::{Content, Item, Kind, Node, Xattrs, escape};
 use crate::repo::index::Index;
@@ -40,6 +41,8 @@ pub struct Level<'a> {
     pub path_len: usize,
     /// The device it is on.
     pub device: (u32, u32),
+    /// It was met as an entry of the level above, which leads back to it through `..`.
+    pub inner: bool,
 }
 
 impl<'a> Level<'a> {
@@ -76,16 +79,53 @@ impl<'a> Level<'a> {
     /// Announces the next subdirectories of a level to the scanner.
     pub fn announce(&mut self, scanner: &Scanner) {
         let Some(scanned) = &self.scanned else { return };
-        if self.announced.len() > WINDOW / 2 || self.marked != Marked::No {
+        let Some(dir) = scanned.dir.as_ref().filter(|_| self.announced.len() <= WINDOW / 2 && self.marked == Marked::No) else {
             return;
-        }
+        };
         let from = self.announce_from.max(self.at);
         let end = scanned.listing.len().min(from + 2048);
         let next: Vec<usize> = (from..end).filter(|at| scanned.is_directory(*at)).take(WINDOW - self.announced.len()).collect();
         self.announce_from = next.last().map_or(end, |last| last + 1);
-        let cells = scanner.announce(&scanned.dir, next.iter().map(|at| scanned.listing.name(*at).to_vec()));
+        let cells = scanner.announce(dir, next.iter().map(|at| scanned.listing.name(*at).to_vec()));
         self.announced.extend(next.into_iter().zip(cells));
     }
+}
+
+impl Level<'_> {
+    /// The open directory.
+    pub fn dir(&self) -> Option<&Arc<Handle>> {
+        self.scanned.as_ref()?.dir.as_ref()
+    }
+
+    /// Leaves the rest of the listing out; given paths stay.
+    pub fn end(&mut self) {
+        self.at = self.scanned.as_ref().map_or(0, |scanned| scanned.listing.len());
+    }
+
+    /// Closes the directory, if it can be opened again; answers whether this did.
+    pub fn close(&mut self, scanner: &Scanner) -> bool {
+        let Some(scanned) = self.scanned.as_mut().filter(|_| self.inner) else { return false };
+        self.announced.drain(..).for_each(|(_, cell)| scanner.forget(&cell));
+        self.announce_from = self.at;
+        scanned.dir.take().is_some()
+    }
+}
+
+/// Opens the topmost level again, which was closed: from the level below, which is done with, or by its path from the
+/// next one above that is open. `path` is its path.
+pub fn reopen(stack: &mut [Level<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
+    let Some((top, above)) = stack.split_last_mut() else { return Ok(()) };
+    let Some(scanned) = &mut top.scanned else { return Ok(()) };
+    let (device, inode) = (scanned.stat.device, scanned.stat.inode);
+    let climbed = below.ok_or_else(scan::closed).and_then(|below| below.open_above(device, inode));
+    let dir = climbed.or_else(|e| {
+        let Some(open) = above.iter().rev().find(|level| level.dir().is_some()) else { return Err(e) };
+        let names = path.get(open.path_len..).unwrap_or_default().split(|b| *b == b'/').filter(|name| !name.is_empty());
+        let dir = open.dir().ok_or(e)?.open_far_below(names)?;
+        dir.must_be(device, inode)
+    })?;
+    scanned.dir = Some(Arc::new(Handle::new(dir)));
+    Ok(())
 }
 
 /// The next name of a level.
@@ -142,7 +182,7 @@ pub enum Given {
     /// A directory.
     Directory(Scanned),
     /// Anything else: its directory, its name there, its stat.
-    Other(Arc<Dir>, Vec<u8>, Stat),
+    Other(Arc<Handle>, Vec<u8>, Stat),
 }
 
 /// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link.
@@ -151,7 +191,7 @@ pub fn open_given(path: &std::path::Path) -> Result<Given> {
     let Some((parent, name)) = sources::split(path) else {
         return Ok(Given::Directory(Dir::open(path).and_then(Scanned::of).at(failed)?));
     };
-    let dir = Arc::new(Dir::open(parent).at(failed)?);
+    let dir = Arc::new(Handle::new(Dir::open(parent).at(failed)?));
     let name = std::os::unix::ffi::OsStrExt::as_bytes(name).to_vec();
     let stat = dir.stat(&name).at(failed)?;
     match stat.kind {

@@ -12,7 +12,7 @@
 //! Memory is bounded by two budgets: bytes that readers hold, and steps that the planner is ahead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,10 +20,11 @@ use crossbeam_channel::unbounded;
 
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::assemble::{Assembled, Assembler};
+use crate::ingest::assemble::{Assembled, Assembler, Readers};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
 use crate::ingest::exclude::Rules;
+use crate::ingest::handles::Handles;
 use crate::ingest::level::Adoption;
 use crate::ingest::parent::ParentTree;
 use crate::ingest::plan::{Outlets, Planner, Walked};
@@ -44,6 +45,8 @@ mod assemble;
 mod budget;
 mod chunks;
 mod exclude;
+mod handles;
+mod holes;
 mod level;
 mod options;
 mod parent;
@@ -57,7 +60,7 @@ pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
 
 /// Bytes that readers may hold.
 const READ_BUDGET: u64 = 24 << 20;
-/// Steps that the planner may be ahead, where there are descriptors enough.
+/// Steps that the planner may be ahead.
 const LEAD: u64 = 4096;
 /// Threads that scan directories ahead.
 const SCANNERS: usize = 4;
@@ -215,18 +218,18 @@ impl Attempt<'_> {
         parent_tree: Option<ParentTree>,
         parent: Option<&Snapshot>,
     ) -> Result<(Walked, Assembled, Stored, Option<ParentTree>)> {
-        let limit = process::file_limit();
-        let budget = Budget::new(READ_BUDGET);
-        let lead = Budget::new((limit.saturating_sub(64) / 2).clamp(8, LEAD));
-        let scanner = Scanner::new((limit / 16).clamp(2, 48) as usize);
+        let shares = Shares::of(process::file_limit(), self.options.readers);
+        let (budget, lead) = (Budget::new(READ_BUDGET), Budget::new(LEAD));
+        let (scanner, handles) = (Scanner::new(shares.scanned), Handles::new(shares.directories));
         let cutter = self.repo.cutter()?;
         let keys = self.repo.keys();
-        let reading = Reading { keys, cutter: &cutter, budget: &budget, no_holes: self.options.no_holes, stop: self.stop };
+        let (no_holes, stop, flagless) = (self.options.no_holes, self.stop, AtomicU64::new(0));
+        let reading = Reading { keys, cutter: &cutter, budget: &budget, no_holes, stop, flagless };
         let (steps_in, steps) = unbounded();
         let (small_in, small) = unbounded();
         let (big_in, big) = unbounded();
         let (messages_in, messages) = unbounded();
-        let cores = thread::available_parallelism().map_or(2, |n| n.get());
+        let cores = cores();
         // Frames that wait for a core, and packs that wait for the disk: few, since each holds memory.
         let (jobs_in, jobs) = crossbeam_channel::bounded(cores * 2);
         let (complete_in, complete) = crossbeam_channel::bounded(0);
@@ -235,11 +238,11 @@ impl Attempt<'_> {
         thread::scope(|scope| {
             (0..SCANNERS).for_each(|_| drop(scope.spawn(|| scanner.work())));
             let mut workers = Vec::new();
-            for _ in 0..self.options.readers.clamp(1, 256) {
+            for _ in 0..shares.small_readers {
                 let (reading, tasks, out) = (&reading, small.clone(), messages_in.clone());
                 workers.push(scope.spawn(move || reading.read_small(&tasks, &out)));
             }
-            for _ in 0..cores.clamp(2, 8) {
+            for _ in 0..shares.big_readers {
                 let (reading, tasks, out) = (&reading, big.clone(), messages_in.clone());
                 workers.push(scope.spawn(move || reading.read_big(&tasks, &out)));
             }
@@ -252,6 +255,7 @@ impl Attempt<'_> {
                 }));
             }
             drop((messages_in, small, big, jobs));
+            let readers = Readers { small: small_in.clone(), big: big_in.clone() };
             let (indexed_in, indexed) = unbounded();
             let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in, self.options.segment_chunks));
             let (budget, lead, messages) = (&budget, &lead, &messages);
@@ -259,15 +263,15 @@ impl Attempt<'_> {
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
-                let result = Assembler::new(chunks, messages, budget, lead, self.observer).run(&steps);
+                let result = Assembler::new(chunks, readers, messages, budget, lead, self.observer).run(&steps);
                 budget.close();
                 lead.close();
                 result
             });
             let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
-            let adoption = Adoption::new(index, self.again);
+            let (observer, stop, adoption) = (self.observer, self.stop, Adoption::new(index, self.again));
             let planner =
-                Planner::new(self.options, self.rules, &scanner, adoption, parent_tree, self.observer, self.stop, outlets, lead);
+                Planner::new(self.options, self.rules, &scanner, adoption, parent_tree, observer, stop, outlets, lead, &handles);
             let walked = planner.walk(self.places, parent.map(|p| &p.root));
             scanner.close();
             if walked.is_err() {
@@ -287,6 +291,33 @@ impl Attempt<'_> {
             Err(first_real([walked.err(), assembled.err(), stored.err()], workers))
         })
     }
+}
+
+/// What each part of an ingest may have of the files that the process may open.
+struct Shares {
+    small_readers: usize,
+    big_readers: usize,
+    /// Directories that are scanned ahead.
+    scanned: usize,
+    /// Directories of the walk and of files to be read.
+    directories: usize,
+}
+
+impl Shares {
+    /// Of `limit`, when so many readers are wanted.
+    fn of(limit: u64, readers: usize) -> Shares {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let small_readers = readers.clamp(1, 256).min((limit / 6).max(1));
+        let big_readers = cores().clamp(2, 8).min((limit / 16).max(1));
+        let scanned = (limit / 16).clamp(2, 48);
+        // Sealers read previous versions of what they seal; 16 are for the repository, the process and its terminal.
+        let others = small_readers + big_readers + scanned + 2 * cores() + 16;
+        Shares { small_readers, big_readers, scanned, directories: limit.saturating_sub(others).clamp(6, 4096) }
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(2, |n| n.get())
 }
 
 fn first_real(stages: [Option<Error>; 3], workers: Vec<Result<()>>) -> Error {

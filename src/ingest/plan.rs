@@ -10,16 +10,19 @@ use crate::error::{Error, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{Marked, Rules};
-use crate::ingest::level::{Adoption, Given, Level, Next, open_given};
+use crate::ingest::handles::Handles;
+use crate::ingest::level::{self, Adoption, Given, Level, Next, open_given};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
-use crate::ingest::read::{BATCH, SMALL, Task};
-use crate::ingest::scan::{Scanned, Scanner};
+use crate::ingest::read::Task;
+use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
-use crate::model::{Content, Directory, Kind, LinkGroup, Metadata, Node, Statistics};
+use crate::model::{Directory, Kind, LinkGroup, Metadata, Node, Statistics};
 use crate::observe::{Event, Observer};
 use crate::sys::{Dir, FileKind, Stat, xattr};
+
+mod leaves;
 
 /// One step of the walk, for the assembler.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub struct Begun {
 }
 
 /// Where a leaf's content comes from.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Wanted {
     /// It is in the node.
     Nothing,
@@ -57,13 +60,10 @@ pub enum Wanted {
         /// The parent's file of this name.
         previous: Option<Box<Node>>,
     },
-    /// It is the same file as an earlier link of its group.
-    Link,
+    /// It is the same file as an earlier link of its group. It is read by this name when that one could not be.
+    Link(Box<Task>),
 }
 
-/// How many files a batch may have and how many directories its files may be in (each is an open descriptor).
-const BATCH_FILES: usize = 512;
-const BATCH_DIRECTORIES: usize = 16;
 /// Steps that travel together.
 const STEPS: usize = 128;
 /// Where the planner's words go.
@@ -101,11 +101,14 @@ pub struct Planner<'a> {
     stop: &'a AtomicBool,
     outlets: Outlets,
     lead: &'a Budget,
+    handles: &'a Arc<Handles>,
+    /// Levels whose directory is open, and the first of them that might be closed.
+    open_levels: usize,
+    first_open: usize,
     path: Vec<u8>,
     steps: Vec<Step>,
     batch: Vec<Task>,
     batch_bytes: u64,
-    batch_dirs: usize,
     slots: u64,
     links: HashMap<(u64, u64), LinkGroup>,
     walked: Walked,
@@ -124,6 +127,7 @@ impl<'a> Planner<'a> {
         stop: &'a AtomicBool,
         outlets: Outlets,
         lead: &'a Budget,
+        handles: &'a Arc<Handles>,
     ) -> Self {
         Planner {
             options,
@@ -135,11 +139,13 @@ impl<'a> Planner<'a> {
             stop,
             outlets,
             lead,
+            handles,
+            open_levels: 0,
+            first_open: 0,
             path: Vec::new(),
             steps: Vec::new(),
             batch: Vec::new(),
             batch_bytes: 0,
-            batch_dirs: 0,
             slots: 0,
             links: HashMap::new(),
             walked: Walked::default(),
@@ -158,10 +164,7 @@ impl<'a> Planner<'a> {
             }
             self.path.truncate(level.path_len);
             match level.next_name() {
-                None => {
-                    stack.pop();
-                    self.step(Step::Leave)?;
-                }
+                None => self.leave(&mut stack)?,
                 Some(Next::Placed(name)) => {
                     let place = level.place.and_then(|p| p.below.get(name));
                     let entry = self.parent_entry(level, name);
@@ -170,12 +173,67 @@ impl<'a> Planner<'a> {
                         self.enter_place(&mut stack, place, name, entry, parent)?;
                     }
                 }
-                Some(Next::Listed(at)) => self.listed(&mut stack, at)?,
+                Some(Next::Listed(at)) => {
+                    let mut cell = level.take_cell(at);
+                    self.listed(&mut stack, at, &mut cell)?;
+                    if let Some(unused) = cell {
+                        self.scanner.forget(&unused);
+                    }
+                }
             }
         }
         self.flush_batch()?;
         self.send_steps()?;
         Ok((self.walked, self.parent))
+    }
+
+    /// Leaves the topmost level. The one below it is opened again, should it be closed.
+    fn leave(&mut self, stack: &mut Vec<Level<'a>>) -> Result<()> {
+        let left = stack.pop();
+        let left = left.as_ref().and_then(Level::dir);
+        self.first_open = self.first_open.min(stack.len().saturating_sub(1));
+        let closed = stack.last().is_some_and(|level| level.scanned.is_some() && level.dir().is_none());
+        if closed {
+            self.make_room(stack)?;
+            let len = stack.last().map_or(0, |level| level.path_len);
+            self.path.truncate(len);
+            match level::reopen(stack, left.map(|dir| &**dir), &self.path) {
+                Ok(()) => self.opened(stack),
+                Err(e) => {
+                    let path = self.path.clone();
+                    self.warn(&path, &format!("the rest of its entries cannot be read: {e}"));
+                    if let Some(level) = stack.last_mut() {
+                        level.end();
+                    }
+                }
+            }
+        }
+        self.open_levels -= usize::from(left.is_some());
+        self.step(Step::Leave)
+    }
+
+    /// Counts the directory of the topmost level.
+    fn opened(&mut self, stack: &[Level<'a>]) {
+        if let Some(dir) = stack.last().and_then(Level::dir) {
+            dir.count(self.handles);
+            self.open_levels += 1;
+        }
+    }
+
+    /// Before another directory is opened: closes levels far above, and waits for readers when they have too many.
+    fn make_room(&mut self, stack: &mut [Level<'a>]) -> Result<()> {
+        let above = stack.len().saturating_sub(1);
+        while self.open_levels >= self.handles.of_levels() && self.first_open < above {
+            self.open_levels -= usize::from(stack[self.first_open].close(self.scanner));
+            self.first_open += 1;
+        }
+        if self.handles.is_full() {
+            // What readers and assembler have must be enough for them to go on.
+            self.flush_batch()?;
+            self.send_steps()?;
+            self.handles.wait(self.open_levels);
+        }
+        Ok(())
     }
 
     fn parent_entry(&self, level: &mut Level<'_>, name: &[u8]) -> Option<ParentEntry> {
@@ -228,6 +286,7 @@ impl<'a> Planner<'a> {
         let Some(source) = &place.source else {
             return self.enter_lead(stack, place, name, parent);
         };
+        self.make_room(stack)?;
         let opened = open_given(source).and_then(|given| {
             let stat = match &given {
                 Given::Directory(scanned) => &scanned.stat,
@@ -245,8 +304,11 @@ impl<'a> Planner<'a> {
                     false => Ok(()),
                 }
             }
-            Ok(Given::Directory(scanned)) => self.enter(stack, Some(place), scanned, name, parent),
-            Ok(Given::Other(dir, own_name, stat)) => self.leaf(&dir, &own_name, name, stat, entry),
+            Ok(Given::Directory(scanned)) => self.enter(stack, Some(place), scanned, name, parent, false),
+            Ok(Given::Other(dir, own_name, stat)) => {
+                dir.count(self.handles);
+                self.leaf(&dir, &own_name, name, stat, entry)
+            }
         }
     }
 
@@ -255,10 +317,10 @@ impl<'a> Planner<'a> {
         let live = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
         let scanned = Dir::open(&sources::live_path(&live)).and_then(|dir| {
             let stat = dir.stat_self()?;
-            Ok((stat, xattr::list(&dir)?, crate::sys::dir::user_flags(&dir)))
+            Ok((stat, xattr::find(&dir), crate::sys::dir::user_flags(&dir).unwrap_or(0)))
         });
         let (meta, xattrs, record) = match scanned {
-            Ok((stat, xattrs, flags)) => (Metadata { flags, ..metadata(&stat) }, xattrs, record(&stat)),
+            Ok((stat, xattrs, flags)) => (Metadata { flags, ..metadata(&stat) }, self.attributes(xattrs), record(&stat)),
             Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
         };
         self.walked.statistics.directories += 1;
@@ -283,6 +345,7 @@ impl<'a> Planner<'a> {
             marked: Marked::No,
             path_len: self.path.len(),
             device: (0, 0),
+            inner: false,
         });
         Ok(())
     }
@@ -295,15 +358,9 @@ impl<'a> Planner<'a> {
         mut scanned: Scanned,
         name: &[u8],
         parent: Option<ParentDir>,
+        inner: bool,
     ) -> Result<()> {
-        let xattrs = match std::mem::replace(&mut scanned.xattrs, Ok(Vec::new())) {
-            Ok(xattrs) => xattrs,
-            Err(e) => {
-                let path = self.path.clone();
-                self.warn(&path, &format!("its extended attributes cannot be read: {e}"));
-                Vec::new()
-            }
-        };
+        let xattrs = self.attributes(std::mem::take(&mut scanned.xattrs));
         let node = Node {
             name: name.to_vec(),
             meta: Metadata { flags: scanned.flags, ..metadata(&scanned.stat) },
@@ -330,23 +387,34 @@ impl<'a> Planner<'a> {
             path_len: self.path.len(),
             device: scanned.stat.device,
             scanned: Some(scanned),
+            inner,
         };
         level.announce(self.scanner);
         stack.push(level);
+        self.opened(stack);
         Ok(())
     }
 
+    /// What there is of the attributes of the entry at the current path; what is not is told.
+    fn attributes(&mut self, found: xattr::Found) -> xattr::List {
+        if let Some(e) = found.failed {
+            let path = self.path.clone();
+            self.warn(&path, &format!("its extended attributes cannot be read: {e}"));
+        }
+        found.list
+    }
+
     /// Entry `at` of the directory on top of the stack.
-    fn listed(&mut self, stack: &mut Vec<Level<'a>>, at: usize) -> Result<()> {
+    /// `cell` is its announced scan; what is left there is not needed.
+    fn listed(&mut self, stack: &mut Vec<Level<'a>>, at: usize, cell: &mut Option<Arc<Cell>>) -> Result<()> {
         let Some(level) = stack.last_mut() else { return Ok(()) };
         let Some(scanned) = level.scanned.as_mut() else { return Ok(()) };
         let name = scanned.listing.name(at).to_vec();
         let stat = scanned.take_stat(at);
-        let dir = scanned.dir.clone();
+        let Some(dir) = scanned.dir.clone() else { return Ok(()) };
         self.path.push(b'/');
         self.path.extend_from_slice(&name);
         let place = level.place.and_then(|p| p.below.get(&name));
-        let cell = level.take_cell(at);
         let entry = self.parent_entry(level, &name);
         let stat = match stat {
             Ok(stat) => stat,
@@ -385,13 +453,15 @@ impl<'a> Planner<'a> {
         }
         let (device, other_device) = (level.device, stat.device != level.device);
         let parent = self.parent_dir(&entry);
-        let scanned = match cell {
+        self.make_room(stack)?;
+        let scanned = match cell.take() {
             Some(cell) => self.scanner.take(&cell),
             None => dir.open_dir(&name).and_then(Scanned::of),
         };
+        drop(dir);
         match scanned {
             Ok(scanned) => {
-                self.enter(stack, place, scanned, &name, parent)?;
+                self.enter(stack, place, scanned, &name, parent, true)?;
                 if let Some(level) = stack.last_mut().filter(|_| other_device && self.options.exclude.one_file_system) {
                     // A mount point stays, empty, as the directory that it is.
                     level.marked = Marked::All;
@@ -410,134 +480,6 @@ impl<'a> Planner<'a> {
             below.announce(self.scanner);
         }
         Ok(())
-    }
-
-    /// An entry that is no directory: `own_name` in `dir`, `name` in the snapshot.
-    fn leaf(&mut self, dir: &Arc<Dir>, own_name: &[u8], name: &[u8], stat: Stat, entry: Option<ParentEntry>) -> Result<()> {
-        let mut begun = Box::new(Begun {
-            node: Node {
-                name: name.to_vec(),
-                meta: metadata(&stat),
-                kind: Kind::File(Content::Inline(Vec::new())),
-                link: None,
-                given: true,
-                changed: false,
-            },
-            xattrs: Vec::new(),
-            record: record(&stat),
-        });
-        self.owners(&begun.node);
-        let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat);
-        if stat.kind == FileKind::File {
-            self.walked.statistics.files += 1;
-            self.walked.statistics.bytes += stat.size;
-            let wanted = self.file(dir, own_name, stat, entry, &mut begun.node, earlier)?;
-            return self.step(Step::Leaf(begun, wanted));
-        }
-        self.walked.statistics.others += 1;
-        match self.special(dir, own_name, &stat) {
-            Ok((kind, xattrs)) => {
-                begun.node.kind = kind;
-                begun.xattrs = xattrs;
-                self.step(Step::Leaf(begun, Wanted::Nothing))
-            }
-            Err(e) => {
-                let path = self.path.clone();
-                self.warn(&path, &format!("it cannot be read: {e}"));
-                Ok(())
-            }
-        }
-    }
-
-    fn special(&self, dir: &Dir, name: &[u8], stat: &Stat) -> std::io::Result<(Kind, xattr::List)> {
-        let kind = match stat.kind {
-            FileKind::Symlink => Kind::Symlink(dir.read_link(name)?),
-            FileKind::Fifo => Kind::Fifo,
-            FileKind::Socket => Kind::Socket,
-            FileKind::CharDevice => Kind::CharDevice(stat.rdev.0, stat.rdev.1),
-            FileKind::BlockDevice => Kind::BlockDevice(stat.rdev.0, stat.rdev.1),
-            _ => return Err(std::io::Error::other("its type is unknown")),
-        };
-        Ok((kind, xattr::list_at(dir, name)?))
-    }
-
-    /// Puts a file with several names into its group; answers whether an earlier name of it was met.
-    fn join_group(&mut self, node: &mut Node, stat: &Stat) -> bool {
-        let key = (crate::sys::dir::device_number(stat.device), stat.inode);
-        if let Some(group) = self.links.get(&key) {
-            node.link = Some(*group);
-            return true;
-        }
-        let mut id = [0; 16];
-        id.copy_from_slice(&blake3::hash(&self.path).as_bytes()[..16]);
-        self.links.insert(key, LinkGroup(id));
-        node.link = Some(LinkGroup(id));
-        false
-    }
-
-    fn file(
-        &mut self,
-        dir: &Arc<Dir>,
-        own_name: &[u8],
-        stat: Stat,
-        entry: Option<ParentEntry>,
-        node: &mut Node,
-        earlier: bool,
-    ) -> Result<Wanted> {
-        if earlier {
-            return Ok(Wanted::Link);
-        }
-        let is_file = |e: &&ParentEntry| matches!(e.node().kind, Kind::File(_));
-        let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
-        if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
-            && parent.is_unchanged(entry, &stat)
-            && self.adoption.allows(entry.node())?
-        {
-            node.kind = entry.node().kind.clone();
-            node.meta.xattrs = entry.node().meta.xattrs.clone();
-            node.meta.flags = entry.node().meta.flags;
-            self.walked.statistics.files_unchanged += 1;
-            return Ok(Wanted::Parent);
-        }
-        let slot = self.slots;
-        self.slots += 1;
-        let base = entry.as_ref().and_then(|e| match &e.node().kind {
-            Kind::File(content @ (Content::Items(_) | Content::Tree { .. })) => Some(content.clone()),
-            _ => None,
-        });
-        let task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base };
-        // A short file may take less than its length without a hole in it, but not nothing.
-        let has_holes = if stat.size > 4096 { stat.blocks * 512 < stat.size } else { stat.size > 0 && stat.blocks == 0 };
-        let has_holes = has_holes && !self.options.no_holes;
-        if stat.size > SMALL || has_holes {
-            self.outlets.big.send(task).map_err(|_| stopped())?;
-        } else {
-            self.batch(task)?;
-        }
-        Ok(Wanted::Read { slot, previous })
-    }
-
-    fn batch(&mut self, task: Task) -> Result<()> {
-        if self.batch_bytes + task.stat.size > BATCH {
-            self.flush_batch()?;
-        }
-        let other = self.batch.last().is_none_or(|last| !Arc::ptr_eq(&last.dir, &task.dir));
-        self.batch_dirs += usize::from(other);
-        self.batch_bytes += task.stat.size;
-        self.batch.push(task);
-        if self.batch.len() == BATCH_FILES || self.batch_dirs == BATCH_DIRECTORIES {
-            self.flush_batch()?;
-        }
-        Ok(())
-    }
-
-    fn flush_batch(&mut self) -> Result<()> {
-        (self.batch_bytes, self.batch_dirs) = (0, 0);
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = std::mem::take(&mut self.batch);
-        self.outlets.small.send(batch).map_err(|_| stopped())
     }
 
     fn owners(&mut self, node: &Node) {

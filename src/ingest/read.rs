@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -15,9 +15,11 @@ use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::ingest::budget::Budget;
+use crate::ingest::handles::Handle;
+use crate::ingest::holes::{self, Hole};
 use crate::ingest::sink::stopped;
 use crate::model::{ChunkId, Content};
-use crate::sys::{self, Dir, FileKind, Stat, xattr};
+use crate::sys::{self, FileKind, Stat, xattr};
 
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
 pub const SMALL: u64 = 256 << 10;
@@ -36,7 +38,7 @@ pub struct Task {
     /// Its number among the files that are read: the order of the walk.
     pub slot: u64,
     /// The directory it is in.
-    pub dir: Arc<Dir>,
+    pub dir: Arc<Handle>,
     /// Its name.
     pub name: Vec<u8>,
     /// What the walk saw.
@@ -45,13 +47,18 @@ pub struct Task {
     pub base: Option<Content>,
 }
 
+/// Whether a file is read whole, in a batch.
+pub fn is_small(stat: &Stat) -> bool {
+    stat.size <= SMALL
+}
+
 /// A file that was read: everything but its bytes.
 #[derive(Debug)]
 pub struct ReadFile {
     /// What it was when its last byte had been read.
     pub stat: Stat,
     /// Its extended attributes.
-    pub xattrs: xattr::List,
+    pub xattrs: xattr::Found,
     /// Its `chattr` flags.
     pub flags: u32,
     /// It changed at every try.
@@ -74,10 +81,12 @@ pub struct Cut {
 pub struct SmallFile {
     /// Its slot.
     pub slot: u64,
-    /// Its bytes in the batch's buffer.
+    /// Its bytes in the batch's buffer, without those of its holes.
     pub range: std::ops::Range<usize>,
     /// Its chunks; none for content that stands in the node.
     pub cuts: Vec<Cut>,
+    /// Its holes; chunks end where they are.
+    pub holes: Vec<Hole>,
     /// Its previous version.
     pub base: Option<Content>,
     /// The rest, or why it could not be read.
@@ -142,6 +151,8 @@ pub struct Reading<'a> {
     pub no_holes: bool,
     /// The user wants it to end.
     pub stop: &'a AtomicBool,
+    /// The device that was last found to have no `chattr` flags, plus one.
+    pub flagless: AtomicU64,
 }
 
 impl Reading<'_> {
@@ -162,13 +173,18 @@ impl Reading<'_> {
 
     fn small_file(&self, task: Task, bytes: &mut Vec<u8>) -> SmallFile {
         let start = bytes.len();
-        let file = read_whole(&task, bytes);
+        let mut holes = Vec::new();
+        let file = self.read_whole(&task, bytes, &mut holes);
         let range = start..bytes.len();
         let mut cuts = Vec::new();
-        if file.is_ok() && range.len() as u64 > INLINE {
-            self.cut(&bytes[range.clone()], start, true, &mut cuts);
+        if range.len() as u64 > INLINE || !holes.is_empty() {
+            let mut from = start;
+            for end in holes.iter().map(|hole| start + hole.at).chain([range.end]) {
+                self.cut(&bytes[from..end], from, true, &mut cuts);
+                from = end;
+            }
         }
-        SmallFile { slot: task.slot, range, cuts, base: task.base, file }
+        SmallFile { slot: task.slot, range, cuts, holes, base: task.base, file }
     }
 
     /// Cuts and names chunks of `data`, which begins at `base` of its buffer; returns the bytes that were cut. Without
@@ -236,7 +252,7 @@ impl Reading<'_> {
                 Err(e) => return Ok(Err(e)),
             }
         }
-        Ok(finish(&file, &before).map(|read| if read.changed && tried < TRIES { None } else { Some(read) }))
+        Ok(self.finish(&file, &before).map(|read| if read.changed && tried < TRIES { None } else { Some(read) }))
     }
 
     /// Reads one allocated range. `Ok(false)`: the file ends before it.
@@ -291,44 +307,55 @@ fn same(a: &Stat, b: &Stat) -> bool {
     (a.size, a.mtime, a.ctime, a.inode, a.device) == (b.size, b.mtime, b.ctime, b.inode, b.device)
 }
 
-/// Attributes and the state after the last byte.
-fn finish(file: &File, before: &Stat) -> io::Result<ReadFile> {
-    let xattrs = xattr::list(file)?;
-    let after = sys::dir::stat(file)?;
-    // A small file costs no system call for this unless there is something to find; beside the reading of a big one, or
-    // the listing of a directory, it is nothing, and tells those flags too that `statx` does not know of.
-    let flags = if after.flagged || after.size > SMALL { sys::dir::user_flags(file) } else { 0 };
-    Ok(ReadFile { changed: !same(before, &after), stat: after, xattrs, flags })
-}
+impl Reading<'_> {
+    /// Attributes and the state after the last byte.
+    fn finish(&self, file: &File, before: &Stat) -> io::Result<ReadFile> {
+        let (xattrs, flags) = (xattr::find(file), self.flags(file, before));
+        let after = sys::dir::stat(file)?;
+        Ok(ReadFile { changed: !same(before, &after), stat: after, xattrs, flags })
+    }
 
-/// Reads a small file whole, appended to `bytes`; nothing is left there when it fails.
-fn read_whole(task: &Task, bytes: &mut Vec<u8>) -> io::Result<ReadFile> {
-    let start = bytes.len();
-    for tried in 1.. {
-        bytes.truncate(start);
-        let read = read_once(task, bytes);
-        match read {
-            Ok(read) if read.changed && tried < TRIES => {}
-            Ok(mut read) => {
-                // What is stored is what was read, whatever the size is said to be by now.
-                read.stat.size = (bytes.len() - start) as u64;
-                return Ok(read);
-            }
-            Err(e) => {
-                bytes.truncate(start);
-                return Err(e);
+    /// The file's `chattr` flags. Where there are none, asking for each file may be dear (FUSE opens it for that).
+    fn flags(&self, file: &File, stat: &Stat) -> u32 {
+        let device = sys::dir::device_number(stat.device).wrapping_add(1);
+        if self.flagless.load(Ordering::Relaxed) == device {
+            return 0;
+        }
+        let flags = sys::dir::user_flags(file);
+        if flags.is_none() {
+            self.flagless.store(device, Ordering::Relaxed);
+        }
+        flags.unwrap_or(0)
+    }
+
+    /// Reads a small file whole, appended to `bytes`, and finds its holes; nothing is left of either when it fails.
+    fn read_whole(&self, task: &Task, bytes: &mut Vec<u8>, holes: &mut Vec<Hole>) -> io::Result<ReadFile> {
+        let start = bytes.len();
+        for tried in 1.. {
+            bytes.truncate(start);
+            match self.read_once(task, bytes, holes) {
+                Ok(read) if read.changed && tried < TRIES => {}
+                Ok(read) => return Ok(read),
+                Err(e) => {
+                    bytes.truncate(start);
+                    holes.clear();
+                    return Err(e);
+                }
             }
         }
+        Err(io::ErrorKind::Other.into())
     }
-    Err(io::ErrorKind::Other.into())
-}
 
-fn read_once(task: &Task, bytes: &mut Vec<u8>) -> io::Result<ReadFile> {
-    let (file, before) = open(task)?;
-    // A file that grew beyond all measure since the walk is read up to twice what a small file is, and flagged.
-    let limit = (before.size as usize).min(2 * SMALL as usize);
-    let read = sys::dir::read_up_to(&file, 0, limit, bytes)?;
-    let mut read_file = finish(&file, &before)?;
-    read_file.changed |= read as u64 != before.size;
-    Ok(read_file)
+    fn read_once(&self, task: &Task, bytes: &mut Vec<u8>, holes: &mut Vec<Hole>) -> io::Result<ReadFile> {
+        let (start, (file, before)) = (bytes.len(), open(task)?);
+        // A file that grew beyond all measure since the walk is read up to twice what a small file is, and flagged.
+        let limit = (before.size as usize).min(2 * SMALL as usize);
+        let read = sys::dir::read_up_to(&file, 0, limit, bytes)? as u64;
+        *holes = if self.no_holes { Vec::new() } else { holes::take_out(&file, bytes, start)? };
+        let mut read_file = self.finish(&file, &before)?;
+        read_file.changed |= read != before.size;
+        // What is stored is what was read, whatever the size is said to be by now.
+        read_file.stat.size = read;
+        Ok(read_file)
+    }
 }

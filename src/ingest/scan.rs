@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::ingest::handles::Handle;
 use crate::sys::{self, Dir, FileKind, Listing, Stat, xattr};
 
 /// Entries that are stat-ed at once; longer directories are finished by whoever walks them, so that a directory of
@@ -17,12 +18,12 @@ const STATS: usize = 4096;
 /// A directory, listed.
 #[derive(Debug)]
 pub struct Scanned {
-    /// The directory.
-    pub dir: Arc<Dir>,
+    /// The directory; `None` while it is closed.
+    pub dir: Option<Arc<Handle>>,
     /// Its own stat.
     pub stat: Stat,
     /// Its extended attributes.
-    pub xattrs: io::Result<xattr::List>,
+    pub xattrs: xattr::Found,
     /// Its `chattr` flags.
     pub flags: u32,
     /// Its names.
@@ -36,10 +37,11 @@ impl Scanned {
     /// Scans an open directory.
     pub fn of(dir: Dir) -> io::Result<Scanned> {
         let stat = dir.stat_self()?;
-        let xattrs = xattr::list(&dir);
-        let flags = sys::dir::user_flags(&dir);
+        let xattrs = xattr::find(&dir);
+        let flags = sys::dir::user_flags(&dir).unwrap_or(0);
         let listing = dir.list_once()?;
-        let mut out = Scanned { dir: Arc::new(dir), stat, xattrs, flags, listing, stats: Vec::new(), first: 0 };
+        let mut out =
+            Scanned { dir: Some(Arc::new(Handle::new(dir))), stat, xattrs, flags, listing, stats: Vec::new(), first: 0 };
         out.fill(0);
         Ok(out)
     }
@@ -48,7 +50,11 @@ impl Scanned {
         self.first = first;
         self.stats.clear();
         let end = self.listing.len().min(first + STATS);
-        self.stats.extend((first..end).map(|at| self.dir.stat(self.listing.name(at))));
+        let stat = |at| match &self.dir {
+            Some(dir) => dir.stat(self.listing.name(at)),
+            None => Err(closed()),
+        };
+        self.stats.extend((first..end).map(stat));
     }
 
     /// The stat of entry `at`. Entries must be asked for in order, each once.
@@ -68,9 +74,15 @@ impl Scanned {
     }
 }
 
+/// The error of a directory that is closed; who uses one opens it before.
+pub fn closed() -> io::Error {
+    io::Error::other("its directory is closed")
+}
+
 #[derive(Debug)]
 enum State {
-    Waiting,
+    /// It is in this directory.
+    Waiting(Arc<Handle>),
     Running,
     Done(io::Result<Box<Scanned>>),
     Taken,
@@ -79,7 +91,6 @@ enum State {
 /// A directory that is to be scanned.
 #[derive(Debug)]
 pub struct Cell {
-    parent: Arc<Dir>,
     name: Vec<u8>,
     state: Mutex<State>,
     done: Condvar,
@@ -90,18 +101,20 @@ impl Cell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the cell for scanning, if nobody has.
-    fn claim(&self) -> bool {
+    /// Takes the cell for scanning, if nobody has; the directory that it is in.
+    fn claim(&self) -> Option<Arc<Handle>> {
         let mut state = self.state();
-        let free = matches!(*state, State::Waiting);
-        if free {
-            *state = State::Running;
+        match std::mem::replace(&mut *state, State::Running) {
+            State::Waiting(parent) => Some(parent),
+            other => {
+                *state = other;
+                None
+            }
         }
-        free
     }
 
-    fn scan(&self) -> io::Result<Scanned> {
-        self.parent.open_dir(&self.name).and_then(Scanned::of)
+    fn scan(&self, parent: &Dir) -> io::Result<Scanned> {
+        parent.open_dir(&self.name).and_then(Scanned::of)
     }
 }
 
@@ -133,8 +146,9 @@ impl Scanner {
     }
 
     /// Announces directories, in the order in which they will be needed; they come before all announced earlier.
-    pub fn announce(&self, dir: &Arc<Dir>, names: impl DoubleEndedIterator<Item = Vec<u8>>) -> Vec<Arc<Cell>> {
-        let cell = |name| Arc::new(Cell { parent: dir.clone(), name, state: Mutex::new(State::Waiting), done: Condvar::new() });
+    pub fn announce(&self, dir: &Arc<Handle>, names: impl DoubleEndedIterator<Item = Vec<u8>>) -> Vec<Arc<Cell>> {
+        let waiting = || Mutex::new(State::Waiting(dir.clone()));
+        let cell = |name| Arc::new(Cell { name, state: waiting(), done: Condvar::new() });
         let cells: Vec<Arc<Cell>> = names.map(cell).collect();
         let mut queue = self.queue();
         cells.iter().rev().for_each(|cell| queue.cells.push_front(cell.clone()));
@@ -146,22 +160,34 @@ impl Scanner {
 
     /// The scan of an announced directory; scans it here when nobody has begun.
     pub fn take(&self, cell: &Cell) -> io::Result<Scanned> {
-        if cell.claim() {
-            return cell.scan();
+        if let Some(parent) = cell.claim() {
+            return cell.scan(&parent);
         }
         let mut state = cell.state();
         loop {
             match std::mem::replace(&mut *state, State::Taken) {
                 State::Done(result) => {
                     drop(state);
-                    self.queue().ahead -= 1;
-                    self.changed.notify_all();
+                    self.one_less();
                     return result.map(|scanned| *scanned);
                 }
                 other => *state = other,
             }
             state = cell.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Lets go of an announced directory that is not needed, or whose own directory is to be closed.
+    pub fn forget(&self, cell: &Cell) {
+        let state = std::mem::replace(&mut *cell.state(), State::Taken);
+        if matches!(state, State::Done(_)) {
+            self.one_less();
+        }
+    }
+
+    fn one_less(&self) {
+        self.queue().ahead -= 1;
+        self.changed.notify_all();
     }
 
     /// Scans announced directories until the scanner is closed: the body of a thread.
@@ -173,15 +199,25 @@ impl Scanner {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            if !cell.claim() {
-                continue;
-            }
+            let Some(parent) = cell.claim() else { continue };
             queue.ahead += 1;
             drop(queue);
-            let result = cell.scan();
-            *cell.state() = State::Done(result.map(Box::new));
+            let result = cell.scan(&parent);
+            drop(parent);
+            let forgotten = {
+                let mut state = cell.state();
+                let forgotten = matches!(*state, State::Taken);
+                if !forgotten {
+                    *state = State::Done(result.map(Box::new));
+                }
+                forgotten
+            };
             cell.done.notify_all();
             queue = self.queue();
+            if forgotten {
+                queue.ahead -= 1;
+                self.changed.notify_all();
+            }
         }
     }
 

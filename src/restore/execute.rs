@@ -18,8 +18,6 @@ const MAX_PIECES: u64 = 64 << 10;
 const FRAMES_AT_ONCE: usize = 4;
 /// Entries without frames that one thread takes at a time.
 const ENTRIES_AT_ONCE: usize = 64;
-/// The most threads that fetch, decode and write.
-const MAX_WORKERS: usize = 16;
 
 /// A bounded number of jobs.
 #[derive(Default)]
@@ -106,8 +104,7 @@ pub(crate) fn feed<'r, 'a>(window: &mut Window<'r, 'a>, job: &Arc<Job<'r, 'a>>, 
 
 /// Does `count` pieces of work on as many threads as are worth it; each has a state of its own.
 fn parallel<S>(run: &Run<'_>, count: usize, state: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) + Sync) {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let workers = cores.max(run.tree.chunks().repo().storage().concurrency()).clamp(1, MAX_WORKERS).min(count);
+    let workers = run.workers.min(count);
     let next = AtomicUsize::new(0);
     let worker = || {
         let mut state = state();
@@ -191,6 +188,7 @@ fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
             if closed.contains(&number) {
                 job.done(1);
             }
+            job.close_local();
         },
     );
     // A file that ends with the window before has no pieces in this one.

@@ -57,6 +57,11 @@ impl Job<'_, '_> {
         }
     }
 
+    /// Closes the file that was compared: there may be more of them than a process may have open.
+    pub(crate) fn close_local(&self) {
+        self.state().local = None;
+    }
+
     fn local_file(&self) -> Option<Arc<std::fs::File>> {
         let mut state = self.state();
         if state.local.is_none() {

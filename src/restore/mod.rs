@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Node, Snapshot, escape};
 use crate::observe::Observer;
 use crate::repo::tree::TreeReader;
+use crate::sys::process;
 
 pub(crate) mod delete;
 pub(crate) mod entries;
@@ -159,6 +160,7 @@ pub fn restore(
 ) -> Result<RestoreReport> {
     let sources = resolve(reader, request)?;
     let filter = filter::Filter::new(&options.include, &options.exclude)?;
+    process::raise_file_limit();
     let target = Target::prepare(&request.target, &options.forbidden, options.dry_run)?;
     let run = Run::new(reader, options, observer, target, &request.sources)?;
     preflight::space(&run, &sources, &filter)?;

@@ -17,8 +17,10 @@ use crate::sys::{Dir, process};
 
 /// How often the same kind of warning is told one by one.
 const TOLD: u64 = 20;
-/// Temporary files that are kept open while they wait for more frames.
-const OPEN_FILES: usize = 512;
+/// Temporary files that are kept open while they wait for more frames, where there are descriptors enough.
+const OPEN_FILES: u64 = 512;
+/// The most threads that fetch, decode and write.
+const MAX_WORKERS: u64 = 16;
 
 /// The counts behind [`RestoreReport`].
 #[derive(Debug, Default)]
@@ -61,6 +63,9 @@ pub(crate) struct Run<'a> {
     temporary: String,
     temporaries: AtomicU64,
     open_files: AtomicUsize,
+    most_open_files: usize,
+    /// Threads that work at once; each may have a handful of files open.
+    pub workers: usize,
     totals: (AtomicU64, AtomicU64),
 }
 
@@ -75,7 +80,9 @@ impl<'a> Run<'a> {
         let mut random = [0; 8];
         getrandom::fill(&mut random)
             .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-        process::raise_file_limit();
+        let limit = process::file_limit();
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let workers = cores.max(tree.chunks().repo().storage().concurrency());
         let map = |snapshot: &Snapshot| match options.numeric_ids {
             true => OwnerMap::default(),
             false => OwnerMap::of(&snapshot.owners),
@@ -98,6 +105,8 @@ impl<'a> Run<'a> {
             temporary: format!(".yester-{}", crate::model::id::to_hex(&random)),
             temporaries: AtomicU64::new(0),
             open_files: AtomicUsize::new(0),
+            most_open_files: (limit / 8).min(OPEN_FILES) as usize,
+            workers: workers.clamp(1, (limit / 16).clamp(1, MAX_WORKERS) as usize),
             totals: Default::default(),
         })
     }
@@ -150,7 +159,7 @@ impl<'a> Run<'a> {
 
     /// Asks to keep one more file open; whoever gets it gives it back with [`Run::closed`].
     pub(crate) fn may_keep_open(&self) -> bool {
-        let more = |n: usize| (n < OPEN_FILES).then_some(n + 1);
+        let more = |n: usize| (n < self.most_open_files).then_some(n + 1);
         self.open_files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
@@ -169,6 +178,7 @@ impl<'a> Run<'a> {
             if directory.real && !self.options.dry_run {
                 metadata::finish_directory(self, directory);
             }
+            self.target.climb(directory);
             self.target.close(directory);
             at = directory.parent();
         }

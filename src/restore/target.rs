@@ -6,17 +6,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Node;
 use crate::restore::shown;
-use crate::sys::{Dir, Stat, dir};
+use crate::sys::{Dir, Stat, dir, process};
 
-/// Descriptors of directories that are kept open.
+/// Descriptors of directories that are kept open, where there are enough.
 const OPEN_DIRECTORIES: usize = 256;
-/// The longest path that is opened at once: below `PATH_MAX`.
-const LONGEST: usize = 3800;
 
 /// The metadata that a directory gets when everything below it is done.
 #[derive(Debug)]
@@ -42,6 +40,10 @@ pub(crate) struct Directory {
     pub clean: bool,
     /// What it gets at the end.
     pub finish: Option<Finish>,
+    /// Device and inode, once it was opened.
+    identity: OnceLock<((u32, u32), u64)>,
+    /// The last directory in it that was opened: a way back to it while that one is open.
+    below: AtomicU64,
     holders: AtomicU64,
 }
 
@@ -90,6 +92,16 @@ struct Open {
     clock: u64,
 }
 
+impl Open {
+    /// The descriptor of directory `id`, if it is kept; it counts as used.
+    fn get(&mut self, id: u64) -> Option<Arc<Dir>> {
+        self.clock += 1;
+        let (dir, used) = self.directories.get_mut(&id)?;
+        *used = self.clock;
+        Some(dir.clone())
+    }
+}
+
 /// The target directory.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -99,6 +111,7 @@ pub(crate) struct Target {
     pub made: bool,
     root: Option<Arc<Dir>>,
     open: Mutex<Open>,
+    most_open: usize,
     numbers: AtomicU64,
     forbidden: Vec<(u64, u64)>,
 }
@@ -120,8 +133,9 @@ impl Target {
             make(&path)?;
         }
         let root = if exists || !dry_run { Some(Arc::new(open_checked(&path, &real)?)) } else { None };
-        let open = Mutex::default();
-        Ok(Target { path, made: !exists, root, open, numbers: AtomicU64::new(1), forbidden: numbers })
+        let most_open = (process::file_limit() / 8).clamp(4, OPEN_DIRECTORIES as u64) as usize;
+        let (open, next) = (Mutex::default(), AtomicU64::new(1));
+        Ok(Target { path, made: !exists, root, open, most_open, numbers: next, forbidden: numbers })
     }
 
     /// The target's descriptor; `None` only in a dry run, when it is not there.
@@ -150,7 +164,8 @@ impl Target {
         finish: Option<Finish>,
     ) -> Directory {
         let State { made, real, clean } = state;
-        Directory { id, parent, name, made, real, clean, finish, holders: AtomicU64::new(1) }
+        let (identity, below, holders) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(1));
+        Directory { id, parent, name, made, real, clean, finish, identity, below, holders }
     }
 
     /// A descriptor of `directory`: kept, or opened from the nearest one that is.
@@ -159,43 +174,75 @@ impl Target {
         if directory.parent.is_none() {
             return Ok(root.clone());
         }
-        let (start, names) = {
+        let below = {
             let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
-            open.clock += 1;
-            let clock = open.clock;
-            let mut names: Vec<&[u8]> = Vec::new();
-            let mut at = directory;
-            let start = loop {
-                if let Some((dir, used)) = open.directories.get_mut(&at.id) {
-                    *used = clock;
-                    break dir.clone();
-                }
-                let Some(parent) = &at.parent else { break root.clone() };
-                names.push(&at.name);
-                at = parent;
-            };
-            (start, names)
+            if let Some(dir) = open.get(directory.id) {
+                return Ok(dir);
+            }
+            open.get(directory.below.load(Ordering::Relaxed))
         };
-        if names.is_empty() {
-            return Ok(start);
+        if let Some(dir) = below.and_then(|below| self.open_above(&below, directory)) {
+            return Ok(dir);
         }
-        let dir = Arc::new(descend(&start, names.iter().rev().copied())?);
-        self.keep(directory.id, dir.clone());
+        let (start, names) = self.nearest(directory, root);
+        let dir = Arc::new(start.open_far_below(names.iter().rev().copied())?);
+        if directory.identity.get().is_none() {
+            let stat = dir.stat_self()?;
+            let _ = directory.identity.set((stat.device, stat.inode));
+        }
+        self.keep(directory, dir.clone());
         Ok(dir)
     }
 
-    fn keep(&self, id: u64, dir: Arc<Dir>) {
+    /// The nearest open directory on the way to `directory`, and the names from there, the last one first.
+    fn nearest<'n>(&self, directory: &'n Directory, root: &Arc<Dir>) -> (Arc<Dir>, Vec<&'n [u8]>) {
+        let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+        let (mut names, mut at): (Vec<&[u8]>, _) = (Vec::new(), directory);
+        while let Some(parent) = &at.parent {
+            if let Some(dir) = open.get(at.id) {
+                return (dir, names);
+            }
+            names.push(&at.name);
+            at = parent;
+        }
+        (root.clone(), names)
+    }
+
+    /// Opens `directory` from one that is in it: on the way out of a tree of any depth, each directory costs one step and
+    /// not its whole path. `None` when the one below was moved meanwhile.
+    fn open_above(&self, below: &Dir, directory: &Directory) -> Option<Arc<Dir>> {
+        let (device, inode) = directory.identity.get()?;
+        let dir = Arc::new(below.open_above(*device, *inode).ok()?);
+        self.keep(directory, dir.clone());
+        Some(dir)
+    }
+
+    /// Before `directory` is left and closed: makes sure that the one that it is in is open.
+    pub(crate) fn climb(&self, directory: &Directory) {
+        let Some(above) = directory.parent.as_ref().filter(|above| above.parent.is_some()) else { return };
+        let below = {
+            let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+            if open.get(above.id).is_some() { None } else { open.get(directory.id) }
+        };
+        // What cannot be opened so is looked for by its path, when it is needed.
+        let _ = below.and_then(|below| self.open_above(&below, above));
+    }
+
+    fn keep(&self, directory: &Directory, dir: Arc<Dir>) {
+        if let Some(parent) = &directory.parent {
+            parent.below.store(directory.id, Ordering::Relaxed);
+        }
         let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
         open.clock += 1;
         let clock = open.clock;
-        if open.directories.len() >= OPEN_DIRECTORIES {
+        if open.directories.len() >= self.most_open {
             // Half of them at once: looking for the oldest one each time would cost more than opening them again.
             let mut ages: Vec<u64> = open.directories.values().map(|(_, used)| *used).collect();
-            let (_, median, _) = ages.select_nth_unstable(OPEN_DIRECTORIES / 2);
+            let (_, median, _) = ages.select_nth_unstable(self.most_open / 2);
             let median = *median;
             open.directories.retain(|_, (_, used)| *used > median);
         }
-        open.directories.insert(id, (dir, clock));
+        open.directories.insert(directory.id, (dir, clock));
     }
 
     /// Forgets the descriptor of a directory that is finished.
@@ -225,23 +272,6 @@ impl Target {
         }
         path
     }
-}
-
-/// Opens `names` below `start`, a piece of the path at a time where it is longer than the kernel takes.
-fn descend<'n>(start: &Dir, names: impl Iterator<Item = &'n [u8]>) -> io::Result<Dir> {
-    let mut path: Vec<u8> = Vec::new();
-    let mut at: Option<Dir> = None;
-    for name in names {
-        if path.len() + name.len() > LONGEST {
-            at = Some(at.as_ref().unwrap_or(start).open_below(&path)?);
-            path.clear();
-        }
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-    }
-    at.as_ref().unwrap_or(start).open_below(&path)
 }
 
 /// Whether the target exists; an error when it is anything but a directory.
@@ -301,6 +331,9 @@ fn open_checked(path: &Path, real: &Path) -> Result<Dir> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -318,7 +351,7 @@ mod tests {
             }
             at = target.child(&at, b"d0", State { real: true, ..State::default() }, None);
         }
-        assert!(target.open.lock().unwrap().directories.len() <= OPEN_DIRECTORIES);
+        assert!(target.open.lock().unwrap().directories.len() <= target.most_open);
         target.root().unwrap().make_symlink(b"d0", b"link").unwrap();
         let link = target.child(&root, b"link", State { real: true, ..State::default() }, None);
         assert!(target.open(&link).is_err());
@@ -337,6 +370,22 @@ mod tests {
         }
         target.open.lock().unwrap().directories.clear();
         assert!(target.open(&at).is_ok());
+        // Back, one by one, without a long way round.
+        let above = at.parent().unwrap().clone();
+        let is_open = |directory: &Directory| target.open.lock().unwrap().directories.contains_key(&directory.id);
+        target.climb(&at);
+        assert!(is_open(&above));
+        // One that was moved is not taken to be in the directory that it was in.
+        let further = above.parent().unwrap();
+        let (from, to) = (target.open(further).unwrap(), target.root().unwrap());
+        std::fs::rename(
+            format!("/proc/self/fd/{}/{}", from.as_fd().as_raw_fd(), shown(Path::new(std::ffi::OsStr::from_bytes(&above.name)))),
+            format!("/proc/self/fd/{}/moved", to.as_fd().as_raw_fd()),
+        )
+        .unwrap();
+        target.close(further);
+        target.climb(&above);
+        assert!(!is_open(further));
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             self.superfluous(None);
         }
         if let Some(place) = self.levels.pop().and_then(|level| level.place) {
+            self.run.target.climb(&place);
             self.run.release(&place);
         }
         self.back();
@@ -213,7 +214,8 @@ impl<'r, 'a> Walker<'r, 'a> {
 
     /// The directory that the walk is in, made if need be with those above it. `None` when it cannot be had.
     fn place(&mut self) -> Option<Arc<Directory>> {
-        let first = self.levels.iter().position(|level| level.place.is_none()).unwrap_or(self.levels.len());
+        // Those above a place that was found have theirs, too.
+        let first = self.levels.iter().rposition(|level| level.place.is_some()).map_or(0, |found| found + 1);
         for at in first..self.levels.len() {
             if self.levels[at].blocked {
                 return None;

@@ -17,15 +17,35 @@ use crate::storage::leftovers::{self, Writer};
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
 use crate::sys::Dir;
 
+/// The number of `packs/00`; those below are of the classes.
+const FIRST_SHARD: usize = 256;
+
+/// A directory of the repository.
+enum Place<'a> {
+    Kept(&'a Dir),
+    Opened(Dir),
+}
+
+impl std::ops::Deref for Place<'_> {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        match self {
+            Place::Kept(dir) => dir,
+            Place::Opened(dir) => dir,
+        }
+    }
+}
+
 /// A repository in a local directory.
 #[derive(Debug)]
 pub struct DirectoryStorage {
     path: PathBuf,
     /// One for each class, in the order of [`Class::ALL`].
     classes: Vec<Dir>,
-    /// `packs/00` … `packs/ff`.
-    shards: Vec<Dir>,
-    /// Directories with names that are not durable yet: class index, or 256 + shard.
+    /// `packs`, with `00` … `ff` in it: opened when needed, as 256 descriptors are more than some processes may have.
+    packs: Dir,
+    /// Directories with names that are not durable yet, by number.
     dirty: Mutex<BTreeSet<usize>>,
     counter: AtomicU64,
     /// Who writes, as temporary names say it.
@@ -82,11 +102,10 @@ impl DirectoryStorage {
         let open = |class: &Class| root.open_dir(class.prefix().as_bytes()).map_err(|e| lost(class, e));
         let classes = Class::ALL.iter().map(open).collect::<Result<Vec<_>>>()?;
         let packs = root.open_dir(b"packs").map_err(none)?;
-        let shards =
-            (0..=255u8).map(|n| packs.open_dir(format!("{n:02x}").as_bytes())).collect::<io::Result<Vec<_>>>().map_err(none)?;
+        packs.open_dir(b"00").map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
         let writer = Writer::this_process();
-        Ok(DirectoryStorage { path, classes, shards, dirty: Mutex::default(), counter: AtomicU64::new(0), writer })
+        Ok(DirectoryStorage { path, classes, packs, dirty: Mutex::default(), counter: AtomicU64::new(0), writer })
     }
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
@@ -112,13 +131,24 @@ impl DirectoryStorage {
         &self.path
     }
 
-    fn place(&self, name: &Name) -> (usize, &Dir) {
-        match name {
-            Name::Pack(id) => (256 + usize::from(id.0[0]), &self.shards[usize::from(id.0[0])]),
-            _ => {
-                let at = Class::ALL.iter().position(|c| *c == name.class()).unwrap_or_default();
-                (at, &self.classes[at])
-            }
+    /// The directory that an object is in, and its number.
+    fn place(&self, name: &Name) -> Result<(usize, Place<'_>)> {
+        let at = match name {
+            Name::Pack(id) => FIRST_SHARD + usize::from(id.0[0]),
+            _ => Class::ALL.iter().position(|c| *c == name.class()).unwrap_or_default(),
+        };
+        Ok((at, self.directory(at).at(|| format!("cannot open the directory of {name} in {}", self.describe()))?))
+    }
+
+    /// The numbers of all directories.
+    fn directories(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.classes.len()).chain(FIRST_SHARD..FIRST_SHARD + 256)
+    }
+
+    fn directory(&self, at: usize) -> io::Result<Place<'_>> {
+        match at.checked_sub(FIRST_SHARD) {
+            Some(shard) => self.packs.open_dir(format!("{shard:02x}").as_bytes()).map(Place::Opened),
+            None => Ok(Place::Kept(&self.classes[at])),
         }
     }
 
@@ -168,10 +198,10 @@ fn write_all(file: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Resul
 
 impl Storage for DirectoryStorage {
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
-        let (place, dir) = self.place(name);
+        let (place, dir) = self.place(name)?;
         let leaf = name.leaf();
         let temporary = self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed));
-        match self.write(dir, &temporary, leaf.as_bytes(), parts) {
+        match self.write(&dir, &temporary, leaf.as_bytes(), parts) {
             Ok(created) => {
                 self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
                 Ok(created)
@@ -185,7 +215,7 @@ impl Storage for DirectoryStorage {
     }
 
     fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
-        let (_, dir) = self.place(name);
+        let (_, dir) = self.place(name)?;
         let failed = || format!("cannot read {name} in {}", self.describe());
         let file = dir.open_file(name.leaf().as_bytes()).at(failed)?;
         let range = match range {
@@ -204,15 +234,13 @@ impl Storage for DirectoryStorage {
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
         let failed = || format!("cannot list {}/ in {}", class.prefix(), self.describe());
-        let single;
-        let dirs = if class == Class::Packs {
-            &self.shards[..]
-        } else {
-            single = Class::ALL.iter().position(|c| *c == class).unwrap_or_default();
-            &self.classes[single..=single]
+        let places = match Class::ALL.iter().position(|c| *c == class).unwrap_or_default() {
+            _ if class == Class::Packs => FIRST_SHARD..FIRST_SHARD + 256,
+            at => at..at + 1,
         };
         let mut out = Vec::new();
-        for dir in dirs {
+        for place in places {
+            let dir = self.directory(place).at(failed)?;
             let names = dir.list().at(failed)?;
             for at in 0..names.len() {
                 let leaf = std::str::from_utf8(names.name(at)).ok();
@@ -228,7 +256,7 @@ impl Storage for DirectoryStorage {
     }
 
     fn delete(&self, name: &Name) -> Result<()> {
-        let (place, dir) = self.place(name);
+        let (place, dir) = self.place(name)?;
         match dir.remove(name.leaf().as_bytes()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("cannot delete {name} in {}", self.describe()), e))
@@ -243,15 +271,14 @@ impl Storage for DirectoryStorage {
     fn sync(&self) -> Result<()> {
         let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(|e| e.into_inner()));
         for place in dirty {
-            let dir = if place < 256 { &self.classes[place] } else { &self.shards[place - 256] };
-            dir.sync().at(|| format!("cannot make new names durable in {}", self.describe()))?;
+            let synced = self.directory(place).and_then(|dir| dir.sync());
+            synced.at(|| format!("cannot make new names durable in {}", self.describe()))?;
         }
         Ok(())
     }
 
     fn sync_everything(&self) -> Result<()> {
-        let all = (0..self.classes.len()).chain((0..self.shards.len()).map(|shard| 256 + shard));
-        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).extend(all);
+        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).extend(self.directories());
         self.sync()
     }
 
@@ -263,8 +290,8 @@ impl Storage for DirectoryStorage {
     fn leftovers(&self, remove: bool) -> Result<Leftovers> {
         let failed = || format!("cannot look for unfinished objects in {}", self.describe());
         let mut out = Leftovers::default();
-        for dir in self.classes.iter().chain(&self.shards) {
-            leftovers::find(dir, remove, &mut out).at(failed)?;
+        for at in self.directories() {
+            self.directory(at).and_then(|dir| leftovers::find(&dir, remove, &mut out)).at(failed)?;
         }
         Ok(out)
     }

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{
-    self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
-};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::model::Timestamp;
@@ -78,8 +77,6 @@ pub struct Stat {
     pub links: u32,
     /// Device number of a device node.
     pub rdev: (u32, u32),
-    /// It has `chattr` flags that `statx` knows of: immutable, append only, no dump, or compressed.
-    pub flagged: bool,
 }
 
 /// The names in a directory, in one buffer.
@@ -146,16 +143,22 @@ pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
     | 0x0080_0000 // C: no copy on write
     | 0x2000_0000; // P: project is inherited
 
-/// What `statx` knows of them.
-const FLAGGED: StatxAttributes =
-    StatxAttributes::IMMUTABLE.union(StatxAttributes::APPEND).union(StatxAttributes::NODUMP).union(StatxAttributes::COMPRESSED);
+/// The longest path that is opened at once: below `PATH_MAX`.
+const LONGEST: usize = 3800;
 
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Dir {
-    /// Opens a directory by path; the last component may be a link (the path is the user's own).
+    /// Opens a directory by path, of any length; links are followed (the path is the user's own).
     pub fn open(path: &Path) -> io::Result<Dir> {
-        Ok(Dir(fs::open(path, OPEN_DIR, Mode::empty())?))
+        let path = path.as_os_str().as_bytes();
+        if path.len() <= LONGEST {
+            return Ok(Dir(fs::open(path, OPEN_DIR, Mode::empty())?));
+        }
+        let start = if path.starts_with(b"/") { "/" } else { "." };
+        let names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
+        let open = |from: &Dir, path: &[u8]| Ok(Dir(fs::openat(&from.0, path, OPEN_DIR, Mode::empty())?));
+        in_pieces(&Dir(fs::open(start, OPEN_DIR, Mode::empty())?), names, open)
     }
 
     /// Opens the entry `name`, which must be a directory and not a link to one.
@@ -169,6 +172,27 @@ impl Dir {
         let path = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         Ok(Dir(fs::openat2(&self.0, path, OPEN_DIR, Mode::empty(), resolve)?))
+    }
+
+    /// Opens a directory any number of levels below, as [`Dir::open_below`] does: a piece of the path at a time where it is
+    /// longer than the kernel takes.
+    pub fn open_far_below<'n>(&self, names: impl Iterator<Item = &'n [u8]>) -> io::Result<Dir> {
+        in_pieces(self, names, Dir::open_below)
+    }
+
+    /// Opens the directory that this one is in, which must be `device` and `inode`: it may have been moved meanwhile.
+    pub fn open_above(&self, device: (u32, u32), inode: u64) -> io::Result<Dir> {
+        let above = Dir(fs::openat(&self.0, "..", OPEN_DIR, Mode::empty())?);
+        above.must_be(device, inode)
+    }
+
+    /// Answers this directory if it is `device` and `inode`, and an error otherwise.
+    pub fn must_be(self, device: (u32, u32), inode: u64) -> io::Result<Dir> {
+        let stat = self.stat_self()?;
+        match (stat.device, stat.inode) == (device, inode) {
+            true => Ok(self),
+            false => Err(io::Error::other("it was moved or replaced meanwhile")),
+        }
     }
 
     /// Another descriptor of the same directory.
@@ -344,6 +368,27 @@ impl AsFd for Dir {
     }
 }
 
+/// Opens `names` below `start`, several at a time.
+fn in_pieces<'n>(
+    start: &Dir,
+    names: impl Iterator<Item = &'n [u8]>,
+    open: impl Fn(&Dir, &[u8]) -> io::Result<Dir>,
+) -> io::Result<Dir> {
+    let mut path: Vec<u8> = Vec::new();
+    let mut at: Option<Dir> = None;
+    for name in names {
+        if path.len() + name.len() > LONGEST {
+            at = Some(open(at.as_ref().unwrap_or(start), &path)?);
+            path.clear();
+        }
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+    }
+    open(at.as_ref().unwrap_or(start), &path)
+}
+
 fn timestamps(time: Timestamp) -> Timestamps {
     let time = Timespec { tv_sec: time.secs, tv_nsec: i64::from(time.nanos) };
     Timestamps { last_access: time, last_modification: time }
@@ -369,10 +414,10 @@ pub fn flags(fd: impl AsFd) -> io::Result<u32> {
     Ok(fs::ioctl_getflags(fd)?.bits())
 }
 
-/// The `chattr` flags of an open file or directory that a user sets; none where the file system has none to tell of.
-pub fn user_flags(fd: impl AsFd) -> u32 {
+/// The `chattr` flags of an open file or directory that a user sets; `None` where the file system has none to tell of.
+pub fn user_flags(fd: impl AsFd) -> Option<u32> {
     // Few file systems have them, and each says so with an error of its own.
-    flags(fd).unwrap_or(0) & USER_FLAGS
+    flags(fd).ok().map(|flags| flags & USER_FLAGS)
 }
 
 /// Sets the `chattr` flags of an open file or directory.
@@ -395,6 +440,15 @@ pub fn next_data(fd: impl AsFd, from: u64) -> io::Result<Option<(u64, u64)>> {
         Err(e) => return Err(e.into()),
     };
     Ok(Some((start, fs::seek(&fd, fs::SeekFrom::Hole(start))?)))
+}
+
+/// Where the next hole of an open file begins at or after `from`; the end counts as one. `u64::MAX`: it does not tell.
+pub fn next_hole(fd: impl AsFd, from: u64) -> io::Result<u64> {
+    match fs::seek(fd, fs::SeekFrom::Hole(from)) {
+        Ok(at) => Ok(at),
+        Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(u64::MAX),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Reads up to `len` bytes from `offset` on and appends them to `out`, without clearing memory first. Returns how many
@@ -451,7 +505,6 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         device: (s.stx_dev_major, s.stx_dev_minor),
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
-        flagged: s.stx_attributes.intersects(FLAGGED),
     })
 }
 

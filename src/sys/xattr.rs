@@ -12,15 +12,40 @@ use crate::sys::dir::Dir;
 /// Name and value of each attribute, sorted by name.
 pub type List = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// The attributes that could be read, and why others could not.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What could be read.
+    pub list: List,
+    /// The first failure: of the names, or of a value, which it names.
+    pub failed: Option<io::Error>,
+}
+
+impl Found {
+    fn whole(self) -> io::Result<List> {
+        self.failed.map_or(Ok(self.list), Err)
+    }
+}
+
 /// The attributes of an open file or directory; empty where the file system has none.
 pub fn list(fd: impl AsFd) -> io::Result<List> {
+    find(fd).whole()
+}
+
+/// The attributes of the entry `name` of `dir`, itself and not what it links to.
+pub fn list_at(dir: &Dir, name: &[u8]) -> io::Result<List> {
+    find_at(dir, name).whole()
+}
+
+/// What can be read of the attributes of an open file or directory.
+pub fn find(fd: impl AsFd) -> Found {
     let fd = fd.as_fd();
     collect(|buf| fs::flistxattr(fd, spare_capacity(buf)), |name, buf| fs::fgetxattr(fd, name, spare_capacity(buf)))
 }
 
-/// The attributes of the entry `name` of `dir`, itself and not what it links to. Goes through `/proc/self/fd`, as the
-/// kernel has no `*xattrat` before 6.13.
-pub fn list_at(dir: &Dir, name: &[u8]) -> io::Result<List> {
+/// What can be read of the attributes of an entry itself. Goes through `/proc/self/fd`, as the kernel has no `*xattrat`
+/// before 6.13.
+pub fn find_at(dir: &Dir, name: &[u8]) -> Found {
     let path = proc_path(dir, name);
     collect(
         |buf| fs::llistxattr(path.as_slice(), spare_capacity(buf)),
@@ -70,21 +95,60 @@ fn grown(mut call: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>) -> rus
 fn collect(
     list: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>,
     mut get: impl FnMut(&[u8], &mut Vec<u8>) -> rustix::io::Result<usize>,
-) -> io::Result<List> {
+) -> Found {
+    let mut out = Found::default();
     let names = match grown(list) {
         Ok(names) => names,
-        Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(List::new()),
-        Err(e) => return Err(e.into()),
+        Err(Errno::NOTSUP | Errno::NOSYS) => return out,
+        Err(e) => return Found { failed: Some(e.into()), ..out },
     };
-    let mut out = List::new();
     for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
         match grown(|buf| get(name, buf)) {
-            Ok(value) => out.push((name.to_vec(), value)),
+            Ok(value) => out.list.push((name.to_vec(), value)),
             // Gone since it was listed, or not for this user to read (`trusted.*`): not ours to keep.
             Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::NOTSUP) => {}
-            Err(e) => return Err(e.into()),
+            Err(e) if out.failed.is_none() => {
+                let text = format!("{}: {}", crate::model::escape(name), io::Error::from(e));
+                out.failed = Some(io::Error::other(text));
+            }
+            Err(_) => {}
         }
     }
-    out.sort_unstable();
-    Ok(out)
+    out.list.sort_unstable();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attributes `user.a` and `user.b`, as calls would answer; `value` answers for each.
+    fn two(value: impl Fn(&[u8]) -> rustix::io::Result<&'static [u8]>) -> Found {
+        let put = |bytes: &[u8], buf: &mut Vec<u8>| {
+            buf.extend_from_slice(bytes);
+            Ok(bytes.len())
+        };
+        collect(|buf| put(b"user.b\0user.a\0", buf), |name, buf| put(value(name)?, buf))
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_costs_no_other() {
+        let whole = two(|_| Ok(b"v")).whole().expect("both are read");
+        assert_eq!(whole, [(b"user.a".to_vec(), b"v".to_vec()), (b"user.b".to_vec(), b"v".to_vec())]);
+        let found = two(|name| if name == b"user.a" { Err(Errno::IO) } else { Ok(b"v") });
+        assert_eq!(found.list, [(b"user.b".to_vec(), b"v".to_vec())]);
+        assert!(found.failed.as_ref().is_some_and(|e| e.to_string().starts_with("user.a: ")), "{found:?}");
+        assert!(found.whole().is_err());
+        // What is not for this user to read, or gone by now, is no failure.
+        for e in [Errno::NODATA, Errno::PERM, Errno::ACCESS, Errno::NOTSUP] {
+            assert_eq!(two(|_| Err(e)).whole().expect("no failure"), []);
+        }
+    }
+
+    #[test]
+    fn a_file_system_without_attributes_is_no_failure() {
+        let answer = |e| collect(|_| Err(e), |_, _| Ok(0)).whole();
+        assert!(answer(Errno::NOTSUP).is_ok_and(|list| list.is_empty()));
+        assert!(answer(Errno::TOOBIG).is_err());
+    }
 }

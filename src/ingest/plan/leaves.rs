@@ -1,0 +1,144 @@
+//! Entries that are no directories: what is taken over, what is read, and in which company.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::ingest::handles::Handle;
+use crate::ingest::parent::ParentEntry;
+use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
+use crate::ingest::read::{BATCH, Task, is_small};
+use crate::ingest::sink::stopped;
+use crate::model::{Content, Kind, LinkGroup, Node};
+use crate::sys::{Dir, FileKind, Stat, xattr};
+
+/// How many files a batch may have.
+const BATCH_FILES: usize = 512;
+
+impl Planner<'_> {
+    /// An entry that is no directory: `own_name` in `dir`, `name` in the snapshot.
+    pub(super) fn leaf(
+        &mut self,
+        dir: &Arc<Handle>,
+        own_name: &[u8],
+        name: &[u8],
+        stat: Stat,
+        entry: Option<ParentEntry>,
+    ) -> Result<()> {
+        let mut begun = Box::new(Begun {
+            node: Node {
+                name: name.to_vec(),
+                meta: metadata(&stat),
+                kind: Kind::File(Content::Inline(Vec::new())),
+                link: None,
+                given: true,
+                changed: false,
+            },
+            xattrs: Vec::new(),
+            record: record(&stat),
+        });
+        self.owners(&begun.node);
+        let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat);
+        if stat.kind == FileKind::File {
+            self.walked.statistics.files += 1;
+            self.walked.statistics.bytes += stat.size;
+            let wanted = self.file(dir, own_name, stat, entry, &mut begun.node, earlier)?;
+            return self.step(Step::Leaf(begun, wanted));
+        }
+        self.walked.statistics.others += 1;
+        match special(dir, own_name, &stat) {
+            Ok(kind) => {
+                begun.node.kind = kind;
+                begun.xattrs = self.attributes(xattr::find_at(dir, own_name));
+                self.step(Step::Leaf(begun, Wanted::Nothing))
+            }
+            Err(e) => {
+                let path = self.path.clone();
+                self.warn(&path, &format!("it cannot be read: {e}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a file with several names into its group; answers whether an earlier name of it was met.
+    fn join_group(&mut self, node: &mut Node, stat: &Stat) -> bool {
+        let key = (crate::sys::dir::device_number(stat.device), stat.inode);
+        if let Some(group) = self.links.get(&key) {
+            node.link = Some(*group);
+            return true;
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(&self.path).as_bytes()[..16]);
+        self.links.insert(key, LinkGroup(id));
+        node.link = Some(LinkGroup(id));
+        false
+    }
+
+    fn file(
+        &mut self,
+        dir: &Arc<Handle>,
+        own_name: &[u8],
+        stat: Stat,
+        entry: Option<ParentEntry>,
+        node: &mut Node,
+        earlier: bool,
+    ) -> Result<Wanted> {
+        let slot = self.slots;
+        self.slots += 1;
+        let mut task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base: None };
+        if earlier {
+            return Ok(Wanted::Link(Box::new(task)));
+        }
+        let is_file = |e: &&ParentEntry| matches!(e.node().kind, Kind::File(_));
+        let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
+        if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
+            && parent.is_unchanged(entry, &stat)
+            && self.adoption.allows(entry.node())?
+        {
+            node.kind = entry.node().kind.clone();
+            node.meta.xattrs = entry.node().meta.xattrs.clone();
+            node.meta.flags = entry.node().meta.flags;
+            self.walked.statistics.files_unchanged += 1;
+            return Ok(Wanted::Parent);
+        }
+        task.base = entry.as_ref().and_then(|e| match &e.node().kind {
+            Kind::File(content @ (Content::Items(_) | Content::Tree { .. })) => Some(content.clone()),
+            _ => None,
+        });
+        match is_small(&task.stat) {
+            true => self.batch(task)?,
+            false => self.outlets.big.send(task).map_err(|_| stopped())?,
+        }
+        Ok(Wanted::Read { slot, previous })
+    }
+
+    fn batch(&mut self, task: Task) -> Result<()> {
+        if self.batch_bytes + task.stat.size > BATCH {
+            self.flush_batch()?;
+        }
+        self.batch_bytes += task.stat.size;
+        self.batch.push(task);
+        if self.batch.len() == BATCH_FILES { self.flush_batch() } else { Ok(()) }
+    }
+
+    /// Gives the files that wait for more to the readers.
+    pub(super) fn flush_batch(&mut self) -> Result<()> {
+        self.batch_bytes = 0;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.outlets.small.send(batch).map_err(|_| stopped())
+    }
+}
+
+/// What an entry is that has no content to be read.
+fn special(dir: &Dir, name: &[u8], stat: &Stat) -> std::io::Result<Kind> {
+    Ok(match stat.kind {
+        FileKind::Symlink => Kind::Symlink(dir.read_link(name)?),
+        FileKind::Fifo => Kind::Fifo,
+        FileKind::Socket => Kind::Socket,
+        FileKind::CharDevice => Kind::CharDevice(stat.rdev.0, stat.rdev.1),
+        FileKind::BlockDevice => Kind::BlockDevice(stat.rdev.0, stat.rdev.1),
+        _ => return Err(std::io::Error::other("its type is unknown")),
+    })
+}
