@@ -8,4 +8,6 @@ mod support;
 
 mod basics;
 mod crash;
+mod damage;
+mod delta;
 mod rules;
