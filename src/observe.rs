@@ -24,6 +24,29 @@ pub enum Event<'a> {
         /// Logical bytes expected in all.
         total_bytes: u64,
     },
+    /// An object of the repository is damaged, missing, or says what is not so.
+    Damage {
+        /// The object.
+        object: &'a str,
+        /// What is wrong with it, and what to do.
+        message: &'a str,
+    },
+    /// Damage takes something from an entry of a snapshot.
+    Hit {
+        /// The snapshot's id.
+        snapshot: &'a str,
+        /// The entry, from the snapshot's root.
+        path: &'a [u8],
+        /// What of it is lost.
+        message: &'a str,
+    },
+    /// So many entries more of the snapshot are hit, and not named one by one.
+    MoreHits {
+        /// The snapshot's id.
+        snapshot: &'a str,
+        /// How many.
+        entries: u64,
+    },
 }
 
 /// Receives [`Event`]s, from any thread.

@@ -13,6 +13,7 @@ use yester::Result;
 mod args;
 mod background;
 mod cat;
+mod check;
 mod completions;
 mod context;
 mod credential;
@@ -35,6 +36,7 @@ mod restore;
 mod select;
 mod signals;
 mod snapshots;
+mod stats;
 mod umount;
 mod units;
 mod version;
@@ -78,6 +80,8 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Key(args) => key::run(&context, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&context, &args),
+        Command::Check(args) => check::run(&context, &args),
+        Command::Stats(args) => stats::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

@@ -56,9 +56,14 @@ impl Display {
         } else {
             format!("yester: warning: {}: {}", escape(subject), super::exit::one_line(message))
         };
+        self.note(&line);
+    }
+
+    /// Prints a line above the bar.
+    pub fn note(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| note(&line)),
-            None => note(&line),
+            Some(bar) => bar.suspend(|| note(line)),
+            None => note(line),
         }
     }
 }

@@ -88,8 +88,9 @@ fn fenced(repo: &Repository, texts: &[String]) -> Result<Vec<SnapshotId>> {
 /// Plans, says so, and unless this is a dry run does it and says what was done.
 pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, dry_run: bool) -> Result<Outcome> {
     let began = Instant::now();
-    if let Some(text) = vanished(context, repo)?.first() {
-        let text = format!("{text}; nothing was deleted (if it is lost for good, yester forget with its whole id says so)");
+    if let Some((object, said)) = vanished(context, repo)?.first() {
+        let text =
+            format!("{object} {said}; nothing was deleted (if it is lost for good, yester forget with its whole id says so)");
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
     let stop = signals::stop_flag()?;

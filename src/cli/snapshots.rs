@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     }
     out.finish()?;
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
-    wrong.extend(vanished(context, &repo)?);
+    wrong.extend(vanished(context, &repo)?.into_iter().map(|(object, message)| format!("{object} {message}")));
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for e in rest {
         exit::report(exit::FAILED, e, context.global.json);
@@ -60,11 +60,11 @@ pub fn vanished_ids(context: &Context, repo: &Repository) -> Result<Vec<Snapshot
     state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))
 }
 
-/// The same, each as a sentence.
-pub fn vanished(context: &Context, repo: &Repository) -> Result<Vec<String>> {
+/// The same, each with what there is to say.
+pub fn vanished(context: &Context, repo: &Repository) -> Result<Vec<(String, String)>> {
     let text =
         "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; look at its storage";
-    Ok(vanished_ids(context, repo)?.iter().map(|id| format!("snapshot {} {text}", id.short())).collect())
+    Ok(vanished_ids(context, repo)?.iter().map(|id| (format!("snapshot {}", id.short()), text.to_owned())).collect())
 }
 
 type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;

@@ -74,6 +74,31 @@ pub fn duration(time: std::time::Duration) -> String {
     }
 }
 
+/// Parses `30d`, `12h`, `2w`, or several parts in a row, as in `1y6m` and `1d12h`: hours, days, weeks, months of 30 days
+/// and years of 365.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is no length of time: write 12h, 30d, 2w, 6m or 1y");
+    let mut seconds = 0u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at_checked(digits).ok_or_else(wrong)?;
+        let hours: u64 = match unit.as_bytes().first() {
+            Some(b'h') => 1,
+            Some(b'd') => 24,
+            Some(b'w') => 7 * 24,
+            Some(b'm') => 30 * 24,
+            Some(b'y') => 365 * 24,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let part = number.checked_mul(hours * 3600).ok_or_else(wrong)?;
+        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
+        rest = unit.get(1..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
+}
+
 fn jiff(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.secs, i32::try_from(time.nanos).ok()?).ok()
 }
@@ -148,6 +173,17 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!((count(7), count(1000), count(1234567)), ("7".into(), "1,000".into(), "1,234,567".into()));
+    }
+
+    #[test]
+    fn lengths_of_time_are_read() {
+        let hours = |n: u64| Ok(std::time::Duration::from_secs(n * 3600));
+        for (text, expected) in [("12h", 12), ("30d", 720), ("2w", 336), ("1y6m", 13_080), ("0d", 0)] {
+            assert_eq!(parse_duration(text), hours(expected), "{text}");
+        }
+        for bad in ["", "30", "d", "30x", "-1d", "1d x", "99999999999999999999d", "9999999999999999d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

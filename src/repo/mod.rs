@@ -14,6 +14,7 @@ use crate::repo::slots::SlotOptions;
 use crate::storage::{Class, Storage};
 
 pub mod cache;
+pub mod check;
 mod configuration;
 pub mod copies;
 pub mod forget;
@@ -33,6 +34,7 @@ pub mod segment;
 pub mod session;
 pub mod slots;
 pub mod snapshots;
+pub mod stats;
 pub mod tree;
 pub mod tree_writer;
 
@@ -65,8 +67,11 @@ impl Repository {
     /// Makes a repository on an empty storage and opens it.
     pub fn init(storage: Arc<dyn Storage>, credential: &Credential, options: &InitOptions) -> Result<Self> {
         options.chunker.validate()?;
-        if !storage.list(Class::Config)?.is_empty() {
-            return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", storage.describe())));
+        // One that has lost its configuration is a repository too.
+        for class in [Class::Config, Class::Keys, Class::Snapshots] {
+            if !storage.list(class)?.is_empty() {
+                return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", storage.describe())));
+            }
         }
         let master = MasterKey::generate()?;
         let keys = master.keys();
@@ -89,6 +94,11 @@ impl Repository {
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
         Repository { storage, config, keys, cache: None, scratch }
+    }
+
+    /// The same repository on another storage.
+    fn on(&self, storage: Arc<dyn Storage>) -> Self {
+        Self::of(storage, self.config.clone(), self.keys.clone())
     }
 
     /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together

@@ -115,7 +115,7 @@ impl TreeReader {
     fn page(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<Page>) -> Result<Page> {
         self.pages.get_or_insert_with(id, || {
             let chunk = self.chunks.chunk(PackKind::Tree, id)?;
-            decode(&chunk)
+            decode(&chunk).map_err(|e| e.context(format_args!("tree page {}", id.short())))
         })
     }
 
@@ -123,7 +123,8 @@ impl TreeReader {
         Error::corrupt(format!("tree page {} is used as a page of two kinds", id.short()))
     }
 
-    fn nodes(&self, id: &ChunkId) -> Result<Arc<NodePage>> {
+    /// A leaf of a directory; `check` goes through trees page by page.
+    pub(in crate::repo) fn nodes(&self, id: &ChunkId) -> Result<Arc<NodePage>> {
         match self.page(id, |bytes| {
             let nodes = page::nodes(bytes)?;
             let mut before = Vec::with_capacity(nodes.len());
@@ -138,7 +139,32 @@ impl TreeReader {
         }
     }
 
-    fn children(&self, id: &ChunkId, kind: PageKind, level: u8) -> Result<Arc<Vec<Child>>> {
+    /// A leaf of a recipe.
+    pub(in crate::repo) fn item_page(&self, id: &ChunkId) -> Result<Arc<Vec<Item>>> {
+        match self.page(id, |bytes| Ok(Page::Items(Arc::new(page::items(bytes)?))))? {
+            Page::Items(items) => Ok(items),
+            _ => Err(Self::wrong_kind(id)),
+        }
+    }
+
+    /// A leaf of scan records.
+    pub(in crate::repo) fn scan_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<ScanRecord>>> {
+        match self.page(id, |bytes| Ok(Page::Scan(Arc::new(page::scan_records(bytes)?))))? {
+            Page::Scan(records) => Ok(records),
+            _ => Err(Self::wrong_kind(id)),
+        }
+    }
+
+    /// A leaf of hard link groups.
+    pub(in crate::repo) fn link_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<LinkEntry>>> {
+        match self.page(id, |bytes| Ok(Page::Links(Arc::new(page::links(bytes)?))))? {
+            Page::Links(links) => Ok(links),
+            _ => Err(Self::wrong_kind(id)),
+        }
+    }
+
+    /// An inner page, which stands on `level`.
+    pub(in crate::repo) fn children(&self, id: &ChunkId, kind: PageKind, level: u8) -> Result<Arc<Vec<Child>>> {
         match self.page(id, |bytes| Ok(Page::Inner(Arc::new(page::children(bytes, kind, level)?))))? {
             Page::Inner(children) => Ok(children),
             _ => Err(Self::wrong_kind(id)),
@@ -301,9 +327,7 @@ impl TreeReader {
             };
             // The count of items is not stated by the node; its logical size is.
             let leaf = self.descend_sized(root, size, |c, s, w| choose(c, s, w).unwrap_or(usize::MAX))?;
-            let Page::Items(items) = self.page(&leaf.page, |bytes| Ok(Page::Items(Arc::new(page::items(bytes)?))))? else {
-                return Err(Self::wrong_kind(&leaf.page));
-            };
+            let items = self.item_page(&leaf.page)?;
             let sum = items.iter().try_fold(0u64, |sum, item| sum.checked_add(item.len()));
             if sum != Some(leaf.weight) || data > size {
                 return Err(Error::corrupt(format!(
@@ -374,21 +398,19 @@ impl TreeReader {
             })
         };
         let leaf = self.descend(PageKind::Scan, root, (0, 0), |c, s, w| choose(c, s, w).unwrap_or(usize::MAX))?;
-        match self.page(&leaf.page, |bytes| Ok(Page::Scan(Arc::new(page::scan_records(bytes)?))))? {
-            Page::Scan(records) if leaf.count == 0 || leaf.count == records.len() as u64 => Ok((leaf.skipped_count, records)),
-            Page::Scan(_) => Err(Error::corrupt("a page of scan records holds another number of them than stated")),
-            _ => Err(Self::wrong_kind(&leaf.page)),
+        let records = self.scan_leaf(&leaf.page)?;
+        if leaf.count != 0 && leaf.count != records.len() as u64 {
+            return Err(Error::corrupt("a page of scan records holds another number of them than stated"));
         }
+        Ok((leaf.skipped_count, records))
     }
 
     /// The hard link group `group` of a snapshot's table.
     pub fn link(&self, root: &Root, group: &LinkGroup) -> Result<Option<LinkEntry>> {
         let choose = |children: &[Child], _, _| children.partition_point(|c| c.key.as_slice() <= &group.0[..]).saturating_sub(1);
         let leaf = self.descend(PageKind::Links, root, (0, 0), choose)?;
-        match self.page(&leaf.page, |bytes| Ok(Page::Links(Arc::new(page::links(bytes)?))))? {
-            Page::Links(links) => Ok(links.binary_search_by(|e| e.group.cmp(group)).ok().map(|at| links[at])),
-            _ => Err(Self::wrong_kind(&leaf.page)),
-        }
+        let links = self.link_leaf(&leaf.page)?;
+        Ok(links.binary_search_by(|e| e.group.cmp(group)).ok().map(|at| links[at]))
     }
 
     /// A node's extended attributes, sorted by name.

@@ -135,7 +135,8 @@ impl Faults {
     fn begin(&self, operation: Operation) -> Result<()> {
         let hook = self.hook.lock().unwrap().take();
         if let Some(mut hook) = hook {
-            let result = hook(&operation);
+            // On a thread of its own: the operation may be asked for in the middle of something.
+            let result = std::thread::scope(|scope| scope.spawn(|| hook(&operation)).join()).unwrap();
             self.hook.lock().unwrap().get_or_insert(hook);
             result?;
         }

@@ -8,3 +8,4 @@ mod support;
 
 mod basics;
 mod crash;
+mod rules;

@@ -1,0 +1,306 @@
+//! `check`: whether the repository is whole, and what of the snapshots is not.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+use yester::model::{PackId, Timestamp, escape};
+use yester::observe::{Event, Observer};
+use yester::repo::Repository;
+use yester::repo::check::{CheckOptions, CheckReport, Subset, check};
+use yester::repo::local::LocalState;
+use yester::{Error, Result};
+
+use super::context::{self, Context};
+use super::exit::{Outcome, one_line};
+use super::output::{JsonPath, Output};
+use super::progress::Display;
+use super::{signals, snapshots, units};
+
+/// Entries of one snapshot that are named; with --json all are.
+const NAMES: u64 = 20;
+/// Verified packs are remembered this often, so that a check that is killed was not for nothing.
+const REMEMBER: Duration = Duration::from_secs(10);
+
+/// Checks that every object is there, that every snapshot's tree, files and metadata resolve, and that counts are
+/// right. With --read-data, every stored byte is read, decrypted, decompressed and compared with what it should be.
+/// Damaged objects are named, and the files of each snapshot that lose something. Nothing is changed.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("data").args(["read_data", "read_data_subset"])))]
+pub struct CheckArgs {
+    /// Read all data too
+    #[arg(long)]
+    read_data: bool,
+    /// Read a part of the data: 10% of the packs, packs of 5G together (both: those that were not read for the longest
+    /// time), or part 2/7 of all
+    #[arg(long, value_name = "10%|5G|N/T", value_parser = parse_subset)]
+    read_data_subset: Option<Subset>,
+    /// Leave out packs that this machine found sound within this time, as in 30d, 12h or 2w
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "data")]
+    max_age: Option<Duration>,
+}
+
+/// Checks.
+pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
+    let began = Instant::now();
+    let repo = context.open()?;
+    let display = Display::new(&context.global);
+    let json = context.global.json;
+    let findings = Findings { display: &display, json, wrong: Mutex::new(Ok(())) };
+    let vanished = snapshots::vanished(context, &repo)?;
+    vanished.iter().for_each(|(object, message)| findings.event(&Event::Damage { object, message }));
+    let mut memory = Memory::new(context, &repo);
+    let options = CheckOptions {
+        read: args.read_data.then_some(Subset::All).or(args.read_data_subset),
+        verified: memory.all(),
+        max_age: args.max_age,
+        now: context::now(),
+        names: if json { None } else { Some(NAMES) },
+        stop: signals::stop_flag()?,
+    };
+    let checked = check(&repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
+    memory.keep();
+    display.finish();
+    let mut report = checked?;
+    report.damage += vanished.len() as u64;
+    findings.wrong.into_inner().unwrap_or_else(|e| e.into_inner())?;
+    let mut out = Output::new();
+    if json {
+        out.json(&summary(&report, began.elapsed()))?;
+    } else if !context.global.quiet {
+        text(&report, began.elapsed(), args).iter().try_for_each(|line| out.line(line))?;
+    }
+    out.finish()?;
+    if report.is_sound() { Ok(Outcome::Done) } else { Err(Error::corrupt(verdict(&report))) }
+}
+
+/// `10%`, `5G`, `2/7`.
+fn parse_subset(text: &str) -> Result<Subset, String> {
+    let wrong = || format!("{text:?} is no part of the data: write 10%, 5G, or 2/7");
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent: f64 = percent.parse().map_err(|_| wrong())?;
+        return if percent > 0.0 && percent <= 100.0 { Ok(Subset::Share(percent / 100.0)) } else { Err(wrong()) };
+    }
+    if let Some((part, of)) = text.split_once('/') {
+        let (part, of): (u32, u32) = (part.parse().map_err(|_| wrong())?, of.parse().map_err(|_| wrong())?);
+        return if (1..=of).contains(&part) { Ok(Subset::Part { part, of }) } else { Err(wrong()) };
+    }
+    match units::parse_size(text).map_err(|_| wrong())? {
+        0 => Err(wrong()),
+        bytes => Ok(Subset::Bytes(bytes)),
+    }
+}
+
+/// When packs were verified, in this machine's memory. It is opened for a moment at a time: others need it too.
+struct Memory<'a> {
+    context: &'a Context,
+    repo: &'a Repository,
+    sound: Vec<PackId>,
+    damaged: Vec<PackId>,
+    kept: Instant,
+}
+
+impl<'a> Memory<'a> {
+    fn new(context: &'a Context, repo: &'a Repository) -> Self {
+        Memory { context, repo, sound: Vec::new(), damaged: Vec::new(), kept: Instant::now() }
+    }
+
+    fn state(&self) -> Option<LocalState> {
+        LocalState::open(self.context.places.state()?, self.repo.id())
+    }
+
+    fn all(&self) -> HashMap<PackId, Timestamp> {
+        self.state().map(|state| state.all_verified()).unwrap_or_default()
+    }
+
+    fn note(&mut self, pack: PackId, sound: bool) {
+        let packs = if sound { &mut self.sound } else { &mut self.damaged };
+        packs.push(pack);
+        if self.kept.elapsed() >= REMEMBER {
+            self.keep();
+        }
+    }
+
+    /// What cannot be kept now, because another process has the memory, is kept the next time.
+    fn keep(&mut self) {
+        self.kept = Instant::now();
+        if self.sound.is_empty() && self.damaged.is_empty() {
+            return;
+        }
+        let Some(state) = self.state() else { return };
+        if state.note_verified(&self.sound, context::now()) {
+            self.sound.clear();
+        }
+        if state.drop_verified(&self.damaged) {
+            self.damaged.clear();
+        }
+    }
+}
+
+/// Shows what is found: as text on standard error, as JSON on standard output.
+struct Findings<'a> {
+    display: &'a Display,
+    json: bool,
+    /// The first line that could not be written.
+    wrong: Mutex<Result<()>>,
+}
+
+#[derive(Serialize)]
+struct JsonDamage<'a> {
+    message_type: &'static str,
+    object: &'a str,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct JsonHit<'a> {
+    message_type: &'static str,
+    snapshot: &'a str,
+    #[serde(flatten)]
+    path: JsonPath,
+    message: &'a str,
+}
+
+impl Findings<'_> {
+    fn write<T: Serialize>(&self, value: &T) {
+        let mut out = Output::new();
+        let written = out.json(value).and_then(|()| out.finish());
+        let mut wrong = self.wrong.lock().unwrap_or_else(|e| e.into_inner());
+        if wrong.is_ok() {
+            *wrong = written;
+        }
+    }
+}
+
+impl Observer for Findings<'_> {
+    fn event(&self, event: &Event<'_>) {
+        let short = |snapshot: &str| snapshot.chars().take(8).collect::<String>();
+        match event {
+            Event::Damage { object, message } if self.json => {
+                self.write(&JsonDamage { message_type: "damage", object, message });
+            }
+            Event::Hit { snapshot, path, message } if self.json => {
+                self.write(&JsonHit { message_type: "hit", snapshot, path: JsonPath::new(path), message });
+            }
+            Event::Damage { object, message } => {
+                self.display.note(&format!("yester: damage: {}: {}", one_line(object), one_line(message)));
+            }
+            Event::Hit { snapshot, path, message } => {
+                self.display.note(&format!("yester: hit: {}:{}: {message}", short(snapshot), escape(path)));
+            }
+            Event::MoreHits { snapshot, entries } => {
+                let entries = units::counted(*entries, "entry", "entries");
+                self.display.note(&format!("yester: hit: {}: {entries} more (--json names all)", short(snapshot)));
+            }
+            other => self.display.event(other),
+        }
+    }
+}
+
+/// The last lines when nothing failed.
+fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
+    let counted = |n, one, many| units::counted(n, one, many);
+    let mut out = Vec::new();
+    if report.unused_packs > 0 {
+        let packs = counted(report.unused_packs, "pack", "packs");
+        let why = "left by ingests that were stopped, or of one at work";
+        out.push(format!("{packs} ({}) that no segment names: {why}; no damage", units::size(report.unused_bytes)));
+    }
+    if args.read_data || args.read_data_subset.is_some() {
+        let fresh = match report.fresh_packs {
+            0 => String::new(),
+            n => format!(", {} left out that were found sound not long ago", units::count(n)),
+        };
+        let packs = counted(report.read_packs, "pack", "packs");
+        out.push(format!("read {packs} ({}) whole{fresh}", units::size(report.read_bytes)));
+    }
+    let found = if report.is_sound() { "no damage" } else { "damage found" };
+    let parts = [
+        counted(report.snapshots, "snapshot", "snapshots"),
+        counted(report.pages, "tree page", "tree pages"),
+        counted(report.references, "reference to data", "references to data"),
+        counted(report.packs, "pack", "packs"),
+    ];
+    let (size, time) = (units::size(report.pack_bytes), units::duration(time));
+    out.push(format!("checked {} ({size}) in {time}: {found}", parts.join(", ")));
+    out
+}
+
+/// The line that ends a check which found something.
+fn verdict(report: &CheckReport) -> String {
+    let findings = units::counted(report.damage, "finding", "findings");
+    let hits = match report.hits {
+        0 => "nothing of any snapshot is lost as far as is known".to_owned(),
+        hits => {
+            let entries = units::counted(hits, "entry", "entries");
+            let snapshots = units::counted(report.hit_snapshots, "snapshot", "snapshots");
+            format!("{entries} of {snapshots} cannot be restored whole, until an ingest of the same files stores them again")
+        }
+    };
+    format!("the repository is damaged: {findings}; {hits}")
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    sound: bool,
+    damage: u64,
+    hits: u64,
+    hit_snapshots: u64,
+    snapshots: u64,
+    sessions: u64,
+    tree_pages: u64,
+    data_references: u64,
+    segments: u64,
+    chunks: u64,
+    packs: u64,
+    pack_bytes: u64,
+    unused_packs: u64,
+    unused_bytes: u64,
+    read_packs: u64,
+    read_bytes: u64,
+    fresh_packs: u64,
+    total_duration: f64,
+}
+
+fn summary(report: &CheckReport, time: Duration) -> Summary {
+    Summary {
+        message_type: "summary",
+        sound: report.is_sound(),
+        damage: report.damage,
+        hits: report.hits,
+        hit_snapshots: report.hit_snapshots,
+        snapshots: report.snapshots,
+        sessions: report.sessions,
+        tree_pages: report.pages,
+        data_references: report.references,
+        segments: report.segments,
+        chunks: report.chunks,
+        packs: report.packs,
+        pack_bytes: report.pack_bytes,
+        unused_packs: report.unused_packs,
+        unused_bytes: report.unused_bytes,
+        read_packs: report.read_packs,
+        read_bytes: report.read_bytes,
+        fresh_packs: report.fresh_packs,
+        total_duration: time.as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subsets_are_read() {
+        assert_eq!(parse_subset("10%"), Ok(Subset::Share(0.1)));
+        assert_eq!(parse_subset("0.5%"), Ok(Subset::Share(0.005)));
+        assert_eq!(parse_subset("5G"), Ok(Subset::Bytes(5 << 30)));
+        assert_eq!(parse_subset("2/7"), Ok(Subset::Part { part: 2, of: 7 }));
+        for bad in ["", "%", "0%", "101%", "-1%", "NaN%", "0/7", "8/7", "1/0", "1/x", "0", "many"] {
+            assert!(parse_subset(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Checking a repository: what is there, whether all of it fits together, and, when asked, every stored byte.
+//!
+//! 1. `objects`: the small objects open, and the copies of configuration and key slots are all there.
+//! 2. `catalog`: every segment is what its name says, and every pack that the index names is there with its size. A
+//!    damaged segment is left out, and its packs are known by their own directories instead.
+//! 3. `structure`: every reference of every live snapshot resolves, and trees hold what they state. A page is visited
+//!    once, however many snapshots share it.
+//! 4. `data`: packs are read whole, every frame is opened and decoded, every chunk hashed.
+//! 5. When there is damage, the trees are gone through once more where it is, to name what each snapshot loses.
+//!
+//! Nothing is written. A repository may change meanwhile: damage that is found while it does is looked for once more.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::segment::SegmentPack;
+use crate::model::{PackId, Snapshot, Timestamp};
+use crate::observe::Observer;
+use crate::repo::Repository;
+use crate::storage::{Class, Name};
+
+mod affected;
+mod btree;
+mod catalog;
+mod content;
+mod data;
+mod findings;
+mod objects;
+mod overlay;
+mod structure;
+mod subset;
+
+pub use subset::Subset;
+
+use affected::Affected;
+use catalog::{Catalog, REPAIR};
+use content::Damage;
+use findings::Findings;
+use structure::{Memo, Walk};
+
+/// How often a repository that changes while it is checked is looked at again.
+const ATTEMPTS: usize = 3;
+
+/// What to check.
+#[derive(Debug, Clone, Default)]
+pub struct CheckOptions {
+    /// Which packs are read whole; `None`: none.
+    pub read: Option<Subset>,
+    /// When this machine last found each pack to be sound.
+    pub verified: HashMap<PackId, Timestamp>,
+    /// Packs that were found sound within this time are not read again.
+    pub max_age: Option<Duration>,
+    /// The time now.
+    pub now: Timestamp,
+    /// How many entries of each snapshot are named when damage hits them; `None`: all.
+    pub names: Option<u64>,
+    /// Set by somebody who wants it to end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Live snapshots.
+    pub snapshots: u64,
+    /// Writers at work, or killed.
+    pub sessions: u64,
+    /// Different pages of trees.
+    pub pages: u64,
+    /// References to chunks of files, on different pages.
+    pub references: u64,
+    /// Visible index segments.
+    pub segments: u64,
+    /// Chunks that the index knows, one for each pack they are in.
+    pub chunks: u64,
+    /// Packs that the index names.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Packs that no segment names: left by an ingest that was stopped, or of one at work, or sentenced.
+    pub unused_packs: u64,
+    /// Their bytes.
+    pub unused_bytes: u64,
+    /// Packs that were read whole.
+    pub read_packs: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Packs that were to be read, and were found sound not long ago.
+    pub fresh_packs: u64,
+    /// Findings: each was told to the observer.
+    pub damage: u64,
+    /// Entries that lose something, of all snapshots.
+    pub hits: u64,
+    /// Snapshots that have such entries.
+    pub hit_snapshots: u64,
+}
+
+impl CheckReport {
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.damage == 0 && self.hits == 0
+    }
+}
+
+/// Checks. Damage is told to `observer` and counted; an error means that the check could not be done. `read` is called
+/// for every pack that was read whole, with whether it is sound.
+pub fn check(
+    repo: &Arc<Repository>,
+    options: &CheckOptions,
+    observer: &dyn Observer,
+    read: &mut dyn FnMut(PackId, bool),
+) -> Result<CheckReport> {
+    let mut findings = Findings::new(observer);
+    let mut run = settled(repo, options, &mut findings)?;
+    findings.release();
+    let mut memo = std::mem::take(&mut run.memo);
+    if let Some(subset) = &options.read {
+        let found = data::read(&run.catalog, subset, options, &mut findings, &mut run.damage, &mut run.report, read)?;
+        if found {
+            memo = Memo::default();
+        }
+    }
+    if run.report.hits > 0 || run.damage.has_content() {
+        let affected = Affected::naming(observer, options.names);
+        let mut walk = Walk::new(&run.catalog, &run.damage, memo, affected, &options.stop)?;
+        run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings))?;
+        walk.finish(&mut findings);
+        (run.report.hits, run.report.hit_snapshots) = walk.hits();
+    }
+    run.report.damage = findings.count();
+    Ok(run.report)
+}
+
+/// One look at everything but the content of packs.
+struct Run {
+    snapshots: Vec<Snapshot>,
+    catalog: Catalog,
+    damage: Damage,
+    memo: Memo,
+    report: CheckReport,
+}
+
+/// Looks until nothing is wrong, or nothing changed meanwhile: prune moves chunks and deletes what it moved (rule 10
+/// of the protocol).
+fn settled(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<Run> {
+    let mut left = ATTEMPTS;
+    loop {
+        let before = names(repo)?;
+        findings.hold();
+        let run = look(repo, options, findings)?;
+        left -= 1;
+        if findings.count() == 0 || left == 0 || names(repo)? == before {
+            return Ok(run);
+        }
+    }
+}
+
+/// What tells whether a repository changed.
+fn names(repo: &Repository) -> Result<HashSet<Name>> {
+    let mut out = HashSet::new();
+    for class in [Class::Index, Class::Snapshots, Class::Forgotten] {
+        out.extend(repo.storage().list(class)?.into_iter().map(|(name, _)| name));
+    }
+    Ok(out)
+}
+
+fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<Run> {
+    let mut report = CheckReport::default();
+    let snapshots = objects::check(repo, findings, &mut report)?;
+    let mut catalog = Catalog::build(repo, findings, &options.stop)?;
+    let mut damage = Damage::new(&catalog);
+    let mark = findings.mark();
+    let mut walked = walk(&catalog, &damage, &snapshots, options, findings)?;
+    // Chunks that the index does not know may be in packs that it does not name: a segment was lost.
+    if walked.missing > 0 && catalog.has_unnamed() {
+        findings.back_to(&mark);
+        let unnamed = catalog.take_in_unnamed(findings, &options.stop)?;
+        let before = walked.missing;
+        damage = Damage::new(&catalog);
+        walked = walk(&catalog, &damage, &snapshots, options, findings)?;
+        if walked.missing < before {
+            findings.damage("index", format!("{unnamed} packs are not in it, some of which snapshots need; {REPAIR}"));
+        }
+    }
+    walked.report(&catalog, &mut report);
+    report.snapshots = snapshots.len() as u64;
+    Ok(Run { snapshots, catalog, damage, memo: walked.memo, report })
+}
+
+/// What going through the trees found.
+struct Walked {
+    memo: Memo,
+    missing: u64,
+    pages: u64,
+    references: u64,
+    hits: (u64, u64),
+}
+
+impl Walked {
+    fn report(&self, catalog: &Catalog, report: &mut CheckReport) {
+        (report.pages, report.references) = (self.pages, self.references);
+        (report.hits, report.hit_snapshots) = self.hits;
+        catalog.report(report);
+    }
+}
+
+fn walk(
+    catalog: &Catalog,
+    damage: &Damage,
+    snapshots: &[Snapshot],
+    options: &CheckOptions,
+    findings: &mut Findings<'_>,
+) -> Result<Walked> {
+    let affected = Affected::counting(findings.observer());
+    let mut walk = Walk::new(catalog, damage, Memo::default(), affected, &options.stop)?;
+    for (done, snapshot) in snapshots.iter().enumerate() {
+        walk.progress(done as u64, snapshots.len() as u64);
+        walk.snapshot(snapshot, findings)?;
+    }
+    walk.finish(findings);
+    Ok(Walked {
+        missing: walk.missing(),
+        pages: walk.pages(),
+        references: walk.references(),
+        hits: walk.hits(),
+        memo: walk.into_memo(),
+    })
+}
+
+fn stopped(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::new(ErrorKind::Interrupted, "the check was stopped")),
+        false => Ok(()),
+    }
+}
+
+/// Packs with the bytes that are there of them.
+type Present = HashMap<PackId, u64>;
+
+/// The packs that segments name, each once.
+fn distinct<'a>(packs: impl Iterator<Item = &'a SegmentPack>) -> HashMap<PackId, SegmentPack> {
+    packs.map(|pack| (pack.id, *pack)).collect()
+}

@@ -1,0 +1,178 @@
+//! Makes objects that no writer of ours makes, sealed with the repository's own keys: what a broken or hostile writer
+//! would leave.
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)] // Every test file uses its own part of this.
+
+use std::collections::HashSet;
+
+use yester::chunk::codec::{Compression, Encoder};
+use yester::format::node;
+use yester::format::pack::PackKind;
+use yester::format::page::{self, Child, PageKind};
+use yester::model::{
+    ChunkId, Content, Directory, Item, Kind, Metadata, Node, Owners, Root, Snapshot, SnapshotId, Statistics, Timestamp,
+};
+use yester::repo::pack::{FrameSealer, PackKey, PlainFrame, StoredPack, store};
+use yester::repo::segment::Segment;
+use yester::repo::{Repository, snapshots};
+
+/// The time that everything has.
+pub const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 0 };
+
+/// A node with the least that it needs.
+pub fn node(name: impl AsRef<[u8]>, kind: Kind) -> Node {
+    let mode = if matches!(kind, Kind::Directory(_)) { 0o755 } else { 0o644 };
+    let meta = Metadata { mode, mtime: NOW, ..Metadata::default() };
+    Node { name: name.as_ref().to_vec(), meta, kind, link: None, given: true, changed: false }
+}
+
+/// A small file.
+pub fn inline(name: impl AsRef<[u8]>, content: &str) -> Node {
+    node(name, Kind::File(Content::Inline(content.as_bytes().to_vec())))
+}
+
+/// A file of one chunk.
+pub fn file(name: impl AsRef<[u8]>, id: ChunkId, len: u32) -> Node {
+    node(name, Kind::File(Content::Items(vec![Item::Chunk { id, len }])))
+}
+
+/// A child of an inner page.
+pub fn child(page: ChunkId, count: u64, weight: u64, key: &[u8]) -> Child {
+    Child { page, count, weight, key: key.to_vec() }
+}
+
+/// What is to be stored.
+pub struct Forge<'r> {
+    pub repo: &'r Repository,
+    pub id: SnapshotId,
+    data: Frames,
+    trees: Frames,
+}
+
+/// Chunks of one kind, gathered into frames.
+#[derive(Default)]
+struct Frames {
+    frames: Vec<PlainFrame>,
+    known: HashSet<ChunkId>,
+}
+
+impl<'r> Forge<'r> {
+    pub fn new(repo: &'r Repository) -> Self {
+        let id = SnapshotId::random().unwrap();
+        Forge { repo, id, data: Frames::default(), trees: Frames::default() }
+    }
+
+    fn put(repo: &Repository, kind: PackKind, frames: &mut Frames, bytes: &[u8]) -> ChunkId {
+        let id = repo.keys().chunk_id(kind, bytes);
+        if frames.known.insert(id) {
+            let full = |frame: &PlainFrame| frame.bytes.len() + bytes.len() > 4 << 20 || frame.chunks.len() >= 4096;
+            if frames.frames.last().is_none_or(full) {
+                frames.frames.push(PlainFrame::default());
+            }
+            let frame = frames.frames.last_mut().unwrap();
+            frame.bytes.extend_from_slice(bytes);
+            frame.chunks.push((id, bytes.len() as u32));
+        }
+        id
+    }
+
+    /// A chunk of a file.
+    pub fn data(&mut self, bytes: &[u8]) -> ChunkId {
+        Self::put(self.repo, PackKind::Data, &mut self.data, bytes)
+    }
+
+    /// A chunk of a tree, whatever is in it.
+    pub fn page(&mut self, bytes: &[u8]) -> ChunkId {
+        Self::put(self.repo, PackKind::Tree, &mut self.trees, bytes)
+    }
+
+    /// A leaf of a directory with these nodes as they stand.
+    pub fn leaf(&mut self, nodes: &[Node]) -> ChunkId {
+        let mut bytes = Vec::new();
+        page::start(PageKind::Directory, 0, &mut bytes);
+        nodes.iter().for_each(|node| node::encode(node, &mut bytes));
+        self.page(&bytes)
+    }
+
+    /// An inner page.
+    pub fn inner(&mut self, kind: PageKind, level: u8, children: &[Child]) -> ChunkId {
+        let mut bytes = Vec::new();
+        page::start(kind, level, &mut bytes);
+        children.iter().for_each(|child| page::put_child(child, &mut bytes));
+        self.page(&bytes)
+    }
+
+    /// A recipe's leaf.
+    pub fn items(&mut self, items: &[Item]) -> ChunkId {
+        let mut bytes = Vec::new();
+        page::start(PageKind::Recipe, 0, &mut bytes);
+        items.iter().for_each(|item| page::put_item(item, &mut bytes));
+        self.page(&bytes)
+    }
+
+    /// A directory with these nodes, which states what is true of them.
+    pub fn directory(&mut self, nodes: &[Node]) -> Directory {
+        if nodes.is_empty() {
+            return Directory::default();
+        }
+        Directory {
+            root: Some(Root { page: self.leaf(nodes), height: 0 }),
+            entries: nodes.len() as u64,
+            descendants: nodes.iter().map(Node::weight).fold(0, u64::wrapping_add),
+            subdirs: nodes.iter().filter(|n| n.directory().is_some()).count() as u64,
+        }
+    }
+
+    /// A directory node with these nodes.
+    pub fn dir(&mut self, name: impl AsRef<[u8]>, nodes: &[Node]) -> Node {
+        let directory = self.directory(nodes);
+        node(name, Kind::Directory(directory))
+    }
+
+    /// Stores what was made; a segment names it.
+    pub fn store(&mut self) -> Vec<StoredPack> {
+        let mut packs = Vec::new();
+        for (kind, frames) in [(PackKind::Data, &mut self.data), (PackKind::Tree, &mut self.trees)] {
+            if !frames.frames.is_empty() {
+                packs.push(store_frames(self.repo, kind, self.id, &std::mem::take(frames).frames));
+            }
+        }
+        if !packs.is_empty() {
+            Segment::of_packs(&packs).store(self.repo, Vec::new()).unwrap();
+        }
+        packs
+    }
+
+    /// The same, and a snapshot of `root`, which `change` may spoil.
+    pub fn commit(&mut self, root: Node, change: impl FnOnce(&mut Snapshot)) -> (Snapshot, Vec<StoredPack>) {
+        let packs = self.store();
+        let mut snapshot = Snapshot {
+            id: self.id,
+            time: NOW,
+            finished: NOW,
+            host: b"host".to_vec(),
+            user: b"user".to_vec(),
+            paths: vec![b"/".to_vec()],
+            tags: Vec::new(),
+            parent: None,
+            root,
+            scan: None,
+            scan_start: NOW,
+            links: None,
+            owners: Owners::default(),
+            statistics: Statistics::default(),
+            program: b"forge".to_vec(),
+        };
+        change(&mut snapshot);
+        assert!(snapshots::commit(self.repo, &snapshot).unwrap());
+        (snapshot, packs)
+    }
+}
+
+/// Stores frames as one pack, without a segment.
+pub fn store_frames(repo: &Repository, kind: PackKind, session: SnapshotId, frames: &[PlainFrame]) -> StoredPack {
+    let key = PackKey::generate(repo, kind, session).unwrap();
+    let mut sealer = FrameSealer::new(Encoder::new(Compression::Auto).unwrap()).unwrap();
+    let seal = |(number, frame): (usize, &PlainFrame)| sealer.seal(repo.keys(), &key, number as u32, frame, None).unwrap();
+    let sealed = frames.iter().enumerate().map(seal).collect();
+    store(&**repo.storage(), &key, sealed).unwrap()
+}
