@@ -20,6 +20,8 @@ pub enum Compression {
 /// twice the time for 8 % less.
 pub const AUTO_LEVEL: i32 = 3;
 /// Bytes of one sample of the probe.
+/// Entries of the compressor's table for differences, as a power of two: one for every third byte of a megabyte.
+const DELTA_TABLE: u32 = 19;
 const SAMPLE: usize = 4096;
 /// Samples of the probe, spread over the frame.
 const SAMPLES: usize = 3;
@@ -88,6 +90,10 @@ impl Encoder {
     /// context is made anew, since it borrows the prefix.
     pub fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let mut context = context(self.level)?;
+        // The tables that a level has for a frame alone forget the beginning of a prefix before the frame begins.
+        for parameter in [CParameter::HashLog(DELTA_TABLE), CParameter::ChainLog(DELTA_TABLE - 1)] {
+            context.set_parameter(parameter).map_err(zstd_error)?;
+        }
         context.ref_prefix(prefix).map_err(zstd_error)?;
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(plain.len()));

@@ -366,7 +366,6 @@ impl<'a> Assembler<'a> {
                     if let Some(part) = parts.pop_front() {
                         if let Some(file) = self.part(slot, part, &mut recipe)? {
                             self.arrived.remove(&slot);
-                            self.chunks.end_big()?;
                             return Ok((file, recipe.finish(&mut self.chunks)?));
                         }
                         continue;
@@ -381,7 +380,10 @@ impl<'a> Assembler<'a> {
 
     fn part(&mut self, slot: u64, part: Part, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
         match part {
-            Part::Base(content) => recipe.base = Some(content),
+            Part::Begin(size, base) => {
+                recipe.base = base;
+                self.chunks.begin_big(size)?;
+            }
             Part::Again => *recipe = Recipe { base: recipe.base.take(), ..Recipe::default() },
             Part::Hole(len) => recipe.push(Item::Hole { len }, &mut self.chunks)?,
             Part::Data { bytes, cuts, held } => {

@@ -18,11 +18,20 @@ use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree_writer::PageSink;
 
-/// A frame of chunks of one big file is closed when it has this many bytes: random reads decode little, and zstd has
+/// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.
-const BIG_FRAME: usize = 128 << 10;
+const HUGE_FRAME: usize = 128 << 10;
+/// A frame of chunks of big files that are not huge: they are mostly read whole.
+const BIG_FRAME: usize = 1 << 20;
+/// A file of more than this many bytes is huge: a database, an image. Its frames are not shared with other files.
+const HUGE: u64 = 8 << 20;
+/// A frame that has a previous version is closed when it has this many bytes: with the bases it is as
+/// much as the compressor's tables can hold.
+const DELTA_FRAME: usize = 512 << 10;
+/// A frame of tree pages is closed when it has this many bytes: a look at one directory decodes little.
+const TREE_FRAME: usize = 512 << 10;
 /// A batch of small files with at least this many bytes, all new, becomes a frame as it is, without a copy.
-const WHOLE_BATCH: usize = 384 << 10;
+const WHOLE_BATCH: usize = 768 << 10;
 /// The most bytes that a frame may be a difference from.
 const PREFIX: usize = 1 << 20;
 /// How far around its own range a part of a file looks for its previous version: insertions move what follows.
@@ -114,6 +123,8 @@ pub struct Chunks<'a> {
     sink: Option<Sink<'a>>,
     small: Gathered,
     big: Gathered,
+    /// Where the frames of the file at hand end.
+    big_frame: usize,
     tree: Gathered,
     /// Plain bytes of new data chunks.
     pub bytes_new: u64,
@@ -139,6 +150,7 @@ impl<'a> Chunks<'a> {
             sink,
             small: Gathered::default(),
             big: Gathered::default(),
+            big_frame: BIG_FRAME,
             tree: Gathered::default(),
             bytes_new: 0,
         }
@@ -194,7 +206,8 @@ impl<'a> Chunks<'a> {
         for (cut, file) in &new {
             small.push(&cut.id, &bytes[cut.start as usize..(cut.start + cut.len) as usize]);
             self.small_bases(cut, file, &mut small)?;
-            if small.len() >= BATCH as usize {
+            let full = if small.frame.bases.is_empty() { BATCH as usize } else { DELTA_FRAME };
+            if small.len() >= full {
                 self.submit(PackKind::Data, std::mem::take(&mut small))?;
             }
         }
@@ -221,11 +234,21 @@ impl<'a> Chunks<'a> {
             self.bases(previous, bytes.len() as u32, &mut big)?;
         }
         self.big = big;
-        if self.big.len() >= BIG_FRAME { self.end_big() } else { Ok(()) }
+        let full = if self.big.frame.bases.is_empty() { self.big_frame } else { self.big_frame.min(DELTA_FRAME) };
+        if self.big.len() >= full { self.end_big() } else { Ok(()) }
     }
 
-    /// A big file ends: its last frame is not shared with another file's first.
-    pub fn end_big(&mut self) -> Result<()> {
+    /// A big file of `size` bytes begins. Files of moderate length share frames; a huge one has its own.
+    pub fn begin_big(&mut self, size: u64) -> Result<()> {
+        let frame = if size > HUGE { HUGE_FRAME } else { BIG_FRAME };
+        if (frame, self.big_frame) != (BIG_FRAME, BIG_FRAME) {
+            self.end_big()?;
+        }
+        self.big_frame = frame;
+        Ok(())
+    }
+
+    fn end_big(&mut self) -> Result<()> {
         let frame = std::mem::take(&mut self.big);
         self.submit(PackKind::Data, frame)
     }
@@ -282,7 +305,7 @@ impl PageSink for Chunks<'_> {
         let id = self.keys.chunk_id(PackKind::Tree, bytes);
         if self.is_new(PackKind::Tree, &id)? {
             self.tree.push(&id, bytes);
-            if self.tree.len() >= BATCH as usize {
+            if self.tree.len() >= TREE_FRAME {
                 let frame = std::mem::take(&mut self.tree);
                 self.submit(PackKind::Tree, frame)?;
             }

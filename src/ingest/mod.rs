@@ -59,7 +59,7 @@ pub mod sources;
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
 
 /// Bytes that readers may hold.
-const READ_BUDGET: u64 = 24 << 20;
+const READ_BUDGET: u64 = 16 << 20;
 /// Steps that the planner may be ahead.
 const LEAD: u64 = 4096;
 /// Threads that scan directories ahead.

@@ -24,7 +24,7 @@ use crate::sys::{self, FileKind, Stat, xattr};
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
 pub const SMALL: u64 = 256 << 10;
 /// Bytes of the files of one batch, about: what one frame of small files holds.
-pub const BATCH: u64 = 512 << 10;
+pub const BATCH: u64 = 1 << 20;
 /// Bytes of one piece of a big file.
 const PIECE: usize = 1 << 20;
 /// Content up to this length stands in the node itself: an id would be half as long, and cost an index entry.
@@ -119,8 +119,8 @@ pub enum Message {
 /// A part of a big file.
 #[derive(Debug)]
 pub enum Part {
-    /// The previous version of what follows.
-    Base(Content),
+    /// A file begins: how long it was when the walk saw it, and its previous version.
+    Begin(u64, Option<Content>),
     /// Chunks, one after the other without gap.
     Data {
         /// Their bytes.
@@ -205,9 +205,7 @@ impl Reading<'_> {
         for mut task in tasks {
             let base = task.base.take();
             let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
-            if let Some(base) = base {
-                send(Part::Base(base))?;
-            }
+            send(Part::Begin(task.stat.size, base))?;
             let mut tried = 0;
             loop {
                 tried += 1;
