@@ -24,9 +24,11 @@ const NAMES: u64 = 20;
 /// Verified packs are remembered this often, so that a check that is killed was not for nothing.
 const REMEMBER: Duration = Duration::from_secs(10);
 
-/// Checks that every object is there, that every snapshot's tree, files and metadata resolve, and that counts are
-/// right. With --read-data, every stored byte is read, decrypted, decompressed and compared with what it should be.
-/// Damaged objects are named, and the files of each snapshot that lose something. Nothing is changed.
+/// Check the repository, and with --read-data every byte of it
+///
+/// Every object must be there, every snapshot's tree, files and metadata must resolve, and counts must be right. With
+/// --read-data, every stored byte is read, decrypted, decompressed and compared with what it should be. Damaged objects
+/// are named, and the files of each snapshot that lose something. Nothing is changed.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("data").args(["read_data", "read_data_subset"])))]
 pub struct CheckArgs {

@@ -72,7 +72,7 @@ impl Index {
     pub fn load_after(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let (index, damaged) = Self::load_with_damage(repo, old)?;
         match damaged.into_iter().next() {
-            Some((_, e)) => Err(e.context("the index is damaged (yester repair index makes it anew from the packs)")),
+            Some((_, e)) => Err(damaged_index(e)),
             None => Ok(index),
         }
     }
@@ -244,14 +244,15 @@ impl Index {
         let segment = &self.segments[at];
         // Writers mostly ask for what is not there, and with several segments so does everybody.
         let filter = self.usable.is_some() || self.segments.len() > 1;
-        segment.find(key, filter, &self.pages, &mut |number, entry| {
+        let found = segment.find(key, filter, &self.pages, &mut |number, entry| {
             let (pack, _) = segment.pack_of(entry.frame);
             let usable = self.usable.as_ref().is_none_or(|usable| usable[at][pack]);
             if usable && segment.packs()[pack].kind == kind {
                 let Entry { frame, offset, len, .. } = *entry;
                 visit(Location { segment: at as u32, frame, entry: number, offset, len });
             }
-        })
+        });
+        found.map_err(damaged_index)
     }
 
     /// The frame of a location that this index gave.
@@ -270,9 +271,17 @@ impl Index {
     pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
         let segment = self.segments.get(order.0 as usize);
         let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
-        let info = segment.frame(order.1, &self.pages)?;
+        let info = segment.frame(order.1, &self.pages).map_err(damaged_index)?;
         let (pack, number) = segment.pack_of(order.1);
         Ok(FrameRef { pack: segment.packs()[pack], number, info })
+    }
+}
+
+/// The error of a segment, with the next step when it is damaged.
+fn damaged_index(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt => error.context("the index is damaged (yester repair index makes it anew from the packs)"),
+        _ => error,
     }
 }
 

@@ -241,7 +241,8 @@ impl PagedSegment {
 
     fn decode_entries(&self, page: usize, plain: &[u8]) -> Result<Vec<Entry>> {
         let count = (self.entries - (page * ENTRIES_A_PAGE) as u64).min(ENTRIES_A_PAGE as u64);
-        let entries = segment::decode_entries(plain, count as usize, self.frames())?;
+        let entries =
+            segment::decode_entries(plain, count as usize, self.frames()).map_err(|e| e.context(Name::Segment(self.id)))?;
         let next = self.entry_pages.get(page + 1).map(|(first, _)| *first);
         let last = entries.last().map(|e| e.key);
         if entries.first().map(|e| e.key) != Some(self.entry_pages[page].0) || next.zip(last).is_some_and(|(n, l)| l > n) {
@@ -251,7 +252,8 @@ impl PagedSegment {
     }
 
     fn decode_frames(&self, page: usize, plain: &[u8]) -> Result<Vec<FrameInfo>> {
-        segment::decode_frames(plain, (page * FRAMES_A_PAGE) as u32, &self.starts)
+        let frames = segment::decode_frames(plain, (page * FRAMES_A_PAGE) as u32, &self.starts);
+        frames.map_err(|e| e.context(Name::Segment(self.id)))
     }
 
     /// A frame by its number in the segment.

@@ -172,13 +172,13 @@ fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<KeySl
 /// is tried; only when none opens, copies that hold something else.
 pub(super) fn unlock(storage: &dyn Storage, repositories: &[RepositoryId], credential: &Credential) -> Result<Unlocked> {
     let slots = names(&storage.list(Class::Keys)?);
-    let mut search = Search { storage, repositories, credential, tried: Vec::new(), damaged: None };
+    let mut search = Search { storage, repositories, credential, tried: Vec::new(), damaged: Vec::new() };
     let mut left = Vec::new();
     for (id, copies) in &slots {
         let mut copies = copies.iter();
         for (name, size) in copies.by_ref() {
             match search.attempt(*id, name, *size)? {
-                Attempt::Opened(master) => return Ok(Unlocked { master, slot: *id }),
+                Attempt::Opened(master) => return Ok(search.opened(master, *id)),
                 Attempt::Wrong => break,
                 Attempt::Unreadable => {}
             }
@@ -187,7 +187,7 @@ pub(super) fn unlock(storage: &dyn Storage, repositories: &[RepositoryId], crede
     }
     for (id, name, size) in left {
         if let Attempt::Opened(master) = search.attempt(id, name, size)? {
-            return Ok(Unlocked { master, slot: id });
+            return Ok(search.opened(master, id));
         }
     }
     Err(search.failed(slots.is_empty()))
@@ -199,7 +199,7 @@ struct Search<'a> {
     credential: &'a Credential,
     /// What the credential did not open.
     tried: Vec<(SlotId, Vec<u8>)>,
-    damaged: Option<Error>,
+    damaged: Vec<(Name, Error)>,
 }
 
 enum Attempt {
@@ -229,18 +229,25 @@ impl Search<'_> {
                 Ok(Attempt::Wrong)
             }
             Err(e) => {
-                // One copy less does no harm, but it will when the others go too.
-                tracing::warn!("{name}: {e} (see: yester key list)");
-                self.damaged = Some(e.context(name));
+                self.damaged.push((*name, e));
                 Ok(Attempt::Unreadable)
             }
         }
     }
 
+    fn opened(self, master: MasterKey, slot: SlotId) -> Unlocked {
+        // One copy less does no harm, but it will when the others go too.
+        for (name, e) in &self.damaged {
+            tracing::warn!("{name}: {e} (see: yester key list)");
+        }
+        Unlocked { master, slot }
+    }
+
     fn failed(self, none: bool) -> Error {
         let place = self.storage.describe();
-        if let Some(e) = self.damaged {
-            return Error::new(ErrorKind::Key, format!("no readable key slot of {place} takes this key; {e}"));
+        if let Some((name, e)) = self.damaged.last() {
+            let next = "yester key recover makes a slot from the recovery text";
+            return Error::new(ErrorKind::Key, format!("no readable key slot of {place} takes this key; {name}: {e}; {next}"));
         }
         let text = match self.credential {
             _ if none => {

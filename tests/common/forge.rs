@@ -5,15 +5,18 @@
 use std::collections::HashSet;
 
 use yester::chunk::codec::{Compression, Encoder};
+use yester::chunk::seal::SealKey;
 use yester::format::node;
-use yester::format::pack::PackKind;
+use yester::format::pack::{self, Codec, DirectoryEntry, FrameInfo, PackKind, Preamble};
 use yester::format::page::{self, Child, PageKind};
 use yester::model::{
-    ChunkId, Content, Directory, Item, Kind, Metadata, Node, Owners, Root, Snapshot, SnapshotId, Statistics, Timestamp,
+    ChunkId, ChunkKey, Content, Directory, Item, Kind, Metadata, Node, Owners, PackId, Root, Snapshot, SnapshotId, Statistics,
+    Timestamp,
 };
 use yester::repo::pack::{FrameSealer, PackKey, PlainFrame, StoredPack, store};
 use yester::repo::segment::Segment;
 use yester::repo::{Repository, snapshots};
+use yester::storage::Name;
 
 /// The time that everything has.
 pub const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 0 };
@@ -175,4 +178,63 @@ pub fn store_frames(repo: &Repository, kind: PackKind, session: SnapshotId, fram
     let seal = |(number, frame): (usize, &PlainFrame)| sealer.seal(repo.keys(), &key, number as u32, frame, None).unwrap();
     let sealed = frames.iter().enumerate().map(seal).collect();
     store(&**repo.storage(), &key, sealed).unwrap()
+}
+
+/// A pack of which nothing need be right.
+pub struct RawPack {
+    /// The first bytes.
+    pub preamble: Preamble,
+    /// What is sealed into each frame (compressed bytes, or plain ones).
+    pub frames: Vec<Vec<u8>>,
+    /// How each frame is described where it is sealed: codec and plain length are authenticated with it.
+    pub described: Vec<(Codec, u32)>,
+    /// The plain bytes of the directory.
+    pub directory: Vec<u8>,
+    /// How many frames the tail states.
+    pub stated: u32,
+}
+
+impl RawPack {
+    /// One with these frames, of which nothing is said yet.
+    pub fn new(repo: &Repository, kind: PackKind, frames: &[(Codec, u32, &[u8])]) -> RawPack {
+        let salt = [0x5a; 32];
+        let key = SealKey::derive(repo.keys().pack(kind), &salt).unwrap();
+        let (session, commitment) = (SnapshotId([1; 32]), key.commitment);
+        let preamble = Preamble { repository: repo.id(), salt, commitment, session, kind };
+        RawPack {
+            preamble,
+            frames: frames.iter().map(|(_, _, bytes)| bytes.to_vec()).collect(),
+            described: frames.iter().map(|(codec, plain, _)| (*codec, *plain)).collect(),
+            directory: Vec::new(),
+            stated: frames.len() as u32,
+        }
+    }
+
+    /// Stores it after `change` did something to the whole of its bytes (the checksum is put right behind it), and
+    /// answers what an honest index would say of it with these chunks.
+    pub fn store(self, repo: &Repository, chunks: &[&[(ChunkKey, u32)]], change: impl FnOnce(&mut Vec<u8>)) -> StoredPack {
+        let key = SealKey::derive(repo.keys().pack(self.preamble.kind), &self.preamble.salt).unwrap();
+        let mut bytes = self.preamble.encode().to_vec();
+        let mut entries = Vec::new();
+        for (number, (frame, (codec, plain))) in self.frames.iter().zip(&self.described).enumerate() {
+            let mut sealed = frame.clone();
+            key.seal(number as u64, &self.preamble.frame_aad(number as u32, *codec, *plain), &mut sealed).unwrap();
+            let (offset, stored) = (bytes.len() as u64, sealed.len() as u32);
+            let info = FrameInfo { offset, stored, plain: *plain, codec: *codec, bases: Vec::new() };
+            let of_frame = chunks.get(number).map(|chunks| chunks.to_vec()).unwrap_or_default();
+            entries.push(DirectoryEntry { frame: info, chunks: of_frame });
+            bytes.extend_from_slice(&sealed);
+        }
+        let mut directory = if self.directory.is_empty() { pack::encode_directory(&entries) } else { self.directory };
+        let aad = self.preamble.frame_aad(self.stated, Codec::Raw, 0);
+        key.seal(pack::DIRECTORY_NONCE, &aad, &mut directory).unwrap();
+        let tail = pack::Tail { directory: bytes.len() as u64, directory_len: directory.len() as u32, frames: self.stated };
+        bytes.extend_from_slice(&directory);
+        bytes.extend_from_slice(&tail.encode());
+        change(&mut bytes);
+        let id = PackId(*blake3::hash(&bytes).as_bytes());
+        bytes.extend_from_slice(&id.0);
+        repo.storage().create(&Name::Pack(id), &[&bytes]).unwrap();
+        StoredPack { id, kind: self.preamble.kind, size: bytes.len() as u64, entries }
+    }
 }

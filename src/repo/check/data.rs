@@ -22,7 +22,7 @@ use crate::repo::pack::{PackKey, read_directory};
 use crate::repo::reader::ChunkReader;
 use crate::storage::Name;
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, REPAIR};
 use super::content::Damage;
 use super::objects::bare;
 use super::{CheckOptions, CheckReport, Findings, Subset, stopped};
@@ -180,6 +180,8 @@ struct Open<'a> {
     /// `None`: it cannot be had, and no frame can be opened.
     key: Option<Arc<PackKey>>,
     entries: Vec<DirectoryEntry>,
+    /// Whether `entries` are the pack's own directory, and not what the index has of it.
+    by_directory: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -195,8 +197,10 @@ impl<'a> Worker<'a> {
             Some(open) => open,
             None => return Ok(Found::default()),
         };
-        self.compare_with_index(&open, &mut found)?;
         self.read_pieces(&open, &mut found)?;
+        if open.by_directory {
+            self.compare_with_index(&open, &mut found)?;
+        }
         if let Some(first) = found.frames.first() {
             let (bad, all) = (found.frames.len(), open.entries.len());
             found
@@ -214,11 +218,11 @@ impl<'a> Worker<'a> {
         match read_directory(repo, pack.id, size) {
             Ok((key, entries)) => {
                 if key.preamble().kind == pack.kind {
-                    return Ok(Some(Open { pack, size, key: Some(key), entries }));
+                    return Ok(Some(Open { pack, size, key: Some(key), entries, by_directory: true }));
                 }
                 found.messages.push("it holds something else than the index says".to_owned());
                 found.whole = true;
-                return Ok(Some(Open { pack, size, key: None, entries: Vec::new() }));
+                return Ok(Some(Open { pack, size, key: None, entries: Vec::new(), by_directory: false }));
             }
             Err(e) if e.kind() == ErrorKind::NotFound && self.was_moved(pack.id)? => return Ok(None),
             Err(e) => found.messages.push(bare(&name, &e)),
@@ -228,7 +232,7 @@ impl<'a> Worker<'a> {
         let key = key.ok().filter(|key| key.preamble().kind == pack.kind).map(Arc::new);
         found.whole = key.is_none();
         let entries = entries_by_index(self.reading.catalog.index(), pack.id)?;
-        Ok(Some(Open { pack, size, key, entries }))
+        Ok(Some(Open { pack, size, key, entries, by_directory: false }))
     }
 
     /// Whether the index does not name the pack any more.
@@ -237,26 +241,31 @@ impl<'a> Worker<'a> {
         Ok(!index.packs().any(|pack| pack.id == id))
     }
 
-    /// The directory must say what the index says, and the index nothing more.
+    /// The directory must say what every segment says that names the pack, and these nothing more.
     fn compare_with_index(&self, open: &Open<'_>, found: &mut Found) -> Result<()> {
         let (index, pack) = (self.reading.catalog.index(), open.pack);
-        if found.messages.is_empty() {
-            let mut differ = Vec::new();
-            let mut chunks = 0;
-            for (number, entry) in open.entries.iter().enumerate() {
-                chunks += entry.chunks.len() as u64;
-                if !is_indexed(index, pack, number as u32, entry)? {
-                    differ.push(number as u32);
+        let segments: Vec<u64> = self.reading.catalog.entries(pack.id).collect();
+        let (mut differs, mut chunks) = (None, 0);
+        for (number, entry) in open.entries.iter().enumerate() {
+            let mut offset = 0;
+            for chunk in &entry.chunks {
+                let known = known(index, pack, number as u32, &entry.frame, offset, chunk)?;
+                if known != segments.len() {
+                    differs = differs.or(Some(format!("frame {number}")));
                 }
+                if known == 0 {
+                    // By the index it cannot be found there.
+                    found.chunks.push((number as u32, offset));
+                }
+                offset += chunk.1;
+                chunks += 1;
             }
-            let first = differ.first().map(|first| format!("frame {first}"));
-            let more = self.reading.catalog.entries(pack.id).any(|entries| entries != chunks);
-            if let Some(which) = first.or(more.then(|| "the number of its chunks".to_owned())) {
-                let text = "its directory and the index differ";
-                found.messages.push(format!("{text} ({which}); yester repair index makes the index anew from the packs"));
-            }
-            // By the index, these cannot be opened.
-            found.frames.extend(differ);
+        }
+        if segments.iter().any(|entries| *entries != chunks) {
+            differs = differs.or(Some("the number of its chunks".to_owned()));
+        }
+        if let Some(which) = differs {
+            found.messages.push(format!("its directory and the index differ ({which}); {REPAIR}"));
         }
         Ok(())
     }
@@ -368,24 +377,23 @@ fn piece_end(open: &Open<'_>, at: u64, next: usize) -> (u64, usize) {
     }
 }
 
-/// Whether the index knows a frame and its chunks as the directory does.
-fn is_indexed(index: &Index, pack: &SegmentPack, number: u32, entry: &DirectoryEntry) -> Result<bool> {
-    let mut offset = 0;
-    for (at, (key, len)) in entry.chunks.iter().enumerate() {
-        let mut known = false;
-        for location in index.find_all(pack.kind, key)? {
-            if location.offset != offset || location.len != *len || known {
-                continue;
-            }
+/// How many segments know a chunk to be at this place, in a frame that is as `info` says.
+fn known(
+    index: &Index,
+    pack: &SegmentPack,
+    number: u32,
+    info: &FrameInfo,
+    offset: u32,
+    (key, len): &(ChunkKey, u32),
+) -> Result<usize> {
+    let mut known = 0;
+    for location in index.find_all(pack.kind, key)? {
+        if location.offset == offset && location.len == *len {
             let frame = index.frame(&location)?;
-            known = frame.pack.id == pack.id && frame.number == number && (at > 0 || frame.info == entry.frame);
+            known += usize::from(frame.pack.id == pack.id && frame.number == number && frame.info == *info);
         }
-        if !known {
-            return Ok(false);
-        }
-        offset += len;
     }
-    Ok(true)
+    Ok(known)
 }
 
 /// The directory of a pack as the index has it.

@@ -80,9 +80,9 @@ fn copies(repo: &Repository, class: Class, findings: &mut Findings<'_>, judge: &
             Name::Config(number, _) => Name::Config(number, copy as u8),
             other => other,
         };
-        let next = match found.iter().position(Option::is_none) {
-            Some(good) => format!("{} has the same bytes: copy it to this name", numbered(good)),
-            None => "no copy of it is good".to_owned(),
+        let next = match found.iter().any(Option::is_none) {
+            true => "yester repair keys writes it again from a good copy",
+            false => "no copy of it is good",
         };
         for (copy, wrong) in found.iter().enumerate() {
             if let Some(wrong) = wrong {
