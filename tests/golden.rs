@@ -134,6 +134,8 @@ fn write_seeds(repo: &Repository) {
     seed("key_slot", &config::encode_slot(&passphrase));
     let ring = KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
     seed("recovery", ring.recovery().lines().unwrap().as_bytes());
+    let (id, master) = (repo.id().0, *ring.recovery().master);
+    seed("recovery", &[&[1][..], &id, &master, &config::config_fields(repo.config())].concat());
     for (_, object) in golden::objects(repo, Class::Packs) {
         let pack = golden::open_pack(repo, &object);
         for (entry, compressed) in pack.entries.iter().zip(&pack.compressed) {

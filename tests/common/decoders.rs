@@ -50,8 +50,21 @@ pub fn key_slot(bytes: &[u8]) {
     assert_eq!(config::decode_slot(&config::encode_slot(&slot)).ok(), Some(slot));
 }
 
-/// A recovery text.
+/// A recovery text; and the bytes of one, with every check made to fit.
 pub fn recovery(bytes: &[u8]) {
+    recovery_text(bytes);
+    let Some((version, rest)) = bytes.split_first() else { return };
+    let mut all = [&[*version, (rest.len() + 10) as u8], rest].concat();
+    all.extend_from_slice(&blake3::hash(&all).as_bytes()[..8]);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let line = |(number, line): (u8, &[u8])| {
+        let check = blake3::hash(&[&[number], line].concat());
+        format!("{number}: {} - {}\n", hex(line), hex(&check.as_bytes()[..2]))
+    };
+    recovery_text((1..=20).zip(all.chunks(20)).map(line).collect::<String>().as_bytes());
+}
+
+fn recovery_text(bytes: &[u8]) {
     let Ok(found) = Recovery::read(bytes) else { return };
     let again = Recovery::read(found.lines().expect("lines").as_bytes()).expect("what was written reads");
     assert_eq!((&again.config, &*again.master), (&found.config, &*found.master));
