@@ -3,7 +3,7 @@
 use yester::repo::prune::{PruneOptions, Unused};
 use yester::storage::Class;
 
-use crate::support::{World, noise};
+use crate::support::{Reader, World, noise};
 
 #[test]
 fn what_is_not_needed_goes_and_all_else_stays() {
@@ -68,4 +68,42 @@ fn how_much_may_stay_unused_is_for_the_caller_to_say() {
     let small = repacked(Unused::Percent(1.0), 300_000);
     assert!(small > 0 && small < 300_000, "{small}");
     assert_eq!(repacked(Unused::Percent(1.0), 1000), 0);
+}
+
+/// Whatever a snapshot can consist of: pages of all four trees on several levels, attributes in chunks of their own.
+#[test]
+fn pages_of_every_kind_are_kept() {
+    let mut world = World::new();
+    let long = |seed| noise(seed, 12_000_000);
+    world.write("goes", &noise(9, 200_000));
+    for file in 0..1500 {
+        world.write(&format!("wide/a rather long name, so that there are several pages of them: {file}"), b"x");
+    }
+    world.write("long", &long(1));
+    let linked = world.source.path().join("wide/linked");
+    world.write("linked", &noise(2, 5_000));
+    std::fs::hard_link(world.source.path().join("linked"), &linked).unwrap();
+    world.set_xattr("long", "user.much", &noise(3, 3_000));
+    world.ingest();
+    let first = *world.history.keys().next().unwrap();
+    world.remove("goes");
+    world.write("wide/more", b"y");
+    let snapshot = world.ingest().snapshot;
+    world.forget(first);
+    let (plan, _) = world.prune();
+    assert_eq!(plan.repack.count, 2, "trees and data: {plan:?}");
+    world.verify();
+    let reader = Reader::open(&world.repo);
+    let (live, _) = reader.trees.walk_to(&snapshot.root, &[b"live"]).unwrap();
+    let node = |name: &[u8]| reader.trees.lookup(live.directory().unwrap(), name).unwrap().unwrap().node().clone();
+    assert!(matches!(node(b"long").meta.xattrs, yester::model::Xattrs::Stored(_)));
+    assert_eq!(reader.trees.xattrs(&node(b"long")).unwrap(), [(b"user.much".to_vec(), noise(3, 3_000))]);
+    let group = node(b"linked").link.unwrap();
+    assert_eq!(reader.trees.link(&snapshot.links.unwrap(), &group).unwrap().unwrap().count, 2);
+    assert!(snapshot.scan.unwrap().height > 0 || snapshot.nodes() < 2048);
+    let wide = node(b"wide").directory().unwrap().root.unwrap();
+    let kind = node(b"long").kind;
+    let yester::model::Kind::File(yester::model::Content::Tree { root, .. }) = kind else { panic!("a long recipe") };
+    assert!(wide.height > 0 && root.height > 0, "inner pages");
+    world.recovers();
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use yester::error::{Error, ErrorKind};
 use yester::format::snapshot::Session;
+use yester::ingest::{IngestOptions, Parent};
 use yester::model::{Snapshot, SnapshotId};
 use yester::repo::index::Index;
 use yester::repo::prune::{PruneOptions, Unused, open_sessions};
@@ -259,33 +260,54 @@ fn a_fenced_ingest_begins_again_and_commits() {
     assert!(begun_again > 5, "{begun_again}");
 }
 
-/// Rule 5: after a fence nothing is adopted unseen, though no sentence is left to make anybody careful.
+/// Rule 5: after a fence every list is read anew and nothing is adopted unseen.
 #[test]
 fn a_fenced_ingest_adopts_nothing_unseen() {
-    let mut world = World::new();
-    world.write("old", &noise(1, 3_000));
-    world.ingest();
-    world.write("new", &noise(2, 80_000));
-    let (repo, inner) = (world.copy_of_repo(), world.storage.inner.clone());
-    let is_pack = |o: &Operation| matches!(o, Operation::Create(Name::Pack(_), _));
-    world.storage.take();
-    let old = world.packs();
-    world.storage.once(is_pack, move || {
-        let (id, _) = open_sessions(&repo).unwrap().remove(0);
-        session::abandon(&repo, id, now()).unwrap();
-        // The lists show the pack; it is another matter whether somebody will count on it unseen.
-        drop((inner, old));
-    });
-    world.ingest();
-    let log = world.storage.take();
-    let sessions = log.iter().filter(|o| matches!(o, Operation::Create(Name::Session(_), _))).count();
-    assert_eq!(sessions, 2);
-    // The second attempt read every list anew.
-    let second = log.iter().rposition(|o| matches!(o, Operation::Create(Name::Session(_), _))).unwrap();
-    for class in [Class::Snapshots, Class::Forgotten, Class::Index, Class::Condemned, Class::Packs] {
-        assert!(log[second..].contains(&Operation::List(class)), "{class:?}");
+    for fenced in [false, true] {
+        let mut world = World::new();
+        // Its recipe is long: without a look at every chunk of it, it is adopted as a whole or not at all.
+        world.write("long", &noise(1, 90_000));
+        world.ingest();
+        world.write("new", &noise(2, 80_000));
+        // Another content in the same inode, with the size and time that it had: what adopts unseen does not see it.
+        let (path, changed) = (world.source.path().join("long"), noise(3, 90_000));
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(&path, &changed).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        let repo = world.copy_of_repo();
+        let is_pack = |o: &Operation| matches!(o, Operation::Create(Name::Pack(_), _));
+        if fenced {
+            world.storage.once(is_pack, move || {
+                let (id, _) = open_sessions(&repo).unwrap().remove(0);
+                session::abandon(&repo, id, now()).unwrap();
+            });
+        }
+        world.storage.take();
+        let id = world.try_ingest(&world.options()).unwrap().snapshot.id;
+        let log = world.storage.take();
+        let begins: Vec<usize> = (0..log.len()).filter(|at| matches!(log[*at], Operation::Create(Name::Session(_), _))).collect();
+        assert_eq!(begins.len(), if fenced { 2 } else { 1 });
+        for class in [Class::Snapshots, Class::Forgotten, Class::Index, Class::Condemned, Class::Packs] {
+            assert!(log[*begins.last().unwrap()..].contains(&Operation::List(class)), "{class:?}");
+        }
+        let mut expected = world.expected();
+        if !fenced {
+            expected.insert(b"long".to_vec(), noise(1, 90_000));
+        }
+        world.history.insert(id, expected);
+        world.verify();
     }
-    world.verify();
+}
+
+/// Rule 5, for a parent that was named before the session began: it may be forgotten and pruned by then.
+#[test]
+fn a_parent_that_was_forgotten_is_refused() {
+    let (world, forgotten, _) = garbage();
+    let options = IngestOptions { parent: Parent::Id(forgotten.id), ..world.options() };
+    assert_eq!(world.try_ingest(&options).unwrap_err().kind(), ErrorKind::NotFound);
+    let parent = *world.history.keys().next().unwrap();
+    let options = IngestOptions { parent: Parent::Id(parent), ..world.options() };
+    assert_eq!(world.try_ingest(&options).unwrap().snapshot.parent, Some(parent));
 }
 
 /// Rule 6: the mark of a forgotten snapshot comes first and stays, whatever comes back.

@@ -1,6 +1,7 @@
 //! A repository in memory, made by real ingests of a small directory, and what each snapshot of it must hold.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const KEY: Credential = Credential::KeyFile([9; 32]);
 
-/// Chunks of about 1 KiB: small files have several.
-const CHUNKER: ChunkerParameters = ChunkerParameters { min: 512, avg: 1024, max: 4096 };
+/// Chunks of about 4 KiB: small files have several.
+const CHUNKER: ChunkerParameters = ChunkerParameters { min: 2048, avg: 4096, max: 16384 };
 
 pub fn now() -> Timestamp {
     yester::ingest::now()
@@ -82,6 +83,16 @@ impl World {
     /// Writes a file of the source; its time is long past and its own, so that it counts as unchanged from now on.
     pub fn write(&self, name: &str, content: &[u8]) {
         write(&self.source.path().join(name), content);
+    }
+
+    /// Gives a file an attribute; the file system of the test's directory must have them.
+    pub fn set_xattr(&self, name: &str, attribute: &str, value: &[u8]) {
+        let path = self.source.path().join(name).into_os_string().into_encoded_bytes();
+        let (path, attribute) = (CString::new(path).unwrap(), CString::new(attribute).unwrap());
+        // SAFETY: both strings and the value live during the call, and the length is the value's.
+        #[allow(unsafe_code)]
+        let set = unsafe { libc::lsetxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        assert_eq!(set, 0, "an attribute is set");
     }
 
     pub fn remove(&self, name: &str) {
@@ -162,7 +173,7 @@ pub fn verify(repo: &Arc<Repository>, history: &BTreeMap<SnapshotId, Tree>) {
 /// A reader of a repository, as it was when this was opened.
 pub struct Reader {
     repo: Arc<Repository>,
-    trees: TreeReader,
+    pub trees: TreeReader,
 }
 
 impl Reader {
