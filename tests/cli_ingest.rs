@@ -242,3 +242,55 @@ fn an_interrupted_ingest_is_130_and_leaves_no_snapshot() {
     assert!(world.run(&with(&options, &["snapshots", "--json"])).ok().json().is_empty());
     world.run(&with(&options, &["ingest", "src"])).ok();
 }
+
+#[test]
+fn stats_count_what_there_is() {
+    let world = World::new();
+    let options = world.repository();
+    let mut noise = vec![0; 300_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    world.file("src/noise", &noise);
+    world.file("src/same", &noise);
+    let text = b"the same words again and again ".repeat(10_000);
+    world.file("src/text", &text);
+    world.run(&with(&options, &["ingest", "--host", "one", "src"])).ok();
+    world.file("src/more", vec![7; 50_000]);
+    world.run(&with(&options, &["ingest", "--host", "two", "src"])).ok();
+    let stats = |args: &[&str]| {
+        let json = world.run(&with(&options, &[&["stats", "--json"], args].concat())).ok().json();
+        assert_eq!((json.len(), &json[0]["message_type"]), (1, &"stats".into()));
+        json[0].clone()
+    };
+    let of = |json: &serde_json::Value, path: &str| json.pointer(path).unwrap_or_else(|| panic!("{path} in {json}")).as_u64();
+    let one = stats(&["--host", "one"]);
+    let first = 600_000 + text.len() as u64;
+    assert_eq!(
+        (of(&one, "/snapshots_count"), of(&one, "/total_size"), of(&one, "/total_file_count")),
+        (Some(1), Some(first), Some(3))
+    );
+    // Text of one line repeated is cut into chunks, some of which may be the same.
+    let plain = of(&one, "/data/uncompressed_size").unwrap();
+    assert!(plain > 300_000 && plain <= 300_000 + text.len() as u64, "{one}");
+    let stored = of(&one, "/data/stored_size").unwrap();
+    assert!(stored > 300_000 && stored < 310_000, "{one}");
+    assert_eq!(one["deduplication_ratio"].as_f64(), Some(first as f64 / plain as f64));
+    assert_eq!(one["compression_ratio"].as_f64(), Some(plain as f64 / stored as f64));
+    // Both hold little more than the first one.
+    let both = stats(&[]);
+    assert_eq!((of(&both, "/snapshots_count"), of(&both, "/total_size")), (Some(2), Some(2 * first + 50_000)));
+    assert!((plain + 1..=plain + 50_000).contains(&of(&both, "/data/uncompressed_size").unwrap()), "{both}");
+    assert_eq!(stats(&["latest", "latest~1", "latest"]), both);
+    assert_eq!(of(&stats(&["--host", "none"]), "/data/chunks"), Some(0));
+    // What is in the repository is the same whichever snapshots are asked for, and is what the disk says.
+    for class in ["data_packs", "tree_packs", "unused_packs", "index_segments", "other_objects", "repository_size"] {
+        assert_eq!(one[class], both[class], "{class}");
+    }
+    let on_disk = Command::new("find").args([&shown(&world.at("repo")), "-type", "f", "-printf", "%s\n"]).output().unwrap();
+    let on_disk: u64 = String::from_utf8(on_disk.stdout).unwrap().lines().map(|line| line.parse::<u64>().unwrap()).sum();
+    assert_eq!(of(&both, "/repository_size"), Some(on_disk));
+    let shown = world.run(&with(&options, &["stats"])).ok().text();
+    for word in ["to restore", "deduplication", "compression", "2 snapshots", "whole repository"] {
+        assert!(shown.contains(word), "{shown}");
+    }
+    world.run(&with(&options, &["stats", "c0ffee"])).fails(1, &["c0ffee"]);
+}

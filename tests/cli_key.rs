@@ -506,7 +506,7 @@ fn a_process_with_a_key_shows_it_to_nobody() {
     let fixture = Fixture::new();
     let world = &fixture.world;
     fs::create_dir(world.at("m")).unwrap();
-    let mounted = fixture.words(&["mount", "m", "--json"]).ok().json();
+    let mounted = world.run_with(&[("YESTER_PASSWORD", SECRET)], &["--repo", "repo", "mount", "m", "--json"]).ok().json();
     let pid = mounted[0]["pid"].as_u64().unwrap();
     let of = |what: &str| fs::read(format!("/proc/{pid}/{what}")).unwrap();
     let seen = [of("cmdline"), of("environ")];

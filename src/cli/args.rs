@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, repair, restore, snapshots, umount};
+use super::{
+    cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, repair, restore, snapshots, stats, umount,
+};
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
 #[derive(Debug, Parser)]
@@ -72,6 +74,7 @@ pub enum Command {
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
+    Stats(stats::StatsArgs),
     Repair(repair::RepairArgs),
     Forget(Box<forget::ForgetArgs>),
     Prune(prune::PruneArgs),

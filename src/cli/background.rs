@@ -44,6 +44,8 @@ pub fn start(key: &Credential, state: Option<&Path>) -> Result<Started> {
     };
     let mut command = Command::new(program);
     command.arg(MARK).args(arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    // It is handed the key, and may stay for months.
+    command.env_remove("YESTER_PASSWORD").env_remove("YESTER_NEW_PASSWORD");
     let mut child = command.spawn().at(failed)?;
     let pid = child.id();
     if let Some(stdin) = child.stdin.take() {

@@ -36,6 +36,7 @@ mod restore;
 mod select;
 mod signals;
 mod snapshots;
+mod stats;
 mod umount;
 mod units;
 mod version;
@@ -80,6 +81,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&context, &args),
         Command::Check(args) => check::run(&context, &args),
+        Command::Stats(args) => stats::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

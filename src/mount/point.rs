@@ -16,7 +16,7 @@ pub const NAME: &str = system::OWN;
 /// Dead mounts that may lie on top of each other.
 const STACK: usize = 16;
 /// A mount whose process does not answer for so long is alive: it is stopped, or overloaded.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn shown(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())

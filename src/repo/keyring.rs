@@ -414,6 +414,8 @@ mod tests {
         let ring = open(&storage, &FILE).unwrap();
         storage.list(Class::Config).unwrap().iter().for_each(|(name, _)| storage.delete(name).unwrap());
         let chunker = ChunkerParameters::DEFAULT;
+        let init = InitOptions { chunker, derivation: QUICK, now: Timestamp::default(), label: Vec::new() };
+        assert_eq!(Repository::init(storage.clone(), &FILE, &init).unwrap_err().kind(), ErrorKind::Exists);
         assert!(recovery::without_text(&*storage, &OTHER, chunker, Timestamp::default()).is_err());
         let text = recovery::without_text(&*storage, &FILE, chunker, Timestamp::default()).unwrap();
         assert_eq!(recover(&storage, &text, &OTHER).unwrap(), Some(1));

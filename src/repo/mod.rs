@@ -34,6 +34,7 @@ pub mod segment;
 pub mod session;
 pub mod slots;
 pub mod snapshots;
+pub mod stats;
 pub mod tree;
 pub mod tree_writer;
 
@@ -66,8 +67,11 @@ impl Repository {
     /// Makes a repository on an empty storage and opens it.
     pub fn init(storage: Arc<dyn Storage>, credential: &Credential, options: &InitOptions) -> Result<Self> {
         options.chunker.validate()?;
-        if !storage.list(Class::Config)?.is_empty() {
-            return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", storage.describe())));
+        // One that has lost its configuration is a repository too.
+        for class in [Class::Config, Class::Keys, Class::Snapshots] {
+            if !storage.list(class)?.is_empty() {
+                return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", storage.describe())));
+            }
         }
         let master = MasterKey::generate()?;
         let keys = master.keys();

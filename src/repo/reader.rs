@@ -174,8 +174,7 @@ impl ChunkReader {
 
     /// The chunk at a location of `index`, verified.
     pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        let frame = self.frame(&index.frame(location)?)?;
-        self.part(frame, location, kind, |found| found == id, id.short())
+        self.part(&index.frame(location)?, location, kind, |found| found == id, id.short())
     }
 
     /// A decoded frame, from the cache or the storage.
@@ -202,10 +201,24 @@ impl ChunkReader {
             self.bases(frame.pack.kind, &frame.info.bases, &mut prefix)
                 .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))?;
         }
+        let id = frame.pack.id;
+        let known = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
+        if let Some(key) = known {
+            match self.open_frame(&key, frame, &prefix, plain) {
+                // The key may be that of another pack, which stood here when it was read.
+                Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id),
+                other => return other,
+            };
+        }
+        let key = self.pack_key(id)?;
+        self.open_frame(&key, frame, &prefix, plain)?;
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key);
+        Ok(())
+    }
+
+    fn open_frame(&self, key: &PackKey, frame: &FrameRef, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let name = Name::Pack(frame.pack.id);
-        let key = self.pack_key(frame.pack.id)?;
         if key.preamble().kind != frame.pack.kind {
-            self.forget_key(frame.pack.id);
             return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
         }
         WORKING.with_borrow_mut(|slot| {
@@ -215,11 +228,8 @@ impl ChunkReader {
             };
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
-            key.decode(frame.number, &frame.info, &working.sealed, &prefix, &mut working.decoder, &mut working.scratch, plain)
-                .map_err(|e| {
-                    self.forget_key(frame.pack.id);
-                    e.context(format!("{name}, frame {}", frame.number))
-                })?;
+            key.decode(frame.number, &frame.info, &working.sealed, prefix, &mut working.decoder, &mut working.scratch, plain)
+                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
@@ -250,7 +260,7 @@ impl ChunkReader {
             if !frame.info.bases.is_empty() {
                 continue;
             }
-            match self.frame(&frame).and_then(|frame| self.part(frame, &location, kind, |id| id.key() == *key, key.short())) {
+            match self.part(&frame, &location, kind, |id| id.key() == *key, key.short()) {
                 Ok(chunk) => return Ok(chunk),
                 Err(e) => last = Some(e),
             }
@@ -259,43 +269,39 @@ impl ChunkReader {
         Err(last.unwrap_or_else(|| Error::new(ErrorKind::NotFound, text())))
     }
 
-    /// One chunk of a decoded frame; hashed and checked the first time.
+    /// One chunk of a frame; hashed and checked the first time.
     fn part(
         &self,
-        frame: Arc<Frame>,
+        found: &FrameRef,
         location: &Location,
         kind: PackKind,
         is_right: impl Fn(&ChunkId) -> bool,
         name: impl std::fmt::Display,
     ) -> Result<Chunk> {
         let range = location.offset as usize..(location.offset + location.len) as usize;
-        let chunk = Chunk { frame, range };
-        let bytes = chunk.frame.plain.get(chunk.range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
-        let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
-        if !verified.contains(&location.offset) {
-            if !is_right(&self.repo.keys().chunk_id(kind, bytes)) {
-                return Err(Error::corrupt(format!("chunk {name} has other content than its name says")));
+        for _ in 0..2 {
+            let chunk = Chunk { frame: self.frame(found)?, range: range.clone() };
+            let bytes = chunk.frame.plain.get(range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+            let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+            let known = verified.contains(&location.offset);
+            if known || is_right(&self.repo.keys().chunk_id(kind, bytes)) {
+                if !known {
+                    verified.push(location.offset);
+                }
+                drop(verified);
+                return Ok(chunk);
             }
-            verified.push(location.offset);
+            // Another pack stood in the place of its own when this was fetched: it may have been mended since.
+            self.frames.remove(&(found.pack.id, found.number));
+            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&found.pack.id);
         }
-        drop(verified);
-        Ok(chunk)
-    }
-
-    /// The first bytes may have been those of another pack. What is mended can be read again only if they are read again.
-    fn forget_key(&self, id: PackId) {
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
+        Err(Error::corrupt(format!("chunk {name} has other content than its name says")))
     }
 
     fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
-        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
-            return Ok(key.clone());
-        }
         let name = Name::Pack(id);
         let mut first = Vec::new();
         self.repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first)?;
-        let key = Arc::new(PackKey::open(&self.repo, &first).map_err(|e| e.context(name))?);
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
-        Ok(key)
+        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use yester::error::{Error, ErrorKind, Result};
+use yester::model::PackId;
 use yester::storage::memory::MemoryStorage;
 use yester::storage::record::Operation;
 use yester::storage::{Class, Created, Name, Storage};
@@ -25,6 +26,8 @@ pub struct Faults {
     capacity: AtomicU64,
     /// Changes left before all of them fail.
     left: AtomicU64,
+    /// Packs that listings leave out.
+    hidden: Mutex<Vec<PackId>>,
     /// What is said of the free space.
     tells_room: bool,
 }
@@ -69,6 +72,7 @@ impl Faults {
             hook: Mutex::default(),
             capacity: AtomicU64::new(u64::MAX),
             left: AtomicU64::new(u64::MAX),
+            hidden: Mutex::default(),
             tells_room: false,
         })
     }
@@ -108,6 +112,11 @@ impl Faults {
         self.capacity.store(capacity, Ordering::SeqCst);
     }
 
+    /// Leaves these packs out of listings.
+    pub fn hide(&self, packs: Vec<PackId>) {
+        *self.hidden.lock().unwrap() = packs;
+    }
+
     pub fn fail_after(&self, changes: u64) {
         self.left.store(changes, Ordering::SeqCst);
     }
@@ -135,7 +144,8 @@ impl Faults {
     fn begin(&self, operation: Operation) -> Result<()> {
         let hook = self.hook.lock().unwrap().take();
         if let Some(mut hook) = hook {
-            let result = hook(&operation);
+            // On a thread of its own: the operation may be asked for in the middle of something.
+            let result = std::thread::scope(|scope| scope.spawn(|| hook(&operation)).join()).unwrap();
             self.hook.lock().unwrap().get_or_insert(hook);
             result?;
         }
@@ -174,7 +184,9 @@ impl Storage for Faults {
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
         self.begin(Operation::List(class))?;
-        self.inner.list(class)
+        let hidden = self.hidden.lock().unwrap();
+        let is_seen = |name: &Name| !hidden.iter().any(|id| *name == Name::Pack(*id));
+        Ok(self.inner.list(class)?.into_iter().filter(|(name, _)| is_seen(name)).collect())
     }
 
     fn delete(&self, name: &Name) -> Result<()> {

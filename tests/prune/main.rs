@@ -8,3 +8,6 @@ mod support;
 
 mod basics;
 mod crash;
+mod damage;
+mod delta;
+mod rules;

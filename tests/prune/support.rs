@@ -156,20 +156,38 @@ pub fn prune(repo: &Arc<Repository>, options: &PruneOptions) -> Result<(Plan, Re
 /// Every snapshot of `history` is there and reads as it must; no others are there.
 #[track_caller]
 pub fn verify(repo: &Arc<Repository>, history: &BTreeMap<SnapshotId, Tree>) {
-    let listed = snapshots::list(repo).unwrap();
-    let ids: Vec<SnapshotId> = listed.iter().map(|s| s.id).collect();
-    assert!(ids.len() == history.len() && ids.iter().all(|id| history.contains_key(id)), "other snapshots are there");
-    let chunks = Arc::new(ChunkReader::new(repo.clone(), Arc::new(Index::load(repo).unwrap()), 8 << 20).unwrap());
-    let trees = TreeReader::new(chunks, 8 << 20).unwrap();
-    for snapshot in &listed {
-        let (live, _) = trees.walk_to(&snapshot.root, &[b"live"]).unwrap();
-        let mut found = Tree::new();
-        collect(&trees, live.directory().unwrap(), b"", &mut found);
-        assert!(found == history[&snapshot.id], "snapshot {} has other content", snapshot.id.short());
-        // What change detection needs is there as well.
-        if let Some(scan) = &snapshot.scan {
-            let (first, records) = trees.scan_page(scan, snapshot.nodes() - 1).unwrap();
-            assert_eq!(first + records.len() as u64, snapshot.nodes());
+    Reader::open(repo).verify(history);
+}
+
+/// A reader of a repository, as it was when this was opened.
+pub struct Reader {
+    repo: Arc<Repository>,
+    trees: TreeReader,
+}
+
+impl Reader {
+    pub fn open(repo: &Arc<Repository>) -> Reader {
+        let index = Arc::new(Index::load(repo).unwrap());
+        let chunks = Arc::new(ChunkReader::new(repo.clone(), index, 8 << 20).unwrap());
+        Reader { repo: repo.clone(), trees: TreeReader::new(chunks, 8 << 20).unwrap() }
+    }
+
+    /// Every snapshot of `history` is there and reads as it must; no others are there.
+    #[track_caller]
+    pub fn verify(&self, history: &BTreeMap<SnapshotId, Tree>) {
+        let listed = snapshots::list(&self.repo).unwrap();
+        let ids: Vec<SnapshotId> = listed.iter().map(|s| s.id).collect();
+        assert!(ids.len() == history.len() && ids.iter().all(|id| history.contains_key(id)), "other snapshots are there");
+        for snapshot in &listed {
+            let (live, _) = self.trees.walk_to(&snapshot.root, &[b"live"]).unwrap();
+            let mut found = Tree::new();
+            collect(&self.trees, live.directory().unwrap(), b"", &mut found);
+            assert!(found == history[&snapshot.id], "snapshot {} has other content", snapshot.id.short());
+            // What change detection needs is there as well.
+            if let Some(scan) = &snapshot.scan {
+                let (first, records) = self.trees.scan_page(scan, snapshot.nodes() - 1).unwrap();
+                assert_eq!(first + records.len() as u64, snapshot.nodes());
+            }
         }
     }
 }
@@ -268,6 +286,16 @@ impl World {
         let object = seal::seal_object(ObjectType::Condemned, self.repo.id(), &id.0, keys, &plain).unwrap();
         self.storage.inner.create(&Name::Condemned(id), &[&object]).unwrap();
         id
+    }
+
+    /// The same repository past the faults: for what others do meanwhile.
+    pub fn copy_of_repo(&self) -> Arc<Repository> {
+        Arc::new(Repository::open(self.storage.inner.clone(), &KEY).unwrap())
+    }
+
+    /// What the source holds.
+    pub fn expected(&self) -> Tree {
+        read_directory(self.source.path())
     }
 
     pub fn packs(&self) -> Vec<PackId> {

@@ -143,8 +143,7 @@ impl Prune<'_> {
         for id in packs {
             let Some(at) = self.survey.packs.list.iter().position(|pack| pack.id == *id) else { continue };
             let pack = &self.survey.packs.list[at];
-            // Held ones hold little; how little is not known.
-            let copies = if pack.held { pack.size } else { pack.size - pack.unused };
+            let copies = pack.copy_bytes();
             if first == 0 {
                 first = copies + RESERVE;
             }

@@ -96,7 +96,7 @@ impl Marks {
     /// Marks what the snapshots of `view` need that were not looked at before. What was marked for a snapshot that is
     /// forgotten by now stays marked: too much is kept, never too little. The index of the marks must be the view's.
     pub fn update(&mut self, repo: &Repository, view: &View, walk: &Walk<'_>) -> Result<()> {
-        let mut parents = HashSet::new();
+        let listed: HashSet<&SnapshotId> = view.snapshots.iter().collect();
         for id in view.snapshots.iter().filter(|id| !walk.without.contains(id)) {
             if !self.seen.insert(*id) {
                 continue;
@@ -113,10 +113,10 @@ impl Marks {
                 }
             };
             self.snapshots += 1;
-            parents.extend(snapshot.parent.map(|parent| (parent, *id)));
+            check_parent(&snapshot, |parent| listed.contains(parent) || view.forgotten.contains(parent))?;
             self.snapshot(&snapshot, walk).map_err(|e| e.context(format!("snapshot {}", id.short())))?;
         }
-        check_parents(view, parents)
+        Ok(())
     }
 
     fn snapshot(&mut self, snapshot: &Snapshot, walk: &Walk<'_>) -> Result<()> {
@@ -212,14 +212,13 @@ fn is_forgotten(repo: &Repository, id: SnapshotId) -> bool {
 
 /// A snapshot names its parent, and a snapshot that is gone has its mark: a parent that is neither there nor forgotten
 /// was lost, or the listing is not complete. Then there may be more that is not seen and must not be deleted.
-fn check_parents(view: &View, parents: HashSet<(SnapshotId, SnapshotId)>) -> Result<()> {
-    let listed: HashSet<&SnapshotId> = view.snapshots.iter().collect();
-    match parents.iter().find(|(parent, _)| !listed.contains(parent) && !view.forgotten.contains(parent)) {
+fn check_parent(snapshot: &Snapshot, is_known: impl Fn(&SnapshotId) -> bool) -> Result<()> {
+    match snapshot.parent.filter(|parent| !is_known(parent)) {
         None => Ok(()),
-        Some((parent, child)) => Err(Error::corrupt(format!(
+        Some(parent) => Err(Error::corrupt(format!(
             "snapshot {} was taken after {parent}, which is neither there nor forgotten: it was lost, or the listing is not \
              complete (if it is lost for good: yester forget {parent})",
-            child.short(),
+            snapshot.id.short(),
         ))),
     }
 }

@@ -58,6 +58,14 @@ impl Pack {
         self.standing != Standing::Gone
     }
 
+    /// About how many bytes a copy of what it holds would take.
+    pub fn copy_bytes(&self) -> u64 {
+        match self.held {
+            true => (u128::from(self.size) * u128::from(self.wanted.min(self.plain)) / u128::from(self.plain.max(1))) as u64,
+            false => self.size - self.unused,
+        }
+    }
+
     /// Whether nothing is lost with it, and no sentence names it yet.
     pub fn is_dead(&self) -> bool {
         matches!(self.standing, Standing::Usable | Standing::Useless) && self.live == 0 && !self.held

@@ -158,12 +158,12 @@ pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers
     for at in repack {
         let pack = &survey.packs.list[*at];
         plan.repack.add(pack.size);
-        plan.copied += pack.size - pack.unused;
+        plan.copied += pack.copy_bytes();
         if pack.standing == Standing::Usable {
             plan.unused -= pack.unused;
         }
         gone.insert(pack.id);
-        chunks += pack.chunks * pack.live / pack.plain.max(1);
+        chunks += pack.chunks * pack.copy_bytes() / pack.size.max(1);
         copies += 1;
     }
     view.leavings.iter().for_each(|(_, bytes)| plan.snapshots.add(*bytes));

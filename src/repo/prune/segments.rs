@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::model::{PackId, SegmentId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::index::Index;
-use crate::repo::prune::Report;
 use crate::repo::prune::view::View;
+use crate::repo::prune::{Report, sessions};
 use crate::storage::Name;
 
 /// Writes what the segments that name gone packs say of all others into a new one, and deletes them and all that are
@@ -26,6 +26,10 @@ pub fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()
         if let Some((_, size)) = new {
             report.written.add(size);
         }
+    }
+    // A writer who began before the new one was there reads from the old ones. They hide nothing and can wait.
+    if !sessions::open(repo)?.is_empty() {
+        return Ok(());
     }
     let rewritten = which.iter().map(|at| index.segments()[*at].id());
     // The replaced ones first: they must not come back when what replaced them is gone.

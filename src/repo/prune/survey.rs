@@ -169,7 +169,11 @@ impl Survey {
                     .collect();
                 whole = whole && !readable.is_empty();
                 if self.plain(&copies).is_empty() {
-                    readable.iter().for_each(|number| self.packs.list[*number].held = true);
+                    let len = copies.first().map_or(0, |copy| u64::from(copy.len));
+                    for number in readable {
+                        self.packs.list[number].held = true;
+                        self.packs.list[number].wanted += len;
+                    }
                 }
             }
             can_be_read = can_be_read || whole;
@@ -180,6 +184,7 @@ impl Survey {
             }
             let number = frame.pack();
             self.packs.list[number].held = true;
+            self.packs.list[number].wanted += u64::from(place.len);
         }
         if !can_be_read {
             self.missing += 1;

@@ -1,0 +1,272 @@
+//! How much snapshots hold, and how much of the repository they take.
+//!
+//! Every page of the snapshots' trees is read once. What was counted is a bit for each entry of the index; that, caches
+//! and a list of pages to visit are all that is in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::PackKind;
+use crate::format::page::PageKind;
+use crate::model::{ChunkId, Content, Item, Kind, Node, Root, Snapshot, Xattrs};
+use crate::observe::{Event, Observer};
+use crate::repo::Repository;
+use crate::repo::index::{Index, Location, missing_chunk};
+use crate::repo::reader::ChunkReader;
+use crate::repo::tree::TreeReader;
+use crate::storage::{Class, Name};
+
+/// Decoded frames that are kept.
+const FRAMES: u64 = 32 << 20;
+/// Decoded pages that are kept.
+const PAGES: u64 = 8 << 20;
+
+/// Different chunks of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chunks {
+    /// How many.
+    pub count: u64,
+    /// Their plain bytes.
+    pub plain: u64,
+    /// What they take in the packs: of each frame the share that its chunks have of its plain bytes. A chunk that is
+    /// in several packs is counted in one.
+    pub stored: u64,
+}
+
+/// Objects of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Objects {
+    /// How many.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Their files, those of each snapshot counted anew.
+    pub files: u64,
+    /// Their directories, likewise.
+    pub directories: u64,
+    /// Their links, pipes, sockets and devices, likewise.
+    pub others: u64,
+    /// Bytes of their files: what restoring all of them writes.
+    pub bytes: u64,
+    /// Different chunks of these files.
+    pub data: Chunks,
+    /// Different pages of their trees, and other chunks of tree packs.
+    pub trees: Chunks,
+    /// Packs of data, of the whole repository.
+    pub data_packs: Objects,
+    /// Packs of trees, likewise.
+    pub tree_packs: Objects,
+    /// Packs that the index does not name, likewise.
+    pub unused_packs: Objects,
+    /// Index segments, likewise.
+    pub index: Objects,
+    /// All other objects, likewise.
+    pub other_objects: Objects,
+}
+
+impl Stats {
+    /// Bytes of files for each plain byte of different chunks; `None` where nothing is stored.
+    pub fn deduplication(&self) -> Option<f64> {
+        ratio(self.bytes, self.data.plain)
+    }
+
+    /// Plain bytes of chunks for each stored one.
+    pub fn compression(&self) -> Option<f64> {
+        ratio(self.data.plain, self.data.stored)
+    }
+
+    /// Bytes of the whole repository.
+    pub fn repository(&self) -> u64 {
+        let all = [self.data_packs, self.tree_packs, self.unused_packs, self.index, self.other_objects];
+        all.iter().map(|objects| objects.bytes).sum()
+    }
+}
+
+fn ratio(of: u64, to: u64) -> Option<f64> {
+    (to > 0).then(|| of as f64 / to as f64)
+}
+
+/// Counts what `snapshots` hold, and the objects of the whole repository. A tree that cannot be read is an error.
+pub fn stats(repo: &Arc<Repository>, snapshots: &[Snapshot], stop: &AtomicBool, observer: &dyn Observer) -> Result<Stats> {
+    let index = Arc::new(Index::load(repo)?);
+    let mut out = Stats { snapshots: snapshots.len() as u64, ..Stats::default() };
+    objects(repo, &index, &mut out)?;
+    let chunks = Arc::new(ChunkReader::new(repo.clone(), index.clone(), FRAMES)?);
+    let mut count = Count {
+        trees: TreeReader::new(chunks, PAGES)?,
+        counted: index.entry_counts().iter().map(|entries| vec![0; entries.div_ceil(64) as usize]).collect(),
+        index: &index,
+        data: Share::default(),
+        tree: Share::default(),
+        waiting: Vec::new(),
+    };
+    for snapshot in snapshots {
+        let statistics = &snapshot.statistics;
+        out.files += statistics.files;
+        out.directories += statistics.directories;
+        out.others += statistics.others;
+        out.bytes = out.bytes.saturating_add(statistics.bytes);
+        let seen = |e: Error| e.context(Name::Snapshot(snapshot.id)).context("cannot count; yester check says what is damaged");
+        count.snapshot(snapshot).map_err(seen)?;
+        while let Some(page) = count.waiting.pop() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));
+            }
+            count.page(&page).map_err(seen)?;
+            observer.event(&Event::Progress {
+                entries: count.tree.count,
+                bytes: count.data.plain,
+                total_entries: 0,
+                total_bytes: 0,
+            });
+        }
+    }
+    (out.data, out.trees) = (count.data.chunks(), count.tree.chunks());
+    Ok(out)
+}
+
+/// Counts the objects of every class.
+fn objects(repo: &Repository, index: &Index, out: &mut Stats) -> Result<()> {
+    let add = |objects: &mut Objects, bytes: u64| {
+        objects.count += 1;
+        objects.bytes += bytes;
+    };
+    let kinds: std::collections::HashMap<_, _> = index.packs().map(|pack| (pack.id, pack.kind)).collect();
+    for class in Class::ALL {
+        for (name, bytes) in repo.storage().list(class)? {
+            match name {
+                Name::Pack(id) => match kinds.get(&id) {
+                    Some(PackKind::Data) => add(&mut out.data_packs, bytes),
+                    Some(PackKind::Tree) => add(&mut out.tree_packs, bytes),
+                    None => add(&mut out.unused_packs, bytes),
+                },
+                Name::Segment(_) => add(&mut out.index, bytes),
+                _ => add(&mut out.other_objects, bytes),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Chunks of one kind while they are counted.
+#[derive(Debug, Default)]
+struct Share {
+    count: u64,
+    plain: u64,
+    /// In 65,536ths of a byte.
+    stored: u128,
+}
+
+impl Share {
+    fn chunks(&self) -> Chunks {
+        Chunks { count: self.count, plain: self.plain, stored: u64::try_from(self.stored >> 16).unwrap_or(u64::MAX) }
+    }
+}
+
+/// A page to visit.
+struct Page {
+    id: ChunkId,
+    kind: PageKind,
+    level: u8,
+}
+
+/// What was counted so far.
+struct Count<'a> {
+    trees: TreeReader,
+    index: &'a Index,
+    /// A bit for each entry of each segment.
+    counted: Vec<Vec<u64>>,
+    data: Share,
+    tree: Share,
+    waiting: Vec<Page>,
+}
+
+impl Count<'_> {
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.node(&snapshot.root)?;
+        for (root, kind) in [(&snapshot.scan, PageKind::Scan), (&snapshot.links, PageKind::Links)] {
+            root.iter().try_for_each(|root| self.root(root, kind))?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Node) -> Result<()> {
+        if let Xattrs::Stored(id) = &node.meta.xattrs {
+            self.chunk(PackKind::Tree, id)?;
+        }
+        match &node.kind {
+            Kind::File(Content::Items(items)) => self.items(items),
+            Kind::File(Content::Tree { root, .. }) => self.root(root, PageKind::Recipe),
+            Kind::Directory(directory) => directory.root.iter().try_for_each(|root| self.root(root, PageKind::Directory)),
+            _ => Ok(()),
+        }
+    }
+
+    fn items(&mut self, items: &[Item]) -> Result<()> {
+        items.iter().try_for_each(|item| match item {
+            Item::Chunk { id, .. } => self.chunk(PackKind::Data, id).map(drop),
+            Item::Hole { .. } => Ok(()),
+        })
+    }
+
+    fn root(&mut self, root: &Root, kind: PageKind) -> Result<()> {
+        self.visit(Page { id: root.page, kind, level: root.height })
+    }
+
+    /// Has the page visited, if it was not yet.
+    fn visit(&mut self, page: Page) -> Result<()> {
+        if self.chunk(PackKind::Tree, &page.id)? {
+            self.waiting.push(page);
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, page: &Page) -> Result<()> {
+        if page.level > 0 {
+            let children = self.trees.children(&page.id, page.kind, page.level)?;
+            let level = page.level - 1;
+            return children.iter().try_for_each(|child| self.visit(Page { id: child.page, kind: page.kind, level }));
+        }
+        match page.kind {
+            PageKind::Directory => self.trees.nodes(&page.id)?.nodes.iter().try_for_each(|node| self.node(node)),
+            PageKind::Recipe => self.items(&self.trees.item_page(&page.id)?.clone()),
+            // Nothing is below these.
+            PageKind::Scan | PageKind::Links => Ok(()),
+        }
+    }
+
+    /// Counts a chunk; false: it was counted before.
+    fn chunk(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
+        let location = self.index.find(kind, &id.key())?.ok_or_else(|| missing_chunk(id))?;
+        if !self.first_time(&location) {
+            return Ok(false);
+        }
+        let frame = self.index.frame(&location)?.info;
+        let share = match kind {
+            PackKind::Data => &mut self.data,
+            PackKind::Tree => &mut self.tree,
+        };
+        share.count += 1;
+        share.plain += u64::from(location.len);
+        share.stored += (u128::from(frame.stored) << 16) * u128::from(location.len) / u128::from(frame.plain.max(1));
+        Ok(true)
+    }
+
+    fn first_time(&mut self, location: &Location) -> bool {
+        let (segment, entry) = location.entry();
+        let word = self.counted.get_mut(segment as usize).and_then(|words| words.get_mut(entry as usize / 64));
+        let Some(word) = word else { return false };
+        let bit = 1 << (entry % 64);
+        let first = *word & bit == 0;
+        *word |= bit;
+        first
+    }
+}
