@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::model::{Directory as Model, escape};
 use crate::restore::filter::{Filter, Verdict};
-use crate::restore::run::Run;
+use crate::restore::run::{Run, TEMPORARY};
 use crate::restore::target::{Directory, State};
+use crate::storage::leftovers::Writer;
 use crate::sys::{FileKind, Listing};
 
 fn failed(e: std::io::Error) -> Error {
@@ -20,6 +22,20 @@ pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], fil
     let (filter, path) = filter.map_or((None, Vec::new()), |(filter, path)| (Some(filter), path));
     let mut removal = Removal { run, filter, path, device: above.device, stack: Vec::new() };
     if stat.kind == FileKind::Directory { removal.tree(directory, name) } else { removal.entry(directory, name) }
+}
+
+/// Removes what a restore that was killed has left in `directory`, where the process that wrote it is known to be gone. A
+/// file of such a name that the snapshot has in `model` is none.
+pub(crate) fn leftovers(run: &Run<'_>, directory: &Directory, model: &Model) -> Result<()> {
+    let dir = run.target.open(directory).map_err(failed)?;
+    let names = dir.find(|name| Writer::has_left(TEMPORARY, name)).map_err(|e| Error::io("cannot list it", e))?;
+    for name in names {
+        let is_file = || dir.stat(&name).is_ok_and(|stat| stat.kind != FileKind::Directory);
+        if run.tree.lookup(model, &name)?.is_none() && is_file() {
+            dir.remove(&name).map_err(|e| Error::io(format!("cannot remove {} from it", escape(&name)), e))?;
+        }
+    }
+    Ok(())
 }
 
 /// A directory that is being emptied.

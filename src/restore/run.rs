@@ -13,6 +13,7 @@ use crate::restore::metadata;
 use crate::restore::owners::OwnerMap;
 use crate::restore::target::{Directory, Target};
 use crate::restore::{RestoreOptions, RestoreReport, shown};
+use crate::storage::leftovers::Writer;
 use crate::sys::{Dir, process};
 
 /// How often the same kind of warning is told one by one.
@@ -21,6 +22,11 @@ const TOLD: u64 = 20;
 const OPEN_FILES: u64 = 512;
 /// The most threads that fetch, decode and write.
 const MAX_WORKERS: u64 = 16;
+
+/// What the names of files that are not complete begin with.
+pub(crate) const TEMPORARY: &str = ".yester-";
+/// Their numbers: two restores of one process may have the same target.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// The counts behind [`RestoreReport`].
 #[derive(Debug, Default)]
@@ -60,8 +66,7 @@ pub(crate) struct Run<'a> {
     devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
     /// Directories that lead to sources, by path; several sources may share them.
     shared: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
-    temporary: String,
-    temporaries: AtomicU64,
+    writer: Writer,
     open_files: AtomicUsize,
     most_open_files: usize,
     /// Threads that work at once; each may have a handful of files open.
@@ -77,9 +82,6 @@ impl<'a> Run<'a> {
         target: Target,
         sources: &[(Arc<Snapshot>, Vec<Vec<u8>>)],
     ) -> Result<Self> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
         let limit = process::file_limit();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let workers = cores.max(tree.chunks().repo().storage().concurrency());
@@ -102,8 +104,7 @@ impl<'a> Run<'a> {
             told: Mutex::default(),
             devices: Mutex::default(),
             shared: Mutex::default(),
-            temporary: format!(".yester-{}", crate::model::id::to_hex(&random)),
-            temporaries: AtomicU64::new(0),
+            writer: Writer::this_process(),
             open_files: AtomicUsize::new(0),
             most_open_files: (limit / 8).min(OPEN_FILES) as usize,
             workers: workers.clamp(1, (limit / 16).clamp(1, MAX_WORKERS) as usize),
@@ -154,7 +155,7 @@ impl<'a> Run<'a> {
 
     /// A fresh name for a file that is not complete.
     pub(crate) fn temporary(&self) -> Vec<u8> {
-        format!("{}-{}", self.temporary, self.temporaries.fetch_add(1, Ordering::Relaxed)).into_bytes()
+        self.writer.name(TEMPORARY, NUMBERS.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Asks to keep one more file open; whoever gets it gives it back with [`Run::closed`].

@@ -257,6 +257,13 @@ impl<'r, 'a> Walker<'r, 'a> {
         if level.parent {
             self.run.share(self.path_of_level(at), &place);
         }
+        if place.real
+            && !place.made
+            && !self.run.options.dry_run
+            && let Err(error) = delete::leftovers(self.run, &place, &level.model())
+        {
+            self.run.error(&subject(), error);
+        }
         let listed = self.run.options.delete && level.taken && level.node.given && place.real && !place.made;
         if listed {
             match self.run.target.open(&place).and_then(|dir| dir.list()) {

@@ -1,4 +1,4 @@
-//! Temporary files of a directory storage: whose they are, and which of them nobody will finish.
+//! Temporary files of a directory storage, and of restores: whose they are, and which of them nobody will finish.
 //!
 //! A temporary name says which process writes it: host, boot, number and start of the process. One that is known to be
 //! gone leaves its file to whoever cleans up; a file of another host is left to that host.
@@ -34,16 +34,26 @@ impl Writer {
 
     /// The temporary name of its object number `unique`.
     pub fn temporary(&self, unique: u64) -> Vec<u8> {
-        format!("{PREFIX}{}-{}-{}-{}-{unique}", self.host, self.boot, self.pid, self.started).into_bytes()
+        self.name(PREFIX, unique)
+    }
+
+    /// The name, beginning with `prefix`, of its temporary file number `unique`.
+    pub fn name(&self, prefix: &str, unique: u64) -> Vec<u8> {
+        format!("{prefix}{}-{}-{}-{}-{unique}", self.host, self.boot, self.pid, self.started).into_bytes()
+    }
+
+    /// Whether `name` is a temporary name that begins with `prefix`, of a process that is known to be gone.
+    pub fn has_left(prefix: &str, name: &[u8]) -> bool {
+        name.starts_with(prefix.as_bytes()) && Writer::parse(prefix, name).is_some_and(|writer| writer.is_gone())
     }
 
     /// Who writes a file of this name; `None` when it is no temporary name of this program.
-    fn parse(name: &[u8]) -> Option<Self> {
-        let mut parts = std::str::from_utf8(name).ok()?.strip_prefix(PREFIX)?.split('-');
+    fn parse(prefix: &str, name: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.split('-');
         let (host, boot) = (parts.next()?.to_owned(), parts.next()?.to_owned());
         let writer = Writer { host, boot, pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? };
         let unique: u64 = parts.next()?.parse().ok()?;
-        (parts.next().is_none() && writer.temporary(unique) == name).then_some(writer)
+        (parts.next().is_none() && writer.name(prefix, unique) == name).then_some(writer)
     }
 
     /// Whether it is known to be gone. Tags stand for names: a writer of this host and boot has this process' tags.
@@ -62,7 +72,7 @@ pub fn find(dir: &Dir, remove: bool, out: &mut Leftovers) -> io::Result<()> {
     let names = dir.list()?;
     for at in 0..names.len() {
         let name = names.name(at);
-        if Writer::parse(name).is_none_or(|writer| !writer.is_gone()) {
+        if !Writer::has_left(PREFIX, name) {
             continue;
         }
         let bytes = match dir.stat(name) {
@@ -92,11 +102,11 @@ mod tests {
         let elsewhere = Writer { host: tag(b"another host"), ..dead.clone() };
         let names = [&me, &dead, &before_boot, &elsewhere].map(|writer| writer.temporary(7));
         for name in &names {
-            assert!(Writer::parse(name).is_some());
+            assert!(Writer::parse(PREFIX, name).is_some());
             std::fs::write(scratch.path().join(std::str::from_utf8(name).unwrap()), b"12345").unwrap();
         }
         for foreign in [".tmp-", ".tmp-1-2-3", ".tmp-a-b-1-2-03", "notes", ".tmp-a-b-1-2-3-4"] {
-            assert_eq!(Writer::parse(foreign.as_bytes()), None, "{foreign}");
+            assert_eq!(Writer::parse(PREFIX, foreign.as_bytes()), None, "{foreign}");
             std::fs::write(scratch.path().join(foreign), b"x").unwrap();
         }
         let dir = Dir::open(scratch.path()).unwrap();

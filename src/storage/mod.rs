@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::{PackId, SegmentId, SlotId, SnapshotId};
 
 pub mod directory;
-mod leftovers;
+pub(crate) mod leftovers;
 pub mod memory;
 pub mod record;
 

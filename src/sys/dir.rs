@@ -206,21 +206,39 @@ impl Dir {
         self.open_below(b"")?.list_once()
     }
 
+    /// The names in it that `wanted` lets pass, in no order.
+    pub fn find(&self, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        self.open_below(b"")?.each(|name, _| {
+            if wanted(name) {
+                found.push(name.to_vec())
+            }
+        })?;
+        Ok(found)
+    }
+
     /// The names in it, for a directory that was just opened and is listed no second time.
     pub fn list_once(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
+        self.each(|name, kind| {
+            listing.names.push((listing.bytes.len() as u32, name.len() as u16, kind));
+            listing.bytes.extend_from_slice(name);
+        })?;
+        listing.sort();
+        Ok(listing)
+    }
+
+    fn each(&self, mut take: impl FnMut(&[u8], FileKind)) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); 32 << 10];
         let mut entries = RawDir::new(&self.0, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                listing.names.push((listing.bytes.len() as u32, name.len() as u16, entry.file_type().into()));
-                listing.bytes.extend_from_slice(name);
+                take(name, entry.file_type().into());
             }
         }
-        listing.sort();
-        Ok(listing)
+        Ok(())
     }
 
     /// `statx` of an entry, not following a link.
