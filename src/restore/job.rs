@@ -21,6 +21,8 @@ use crate::sys::{Dir, FileKind, Stat, dir};
 pub(crate) struct FirstLink {
     pub directory: Arc<Directory>,
     pub name: Vec<u8>,
+    /// What it is, and what is in it: the other links are the same, or they are none.
+    pub kind: Kind,
     /// Device and inode; set when this run has made it or found it right.
     pub inode: OnceLock<((u32, u32), u64)>,
 }

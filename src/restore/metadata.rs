@@ -186,10 +186,18 @@ pub(crate) fn apply(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted:
         touched = true;
         object.remove_xattr(name).unwrap_or_else(|e| warn("attributes", &e));
     }
+    // There may be thousands, and all fail for one reason.
+    let (mut failed, mut first) = (0u64, None);
     for (name, value) in wanted.missing(there) {
         touched = true;
-        let set = object.set_xattr(name, value);
-        set.unwrap_or_else(|e| warn("attributes", &format!("{}: {e}", crate::model::escape(name))));
+        if let Err(e) = object.set_xattr(name, value) {
+            failed += 1;
+            first.get_or_insert_with(|| format!("{}: {e}", crate::model::escape(name)));
+        }
+    }
+    if let Some(first) = first {
+        let more = if failed > 1 { format!(" (and {} more)", failed - 1) } else { String::new() };
+        warn("attributes", &format!("{first}{more}"));
     }
     let before = have.as_ref().map(|(stat, _)| stat).filter(|_| !touched);
     set_mode(object, wanted, before, owned, &warn);

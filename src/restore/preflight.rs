@@ -12,19 +12,28 @@ use crate::restore::target::{Directory, State};
 use crate::restore::{Source, shown};
 use crate::sys::FileKind;
 
-/// Bytes needed and free, for each file system.
-type Devices = HashMap<(u32, u32), (u64, u64)>;
+/// What a restore needs of a file system, and what is free there.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    bytes: u64,
+    free_bytes: u64,
+    entries: u64,
+    free_entries: u64,
+}
 
-/// Refuses what cannot fit. The snapshot's own counts are enough when there is plenty of room; only otherwise the tree
-/// is gone through for what will really be written.
+type Devices = HashMap<(u32, u32), Room>;
+
+/// Refuses what cannot fit, be it by its bytes or by the number of its entries. The snapshot's own counts are enough when
+/// there is plenty of room; only otherwise the tree is gone through for what will really be written.
 pub(crate) fn space(run: &Run<'_>, sources: &[Source<'_>], filter: &Filter) -> Result<()> {
     let entries = sources.iter().map(|source| source.node.weight()).fold(0u64, u64::saturating_add);
     let most = sources.iter().map(|source| source.snapshot.statistics.bytes).fold(0u64, u64::saturating_add);
     let whole = sources.iter().all(|source| source.parents.is_empty());
     run.expect(entries, if whole { most } else { 0 });
     let Some(root) = run.target.root() else { return Ok(()) };
-    let (free, _) = root.space().at(|| format!("cannot ask for the free space of {}", shown(&run.target.path)))?;
-    if most <= free {
+    let failed = || format!("cannot ask for the free space of {}", shown(&run.target.path));
+    let ((free, _), free_entries) = (root.space().at(failed)?, root.free_entries().at(failed)?);
+    if most <= free && entries <= free_entries {
         return Ok(());
     }
     let mut devices = Devices::new();
@@ -32,13 +41,13 @@ pub(crate) fn space(run: &Run<'_>, sources: &[Source<'_>], filter: &Filter) -> R
         let mut survey = Survey { run, snapshot: source.snapshot, filter, devices: &mut devices };
         survey.source(source)?;
     }
-    match devices.values().find(|(needed, free)| needed > free) {
-        Some((needed, free)) => {
+    match devices.values().find(|room| room.bytes > room.free_bytes) {
+        Some(room) => {
             let text = format!(
                 "there is not enough room in {}: {} MiB are needed and {} MiB are free",
                 shown(&run.target.path),
-                needed.div_ceil(1 << 20),
-                free >> 20
+                room.bytes.div_ceil(1 << 20),
+                room.free_bytes >> 20
             );
             Err(Error::new(ErrorKind::Io, text))
         }
@@ -53,10 +62,17 @@ struct Survey<'s> {
     devices: &'s mut Devices,
 }
 
-struct Level {
-    model: Model,
+/// A directory of the target: where it is, on which file system, and whether it is there already.
+#[derive(Clone)]
+struct Spot {
     place: Arc<Directory>,
     device: (u32, u32),
+    there: bool,
+}
+
+struct Level {
+    model: Model,
+    spot: Spot,
     taken: bool,
     next: Option<Entry>,
     path_len: usize,
@@ -77,31 +93,34 @@ impl Survey<'_> {
         if verdict == Verdict::Skip {
             return Ok(());
         }
-        let device = self.device(&place, (0, 0));
+        let root = self.spot(self.run.target.directory(false, false, None), (0, 0));
+        let spot = self.spot(place, root.device);
         if source.node.directory().is_none() {
-            return self.file(&place, device, &source.node);
+            return self.entry(&spot, &source.node);
         }
-        self.tree(&source.node, place, device, verdict == Verdict::Take, path)
+        self.tree(&source.node, spot, verdict == Verdict::Take, path)
     }
 
     fn below(&self, place: &Arc<Directory>, name: &[u8]) -> Arc<Directory> {
         self.run.target.child(place, name, State { real: place.real, ..State::default() }, None)
     }
 
-    /// The file system of a directory; the one above it where it is not there.
-    fn device(&mut self, place: &Directory, above: (u32, u32)) -> (u32, u32) {
-        let Ok(dir) = self.run.target.open(place) else { return above };
-        let Ok(stat) = dir.stat_self() else { return above };
-        let free = dir.space().map_or(u64::MAX, |(free, _)| free);
-        self.devices.entry(stat.device).or_insert((0, free));
-        stat.device
+    /// Looks at a directory; one that is not there will be on the file system `above`.
+    fn spot(&mut self, place: Arc<Directory>, above: (u32, u32)) -> Spot {
+        let opened = self.run.target.open(&place).ok();
+        let Some((dir, stat)) = opened.and_then(|dir| dir.stat_self().ok().map(|stat| (dir, stat))) else {
+            return Spot { place, device: above, there: false };
+        };
+        let (free_bytes, free_entries) = (dir.space().map_or(u64::MAX, |(free, _)| free), dir.free_entries().unwrap_or(u64::MAX));
+        self.devices.entry(stat.device).or_insert(Room { bytes: 0, free_bytes, entries: 0, free_entries });
+        Spot { place, device: stat.device, there: true }
     }
 
-    fn tree(&mut self, node: &Node, place: Arc<Directory>, device: (u32, u32), taken: bool, mut path: Vec<u8>) -> Result<()> {
+    fn tree(&mut self, node: &Node, spot: Spot, taken: bool, mut path: Vec<u8>) -> Result<()> {
         let tree = self.run.tree;
         let model = node.directory().copied().unwrap_or_default();
         let next = tree.entry_number(&model, 0).unwrap_or_default();
-        let mut levels = vec![Level { model, place, device, taken, next, path_len: path.len() }];
+        let mut levels = vec![Level { model, spot, taken, next, path_len: path.len() }];
         while let Some(level) = levels.last_mut().filter(|_| !self.run.stopped()) {
             path.truncate(level.path_len);
             // Damage is for the restore itself to tell.
@@ -114,35 +133,49 @@ impl Survey<'_> {
             path.push(b'/');
             path.extend_from_slice(&node.name);
             let verdict = self.filter.judge(&path, level.taken);
-            match (&node.kind, verdict) {
-                (Kind::Directory(model), Verdict::Take | Verdict::Pass) => {
-                    let place = self.below(&level.place, &node.name);
-                    let device = self.device(&place, level.device);
-                    let next = tree.entry_number(model, 0).unwrap_or_default();
-                    let taken = verdict == Verdict::Take;
-                    levels.push(Level { model: *model, place, device, taken, next, path_len: path.len() });
-                }
-                (Kind::File(_), Verdict::Take) => {
-                    let (place, device) = (level.place.clone(), level.device);
-                    self.file(&place, device, node)?;
-                }
-                _ => {}
+            let spot = level.spot.clone();
+            if verdict == Verdict::Take {
+                self.entry(&spot, node)?;
+            }
+            if let (Kind::Directory(model), Verdict::Take | Verdict::Pass) = (&node.kind, verdict) {
+                let below = self.below(&spot.place, &node.name);
+                let spot = match spot.there {
+                    true => self.spot(below, spot.device),
+                    false => Spot { place: below, ..spot },
+                };
+                let next = tree.entry_number(model, 0).unwrap_or_default();
+                levels.push(Level { model: *model, spot, taken: verdict == Verdict::Take, next, path_len: path.len() });
             }
         }
         Ok(())
     }
 
-    /// Adds what a file needs, less what the file that it replaces gives back.
-    fn file(&mut self, place: &Directory, device: (u32, u32), node: &Node) -> Result<()> {
-        let Kind::File(content) = &node.kind else { return Ok(()) };
+    /// Adds what an entry needs: its bytes, less what the file that it replaces gives back, and its place in the file
+    /// system's table, unless it has one or shares that of another link. A tree may state more entries than anybody can
+    /// go through (directories that hold each other many times), so too many end this at once.
+    fn entry(&mut self, spot: &Spot, node: &Node) -> Result<()> {
+        let there = match spot.there {
+            true => self.run.target.open(&spot.place).and_then(|dir| dir.stat(&node.name)).ok(),
+            false => None,
+        };
         let links = match (&node.link, &self.snapshot.links) {
             (Some(group), Some(root)) => self.run.tree.link(root, group)?.map_or(1, |entry| u64::from(entry.count.max(1))),
             _ => 1,
         };
-        let there = self.run.target.open(place).and_then(|dir| dir.stat(&node.name)).ok();
-        let given_back = there.filter(|stat| stat.kind == FileKind::File).map_or(0, |stat| stat.blocks.saturating_mul(512));
-        let (needed, _) = self.devices.entry(device).or_insert((0, u64::MAX));
-        *needed = needed.saturating_add((content.data() / links).saturating_sub(given_back));
-        Ok(())
+        let Some(room) = self.devices.get_mut(&spot.device) else { return Ok(()) };
+        if let Kind::File(content) = &node.kind {
+            let given_back = there.filter(|stat| stat.kind == FileKind::File).map_or(0, |stat| stat.blocks.saturating_mul(512));
+            room.bytes = room.bytes.saturating_add((content.data() / links).saturating_sub(given_back));
+        }
+        room.entries += u64::from(there.is_none() && node.link.is_none());
+        if room.entries <= room.free_entries {
+            return Ok(());
+        }
+        let text = format!(
+            "there is not enough room in {}: its file system takes {} more entries, and more are needed",
+            shown(&self.run.target.path),
+            room.free_entries
+        );
+        Err(Error::new(ErrorKind::Io, text))
     }
 }

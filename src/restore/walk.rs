@@ -406,6 +406,10 @@ impl<'r, 'a> Walker<'r, 'a> {
             Some(group) => self.group(&group, place, node)?,
             None => (None, false),
         };
+        if known && first.as_ref().is_some_and(|first| first.kind != node.kind) {
+            let text = "it is no link of the file that it claims to be a link of (yester check says what is damaged)";
+            return Err(Error::corrupt(text));
+        }
         let mut local = false;
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
             let wanted = Wanted::of(run, self.source.number, node)?;
@@ -462,7 +466,8 @@ impl<'r, 'a> Walker<'r, 'a> {
             }
             return Ok((Some(first), true));
         }
-        let first = Arc::new(FirstLink { directory: place.clone(), name: node.name.clone(), inode: Default::default() });
+        let (directory, name, kind) = (place.clone(), node.name.clone(), node.kind.clone());
+        let first = Arc::new(FirstLink { directory, name, kind, inode: Default::default() });
         let entry = match &self.source.snapshot.links {
             Some(root) => self.run.tree.link(root, group)?,
             None => None,

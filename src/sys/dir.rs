@@ -328,7 +328,7 @@ impl Dir {
 
     /// Sets owner and group of an entry, not following a link.
     pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
-        let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+        let (uid, gid) = owner(uid, gid)?;
         Ok(fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
@@ -371,6 +371,12 @@ impl Dir {
     /// Makes everything on the directory's file system durable.
     pub fn sync_file_system(&self) -> io::Result<()> {
         Ok(fs::syncfs(&self.0)?)
+    }
+
+    /// Free entries of the file system; `u64::MAX` where it makes as many as it likes.
+    pub fn free_entries(&self) -> io::Result<u64> {
+        let s = fs::fstatvfs(&self.0)?;
+        Ok(if s.f_files == 0 { u64::MAX } else { s.f_favail })
     }
 
     /// Free and total bytes of the file system, for those who are not root.
@@ -419,7 +425,16 @@ pub fn set_mtime(fd: impl AsFd, time: Timestamp) -> io::Result<()> {
 
 /// Sets owner and group of an open file.
 pub fn set_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
-    Ok(fs::fchown(fd, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?)
+    let (uid, gid) = owner(uid, gid)?;
+    Ok(fs::fchown(fd, Some(uid), Some(gid))?)
+}
+
+/// The highest number means "leave it" to the system calls, and so nobody.
+fn owner(uid: u32, gid: u32) -> io::Result<(fs::Uid, fs::Gid)> {
+    match uid == u32::MAX || gid == u32::MAX {
+        true => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is the number of no user or group", u32::MAX))),
+        false => Ok((fs::Uid::from_raw(uid), fs::Gid::from_raw(gid))),
+    }
 }
 
 /// Sets the mode of an open file.

@@ -166,3 +166,32 @@ impl Drop for Small {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
+
+/// A user who is nobody, with a home `nobody` below that of the test and a copy of the program that may be run.
+struct Nobody {
+    program: PathBuf,
+    home: PathBuf,
+}
+
+impl Nobody {
+    const ID: u32 = 65534;
+
+    /// Gives the repository and its key to nobody.
+    fn new(place: &Place) -> Nobody {
+        let home = place.world.at("nobody");
+        fs::create_dir(&home).unwrap();
+        let program = place.world.at("yester");
+        fs::copy(env!("CARGO_BIN_EXE_yester"), &program).unwrap();
+        let given = std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(place.world.home()).status();
+        assert!(given.is_ok_and(|status| status.success()));
+        Nobody { program, home }
+    }
+
+    fn run(&self, place: &Place, args: &[&str]) -> Run {
+        let mut command = std::process::Command::new(&self.program);
+        std::os::unix::process::CommandExt::gid(&mut command, Self::ID);
+        std::os::unix::process::CommandExt::uid(&mut command, Self::ID);
+        command.args(with(&place.options, args)).current_dir(&self.home).env_clear().env("HOME", &self.home).env("TZ", "UTC");
+        program::finish(&mut command)
+    }
+}

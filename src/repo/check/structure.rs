@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::format::page::{LinkEntry, PageKind};
-use crate::model::{Content, Directory, Kind, LinkGroup, Node, Root, Snapshot, Xattrs};
+use crate::model::{Content, Directory, Kind, Metadata, Node, Root, Snapshot, Xattrs};
 use crate::observe::Event;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
@@ -225,8 +225,8 @@ impl<'a> Walk<'a> {
     /// Looks at a node without what is below it.
     fn node(&mut self, node: &Node, path: &[u8], findings: &mut Findings<'_>) -> Result<Sum> {
         let mut sum = Sum::default();
-        if let Some(group) = &node.link {
-            sum.value = weigh(group);
+        if node.link.is_some() {
+            sum.value = weigh(node);
         }
         let mut wrong = match &node.kind {
             Kind::File(Content::Inline(_)) => None,
@@ -263,8 +263,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Compares the table of hard links with the links in the tree: each group as often as it says, and its first link
-    /// where it says. `tree` adds up the links of the tree.
+    /// Compares the table of hard links with the links in the tree: each group as often as it says, its first link where
+    /// it says, and the others the same as the first. `tree` adds up the links of the tree.
     fn links(&mut self, snapshot: &Snapshot, tree: Sum, name: &Name, findings: &mut Findings<'_>) -> Result<()> {
         // The same tree with the same table was compared before.
         let both = snapshot.links.as_ref().map(|root| pair(snapshot, root));
@@ -295,26 +295,31 @@ impl<'a> Walk<'a> {
             stated.compare(links.len() as u64, None, keys)?;
             let mut sum = Sum::default();
             for link in links.iter() {
-                sum.value = sum.value.wrapping_add(weigh(&link.group).wrapping_mul(u64::from(link.count)));
-                sum.hits += u64::from(!walk.is_first(snapshot, link));
+                match walk.first_link(snapshot, link) {
+                    Ok(Some(first)) => {
+                        sum.value = sum.value.wrapping_add(weigh(&first).wrapping_mul(u64::from(link.count)));
+                    }
+                    Ok(None) => sum.hits += 1,
+                    // A damaged tree is not held against the table.
+                    Err(_) => {}
+                }
             }
             Ok(sum)
         })
     }
 
-    /// Whether there is a link of the group where the table says. A damaged tree is not held against the table.
-    fn is_first(&self, snapshot: &Snapshot, link: &LinkEntry) -> bool {
+    /// The link of a group that is where the table says; `None`: it is none of them.
+    fn first_link(&self, snapshot: &Snapshot, link: &LinkEntry) -> Result<Option<Node>> {
         let mut node = snapshot.root.clone();
         let mut position = link.first;
         while position > 0 {
-            let Some(directory) = node.directory() else { return false };
-            match self.trees.entry_at(directory, position) {
-                Ok(Some(entry)) => (position, node) = (position - entry.offset, entry.node().clone()),
-                Ok(None) => return false,
-                Err(_) => return true,
+            let Some(directory) = node.directory() else { return Ok(None) };
+            match self.trees.entry_at(directory, position)? {
+                Some(entry) => (position, node) = (position - entry.offset, entry.node().clone()),
+                None => return Ok(None),
             }
         }
-        node.link == Some(link.group)
+        Ok((node.link == Some(link.group)).then_some(node))
     }
 
     /// Chunks that no segment knows.
@@ -343,10 +348,14 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What one link of a group adds to the sum over a tree.
-fn weigh(group: &LinkGroup) -> u64 {
+/// What a link adds to the sum over a tree. Links of one group are of one kind and hold the same.
+fn weigh(link: &Node) -> u64 {
+    let (name, meta) = (Vec::new(), Metadata::default());
+    let same = Node { name, meta, kind: link.kind.clone(), link: link.link, given: true, changed: false };
+    let mut bytes = Vec::new();
+    crate::format::node::encode(&same, &mut bytes);
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&group.0);
+    hasher.update(&bytes);
     short(hasher)
 }
 
