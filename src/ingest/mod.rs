@@ -166,6 +166,8 @@ impl Attempt<'_> {
         // Snapshots first, then the index (rule 1 of every reader): what a snapshot names is in it.
         let parent = parent::choose(self.repo, &paths, self.options)?;
         let index = Arc::new(Index::load_for_writing(self.repo)?);
+        // Asked for after the index: whoever stored what is in it has ended by now, with a barrier, or is seen here.
+        let others = !self.options.dry_run && session::others(self.repo, id)?;
         let parent_tree = match &parent {
             Some(snapshot) => {
                 let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_MEMORY)?);
@@ -206,6 +208,9 @@ impl Attempt<'_> {
         };
         let same = parent_tree.zip(parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &assembled.given));
         let skip = self.options.dry_run || self.options.skip_if_unchanged && same && statistics.errors == 0;
+        if others && !skip {
+            self.repo.storage().sync_everything()?;
+        }
         let committed = !skip && snapshots::commit(self.repo, &snapshot)?;
         Ok((IngestReport { snapshot, committed, missing_sources: walked.missing_sources }, !skip && !committed))
     }

@@ -83,6 +83,12 @@ pub fn read(repo: &Repository, id: SnapshotId) -> Result<Session> {
     snapshot::decode_session(&plain).map_err(|e| e.context(name))
 }
 
+/// Whether other sessions are open than this one: their writers may have been killed before what they stored, and what
+/// can be seen of it, was durable.
+pub fn others(repo: &Repository, own: SnapshotId) -> Result<bool> {
+    Ok(repo.storage().list(Class::Sessions)?.iter().any(|(name, _)| *name != Name::Session(own)))
+}
+
 /// Ends a session whose outcome (`snapshots/<id>`: snapshot or fence) the caller has read.
 pub fn end(repo: &Repository, id: SnapshotId) -> Result<()> {
     repo.storage().delete(&Name::Session(id))

@@ -28,6 +28,8 @@ pub struct Faults {
     left: AtomicU64,
     /// Packs that listings leave out.
     hidden: Mutex<Vec<PackId>>,
+    /// How often everything was made durable, and not only what was done here.
+    pub whole_syncs: AtomicU64,
     /// What is said of the free space.
     tells_room: bool,
 }
@@ -73,6 +75,7 @@ impl Faults {
             capacity: AtomicU64::new(u64::MAX),
             left: AtomicU64::new(u64::MAX),
             hidden: Mutex::default(),
+            whole_syncs: AtomicU64::new(0),
             tells_room: false,
         })
     }
@@ -196,6 +199,11 @@ impl Storage for Faults {
 
     fn sync(&self) -> Result<()> {
         self.begin(Operation::Sync)
+    }
+
+    fn sync_everything(&self) -> Result<()> {
+        self.whole_syncs.fetch_add(1, Ordering::SeqCst);
+        self.sync()
     }
 
     fn free_space(&self) -> Result<Option<u64>> {

@@ -1,5 +1,7 @@
 //! A prune that is stopped anywhere.
 
+use std::sync::atomic::Ordering;
+
 use yester::error::ErrorKind;
 use yester::model::SnapshotId;
 use yester::repo::prune::{PruneOptions, Unused};
@@ -170,4 +172,27 @@ fn without_room_for_the_sentence_nothing_changes() {
     assert!(full.names(Class::Condemned).is_empty());
     full.storage.fill_up_to(u64::MAX);
     full.recovers();
+}
+
+/// A killed writer's objects can be seen before they are durable: who builds on them makes them so.
+#[test]
+fn what_a_killed_writer_left_is_made_durable_by_who_builds_on_it() {
+    let mut world = World::new();
+    world.write("file", &noise(1, 50_000));
+    world.ingest();
+    let whole_syncs = |world: &World| world.storage.whole_syncs.swap(0, Ordering::SeqCst);
+    assert_eq!(whole_syncs(&world), 0, "nobody else was at work");
+    let dead = world.dead_session();
+    world.write("file", &noise(2, 50_000));
+    world.ingest();
+    assert_eq!(whole_syncs(&world), 1);
+    world.storage.take();
+    world.sweep();
+    assert!(whole_syncs(&world) >= 1);
+    // Before the session that tells of it is ended, and before anything is deleted.
+    let log = world.storage.take();
+    let first = log.iter().position(|o| matches!(o, Operation::Delete(_))).unwrap();
+    assert_eq!(log[first], Operation::Delete(Name::Session(dead)));
+    assert!(log[..first].contains(&Operation::Sync));
+    world.recovers();
 }

@@ -14,7 +14,7 @@ use crate::model::{ChunkKey, PackId, SnapshotId};
 use crate::observe::{Event, Observer};
 use crate::repo::index::Location;
 use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
-use crate::repo::prune::packs::Pack;
+use crate::repo::prune::packs::{Pack, Standing};
 use crate::repo::prune::survey::Survey;
 use crate::repo::reader::ChunkReader;
 use crate::repo::segment::Segment;
@@ -45,7 +45,6 @@ pub struct Repack<'a> {
     survey: &'a mut Survey,
     session: SnapshotId,
     sealer: FrameSealer,
-    trials: DeltaTrials,
     /// The open pack of each kind.
     open: [Option<Build>; 2],
     waiting: Vec<StoredPack>,
@@ -80,7 +79,6 @@ impl<'a> Repack<'a> {
             survey,
             session,
             sealer,
-            trials: DeltaTrials::default(),
             open: [None, None],
             waiting: Vec::new(),
             done: Repacked::default(),
@@ -147,20 +145,28 @@ impl<'a> Repack<'a> {
         let mut out = Vec::with_capacity(entry.chunks.len());
         for (key, len) in &entry.chunks {
             let places = self.index.find_all(kind, key)?;
-            let here = |place: &Location| place.offset == offset && self.index.frame_key(place) == (id, number);
-            let own = places.iter().find(|place| here(place));
+            let own = places.iter().find(|place| place.offset == offset && self.index.frame_key(place) == (id, number)).copied();
             out.push(match own {
-                Some(own) if self.survey.needed.get(own.entry()) => match self.survey.stays(&places)? {
-                    Some(stays) if here(&stays) => Wanted::AsItIs,
-                    Some(_) => Wanted::No,
-                    // Nothing counts: copied from wherever it is, and by itself, until something does.
-                    None => Wanted::ByItself,
-                },
-                _ => Wanted::No,
+                Some(own) => self.fate(&own, &places)?,
+                None => Wanted::No,
             });
             offset += len;
         }
         Ok(out)
+    }
+
+    /// What becomes of one copy of a chunk, of all that there are.
+    fn fate(&mut self, own: &Location, places: &[Location]) -> Result<Wanted> {
+        if !self.survey.needed.get(own.entry()) {
+            return Ok(Wanted::No);
+        }
+        if self.survey.packs.of(own).standing != Standing::Usable {
+            // Under a sentence: whoever needs it, as a base too, needs it to stand by itself somewhere else.
+            return Ok(if self.survey.plain(places).is_empty() { Wanted::ByItself } else { Wanted::No });
+        }
+        let copy = |place: &Location| (self.index.frame_key(place), place.offset);
+        let stays = self.survey.stays(places)?;
+        Ok(if stays.is_some_and(|stays| copy(&stays) == copy(own)) { Wanted::AsItIs } else { Wanted::No })
     }
 
     /// Reads a frame's sealed bytes, and the plain bytes of its bases.
@@ -233,7 +239,8 @@ impl<'a> Repack<'a> {
     fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
         let build = build(&mut self.open, self.repo, kind, self.session)?;
         let fetch = |bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
-        let deltas = Deltas { trials: &self.trials, fetch: &fetch };
+        // What was worth being a difference is tried each time.
+        let deltas = Deltas { trials: &DeltaTrials::default(), fetch: &fetch };
         let number = build.frames.len() as u32;
         let frame = self.sealer.seal(self.repo.keys(), &build.key, number, frame, Some(&deltas))?;
         self.add(kind, frame)

@@ -103,7 +103,8 @@ impl Survey {
         Ok(out)
     }
 
-    fn plain(&self, places: &[Location]) -> Vec<Location> {
+    /// The copies that count and stand by themselves.
+    pub fn plain(&self, places: &[Location]) -> Vec<Location> {
         let counts = |place: &&Location| self.packs.of(place).standing == Standing::Usable && !self.packs.frame(place).is_delta();
         places.iter().filter(counts).copied().collect()
     }
