@@ -14,6 +14,8 @@ use crate::ingest::options::Exclude;
 use crate::ingest::scan::Scanned;
 use crate::sys::{FileKind, Stat, mount};
 
+/// Why what is in a repository is not ingested.
+const REPOSITORY: &str = "it belongs to a repository and is left out";
 /// What a cache directory's tag begins with (bford.info/cachedir).
 const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
@@ -72,13 +74,20 @@ impl Rules {
         too_large || !self.patterns.is_empty() && self.patterns.is_match(Path::new(OsStr::from_bytes(path)))
     }
 
+    /// Why a given path is not taken, for where it is; `None` for all that may be.
+    pub fn never_takes(&self, path: &Path) -> Option<&'static str> {
+        let real = std::fs::canonicalize(path.parent()?).ok()?;
+        let mut above = real.ancestors().filter_map(|above| std::fs::metadata(above).ok());
+        above.any(|m| self.never.contains(&(m.dev(), m.ino()))).then_some(REPOSITORY)
+    }
+
     /// Why a directory is never entered, whoever asks for it; `None` for all that may be.
     pub fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
         if self.mounts.iter().any(|(_, device)| *device == stat.device) {
             return Some("it is in a mounted repository and is left out");
         }
         let own = self.never.contains(&(crate::sys::dir::device_number(stat.device), stat.inode));
-        own.then_some("it belongs to a repository and is left out")
+        own.then_some(REPOSITORY)
     }
 
     /// Whether `path` is one of this program's own mounts: one that is dead, or another user's, cannot be examined.

@@ -180,6 +180,9 @@ impl Attempt<'_> {
         if walked.missing_sources == self.sources.len() {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
         }
+        if assembled.given.is_empty() && assembled.statistics.errors > 0 {
+            return Err(Error::new(ErrorKind::Io, "none of the given paths could be read"));
+        }
         let mut statistics = walked.statistics;
         let built = assembled.statistics;
         statistics.files -= built.files;

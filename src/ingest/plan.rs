@@ -292,7 +292,8 @@ impl<'a> Planner<'a> {
                 Given::Directory(scanned) => &scanned.stat,
                 Given::Other(_, _, stat) => stat,
             };
-            self.rules.never_enters(stat).map_or(Ok(given), |message| Err(Error::invalid(message)))
+            let never = self.rules.never_enters(stat).or_else(|| self.rules.never_takes(source));
+            never.map_or(Ok(given), |message| Err(Error::invalid(message)))
         });
         match opened {
             Err(e) => {
