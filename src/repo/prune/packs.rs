@@ -221,8 +221,14 @@ impl Packs {
                 let pack = &mut list[frame.pack()];
                 if pack.segment == Some(segment) {
                     let (plain, stored) = (u64::from(info.plain), u64::from(info.stored) + 16 * info.bases.len() as u64);
+                    let live = u64::from(frame.live).min(plain);
                     pack.live += u64::from(frame.live);
-                    pack.unused += stored * (plain - u64::from(frame.live).min(plain)) / plain.max(1);
+                    // In a difference nearly all that is stored is what the bases do not have: the part that stays may
+                    // be just that.
+                    pack.unused += match frame.is_delta() {
+                        true => stored - live.min(stored),
+                        false => stored * (plain - live) / plain.max(1),
+                    };
                 }
                 Ok(())
             })?;
