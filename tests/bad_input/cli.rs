@@ -16,7 +16,7 @@ use crate::{Nobody, Place, Small, is_root};
 fn through(place: &Place, shell: &str, script: &str, args: &[&str]) -> Run {
     let mut command = Command::new("sh");
     let run = place.world.command(&with(&place.options, args));
-    let script = format!("{script}");
+    let script = script.to_owned();
     match shell {
         "" => command.args(["-c", &script]),
         wrapper => {

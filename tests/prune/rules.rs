@@ -47,7 +47,9 @@ fn a_session_that_does_not_name_the_sentence_is_older() {
     // It begins after prune has looked for sessions, and before the sentence.
     let world = with_garbage();
     let (repo, packs) = (world.copy_of_repo(), world.packs());
-    world.storage.once(sentences, move || drop(session::begin(&repo, now()).unwrap()));
+    world.storage.once(sentences, move || {
+        session::begin(&repo, now()).unwrap();
+    });
     let e = world.try_prune(&world.prune_options()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
     assert_eq!(world.packs(), packs, "nothing may be deleted while it is open");
@@ -463,7 +465,8 @@ fn the_living_are_left_alone() {
         let id = session::begin(&world.repo, now()).unwrap();
         (id, session::read(&world.repo, id).unwrap())
     };
-    let cases: [(&str, fn(Session) -> Session, bool); 5] = [
+    type Change = fn(Session) -> Session;
+    let cases: [(&str, Change, bool); 5] = [
         ("this process", |s| s, true),
         ("another start of the same number", |s| Session { started: s.started + 1, ..s }, false),
         ("before the last boot", |s| Session { boot: b"another".to_vec(), ..s }, false),
