@@ -137,7 +137,8 @@ fn a_repository_that_went_back_in_time_is_not_pruned() {
     world.run(&with(&options, &["prune"])).ok();
 }
 
-/// An ingest that takes a while, once its session is open.
+/// An ingest that takes a while, once its session is open. Who asked for it waits for it.
+#[allow(clippy::zombie_processes)]
 fn working(world: &World, options: &[String]) -> (Child, String) {
     let sessions = world.at("repo/sessions");
     assert!(names(&sessions).is_empty());
