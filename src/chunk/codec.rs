@@ -19,9 +19,9 @@ pub enum Compression {
 /// The level of [`Compression::Auto`]: two cores reach 1 GB/s with it, and 5 takes
 /// twice the time for 8 % less.
 pub const AUTO_LEVEL: i32 = 3;
-/// Bytes of one sample of the probe.
 /// Entries of the compressor's table for differences, as a power of two: one for every third byte of a megabyte.
 const DELTA_TABLE: u32 = 19;
+/// Bytes of one sample of the probe.
 const SAMPLE: usize = 4096;
 /// Samples of the probe, spread over the frame.
 const SAMPLES: usize = 3;
