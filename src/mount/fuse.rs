@@ -314,6 +314,11 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if self.view.lacks_xattrs() {
+            tracing::trace!(target: REQUESTS, what = "listxattr", ino = ino.0);
+            // "Not supported", once and for all: the kernel asks no more.
+            return reply.error(Errno::ENOSYS);
+        }
         let root = req.uid() == 0;
         self.work(move |view| match ask(view, "listxattr", ino, |view| view.listxattr(ino.0)) {
             Ok(names) => {

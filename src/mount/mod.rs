@@ -24,6 +24,7 @@ mod fuse;
 pub mod inode;
 mod list;
 pub mod names;
+mod plain;
 pub mod point;
 mod prefetch;
 mod push;
