@@ -75,7 +75,8 @@ fn pack(number: u64) -> StoredPack {
 }
 
 fn index(repo: &Repository, chunks: u64) {
-    let packs = chunks / CHUNKS_A_PACK;
+    let packs = chunks.div_ceil(CHUNKS_A_PACK);
+    let chunks = packs * CHUNKS_A_PACK;
     let start = Instant::now();
     let mut index = Index::load(repo).unwrap();
     for first in (0..packs).step_by(PACKS_A_SEGMENT as usize) {
