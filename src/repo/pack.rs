@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::chunk::codec::{Decoder, Encoder};
 use crate::chunk::keys::Keys;
-use crate::chunk::seal::SealKey;
+use crate::chunk::seal::{SealKey, TAG};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
@@ -144,6 +144,8 @@ pub struct SealedFrame {
 pub struct FrameSealer {
     encoder: Encoder,
     decoder: Decoder,
+    encoded: Vec<u8>,
+    delta: Vec<u8>,
     scratch: Vec<u8>,
     check: Vec<u8>,
     prefix: Vec<u8>,
@@ -152,7 +154,8 @@ pub struct FrameSealer {
 impl FrameSealer {
     /// A sealer with contexts of its own.
     pub fn new(encoder: Encoder) -> Result<Self> {
-        Ok(FrameSealer { encoder, decoder: Decoder::new()?, scratch: Vec::new(), check: Vec::new(), prefix: Vec::new() })
+        let (encoded, delta, scratch, check, prefix) = Default::default();
+        Ok(FrameSealer { encoder, decoder: Decoder::new()?, encoded, delta, scratch, check, prefix })
     }
 
     /// Makes frame `number` of the pack of `key`. Before it is given out it is opened, decompressed and hashed again:
@@ -165,20 +168,24 @@ impl FrameSealer {
         frame: &PlainFrame,
         deltas: Option<&Deltas<'_>>,
     ) -> Result<SealedFrame> {
-        let mut bytes = Vec::new();
+        self.encoded.clear();
         let delta = match deltas.filter(|d| !frame.bases.is_empty() && d.trials.worth_it()) {
-            Some(deltas) => self.delta(frame, deltas, &mut bytes)?,
+            Some(deltas) => self.delta(frame, deltas)?,
             None => false,
         };
         let (codec, bases) = match delta {
             true => (Codec::Zstd, frame.bases.clone()),
-            false if !bytes.is_empty() => (Codec::Zstd, Vec::new()),
-            false => (self.encoder.encode(&frame.bytes, &mut bytes)?, Vec::new()),
+            false if !self.encoded.is_empty() => (Codec::Zstd, Vec::new()),
+            false => (self.encoder.encode(&frame.bytes, &mut self.encoded)?, Vec::new()),
         };
+        // The compressor wants room for the worst case. A frame that waits for its pack holds what it has, with the seal
+        // behind it; shrinking the large buffer instead would leave holes in the heap that no other buffer fits in.
+        let encoded = if delta { &self.delta } else { &self.encoded };
+        let mut bytes = Vec::with_capacity(encoded.len() + TAG);
+        bytes.extend_from_slice(encoded);
         let plain = frame.bytes.len() as u32;
         let aad = key.preamble.frame_aad(number, codec, plain);
         key.key.seal(u64::from(number), &aad, &mut bytes)?;
-        bytes.shrink_to_fit();
         let info = FrameInfo { offset: 0, stored: bytes.len() as u32, plain, codec, bases };
         key.decode(number, &info, &bytes, &self.prefix, &mut self.decoder, &mut self.scratch, &mut self.check)?;
         check_chunks(keys, key.preamble.kind, &self.check, &frame.chunks).map_err(|_| {
@@ -231,29 +238,25 @@ impl FrameSealer {
         key.decode(number, info, sealed, prefix, &mut self.decoder, &mut self.scratch, plain)
     }
 
-    /// Tries the frame as a difference from its bases. True: it is in `bytes`. False: `bytes` holds the frame by
-    /// itself, or nothing when that has not been tried or gains nothing.
-    fn delta(&mut self, frame: &PlainFrame, deltas: &Deltas<'_>, bytes: &mut Vec<u8>) -> Result<bool> {
+    /// Tries the frame as a difference from its bases. True: it is in `delta`. False: `encoded` holds the
+    /// frame by itself, or nothing when that has not been tried or gains nothing.
+    fn delta(&mut self, frame: &PlainFrame, deltas: &Deltas<'_>) -> Result<bool> {
         // A base that cannot be read is no reason to fail: the frame then stands by itself.
         if (deltas.fetch)(&frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
             return Ok(false);
         }
-        let mut delta = Vec::new();
-        self.encoder.encode_delta(&frame.bytes, &self.prefix, &mut delta)?;
+        self.encoder.encode_delta(&frame.bytes, &self.prefix, &mut self.delta)?;
         // The names of the bases are stored twice, in the pack's directory and in the index.
-        let cost = (delta.len() + frame.bases.len() * 32) as f64;
+        let cost = (self.delta.len() + frame.bases.len() * 32) as f64;
         let mut success = cost < frame.bytes.len() as f64 * CLEAR_SHARE;
         if !success {
-            let codec = self.encoder.encode(&frame.bytes, bytes)?;
-            success = cost < bytes.len() as f64 * DELTA_SHARE;
+            let codec = self.encoder.encode(&frame.bytes, &mut self.encoded)?;
+            success = cost < self.encoded.len() as f64 * DELTA_SHARE;
             if codec == Codec::Raw {
-                bytes.clear();
+                self.encoded.clear();
             }
         }
         deltas.trials.note(success);
-        if success {
-            *bytes = delta;
-        }
         Ok(success)
     }
 }
