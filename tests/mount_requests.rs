@@ -65,6 +65,48 @@ fn the_kernel_asks_little() {
     asks_little(20, 100);
     // Programs list a long directory before they look at what is in it.
     asks_little(1, 2000);
+    random_reads_ask_little();
+}
+
+/// Runs `line` twice in a mount of the newest snapshot; what it asked for each time. What it leaves in `$OUT/all` must be
+/// `content`.
+fn serve(tiny: &Tiny, content: &[u8], line: &str) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
+    let point = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let shutdown = Shutdown::new();
+    let (ready, is_ready) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let options = MountOptions { scope: Some(("latest".into(), Vec::new())), ..MountOptions::default() };
+        let server = scope.spawn({
+            let (repo, shutdown, place) = (tiny.repo.clone(), shutdown.clone(), point.path());
+            move || mount(&repo, &options, place, &shutdown, move || ready.send(()).unwrap())
+        });
+        is_ready.recv_timeout(Duration::from_secs(20)).unwrap();
+        let result = std::panic::catch_unwind(|| {
+            let line = line.replace("$OUT", out.path().to_str().unwrap());
+            (asked(&line, point.path()), asked(&line, point.path()))
+        });
+        shutdown.trigger();
+        server.join().unwrap().unwrap();
+        if let Ok(found) = std::fs::read(out.path().join("all")) {
+            assert!(found == content, "what was given unasked is not what the files hold");
+        }
+        result.unwrap()
+    })
+}
+
+/// Every page of one file, out of order: what a frame holds beside the page that was asked for is given unasked.
+fn random_reads_ask_little() {
+    let tiny = Tiny::new();
+    let content = noise(7, 400 * 4096);
+    tiny.commit(&dir([("database", file(content.clone()))]), About::at(1));
+    let line = "python3 -c 'import os, random; f = os.open(\"database\", os.O_RDONLY); o = os.open(\"'$OUT'/all\", os.O_CREAT | os.O_RDWR)
+os.posix_fadvise(f, 0, 0, os.POSIX_FADV_RANDOM); pages = list(range(400)); random.Random(3).shuffle(pages)
+for p in pages: os.pwrite(o, os.pread(f, 4096, p * 4096), p * 4096)'";
+    let (random, again) = serve(&tiny, &content, line);
+    let reads = |counts: &BTreeMap<String, usize>| counts.get("read").copied().unwrap_or(0);
+    assert!(reads(&random) >= 10 && reads(&random) <= 200, "{random:?}");
+    assert!(reads(&again) <= 40, "{again:?}");
 }
 
 fn asks_little(dirs: u64, files: u64) {
@@ -75,30 +117,7 @@ fn asks_little(dirs: u64, files: u64) {
     let all = (dirs * files) as usize;
     let of = |n: u64| noise(n, 5000 + (n as usize % files as usize * 97) % 20_000);
     let content: Vec<u8> = (0..dirs * files).flat_map(of).collect();
-    let serve = |line: &str| {
-        let point = tempfile::tempdir().unwrap();
-        let out = tempfile::tempdir().unwrap();
-        let shutdown = Shutdown::new();
-        let (ready, is_ready) = mpsc::channel();
-        std::thread::scope(|scope| {
-            let options = MountOptions { scope: Some(("latest".into(), Vec::new())), ..MountOptions::default() };
-            let server = scope.spawn({
-                let (repo, shutdown, place) = (tiny.repo.clone(), shutdown.clone(), point.path());
-                move || mount(&repo, &options, place, &shutdown, move || ready.send(()).unwrap())
-            });
-            is_ready.recv_timeout(Duration::from_secs(20)).unwrap();
-            let result = std::panic::catch_unwind(|| {
-                let line = line.replace("$OUT", out.path().to_str().unwrap());
-                (asked(&line, point.path()), asked(&line, point.path()))
-            });
-            shutdown.trigger();
-            server.join().unwrap().unwrap();
-            if let Ok(found) = std::fs::read(out.path().join("all")) {
-                assert!(found == content, "what was given unasked is not what the files hold");
-            }
-            result.unwrap()
-        })
-    };
+    let serve = |line: &str| serve(&tiny, &content, line);
     let get = |counts: &BTreeMap<String, usize>, what: &str| counts.get(what).copied().unwrap_or(0);
     let sum = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
 

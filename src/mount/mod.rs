@@ -17,6 +17,7 @@
 use crate::repo::snapshots::Filter;
 use std::path::PathBuf;
 
+mod around;
 pub mod attr;
 mod below;
 mod follow;

@@ -15,8 +15,9 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item, Kind, PackId};
+use crate::mount::around::Around;
 use crate::mount::below::{Below, Dir, Found};
-use crate::mount::push::{Push, Store};
+use crate::mount::push::{Kernel, Push, Store};
 use crate::mount::root::Mounted;
 use crate::repo::index::{Index, Location};
 
@@ -116,7 +117,9 @@ pub struct Prefetch {
     jobs: Sender<Job>,
     numbers: AtomicU64,
     threads: usize,
+    kernel: Kernel,
     push: Push,
+    around: Around,
 }
 
 impl std::fmt::Debug for Job {
@@ -142,13 +145,20 @@ impl Prefetch {
                 .spawn(move || shared.work(&jobs, &receiver))
                 .map_err(|e| Error::io("cannot start a thread", e))?;
         }
-        let push = Push::new(shared.below.clone())?;
-        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, push })
+        let kernel = Kernel::default();
+        let push = Push::new(shared.below.clone(), kernel.clone())?;
+        let around = Around::new(shared.below.clone(), kernel.clone())?;
+        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around })
     }
 
-    /// Says how to put a file into the kernel's page cache.
+    /// Says how to put bytes of a file into the kernel's page cache.
     pub fn connect(&self, store: Box<Store>) {
-        self.push.connect(store);
+        self.kernel.connect(store);
+    }
+
+    /// Notes that a read of an inode, offset and bytes, is answered.
+    pub fn answered(&self, ino: u64, content: &Content, range: (u64, u64)) {
+        self.around.reading(ino, content, range);
     }
 
     /// Notes that a directory was listed to its end: a reader who goes from file to file will read what is in it.

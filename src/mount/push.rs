@@ -26,8 +26,30 @@ const FILES: u64 = 512;
 /// Directories whose progress is remembered.
 const DIRECTORIES: usize = 64;
 
-/// Puts the whole content of an inode into the kernel's page cache.
-pub type Store = dyn Fn(u64, &[u8]) -> io::Result<()> + Send + Sync;
+/// Puts bytes of an inode, from an offset on, into the kernel's page cache.
+pub type Store = dyn Fn(u64, u64, &[u8]) -> io::Result<()> + Send + Sync;
+
+/// How the kernel is reached, once it is known.
+#[derive(Clone, Default)]
+pub struct Kernel(Arc<OnceLock<Box<Store>>>);
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kernel")
+    }
+}
+
+impl Kernel {
+    /// Says how to reach it. Until then nothing is given.
+    pub fn connect(&self, store: Box<Store>) {
+        let _ = self.0.set(store);
+    }
+
+    /// How to reach it.
+    pub fn get(&self) -> Option<&Store> {
+        self.0.get().map(|store| &**store)
+    }
+}
 
 /// Where a directory stands; entries by number.
 #[derive(Debug)]
@@ -44,16 +66,11 @@ struct Progress {
 type Given = Mutex<VecDeque<Progress>>;
 
 /// The thread that gives.
+#[derive(Debug)]
 pub struct Push {
-    store: Arc<OnceLock<Box<Store>>>,
+    kernel: Kernel,
     given: Arc<Given>,
     jobs: Sender<Dir>,
-}
-
-impl std::fmt::Debug for Push {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Push")
-    }
 }
 
 fn lock(given: &Given) -> MutexGuard<'_, VecDeque<Progress>> {
@@ -62,21 +79,15 @@ fn lock(given: &Given) -> MutexGuard<'_, VecDeque<Progress>> {
 
 impl Push {
     /// Starts the thread; it ends with this.
-    pub fn new(below: Arc<Below>) -> Result<Self> {
+    pub fn new(below: Arc<Below>, kernel: Kernel) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(16);
-        let store: Arc<OnceLock<Box<Store>>> = Arc::default();
         let given: Arc<Given> = Arc::default();
-        let worker = Worker { below, store: store.clone(), given: given.clone() };
+        let worker = Worker { below, kernel: kernel.clone(), given: given.clone() };
         std::thread::Builder::new()
             .name("mount-push".to_owned())
             .spawn(move || worker.work(&receiver))
             .map_err(|e| Error::io("cannot start a thread", e))?;
-        Ok(Push { store, given, jobs })
-    }
-
-    /// Says how to reach the kernel. Until then nothing is given.
-    pub fn connect(&self, store: Box<Store>) {
-        let _ = self.store.set(store);
+        Ok(Push { kernel, given, jobs })
     }
 
     /// Notes that a reader who goes from file to file reads `found`.
@@ -93,7 +104,7 @@ impl Push {
 
     /// Gives what comes after entry `asked`, or everything when nothing was asked for yet.
     fn go_on(&self, dir: &Dir, asked: Option<u64>) {
-        if self.store.get().is_none() {
+        if self.kernel.get().is_none() {
             return;
         }
         let from = asked.map_or(0, |number| number + 2);
@@ -120,7 +131,7 @@ impl Push {
 
 struct Worker {
     below: Arc<Below>,
-    store: Arc<OnceLock<Box<Store>>>,
+    kernel: Kernel,
     given: Arc<Given>,
 }
 
@@ -128,7 +139,7 @@ impl Worker {
     fn work(&self, jobs: &Receiver<Dir>) {
         let mut content = Vec::new();
         for dir in jobs {
-            if let Some(store) = self.store.get() {
+            if let Some(store) = self.kernel.get() {
                 // Damage is the reader's to meet.
                 let _ = self.give(&dir, store, &mut content);
             }
@@ -154,7 +165,7 @@ impl Worker {
                 // The inode of a hard link may be another's: those are asked for.
                 if !overtaken && size > 0 && size <= LONGEST && !matches!(file, Content::Tree { .. }) {
                     trees.read(file, 0, size as usize, content)?;
-                    if store(dir.ino() + entry.offset, content).is_err() {
+                    if store(dir.ino() + entry.offset, 0, content).is_err() {
                         break;
                     }
                     bytes += size;

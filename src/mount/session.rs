@@ -64,7 +64,7 @@ pub fn mount(
     let adapter = Adapter::new(view.clone(), config.n_threads.unwrap_or(1));
     let session = Session::new(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
-    view.connect(Box::new(move |ino, content| pusher.store(INodeNo(ino), 0, content)));
+    view.connect(Box::new(move |ino, offset, content| pusher.store(INodeNo(ino), offset, content)));
     drop(view);
     start("mount-notify", move || notify(&changes, &notifier))?;
     let serving = without_unmounting(session.spawn().map_err(failed)?);

@@ -254,12 +254,14 @@ impl View {
     pub fn read(&self, ino: u64, offset: u64, size: usize, out: &mut Vec<u8>) -> Answer<()> {
         let (tree, position, found) = self.file(ino)?;
         let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
-        self.prefetch.reading(&tree, position, &found, (offset, size as u64));
+        let range = (offset, size as u64);
+        self.prefetch.reading(&tree, position, &found, range);
         self.below.trees().read(content, offset, size, out)?;
+        self.prefetch.answered(ino, content, range);
         Ok(())
     }
 
-    /// Says how to put a whole file into the kernel's page cache: what readers will want next is then given unasked.
+    /// Says how to put bytes of a file into the kernel's page cache: what readers will want next is then given unasked.
     pub fn connect(&self, store: Box<Store>) {
         self.prefetch.connect(store);
     }
