@@ -1,13 +1,15 @@
-//! What grows with a repository, and what must not: ten million chunks through the index, ten million files through the
-//! tree writer. Prints times and the anonymous memory of this process.
+//! What grows with a repository, and what must not: ten million chunks through the index, a first look into a mount
+//! beside them, with one snapshot and with a thousand, ten million files through the tree writer. Prints times and the
+//! anonymous memory of this process.
 //!
 //! ```text
 //! cargo bench --bench scale [-- CHUNKS [FILES [DIRECTORY]]]
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use yester::chunk::keys::Credential;
@@ -15,7 +17,10 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::format::node;
 use yester::format::pack::{Codec, DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use yester::format::page::{PageKind, key_hash};
+use yester::ingest::{IngestOptions, ingest, sources};
 use yester::model::{ChunkId, ChunkKey, Content, Item, Kind, Metadata, Node, PackId, Timestamp, Xattrs};
+use yester::mount::{MountOptions, View};
+use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::merge;
 use yester::repo::pack::StoredPack;
@@ -47,6 +52,7 @@ fn key(n: u64) -> ChunkKey {
     ChunkKey(out)
 }
 
+const SNAPSHOTS: u64 = 1000;
 const CHUNKS_A_FRAME: u64 = 8;
 const CHUNKS_A_PACK: u64 = 2048;
 /// As many as a running ingest puts into one segment.
@@ -132,6 +138,47 @@ fn tree(files: u64) {
     report(&format!("tree: one directory, {} pages of {} MiB", sink.0, sink.1 >> 20), files, start);
 }
 
+/// A first `ls`, without a kernel: the mount is opened, and the newest snapshot's directory listed.
+fn first_look(repo: &Arc<Repository>, what: &str) {
+    let start = Instant::now();
+    let options = MountOptions { scope: Some(("latest".into(), Vec::new())), ..MountOptions::default() };
+    let view = View::open(repo, &options).unwrap();
+    let mut names = 0;
+    view.readdir(1, 0, &mut |_| {
+        names += 1;
+        false
+    })
+    .unwrap();
+    assert!(names > 2);
+    report(&format!("mount: first look, {what}"), 1, start);
+    let start = Instant::now();
+    let view = View::open(repo, &MountOptions::default()).unwrap();
+    assert!(view.lookup(1, b"latest").unwrap().is_some());
+    report(&format!("mount: the same of the whole repository, {what}"), 1, start);
+}
+
+fn snapshots(repo: &Arc<Repository>, scratch: &Path) {
+    let tree = scratch.join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    for n in 0..50 {
+        std::fs::write(tree.join(format!("file-{n}")), format!("{n} {}", "text ".repeat(n * 100))).unwrap();
+    }
+    let put = || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let source = sources::source(Path::new("/"), &tree);
+        ingest(repo, &[source], &IngestOptions::default(), &stop, &Silent).unwrap();
+    };
+    put();
+    first_look(repo, "one snapshot");
+    let start = Instant::now();
+    for n in 1..SNAPSHOTS {
+        std::fs::write(tree.join("changing"), n.to_le_bytes()).unwrap();
+        put();
+    }
+    report("ingest: of 51 files, one of them changed", SNAPSHOTS - 1, start);
+    first_look(repo, &format!("{SNAPSHOTS} snapshots"));
+}
+
 fn main() {
     let mut numbers = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
     let mut number = |otherwise| numbers.next().map_or(otherwise, |n| n.parse::<u64>().expect("a number"));
@@ -148,5 +195,6 @@ fn main() {
     let repo = Repository::init(storage, &Credential::KeyFile([1; 32]), &options).unwrap();
     println!("at the start: {} MiB anonymous", anonymous());
     index(&repo, chunks);
+    snapshots(&Arc::new(repo), scratch.path());
     tree(files);
 }
