@@ -276,6 +276,7 @@ impl Attempt<'_> {
                 lead.close();
                 result
             });
+            let _ending = Ending { scanner: &scanner, budget, lead };
             let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
             let (observer, stop, adoption) = (self.observer, self.stop, Adoption::new(index, self.again));
             let planner =
@@ -298,6 +299,23 @@ impl Attempt<'_> {
             }
             Err(first_real([walked.err(), assembled.err(), stored.err()], workers))
         })
+    }
+}
+
+/// Lets every thread come to its end when the one that plans panics: the scope waits for them before it says so.
+struct Ending<'a> {
+    scanner: &'a Scanner,
+    budget: &'a Budget,
+    lead: &'a Budget,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.scanner.close();
+            self.budget.close();
+            self.lead.close();
+        }
     }
 }
 
