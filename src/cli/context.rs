@@ -20,7 +20,7 @@ use super::paths;
 use super::place::{Place, Places};
 
 /// Decoded frames that a command which reads one thing after another keeps.
-const FRAMES: u64 = 48 << 20;
+const FRAMES: u64 = 24 << 20;
 /// The most bytes that a repository's cache may hold.
 const CACHE: u64 = 1 << 30;
 /// Decoded tree pages that it keeps.

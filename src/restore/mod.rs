@@ -105,7 +105,7 @@ impl Default for RestoreOptions {
             numeric_ids: false,
             sync: false,
             dry_run: false,
-            memory: 64 << 20,
+            memory: 48 << 20,
             forbidden: Vec::new(),
             stop: Arc::default(),
         }
