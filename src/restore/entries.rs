@@ -5,9 +5,11 @@ use std::io;
 use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
 use crate::restore::existing::file_kind;
-use crate::restore::job::{Job, put};
+use crate::restore::job::{FirstLink, Job, put};
+use crate::restore::locks::{self, Unlocked};
 use crate::restore::metadata::{self, Object, Wanted};
 use crate::sys::Dir;
+use crate::sys::dir::LOCKS;
 
 /// Makes an entry that needs no frame.
 pub(crate) fn make(job: &Job<'_, '_>) {
@@ -87,6 +89,11 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
         return Ok(true);
     }
     let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
+    let (_alone, _unlocked) = match job.node.meta.flags & LOCKS {
+        0 => (None, None),
+        // The first link has its flags already.
+        _ => (Some(run.unlocking.lock().unwrap_or_else(|e| e.into_inner())), unlock(job, first)),
+    };
     // The name could lead to something else by now: only what this run made or judged is linked.
     let made = run.target.open(&first.directory).and_then(|from| {
         is_inode(&from, &first.name, inode)?;
@@ -106,6 +113,12 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
     }
     run.counts.links.add(1);
     Ok(true)
+}
+
+fn unlock(job: &Job<'_, '_>, first: &FirstLink) -> Option<Unlocked> {
+    let from = job.run.target.open(&first.directory).ok()?;
+    let stat = from.stat(&first.name).ok().filter(|stat| first.inode.get() == Some(&(stat.device, stat.inode)))?;
+    locks::lift(job.run, &from, &first.name, &stat)
 }
 
 fn is_inode(dir: &Dir, name: &[u8], inode: &((u32, u32), u64)) -> io::Result<()> {

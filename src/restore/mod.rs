@@ -28,6 +28,7 @@ pub(crate) mod existing;
 pub(crate) mod filter;
 pub(crate) mod job;
 pub(crate) mod local;
+pub(crate) mod locks;
 pub(crate) mod metadata;
 pub(crate) mod owners;
 pub mod plan;

@@ -14,6 +14,7 @@ use crate::restore::owners::OwnerMap;
 use crate::restore::target::{Directory, Target};
 use crate::restore::{RestoreOptions, RestoreReport, shown};
 use crate::storage::leftovers::Writer;
+use crate::sys::dir::device_number;
 use crate::sys::{Dir, process};
 
 /// How often the same kind of warning is told one by one.
@@ -64,6 +65,10 @@ pub(crate) struct Run<'a> {
     stopped: AtomicBool,
     told: Mutex<HashMap<&'static str, u64>>,
     devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
+    /// The device that was last found to have no `chattr` flags, plus one.
+    flagless: AtomicU64,
+    /// Links to what is immutable are made one at a time: it is not, meanwhile.
+    pub unlocking: Mutex<()>,
     /// Directories that lead to sources, by path; several sources may share them.
     shared: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
     writer: Writer,
@@ -103,6 +108,8 @@ impl<'a> Run<'a> {
             stopped: AtomicBool::new(false),
             told: Mutex::default(),
             devices: Mutex::default(),
+            flagless: AtomicU64::new(0),
+            unlocking: Mutex::default(),
             shared: Mutex::default(),
             writer: Writer::this_process(),
             open_files: AtomicUsize::new(0),
@@ -201,6 +208,16 @@ impl<'a> Run<'a> {
             let mut devices = self.devices.lock().unwrap_or_else(|e| e.into_inner());
             devices.entry(device).or_insert_with(|| dir.clone());
         }
+    }
+
+    /// Whether files of this device were found to have no `chattr` flags.
+    pub(crate) fn is_flagless(&self, device: (u32, u32)) -> bool {
+        self.flagless.load(Ordering::Relaxed) == device_number(device).wrapping_add(1)
+    }
+
+    /// Remembers that files of this device have no `chattr` flags.
+    pub(crate) fn note_flagless(&self, device: (u32, u32)) {
+        self.flagless.store(device_number(device).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// What is expected in all, for progress.

@@ -15,6 +15,7 @@ use crate::restore::execute::{Window, execute, feed};
 use crate::restore::existing::{self, Decision};
 use crate::restore::filter::{Filter, Verdict};
 use crate::restore::job::{FirstLink, Job};
+use crate::restore::locks;
 use crate::restore::metadata::{self, Object, Place, Wanted};
 use crate::restore::run::Run;
 use crate::restore::target::{Directory, Finish, State};
@@ -288,15 +289,19 @@ impl<'r, 'a> Walker<'r, 'a> {
     fn enter_target(&self, level: &Level) -> Result<Option<Arc<Directory>>> {
         let target = &self.run.target;
         let made = target.made && self.source.number == 0;
-        let clean = match target.root() {
+        let (clean, locks) = match target.root() {
             Some(dir) => {
                 let stat = dir.stat_self().map_err(|e| Error::io("cannot look at the target", e))?;
                 self.run.touches(stat.device, dir);
-                is_clean(dir, &stat)
+                (is_clean(dir, &stat), locks::clear_dir(self.run, dir, &stat))
             }
-            None => true,
+            None => (true, 0),
         };
-        Ok(Some(target.directory(made && !level.parent, clean, self.finish(level, made))))
+        let mut place = target.directory(made && !level.parent, clean, self.finish(level, made));
+        if let Some(place) = Arc::get_mut(&mut place) {
+            place.locks = locks;
+        }
+        Ok(Some(place))
     }
 
     fn enter_below(&self, above: &Arc<Directory>, level: &Level) -> Result<Option<Arc<Directory>>> {
@@ -316,7 +321,8 @@ impl<'r, 'a> Walker<'r, 'a> {
                 run.counts.kept.add(1);
                 return Ok(None);
             }
-            Some(_) if !run.options.dry_run => {
+            Some(stat) if !run.options.dry_run => {
+                let _unlocked = locks::lift(run, &dir, name, &stat);
                 dir.remove(name).map_err(|e| Error::io("cannot remove what is in its place", e))?
             }
             _ => {}
@@ -355,6 +361,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                 run.touches(stat.device, &dir);
                 if let Some(place) = only {
                     place.clean = is_clean(&dir, stat);
+                    place.locks = locks::clear_dir(run, &dir, stat);
                 }
             }
             Err(e) => {
@@ -413,7 +420,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         let mut local = false;
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
             let wanted = Wanted::of(run, self.source.number, node)?;
-            match existing::decide(run.options.overwrite, dir, &node.name, node, &wanted, stat) {
+            match existing::decide(run, dir, &node.name, node, &wanted, stat) {
                 Decision::Keep => {
                     run.counts.kept.add(1);
                     return Ok(());
@@ -424,7 +431,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                     return Ok(());
                 }
                 Decision::Metadata => {
-                    self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted)?;
+                    self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted, stat)?;
                     run.counts.metadata.add(1);
                     complete(&first, stat);
                     return Ok(());
@@ -441,10 +448,11 @@ impl<'r, 'a> Walker<'r, 'a> {
         Ok(())
     }
 
-    fn set_metadata(&self, place: Place<'_>, dir: &Dir, wanted: &Wanted) -> Result<()> {
+    fn set_metadata(&self, place: Place<'_>, dir: &Dir, wanted: &Wanted, there: &Stat) -> Result<()> {
         if self.run.options.dry_run {
             return Ok(());
         }
+        locks::clear(self.run, dir, place.name, there);
         let object = Object::Entry(dir, place.name);
         metadata::apply(self.run, place, object, wanted, false).map_err(|e| Error::io("cannot set its metadata", e))?;
         metadata::apply_flags(self.run, place, object, wanted);

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use yester::sys::Dir;
+use yester::sys::{Dir, dir};
 
 use crate::attributes::{self, unlock};
 
@@ -365,7 +365,11 @@ impl Live {
 
     /// Makes one of several names of a file a file of its own, with the same content and time.
     fn break_link(&mut self) {
-        let linked = |path: &PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.nlink() > 1 && meta.len() < 1 << 24);
+        // One without holes: a file of the same size and time is trusted to be the same.
+        let full = |path: &PathBuf, len| File::open(path).and_then(|f| dir::next_hole(&f, 0)).is_ok_and(|hole| hole >= len);
+        let linked = |path: &PathBuf| {
+            path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.nlink() > 1 && full(path, meta.len()))
+        };
         let Some(path) = (0..60).find_map(|_| self.some_entry().filter(linked)) else { return };
         let (meta, content) = (path.metadata().expect("metadata"), fs::read(&path).expect("content"));
         unlock(&path);
