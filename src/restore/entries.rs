@@ -5,7 +5,8 @@ use std::io;
 use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
 use crate::restore::existing::file_kind;
-use crate::restore::job::{FirstLink, Job, put};
+use crate::restore::job::{Job, put};
+use crate::restore::links::FirstLink;
 use crate::restore::locks::{self, Unlocked};
 use crate::restore::metadata::{self, Object, Wanted};
 use crate::sys::Dir;
@@ -95,7 +96,7 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
         _ => (Some(run.unlocking.lock().unwrap_or_else(|e| e.into_inner())), unlock(job, first)),
     };
     // The name could lead to something else by now: only what this run made or judged is linked.
-    let made = run.target.open(&first.directory).and_then(|from| {
+    let made = first.dir(run).and_then(|from| {
         is_inode(&from, &first.name, inode)?;
         from.make_link(&first.name, &dir, &name)
     });
@@ -116,7 +117,7 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
 }
 
 fn unlock(job: &Job<'_, '_>, first: &FirstLink) -> Option<Unlocked> {
-    let from = job.run.target.open(&first.directory).ok()?;
+    let from = first.dir(job.run).ok()?;
     let stat = from.stat(&first.name).ok().filter(|stat| first.inode.get() == Some(&(stat.device, stat.inode)))?;
     locks::lift(job.run, &from, &first.name, &stat)
 }

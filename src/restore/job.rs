@@ -5,35 +5,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Content, Item, Kind, Node};
 use crate::restore::delete;
+use crate::restore::links::FirstLink;
 use crate::restore::locks;
 use crate::restore::metadata::{self, Object, Place, Wanted};
 use crate::restore::run::Run;
 use crate::restore::target::Directory;
 use crate::sys::{Dir, FileKind, Stat, dir};
-
-/// The first restored link of a group: where it is, and its inode once it is complete.
-#[derive(Debug)]
-pub(crate) struct FirstLink {
-    pub directory: Arc<Directory>,
-    pub name: Vec<u8>,
-    /// What it is, and what is in it: the other links are the same, or they are none.
-    pub kind: Kind,
-    /// Device and inode; set when this run has made it or found it right.
-    pub inode: OnceLock<((u32, u32), u64)>,
-}
-
-impl FirstLink {
-    /// Records that the link is complete.
-    pub(crate) fn complete(&self, stat: &Stat) {
-        let _ = self.inode.set((stat.device, stat.inode));
-    }
-}
 
 /// What the threads change.
 #[derive(Debug, Default)]
@@ -224,6 +207,9 @@ impl<'r, 'a> Job<'r, 'a> {
             return Ok(false);
         }
         let xattrs = crate::sys::xattr::list(&file).map_err(failed)?;
+        if stat.links > 1 && !self.run.claim(&stat)? {
+            return Ok(false);
+        }
         if wanted.is_met(&stat, &xattrs) {
             self.run.counts.unchanged.add(1);
         } else if stat.links > 1 {

@@ -11,6 +11,11 @@ use crate::restore::run::Run;
 use crate::restore::target::Directory;
 use crate::sys::{Dir, FileKind, Stat, dir, xattr};
 
+/// Attributes that are as in the snapshot, or not there.
+const OURS: [&[u8]; 4] = [b"user.", b"trusted.", b"system.posix_acl_", b"security."];
+/// Attributes that security modules keep by themselves: labels and signatures.
+const SYSTEM: [&[u8]; 5] = [b"security.selinux", b"security.SMACK64", b"security.apparmor", b"security.ima", b"security.evm"];
+
 /// Set-user-id and set-group-id.
 const SUID_SGID: u16 = 0o6000;
 
@@ -72,9 +77,8 @@ impl Wanted {
 
     /// Attributes that are there and should not be; those that belong to the system (labels, signatures) may stay.
     fn extra<'x>(&'x self, have: &'x xattr::List) -> impl Iterator<Item = &'x [u8]> {
-        let ours = |name: &[u8]| {
-            [&b"user."[..], b"trusted.", b"system.posix_acl_", b"security.capability"].iter().any(|p| name.starts_with(p))
-        };
+        let starts = |name: &[u8], with: &[&[u8]]| with.iter().any(|p| name.starts_with(p));
+        let ours = move |name: &[u8]| starts(name, &OURS) && !starts(name, &SYSTEM);
         let wanted = |name: &Vec<u8>| self.xattrs.binary_search_by(|(n, _)| n.cmp(name)).is_ok();
         have.iter().map(|(name, _)| name).filter(move |name| ours(name) && !wanted(name)).map(Vec::as_slice)
     }

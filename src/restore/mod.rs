@@ -27,6 +27,7 @@ pub(crate) mod execute;
 pub(crate) mod existing;
 pub(crate) mod filter;
 pub(crate) mod job;
+pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod locks;
 pub(crate) mod metadata;

@@ -89,10 +89,11 @@ fn content(view: &View, ino: u64, size: u64) -> String {
 }
 
 /// Restored to a directory: a new one, or one that holds another snapshot, of which nothing stays that is not in this.
-pub fn restored(fixture: &Fixture, snapshot: &Snapshot, to: &Path) -> Tree {
+/// With `memory` bytes to work in.
+pub fn restored(fixture: &Fixture, snapshot: &Snapshot, to: &Path, memory: u64) -> Tree {
     let names = BASE.iter().map(|n| n.to_vec()).collect();
     let request = RestoreRequest { sources: vec![(Arc::new(snapshot.clone()), names)], target: to.to_owned() };
-    let options = RestoreOptions { delete: true, ..RestoreOptions::default() };
+    let options = RestoreOptions { delete: true, memory, ..RestoreOptions::default() };
     let report = restore(&fixture.trees(), &request, &options, &Told).expect("the restore succeeds");
     assert!(report.is_complete(), "{report:?}");
     capture::directory(to)
@@ -163,8 +164,7 @@ fn attribute(fd: impl AsFd) -> Option<String> {
     let mut value = [0; 64];
     // SAFETY: the name is a C string, and the buffer has the length that is given.
     #[allow(unsafe_code)]
-    let len = unsafe {
-        libc::fgetxattr(fd.as_fd().as_raw_fd(), c"user.yester.btime".as_ptr(), value.as_mut_ptr().cast(), value.len())
-    };
+    let len =
+        unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), c"user.yester.btime".as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     usize::try_from(len).ok().map(|len| String::from_utf8_lossy(&value[..len]).into_owned())
 }

@@ -310,7 +310,8 @@ impl Live {
     /// A directory that may be moved or removed.
     fn some_directory(&mut self) -> Option<PathBuf> {
         let at = self.random.below(self.directories.len() as u64) as usize;
-        let movable = |path: &&PathBuf| at > 0 && path.file_name().is_some_and(|name| name != ".") && path.starts_with(&self.root);
+        let movable =
+            |path: &&PathBuf| at > 0 && path.file_name().is_some_and(|name| name != ".") && path.starts_with(&self.root);
         self.directories.get(at).filter(movable).cloned()
     }
 
