@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -60,6 +61,24 @@ impl Drop for Clears<'_> {
     }
 }
 
+/// Reads a file, or lists a directory and reads what is in it, until it fails; answers how.
+fn readers(path: PathBuf) -> JoinHandle<io::Error> {
+    std::thread::spawn(move || {
+        let list = |path: &Path| {
+            for entry in fs::read_dir(path)? {
+                fs::read(entry?.path())?;
+            }
+            Ok(())
+        };
+        loop {
+            let read = if path.ends_with("big") { fs::read(&path).map(drop) } else { list(&path) };
+            if let Err(e) = read {
+                return e;
+            }
+        }
+    })
+}
+
 #[test]
 fn killed_again_and_again() {
     let world = World::new();
@@ -67,14 +86,19 @@ fn killed_again_and_again() {
     let what = format!("latest:{}", shown(&world.at("src")));
     let point = world.at("point");
     let _clears = Clears(&world);
-    for round in 0..24 {
+    // Heavier, by hand: YESTER_TEST_KILLS=500.
+    let rounds = std::env::var("YESTER_TEST_KILLS").map_or(24, |number| number.parse().unwrap());
+    for round in 0..rounds {
         // The command has returned: the mount answers. Every third time it takes the place of a dead one.
         let served = Served::new(&world, &options, &[&what]);
         assert_eq!(fs::read_to_string(served.path("small")).unwrap(), "small", "round {round}");
         assert_eq!(children(served.pid), Vec::<String>::new(), "it left processes behind");
         let open = (round % 4 == 1).then(|| File::open(served.path("big")).unwrap());
+        let readers = [readers(served.path("big")), readers(served.path(""))];
         send(served.pid, Signal::KILL);
         until(|| is_lost(&point) && !runs(served.pid));
+        // Nobody waits for what is gone.
+        readers.into_iter().for_each(|reader| assert!(is_no_connection::<()>(Err(reader.join().unwrap()))));
         assert!(is_no_connection(fs::read_dir(&point)));
         if let Some(open) = &open {
             assert!(is_no_connection(open.read_at(&mut [0; 10], 1 << 20)));
