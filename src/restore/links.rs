@@ -137,8 +137,7 @@ impl<'r> Groups<'r> {
 
     fn find_spilled(&self, run: &Run<'_>, group: &LinkGroup) -> Result<Option<FirstLink>> {
         let Some(table) = &self.spilled else { return Ok(None) };
-        let found = table.get(&key_of(&group.0)).at(|| "cannot read what is remembered of hard links".to_owned())?;
-        let Some((position, inode)) = found.map(|record| parse(&record)) else { return Ok(None) };
+        let Some((position, inode)) = table.get(&key_of(&group.0)).map(|record| parse(&record)) else { return Ok(None) };
         let (mut names, kind) = self.path_of(run, position)?;
         let name = names.pop().unwrap_or_default();
         let inode = inode.map_or_else(OnceLock::new, OnceLock::from);

@@ -140,6 +140,7 @@ pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
     | 0x0000_0020 // a: append only
     | 0x0000_0040 // d: no dump
     | 0x0000_0080 // A: no access time
+    | 0x0000_0400 // m: do not compress
     | 0x0000_4000 // j: data journal
     | 0x0000_8000 // t: no tail merging
     | 0x0001_0000 // D: synchronous directory
@@ -150,8 +151,8 @@ pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
 /// `i` and `a`: what has one of them cannot be changed, removed, renamed or linked until root clears it.
 pub const LOCKS: u32 = 0x0000_0010 | 0x0000_0020;
 
-/// `c` and `C`: some file systems take these only while a file is empty.
-pub const EARLY_FLAGS: u32 = 0x0000_0004 | 0x0080_0000;
+/// `c`, `m` and `C`: they say how data is written, and a file system may take them only while a file is empty.
+pub const EARLY_FLAGS: u32 = 0x0000_0004 | 0x0000_0400 | 0x0080_0000;
 
 /// The longest path that is opened at once: below `PATH_MAX`.
 const LONGEST: usize = 3800;

@@ -5,12 +5,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
 /// A table in memory grows up to so many bytes.
 const IN_MEMORY: usize = 8 << 20;
 /// Places behind the last one, for what finds its own taken: nothing wraps around, so places stand in the order of keys.
 const TAIL: u64 = 256;
-/// Places that are read at once.
-const AT_ONCE: usize = 32;
+/// A heap collects so many bytes before it writes them to its file.
+const BUFFER: usize = 1 << 20;
 const SMALLEST: u64 = 256;
 
 /// What names a value: 16 bytes of a hash. Keys that are no hashes make a table slow and large.
@@ -19,32 +22,68 @@ pub type Key = [u8; 16];
 #[derive(Debug)]
 enum Held {
     Memory(Vec<u8>),
-    File(File),
+    Mapped(Map),
 }
 
 impl Held {
-    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
+    fn bytes(&self) -> &[u8] {
         match self {
-            Held::File(file) => file.read_exact_at(out, at),
-            Held::Memory(bytes) => {
-                let start = at as usize;
-                let from = bytes.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-                out.copy_from_slice(from);
-                Ok(())
-            }
+            Held::Memory(bytes) => bytes,
+            Held::Mapped(map) => map.bytes(),
         }
     }
 
-    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
-            Held::File(file) => file.write_all_at(bytes, at),
-            Held::Memory(held) => {
-                let start = at as usize;
-                let to = held.get_mut(start..start + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-                to.copy_from_slice(bytes);
-                Ok(())
-            }
+            Held::Memory(bytes) => bytes,
+            Held::Mapped(map) => map.bytes_mut(),
         }
+    }
+}
+
+/// A mapped file without a name that has all its blocks, so that writing to it needs no more room on the disk.
+#[derive(Debug)]
+struct Map {
+    _file: File,
+    start: *mut std::ffi::c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, as a `Vec` does to its own.
+#[allow(unsafe_code)]
+unsafe impl Send for Map {}
+// SAFETY: it is changed through exclusive references only.
+#[allow(unsafe_code)]
+unsafe impl Sync for Map {}
+
+impl Map {
+    #[allow(unsafe_code)]
+    fn new(file: File, len: usize) -> io::Result<Self> {
+        fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
+        // SAFETY: a new mapping at a place that the kernel chooses aliases nothing; the file has `len` bytes and no name,
+        // so that nobody else reaches it and it keeps them as long as it is open.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0) }?;
+        Ok(Map { _file: file, start, len })
+    }
+
+    #[allow(unsafe_code)]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping has `len` bytes and lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
+    }
+
+    #[allow(unsafe_code)]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the reference is exclusive because that to `self` is.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
+    }
+}
+
+impl Drop for Map {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `new` made, and no slice of it outlives `self`.
+        let _ = unsafe { munmap(self.start, self.len) };
     }
 }
 
@@ -80,56 +119,41 @@ impl<const V: usize> Table<V> {
 
     /// Whether it has grown out of memory.
     pub fn is_spilled(&self) -> bool {
-        matches!(self.held, Held::File(_))
+        matches!(self.held, Held::Mapped(_))
     }
 
-    /// The value of `key`. Errors are those of the file.
-    pub fn get(&self, key: &Key) -> io::Result<Option<[u8; V]>> {
-        Ok(self.find(key)?.and_then(|(_, value)| value))
+    /// The value of `key`.
+    pub fn get(&self, key: &Key) -> Option<[u8; V]> {
+        let (_, record) = self.find(key).filter(|(_, record)| record[0] != 0)?;
+        record[1 + size_of::<Key>()..].try_into().ok()
     }
 
-    /// Sets the value of `key`; false when it had one.
+    /// Sets the value of `key`; false when it had one. Fails when there is no memory to grow.
     pub fn put(&mut self, key: &Key, value: &[u8; V]) -> io::Result<bool> {
         loop {
-            match self.find(key)? {
-                Some((at, found)) => {
-                    let mut record = vec![1; Self::RECORD];
-                    record[1..17].copy_from_slice(key);
-                    record[17..].copy_from_slice(value);
-                    self.held.write(at * Self::RECORD as u64, &record)?;
-                    self.len += u64::from(found.is_none());
-                    if self.len > self.places / 4 * 3 {
-                        self.grow()?;
-                    }
-                    return Ok(found.is_none());
-                }
-                None => self.grow()?,
+            let found = self.find(key).map(|(at, record)| (at, record[0] == 0));
+            let Some((at, new)) = found else {
+                self.grow()?;
+                continue;
+            };
+            let start = at as usize * Self::RECORD;
+            let record = &mut self.held.bytes_mut()[start..start + Self::RECORD];
+            record[0] = 1;
+            record[1..17].copy_from_slice(key);
+            record[17..].copy_from_slice(value);
+            self.len += u64::from(new);
+            if self.len > self.places / 4 * 3 {
+                self.grow()?;
             }
+            return Ok(new);
         }
     }
 
-    /// The place where `key` stands or would stand, with its value; `None` when the table must grow first.
-    fn find(&self, key: &Key) -> io::Result<Option<(u64, Option<[u8; V]>)>> {
-        let end = self.places + TAIL;
-        let mut buffer = vec![0; AT_ONCE.min(TAIL as usize) * Self::RECORD];
-        let mut at = self.home(key);
-        while at < end {
-            let count = (end - at).min(AT_ONCE as u64) as usize;
-            let records = &mut buffer[..count * Self::RECORD];
-            self.held.read(at * Self::RECORD as u64, records)?;
-            for record in records.chunks_exact(Self::RECORD) {
-                if record[0] == 0 {
-                    return Ok(Some((at, None)));
-                }
-                if record[1..17] == key[..] {
-                    let mut value = [0; V];
-                    value.copy_from_slice(&record[17..]);
-                    return Ok(Some((at, Some(value))));
-                }
-                at += 1;
-            }
-        }
-        Ok(None)
+    /// The place where `key` stands or would stand, and what is there; `None` when the table must grow first.
+    fn find(&self, key: &Key) -> Option<(u64, &[u8])> {
+        let home = self.home(key);
+        let records = self.held.bytes().chunks_exact(Self::RECORD).skip(home as usize);
+        (home..).zip(records).find(|(_, record)| record[0] == 0 || record[1..17] == key[..])
     }
 
     fn home(&self, key: &Key) -> u64 {
@@ -148,41 +172,35 @@ impl<const V: usize> Table<V> {
     }
 
     fn room(&self, bytes: u64) -> io::Result<Held> {
-        if bytes > IN_MEMORY as u64
-            && let Some(Ok(file)) = self.directory.as_ref().map(tempfile::tempfile_in)
+        let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        if bytes > IN_MEMORY
+            && let Some(directory) = &self.directory
+            && let Ok(map) = tempfile::tempfile_in(directory).and_then(|file| Map::new(file, bytes))
         {
-            file.set_len(bytes)?;
-            return Ok(Held::File(file));
+            return Ok(Held::Mapped(map));
         }
-        Ok(Held::Memory(vec![0; usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?]))
+        // A disk that is full, or has no such files, is no reason to give up.
+        Ok(Held::Memory(vec![0; bytes]))
     }
 
     /// Calls `visit` with every key and value, in the order of the keys; an error of it ends that.
-    pub fn each(&self, visit: &mut dyn FnMut(&Key, &[u8; V]) -> io::Result<()>) -> io::Result<()> {
+    pub fn each<E>(&self, visit: &mut dyn FnMut(&Key, &[u8; V]) -> Result<(), E>) -> Result<(), E> {
         // What stands without a gap is in no order; before and behind the gaps, it is.
         let mut together: Vec<(Key, [u8; V])> = Vec::new();
-        let mut buffer = vec![0; 1024 * Self::RECORD];
-        let (mut at, end) = (0, self.places + TAIL);
-        while at < end {
-            let count = (end - at).min(1024);
-            let records = &mut buffer[..count as usize * Self::RECORD];
-            self.held.read(at * Self::RECORD as u64, records)?;
-            for record in records.chunks_exact(Self::RECORD) {
-                if record[0] != 0 {
-                    let (mut key, mut value) = ([0; 16], [0; V]);
-                    key.copy_from_slice(&record[1..17]);
-                    value.copy_from_slice(&record[17..]);
-                    together.push((key, value));
-                    continue;
-                }
+        for record in self.held.bytes().chunks_exact(Self::RECORD) {
+            if record[0] != 0 {
+                let (mut key, mut value) = ([0; 16], [0; V]);
+                key.copy_from_slice(&record[1..17]);
+                value.copy_from_slice(&record[17..]);
+                together.push((key, value));
+            } else if !together.is_empty() {
                 Self::flush(&mut together, visit)?;
             }
-            at += count;
         }
         Self::flush(&mut together, visit)
     }
 
-    fn flush(together: &mut Vec<(Key, [u8; V])>, visit: &mut dyn FnMut(&Key, &[u8; V]) -> io::Result<()>) -> io::Result<()> {
+    fn flush<E>(together: &mut Vec<(Key, [u8; V])>, visit: &mut dyn FnMut(&Key, &[u8; V]) -> Result<(), E>) -> Result<(), E> {
         together.sort_unstable_by_key(|(key, _)| *key);
         together.drain(..).try_for_each(|(key, value)| visit(&key, &value))
     }
@@ -191,40 +209,44 @@ impl<const V: usize> Table<V> {
 /// Bytes one after the other, which can be read again: in memory while they are few, then in a file without a name.
 #[derive(Debug)]
 pub struct Heap {
-    held: Held,
-    len: u64,
+    file: Option<File>,
+    /// Bytes in the file; what is in memory follows them.
+    written: u64,
+    memory: Vec<u8>,
     directory: Option<PathBuf>,
 }
 
 impl Heap {
     /// An empty one; `directory` is as for [`Table::new`].
     pub fn new(directory: Option<&Path>) -> Self {
-        Heap { held: Held::Memory(Vec::new()), len: 0, directory: directory.map(Path::to_owned) }
+        Heap { file: None, written: 0, memory: Vec::new(), directory: directory.map(Path::to_owned) }
     }
 
     /// Appends; answers where the bytes stand.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<u64> {
-        let at = self.len;
-        if let Held::Memory(held) = &mut self.held {
-            held.extend_from_slice(bytes);
-            self.len += bytes.len() as u64;
-            if held.len() > IN_MEMORY
-                && let Some(Ok(file)) = self.directory.as_ref().map(tempfile::tempfile_in)
-            {
-                file.write_all_at(held, 0)?;
-                self.held = Held::File(file);
-            }
-            return Ok(at);
+        let at = self.written + self.memory.len() as u64;
+        self.memory.extend_from_slice(bytes);
+        if self.file.is_none() && self.memory.len() > IN_MEMORY {
+            // One try: where no file can be made, all stays in memory.
+            self.file = self.directory.take().and_then(|directory| tempfile::tempfile_in(directory).ok());
         }
-        self.held.write(at, bytes)?;
-        self.len += bytes.len() as u64;
+        if let Some(file) = self.file.as_ref().filter(|_| self.memory.len() >= BUFFER) {
+            file.write_all_at(&self.memory, self.written)?;
+            self.written += self.memory.len() as u64;
+            self.memory.clear();
+            self.memory.shrink_to(BUFFER);
+        }
         Ok(at)
     }
 
-    /// The `len` bytes at `at`.
+    /// The `len` bytes at `at`, as they were appended at once.
     pub fn read(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+        if let Some(start) = at.checked_sub(self.written) {
+            let piece = usize::try_from(start).ok().and_then(|start| self.memory.get(start..start.checked_add(len)?));
+            return piece.map(<[u8]>::to_vec).ok_or(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut out = vec![0; len];
-        self.held.read(at, &mut out)?;
+        self.file.as_ref().ok_or(io::ErrorKind::UnexpectedEof)?.read_exact_at(&mut out, at)?;
         Ok(out)
     }
 }
@@ -255,22 +277,22 @@ mod tests {
             let mut table = filled(directory, count);
             assert_eq!((table.len(), table.is_spilled(), table.is_empty()), (count, spilled, count == 0));
             for number in 0..count {
-                assert_eq!(table.get(&key_of(&number.to_le_bytes())).expect("a get"), Some(number.to_le_bytes()));
+                assert_eq!(table.get(&key_of(&number.to_le_bytes())), Some(number.to_le_bytes()));
             }
-            assert_eq!(table.get(&key_of(b"another")).expect("a get"), None);
+            assert_eq!(table.get(&key_of(b"another")), None);
             let mut keys: Vec<Key> = Vec::new();
             let mut sum = 0;
             let visit = &mut |key: &Key, value: &[u8; 8]| {
                 keys.push(*key);
                 sum += u64::from_le_bytes(*value);
-                Ok(())
+                Ok::<(), io::Error>(())
             };
             table.each(visit).expect("all of them");
             assert!(keys.is_sorted() && keys.len() as u64 == count);
             assert_eq!(sum, count * count.saturating_sub(1) / 2);
             if count > 0 {
                 assert!(!table.put(&key_of(&7u64.to_le_bytes()), &[9; 8]).expect("a put"));
-                assert_eq!(table.get(&key_of(&7u64.to_le_bytes())).expect("a get"), Some([9; 8]));
+                assert_eq!(table.get(&key_of(&7u64.to_le_bytes())), Some([9; 8]));
                 assert_eq!(table.len(), count);
             }
         }
@@ -287,8 +309,8 @@ mod tests {
             for (number, at) in (0..).zip(places) {
                 assert_eq!(heap.read(at, piece(number).len()).expect("a read"), piece(number));
             }
-            assert_eq!(matches!(heap.held, Held::File(_)), directory.is_some());
-            assert!(heap.read(heap.len, 1).is_err());
+            assert_eq!(heap.file.is_some(), directory.is_some());
+            assert!(heap.read(heap.written + heap.memory.len() as u64, 1).is_err());
         }
     }
 }

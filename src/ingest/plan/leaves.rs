@@ -64,13 +64,12 @@ impl Planner<'_> {
     fn join_group(&mut self, node: &mut Node, stat: &Stat) -> Result<bool> {
         let numbers = [crate::sys::dir::device_number(stat.device), stat.inode];
         let key = key_of(numbers.map(u64::to_le_bytes).as_flattened());
-        let remember = || "cannot remember hard links".to_owned();
-        if let Some(group) = self.links.get(&key).at(remember)? {
+        if let Some(group) = self.links.get(&key) {
             node.link = Some(LinkGroup(group));
             return Ok(true);
         }
         let group = key_of(&self.path);
-        self.links.put(&key, &group).at(remember)?;
+        self.links.put(&key, &group).at(|| "cannot remember hard links".to_owned())?;
         node.link = Some(LinkGroup(group));
         Ok(false)
     }
