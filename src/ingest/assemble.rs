@@ -2,18 +2,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
-use crate::format::page::{self, LinkEntry, PageKind, ScanRecord};
+use crate::format::page::{self, PageKind, ScanRecord};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
+use crate::ingest::groups::Groups;
 use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::sink::stopped;
-use crate::model::{Content, Directory, Item, Kind, LinkGroup, Node, Root, Statistics, Xattrs};
+use crate::model::{Content, Directory, Item, Kind, Node, Root, Statistics, Xattrs};
 use crate::observe::{Event, Observer};
 use crate::repo::tree_writer::{PageSink, TreeWriter};
 
@@ -54,13 +56,6 @@ enum Arrived {
     Parts(VecDeque<Part>),
 }
 
-struct Group {
-    kind: Kind,
-    xattrs: Xattrs,
-    flags: u32,
-    entry: LinkEntry,
-}
-
 /// Where files go to be read.
 #[derive(Debug)]
 pub struct Readers {
@@ -95,7 +90,7 @@ pub struct Assembler<'a> {
     given: Vec<(Vec<u8>, Node)>,
     scan: TreeWriter,
     last_record: ScanRecord,
-    groups: HashMap<LinkGroup, Group>,
+    groups: Groups,
     position: u64,
     statistics: Statistics,
     bytes_done: u64,
@@ -103,7 +98,7 @@ pub struct Assembler<'a> {
 }
 
 impl<'a> Assembler<'a> {
-    /// An assembler that hands new chunks to `chunks`.
+    /// An assembler that hands new chunks to `chunks`. Files without a name are made in `scratch`.
     pub fn new(
         chunks: Chunks<'a>,
         readers: Readers,
@@ -111,6 +106,7 @@ impl<'a> Assembler<'a> {
         budget: &'a Budget,
         lead: &'a Budget,
         observer: &'a dyn Observer,
+        scratch: Option<&Path>,
     ) -> Self {
         Assembler {
             chunks,
@@ -126,7 +122,7 @@ impl<'a> Assembler<'a> {
             given: Vec::new(),
             scan: TreeWriter::new(PageKind::Scan),
             last_record: ScanRecord::default(),
-            groups: HashMap::new(),
+            groups: Groups::new(scratch),
             position: 0,
             statistics: Statistics::default(),
             bytes_done: 0,
@@ -157,7 +153,7 @@ impl<'a> Assembler<'a> {
         let mut roots = (None, None);
         if root.is_some() {
             roots.0 = self.scan.finish(&mut self.chunks)?;
-            roots.1 = write_links(&self.groups, &mut self.chunks)?;
+            roots.1 = self.groups.write(&mut self.chunks)?;
         }
         self.statistics.bytes_new = self.chunks.finish()?;
         Ok(Assembled { root, scan: roots.0, links: roots.1, given: self.given, statistics: self.statistics })
@@ -252,10 +248,10 @@ impl<'a> Assembler<'a> {
         match wanted {
             Wanted::Parent => {}
             Wanted::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
-            Wanted::Link(task) => match node.link.and_then(|group| self.groups.get(&group)) {
-                Some(group) => {
-                    (node.kind, node.meta.xattrs) = (group.kind.clone(), group.xattrs.clone());
-                    node.meta.flags = group.flags;
+            Wanted::Link(task) => match node.link.map_or(Ok(None), |group| self.groups.first(&group))? {
+                Some(first) => {
+                    (node.kind, node.meta.xattrs) = (first.kind, first.meta.xattrs);
+                    node.meta.flags = first.meta.flags;
                 }
                 None => {
                     // The name that was to be read for all of them is gone, or is something else by now.
@@ -273,7 +269,7 @@ impl<'a> Assembler<'a> {
             }
         }
         self.bytes_done += node.size();
-        self.join(&node);
+        self.groups.join(&node, self.position)?;
         self.record(record)?;
         self.add(&node)
     }
@@ -318,19 +314,6 @@ impl<'a> Assembler<'a> {
             node.meta.mtime = walked.max(file.stat.mtime);
             self.warn(node, "it changed while it was read, at every try");
         }
-    }
-
-    fn join(&mut self, node: &Node) {
-        let Some(group) = node.link else { return };
-        let first = self.position;
-        let entry = LinkEntry { group, first, count: 0 };
-        let known = self.groups.entry(group).or_insert_with(|| Group {
-            kind: node.kind.clone(),
-            xattrs: node.meta.xattrs.clone(),
-            flags: node.meta.flags,
-            entry,
-        });
-        known.entry.count = known.entry.count.saturating_add(1);
     }
 
     fn path_of(&self, node: &Node) -> Vec<u8> {
@@ -485,18 +468,4 @@ impl Recipe {
             None => Ok(Content::Items(Vec::new())),
         }
     }
-}
-
-/// Writes the table of hard link groups, sorted.
-fn write_links(groups: &HashMap<LinkGroup, Group>, sink: &mut dyn PageSink) -> Result<Option<Root>> {
-    let mut entries: Vec<LinkEntry> = groups.values().map(|g| g.entry).collect();
-    entries.sort_unstable_by_key(|e| e.group);
-    let mut writer = TreeWriter::new(PageKind::Links);
-    let mut bytes = Vec::new();
-    for entry in entries {
-        bytes.clear();
-        page::put_link(&entry, &mut bytes);
-        writer.push(&bytes, 0, &entry.group.0, || u64::from(entry.group.0[0]), sink)?;
-    }
-    writer.finish(sink)
 }

@@ -45,6 +45,7 @@ mod assemble;
 mod budget;
 mod chunks;
 mod exclude;
+mod groups;
 mod handles;
 mod holes;
 mod level;
@@ -271,16 +272,29 @@ impl Attempt<'_> {
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
-                let result = Assembler::new(chunks, readers, messages, budget, lead, self.observer).run(&steps);
+                let result =
+                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.repo.scratch()).run(&steps);
                 budget.close();
                 lead.close();
                 result
             });
             let _ending = Ending { scanner: &scanner, budget, lead };
+            let scratch = self.repo.scratch();
             let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
             let (observer, stop, adoption) = (self.observer, self.stop, Adoption::new(index, self.again));
-            let planner =
-                Planner::new(self.options, self.rules, &scanner, adoption, parent_tree, observer, stop, outlets, lead, &handles);
+            let planner = Planner::new(
+                self.options,
+                self.rules,
+                &scanner,
+                adoption,
+                parent_tree,
+                observer,
+                stop,
+                outlets,
+                lead,
+                &handles,
+                scratch,
+            );
             let walked = planner.walk(self.places, parent.map(|p| &p.root));
             scanner.close();
             if walked.is_err() {

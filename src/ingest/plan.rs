@@ -1,6 +1,6 @@
 //! The planner: walks the source in order, in step with the parent, and says what is to be done.
 
-use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,8 +18,9 @@ use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
-use crate::model::{Directory, Kind, LinkGroup, Metadata, Node, Statistics};
+use crate::model::{Directory, Kind, Metadata, Node, Statistics};
 use crate::observe::{Event, Observer};
+use crate::sys::table::Table;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 mod leaves;
@@ -110,12 +111,13 @@ pub struct Planner<'a> {
     batch: Vec<Task>,
     batch_bytes: u64,
     slots: u64,
-    links: HashMap<(u64, u64), LinkGroup>,
+    /// The groups of the inodes with several names that were met.
+    links: Table<16>,
     walked: Walked,
 }
 
 impl<'a> Planner<'a> {
-    /// A planner for one ingest.
+    /// A planner for one ingest. Files without a name are made in `scratch`.
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         options: &'a IngestOptions,
@@ -128,6 +130,7 @@ impl<'a> Planner<'a> {
         outlets: Outlets,
         lead: &'a Budget,
         handles: &'a Arc<Handles>,
+        scratch: Option<&Path>,
     ) -> Self {
         Planner {
             options,
@@ -147,7 +150,7 @@ impl<'a> Planner<'a> {
             batch: Vec::new(),
             batch_bytes: 0,
             slots: 0,
-            links: HashMap::new(),
+            links: Table::new(scratch),
             walked: Walked::default(),
         }
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::model::{Directory as Model, escape};
 use crate::restore::filter::{Filter, Verdict};
+use crate::restore::locks;
 use crate::restore::run::{Run, TEMPORARY};
 use crate::restore::target::{Directory, State};
 use crate::storage::leftovers::Writer;
-use crate::sys::{FileKind, Listing};
+use crate::sys::{FileKind, Listing, Stat};
 
 fn failed(e: std::io::Error) -> Error {
     Error::io("cannot remove it", e)
@@ -21,7 +22,7 @@ pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], fil
     let (stat, above) = (dir.stat(name).map_err(failed)?, dir.stat_self().map_err(failed)?);
     let (filter, path) = filter.map_or((None, Vec::new()), |(filter, path)| (Some(filter), path));
     let mut removal = Removal { run, filter, path, device: above.device, stack: Vec::new() };
-    if stat.kind == FileKind::Directory { removal.tree(directory, name) } else { removal.entry(directory, name) }
+    if stat.kind == FileKind::Directory { removal.tree(directory, name) } else { removal.entry(directory, name, &stat) }
 }
 
 /// Removes what a restore that was killed has left in `directory`, where the process that wrote it is known to be gone. A
@@ -95,6 +96,7 @@ impl Removal<'_, '_> {
         if self.run.target.is_forbidden(&stat) {
             return Err(Error::invalid("not removed: it is the repository"));
         }
+        locks::clear_dir(self.run, &dir, &stat);
         dir.list().map_err(failed)
     }
 
@@ -116,14 +118,16 @@ impl Removal<'_, '_> {
         let stat = self.run.target.open(&directory).and_then(|dir| dir.stat(&name)).map_err(failed)?;
         match stat.kind {
             FileKind::Directory => self.enter(&directory, &name),
-            _ => self.entry(&directory, &name),
+            _ => self.entry(&directory, &name, &stat),
         }
     }
 
     /// Removes an entry that is no directory.
-    fn entry(&mut self, directory: &Directory, name: &[u8]) -> Result<()> {
+    fn entry(&mut self, directory: &Directory, name: &[u8], stat: &Stat) -> Result<()> {
         if !self.run.options.dry_run {
-            self.run.target.open(directory).and_then(|dir| dir.remove(name)).map_err(failed)?;
+            let dir = self.run.target.open(directory).map_err(failed)?;
+            let _unlocked = locks::lift(self.run, &dir, name, stat);
+            dir.remove(name).map_err(failed)?;
         }
         self.run.counts.deleted.add(1);
         Ok(())

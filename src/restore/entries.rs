@@ -6,8 +6,11 @@ use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
 use crate::restore::existing::file_kind;
 use crate::restore::job::{Job, put};
+use crate::restore::links::FirstLink;
+use crate::restore::locks::{self, Unlocked};
 use crate::restore::metadata::{self, Object, Wanted};
 use crate::sys::Dir;
+use crate::sys::dir::LOCKS;
 
 /// Makes an entry that needs no frame.
 pub(crate) fn make(job: &Job<'_, '_>) {
@@ -87,8 +90,13 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
         return Ok(true);
     }
     let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
+    let (_alone, _unlocked) = match job.node.meta.flags & LOCKS {
+        0 => (None, None),
+        // The first link has its flags already.
+        _ => (Some(run.unlocking.lock().unwrap_or_else(|e| e.into_inner())), unlock(job, first)),
+    };
     // The name could lead to something else by now: only what this run made or judged is linked.
-    let made = run.target.open(&first.directory).and_then(|from| {
+    let made = first.dir(run).and_then(|from| {
         is_inode(&from, &first.name, inode)?;
         from.make_link(&first.name, &dir, &name)
     });
@@ -106,6 +114,12 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
     }
     run.counts.links.add(1);
     Ok(true)
+}
+
+fn unlock(job: &Job<'_, '_>, first: &FirstLink) -> Option<Unlocked> {
+    let from = first.dir(job.run).ok()?;
+    let stat = from.stat(&first.name).ok().filter(|stat| first.inode.get() == Some(&(stat.device, stat.inode)))?;
+    locks::lift(job.run, &from, &first.name, &stat)
 }
 
 fn is_inode(dir: &Dir, name: &[u8], inode: &((u32, u32), u64)) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use crate::model::{Kind, Node};
 use crate::restore::Overwrite;
 use crate::restore::metadata::Wanted;
+use crate::restore::run::Run;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 /// What becomes of an entry that is not a directory.
@@ -44,12 +45,13 @@ pub(crate) fn may_replace(overwrite: Overwrite, node: &Node, there: &Stat) -> bo
 }
 
 /// Compares `node` with the entry `name` of `dir`, which is `there`, without reading content.
-pub(crate) fn decide(overwrite: Overwrite, dir: &Dir, name: &[u8], node: &Node, wanted: &Wanted, there: &Stat) -> Decision {
+pub(crate) fn decide(run: &Run<'_>, dir: &Dir, name: &[u8], node: &Node, wanted: &Wanted, there: &Stat) -> Decision {
+    let overwrite = run.options.overwrite;
     let same_content = same_content(overwrite, dir, name, node, there);
     if same_content == Some(true) {
         // Attributes are read last: most entries differ before, or not at all.
         let met = xattr::list_at(dir, name).is_ok_and(|xattrs| wanted.is_met(there, &xattrs));
-        if met && wanted.flags_met(|| dir.open_file(name)) {
+        if met && wanted.flags_met(run, there, || dir.open_file(name)) {
             return Decision::Same;
         }
     }

@@ -5,34 +5,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Content, Item, Kind, Node};
 use crate::restore::delete;
+use crate::restore::links::FirstLink;
+use crate::restore::locks;
 use crate::restore::metadata::{self, Object, Place, Wanted};
 use crate::restore::run::Run;
 use crate::restore::target::Directory;
 use crate::sys::{Dir, FileKind, Stat, dir};
-
-/// The first restored link of a group: where it is, and its inode once it is complete.
-#[derive(Debug)]
-pub(crate) struct FirstLink {
-    pub directory: Arc<Directory>,
-    pub name: Vec<u8>,
-    /// What it is, and what is in it: the other links are the same, or they are none.
-    pub kind: Kind,
-    /// Device and inode; set when this run has made it or found it right.
-    pub inode: OnceLock<((u32, u32), u64)>,
-}
-
-impl FirstLink {
-    /// Records that the link is complete.
-    pub(crate) fn complete(&self, stat: &Stat) {
-        let _ = self.inode.set((stat.device, stat.inode));
-    }
-}
 
 /// What the threads change.
 #[derive(Debug, Default)]
@@ -133,6 +117,11 @@ impl<'r, 'a> Job<'r, 'a> {
                 let name = self.run.temporary();
                 let file = dir.create_file(&name, 0o600).map_err(|e| Error::io("cannot create it", e))?;
                 state.temporary = Some(name);
+                let early = self.node.meta.flags & dir::EARLY_FLAGS;
+                if early != 0 {
+                    // Some file systems take them only while the file is empty; a failure shows at the end.
+                    let _ = dir::flags(&file).and_then(|have| dir::set_flags(&file, have | early));
+                }
                 let content = self.content().map_or((0, 0), |c| (c.size(), c.data()));
                 if content.0 != content.1 {
                     file.set_len(content.0).map_err(|e| Error::io("cannot set its size", e))?;
@@ -218,11 +207,15 @@ impl<'r, 'a> Job<'r, 'a> {
             return Ok(false);
         }
         let xattrs = crate::sys::xattr::list(&file).map_err(failed)?;
+        if stat.links > 1 && !self.run.claim(&stat)? {
+            return Ok(false);
+        }
         if wanted.is_met(&stat, &xattrs) {
             self.run.counts.unchanged.add(1);
         } else if stat.links > 1 {
             return Ok(false);
         } else {
+            locks::clear(self.run, &dir, &self.node.name, &stat);
             metadata::apply(self.run, self.place(), Object::File(&file), wanted, false).map_err(failed)?;
             self.run.counts.metadata.add(1);
         }
@@ -298,6 +291,7 @@ pub(crate) fn read_exact(file: &File, offset: u64, len: u32, out: &mut Vec<u8>) 
 /// when it is empty, or with `--delete`.
 pub(crate) fn put(run: &Run<'_>, directory: &Arc<Directory>, temporary: &[u8], name: &[u8], there: Option<&Stat>) -> Result<()> {
     let dir = run.target.open(directory).map_err(|e| Error::io("cannot open its directory", e))?;
+    let _unlocked = there.and_then(|stat| locks::lift(run, &dir, name, stat));
     if there.is_some_and(|stat| stat.kind == FileKind::Directory) {
         delete::make_way(run, directory, name)?;
     }

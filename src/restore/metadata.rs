@@ -6,9 +6,15 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Kind, Node, Timestamp};
+use crate::restore::locks;
 use crate::restore::run::Run;
 use crate::restore::target::Directory;
-use crate::sys::{Dir, Stat, dir, xattr};
+use crate::sys::{Dir, FileKind, Stat, dir, xattr};
+
+/// Attributes that are as in the snapshot, or not there.
+const OURS: [&[u8]; 4] = [b"user.", b"trusted.", b"system.posix_acl_", b"security."];
+/// Attributes that security modules keep by themselves: labels and signatures.
+const SYSTEM: [&[u8]; 5] = [b"security.selinux", b"security.SMACK64", b"security.apparmor", b"security.ima", b"security.evm"];
 
 /// Set-user-id and set-group-id.
 const SUID_SGID: u16 = 0o6000;
@@ -25,6 +31,7 @@ pub(crate) struct Wanted {
     /// Links have no mode of their own.
     symlink: bool,
     directory: bool,
+    can_have_flags: bool,
     /// The suid bits that were taken away because this user must not set them.
     stripped: bool,
 }
@@ -50,6 +57,7 @@ impl Wanted {
             flags: node.meta.flags & dir::USER_FLAGS,
             symlink: matches!(node.kind, Kind::Symlink(_)),
             directory,
+            can_have_flags: directory || matches!(node.kind, Kind::File(_)),
             stripped,
         })
     }
@@ -69,9 +77,8 @@ impl Wanted {
 
     /// Attributes that are there and should not be; those that belong to the system (labels, signatures) may stay.
     fn extra<'x>(&'x self, have: &'x xattr::List) -> impl Iterator<Item = &'x [u8]> {
-        let ours = |name: &[u8]| {
-            [&b"user."[..], b"trusted.", b"system.posix_acl_", b"security.capability"].iter().any(|p| name.starts_with(p))
-        };
+        let starts = |name: &[u8], with: &[&[u8]]| with.iter().any(|p| name.starts_with(p));
+        let ours = move |name: &[u8]| starts(name, &OURS) && !starts(name, &SYSTEM);
         let wanted = |name: &Vec<u8>| self.xattrs.binary_search_by(|(n, _)| n.cmp(name)).is_ok();
         have.iter().map(|(name, _)| name).filter(move |name| ours(name) && !wanted(name)).map(Vec::as_slice)
     }
@@ -82,9 +89,16 @@ impl Wanted {
         self.xattrs.iter().filter(move |pair| !found(pair))
     }
 
-    /// Whether the flags are as wanted of what `open` opens; nothing is opened when there are none to have.
-    pub(crate) fn flags_met(&self, open: impl FnOnce() -> io::Result<File>) -> bool {
-        self.flags == 0 || open().and_then(dir::flags).is_ok_and(|have| have & dir::USER_FLAGS == self.flags)
+    /// Whether the flags are as wanted of what `open` opens, which is `there`. Where none can be had, none are wanted.
+    pub(crate) fn flags_met(&self, run: &Run<'_>, there: &Stat, open: impl FnOnce() -> io::Result<File>) -> bool {
+        if there.kind != FileKind::File || run.is_flagless(there.device) {
+            return self.flags == 0;
+        }
+        let have = open().ok().and_then(dir::user_flags);
+        if have.is_none() {
+            run.note_flagless(there.device);
+        }
+        have.unwrap_or(0) == self.flags
     }
 }
 
@@ -229,27 +243,35 @@ fn set_mode(
     object.set_mode(mode).unwrap_or_else(|e| warn("mode", &e));
 }
 
-/// Sets the `chattr` flags of something open, the last thing that is done to it: it may be immutable afterwards.
+/// Sets the `chattr` flags of a file or directory, the last thing that is done to it: it may be immutable afterwards.
+/// What it has and should not is cleared, too: flags that were there, or that its directory gave it.
 pub(crate) fn apply_flags(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted) {
-    if wanted.flags == 0 {
+    if !wanted.can_have_flags {
         return;
     }
     let set = |fd: &dyn std::os::fd::AsFd| -> io::Result<()> {
-        let have = dir::flags(fd.as_fd())?;
+        let have = match dir::flags(fd.as_fd()) {
+            // A file system without flags has none to clear.
+            Err(_) if wanted.flags == 0 => return Ok(()),
+            have => have?,
+        };
         let new = have & !dir::USER_FLAGS | wanted.flags;
         if new == have { Ok(()) } else { dir::set_flags(fd.as_fd(), new) }
     };
     let done = match object {
         Object::File(file) => set(file),
         Object::Dir(dir) => set(dir),
-        Object::Entry(dir, name) => dir.open_file(name).and_then(|file| set(&file)),
+        Object::Entry(dir, name) => match dir.open_file(name) {
+            Err(_) if wanted.flags == 0 => return,
+            file => file.and_then(|file| set(&file)),
+        },
     };
     done.unwrap_or_else(|e| run.warn(place.directory, place.name, "flags", &e));
 }
 
 /// Sets a directory's own metadata, when everything below it is done.
 pub(crate) fn finish_directory(run: &Run<'_>, directory: &Arc<Directory>) {
-    let Some(finish) = &directory.finish else { return };
+    let Some(finish) = &directory.finish else { return lock_again(run, directory) };
     let failed = |e: Error| run.error(&run.target.path_of(directory, b""), e);
     let dir = match run.target.open(directory) {
         Ok(dir) => dir,
@@ -264,4 +286,13 @@ pub(crate) fn finish_directory(run: &Run<'_>, directory: &Arc<Directory>) {
         Ok(()) => apply_flags(run, place, Object::Dir(&dir), &wanted),
         Err(e) => failed(Error::io("cannot set the directory's metadata", e)),
     }
+}
+
+/// A directory whose metadata is not restored gets back what was cleared to put something into it.
+fn lock_again(run: &Run<'_>, directory: &Directory) {
+    if directory.locks == 0 {
+        return;
+    }
+    let done = run.target.open(directory).and_then(|dir| locks::restore_dir(&dir, directory.locks));
+    done.unwrap_or_else(|e| run.warn(directory, b"", "flags", &e));
 }

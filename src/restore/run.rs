@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,12 +11,14 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Snapshot;
 use crate::observe::{Counter, Event, Observer};
 use crate::repo::tree::TreeReader;
+use crate::restore::links::Claims;
 use crate::restore::metadata;
 use crate::restore::owners::OwnerMap;
 use crate::restore::target::{Directory, Target};
 use crate::restore::{RestoreOptions, RestoreReport, shown};
 use crate::storage::leftovers::Writer;
-use crate::sys::{Dir, process};
+use crate::sys::dir::device_number;
+use crate::sys::{Dir, Stat, process};
 
 /// How often the same kind of warning is told one by one.
 const TOLD: u64 = 20;
@@ -64,6 +68,11 @@ pub(crate) struct Run<'a> {
     stopped: AtomicBool,
     told: Mutex<HashMap<&'static str, u64>>,
     devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
+    /// The device that was last found to have no `chattr` flags, plus one.
+    flagless: AtomicU64,
+    claims: Mutex<Option<Claims>>,
+    /// Links to what is immutable are made one at a time: it is not, meanwhile.
+    pub unlocking: Mutex<()>,
     /// Directories that lead to sources, by path; several sources may share them.
     shared: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
     writer: Writer,
@@ -103,6 +112,9 @@ impl<'a> Run<'a> {
             stopped: AtomicBool::new(false),
             told: Mutex::default(),
             devices: Mutex::default(),
+            flagless: AtomicU64::new(0),
+            claims: Mutex::default(),
+            unlocking: Mutex::default(),
             shared: Mutex::default(),
             writer: Writer::this_process(),
             open_files: AtomicUsize::new(0),
@@ -201,6 +213,29 @@ impl<'a> Run<'a> {
             let mut devices = self.devices.lock().unwrap_or_else(|e| e.into_inner());
             devices.entry(device).or_insert_with(|| dir.clone());
         }
+    }
+
+    /// Takes an inode with several names, which was there, for one entry; false when it is another's already.
+    pub(crate) fn claim(&self, stat: &Stat) -> Result<bool> {
+        let mut claims = self.claims.lock().unwrap_or_else(|e| e.into_inner());
+        let claims = claims.get_or_insert_with(|| Claims::new(self.scratch()));
+        claims.claim(stat).at(|| "cannot remember which hard links are in use".to_owned())
+    }
+
+    /// Where files without a name can be made: on the target's file system.
+    pub(crate) fn scratch(&self) -> Option<PathBuf> {
+        let root = self.target.root().filter(|_| !self.options.dry_run)?;
+        Some(PathBuf::from(format!("/proc/self/fd/{}", root.as_fd().as_raw_fd())))
+    }
+
+    /// Whether files of this device were found to have no `chattr` flags.
+    pub(crate) fn is_flagless(&self, device: (u32, u32)) -> bool {
+        self.flagless.load(Ordering::Relaxed) == device_number(device).wrapping_add(1)
+    }
+
+    /// Remembers that files of this device have no `chattr` flags.
+    pub(crate) fn note_flagless(&self, device: (u32, u32)) {
+        self.flagless.store(device_number(device).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// What is expected in all, for progress.

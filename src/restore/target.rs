@@ -40,6 +40,8 @@ pub(crate) struct Directory {
     pub clean: bool,
     /// What it gets at the end.
     pub finish: Option<Finish>,
+    /// `chattr` flags that it had and gets again at the end.
+    pub locks: u32,
     /// Device and inode, once it was opened.
     identity: OnceLock<((u32, u32), u64)>,
     /// The last directory in it that was opened: a way back to it while that one is open.
@@ -165,7 +167,7 @@ impl Target {
     ) -> Directory {
         let State { made, real, clean } = state;
         let (identity, below, holders) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(1));
-        Directory { id, parent, name, made, real, clean, finish, identity, below, holders }
+        Directory { id, parent, name, made, real, clean, finish, locks: 0, identity, below, holders }
     }
 
     /// A descriptor of `directory`: kept, or opened from the nearest one that is.

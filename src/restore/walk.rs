@@ -1,12 +1,11 @@
 //! The walk through a snapshot's tree: makes directories, judges what is there, and fills windows with jobs.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::error::{Error, Result};
-use crate::model::{Content, Directory as Model, Kind, LinkGroup, Node};
+use crate::model::{Content, Directory as Model, Kind, Node};
 use crate::repo::tree::Entry;
 use crate::restore::Source;
 use crate::restore::delete;
@@ -14,7 +13,9 @@ use crate::restore::entries;
 use crate::restore::execute::{Window, execute, feed};
 use crate::restore::existing::{self, Decision};
 use crate::restore::filter::{Filter, Verdict};
-use crate::restore::job::{FirstLink, Job};
+use crate::restore::job::Job;
+use crate::restore::links::{FirstLink, Groups};
+use crate::restore::locks;
 use crate::restore::metadata::{self, Object, Place, Wanted};
 use crate::restore::run::Run;
 use crate::restore::target::{Directory, Finish, State};
@@ -33,7 +34,8 @@ pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter
             window: Window::default(),
             levels: Vec::new(),
             path: Vec::new(),
-            links: HashMap::new(),
+            groups: Groups::new(run, source),
+            position: 0,
             seen: 0,
         };
         walker.run();
@@ -62,6 +64,8 @@ struct Level {
     /// What is in it, when the rest is to be removed; and how far it was looked at.
     listing: Option<(Listing, usize)>,
     path_len: usize,
+    /// Where it stands, reckoned from the source.
+    position: u64,
 }
 
 impl Level {
@@ -79,8 +83,9 @@ struct Walker<'r, 'a> {
     levels: Vec<Level>,
     /// The absolute path inside the snapshot.
     path: Vec<u8>,
-    /// The groups whose links are not all seen: the first, and how many are to come.
-    links: HashMap<LinkGroup, (Arc<FirstLink>, u32)>,
+    groups: Groups<'r>,
+    /// Where the entry that is visited stands, reckoned from the source.
+    position: u64,
     seen: u64,
 }
 
@@ -94,6 +99,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             }
             match self.next() {
                 Ok(Some(entry)) => {
+                    self.position = self.levels.last().map_or(0, |level| level.position) + entry.offset;
                     self.step(&entry.node().name);
                     self.visit(entry.node());
                     self.back();
@@ -142,9 +148,9 @@ impl<'r, 'a> Walker<'r, 'a> {
     }
 
     fn push(&mut self, node: Node, taken: bool, parent: bool) {
-        let path_len = self.path.len();
-        let blocked = false;
-        self.levels.push(Level { node, place: None, taken, parent, blocked, cursor: Cursor::Start, listing: None, path_len });
+        let (path_len, position, blocked) = (self.path.len(), self.position, false);
+        let (cursor, listing) = (Cursor::Start, None);
+        self.levels.push(Level { node, place: None, taken, parent, blocked, cursor, listing, path_len, position });
         if taken {
             self.place();
         }
@@ -288,15 +294,19 @@ impl<'r, 'a> Walker<'r, 'a> {
     fn enter_target(&self, level: &Level) -> Result<Option<Arc<Directory>>> {
         let target = &self.run.target;
         let made = target.made && self.source.number == 0;
-        let clean = match target.root() {
+        let (clean, locks) = match target.root() {
             Some(dir) => {
                 let stat = dir.stat_self().map_err(|e| Error::io("cannot look at the target", e))?;
                 self.run.touches(stat.device, dir);
-                is_clean(dir, &stat)
+                (is_clean(dir, &stat), locks::clear_dir(self.run, dir, &stat))
             }
-            None => true,
+            None => (true, 0),
         };
-        Ok(Some(target.directory(made && !level.parent, clean, self.finish(level, made))))
+        let mut place = target.directory(made && !level.parent, clean, self.finish(level, made));
+        if let Some(place) = Arc::get_mut(&mut place) {
+            place.locks = locks;
+        }
+        Ok(Some(place))
     }
 
     fn enter_below(&self, above: &Arc<Directory>, level: &Level) -> Result<Option<Arc<Directory>>> {
@@ -316,7 +326,8 @@ impl<'r, 'a> Walker<'r, 'a> {
                 run.counts.kept.add(1);
                 return Ok(None);
             }
-            Some(_) if !run.options.dry_run => {
+            Some(stat) if !run.options.dry_run => {
+                let _unlocked = locks::lift(run, &dir, name, &stat);
                 dir.remove(name).map_err(|e| Error::io("cannot remove what is in its place", e))?
             }
             _ => {}
@@ -355,6 +366,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                 run.touches(stat.device, &dir);
                 if let Some(place) = only {
                     place.clean = is_clean(&dir, stat);
+                    place.locks = locks::clear_dir(run, &dir, stat);
                 }
             }
             Err(e) => {
@@ -403,7 +415,10 @@ impl<'r, 'a> Walker<'r, 'a> {
             None => None,
         };
         let (first, known) = match node.link {
-            Some(group) => self.group(&group, place, node)?,
+            Some(group) => {
+                let (first, known) = self.groups.find(run, &group, place, self.position, node)?;
+                (Some(first), known)
+            }
             None => (None, false),
         };
         if known && first.as_ref().is_some_and(|first| first.kind != node.kind) {
@@ -413,10 +428,14 @@ impl<'r, 'a> Walker<'r, 'a> {
         let mut local = false;
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
             let wanted = Wanted::of(run, self.source.number, node)?;
-            match existing::decide(run.options.overwrite, dir, &node.name, node, &wanted, stat) {
+            match existing::decide(run, dir, &node.name, node, &wanted, stat) {
                 Decision::Keep => {
                     run.counts.kept.add(1);
                     return Ok(());
+                }
+                // It is another entry, of which this one is no link.
+                Decision::Same | Decision::Metadata if stat.links > 1 && !run.claim(stat)? => {
+                    local = stat.kind == FileKind::File && has_pieces(&node.kind);
                 }
                 Decision::Same => {
                     run.counts.unchanged.add(1);
@@ -424,7 +443,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                     return Ok(());
                 }
                 Decision::Metadata => {
-                    self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted)?;
+                    self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted, stat)?;
                     run.counts.metadata.add(1);
                     complete(&first, stat);
                     return Ok(());
@@ -441,10 +460,11 @@ impl<'r, 'a> Walker<'r, 'a> {
         Ok(())
     }
 
-    fn set_metadata(&self, place: Place<'_>, dir: &Dir, wanted: &Wanted) -> Result<()> {
+    fn set_metadata(&self, place: Place<'_>, dir: &Dir, wanted: &Wanted, there: &Stat) -> Result<()> {
         if self.run.options.dry_run {
             return Ok(());
         }
+        locks::clear(self.run, dir, place.name, there);
         let object = Object::Entry(dir, place.name);
         metadata::apply(self.run, place, object, wanted, false).map_err(|e| Error::io("cannot set its metadata", e))?;
         metadata::apply_flags(self.run, place, object, wanted);
@@ -454,30 +474,6 @@ impl<'r, 'a> Walker<'r, 'a> {
     fn feed(&mut self, job: Job<'r, 'a>) {
         let sender = &self.sender;
         feed(&mut self.window, &Arc::new(job), &mut |window| flush(sender, window));
-    }
-
-    /// The first link of a group, and whether it was met before.
-    fn group(&mut self, group: &LinkGroup, place: &Arc<Directory>, node: &Node) -> Result<(Option<Arc<FirstLink>>, bool)> {
-        if let Some((first, left)) = self.links.get_mut(group) {
-            let first = first.clone();
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.links.remove(group);
-            }
-            return Ok((Some(first), true));
-        }
-        let (directory, name, kind) = (place.clone(), node.name.clone(), node.kind.clone());
-        let first = Arc::new(FirstLink { directory, name, kind, inode: Default::default() });
-        let entry = match &self.source.snapshot.links {
-            Some(root) => self.run.tree.link(root, group)?,
-            None => None,
-        };
-        // A group that the table does not have is kept to the end.
-        let left = entry.map_or(u32::MAX, |entry| entry.count.saturating_sub(1));
-        if left > 0 {
-            self.links.insert(*group, (first.clone(), left));
-        }
-        Ok((Some(first), false))
     }
 
     fn later_link(&mut self, job: Job<'r, 'a>) {

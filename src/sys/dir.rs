@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{
+    self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 
 use crate::model::Timestamp;
@@ -77,6 +79,8 @@ pub struct Stat {
     pub links: u32,
     /// Device number of a device node.
     pub rdev: (u32, u32),
+    /// Whether it is immutable or append-only (`chattr` flags `i` and `a`), where the file system tells.
+    pub locked: bool,
 }
 
 /// The names in a directory, in one buffer.
@@ -136,12 +140,19 @@ pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
     | 0x0000_0020 // a: append only
     | 0x0000_0040 // d: no dump
     | 0x0000_0080 // A: no access time
+    | 0x0000_0400 // m: do not compress
     | 0x0000_4000 // j: data journal
     | 0x0000_8000 // t: no tail merging
     | 0x0001_0000 // D: synchronous directory
     | 0x0002_0000 // T: top of a hierarchy
     | 0x0080_0000 // C: no copy on write
     | 0x2000_0000; // P: project is inherited
+
+/// `i` and `a`: what has one of them cannot be changed, removed, renamed or linked until root clears it.
+pub const LOCKS: u32 = 0x0000_0010 | 0x0000_0020;
+
+/// `c`, `m` and `C`: they say how data is written, and a file system may take them only while a file is empty.
+pub const EARLY_FLAGS: u32 = 0x0000_0004 | 0x0000_0400 | 0x0080_0000;
 
 /// The longest path that is opened at once: below `PATH_MAX`.
 const LONGEST: usize = 3800;
@@ -538,6 +549,7 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         device: (s.stx_dev_major, s.stx_dev_minor),
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
+        locked: s.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
     })
 }
 

@@ -5,6 +5,7 @@ pub mod dir;
 pub mod mount;
 pub mod process;
 pub mod spool;
+pub mod table;
 pub mod terminal;
 pub mod users;
 pub mod xattr;

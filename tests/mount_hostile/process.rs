@@ -3,8 +3,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -60,6 +63,26 @@ impl Drop for Clears<'_> {
     }
 }
 
+/// Lists a directory, reads what is in it and asks for what is not, until that fails, or for as long as the kernel has
+/// all of it when `stop` says so.
+fn reader(path: PathBuf, stop: Arc<AtomicBool>) -> JoinHandle<io::Result<()>> {
+    std::thread::spawn(move || {
+        for round in 0.. {
+            for entry in fs::read_dir(&path)? {
+                fs::read(entry?.path())?;
+            }
+            match fs::metadata(path.join(format!("missing {round}"))) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => drop(other?),
+            }
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn killed_again_and_again() {
     let world = World::new();
@@ -67,15 +90,24 @@ fn killed_again_and_again() {
     let what = format!("latest:{}", shown(&world.at("src")));
     let point = world.at("point");
     let _clears = Clears(&world);
-    for round in 0..24 {
+    // Heavier, by hand: YESTER_TEST_KILLS=500.
+    let rounds = std::env::var("YESTER_TEST_KILLS").map_or(24, |number| number.parse().unwrap());
+    for round in 0..rounds {
         // The command has returned: the mount answers. Every third time it takes the place of a dead one.
         let served = Served::new(&world, &options, &[&what]);
         assert_eq!(fs::read_to_string(served.path("small")).unwrap(), "small", "round {round}");
         assert_eq!(children(served.pid), Vec::<String>::new(), "it left processes behind");
         let open = (round % 4 == 1).then(|| File::open(served.path("big")).unwrap());
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers = [(); 2].map(|()| reader(served.path(""), stop.clone()));
         send(served.pid, Signal::KILL);
         until(|| is_lost(&point) && !runs(served.pid));
-        assert!(is_no_connection(fs::read_dir(&point)));
+        // Nobody waits for what is gone, and nobody is told that it is not there.
+        stop.store(true, Ordering::Relaxed);
+        for ended in readers.map(|reader| reader.join().unwrap()) {
+            assert!(ended.is_ok() || is_no_connection(ended));
+        }
+        assert!(is_no_connection(fs::metadata(point.join("never asked for"))));
         if let Some(open) = &open {
             assert!(is_no_connection(open.read_at(&mut [0; 10], 1 << 20)));
         }

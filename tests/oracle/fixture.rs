@@ -51,6 +51,13 @@ impl Fixture {
     }
 }
 
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // What is immutable could not be removed.
+        crate::attributes::unlock_all(self.scratch.path());
+    }
+}
+
 /// Where the live tree stands in every snapshot: below `/` alone, whose metadata no other test changes.
 pub const BASE: [&[u8]; 1] = [b"live"];
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use yester::error::ErrorKind;
+use yester::model::Kind;
 use yester::observe::{Event, Observer};
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, restore};
 
@@ -212,6 +213,137 @@ fn links_are_made_again_where_they_were_lost() {
     part.restore_all(&RestoreOptions { exclude: vec!["a".into()], ..RestoreOptions::default() });
     let inode = |name| fs::metadata(part.path(name)).unwrap().ino();
     assert_eq!(inode("b"), inode("c"));
+}
+
+/// What is no link any more becomes an entry of its own, and a name outside stays a name of the same inode.
+#[test]
+fn one_inode_is_one_entry() {
+    let data = noise(1, 3 * CHUNK);
+    let file = |name| Spec::file(name, &data);
+    let pipe = |name| Spec::special(name, Kind::Fifo);
+    let linked =
+        me(Spec::dir("", vec![file("a").link(1), file("b").link(1), file("c").link(1), pipe("p").link(2), pipe("q").link(2)]));
+    let apart = me(Spec::dir("", vec![file("a"), file("b").link(1), file("c").link(1), pipe("p"), pipe("q")]));
+    let crossed = me(Spec::dir("", vec![file("a").link(1), file("b").link(2), file("c").link(1), pipe("p"), pipe("q")]));
+    let world = World::new(&linked);
+    world.restore_all(&RestoreOptions::default());
+    fs::hard_link(world.path("a"), world.place.path().join("outside")).unwrap();
+    let inode = |name: &str| fs::symlink_metadata(world.path(name)).unwrap().ino();
+    let shown = |name: &[u8]| yester::model::escape(name);
+    let first = inode("a");
+    for tree in [&apart, &crossed, &linked] {
+        let next = World::new(tree);
+        let request = yester::restore::RestoreRequest { target: world.target(), ..next.request(&[""]) };
+        let report = restore(&next.reader, &request, &RestoreOptions::default(), &next.warnings).unwrap();
+        assert!(report.is_complete(), "{:?}", next.warnings.all());
+        assert_tree(&world.target(), tree);
+        let groups: Vec<_> = tree.children.iter().map(|child| (child.node.link, &child.node.name)).collect();
+        for (one, other) in groups.iter().flat_map(|one| groups.iter().map(move |other| (one, other))) {
+            let linked = one.0.is_some() && one.0 == other.0 || one.1 == other.1;
+            assert_eq!(inode(&shown(one.1)) == inode(&shown(other.1)), linked, "{one:?} {other:?}");
+        }
+        assert_eq!(inode("a"), first, "what was right was made anew");
+        let again = restore(&next.reader, &request, &RestoreOptions::default(), &next.warnings).unwrap();
+        assert_eq!((again.files, again.links, again.others, again.unchanged), (0, 0, 0, 5));
+    }
+    assert_eq!(fs::metadata(world.place.path().join("outside")).unwrap().ino(), first);
+}
+
+/// More groups of hard links than are kept in memory.
+#[test]
+fn many_groups_of_links_are_remembered() {
+    let named = |letter: char| {
+        let name = |number: u8| {
+            if number % 7 == 3 {
+                Spec::file(&format!("{letter}{number}"), noise(number.into(), 200))
+            } else {
+                Spec::symlink(&format!("{letter}{number}"), "x")
+            }
+        };
+        Spec::dir(&letter.to_string(), (0..=255).map(|number| name(number).link(number)).collect())
+    };
+    let tree = me(Spec::dir("", vec![Spec::dir("d", vec![named('a'), named('b'), named('c')])]));
+    let little = RestoreOptions { memory: 1, ..RestoreOptions::default() };
+    let world = World::new(&tree);
+    assert_eq!(world.restore_all(&little).links, 512);
+    assert_tree(&world.target(), &tree);
+    assert_eq!(world.restore_all(&little).unchanged, 768);
+    // A part, under its path and beside another; and without the names that come first in the snapshot.
+    for exclude in [vec![], vec!["a*".to_owned()]] {
+        let part = World::new(&tree);
+        let options = RestoreOptions { exclude: exclude.clone(), ..little.clone() };
+        let report = part.try_restore(&["d", "d/a/a0"], &options).unwrap();
+        assert!(report.is_complete(), "{:?}", part.warnings.all());
+        let inode = |name: String| fs::symlink_metadata(part.path(&format!("d/{name}"))).unwrap().ino();
+        for number in 0..=255 {
+            assert_eq!(inode(format!("b/b{number}")), inode(format!("c/c{number}")));
+        }
+    }
+}
+
+/// Root restores over what is immutable or append-only, and leaves nothing unlocked that was not restored.
+#[test]
+fn what_is_locked_is_no_obstacle_for_root() {
+    let (immutable, append) = (0x10, 0x20);
+    let old = me(Spec::dir(
+        "",
+        vec![
+            Spec::dir("d", vec![Spec::file("changed", "1").flags(immutable), Spec::file("gone", "1").flags(append)])
+                .flags(immutable),
+            Spec::dir("gone", vec![Spec::file("in", "1").flags(immutable)]).flags(append),
+            Spec::file("was", "1").flags(immutable).link(1),
+            Spec::file("was too", "1").link(1).flags(immutable),
+            Spec::file("younger", "1").flags(immutable),
+        ],
+    ));
+    let new = me(Spec::dir(
+        "",
+        vec![
+            Spec::dir("d", vec![Spec::file("changed", "22"), Spec::file("more", "2")]),
+            Spec::file("was", "2"),
+            Spec::file("younger", "1").mtime(5, 0).flags(append),
+        ],
+    ));
+    let world = World::new(&old);
+    let flags =
+        |path: &std::path::Path| fs::File::open(path).and_then(yester::sys::dir::flags).unwrap_or(0) & (immutable | append);
+    let first = world.restore(&RestoreOptions::default());
+    if !first.is_complete() {
+        // Not every file system has flags, and only root sets these.
+        return assert_eq!(first.errors, 0);
+    }
+    assert_eq!(fs::metadata(world.path("was")).unwrap().nlink(), 2);
+    let outside = world.place.path().join("outside");
+    unlock(&world.path("was"));
+    fs::hard_link(world.path("was"), &outside).unwrap();
+    lock(&outside, immutable);
+    let next = World::new(&new);
+    let request = yester::restore::RestoreRequest { target: world.target(), ..next.request(&[""]) };
+    let options = RestoreOptions { delete: true, ..RestoreOptions::default() };
+    let report = restore(&next.reader, &request, &options, &next.warnings).unwrap();
+    assert!(report.is_complete(), "{:?}", next.warnings.all());
+    let all = ["d", "d/changed", "d/more", "was", "younger"].map(|name| flags(&world.path(name)));
+    assert_eq!((all, flags(&outside)), ([0, 0, 0, 0, append], immutable));
+    assert_tree(&world.target(), &new);
+    // What only leads to what is restored is as it was.
+    lock(&world.path("d"), immutable);
+    fs::write(world.path("was"), "3").unwrap();
+    let one = yester::restore::RestoreRequest { target: world.target(), ..next.request(&["d/more", "was"]) };
+    unlock(&world.path("d"));
+    fs::remove_file(world.path("d/more")).unwrap();
+    lock(&world.path("d"), immutable);
+    assert!(restore(&next.reader, &one, &options, &next.warnings).unwrap().is_complete(), "{:?}", next.warnings.all());
+    assert_eq!((world.read("d/more"), flags(&world.path("d"))), (b"2".to_vec(), immutable));
+    [outside, world.path("d"), world.path("younger")].iter().for_each(|path| unlock(path));
+}
+
+fn lock(path: &std::path::Path, flags: u32) {
+    let file = fs::File::open(path).unwrap();
+    yester::sys::dir::set_flags(&file, yester::sys::dir::flags(&file).unwrap() & !0x30 | flags).unwrap();
+}
+
+fn unlock(path: &std::path::Path) {
+    lock(path, 0);
 }
 
 /// Stops a run after so many events.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{IoContext, Result};
 use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentEntry;
 use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
 use crate::ingest::read::{BATCH, Task, is_small};
 use crate::ingest::sink::stopped;
 use crate::model::{Content, Kind, LinkGroup, Node};
+use crate::sys::table::key_of;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 /// How many files a batch may have.
@@ -37,7 +38,7 @@ impl Planner<'_> {
             record: record(&stat),
         });
         self.owners(&begun.node);
-        let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat);
+        let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat)?;
         if stat.kind == FileKind::File {
             self.walked.statistics.files += 1;
             self.walked.statistics.bytes += stat.size;
@@ -60,17 +61,17 @@ impl Planner<'_> {
     }
 
     /// Puts a file with several names into its group; answers whether an earlier name of it was met.
-    fn join_group(&mut self, node: &mut Node, stat: &Stat) -> bool {
-        let key = (crate::sys::dir::device_number(stat.device), stat.inode);
+    fn join_group(&mut self, node: &mut Node, stat: &Stat) -> Result<bool> {
+        let numbers = [crate::sys::dir::device_number(stat.device), stat.inode];
+        let key = key_of(numbers.map(u64::to_le_bytes).as_flattened());
         if let Some(group) = self.links.get(&key) {
-            node.link = Some(*group);
-            return true;
+            node.link = Some(LinkGroup(group));
+            return Ok(true);
         }
-        let mut id = [0; 16];
-        id.copy_from_slice(&blake3::hash(&self.path).as_bytes()[..16]);
-        self.links.insert(key, LinkGroup(id));
-        node.link = Some(LinkGroup(id));
-        false
+        let group = key_of(&self.path);
+        self.links.put(&key, &group).at(|| "cannot remember hard links".to_owned())?;
+        node.link = Some(LinkGroup(group));
+        Ok(false)
     }
 
     fn file(
