@@ -93,7 +93,7 @@ fn run(seed: u64) -> usize {
 /// Odd and even seeds, from `first` on. More of them, by hand: YESTER_TEST_SEEDS=20.
 fn run_all(first: u64) {
     let count = std::env::var("YESTER_TEST_SEEDS").map_or(1, |number| number.parse().expect("a number of seeds"));
-    let run_one = |seed| {
+    let run_one = |seed: u64| {
         eprintln!("seed {seed}");
         run(seed)
     };
