@@ -23,6 +23,8 @@ const LONGEST: u64 = 128 << 10;
 /// has cost nothing.
 const BYTES: u64 = 4 << 20;
 const FILES: u64 = 512;
+/// Readers of several directories are given to at once, each by one thread.
+const MOST_THREADS: usize = 4;
 /// Directories whose progress is remembered.
 const DIRECTORIES: usize = 64;
 
@@ -65,7 +67,7 @@ struct Progress {
 
 type Given = Mutex<VecDeque<Progress>>;
 
-/// The thread that gives.
+/// The threads that give.
 #[derive(Debug)]
 pub struct Push {
     kernel: Kernel,
@@ -78,15 +80,19 @@ fn lock(given: &Given) -> MutexGuard<'_, VecDeque<Progress>> {
 }
 
 impl Push {
-    /// Starts the thread; it ends with this.
+    /// Starts its threads; they end with this.
     pub fn new(below: Arc<Below>, kernel: Kernel) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(16);
         let given: Arc<Given> = Arc::default();
-        let worker = Worker { below, kernel: kernel.clone(), given: given.clone() };
-        std::thread::Builder::new()
-            .name("mount-push".to_owned())
-            .spawn(move || worker.work(&receiver))
-            .map_err(|e| Error::io("cannot start a thread", e))?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MOST_THREADS);
+        for _ in 0..threads {
+            let worker = Worker { below: below.clone(), kernel: kernel.clone(), given: given.clone() };
+            let receiver = receiver.clone();
+            std::thread::Builder::new()
+                .name("mount-push".to_owned())
+                .spawn(move || worker.work(&receiver))
+                .map_err(|e| Error::io("cannot start a thread", e))?;
+        }
         Ok(Push { kernel, given, jobs })
     }
 
