@@ -244,6 +244,23 @@ fn an_interrupted_ingest_is_130_and_leaves_no_snapshot() {
 }
 
 #[test]
+fn hard_links_hold_across_the_given_paths() {
+    let (world, options) = world();
+    world.file("src/one/file", "the same file");
+    fs::create_dir(world.at("src/two")).unwrap();
+    fs::hard_link(world.at("src/one/file"), world.at("src/two/other")).unwrap();
+    assert!(Command::new("mkfifo").arg(world.at("src/one/fifo")).status().unwrap().success());
+    fs::hard_link(world.at("src/one/fifo"), world.at("src/two/fifo")).unwrap();
+    world.run(&with(&options, &["ingest", "src/two", "src/one"])).ok();
+    world.run(&with(&options, &["restore", "latest", "--target", "out"])).ok();
+    let root = world.at("out").join(world.at("src").strip_prefix("/").unwrap());
+    let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(root.join(path)).unwrap());
+    assert_eq!(inode("one/file"), inode("two/other"));
+    assert_eq!(inode("one/fifo"), inode("two/fifo"));
+    assert_ne!(inode("one/file"), inode("one/fifo"));
+}
+
+#[test]
 fn stats_count_what_there_is() {
     let world = World::new();
     let options = world.repository();

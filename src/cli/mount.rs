@@ -39,6 +39,9 @@ pub struct MountArgs {
     /// Show everything as root's
     #[arg(long)]
     owner_root: bool,
+    /// Show no extended attributes and no ACLs: `cp -a` is then several times as fast
+    #[arg(long)]
+    no_xattrs: bool,
     /// Memory for decoded data, as in 256M
     #[arg(long, value_name = "SIZE", default_value = "66M", value_parser = units::parse_size)]
     memory: u64,
@@ -119,6 +122,7 @@ impl MountArgs {
             memory: self.memory,
             allow_other: self.allow_other,
             owner_root: self.owner_root,
+            without_xattrs: self.no_xattrs,
             extra: self.options.clone(),
             avoid: vec![context.place()?.path],
         };

@@ -68,7 +68,7 @@ const SCANNERS: usize = 4;
 /// How often a writer whose session was fenced begins again.
 const FENCED_TRIES: u32 = 5;
 /// Decoded frames and pages of the parent's trees.
-const PARENT_MEMORY: u64 = 12 << 20;
+const PARENT_MEMORY: u64 = 9 << 20;
 
 /// The time now.
 pub fn now() -> Timestamp {

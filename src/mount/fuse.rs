@@ -46,12 +46,13 @@ pub struct Adapter {
     workers: Workers,
     without_open: bool,
     without_opendir: bool,
+    without_xattrs: bool,
 }
 
 impl Adapter {
-    /// An adapter to `view` for a session of so many threads.
-    pub fn new(view: Arc<View>, threads: usize) -> Self {
-        Adapter { view, workers: Workers::new(threads), without_open: false, without_opendir: false }
+    /// An adapter to `view` for a session of so many threads, which may have been told to show no extended attributes.
+    pub fn new(view: Arc<View>, threads: usize, without_xattrs: bool) -> Self {
+        Adapter { view, workers: Workers::new(threads), without_open: false, without_opendir: false, without_xattrs }
     }
 
     /// Does what may have to wait for the storage.
@@ -190,7 +191,8 @@ impl Filesystem for Adapter {
             // What an older kernel lacks only costs speed.
             let _ = config.add_capabilities(flag);
         }
-        self.view.kernel_judges_acls(config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok());
+        let acls = !self.without_xattrs && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
+        self.view.kernel_judges_acls(acls);
         self.without_open = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         self.without_opendir = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         let _ = config.set_max_background(BACKGROUND);
@@ -306,6 +308,11 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if self.without_xattrs {
+            tracing::trace!(target: REQUESTS, what = "getxattr", ino = ino.0);
+            // "Not supported", once and for all: the kernel asks no more.
+            return reply.error(Errno::ENOSYS);
+        }
         let name = name.to_owned();
         self.work(move |view| match ask(view, "getxattr", ino, |view| view.getxattr(ino.0, name.as_bytes())) {
             Ok(value) => reply_sized(&value, size, reply),
@@ -314,9 +321,8 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if self.view.lacks_xattrs() {
+        if self.without_xattrs {
             tracing::trace!(target: REQUESTS, what = "listxattr", ino = ino.0);
-            // "Not supported", once and for all: the kernel asks no more.
             return reply.error(Errno::ENOSYS);
         }
         let root = req.uid() == 0;

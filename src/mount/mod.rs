@@ -25,7 +25,6 @@ mod fuse;
 pub mod inode;
 mod list;
 pub mod names;
-mod plain;
 pub mod point;
 mod prefetch;
 mod push;
@@ -51,6 +50,9 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Shows everything as root's.
     pub owner_root: bool,
+    /// Shows no extended attributes and no ACLs: the kernel then answers for them, and does not ask for those of every
+    /// file that is copied.
+    pub without_xattrs: bool,
     /// Bytes of decoded data and trees that are kept in memory.
     pub memory: u64,
     /// Further mount options, each as in `-o`.
@@ -66,6 +68,7 @@ impl Default for MountOptions {
             filter: Filter::default(),
             allow_other: false,
             owner_root: false,
+            without_xattrs: false,
             memory: 66 << 20,
             extra: Vec::new(),
             avoid: Vec::new(),

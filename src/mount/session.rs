@@ -61,7 +61,7 @@ pub fn mount(
     let view = Arc::new(View::open(repo, options)?);
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
-    let adapter = Adapter::new(view.clone(), config.n_threads.unwrap_or(1));
+    let adapter = Adapter::new(view.clone(), config.n_threads.unwrap_or(1), options.without_xattrs);
     let session = Session::new(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
     view.connect(Box::new(move |ino, offset, content| pusher.store(INodeNo(ino), offset, content)));

@@ -15,7 +15,6 @@ use crate::mount::attr::{Answer, Attr, DirEntry, Fault, Totals};
 use crate::mount::below::{Below, Dir, Found};
 use crate::mount::follow::{Follower, Node, State};
 use crate::mount::list::Watch;
-use crate::mount::plain::Plain;
 use crate::mount::prefetch::Prefetch;
 use crate::mount::push::Store;
 use crate::mount::root::{Change, Made, MadeDir, MadeKind, Mounted};
@@ -33,8 +32,6 @@ pub struct View {
     below: Arc<Below>,
     prefetch: Prefetch,
     shower: Shower,
-    /// Of a mount of one snapshot.
-    plain: Option<Arc<Plain>>,
 }
 
 impl View {
@@ -52,13 +49,12 @@ impl View {
         let mut watch = Watch::new(repo.clone(), options.filter.clone());
         let shown = watch.list()?;
         let top = options.scope.as_ref().map(|(name, path)| scope(&below, &shown, name, path)).transpose()?;
-        let plain = top.clone().map(|top| Arc::new(Plain::new(top)));
         let follower = match top {
             None => Follower::snapshots(watch, &shown)?,
             Some(top) => Follower::directory(top),
         };
         let prefetch = Prefetch::new(below.clone(), part * 8)?;
-        Ok(View { follower, below, prefetch, shower: Shower::new(options.owner_root), plain })
+        Ok(View { follower, below, prefetch, shower: Shower::new(options.owner_root) })
     }
 
     /// What was fetched and decoded so far.
@@ -295,12 +291,6 @@ impl View {
             Ok(at.is_none())
         })?;
         Ok(at)
-    }
-
-    /// Whether nothing that is shown, now and later, has an extended attribute of its source's. It takes a while to find
-    /// out, and begins with the first question; until then, and for a whole repository, the answer is no.
-    pub fn lacks_xattrs(&self) -> bool {
-        self.plain.as_ref().is_some_and(|plain| plain.is_known(&self.below))
     }
 
     /// The names of the extended attributes. The mount's own are not among them, so that copies and comparisons see

@@ -16,6 +16,9 @@ const TAIL: u64 = 256;
 const BUFFER: usize = 1 << 20;
 const SMALLEST: u64 = 256;
 
+/// Is shown keys and values.
+pub type Visit<'v, const V: usize, E> = dyn FnMut(&Key, &[u8; V]) -> Result<(), E> + 'v;
+
 /// What names a value: 16 bytes of a hash. Keys that are no hashes make a table slow and large.
 pub type Key = [u8; 16];
 
@@ -184,7 +187,7 @@ impl<const V: usize> Table<V> {
     }
 
     /// Calls `visit` with every key and value, in the order of the keys; an error of it ends that.
-    pub fn each<E>(&self, visit: &mut dyn FnMut(&Key, &[u8; V]) -> Result<(), E>) -> Result<(), E> {
+    pub fn each<E>(&self, visit: &mut Visit<'_, V, E>) -> Result<(), E> {
         // What stands without a gap is in no order; before and behind the gaps, it is.
         let mut together: Vec<(Key, [u8; V])> = Vec::new();
         for record in self.held.bytes().chunks_exact(Self::RECORD) {
@@ -200,7 +203,7 @@ impl<const V: usize> Table<V> {
         Self::flush(&mut together, visit)
     }
 
-    fn flush<E>(together: &mut Vec<(Key, [u8; V])>, visit: &mut dyn FnMut(&Key, &[u8; V]) -> Result<(), E>) -> Result<(), E> {
+    fn flush<E>(together: &mut Vec<(Key, [u8; V])>, visit: &mut Visit<'_, V, E>) -> Result<(), E> {
         together.sort_unstable_by_key(|(key, _)| *key);
         together.drain(..).try_for_each(|(key, value)| visit(&key, &value))
     }

@@ -33,7 +33,7 @@ impl Mounted {
             let (repo, place, shutdown) = (tiny.repo.clone(), point.path().to_owned(), shutdown.clone());
             std::thread::spawn(move || mount(&repo, &options, &place, &shutdown, move || ready.send(()).unwrap()))
         };
-        if is_ready.recv_timeout(Duration::from_secs(20)).is_err() {
+        if is_ready.recv_timeout(Duration::from_secs(60)).is_err() {
             panic!("the mount did not come up: {:?}", server.join());
         }
         Mounted { point, shutdown, server: Some(server) }
@@ -140,7 +140,7 @@ pub fn compare(path: &Path, tree: &Tree) {
 pub fn until(holds: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(15), "it did not happen");
+        assert!(start.elapsed() < Duration::from_secs(60), "it did not happen");
         std::thread::sleep(Duration::from_millis(50));
     }
     start.elapsed()
