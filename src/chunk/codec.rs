@@ -19,8 +19,9 @@ pub enum Compression {
 /// The level of [`Compression::Auto`]: two cores reach 1 GB/s with it, and 5 takes
 /// twice the time for 8 % less.
 pub const AUTO_LEVEL: i32 = 3;
-/// Entries of the compressor's table for differences, as a power of two: one for every third byte of a megabyte.
-const DELTA_TABLE: u32 = 19;
+/// Entries of the compressor's table for differences, as a power of two: at least one for every third byte of prefix and
+/// frame, within these. A table that is larger than that only costs: it is cleared for every frame.
+const DELTA_TABLE: std::ops::RangeInclusive<u32> = 14..=19;
 /// Bytes of one sample of the probe.
 const SAMPLE: usize = 4096;
 /// Samples of the probe, spread over the frame.
@@ -91,7 +92,9 @@ impl Encoder {
     pub fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let mut context = context(self.level)?;
         // The tables that a level has for a frame alone forget the beginning of a prefix before the frame begins.
-        for parameter in [CParameter::HashLog(DELTA_TABLE), CParameter::ChainLog(DELTA_TABLE - 1)] {
+        let table = ((plain.len() + prefix.len()) / 3).next_power_of_two().ilog2();
+        let table = table.clamp(*DELTA_TABLE.start(), *DELTA_TABLE.end());
+        for parameter in [CParameter::HashLog(table), CParameter::ChainLog(table - 1)] {
             context.set_parameter(parameter).map_err(zstd_error)?;
         }
         context.ref_prefix(prefix).map_err(zstd_error)?;

@@ -48,6 +48,10 @@ impl Deref for Chunk {
 
 type FrameKey = (PackId, u32);
 
+/// The share of the frame cache for what was asked for again. Every frame is asked for again, by the reads that follow in
+/// it, and then never: with most of the room for such, what is decoded ahead of readers would go before they come.
+const HOT: f64 = 0.3;
+
 /// How long a chunk that is not there is not looked for in new segments again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(2);
 
@@ -100,6 +104,7 @@ impl ChunkReader {
         let options = OptionsBuilder::new()
             .estimated_items_capacity((budget >> 17).max(16) as usize)
             .weight_capacity(budget)
+            .hot_allocation(HOT)
             // A shard must hold several of the largest frames.
             .shards(((budget >> 24) as usize).clamp(1, 8))
             .build()

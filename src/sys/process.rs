@@ -93,6 +93,8 @@ pub fn return_large_blocks() {
     #[allow(unsafe_code)]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        // What is freed at the end of the heap is asked for again by the next frame.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
     }
 }
 
