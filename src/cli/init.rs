@@ -50,7 +50,7 @@ pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
         out.finish()?;
     } else if !context.global.quiet {
         let mut out = Output::new();
-        out.line(&format!("made repository {} at {}", made.repo.id().short(), paths::shown(&place.path)))?;
+        out.line(&format!("made repository {} at {}", made.repo.id().short(), place.shown()))?;
         made.advice().iter().try_for_each(|line| out.line(line))?;
         out.finish()?;
     }
@@ -62,7 +62,10 @@ pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
 pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     let place = context.place()?;
     match context.storage(&place) {
-        Ok(storage) => return Repository::open(storage, &context.credential(&place)?).map(Arc::new),
+        Ok(storage) => {
+            let repo = Repository::open(storage, &context.credential(&place)?)?;
+            return Ok(Arc::new(context.with_cache(&place, repo)));
+        }
         Err(e) if e.kind() == ErrorKind::NoRepository && place.implied => {}
         Err(e) => return Err(e),
     }
@@ -72,7 +75,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
         out.json(&made.json(&place))?;
         out.finish()?;
     } else {
-        note(&format!("yester: made the default repository at {}", paths::shown(&place.path)));
+        note(&format!("yester: made the default repository at {}", place.shown()));
         made.advice().iter().for_each(|line| note(&format!("yester: {line}")));
     }
     Ok(made.repo)
@@ -91,7 +94,7 @@ impl Made {
         Initialized {
             message_type: "initialized",
             id: self.repo.id().to_string(),
-            path: JsonPath::new(paths::bytes(&place.path)),
+            path: JsonPath::new(&place.bytes()),
             key_file: self.key_file.as_deref().map(|file| lossy(paths::bytes(file))),
         }
     }
@@ -100,9 +103,11 @@ impl Made {
 /// Makes a repository at `place`; `key_file` is what to use when the user gave nothing.
 fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<Made> {
     // Before any question is asked and any key made.
-    check_free(&place.path)?;
+    if let Some(path) = place.local() {
+        check_free(path)?;
+    }
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
-    let storage = Arc::new(DirectoryStorage::create(&place.path)?);
+    let storage = context.new_storage(place)?;
     let repo = Repository::init(storage, &credential, &context::init_options())?;
     Ok(Made { repo: Arc::new(repo), key_file })
 }
@@ -134,5 +139,5 @@ fn new_credential(context: &Context, place: &Place, default: Option<PathBuf>) ->
                     not exist), --password-file or --password-command, or set YESTER_PASSWORD";
         return Err(Error::new(ErrorKind::Key, text));
     }
-    credential::new(origin, &place.path, "passphrase of the new repository: ")
+    credential::new(origin, place.local(), "passphrase of the new repository: ")
 }
