@@ -258,7 +258,10 @@ impl Line {
         }
         self.known.store(true, Ordering::Relaxed);
         if response.status().is_success() {
-            return Ok(Answer { response, _loaded });
+            return match said {
+                Some(VERSION) => Ok(Answer { response, _loaded }),
+                _ => Err(Fault::Final(Error::new(ErrorKind::Unsupported, other_version(said.unwrap_or_default())))),
+            };
         }
         let mut body = Vec::new();
         while let Ok(Some(Ok(frame))) = tokio::time::timeout(patience.wait(), response.body_mut().frame()).await {
@@ -270,6 +273,11 @@ impl Line {
         }
         Err(refused(response.status().as_u16(), &body))
     }
+}
+
+fn other_version(said: u32) -> String {
+    let older = if said > VERSION { "this program" } else { "the server" };
+    format!("the server speaks protocol {said} and this program {VERSION}: update {older}")
 }
 
 fn stranger(response: &Response<Incoming>) -> Error {
