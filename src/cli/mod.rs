@@ -57,7 +57,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let json = cli.global.json;
     // A server's log is what it is watched by.
-    let serves = matches!(cli.command, Command::Serve(_));
+    let serves = matches!(&cli.command, Command::Serve(args) if args.listens());
     progress::log(cli.global.verbose + u8::from(serves), in_background || serves);
     yester::sys::process::raise_file_limit();
     match dispatch(cli, in_background) {

@@ -153,6 +153,11 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Outcome> {
 }
 
 impl ServeArgs {
+    /// Whether it is a server that runs by itself.
+    pub fn listens(&self) -> bool {
+        self.command.is_none() && !self.stdio
+    }
+
     fn root(&self) -> Result<PathBuf> {
         let root = self.root.as_deref();
         paths::absolute(root.ok_or_else(|| Error::invalid("--root DIR is needed: the directory with the repositories"))?)

@@ -226,8 +226,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// What is wrong with a TLS connection, and what to do about it; `None` when it is not about trust, so that trying again
-/// may help.
+/// What is wrong with a TLS connection, and what to do about it; `None` where TLS is not what is wrong.
 pub fn explain(e: &io::Error) -> Option<String> {
     use rustls::{CertificateError as C, Error as E};
     let cause = e.get_ref()?.downcast_ref::<rustls::Error>()?;
@@ -236,9 +235,11 @@ pub fn explain(e: &io::Error) -> Option<String> {
         E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
             "its certificate is for another name: use the name that it is for, or --tls-fingerprint".to_owned()
         }
-        E::InvalidCertificate(C::UnknownIssuer) => "its certificate is signed by nobody that this system knows: give \
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
+            "its certificate is signed by nobody that this system knows: give \
             --tls-fingerprint with what yester serve printed when it started, or --cacert"
-            .to_owned(),
+                .to_owned()
+        }
         E::InvalidCertificate(other) => format!("its certificate is no good: {other}"),
         E::General(text) => text.clone(),
         E::InvalidMessage(_) => "what answers there does not speak TLS: it is not yester serve, or another port".to_owned(),
@@ -247,4 +248,10 @@ pub fn explain(e: &io::Error) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// Whether it is about whom to trust: then trying again does not help.
+pub fn is_about_trust(e: &io::Error) -> bool {
+    let cause = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)))
 }

@@ -69,7 +69,8 @@ fn nothing_committed_is_lost_and_the_next_run_completes() {
     let (cuts, mut chance) = (number("YESTER_CUTS", 9), Chance(number("YESTER_CUTS_SEED", 88_172_645_463_325_252)));
     let world = World::new();
     std::fs::create_dir(world.at("root")).unwrap();
-    let token = finish(&mut world.command(&["serve", "token", "create", "web", "--full", "-q", "--root", &shown(&world.at("root"))]));
+    let token =
+        finish(&mut world.command(&["serve", "token", "create", "web", "--full", "-q", "--root", &shown(&world.at("root"))]));
     let token = token.ok().text().trim().to_owned();
     let (mut server, fingerprint) = Killable::start(&world, 0);
     let proxy = Proxy::to(server.port);

@@ -12,7 +12,7 @@ use crate::support::*;
 const FAULTS: [Fault; 7] =
     [Fault::Cut, Fault::Reset, Fault::Stall, Fault::Truncate, Fault::Corrupt, Fault::Duplicate, Fault::Trickle];
 /// In the handshake, in the preface, at headers, in bodies of both directions, behind them.
-const PLACES: [u64; 9] = [0, 1, 300, 1500, 2500, 4000, 60_000, 250_000, 400_000];
+const PLACES: [u64; 7] = [0, 300, 1500, 2500, 4000, 250_000, 301_500];
 
 struct Net {
     server: Server,
@@ -79,7 +79,7 @@ fn after_one_fault_every_call_succeeds_and_nothing_is_wrong() {
         }
         hits += net.proxy.hits();
     }
-    assert!(hits > FAULTS.len() * PLACES.len(), "only {hits} connections met a fault");
+    assert!(hits > FAULTS.len() * PLACES.len() * 3 / 2, "only {hits} connections met a fault");
     // Whatever was stored is whole.
     for (name, size) in direct.list(Class::Packs).unwrap() {
         let found = read(&direct, &name).unwrap();
@@ -98,7 +98,9 @@ fn reads_go_on_where_they_were_cut() {
         for after in [100_000, 3 << 20, 7 << 20] {
             let client = net.client(Duration::from_secs(2)).unwrap();
             drop(client);
-            net.proxy.set(Plan { fault, after, up: false, connections: 2 });
+            // Each stall costs half of the patience.
+            let connections = if fault == Fault::Stall { 1 } else { 2 };
+            net.proxy.set(Plan { fault, after, up: false, connections });
             let client = net.client(Duration::from_secs(2)).unwrap();
             assert!(read(&client, &name).unwrap() == object, "{fault:?} after {after}");
             let mut part = Vec::new();

@@ -102,7 +102,8 @@ fn a_restricted_path_cannot_be_left() {
 #[test]
 fn a_far_side_without_yester_is_said() {
     let scratch = tempfile::tempdir().unwrap();
-    let options = yester::net::client::RemoteOptions { remote_program: "exit 7; yester".to_owned(), ..stdio_options(scratch.path(), "") };
+    let options =
+        yester::net::client::RemoteOptions { remote_program: "exit 7; yester".to_owned(), ..stdio_options(scratch.path(), "") };
     let e = RemoteStorage::open(&ssh_address(scratch.path()), &options).unwrap_err().to_string();
     assert!(e.contains("is yester installed there?") && e.contains('7'), "{e}");
     let options = yester::net::client::RemoteOptions { ssh: vec!["/nowhere/ssh".into()], ..options };

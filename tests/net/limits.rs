@@ -130,7 +130,8 @@ fn it_does_not_listen_to_others_without_tls_and_tokens() {
 fn health_and_counters() {
     let plain = Plain::with(|_| {});
     let (name, object) = pack(b"counted");
-    let put = plain.ask("PUT", &yester::net::protocol::object_path(&name), &format!("Content-Length: {}\r\n", object.len()), &object);
+    let put =
+        plain.ask("PUT", &yester::net::protocol::object_path(&name), &format!("Content-Length: {}\r\n", object.len()), &object);
     answers(&put, 201, "");
     assert!(plain.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ends_with("ok\n"));
     answers(&plain.say(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), 401, "token");
@@ -141,14 +142,19 @@ fn health_and_counters() {
     answers(&said, 200, &format!("yester_received_bytes_total {}\n", object.len()));
     assert!(said.contains("yester_objects_created_total 1\n") && said.contains("yester_unauthorized_total 1\n"), "{said}");
     // And for nothing else.
-    answers(&plain.say(asks.replace("/metrics", "/v1/repository").replace("Host: x", "Host: x\r\nyester-protocol: 1").as_bytes()), 403, "");
+    answers(
+        &plain.say(asks.replace("/metrics", "/v1/repository").replace("Host: x", "Host: x\r\nyester-protocol: 1").as_bytes()),
+        403,
+        "",
+    );
 }
 
 #[test]
 fn a_server_that_stops_ends_what_is_under_way() {
     let mut plain = Plain::with(|_| {});
     let (name, object) = pack(&noise(1, 200_000));
-    let head = format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &yester::net::protocol::object_path(&name)), object.len());
+    let head =
+        format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &yester::net::protocol::object_path(&name)), object.len());
     let mut stream = plain.connect();
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&object[..100_000]).unwrap();

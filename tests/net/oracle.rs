@@ -6,10 +6,10 @@ use yester::net::client::RemoteStorage;
 use yester::storage::Storage;
 
 use crate::capture::{self, assert_same};
+use crate::exits;
 use crate::fixture::{BASE, Fixture};
 use crate::generate::Live;
 use crate::support::*;
-use crate::exits;
 
 fn run(storage: Arc<dyn Storage>, seed: u64) {
     let fixture = Fixture::on(storage);

@@ -34,7 +34,8 @@ pub fn serve_options(root: &Path) -> ServeOptions {
         certificate: None,
         no_tls: false,
         names: Vec::new(),
-        limits: Limits::default(),
+        // Tests leave stalled connections behind.
+        limits: Limits { stopping: Duration::from_secs(1), ..Limits::default() },
     }
 }
 
@@ -119,7 +120,8 @@ pub fn fake_ssh(directory: &Path) -> Vec<OsString> {
 pub fn stdio_options(directory: &Path, more: &str) -> RemoteOptions {
     let program = env!("CARGO_BIN_EXE_yester");
     // What follows `yester` on the far side is ours to say: the rest of the options comes before it.
-    let remote_program = if more.is_empty() { program.to_owned() } else { format!("with() {{ {program} \"$@\" {more}; }}; with") };
+    let remote_program =
+        if more.is_empty() { program.to_owned() } else { format!("with() {{ {program} \"$@\" {more}; }}; with") };
     RemoteOptions { ssh: fake_ssh(directory), remote_program, timeout: Duration::from_secs(20), ..RemoteOptions::default() }
 }
 

@@ -88,7 +88,7 @@ impl Drop for Loaded<'_> {
 pub struct Answer<'a> {
     /// Status, headers, body.
     pub response: Response<Incoming>,
-    _loaded: Loaded<'a>,
+    loaded: Loaded<'a>,
 }
 
 impl Line {
@@ -114,7 +114,7 @@ impl Line {
     }
 
     /// Tries until there is an answer, patience is at its end, or trying again would not help.
-    pub async fn patiently<T>(&self, attempt: impl AsyncFn(&mut Patience) -> Result<T, Fault>) -> Result<T> {
+    pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut Patience) -> Result<T, Fault>) -> Result<T> {
         let mut patience = Patience::new(self.timeout);
         loop {
             let fault = match attempt(&mut patience).await {
@@ -169,6 +169,11 @@ impl Line {
         }
     }
 
+    /// Does not use the connection of an answer any more.
+    pub async fn give_up(&self, answer: &Answer<'_>) {
+        self.drop_connection(&answer.loaded).await;
+    }
+
     fn request(&self, ask: &Ask, body: Pieces) -> Result<Request<Pieces>, Fault> {
         let mut request = Request::builder()
             .method(ask.method.clone())
@@ -201,7 +206,10 @@ impl Line {
     ) -> Result<T, Fault> {
         match tokio::time::timeout(patience.wait(), answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(e)) => Err(Fault::broken(cause(&e))),
+            Ok(Err(e)) => {
+                self.drop_connection(loaded).await;
+                Err(Fault::broken(cause(&e)))
+            }
             Err(_) => {
                 self.drop_connection(loaded).await;
                 Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer")))
@@ -249,7 +257,7 @@ impl Line {
     async fn judge<'a>(
         &'a self,
         mut response: Response<Incoming>,
-        _loaded: Loaded<'a>,
+        loaded: Loaded<'a>,
         patience: &mut Patience,
     ) -> Result<Answer<'a>, Fault> {
         let said = response.headers().get(VERSION_HEADER).and_then(|v| v.to_str().ok()?.parse::<u32>().ok());
@@ -259,7 +267,7 @@ impl Line {
         self.known.store(true, Ordering::Relaxed);
         if response.status().is_success() {
             return match said {
-                Some(VERSION) => Ok(Answer { response, _loaded }),
+                Some(VERSION) => Ok(Answer { response, loaded }),
                 _ => Err(Fault::Final(Error::new(ErrorKind::Unsupported, other_version(said.unwrap_or_default())))),
             };
         }

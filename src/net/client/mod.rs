@@ -194,10 +194,13 @@ impl RemoteStorage {
     async fn frame(&self, answer: &mut Answer<'_>, patience: &mut Patience) -> Result<Option<bytes::Bytes>, Fault> {
         loop {
             let next = tokio::time::timeout(patience.wait(), answer.response.body_mut().frame()).await;
-            let stalled = |_| Fault::Broken(Error::new(ErrorKind::Io, "the server sends nothing more"));
-            let frame = match next.map_err(stalled)? {
-                None => return Ok(None),
-                Some(frame) => frame.map_err(|e| Fault::broken(transport::cause(&e)))?,
+            let frame = match next {
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame.map_err(|e| Fault::broken(transport::cause(&e)))?,
+                Err(_) => {
+                    self.line.give_up(answer).await;
+                    return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server sends nothing more")));
+                }
             };
             let Ok(bytes) = frame.into_data() else { continue };
             if let Some(rate) = &self.line.rates.1 {
@@ -266,12 +269,10 @@ impl RemoteStorage {
     }
 
     async fn get(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
-        let out = std::cell::RefCell::new(out);
-        self.line.patiently(async |patience| self.get_rest(name, range.as_ref(), &mut out.borrow_mut(), patience).await).await
+        self.line.patiently(async |patience| self.get_rest(name, range.as_ref(), out, patience).await).await
     }
 
     /// Reads what is not in `out` yet.
-    #[allow(clippy::await_holding_refcell_ref, reason = "one future at a time")]
     async fn get_rest(
         &self,
         name: &Name,

@@ -93,7 +93,10 @@ async fn connect_tls(host: &str, port: u16, config: Arc<rustls::ClientConfig>) -
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|_| Error::invalid(format!("{host} is no name of a host")))?;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| match tls::explain(&e) {
-        Some(text) => Fault::Final(Error::new(ErrorKind::Io, format!("the server cannot be trusted: {text}"))),
+        Some(text) if tls::is_about_trust(&e) => {
+            Fault::Final(Error::new(ErrorKind::Io, format!("the server cannot be trusted: {text}")))
+        }
+        Some(text) => Fault::NotSent(Error::new(ErrorKind::Io, text)),
         None => failed(e),
     })?;
     match stream.get_ref().1.alpn_protocol() {

@@ -168,7 +168,7 @@ impl Principal {
         if self.capabilities.contains(&capability) {
             return Ok(());
         }
-        let text = format!("the token may not {what}: it lacks the capability {}", capability.name());
+        let text = format!("this client may not {what}: it lacks the capability {}", capability.name());
         Err(Refusal::new(Code::Forbidden, text))
     }
 
@@ -195,7 +195,7 @@ impl Principal {
                 if hosted.owner(*id).map_err(|e| refuse(&e))?.is_some_and(|owner| owner == self.id) {
                     return Ok(());
                 }
-                let text = "the token may commit only under sessions that it has begun: others it would fence, which \
+                let text = "this client may commit only under sessions that it has begun: others it would fence, which \
                             takes the capability prune";
                 Err(Refusal::new(Code::Forbidden, text))
             }
@@ -215,8 +215,9 @@ impl Principal {
             return self.needs(Capability::Prune, &format!("delete from {}/", name.class().prefix()));
         };
         let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;
+        let is_own = owner.is_some_and(|owner| owner == self.id);
         // One that is gone already is nobody's.
-        if !self.can_prune() && owner.is_some_and(|owner| owner != self.id) {
+        if !self.can_prune() && !is_own && hosted.has(name) {
             self.needs(Capability::Prune, "end sessions of others")?;
         }
         self.needs(Capability::Put, "end a session").or_else(|_| self.needs(Capability::Prune, "end a session"))?;

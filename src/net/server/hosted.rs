@@ -71,7 +71,8 @@ impl Hosted {
     pub fn claim(&self, id: SnapshotId, who: &str) -> Result<bool> {
         match self.owner(id)? {
             Some(owner) if owner == who => return Ok(true),
-            Some(_) if self.has(&Name::Session(id)) => return Ok(false),
+            // Begun by somebody else, or on this machine and not by the server.
+            _ if self.has(&Name::Session(id)) => return Ok(false),
             _ => {}
         }
         let failed = || format!("cannot note who began session {}", id.short());

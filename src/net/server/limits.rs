@@ -70,8 +70,11 @@ pub struct Held(#[allow(dead_code, reason = "they are only held")] [OwnedSemapho
 pub struct Budget {
     total: Arc<Semaphore>,
     limits: Limits,
-    clients: Mutex<HashMap<(String, Option<u64>), Weak<Client>>>,
+    clients: Mutex<HashMap<ClientKey, Weak<Client>>>,
 }
+
+/// A token and its rate, which may be another when the token was made anew.
+type ClientKey = (String, Option<u64>);
 
 fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)

@@ -148,7 +148,7 @@ async fn delete(State(server): Shared, Path((first, second)): Path<(String, Stri
     blocking(move || {
         let failed = |e| refuse(&e);
         who.may_delete(&hosted, &name)?;
-        let size = hosted.storage.open_object(&name).and_then(|f| Ok(f.metadata().map_or(0, |m| m.len()))).unwrap_or(0);
+        let size = hosted.storage.open_object(&name).map_or(0, |f| f.metadata().map_or(0, |m| m.len()));
         // Durable when the client asks for a barrier.
         hosted.storage.delete(&name).map_err(failed)?;
         hosted.give_back(size);

@@ -175,11 +175,13 @@ pub async fn receive(
 ) -> Result<Created, Refusal> {
     let Incoming { name, length, content, quota } = incoming;
     let mut checker = Checker::new(name, length, content.as_deref())?;
-    if let Some(quota) = quota {
-        let hosted = hosted.clone();
-        blocking(move || hosted.reserve(length, quota)).await?;
-    }
-    let reserved = Reserved(hosted, if quota.is_some() { length } else { 0 });
+    let place = hosted.clone();
+    let needed = blocking(move || match quota {
+        // What is there already takes nothing more.
+        Some(quota) if !place.has(&name) => place.reserve(length, quota).map(|()| length),
+        _ => Ok(0),
+    });
+    let reserved = Reserved(hosted, needed.await?);
     let storage = hosted.storage.clone();
     let mut upload = blocking(move || Upload::begin(&storage, name).map_err(|e| refuse(&e))).await?;
     let mut inlet = Inlet { server, client, body, left: length, window: (Instant::now(), 0) };
