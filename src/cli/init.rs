@@ -8,6 +8,7 @@ use serde::Serialize;
 use yester::error::IoContext;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
+use yester::storage::{Class, Storage};
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -103,8 +104,9 @@ impl Made {
 /// Makes a repository at `place`; `key_file` is what to use when the user gave nothing.
 fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<Made> {
     // Before any question is asked and any key made.
-    if let Some(path) = place.local() {
-        check_free(path)?;
+    match place.local() {
+        Some(path) => check_free(path)?,
+        None => check_free_elsewhere(context, place)?,
     }
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
     let storage = context.new_storage(place)?;
@@ -114,7 +116,7 @@ fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<M
 
 fn check_free(path: &Path) -> Result<()> {
     if let Ok(storage) = DirectoryStorage::open(path)
-        && yester::storage::Storage::list(&storage, yester::storage::Class::Config).is_ok_and(|list| !list.is_empty())
+        && storage.list(Class::Config).is_ok_and(|list| !list.is_empty())
     {
         return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", paths::shown(path))));
     }
@@ -128,6 +130,18 @@ fn check_free(path: &Path) -> Result<()> {
             let text = format!("{} is not empty: a repository needs a directory of its own", paths::shown(path));
             Err(Error::new(ErrorKind::Exists, text))
         }
+    }
+}
+
+/// As [`check_free`], on another machine: what is in the way is a repository with something in it.
+fn check_free_elsewhere(context: &Context, place: &Place) -> Result<()> {
+    match context.storage(place) {
+        Err(e) if e.kind() == ErrorKind::NoRepository => Ok(()),
+        Err(e) => Err(e),
+        Ok(storage) => match storage.list(Class::Config)?.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", place.shown()))),
+        },
     }
 }
 

@@ -39,7 +39,7 @@ use transport::Target;
 /// The longest small answer.
 const LONGEST: usize = 1 << 20;
 /// Requests that are worth having under way on one connection.
-const PER_CONNECTION: usize = 4;
+const PER_CONNECTION: usize = 8;
 
 /// How to talk to a server.
 #[derive(Debug, Clone)]
