@@ -54,7 +54,7 @@ fn who_stands_still_is_cut() {
     let path = yester::net::protocol::object_path(&name);
     // No request, half a request, and half a body.
     let half = format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &path), object.len());
-    for begin in [Vec::new(), half[..40].as_bytes().to_vec(), [half.as_bytes(), &object[..50_000]].concat()] {
+    for begin in [Vec::new(), half.as_bytes()[..40].to_vec(), [half.as_bytes(), &object[..50_000]].concat()] {
         let mut stream = plain.connect();
         stream.write_all(&begin).unwrap();
         let mut said = Vec::new();
