@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The operating system refused or failed.
     Io,
+    /// Nobody can tell any more whether it happened: what was asked for may still come to be.
+    Unsettled,
     /// Somebody else is at work.
     Busy,
     /// A format version, feature or parameter that this program does not know.

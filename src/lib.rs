@@ -10,6 +10,7 @@
 //! | `storage` | the `Storage` trait; directory, memory, recorder | `model`, `sys` |
 //! | `repo` | packs, index, trees, snapshots on a storage; what this machine remembers of it | `storage`, `format`, `chunk`, `model`, `sys` |
 //! | `ingest`, `restore`, `mount` | the three verbs | `repo` and what it stands on |
+//! | `net` | our server, its client, ssh; the only room with tokio | `storage`, `format`, `model`, `sys` |
 //! | `sys` | the operating system; the only `unsafe` | `model` |
 //! | `error`, `observe` | leaves | nothing |
 //!
@@ -24,6 +25,7 @@ pub mod format;
 pub mod ingest;
 pub mod model;
 pub mod mount;
+pub mod net;
 pub mod observe;
 pub mod repo;
 pub mod restore;

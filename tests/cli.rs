@@ -247,9 +247,12 @@ fn without_a_home_a_repository_must_be_named() {
 #[test]
 fn other_kinds_of_repositories_are_named_and_secrets_are_not() {
     let world = World::new();
-    for name in ["https://backup.example:7070/web", "ssh://user@host/./web", "s3:https://ceph.example/bucket/web"] {
-        world.run(&["-r", name, "snapshots"]).fails(1, &["not supported by this version"]);
-        world.run(&["-r", name, "--key-file", "k", "init"]).fails(1, &["not supported by this version"]);
+    for command in [&["snapshots"][..], &["--key-file", "k", "init"]] {
+        let at = |name| [&["-r", name], command].concat();
+        world.run(&at("s3:https://ceph.example/bucket/web")).fails(1, &["not supported by this version"]);
+        world.run(&at("https://backup.example:7070/web")).fails(12, &["YESTER_TOKEN"]);
+        world.run(&at("https://backup.example:7070")).fails(2, &["https://HOST:PORT/NAME"]);
+        world.run(&at("ssh://-oProxyCommand=x/web")).fails(2, &["begin with -"]);
     }
     for name in [
         "https://user:geheim@host/web",

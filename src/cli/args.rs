@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, repair, restore, snapshots, stats, umount,
+    cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore, serve,
+    snapshots, stats, umount,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -55,6 +56,8 @@ pub struct Global {
     /// Use no cache
     #[arg(long, global = true)]
     pub no_cache: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 /// The commands. What help says of them stands at their options: a text here would take the place of both its parts, the
@@ -79,6 +82,7 @@ pub enum Command {
     Forget(Box<forget::ForgetArgs>),
     Prune(prune::PruneArgs),
     Key(key::KeyArgs),
+    Serve(Box<serve::ServeArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     /// Print the version

@@ -16,6 +16,7 @@ use yester::chunk::keys::Credential;
 use yester::error::IoContext;
 use yester::{Error, ErrorKind, Result};
 
+use super::credential::Token;
 use super::{credential, exit, paths};
 
 /// What a process that serves a mount for another one has as its first argument: no option, and in no help.
@@ -34,7 +35,7 @@ pub struct Started {
 }
 
 /// Starts this program again and returns when it has answered. `state` is the directory of its log.
-pub fn start(key: &Credential, state: Option<&Path>) -> Result<Started> {
+pub fn start(key: &Credential, token: Option<Token>, state: Option<&Path>) -> Result<Started> {
     let failed = || "cannot start the background process".to_owned();
     let program = std::env::current_exe().at(failed)?;
     let log = state.map(|dir| dir.join("mount.log"));
@@ -45,12 +46,12 @@ pub fn start(key: &Credential, state: Option<&Path>) -> Result<Started> {
     let mut command = Command::new(program);
     command.arg(MARK).args(arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     // It is handed the key, and may stay for months.
-    command.env_remove("YESTER_PASSWORD").env_remove("YESTER_NEW_PASSWORD");
+    command.env_remove("YESTER_PASSWORD").env_remove("YESTER_NEW_PASSWORD").env_remove("YESTER_TOKEN");
     let mut child = command.spawn().at(failed)?;
     let pid = child.id();
     if let Some(stdin) = child.stdin.take() {
         // A process that is gone already says so by its missing answer.
-        let _ = credential::hand_over(key, stdin);
+        let _ = credential::hand_over(key, token.as_ref(), stdin);
     }
     wait(&mut child, log.as_deref())?;
     Ok(Started { pid, log })
@@ -96,8 +97,8 @@ pub fn take_mark(arguments: &mut Vec<OsString>) -> bool {
     marked
 }
 
-/// Begins the work in the background: a session of its own, and the key that the starting process hands over.
-pub fn begin() -> Result<Credential> {
+/// Begins the work in the background: a session of its own, and the key and token that the starting process hands over.
+pub fn begin() -> Result<(Credential, Option<Token>)> {
     // Refused when this process leads a group already: then it has no terminal to lose either.
     let _ = yester::sys::process::detach();
     // Not through the buffer of standard input, which would keep a copy for ever.

@@ -1,23 +1,27 @@
 //! What every command stands on: the options, the places, and opening the repository.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::model::{RepositoryId, Timestamp};
+use yester::net::client::{RemoteOptions, RemoteStorage};
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository};
+use yester::storage::Storage;
 use yester::storage::directory::DirectoryStorage;
 use yester::sys::{process, users};
 use yester::{Error, ErrorKind, Result};
+use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::credential::{self, Options, Origin};
 use super::paths;
-use super::place::{Place, Places};
+use super::place::{Location, Place, Places};
+use super::remote;
 
 /// Decoded frames that a command which reads one thing after another keeps.
 const FRAMES: u64 = 24 << 20;
@@ -32,12 +36,14 @@ pub struct Context {
     pub global: Global,
     /// The user's directories.
     pub places: Places,
+    /// What a server is shown, when another process has said.
+    token: OnceLock<Option<Zeroizing<String>>>,
 }
 
 impl Context {
     /// Reads the environment; nothing is opened yet.
     pub fn new(global: Global) -> Self {
-        Context { global, places: Places::new(|name| std::env::var_os(name)) }
+        Context { global, places: Places::new(|name| std::env::var_os(name)), token: OnceLock::new() }
     }
 
     /// Which repository this is about.
@@ -51,15 +57,52 @@ impl Context {
         credential::given(&Options::of(&self.global), "YESTER_", |name| std::env::var_os(name))
     }
 
-    /// The repository's directory, whether or not it can be unlocked.
-    pub fn storage(&self, place: &Place) -> Result<Arc<DirectoryStorage>> {
-        DirectoryStorage::open(&place.path).map(Arc::new).map_err(|e| match e.kind() {
-            ErrorKind::NoRepository if place.implied => {
-                let text = "there is no repository yet: the first yester ingest PATH makes the default one";
-                Error::new(ErrorKind::NoRepository, format!("{text} at {}; --repo names another", paths::shown(&place.path)))
-            }
-            _ => e,
-        })
+    /// Where the repository's objects are, whether or not it can be unlocked.
+    pub fn storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
+        match &place.location {
+            Location::Local(path) => Ok(Arc::new(DirectoryStorage::open(path).map_err(|e| match e.kind() {
+                ErrorKind::NoRepository if place.implied => {
+                    let text = "there is no repository yet: the first yester ingest PATH makes the default one";
+                    Error::new(ErrorKind::NoRepository, format!("{text} at {}; --repo names another", place.shown()))
+                }
+                _ => e,
+            })?)),
+            Location::Remote(address) => Ok(Arc::new(RemoteStorage::open(address, &self.remote()?)?)),
+        }
+    }
+
+    /// How to talk to other machines.
+    fn remote(&self) -> Result<RemoteOptions> {
+        remote::options(&self.global, self.token()?)
+    }
+
+    /// What a server is shown: what the process that started this one handed over, else what the environment says.
+    pub fn token(&self) -> Result<Option<Zeroizing<String>>> {
+        match self.token.get() {
+            Some(token) => Ok(token.clone()),
+            None => credential::token(|name| std::env::var_os(name)),
+        }
+    }
+
+    /// Uses this token from now on.
+    pub fn hand_over(&self, token: Option<Zeroizing<String>>) {
+        let _ = self.token.set(token);
+    }
+
+    /// An empty place for a new repository.
+    pub fn new_storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
+        match &place.location {
+            Location::Local(path) => Ok(Arc::new(DirectoryStorage::create(path)?)),
+            Location::Remote(address) => Ok(Arc::new(RemoteStorage::create(address, &self.remote()?)?)),
+        }
+    }
+
+    /// The repository's objects, with `config/` and `keys/` made anew where they are gone.
+    pub fn storage_to_mend(&self, place: &Place) -> Result<Arc<dyn Storage>> {
+        match &place.location {
+            Location::Local(path) => Ok(Arc::new(DirectoryStorage::open_bereft(path)?)),
+            Location::Remote(_) => self.storage(place),
+        }
     }
 
     /// What unlocks the repository: what the user gave; else the default repository's key file; else an answer on
@@ -72,7 +115,7 @@ impl Context {
         if let Some(file) = default.as_ref().filter(|file| file.exists()) {
             return credential::load(&Origin::KeyFile(file.clone()));
         }
-        let shown = paths::shown(&place.path);
+        let shown = place.shown();
         if credential::can_ask() {
             return credential::ask(&format!("passphrase of {shown}: "));
         }
@@ -86,12 +129,16 @@ impl Context {
         let place = self.place()?;
         let storage = self.storage(&place)?;
         let repo = Repository::open(storage, &self.credential(&place)?)?;
-        // A copy of the index on this disk is worth it when the repository is on another machine's, or when asked for.
-        let wanted = self.global.cache_dir.is_some() || yester::sys::mount::is_remote(&place.path);
-        Ok(Arc::new(match self.cache(repo.id()).filter(|_| wanted) {
+        Ok(Arc::new(self.with_cache(&place, repo)))
+    }
+
+    /// The same repository with its cache, where that is of use: when it is on another machine, or when asked for.
+    pub fn with_cache(&self, place: &Place, repo: Repository) -> Repository {
+        let wanted = self.global.cache_dir.is_some() || place.local().is_none_or(yester::sys::mount::is_remote);
+        match self.cache(repo.id()).filter(|_| wanted) {
             Some(directory) => repo.with_cache(&directory, CACHE),
             None => repo,
-        }))
+        }
     }
 
     /// Where this repository's cache is; `None` when there is to be none.

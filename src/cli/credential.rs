@@ -24,6 +24,9 @@ const LIMIT: usize = 64 << 10;
 /// Secret bytes: overwritten when they go.
 pub type Secret = Zeroizing<Vec<u8>>;
 
+/// A token for a server.
+pub type Token = Zeroizing<String>;
+
 /// Where a credential comes from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -95,11 +98,11 @@ pub struct New {
 
 /// The credential of a repository that is made, or of a new slot of the one at `repository`. A key file that does not
 /// exist is made. `None` for `origin` asks on the terminal.
-pub fn new(origin: Option<Origin>, repository: &Path, prompt: &str) -> Result<New> {
+pub fn new(origin: Option<Origin>, repository: Option<&Path>, prompt: &str) -> Result<New> {
     match origin {
         Some(Origin::KeyFile(file)) => {
             let file = paths::absolute(&file)?;
-            if file.starts_with(repository) {
+            if repository.is_some_and(|repository| file.starts_with(repository)) {
                 let text = "is inside the repository: whoever gets hold of one would have the other";
                 return Err(Error::invalid(format!("the key file {} {text}", paths::shown(&file))));
             }
@@ -121,7 +124,7 @@ pub fn load(origin: &Origin) -> Result<Credential> {
             let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
             passphrase(read_line(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?)
         }
-        Origin::PasswordCommand(command) => passphrase(run(command)?),
+        Origin::PasswordCommand(command) => passphrase(run(command, "password")?),
         Origin::Password(password) => passphrase(password.clone()),
         Origin::KeyFile(path) => key_file(path),
     }
@@ -187,8 +190,8 @@ pub fn read_limited(from: impl Read) -> io::Result<Secret> {
     Ok(bytes)
 }
 
-fn run(command: &OsStr) -> Result<Secret> {
-    let failed = || "cannot run the password command".to_owned();
+fn run(command: &OsStr, what: &str) -> Result<Secret> {
+    let failed = || format!("cannot run the {what} command");
     let key = |e: Error| e.with_kind(ErrorKind::Key);
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -197,7 +200,7 @@ fn run(command: &OsStr) -> Result<Secret> {
     let status = child.wait().at(failed).map_err(key)?;
     let output = output.at(failed).map_err(key)?;
     if !status.success() {
-        return Err(Error::new(ErrorKind::Key, format!("the password command failed: {status}")));
+        return Err(Error::new(ErrorKind::Key, format!("the {what} command failed: {status}")));
     }
     Ok(output)
 }
@@ -245,8 +248,34 @@ fn key_text(key: &[u8; 32]) -> Zeroizing<[u8; 65]> {
     text
 }
 
-/// Writes a credential to the process that will serve a mount.
-pub fn hand_over(credential: &Credential, mut to: impl Write) -> io::Result<()> {
+/// The token for a server, after the variables of `get`: of a command, a file, or itself.
+pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>> {
+    let set = |name: &str| get(name).filter(|value| !value.is_empty());
+    let bytes = if let Some(command) = set("YESTER_TOKEN_COMMAND") {
+        run(&command, "token")?
+    } else if let Some(path) = set("YESTER_TOKEN_FILE") {
+        let what = || format!("cannot read the token file {}", paths::shown(Path::new(&path)));
+        File::open(&path).and_then(read_line).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?
+    } else if let Some(token) = set("YESTER_TOKEN") {
+        Zeroizing::new(token.into_vec())
+    } else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| yester::net::tokens::is_token(text));
+    let text = text.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Key,
+            "what YESTER_TOKEN, its file or its command gives is no token: yester serve token create makes one",
+        )
+    })?;
+    Ok(Some(Zeroizing::new(text.to_owned())))
+}
+
+/// Writes a credential and a token to the process that will serve a mount.
+pub fn hand_over(credential: &Credential, token: Option<&Token>, mut to: impl Write) -> io::Result<()> {
+    let token = token.map_or("", |token| token.as_str());
+    to.write_all(token.as_bytes())?;
+    to.write_all(b"\n")?;
     match credential {
         Credential::Passphrase(bytes) => to.write_all(b"P").and_then(|()| to.write_all(bytes)),
         Credential::KeyFile(key) => to.write_all(b"K").and_then(|()| to.write_all(key)),
@@ -254,15 +283,19 @@ pub fn hand_over(credential: &Credential, mut to: impl Write) -> io::Result<()> 
 }
 
 /// Reads what [`hand_over`] wrote.
-pub fn take_over(from: impl Read) -> Result<Credential> {
+pub fn take_over(from: impl Read) -> Result<(Credential, Option<Token>)> {
     yester::sys::process::protect_memory();
     let missing = || Error::new(ErrorKind::Key, "the process that asked for this mount handed no key over");
     let bytes = read_limited(from).map_err(|_| missing())?;
-    match bytes.split_first() {
-        Some((b'P', rest)) => passphrase(Zeroizing::new(rest.to_vec())),
-        Some((b'K', rest)) => rest.try_into().map(Credential::KeyFile).map_err(|_| missing()),
-        _ => Err(missing()),
-    }
+    let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(missing)?;
+    let (token, key) = bytes.split_at(end);
+    let token = std::str::from_utf8(token).map_err(|_| missing())?;
+    let credential = match key.get(1..).and_then(<[u8]>::split_first) {
+        Some((b'P', rest)) => passphrase(Zeroizing::new(rest.to_vec()))?,
+        Some((b'K', rest)) => rest.try_into().map(Credential::KeyFile).map_err(|_| missing())?,
+        _ => return Err(missing()),
+    };
+    Ok((credential, (!token.is_empty()).then(|| Zeroizing::new(token.to_owned()))))
 }
 
 #[cfg(test)]
@@ -307,8 +340,11 @@ mod tests {
     fn a_credential_survives_the_way_to_the_other_process() {
         for credential in [Credential::Passphrase(b"P\n\xff".to_vec()), Credential::KeyFile([b'K'; 32])] {
             let mut pipe = Vec::new();
-            hand_over(&credential, &mut pipe).unwrap();
-            let same = match (take_over(&pipe[..]).unwrap(), &credential) {
+            let token = matches!(credential, Credential::KeyFile(_)).then(|| Zeroizing::new("a token".to_owned()));
+            hand_over(&credential, token.as_ref(), &mut pipe).unwrap();
+            let (taken, same_token) = take_over(&pipe[..]).unwrap();
+            assert!(same_token == token);
+            let same = match (taken, &credential) {
                 (Credential::Passphrase(ref a), Credential::Passphrase(b)) => a == b,
                 (Credential::KeyFile(ref a), Credential::KeyFile(b)) => a == b,
                 _ => false,

@@ -34,7 +34,8 @@ pub enum Outcome {
 /// The exit code of an error.
 pub fn code(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::Unsupported => FAILED,
+        ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Corrupt | ErrorKind::Io => FAILED,
+        ErrorKind::Unsupported | ErrorKind::Unsettled => FAILED,
         ErrorKind::Invalid => USAGE,
         ErrorKind::NoRepository => NO_REPOSITORY,
         ErrorKind::Busy => BUSY,

@@ -155,7 +155,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
 
 /// What must never be ingested: the repository and the cache. State and configuration are the user's files.
 fn never(context: &Context, repo: &Repository) -> Result<Vec<PathBuf>> {
-    let mut never = vec![context.place()?.path];
+    let mut never: Vec<PathBuf> = context.place()?.local().map(std::path::Path::to_owned).into_iter().collect();
     never.extend(context.cache(repo.id()));
     for at in 0..never.len() {
         // The walk meets directories under their real names.

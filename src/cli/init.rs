@@ -8,6 +8,7 @@ use serde::Serialize;
 use yester::error::IoContext;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
+use yester::storage::{Class, Storage};
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -50,7 +51,7 @@ pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
         out.finish()?;
     } else if !context.global.quiet {
         let mut out = Output::new();
-        out.line(&format!("made repository {} at {}", made.repo.id().short(), paths::shown(&place.path)))?;
+        out.line(&format!("made repository {} at {}", made.repo.id().short(), place.shown()))?;
         made.advice().iter().try_for_each(|line| out.line(line))?;
         out.finish()?;
     }
@@ -62,7 +63,10 @@ pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
 pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     let place = context.place()?;
     match context.storage(&place) {
-        Ok(storage) => return Repository::open(storage, &context.credential(&place)?).map(Arc::new),
+        Ok(storage) => {
+            let repo = Repository::open(storage, &context.credential(&place)?)?;
+            return Ok(Arc::new(context.with_cache(&place, repo)));
+        }
         Err(e) if e.kind() == ErrorKind::NoRepository && place.implied => {}
         Err(e) => return Err(e),
     }
@@ -72,7 +76,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
         out.json(&made.json(&place))?;
         out.finish()?;
     } else {
-        note(&format!("yester: made the default repository at {}", paths::shown(&place.path)));
+        note(&format!("yester: made the default repository at {}", place.shown()));
         made.advice().iter().for_each(|line| note(&format!("yester: {line}")));
     }
     Ok(made.repo)
@@ -91,7 +95,7 @@ impl Made {
         Initialized {
             message_type: "initialized",
             id: self.repo.id().to_string(),
-            path: JsonPath::new(paths::bytes(&place.path)),
+            path: JsonPath::new(&place.bytes()),
             key_file: self.key_file.as_deref().map(|file| lossy(paths::bytes(file))),
         }
     }
@@ -100,16 +104,19 @@ impl Made {
 /// Makes a repository at `place`; `key_file` is what to use when the user gave nothing.
 fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<Made> {
     // Before any question is asked and any key made.
-    check_free(&place.path)?;
+    match place.local() {
+        Some(path) => check_free(path)?,
+        None => check_free_elsewhere(context, place)?,
+    }
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
-    let storage = Arc::new(DirectoryStorage::create(&place.path)?);
+    let storage = context.new_storage(place)?;
     let repo = Repository::init(storage, &credential, &context::init_options())?;
     Ok(Made { repo: Arc::new(repo), key_file })
 }
 
 fn check_free(path: &Path) -> Result<()> {
     if let Ok(storage) = DirectoryStorage::open(path)
-        && yester::storage::Storage::list(&storage, yester::storage::Class::Config).is_ok_and(|list| !list.is_empty())
+        && storage.list(Class::Config).is_ok_and(|list| !list.is_empty())
     {
         return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", paths::shown(path))));
     }
@@ -126,6 +133,18 @@ fn check_free(path: &Path) -> Result<()> {
     }
 }
 
+/// As [`check_free`], on another machine: what is in the way is a repository with something in it.
+fn check_free_elsewhere(context: &Context, place: &Place) -> Result<()> {
+    match context.storage(place) {
+        Err(e) if e.kind() == ErrorKind::NoRepository => Ok(()),
+        Err(e) => Err(e),
+        Ok(storage) => match storage.list(Class::Config)?.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", place.shown()))),
+        },
+    }
+}
+
 /// The credential of a new repository, and the key file that holds it.
 fn new_credential(context: &Context, place: &Place, default: Option<PathBuf>) -> Result<New> {
     let origin = context.given().or(default.map(Origin::KeyFile));
@@ -134,5 +153,5 @@ fn new_credential(context: &Context, place: &Place, default: Option<PathBuf>) ->
                     not exist), --password-file or --password-command, or set YESTER_PASSWORD";
         return Err(Error::new(ErrorKind::Key, text));
     }
-    credential::new(origin, &place.path, "passphrase of the new repository: ")
+    credential::new(origin, place.local(), "passphrase of the new repository: ")
 }

@@ -31,9 +31,11 @@ mod paths;
 mod place;
 mod progress;
 mod prune;
+mod remote;
 mod repair;
 mod restore;
 mod select;
+mod serve;
 mod signals;
 mod snapshots;
 mod stats;
@@ -54,7 +56,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(e) => return usage(&e, arguments.iter().any(|a| a == "--json")),
     };
     let json = cli.global.json;
-    progress::log(cli.global.verbose, in_background);
+    // A server's log is what it is watched by.
+    let serves = matches!(&cli.command, Command::Serve(args) if args.listens());
+    progress::log(cli.global.verbose + u8::from(serves), in_background || serves);
     yester::sys::process::raise_file_limit();
     match dispatch(cli, in_background) {
         Ok(Outcome::Done) => exit::DONE,
@@ -82,6 +86,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Man(args) => man::run(&context, &args),
         Command::Check(args) => check::run(&context, &args),
         Command::Stats(args) => stats::run(&context, &args),
+        Command::Serve(args) => serve::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }

@@ -83,7 +83,7 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
         serve(context, key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
         said?;
     } else {
-        let started = background::start(&key, context.places.state())?;
+        let started = background::start(&key, context.token()?, context.places.state())?;
         say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
     }
     Ok(Outcome::Done)
@@ -97,7 +97,10 @@ fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
             shutdown.trigger();
         }
     };
-    let served = background::begin().and_then(|key| serve(context, key, &args.plan(context)?, ready));
+    let served = background::begin().and_then(|(key, token)| {
+        context.hand_over(token);
+        serve(context, key, &args.plan(context)?, ready)
+    });
     if let Err(e) = &served {
         // Once the starting process has its answer, this one goes nowhere; the log has it.
         background::answer(Err(e));
@@ -124,7 +127,7 @@ impl MountArgs {
             owner_root: self.owner_root,
             without_xattrs: self.no_xattrs,
             extra: self.options.clone(),
-            avoid: vec![context.place()?.path],
+            avoid: context.place()?.local().map(Path::to_owned).into_iter().collect(),
         };
         Ok(Plan { mountpoint: paths::absolute(Path::new(mountpoint))?, options })
     }
@@ -134,8 +137,9 @@ impl MountArgs {
 /// `ready` is called when the mount answers.
 fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
     yester::sys::process::return_large_blocks();
-    let storage = context.storage(&context.place()?)?;
-    let repo = Arc::new(Repository::open(storage, &key)?);
+    let place = context.place()?;
+    let repo = Repository::open(context.storage(&place)?, &key)?;
+    let repo = Arc::new(context.with_cache(&place, repo));
     // A mount may stay for months: what a user types elsewhere too does not stay with it.
     drop(key);
     let shutdown = Shutdown::new();

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use yester::net::address::Address;
 use yester::{Error, ErrorKind, Result};
 
 use super::paths;
@@ -17,13 +18,48 @@ pub struct Places {
     cache: Option<PathBuf>,
 }
 
-/// A repository in a local directory.
+/// Where a repository is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// In a local directory, absolute.
+    Local(PathBuf),
+    /// On another machine.
+    Remote(Address),
+}
+
+/// A repository, as it was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Where it is, absolute.
-    pub path: PathBuf,
+    /// Where it is.
+    pub location: Location,
     /// Nobody named it: it is the user's default one, which `ingest` may make.
     pub implied: bool,
+}
+
+impl Place {
+    /// Its directory, if it is on this machine.
+    pub fn local(&self) -> Option<&Path> {
+        match &self.location {
+            Location::Local(path) => Some(path),
+            Location::Remote(_) => None,
+        }
+    }
+
+    /// For people.
+    pub fn shown(&self) -> String {
+        match &self.location {
+            Location::Local(path) => paths::shown(path),
+            Location::Remote(address) => address.to_string(),
+        }
+    }
+
+    /// For programs: the bytes of a path, or the text of an address.
+    pub fn bytes(&self) -> Vec<u8> {
+        match &self.location {
+            Location::Local(path) => paths::bytes(path).to_vec(),
+            Location::Remote(address) => address.to_string().into_bytes(),
+        }
+    }
 }
 
 impl Places {
@@ -67,40 +103,41 @@ impl Places {
     /// The repository that `name` means; without one, the default.
     pub fn find(&self, name: Option<&OsStr>) -> Result<Place> {
         match name {
-            None => Ok(Place { path: self.repository()?, implied: true }),
-            Some(name) => Ok(Place { path: local(name)?, implied: false }),
+            None => Ok(Place { location: Location::Local(self.repository()?), implied: true }),
+            Some(name) => Ok(Place { location: location(name)?, implied: false }),
         }
     }
 
     /// Whether `place` is the default repository, named or not.
     pub fn is_default(&self, place: &Place) -> bool {
-        place.implied || self.repository().is_ok_and(|path| path == place.path)
+        place.implied || self.repository().is_ok_and(|path| place.local() == Some(&path))
     }
 }
 
-/// The local path that a repository's name means. The name may hold a secret by mistake: it is not in any error.
-fn local(name: &OsStr) -> Result<PathBuf> {
+/// What a repository's name means. The name may hold a secret by mistake: it is not in any error.
+fn location(name: &OsStr) -> Result<Location> {
     let bytes = name.as_bytes();
     if bytes.is_empty() {
         return Err(Error::invalid("--repo has an empty value: give the path of a repository"));
     }
-    let Some(scheme) = scheme(bytes) else { return paths::absolute(Path::new(name)) };
+    let Some(scheme) = scheme(bytes) else { return paths::absolute(Path::new(name)).map(Location::Local) };
     if holds_secret(bytes, scheme) {
         let text = "the repository's name holds a password or token, where others can see it in the list of processes: \
                     leave it out and give it by YESTER_TOKEN, YESTER_TOKEN_FILE or YESTER_TOKEN_COMMAND";
         return Err(Error::invalid(text));
     }
-    let text = match scheme {
-        b"https" => "https://: a server's repositories are",
-        b"ssh" => "ssh://: repositories over ssh are",
-        b"s3" => "s3: repositories in object stores are",
-        _ => {
-            return Err(Error::invalid(
-                "this kind of repository name is unknown: give a path (./NAME for one with a colon), https://, ssh:// or s3:",
-            ));
+    let rest = bytes.get(scheme.len() + 3..).unwrap_or_default();
+    match scheme {
+        b"https" => Address::https(rest).map(Location::Remote),
+        b"ssh" => Address::ssh(rest).map(Location::Remote),
+        b"s3" => {
+            let text = "s3: repositories in object stores are not supported by this version: give a path, https:// or ssh://";
+            Err(Error::new(ErrorKind::Unsupported, text))
         }
-    };
-    Err(Error::new(ErrorKind::Unsupported, format!("{text} not supported by this version: give the path of a local directory")))
+        _ => Err(Error::invalid(
+            "this kind of repository name is unknown: give a path (./NAME for one with a colon), https://, ssh:// or s3:",
+        )),
+    }
 }
 
 /// What stands before `://`, or `s3`; `None` for a path.
@@ -146,15 +183,17 @@ mod tests {
 
     #[test]
     fn names_that_are_no_paths_are_told_apart() {
-        let kind = |name: &str| local(OsStr::new(name)).map_err(|e| e.kind());
-        assert_eq!(kind("/a/../b").unwrap(), Path::new("/b"));
-        assert!(kind("a:b").unwrap().ends_with("a:b"));
-        assert!(kind("./s3:x").unwrap().ends_with("s3:x"));
-        for unsupported in ["https://h:7070/web", "ssh://u@h/p", "s3:https://h/bucket/p"] {
-            assert_eq!(kind(unsupported), Err(ErrorKind::Unsupported), "{unsupported}");
+        let find = |name: &str| location(OsStr::new(name)).map(|location| Place { location, implied: false });
+        let kind = |name: &str| find(name).map_err(|e| e.kind());
+        assert_eq!(kind("/a/../b").unwrap().local().unwrap(), Path::new("/b"));
+        assert!(kind("a:b").unwrap().local().unwrap().ends_with("a:b"));
+        assert!(kind("./s3:x").unwrap().local().unwrap().ends_with("s3:x"));
+        for remote in ["https://h:7070/web", "ssh://u@h/p", "ssh://h/./p"] {
+            assert_eq!(kind(remote).unwrap().shown(), remote);
         }
-        for bad in ["", "ftp://h/p", "http://h"] {
-            assert_eq!(kind(bad), Err(ErrorKind::Invalid), "{bad}");
+        assert_eq!(kind("s3:https://h/bucket/p").unwrap_err(), ErrorKind::Unsupported);
+        for bad in ["", "ftp://h/p", "http://h", "http://h/p", "https://h", "ssh://-oX=y/p"] {
+            assert_eq!(kind(bad).unwrap_err(), ErrorKind::Invalid, "{bad}");
         }
         let secrets = [
             "https://u:geheim@h/p",
@@ -164,7 +203,7 @@ mod tests {
             "https://h/p?t=geheim",
         ];
         for secret in secrets {
-            let error = local(OsStr::new(secret)).unwrap_err();
+            let error = location(OsStr::new(secret)).unwrap_err();
             assert!(error.kind() == ErrorKind::Invalid && !error.to_string().contains("geheim"), "{error}");
         }
     }

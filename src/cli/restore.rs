@@ -121,7 +121,7 @@ impl RestoreArgs {
             numeric_ids: self.numeric_ids,
             sync: self.sync,
             dry_run: self.dry_run,
-            forbidden: vec![context.place()?.path],
+            forbidden: context.place()?.local().map(std::path::Path::to_owned).into_iter().collect(),
             stop: signals::stop_flag()?,
             ..RestoreOptions::default()
         })

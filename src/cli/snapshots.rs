@@ -1,13 +1,14 @@
 //! `snapshots`: a table a series, or a JSON line a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use yester::model::{Snapshot, SnapshotId, escape};
+use yester::model::{Snapshot, SnapshotId, Timestamp, escape};
 use yester::repo::local::LocalState;
 use yester::repo::{Repository, snapshots as repo_snapshots};
+use yester::storage::{Class, Name};
 use yester::{ErrorKind, Result};
 
 use super::context::Context;
@@ -35,13 +36,14 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     let (all, damaged) = repo_snapshots::list_with_damage(&repo)?;
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
     let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX));
+    let received = received(&repo)?;
     let mut out = Output::new();
     if context.global.json {
         let mut listed: Vec<&Snapshot> = series.values().flatten().copied().collect();
         listed.sort_by_key(|s| (s.time, s.id));
-        listed.into_iter().try_for_each(|s| out.json(&json(s)))?;
+        listed.into_iter().try_for_each(|s| out.json(&json(s, received.get(&s.id))))?;
     } else {
-        text(&mut out, &series, context.global.quiet)?;
+        text(&mut out, &series, &received, context.global.quiet)?;
     }
     out.finish()?;
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
@@ -81,12 +83,34 @@ fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize) -> Series<'a> {
     series
 }
 
-fn text(out: &mut Output, series: &Series<'_>, quiet: bool) -> Result<()> {
+/// When a server received each, by its own clock.
+type Received = HashMap<SnapshotId, Timestamp>;
+
+fn received(repo: &Repository) -> Result<Received> {
+    let received = repo.storage().received(Class::Snapshots)?;
+    Ok(received
+        .into_iter()
+        .filter_map(|(name, time)| if let Name::Snapshot(id) = name { Some((id, time)) } else { None })
+        .collect())
+}
+
+/// Clocks may differ by so many seconds.
+const SLACK: i64 = 300;
+/// Longer than an ingest takes, in seconds.
+const LONG: i64 = 86_400;
+
+/// Whether a snapshot says of itself what cannot be, given when it was received.
+fn differs(snapshot: &Snapshot, received: Timestamp) -> bool {
+    let (begin, end, received) = (snapshot.time.secs, snapshot.finished.secs, received.secs);
+    received < begin.saturating_sub(SLACK) || received > end.saturating_add(SLACK) || received > begin.saturating_add(LONG)
+}
+
+fn text(out: &mut Output, series: &Series<'_>, received: &Received, quiet: bool) -> Result<()> {
     let mut total = 0;
     for ((host, paths), snapshots) in series {
         let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
         out.line(&format!("{}: {}", escape(host), paths.join(", ")))?;
-        out.line(&table(snapshots).trim_fmt())?;
+        out.line(&table(snapshots, received).trim_fmt())?;
         out.line("")?;
         total += snapshots.len() as u64;
     }
@@ -97,7 +121,7 @@ fn text(out: &mut Output, series: &Series<'_>, quiet: bool) -> Result<()> {
     out.line(&format!("{count} in {} series", units::count(series.len() as u64)))
 }
 
-fn table(snapshots: &[&Snapshot]) -> Table {
+fn table(snapshots: &[&Snapshot], received: &Received) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["ID", "Time", "Files", "Size", "Tags"]);
     for snapshot in snapshots {
@@ -106,7 +130,10 @@ fn table(snapshots: &[&Snapshot]) -> Table {
         let mark = if statistics.errors > 0 { " (incomplete)" } else { "" };
         table.add_row([
             snapshot.id.short(),
-            units::local_time(snapshot.time),
+            match received.get(&snapshot.id).filter(|at| differs(snapshot, **at)) {
+                Some(at) => format!("{} (received {})", units::local_time(snapshot.time), units::local_time(*at)),
+                None => units::local_time(snapshot.time),
+            },
             units::count(statistics.files),
             units::size(statistics.bytes),
             format!("{}{mark}", tags.join(", ")),
@@ -136,6 +163,8 @@ struct JsonSnapshot {
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
     program_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    received: Option<String>,
     summary: JsonCounts,
 }
 
@@ -154,7 +183,7 @@ struct JsonCounts {
     errors: u64,
 }
 
-fn json(snapshot: &Snapshot) -> JsonSnapshot {
+fn json(snapshot: &Snapshot, received: Option<&Timestamp>) -> JsonSnapshot {
     let exact: Vec<Option<String>> = snapshot.paths.iter().map(|p| exact(p)).collect();
     let s = &snapshot.statistics;
     JsonSnapshot {
@@ -169,6 +198,7 @@ fn json(snapshot: &Snapshot) -> JsonSnapshot {
         tags: snapshot.tags.iter().map(|t| lossy(t)).collect(),
         parent: snapshot.parent.map(|p| p.to_string()),
         program_version: lossy(&snapshot.program),
+        received: received.map(|at| units::utc_time(*at)),
         summary: JsonCounts {
             backup_end: units::utc_time(snapshot.finished),
             files_new: s.files_new,

@@ -186,8 +186,9 @@ impl Tail {
 }
 
 /// Encodes a pack directory (the plain bytes; offsets follow from the stored lengths).
-pub fn encode_directory(entries: &[DirectoryEntry]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(entries.iter().map(|e| 16 + e.chunks.len() * 19).sum());
+pub fn encode_directory<'a>(entries: impl IntoIterator<Item = &'a DirectoryEntry, IntoIter: Clone>) -> Vec<u8> {
+    let entries = entries.into_iter();
+    let mut out = Vec::with_capacity(entries.clone().map(|e| 16 + e.chunks.len() * 19).sum());
     for entry in entries {
         encode_frame(&entry.frame, &mut out);
         out.varint(entry.chunks.len() as u64);

@@ -215,7 +215,7 @@ impl Storer<'_> {
         let frames = std::mem::take(&mut build.state().frames);
         let frames: Option<Vec<SealedFrame>> = frames.into_iter().collect();
         let frames = frames.ok_or_else(|| Error::corrupt("a pack lacks a frame that it was given"))?;
-        let stored = pack::store(&**self.repo.storage(), &build.key, frames)?;
+        let stored = pack::store(self.repo, &build.key, frames)?;
         match stored.kind {
             PackKind::Data => self.stored.data_packs += 1,
             PackKind::Tree => self.stored.tree_packs += 1,

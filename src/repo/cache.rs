@@ -1,32 +1,45 @@
-//! Copies of index segments on a local disk, for repositories that are far away.
+//! Copies of index segments and of frames with trees on a local disk, for repositories that are far away.
 //!
-//! A copy is the sealed object itself: every page of it carries its tag, so a copy that was damaged, cut or exchanged is
-//! noticed where it is read, thrown away, and read from the repository again. Nothing is decrypted on this disk, and
-//! nothing has to be believed. The directory may be deleted at any time.
+//! A copy is sealed bytes of the repository: every page and frame carries its tag, so a copy that was damaged, cut or
+//! exchanged is noticed where it is read, thrown away, and read from the repository again. Nothing is decrypted on this
+//! disk, and nothing has to be believed. The directory may be deleted at any time.
+//!
+//! A segment is copied whole. Of a pack of trees the frames that were read are kept, where they stand in the pack, in a
+//! file that is otherwise a hole.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
-use crate::model::SegmentId;
+use crate::model::{PackId, SegmentId};
 use crate::storage::{Name, Storage};
+use crate::sys::Dir;
 
 /// What tells backup programs to leave a cache out (https://bford.info/cachedir/).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Copies of a yester repository's index.\n";
 /// Bytes that are copied at once.
 const COPY: u64 = 4 << 20;
+/// Bytes that stay free on the disk, whatever the cap is.
+const FLOOR: u64 = 512 << 20;
+/// Bytes of frames after which the cap is looked at again.
+const LOOK: u64 = 4 << 20;
 
-/// A directory with copies of one repository's segments, never longer than its cap.
+/// A directory with copies of one repository's segments and trees, never longer than its cap.
 #[derive(Debug)]
 pub struct SegmentCache {
+    /// Of segments.
     directory: PathBuf,
+    /// Of frames of packs of trees.
+    trees: PathBuf,
     cap: u64,
+    /// Bytes of frames that were written since the cap was looked at; `u64::MAX`: there is no room for any.
+    written: AtomicU64,
     counter: AtomicU64,
     /// Held while files are made and removed, so that two threads do not both find room.
     room: Mutex<()>,
@@ -36,12 +49,16 @@ impl SegmentCache {
     /// The cache in `directory`, which is made; `None` when it cannot be: a cache costs speed, never an error.
     pub fn open(directory: &Path, cap: u64) -> Option<Self> {
         let segments = directory.join("index");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&segments).ok()?;
+        let trees = directory.join("trees");
+        for made in [&segments, &trees] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(made).ok()?;
+        }
         let tag = directory.join("CACHEDIR.TAG");
         if !tag.exists() {
             fs::write(tag, CACHEDIR_TAG).ok()?;
         }
-        Some(SegmentCache { directory: segments, cap, counter: AtomicU64::new(0), room: Mutex::new(()) })
+        let (written, counter, room) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
+        Some(SegmentCache { directory: segments, trees, cap, written, counter, room })
     }
 
     fn path(&self, id: &SegmentId) -> PathBuf {
@@ -87,27 +104,78 @@ impl SegmentCache {
         Some(file)
     }
 
-    /// Removes what was used longest ago until `size` more bytes fit; false when they never will.
+    /// Removes what was used longest ago until `size` more bytes fit, under the cap and above the floor; false when they
+    /// never will.
     fn make_room(&self, size: u64) -> bool {
-        let Ok(entries) = fs::read_dir(&self.directory) else { return false };
+        let Ok(free) = Dir::open(&self.directory).and_then(|dir| dir.space()) else { return false };
+        let Ok(entries) = [&self.directory, &self.trees].into_iter().map(fs::read_dir).collect::<Result<Vec<_>, _>>() else {
+            return false;
+        };
         let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
+            .into_iter()
+            .flatten()
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let metadata = entry.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+                Some((metadata.modified().ok()?, metadata.blocks() * 512, entry.path()))
             })
             .collect();
         files.sort();
-        let mut held: u64 = files.iter().map(|(_, len, _)| len).sum();
+        let held: u64 = files.iter().map(|(_, len, _)| len).sum();
+        let too_much = (held + size).saturating_sub(self.cap).max((FLOOR + size).saturating_sub(free.0));
+        let mut removed = 0;
         for (_, len, path) in files {
-            if held + size <= self.cap {
+            if removed >= too_much {
                 break;
             }
             if fs::remove_file(path).is_ok() {
-                held -= len;
+                removed += len;
             }
         }
-        held + size <= self.cap
+        removed >= too_much
+    }
+
+    fn tree_path(&self, pack: &PackId) -> PathBuf {
+        self.trees.join(pack.to_string())
+    }
+
+    /// Reads sealed bytes of a pack of trees into `out` (replaced), if they are kept. What comes must be checked.
+    pub fn read_tree(&self, pack: &PackId, range: &Range<u64>, out: &mut Vec<u8>) -> bool {
+        let Ok(file) = File::open(self.tree_path(pack)) else { return false };
+        let Some(len) = range.end.checked_sub(range.start).and_then(|len| usize::try_from(len).ok()) else { return false };
+        out.clear();
+        if out.try_reserve(len).is_err() {
+            return false;
+        }
+        out.resize(len, 0);
+        // Sealed bytes do not begin with so many zeros: that is a hole.
+        file.read_exact_at(out, range.start).is_ok() && out.iter().take(16).any(|byte| *byte != 0)
+    }
+
+    /// Keeps sealed bytes of a pack of trees.
+    pub fn keep_tree(&self, pack: &PackId, offset: u64, bytes: &[u8]) {
+        let written = self.written.load(Ordering::Relaxed);
+        if written == u64::MAX {
+            return;
+        }
+        let _held = self.room.lock().unwrap_or_else(|e| e.into_inner());
+        let mut sum = written + bytes.len() as u64;
+        if written == 0 || sum > LOOK {
+            if !self.make_room(LOOK + bytes.len() as u64) {
+                return self.written.store(u64::MAX, Ordering::Relaxed);
+            }
+            sum = 1;
+        }
+        self.written.store(sum, Ordering::Relaxed);
+        let open = File::options().write(true).create(true).truncate(false).mode(0o600).open(self.tree_path(pack));
+        if open.and_then(|file| file.write_all_at(bytes, offset)).is_err() {
+            self.drop_tree(pack);
+        }
+    }
+
+    /// Forgets a pack of trees: what was kept of it was not right.
+    pub fn drop_tree(&self, pack: &PackId) {
+        let _ = fs::remove_file(self.tree_path(pack));
     }
 }
 

@@ -116,6 +116,11 @@ impl Repository {
         self.scratch.as_deref()
     }
 
+    /// Copies on a local disk, if there are any.
+    pub fn cache(&self) -> Option<&SegmentCache> {
+        self.cache.as_deref()
+    }
+
     /// Where the bytes of an index segment of `size` bytes come from.
     pub fn segment_source(&self, id: SegmentId, size: u64) -> Source {
         Source::new(self.storage.clone(), self.cache.clone(), id, size)

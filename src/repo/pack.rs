@@ -11,7 +11,7 @@ use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
 use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId};
 use crate::repo::Repository;
-use crate::storage::{Created, Name, Storage};
+use crate::storage::{Created, Name};
 
 /// A pack's preamble and the key that it leads to.
 #[derive(Debug)]
@@ -287,33 +287,72 @@ pub struct StoredPack {
     pub entries: Vec<DirectoryEntry>,
 }
 
-/// Puts sealed frames together to a pack and stores it.
-pub fn store(storage: &dyn Storage, key: &PackKey, frames: Vec<SealedFrame>) -> Result<StoredPack> {
+/// How often a pack is made again under another name before its storage is given up.
+const NAMES: u32 = 5;
+
+/// Puts sealed frames together to a pack and stores it. When nobody can tell whether it was stored, it is sealed and named
+/// anew: a pack is never sent twice under one name (rule 3 of the protocol).
+pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> Result<StoredPack> {
+    let Preamble { kind, session, .. } = key.preamble;
     let mut offset = PREAMBLE as u64;
-    let mut parts: Vec<Vec<u8>> = Vec::with_capacity(frames.len() + 4);
-    let mut entries = Vec::with_capacity(frames.len());
-    parts.push(key.preamble.encode().to_vec());
-    for mut frame in frames {
+    for frame in &mut frames {
         frame.entry.frame.offset = offset;
         offset += frame.bytes.len() as u64;
-        parts.push(frame.bytes);
-        entries.push(frame.entry);
     }
-    let mut directory = pack::encode_directory(&entries);
-    key.key.seal(DIRECTORY_NONCE, &directory_aad(&key.preamble, entries.len() as u32), &mut directory)?;
-    let tail = Tail { directory: offset, directory_len: directory.len() as u32, frames: entries.len() as u32 };
-    parts.push(directory);
-    parts.push(tail.encode().to_vec());
+    let mut another;
+    let mut key = key;
+    for _ in 1..NAMES {
+        match store_once(repo, key, &frames, offset) {
+            Err(e) if e.kind() == ErrorKind::Unsettled => tracing::warn!(error = %e, "a pack is sent again, under another name"),
+            Ok((id, size)) => return Ok(stored(id, kind, size, frames)),
+            Err(e) => return Err(e),
+        }
+        let next = PackKey::generate(repo, kind, session)?;
+        frames.iter_mut().zip(0..).try_for_each(|(frame, number)| seal_again(key, &next, number, frame))?;
+        another = next;
+        key = &another;
+    }
+    store_once(repo, key, &frames, offset).map(|(id, size)| stored(id, kind, size, frames))
+}
+
+fn stored(id: PackId, kind: PackKind, size: u64, frames: Vec<SealedFrame>) -> StoredPack {
+    StoredPack { id, kind, size, entries: frames.into_iter().map(|frame| frame.entry).collect() }
+}
+
+/// Seals a frame of one pack for another, and looks whether it opens.
+fn seal_again(from: &PackKey, to: &PackKey, number: u32, frame: &mut SealedFrame) -> Result<()> {
+    let (info, nonce) = (&frame.entry.frame, u64::from(number));
+    let (mut plain, mut check) = (Vec::new(), Vec::new());
+    from.key.open_to(nonce, &from.preamble.frame_aad(number, info.codec, info.plain), &frame.bytes, &mut plain)?;
+    let mut sealed = plain.clone();
+    let aad = to.preamble.frame_aad(number, info.codec, info.plain);
+    to.key.seal(nonce, &aad, &mut sealed)?;
+    to.key.open_to(nonce, &aad, &sealed, &mut check)?;
+    if check != plain {
+        return Err(Error::corrupt("a frame does not open to what was sealed: the memory of this machine is not to be trusted"));
+    }
+    frame.bytes = sealed;
+    Ok(())
+}
+
+fn store_once(repo: &Repository, key: &PackKey, frames: &[SealedFrame], offset: u64) -> Result<(PackId, u64)> {
+    let mut directory = pack::encode_directory(frames.iter().map(|frame| &frame.entry));
+    key.key.seal(DIRECTORY_NONCE, &directory_aad(&key.preamble, frames.len() as u32), &mut directory)?;
+    let tail = Tail { directory: offset, directory_len: directory.len() as u32, frames: frames.len() as u32 };
+    let (preamble, tail) = (key.preamble.encode(), tail.encode());
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(frames.len() + 4);
+    parts.push(&preamble);
+    parts.extend(frames.iter().map(|frame| frame.bytes.as_slice()));
+    parts.extend([directory.as_slice(), &tail]);
     let mut hasher = blake3::Hasher::new();
     for part in &parts {
         hasher.update(part);
     }
     let id = PackId(*hasher.finalize().as_bytes());
-    parts.push(id.0.to_vec());
-    let size = parts.iter().map(|p| p.len() as u64).sum();
-    let slices: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    match storage.create(&Name::Pack(id), &slices)? {
-        Created::New => Ok(StoredPack { id, kind: key.preamble.kind, size, entries }),
+    parts.push(&id.0);
+    let size = parts.iter().map(|part| part.len() as u64).sum();
+    match repo.storage().create(&Name::Pack(id), &parts)? {
+        Created::New => Ok((id, size)),
         // The salt is new, so this cannot be: better to stop than to trust bytes that nobody here wrote.
         Created::Exists => Err(Error::new(ErrorKind::Exists, format!("a new pack's name {} is taken", id.short()))),
     }

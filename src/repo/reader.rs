@@ -215,7 +215,7 @@ impl ChunkReader {
                 other => return other,
             };
         }
-        let key = self.pack_key(id)?;
+        let key = self.pack_key(frame.pack.kind, id)?;
         self.open_frame(&key, frame, &prefix, plain)?;
         self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key);
         Ok(())
@@ -232,9 +232,14 @@ impl ChunkReader {
                 None => slot.insert(Working { decoder: Decoder::new()?, sealed: Vec::new(), scratch: Vec::new() }),
             };
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
-            self.repo.storage().read(&name, Some(range), &mut working.sealed)?;
-            key.decode(frame.number, &frame.info, &working.sealed, prefix, &mut working.decoder, &mut working.scratch, plain)
-                .map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+            let Working { decoder, sealed, scratch } = working;
+            let mut decode = |sealed: &[u8]| key.decode(frame.number, &frame.info, sealed, prefix, decoder, scratch, plain);
+            let kept = self.kept(frame.pack.kind, frame.pack.id, &range, sealed, |sealed| decode(sealed).is_ok());
+            if !kept {
+                self.repo.storage().read(&name, Some(range.clone()), sealed)?;
+                decode(sealed).map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+                self.keep(frame.pack.kind, frame.pack.id, range.start, sealed);
+            }
             self.counts.frames.add(1);
             self.counts.fetched.add(u64::from(frame.info.stored));
             self.counts.decoded.add(u64::from(frame.info.plain));
@@ -303,10 +308,39 @@ impl ChunkReader {
         Err(Error::corrupt(format!("chunk {name} has other content than its name says")))
     }
 
-    fn pack_key(&self, id: PackId) -> Result<Arc<PackKey>> {
-        let name = Name::Pack(id);
+    fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+        let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
         let mut first = Vec::new();
-        self.repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first)?;
+        if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
+            self.repo.storage().read(&name, Some(range), &mut first)?;
+            self.keep(kind, id, 0, &first);
+        }
         PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
+    }
+
+    /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.
+    fn kept(
+        &self,
+        kind: PackKind,
+        id: PackId,
+        range: &Range<u64>,
+        out: &mut Vec<u8>,
+        is_good: impl FnOnce(&[u8]) -> bool,
+    ) -> bool {
+        let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) else { return false };
+        if !cache.read_tree(&id, range, out) {
+            return false;
+        }
+        let good = is_good(out);
+        if !good {
+            cache.drop_tree(&id);
+        }
+        good
+    }
+
+    fn keep(&self, kind: PackKind, id: PackId, offset: u64, sealed: &[u8]) {
+        if let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) {
+            cache.keep_tree(&id, offset, sealed);
+        }
     }
 }

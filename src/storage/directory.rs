@@ -5,6 +5,7 @@
 //! pages and would report success the next time (the "fsyncgate" of 2018).
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::model::Timestamp;
 use crate::storage::leftovers::{self, Writer};
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
 use crate::sys::Dir;
@@ -47,6 +49,9 @@ pub struct DirectoryStorage {
     packs: Dir,
     /// Directories with names that are not durable yet, by number.
     dirty: Mutex<BTreeSet<usize>>,
+    /// Held during a barrier, so that nobody passes it on the strength of another's that is not done yet. True when one
+    /// has failed: what it was to make durable will never be known to be.
+    barrier: Mutex<bool>,
     counter: AtomicU64,
     /// Who writes, as temporary names say it.
     writer: Writer,
@@ -105,7 +110,8 @@ impl DirectoryStorage {
         packs.open_dir(b"00").map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
         let writer = Writer::this_process();
-        Ok(DirectoryStorage { path, classes, packs, dirty: Mutex::default(), counter: AtomicU64::new(0), writer })
+        let (dirty, barrier, counter) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Ok(DirectoryStorage { path, classes, packs, dirty, barrier, counter, writer })
     }
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
@@ -138,6 +144,56 @@ impl DirectoryStorage {
             _ => Class::ALL.iter().position(|c| *c == name.class()).unwrap_or_default(),
         };
         Ok((at, self.directory(at).at(|| format!("cannot open the directory of {name} in {}", self.describe()))?))
+    }
+
+    /// Notes that directory number `place` has names that are not durable.
+    pub(super) fn mark(&self, place: usize) {
+        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
+    }
+
+    /// Where a new object goes: the number of its directory, the directory, and a temporary name there.
+    pub(super) fn temporary(&self, name: &Name) -> Result<(usize, Dir, Vec<u8>)> {
+        let (at, place) = self.place(name)?;
+        let dir = match place {
+            Place::Kept(dir) => dir.try_clone().at(|| format!("cannot open the directory of {name} in {}", self.shown()))?,
+            Place::Opened(dir) => dir,
+        };
+        Ok((at, dir, self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// The path, for people.
+    pub(super) fn shown(&self) -> String {
+        crate::model::escape(bytes(&self.path))
+    }
+
+    /// Opens an object for reading.
+    pub fn open_object(&self, name: &Name) -> Result<File> {
+        let (_, dir) = self.place(name)?;
+        dir.open_file(name.leaf().as_bytes()).at(|| format!("cannot read {name} in {}", self.shown()))
+    }
+
+    /// Names, sizes, and times of the last change, of all objects of a class.
+    pub fn list_times(&self, class: Class) -> Result<Vec<(Name, u64, Timestamp)>> {
+        let failed = || format!("cannot list {}/ in {}", class.prefix(), self.shown());
+        let places = match Class::ALL.iter().position(|c| *c == class).unwrap_or_default() {
+            _ if class == Class::Packs => FIRST_SHARD..FIRST_SHARD + 256,
+            at => at..at + 1,
+        };
+        let mut out = Vec::new();
+        for place in places {
+            let dir = self.directory(place).at(failed)?;
+            let names = dir.list().at(failed)?;
+            for at in 0..names.len() {
+                let leaf = std::str::from_utf8(names.name(at)).ok();
+                let Some(name) = leaf.and_then(|leaf| Name::parse(class, leaf)) else { continue };
+                match dir.stat(names.name(at)) {
+                    Ok(stat) => out.push((name, stat.size, stat.mtime)),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io(failed(), e)),
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// The numbers of all directories.
@@ -203,7 +259,7 @@ impl Storage for DirectoryStorage {
         let temporary = self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed));
         match self.write(&dir, &temporary, leaf.as_bytes(), parts) {
             Ok(created) => {
-                self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
+                self.mark(place);
                 Ok(created)
             }
             Err(source) => {
@@ -233,26 +289,7 @@ impl Storage for DirectoryStorage {
     }
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
-        let failed = || format!("cannot list {}/ in {}", class.prefix(), self.describe());
-        let places = match Class::ALL.iter().position(|c| *c == class).unwrap_or_default() {
-            _ if class == Class::Packs => FIRST_SHARD..FIRST_SHARD + 256,
-            at => at..at + 1,
-        };
-        let mut out = Vec::new();
-        for place in places {
-            let dir = self.directory(place).at(failed)?;
-            let names = dir.list().at(failed)?;
-            for at in 0..names.len() {
-                let leaf = std::str::from_utf8(names.name(at)).ok();
-                let Some(name) = leaf.and_then(|leaf| Name::parse(class, leaf)) else { continue };
-                match dir.stat(names.name(at)) {
-                    Ok(stat) => out.push((name, stat.size)),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(Error::io(failed(), e)),
-                }
-            }
-        }
-        Ok(out)
+        Ok(self.list_times(class)?.into_iter().map(|(name, size, _)| (name, size)).collect())
     }
 
     fn delete(&self, name: &Name) -> Result<()> {
@@ -262,17 +299,23 @@ impl Storage for DirectoryStorage {
                 Err(Error::io(format!("cannot delete {name} in {}", self.describe()), e))
             }
             _ => {
-                self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
+                self.mark(place);
                 Ok(())
             }
         }
     }
 
     fn sync(&self) -> Result<()> {
+        let failed = || format!("cannot make new names durable in {}", self.describe());
+        let mut broken = self.barrier.lock().unwrap_or_else(|e| e.into_inner());
+        if *broken {
+            return Err(Error::new(ErrorKind::Io, format!("{}: that failed before", failed())));
+        }
         let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(|e| e.into_inner()));
         for place in dirty {
             let synced = self.directory(place).and_then(|dir| dir.sync());
-            synced.at(|| format!("cannot make new names durable in {}", self.describe()))?;
+            *broken = synced.is_err();
+            synced.at(failed)?;
         }
         Ok(())
     }
@@ -305,6 +348,6 @@ impl Storage for DirectoryStorage {
     }
 
     fn describe(&self) -> String {
-        crate::model::escape(bytes(&self.path))
+        self.shown()
     }
 }

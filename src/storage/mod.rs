@@ -7,12 +7,13 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::model::{PackId, SegmentId, SlotId, SnapshotId};
+use crate::model::{PackId, SegmentId, SlotId, SnapshotId, Timestamp};
 
 pub mod directory;
 pub(crate) mod leftovers;
 pub mod memory;
 pub mod record;
+pub mod upload;
 
 /// A class of objects: one prefix of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -170,7 +171,8 @@ pub struct Leftovers {
 /// A place for objects. Every call blocks; calls may come from several threads at once.
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Creates `name` with the concatenation of `parts`, if the name is free. The object appears whole or not at all,
-    /// and is durable after the next [`Storage::sync`].
+    /// and is durable after the next [`Storage::sync`]. [`ErrorKind::Unsettled`](crate::ErrorKind::Unsettled) says that
+    /// a pack may or may not come to be there: its name must not be used again (rule 3 of the protocol).
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created>;
 
     /// Reads an object, or a range of it, into `out` (replaced). A range that reaches beyond the end is damage.
@@ -200,6 +202,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Finds what writers that are known to be dead left of objects they did not finish, and with `remove` removes it.
     fn leftovers(&self, _remove: bool) -> Result<Leftovers> {
         Ok(Leftovers::default())
+    }
+
+    /// When a server received the objects of a class, by its own clock; nothing where there is no server.
+    fn received(&self, _class: Class) -> Result<Vec<(Name, Timestamp)>> {
+        Ok(Vec::new())
     }
 
     /// How many calls are worth having under way at once.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Timestamp;
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
 
 /// One call.
@@ -166,6 +167,10 @@ impl Storage for RecordingStorage {
 
     fn leftovers(&self, remove: bool) -> Result<Leftovers> {
         self.inner.leftovers(remove)
+    }
+
+    fn received(&self, class: Class) -> Result<Vec<(Name, Timestamp)>> {
+        self.inner.received(class)
     }
 
     fn concurrency(&self) -> usize {

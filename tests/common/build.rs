@@ -182,7 +182,7 @@ impl<'r> Chunks<'r> {
         let seal =
             |(number, frame): (usize, &PlainFrame)| sealer.seal(self.repo.keys(), &key, number as u32, frame, None).unwrap();
         let sealed = frames.iter().enumerate().map(seal).collect();
-        self.packs.push(store(&**self.repo.storage(), &key, sealed).unwrap());
+        self.packs.push(store(self.repo, &key, sealed).unwrap());
     }
 }
 

@@ -177,7 +177,7 @@ pub fn store_frames(repo: &Repository, kind: PackKind, session: SnapshotId, fram
     let mut sealer = FrameSealer::new(Encoder::new(Compression::Auto).unwrap()).unwrap();
     let seal = |(number, frame): (usize, &PlainFrame)| sealer.seal(repo.keys(), &key, number as u32, frame, None).unwrap();
     let sealed = frames.iter().enumerate().map(seal).collect();
-    store(&**repo.storage(), &key, sealed).unwrap()
+    store(repo, &key, sealed).unwrap()
 }
 
 /// A pack of which nothing need be right.

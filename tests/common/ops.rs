@@ -321,7 +321,7 @@ impl<'r> Writer<'r> {
         for (number, frame) in frames.iter().enumerate() {
             sealed.push(sealer.seal(self.repo.keys(), &key, number as u32, frame, Some(&deltas))?);
         }
-        pack::store(&**self.repo.storage(), &key, sealed).map(Some)
+        pack::store(self.repo, &key, sealed).map(Some)
     }
 }
 

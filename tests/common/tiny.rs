@@ -250,7 +250,7 @@ impl Pack {
         let mut sealer = FrameSealer::new(Encoder::new(Compression::Level(1)).unwrap()).unwrap();
         let sealed = self.frames.iter().enumerate();
         let sealed = sealed.map(|(n, frame)| sealer.seal(repo.keys(), &key, n as u32, frame, None).unwrap()).collect();
-        Some(store(&**repo.storage(), &key, sealed).unwrap())
+        Some(store(repo, &key, sealed).unwrap())
     }
 }
 

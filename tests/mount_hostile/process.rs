@@ -73,7 +73,9 @@ fn reader(path: PathBuf, stop: Arc<AtomicBool>) -> JoinHandle<io::Result<()>> {
             }
             match fs::metadata(path.join(format!("missing {round}"))) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => drop(other?),
+                other => {
+                    other?;
+                }
             }
             if stop.load(Ordering::Relaxed) {
                 break;

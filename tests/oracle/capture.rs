@@ -45,6 +45,9 @@ pub enum Births {
 /// A tree: paths relative to its root (empty for the root itself).
 pub type Tree = BTreeMap<Vec<u8>, Record>;
 
+/// Device and number.
+type Inode = ((u32, u32), u64);
+
 /// Reads a directory, of any depth.
 pub fn directory(root: &Path) -> Tree {
     let mut walk = Walk { tree: Tree::new(), inodes: HashMap::new() };
@@ -60,7 +63,7 @@ pub fn directory(root: &Path) -> Tree {
 
 struct Walk {
     tree: Tree,
-    inodes: HashMap<((u32, u32), u64), Vec<Vec<u8>>>,
+    inodes: HashMap<Inode, Vec<Vec<u8>>>,
 }
 
 impl Walk {

@@ -95,7 +95,7 @@ impl NewKeyArgs {
                         --new-password-file or --new-password-command, or set YESTER_NEW_PASSWORD";
             return Err(Error::new(ErrorKind::Key, text));
         }
-        credential::new(origin, &place.path, "new passphrase: ")
+        credential::new(origin, place.local(), "new passphrase: ")
     }
 
     fn label(&self) -> Option<Vec<u8>> {

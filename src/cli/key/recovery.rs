@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -14,7 +13,6 @@ use yester::format::recovery::Recovery;
 use yester::model::escape;
 use yester::repo::keyring::KeyRing;
 use yester::repo::recovery;
-use yester::storage::directory::DirectoryStorage;
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
@@ -104,7 +102,7 @@ fn page(place: &Place, recovery: &Recovery) -> Result<Zeroizing<String>> {
          printed     {}\n\n",
         config.repository,
         units::utc_time(config.created),
-        paths::shown(&place.path),
+        place.shown(),
         escape(&process::host_name()),
         units::utc_time(context::now()),
     );
@@ -135,13 +133,12 @@ fn with_text(context: &Context, place: &Place, file: &Path, new: &NewKeyArgs) ->
         return Err(Error::invalid(text));
     }
     let text = Recovery::read(&read(file)?)?;
-    let storage = Arc::new(DirectoryStorage::open_bereft(&place.path)?);
+    let storage = context.storage_to_mend(place)?;
     recovery::check(&*storage, &text)?;
     let new_key = new.credential(place)?;
     let number = recovery::restore_configuration(&*storage, &text)?;
     let id = recovery::add_slot(&*storage, &text, &new_key.credential, &slot(new.label()))?;
-    let mut lines =
-        vec![format!("added key slot {} to {}: a {}", id.short(), paths::shown(&place.path), kind(&new_key.credential))];
+    let mut lines = vec![format!("added key slot {} to {}: a {}", id.short(), place.shown(), kind(&new_key.credential))];
     lines.extend(advice(&new_key));
     lines.extend(written(number));
     say(context, &lines, &json(&text, Some(id.to_string()), number))?;
@@ -154,7 +151,7 @@ fn without_text(context: &Context, place: &Place, new: &NewKeyArgs) -> Result<Ou
             "without FILE nothing but a lost configuration is written: a new key is added by yester key add",
         ));
     }
-    let storage = Arc::new(DirectoryStorage::open_bereft(&place.path)?);
+    let storage = context.storage_to_mend(place)?;
     let credential = context.credential(place)?;
     let text = recovery::without_text(&*storage, &credential, ChunkerParameters::DEFAULT, context::now())?;
     let number = recovery::restore_configuration(&*storage, &text)?;

@@ -261,7 +261,7 @@ impl<'a> Repack<'a> {
             self.seal(kind, &frame)?;
         }
         let Some(build) = self.open[kind as usize - 1].take() else { return Ok(()) };
-        let stored = pack::store(&**self.repo.storage(), &build.key, build.frames)?;
+        let stored = pack::store(self.repo, &build.key, build.frames)?;
         self.done.packs += 1;
         self.done.bytes += stored.size;
         self.waiting.push(stored);

@@ -1,0 +1,91 @@
+//! How to talk to other machines: the options of `https://` and `ssh://`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use yester::net::client::RemoteOptions;
+use yester::net::tls::{Fingerprint, Trust};
+use yester::{Error, Result};
+
+use super::args::Global;
+use super::credential::Token;
+use super::units;
+
+/// Options for repositories on other machines.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Repositories on other machines")]
+pub struct RemoteArgs {
+    /// Trust the server whose certificate has this SHA-256 fingerprint, and no other [env: YESTER_TLS_FINGERPRINT]
+    #[arg(long, value_name = "HEX", global = true, conflicts_with = "cacert")]
+    pub tls_fingerprint: Option<String>,
+    /// Trust what the authorities in this PEM file have signed, and nothing else [env: YESTER_CACERT]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub cacert: Option<PathBuf>,
+    /// Connections to a server at once [default: 2]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub connections: Option<u16>,
+    /// Send at most so many bytes a second, as in 2M
+    #[arg(long, value_name = "SIZE", global = true, value_parser = rate)]
+    pub limit_upload: Option<u64>,
+    /// Receive at most so many bytes a second
+    #[arg(long, value_name = "SIZE", global = true, value_parser = rate)]
+    pub limit_download: Option<u64>,
+    /// Give up when nothing has moved for so many seconds [default: 60]
+    #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// The ssh program with its own options [env: YESTER_SSH_COMMAND] [default: ssh]
+    #[arg(long, value_name = "COMMAND", global = true)]
+    pub ssh_command: Option<String>,
+    /// What yester is called on the far side of ssh [env: YESTER_REMOTE_PROGRAM] [default: yester]
+    #[arg(long, value_name = "PROGRAM", global = true)]
+    pub remote_program: Option<String>,
+}
+
+/// Less than the least that a server puts up with makes no sense.
+fn rate(text: &str) -> Result<u64, String> {
+    match units::parse_size(text)? {
+        rate if rate >= 1024 => Ok(rate),
+        _ => Err("it must be at least 1K".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let digits = text.strip_suffix('s').unwrap_or(text);
+    match digits.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("it must be a number of seconds from 0.1 to 86400".to_owned()),
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(|v| v.into_string().map_err(|_| Error::invalid(format!("{name} is not text")))).transpose()
+}
+
+/// What the options and the environment say; an option beats every variable.
+pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
+    let args = &global.remote;
+    let default = RemoteOptions::default();
+    let mut trust = Trust { fingerprint: None, authorities: args.cacert.clone() };
+    let given = args.tls_fingerprint.is_some() || args.cacert.is_some();
+    let pinned = if given { args.tls_fingerprint.clone() } else { variable("YESTER_TLS_FINGERPRINT")? };
+    trust.fingerprint = pinned.as_deref().map(Fingerprint::parse).transpose()?;
+    if !given && trust.fingerprint.is_none() {
+        trust.authorities = std::env::var_os("YESTER_CACERT").filter(|v| !v.is_empty()).map(PathBuf::from);
+    }
+    let ssh = args.ssh_command.clone().map_or_else(|| variable("YESTER_SSH_COMMAND"), |c| Ok(Some(c)))?;
+    let ssh: Vec<OsString> = ssh.unwrap_or_default().split_whitespace().map(OsString::from).collect();
+    let remote = args.remote_program.clone().map_or_else(|| variable("YESTER_REMOTE_PROGRAM"), |p| Ok(Some(p)))?;
+    Ok(RemoteOptions {
+        token,
+        trust,
+        connections: args.connections.map_or(default.connections, usize::from),
+        timeout: args.timeout.unwrap_or(default.timeout),
+        limit_upload: args.limit_upload,
+        limit_download: args.limit_download,
+        ssh: if ssh.is_empty() { default.ssh } else { ssh },
+        remote_program: remote.unwrap_or(default.remote_program),
+    })
+}

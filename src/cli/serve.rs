@@ -1,0 +1,300 @@
+//! `serve`: repositories for other machines, and the tokens that let them in.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use yester::error::IoContext;
+use yester::model::Timestamp;
+use yester::net::protocol::{Capability, RepositoryName};
+use yester::net::server::limits::Limits;
+use yester::net::server::{ServeOptions, StdioOptions, Stop, listen, serve_stdio, tokens};
+use yester::net::tokens::{Grant, Token};
+use yester::{Error, Result};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::{Output, note};
+use super::{paths, units};
+
+/// Serve repositories to other machines
+///
+/// Serves the repositories in one directory over HTTPS, to those who show a token (see: yester serve token create). With
+/// --stdio it serves whoever is at the other end of its standard input and output: this is what ssh:// starts.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(subcommand)]
+    command: Option<ServeCommand>,
+    /// The directory with the repositories
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
+    listen: SocketAddr,
+    /// The server's certificates, PEM [default: one that it makes and signs itself]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Their private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Another name of this machine, for the certificate that is made
+    #[arg(long, value_name = "NAME")]
+    tls_name: Vec<String>,
+    /// Speak plain HTTP, to something on this machine that speaks TLS to the others
+    #[arg(long, conflicts_with = "tls_cert")]
+    no_tls: bool,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_connections: u32,
+    /// Cut clients that have not moved for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    idle_timeout: u32,
+    /// Serve standard input and output
+    #[arg(long, conflicts_with_all = ["listen", "tls_cert", "no_tls", "root"])]
+    stdio: bool,
+    /// With --stdio: only repositories in this directory
+    #[arg(long, value_name = "PATH", requires = "stdio")]
+    restrict_to: Vec<PathBuf>,
+    /// With --stdio: let nothing be forgotten or deleted
+    #[arg(long, requires = "stdio")]
+    append_only: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServeCommand {
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it, this once
+    Create(CreateArgs),
+    /// List the tokens
+    List,
+    /// Take a token back
+    Revoke {
+        /// The first digits of its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The repository that it is for; without one it can only be for metrics
+    #[arg(required_unless_present = "can")]
+    name: Option<String>,
+    /// What it may do, of put, get, list, prune, metrics [default: put,get,list, which is append-only]
+    #[arg(long, value_name = "CAPABILITY,…", value_delimiter = ',')]
+    can: Vec<String>,
+    /// Shorter for --can put,get,list,prune
+    #[arg(long, conflicts_with_all = ["can", "read_only"])]
+    full: bool,
+    /// Shorter for --can get,list
+    #[arg(long, conflicts_with = "can")]
+    read_only: bool,
+    /// The most that the repository may hold, as in 500G
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    quota: Option<u64>,
+    /// Bytes a second, as in 10M
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    rate: Option<u64>,
+    /// How long it is good, as in 90d
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    expires: Option<Duration>,
+    /// Whose it is
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+}
+
+#[derive(Serialize)]
+struct JsonToken<'a> {
+    message_type: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repository: Option<&'a str>,
+    capabilities: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+    created: String,
+    note: &'a str,
+}
+
+#[derive(Serialize)]
+struct JsonListening {
+    message_type: &'static str,
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_fingerprint: Option<String>,
+}
+
+/// Serves, or manages tokens.
+pub fn run(context: &Context, args: &ServeArgs) -> Result<Outcome> {
+    match &args.command {
+        Some(ServeCommand::Token(command)) => token(context, args, command)?,
+        None if args.stdio => {
+            let (restrict_to, append_only) = (args.restrict_to.clone(), args.append_only);
+            serve_stdio(StdioOptions { restrict_to, append_only }, Limits::default())?;
+        }
+        None => serve(context, args)?,
+    }
+    Ok(Outcome::Done)
+}
+
+impl ServeArgs {
+    /// Whether it is a server that runs by itself.
+    pub fn listens(&self) -> bool {
+        self.command.is_none() && !self.stdio
+    }
+
+    fn root(&self) -> Result<PathBuf> {
+        let root = self.root.as_deref();
+        paths::absolute(root.ok_or_else(|| Error::invalid("--root DIR is needed: the directory with the repositories"))?)
+    }
+}
+
+fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
+    let idle = Duration::from_secs(u64::from(args.idle_timeout.max(1)));
+    let limits = Limits { connections: args.max_connections.max(1) as usize, idle, ..Limits::default() };
+    let options = ServeOptions {
+        root: args.root()?,
+        listen: args.listen,
+        certificate: args.tls_cert.clone().zip(args.tls_key.clone()),
+        no_tls: args.no_tls,
+        names: args.tls_name.clone(),
+        limits,
+    };
+    let server = listen(options)?;
+    let stop = Stop::default();
+    let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
+    let (handle, trigger) = (signals.handle(), stop.clone());
+    let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.stop()));
+    let fingerprint = server.fingerprint.map(|f| f.to_string());
+    let mut out = Output::new();
+    if context.global.json {
+        let address = server.address.to_string();
+        out.json(&JsonListening { message_type: "listening", address, tls_fingerprint: fingerprint })?;
+    } else if !context.global.quiet {
+        out.line(&format!("listening on {}", server.address))?;
+        if let Some(fingerprint) = fingerprint {
+            out.line(&format!("clients trust this server by: --tls-fingerprint {fingerprint}"))?;
+        }
+    }
+    out.finish()?;
+    server.run(&stop);
+    handle.close();
+    let _ = waiter.join();
+    Ok(())
+}
+
+fn token(context: &Context, args: &ServeArgs, command: &TokenCommand) -> Result<()> {
+    let tokens = tokens(&args.root()?);
+    match command {
+        TokenCommand::Create(args) => {
+            let (token, text) = tokens.create(grant(args)?)?;
+            let mut out = Output::new();
+            if context.global.json {
+                out.json(&json("token_created", &token, Some(&text)))?;
+            } else {
+                out.line(&text)?;
+            }
+            out.finish()?;
+            if !context.global.quiet && !context.global.json {
+                note(&format!("yester: made token {}: this is the only time that it is shown", token.id));
+            }
+        }
+        TokenCommand::List => {
+            let mut out = Output::new();
+            for token in tokens.list()? {
+                match context.global.json {
+                    true => out.json(&json("token", &token, None))?,
+                    false => out.line(&line(&token))?,
+                }
+            }
+            out.finish()?;
+        }
+        TokenCommand::Revoke { id } => {
+            let token = tokens.revoke(id)?;
+            let mut out = Output::new();
+            match context.global.json {
+                true => out.json(&json("token_revoked", &token, None))?,
+                false => out.line(&format!("revoked token {}", token.id))?,
+            }
+            out.finish()?;
+        }
+    }
+    Ok(())
+}
+
+fn grant(args: &CreateArgs) -> Result<Grant> {
+    let mut capabilities = args.can.iter().map(|text| Capability::parse(text)).collect::<Result<Vec<_>>>()?;
+    if capabilities.is_empty() {
+        capabilities = match args.read_only {
+            true => vec![Capability::Get, Capability::List],
+            false => Capability::APPEND_ONLY.to_vec(),
+        };
+    }
+    if args.full {
+        capabilities.push(Capability::Prune);
+    }
+    let repository = args.name.as_deref().map(RepositoryName::parse).transpose()?;
+    if repository.is_none() && capabilities.iter().any(|c| *c != Capability::Metrics) {
+        return Err(Error::invalid("a token is for one repository: give its name (only metrics needs none)"));
+    }
+    let now = context::now().secs;
+    let lasts = args.expires.map(|time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    let expires = lasts.map(|lasts| now.saturating_add(lasts));
+    let note = args.note.clone();
+    Ok(Grant { repository, capabilities, quota: args.quota, rate: args.rate, expires, note, now })
+}
+
+fn time(secs: i64) -> Timestamp {
+    Timestamp { secs, nanos: 0 }
+}
+
+fn json<'a>(message_type: &'static str, token: &'a Token, text: Option<&'a str>) -> JsonToken<'a> {
+    JsonToken {
+        message_type,
+        id: &token.id,
+        token: text,
+        repository: token.repository.as_ref().map(RepositoryName::as_str),
+        capabilities: token.capabilities.iter().map(|c| c.name()).collect(),
+        quota: token.quota,
+        rate: token.rate,
+        expires: token.expires.map(|end| units::utc_time(time(end))),
+        created: units::utc_time(time(token.created)),
+        note: &token.note,
+    }
+}
+
+fn line(token: &Token) -> String {
+    let capabilities: Vec<&str> = token.capabilities.iter().map(|c| c.name()).collect();
+    let repository = token.repository.as_ref().map_or("-", RepositoryName::as_str);
+    let mut line =
+        format!("{}  {repository}  {}  made {}", token.id, capabilities.join(","), units::local_time(time(token.created)));
+    if let Some(quota) = token.quota {
+        line += &format!("  at most {}", units::size(quota));
+    }
+    if let Some(rate) = token.rate {
+        line += &format!("  {} a second", units::size(rate));
+    }
+    if let Some(end) = token.expires {
+        let word = if end <= context::now().secs { "expired" } else { "until" };
+        line += &format!("  {word} {}", units::local_time(time(end)));
+    }
+    if !token.note.is_empty() {
+        line += &format!("  {}", yester::model::escape(token.note.as_bytes()));
+    }
+    line
+}

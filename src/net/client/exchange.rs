@@ -1,0 +1,316 @@
+//! One request and its answer, on one of a few connections.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response};
+use tokio::sync::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::client::body::Pieces;
+use crate::net::client::fault::{Fault, Patience};
+use crate::net::client::transport::{Sender, Target, cause, connect};
+use crate::net::protocol::{Code, REPOSITORY_HEADER, Refusal, VERSION, VERSION_HEADER};
+use crate::net::rate::Rate;
+
+/// Bytes of an upload that are given to the connection at once.
+const PIECE: usize = 128 << 10;
+/// The longest body of a refusal.
+const LONGEST_REFUSAL: usize = 64 << 10;
+/// Attempts to connect to a server that never answered before.
+const FIRST_ATTEMPTS: u32 = 3;
+/// What Linux calls a disk or a quota that is full: callers know them by number.
+const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
+
+/// A connection, or the place for one.
+#[derive(Default)]
+struct Slot {
+    sender: Mutex<Option<Sender>>,
+    load: AtomicUsize,
+}
+
+/// What all requests to one repository share.
+pub struct Line {
+    target: Target,
+    /// What goes before the path.
+    authority: String,
+    repository: HeaderValue,
+    token: Option<HeaderValue>,
+    slots: Vec<Slot>,
+    /// Whether the server ever answered.
+    known: AtomicBool,
+    /// How long one waits for progress.
+    pub timeout: Duration,
+    /// Limits of bytes a second, up and down.
+    pub rates: (Option<Rate>, Option<Rate>),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The method.
+    pub method: Method,
+    /// The path.
+    pub path: String,
+    /// One more header.
+    pub header: Option<(&'static str, String)>,
+}
+
+impl Ask {
+    /// A request.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Ask { method, path: path.into(), header: None }
+    }
+
+    /// With a header.
+    pub fn with(mut self, name: &'static str, value: String) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+}
+
+/// Counts a request of a connection while it lives.
+struct Loaded<'a>(&'a Slot);
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer, and the load that it still is.
+pub struct Answer<'a> {
+    /// Status, headers, body.
+    pub response: Response<Incoming>,
+    loaded: Loaded<'a>,
+}
+
+impl Line {
+    /// A line to a repository.
+    pub fn new(target: Target, authority: String, repository: &str, token: Option<&str>, connections: usize) -> Result<Self> {
+        let header = |text: &str| HeaderValue::from_str(text);
+        let repository = header(repository).map_err(|_| Error::invalid("the repository's name cannot be sent"))?;
+        let token = token.map(|token| {
+            let value = zeroize::Zeroizing::new(format!("Bearer {token}"));
+            let mut value =
+                header(&value).map_err(|_| Error::new(ErrorKind::Key, "the token has characters that no token has"))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
+        let (known, timeout, rates) = (AtomicBool::new(false), Duration::from_secs(60), (None, None));
+        Ok(Line { target, authority, repository, token: token.transpose()?, slots, known, timeout, rates })
+    }
+
+    /// How many connections there may be.
+    pub fn connections(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Tries until there is an answer, patience is at its end, or trying again would not help.
+    pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut Patience) -> Result<T, Fault>) -> Result<T> {
+        let mut patience = Patience::new(self.timeout);
+        loop {
+            let fault = match attempt(&mut patience).await {
+                Ok(value) => return Ok(value),
+                Err(Fault::Final(e)) => return Err(e),
+                Err(fault) => fault,
+            };
+            self.rest(&mut patience, fault).await?;
+        }
+    }
+
+    /// Waits before the next attempt, or says why there is none.
+    pub async fn rest(&self, patience: &mut Patience, fault: Fault) -> Result<()> {
+        let pause = patience.pause();
+        let stranger = matches!(fault, Fault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
+        match pause {
+            Some(pause) if !stranger || patience.attempts() < FIRST_ATTEMPTS => {
+                tracing::info!(reason = %fault.error(), "trying again");
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            Some(_) => Err(fault.error()),
+            None => {
+                let seconds = patience.timeout().as_secs_f32();
+                let e = fault.error();
+                let kind = e.kind();
+                Err(Error::new(kind, format!("{e} (nothing moved for {seconds} seconds, the time of --timeout)")))
+            }
+        }
+    }
+
+    /// The connection with the least to do; new ones only when all others are busy.
+    async fn slot(&self, wait: Duration) -> Result<(Loaded<'_>, Sender), Fault> {
+        let least = self.slots.iter().min_by_key(|slot| slot.load.load(Ordering::Relaxed));
+        let slot = least.ok_or_else(|| Fault::broken("there is none"))?;
+        slot.load.fetch_add(1, Ordering::Relaxed);
+        let loaded = Loaded(slot);
+        let mut place = slot.sender.lock().await;
+        if let Some(sender) = place.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok((loaded, sender.clone()));
+        }
+        *place = None;
+        let sender = connect(&self.target, wait).await?;
+        *place = Some(sender.clone());
+        Ok((loaded, sender))
+    }
+
+    /// Does not use the connection of a request any more that got no answer: it may be dead without knowing.
+    async fn drop_connection(&self, loaded: &Loaded<'_>) {
+        if let Ok(mut place) = loaded.0.sender.try_lock() {
+            *place = None;
+        }
+    }
+
+    /// Does not use the connection of an answer any more.
+    pub async fn give_up(&self, answer: &Answer<'_>) {
+        self.drop_connection(&answer.loaded).await;
+    }
+
+    fn request(&self, ask: &Ask, body: Pieces) -> Result<Request<Pieces>, Fault> {
+        let mut request = Request::builder()
+            .method(ask.method.clone())
+            .uri(format!("https://{}{}", self.authority, ask.path))
+            .header(hyper::header::HOST, &self.authority)
+            .header(VERSION_HEADER, VERSION)
+            .header(REPOSITORY_HEADER, self.repository.clone());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.clone());
+        }
+        if let Some((name, value)) = &ask.header {
+            request = request.header(*name, value);
+        }
+        request.body(body).map_err(|e| Fault::Final(Error::invalid(format!("the request cannot be made: {e}"))))
+    }
+
+    /// Sends a request without a body.
+    pub async fn ask(&self, ask: &Ask, patience: &mut Patience) -> Result<Answer<'_>, Fault> {
+        let (loaded, mut sender) = self.slot(patience.wait()).await?;
+        let request = self.request(ask, Pieces::none())?;
+        let answered = self.answered(patience, &loaded, sender.send(request)).await?;
+        self.judge(answered, loaded, patience).await
+    }
+
+    async fn answered<T>(
+        &self,
+        patience: &Patience,
+        loaded: &Loaded<'_>,
+        answer: impl Future<Output = hyper::Result<T>>,
+    ) -> Result<T, Fault> {
+        match tokio::time::timeout(patience.wait(), answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => {
+                self.drop_connection(loaded).await;
+                Err(Fault::broken(cause(&e)))
+            }
+            Err(_) => {
+                self.drop_connection(loaded).await;
+                Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer")))
+            }
+        }
+    }
+
+    /// Sends a request with a body, in pieces.
+    pub async fn upload(&self, ask: &Ask, parts: &[&[u8]], patience: &mut Patience) -> Result<Answer<'_>, Fault> {
+        let (loaded, mut sender) = self.slot(patience.wait()).await?;
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        let (pieces, body) = Pieces::measured(length);
+        let request = self.request(ask, body)?;
+        let mut answer = std::pin::pin!(sender.send(request));
+        for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
+            if let Some(rate) = &self.rates.0 {
+                rate.take(piece.len()).await;
+                patience.progress(piece.len());
+            }
+            let room = async { pieces.send(Bytes::copy_from_slice(piece)).await.is_ok() };
+            tokio::select! {
+                biased;
+                taken = tokio::time::timeout(patience.wait(), room) => match taken {
+                    Ok(true) => patience.progress(piece.len()),
+                    // The connection has let go of the body: the answer says why.
+                    Ok(false) => break,
+                    Err(_) => {
+                        self.drop_connection(&loaded).await;
+                        return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server takes nothing more")));
+                    }
+                },
+                // A refusal need not wait for the rest of the body.
+                answered = &mut answer => {
+                    let answered = answered.map_err(|e| Fault::broken(cause(&e)))?;
+                    return self.judge(answered, loaded, patience).await;
+                }
+            }
+        }
+        drop(pieces);
+        let answered = self.answered(patience, &loaded, answer).await?;
+        self.judge(answered, loaded, patience).await
+    }
+
+    /// Whether an answer is of our server, and is one that helps.
+    async fn judge<'a>(
+        &'a self,
+        mut response: Response<Incoming>,
+        loaded: Loaded<'a>,
+        patience: &mut Patience,
+    ) -> Result<Answer<'a>, Fault> {
+        let said = response.headers().get(VERSION_HEADER).and_then(|v| v.to_str().ok()?.parse::<u32>().ok());
+        if said.is_none() {
+            return Err(Fault::Final(stranger(&response)));
+        }
+        self.known.store(true, Ordering::Relaxed);
+        if response.status().is_success() {
+            return match said {
+                Some(VERSION) => Ok(Answer { response, loaded }),
+                _ => Err(Fault::Final(Error::new(ErrorKind::Unsupported, other_version(said.unwrap_or_default())))),
+            };
+        }
+        let mut body = Vec::new();
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(patience.wait(), response.body_mut().frame()).await {
+            let Ok(bytes) = frame.into_data() else { continue };
+            body.extend_from_slice(&bytes);
+            if body.len() > LONGEST_REFUSAL {
+                break;
+            }
+        }
+        Err(refused(response.status().as_u16(), &body))
+    }
+}
+
+fn other_version(said: u32) -> String {
+    let older = if said > VERSION { "this program" } else { "the server" };
+    format!("the server speaks protocol {said} and this program {VERSION}: update {older}")
+}
+
+fn stranger(response: &Response<Incoming>) -> Error {
+    let kind = response.headers().get(CONTENT_TYPE).map(|v| crate::model::escape(v.as_bytes())).unwrap_or_default();
+    let text = format!("what answers there is not yester serve: it says {} {kind}", response.status());
+    Error::new(ErrorKind::Unsupported, text.trim_end().to_owned())
+}
+
+fn refused(status: u16, body: &[u8]) -> Fault {
+    // HEAD has no body: its status must do.
+    let code = match status {
+        401 => Code::Unauthorized,
+        403 => Code::Forbidden,
+        404 => Code::NotFound,
+        408 => Code::TooSlow,
+        429 => Code::TooMany,
+        503 => Code::Unavailable,
+        _ => Code::Failed,
+    };
+    let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal::new(code, format!("the server answers {status}")));
+    let text = format!("the server says: {}", crate::model::escape(refusal.message.as_bytes()));
+    match refusal.error {
+        Code::NoSpace => Fault::Final(Error::io(text, std::io::Error::from_raw_os_error(ENOSPC))),
+        Code::Quota => Fault::Final(Error::io(text, std::io::Error::from_raw_os_error(EDQUOT))),
+        Code::TooMany | Code::Unavailable | Code::TooSlow => Fault::Later(Error::new(ErrorKind::Io, text)),
+        code => Fault::Final(Error::new(code.kind(), text)),
+    }
+}

@@ -1,0 +1,119 @@
+//! What can go wrong with a request, and how long one waits.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind};
+
+/// Why a request has no answer that can be used.
+#[derive(Debug)]
+pub enum Fault {
+    /// It never reached the server.
+    NotSent(Error),
+    /// Nobody can tell whether it did, or what came of it.
+    Broken(Error),
+    /// The server asks to try again later.
+    Later(Error),
+    /// Trying again would not help.
+    Final(Error),
+}
+
+impl Fault {
+    /// The error behind it.
+    pub fn error(self) -> Error {
+        match self {
+            Fault::NotSent(e) | Fault::Broken(e) | Fault::Later(e) | Fault::Final(e) => e,
+        }
+    }
+
+    /// A connection that broke.
+    pub fn broken(what: impl std::fmt::Display) -> Self {
+        Fault::Broken(Error::new(ErrorKind::Io, format!("the connection broke: {what}")))
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(e: Error) -> Self {
+        Fault::Final(e)
+    }
+}
+
+/// The least rate that counts as progress, in bytes a second.
+const LEAST_RATE: u64 = 128;
+/// The first pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// How long one still waits: so long after the last progress, however many attempts that takes.
+#[derive(Debug)]
+pub struct Patience {
+    timeout: Duration,
+    since: Instant,
+    bytes: u64,
+    pauses: u32,
+}
+
+impl Patience {
+    /// Patience for one call.
+    pub fn new(timeout: Duration) -> Self {
+        Patience { timeout, since: Instant::now(), bytes: 0, pauses: 0 }
+    }
+
+    /// Bytes moved. Too few of them are as good as none.
+    pub fn progress(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.bytes >= LEAST_RATE * self.timeout.as_secs().max(1) {
+            (self.since, self.bytes, self.pauses) = (Instant::now(), 0, 0);
+        }
+    }
+
+    /// How long to wait for the next sign of life: half of it all, so that a connection that is dead without knowing can
+    /// be replaced.
+    pub fn wait(&self) -> Duration {
+        self.left().min(self.timeout / 2)
+    }
+
+    fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.since.elapsed())
+    }
+
+    /// The pause before the next attempt: longer each time, and not the same for all clients. `None`: there is none.
+    pub fn pause(&mut self) -> Option<Duration> {
+        let longest = PAUSE.saturating_mul(1 << self.pauses.min(10)).min(LONGEST);
+        self.pauses += 1;
+        let mut random = [0; 2];
+        let _ = getrandom::fill(&mut random);
+        let pause = longest.mul_f64(0.5 + f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX) / 2.0);
+        (pause < self.left()).then_some(pause)
+    }
+
+    /// Attempts since the last progress.
+    pub fn attempts(&self) -> u32 {
+        self.pauses
+    }
+
+    /// All of it.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends_and_trickles_do_not_renew_it() {
+        let mut patience = Patience::new(Duration::from_secs(10));
+        assert!(patience.wait() <= Duration::from_secs(5));
+        let began = patience.since;
+        patience.progress(100);
+        assert_eq!(patience.since, began);
+        let first = patience.pause().unwrap();
+        assert!(first <= PAUSE && first >= PAUSE / 2);
+        patience.progress(5000);
+        assert!(patience.since > began && patience.attempts() == 0);
+        patience.since -= Duration::from_secs(11);
+        assert_eq!((patience.wait(), patience.pause()), (Duration::ZERO, None));
+    }
+}

@@ -1,0 +1,361 @@
+//! What client and server say to each other (docs/protocol.md): paths, headers, capabilities, refusals, lists.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Timestamp;
+use crate::storage::{Class, Name};
+
+/// The version of the protocol. A change that an older side would misunderstand gets a new one.
+pub const VERSION: u32 = 1;
+/// On every request and every answer: the version. An answer without it is not from our server.
+pub const VERSION_HEADER: &str = "yester-protocol";
+/// On requests: the repository, a name for a server and a path in hexadecimal over ssh. Compared, never joined.
+pub const REPOSITORY_HEADER: &str = "yester-repository";
+/// On uploads: BLAKE3 of the body.
+pub const CONTENT_HEADER: &str = "yester-content";
+/// The first line of `serve --stdio`: what comes before is somebody's greeting.
+pub const GREETING: &str = "yester serve --stdio, protocol 1\n";
+/// The longest small object: snapshots, sessions, marks, sentences, configuration and key slots.
+pub const MAX_SMALL: u64 = 64 << 20;
+/// The longest index segment.
+pub const MAX_SEGMENT: u64 = 64 << 30;
+/// The most bytes of headers of a request or an answer.
+pub const MAX_HEADERS: u32 = 16 << 10;
+
+/// The name of a repository on a server: one component, made of harmless characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RepositoryName(String);
+
+impl RepositoryName {
+    /// Parses a name: 1 to 64 of `a-z A-Z 0-9 . _ -`, not beginning with a dot or a dash.
+    pub fn parse(text: &str) -> Result<Self> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if first && text.len() <= 64 && text.bytes().all(good) {
+            return Ok(RepositoryName(text.to_owned()));
+        }
+        let rule = "1 to 64 letters, digits, dots, underscores and dashes, beginning with a letter or digit";
+        Err(Error::invalid(format!("{:?} is no name of a repository on a server: {rule}", crate::model::escape(text.as_bytes()))))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RepositoryName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        RepositoryName::parse(&text)
+    }
+}
+
+impl From<RepositoryName> for String {
+    fn from(name: RepositoryName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capability {
+    /// Create packs, segments, own sessions, and snapshots under own sessions.
+    Put,
+    /// Read objects.
+    Get,
+    /// List objects.
+    List,
+    /// Forget, sentence, fence others, delete, change configuration and keys.
+    Prune,
+    /// Read the server's counters.
+    Metrics,
+}
+
+impl Capability {
+    /// All of them.
+    pub const ALL: [Capability; 5] = [Capability::Put, Capability::Get, Capability::List, Capability::Prune, Capability::Metrics];
+    /// What a token gets when nothing is said: enough for everything but deleting.
+    pub const APPEND_ONLY: [Capability; 3] = [Capability::Put, Capability::Get, Capability::List];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Capability::Put => "put",
+            Capability::Get => "get",
+            Capability::List => "list",
+            Capability::Prune => "prune",
+            Capability::Metrics => "metrics",
+        }
+    }
+
+    /// The capability of this name.
+    pub fn parse(text: &str) -> Result<Self> {
+        let found = Capability::ALL.into_iter().find(|c| c.name() == text);
+        found.ok_or_else(|| Error::invalid(format!("{text:?} is no capability: put, get, list, prune or metrics")))
+    }
+}
+
+/// Why a request is refused: what a client acts on, and the status that goes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// 400: the request makes no sense.
+    Invalid,
+    /// 401: no token, an unknown one, or one that has expired.
+    Unauthorized,
+    /// 403: the token is for another repository, or lacks the capability.
+    Forbidden,
+    /// 404: there is no repository.
+    NoRepository,
+    /// 404: there is no such object.
+    NotFound,
+    /// 408: the client sent nothing, or too little, for too long.
+    TooSlow,
+    /// 409: the name is taken, by other bytes; or a session has no outcome yet.
+    Conflict,
+    /// 411: an upload without a length.
+    NoLength,
+    /// 413: longer than an object of this class may be.
+    TooLong,
+    /// 416: the range lies beyond the end.
+    Range,
+    /// 422: the content is not what its name or its hash says.
+    Mismatch,
+    /// 426: the protocol's version is unknown here.
+    Version,
+    /// 429: too many requests at once.
+    TooMany,
+    /// 500: the server failed.
+    Failed,
+    /// 503: the server is stopping, or busy.
+    Unavailable,
+    /// 507: the token's quota is used up.
+    Quota,
+    /// 507: the server's disk is full.
+    NoSpace,
+}
+
+impl Code {
+    /// The HTTP status.
+    pub fn status(self) -> u16 {
+        match self {
+            Code::Invalid => 400,
+            Code::Unauthorized => 401,
+            Code::Forbidden => 403,
+            Code::NoRepository | Code::NotFound => 404,
+            Code::TooSlow => 408,
+            Code::Conflict => 409,
+            Code::NoLength => 411,
+            Code::TooLong => 413,
+            Code::Range => 416,
+            Code::Mismatch => 422,
+            Code::Version => 426,
+            Code::TooMany => 429,
+            Code::Failed => 500,
+            Code::Unavailable => 503,
+            Code::Quota | Code::NoSpace => 507,
+        }
+    }
+
+    /// What a caller of the client gets.
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Code::Invalid | Code::NoLength => ErrorKind::Invalid,
+            Code::Unauthorized => ErrorKind::Key,
+            Code::NoRepository => ErrorKind::NoRepository,
+            Code::NotFound => ErrorKind::NotFound,
+            Code::Conflict => ErrorKind::Exists,
+            Code::Range | Code::Mismatch => ErrorKind::Corrupt,
+            Code::Version => ErrorKind::Unsupported,
+            _ => ErrorKind::Io,
+        }
+    }
+}
+
+/// A refusal, as it stands in the body of an answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What a client acts on.
+    pub error: Code,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(error: Code, message: impl Into<String>) -> Self {
+        Refusal { error, message: message.into() }
+    }
+}
+
+/// What `GET /v1/repository` answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct About {
+    /// Bytes that can still be stored: of the disk, or of the quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+    /// What the token may do.
+    pub capabilities: Vec<Capability>,
+}
+
+/// What `GET` and `DELETE /v1/leftovers` answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftoversFound {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The class whose prefix is `text`.
+pub fn parse_class(text: &str) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| class.prefix() == text)
+}
+
+/// The path of an object.
+pub fn object_path(name: &Name) -> String {
+    format!("/v1/objects/{}/{}", name.class().prefix(), name.leaf())
+}
+
+/// The path of a list.
+pub fn list_path(class: Class) -> String {
+    format!("/v1/objects/{}", class.prefix())
+}
+
+/// The longest object of a class.
+pub fn max_object(class: Class) -> u64 {
+    match class {
+        Class::Packs => crate::format::pack::MAX_PACK,
+        Class::Index => MAX_SEGMENT,
+        _ => MAX_SMALL,
+    }
+}
+
+/// Whether objects of the class are named by their content: BLAKE3 of all but the last 32 bytes, which are the name.
+pub fn names_content(class: Class) -> bool {
+    matches!(class, Class::Packs | Class::Index)
+}
+
+/// A line of a list: the last part of a name, the size, and when the object was received.
+pub fn list_line(name: &Name, size: u64, received: Timestamp) -> String {
+    format!("{} {size} {}.{:09}\n", name.leaf(), received.secs, received.nanos)
+}
+
+/// The last line of a list of `count` objects: one without it was cut.
+pub fn list_end(count: usize) -> String {
+    format!("end {count}\n")
+}
+
+/// Reads a list from its lines, which come in pieces.
+#[derive(Debug)]
+pub struct ListParser {
+    class: Class,
+    /// The beginning of a line.
+    rest: Vec<u8>,
+    found: Vec<(Name, u64, Timestamp)>,
+    ended: bool,
+}
+
+/// The longest line of a list.
+const MAX_LINE: usize = 256;
+
+impl ListParser {
+    /// A list of this class.
+    pub fn new(class: Class) -> Self {
+        ListParser { class, rest: Vec::new(), found: Vec::new(), ended: false }
+    }
+
+    /// Takes the next piece.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<()> {
+        let mut piece = piece;
+        while let Some(end) = piece.iter().position(|b| *b == b'\n') {
+            let (line, after) = piece.split_at(end);
+            piece = after.get(1..).unwrap_or_default();
+            self.rest.extend_from_slice(line);
+            let line = std::mem::take(&mut self.rest);
+            std::str::from_utf8(&line)
+                .ok()
+                .and_then(|line| self.line(line))
+                .ok_or_else(|| self.wrong("a line makes no sense"))?;
+        }
+        self.rest.extend_from_slice(piece);
+        if self.rest.len() > MAX_LINE { Err(self.wrong("a line is too long")) } else { Ok(()) }
+    }
+
+    fn line(&mut self, line: &str) -> Option<()> {
+        if self.ended {
+            return None;
+        }
+        let mut words = line.split(' ');
+        let (first, second) = (words.next()?, words.next()?);
+        if first == "end" {
+            self.ended = second.parse() == Ok(self.found.len());
+            return self.ended.then_some(());
+        }
+        let (secs, nanos) = words.next()?.split_once('.')?;
+        let received = Timestamp { secs: secs.parse().ok()?, nanos: nanos.parse().ok()? };
+        let name = Name::parse(self.class, first)?;
+        self.found.push((name, second.parse().ok()?, received));
+        words.next().is_none().then_some(())
+    }
+
+    /// The whole list.
+    pub fn finish(self) -> Result<Vec<(Name, u64, Timestamp)>> {
+        if self.ended && self.rest.is_empty() { Ok(self.found) } else { Err(self.wrong("it ends too early")) }
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Io, format!("the server's list of {}/ is no good: {what}", self.class.prefix()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SnapshotId;
+
+    #[test]
+    fn a_list_that_was_cut_is_noticed() {
+        let name = |n| Name::Snapshot(SnapshotId([n; 32]));
+        let received = Timestamp { secs: 7, nanos: 5 };
+        let text = [list_line(&name(1), 10, received), list_line(&name(2), 20, received), list_end(2)].concat();
+        let parse = |text: &str, piece: usize| {
+            let mut parser = ListParser::new(Class::Snapshots);
+            text.as_bytes().chunks(piece).try_for_each(|piece| parser.feed(piece))?;
+            parser.finish()
+        };
+        for piece in [1, 7, 1000] {
+            assert_eq!(parse(&text, piece).unwrap(), [(name(1), 10, received), (name(2), 20, received)]);
+        }
+        for cut in 0..text.len() {
+            assert!(parse(&text[..cut], 16).is_err(), "cut at {cut}");
+        }
+        assert!(parse(&text.replace("end 2", "end 3"), 9).is_err());
+        assert!(parse(&format!("{text}{text}"), 9).is_err());
+        assert!(parse(&text.replace("0101", "01/1"), 9).is_err());
+        assert!(parse(&"x".repeat(1000), 9).is_err());
+    }
+
+    #[test]
+    fn names_of_repositories_are_harmless() {
+        for good in ["web", "Web-1.x_y", "_", "9"] {
+            assert_eq!(RepositoryName::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", ".server", "-x", "a/b", "a b", "a\0", "é", "%2e", &"x".repeat(65)] {
+            assert!(RepositoryName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Sending objects and lists.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use crate::error::IoContext;
+use crate::net::protocol::{self, Code, Refusal};
+use crate::net::server::hosted::{Hosted, refuse};
+use crate::net::server::limits::{Client, Held};
+use crate::net::server::metrics::add;
+use crate::net::server::{Server, blocking};
+use crate::storage::{Class, Name};
+
+/// Bytes that are read at once.
+const PIECE: usize = 512 << 10;
+
+/// A body that comes in pieces from a task. It is cut when the task gives up.
+struct Pieces {
+    pieces: mpsc::Receiver<(Bytes, Option<Held>)>,
+    left: u64,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.pieces.poll_recv(cx).map(|piece| match piece {
+            Some((bytes, _held)) => {
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                Some(Ok(Frame::data(bytes)))
+            }
+            None if self.left > 0 => Some(Err(std::io::ErrorKind::UnexpectedEof.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// The range of bytes that is asked for, of an object of this length. What lies beyond the end is left out.
+fn range(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal> {
+    let Some(value) = headers.get(header::RANGE) else { return Ok(None) };
+    let invalid = || Refusal::new(Code::Invalid, "the range is not of the form bytes=FIRST-LAST");
+    let (first, last) = value.to_str().ok().and_then(|v| v.strip_prefix("bytes=")?.split_once('-')).ok_or_else(invalid)?;
+    let first: u64 = first.parse().map_err(|_| invalid())?;
+    let last: u64 = last.parse().map_err(|_| invalid())?;
+    if first > last {
+        return Err(invalid());
+    }
+    if first >= length {
+        return Err(Refusal::new(Code::Range, format!("the object has only {length} bytes")));
+    }
+    Ok(Some(first..last.saturating_add(1).min(length)))
+}
+
+/// An object, or a range of it; its length alone for HEAD.
+pub async fn object(
+    server: &Arc<Server>,
+    client: &Arc<Client>,
+    hosted: &Arc<Hosted>,
+    name: Name,
+    headers: &HeaderMap,
+    only_head: bool,
+) -> Result<Response<Body>, Refusal> {
+    let place = hosted.clone();
+    let failed = move |e| refuse(&e);
+    let opened = blocking(move || {
+        let file = place.storage.open_object(&name).map_err(failed)?;
+        let length = file.metadata().at(|| format!("cannot read {name}")).map_err(failed)?.len();
+        Ok((Arc::new(file), length))
+    });
+    let (file, length) = opened.await?;
+    let asked = range(headers, length)?;
+    let part = asked.clone().unwrap_or(0..length);
+    let size = part.end - part.start;
+    let mut response = Response::builder().header(header::CONTENT_TYPE, "application/octet-stream");
+    if asked.is_some() {
+        let value = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+        response = response.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, value);
+    }
+    if only_head {
+        return respond(response.header(header::CONTENT_LENGTH, size), Body::empty());
+    }
+    add(&server.metrics.sent, size);
+    let (sender, pieces) = mpsc::channel(1);
+    let body = Body::new(Pieces { pieces, left: size });
+    if size <= PIECE as u64 {
+        let piece = read(server, client, file, name, part).await?;
+        // The channel has room for it.
+        let _ = sender.try_send(piece);
+        return respond(response, body);
+    }
+    let (server, client) = (server.clone(), client.clone());
+    tokio::spawn(async move {
+        let mut start = part.start;
+        while start < part.end {
+            let end = part.end.min(start + PIECE as u64);
+            // A body that ends too early tells the client.
+            let Ok(piece) = read(&server, &client, file.clone(), name, start..end).await else { return };
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+            start = end;
+        }
+    });
+    respond(response, body)
+}
+
+async fn read(
+    server: &Server,
+    client: &Client,
+    file: Arc<std::fs::File>,
+    name: Name,
+    part: Range<u64>,
+) -> Result<(Bytes, Option<Held>), Refusal> {
+    let size = usize::try_from(part.end - part.start).unwrap_or(PIECE);
+    let held = server.budget.hold(client, size).await;
+    if let Some(rate) = &client.rate {
+        rate.take(size).await;
+    }
+    let bytes = blocking(move || {
+        let mut bytes = vec![0; size];
+        file.read_exact_at(&mut bytes, part.start).at(|| format!("cannot read {name}")).map_err(|e| refuse(&e))?;
+        Ok(Bytes::from(bytes))
+    });
+    Ok((bytes.await?, held))
+}
+
+/// The list of a class.
+pub async fn list(hosted: &Arc<Hosted>, class: Class) -> Result<Response<Body>, Refusal> {
+    let place = hosted.clone();
+    let listed = blocking(move || place.storage.list_times(class).map_err(|e| refuse(&e))).await?;
+    let (sender, pieces) = mpsc::channel::<(Bytes, Option<Held>)>(2);
+    tokio::spawn(async move {
+        for part in listed.chunks(2048) {
+            let text: String = part.iter().map(|(name, size, received)| protocol::list_line(name, *size, *received)).collect();
+            if sender.send((Bytes::from(text), None)).await.is_err() {
+                return;
+            }
+        }
+        let _ = sender.send((Bytes::from(protocol::list_end(listed.len())), None)).await;
+    });
+    respond(Response::builder().header(header::CONTENT_TYPE, "text/plain"), Body::new(Unmeasured(pieces)))
+}
+
+/// As [`Pieces`], of a length that nobody knows.
+struct Unmeasured(mpsc::Receiver<(Bytes, Option<Held>)>);
+
+impl HttpBody for Unmeasured {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|(bytes, _)| Ok(Frame::data(bytes))))
+    }
+}
+
+fn respond(response: axum::http::response::Builder, body: Body) -> Result<Response<Body>, Refusal> {
+    response.body(body).map_err(|e| Refusal::new(Code::Failed, e.to_string()))
+}

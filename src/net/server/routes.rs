@@ -1,0 +1,164 @@
+//! Which request leads where.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+
+use crate::net::protocol::{self, About, Capability, Code, LeftoversFound, Refusal};
+use crate::net::server::access::Principal;
+use crate::net::server::hosted::refuse;
+use crate::net::server::metrics::add;
+use crate::net::server::upload::Incoming;
+use crate::net::server::{Admitted, Server, blocking, download, upload};
+use crate::storage::{Class, Created, Name, Storage};
+
+type Answer = Result<Response<Body>, Refusal>;
+type Shared = State<Arc<Server>>;
+
+/// The answer that is a refusal.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, &self)
+    }
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    status.into_response()
+}
+
+/// All routes.
+pub fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
+        .route("/v1/repository", get(about).put(create_repository))
+        .route("/v1/sync", post(sync))
+        .route("/v1/leftovers", get(leftovers).delete(leftovers))
+        .route("/v1/objects/{class}", get(list))
+        .route("/v1/objects/{class}/{leaf}", get(read).put(create).delete(delete))
+        .fallback(|| async { Refusal::new(Code::Invalid, "there is nothing of this name here") })
+        .with_state(server)
+}
+
+/// The object that two parts of a path name.
+fn object(class: &str, leaf: &str) -> Result<Name, Refusal> {
+    let name = protocol::parse_class(class).and_then(|class| Name::parse(class, leaf));
+    name.ok_or_else(|| Refusal::new(Code::Invalid, "the path is not the name of an object"))
+}
+
+fn class(text: &str) -> Result<Class, Refusal> {
+    protocol::parse_class(text).ok_or_else(|| Refusal::new(Code::Invalid, "there is no such class of objects"))
+}
+
+async fn metrics(State(server): Shared, headers: HeaderMap) -> Answer {
+    let who = server.principal(&headers).await?;
+    who.needs(Capability::Metrics, "read the counters")?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics.text(server.gate.open())).into_response())
+}
+
+async fn about(State(server): Shared, headers: HeaderMap) -> Answer {
+    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    let Principal { quota, capabilities, .. } = who;
+    let free = blocking(move || {
+        let disk = hosted.storage.free_space().map_err(|e| refuse(&e))?;
+        let left = match quota {
+            Some(quota) => Some(quota.saturating_sub(hosted.used().map_err(|e| refuse(&e))?)),
+            None => None,
+        };
+        Ok([disk, left].into_iter().flatten().min())
+    });
+    Ok(json(StatusCode::OK, &About { free: free.await?, capabilities }))
+}
+
+async fn create_repository(State(server): Shared, headers: HeaderMap) -> Answer {
+    let who = server.principal(&headers).await?;
+    who.needs(Capability::Put, "make a repository")?;
+    let made = server.create(&who).await?;
+    Ok(empty(if made { StatusCode::CREATED } else { StatusCode::OK }))
+}
+
+async fn sync(State(server): Shared, headers: HeaderMap) -> Answer {
+    let Admitted { hosted, .. } = server.admit(&headers).await?;
+    blocking(move || hosted.storage.sync_everything().map_err(|e| refuse(&e))).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+async fn leftovers(State(server): Shared, method: Method, headers: HeaderMap) -> Answer {
+    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    let remove = method == Method::DELETE;
+    match remove {
+        true => who.needs(Capability::Prune, "remove what dead writers left")?,
+        false => who.needs(Capability::List, "list what dead writers left")?,
+    }
+    let found = blocking(move || hosted.storage.leftovers(remove).map_err(|e| refuse(&e))).await?;
+    Ok(json(StatusCode::OK, &LeftoversFound { files: found.files, bytes: found.bytes }))
+}
+
+async fn list(State(server): Shared, Path(text): Path<String>, headers: HeaderMap) -> Answer {
+    let class = class(&text)?;
+    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    who.needs(Capability::List, &format!("list {}/", class.prefix()))?;
+    download::list(&hosted, class).await
+}
+
+async fn read(
+    State(server): Shared,
+    Path((first, second)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer {
+    let name = object(&first, &second)?;
+    let Admitted { who, hosted, client, _request } = server.admit(&headers).await?;
+    who.may_read(name.class())?;
+    download::object(&server, &client, &hosted, name, &headers, method == Method::HEAD).await
+}
+
+async fn create(State(server): Shared, Path((first, second)): Path<(String, String)>, headers: HeaderMap, body: Body) -> Answer {
+    let name = object(&first, &second)?;
+    let Admitted { who, hosted, client, _request } = server.admit(&headers).await?;
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let length = length.ok_or_else(|| Refusal::new(Code::NoLength, "an upload needs its length (Content-Length)"))?;
+    let most = protocol::max_object(name.class());
+    if length > most {
+        let text = format!("an object of {}/ has at most {most} bytes", name.class().prefix());
+        return Err(Refusal::new(Code::TooLong, text));
+    }
+    let (asking, place, quota) = (who.clone(), hosted.clone(), who.quota);
+    blocking(move || asking.may_create(&place, &name)).await?;
+    let content = headers.get(protocol::CONTENT_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let incoming = Incoming { name, length, content, quota };
+    let created = upload::receive(&server, &client, &hosted, incoming, body).await?;
+    Ok(empty(if created == Created::New { StatusCode::CREATED } else { StatusCode::OK }))
+}
+
+async fn delete(State(server): Shared, Path((first, second)): Path<(String, String)>, headers: HeaderMap) -> Answer {
+    let name = object(&first, &second)?;
+    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    blocking(move || {
+        let failed = |e| refuse(&e);
+        who.may_delete(&hosted, &name)?;
+        let size = hosted.storage.open_object(&name).map_or(0, |f| f.metadata().map_or(0, |m| m.len()));
+        // Durable when the client asks for a barrier.
+        hosted.storage.delete(&name).map_err(failed)?;
+        hosted.give_back(size);
+        if let Name::Session(id) = name {
+            hosted.release(id);
+        }
+        tracing::info!(token = %who.id, object = %name, bytes = size, "deleted");
+        Ok(())
+    })
+    .await?;
+    add(&server.metrics.deleted, 1);
+    Ok(empty(StatusCode::NO_CONTENT))
+}

@@ -1,0 +1,164 @@
+//! Every fault at object boundaries and inside bodies: a call succeeds or says why, and nothing wrong is stored or read.
+
+use std::time::Duration;
+
+use yester::ErrorKind;
+use yester::net::client::{RemoteOptions, RemoteStorage};
+use yester::storage::{Class, Created, Name, Storage};
+
+use crate::proxy::{Fault, Plan, Proxy};
+use crate::support::*;
+
+const FAULTS: [Fault; 7] =
+    [Fault::Cut, Fault::Reset, Fault::Stall, Fault::Truncate, Fault::Corrupt, Fault::Duplicate, Fault::Trickle];
+/// In the handshake, in the preface, at headers, in bodies of both directions, behind them.
+const PLACES: [u64; 7] = [0, 300, 1500, 2500, 4000, 250_000, 301_500];
+
+struct Net {
+    server: Server,
+    proxy: Proxy,
+    token: String,
+    _scratch: tempfile::TempDir,
+}
+
+impl Net {
+    fn new() -> Net {
+        let scratch = tempfile::tempdir().unwrap();
+        let server = Server::start(scratch.path());
+        server.storage("web");
+        let token = server.token(server.grant("web", &FULL));
+        let proxy = Proxy::to(server.port);
+        Net { server, proxy, token, _scratch: scratch }
+    }
+
+    fn options(&self, timeout: Duration) -> RemoteOptions {
+        RemoteOptions { timeout, ..self.server.options(&self.token) }
+    }
+
+    /// A client through the proxy that has connected already, in fair weather or not.
+    fn client(&self, timeout: Duration) -> yester::Result<RemoteStorage> {
+        RemoteStorage::open(&at_port(self.proxy.port, "web"), &self.options(timeout))
+    }
+}
+
+fn plans() -> impl Iterator<Item = Plan> {
+    let one = |fault| PLACES.into_iter().flat_map(move |after| [true, false].map(|up| Plan { fault, after, up, connections: 1 }));
+    FAULTS.into_iter().flat_map(one)
+}
+
+#[test]
+fn after_one_fault_every_call_succeeds_and_nothing_is_wrong() {
+    let net = Net::new();
+    let direct = net.server.storage_for("web", &FULL);
+    let mut hits = 0;
+    for (number, plan) in plans().enumerate() {
+        net.proxy.set(plan);
+        let seed = number as u8;
+        let client = net.client(Duration::from_secs(2)).unwrap_or_else(|e| panic!("{plan:?}: {e}"));
+        let (name, object) = pack(&[noise(seed, 300_000), number.to_le_bytes().to_vec()].concat());
+        match client.create(&name, &[&object]) {
+            Ok(Created::New) => {}
+            // It cannot be told: nothing may be counted on, and the name is given up.
+            Err(e) if e.kind() == ErrorKind::Unsettled => {
+                let (other, object) = pack(&[noise(seed, 300_000), vec![1, 2, 3], number.to_le_bytes().to_vec()].concat());
+                must_create(&client, &other, &object);
+            }
+            other => panic!("{plan:?}: {other:?}"),
+        }
+        let session = [number.to_le_bytes().to_vec(), vec![7; 24]].concat();
+        let id = yester::model::SnapshotId(session.clone().try_into().unwrap());
+        must_create(&client, &Name::Session(id), &session);
+        must_create(&client, &Name::Snapshot(id), &session);
+        assert!(read(&client, &Name::Snapshot(id)).unwrap() == session, "{plan:?}");
+        assert_eq!(client.list(Class::Snapshots).unwrap().len(), number + 1, "{plan:?}");
+        client.delete(&Name::Session(id)).unwrap();
+        client.sync().unwrap();
+        // What is under the name, if anything is, is what was sent.
+        if let Ok(found) = read(&direct, &name) {
+            assert!(found == object && read(&client, &name).unwrap() == object, "{plan:?}");
+        }
+        hits += net.proxy.hits();
+    }
+    assert!(hits > FAULTS.len() * PLACES.len() * 3 / 2, "only {hits} connections met a fault");
+    // Whatever was stored is whole.
+    for (name, size) in direct.list(Class::Packs).unwrap() {
+        let found = read(&direct, &name).unwrap();
+        let (content, tail) = found.split_at(found.len() - 32);
+        assert!(found.len() as u64 == size && blake3::hash(content) == *tail && name.leaf() == blake3::hash(content).to_string());
+    }
+}
+
+#[test]
+fn reads_go_on_where_they_were_cut() {
+    let net = Net::new();
+    let direct = net.server.storage_for("web", &FULL);
+    let (name, object) = pack(&noise(9, 8 << 20));
+    must_create(&direct, &name, &object);
+    for fault in [Fault::Cut, Fault::Reset, Fault::Corrupt, Fault::Truncate, Fault::Stall] {
+        for after in [100_000, 3 << 20, 7 << 20] {
+            let client = net.client(Duration::from_secs(2)).unwrap();
+            drop(client);
+            // Each stall costs half of the patience.
+            let connections = if fault == Fault::Stall { 1 } else { 2 };
+            net.proxy.set(Plan { fault, after, up: false, connections });
+            let client = net.client(Duration::from_secs(2)).unwrap();
+            assert!(read(&client, &name).unwrap() == object, "{fault:?} after {after}");
+            let mut part = Vec::new();
+            client.read(&name, Some(1000..5 << 20), &mut part).unwrap();
+            assert!(part == object[1000..5 << 20]);
+        }
+    }
+}
+
+#[test]
+fn at_most_one_pack_is_sent_again() {
+    let net = Net::new();
+    let client = net.client(Duration::from_secs(5)).unwrap();
+    drop(client);
+    for after in [100_000, 1_000_000, 1_900_000] {
+        net.proxy.set(Plan { fault: Fault::Cut, after, up: true, connections: 1 });
+        let client = net.client(Duration::from_secs(5)).unwrap();
+        let (name, object) = pack(&noise(after as u8 ^ 1, 2 << 20));
+        let before = net.proxy.sent();
+        let mut stored = client.create(&name, &[&object]);
+        if stored.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unsettled) {
+            let (name, object) = pack(&noise(after as u8 ^ 2, 2 << 20));
+            stored = client.create(&name, &[&object]);
+        }
+        assert_eq!(stored.unwrap(), Created::New);
+        let sent = net.proxy.sent() - before;
+        assert!(sent < 2 * object.len() as u64 + 500_000, "{sent} bytes for a pack of {}", object.len());
+    }
+}
+
+/// The only test with a clock: that there is an end is what it is about.
+#[test]
+fn a_server_that_stalls_for_ever_ends_in_a_clear_error() {
+    let net = Net::new();
+    let client = net.client(Duration::from_secs(1)).unwrap();
+    drop(client);
+    let (name, object) = pack(&noise(1, 500_000));
+    for (after, up) in [(0, false), (2000, true), (100_000, true), (10_000, false)] {
+        net.proxy.set(Plan { fault: Fault::Stall, after, up, connections: usize::MAX });
+        let failed = net.client(Duration::from_secs(1)).and_then(|client| {
+            client.create(&name, &[&object])?;
+            read(&client, &name)?;
+            client.list(Class::Packs)
+        });
+        let said = failed.unwrap_err().to_string();
+        assert!(said.contains("--timeout") || said.contains("does not answer") || said.contains("more"), "{said}");
+    }
+}
+
+#[test]
+fn a_trickle_is_no_progress_for_ever() {
+    let net = Net::new();
+    let client = net.client(Duration::from_secs(5)).unwrap();
+    let (name, object) = pack(&noise(3, 100_000));
+    must_create(&client, &name, &object);
+    drop(client);
+    net.proxy.set(Plan { fault: Fault::Trickle, after: 3000, up: false, connections: 1 });
+    let client = net.client(Duration::from_secs(5)).unwrap();
+    assert!(read(&client, &name).unwrap() == object);
+    assert_eq!(net.proxy.hits(), 1);
+}

@@ -1,0 +1,30 @@
+//! Repositories on other machines: one suite over every storage, a proxy that breaks connections in every way, hostile
+//! clients and servers by row, and whole runs of the program over a server and over ssh.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../oracle/attributes.rs"]
+#[allow(dead_code)]
+mod attributes;
+#[path = "../oracle/capture.rs"]
+#[allow(dead_code)]
+mod capture;
+mod conformance;
+mod crowd;
+mod cuts;
+#[path = "../oracle/exits.rs"]
+#[allow(dead_code)]
+mod exits;
+mod faults;
+mod fixture;
+#[path = "../oracle/generate.rs"]
+#[allow(dead_code)]
+mod generate;
+mod hostile;
+mod limits;
+mod oracle;
+mod program;
+#[path = "../program/mod.rs"]
+mod program_run;
+mod proxy;
+mod rows;
+mod support;

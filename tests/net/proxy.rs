@@ -1,0 +1,176 @@
+//! A proxy that breaks connections: at any byte, in any way.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What happens to a connection after so many bytes of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Both directions end, in order.
+    Cut,
+    /// Both directions end with a reset.
+    Reset,
+    /// Nothing more comes through, and nothing is said.
+    Stall,
+    /// This direction ends; the other goes on.
+    Truncate,
+    /// One bit is another.
+    Corrupt,
+    /// Some bytes come twice.
+    Duplicate,
+    /// From then on single bytes, for a while.
+    Trickle,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub fault: Fault,
+    /// Bytes that pass before.
+    pub after: u64,
+    /// In the direction of the server?
+    pub up: bool,
+    /// How many connections meet it; later ones are left alone.
+    pub connections: usize,
+}
+
+pub const FAIR: Plan = Plan { fault: Fault::None, after: 0, up: true, connections: 0 };
+
+struct Shared {
+    server: u16,
+    plan: Mutex<Plan>,
+    hit: AtomicUsize,
+    up: AtomicU64,
+    closed: AtomicBool,
+}
+
+pub struct Proxy {
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    pub fn to(server: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::new(Shared {
+            server,
+            plan: Mutex::new(FAIR),
+            hit: AtomicUsize::new(0),
+            up: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        });
+        let state = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if state.closed.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", state.server)) else { continue };
+                let _ = (stream.set_nodelay(true), server.set_nodelay(true));
+                let plan = *state.plan.lock().unwrap();
+                let meets = plan.fault != Fault::None && state.hit.load(Ordering::SeqCst) < plan.connections;
+                let plan = if meets { plan } else { FAIR };
+                for up in [true, false] {
+                    let (from, to) = if up { (&stream, &server) } else { (&server, &stream) };
+                    let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), state.clone());
+                    let plan = if plan.up == up { plan } else { FAIR };
+                    std::thread::spawn(move || pump(from, to, plan, up, &state));
+                }
+            }
+        });
+        Proxy { port, shared }
+    }
+
+    /// New connections meet this from now on.
+    pub fn set(&self, plan: Plan) {
+        self.shared.hit.store(0, Ordering::SeqCst);
+        *self.shared.plan.lock().unwrap() = plan;
+    }
+
+    /// Connections that met the fault.
+    pub fn hits(&self) -> usize {
+        self.shared.hit.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that went to the server.
+    pub fn sent(&self) -> u64 {
+        self.shared.up.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Shared) {
+    let mut buffer = vec![0; 64 << 10];
+    let (mut passed, mut fault) = (0, plan.fault);
+    loop {
+        let room = match fault {
+            Fault::None => buffer.len(),
+            _ => buffer.len().min(usize::try_from(plan.after - passed).unwrap().max(1)),
+        };
+        let Ok(n @ 1..) = from.read(&mut buffer[..room]) else { break };
+        let mut bytes = buffer[..n].to_vec();
+        if fault != Fault::None && passed >= plan.after {
+            state.hit.fetch_add(1, Ordering::SeqCst);
+            match fault {
+                Fault::Cut => break,
+                Fault::Reset => {
+                    // Closing with bytes unread sends a reset.
+                    let _ = to.shutdown(Shutdown::Write);
+                    std::thread::sleep(Duration::from_millis(5));
+                    return drop((from, to));
+                }
+                Fault::Stall => {
+                    while !state.closed.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    return;
+                }
+                Fault::Truncate => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
+                }
+                Fault::Corrupt => bytes[0] ^= 4,
+                Fault::Duplicate => bytes.extend(bytes.clone()),
+                Fault::Trickle => {
+                    if trickle(&mut from, &mut to, &bytes).is_err() {
+                        break;
+                    }
+                    bytes.clear();
+                }
+                Fault::None => {}
+            }
+            fault = Fault::None;
+        }
+        passed += n as u64;
+        if up {
+            state.up.fetch_add(n as u64, Ordering::SeqCst);
+        }
+        if to.write_all(&bytes).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+fn trickle(from: &mut TcpStream, to: &mut TcpStream, first: &[u8]) -> std::io::Result<()> {
+    to.write_all(first)?;
+    let mut byte = [0];
+    for _ in 0..300 {
+        if from.read(&mut byte)? == 0 {
+            return Ok(());
+        }
+        to.write_all(&byte)?;
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
