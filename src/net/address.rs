@@ -52,11 +52,11 @@ fn host_and_port<'a>(text: &'a str, form: &str) -> Result<(&'a str, Option<u16>)
         digits => Some(digits.parse().ok().filter(|p| *p > 0).ok_or_else(|| wrong(form))?),
     };
     let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b) || text.starts_with('[') && b":%".contains(&b);
-    if host.is_empty() || !host.bytes().all(good) {
-        return Err(wrong(form));
-    }
     if host.starts_with('-') {
         return Err(Error::invalid("a host cannot begin with -: ssh would take it for an option"));
+    }
+    if host.is_empty() || !host.bytes().all(good) {
+        return Err(wrong(form));
     }
     Ok((host, port))
 }
