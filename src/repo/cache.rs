@@ -27,8 +27,9 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Copie
 const COPY: u64 = 4 << 20;
 /// Bytes that stay free on the disk, whatever the cap is.
 const FLOOR: u64 = 512 << 20;
-/// Bytes of frames after which the cap is looked at again.
+/// Bytes of frames after which the cap is looked at again, at most, and as a part of the cap.
 const LOOK: u64 = 4 << 20;
+const LOOK_SHARE: u64 = 8;
 
 /// A directory with copies of one repository's segments and trees, never longer than its cap.
 #[derive(Debug)]
@@ -117,7 +118,9 @@ impl SegmentCache {
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let metadata = entry.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.blocks() * 512, entry.path()))
+                // Packs of trees are mostly holes.
+                let len = metadata.len().min(metadata.blocks() * 512);
+                Some((metadata.modified().ok()?, len, entry.path()))
             })
             .collect();
         files.sort();
@@ -160,8 +163,11 @@ impl SegmentCache {
         }
         let _held = self.room.lock().unwrap_or_else(|e| e.into_inner());
         let mut sum = written + bytes.len() as u64;
-        if written == 0 || sum > LOOK {
-            if !self.make_room(LOOK + bytes.len() as u64) {
+        let look = LOOK.min(self.cap / LOOK_SHARE);
+        if written == 0 || sum > look {
+            // Segments, which every command needs, are not removed for what can hardly be kept.
+            let much = look + bytes.len() as u64;
+            if much > self.cap / 2 || !self.make_room(much) {
                 return self.written.store(u64::MAX, Ordering::Relaxed);
             }
             sum = 1;

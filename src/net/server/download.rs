@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::error::IoContext;
 use crate::net::protocol::{self, Code, Refusal};
@@ -70,7 +70,7 @@ fn range(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal
     Ok(Some(first..last.saturating_add(1).min(length)))
 }
 
-/// An object, or a range of it; its length alone for HEAD.
+/// An object, or a range of it; its length alone for HEAD. The `request` lasts until its last byte is given away.
 pub async fn object(
     server: &Arc<Server>,
     client: &Arc<Client>,
@@ -78,6 +78,7 @@ pub async fn object(
     name: Name,
     headers: &HeaderMap,
     only_head: bool,
+    request: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Refusal> {
     let place = hosted.clone();
     let failed = move |e| refuse(&e);
@@ -109,6 +110,7 @@ pub async fn object(
     }
     let (server, client) = (server.clone(), client.clone());
     tokio::spawn(async move {
+        let _request = request;
         let mut start = part.start;
         while start < part.end {
             let end = part.end.min(start + PIECE as u64);
@@ -144,11 +146,12 @@ async fn read(
 }
 
 /// The list of a class.
-pub async fn list(hosted: &Arc<Hosted>, class: Class) -> Result<Response<Body>, Refusal> {
+pub async fn list(hosted: &Arc<Hosted>, class: Class, request: OwnedSemaphorePermit) -> Result<Response<Body>, Refusal> {
     let place = hosted.clone();
     let listed = blocking(move || place.storage.list_times(class).map_err(|e| refuse(&e))).await?;
     let (sender, pieces) = mpsc::channel::<(Bytes, Option<Held>)>(2);
     tokio::spawn(async move {
+        let _request = request;
         for part in listed.chunks(2048) {
             let text: String = part.iter().map(|(name, size, received)| protocol::list_line(name, *size, *received)).collect();
             if sender.send((Bytes::from(text), None)).await.is_err() {

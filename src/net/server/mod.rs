@@ -48,7 +48,8 @@ struct Admitted {
     who: Principal,
     hosted: Arc<Hosted>,
     client: Arc<Client>,
-    _request: OwnedSemaphorePermit,
+    /// Held until the answer is out.
+    request: OwnedSemaphorePermit,
 }
 
 /// Runs what blocks on the disk, off the threads that serve connections.
@@ -81,9 +82,9 @@ impl Server {
         let who = self.principal(headers).await?;
         let client = self.budget.client(&who);
         let too_many = || Refusal::new(Code::TooMany, "too many requests at once with this token");
-        let _request = client.request().ok_or_else(too_many)?;
+        let request = client.request().ok_or_else(too_many)?;
         let hosted = self.hosted(&who, false).await?;
-        Ok(Admitted { who, hosted, client, _request })
+        Ok(Admitted { who, hosted, client, request })
     }
 
     /// Makes the repository of a principal; false when it is there already.

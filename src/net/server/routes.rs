@@ -107,9 +107,9 @@ async fn leftovers(State(server): Shared, method: Method, headers: HeaderMap) ->
 
 async fn list(State(server): Shared, Path(text): Path<String>, headers: HeaderMap) -> Answer {
     let class = class(&text)?;
-    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    let Admitted { who, hosted, request, .. } = server.admit(&headers).await?;
     who.needs(Capability::List, &format!("list {}/", class.prefix()))?;
-    download::list(&hosted, class).await
+    download::list(&hosted, class, request).await
 }
 
 async fn read(
@@ -119,14 +119,14 @@ async fn read(
     headers: HeaderMap,
 ) -> Answer {
     let name = object(&first, &second)?;
-    let Admitted { who, hosted, client, _request } = server.admit(&headers).await?;
+    let Admitted { who, hosted, client, request } = server.admit(&headers).await?;
     who.may_read(name.class())?;
-    download::object(&server, &client, &hosted, name, &headers, method == Method::HEAD).await
+    download::object(&server, &client, &hosted, name, &headers, method == Method::HEAD, request).await
 }
 
 async fn create(State(server): Shared, Path((first, second)): Path<(String, String)>, headers: HeaderMap, body: Body) -> Answer {
     let name = object(&first, &second)?;
-    let Admitted { who, hosted, client, _request } = server.admit(&headers).await?;
+    let Admitted { who, hosted, client, request: _request } = server.admit(&headers).await?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let length = length.ok_or_else(|| Refusal::new(Code::NoLength, "an upload needs its length (Content-Length)"))?;
     let most = protocol::max_object(name.class());
