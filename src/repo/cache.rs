@@ -83,7 +83,7 @@ impl SegmentCache {
         if let Some(file) = self.get(id, size) {
             return Some(file);
         }
-        if !self.make_room(size) {
+        if !self.make_room(size, &[&self.trees, &self.directory]) {
             return None;
         }
         let unique = self.counter.fetch_add(1, Ordering::Relaxed);
@@ -105,9 +105,9 @@ impl SegmentCache {
         Some(file)
     }
 
-    /// Removes what was used longest ago until `size` more bytes fit, under the cap and above the floor; false when they
-    /// never will.
-    fn make_room(&self, size: u64) -> bool {
+    /// Removes of what is in the directories `from` what was used longest ago, until `size` more bytes fit, under the cap
+    /// and above the floor; false when they never will.
+    fn make_room(&self, size: u64, from: &[&PathBuf]) -> bool {
         let Ok(free) = Dir::open(&self.directory).and_then(|dir| dir.space()) else { return false };
         let Ok(entries) = [&self.directory, &self.trees].into_iter().map(fs::read_dir).collect::<Result<Vec<_>, _>>() else {
             return false;
@@ -127,7 +127,7 @@ impl SegmentCache {
         let held: u64 = files.iter().map(|(_, len, _)| len).sum();
         let too_much = (held + size).saturating_sub(self.cap).max((FLOOR + size).saturating_sub(free.0));
         let mut removed = 0;
-        for (_, len, path) in files {
+        for (_, len, path) in files.into_iter().filter(|(_, _, path)| from.iter().any(|from| path.starts_with(from))) {
             if removed >= too_much {
                 break;
             }
@@ -165,9 +165,9 @@ impl SegmentCache {
         let mut sum = written + bytes.len() as u64;
         let look = LOOK.min(self.cap / LOOK_SHARE);
         if written == 0 || sum > look {
-            // Segments, which every command needs, are not removed for what can hardly be kept.
+            // Segments, which every command needs, are not removed for it.
             let much = look + bytes.len() as u64;
-            if much > self.cap / 2 || !self.make_room(much) {
+            if much > self.cap / 2 || !self.make_room(much, &[&self.trees]) {
                 return self.written.store(u64::MAX, Ordering::Relaxed);
             }
             sum = 1;

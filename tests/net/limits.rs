@@ -62,7 +62,12 @@ fn who_stands_still_is_cut() {
         let said = String::from_utf8_lossy(&said);
         assert!(said.is_empty() || said.contains("408"), "{said}");
     }
-    assert_eq!(plain.files(), 0, "half an upload was kept");
+    // Whoever was cut may know it a moment before the file is gone.
+    let start = std::time::Instant::now();
+    while plain.files() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(20), "half an upload was kept");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // Who takes nothing of what he asked for.
     let storage = yester::storage::directory::DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 64 << 20));
