@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:-fuzz/coverage}" && cd "${1:-fuzz/coverage}" && pwd)
 llvm() { local tool=$1; shift; ${LLVM_BIN:+$LLVM_BIN/}"$tool" "$@"; }
-RUSTFLAGS="-C instrument-coverage" cargo build -q --release --manifest-path fuzz/Cargo.toml --target-dir "$out/build"
+# Build scripts are instrumented too, and would leave their profiles wherever they run.
+LLVM_PROFILE_FILE="$out/build.profraw" RUSTFLAGS="-C instrument-coverage" cargo build -q --release --manifest-path fuzz/Cargo.toml --target-dir "$out/build"
 rm -f "$out"/*.profraw
 objects=()
 for target in fuzz/fuzz_targets/*.rs; do
