@@ -68,7 +68,7 @@ async fn metrics(State(server): Shared, headers: HeaderMap) -> Answer {
 }
 
 async fn about(State(server): Shared, headers: HeaderMap) -> Answer {
-    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
     let Principal { quota, capabilities, .. } = who;
     let free = blocking(move || {
         let disk = hosted.storage.free_space().map_err(|e| refuse(&e))?;
@@ -89,13 +89,15 @@ async fn create_repository(State(server): Shared, headers: HeaderMap) -> Answer 
 }
 
 async fn sync(State(server): Shared, headers: HeaderMap) -> Answer {
-    let Admitted { hosted, .. } = server.admit(&headers).await?;
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
+    // Of use to those who write or delete, and dear: every directory is synced.
+    who.needs(Capability::Put, "ask for a barrier").or_else(|_| who.needs(Capability::Prune, "ask for a barrier"))?;
     blocking(move || hosted.storage.sync_everything().map_err(|e| refuse(&e))).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 async fn leftovers(State(server): Shared, method: Method, headers: HeaderMap) -> Answer {
-    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
     let remove = method == Method::DELETE;
     match remove {
         true => who.needs(Capability::Prune, "remove what dead writers left")?,
@@ -144,7 +146,7 @@ async fn create(State(server): Shared, Path((first, second)): Path<(String, Stri
 
 async fn delete(State(server): Shared, Path((first, second)): Path<(String, String)>, headers: HeaderMap) -> Answer {
     let name = object(&first, &second)?;
-    let Admitted { who, hosted, .. } = server.admit(&headers).await?;
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
     blocking(move || {
         let failed = |e| refuse(&e);
         who.may_delete(&hosted, &name)?;
