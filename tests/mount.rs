@@ -323,6 +323,18 @@ fn other_users() {
     assert!(read(&shared, 12_345, 12_345, "acl"), "the ACL's user is refused");
     assert!(!read(&shared, 12_346, 54_321, "acl"), "the owning group is let in, against the ACL");
     drop(shared);
+    // Without attributes nobody gets more than an ACL that is not shown gave them.
+    let without_xattrs = true;
+    let bare =
+        Mounted::new(&tiny, MountOptions { scope: scope.clone(), allow_other: true, without_xattrs, ..MountOptions::default() });
+    assert!(read(&bare, 12_346, 12_346, "open"));
+    assert!(!read(&bare, 12_346, 54_321, "acl"), "the owning group is let in, against the ACL");
+    for _ in 0..2 {
+        let mut buffer = [0u8; 100];
+        assert_eq!(rustix::fs::listxattr(bare.path("acl"), &mut buffer), Err(Errno::NOTSUP));
+        assert_eq!(rustix::fs::getxattr(bare.path("acl"), "user.yester.snapshot", &mut buffer), Err(Errno::NOTSUP));
+    }
+    drop(bare);
     let own = Mounted::new(&tiny, MountOptions { scope, ..MountOptions::default() });
     assert!(!read(&own, 12_346, 12_346, "open"));
 }
