@@ -376,9 +376,18 @@ impl World {
         self.prune();
         self.verify();
         assert!(self.names(Class::Condemned).is_empty() && self.names(Class::Sessions).is_empty());
-        let size = self.size();
+        let mut size = self.size();
         let (plan, report) = self.prune();
-        assert!(self.size() == size, "it left garbage: {plan:?} {report:?}");
+        if self.size() != size {
+            // What is left of a difference may be better off without bases: then what they were copied for is gone, and
+            // they are garbage in a pack of copies. Nothing else may be, and that ends it.
+            let others = [plan.sentenced, plan.dead, plan.snapshots, plan.leftovers];
+            let found = others.iter().map(|tally| tally.count).sum::<u64>();
+            assert!(found == 0 && plan.repack.count == 1, "it left garbage: {plan:?} {report:?}");
+            size = self.size();
+            let (plan, report) = self.prune();
+            assert!(self.size() == size, "it leaves garbage each time: {plan:?} {report:?}");
+        }
         self.write("later", &noise(999, 20_000));
         let report = self.ingest();
         assert!(report.snapshot.parent.is_some());
