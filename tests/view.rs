@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use yester::model::{Content, Item, Kind, SnapshotId, Timestamp};
@@ -429,6 +429,72 @@ fn a_reader_in_order_is_run_ahead_of() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     assert!(ahead() >= 512 << 10, "only {} bytes were decoded", ahead());
+}
+
+/// What a view gave to a kernel that is not there: by inode, offset, bytes.
+type GivenBytes = Arc<Mutex<Vec<(u64, u64, Vec<u8>)>>>;
+
+/// Waits until everything of `ino` in the range was given, and is what it must be.
+fn is_given(given: &GivenBytes, ino: u64, range: std::ops::Range<u64>, content: &[u8]) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut at = range.start;
+    while at < range.end {
+        let given =
+            given.lock().unwrap().iter().find(|(i, from, b)| *i == ino && (*from..from + b.len() as u64).contains(&at)).cloned();
+        match given {
+            Some((_, from, bytes)) => {
+                assert_eq!(bytes, content[from as usize..from as usize + bytes.len()]);
+                at = from + bytes.len() as u64;
+            }
+            None => {
+                assert!(std::time::Instant::now() < deadline, "what is at {at} was not given");
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_file_is_given_before_it_is_asked_for() {
+    let tiny = Tiny::new();
+    let bytes = noise(1, 12 << 20);
+    tiny.commit(&dir([("db", file(bytes.clone()))]), About::at(1));
+    let view = open_latest(&tiny);
+    let given = GivenBytes::default();
+    let kernel = given.clone();
+    view.connect(Box::new(move |ino, offset, bytes| {
+        kernel.lock().unwrap().push((ino, offset, bytes.to_vec()));
+        Ok(())
+    }));
+    let db = find(&view, "db").ino;
+    let (mut out, mut at) = (Vec::new(), 0);
+    let ask = 128 << 10;
+    let mut read = |at: u64, size: u64| {
+        view.read(db, at, size as usize, &mut out).unwrap();
+        assert_eq!(out, bytes[at as usize..(at + size) as usize]);
+    };
+    while at < 4 * ask {
+        read(at, ask);
+        at += ask;
+    }
+    // Nothing is given where the kernel reads ahead on its own; then a window, and one page that tells how far the
+    // reader is.
+    let begin = at + (256 << 10);
+    let page = begin + (1 << 20);
+    is_given(&given, db, begin..page, &bytes);
+    read(at, ask);
+    is_given(&given, db, page + 4096..page + (2 << 20), &bytes);
+    let was_given = |at: u64| given.lock().unwrap().iter().any(|(_, from, b)| (*from..from + b.len() as u64).contains(&at));
+    assert!(!was_given(begin - 1) && !was_given(page));
+    // The reader is there: what comes after the next window follows.
+    let next = page + 4096 + (2 << 20);
+    assert!(!was_given(next + 4096));
+    read(page, 4096);
+    let last = next + 4096 + (4 << 20);
+    is_given(&given, db, next + 4096..last, &bytes);
+    read(next, 4096);
+    is_given(&given, db, last + 4096..12 << 20, &bytes);
+    assert!(!was_given(last));
 }
 
 #[test]

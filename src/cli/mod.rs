@@ -19,6 +19,7 @@ mod context;
 mod credential;
 mod exit;
 mod forget;
+mod guard;
 mod ingest;
 mod init;
 mod inputs;
@@ -50,6 +51,10 @@ use exit::Outcome;
 /// Runs the program with these arguments (the program's name first) and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(parent) = guard::of(&arguments) {
+        guard::run(parent);
+        return exit::DONE;
+    }
     let in_background = background::take_mark(&mut arguments);
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

@@ -16,6 +16,7 @@ use yester::{Error, Result};
 
 use super::context::Context;
 use super::exit::Outcome;
+use super::guard::Guard;
 use super::output::{JsonPath, Output, lossy};
 use super::select::{Filters, Spec};
 use super::{background, paths, units};
@@ -148,7 +149,13 @@ fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Sh
     let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.trigger()));
     let mut options = plan.options.clone();
     options.avoid.extend(context.cache(repo.id()));
-    let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || ready(&shutdown));
+    // Before the connection is there, so that it does not share it.
+    let mut guard = Guard::start();
+    let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || {
+        guard.iter_mut().for_each(|guard| guard.watch(&plan.mountpoint));
+        ready(&shutdown);
+    });
+    drop(guard);
     handle.close();
     let _ = waiter.join();
     served

@@ -7,6 +7,7 @@
 //! | `inode`, `below` | inode numbers, and the way from a number to a node |
 //! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
 //! | `prefetch` | decoding ahead of readers |
+//! | `push`, `ahead`, `around` | giving the kernel what readers will want: small files, the next megabytes, what lies around |
 //! | `workers` | threads for requests that wait for the storage |
 //! | `fuse` | the thin adapter between the kernel and the view |
 //! | `session` | mounting, serving, unmounting; with `fuse` the only file that knows `fuser` |
@@ -17,6 +18,7 @@
 use crate::repo::snapshots::Filter;
 use std::path::PathBuf;
 
+mod ahead;
 mod around;
 pub mod attr;
 mod below;

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item, Kind, PackId};
+use crate::mount::ahead::{Ahead, Given};
 use crate::mount::around::Around;
 use crate::mount::below::{Below, Dir, Found};
 use crate::mount::push::{Kernel, Push, Store};
@@ -29,6 +30,9 @@ const SLACK: u64 = 1 << 20;
 const SKIP: u64 = 256;
 /// After so many reads in order, some of them from file to file, what comes next is given to the kernel unasked.
 const ACROSS: u32 = 3;
+/// After so many reads in order of one file, or at once when it comes from the file before, what comes next of a long
+/// file is given, too.
+const WITHIN: u32 = 3;
 /// What is decoded ahead of a reader who was just noticed; doubled with every further read.
 const FIRST_WINDOW: u64 = 512 << 10;
 /// Nodes that one walk looks at, at most.
@@ -68,6 +72,8 @@ struct Stream {
     /// Whether it went from one file to the next.
     across: bool,
     walking: bool,
+    /// What was given to the kernel of the file that is read.
+    given: Given,
     seen: Instant,
 }
 
@@ -76,9 +82,13 @@ impl Stream {
     fn follow(&mut self, position: u64, offset: u64, size: u64) -> bool {
         let (file, end) = self.reader;
         let ordered = match position == file {
-            true => offset <= end.saturating_add(SLACK) && end <= offset.saturating_add(SLACK),
+            // What was given is not asked for.
+            true => offset <= end.max(self.given.end()).saturating_add(SLACK) && end <= offset.saturating_add(SLACK),
             false => offset == 0,
         };
+        if !ordered || position != file {
+            self.given = Given::new();
+        }
         self.across |= ordered && position != file;
         self.hits = if ordered { self.hits.saturating_add(1) } else { 0 };
         self.seen = Instant::now();
@@ -120,6 +130,7 @@ pub struct Prefetch {
     kernel: Kernel,
     push: Push,
     around: Around,
+    ahead: Ahead,
 }
 
 impl std::fmt::Debug for Job {
@@ -148,7 +159,8 @@ impl Prefetch {
         let kernel = Kernel::default();
         let push = Push::new(shared.below.clone(), kernel.clone())?;
         let around = Around::new(shared.below.clone(), kernel.clone())?;
-        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around })
+        let ahead = Ahead::new(&shared.below, &kernel)?;
+        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around, ahead })
     }
 
     /// Says how to put bytes of a file into the kernel's page cache.
@@ -171,8 +183,8 @@ impl Prefetch {
         }
     }
 
-    /// Notes that the file at `position` is being read: offset and bytes.
-    pub fn reading(&self, tree: &Arc<Mounted>, position: u64, found: &Found, (offset, size): (u64, u64)) {
+    /// Notes that inode `ino`, which is the file at `position`, is being read: offset and bytes.
+    pub fn reading(&self, tree: &Arc<Mounted>, (ino, position): (u64, u64), found: &Found, (offset, size): (u64, u64)) {
         let mut streams = self.shared.streams();
         let near =
             |s: &Stream| s.tree.base == tree.base && position >= s.reader.0 && position <= s.cursor.0.max(s.reader.0) + SKIP;
@@ -188,6 +200,11 @@ impl Prefetch {
         let ordered = stream.follow(position, offset, size);
         if ordered && stream.across && stream.hits >= ACROSS {
             self.push.reading(found);
+        }
+        if let (true, Kind::File(content)) = (ordered && stream.hits >= WITHIN, &found.node().kind)
+            && self.ahead.reading(ino, content, stream.reader.1, &mut stream.given)
+        {
+            return;
         }
         // Files in the nodes themselves are read with their directory.
         if !ordered || stream.walking || matches!(found.node().kind, Kind::File(Content::Inline(_))) {
@@ -226,6 +243,7 @@ fn start(streams: &mut Vec<Stream>, number: u64, tree: &Arc<Mounted>, reader: At
         hits: 0,
         across: false,
         walking: false,
+        given: Given::new(),
         seen: Instant::now(),
     };
     if streams.len() < STREAMS {

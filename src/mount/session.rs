@@ -1,5 +1,6 @@
 //! Mounting, serving, unmounting.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,9 +15,12 @@ use crate::mount::root::Change;
 use crate::mount::view::View;
 use crate::mount::{MountOptions, point};
 use crate::repo::Repository;
+use crate::sys::mount as system;
 
 /// How long a mount that was asked to end goes on for those who still use it.
 const GRACE: Duration = Duration::from_secs(5);
+/// How far the kernel reads ahead of who goes through a file; a fault of mapped memory reads as much around it.
+const READ_AHEAD: u64 = 512 << 10;
 
 /// Ends a mount from outside: from a thread that waits for signals.
 #[derive(Debug, Clone)]
@@ -71,9 +75,17 @@ pub fn mount(
     let (done, ended) = crossbeam_channel::bounded(1);
     let broken = |_| Err(std::io::Error::other("a thread of the session ended"));
     start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken))))?;
-    if let Err(e) = std::fs::metadata(&place) {
-        let _ = point::detach(&place, true);
-        return Err(Error::io(format!("the mount at {} does not answer", mountpoint.display()), e));
+    match std::fs::metadata(&place) {
+        Ok(root) => {
+            // Only root may; without, what is given unasked (`mount/ahead.rs`) does most of it.
+            if let Err(e) = system::set_read_ahead(root.dev(), READ_AHEAD) {
+                tracing::debug!("the kernel reads ahead as far as it does everywhere: {e}");
+            }
+        }
+        Err(e) => {
+            let _ = point::detach(&place, true);
+            return Err(Error::io(format!("the mount at {} does not answer", mountpoint.display()), e));
+        }
     }
     ready();
     serve(&place, &ended, shutdown)

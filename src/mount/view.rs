@@ -251,7 +251,7 @@ impl View {
         let (tree, position, found) = self.file(ino)?;
         let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
         let range = (offset, size as u64);
-        self.prefetch.reading(&tree, position, &found, range);
+        self.prefetch.reading(&tree, (ino, position), &found, range);
         self.below.trees().read(content, offset, size, out)?;
         self.prefetch.answered(ino, content, range);
         Ok(())

@@ -90,6 +90,25 @@ pub fn unmount(point: &Path, lazily: bool) -> io::Result<()> {
     Ok(rustix::mount::unmount(point, flags)?)
 }
 
+/// How many bytes the kernel reads ahead in files of a device; root may set it.
+pub fn set_read_ahead(device: u64, bytes: u64) -> io::Result<()> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), (bytes >> 10).to_string())
+}
+
+/// Ends the connection of a FUSE mount to the process that serves it, or did: the mount stays, and whoever waits for an
+/// answer gets an error. For the user who mounted. Where there is no control file system (as in containers), root can
+/// ask for it by unmounting with force; then the mount may be gone as well.
+pub fn abort(device: u64, point: &Path) -> io::Result<()> {
+    let minor = rustix::fs::minor(device);
+    let aborted = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    let still = table()?.iter().rev().find(|mount| mount.point == point).is_some_and(|mount| mount.device == (0, minor));
+    if aborted.is_err() && still {
+        rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)?;
+    }
+    Ok(())
+}
+
 /// Whether what is mounted at `point` has lost the process that served it. Who may not look into the mount is told
 /// that it has not.
 pub fn is_dead(point: &Path) -> bool {

@@ -85,6 +85,27 @@ pub fn detach() -> io::Result<()> {
     process::setsid().map(|_| ()).map_err(Into::into)
 }
 
+/// The parent process; `None` when that is in another process namespace.
+pub fn parent() -> Option<u32> {
+    process::getppid().and_then(|parent| u32::try_from(parent.as_raw_nonzero().get()).ok())
+}
+
+/// Has SIGUSR1 sent to this process when the thread that started it ends.
+pub fn signal_at_end_of_parent() -> io::Result<()> {
+    Ok(process::set_parent_process_death_signal(Some(process::Signal::USR1))?)
+}
+
+/// Whether any thread of a process has not ended yet.
+pub fn has_threads(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the command, which is in parentheses and may hold anything.
+        let state = stat.iter().rposition(|&b| b == b')').and_then(|end| stat.get(end + 2)).copied();
+        state.is_some_and(|state| !matches!(state, b'Z' | b'X'))
+    })
+}
+
 /// Gives freed blocks of 256 KiB and more back to the system at once. By itself the C library raises this limit to
 /// 32 MiB and then keeps about twice what a cache of half-megabyte frames holds (measured: 231 against 157 MiB). Costs
 /// page faults, so it is for processes that stay, not for those that hurry.

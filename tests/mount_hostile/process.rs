@@ -98,12 +98,14 @@ fn killed_again_and_again() {
         // The command has returned: the mount answers. Every third time it takes the place of a dead one.
         let served = Served::new(&world, &options, &[&what]);
         assert_eq!(fs::read_to_string(served.path("small")).unwrap(), "small", "round {round}");
-        assert_eq!(children(served.pid), Vec::<String>::new(), "it left processes behind");
+        let [guard] = &children(served.pid)[..] else { panic!("one guard, and nothing left behind") };
+        assert_eq!(fs::read(format!("/proc/{guard}/cmdline")).unwrap().split(|&b| b == 0).nth(1), Some(&b"--guard"[..]));
         let open = (round % 4 == 1).then(|| File::open(served.path("big")).unwrap());
         let stop = Arc::new(AtomicBool::new(false));
         let readers = [(); 2].map(|()| reader(served.path(""), stop.clone()));
         send(served.pid, Signal::KILL);
         until(|| is_lost(&point) && !runs(served.pid));
+        until(|| !runs(guard.parse().unwrap()));
         // Nobody waits for what is gone, and nobody is told that it is not there.
         stop.store(true, Ordering::Relaxed);
         for ended in readers.map(|reader| reader.join().unwrap()) {
@@ -244,7 +246,7 @@ for round in 1 2 3; do
     pid=$(yester mount --json "latest:$HOME/src" point | sed 's/.*"pid":\([0-9]*\).*/\1/')
     nobody cat point/small
     grep " $HOME/point .* - fuse.yester yester ro,user_id=65534,group_id=65534" /proc/self/mountinfo | grep -q ' ro,nosuid,nodev'
-    test -z "$(ps -o stat= --ppid $pid)"
+    test "$(ps -o args= --ppid $pid | grep -cv -- --guard)" = 0
     ! cat point/small 2>/dev/null
     nobody kill -9 $pid
     until_dead

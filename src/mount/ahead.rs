@@ -1,0 +1,205 @@
+//! Giving the kernel what comes next in a long file.
+//!
+//! The kernel reads ahead by itself, but no more than 128 KiB at a time, and whoever reads has to wait for each answer:
+//! switches between processes, not decoding, then limit a copy out of the mount. For a reader who goes through a long
+//! file, what comes next is decoded by a few threads and put into the kernel's page cache (`FUSE_NOTIFY_STORE`), some
+//! megabytes before it is wanted. A reader who finds its pages asks for nothing, so it could not be seen how far it is:
+//! one page is left out after each window, and when that is asked for, the window after the next is given.
+//!
+//! What is given was verified like what is asked for; what cannot be read is not given, and the reader who asks meets
+//! the error.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::error::{Error, Result};
+use crate::model::Content;
+use crate::mount::below::Below;
+use crate::mount::push::{Kernel, Store};
+
+/// What one thread decodes and gives at once.
+const PIECE: u64 = 512 << 10;
+/// The first window; each further one is twice as long, up to the longest.
+const FIRST: u64 = 1 << 20;
+const LONGEST: u64 = 8 << 20;
+/// The kernel has asked for so much more than the reader wants now, or is about to.
+const MARGIN: u64 = 256 << 10;
+/// Pages of the kernel's cache are given whole.
+const PAGE: u64 = 4096;
+/// Pieces that wait at most.
+const PIECES: usize = 64;
+/// More threads than this do not read a file faster.
+const MOST_THREADS: usize = 4;
+
+/// How far one file was given to one reader.
+#[derive(Debug)]
+pub struct Given {
+    /// Where what was given ends: the page there was left out.
+    end: u64,
+    /// How much is given next.
+    window: u64,
+    /// How far the reader is.
+    reached: Arc<AtomicU64>,
+}
+
+impl Given {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Given { end: 0, window: FIRST, reached: Arc::default() }
+    }
+
+    /// Where what was given ends.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Notes that the reader of a file of `size` bytes is at `reached`; what is to be given now, if anything.
+    fn window(&mut self, reached: u64, size: u64) -> Option<Range<u64>> {
+        self.reached.store(reached, Ordering::Relaxed);
+        let from = match self.end > reached {
+            true if self.end - reached > self.window => return None,
+            true => self.end + PAGE,
+            // Not begun, or overtaken.
+            false => (reached + MARGIN).next_multiple_of(PAGE),
+        };
+        (from < size).then(|| from..(from + self.window).min(size))
+    }
+
+    /// Notes that it was given up to `end`.
+    fn gave(&mut self, end: u64) {
+        self.end = end;
+        self.window = (self.window * 2).min(LONGEST);
+    }
+}
+
+/// A part of a file: the inode number that the kernel knows, the content, and where in it.
+#[derive(Debug)]
+struct Piece {
+    ino: u64,
+    content: Arc<Content>,
+    range: Range<u64>,
+    reached: Arc<AtomicU64>,
+}
+
+/// The threads that give.
+#[derive(Debug)]
+pub struct Ahead {
+    kernel: Kernel,
+    pieces: Sender<Piece>,
+}
+
+impl Ahead {
+    /// Starts its threads; they end with this.
+    pub fn new(below: &Arc<Below>, kernel: &Kernel) -> Result<Self> {
+        let (pieces, receiver) = crossbeam_channel::bounded(PIECES);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MOST_THREADS);
+        for _ in 0..threads {
+            let (below, kernel, receiver) = (below.clone(), kernel.clone(), receiver.clone());
+            std::thread::Builder::new()
+                .name("mount-ahead".to_owned())
+                .spawn(move || work(&below, &kernel, &receiver))
+                .map_err(|e| Error::io("cannot start a thread", e))?;
+        }
+        Ok(Ahead { kernel: kernel.clone(), pieces })
+    }
+
+    /// Gives what comes next to a reader who has `reached` so far in a long file; false when it is to be read as usual.
+    pub fn reading(&self, ino: u64, content: &Content, reached: u64, given: &mut Given) -> bool {
+        if self.kernel.get().is_none() || !matches!(content, Content::Tree { .. } | Content::Items(_)) {
+            return false;
+        }
+        if let Some(window) = given.window(reached, content.size()) {
+            let content = Arc::new(content.clone());
+            let mut end = window.start;
+            while end < window.end {
+                let range = end..(end + PIECE).min(window.end);
+                end = range.end;
+                let piece = Piece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() };
+                if self.pieces.try_send(piece).is_err() {
+                    // There are too many readers: this one asks.
+                    end = range.start;
+                    break;
+                }
+            }
+            if end > window.start {
+                given.gave(end);
+            }
+        }
+        given.end > reached
+    }
+}
+
+fn work(below: &Below, kernel: &Kernel, pieces: &Receiver<Piece>) {
+    let mut bytes = Vec::new();
+    for piece in pieces {
+        if let Some(store) = kernel.get() {
+            // Damage is the reader's to meet.
+            let _ = give(below, store, &piece, &mut bytes);
+        }
+    }
+}
+
+fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) -> Result<()> {
+    let Range { start, end } = piece.range;
+    if piece.reached.load(Ordering::Relaxed) >= end {
+        return Ok(());
+    }
+    below.trees().read(&piece.content, start, (end - start) as usize, bytes)?;
+    let _ = store(piece.ino, start, bytes);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a reader of a file of `size` bytes whose kernel asks for 128 KiB wherever nothing was given; what it asks.
+    fn asked(size: u64) -> Vec<u64> {
+        let (mut given, mut windows) = (Given::new(), Vec::<Range<u64>>::new());
+        let (mut at, mut asked) = (0, Vec::new());
+        while at < size {
+            match windows.iter().find(|window| window.contains(&at)) {
+                Some(window) => at = window.end,
+                None => {
+                    let next = windows.iter().map(|window| window.start).find(|start| *start > at).unwrap_or(u64::MAX);
+                    asked.push(at);
+                    at = (at + (128 << 10)).min(next).min(size);
+                    if let Some(window) = given.window(at, size) {
+                        given.gave(window.end);
+                        windows.push(window);
+                    }
+                }
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn a_long_file_is_asked_for_in_a_few_places() {
+        let asked = asked(800 << 20);
+        assert!(asked.len() < 120, "{} requests: {asked:?}", asked.len());
+        assert!(asked.windows(2).all(|two| two[1] - two[0] <= LONGEST + PAGE), "{asked:?}");
+    }
+
+    #[test]
+    fn one_page_is_left_out_between_windows() {
+        let mut given = Given::new();
+        let first = given.window(0, 1 << 30).unwrap();
+        given.gave(first.end);
+        let second = given.window(1 << 20, 1 << 30).unwrap();
+        assert_eq!(second.start, first.end + PAGE);
+        given.gave(second.end);
+        assert_eq!(given.window(1 << 20, 1 << 30), None);
+    }
+
+    #[test]
+    fn a_reader_who_overtakes_is_given_what_lies_before_it() {
+        let mut given = Given::new();
+        given.gave(1 << 20);
+        assert_eq!(given.window(50 << 20, 1 << 30).unwrap().start, (50 << 20) + MARGIN);
+        assert_eq!(given.window((1 << 30) - 5, 1 << 30), None);
+    }
+}
