@@ -2,7 +2,7 @@
 //!
 //! The kernel reads ahead by itself, but no more than 128 KiB at a time, and whoever reads has to wait for each answer:
 //! switches between processes, not decoding, then limit a copy out of the mount. For a reader who goes through a long
-//! file, what comes next is decoded by a few threads and put into the kernel's page cache (`FUSE_NOTIFY_STORE`), some
+//! file, what comes next is decoded ahead and put into the kernel's page cache (`FUSE_NOTIFY_STORE`), some
 //! megabytes before it is wanted. A reader who finds its pages asks for nothing, so it could not be seen how far it is:
 //! one page is left out after each window, and when that is asked for, the window after the next is given.
 //!
@@ -13,12 +13,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Content;
 use crate::mount::below::Below;
-use crate::mount::push::{Kernel, Store};
+use crate::mount::push::Store;
 
 /// What one thread decodes and gives at once.
 const PIECE: u64 = 512 << 10;
@@ -29,10 +27,6 @@ const LONGEST: u64 = 8 << 20;
 const MARGIN: u64 = 256 << 10;
 /// Pages of the kernel's cache are given whole.
 const PAGE: u64 = 4096;
-/// Pieces that wait at most.
-const PIECES: usize = 64;
-/// More threads than this do not read a file faster.
-const MOST_THREADS: usize = 4;
 
 /// How far one file was given to one reader.
 #[derive(Debug)]
@@ -75,74 +69,41 @@ impl Given {
     }
 }
 
-/// A part of a file: the inode number that the kernel knows, the content, and where in it.
+/// A part of a file, for one thread: the inode number that the kernel knows, the content, and where in it.
 #[derive(Debug)]
-struct Piece {
+pub struct Piece {
     ino: u64,
     content: Arc<Content>,
     range: Range<u64>,
     reached: Arc<AtomicU64>,
 }
 
-/// The threads that give.
-#[derive(Debug)]
-pub struct Ahead {
-    kernel: Kernel,
-    pieces: Sender<Piece>,
-}
-
-impl Ahead {
-    /// Starts its threads; they end with this.
-    pub fn new(below: &Arc<Below>, kernel: &Kernel) -> Result<Self> {
-        let (pieces, receiver) = crossbeam_channel::bounded(PIECES);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MOST_THREADS);
-        for _ in 0..threads {
-            let (below, kernel, receiver) = (below.clone(), kernel.clone(), receiver.clone());
-            std::thread::Builder::new()
-                .name("mount-ahead".to_owned())
-                .spawn(move || work(&below, &kernel, &receiver))
-                .map_err(|e| Error::io("cannot start a thread", e))?;
-        }
-        Ok(Ahead { kernel: kernel.clone(), pieces })
+/// Notes that the reader of inode `ino` has `reached` so far in its long file; passes on what is to be given now, piece by
+/// piece, as long as they are taken. False when the file is to be read as usual.
+pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, take: impl Fn(Piece) -> bool) -> bool {
+    if !matches!(content, Content::Tree { .. } | Content::Items(_)) {
+        return false;
     }
-
-    /// Gives what comes next to a reader who has `reached` so far in a long file; false when it is to be read as usual.
-    pub fn reading(&self, ino: u64, content: &Content, reached: u64, given: &mut Given) -> bool {
-        if self.kernel.get().is_none() || !matches!(content, Content::Tree { .. } | Content::Items(_)) {
-            return false;
-        }
-        if let Some(window) = given.window(reached, content.size()) {
-            let content = Arc::new(content.clone());
-            let mut end = window.start;
-            while end < window.end {
-                let range = end..(end + PIECE).min(window.end);
-                end = range.end;
-                let piece = Piece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() };
-                if self.pieces.try_send(piece).is_err() {
-                    // There are too many readers: this one asks.
-                    end = range.start;
-                    break;
-                }
+    if let Some(window) = given.window(reached, content.size()) {
+        let content = Arc::new(content.clone());
+        let mut end = window.start;
+        while end < window.end {
+            let range = end..(end + PIECE).min(window.end);
+            // Refused: there are too many readers, this one asks.
+            if !take(Piece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() }) {
+                break;
             }
-            if end > window.start {
-                given.gave(end);
-            }
+            end = range.end;
         }
-        given.end > reached
-    }
-}
-
-fn work(below: &Below, kernel: &Kernel, pieces: &Receiver<Piece>) {
-    let mut bytes = Vec::new();
-    for piece in pieces {
-        if let Some(store) = kernel.get() {
-            // Damage is the reader's to meet.
-            let _ = give(below, store, &piece, &mut bytes);
+        if end > window.start {
+            given.gave(end);
         }
     }
+    given.end > reached
 }
 
-fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) -> Result<()> {
+/// Gives a piece. `bytes` is a buffer.
+pub fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) -> Result<()> {
     let Range { start, end } = piece.range;
     if piece.reached.load(Ordering::Relaxed) >= end {
         return Ok(());

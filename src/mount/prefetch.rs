@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item, Kind, PackId};
-use crate::mount::ahead::{Ahead, Given};
+use crate::mount::ahead::{self, Given, Piece};
 use crate::mount::around::Around;
 use crate::mount::below::{Below, Dir, Found};
 use crate::mount::push::{Kernel, Push, Store};
@@ -49,6 +49,8 @@ enum Job {
     Walk(u64),
     /// Decode one frame.
     Frame(Arc<Index>, Location),
+    /// Give the kernel a part of a file.
+    Give(Piece),
     /// Look whether to stop.
     Wake,
 }
@@ -130,7 +132,6 @@ pub struct Prefetch {
     kernel: Kernel,
     push: Push,
     around: Around,
-    ahead: Ahead,
 }
 
 impl std::fmt::Debug for Job {
@@ -138,6 +139,7 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Job::Walk(_) => "Walk",
             Job::Frame(..) => "Frame",
+            Job::Give(_) => "Give",
             Job::Wake => "Wake",
         })
     }
@@ -148,19 +150,18 @@ impl Prefetch {
     pub fn new(below: Arc<Below>, frames: u64) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(JOBS);
         let shared = Arc::new(Shared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });
+        let kernel = Kernel::default();
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
         for number in 0..threads {
-            let (shared, jobs, receiver) = (shared.clone(), jobs.clone(), receiver.clone());
+            let (shared, jobs, receiver, kernel) = (shared.clone(), jobs.clone(), receiver.clone(), kernel.clone());
             std::thread::Builder::new()
                 .name(format!("prefetch-{number}"))
-                .spawn(move || shared.work(&jobs, &receiver))
+                .spawn(move || shared.work(&jobs, &receiver, &kernel))
                 .map_err(|e| Error::io("cannot start a thread", e))?;
         }
-        let kernel = Kernel::default();
         let push = Push::new(shared.below.clone(), kernel.clone())?;
         let around = Around::new(shared.below.clone(), kernel.clone())?;
-        let ahead = Ahead::new(&shared.below, &kernel)?;
-        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around, ahead })
+        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around })
     }
 
     /// Says how to put bytes of a file into the kernel's page cache.
@@ -201,10 +202,12 @@ impl Prefetch {
         if ordered && stream.across && stream.hits >= ACROSS {
             self.push.reading(found);
         }
-        if let (true, Kind::File(content)) = (ordered && stream.hits >= WITHIN, &found.node().kind)
-            && self.ahead.reading(ino, content, stream.reader.1, &mut stream.given)
+        if let (true, Kind::File(content)) = (ordered && stream.hits >= WITHIN && self.kernel.get().is_some(), &found.node().kind)
         {
-            return;
+            let take = |piece| self.jobs.try_send(Job::Give(piece)).is_ok();
+            if ahead::reading(ino, content, stream.reader.1, &mut stream.given, take) {
+                return;
+            }
         }
         // Files in the nodes themselves are read with their directory.
         if !ordered || stream.walking || matches!(found.node().kind, Kind::File(Content::Inline(_))) {
@@ -266,7 +269,8 @@ impl Shared {
         self.streams().iter_mut().find(|s| s.number == number).map(act)
     }
 
-    fn work(&self, jobs: &Sender<Job>, receiver: &Receiver<Job>) {
+    fn work(&self, jobs: &Sender<Job>, receiver: &Receiver<Job>, kernel: &Kernel) {
+        let mut bytes = Vec::new();
         while let Ok(job) = receiver.recv() {
             if self.stop.load(Ordering::Relaxed) {
                 return;
@@ -276,6 +280,12 @@ impl Shared {
                 Job::Frame(index, location) => {
                     // An error is the reader's to meet.
                     let _ = index.frame(&location).and_then(|frame| self.below.trees().chunks().frame(&frame));
+                }
+                Job::Give(piece) => {
+                    if let Some(store) = kernel.get() {
+                        // As well.
+                        let _ = ahead::give(&self.below, store, &piece, &mut bytes);
+                    }
                 }
                 Job::Wake => {}
             }

@@ -94,8 +94,13 @@ struct Working {
     scratch: Vec<u8>,
 }
 
+/// A longer buffer for bases is given back after use.
+const KEPT_PREFIX: usize = 1 << 20;
+
 thread_local! {
     static WORKING: RefCell<Option<Working>> = const { RefCell::new(None) };
+    /// The bases of the frame that is decoded; while they are gathered, other frames are.
+    static PREFIX: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl ChunkReader {
@@ -201,22 +206,33 @@ impl ChunkReader {
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache.
     pub fn decode_frame(&self, frame: &FrameRef, plain: &mut Vec<u8>) -> Result<()> {
-        let mut prefix = Vec::new();
-        if !frame.info.bases.is_empty() {
-            self.bases(frame.pack.kind, &frame.info.bases, &mut prefix)
-                .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))?;
+        if frame.info.bases.is_empty() {
+            return self.decode_with(frame, &[], plain);
         }
+        let mut prefix = PREFIX.take();
+        let decoded = self
+            .bases(frame.pack.kind, &frame.info.bases, &mut prefix)
+            .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))
+            .and_then(|()| self.decode_with(frame, &prefix, plain));
+        if prefix.capacity() <= KEPT_PREFIX {
+            PREFIX.set(prefix);
+        }
+        decoded
+    }
+
+    /// Fetches and decodes a frame whose bases are `prefix`.
+    fn decode_with(&self, frame: &FrameRef, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let id = frame.pack.id;
         let known = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
         if let Some(key) = known {
-            match self.open_frame(&key, frame, &prefix, plain) {
+            match self.open_frame(&key, frame, prefix, plain) {
                 // The key may be that of another pack, which stood here when it was read.
                 Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id),
                 other => return other,
             };
         }
         let key = self.pack_key(frame.pack.kind, id)?;
-        self.open_frame(&key, frame, &prefix, plain)?;
+        self.open_frame(&key, frame, prefix, plain)?;
         self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key);
         Ok(())
     }
