@@ -266,7 +266,7 @@ impl Attempt<'_> {
             drop((messages_in, small, big, jobs));
             let readers = Readers { small: small_in.clone(), big: big_in.clone() };
             let (indexed_in, indexed) = unbounded();
-            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in, self.options.segment_chunks));
+            let storer = scope.spawn(move || sink::store_packs(self.repo, complete, &indexed_in, self.options.segment_chunks));
             let (budget, lead, messages) = (&budget, &lead, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {

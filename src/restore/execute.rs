@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Item};
-use crate::repo::index::Index;
+use crate::repo::index::{FrameRef, Index};
+use crate::repo::run::{Extent, Run as Together};
 use crate::restore::entries;
 use crate::restore::job::Job;
 use crate::restore::plan::{FrameRead, Piece, Plan, Spot, plan};
@@ -203,12 +204,13 @@ fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
 
 fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan: &Plan) {
     let groups: Vec<&[u32]> = window.at_once.chunks(ENTRIES_AT_ONCE).collect();
-    let reads: Vec<&[FrameRead]> = plan.frames.chunks(FRAMES_AT_ONCE).collect();
+    let reads = runs(run, index, plan);
     let lost: Vec<&[u32]> = plan.lost.chunks(ENTRIES_AT_ONCE).collect();
     parallel(run, groups.len() + reads.len() + lost.len(), Vec::new, |plain, at| {
         if let Some(reads) = reads.get(at) {
+            let together = together(run, window, index, reads);
             for read in reads.iter() {
-                read_frame(run, window, index, read, plain);
+                read_frame(run, window, index, read, together.as_ref(), plain);
             }
         } else if let Some(group) = groups.get(at - reads.len()) {
             group.iter().for_each(|&number| entries::make(&window.jobs[number as usize]));
@@ -220,16 +222,61 @@ fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan:
     });
 }
 
-/// Fetches and decodes one frame and writes what it holds. A buffer for its bytes comes from the caller.
-fn read_frame(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, read: &FrameRead, plain: &mut Vec<u8>) {
-    let wanted = |write: &crate::restore::plan::Write| !job_of(window, write.piece).failed();
+/// The frames of a plan in parts for one thread each: from a storage that is far away, what one request fetches.
+fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]> {
+    let most = run.tree.chunks().repo().storage().worth_one_read();
+    if most == 0 {
+        return plan.frames.chunks(FRAMES_AT_ONCE).collect();
+    }
+    // A frame that the index cannot tell of now is a part of its own, and has its error there.
+    let mut extent: Option<Extent> = None;
+    let mut follows = |read: &FrameRead| {
+        let frame = index.frame_at(read.frame).ok();
+        if let (Some(extent), Some(frame)) = (&mut extent, &frame)
+            && extent.extend(frame, most)
+        {
+            return true;
+        }
+        extent = frame.as_ref().map(Extent::of);
+        false
+    };
+    plan.frames.chunk_by(|_, next| follows(next)).collect()
+}
+
+/// Frames that are fetched with one request, as far as anybody wants them still.
+fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[FrameRead]) -> Option<Together> {
+    let chunks = run.tree.chunks();
+    if run.stopped() || chunks.repo().storage().worth_one_read() == 0 {
+        return None;
+    }
+    let wanted = reads.iter().filter(|read| is_wanted(window, read));
+    let frames: Vec<FrameRef> = wanted.filter_map(|read| index.frame_at(read.frame).ok()).collect();
+    // What is wrong is said of each frame when it is read by itself.
+    chunks.run(&frames).ok().flatten()
+}
+
+fn is_wanted(window: &Window<'_, '_>, read: &FrameRead) -> bool {
+    read.writes.iter().any(|write| !job_of(window, write.piece).failed())
+}
+
+/// Decodes one frame, which it fetches if it is not among those that were fetched `together`, and writes what it holds.
+/// A buffer for its bytes comes from the caller.
+fn read_frame(
+    run: &Run<'_>,
+    window: &Window<'_, '_>,
+    index: &Arc<Index>,
+    read: &FrameRead,
+    together: Option<&Together>,
+    plain: &mut Vec<u8>,
+) {
     if run.stopped() {
         return;
     }
-    if !read.writes.iter().any(wanted) {
+    if !is_wanted(window, read) {
         return read.writes.iter().for_each(|write| job_of(window, write.piece).done(1));
     }
-    let decoded = index.frame_at(read.frame).and_then(|frame| run.tree.chunks().decode_frame(&frame, plain));
+    let chunks = run.tree.chunks();
+    let decoded = index.frame_at(read.frame).and_then(|frame| chunks.decode_frame(&frame, together, plain));
     if let Err(error) = decoded {
         let again = |_: &ChunkId| Error::new(error.kind(), error.to_string());
         return read.writes.iter().for_each(|w| from_elsewhere(run, window, w.piece, Some((index, read.frame)), &again));

@@ -39,7 +39,12 @@ use transport::Target;
 /// The longest small answer.
 const LONGEST: usize = 1 << 20;
 /// Requests that are worth having under way on one connection.
-const PER_CONNECTION: usize = 8;
+const PER_CONNECTION: usize = 4;
+/// Packs that are sent at once at most: each is in memory until the server has it.
+const MOST_UPLOADS: usize = 4;
+/// Bytes that one request asks for when more are needed: with [`PER_CONNECTION`] of them under way a line with a long way
+/// is full, and memory holds no more than that.
+const ONE_READ: u64 = 1 << 20;
 
 /// How to talk to a server.
 #[derive(Debug, Clone)]
@@ -206,6 +211,7 @@ impl RemoteStorage {
             if let Some(rate) = &self.line.rates.1 {
                 rate.take(bytes.len()).await;
             }
+            self.line.heard();
             patience.progress(bytes.len());
             return Ok(Some(bytes));
         }
@@ -238,7 +244,7 @@ impl RemoteStorage {
             }
             ask = ask.with(CONTENT_HEADER, hasher.finalize().to_hex().to_string());
         }
-        let mut patience = Patience::new(self.line.timeout);
+        let mut patience = self.line.patience()?;
         // Whether the server may have got it already: then what is there, if it is the same, is ours.
         let mut maybe = false;
         loop {
@@ -401,6 +407,14 @@ impl Storage for RemoteStorage {
 
     fn concurrency(&self) -> usize {
         self.line.connections().max(2) * PER_CONNECTION
+    }
+
+    fn creates_at_once(&self) -> usize {
+        self.line.connections().clamp(2, MOST_UPLOADS)
+    }
+
+    fn worth_one_read(&self) -> u64 {
+        ONE_READ
     }
 
     fn describe(&self) -> String {
