@@ -207,9 +207,9 @@ impl ChunkReader {
     }
 
     /// Neighbouring frames of one pack, read with one request, for [`ChunkReader::decode_frame`]. `None`: one frame is
-    /// read as well by itself.
-    pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>) -> Result<Option<Run>> {
-        Run::read(&**self.repo.storage(), frames)
+    /// read as well by itself. Memory for them comes from the caller.
+    pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>, buffer: Vec<u8>) -> Result<Option<Run>> {
+        Run::read(&**self.repo.storage(), frames, buffer)
     }
 
     /// Decodes neighbouring frames of one pack into the cache, fetched with one request; those that somebody else is
@@ -228,7 +228,7 @@ impl ChunkReader {
         }
         let mut wanted: Vec<&FrameRef> = held.iter().map(|(frame, _)| *frame).chain(differences.iter().copied()).collect();
         wanted.sort_unstable_by_key(|frame| frame.info.offset);
-        let Ok(run) = self.run(wanted) else { return };
+        let Ok(run) = self.run(wanted, Vec::new()) else { return };
         for (frame, guard) in held {
             if let Ok(decoded) = self.fetch(frame, run.as_ref()) {
                 let _ = guard.insert(decoded);

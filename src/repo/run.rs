@@ -51,16 +51,25 @@ pub struct Run {
 
 impl Run {
     /// Reads frames of one pack, in the order of their places. `None`: there are not two of them, or they are not of one
-    /// pack.
-    pub fn read<'f>(storage: &dyn Storage, frames: impl IntoIterator<Item = &'f FrameRef>) -> Result<Option<Self>> {
+    /// pack. The bytes go to `buffer`, which [`Run::into_buffer`] gives back.
+    pub fn read<'f>(
+        storage: &dyn Storage,
+        frames: impl IntoIterator<Item = &'f FrameRef>,
+        buffer: Vec<u8>,
+    ) -> Result<Option<Self>> {
         let mut frames = frames.into_iter().peekable();
         let Some(mut extent) = frames.next().map(Extent::of) else { return Ok(None) };
         if frames.peek().is_none() || !frames.all(|frame| extent.extend(frame, u64::MAX)) {
             return Ok(None);
         }
-        let mut sealed = Vec::new();
+        let mut sealed = buffer;
         storage.read(&Name::Pack(extent.pack), Some(extent.bytes.clone()), &mut sealed)?;
         Ok(Some(Run { pack: extent.pack, start: extent.bytes.start, sealed }))
+    }
+
+    /// Its memory, for the next.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.sealed
     }
 
     /// The sealed bytes of a frame, if they are part of this.
@@ -102,11 +111,11 @@ mod tests {
         let content: Vec<u8> = (0..200).collect();
         storage.create(&Name::Pack(PackId([1; 32])), &[&content]).unwrap();
         let frames = [frame(1, 10, 5), frame(1, 20, 5)];
-        let run = Run::read(&storage, &frames).unwrap().unwrap();
+        let run = Run::read(&storage, &frames, Vec::new()).unwrap().unwrap();
         assert_eq!(run.get(&frames[0]), Some(&content[10..15]));
         assert_eq!(run.get(&frames[1]), Some(&content[20..25]));
         assert_eq!((run.get(&frame(2, 10, 5)), run.get(&frame(1, 9, 5)), run.get(&frame(1, 21, 5))), (None, None, None));
-        assert!(Run::read(&storage, &frames[..1]).unwrap().is_none());
-        assert!(Run::read(&storage, &[frame(1, 10, 5), frame(1, 199, 5)]).is_err(), "it reaches beyond the end");
+        assert!(Run::read(&storage, &frames[..1], Vec::new()).unwrap().is_none());
+        assert!(Run::read(&storage, &[frame(1, 10, 5), frame(1, 199, 5)], Vec::new()).is_err(), "it reaches beyond the end");
     }
 }

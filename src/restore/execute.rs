@@ -17,6 +17,10 @@ use crate::restore::run::Run;
 const MAX_PIECES: u64 = 64 << 10;
 /// Frames that one thread takes at a time: neighbours, so that threads seldom work in the same directory.
 const FRAMES_AT_ONCE: usize = 4;
+/// Parts of a window's frames for each thread at least, where each part is a request of its own.
+const PARTS_A_THREAD: u64 = 3;
+/// Bytes of such a part that are always worth a request.
+const SMALLEST_PART: u64 = 256 << 10;
 /// Entries without frames that one thread takes at a time.
 const ENTRIES_AT_ONCE: usize = 64;
 
@@ -202,16 +206,24 @@ fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
     fetch
 }
 
+/// Memory of one thread.
+#[derive(Default)]
+struct Buffers {
+    sealed: Vec<u8>,
+    plain: Vec<u8>,
+}
+
 fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan: &Plan) {
     let groups: Vec<&[u32]> = window.at_once.chunks(ENTRIES_AT_ONCE).collect();
     let reads = runs(run, index, plan);
     let lost: Vec<&[u32]> = plan.lost.chunks(ENTRIES_AT_ONCE).collect();
-    parallel(run, groups.len() + reads.len() + lost.len(), Vec::new, |plain, at| {
+    parallel(run, groups.len() + reads.len() + lost.len(), Buffers::default, |buffers, at| {
         if let Some(reads) = reads.get(at) {
-            let together = together(run, window, index, reads);
+            let together = together(run, window, index, reads, std::mem::take(&mut buffers.sealed));
             for read in reads.iter() {
-                read_frame(run, window, index, read, together.as_ref(), plain);
+                read_frame(run, window, index, read, together.as_ref(), &mut buffers.plain);
             }
+            buffers.sealed = together.map(Together::into_buffer).unwrap_or_default();
         } else if let Some(group) = groups.get(at - reads.len()) {
             group.iter().for_each(|&number| entries::make(&window.jobs[number as usize]));
         } else if let Some(pieces) = lost.get(at - reads.len() - groups.len()) {
@@ -228,23 +240,25 @@ fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]
     if most == 0 {
         return plan.frames.chunks(FRAMES_AT_ONCE).collect();
     }
+    let frames: Vec<Option<FrameRef>> = plan.frames.iter().map(|read| index.frame_at(read.frame).ok()).collect();
+    // At the end of a window all threads wait for the one that is last: parts are small enough for that to be short.
+    let all: u64 = frames.iter().flatten().map(|frame| u64::from(frame.info.stored)).sum();
+    let most = most.min((all / (PARTS_A_THREAD * run.workers as u64)).max(SMALLEST_PART));
     // A frame that the index cannot tell of now is a part of its own, and has its error there.
-    let mut extent: Option<Extent> = None;
-    let mut follows = |read: &FrameRead| {
-        let frame = index.frame_at(read.frame).ok();
-        if let (Some(extent), Some(frame)) = (&mut extent, &frame)
-            && extent.extend(frame, most)
-        {
-            return true;
+    let (mut parts, mut start, mut extent) = (Vec::new(), 0, None::<Extent>);
+    for (at, frame) in frames.iter().enumerate() {
+        let follows = extent.as_mut().zip(frame.as_ref()).is_some_and(|(extent, frame)| extent.extend(frame, most));
+        if !follows {
+            parts.extend(plan.frames.get(start..at).filter(|part| !part.is_empty()));
+            (start, extent) = (at, frame.as_ref().map(Extent::of));
         }
-        extent = frame.as_ref().map(Extent::of);
-        false
-    };
-    plan.frames.chunk_by(|_, next| follows(next)).collect()
+    }
+    parts.extend(plan.frames.get(start..).filter(|part| !part.is_empty()));
+    parts
 }
 
 /// Frames that are fetched with one request, as far as anybody wants them still.
-fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[FrameRead]) -> Option<Together> {
+fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[FrameRead], buffer: Vec<u8>) -> Option<Together> {
     let chunks = run.tree.chunks();
     if run.stopped() || chunks.repo().storage().worth_one_read() == 0 {
         return None;
@@ -252,7 +266,7 @@ fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[Fram
     let wanted = reads.iter().filter(|read| is_wanted(window, read));
     let frames: Vec<FrameRef> = wanted.filter_map(|read| index.frame_at(read.frame).ok()).collect();
     // What is wrong is said of each frame when it is read by itself.
-    chunks.run(&frames).ok().flatten()
+    chunks.run(&frames, buffer).ok().flatten()
 }
 
 fn is_wanted(window: &Window<'_, '_>, read: &FrameRead) -> bool {

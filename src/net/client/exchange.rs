@@ -269,6 +269,7 @@ impl Line {
         let (pieces, body) = Pieces::measured(length);
         let request = self.request(ask, body)?;
         let mut answer = std::pin::pin!(sender.send(request));
+        let mut whole = true;
         for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
             if let Some(rate) = &self.rates.0 {
                 rate.take(piece.len()).await;
@@ -283,7 +284,10 @@ impl Line {
                         patience.progress(piece.len());
                     }
                     // The connection has let go of the body: the answer says why.
-                    Ok(false) => break,
+                    Ok(false) => {
+                        whole = false;
+                        break;
+                    }
                     Err(_) => {
                         self.drop_connection(&loaded).await;
                         return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server takes nothing more")));
@@ -292,13 +296,30 @@ impl Line {
                 // A refusal need not wait for the rest of the body.
                 answered = &mut answer => {
                     let answered = answered.map_err(|e| Fault::broken(cause(&e)))?;
-                    return self.judge(answered, loaded, patience).await;
+                    return self.judge_early(answered, loaded, patience).await;
                 }
             }
         }
         drop(pieces);
         let answered = self.answered(patience, &loaded, answer).await?;
-        self.judge(answered, loaded, patience).await
+        match whole {
+            true => self.judge(answered, loaded, patience).await,
+            false => self.judge_early(answered, loaded, patience).await,
+        }
+    }
+
+    /// As [`Line::judge`], of an answer that came before the whole body was given away: nobody can have stored what they do
+    /// not have, so it is no success, whatever it says.
+    async fn judge_early<'a>(
+        &'a self,
+        response: Response<Incoming>,
+        loaded: Loaded<'a>,
+        patience: &mut Patience,
+    ) -> Result<Answer<'a>, Fault> {
+        let answer = self.judge(response, loaded, patience).await?;
+        self.give_up(&answer).await;
+        let text = "the server says that it has an object before all of it was sent: it is not to be trusted with it";
+        Err(Fault::Final(Error::new(ErrorKind::Io, text)))
     }
 
     /// Whether an answer is of our server, and is one that helps.

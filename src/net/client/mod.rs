@@ -42,6 +42,8 @@ const LONGEST: usize = 1 << 20;
 const PER_CONNECTION: usize = 4;
 /// Packs that are sent at once at most: each is in memory until the server has it.
 const MOST_UPLOADS: usize = 4;
+/// How often an object is sent before it is given up: bytes that move, and are lost each time, are no progress.
+const MOST_ATTEMPTS: u32 = 20;
 /// Bytes that one request asks for when more are needed: with [`PER_CONNECTION`] of them under way a line with a long way
 /// is full, and memory holds no more than that.
 const ONE_READ: u64 = 1 << 20;
@@ -246,7 +248,7 @@ impl RemoteStorage {
         }
         let mut patience = self.line.patience()?;
         // Whether the server may have got it already: then what is there, if it is the same, is ours.
-        let mut maybe = false;
+        let (mut maybe, mut attempts) = (false, 0);
         loop {
             let fault = match self.line.upload(&ask, parts, &mut patience).await {
                 Ok(answer) if answer.response.status().as_u16() == 201 || maybe => return Ok(Created::New),
@@ -255,6 +257,10 @@ impl RemoteStorage {
                 Err(Fault::Final(e)) => return Err(e),
                 Err(fault) => fault,
             };
+            attempts += 1;
+            if attempts >= MOST_ATTEMPTS {
+                return Err(fault.error().context(format!("given up after {attempts} attempts")));
+            }
             let broken = matches!(fault, Fault::Broken(_));
             let reason = fault_text(&fault);
             self.line.rest(&mut patience, fault).await?;
@@ -410,7 +416,7 @@ impl Storage for RemoteStorage {
     }
 
     fn creates_at_once(&self) -> usize {
-        self.line.connections().clamp(2, MOST_UPLOADS)
+        self.line.connections().clamp(1, MOST_UPLOADS)
     }
 
     fn worth_one_read(&self) -> u64 {
