@@ -185,7 +185,7 @@ fn packs_go_several_at_once_and_ranges_together() {
     let seen = watched.reads.take();
     assert!(seen.most >= 2, "one request after the other: {seen:?}");
     assert!(seen.longest <= watched.worth_one_read(), "{seen:?}");
-    assert!(done.frames >= 2 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
+    assert!(2 * done.frames >= 3 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
     assert!(seen.bytes <= sent.bytes, "what was read is more than there is: {seen:?} of {sent:?}");
 
     // A reader of the mount who goes from file to file.
@@ -203,5 +203,5 @@ fn packs_go_several_at_once_and_ranges_together() {
     });
     let seen = watched.reads.take();
     assert!(seen.most >= 2, "one request after the other: {seen:?}");
-    assert!(done.frames >= 2 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
+    assert!(2 * done.frames >= 3 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
 }
