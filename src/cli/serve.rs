@@ -62,6 +62,9 @@ pub struct ServeArgs {
     /// With --stdio: let nothing be forgotten or deleted
     #[arg(long, requires = "stdio")]
     append_only: bool,
+    /// With --stdio: whose sessions these are, for a forced command of one client
+    #[arg(long, value_name = "NAME", requires = "stdio")]
+    client: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,7 +148,8 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Outcome> {
         Some(ServeCommand::Token(command)) => token(context, args, command)?,
         None if args.stdio => {
             let (restrict_to, append_only) = (args.restrict_to.clone(), args.append_only);
-            serve_stdio(StdioOptions { restrict_to, append_only }, Limits::default())?;
+            let client = args.client.as_deref().map(RepositoryName::parse).transpose()?;
+            serve_stdio(StdioOptions { restrict_to, append_only, client }, Limits::default())?;
         }
         None => serve(context, args)?,
     }

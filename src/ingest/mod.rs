@@ -151,7 +151,8 @@ impl Attempt<'_> {
     /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
     fn settle(&self, report: &IngestReport) {
         if report.snapshot.statistics.bytes_stored > 0 {
-            let settled = Index::load(self.repo).and_then(|index| merge::settle(self.repo, &index));
+            let settled = session::others(self.repo, report.snapshot.id)
+                .and_then(|others| merge::settle(self.repo, &Index::load(self.repo)?, !others));
             if let Err(e) = settled {
                 let message = format!("the snapshot is stored, but the index could not be merged: {e}");
                 self.observer.event(&Event::Warning { subject: b"index", message: &message });
@@ -266,7 +267,7 @@ impl Attempt<'_> {
             drop((messages_in, small, big, jobs));
             let readers = Readers { small: small_in.clone(), big: big_in.clone() };
             let (indexed_in, indexed) = unbounded();
-            let storer = scope.spawn(move || sink::store_packs(self.repo, &complete, &indexed_in, self.options.segment_chunks));
+            let storer = scope.spawn(move || sink::store_packs(self.repo, complete, &indexed_in, self.options.segment_chunks));
             let (budget, lead, messages) = (&budget, &lead, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -185,20 +186,41 @@ pub struct Indexed {
 /// returns, all of them are durable and indexed. Every segment but the last is told to `indexed`.
 pub fn store_packs(
     repo: &Repository,
-    complete: &Receiver<Arc<PackBuild>>,
+    complete: Receiver<Arc<PackBuild>>,
     indexed: &Sender<Indexed>,
     segment_chunks: usize,
 ) -> Result<Stored> {
-    let mut storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new() };
-    for build in complete {
-        if storer.waiting.len() >= PACKS_A_SEGMENT || storer.chunks >= segment_chunks {
-            // Nobody listens any more when the ingest is at its end.
-            let _ = indexed.send(storer.index()?);
-        }
-        storer.store(&build)?;
+    let storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new() };
+    let at_once = repo.storage().creates_at_once();
+    if at_once <= 1 {
+        let stored = complete.iter().map(|build| move || store_pack(repo, &build));
+        return storer.run(stored, indexed, segment_chunks);
     }
-    storer.write_segment()?;
-    Ok(storer.stored)
+    thread::scope(|scope| {
+        let (out, stored) = crossbeam_channel::bounded(at_once);
+        for _ in 0..at_once {
+            let (complete, out) = (complete.clone(), out.clone());
+            scope.spawn(move || {
+                for build in complete {
+                    let result = store_pack(repo, &build);
+                    let failed = result.is_err();
+                    // Nobody listens after the first error. Sealers notice when the last of these threads has ended.
+                    if out.send(result).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+        }
+        drop((complete, out));
+        storer.run(stored.into_iter().map(|result| move || result), indexed, segment_chunks)
+    })
+}
+
+fn store_pack(repo: &Repository, build: &PackBuild) -> Result<StoredPack> {
+    let frames = std::mem::take(&mut build.state().frames);
+    let frames: Option<Vec<SealedFrame>> = frames.into_iter().collect();
+    let frames = frames.ok_or_else(|| Error::corrupt("a pack lacks a frame that it was given"))?;
+    pack::store(repo, &build.key, frames)
 }
 
 struct Storer<'a> {
@@ -211,11 +233,23 @@ struct Storer<'a> {
 }
 
 impl Storer<'_> {
-    fn store(&mut self, build: &PackBuild) -> Result<()> {
-        let frames = std::mem::take(&mut build.state().frames);
-        let frames: Option<Vec<SealedFrame>> = frames.into_iter().collect();
-        let frames = frames.ok_or_else(|| Error::corrupt("a pack lacks a frame that it was given"))?;
-        let stored = pack::store(self.repo, &build.key, frames)?;
+    /// Takes what gives stored packs, one after the other, to its end.
+    fn run<S>(mut self, packs: impl Iterator<Item = S>, indexed: &Sender<Indexed>, segment_chunks: usize) -> Result<Stored>
+    where
+        S: FnOnce() -> Result<StoredPack>,
+    {
+        for pack in packs {
+            if self.waiting.len() >= PACKS_A_SEGMENT || self.chunks >= segment_chunks {
+                // Nobody listens any more when the ingest is at its end.
+                let _ = indexed.send(self.index()?);
+            }
+            self.add(pack()?);
+        }
+        self.write_segment()?;
+        Ok(self.stored)
+    }
+
+    fn add(&mut self, stored: StoredPack) {
         match stored.kind {
             PackKind::Data => self.stored.data_packs += 1,
             PackKind::Tree => self.stored.tree_packs += 1,
@@ -223,7 +257,6 @@ impl Storer<'_> {
         self.stored.bytes += stored.size;
         self.chunks += stored.entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
         self.waiting.push(stored);
-        Ok(())
     }
 
     /// Packs first, then the segment that names them: an index never points at what may not be there after a crash.

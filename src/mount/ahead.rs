@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
-use crate::model::Content;
+use crate::format::pack::PackKind;
+use crate::model::{Content, Item};
 use crate::mount::below::Below;
 use crate::mount::push::Store;
+use crate::repo::run::FrameRun;
 
 /// What one thread decodes and gives at once.
 const PIECE: u64 = 512 << 10;
@@ -108,8 +110,32 @@ pub fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) ->
     if piece.reached.load(Ordering::Relaxed) >= end {
         return Ok(());
     }
+    load(below, piece)?;
     below.trees().read(&piece.content, start, (end - start) as usize, bytes)?;
     let _ = store(piece.ino, start, bytes);
+    Ok(())
+}
+
+/// Has what a piece needs fetched with few requests, where they are dear.
+fn load(below: &Below, piece: &Piece) -> Result<()> {
+    let chunks = below.trees().chunks();
+    let most = chunks.repo().storage().worth_one_read();
+    if most == 0 {
+        return Ok(());
+    }
+    let (index, mut run) = (chunks.index(), FrameRun::new(most));
+    let (mut last, mut runs) = (None, Vec::new());
+    below.trees().items(&piece.content, piece.range.start, &mut |start, item| {
+        if let Item::Chunk { id, .. } = item
+            && let Some(location) = index.find(PackKind::Data, &id.key())?
+            && last.replace(index.frame_key(&location)) != Some(index.frame_key(&location))
+        {
+            runs.push(run.add(index.frame(&location)?));
+        }
+        Ok(start + item.len() < piece.range.end)
+    })?;
+    runs.push(run.take());
+    runs.iter().filter(|frames| !frames.is_empty()).for_each(|frames| chunks.load(frames));
     Ok(())
 }
 

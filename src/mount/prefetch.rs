@@ -20,7 +20,8 @@ use crate::mount::around::Around;
 use crate::mount::below::{Below, Dir, Found};
 use crate::mount::push::{Kernel, Push, Store};
 use crate::mount::root::Mounted;
-use crate::repo::index::{Index, Location};
+use crate::repo::index::{FrameRef, Index};
+use crate::repo::run::FrameRun;
 
 /// Readers that are followed at once.
 const STREAMS: usize = 16;
@@ -37,6 +38,9 @@ const WITHIN: u32 = 3;
 const FIRST_WINDOW: u64 = 512 << 10;
 /// Nodes that one walk looks at, at most.
 const WALK: u64 = 4096;
+/// Requests that fetch what is worth one read: a window has room for a few of these only, and several should be under
+/// way at once.
+const RUNS_A_READ: u64 = 2;
 /// Jobs that wait at most; more are left out.
 const JOBS: usize = 1024;
 /// A reader who read so recently is expected to go on in the directory that is listed now.
@@ -47,8 +51,8 @@ const QUIET: Duration = Duration::from_secs(2);
 enum Job {
     /// Walk on for a stream.
     Walk(u64),
-    /// Decode one frame.
-    Frame(Arc<Index>, Location),
+    /// Decode neighbouring frames of one pack.
+    Frames(Vec<FrameRef>),
     /// Give the kernel a part of a file.
     Give(Piece),
     /// Look whether to stop.
@@ -138,7 +142,7 @@ impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Job::Walk(_) => "Walk",
-            Job::Frame(..) => "Frame",
+            Job::Frames(_) => "Frames",
             Job::Give(_) => "Give",
             Job::Wake => "Wake",
         })
@@ -146,12 +150,16 @@ impl std::fmt::Debug for Job {
 }
 
 impl Prefetch {
-    /// Starts as many threads as there are cores. `frames` is the size of the frame cache: a quarter of it is used.
+    /// Starts as many threads as there are cores, or as the storage serves at once. `frames` is the size of the frame cache: a quarter of it is used.
     pub fn new(below: Arc<Below>, frames: u64) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(JOBS);
         let shared = Arc::new(Shared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });
         let kernel = Kernel::default();
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        let storage = shared.below.trees().chunks().repo().storage().clone();
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        // Who waits for a storage that is far away needs no core.
+        let waiting = if storage.worth_one_read() > 0 { storage.concurrency() } else { 0 };
+        let threads = cores.max(waiting).clamp(2, 16);
         for number in 0..threads {
             let (shared, jobs, receiver, kernel) = (shared.clone(), jobs.clone(), receiver.clone(), kernel.clone());
             std::thread::Builder::new()
@@ -277,10 +285,11 @@ impl Shared {
             }
             match job {
                 Job::Walk(number) => self.walk(number, jobs),
-                Job::Frame(index, location) => {
-                    // An error is the reader's to meet.
-                    let _ = index.frame(&location).and_then(|frame| self.below.trees().chunks().frame(&frame));
-                }
+                // An error is the reader's to meet.
+                Job::Frames(frames) => match &frames[..] {
+                    [frame] => drop(self.below.trees().chunks().frame(frame)),
+                    frames => self.below.trees().chunks().load(frames),
+                },
                 Job::Give(piece) => {
                     if let Some(store) = kernel.get() {
                         // As well.
@@ -300,10 +309,13 @@ impl Shared {
             (s.tree.clone(), s.cursor, s.across, room)
         });
         let Some((tree, cursor, across, room)) = begun else { return };
-        let mut walk = Walk { shared: self, jobs, tree, at: cursor, room, pieces: Vec::new(), last: [None; 4], next: 0 };
+        let most = self.below.trees().chunks().repo().storage().worth_one_read() / RUNS_A_READ;
+        let run = FrameRun::new(most);
+        let mut walk = Walk { shared: self, jobs, tree, at: cursor, room, pieces: Vec::new(), last: [None; 4], next: 0, run };
         let end = if across { cursor.0.saturating_add(WALK) } else { cursor.0 };
         // A damaged node ends the walk; the reader will meet it.
         while walk.at.0 <= end && walk.at.0 < walk.tree.snapshot.nodes() && walk.room > 0 && walk.node().is_some() {}
+        walk.send(None);
         let (at, pieces) = (walk.at, walk.pieces);
         self.with(number, |s| {
             s.walking = false;
@@ -325,9 +337,19 @@ struct Walk<'a> {
     /// The frames that were asked for last: neighbours share them.
     last: [Option<(PackId, u32)>; 4],
     next: usize,
+    run: FrameRun,
 }
 
 impl Walk<'_> {
+    /// Asks for a frame, or for what is left to be asked for; false when nobody takes jobs.
+    fn send(&mut self, frame: Option<FrameRef>) -> bool {
+        let frames = match frame {
+            Some(frame) => self.run.add(frame),
+            None => self.run.take(),
+        };
+        frames.is_empty() || self.jobs.try_send(Job::Frames(frames)).is_ok()
+    }
+
     /// Takes what fits of the node at the cursor and goes on behind it.
     fn node(&mut self) -> Option<()> {
         let (position, offset) = self.at;
@@ -358,7 +380,9 @@ impl Walk<'_> {
             self.last[self.next % self.last.len()] = Some(frame);
             self.next += 1;
             let cached = self.shared.below.trees().chunks().has_frame(&frame);
-            if !cached && self.jobs.try_send(Job::Frame(index.clone(), location)).is_err() {
+            // An error of the index is the reader's to meet, too.
+            let frame = if cached { None } else { index.frame(&location).ok() };
+            if frame.is_some() && !self.send(frame) {
                 self.room = 0;
                 return false;
             }

@@ -12,6 +12,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ResolvesServerCert;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -45,7 +47,7 @@ impl std::fmt::Display for Fingerprint {
     }
 }
 
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
 }
 
@@ -79,13 +81,14 @@ impl Identity {
         Ok(Identity { chain, key })
     }
 
-    /// The identity in `directory`; made there (a certificate that it signs itself) when there is none.
-    pub fn read_or_make(directory: &Path, names: &[String], addresses: &[IpAddr]) -> Result<Self> {
+    /// The files of the identity in `directory`, chain and key; made there (a certificate that it signs itself) when there
+    /// is none.
+    pub fn made(directory: &Path, names: &[String], addresses: &[IpAddr]) -> Result<(PathBuf, PathBuf)> {
         let (chain, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
         if !chain.exists() {
             make(directory, (&chain, &key), names, addresses)?;
         }
-        Identity::read(&chain, &key)
+        Ok((chain, key))
     }
 
     /// The fingerprint of the server's own certificate.
@@ -93,18 +96,21 @@ impl Identity {
         self.chain.first().map(Fingerprint::of)
     }
 
-    /// How a server shows it.
-    pub fn config(self) -> Result<Arc<ServerConfig>> {
-        let failed = |e| wrong("the certificate cannot be used", e);
-        let mut config = ServerConfig::builder_with_provider(crypto())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(failed)?
-            .with_no_client_auth()
-            .with_single_cert(self.chain, self.key)
-            .map_err(failed)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+    /// Ready to be shown. Key and certificate must belong together.
+    pub fn certified(self) -> Result<CertifiedKey> {
+        CertifiedKey::from_der(self.chain, self.key, &crypto()).map_err(|e| wrong("the certificate cannot be used", e))
     }
+}
+
+/// How a server speaks TLS, with what `resolver` shows.
+pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>> {
+    let mut config = ServerConfig::builder_with_provider(crypto())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| wrong("TLS cannot be used", e))?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// Makes a key and a certificate for it. The key is durable before the certificate is there.

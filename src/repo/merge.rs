@@ -15,6 +15,8 @@ use crate::repo::segment::SegmentWriter;
 
 /// Segments of one size class are merged when there are so many.
 pub const FANOUT: usize = 8;
+/// While others write there may be so many times more of them.
+const CROWD: usize = 8;
 /// Segments with fewer entries than this are all of the smallest class.
 const SMALLEST: u64 = 512;
 
@@ -25,24 +27,40 @@ fn class(entries: u64) -> u32 {
 
 /// Which of these segments are to be merged, if any: all of the lowest class that is full, and what is smaller.
 pub fn due(entries: &[u64]) -> Option<Vec<usize>> {
+    due_at(entries, FANOUT)
+}
+
+fn due_at(entries: &[u64], fanout: usize) -> Option<Vec<usize>> {
     let most = entries.iter().map(|n| class(*n)).max()?;
-    let full = (0..=most).find(|c| entries.iter().filter(|n| class(**n) == *c).count() >= FANOUT)?;
+    let full = (0..=most).find(|c| entries.iter().filter(|n| class(**n) == *c).count() >= fanout)?;
     Some((0..entries.len()).filter(|at| class(entries[*at]) <= full).collect())
 }
 
 /// Merges the visible segments of the repository while any are due; answers how many segments were written.
-pub fn settle(repo: &Repository, index: &Index) -> Result<usize> {
+///
+/// While others are at work (`alone` is false) it is left to the last of them, unless there are very many: writers that end
+/// at the same time would all merge the same segments, and then what each of them made of these, and so on without end.
+/// Who sees that somebody else has merged the same stops, too.
+pub fn settle(repo: &Repository, index: &Index, alone: bool) -> Result<usize> {
     let mut written = 0;
+    let fanout = if alone { FANOUT } else { FANOUT * CROWD };
     let mut index = Index::load_after(repo, Some(index))?;
-    while let Some(which) = due(&index.entry_counts()) {
+    while let Some(which) = due_at(&index.entry_counts(), fanout) {
         let there: HashSet<SegmentId> = index.replaced().iter().copied().collect();
+        let parts: HashSet<SegmentId> = which.iter().map(|at| index.segments()[*at].id()).collect();
         // What the merged ones replaced must not come back when prune deletes them first.
         let of_parts = which.iter().flat_map(|at| index.segments()[*at].replaces());
         let also: Vec<SegmentId> = of_parts.copied().filter(|id| there.contains(id)).collect();
-        index.rewrite(repo, &which, &also, &|_| true)?;
+        let own = index.rewrite(repo, &which, &also, &|_| true)?.map(|(id, _)| id);
         repo.storage().sync()?;
         written += 1;
         index = Index::load_after(repo, Some(&index))?;
+        let theirs = index.segments().iter().filter(|segment| Some(segment.id()) != own);
+        if theirs.flat_map(|segment| segment.replaces()).any(|id| parts.contains(id))
+            || own.is_some_and(|id| index.replaced().contains(&id))
+        {
+            break;
+        }
     }
     Ok(written)
 }
@@ -147,5 +165,53 @@ mod tests {
         assert_eq!(segments.iter().sum::<u64>(), 5000 * 300);
         // Every entry is written again a few times only.
         assert!(rewritten < 6 * 5000 * 300, "{rewritten}");
+    }
+
+    /// A repository in memory with so many segments of one chunk each.
+    fn with_segments(count: u8) -> Repository {
+        use crate::chunk::keys::Credential;
+        use crate::format::config::{ChunkerParameters, Derivation};
+        use crate::format::pack::{Codec, DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
+        use crate::model::Timestamp;
+        use crate::repo::InitOptions;
+        use crate::repo::pack::StoredPack;
+        use crate::repo::segment::Segment;
+        let (chunker, derivation) = (ChunkerParameters::DEFAULT, Derivation::DEFAULT);
+        let options = InitOptions { chunker, derivation, now: Timestamp::default(), label: Vec::new() };
+        let storage = Arc::new(crate::storage::memory::MemoryStorage::default());
+        let repo = Repository::init(storage, &Credential::KeyFile([1; 32]), &options).unwrap();
+        for n in 0..count {
+            let frame = FrameInfo { offset: PREAMBLE as u64, stored: 66, plain: 50, codec: Codec::Raw, bases: Vec::new() };
+            let entries = vec![DirectoryEntry { frame, chunks: vec![(ChunkKey([n; 16]), 50)] }];
+            let pack = StoredPack { id: PackId([n; 32]), kind: PackKind::Data, size: 1000, entries };
+            Segment::of_packs(&[pack]).store(&repo, Vec::new()).unwrap();
+        }
+        repo
+    }
+
+    #[test]
+    fn writers_that_end_together_do_not_merge_without_end() {
+        const WRITERS: usize = 2 * FANOUT;
+        let repo = with_segments(FANOUT as u8);
+        let index = Index::load(&repo).unwrap();
+        let begin = std::sync::Barrier::new(WRITERS);
+        let settle_one = || {
+            begin.wait();
+            settle(&repo, &index, true).unwrap()
+        };
+        let written: Vec<usize> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..WRITERS).map(|_| scope.spawn(settle_one)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(written.iter().all(|n| *n <= 2), "{written:?}");
+        // With others at work they stay as they are; the next who is alone makes one of them.
+        let before = Index::load(&repo).unwrap();
+        assert_eq!(settle(&repo, &before, false).unwrap(), 0);
+        settle(&repo, &before, true).unwrap();
+        let after = Index::load(&repo).unwrap();
+        assert!(after.segments().len() < FANOUT);
+        assert!(
+            (0..FANOUT as u8).all(|n| after.find(crate::format::pack::PackKind::Data, &ChunkKey([n; 16])).unwrap().is_some())
+        );
     }
 }

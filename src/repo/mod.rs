@@ -30,6 +30,7 @@ pub mod reader;
 pub mod recovery;
 pub mod repair;
 pub mod retention;
+pub mod run;
 pub mod segment;
 pub mod session;
 pub mod slots;

@@ -9,7 +9,7 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, GuardResult};
 use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::chunk::codec::Decoder;
@@ -20,6 +20,7 @@ use crate::observe::Counter;
 use crate::repo::Repository;
 use crate::repo::index::{FrameRef, Index, Location, missing_chunk};
 use crate::repo::pack::PackKey;
+use crate::repo::run::Run;
 use crate::storage::Name;
 
 /// A decoded frame.
@@ -52,6 +53,9 @@ type FrameKey = (PackId, u32);
 /// it, and then never: with most of the room for such, what is decoded ahead of readers would go before they come.
 const HOT: f64 = 0.3;
 
+/// Keys of packs that are fetched at once, at most.
+const KEYS_AT_ONCE: usize = 16;
+
 /// How long a chunk that is not there is not looked for in new segments again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(2);
 
@@ -81,6 +85,8 @@ pub struct ChunkReader {
     repo: Arc<Repository>,
     index: RwLock<Arc<Index>>,
     keys: RwLock<HashMap<PackId, Arc<PackKey>>>,
+    /// Held while a key is fetched.
+    loading: [Mutex<()>; KEYS_AT_ONCE],
     frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
     /// When the segments were last loaded again for a chunk that was not found.
     reloaded: Mutex<Option<Instant>>,
@@ -119,6 +125,7 @@ impl ChunkReader {
             repo,
             index: RwLock::new(index),
             keys: RwLock::default(),
+            loading: Default::default(),
             frames,
             reloaded: Mutex::default(),
             counts: ReadCounts::default(),
@@ -190,7 +197,7 @@ impl ChunkReader {
     /// A decoded frame, from the cache or the storage.
     pub fn frame(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
         let key = (frame.pack.id, frame.number);
-        self.frames.get_or_insert_with(&key, || self.fetch(frame))
+        self.frames.get_or_insert_with(&key, || self.fetch(frame, None))
     }
 
     /// Whether a frame, by its pack and its number there, is in memory already.
@@ -198,22 +205,64 @@ impl ChunkReader {
         self.frames.contains_key(frame)
     }
 
-    fn fetch(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
+    fn fetch(&self, frame: &FrameRef, run: Option<&Run>) -> Result<Arc<Frame>> {
         let mut plain = Vec::new();
-        self.decode_frame(frame, &mut plain)?;
+        self.decode_frame(frame, run, &mut plain)?;
         Ok(Arc::new(Frame { plain, verified: Mutex::default() }))
     }
 
-    /// Fetches and decodes a frame into `plain` (replaced), past the cache.
-    pub fn decode_frame(&self, frame: &FrameRef, plain: &mut Vec<u8>) -> Result<()> {
+    /// Neighbouring frames of one pack, read with one request, for [`ChunkReader::decode_frame`]. `None`: one frame is
+    /// read as well by itself. Memory for them comes from the caller.
+    pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>, buffer: Vec<u8>) -> Result<Option<Run>> {
+        Run::read(&**self.repo.storage(), frames, buffer)
+    }
+
+    /// Decodes neighbouring frames of one pack into the cache, fetched with one request; those that somebody else is
+    /// decoding already are left to them. Errors are for who needs a frame.
+    pub fn load(&self, frames: &[FrameRef]) {
+        let key = |frame: &FrameRef| (frame.pack.id, frame.number);
+        let absent: Vec<&FrameRef> = frames.iter().filter(|frame| !self.frames.contains_key(&key(frame))).collect();
+        // Whoever decodes a difference waits for frames without bases, and these wait for nobody. So only these may be
+        // held back from others while their bytes come.
+        let (plain, differences): (Vec<_>, Vec<_>) = absent.into_iter().partition(|frame| frame.info.bases.is_empty());
+        let mut held = Vec::new();
+        for frame in plain {
+            if let GuardResult::Guard(guard) = self.frames.get_value_or_guard(&key(frame), Some(Duration::ZERO)) {
+                held.push((frame, guard));
+            }
+        }
+        let mut wanted: Vec<&FrameRef> = held.iter().map(|(frame, _)| *frame).chain(differences.iter().copied()).collect();
+        wanted.sort_unstable_by_key(|frame| frame.info.offset);
+        let Ok(run) = self.run(wanted, Vec::new()) else { return };
+        for (frame, guard) in held {
+            if let Ok(decoded) = self.fetch(frame, run.as_ref()) {
+                let _ = guard.insert(decoded);
+            }
+        }
+        for frame in differences {
+            let _ = self.frames.get_or_insert_with(&key(frame), || self.fetch(frame, run.as_ref()));
+        }
+    }
+
+    /// Fetches and decodes a frame into `plain` (replaced), past the cache. Its sealed bytes are taken from `run`, if they
+    /// are there and good.
+    pub fn decode_frame(&self, frame: &FrameRef, run: Option<&Run>, plain: &mut Vec<u8>) -> Result<()> {
+        let given = run.and_then(|run| run.get(frame));
+        match self.decode_of(frame, given, plain) {
+            Err(_) if given.is_some() => self.decode_of(frame, None, plain),
+            other => other,
+        }
+    }
+
+    fn decode_of(&self, frame: &FrameRef, given: Option<&[u8]>, plain: &mut Vec<u8>) -> Result<()> {
         if frame.info.bases.is_empty() {
-            return self.decode_with(frame, &[], plain);
+            return self.decode_with(frame, given, &[], plain);
         }
         let mut prefix = PREFIX.take();
         let decoded = self
             .bases(frame.pack.kind, &frame.info.bases, &mut prefix)
             .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))
-            .and_then(|()| self.decode_with(frame, &prefix, plain));
+            .and_then(|()| self.decode_with(frame, given, &prefix, plain));
         if prefix.capacity() <= KEPT_PREFIX {
             PREFIX.set(prefix);
         }
@@ -221,23 +270,32 @@ impl ChunkReader {
     }
 
     /// Fetches and decodes a frame whose bases are `prefix`.
-    fn decode_with(&self, frame: &FrameRef, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
+    fn decode_with(&self, frame: &FrameRef, given: Option<&[u8]>, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let id = frame.pack.id;
         let known = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
         if let Some(key) = known {
-            match self.open_frame(&key, frame, prefix, plain) {
+            match self.open_frame(&key, frame, given, prefix, plain) {
                 // The key may be that of another pack, which stood here when it was read.
                 Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id),
                 other => return other,
             };
         }
         let key = self.pack_key(frame.pack.kind, id)?;
-        self.open_frame(&key, frame, prefix, plain)?;
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key);
-        Ok(())
+        let opened = self.open_frame(&key, frame, given, prefix, plain);
+        if opened.is_err() {
+            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
+        }
+        opened
     }
 
-    fn open_frame(&self, key: &PackKey, frame: &FrameRef, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
+    fn open_frame(
+        &self,
+        key: &PackKey,
+        frame: &FrameRef,
+        given: Option<&[u8]>,
+        prefix: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
         let name = Name::Pack(frame.pack.id);
         if key.preamble().kind != frame.pack.kind {
             return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
@@ -250,10 +308,12 @@ impl ChunkReader {
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             let Working { decoder, sealed, scratch } = working;
             let mut decode = |sealed: &[u8]| key.decode(frame.number, &frame.info, sealed, prefix, decoder, scratch, plain);
-            let kept = self.kept(frame.pack.kind, frame.pack.id, &range, sealed, |sealed| decode(sealed).is_ok());
-            if !kept {
+            let damaged = |e: Error| e.context(format!("{name}, frame {}", frame.number));
+            if let Some(given) = given {
+                decode(given).map_err(damaged)?;
+            } else if !self.kept(frame.pack.kind, frame.pack.id, &range, sealed, |sealed| decode(sealed).is_ok()) {
                 self.repo.storage().read(&name, Some(range.clone()), sealed)?;
-                decode(sealed).map_err(|e| e.context(format!("{name}, frame {}", frame.number)))?;
+                decode(sealed).map_err(damaged)?;
                 self.keep(frame.pack.kind, frame.pack.id, range.start, sealed);
             }
             self.counts.frames.add(1);
@@ -325,13 +385,20 @@ impl ChunkReader {
     }
 
     fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+        // Many threads begin with a pack at the same time: one fetches its key.
+        let _loading = self.loading[usize::from(id.0[0]) % KEYS_AT_ONCE].lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
+            return Ok(key.clone());
+        }
         let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
         let mut first = Vec::new();
         if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
             self.repo.storage().read(&name, Some(range), &mut first)?;
             self.keep(kind, id, 0, &first);
         }
-        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
+        let key = PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))?;
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
+        Ok(key)
     }
 
     /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.

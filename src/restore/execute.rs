@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Item};
-use crate::repo::index::Index;
+use crate::repo::index::{FrameRef, Index};
+use crate::repo::run::{Extent, Run as Together};
 use crate::restore::entries;
 use crate::restore::job::Job;
 use crate::restore::plan::{FrameRead, Piece, Plan, Spot, plan};
@@ -16,6 +17,10 @@ use crate::restore::run::Run;
 const MAX_PIECES: u64 = 64 << 10;
 /// Frames that one thread takes at a time: neighbours, so that threads seldom work in the same directory.
 const FRAMES_AT_ONCE: usize = 4;
+/// Parts of a window's frames for each thread at least, where each part is a request of its own.
+const PARTS_A_THREAD: u64 = 3;
+/// Bytes of such a part that are always worth a request.
+const SMALLEST_PART: u64 = 256 << 10;
 /// Entries without frames that one thread takes at a time.
 const ENTRIES_AT_ONCE: usize = 64;
 
@@ -201,15 +206,24 @@ fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
     fetch
 }
 
+/// Memory of one thread.
+#[derive(Default)]
+struct Buffers {
+    sealed: Vec<u8>,
+    plain: Vec<u8>,
+}
+
 fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan: &Plan) {
     let groups: Vec<&[u32]> = window.at_once.chunks(ENTRIES_AT_ONCE).collect();
-    let reads: Vec<&[FrameRead]> = plan.frames.chunks(FRAMES_AT_ONCE).collect();
+    let reads = runs(run, index, plan);
     let lost: Vec<&[u32]> = plan.lost.chunks(ENTRIES_AT_ONCE).collect();
-    parallel(run, groups.len() + reads.len() + lost.len(), Vec::new, |plain, at| {
+    parallel(run, groups.len() + reads.len() + lost.len(), Buffers::default, |buffers, at| {
         if let Some(reads) = reads.get(at) {
+            let together = together(run, window, index, reads, std::mem::take(&mut buffers.sealed));
             for read in reads.iter() {
-                read_frame(run, window, index, read, plain);
+                read_frame(run, window, index, read, together.as_ref(), &mut buffers.plain);
             }
+            buffers.sealed = together.map(Together::into_buffer).unwrap_or_default();
         } else if let Some(group) = groups.get(at - reads.len()) {
             group.iter().for_each(|&number| entries::make(&window.jobs[number as usize]));
         } else if let Some(pieces) = lost.get(at - reads.len() - groups.len()) {
@@ -220,16 +234,63 @@ fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan:
     });
 }
 
-/// Fetches and decodes one frame and writes what it holds. A buffer for its bytes comes from the caller.
-fn read_frame(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, read: &FrameRead, plain: &mut Vec<u8>) {
-    let wanted = |write: &crate::restore::plan::Write| !job_of(window, write.piece).failed();
+/// The frames of a plan in parts for one thread each: from a storage that is far away, what one request fetches.
+fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]> {
+    let most = run.tree.chunks().repo().storage().worth_one_read();
+    if most == 0 {
+        return plan.frames.chunks(FRAMES_AT_ONCE).collect();
+    }
+    let frames: Vec<Option<FrameRef>> = plan.frames.iter().map(|read| index.frame_at(read.frame).ok()).collect();
+    // At the end of a window all threads wait for the one that is last: parts are small enough for that to be short.
+    let all: u64 = frames.iter().flatten().map(|frame| u64::from(frame.info.stored)).sum();
+    let most = most.min((all / (PARTS_A_THREAD * run.workers as u64)).max(SMALLEST_PART));
+    // A frame that the index cannot tell of now is a part of its own, and has its error there.
+    let (mut parts, mut start, mut extent) = (Vec::new(), 0, None::<Extent>);
+    for (at, frame) in frames.iter().enumerate() {
+        let follows = extent.as_mut().zip(frame.as_ref()).is_some_and(|(extent, frame)| extent.extend(frame, most));
+        if !follows {
+            parts.extend(plan.frames.get(start..at).filter(|part| !part.is_empty()));
+            (start, extent) = (at, frame.as_ref().map(Extent::of));
+        }
+    }
+    parts.extend(plan.frames.get(start..).filter(|part| !part.is_empty()));
+    parts
+}
+
+/// Frames that are fetched with one request, as far as anybody wants them still.
+fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[FrameRead], buffer: Vec<u8>) -> Option<Together> {
+    let chunks = run.tree.chunks();
+    if run.stopped() || chunks.repo().storage().worth_one_read() == 0 {
+        return None;
+    }
+    let wanted = reads.iter().filter(|read| is_wanted(window, read));
+    let frames: Vec<FrameRef> = wanted.filter_map(|read| index.frame_at(read.frame).ok()).collect();
+    // What is wrong is said of each frame when it is read by itself.
+    chunks.run(&frames, buffer).ok().flatten()
+}
+
+fn is_wanted(window: &Window<'_, '_>, read: &FrameRead) -> bool {
+    read.writes.iter().any(|write| !job_of(window, write.piece).failed())
+}
+
+/// Decodes one frame, which it fetches if it is not among those that were fetched `together`, and writes what it holds.
+/// A buffer for its bytes comes from the caller.
+fn read_frame(
+    run: &Run<'_>,
+    window: &Window<'_, '_>,
+    index: &Arc<Index>,
+    read: &FrameRead,
+    together: Option<&Together>,
+    plain: &mut Vec<u8>,
+) {
     if run.stopped() {
         return;
     }
-    if !read.writes.iter().any(wanted) {
+    if !is_wanted(window, read) {
         return read.writes.iter().for_each(|write| job_of(window, write.piece).done(1));
     }
-    let decoded = index.frame_at(read.frame).and_then(|frame| run.tree.chunks().decode_frame(&frame, plain));
+    let chunks = run.tree.chunks();
+    let decoded = index.frame_at(read.frame).and_then(|frame| chunks.decode_frame(&frame, together, plain));
     if let Err(error) = decoded {
         let again = |_: &ChunkId| Error::new(error.kind(), error.to_string());
         return read.writes.iter().for_each(|w| from_elsewhere(run, window, w.piece, Some((index, read.frame)), &again));

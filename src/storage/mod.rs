@@ -212,6 +212,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// How many calls are worth having under way at once.
     fn concurrency(&self) -> usize;
 
+    /// How many large objects are worth creating at once. One where the next is under way as soon as the last is.
+    fn creates_at_once(&self) -> usize {
+        1
+    }
+
+    /// Bytes that are worth one read: neighbouring ranges of an object are asked for together up to this length, where
+    /// every read costs the way there and back. Zero: each range by itself.
+    fn worth_one_read(&self) -> u64 {
+        0
+    }
+
     /// The local directory that holds the objects, if one does: an ingest never goes in there.
     fn local_path(&self) -> Option<std::path::PathBuf> {
         None

@@ -177,6 +177,14 @@ impl Storage for RecordingStorage {
         self.inner.concurrency()
     }
 
+    fn creates_at_once(&self) -> usize {
+        self.inner.creates_at_once()
+    }
+
+    fn worth_one_read(&self) -> u64 {
+        self.inner.worth_one_read()
+    }
+
     fn local_path(&self) -> Option<std::path::PathBuf> {
         self.inner.local_path()
     }

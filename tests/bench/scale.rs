@@ -89,7 +89,7 @@ fn index(repo: &Repository, chunks: u64) {
         let waiting: Vec<StoredPack> = (first..packs.min(first + PACKS_A_SEGMENT)).map(pack).collect();
         Segment::of_packs(&waiting).store(repo, Vec::new()).unwrap();
         drop(waiting);
-        merge::settle(repo, &index).unwrap();
+        merge::settle(repo, &index, true).unwrap();
         index = Index::load_after(repo, Some(&index)).unwrap();
     }
     report("index: write and merge", chunks, start);

@@ -106,7 +106,7 @@ impl Years {
             }
             8 => {
                 let index = Index::load(&self.repo).expect("the index");
-                merge::settle(&self.repo, &index).expect("merging");
+                merge::settle(&self.repo, &index, true).expect("merging");
             }
             _ => {
                 if op & 16 != 0 {

@@ -79,6 +79,25 @@ fn sessions_of_one_token_are_not_anothers() {
 }
 
 #[test]
+fn sessions_of_one_forced_command_are_not_anothers() {
+    let scratch = tempfile::tempdir().unwrap();
+    let address = ssh_address(&scratch.path().join("repo"));
+    yester::storage::directory::DirectoryStorage::create(&scratch.path().join("repo")).unwrap();
+    let named = |name: &str| {
+        let options = stdio_options(scratch.path(), &format!("--append-only --client {name}"));
+        RemoteStorage::open(&address, &options).unwrap()
+    };
+    let (one, two) = (named("one"), named("two"));
+    must_create(&one, &Name::Session(id(1)), b"one");
+    assert!(two.create(&Name::Snapshot(id(1)), &[b"x"]).is_err());
+    assert!(two.delete(&Name::Session(id(1))).is_err());
+    // The same client, connected anew.
+    must_create(&named("one"), &Name::Snapshot(id(1)), b"x");
+    named("one").delete(&Name::Session(id(1))).unwrap();
+    assert!(one.list(Class::Sessions).unwrap().is_empty());
+}
+
+#[test]
 fn a_restricted_path_cannot_be_left() {
     let scratch = tempfile::tempdir().unwrap();
     let inside = scratch.path().join("inside");

@@ -2,10 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use yester::net::client::{RemoteOptions, RemoteStorage};
 use yester::net::protocol::Capability;
 use yester::net::server::{ServeOptions, listen};
+use yester::net::tls::{Identity, Trust};
 use yester::net::tokens::Grant;
 use yester::storage::{Class, Storage};
 
@@ -177,4 +180,46 @@ fn a_server_that_stops_ends_what_is_under_way() {
     answers(&writer.join().unwrap(), 201, "");
     assert!(TcpStream::connect(("127.0.0.1", plain.server.port)).is_err());
     assert_eq!(plain.files(), 1);
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_without_a_restart() {
+    let scratch = tempfile::tempdir().unwrap();
+    let made = |name: &str| Identity::made(&scratch.path().join(name), &["localhost".to_owned()], &[]).unwrap();
+    let (old, new, shown) = (made("old"), made("new"), scratch.path().join("shown"));
+    std::fs::create_dir(&shown).unwrap();
+    let files = (shown.join("chain.pem"), shown.join("key.pem"));
+    let put = |(chain, key): &(PathBuf, PathBuf)| {
+        for (from, to) in [(chain, &files.0), (key, &files.1)] {
+            // In one step each, as programs do that renew certificates.
+            let temporary = shown.join("new");
+            std::fs::copy(from, &temporary).and_then(|_| std::fs::rename(&temporary, to)).unwrap();
+        }
+    };
+    put(&old);
+    let root = scratch.path().join("root");
+    let server = Server::with(ServeOptions { certificate: Some(files.clone()), ..serve_options(&root) });
+    let storage = server.storage("web");
+    let token = server.token(server.grant("web", &FULL));
+    let sees = |pair: &(PathBuf, PathBuf)| {
+        let fingerprint = Identity::read(&pair.0, &pair.1).unwrap().fingerprint();
+        let trust = Trust { fingerprint, authorities: None };
+        RemoteStorage::open(&server.address("web"), &RemoteOptions { trust, ..server.options(&token) }).is_ok()
+    };
+    assert!(sees(&old) && !sees(&new));
+    // A chain without its key, and something that is no certificate: the old one is shown.
+    for half in [new.0.clone(), new.1.clone()] {
+        std::fs::copy(half, &files.0).unwrap();
+        std::thread::sleep(Duration::from_millis(1200));
+        assert!(sees(&old) && !sees(&new));
+    }
+    put(&new);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !sees(&new) {
+        assert!(Instant::now() < deadline, "the new certificate is not shown");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!sees(&old));
+    // Who was connected still is.
+    storage.list(Class::Packs).unwrap();
 }

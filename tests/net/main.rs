@@ -22,6 +22,7 @@ mod generate;
 mod hostile;
 mod limits;
 mod oracle;
+mod pipeline;
 mod program;
 #[path = "../program/mod.rs"]
 mod program_run;

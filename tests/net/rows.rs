@@ -11,7 +11,7 @@ use yester::ErrorKind;
 use yester::net::client::{RemoteOptions, RemoteStorage};
 use yester::net::protocol::Capability;
 use yester::net::server::ServeOptions;
-use yester::net::tls::{Identity, Trust};
+use yester::net::tls::{Identity, Trust, server_config};
 use yester::net::tokens::Grant;
 use yester::storage::{Class, Created, Name, Storage};
 
@@ -22,11 +22,23 @@ const TOKEN: &str = "yester-token-0123456789abcdef-00112233445566778899aabbccdde
 /// A server over TLS that answers everything with these bytes.
 fn canned(answer: &str) -> (u16, Trust) {
     let scratch = tempfile::tempdir().unwrap();
-    let identity = Identity::read_or_make(scratch.path(), &["localhost".to_owned()], &[]).unwrap();
-    let trust = Trust { fingerprint: identity.fingerprint(), authorities: None };
-    let mut config = (*identity.config().unwrap()).clone();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let (config, trust) = own(scratch.path());
     (serve(config, answer), trust)
+}
+
+/// A server's own certificate, with HTTP/1.1 behind it.
+fn own(directory: &Path) -> (rustls::ServerConfig, Trust) {
+    let (chain, key) = Identity::made(directory, &["localhost".to_owned()], &[]).unwrap();
+    let identity = Identity::read(&chain, &key).unwrap();
+    let trust = Trust { fingerprint: identity.fingerprint(), authorities: None };
+    (config(identity), trust)
+}
+
+fn config(identity: Identity) -> rustls::ServerConfig {
+    let resolver = rustls::sign::SingleCertAndKey::from(identity.certified().unwrap());
+    let mut config = (*server_config(Arc::new(resolver)).unwrap()).clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
 }
 
 fn serve(config: rustls::ServerConfig, answer: &str) -> u16 {
@@ -92,6 +104,41 @@ fn row_69_servers_that_are_not_ours() {
     says(&open(port, Trust::default_for_tests()), &["refused"]);
 }
 
+#[test]
+fn a_success_before_the_whole_body_is_none() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (config, trust) = own(scratch.path());
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let config = config.clone();
+            std::thread::spawn(move || {
+                let mut tls = rustls::ServerConnection::new(config).unwrap();
+                let mut stream = rustls::Stream::new(&mut tls, &mut stream);
+                let about = r#"{"free":9,"capabilities":["put"]}"#;
+                let mut request = [0; 4096];
+                while stream.read(&mut request).is_ok_and(|n| n > 0) {
+                    let head =
+                        format!("HTTP/1.1 201 Created\r\nyester-protocol: 1\r\nContent-Length: {}\r\n\r\n{about}", about.len());
+                    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.flush());
+                    if request.starts_with(b"PUT") {
+                        // It says that it has everything, and takes no more for a while.
+                        std::thread::sleep(Duration::from_millis(300));
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let token = Some(zeroize::Zeroizing::new(TOKEN.to_owned()));
+    let options = RemoteOptions { token, trust, timeout: Duration::from_secs(2), ..RemoteOptions::default() };
+    let storage = RemoteStorage::open(&at_port(port, "web"), &options).unwrap();
+    let e = storage.create(&Name::Session(id(1)), &[&noise(1, 32 << 20)]).unwrap_err();
+    says(&e, &["sessions/", "before all of it was sent"]);
+}
+
 trait ForTests {
     fn default_for_tests() -> Self;
 }
@@ -119,9 +166,7 @@ fn signed(directory: &Path, change: impl FnOnce(&mut rcgen::CertificateParams)) 
         std::fs::write(directory.join(name), text).unwrap();
     }
     let identity = Identity::read(&directory.join("cert.pem"), &directory.join("key.pem")).unwrap();
-    let mut config = (*identity.config().unwrap()).clone();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let port = serve(config, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let port = serve(config(identity), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     (port, Trust { fingerprint: None, authorities: Some(directory.join("ca.pem")) })
 }
 

@@ -2,14 +2,14 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
-use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::client::body::Pieces;
@@ -24,6 +24,8 @@ const PIECE: usize = 128 << 10;
 const LONGEST_REFUSAL: usize = 64 << 10;
 /// Attempts to connect to a server that never answered before.
 const FIRST_ATTEMPTS: u32 = 3;
+/// For so long a server that was given up is not asked again, or for a quarter of the timeout.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// What Linux calls a disk or a quota that is full: callers know them by number.
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
@@ -31,8 +33,15 @@ const EDQUOT: i32 = 122;
 /// A connection, or the place for one.
 #[derive(Default)]
 struct Slot {
-    sender: Mutex<Option<Sender>>,
+    sender: tokio::sync::Mutex<Option<Sender>>,
     load: AtomicUsize,
+}
+
+/// When the server was last heard of, and when it was last given up.
+#[derive(Debug, Clone, Copy)]
+struct Health {
+    heard: Instant,
+    given_up: Option<Instant>,
 }
 
 /// What all requests to one repository share.
@@ -45,6 +54,7 @@ pub struct Line {
     slots: Vec<Slot>,
     /// Whether the server ever answered.
     known: AtomicBool,
+    health: Mutex<Health>,
     /// How long one waits for progress.
     pub timeout: Duration,
     /// Limits of bytes a second, up and down.
@@ -105,7 +115,8 @@ impl Line {
         });
         let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
         let (known, timeout, rates) = (AtomicBool::new(false), Duration::from_secs(60), (None, None));
-        Ok(Line { target, authority, repository, token: token.transpose()?, slots, known, timeout, rates })
+        let health = Mutex::new(Health { heard: Instant::now(), given_up: None });
+        Ok(Line { target, authority, repository, token: token.transpose()?, slots, known, health, timeout, rates })
     }
 
     /// How many connections there may be.
@@ -113,9 +124,42 @@ impl Line {
         self.slots.len()
     }
 
+    /// Patience for one call. When another call has just given up, and nothing was heard since, there is none: a thousand
+    /// calls must not wait for a dead server one after the other.
+    pub fn patience(&self) -> Result<Patience> {
+        let health = self.health();
+        match health.given_up {
+            Some(at) if at.elapsed() < (self.timeout / 4).min(LEFT_ALONE) => {
+                let seconds = at.duration_since(health.heard).as_secs();
+                Err(Error::new(
+                    ErrorKind::Io,
+                    format!("the server does not answer (nothing was heard of it for {seconds} seconds)"),
+                ))
+            }
+            _ => Ok(Patience::new(self.timeout)),
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Notes that the server answered, or sent or took bytes.
+    pub fn heard(&self) {
+        *self.health() = Health { heard: Instant::now(), given_up: None };
+    }
+
+    /// Notes that a call gave up, if no other heard anything for long, either.
+    fn gives_up(&self) {
+        let mut health = self.health();
+        if health.heard.elapsed() >= self.timeout / 2 {
+            health.given_up = Some(Instant::now());
+        }
+    }
+
     /// Tries until there is an answer, patience is at its end, or trying again would not help.
     pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut Patience) -> Result<T, Fault>) -> Result<T> {
-        let mut patience = Patience::new(self.timeout);
+        let mut patience = self.patience()?;
         loop {
             let fault = match attempt(&mut patience).await {
                 Ok(value) => return Ok(value),
@@ -138,6 +182,7 @@ impl Line {
             }
             Some(_) => Err(fault.error()),
             None => {
+                self.gives_up();
                 let seconds = patience.timeout().as_secs_f32();
                 let e = fault.error();
                 let kind = e.kind();
@@ -224,6 +269,7 @@ impl Line {
         let (pieces, body) = Pieces::measured(length);
         let request = self.request(ask, body)?;
         let mut answer = std::pin::pin!(sender.send(request));
+        let mut whole = true;
         for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
             if let Some(rate) = &self.rates.0 {
                 rate.take(piece.len()).await;
@@ -233,9 +279,15 @@ impl Line {
             tokio::select! {
                 biased;
                 taken = tokio::time::timeout(patience.wait(), room) => match taken {
-                    Ok(true) => patience.progress(piece.len()),
+                    Ok(true) => {
+                        self.heard();
+                        patience.progress(piece.len());
+                    }
                     // The connection has let go of the body: the answer says why.
-                    Ok(false) => break,
+                    Ok(false) => {
+                        whole = false;
+                        break;
+                    }
                     Err(_) => {
                         self.drop_connection(&loaded).await;
                         return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server takes nothing more")));
@@ -244,13 +296,30 @@ impl Line {
                 // A refusal need not wait for the rest of the body.
                 answered = &mut answer => {
                     let answered = answered.map_err(|e| Fault::broken(cause(&e)))?;
-                    return self.judge(answered, loaded, patience).await;
+                    return self.judge_early(answered, loaded, patience).await;
                 }
             }
         }
         drop(pieces);
         let answered = self.answered(patience, &loaded, answer).await?;
-        self.judge(answered, loaded, patience).await
+        match whole {
+            true => self.judge(answered, loaded, patience).await,
+            false => self.judge_early(answered, loaded, patience).await,
+        }
+    }
+
+    /// As [`Line::judge`], of an answer that came before the whole body was given away: nobody can have stored what they do
+    /// not have, so it is no success, whatever it says.
+    async fn judge_early<'a>(
+        &'a self,
+        response: Response<Incoming>,
+        loaded: Loaded<'a>,
+        patience: &mut Patience,
+    ) -> Result<Answer<'a>, Fault> {
+        let answer = self.judge(response, loaded, patience).await?;
+        self.give_up(&answer).await;
+        let text = "the server says that it has an object before all of it was sent: it is not to be trusted with it";
+        Err(Fault::Final(Error::new(ErrorKind::Io, text)))
     }
 
     /// Whether an answer is of our server, and is one that helps.
@@ -265,6 +334,7 @@ impl Line {
             return Err(Fault::Final(stranger(&response)));
         }
         self.known.store(true, Ordering::Relaxed);
+        self.heard();
         if response.status().is_success() {
             return match said {
                 Some(VERSION) => Ok(Answer { response, loaded }),

@@ -39,7 +39,14 @@ use transport::Target;
 /// The longest small answer.
 const LONGEST: usize = 1 << 20;
 /// Requests that are worth having under way on one connection.
-const PER_CONNECTION: usize = 8;
+const PER_CONNECTION: usize = 4;
+/// Packs that are sent at once at most: each is in memory until the server has it.
+const MOST_UPLOADS: usize = 4;
+/// How often an object is sent before it is given up: bytes that move, and are lost each time, are no progress.
+const MOST_ATTEMPTS: u32 = 20;
+/// Bytes that one request asks for when more are needed: with [`PER_CONNECTION`] of them under way a line with a long way
+/// is full, and memory holds no more than that.
+const ONE_READ: u64 = 1 << 20;
 
 /// How to talk to a server.
 #[derive(Debug, Clone)]
@@ -206,6 +213,7 @@ impl RemoteStorage {
             if let Some(rate) = &self.line.rates.1 {
                 rate.take(bytes.len()).await;
             }
+            self.line.heard();
             patience.progress(bytes.len());
             return Ok(Some(bytes));
         }
@@ -238,9 +246,9 @@ impl RemoteStorage {
             }
             ask = ask.with(CONTENT_HEADER, hasher.finalize().to_hex().to_string());
         }
-        let mut patience = Patience::new(self.line.timeout);
+        let mut patience = self.line.patience()?;
         // Whether the server may have got it already: then what is there, if it is the same, is ours.
-        let mut maybe = false;
+        let (mut maybe, mut attempts) = (false, 0);
         loop {
             let fault = match self.line.upload(&ask, parts, &mut patience).await {
                 Ok(answer) if answer.response.status().as_u16() == 201 || maybe => return Ok(Created::New),
@@ -249,6 +257,10 @@ impl RemoteStorage {
                 Err(Fault::Final(e)) => return Err(e),
                 Err(fault) => fault,
             };
+            attempts += 1;
+            if attempts >= MOST_ATTEMPTS {
+                return Err(fault.error().context(format!("given up after {attempts} attempts")));
+            }
             let broken = matches!(fault, Fault::Broken(_));
             let reason = fault_text(&fault);
             self.line.rest(&mut patience, fault).await?;
@@ -401,6 +413,14 @@ impl Storage for RemoteStorage {
 
     fn concurrency(&self) -> usize {
         self.line.connections().max(2) * PER_CONNECTION
+    }
+
+    fn creates_at_once(&self) -> usize {
+        self.line.connections().clamp(1, MOST_UPLOADS)
+    }
+
+    fn worth_one_read(&self) -> u64 {
+        ONE_READ
     }
 
     fn describe(&self) -> String {

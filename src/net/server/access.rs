@@ -21,7 +21,7 @@ const REMEMBERED: usize = 4096;
 /// Who asks.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// The token's name, or what stands for all who come over ssh.
+    /// The token's name, or what stands for who comes over ssh.
     pub id: String,
     /// The repository's directory; `None` for who may only read counters.
     pub repository: Option<PathBuf>,

@@ -9,10 +9,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Error, IoContext, Result};
 use crate::net::server::access::Door;
+use crate::net::server::certificate::Certificate;
 use crate::net::server::connections::{self, Listener};
 use crate::net::server::limits::Limits;
 use crate::net::server::{OWN, Server, Stop, runtime, tokens};
-use crate::net::tls::{Fingerprint, Identity};
+use crate::net::tls::{Fingerprint, Identity, server_config};
 use crate::sys::process;
 
 /// How a server runs.
@@ -69,13 +70,15 @@ pub fn listen(options: ServeOptions) -> Result<Listening> {
         let shown = crate::model::escape(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()));
         return Err(Error::invalid(format!("{shown} is no directory: --root names the one with the repositories")));
     }
-    let identity = match (no_tls, certificate) {
+    let files = match (no_tls, certificate) {
         (true, _) => None,
-        (false, Some((chain, key))) => Some(Identity::read(&chain, &key)?),
-        (false, None) => Some(Identity::read_or_make(&root.join(OWN), &own_names(names), &[listen.ip(), LOOPBACK])?),
+        (false, Some(given)) => Some(given),
+        (false, None) => Some(Identity::made(&root.join(OWN), &own_names(names), &[listen.ip(), LOOPBACK])?),
     };
-    let fingerprint = identity.as_ref().and_then(Identity::fingerprint);
-    let tls = identity.map(|identity| identity.config().map(TlsAcceptor::from)).transpose()?;
+    let certificate = files.map(|(chain, key)| Certificate::read(chain, key)).transpose()?;
+    let (certificate, fingerprint) = certificate.unzip();
+    let fingerprint = fingerprint.flatten();
+    let tls = certificate.map(|shown| server_config(Arc::new(shown)).map(TlsAcceptor::from)).transpose()?;
     let runtime = runtime()?;
     let socket = runtime.block_on(TcpListener::bind(listen)).at(|| format!("cannot listen on {listen}"))?;
     let address = socket.local_addr().at(|| format!("cannot listen on {listen}"))?;

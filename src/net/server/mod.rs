@@ -8,10 +8,11 @@ use axum::http::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, watch as channel};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::net::protocol::{Capability, Code, Refusal};
+use crate::net::protocol::{Capability, Code, Refusal, RepositoryName};
 use crate::net::tokens::Tokens;
 
 pub mod access;
+mod certificate;
 mod connections;
 mod download;
 mod hosted;
@@ -147,6 +148,8 @@ pub struct StdioOptions {
     pub restrict_to: Vec<PathBuf>,
     /// Nothing that takes the capability prune.
     pub append_only: bool,
+    /// Whose sessions these are; without a name, they are of all who come without one.
+    pub client: Option<RepositoryName>,
 }
 
 /// Serves one client over this process' standard input and output, until that ends.
@@ -155,7 +158,9 @@ pub fn serve_stdio(options: StdioOptions, limits: Limits) -> Result<()> {
     if !options.append_only {
         capabilities.push(Capability::Prune);
     }
-    let door = Door::Trusted { restrict_to: options.restrict_to, capabilities, id: "ssh".to_owned() };
+    // No token is called so: their names are digits.
+    let id = options.client.map_or_else(|| "ssh".to_owned(), |client| format!("ssh:{}", client.as_str()));
+    let door = Door::Trusted { restrict_to: options.restrict_to, capabilities, id };
     let server = Server::new(door, limits);
     let runtime = runtime()?;
     let served = runtime.block_on(connections::serve_stdio(server));

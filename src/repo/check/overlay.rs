@@ -69,6 +69,10 @@ impl Storage for Overlay {
         self.inner.concurrency()
     }
 
+    fn worth_one_read(&self) -> u64 {
+        self.inner.worth_one_read()
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }
