@@ -272,8 +272,9 @@ impl Attempt<'_> {
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
-                let result =
-                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.repo.scratch()).run(&steps);
+                let scratch = self.repo.scratch();
+                let assembler = Assembler::new(chunks, readers, messages, budget, lead, self.observer, scratch, parent);
+                let result = assembler.run(&steps);
                 budget.close();
                 lead.close();
                 result

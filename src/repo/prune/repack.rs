@@ -238,7 +238,7 @@ impl<'a> Repack<'a> {
 
     fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
         let build = build(&mut self.open, self.repo, kind, self.session)?;
-        let fetch = |bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
+        let fetch = |kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
         // What was worth being a difference is tried each time.
         let deltas = Deltas { trials: &DeltaTrials::default(), fetch: &fetch };
         let number = build.frames.len() as u32;
