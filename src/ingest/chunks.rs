@@ -22,7 +22,7 @@ use crate::repo::tree_writer::{PageSink, Place};
 /// most of what it can use.
 const HUGE_FRAME: usize = 128 << 10;
 /// A frame of chunks of big files that are not huge: they are mostly read whole.
-const BIG_FRAME: usize = 1 << 20;
+const BIG_FRAME: usize = 1536 << 10;
 /// A file of more than this many bytes is huge: a database, an image. Its frames are not shared with other files.
 const HUGE: u64 = 8 << 20;
 /// A frame that has a previous version is closed when it has this many bytes: with the bases it is as
@@ -31,7 +31,7 @@ const DELTA_FRAME: usize = 512 << 10;
 /// A frame of tree pages is closed when it has this many bytes: a look at one directory decodes little.
 const TREE_FRAME: usize = 512 << 10;
 /// A batch of small files with at least this many bytes, all new, becomes a frame as it is, without a copy.
-const WHOLE_BATCH: usize = 768 << 10;
+const WHOLE_BATCH: usize = 1 << 20;
 /// The most bytes that a frame may be a difference from.
 const PREFIX: usize = 1 << 20;
 /// How far around its own range a part of a file looks for its previous version: insertions move what follows.

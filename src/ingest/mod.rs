@@ -67,8 +67,10 @@ const LEAD: u64 = 4096;
 const SCANNERS: usize = 4;
 /// How often a writer whose session was fenced begins again.
 const FENCED_TRIES: u32 = 5;
-/// Decoded frames and pages of the parent's trees.
-const PARENT_MEMORY: u64 = 9 << 20;
+/// Decoded frames of the parent: of its trees, and those that frames are made differences from.
+const PARENT_FRAMES: u64 = 12 << 20;
+/// Decoded pages of the parent's trees.
+const PARENT_PAGES: u64 = 3 << 20;
 
 /// The time now.
 pub fn now() -> Timestamp {
@@ -171,8 +173,8 @@ impl Attempt<'_> {
         let others = !self.options.dry_run && session::others(self.repo, id)?;
         let parent_tree = match &parent {
             Some(snapshot) => {
-                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_MEMORY)?);
-                Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_MEMORY)?), snapshot, self.options))
+                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_FRAMES)?);
+                Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_PAGES)?), snapshot, self.options))
             }
             None => None,
         };
@@ -240,7 +242,7 @@ impl Attempt<'_> {
         let (messages_in, messages) = unbounded();
         let cores = cores();
         // Frames that wait for a core, and packs that wait for the disk: few, since each holds memory.
-        let (jobs_in, jobs) = crossbeam_channel::bounded(cores * 2);
+        let (jobs_in, jobs) = crossbeam_channel::bounded(cores + 1);
         let (complete_in, complete) = crossbeam_channel::bounded(0);
         let trials = DeltaTrials::default();
         let trees = parent_tree.as_ref().map(|parent| parent.trees().clone());

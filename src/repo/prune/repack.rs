@@ -22,7 +22,7 @@ use crate::repo::{Repository, index::Index};
 use crate::storage::Name;
 
 /// A new pack is closed from this on, as an ingest's.
-const PACK_TARGET: u64 = 24 << 20;
+const PACK_TARGET: u64 = 16 << 20;
 /// A frame that is put together of parts of others is closed from this on.
 const FRAME: usize = 512 << 10;
 /// New packs that a segment is written for.
