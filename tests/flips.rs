@@ -1,5 +1,5 @@
 //! Every byte of every object of a small repository is flipped, and every object cut short or taken away: that is
-//! noticed, or changes nothing; wrong bytes never come out and nothing panics. Delta frames and their bases are in it.
+//! noticed, or changes nothing; wrong bytes never come out and nothing panics. Delta frames and their bases, of data and of trees, are in it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
+use yester::format::pack::{FrameInfo, PackKind};
+use yester::format::segment::SegmentPack;
 use yester::ingest::{IngestOptions, Source, ingest};
 use yester::model::{Kind, Timestamp};
 use yester::observe::{Event, Observer, Silent};
@@ -37,6 +39,8 @@ fn storage() -> Arc<MemoryStorage> {
     fs::write(at("dir/tiny"), "in the node").unwrap();
     fs::hard_link(at("dir/tiny"), at("linked")).unwrap();
     fs::write(at("dir/some"), noise(5000, 1)).unwrap();
+    // What is in the nodes makes most of the page: with other times it is stored as a difference.
+    (0..16).for_each(|n| fs::write(at("dir").join(format!("node {n}")), noise(90, 10 + n)).unwrap());
     let mut versioned = noise(9000, 2);
     fs::write(at("versioned"), &versioned).unwrap();
     let source = [Source { path: live.path().to_owned(), stored: b"/live".to_vec() }];
@@ -44,18 +48,21 @@ fn storage() -> Arc<MemoryStorage> {
     take();
     versioned[4000] ^= 1;
     fs::write(at("versioned"), &versioned).unwrap();
+    for n in 0..16 {
+        let later = std::time::UNIX_EPOCH + std::time::Duration::from_secs(n);
+        fs::File::options().write(true).open(at("dir").join(format!("node {n}"))).unwrap().set_modified(later).unwrap();
+    }
     take();
     let index = Index::load(&repo).unwrap();
-    let deltas = count_deltas(&index);
-    assert_eq!(deltas, 1);
+    assert_eq!([PackKind::Data, PackKind::Tree].map(|kind| count_deltas(&index, kind)), [1, 1]);
     storage
 }
 
-fn count_deltas(index: &Index) -> usize {
+fn count_deltas(index: &Index, kind: PackKind) -> usize {
     let mut deltas = 0;
     for segment in 0..index.segments().len() {
-        let count = &mut |_: &_, _, frame: &yester::format::pack::FrameInfo| {
-            deltas += usize::from(!frame.bases.is_empty());
+        let count = &mut |pack: &SegmentPack, _, frame: &FrameInfo| {
+            deltas += usize::from(pack.kind == kind && !frame.bases.is_empty());
             Ok(())
         };
         index.scan_frames(segment, count).expect("the frames can be read");

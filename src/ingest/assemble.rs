@@ -15,7 +15,7 @@ use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::sink::stopped;
-use crate::model::{Content, Directory, Item, Kind, Node, Root, Statistics, Xattrs};
+use crate::model::{Content, Directory, Item, Kind, Node, Root, Snapshot, Statistics, Xattrs};
 use crate::observe::{Event, Observer};
 use crate::repo::tree_writer::{PageSink, TreeWriter};
 
@@ -91,6 +91,8 @@ pub struct Assembler<'a> {
     scan: TreeWriter,
     last_record: ScanRecord,
     groups: Groups,
+    /// The parent's hard link groups.
+    links: Option<Root>,
     position: u64,
     statistics: Statistics,
     bytes_done: u64,
@@ -98,7 +100,9 @@ pub struct Assembler<'a> {
 }
 
 impl<'a> Assembler<'a> {
-    /// An assembler that hands new chunks to `chunks`. Files without a name are made in `scratch`.
+    /// An assembler that hands new chunks to `chunks`. Files without a name are made in `scratch`. Pages may be stored
+    /// as differences from those of `parent`.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         chunks: Chunks<'a>,
         readers: Readers,
@@ -107,6 +111,7 @@ impl<'a> Assembler<'a> {
         lead: &'a Budget,
         observer: &'a dyn Observer,
         scratch: Option<&Path>,
+        parent: Option<&Snapshot>,
     ) -> Self {
         Assembler {
             chunks,
@@ -120,7 +125,8 @@ impl<'a> Assembler<'a> {
             path: Vec::new(),
             root: None,
             given: Vec::new(),
-            scan: TreeWriter::new(PageKind::Scan),
+            scan: TreeWriter::new(PageKind::Scan).over(parent.and_then(|parent| parent.scan)),
+            links: parent.and_then(|parent| parent.links),
             last_record: ScanRecord::default(),
             groups: Groups::new(scratch),
             position: 0,
@@ -153,7 +159,7 @@ impl<'a> Assembler<'a> {
         let mut roots = (None, None);
         if root.is_some() {
             roots.0 = self.scan.finish(&mut self.chunks)?;
-            roots.1 = self.groups.write(&mut self.chunks)?;
+            roots.1 = self.groups.write(self.links, &mut self.chunks)?;
         }
         self.statistics.bytes_new = self.chunks.finish()?;
         Ok(Assembled { root, scan: roots.0, links: roots.1, given: self.given, statistics: self.statistics })
@@ -161,7 +167,10 @@ impl<'a> Assembler<'a> {
 
     fn step(&mut self, step: Step) -> Result<()> {
         match step {
-            Step::Enter(begun) => {
+            Step::Enter(begun, before) => {
+                if let Some(before) = &before {
+                    self.scan.align(self.position, before.position);
+                }
                 self.record(begun.record)?;
                 if !begun.node.name.is_empty() {
                     self.path.push(b'/');
@@ -169,7 +178,7 @@ impl<'a> Assembler<'a> {
                 }
                 self.stack.push(Building {
                     begun,
-                    writer: TreeWriter::new(PageKind::Directory),
+                    writer: TreeWriter::new(PageKind::Directory).over(before.map(|before| before.root)),
                     directory: Directory::default(),
                 });
                 Ok(())
@@ -446,7 +455,11 @@ impl Recipe {
                 return Ok(());
             }
         }
-        let writer = self.writer.get_or_insert_with(|| TreeWriter::new(PageKind::Recipe));
+        let before = match &self.base {
+            Some(Content::Tree { root, .. }) => Some(*root),
+            _ => None,
+        };
+        let writer = self.writer.get_or_insert_with(|| TreeWriter::new(PageKind::Recipe).over(before));
         let waiting = if self.items.is_empty() { vec![item] } else { std::mem::take(&mut self.items) };
         let mut bytes = Vec::with_capacity(40);
         for item in waiting {

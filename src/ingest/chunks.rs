@@ -12,17 +12,17 @@ use crate::format::pack::{MAX_BASES, PackKind};
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
-use crate::repo::index::Index;
+use crate::repo::index::{FrameRef, Index, Location};
 use crate::repo::known::{self, Known};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
-use crate::repo::tree_writer::PageSink;
+use crate::repo::tree_writer::{PageSink, Place};
 
 /// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.
 const HUGE_FRAME: usize = 128 << 10;
 /// A frame of chunks of big files that are not huge: they are mostly read whole.
-const BIG_FRAME: usize = 1 << 20;
+const BIG_FRAME: usize = 1536 << 10;
 /// A file of more than this many bytes is huge: a database, an image. Its frames are not shared with other files.
 const HUGE: u64 = 8 << 20;
 /// A frame that has a previous version is closed when it has this many bytes: with the bases it is as
@@ -31,11 +31,16 @@ const DELTA_FRAME: usize = 512 << 10;
 /// A frame of tree pages is closed when it has this many bytes: a look at one directory decodes little.
 const TREE_FRAME: usize = 512 << 10;
 /// A batch of small files with at least this many bytes, all new, becomes a frame as it is, without a copy.
-const WHOLE_BATCH: usize = 768 << 10;
+const WHOLE_BATCH: usize = 1 << 20;
 /// The most bytes that a frame may be a difference from.
 const PREFIX: usize = 1 << 20;
 /// How far around its own range a part of a file looks for its previous version: insertions move what follows.
 const WIDEN: u64 = 4 << 10;
+/// How far from its place among the bases of a difference a chunk looks for its own: in any case, and where there is room.
+const NEAR: u64 = 8 << 10;
+const ASIDE: u64 = 128 << 10;
+/// The most pages of the parent that one new page is compared with.
+const PLACES: usize = 64;
 
 /// Keys are the output of a keyed hash: their own first bytes are as good a hash as any.
 #[derive(Debug, Default)]
@@ -63,6 +68,8 @@ struct Gathered {
     /// Bytes of its bases, and which they are.
     prefix: usize,
     bases: HashSet<ChunkKey, BuildHasherDefault<KeyHasher>>,
+    /// More bases, should there be room when the frame is closed.
+    spare: Vec<(ChunkKey, u32)>,
 }
 
 impl Gathered {
@@ -81,6 +88,61 @@ impl Gathered {
         if fits && self.bases.insert(key) {
             self.prefix += len as usize;
             self.frame.bases.push(key);
+        }
+    }
+
+    fn spare(&mut self, key: ChunkKey, len: u32) {
+        if self.spare.len() < MAX_BASES && !self.bases.contains(&key) {
+            self.spare.push((key, len));
+        }
+    }
+
+    /// The frame as it is stored.
+    fn close(mut self) -> PlainFrame {
+        for (key, len) in std::mem::take(&mut self.spare) {
+            self.base(key, len);
+        }
+        self.frame
+    }
+}
+
+/// The bases of a frame that is a difference, for what would be a difference from that.
+#[derive(Debug)]
+struct Lent {
+    frame: (u32, u32),
+    /// Each with its length, in the frame's order.
+    bases: Vec<(ChunkKey, u32)>,
+    bytes: u64,
+}
+
+impl Lent {
+    fn of(index: &Index, number: (u32, u32), frame: &FrameRef) -> Result<Lent> {
+        let mut bases = Vec::with_capacity(frame.info.bases.len());
+        for key in &frame.info.bases {
+            if let Some(location) = known::plain(index, frame.pack.kind, key)? {
+                bases.push((*key, location.len));
+            }
+        }
+        let bytes = bases.iter().map(|(_, len)| u64::from(*len)).sum();
+        Ok(Lent { frame: number, bases, bytes })
+    }
+
+    /// Adds those at about the same place among the bases as `chunk` has among the `plain` bytes of the frame, since both
+    /// are in the order of the walk; and those around it, should there be room in the end. All of them at once would
+    /// leave none for others.
+    fn around(&self, chunk: &Location, plain: u32, into: &mut Gathered) {
+        let scaled = |at: u32| u64::from(at) * self.bytes / u64::from(plain.max(1));
+        let (from, to) = (scaled(chunk.offset), scaled(chunk.offset + chunk.len));
+        let mut at = 0;
+        for (key, len) in &self.bases {
+            let end = at + u64::from(*len);
+            let within = |aside: u64| at < to + aside && end > from.saturating_sub(aside);
+            match (within(NEAR), within(ASIDE)) {
+                (true, _) => into.base(*key, *len),
+                (_, true) => into.spare(*key, *len),
+                _ => {}
+            }
+            at = end;
         }
     }
 }
@@ -126,6 +188,8 @@ pub struct Chunks<'a> {
     /// Where the frames of the file at hand end.
     big_frame: usize,
     tree: Gathered,
+    /// The frame whose bases were lent last.
+    lent: Option<Lent>,
     /// Plain bytes of new data chunks.
     pub bytes_new: u64,
 }
@@ -152,6 +216,7 @@ impl<'a> Chunks<'a> {
             big: Gathered::default(),
             big_frame: BIG_FRAME,
             tree: Gathered::default(),
+            lent: None,
             bytes_new: 0,
         }
     }
@@ -176,7 +241,7 @@ impl<'a> Chunks<'a> {
             }
         }
         match &mut self.sink {
-            Some(sink) if !gathered.frame.chunks.is_empty() => sink.submit(kind, gathered.frame),
+            Some(sink) if !gathered.frame.chunks.is_empty() => sink.submit(kind, gathered.close()),
             _ => Ok(()),
         }
     }
@@ -215,7 +280,7 @@ impl<'a> Chunks<'a> {
         Ok(())
     }
 
-    fn small_bases(&self, cut: &Cut, file: &BatchFile, into: &mut Gathered) -> Result<()> {
+    fn small_bases(&mut self, cut: &Cut, file: &BatchFile, into: &mut Gathered) -> Result<()> {
         match &file.base {
             Some(content) => self.bases(Previous { content, offset: u64::from(cut.start) - file.start as u64 }, cut.len, into),
             None => Ok(()),
@@ -254,35 +319,49 @@ impl<'a> Chunks<'a> {
     }
 
     /// Adds what the previous version has around this range as bases.
-    fn bases(&self, previous: Previous<'_>, len: u32, into: &mut Gathered) -> Result<()> {
+    fn bases(&mut self, previous: Previous<'_>, len: u32, into: &mut Gathered) -> Result<()> {
         let from = previous.offset.saturating_sub(WIDEN);
         let to = previous.offset + u64::from(len) + WIDEN;
-        let mut broken = Ok(());
-        let mut visit = |start: u64, item: &Item| {
-            if let Item::Chunk { id, .. } = item {
-                broken = self.base(&id.key(), into);
-            }
-            Ok(broken.is_ok() && start + item.len() < to)
-        };
+        let mut found = Vec::new();
         if let Some(trees) = &self.trees {
-            // A recipe that cannot be read lends nothing; an index that cannot be read is another matter.
-            let _ = trees.items(previous.content, from, &mut visit);
+            // A recipe that cannot be read lends nothing.
+            let _ = trees.items(previous.content, from, &mut |start, item| {
+                if let Item::Chunk { id, .. } = item {
+                    found.push(id.key());
+                }
+                Ok(start + item.len() < to)
+            });
         }
-        broken
+        found.iter().try_for_each(|key| self.base(PackKind::Data, key, into))
+    }
+
+    /// Adds the pages at `place` of the parent as bases.
+    fn page_bases(&mut self, place: &Place<'_>, into: &mut Gathered) -> Result<()> {
+        let mut found = Vec::new();
+        if let Some(trees) = &self.trees {
+            // The same for a page.
+            let _ = trees.pages_at(place, &mut |id| {
+                found.push(id.key());
+                Ok(found.len() < PLACES)
+            });
+        }
+        found.iter().try_for_each(|key| self.base(PackKind::Tree, key, into))
     }
 
     /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one.
-    fn base(&self, key: &ChunkKey, into: &mut Gathered) -> Result<()> {
-        if let Some(location) = known::plain(self.index, PackKind::Data, key)? {
+    fn base(&mut self, kind: PackKind, key: &ChunkKey, into: &mut Gathered) -> Result<()> {
+        if let Some(location) = known::plain(self.index, kind, key)? {
             into.base(*key, location.len);
             return Ok(());
         }
-        let Some(location) = self.index.find(PackKind::Data, key)? else { return Ok(()) };
-        for key in &self.index.frame(&location)?.info.bases {
-            if let Some(location) = known::plain(self.index, PackKind::Data, key)? {
-                into.base(*key, location.len);
-            }
-        }
+        let Some(location) = self.index.find(kind, key)? else { return Ok(()) };
+        let frame = self.index.frame(&location)?;
+        let lent = match self.lent.take().filter(|lent| lent.frame == location.frame_order()) {
+            Some(lent) => lent,
+            None => Lent::of(self.index, location.frame_order(), &frame)?,
+        };
+        lent.around(&location, frame.info.plain, into);
+        self.lent = Some(lent);
         Ok(())
     }
 
@@ -300,16 +379,31 @@ impl<'a> Chunks<'a> {
     }
 }
 
-impl PageSink for Chunks<'_> {
-    fn page(&mut self, bytes: &[u8]) -> Result<ChunkId> {
+impl Chunks<'_> {
+    fn new_page(&mut self, bytes: &[u8], place: Option<&Place<'_>>) -> Result<ChunkId> {
         let id = self.keys.chunk_id(PackKind::Tree, bytes);
-        if self.is_new(PackKind::Tree, &id)? {
-            self.tree.push(&id, bytes);
-            if self.tree.len() >= TREE_FRAME {
-                let frame = std::mem::take(&mut self.tree);
-                self.submit(PackKind::Tree, frame)?;
-            }
+        if !self.is_new(PackKind::Tree, &id)? {
+            return Ok(id);
+        }
+        let mut tree = std::mem::take(&mut self.tree);
+        tree.push(&id, bytes);
+        if let Some(place) = place {
+            self.page_bases(place, &mut tree)?;
+        }
+        match tree.len() >= TREE_FRAME {
+            true => self.submit(PackKind::Tree, tree)?,
+            false => self.tree = tree,
         }
         Ok(id)
+    }
+}
+
+impl PageSink for Chunks<'_> {
+    fn page(&mut self, bytes: &[u8]) -> Result<ChunkId> {
+        self.new_page(bytes, None)
+    }
+
+    fn page_at(&mut self, bytes: &[u8], place: &Place<'_>) -> Result<ChunkId> {
+        self.new_page(bytes, Some(place))
     }
 }

@@ -80,9 +80,9 @@ impl Groups {
         Ok(())
     }
 
-    /// Writes the snapshot's table, sorted by group.
-    pub fn write(&self, sink: &mut dyn PageSink) -> Result<Option<Root>> {
-        let mut writer = TreeWriter::new(PageKind::Links);
+    /// Writes the snapshot's table, sorted by group; `before` is the parent's.
+    pub fn write(&self, before: Option<Root>, sink: &mut dyn PageSink) -> Result<Option<Root>> {
+        let mut writer = TreeWriter::new(PageKind::Links).over(before);
         let mut bytes = Vec::new();
         let mut push = |group: &[u8; 16], record: &[u8; RECORD]| {
             let known = Known::of(record);

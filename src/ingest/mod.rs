@@ -67,8 +67,10 @@ const LEAD: u64 = 4096;
 const SCANNERS: usize = 4;
 /// How often a writer whose session was fenced begins again.
 const FENCED_TRIES: u32 = 5;
-/// Decoded frames and pages of the parent's trees.
-const PARENT_MEMORY: u64 = 9 << 20;
+/// Decoded frames of the parent: of its trees, and those that frames are made differences from.
+const PARENT_FRAMES: u64 = 12 << 20;
+/// Decoded pages of the parent's trees.
+const PARENT_PAGES: u64 = 3 << 20;
 
 /// The time now.
 pub fn now() -> Timestamp {
@@ -172,8 +174,8 @@ impl Attempt<'_> {
         let others = !self.options.dry_run && session::others(self.repo, id)?;
         let parent_tree = match &parent {
             Some(snapshot) => {
-                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_MEMORY)?);
-                Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_MEMORY)?), snapshot, self.options))
+                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_FRAMES)?);
+                Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_PAGES)?), snapshot, self.options))
             }
             None => None,
         };
@@ -241,7 +243,7 @@ impl Attempt<'_> {
         let (messages_in, messages) = unbounded();
         let cores = cores();
         // Frames that wait for a core, and packs that wait for the disk: few, since each holds memory.
-        let (jobs_in, jobs) = crossbeam_channel::bounded(cores * 2);
+        let (jobs_in, jobs) = crossbeam_channel::bounded(cores + 1);
         let (complete_in, complete) = crossbeam_channel::bounded(0);
         let trials = DeltaTrials::default();
         let trees = parent_tree.as_ref().map(|parent| parent.trees().clone());
@@ -273,8 +275,9 @@ impl Attempt<'_> {
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
-                let result =
-                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.repo.scratch()).run(&steps);
+                let scratch = self.repo.scratch();
+                let assembler = Assembler::new(chunks, readers, messages, budget, lead, self.observer, scratch, parent);
+                let result = assembler.run(&steps);
                 budget.close();
                 lead.close();
                 result

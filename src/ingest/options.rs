@@ -72,7 +72,7 @@ pub struct IngestOptions {
 }
 
 /// A unit of transfer that object stores take in one request, and few enough names for a directory.
-const PACK_SIZE: u64 = 24 << 20;
+const PACK_SIZE: u64 = 16 << 20;
 /// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
 const SEGMENT_CHUNKS: usize = 1 << 18;
 

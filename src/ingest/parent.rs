@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::options::{IngestOptions, Parent};
+use crate::ingest::plan::Before;
 use crate::model::{Directory, Node, Root, Snapshot, Timestamp};
 use crate::repo::Repository;
 use crate::repo::snapshots;
@@ -58,6 +59,13 @@ pub struct ParentDir {
     directory: Directory,
     position: u64,
     next: Option<Entry>,
+}
+
+impl ParentDir {
+    /// What the directory's pages may be differences from.
+    pub fn before(&self) -> Option<Before> {
+        self.directory.root.map(|root| Before { root, position: self.position })
+    }
 }
 
 /// An entry of the parent with its preorder position.

@@ -18,7 +18,7 @@ use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
-use crate::model::{Directory, Kind, Metadata, Node, Statistics};
+use crate::model::{Directory, Kind, Metadata, Node, Root, Statistics};
 use crate::observe::{Event, Observer};
 use crate::sys::table::Table;
 use crate::sys::{Dir, FileKind, Stat, xattr};
@@ -28,12 +28,21 @@ mod leaves;
 /// One step of the walk, for the assembler.
 #[derive(Debug)]
 pub enum Step {
-    /// A directory begins.
-    Enter(Box<Begun>),
+    /// A directory begins; with the parent's, if it has it.
+    Enter(Box<Begun>, Option<Before>),
     /// An entry that is no directory.
     Leaf(Box<Begun>, Wanted),
     /// The directory that began last ends.
     Leave,
+}
+
+/// The parent's directory of the same path.
+#[derive(Debug)]
+pub struct Before {
+    /// Its pages.
+    pub root: Root,
+    /// Its preorder position.
+    pub position: u64,
 }
 
 /// A node before its content is known.
@@ -337,7 +346,7 @@ impl<'a> Planner<'a> {
             changed: false,
         };
         self.owners(&node);
-        self.step(Step::Enter(Box::new(Begun { node, xattrs, record })))?;
+        self.step(Step::Enter(Box::new(Begun { node, xattrs, record }), parent.as_ref().and_then(ParentDir::before)))?;
         stack.push(Level {
             place: Some(place),
             scanned: None,
@@ -376,7 +385,7 @@ impl<'a> Planner<'a> {
         self.walked.statistics.directories += 1;
         self.owners(&node);
         let begun = Begun { node, xattrs, record: record(&scanned.stat) };
-        self.step(Step::Enter(Box::new(begun)))?;
+        self.step(Step::Enter(Box::new(begun), parent.as_ref().and_then(ParentDir::before)))?;
         let listed = |name: &[u8]| scanned.listing.contains(name);
         let extra: Vec<&[u8]> =
             place.map_or_else(Vec::new, |p| p.below.keys().map(Vec::as_slice).filter(|n| !listed(n)).collect());

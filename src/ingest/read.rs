@@ -24,7 +24,7 @@ use crate::sys::{self, FileKind, Stat, xattr};
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
 pub const SMALL: u64 = 256 << 10;
 /// Bytes of the files of one batch, about: what one frame of small files holds.
-pub const BATCH: u64 = 1 << 20;
+pub const BATCH: u64 = 1536 << 10;
 /// Bytes of one piece of a big file.
 const PIECE: usize = 1 << 20;
 /// Content up to this length stands in the node itself: an id would be half as long, and cost an index entry.

@@ -138,8 +138,8 @@ pub fn seal_frames(
     complete: &Sender<Arc<PackBuild>>,
 ) -> Result<()> {
     let mut sealer = FrameSealer::new(encoder)?;
-    let fetch = |bases: &[ChunkKey], out: &mut Vec<u8>| match old {
-        Some(reader) => reader.bases(PackKind::Data, bases, out),
+    let fetch = |kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>| match old {
+        Some(reader) => reader.bases(kind, bases, out),
         None => Err(stopped()),
     };
     let deltas = Deltas { trials, fetch: &fetch };

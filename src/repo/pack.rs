@@ -81,13 +81,13 @@ pub struct PlainFrame {
     pub bytes: Vec<u8>,
     /// Id and length of each chunk.
     pub chunks: Vec<(ChunkId, u32)>,
-    /// Chunks of the previous version of what is in the frame: it may be stored as a difference from them. All of them
-    /// are in frames without bases.
+    /// Chunks of the previous version of what is in the frame, of its kind: it may be stored as a difference from them.
+    /// All of them are in frames without bases.
     pub bases: Vec<ChunkKey>,
 }
 
 /// Gives the plain bytes of a frame's base chunks, one after the other, into the buffer (replaced).
-pub type FetchBases<'a> = dyn Fn(&[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
+pub type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
 
 /// A difference is kept when it has at most this share of what the frame would have by itself; anything longer is
 /// stored plain, and becomes the next base.
@@ -101,7 +101,8 @@ const TRY_AGAIN: u32 = 16;
 /// Whether differences have been worth their trial, shared by all sealers of an ingest.
 #[derive(Debug, Default)]
 pub struct DeltaTrials {
-    failed: AtomicU32,
+    /// Failures in a row, by kind of pack.
+    failed: [AtomicU32; 2],
 }
 
 /// What it takes to store frames as differences.
@@ -113,19 +114,25 @@ pub struct Deltas<'a> {
 }
 
 impl DeltaTrials {
-    fn worth_it(&self) -> bool {
-        let failed = self.failed.load(Ordering::Relaxed);
+    fn failed(&self, kind: PackKind) -> &AtomicU32 {
+        let [data, trees] = &self.failed;
+        if kind == PackKind::Data { data } else { trees }
+    }
+
+    fn worth_it(&self, kind: PackKind) -> bool {
+        let counter = self.failed(kind);
+        let failed = counter.load(Ordering::Relaxed);
         if failed < GIVE_UP {
             return true;
         }
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(1, Ordering::Relaxed);
         failed.is_multiple_of(TRY_AGAIN)
     }
 
-    fn note(&self, success: bool) {
+    fn note(&self, kind: PackKind, success: bool) {
         match success {
-            true => self.failed.store(0, Ordering::Relaxed),
-            false => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+            true => self.failed(kind).store(0, Ordering::Relaxed),
+            false => drop(self.failed(kind).fetch_add(1, Ordering::Relaxed)),
         }
     }
 }
@@ -169,8 +176,9 @@ impl FrameSealer {
         deltas: Option<&Deltas<'_>>,
     ) -> Result<SealedFrame> {
         self.encoded.clear();
-        let delta = match deltas.filter(|d| !frame.bases.is_empty() && d.trials.worth_it()) {
-            Some(deltas) => self.delta(frame, deltas)?,
+        let kind = key.preamble.kind;
+        let delta = match deltas.filter(|d| !frame.bases.is_empty() && d.trials.worth_it(kind)) {
+            Some(deltas) => self.delta(kind, frame, deltas)?,
             None => false,
         };
         let (codec, bases) = match delta {
@@ -188,7 +196,7 @@ impl FrameSealer {
         key.key.seal(u64::from(number), &aad, &mut bytes)?;
         let info = FrameInfo { offset: 0, stored: bytes.len() as u32, plain, codec, bases };
         key.decode(number, &info, &bytes, &self.prefix, &mut self.decoder, &mut self.scratch, &mut self.check)?;
-        check_chunks(keys, key.preamble.kind, &self.check, &frame.chunks).map_err(|_| {
+        check_chunks(keys, kind, &self.check, &frame.chunks).map_err(|_| {
             Error::corrupt("a new frame does not decode to what was read: this machine's memory or compressor is at fault")
         })?;
         let chunks = frame.chunks.iter().map(|(id, len)| (id.key(), *len)).collect();
@@ -240,9 +248,9 @@ impl FrameSealer {
 
     /// Tries the frame as a difference from its bases. True: it is in `delta`. False: `encoded` holds the
     /// frame by itself, or nothing when that has not been tried or gains nothing.
-    fn delta(&mut self, frame: &PlainFrame, deltas: &Deltas<'_>) -> Result<bool> {
+    fn delta(&mut self, kind: PackKind, frame: &PlainFrame, deltas: &Deltas<'_>) -> Result<bool> {
         // A base that cannot be read is no reason to fail: the frame then stands by itself.
-        if (deltas.fetch)(&frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
+        if (deltas.fetch)(kind, &frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
             return Ok(false);
         }
         self.encoder.encode_delta(&frame.bytes, &self.prefix, &mut self.delta)?;
@@ -256,7 +264,7 @@ impl FrameSealer {
                 self.encoded.clear();
             }
         }
-        deltas.trials.note(success);
+        deltas.trials.note(kind, success);
         Ok(success)
     }
 }

@@ -3,6 +3,7 @@
 //! Decoded pages are kept under a byte budget. Counts that a parent states are compared with what its pages hold: a
 //! tree that lies about them is damaged, since inode numbers are built on them.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
@@ -13,6 +14,7 @@ use crate::format::pack::PackKind;
 use crate::format::page::{self, Child, LinkEntry, PageKind, ScanRecord};
 use crate::model::{ChunkId, Content, Directory, Item, LinkGroup, Node, Root, Xattrs};
 use crate::repo::reader::ChunkReader;
+use crate::repo::tree_writer::{Place, Span};
 
 /// A leaf of a directory, decoded.
 #[derive(Debug)]
@@ -202,6 +204,45 @@ impl TreeReader {
             leaf.weight = children[at].weight;
         }
         Ok(leaf)
+    }
+
+    /// Calls `visit` with the pages of the tree before that cover `place`, in order, until it answers false.
+    pub fn pages_at(&self, place: &Place<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
+        self.pages_below(&place.before.page, place.before.height, 0, place, visit).map(drop)
+    }
+
+    fn pages_below(
+        &self,
+        page: &ChunkId,
+        height: u8,
+        skipped: u64,
+        place: &Place<'_>,
+        visit: &mut dyn FnMut(&ChunkId) -> Result<bool>,
+    ) -> Result<bool> {
+        match height.cmp(&place.level) {
+            Ordering::Less => return Ok(true),
+            Ordering::Equal => return visit(page),
+            Ordering::Greater => {}
+        }
+        let children = self.children(page, place.kind, height)?;
+        let mut from = skipped;
+        for (at, child) in children.iter().enumerate() {
+            let length = if place.kind == PageKind::Recipe { child.weight } else { child.count };
+            let to = from.saturating_add(length);
+            let covers = match place.span {
+                // What stands before the first key would stand on the first page.
+                Span::Keys(first, last) => {
+                    (at == 0 || child.key.as_slice() <= last)
+                        && children.get(at + 1).is_none_or(|next| next.key.as_slice() > first)
+                }
+                Span::Numbers(first, last) => from < last && to > first,
+            };
+            if covers && !self.pages_below(&child.page, height - 1, from, place, visit)? {
+                return Ok(false);
+            }
+            from = to;
+        }
+        Ok(true)
     }
 
     fn directory_leaf(

@@ -4,10 +4,37 @@ use crate::error::Result;
 use crate::format::page::{self, Child, MAX_CHILDREN, MAX_PAGE, MIN_CHILDREN, MIN_PAGE, PageKind};
 use crate::model::{ChunkId, Root};
 
+/// The part of a tree that a page covers, by what its entries are found by.
+#[derive(Debug, Clone, Copy)]
+pub enum Span<'a> {
+    /// From this key to this one, both included: names of a directory, groups of hard links.
+    Keys(&'a [u8], &'a [u8]),
+    /// From this number up to this one: bytes of a recipe, scan records.
+    Numbers(u64, u64),
+}
+
+/// Where a finished page belongs in the tree that its own tree takes the place of.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// That tree.
+    pub before: &'a Root,
+    /// What both are.
+    pub kind: PageKind,
+    /// The page's level; 0 for a leaf.
+    pub level: u8,
+    /// What it covers.
+    pub span: Span<'a>,
+}
+
 /// Takes finished pages and gives their ids.
 pub trait PageSink {
     /// Stores one page, unless the repository has it.
     fn page(&mut self, bytes: &[u8]) -> Result<ChunkId>;
+
+    /// The same for a page that may be similar to those at `place`.
+    fn page_at(&mut self, bytes: &[u8], _place: &Place<'_>) -> Result<ChunkId> {
+        self.page(bytes)
+    }
 }
 
 /// Builds one B-tree: entries in, root out. Memory is one page a level.
@@ -21,8 +48,20 @@ pub struct TreeWriter {
     key: Vec<u8>,
     /// Children waiting on each level above the leaves.
     levels: Vec<Vec<Child>>,
-    /// Leaves closed so far.
-    leaves: u64,
+    /// The tree that this one takes the place of.
+    before: Option<Before>,
+}
+
+/// What is known of the tree that one under construction takes the place of.
+#[derive(Debug)]
+struct Before {
+    root: Root,
+    /// The key of the newest entry.
+    last: Vec<u8>,
+    /// Bytes (recipes) or entries in closed leaves.
+    closed: u64,
+    /// What has to be added to a number of this tree to get that of the same entry there.
+    shift: i64,
 }
 
 impl TreeWriter {
@@ -30,7 +69,20 @@ impl TreeWriter {
     pub fn new(kind: PageKind) -> Self {
         let mut leaf = Vec::new();
         page::start(kind, 0, &mut leaf);
-        TreeWriter { kind, leaf, count: 0, weight: 0, key: Vec::new(), levels: Vec::new(), leaves: 0 }
+        TreeWriter { kind, leaf, count: 0, weight: 0, key: Vec::new(), levels: Vec::new(), before: None }
+    }
+
+    /// The same, for a tree that takes the place of another: the sink is told where each page would be there.
+    pub fn over(self, before: Option<Root>) -> Self {
+        let before = before.map(|root| Before { root, last: Vec::new(), closed: 0, shift: 0 });
+        TreeWriter { before, ..self }
+    }
+
+    /// The next entry has number `here` in this tree, and `there` in the one before.
+    pub fn align(&mut self, here: u64, there: u64) {
+        if let Some(before) = &mut self.before {
+            before.shift = there.wrapping_sub(here) as i64;
+        }
     }
 
     /// Whether the next entry is the first of its page.
@@ -53,6 +105,10 @@ impl TreeWriter {
         if self.count == 0 {
             self.key.clear();
             self.key.extend_from_slice(key);
+        }
+        if let Some(before) = &mut self.before {
+            before.last.clear();
+            before.last.extend_from_slice(key);
         }
         self.leaf.extend_from_slice(entry);
         self.count += 1;
@@ -81,12 +137,33 @@ impl TreeWriter {
     }
 
     fn close_leaf(&mut self, sink: &mut dyn PageSink) -> Result<()> {
-        let page = sink.page(&self.leaf)?;
+        let covered = self.measure(self.count, self.weight);
+        if let Some(before) = &mut self.before {
+            before.closed += covered;
+        }
+        let page = self.store(&self.leaf, 0, covered, &self.key, sink)?;
         let child = Child { page, count: self.count, weight: self.weight, key: std::mem::take(&mut self.key) };
         page::start(self.kind, 0, &mut self.leaf);
         (self.count, self.weight) = (0, 0);
-        self.leaves += 1;
         self.add_child(0, child, sink)
+    }
+
+    /// What numbers of a [`Span`] count in this tree.
+    fn measure(&self, count: u64, weight: u64) -> u64 {
+        if self.kind == PageKind::Recipe { weight } else { count }
+    }
+
+    /// Gives a page away that begins with `first` and covers the last `covered` of what was closed.
+    fn store(&self, bytes: &[u8], level: u8, covered: u64, first: &[u8], sink: &mut dyn PageSink) -> Result<ChunkId> {
+        let Some(before) = &self.before else { return sink.page(bytes) };
+        let span = match self.kind {
+            PageKind::Directory | PageKind::Links => Span::Keys(first, &before.last),
+            PageKind::Recipe | PageKind::Scan => {
+                let end = before.closed.saturating_add_signed(before.shift);
+                Span::Numbers(end.saturating_sub(covered), end)
+            }
+        };
+        sink.page_at(bytes, &Place { before: &before.root, kind: self.kind, level, span })
     }
 
     fn add_child(&mut self, level: usize, child: Child, sink: &mut dyn PageSink) -> Result<()> {
@@ -106,8 +183,19 @@ impl TreeWriter {
 
     fn close_inner(&mut self, level: usize, sink: &mut dyn PageSink) -> Result<()> {
         let children = std::mem::take(&mut self.levels[level]);
-        let parent = write_inner(self.kind, level, &children, sink)?;
+        let parent = self.write_inner(level, &children, sink)?;
         self.add_child(level + 1, parent, sink)
+    }
+
+    fn write_inner(&self, level: usize, children: &[Child], sink: &mut dyn PageSink) -> Result<Child> {
+        let mut bytes = Vec::new();
+        page::start(self.kind, level as u8 + 1, &mut bytes);
+        children.iter().for_each(|child| page::put_child(child, &mut bytes));
+        let count = children.iter().map(|c| c.count).sum();
+        let weight = children.iter().map(|c| c.weight).sum();
+        let key = children.first().map(|c| c.key.clone()).unwrap_or_default();
+        let page = self.store(&bytes, level as u8 + 1, self.measure(count, weight), &key, sink)?;
+        Ok(Child { page, count, weight, key })
     }
 
     /// Closes all pages. `None` for an empty tree.
@@ -127,16 +215,4 @@ impl TreeWriter {
         }
         Ok(None)
     }
-}
-
-fn write_inner(kind: PageKind, level: usize, children: &[Child], sink: &mut dyn PageSink) -> Result<Child> {
-    let mut bytes = Vec::new();
-    page::start(kind, level as u8 + 1, &mut bytes);
-    children.iter().for_each(|child| page::put_child(child, &mut bytes));
-    Ok(Child {
-        page: sink.page(&bytes)?,
-        count: children.iter().map(|c| c.count).sum(),
-        weight: children.iter().map(|c| c.weight).sum(),
-        key: children.first().map(|c| c.key.clone()).unwrap_or_default(),
-    })
 }

@@ -313,7 +313,7 @@ impl<'r> Writer<'r> {
         }
         let reader = ChunkReader::new(self.repo.clone(), self.index.clone(), 1 << 20)?;
         let trials = DeltaTrials::default();
-        let fetch = |bases: &[yester::model::ChunkKey], out: &mut Vec<u8>| reader.bases(kind, bases, out);
+        let fetch = |kind: PackKind, bases: &[yester::model::ChunkKey], out: &mut Vec<u8>| reader.bases(kind, bases, out);
         let deltas = Deltas { trials: &trials, fetch: &fetch };
         let key = PackKey::generate(self.repo, kind, self.session)?;
         let mut sealer = FrameSealer::new(Encoder::new(Compression::Auto)?)?;

@@ -66,6 +66,50 @@ fn bases_stay_as_long_as_a_difference_does() {
     world.recovers();
 }
 
+/// Differences among the pages of trees.
+fn tree_deltas(world: &World) -> usize {
+    let index = Index::load(&world.repo).unwrap();
+    let mut count = 0;
+    for segment in 0..index.segments().len() {
+        let mut visit = |pack: &SegmentPack, _, frame: &FrameInfo| {
+            count += usize::from(pack.kind == PackKind::Tree && !frame.bases.is_empty());
+            Ok(())
+        };
+        index.scan_frames(segment, &mut visit).unwrap();
+    }
+    count
+}
+
+/// The same files with other times: names and ids of the pages before cost nothing, in any later version either, and
+/// stay as long as they are needed.
+#[test]
+fn pages_with_other_times_are_differences() {
+    let mut world = World::new();
+    let write = |world: &World| (0..3000).for_each(|n| world.write(&format!("file {n}"), &noise(n, 100)));
+    let mut added = Vec::new();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        write(&world);
+        let report = world.ingest();
+        added.push(report.snapshot.statistics.bytes_stored);
+        ids.push(report.snapshot.id);
+    }
+    // Of a node, 33 bytes are what does not compress; the first version has the files' bytes, too.
+    let (pages, content) = (3000 * 33, 3000 * 100);
+    assert!(added[0] > pages + content, "{added:?}");
+    assert!(added[1..].iter().all(|bytes| *bytes < pages), "{added:?}");
+    assert!(tree_deltas(&world) >= 3, "{}", tree_deltas(&world));
+    bases_stand(&world);
+    world.verify();
+    for id in &ids[..3] {
+        world.forget(*id);
+    }
+    world.prune();
+    bases_stand(&world);
+    world.verify();
+    world.recovers();
+}
+
 #[test]
 fn bases_go_with_the_last_difference() {
     let (mut world, first) = two_versions();

@@ -22,7 +22,7 @@ use crate::repo::{Repository, index::Index};
 use crate::storage::Name;
 
 /// A new pack is closed from this on, as an ingest's.
-const PACK_TARGET: u64 = 24 << 20;
+const PACK_TARGET: u64 = 16 << 20;
 /// A frame that is put together of parts of others is closed from this on.
 const FRAME: usize = 512 << 10;
 /// New packs that a segment is written for.
@@ -238,7 +238,7 @@ impl<'a> Repack<'a> {
 
     fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
         let build = build(&mut self.open, self.repo, kind, self.session)?;
-        let fetch = |bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
+        let fetch = |kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
         // What was worth being a difference is tried each time.
         let deltas = Deltas { trials: &DeltaTrials::default(), fetch: &fetch };
         let number = build.frames.len() as u32;
