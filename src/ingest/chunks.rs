@@ -21,10 +21,14 @@ use crate::repo::tree_writer::{PageSink, Place};
 /// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.
 const HUGE_FRAME: usize = 128 << 10;
-/// A frame of chunks of big files that are not huge: they are mostly read whole.
+/// A file of this many bytes and more is huge: a database, an image. Its frames are not shared with other files.
+const HUGE: u64 = 32 << 20;
+/// A frame of chunks of a long file: a log segment, a small database, of which the cache of a mount can hold all.
+const LONG_FRAME: usize = 512 << 10;
+/// A file of this many bytes and more is long.
+const LONG: u64 = 8 << 20;
+/// A frame of chunks of other big files: they are mostly read whole.
 const BIG_FRAME: usize = 1536 << 10;
-/// A file of more than this many bytes is huge: a database, an image. Its frames are not shared with other files.
-const HUGE: u64 = 8 << 20;
 /// A frame that has a previous version is closed when it has this many bytes: with the bases it is as
 /// much as the compressor's tables can hold.
 const DELTA_FRAME: usize = 512 << 10;
@@ -305,7 +309,11 @@ impl<'a> Chunks<'a> {
 
     /// A big file of `size` bytes begins. Files of moderate length share frames; a huge one has its own.
     pub fn begin_big(&mut self, size: u64) -> Result<()> {
-        let frame = if size > HUGE { HUGE_FRAME } else { BIG_FRAME };
+        let frame = match size {
+            HUGE.. => HUGE_FRAME,
+            LONG.. => LONG_FRAME,
+            _ => BIG_FRAME,
+        };
         if (frame, self.big_frame) != (BIG_FRAME, BIG_FRAME) {
             self.end_big()?;
         }

@@ -30,7 +30,7 @@ use super::{CheckOptions, CheckReport, Findings, Subset, stopped};
 /// Bytes that are read at a time; a longer frame is read in one go.
 const PIECE: u64 = 4 << 20;
 /// Decoded frames that are kept as bases of others.
-const BASES: u64 = 32 << 20;
+const BASES: u64 = 24 << 20;
 /// The most threads.
 const THREADS: usize = 32;
 

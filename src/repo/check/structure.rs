@@ -25,9 +25,9 @@ use super::{Findings, stopped};
 pub(super) use super::btree::Memo;
 
 /// Decoded frames that are kept.
-const FRAMES: u64 = 32 << 20;
+const FRAMES: u64 = 24 << 20;
 /// Decoded pages that are kept.
-const PAGES: u64 = 24 << 20;
+const PAGES: u64 = 16 << 20;
 
 /// A way through the trees of all snapshots.
 pub(super) struct Walk<'a> {
