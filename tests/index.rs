@@ -169,7 +169,7 @@ fn what_a_killed_ingest_has_indexed_is_not_stored_again() {
     for file in 0..2 {
         fixture.write(&format!("{file:02}"), &noise(9_000_000, file));
     }
-    let left = 60;
+    let left = 30;
     fixture.storage.fail_after(left);
     fixture.ingest(&spilling()).unwrap_err();
     fixture.storage.fail_after(u64::MAX);

@@ -20,8 +20,10 @@ use crate::mount::below::Below;
 use crate::mount::push::Store;
 use crate::repo::run::FrameRun;
 
-/// What one thread decodes and gives at once.
+/// What is decoded and given at once.
 const PIECE: u64 = 512 << 10;
+/// What one thread gives of a file from a storage that is far away: what is next to each other there is one request.
+const FAR_PIECE: u64 = 2 << 20;
 /// The first window; each further one is twice as long, up to the longest.
 const FIRST: u64 = 1 << 20;
 const LONGEST: u64 = 8 << 20;
@@ -82,7 +84,7 @@ pub struct Piece {
 
 /// Notes that the reader of inode `ino` has `reached` so far in its long file; passes on what is to be given now, piece by
 /// piece, as long as they are taken. False when the file is to be read as usual.
-pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, take: impl Fn(Piece) -> bool) -> bool {
+pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, is_far: bool, take: impl Fn(Piece) -> bool) -> bool {
     if !matches!(content, Content::Tree { .. } | Content::Items(_)) {
         return false;
     }
@@ -90,7 +92,7 @@ pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, tak
         let content = Arc::new(content.clone());
         let mut end = window.start;
         while end < window.end {
-            let range = end..(end + PIECE).min(window.end);
+            let range = end..(end + if is_far { FAR_PIECE } else { PIECE }).min(window.end);
             // Refused: there are too many readers, this one asks.
             if !take(Piece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() }) {
                 break;
@@ -107,12 +109,17 @@ pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, tak
 /// Gives a piece. `bytes` is a buffer.
 pub fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) -> Result<()> {
     let Range { start, end } = piece.range;
-    if piece.reached.load(Ordering::Relaxed) >= end {
-        return Ok(());
+    let overtaken = |end: u64| piece.reached.load(Ordering::Relaxed) >= end;
+    if !overtaken(end) {
+        load(below, piece)?;
     }
-    load(below, piece)?;
-    below.trees().read(&piece.content, start, (end - start) as usize, bytes)?;
-    let _ = store(piece.ino, start, bytes);
+    for from in (start..end).step_by(PIECE as usize) {
+        let to = (from + PIECE).min(end);
+        if !overtaken(to) {
+            below.trees().read(&piece.content, from, (to - from) as usize, bytes)?;
+            let _ = store(piece.ino, from, bytes);
+        }
+    }
     Ok(())
 }
 

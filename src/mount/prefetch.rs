@@ -136,6 +136,8 @@ pub struct Prefetch {
     kernel: Kernel,
     push: Push,
     around: Around,
+    /// Requests to the storage are dear.
+    is_far: bool,
 }
 
 impl std::fmt::Debug for Job {
@@ -158,7 +160,8 @@ impl Prefetch {
         let storage = shared.below.trees().chunks().repo().storage().clone();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // Who waits for a storage that is far away needs no core.
-        let waiting = if storage.worth_one_read() > 0 { storage.concurrency() } else { 0 };
+        let is_far = storage.worth_one_read() > 0;
+        let waiting = if is_far { storage.concurrency() } else { 0 };
         let threads = cores.max(waiting).clamp(2, 16);
         for number in 0..threads {
             let (shared, jobs, receiver, kernel) = (shared.clone(), jobs.clone(), receiver.clone(), kernel.clone());
@@ -169,7 +172,7 @@ impl Prefetch {
         }
         let push = Push::new(shared.below.clone(), kernel.clone())?;
         let around = Around::new(shared.below.clone(), kernel.clone())?;
-        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around })
+        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around, is_far })
     }
 
     /// Says how to put bytes of a file into the kernel's page cache.
@@ -213,7 +216,7 @@ impl Prefetch {
         if let (true, Kind::File(content)) = (ordered && stream.hits >= WITHIN && self.kernel.get().is_some(), &found.node().kind)
         {
             let take = |piece| self.jobs.try_send(Job::Give(piece)).is_ok();
-            if ahead::reading(ino, content, stream.reader.1, &mut stream.given, take) {
+            if ahead::reading(ino, content, stream.reader.1, &mut stream.given, self.is_far, take) {
                 return;
             }
         }
