@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use program::{Run, World, finish, shown, with};
 
@@ -220,6 +221,21 @@ fn the_repository_is_not_ingested_into_itself() {
     assert!(!all.iter().any(|p| p.contains("/repo/")), "{all:?}");
 }
 
+/// An ingest that is told to end so long after it began to store.
+fn interrupt(world: &World, options: &[String], pause: Duration) -> Run {
+    let sessions: PathBuf = world.at("repo/sessions");
+    let before = fs::read_dir(&sessions).unwrap().count();
+    let mut child =
+        world.command(&with(options, &["ingest", "src"])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while fs::read_dir(&sessions).unwrap().count() == before && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(pause);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let run: std::process::Output = child.wait_with_output().unwrap();
+    Run { code: run.status.code(), out: run.stdout, err: String::from_utf8_lossy(&run.stderr).into_owned() }
+}
+
 #[test]
 fn an_interrupted_ingest_is_130_and_leaves_no_snapshot() {
     let (world, options) = world();
@@ -228,17 +244,10 @@ fn an_interrupted_ingest_is_130_and_leaves_no_snapshot() {
         let noise: Vec<u8> = (0..4u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ n).collect();
         world.file(&format!("src/big{n}"), noise);
     }
-    let mut command = world.command(&with(&options, &["ingest", "src"]));
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let sessions: PathBuf = world.at("repo/sessions");
-    while fs::read_dir(&sessions).unwrap().next().is_none() && child.try_wait().unwrap().is_none() {
-        std::thread::yield_now();
+    // While it walks, and while the walk is over and readers are in the middle of files.
+    for pause in [0, 5, 10, 20, 40] {
+        interrupt(&world, &options, Duration::from_millis(pause)).fails(130, &[]);
     }
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let run: std::process::Output = child.wait_with_output().unwrap();
-    let run = Run { code: run.status.code(), out: run.stdout, err: String::from_utf8_lossy(&run.stderr).into_owned() };
-    run.fails(130, &[]);
     assert!(world.run(&with(&options, &["snapshots", "--json"])).ok().json().is_empty());
     world.run(&with(&options, &["ingest", "src"])).ok();
 }

@@ -409,6 +409,7 @@ impl<'a> Assembler<'a> {
 
     fn receive(&mut self, message: Message) -> Result<()> {
         match message {
+            Message::Stopped => return Err(stopped()),
             Message::Piece { slot, part } => match self.arrived.entry(slot).or_insert_with(|| Arrived::Parts(VecDeque::new())) {
                 Arrived::Parts(parts) => parts.push_back(part),
                 Arrived::Whole(..) => return Err(Error::corrupt("a file was read in two ways")),

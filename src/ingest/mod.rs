@@ -252,11 +252,11 @@ impl Attempt<'_> {
             let mut workers = Vec::new();
             for _ in 0..shares.small_readers {
                 let (reading, tasks, out) = (&reading, small.clone(), messages_in.clone());
-                workers.push(scope.spawn(move || reading.read_small(&tasks, &out)));
+                workers.push(scope.spawn(move || read::until_the_end(&out, || reading.read_small(&tasks, &out))));
             }
             for _ in 0..shares.big_readers {
                 let (reading, tasks, out) = (&reading, big.clone(), messages_in.clone());
-                workers.push(scope.spawn(move || reading.read_big(&tasks, &out)));
+                workers.push(scope.spawn(move || read::until_the_end(&out, || reading.read_big(&tasks, &out))));
             }
             for _ in 0..cores {
                 let (jobs, complete, trials) = (jobs.clone(), complete_in.clone(), &trials);

@@ -107,6 +107,8 @@ pub enum Message {
         /// What to give back to the budget.
         held: u64,
     },
+    /// A reader ended before its time: what it was to read will not come.
+    Stopped,
     /// The next part of a big file.
     Piece {
         /// Its slot.
@@ -153,6 +155,30 @@ pub struct Reading<'a> {
     pub stop: &'a AtomicBool,
     /// The device that was last found to have no `chattr` flags, plus one.
     pub flagless: AtomicU64,
+}
+
+/// Tells whoever waits for files when a reader ends in the middle of its work, by an error or a panic: the others go on
+/// waiting for tasks, and the channel stays open.
+struct Ending<'a> {
+    out: &'a Sender<Message>,
+    well: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if !self.well {
+            // Nobody waits: then nobody need be told.
+            let _ = self.out.send(Message::Stopped);
+        }
+    }
+}
+
+/// Does the work of a reader.
+pub fn until_the_end(out: &Sender<Message>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut ending = Ending { out, well: false };
+    let result = work();
+    ending.well = result.is_ok();
+    result
 }
 
 impl Reading<'_> {
