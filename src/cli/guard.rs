@@ -97,10 +97,16 @@ pub fn run(parent: u32) {
         // It has unmounted, and waits for this process.
         std::process::exit(0);
     };
-    if std::thread::Builder::new().spawn(listener).is_err() || signals.forever().next().is_none() {
+    if std::thread::Builder::new().spawn(listener).is_err() {
         return;
     }
-    std::thread::sleep(GRACE);
+    for _ in signals.forever() {
+        std::thread::sleep(GRACE);
+        // Whoever else sends the signal does not end the mount.
+        if process::start_time(parent).is_none() {
+            break;
+        }
+    }
     let watched = watched.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let (Some((device, point)), true) = (watched, process::has_threads(parent)) {
         let _ = mount::abort(device, &point);

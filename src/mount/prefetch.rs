@@ -152,7 +152,8 @@ impl std::fmt::Debug for Job {
 }
 
 impl Prefetch {
-    /// Starts as many threads as there are cores, or as the storage serves at once. `frames` is the size of the frame cache: a quarter of it is used.
+    /// Starts as many threads as there are cores, or as a storage that is far away serves at once. `frames` is the size of
+    /// the frame cache: a quarter of it is used.
     pub fn new(below: Arc<Below>, frames: u64) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(JOBS);
         let shared = Arc::new(Shared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });

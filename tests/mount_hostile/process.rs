@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -223,6 +224,24 @@ fn asked_to_end() {
         until(|| world.run(&["umount", "point"]).code == Some(0));
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
+}
+
+/// A guard that is told of the end of a process that goes on leaves the mount as it is.
+#[test]
+fn a_guard_does_not_end_what_lives() {
+    let world = World::new();
+    let options = repository(&world);
+    let served = Served::new(&world, &options, &[&format!("latest:{}", shown(&world.at("src")))]);
+    let [guard] = &children(served.pid)[..] else { panic!("one guard") };
+    let guard = guard.parse().unwrap();
+    send(guard, Signal::USR1);
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(runs(guard), "it ended");
+    assert!(is_mounted(&world.at("point")));
+    assert_eq!(fs::read_to_string(served.path("small")).unwrap(), "small");
+    world.run(&["umount", "point"]).ok();
+    until(|| !runs(guard));
+    served.leave();
 }
 
 /// A user for whom fusermount3 mounts; in a mount table of their own, where they may open `/dev/fuse`. Root, in the
