@@ -150,6 +150,27 @@ fn a_server_that_stalls_for_ever_ends_in_a_clear_error() {
     }
 }
 
+/// What reads a thousand frames does not wait for a dead server a thousand times; later it is asked again.
+#[test]
+fn a_server_that_was_given_up_is_left_alone_for_a_while() {
+    let mut net = Net::new();
+    // Left alone for a quarter of this.
+    let client = net.client(Duration::from_secs(4)).unwrap();
+    let (name, object) = pack(&noise(4, 1000));
+    must_create(&client, &name, &object);
+    net.server.stop();
+    read(&client, &name).unwrap_err();
+    let asked = net.proxy.accepted();
+    for _ in 0..1000 {
+        let failed = read(&client, &name).unwrap_err();
+        assert!(failed.to_string().contains("does not answer"), "{failed}");
+        assert_eq!(net.proxy.accepted(), asked, "it was asked again at once");
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    read(&client, &name).unwrap_err();
+    assert!(net.proxy.accepted() > asked, "it is never asked again");
+}
+
 #[test]
 fn a_trickle_is_no_progress_for_ever() {
     let net = Net::new();

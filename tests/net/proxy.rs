@@ -43,6 +43,7 @@ struct Shared {
     server: u16,
     plan: Mutex<Plan>,
     hit: AtomicUsize,
+    accepted: AtomicUsize,
     up: AtomicU64,
     closed: AtomicBool,
 }
@@ -60,6 +61,7 @@ impl Proxy {
             server,
             plan: Mutex::new(FAIR),
             hit: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
             up: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
@@ -69,6 +71,7 @@ impl Proxy {
                 if state.closed.load(Ordering::SeqCst) {
                     return;
                 }
+                state.accepted.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", state.server)) else { continue };
                 let _ = (stream.set_nodelay(true), server.set_nodelay(true));
                 let plan = *state.plan.lock().unwrap();
@@ -94,6 +97,11 @@ impl Proxy {
     /// Connections that met the fault.
     pub fn hits(&self) -> usize {
         self.shared.hit.load(Ordering::SeqCst)
+    }
+
+    /// Connections, whatever became of them.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// Bytes that went to the server.
