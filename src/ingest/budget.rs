@@ -54,6 +54,17 @@ impl Budget {
         !state.closed
     }
 
+    /// Takes `bytes` for `slot` if that needs no waiting. False: it was not taken.
+    pub fn try_take(&self, slot: u64, bytes: u64) -> bool {
+        let mut state = self.state();
+        if state.closed || !state.may_take(slot, bytes, self.limit) {
+            return false;
+        }
+        state.used += bytes;
+        *state.held.entry(slot).or_default() += bytes;
+        true
+    }
+
     /// Whether taking `bytes` for a slot behind the head would wait.
     pub fn is_short_of(&self, bytes: u64) -> bool {
         self.state().used + bytes > self.limit
@@ -97,6 +108,7 @@ mod tests {
         let budget = Budget::new(10);
         assert!(budget.take(5, 10));
         assert!(budget.take(0, HEAD));
+        assert!(!budget.try_take(0, 1) && !budget.try_take(6, 1));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| budget.take(6, 1));
             budget.advance(6);

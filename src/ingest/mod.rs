@@ -59,6 +59,8 @@ pub mod sources;
 
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
 
+/// Files that one reader opens before their turn, at most.
+const READ_AHEAD: usize = 16;
 /// Bytes that readers may hold.
 const READ_BUDGET: u64 = 16 << 20;
 /// Steps that the planner may be ahead.
@@ -236,7 +238,8 @@ impl Attempt<'_> {
         let cutter = self.repo.cutter()?;
         let keys = self.repo.keys();
         let (no_holes, stop, flagless) = (self.options.no_holes, self.stop, AtomicU64::new(0));
-        let reading = Reading { keys, cutter: &cutter, budget: &budget, no_holes, stop, flagless };
+        let ahead = shares.ahead;
+        let reading = Reading { keys, cutter: &cutter, budget: &budget, ahead, no_holes, stop, flagless };
         let (steps_in, steps) = unbounded();
         let (small_in, small) = unbounded();
         let (big_in, big) = unbounded();
@@ -340,6 +343,8 @@ impl Drop for Ending<'_> {
 /// What each part of an ingest may have of the files that the process may open.
 struct Shares {
     small_readers: usize,
+    /// Files that each of them may have open.
+    ahead: usize,
     big_readers: usize,
     /// Directories that are scanned ahead.
     scanned: usize,
@@ -352,11 +357,12 @@ impl Shares {
     fn of(limit: u64, readers: usize) -> Shares {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let small_readers = readers.clamp(1, 256).min((limit / 6).max(1));
+        let ahead = (limit / 8 / small_readers).clamp(1, READ_AHEAD);
         let big_readers = cores().clamp(2, 8).min((limit / 16).max(1));
         let scanned = (limit / 16).clamp(2, 48);
         // Sealers read previous versions of what they seal; 16 are for the repository, the process and its terminal.
-        let others = small_readers + big_readers + scanned + 2 * cores() + 16;
-        Shares { small_readers, big_readers, scanned, directories: limit.saturating_sub(others).clamp(6, 4096) }
+        let others = small_readers * ahead + big_readers + scanned + 2 * cores() + 16;
+        Shares { small_readers, ahead, big_readers, scanned, directories: limit.saturating_sub(others).clamp(6, 4096) }
     }
 }
 

@@ -3,10 +3,13 @@
 //! A file is opened without following links and compared with what the walk saw, before and after it is read. One
 //! that changes meanwhile is read again, three times at most, and then stored with a flag.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -19,6 +22,7 @@ use crate::ingest::handles::Handle;
 use crate::ingest::holes::{self, Hole};
 use crate::ingest::sink::stopped;
 use crate::model::{ChunkId, Content};
+use crate::sys::direct::Once;
 use crate::sys::{self, FileKind, Stat, xattr};
 
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
@@ -27,6 +31,8 @@ pub const SMALL: u64 = 256 << 10;
 pub const BATCH: u64 = 1536 << 10;
 /// Bytes of one piece of a big file.
 const PIECE: usize = 1 << 20;
+/// Pieces of one big file that are read at the same time: a disk is quickest when it always has something to do.
+const LANES: usize = 3;
 /// Content up to this length stands in the node itself: an id would be half as long, and cost an index entry.
 pub const INLINE: u64 = 96;
 /// How often a file that changes while it is read is read again.
@@ -149,6 +155,8 @@ pub struct Reading<'a> {
     pub cutter: &'a Cutter,
     /// Bytes in flight.
     pub budget: &'a Budget,
+    /// Files of a batch that one reader may have open; at least one.
+    pub ahead: usize,
     /// Holes are read as zeros.
     pub no_holes: bool,
     /// The user wants it to end.
@@ -191,16 +199,39 @@ impl Reading<'_> {
                 return Err(stopped());
             }
             let mut bytes = Vec::with_capacity(held as usize + 4096);
-            let files = batch.into_iter().map(|task| self.small_file(task, &mut bytes)).collect();
+            let files = self.batch(batch, &mut bytes);
             out.send(Message::Batch { first, bytes, files, held }).map_err(|_| stopped())?;
         }
         Ok(())
     }
 
-    fn small_file(&self, task: Task, bytes: &mut Vec<u8>) -> SmallFile {
+    /// Reads the files of a batch. Some are opened, and asked of the disk, ahead of the one that is read: then most are in
+    /// memory when their turn comes, and the thread need not sleep and be woken for each.
+    fn batch(&self, batch: Vec<Task>, bytes: &mut Vec<u8>) -> Vec<SmallFile> {
+        let mut files = Vec::with_capacity(batch.len());
+        let mut ahead = VecDeque::with_capacity(self.ahead);
+        let mut tasks = batch.into_iter();
+        loop {
+            while ahead.len() < self.ahead
+                && let Some(task) = tasks.next()
+            {
+                let opened = open(&task);
+                if let Ok((file, _)) = &opened {
+                    sys::dir::advise_soon(file);
+                }
+                ahead.push_back((task, opened));
+            }
+            match ahead.pop_front() {
+                Some((task, opened)) => files.push(self.small_file(task, opened, bytes)),
+                None => return files,
+            }
+        }
+    }
+
+    fn small_file(&self, task: Task, opened: io::Result<(File, Stat)>, bytes: &mut Vec<u8>) -> SmallFile {
         let start = bytes.len();
         let mut holes = Vec::new();
-        let file = self.read_whole(&task, bytes, &mut holes);
+        let file = self.read_whole(&task, opened, bytes, &mut holes);
         let range = start..bytes.len();
         let mut cuts = Vec::new();
         if range.len() as u64 > INLINE || !holes.is_empty() {
@@ -228,39 +259,53 @@ impl Reading<'_> {
 
     /// Reads big files until there are none left: the body of a thread.
     pub fn read_big(&self, tasks: &Receiver<Task>, out: &Sender<Message>) -> Result<()> {
-        for mut task in tasks {
-            let base = task.base.take();
-            let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
-            send(Part::Begin(task.stat.size, base))?;
-            let mut tried = 0;
-            loop {
-                tried += 1;
-                // An error of the source is a part; an error of `send` ends everything.
-                let end = match self.stream(&task, tried, &send)? {
-                    Ok(None) => {
-                        send(Part::Again)?;
-                        continue;
-                    }
-                    Ok(Some(file)) => Ok(file),
-                    Err(e) => Err(e),
-                };
-                send(Part::End(Box::new(end)))?;
-                break;
-            }
+        thread::scope(|scope| {
+            let lane = |_| {
+                let (ask, asked) = crossbeam_channel::bounded(1);
+                let (tell, told) = crossbeam_channel::bounded(1);
+                scope.spawn(move || read_ahead(&asked, &tell));
+                Lane { ask, told }
+            };
+            let lanes: Vec<Lane> = (0..LANES).map(lane).collect();
+            tasks.iter().try_for_each(|task| self.big_file(task, &lanes, out))
+        })
+    }
+
+    fn big_file(&self, mut task: Task, lanes: &[Lane], out: &Sender<Message>) -> Result<()> {
+        let base = task.base.take();
+        let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
+        send(Part::Begin(task.stat.size, base))?;
+        for tried in 1.. {
+            // An error of the source is a part; an error of `send` ends everything.
+            let end = match self.stream(&task, tried, lanes, &send)? {
+                Ok(None) => {
+                    send(Part::Again)?;
+                    continue;
+                }
+                Ok(Some(file)) => Ok(file),
+                Err(e) => Err(e),
+            };
+            return send(Part::End(Box::new(end)));
         }
         Ok(())
     }
 
     /// One try at a big file; `Ok(None)` when it changed and may be tried again.
-    fn stream(&self, task: &Task, tried: u32, send: &dyn Fn(Part) -> Result<()>) -> Result<io::Result<Option<ReadFile>>> {
+    fn stream(
+        &self,
+        task: &Task,
+        tried: u32,
+        lanes: &[Lane],
+        send: &dyn Fn(Part) -> Result<()>,
+    ) -> Result<io::Result<Option<ReadFile>>> {
         let (file, before) = match open(task) {
-            Ok(opened) => opened,
+            Ok((file, stat)) => (Arc::new(Once::new(file)), stat),
             Err(e) => return Ok(Err(e)),
         };
-        sys::dir::advise_sequential(&file);
+        sys::dir::advise_sequential(file.file());
         let mut at = 0;
         while at < before.size {
-            let extent = if self.no_holes { Ok(Some((at, before.size))) } else { sys::dir::next_data(&file, at) };
+            let extent = if self.no_holes { Ok(Some((at, before.size))) } else { sys::dir::next_data(file.file(), at) };
             let (start, end) = match extent {
                 Ok(Some((start, end))) => (start.min(before.size), end.min(before.size)),
                 Ok(None) => (before.size, before.size),
@@ -269,52 +314,112 @@ impl Reading<'_> {
             if start > at {
                 send(Part::Hole(start - at))?;
             }
-            match self.extent(task.slot, &file, start, end, send)? {
+            match self.extent(task.slot, &file, start..end, lanes, send)? {
                 Ok(true) => at = end,
                 // It became shorter.
                 Ok(false) => break,
                 Err(e) => return Ok(Err(e)),
             }
         }
-        Ok(self.finish(&file, &before).map(|read| if read.changed && tried < TRIES { None } else { Some(read) }))
+        Ok(self.finish(file.file(), &before).map(|read| if read.changed && tried < TRIES { None } else { Some(read) }))
     }
 
-    /// Reads one allocated range. `Ok(false)`: the file ends before it.
+    /// Reads one allocated range; the next pieces are on their way while one is cut. `Ok(false)`: the file ends before it.
     fn extent(
         &self,
         slot: u64,
-        file: &File,
-        start: u64,
-        end: u64,
+        file: &Arc<Once>,
+        range: Range<u64>,
+        lanes: &[Lane],
         send: &dyn Fn(Part) -> Result<()>,
     ) -> Result<io::Result<bool>> {
-        let mut at = start;
+        let piece = |at: u64| (at, PIECE.min((range.end - at) as usize));
+        let mut pieces = range.clone().step_by(PIECE).map(piece).zip(lanes.iter().cycle()).peekable();
+        // Those that were asked for, in order.
+        let mut asked = VecDeque::with_capacity(lanes.len());
         let mut rest: Vec<u8> = Vec::new();
         loop {
-            let held = (PIECE + self.cutter.max()) as u64;
-            let wanted = PIECE.min((end - at) as usize);
-            if !self.budget.take(slot, held) || self.stop.load(Ordering::Relaxed) {
-                return Err(stopped());
-            }
-            let mut bytes = Vec::with_capacity(rest.len() + wanted);
-            bytes.append(&mut rest);
-            let ended = match sys::dir::read_up_to(file, at, wanted, &mut bytes) {
-                Ok(read) => {
-                    at += read as u64;
-                    read < wanted
+            while asked.len() < lanes.len() && pieces.peek().is_some() {
+                // Only who has nothing under way may wait for what others give back.
+                match asked.is_empty() {
+                    true if !self.budget.take(slot, self.held()) || self.stop.load(Ordering::Relaxed) => return Err(stopped()),
+                    false if !self.budget.try_take(slot, self.held()) => break,
+                    _ => {}
                 }
-                Err(e) => return Ok(Err(e)),
+                if let Some(((at, len), lane)) = pieces.next() {
+                    lane.ask.send(Ask { file: file.clone(), at, len, head: self.cutter.max() }).map_err(|_| stopped())?;
+                    asked.push_back((lane, len));
+                }
+            }
+            let Some((lane, len)) = asked.pop_front() else { return Ok(Ok(true)) };
+            let (mut bytes, head) = match lane.told.recv().map_err(|_| stopped())? {
+                Ok(read) => read,
+                Err(e) => {
+                    self.budget.give(slot, self.held());
+                    self.forget(slot, &asked);
+                    return Ok(Err(e));
+                }
             };
-            let last = ended || at == end;
+            let ended = bytes.len() - head < len;
+            // What was left of the piece before stands in front of this one.
+            let begin = head - rest.len();
+            bytes[begin..head].copy_from_slice(&rest);
             let mut cuts = Vec::new();
-            let cut = self.cut(&bytes, 0, last, &mut cuts);
-            rest = bytes.split_off(cut);
-            send(Part::Data { bytes, cuts, held })?;
-            if last {
-                return Ok(Ok(!ended));
+            let last = ended || asked.is_empty() && pieces.peek().is_none();
+            let cut = self.cut(&bytes[begin..], begin, last, &mut cuts);
+            rest = bytes.split_off(begin + cut);
+            send(Part::Data { bytes, cuts, held: self.held() })?;
+            if ended {
+                self.forget(slot, &asked);
+                return Ok(Ok(false));
             }
         }
     }
+
+    /// Takes what was asked for and is not wanted any more.
+    fn forget(&self, slot: u64, asked: &VecDeque<(&Lane, usize)>) {
+        for (lane, _) in asked {
+            if lane.told.recv().is_ok() {
+                self.budget.give(slot, self.held());
+            }
+        }
+    }
+
+    /// What a piece takes of the budget.
+    fn held(&self) -> u64 {
+        (PIECE + self.cutter.max()) as u64
+    }
+}
+
+/// Reads what a reader of big files will want next: the body of a thread. It ends with the reader.
+fn read_ahead(asked: &Receiver<Ask>, tell: &Sender<io::Result<(Vec<u8>, usize)>>) {
+    for Ask { file, at, len, head } in asked {
+        let (mut bytes, head) = Once::buffer(head, len);
+        let result = file.read(at, len, &mut bytes).map(|_| (bytes, head));
+        // Who is told closes it.
+        drop(file);
+        if tell.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+/// A part of a file to be read.
+#[derive(Debug)]
+struct Ask {
+    file: Arc<Once>,
+    at: u64,
+    len: usize,
+    /// Room before it, for the rest of the piece before: less than the longest chunk.
+    head: usize,
+}
+
+/// A thread that reads ahead for a reader of big files: what it is asked, and its answer: bytes, behind room for the longest
+/// chunk.
+#[derive(Debug)]
+struct Lane {
+    ask: Sender<Ask>,
+    told: Receiver<io::Result<(Vec<u8>, usize)>>,
 }
 
 /// Opens a task's file and checks that it is the one that the walk saw.
@@ -353,12 +458,18 @@ impl Reading<'_> {
     }
 
     /// Reads a small file whole, appended to `bytes`, and finds its holes; nothing is left of either when it fails.
-    fn read_whole(&self, task: &Task, bytes: &mut Vec<u8>, holes: &mut Vec<Hole>) -> io::Result<ReadFile> {
+    fn read_whole(
+        &self,
+        task: &Task,
+        mut opened: io::Result<(File, Stat)>,
+        bytes: &mut Vec<u8>,
+        holes: &mut Vec<Hole>,
+    ) -> io::Result<ReadFile> {
         let start = bytes.len();
         for tried in 1.. {
             bytes.truncate(start);
-            match self.read_once(task, bytes, holes) {
-                Ok(read) if read.changed && tried < TRIES => {}
+            match opened.and_then(|opened| self.read_once(opened, bytes, holes)) {
+                Ok(read) if read.changed && tried < TRIES => opened = open(task),
                 Ok(read) => return Ok(read),
                 Err(e) => {
                     bytes.truncate(start);
@@ -370,8 +481,8 @@ impl Reading<'_> {
         Err(io::ErrorKind::Other.into())
     }
 
-    fn read_once(&self, task: &Task, bytes: &mut Vec<u8>, holes: &mut Vec<Hole>) -> io::Result<ReadFile> {
-        let (start, (file, before)) = (bytes.len(), open(task)?);
+    fn read_once(&self, (file, before): (File, Stat), bytes: &mut Vec<u8>, holes: &mut Vec<Hole>) -> io::Result<ReadFile> {
+        let start = bytes.len();
         // A file that grew beyond all measure since the walk is read up to twice what a small file is, and flagged.
         let limit = (before.size as usize).min(2 * SMALL as usize);
         let read = sys::dir::read_up_to(&file, 0, limit, bytes)? as u64;

@@ -498,32 +498,45 @@ pub fn next_hole(fd: impl AsFd, from: u64) -> io::Result<u64> {
 /// Reads up to `len` bytes from `offset` on and appends them to `out`, without clearing memory first. Returns how many
 /// there were: fewer than `len` only at the end of the file.
 pub fn read_up_to(fd: impl AsFd, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<usize> {
+    out.reserve(len);
+    let mut done = 0;
+    while done < len {
+        match read_some(&fd, offset + done as u64, len - done, out)? {
+            0 => break,
+            read => done += read,
+        }
+    }
+    Ok(done)
+}
+
+/// The same with one call: as many as there are at once.
+pub fn read_some(fd: impl AsFd, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<usize> {
     let start = out.len();
     out.reserve(len);
-    while out.len() - start < len {
-        let done = out.len() - start;
-        let spare = &mut out.spare_capacity_mut()[..len - done];
-        let read = match rustix::io::pread(&fd, spare, offset + done as u64) {
+    loop {
+        let read = match rustix::io::pread(&fd, &mut out.spare_capacity_mut()[..len], offset) {
             Ok((init, _)) => init.len(),
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
         };
-        if read == 0 {
-            break;
-        }
         // SAFETY: `pread` initialized this many bytes of the spare capacity.
         #[allow(unsafe_code)]
         unsafe {
-            out.set_len(start + done + read);
+            out.set_len(start + read);
         }
+        return Ok(read);
     }
-    Ok(out.len() - start)
 }
 
 /// Tells the kernel that a file is read from start to end.
 pub fn advise_sequential(fd: impl AsFd) {
     // Advice: a file system that does not take it is read all the same.
     let _ = fs::fadvise(fd, 0, None, fs::Advice::Sequential);
+}
+
+/// Tells the kernel that a file will be read whole very soon: it begins at once, and nobody waits.
+pub fn advise_soon(fd: impl AsFd) {
+    let _ = fs::fadvise(fd, 0, None, fs::Advice::WillNeed);
 }
 
 /// Tells the kernel that the pages of this range are not needed again.

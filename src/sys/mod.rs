@@ -2,6 +2,7 @@
 //! be used. Paths are never joined here: everything is relative to an open directory and follows no links.
 
 pub mod dir;
+pub mod direct;
 pub mod mount;
 pub mod process;
 pub mod spool;
