@@ -1,6 +1,6 @@
 //! zstd with contexts that are made once a thread, and a cheap look at what does not compress.
 
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat, ResetDirective, get_error_name};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat, ResetDirective, Strategy, get_error_name};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::Codec;
@@ -22,6 +22,10 @@ pub const AUTO_LEVEL: i32 = 3;
 /// Entries of the compressor's table for differences, as a power of two: at least one for every third byte of prefix and
 /// frame, within these. A table that is larger than that only costs: it is cleared for every frame.
 const DELTA_TABLE: std::ops::RangeInclusive<u32> = 14..=19;
+/// Entries of the short table, as a power of two: one for four bytes of the frame, within these.
+const SHORT_TABLE: std::ops::RangeInclusive<u32> = 13..=17;
+/// One frame in so many is compressed both ways, to see which of them suits the data.
+const TRIAL: u32 = 32;
 /// Bytes of one sample of the probe.
 const SAMPLE: usize = 4096;
 /// Samples of the probe, spread over the frame.
@@ -34,10 +38,25 @@ fn zstd_error(code: usize) -> Error {
 /// Compresses frames.
 pub struct Encoder {
     context: CCtx<'static>,
+    /// The other way of [`Compression::Auto`]: one short table. Pages of databases, which repeat what is a few bytes long,
+    /// become smaller with it than at level 3, and in less time; other data do not.
+    short: CCtx<'static>,
+    /// Which way is better, by the length of a frame: those of large and of small files are not alike.
+    ways: [Ways; 32],
+    other: Vec<u8>,
     probe: CCtx<'static>,
     scratch: Vec<u8>,
     compression: Compression,
     level: i32,
+}
+
+/// How small frames of about one length became.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ways {
+    frames: u32,
+    /// Bytes of those that were compressed both ways; what is long ago counts less.
+    level: usize,
+    short: usize,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -46,7 +65,7 @@ impl std::fmt::Debug for Encoder {
     }
 }
 
-fn context<'a>(level: i32) -> Result<CCtx<'a>> {
+fn made<'a>(level: i32) -> Result<CCtx<'a>> {
     let mut context = CCtx::try_create().ok_or_else(|| Error::new(ErrorKind::Io, "there is no memory for a compressor"))?;
     let parameters = [
         CParameter::CompressionLevel(level),
@@ -62,6 +81,13 @@ fn context<'a>(level: i32) -> Result<CCtx<'a>> {
     Ok(context)
 }
 
+/// Compresses into `out` (replaced).
+fn compress(context: &mut CCtx<'static>, plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    out.clear();
+    out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+    context.compress2(out, plain).map(drop).map_err(zstd_error)
+}
+
 impl Encoder {
     /// An encoder for one thread.
     pub fn new(compression: Compression) -> Result<Self> {
@@ -69,15 +95,19 @@ impl Encoder {
             Compression::Level(level) => level,
             _ => AUTO_LEVEL,
         };
-        Ok(Encoder { context: context(level)?, probe: context(1)?, scratch: Vec::with_capacity(2 * SAMPLE), compression, level })
+        let (context, probe, short) = (made(level)?, made(1)?, made(level)?);
+        let scratch = Vec::with_capacity(2 * SAMPLE);
+        Ok(Encoder { context, short, ways: Default::default(), other: Vec::new(), probe, scratch, compression, level })
     }
 
     /// Compresses `plain` into `out` (replaced). `Raw` when that gains nothing: `out` is then a copy.
     pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
         out.clear();
         if self.compression != Compression::Off && !self.looks_incompressible(plain)? {
-            out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-            self.context.compress2(out, plain).map_err(zstd_error)?;
+            match self.compression {
+                Compression::Auto => self.better(plain, out)?,
+                _ => compress(&mut self.context, plain, out)?,
+            }
             if out.len() < plain.len() {
                 return Ok(Codec::Zstd);
             }
@@ -87,10 +117,36 @@ impl Encoder {
         Ok(Codec::Raw)
     }
 
+    /// Compresses in the way that has been better of late; now and then in both.
+    fn better(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let class = plain.len().checked_ilog2().unwrap_or(0);
+        let ways = &mut self.ways[class as usize % 32];
+        let trial = ways.frames.is_multiple_of(TRIAL);
+        ways.frames = ways.frames.wrapping_add(1);
+        if !trial && ways.level <= ways.short {
+            return compress(&mut self.context, plain, out);
+        }
+        let table = class.saturating_sub(2).clamp(*SHORT_TABLE.start(), *SHORT_TABLE.end());
+        self.short.set_parameter(CParameter::Strategy(Strategy::ZSTD_fast)).map_err(zstd_error)?;
+        for parameter in [CParameter::MinMatch(4), CParameter::HashLog(table)] {
+            self.short.set_parameter(parameter).map_err(zstd_error)?;
+        }
+        compress(&mut self.short, plain, out)?;
+        if trial {
+            compress(&mut self.context, plain, &mut self.other)?;
+            (ways.level, ways.short) = (ways.level / 2 + self.other.len(), ways.short / 2 + out.len());
+            if self.other.len() <= out.len() {
+                out.clear();
+                out.extend_from_slice(&self.other);
+            }
+        }
+        Ok(())
+    }
+
     /// Compresses `plain` against `prefix` into `out` (replaced): what repeats of the prefix costs nearly nothing. The
     /// context is made anew, since it borrows the prefix.
     pub fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let mut context = context(self.level)?;
+        let mut context = made(self.level)?;
         // The tables that a level has for a frame alone forget the beginning of a prefix before the frame begins.
         let table = ((plain.len() + prefix.len()) / 3).next_power_of_two().ilog2();
         let table = table.clamp(*DELTA_TABLE.start(), *DELTA_TABLE.end());
@@ -198,6 +254,39 @@ mod tests {
         assert_eq!(back, new);
         let wrong = decoder.decode_delta(&stored, &new[..200_000], new.len(), &mut back);
         assert!(wrong.is_err() || back != new);
+    }
+
+    /// Pages like those of a database: rows with a header, a number, some random bytes, and much that is always the same.
+    fn pages(len: usize) -> Vec<u8> {
+        let mut noise = vec![0; len];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let row = |(at, noise): (u32, &[u8])| {
+            let head = [&[0, 0, 0, 0, 0xd7, 2][..], &(at / 61).to_le_bytes(), &[(at % 61) as u8, 0, 4, 0, 2, 8, 24, 0]].concat();
+            [&head[..], &at.to_le_bytes(), &[1, 0, 0, 0], &noise[..2], &[0, 0], &[b' '; 84]].concat()
+        };
+        let mut bytes: Vec<u8> = (0..).zip(noise.chunks(2)).take(len / 100).flat_map(row).collect();
+        bytes.truncate(len);
+        bytes
+    }
+
+    #[test]
+    fn the_better_way_is_taken() {
+        let mut level = made(AUTO_LEVEL).expect("a context");
+        let words: Vec<u8> =
+            (0u32..40_000).flat_map(|n| format!("{:x} ", n.wrapping_mul(2_654_435_761) >> 20).into_bytes()).collect();
+        for (data, name) in [(pages(140_000), "pages"), (words[..140_000].to_vec(), "words")] {
+            let mut encoder = Encoder::new(Compression::Auto).expect("encoder");
+            let (mut stored, mut plain, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+            compress(&mut level, &data, &mut alone).expect("compressed");
+            // The first frame is compressed both ways, and tells how the next ones are.
+            for frame in 0..3 {
+                assert_eq!(encoder.encode(&data, &mut stored).ok(), Some(Codec::Zstd));
+                assert!(stored.len() <= alone.len(), "{name}, frame {frame}: {} and {} bytes", stored.len(), alone.len());
+                Decoder::new().expect("decoder").decode(Codec::Zstd, &stored, data.len(), &mut plain).expect("decoding");
+                assert!(plain == data);
+            }
+            assert_eq!(stored.len() < alone.len(), name == "pages", "{name}: {} and {} bytes", stored.len(), alone.len());
+        }
     }
 
     #[test]
