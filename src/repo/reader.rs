@@ -18,6 +18,7 @@ use crate::format::pack::{MAX_PREFIX, PREAMBLE, PackKind};
 use crate::model::{ChunkId, ChunkKey, PackId};
 use crate::observe::Counter;
 use crate::repo::Repository;
+use crate::repo::buffers::{Buffer, Buffers};
 use crate::repo::index::{FrameRef, Index, Location, missing_chunk};
 use crate::repo::pack::PackKey;
 use crate::repo::run::Run;
@@ -27,7 +28,7 @@ use crate::storage::Name;
 #[derive(Debug)]
 pub struct Frame {
     /// Its plain bytes.
-    pub plain: Vec<u8>,
+    pub plain: Buffer,
     /// Offsets of the chunks that were hashed and found to be what their id says.
     verified: Mutex<Vec<u32>>,
 }
@@ -88,6 +89,7 @@ pub struct ChunkReader {
     /// Held while a key is fetched.
     loading: [Mutex<()>; KEYS_AT_ONCE],
     frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
+    buffers: Arc<Buffers>,
     /// When the segments were last loaded again for a chunk that was not found.
     reloaded: Mutex<Option<Instant>>,
     /// What it did so far.
@@ -109,6 +111,18 @@ thread_local! {
     static PREFIX: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Gathers the bases of a frame.
+type Bases = dyn Fn(&ChunkReader, PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()>;
+
+/// The chunk at a location of a decoded frame.
+fn chunk_of(frame: Arc<Frame>, location: &Location) -> Result<Chunk> {
+    let range = location.offset as usize..(location.offset + location.len) as usize;
+    match frame.plain.get(range.clone()) {
+        Some(_) => Ok(Chunk { frame, range }),
+        None => Err(Error::corrupt("a chunk lies outside its frame")),
+    }
+}
+
 impl ChunkReader {
     /// A reader with at most `budget` bytes of decoded frames in memory.
     pub fn new(repo: Arc<Repository>, index: Arc<Index>, budget: u64) -> Result<Self> {
@@ -127,6 +141,7 @@ impl ChunkReader {
             keys: RwLock::default(),
             loading: Default::default(),
             frames,
+            buffers: Arc::default(),
             reloaded: Mutex::default(),
             counts: ReadCounts::default(),
         })
@@ -206,9 +221,23 @@ impl ChunkReader {
     }
 
     fn fetch(&self, frame: &FrameRef, run: Option<&Run>) -> Result<Arc<Frame>> {
-        let mut plain = Vec::new();
-        self.decode_frame(frame, run, &mut plain)?;
-        Ok(Arc::new(Frame { plain, verified: Mutex::default() }))
+        self.framed(frame, |plain| self.decode_frame(frame, run, plain))
+    }
+
+    /// A frame in which a chunk was not what it should be, decoded again from bases that are looked at.
+    fn frame_again(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
+        let key = (frame.pack.id, frame.number);
+        // Another pack stood in the place of its own when this was fetched: it may have been mended since.
+        self.frames.remove(&key);
+        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&frame.pack.id);
+        let decode = |plain: &mut Vec<u8>| self.decode_of(frame, None, &ChunkReader::bases, plain);
+        self.frames.get_or_insert_with(&key, || self.framed(frame, decode))
+    }
+
+    fn framed(&self, frame: &FrameRef, decode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Arc<Frame>> {
+        let mut plain = self.buffers.take(frame.info.plain as usize);
+        decode(&mut plain)?;
+        Ok(Arc::new(Frame { plain: self.buffers.keep(plain), verified: Mutex::default() }))
     }
 
     /// Neighbouring frames of one pack, read with one request, for [`ChunkReader::decode_frame`]. `None`: one frame is
@@ -245,22 +274,23 @@ impl ChunkReader {
     }
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache. Its sealed bytes are taken from `run`, if they
-    /// are there and good.
+    /// are there and good. The bases of a difference are not hashed: who hashes what comes out knows whether they were
+    /// right, and if not, [`ChunkReader::chunk_at`] looks closer.
     pub fn decode_frame(&self, frame: &FrameRef, run: Option<&Run>, plain: &mut Vec<u8>) -> Result<()> {
         let given = run.and_then(|run| run.get(frame));
-        match self.decode_of(frame, given, plain) {
-            Err(_) if given.is_some() => self.decode_of(frame, None, plain),
+        match self.decode_of(frame, given, &ChunkReader::bases_unseen, plain) {
+            // There may be better ones elsewhere.
+            Err(_) if given.is_some() || !frame.info.bases.is_empty() => self.decode_of(frame, None, &ChunkReader::bases, plain),
             other => other,
         }
     }
 
-    fn decode_of(&self, frame: &FrameRef, given: Option<&[u8]>, plain: &mut Vec<u8>) -> Result<()> {
+    fn decode_of(&self, frame: &FrameRef, given: Option<&[u8]>, bases: &Bases, plain: &mut Vec<u8>) -> Result<()> {
         if frame.info.bases.is_empty() {
             return self.decode_with(frame, given, &[], plain);
         }
         let mut prefix = PREFIX.take();
-        let decoded = self
-            .bases(frame.pack.kind, &frame.info.bases, &mut prefix)
+        let decoded = bases(self, frame.pack.kind, &frame.info.bases, &mut prefix)
             .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))
             .and_then(|()| self.decode_with(frame, given, &prefix, plain));
         if prefix.capacity() <= KEPT_PREFIX {
@@ -326,10 +356,25 @@ impl ChunkReader {
     /// The plain bytes of base chunks, one after the other, into `out` (replaced). A base is read from a frame without
     /// bases only, so a read costs one step and cannot go round in circles; its content is checked against its key.
     pub fn bases(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
+        self.gather(kind, bases, out, |found, location, key| self.part(found, location, kind, |id| id.key() == *key, key.short()))
+    }
+
+    /// The same without a look at their content, for who hashes what comes of it.
+    pub fn bases_unseen(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
+        self.gather(kind, bases, out, |found, location, _| chunk_of(self.frame(found)?, location))
+    }
+
+    fn gather(
+        &self,
+        kind: PackKind,
+        bases: &[ChunkKey],
+        out: &mut Vec<u8>,
+        part: impl Fn(&FrameRef, &Location, &ChunkKey) -> Result<Chunk>,
+    ) -> Result<()> {
         out.clear();
         let index = self.index();
         for key in bases {
-            let chunk = self.base(&index, kind, key)?;
+            let chunk = self.base(&index, kind, key, &part)?;
             if out.len() + chunk.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
@@ -339,14 +384,20 @@ impl ChunkReader {
     }
 
     /// A base, from the first of its copies in frames without bases that can be read.
-    fn base(&self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Chunk> {
+    fn base(
+        &self,
+        index: &Index,
+        kind: PackKind,
+        key: &ChunkKey,
+        part: impl Fn(&FrameRef, &Location, &ChunkKey) -> Result<Chunk>,
+    ) -> Result<Chunk> {
         let mut last = None;
         for location in index.find_all(kind, key)? {
             let frame = index.frame(&location)?;
             if !frame.info.bases.is_empty() {
                 continue;
             }
-            match self.part(&frame, &location, kind, |id| id.key() == *key, key.short()) {
+            match part(&frame, &location, key) {
                 Ok(chunk) => return Ok(chunk),
                 Err(e) => last = Some(e),
             }
@@ -364,22 +415,18 @@ impl ChunkReader {
         is_right: impl Fn(&ChunkId) -> bool,
         name: impl std::fmt::Display,
     ) -> Result<Chunk> {
-        let range = location.offset as usize..(location.offset + location.len) as usize;
-        for _ in 0..2 {
-            let chunk = Chunk { frame: self.frame(found)?, range: range.clone() };
-            let bytes = chunk.frame.plain.get(range.clone()).ok_or_else(|| Error::corrupt("a chunk lies outside its frame"))?;
+        for again in [false, true] {
+            let frame = if again { self.frame_again(found)? } else { self.frame(found)? };
+            let chunk = chunk_of(frame, location)?;
             let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
             let known = verified.contains(&location.offset);
-            if known || is_right(&self.repo.keys().chunk_id(kind, bytes)) {
+            if known || is_right(&self.repo.keys().chunk_id(kind, &chunk)) {
                 if !known {
                     verified.push(location.offset);
                 }
                 drop(verified);
                 return Ok(chunk);
             }
-            // Another pack stood in the place of its own when this was fetched: it may have been mended since.
-            self.frames.remove(&(found.pack.id, found.number));
-            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&found.pack.id);
         }
         Err(Error::corrupt(format!("chunk {name} has other content than its name says")))
     }

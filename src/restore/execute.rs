@@ -312,7 +312,8 @@ fn read_frame(
         checked = Some((write.at, id, right));
         if !right {
             let wrong = |id: &ChunkId| Error::corrupt(format!("chunk {} has other content than its name says", id.short()));
-            from_elsewhere(run, window, write.piece, Some((index, read.frame)), &wrong);
+            // Also from this frame, by a way that looks closer at its bases.
+            from_elsewhere(run, window, write.piece, None, &wrong);
         } else if !batch.extend(piece, write.at) {
             batch.write(window, plain);
             batch = Batch { job: piece.job, offset: piece.offset, at: write.at, len: piece.len, pieces: 1 };
