@@ -1,19 +1,21 @@
 //! Reading packs whole: their checksum, their directory, every frame and every chunk.
 //!
 //! A pack is read in pieces of a few MiB, one after the other, by one of several threads; what is in memory is one
-//! piece and one decoded frame a thread.
+//! piece and one decoded frame a thread. Threads that have no pack left decode a part of the pieces of the others: a pack of
+//! differences holds as many bytes as any other, and takes many times as long.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::CHECKSUM;
-use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE};
+use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use crate::format::segment::SegmentPack;
 use crate::model::{ChunkKey, PackId, Timestamp};
 use crate::observe::{Event, Observer};
@@ -43,6 +45,17 @@ struct Found {
     frames: Vec<u32>,
     chunks: Vec<(u32, u32)>,
     bytes: u64,
+}
+
+impl Found {
+    /// Adds what was found in later frames. Of several bad ones only the first is told of.
+    fn add(&mut self, later: Found) {
+        if self.frames.is_empty() && self.chunks.is_empty() {
+            self.messages.extend(later.messages);
+        }
+        self.frames.extend(later.frames);
+        self.chunks.extend(later.chunks);
+    }
 }
 
 /// Reads the packs that `subset` chooses. True when there is damage that takes content away.
@@ -94,6 +107,8 @@ struct Reading<'a> {
     chunks: ChunkReader,
     packs: Vec<(PackId, u64)>,
     next: AtomicUsize,
+    /// Threads that have no pack left.
+    idle: AtomicUsize,
     done: AtomicU64,
     bytes: AtomicU64,
     total: u64,
@@ -110,22 +125,26 @@ impl<'a> Reading<'a> {
         observer: &'a dyn Observer,
     ) -> Result<Self> {
         let chunks = ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), BASES)?;
-        let (next, done, bytes) = Default::default();
-        Ok(Reading { catalog, chunks, packs, next, done, bytes, total, options, observer })
+        let (next, idle, done, bytes) = Default::default();
+        Ok(Reading { catalog, chunks, packs, next, idle, done, bytes, total, options, observer })
     }
 
     /// Reads all packs and hands each one's findings to `take`, on this thread.
     fn run(&self, mut take: impl FnMut(PackId, Found)) -> Result<()> {
         let cores = thread::available_parallelism().map_or(1, |n| n.get());
-        // A thread waits for the disk now and then; another one then has the core.
-        let threads = cores.max(self.catalog.repo().storage().concurrency()).min(THREADS).min(self.packs.len());
+        // Who waits for a storage that is far away needs no core. On a disk of this machine the system reads ahead, and each
+        // thread has buffers of some MiB.
+        let storage = self.catalog.repo().storage();
+        let waiting = if storage.local_path().is_some() { 2 } else { storage.concurrency() };
+        let threads = cores.max(waiting).min(THREADS);
         let (send, results) = crossbeam_channel::bounded(2 * threads + 1);
+        let (give, parts) = crossbeam_channel::unbounded();
         thread::scope(|scope| {
             for _ in 0..threads {
-                let send = send.clone();
-                scope.spawn(move || self.work(&send));
+                let (send, give, parts) = (send.clone(), give.clone(), parts.clone());
+                scope.spawn(move || self.work(&send, give, &parts));
             }
-            drop(send);
+            drop((send, give));
             let mut outcome = Ok(());
             for result in results {
                 match result {
@@ -142,8 +161,8 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn work(&self, send: &Sender<Result<(PackId, Found)>>) {
-        let mut worker = match Worker::new(self) {
+    fn work<'w>(&'w self, send: &Sender<Result<(PackId, Found)>>, give: Sender<Part<'w>>, parts: &Receiver<Part<'w>>) {
+        let mut worker = match Worker::new(self, give) {
             Ok(worker) => worker,
             Err(e) => return drop(send.send(Err(e))),
         };
@@ -153,6 +172,12 @@ impl<'a> Reading<'a> {
             if send.send(result).is_err() {
                 return;
             }
+        }
+        // There are no more parts once nobody reads a pack.
+        worker.give = None;
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        for part in parts {
+            worker.help(part);
         }
     }
 
@@ -166,11 +191,24 @@ impl<'a> Reading<'a> {
 /// One thread's memory.
 struct Worker<'a> {
     reading: &'a Reading<'a>,
+    /// To threads that have no pack left.
+    give: Option<Sender<Part<'a>>>,
     decoder: Decoder,
     piece: Vec<u8>,
     scratch: Vec<u8>,
     plain: Vec<u8>,
     prefix: Vec<u8>,
+}
+
+/// Frames of a piece, for another thread.
+struct Part<'a> {
+    open: Arc<Open<'a>>,
+    piece: Arc<Vec<u8>>,
+    /// Where the piece begins in the pack.
+    start: u64,
+    which: Range<usize>,
+    /// Takes the first frame and what was found.
+    reply: Sender<(usize, Result<Found>)>,
 }
 
 /// A pack that is being read.
@@ -185,16 +223,16 @@ struct Open<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(reading: &'a Reading<'a>) -> Result<Self> {
+    fn new(reading: &'a Reading<'a>, give: Sender<Part<'a>>) -> Result<Self> {
         let (piece, scratch, plain, prefix) = Default::default();
-        Ok(Worker { reading, decoder: Decoder::new()?, piece, scratch, plain, prefix })
+        Ok(Worker { reading, give: Some(give), decoder: Decoder::new()?, piece, scratch, plain, prefix })
     }
 
     fn pack(&mut self, id: PackId, size: u64) -> Result<Found> {
         let mut found = Found::default();
         let Some(pack) = self.reading.catalog.packs().get(&id) else { return Ok(found) };
         let open = match self.open(pack, size, &mut found)? {
-            Some(open) => open,
+            Some(open) => Arc::new(open),
             None => return Ok(Found::default()),
         };
         self.read_pieces(&open, &mut found)?;
@@ -212,7 +250,7 @@ impl<'a> Worker<'a> {
 
     /// Reads key and directory. A damaged directory is made anew from the index: readers do not need it. `None`: the
     /// pack has been moved by prune meanwhile.
-    fn open<'p>(&mut self, pack: &'p SegmentPack, size: u64, found: &mut Found) -> Result<Option<Open<'p>>> {
+    fn open(&mut self, pack: &'a SegmentPack, size: u64, found: &mut Found) -> Result<Option<Open<'a>>> {
         let repo = self.reading.catalog.repo();
         let name = Name::Pack(pack.id);
         match read_directory(repo, pack.id, size) {
@@ -271,7 +309,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads the pack from its first to its last byte and looks at every frame on the way.
-    fn read_pieces(&mut self, open: &Open<'_>, found: &mut Found) -> Result<()> {
+    fn read_pieces(&mut self, open: &Arc<Open<'a>>, found: &mut Found) -> Result<()> {
         let mut hasher = Some(blake3::Hasher::new());
         let (mut at, mut next) = (0, 0);
         while at < open.size {
@@ -283,7 +321,7 @@ impl<'a> Worker<'a> {
                         let body = open.size.saturating_sub(CHECKSUM as u64).clamp(at, end) - at;
                         hasher.update(self.piece.get(..body as usize).unwrap_or_default());
                     }
-                    self.frames(open, next..until, at, found)?;
+                    self.share(open, next..until, at, found)?;
                 }
                 Err(e) => {
                     found.messages.push(bare(&Name::Pack(open.pack.id), &e));
@@ -307,16 +345,69 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Looks at frames of the piece at hand, which begins at `start`, together with whoever has nothing else to do.
+    fn share(&mut self, open: &Arc<Open<'a>>, which: Range<usize>, start: u64, found: &mut Found) -> Result<()> {
+        let helpers = self.reading.idle.load(Ordering::Relaxed).min(which.len().saturating_sub(1));
+        let piece = Arc::new(std::mem::take(&mut self.piece));
+        let (reply, replies) = crossbeam_channel::bounded(helpers);
+        let border = |n: usize| which.start + which.len() * n / (helpers + 1);
+        for (n, give) in (1..=helpers).zip(self.give.iter().cycle()) {
+            let (open, piece, which, reply) = (open.clone(), piece.clone(), border(n)..border(n + 1), reply.clone());
+            // They wait for parts until this thread is done with its packs.
+            let _ = give.send(Part { open, piece, start, which, reply });
+        }
+        drop(reply);
+        let own = self.frames(open, &piece, border(0)..border(1), start, found);
+        let mut theirs: Vec<(usize, Result<Found>)> = replies.iter().collect();
+        theirs.sort_unstable_by_key(|(first, _)| *first);
+        self.piece = Arc::try_unwrap(piece).unwrap_or_default();
+        own?;
+        if theirs.len() < helpers {
+            return Err(Error::new(ErrorKind::Io, "a thread of the check panicked: this is a defect of yester"));
+        }
+        theirs.into_iter().try_for_each(|(_, part)| {
+            found.add(part?);
+            Ok(())
+        })
+    }
+
+    /// Looks at what another thread gave away.
+    fn help(&mut self, part: Part<'_>) {
+        let Part { open, piece, start, which, reply } = part;
+        let mut found = Found::default();
+        let first = which.start;
+        let result = self.frames(&open, &piece, which, start, &mut found).map(|()| found);
+        drop(piece);
+        // Who gave it waits for the answer.
+        let _ = reply.send((first, result));
+    }
+
     /// Opens and decodes frames of the piece that begins at `start`, and hashes their chunks.
-    fn frames(&mut self, open: &Open<'_>, which: std::ops::Range<usize>, start: u64, found: &mut Found) -> Result<()> {
+    fn frames(&mut self, open: &Open<'_>, piece: &[u8], which: Range<usize>, start: u64, found: &mut Found) -> Result<()> {
         let Some(key) = &open.key else {
             found.frames.extend(which.map(|n| n as u32));
             return Ok(());
         };
         for (entry, number) in open.entries.get(which.clone()).unwrap_or_default().iter().zip(which) {
             let number = number as u32;
-            match self.frame(key, open, number, &entry.frame, start) {
-                Ok(()) => self.chunks(open, number, entry, found),
+            // What comes out right came from the right bases. Only what does not is worth a look at them.
+            let hasty = match entry.frame.bases.is_empty() {
+                true => None,
+                false => Some(self.frame(key, open, number, &entry.frame, (piece, start), ChunkReader::bases_unseen)),
+            };
+            if matches!(hasty, Some(Ok(()))) && self.wrong(open, entry).is_empty() {
+                continue;
+            }
+            match self.frame(key, open, number, &entry.frame, (piece, start), ChunkReader::bases) {
+                Ok(()) => {
+                    for (offset, chunk) in self.wrong(open, entry) {
+                        if found.chunks.is_empty() {
+                            let wrong = "has other content than its name says";
+                            found.messages.push(format!("frame {number}: chunk {} {wrong}", chunk.short()));
+                        }
+                        found.chunks.push((number, offset));
+                    }
+                }
                 Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported) => {
                     if found.frames.is_empty() {
                         found.messages.push(format!("frame {number}: {e}"));
@@ -329,31 +420,38 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn frame(&mut self, key: &PackKey, open: &Open<'_>, number: u32, info: &FrameInfo, start: u64) -> Result<()> {
+    fn frame(
+        &mut self,
+        key: &PackKey,
+        open: &Open<'_>,
+        number: u32,
+        info: &FrameInfo,
+        (piece, start): (&[u8], u64),
+        bases: fn(&ChunkReader, PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         self.prefix.clear();
         if !info.bases.is_empty() {
-            let bases = self.reading.chunks.bases(open.pack.kind, &info.bases, &mut self.prefix);
-            bases.map_err(|e| e.context("a base of it").with_kind(ErrorKind::Corrupt))?;
+            let gathered = bases(&self.reading.chunks, open.pack.kind, &info.bases, &mut self.prefix);
+            gathered.map_err(|e| e.context("a base of it").with_kind(ErrorKind::Corrupt))?;
         }
         let from = usize::try_from(info.offset.saturating_sub(start)).unwrap_or(usize::MAX);
-        let sealed = from.checked_add(info.stored as usize).and_then(|to| self.piece.get(from..to));
+        let sealed = from.checked_add(info.stored as usize).and_then(|to| piece.get(from..to));
         let sealed = sealed.ok_or_else(|| Error::corrupt("it lies outside of the pack"))?;
         key.decode(number, info, sealed, &self.prefix, &mut self.decoder, &mut self.scratch, &mut self.plain)
     }
 
-    fn chunks(&self, open: &Open<'_>, number: u32, entry: &DirectoryEntry, found: &mut Found) {
-        let mut offset = 0;
+    /// The chunks of the decoded frame that are not what they should be, with their offsets.
+    fn wrong(&self, open: &Open<'_>, entry: &DirectoryEntry) -> Vec<(u32, ChunkKey)> {
         let keys = self.reading.catalog.repo().keys();
+        let (mut offset, mut wrong) = (0, Vec::new());
         for (key, len) in &entry.chunks {
             let bytes = self.plain.get(offset as usize..(offset + len) as usize).unwrap_or_default();
             if keys.chunk_id(open.pack.kind, bytes).key() != *key {
-                if found.chunks.is_empty() {
-                    found.messages.push(format!("frame {number}: chunk {} has other content than its name says", key.short()));
-                }
-                found.chunks.push((number, offset));
+                wrong.push((offset, *key));
             }
             offset += len;
         }
+        wrong
     }
 }
 
