@@ -172,7 +172,7 @@ impl Prefetch {
                 .map_err(|e| Error::io("cannot start a thread", e))?;
         }
         let push = Push::new(shared.below.clone(), kernel.clone())?;
-        let around = Around::new(shared.below.clone(), kernel.clone())?;
+        let around = Around::new(shared.below.clone(), kernel.clone(), is_far)?;
         Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around, is_far })
     }
 
