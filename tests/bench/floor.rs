@@ -2,11 +2,12 @@
 //! answers every question at once from memory. Files read as zeros; nothing is decoded, fetched or verified.
 //!
 //! ```text
-//! cargo bench --bench floor -- TREE MOUNTPOINT [open]     serves until it is unmounted
+//! cargo bench --bench floor -- TREE MOUNTPOINT [open] [xattrs]     serves until it is unmounted
 //! ```
 //!
 //! It negotiates what yester's mount does, and, unless `open` is said, answers opens with ENOSYS, so that the kernel
-//! does not ask. It knows no extended attributes: the kernel asks once and never again.
+//! does not ask. It knows no extended attributes: the kernel asks once and never again. With `xattrs` there could be some,
+//! but no file has any: that is what a mount that shows attributes and ACLs needs at least.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyOpen, Request, SessionACL,
+    ReplyOpen, ReplyXattr, Request, SessionACL,
 };
 
 const LASTING: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -36,6 +37,7 @@ struct Node {
 struct Memory {
     nodes: Vec<Node>,
     ask_open: bool,
+    xattrs: bool,
 }
 
 impl Memory {
@@ -91,6 +93,9 @@ impl Filesystem for Memory {
         for flag in wanted {
             let _ = config.add_capabilities(flag);
         }
+        if self.xattrs {
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
+        }
         Ok(())
     }
 
@@ -142,6 +147,18 @@ impl Filesystem for Memory {
         reply.data(&ZEROS[..left.min(ZEROS.len())]);
     }
 
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match (self.xattrs, size) {
+            (false, _) => reply.error(Errno::ENOSYS),
+            (true, 0) => reply.size(0),
+            (true, _) => reply.data(&[]),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(if self.xattrs { Errno::ENODATA } else { Errno::ENOSYS });
+    }
+
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         for (n, (name, at)) in self.node(ino).entries.iter().enumerate().skip(offset as usize) {
             let attr = &self.nodes[*at].attr;
@@ -166,10 +183,11 @@ impl Filesystem for Memory {
 fn main() {
     let words: Vec<_> = std::env::args_os().skip(1).filter(|word| !word.to_string_lossy().starts_with("--")).collect();
     let [tree, point, rest @ ..] = words.as_slice() else {
-        println!("floor: name a tree and a mount point: cargo bench --bench floor -- TREE MOUNTPOINT [open]");
+        println!("floor: name a tree and a mount point: cargo bench --bench floor -- TREE MOUNTPOINT [open] [xattrs]");
         return;
     };
-    let mut memory = Memory { nodes: Vec::new(), ask_open: rest.iter().any(|word| word == "open") };
+    let says = |what: &str| rest.iter().any(|word| word == what);
+    let mut memory = Memory { nodes: Vec::new(), ask_open: says("open"), xattrs: says("xattrs") };
     memory.load(Path::new(tree)).expect("the tree can be read");
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("floor".to_owned()), MountOption::RO, MountOption::DefaultPermissions];
