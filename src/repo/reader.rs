@@ -74,6 +74,10 @@ impl Weighter<FrameKey, Arc<Frame>> for FrameWeight {
 pub struct ReadCounts {
     /// Frames fetched and decoded.
     pub frames: Counter,
+    /// Chunks that were asked for.
+    pub asked: Counter,
+    /// Those of them whose frame was in memory already.
+    pub ready: Counter,
     /// Sealed bytes fetched.
     pub fetched: Counter,
     /// Plain bytes decoded.
@@ -415,6 +419,8 @@ impl ChunkReader {
         is_right: impl Fn(&ChunkId) -> bool,
         name: impl std::fmt::Display,
     ) -> Result<Chunk> {
+        self.counts.asked.add(1);
+        self.counts.ready.add(u64::from(self.has_frame(&(found.pack.id, found.number))));
         for again in [false, true] {
             let frame = if again { self.frame_again(found)? } else { self.frame(found)? };
             let chunk = chunk_of(frame, location)?;
