@@ -8,7 +8,7 @@ use crate::format::pack::Codec;
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Level 3, except for what a probe finds incompressible.
+    /// Level 3, or one short table for frames like those for which that was better; not what a probe finds incompressible.
     Auto,
     /// Not at all.
     Off,

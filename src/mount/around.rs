@@ -8,7 +8,8 @@
 //!
 //! A file that is read here and there in many places is soon read everywhere, as a database is whose pages are
 //! looked up: for each place that is new one more is given when nobody waits, and four once a part of the file was read, so
-//! that what the reader waits for is a fifth of the file and not all of it. A storage that is far away is not asked for what nobody wants yet.
+//! that what the reader waits for is a fifth of the file and not all of it. A storage that is far away is not asked for what
+//! nobody wants yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

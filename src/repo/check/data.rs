@@ -351,10 +351,12 @@ impl<'a> Worker<'a> {
         let piece = Arc::new(std::mem::take(&mut self.piece));
         let (reply, replies) = crossbeam_channel::bounded(helpers);
         let border = |n: usize| which.start + which.len() * n / (helpers + 1);
-        for (n, give) in (1..=helpers).zip(self.give.iter().cycle()) {
-            let (open, piece, which, reply) = (open.clone(), piece.clone(), border(n)..border(n + 1), reply.clone());
-            // They wait for parts until this thread is done with its packs.
-            let _ = give.send(Part { open, piece, start, which, reply });
+        if let Some(give) = &self.give {
+            for n in 1..=helpers {
+                let (open, piece, which, reply) = (open.clone(), piece.clone(), border(n)..border(n + 1), reply.clone());
+                // They wait for parts until this thread is done with its packs.
+                let _ = give.send(Part { open, piece, start, which, reply });
+            }
         }
         drop(reply);
         let own = self.frames(open, &piece, border(0)..border(1), start, found);
