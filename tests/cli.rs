@@ -78,6 +78,30 @@ fn no_repository_is_10() {
     assert!(!world.at(".local").exists() && !world.at(".config").exists());
 }
 
+/// What other tools call a repository makes no directory of that name: it is refused with the form that is right.
+#[test]
+fn other_tools_names_of_repositories_make_nothing() {
+    let world = World::new();
+    world.file("notes", "x");
+    let names = [
+        ("root@host:/path", "ssh://root@host/path"),
+        ("host:path", "ssh://host/./path"),
+        ("sftp:root@host:/path", "ssh://root@host/path"),
+        ("rest:https://host/", "https://HOST:PORT/NAME"),
+        ("s3:https://host/bucket", "https://"),
+        ("b2:bucket", "https://"),
+    ];
+    for (name, form) in names {
+        let code = if form == "https://" { 1 } else { 2 };
+        for command in [&["init"][..], &["ingest", "notes"], &["snapshots"]] {
+            world.run(&[&["--key-file", "key", "--repo", name], command].concat()).fails(code, &[form]);
+            world.run_with(&[("YESTER_REPO", name)], &[&["--key-file", "key"], command].concat()).fails(code, &[form]);
+        }
+    }
+    let left: Vec<_> = fs::read_dir(world.home()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["notes"]);
+}
+
 #[test]
 fn usage_is_2_and_one_line() {
     let world = World::new();

@@ -1,7 +1,7 @@
 //! The command line: what users type and see. The only room that prints, and the only one that knows clap.
 //!
 //! One file a command: its options, its few lines of logic on top of a library function, its text and its JSON. What
-//! they share: `args` (options of all commands), `place` and `credential` (which repository, which key), `context`
+//! they share: `args` (options of all commands), `place`, `location` and `credential` (which repository, which key), `context`
 //! (opening it), `select` (snapshot names), `output`, `progress`, `units`, `exit`.
 
 use std::ffi::OsString;
@@ -24,6 +24,7 @@ mod ingest;
 mod init;
 mod inputs;
 mod key;
+mod location;
 mod ls;
 mod man;
 mod mount;
