@@ -13,6 +13,13 @@ pub enum Event<'a> {
         /// What happened to it.
         message: &'a str,
     },
+    /// Something that the user should know, though nothing is wrong.
+    Note {
+        /// The object or path, as bytes.
+        subject: &'a [u8],
+        /// What there is to know.
+        message: &'a str,
+    },
     /// How far the operation is. Totals are 0 while unknown.
     Progress {
         /// Entries (files, directories, links) done.
@@ -23,6 +30,27 @@ pub enum Event<'a> {
         total_entries: u64,
         /// Logical bytes expected in all.
         total_bytes: u64,
+        /// What `entries` and `total_entries` count: `entries`, `packs`, `snapshots`, `pages`.
+        unit: &'static str,
+    },
+    /// What the operation is at now.
+    Current {
+        /// An entry's path, or an object's name.
+        subject: &'a [u8],
+    },
+    /// What became of an entry, or in a dry run would become of it: one event an entry, and only for an observer that
+    /// [wants](Observer::wants_entries) them.
+    Entry {
+        /// What became of it.
+        action: Action,
+        /// Its path: of an ingest inside the snapshot, of a restore on this machine; of a prune an object's name.
+        path: &'a [u8],
+        /// What it is.
+        kind: EntryKind,
+        /// Why, or what of it; empty where there is nothing to add.
+        reason: &'a str,
+        /// Its logical bytes.
+        bytes: u64,
     },
     /// An object of the repository is damaged, missing, or says what is not so.
     Damage {
@@ -49,10 +77,47 @@ pub enum Event<'a> {
     },
 }
 
+/// What became of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It was not there before.
+    New,
+    /// It was there, and something of it is another now.
+    Changed,
+    /// It was there, and is not any more.
+    Removed,
+    /// It was there and is as it was.
+    Unchanged,
+    /// It differs and stays, since the user wants that.
+    Kept,
+    /// It was left out, since the user wants that.
+    LeftOut,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A pipe, socket or device.
+    Special,
+    /// An object of the repository.
+    Object,
+}
+
 /// Receives [`Event`]s, from any thread.
 pub trait Observer: Send + Sync {
     /// Called for every event; must return quickly.
     fn event(&self, event: &Event<'_>);
+
+    /// Whether [`Event::Entry`] is wanted: it costs time.
+    fn wants_entries(&self) -> bool {
+        false
+    }
 }
 
 /// An observer that looks away.

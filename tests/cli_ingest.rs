@@ -90,7 +90,7 @@ fn ls_shows_what_is_there() {
     assert!(long[0].starts_with("-rwsr-x--x ") && long[0].contains(" 6 20") && long[0].ends_with(" a.txt"), "{long:?}");
     assert!(long[1].starts_with("lrwxrwxrwx ") && long[1].ends_with(" link -> a.txt"), "{long:?}");
     world.run(&with(&options, &["ls", "latest:src/none"])).fails(1, &["src/none"]);
-    world.run(&with(&options, &["ls", "latest:src/a.txt/x"])).fails(1, &["no directory"]);
+    world.run(&with(&options, &["ls", "latest:src/a.txt/x"])).fails(1, &["src/a.txt/x is not in snapshot"]);
 }
 
 #[test]

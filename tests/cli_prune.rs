@@ -57,7 +57,7 @@ fn forget_shows_what_goes_and_prune_frees_it() {
     let before = size(&repo);
     // A dry run changes nothing, and says what a prune would free.
     let dry = world.run(&with(&options, &["forget", "-n", "--keep-last", "1", "--prune"])).ok().text();
-    for said in ["forget", "keep", "last snapshot", "dry run, would forget 2 snapshots; 1 stay", "would free 2.8"] {
+    for said in ["forget", "keep", "last snapshot", "dry run, would forget 2 snapshots; 1 stays", "would free 2.8"] {
         assert!(dry.contains(said), "{said:?} is not in {dry}");
     }
     assert_eq!(size(&repo), before);
@@ -102,7 +102,12 @@ fn forget_by_name_and_by_filter() {
     forget(&["--keep-tag", "none"]).fails(2, &["keeps no snapshot", "--unsafe-allow-remove-all"]);
     assert_eq!(world.run(&with(&options, &["snapshots", "--json"])).ok().json().len(), 3);
     let text = forget(&["latest~1", &ids[0][..8]]).ok().text();
-    assert!(text.contains("forgot 2 snapshots; 1 stay"), "{text}");
+    assert!(text.contains("forgot 2 snapshots; 1 stays"), "{text}");
+    // The rows that go and those that stay.
+    for (id, what) in ids.iter().zip(["- forget", "- forget", "= keep"]) {
+        let row = text.lines().find(|line| line.contains(&id[..8])).unwrap_or_else(|| panic!("{text}"));
+        assert!(row.trim_start().starts_with(what), "{row}");
+    }
     forget(&["--tag", "n2", "--unsafe-allow-remove-all"]).ok();
     assert_eq!(world.run(&with(&options, &["snapshots", "--json"])).ok().json().len(), 0);
     world.run(&with(&options, &["prune"])).ok();
@@ -206,7 +211,9 @@ fn a_live_ingest_is_waited_for_or_fenced() {
     signal(&child, "CONT");
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Before it stand lines that say how far it was.
+    let last = output.stdout.trim_ascii_end().rsplit(|b| *b == b'\n').next().unwrap();
+    let summary: Value = serde_json::from_slice(last).unwrap();
     let new = summary["snapshot_id"].as_str().unwrap();
     assert_ne!(new, id);
     world.run(&with(&options, &["restore", &format!("{new}:src"), "--target", "out"])).ok();

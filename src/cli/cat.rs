@@ -10,7 +10,7 @@ use yester::{Error, Result};
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::Output;
-use super::select::{self, Filters, Spec};
+use super::select::{Chooser, Filters, Spec};
 
 /// Write a file of a snapshot to standard output
 #[derive(Debug, Args)]
@@ -30,8 +30,9 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
         return Err(Error::invalid(format!("{name} names a snapshot and no file in it: write {name}:/PATH")));
     };
     let repo = context.open()?;
-    let snapshot = select::snapshot(&repo, &spec.snapshot, &args.filters.filter()?)?;
+    let chooser = Chooser::new(context, &repo, &args.filters)?;
     let reader = context::trees(&repo)?;
+    let snapshot = chooser.with_path(&reader, &spec)?;
     let shown = super::paths::shown(path);
     let (node, _) = reader.walk_to(&snapshot.root, &spec.names())?;
     match &node.kind {

@@ -1,5 +1,6 @@
 //! `forget`: which snapshots stay, which go, and why.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -118,27 +119,33 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let display = Display::new(&context.global);
     let lost = super::snapshots::vanished_ids(context, &repo)?;
     let mut out = Output::new();
-    let (going, staying) = match args.names.is_empty() {
-        true => by_policy(&mut out, context, args, &all, &filter)?,
+    let (going, series) = match args.names.is_empty() {
+        true => by_policy(args, &all, &filter)?,
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
-            let staying = all.iter().filter(|s| !ids.contains(&s.id)).count();
-            (ids, staying as u64)
+            let series = touched(&all, &ids);
+            (ids, series)
         }
     };
+    let unreadable: Vec<&SnapshotId> = going.iter().filter(|id| all.iter().all(|s| s.id != **id)).collect();
+    show(&mut out, context, &series, &unreadable)?;
+    // The display writes there, too.
+    out.finish()?;
     let forgotten = match args.dry_run {
         true => going.clone(),
         false => forget::forget(&repo, &going, context::now(), &display)?,
     };
     display.finish();
-    summary(&mut out, context, &forgotten, staying, args.dry_run)?;
+    let mut out = Output::new();
+    let failed = going.len() - forgotten.len();
+    let staying = all.iter().filter(|s| !forgotten.contains(&s.id)).count();
+    summary(&mut out, context, &forgotten, (staying as u64, failed as u64), args.dry_run)?;
     out.finish()?;
     if args.prune && forgotten.len() == going.len() {
         let options = args.how.options();
         let options = if args.dry_run { prune::without(options, &going) } else { options };
         prune::prune(context, &repo, &options, args.dry_run)?;
     }
-    let failed = going.len() - forgotten.len();
     // A policy cannot tell what it would make of a snapshot that cannot be read.
     let unread = if args.names.is_empty() { damaged.len() } else { 0 };
     match (failed, unread) {
@@ -155,25 +162,36 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     }
 }
 
-/// What the policy lets go, and how many stay; shows both.
-fn by_policy(
-    out: &mut Output,
-    context: &Context,
-    args: &ForgetArgs,
-    all: &[Snapshot],
-    filter: &Filter,
-) -> Result<(Vec<SnapshotId>, u64)> {
+/// What the policy lets go, and all series that it looked at.
+fn by_policy<'a>(args: &ForgetArgs, all: &'a [Snapshot], filter: &Filter) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
     let (policy, zone) = (args.keep.policy(), TimeZone::system());
     let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
-    for one in &series {
-        if context.global.json {
-            out.json(&json(one))?;
-        } else if !context.global.quiet {
-            text(out, one)?;
+    Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), series))
+}
+
+/// The series that these snapshots are of: what goes, and what stays.
+fn touched<'a>(all: &'a [Snapshot], ids: &[SnapshotId]) -> Vec<Series<'a>> {
+    let mut series: BTreeMap<_, Series<'a>> = BTreeMap::new();
+    for snapshot in all {
+        let one = series.entry(snapshot.series()).or_insert_with(|| Series { keep: Vec::new(), remove: Vec::new() });
+        match ids.contains(&snapshot.id) {
+            true => one.remove.push(snapshot),
+            false => one.keep.push((snapshot, Vec::new())),
         }
     }
-    let staying = series.iter().map(|one| one.keep.len() as u64).sum();
-    Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), staying))
+    series.into_values().filter(|one| !one.remove.is_empty()).collect()
+}
+
+/// Shows what goes and what stays; `unreadable` is what goes and cannot be read.
+fn show(out: &mut Output, context: &Context, series: &[Series<'_>], unreadable: &[&SnapshotId]) -> Result<()> {
+    if context.global.json {
+        return series.iter().try_for_each(|one| out.json(&json(one)));
+    }
+    if context.global.quiet {
+        return Ok(());
+    }
+    series.iter().try_for_each(|one| text(out, one))?;
+    unreadable.iter().try_for_each(|id| out.line(&format!("- forget  {}  (it cannot be read)", id.short())))
 }
 
 fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
@@ -182,12 +200,12 @@ fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
     out.line(&format!("{}: {}", escape(host), paths.join(", ")))?;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["", "ID", "Time", "Tags", "Reasons"]);
-    let kept = series.keep.iter().map(|(snapshot, why)| (*snapshot, why.join(", ")));
-    let mut rows: Vec<(&Snapshot, String)> = kept.chain(series.remove.iter().map(|s| (*s, String::new()))).collect();
-    rows.sort_by_key(|(snapshot, _)| (snapshot.time, snapshot.id));
-    for (snapshot, why) in rows {
+    let kept = series.keep.iter().map(|(snapshot, why)| (*snapshot, "= keep", why.join(", ")));
+    let gone = series.remove.iter().map(|snapshot| (*snapshot, "- forget", String::new()));
+    let mut rows: Vec<(&Snapshot, &str, String)> = kept.chain(gone).collect();
+    rows.sort_by_key(|(snapshot, ..)| (snapshot.time, snapshot.id));
+    for (snapshot, what, why) in rows {
         let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
-        let what = if why.is_empty() { "forget" } else { "keep" };
         table.add_row([what, &snapshot.id.short(), &units::local_time(snapshot.time), &tags.join(", "), &why]);
     }
     out.line(&table.trim_fmt())?;
@@ -241,17 +259,27 @@ struct Summary {
     dry_run: bool,
     snapshots_forgotten: Vec<String>,
     snapshots_kept: u64,
+    snapshots_failed: u64,
 }
 
-fn summary(out: &mut Output, context: &Context, forgotten: &[SnapshotId], staying: u64, dry_run: bool) -> Result<()> {
+fn summary(
+    out: &mut Output,
+    context: &Context,
+    forgotten: &[SnapshotId],
+    (staying, failed): (u64, u64),
+    dry_run: bool,
+) -> Result<()> {
     if context.global.json {
         let snapshots_forgotten = forgotten.iter().map(SnapshotId::to_string).collect();
-        return out.json(&Summary { message_type: "forgotten", dry_run, snapshots_forgotten, snapshots_kept: staying });
+        let (snapshots_kept, snapshots_failed) = (staying, failed);
+        return out.json(&Summary { message_type: "forgotten", dry_run, snapshots_forgotten, snapshots_kept, snapshots_failed });
     }
     if context.global.quiet {
         return Ok(());
     }
     let count = units::counted(forgotten.len() as u64, "snapshot", "snapshots");
     let what = if dry_run { "dry run, would forget" } else { "forgot" };
-    out.line(&format!("{what} {count}; {} stay", units::count(staying)))
+    let failed = if failed > 0 { format!("; {} could not be forgotten", units::count(failed)) } else { String::new() };
+    let stay = if staying == 1 { "stays" } else { "stay" };
+    out.line(&format!("{what} {count}{failed}; {} {stay}", units::count(staying)))
 }

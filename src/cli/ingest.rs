@@ -13,7 +13,6 @@ use yester::chunk::codec::Compression;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Parent, Source, ingest};
 use yester::model::{Timestamp, escape};
 use yester::repo::Repository;
-use yester::repo::snapshots::Filter;
 
 use super::context::Context;
 use super::exit::Outcome;
@@ -135,7 +134,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let mut options = args.options()?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
     if let Some(name) = &args.parent {
-        options.parent = Parent::Id(select::snapshot(&repo, name, &Filter::default())?.id);
+        options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);
     }
     options.never = never(context, &repo)?;
     let stop = signals::stop_flag()?;

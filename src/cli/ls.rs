@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use clap::Args;
 use serde::Serialize;
 use yester::Result;
-use yester::model::{Directory, Kind, Node, Owners, Snapshot};
+use yester::model::{Directory, Kind, Node, Owners};
 use yester::repo::tree::{Entry, TreeReader};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, exact, lossy};
-use super::select::{self, Filters, Spec};
+use super::select::{Chooser, Filters, Spec};
 use super::units;
 
 /// List a directory of a snapshot
@@ -44,10 +44,10 @@ struct Listing<'a> {
 /// Lists.
 pub fn run(context: &Context, args: &LsArgs) -> Result<Outcome> {
     let spec = Spec::parse(&args.spec)?;
-    let filter = args.filters.filter()?;
     let repo = context.open()?;
-    let snapshot: Snapshot = select::snapshot(&repo, &spec.snapshot, &filter)?;
+    let chooser = Chooser::new(context, &repo, &args.filters)?;
     let reader = context::trees(&repo)?;
+    let snapshot = chooser.with_path(&reader, &spec)?;
     let names = spec.names();
     let (node, _) = reader.walk_to(&snapshot.root, &names)?;
     let mut path: Vec<u8> = names.iter().flat_map(|name| [b"/", *name].concat()).collect();

@@ -28,6 +28,7 @@ mod location;
 mod ls;
 mod man;
 mod mount;
+mod naming;
 mod output;
 mod paths;
 mod place;
@@ -41,6 +42,7 @@ mod serve;
 mod signals;
 mod snapshots;
 mod stats;
+mod status;
 mod umount;
 mod units;
 mod version;
@@ -65,6 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     // A server's log is what it is watched by.
     let serves = matches!(&cli.command, Command::Serve(args) if args.listens());
     progress::log(cli.global.verbose + u8::from(serves), in_background || serves);
+    signals::asked();
     yester::sys::process::raise_file_limit();
     match dispatch(cli, in_background) {
         Ok(Outcome::Done) => exit::DONE,

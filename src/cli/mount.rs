@@ -14,11 +14,11 @@ use yester::mount::{MountOptions, Shutdown, mount};
 use yester::repo::Repository;
 use yester::{Error, Result};
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::exit::Outcome;
 use super::guard::Guard;
 use super::output::{JsonPath, Output, lossy};
-use super::select::{Filters, Spec};
+use super::select::{Chooser, Filters, Spec};
 use super::{background, paths, units};
 
 /// Show the snapshots as a file system
@@ -56,6 +56,9 @@ pub struct MountArgs {
 /// What was typed, understood.
 struct Plan {
     mountpoint: PathBuf,
+    /// What is mounted, where that is not everything.
+    what: Option<Spec>,
+    filters: Filters,
     options: MountOptions,
 }
 
@@ -116,12 +119,8 @@ impl MountArgs {
             [what, mountpoint] => (Some(Spec::parse(what)?), mountpoint),
             _ => return Err(Error::invalid("mount takes [SNAP[:PATH]] and MOUNTPOINT")),
         };
-        let scope = what.map(|spec| {
-            let path = spec.path.as_deref().map_or(&b"/"[..], paths::bytes).to_vec();
-            (spec.snapshot, path)
-        });
         let options = MountOptions {
-            scope,
+            scope: None,
             filter: self.filters.filter()?,
             memory: self.memory,
             allow_other: self.allow_other,
@@ -130,7 +129,8 @@ impl MountArgs {
             extra: self.options.clone(),
             avoid: context.place()?.local().map(Path::to_owned).into_iter().collect(),
         };
-        Ok(Plan { mountpoint: paths::absolute(Path::new(mountpoint))?, options })
+        let mountpoint = paths::absolute(Path::new(mountpoint))?;
+        Ok(Plan { mountpoint, what, filters: self.filters.clone(), options })
     }
 }
 
@@ -148,6 +148,14 @@ fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Sh
     let (handle, trigger) = (signals.handle(), shutdown.clone());
     let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.trigger()));
     let mut options = plan.options.clone();
+    let chooser = Chooser::new(context, &repo, &plan.filters)?;
+    chooser.require_some()?;
+    if let Some(spec) = &plan.what {
+        let snapshot = chooser.with_path(&context::trees(&repo)?, spec)?;
+        let path = spec.path.as_deref().map_or(&b"/"[..], paths::bytes).to_vec();
+        options.scope = Some((snapshot.id.to_string(), path));
+    }
+    drop(chooser);
     options.avoid.extend(context.cache(repo.id()));
     // Before the connection is there, so that it does not share it.
     let mut guard = Guard::start();

@@ -108,7 +108,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     if dry_run {
         return Ok(Outcome::Done);
     }
-    let display = Display::new(&context.global);
+    display.resume();
     let report = prepared.carry_out();
     display.finish();
     let report = report?;

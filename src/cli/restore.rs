@@ -9,13 +9,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use yester::Result;
 use yester::repo::Repository;
+use yester::repo::tree::TreeReader;
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, RestoreRequest, restore};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
-use super::select::{self, Filters, Spec};
+use super::select::{Chooser, Filters, Spec};
 use super::{paths, signals, units};
 
 /// Copy snapshots, directories or files of them back
@@ -75,8 +76,8 @@ enum When {
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let began = Instant::now();
     let repo = context.open()?;
-    let request = RestoreRequest { sources: sources(&repo, args)?, target: paths::absolute(&args.target)? };
     let reader = Arc::new(context::trees(&repo)?);
+    let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: paths::absolute(&args.target)? };
     let options = args.options(context)?;
     let display = Display::new(&context.global);
     let report = restore(&reader, &request, &options, &display);
@@ -94,11 +95,11 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
 
 type Sources = Vec<(Arc<yester::model::Snapshot>, Vec<Vec<u8>>)>;
 
-fn sources(repo: &Repository, args: &RestoreArgs) -> Result<Sources> {
-    let filter = args.filters.filter()?;
+fn sources(context: &Context, repo: &Repository, trees: &TreeReader, args: &RestoreArgs) -> Result<Sources> {
+    let chooser = Chooser::new(context, repo, &args.filters)?;
     let specs = args.specs.iter().map(|spec| Spec::parse(spec)).collect::<Result<Vec<_>>>()?;
     let source = |spec: &Spec| {
-        let snapshot = select::snapshot(repo, &spec.snapshot, &filter)?;
+        let snapshot = chooser.with_path(trees, spec)?.clone();
         Ok((Arc::new(snapshot), spec.names().into_iter().map(<[u8]>::to_vec).collect()))
     };
     specs.iter().map(source).collect()

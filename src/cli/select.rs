@@ -5,12 +5,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use yester::model::Snapshot;
+use yester::model::{Snapshot, Timestamp, escape};
 use yester::repo::Repository;
 use yester::repo::snapshots::{self, Filter};
-use yester::{Error, Result};
+use yester::repo::tree::TreeReader;
+use yester::{Error, ErrorKind, Result};
 
-use super::paths;
+use super::context::Context;
+use super::naming::{self, SnapshotName};
+use super::output::note;
+use super::{paths, units};
 
 /// Options that choose among snapshots.
 #[derive(Debug, Clone, Default, Args)]
@@ -62,14 +66,12 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Parts `text` at its first colon. A relative path is joined to the working directory; nothing after the colon
+    /// Parts `text` at its first colon that is not in a time. A relative path is joined to the working directory; nothing after the colon
     /// is the root.
     pub fn parse(text: &OsStr) -> Result<Self> {
         let bytes = text.as_bytes();
-        let (name, path) = match bytes.iter().position(|b| *b == b':').and_then(|at| bytes.split_at_checked(at)) {
-            Some((name, rest)) => (name, rest.get(1..)),
-            None => (bytes, None),
-        };
+        let (name, rest) = bytes.split_at(naming::len(bytes));
+        let path = rest.get(1..);
         let path =
             path.map(|p| if p.is_empty() { Ok(PathBuf::from("/")) } else { paths::absolute(Path::new(OsStr::from_bytes(p))) });
         // A name that is not UTF-8 is none; `find` says so.
@@ -82,17 +84,192 @@ impl Spec {
     }
 }
 
+/// A snapshot for people: its id, time, and host.
+pub fn described(snapshot: &Snapshot) -> String {
+    format!("{} of {} ({})", snapshot.id.short(), units::local_time(snapshot.time), escape(&snapshot.host))
+}
+
 /// The snapshot called `name` among those that pass.
-pub fn snapshot(repo: &Repository, name: &str, filter: &Filter) -> Result<Snapshot> {
-    let (all, damaged) = snapshots::list_with_damage(repo)?;
-    // A damaged snapshot may be the one that is meant: `latest` must not silently become an older one.
-    match damaged.into_iter().next() {
-        Some(e) if name.starts_with("latest") => Err(Error::new(e.kind(), format!("{name} cannot be told: {e}"))),
-        first => match snapshots::find(&all, name, filter) {
-            Ok(found) => Ok(found.clone()),
-            Err(error) => Err(first.unwrap_or(error)),
-        },
+pub fn snapshot(context: &Context, repo: &Repository, name: &str, filters: &Filters) -> Result<Snapshot> {
+    Chooser::new(context, repo, filters)?.snapshot(name).cloned()
+}
+
+/// The snapshots among which a name is looked for.
+pub struct Chooser {
+    filter: Filter,
+    /// All, oldest first.
+    all: Vec<Snapshot>,
+    /// What could not be read of others.
+    damaged: Option<Error>,
+    /// Whether to say which snapshot is meant where that is no matter of course.
+    says: bool,
+}
+
+impl Chooser {
+    /// Lists the snapshots.
+    pub fn new(context: &Context, repo: &Repository, filters: &Filters) -> Result<Self> {
+        let (all, damaged) = snapshots::list_with_damage(repo)?;
+        let says = !context.global.quiet && !context.global.json;
+        Ok(Chooser { filter: filters.filter()?, all, damaged: damaged.into_iter().next(), says })
     }
+
+    /// The snapshot called `name`, among those that pass the filters (an id needs not).
+    pub fn snapshot(&self, name: &str) -> Result<&Snapshot> {
+        match self.parse(name)? {
+            SnapshotName::Id(_) => self.by_id(name),
+            SnapshotName::Latest { host, back } => {
+                let mut passing = self.newest_first(host.as_deref(), None);
+                passing.nth(back).ok_or_else(|| self.none(name, host.as_deref()))
+            }
+            SnapshotName::Before(time) => {
+                let found = self.newest_first(None, Some(time)).next().ok_or_else(|| self.none(name, None))?;
+                self.say(&format!("{name} is snapshot {}", described(found)));
+                Ok(found)
+            }
+        }
+    }
+
+    /// The snapshot that `spec` names. Where it says a path, `latest` is the newest that has it, and `latest~1` the one
+    /// before that has it; so is the newest before a time. Where no snapshot will do, the error says which would.
+    pub fn with_path(&self, trees: &TreeReader, spec: &Spec) -> Result<&Snapshot> {
+        let (name, names) = (spec.snapshot.as_str(), spec.names());
+        if names.is_empty() {
+            return self.snapshot(name);
+        }
+        let (host, before, back) = match self.parse(name)? {
+            SnapshotName::Id(_) => {
+                let found = self.by_id(name)?;
+                return if has(trees, found, &names)? { Ok(found) } else { Err(self.elsewhere(trees, found, &names)) };
+            }
+            SnapshotName::Latest { host, back } => (host, None, back),
+            SnapshotName::Before(time) => (None, Some(time), 0),
+        };
+        let mut passing = self.newest_first(host.as_deref(), before);
+        let Some(newest) = passing.next() else { return Err(self.none(name, host.as_deref())) };
+        let mut left = back;
+        for snapshot in std::iter::once(newest).chain(passing) {
+            if !may_have(snapshot, &names) || !has(trees, snapshot, &names)? {
+                continue;
+            }
+            if left > 0 {
+                left -= 1;
+                continue;
+            }
+            if before.is_some() || back == 0 && snapshot.id != newest.id {
+                let path = shown(&names);
+                let not =
+                    if snapshot.id == newest.id { String::new() } else { format!("{path} is not in {}; ", described(newest)) };
+                self.say(&format!("{not}{name} is snapshot {}", described(snapshot)));
+            }
+            return Ok(snapshot);
+        }
+        let (path, found) = (shown(&names), back - left);
+        Err(match found {
+            0 => self.elsewhere(trees, newest, &names),
+            n => not_found(format!("{name}: only {} {path}", units::counted(n as u64, "snapshot has", "snapshots have"))),
+        })
+    }
+
+    /// Refuses filters that no snapshot passes.
+    pub fn require_some(&self) -> Result<()> {
+        let Filter { hosts, tags, paths } = &self.filter;
+        let filtered = !(hosts.is_empty() && tags.is_empty() && paths.is_empty());
+        match self.newest_first(None, None).next() {
+            None if filtered && !self.all.is_empty() => Err(self.none("these filters", None)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Understands a name. A damaged snapshot may be the one that is meant: `latest` must not silently become an older one.
+    fn parse(&self, name: &str) -> Result<SnapshotName> {
+        let parsed = SnapshotName::parse(name.as_bytes(), &jiff::Zoned::now())?;
+        match &self.damaged {
+            Some(e) if !matches!(parsed, SnapshotName::Id(_)) => Err(Error::new(e.kind(), format!("{name} cannot be told: {e}"))),
+            _ => Ok(parsed),
+        }
+    }
+
+    fn by_id(&self, name: &str) -> Result<&Snapshot> {
+        snapshots::find(&self.all, name, &self.filter).map_err(|error| match &self.damaged {
+            Some(e) => Error::new(e.kind(), e.to_string()),
+            None => error,
+        })
+    }
+
+    fn newest_first(&self, host: Option<&[u8]>, before: Option<Timestamp>) -> impl Iterator<Item = &Snapshot> {
+        let of_host = move |s: &&Snapshot| host.is_none_or(|host| s.host == host);
+        let older = move |s: &&Snapshot| before.is_none_or(|time| s.time < time);
+        self.all.iter().rev().filter(|s| self.filter.matches(s)).filter(of_host).filter(older)
+    }
+
+    /// The error for a name that no snapshot has.
+    fn none(&self, name: &str, host: Option<&[u8]>) -> Error {
+        let passing = self.newest_first(host, None).count();
+        let oldest = self.newest_first(host, None).last();
+        not_found(match (self.all.len(), oldest) {
+            (0, _) => "the repository has no snapshots yet (make one with: yester ingest PATH)".to_owned(),
+            (all, None) => {
+                let mut hosts: Vec<String> = self.all.iter().map(|s| escape(&s.host)).collect();
+                hosts.sort_unstable();
+                hosts.dedup();
+                let filters = if host.is_some() { "is of that host" } else { "passes the filters" };
+                format!(
+                    "{name}: none of {} {filters}; there are some of: {}",
+                    units::counted(all as u64, "snapshot", "snapshots"),
+                    hosts.join(", ")
+                )
+            }
+            (all, Some(oldest)) => {
+                let of = if all > passing { " that pass the filters" } else { "" };
+                let count = units::counted(passing as u64, "snapshot", "snapshots");
+                format!("{name} is not there: there are only {count}{of}, the oldest is {}", described(oldest))
+            }
+        })
+    }
+
+    /// The error for a path that a snapshot does not have: which one has it.
+    fn elsewhere(&self, trees: &TreeReader, snapshot: &Snapshot, names: &[&[u8]]) -> Error {
+        let mut others = self.all.iter().rev().filter(|s| s.id != snapshot.id && may_have(s, names));
+        let other = others.find(|s| has(trees, s, names).unwrap_or(false));
+        let would = match other {
+            Some(other) => format!("the newest that has it is {}", described(other)),
+            None => "no other has it either".to_owned(),
+        };
+        not_found(format!("{} is not in snapshot {}; {would}", shown(names), described(snapshot)))
+    }
+
+    fn say(&self, line: &str) {
+        if self.says {
+            note(&format!("yester: {line}"));
+        }
+    }
+}
+
+fn not_found(text: String) -> Error {
+    Error::new(ErrorKind::NotFound, text)
+}
+
+fn shown(names: &[&[u8]]) -> String {
+    format!("/{}", escape(&names.join(&b'/')))
+}
+
+/// Whether the given paths of a snapshot let it have this path: it is one of them, below one, or leads to one.
+fn may_have(snapshot: &Snapshot, names: &[&[u8]]) -> bool {
+    snapshot.paths.iter().any(|given| {
+        let given = given.split(|b| *b == b'/').filter(|name| !name.is_empty());
+        given.zip(names).all(|(given, name)| given == *name)
+    })
+}
+
+fn has(trees: &TreeReader, snapshot: &Snapshot, names: &[&[u8]]) -> Result<bool> {
+    let mut node = snapshot.root.clone();
+    for name in names {
+        let Some(directory) = node.directory() else { return Ok(false) };
+        let found = trees.lookup(directory, name).map_err(|e| e.context(format!("snapshot {}", described(snapshot))))?;
+        let Some(entry) = found else { return Ok(false) };
+        node = entry.node().clone();
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

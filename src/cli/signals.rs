@@ -1,9 +1,9 @@
-//! SIGINT and SIGTERM: the first asks, the second ends the process at once.
+//! SIGINT and SIGTERM: the first asks, the second ends the process at once. SIGUSR1 asks how far the command is.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use yester::Result;
 use yester::error::IoContext;
@@ -20,4 +20,16 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
         flag::register(signal, stop.clone()).at(what)?;
     }
     Ok(stop)
+}
+
+/// A flag that SIGUSR1 sets. From the first call on, the signal ends no process any more.
+pub fn asked() -> Arc<AtomicBool> {
+    static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let register = || {
+        let asked = Arc::new(AtomicBool::new(false));
+        // Where signals cannot be handled, nobody can ask.
+        let _ = flag::register(SIGUSR1, asked.clone());
+        asked
+    };
+    ASKED.get_or_init(register).clone()
 }

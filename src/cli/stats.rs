@@ -12,7 +12,7 @@ use super::context::Context;
 use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
-use super::select::{self, Filters};
+use super::select::{Chooser, Filters};
 use super::{signals, units};
 
 /// Count what snapshots hold and what they take
@@ -31,7 +31,7 @@ pub struct StatsArgs {
 /// Counts.
 pub fn run(context: &Context, args: &StatsArgs) -> Result<Outcome> {
     let repo = context.open()?;
-    let chosen = chosen(&repo, args)?;
+    let chosen = chosen(context, &repo, args)?;
     let display = Display::new(&context.global);
     let counted = stats(&repo, &chosen, &*signals::stop_flag()?, &display);
     display.finish();
@@ -46,17 +46,18 @@ pub fn run(context: &Context, args: &StatsArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn chosen(repo: &Repository, args: &StatsArgs) -> Result<Vec<Snapshot>> {
-    let filter = args.filters.filter()?;
+fn chosen(context: &Context, repo: &Repository, args: &StatsArgs) -> Result<Vec<Snapshot>> {
     if args.snapshots.is_empty() {
+        let filter = args.filters.filter()?;
         let all = snapshots::list(repo)?;
         return Ok(all.into_iter().filter(|snapshot| filter.matches(snapshot)).collect());
     }
+    let chooser = Chooser::new(context, repo, &args.filters)?;
     let mut out: Vec<Snapshot> = Vec::new();
     for name in &args.snapshots {
-        let found = select::snapshot(repo, name, &filter)?;
+        let found = chooser.snapshot(name)?;
         if out.iter().all(|other| other.id != found.id) {
-            out.push(found);
+            out.push(found.clone());
         }
     }
     Ok(out)

@@ -15,8 +15,9 @@ use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::sink::stopped;
+use crate::ingest::tell::{self, Told};
 use crate::model::{Content, Directory, Item, Kind, Node, Root, Snapshot, Statistics, Xattrs};
-use crate::observe::{Event, Observer};
+use crate::observe::{Action, Event, Observer};
 use crate::repo::tree_writer::{PageSink, TreeWriter};
 
 /// A recipe of up to this many items stands in the node; a longer one has pages of its own, so that a directory of
@@ -96,6 +97,8 @@ pub struct Assembler<'a> {
     position: u64,
     statistics: Statistics,
     bytes_done: u64,
+    /// Somebody wants to know of every entry.
+    listing: bool,
     scratch: Vec<u8>,
 }
 
@@ -132,6 +135,7 @@ impl<'a> Assembler<'a> {
             position: 0,
             statistics: Statistics::default(),
             bytes_done: 0,
+            listing: observer.wants_entries(),
             scratch: Vec::new(),
         }
     }
@@ -148,10 +152,15 @@ impl<'a> Assembler<'a> {
                 }
             }
             self.lead.give(u64::MAX, count);
-            let (entries, bytes) = (self.position, self.bytes_done);
-            self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0 });
+            self.progress(0);
         }
         self.finish(false)
+    }
+
+    /// Says how far this is; `more` bytes are those of the file that is being read.
+    fn progress(&self, more: u64) {
+        let (entries, bytes) = (self.position, self.bytes_done + more);
+        self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "entries" });
     }
 
     fn finish(mut self, interrupted: bool) -> Result<Assembled> {
@@ -176,6 +185,7 @@ impl<'a> Assembler<'a> {
                     self.path.push(b'/');
                     self.path.extend_from_slice(&begun.node.name);
                 }
+                self.tell_directory(&begun);
                 self.stack.push(Building {
                     begun,
                     writer: TreeWriter::new(PageKind::Directory).over(before.map(|before| before.root)),
@@ -185,7 +195,40 @@ impl<'a> Assembler<'a> {
             }
             Step::Leave => self.leave(),
             Step::Leaf(begun, wanted) => self.leaf(begun, wanted),
+            Step::Tell(told) => {
+                let Told { action, name, kind, reason, bytes } = *told;
+                let path = [&self.path[..], b"/", &name].concat();
+                self.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes });
+                Ok(())
+            }
         }
+    }
+
+    /// Says what became of a directory that begins. One that only leads to given paths is nobody's.
+    fn tell_directory(&self, begun: &Begun) {
+        if !self.listing || !begun.node.given {
+            return;
+        }
+        let mut node = begun.node.clone();
+        if let Some(before) = &begun.before {
+            node.meta.xattrs = tell::comparable(&before.meta.xattrs, &begun.xattrs);
+        }
+        let (action, reason) = tell::compared(begun.before.as_deref(), &node);
+        let path = if self.path.is_empty() { b"/" } else { self.path.as_slice() };
+        self.observer.event(&Event::Entry { action, path, kind: tell::kind_of(&node.kind), reason: &reason, bytes: 0 });
+    }
+
+    /// Says what became of an entry that is stored.
+    fn tell_leaf(&self, node: &Node, before: Option<&Node>, link: bool) {
+        if !self.listing {
+            return;
+        }
+        let (action, mut reason) = tell::compared(before, node);
+        if link && action == Action::New {
+            reason = "hard link".to_owned();
+        }
+        let (path, kind) = (self.path_of(node), tell::kind_of(&node.kind));
+        self.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes: node.size() });
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -253,7 +296,10 @@ impl<'a> Assembler<'a> {
     }
 
     fn leaf(&mut self, begun: Box<Begun>, wanted: Wanted) -> Result<()> {
-        let Begun { mut node, xattrs, mut record } = *begun;
+        let Begun { mut node, xattrs, mut record, before } = *begun;
+        // The walk has counted what it took over from the parent.
+        let counts = matches!(wanted, Wanted::Link(_) | Wanted::Read(_));
+        let link = matches!(wanted, Wanted::Link(_));
         match wanted {
             Wanted::Parent => {}
             Wanted::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
@@ -266,17 +312,25 @@ impl<'a> Assembler<'a> {
                     // The name that was to be read for all of them is gone, or is something else by now.
                     let slot = task.slot;
                     self.readers.send(*task)?;
-                    if !self.read(&mut node, &mut record, slot, None)? {
+                    if !self.read(&mut node, &mut record, slot)? {
                         return Ok(());
                     }
                 }
             },
-            Wanted::Read { slot, previous } => {
-                if !self.read(&mut node, &mut record, slot, previous)? {
+            Wanted::Read(slot) => {
+                if !self.read(&mut node, &mut record, slot)? {
                     return Ok(());
                 }
             }
         }
+        if counts {
+            match before.as_deref().filter(|before| matches!(before.kind, Kind::File(_))) {
+                None => self.statistics.files_new += 1,
+                Some(before) if *before == node => self.statistics.files_unchanged += 1,
+                Some(_) => self.statistics.files_changed += 1,
+            }
+        }
+        self.tell_leaf(&node, before.as_deref(), link);
         self.bytes_done += node.size();
         self.groups.join(&node, self.position)?;
         self.record(record)?;
@@ -284,7 +338,11 @@ impl<'a> Assembler<'a> {
     }
 
     /// Takes over what was read for `slot`; false when it could not be read, which is told.
-    fn read(&mut self, node: &mut Node, record: &mut ScanRecord, slot: u64, previous: Option<Box<Node>>) -> Result<bool> {
+    fn read(&mut self, node: &mut Node, record: &mut ScanRecord, slot: u64) -> Result<bool> {
+        if !matches!(self.arrived.get(&slot), Some(Arrived::Whole(..))) {
+            let subject = self.path_of(node);
+            self.observer.event(&Event::Current { subject: &subject });
+        }
         let (file, content) = self.await_file(slot)?;
         let file = match file {
             Ok(file) => file,
@@ -293,11 +351,6 @@ impl<'a> Assembler<'a> {
         self.note_read(node, record, &file, content.size());
         node.meta.xattrs = self.keep_xattrs(&file.xattrs.list)?;
         node.kind = Kind::File(content);
-        match previous {
-            None => self.statistics.files_new += 1,
-            Some(previous) if *previous == *node => self.statistics.files_unchanged += 1,
-            Some(_) => self.statistics.files_changed += 1,
-        }
         Ok(true)
     }
 
@@ -384,6 +437,7 @@ impl<'a> Assembler<'a> {
                     self.chunks.big(&id, &bytes[start as usize..(start + len) as usize], previous)?;
                     recipe.push(Item::Chunk { id, len }, &mut self.chunks)?;
                 }
+                self.progress(recipe.size);
                 self.budget.give(slot, held);
             }
             Part::End(file) => return Ok(Some(*file)),

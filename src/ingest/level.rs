@@ -43,6 +43,8 @@ pub struct Level<'a> {
     pub device: (u32, u32),
     /// It was met as an entry of the level above, which leads back to it through `..`.
     pub inner: bool,
+    /// The rest of its listing could not be read.
+    pub cut: bool,
 }
 
 impl<'a> Level<'a> {
@@ -99,6 +101,7 @@ impl Level<'_> {
 
     /// Leaves the rest of the listing out; given paths stay.
     pub fn end(&mut self) {
+        self.cut = true;
         self.at = self.scanned.as_ref().map_or(0, |scanned| scanned.listing.len());
     }
 

@@ -56,6 +56,7 @@ mod read;
 mod scan;
 mod sink;
 pub mod sources;
+mod tell;
 
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
 

@@ -56,12 +56,18 @@ pub struct ParentTree {
 /// A directory of the parent, and where its walk is.
 #[derive(Debug, Clone)]
 pub struct ParentDir {
+    node: Node,
     directory: Directory,
     position: u64,
     next: Option<Entry>,
 }
 
 impl ParentDir {
+    /// Its node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// What the directory's pages may be differences from.
     pub fn before(&self) -> Option<Before> {
         self.directory.root.map(|root| Before { root, position: self.position })
@@ -106,21 +112,35 @@ impl ParentTree {
         let directory = *node.directory()?;
         // A parent that cannot be read costs a re-read, never the ingest.
         let next = self.trees.entry_number(&directory, 0).ok().flatten();
-        Some(ParentDir { directory, position, next })
+        Some(ParentDir { node: node.clone(), directory, position, next })
     }
 
-    /// The entry of `dir` called `name`, when names are asked for in ascending order.
-    pub fn entry(&self, dir: &mut ParentDir, name: &[u8]) -> Option<ParentEntry> {
+    /// The entry of `dir` called `name`, when names are asked for in ascending order. Those that nobody asked for are
+    /// said to `gone`.
+    pub fn entry(&self, dir: &mut ParentDir, name: &[u8], gone: &mut dyn FnMut(&Node)) -> Option<ParentEntry> {
         while let Some(entry) = &dir.next {
             match entry.node().name.as_slice().cmp(name) {
-                std::cmp::Ordering::Less => dir.next = self.trees.next(&dir.directory, entry).ok().flatten(),
+                std::cmp::Ordering::Less => {
+                    gone(entry.node());
+                    dir.next = self.trees.next(&dir.directory, entry).ok().flatten();
+                }
                 std::cmp::Ordering::Equal => {
-                    return Some(ParentEntry { position: dir.position + entry.offset, entry: entry.clone() });
+                    let found = ParentEntry { position: dir.position + entry.offset, entry: entry.clone() };
+                    dir.next = self.trees.next(&dir.directory, entry).ok().flatten();
+                    return Some(found);
                 }
                 std::cmp::Ordering::Greater => return None,
             }
         }
         None
+    }
+
+    /// The entries of `dir` that nobody asked for until its end.
+    pub fn rest(&self, dir: &mut ParentDir, gone: &mut dyn FnMut(&Node)) {
+        while let Some(entry) = dir.next.take() {
+            gone(entry.node());
+            dir.next = self.trees.next(&dir.directory, &entry).ok().flatten();
+        }
     }
 
     /// Whether `stat` shows the file that the parent has, unchanged since it was read: same size, times and inode, and

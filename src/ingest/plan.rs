@@ -18,6 +18,7 @@ use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
+use crate::ingest::tell::Told;
 use crate::model::{Directory, Kind, Metadata, Node, Root, Statistics};
 use crate::observe::{Event, Observer};
 use crate::sys::table::Table;
@@ -34,6 +35,8 @@ pub enum Step {
     Leaf(Box<Begun>, Wanted),
     /// The directory that began last ends.
     Leave,
+    /// Something is said of an entry that is in no step.
+    Tell(Box<Told>),
 }
 
 /// The parent's directory of the same path.
@@ -54,6 +57,8 @@ pub struct Begun {
     pub xattrs: xattr::List,
     /// What change detection will want to know.
     pub record: ScanRecord,
+    /// The parent's node of this path: of files that are read or linked, and where somebody wants to know of every entry.
+    pub before: Option<Box<Node>>,
 }
 
 /// Where a leaf's content comes from.
@@ -64,12 +69,7 @@ pub enum Wanted {
     /// It is taken over from the parent, and already in the node.
     Parent,
     /// It is read: this slot.
-    Read {
-        /// The slot.
-        slot: u64,
-        /// The parent's file of this name.
-        previous: Option<Box<Node>>,
-    },
+    Read(u64),
     /// It is the same file as an earlier link of its group. It is read by this name when that one could not be.
     Link(Box<Task>),
 }
@@ -123,6 +123,8 @@ pub struct Planner<'a> {
     /// The groups of the inodes with several names that were met.
     links: Table<16>,
     walked: Walked,
+    /// Somebody wants to know of every entry.
+    listing: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -161,6 +163,7 @@ impl<'a> Planner<'a> {
             slots: 0,
             links: Table::new(scratch),
             walked: Walked::default(),
+            listing: observer.wants_entries(),
         }
     }
 
@@ -179,7 +182,7 @@ impl<'a> Planner<'a> {
                 None => self.leave(&mut stack)?,
                 Some(Next::Placed(name)) => {
                     let place = level.place.and_then(|p| p.below.get(name));
-                    let entry = self.parent_entry(level, name);
+                    let entry = self.parent_entry(level, name)?;
                     if let Some(place) = place {
                         let parent = self.parent_dir(&entry);
                         self.enter_place(&mut stack, place, name, entry, parent)?;
@@ -201,7 +204,10 @@ impl<'a> Planner<'a> {
 
     /// Leaves the topmost level. The one below it is opened again, should it be closed.
     fn leave(&mut self, stack: &mut Vec<Level<'a>>) -> Result<()> {
-        let left = stack.pop();
+        let mut left = stack.pop();
+        if let Some(level) = &mut left {
+            self.rest_is_gone(level)?;
+        }
         let left = left.as_ref().and_then(Level::dir);
         self.first_open = self.first_open.min(stack.len().saturating_sub(1));
         let closed = stack.last().is_some_and(|level| level.scanned.is_some() && level.dir().is_none());
@@ -248,8 +254,34 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn parent_entry(&self, level: &mut Level<'_>, name: &[u8]) -> Option<ParentEntry> {
-        self.parent.as_ref()?.entry(level.parent.as_mut()?, name)
+    fn parent_entry(&mut self, level: &mut Level<'_>, name: &[u8]) -> Result<Option<ParentEntry>> {
+        let (Some(parent), Some(dir)) = (&self.parent, &mut level.parent) else { return Ok(None) };
+        let (listing, mut gone) = (self.listing, Vec::new());
+        let found = parent.entry(dir, name, &mut |node| {
+            if listing {
+                gone.push(Told::gone(node))
+            }
+        });
+        gone.into_iter().try_for_each(|told| self.step(Step::Tell(told)))?;
+        Ok(found)
+    }
+
+    /// Says what the parent has in a directory that is left, after the last name that was asked for.
+    fn rest_is_gone(&mut self, level: &mut Level<'_>) -> Result<()> {
+        let (Some(parent), Some(dir)) = (&self.parent, level.parent.as_mut().filter(|_| self.listing && !level.cut)) else {
+            return Ok(());
+        };
+        let mut gone = Vec::new();
+        parent.rest(dir, &mut |node| gone.push(Told::gone(node)));
+        gone.into_iter().try_for_each(|told| self.step(Step::Tell(told)))
+    }
+
+    /// Says that the user does not want an entry of the directory that began last.
+    fn left_out(&mut self, name: &[u8], stat: &Stat, reason: &str) -> Result<()> {
+        match self.listing {
+            true => self.step(Step::Tell(Told::left_out(name, stat.kind, stat.size, reason.to_owned()))),
+            false => Ok(()),
+        }
     }
 
     fn parent_dir(&self, entry: &Option<ParentEntry>) -> Option<ParentDir> {
@@ -346,7 +378,10 @@ impl<'a> Planner<'a> {
             changed: false,
         };
         self.owners(&node);
-        self.step(Step::Enter(Box::new(Begun { node, xattrs, record }), parent.as_ref().and_then(ParentDir::before)))?;
+        self.step(Step::Enter(
+            Box::new(Begun { node, xattrs, record, before: None }),
+            parent.as_ref().and_then(ParentDir::before),
+        ))?;
         stack.push(Level {
             place: Some(place),
             scanned: None,
@@ -359,6 +394,7 @@ impl<'a> Planner<'a> {
             path_len: self.path.len(),
             device: (0, 0),
             inner: false,
+            cut: false,
         });
         Ok(())
     }
@@ -384,7 +420,8 @@ impl<'a> Planner<'a> {
         };
         self.walked.statistics.directories += 1;
         self.owners(&node);
-        let begun = Begun { node, xattrs, record: record(&scanned.stat) };
+        let before = parent.as_ref().filter(|_| self.listing).map(|parent| Box::new(parent.node().clone()));
+        let begun = Begun { node, xattrs, record: record(&scanned.stat), before };
         self.step(Step::Enter(Box::new(begun), parent.as_ref().and_then(ParentDir::before)))?;
         let listed = |name: &[u8]| scanned.listing.contains(name);
         let extra: Vec<&[u8]> =
@@ -401,6 +438,7 @@ impl<'a> Planner<'a> {
             device: scanned.stat.device,
             scanned: Some(scanned),
             inner,
+            cut: false,
         };
         level.announce(self.scanner);
         stack.push(level);
@@ -428,7 +466,7 @@ impl<'a> Planner<'a> {
         self.path.push(b'/');
         self.path.extend_from_slice(&name);
         let place = level.place.and_then(|p| p.below.get(&name));
-        let entry = self.parent_entry(level, &name);
+        let entry = self.parent_entry(level, &name)?;
         let stat = match stat {
             Ok(stat) => stat,
             // Gone since it was listed: as if it had gone a moment earlier.
@@ -455,7 +493,7 @@ impl<'a> Planner<'a> {
             Marked::AllBut(tag) => name != tag,
         };
         if place.is_none() && (left_out || self.rules.excludes(&self.path, &stat)) {
-            return Ok(());
+            return self.left_out(&name, &stat, if left_out { "its directory is marked" } else { "excluded" });
         }
         if stat.kind != FileKind::Directory {
             return self.leaf(&dir, &name, &name, stat, entry);

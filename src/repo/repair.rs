@@ -66,7 +66,7 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
             Err((_, e)) => return Err(e),
         }
         let entries = out.packs + out.lost.len() as u64;
-        observer.event(&Event::Progress { entries, bytes: 0, total_entries: total, total_bytes: 0 });
+        observer.event(&Event::Progress { entries, bytes: 0, total_entries: total, total_bytes: 0, unit: "packs" });
         if held >= CHUNKS {
             out.chunks += std::mem::take(&mut held) as u64;
             out.segments += write(repo, dry_run, &std::mem::take(&mut waiting), Vec::new())?;

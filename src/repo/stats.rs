@@ -126,6 +126,7 @@ pub fn stats(repo: &Arc<Repository>, snapshots: &[Snapshot], stop: &AtomicBool, 
                 bytes: count.data.plain,
                 total_entries: 0,
                 total_bytes: 0,
+                unit: "pages",
             });
         }
     }

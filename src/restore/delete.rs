@@ -130,6 +130,7 @@ impl Removal<'_, '_> {
             dir.remove(name).map_err(failed)?;
         }
         self.run.counts.deleted.add(1);
+        self.run.tell_removed(directory, name, stat.kind, stat.size);
         Ok(())
     }
 
@@ -146,6 +147,9 @@ impl Removal<'_, '_> {
             self.run.target.open(parent).and_then(|dir| dir.remove_dir(&directory.name)).map_err(failed)?;
         }
         self.run.counts.deleted.add(1);
+        if let Some(parent) = directory.parent() {
+            self.run.tell_removed(parent, &directory.name, FileKind::Directory, 0);
+        }
         Ok(())
     }
 

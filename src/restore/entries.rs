@@ -4,6 +4,7 @@ use std::io;
 
 use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
+use crate::observe::Action;
 use crate::restore::existing::file_kind;
 use crate::restore::job::{Job, put};
 use crate::restore::links::FirstLink;
@@ -63,6 +64,7 @@ fn make_special(job: &Job<'_, '_>) -> Result<()> {
                 first.complete(&stat);
             }
             run.counts.others.add(1);
+            job.tell_made();
             Ok(())
         }
         Err(e) => {
@@ -87,6 +89,7 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
     let dir = job.dir()?;
     if is_linked(job) {
         run.counts.unchanged.add(1);
+        run.tell(&job.directory, &job.node, Action::Unchanged, "");
         return Ok(true);
     }
     let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
@@ -113,6 +116,7 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
         return Err(e);
     }
     run.counts.links.add(1);
+    job.tell_linked();
     Ok(true)
 }
 

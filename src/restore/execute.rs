@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Item};
+use crate::observe::Action;
 use crate::repo::index::{FrameRef, Index};
 use crate::repo::run::{Extent, Run as Together};
 use crate::restore::entries;
@@ -296,6 +297,10 @@ fn read_frame(
         return read.writes.iter().for_each(|w| from_elsewhere(run, window, w.piece, Some((index, read.frame)), &again));
     }
     run.counts.frames.add(1);
+    if let Some(write) = read.writes.first() {
+        let job = job_of(window, write.piece);
+        run.tell_current(&job.directory, &job.node);
+    }
     let mut batch = Batch::default();
     let mut checked: Option<(u32, ChunkId, bool)> = None;
     for write in &read.writes {
@@ -441,21 +446,34 @@ fn count(run: &Run<'_>, window: &Window<'_, '_>, plan: &Plan) {
     let bytes: u64 = plan.frames.iter().flat_map(|f| &f.writes).map(|w| window.pieces[w.piece as usize].len).sum();
     run.counts.bytes.add(bytes);
     for &number in &window.at_once {
-        match window.jobs[number as usize].content() {
+        let job = &window.jobs[number as usize];
+        match job.content() {
             Some(content) => {
                 run.counts.bytes.add(content.size());
                 run.counts.files.add(1)
             }
             None => run.counts.others.add(1),
         };
+        job.tell_made();
     }
     for &number in &window.closed {
-        let counter = if window.jobs[number as usize].is_clean() { &run.counts.metadata } else { &run.counts.files };
-        counter.add(1);
+        let job = &window.jobs[number as usize];
+        if job.is_clean() {
+            run.counts.metadata.add(1);
+            run.tell(&job.directory, &job.node, Action::Changed, "metadata");
+        } else {
+            run.counts.files.add(1);
+            job.tell_made();
+        }
     }
     for job in &window.links {
-        let counter = if entries::is_linked(job) { &run.counts.unchanged } else { &run.counts.links };
-        counter.add(1);
+        if entries::is_linked(job) {
+            run.counts.unchanged.add(1);
+            run.tell(&job.directory, &job.node, Action::Unchanged, "");
+        } else {
+            run.counts.links.add(1);
+            job.tell_linked();
+        }
     }
     run.progress();
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Content, Item, Kind, Node};
+use crate::observe::Action;
 use crate::restore::delete;
 use crate::restore::links::FirstLink;
 use crate::restore::locks;
@@ -191,6 +192,7 @@ impl<'r, 'a> Job<'r, 'a> {
             first.complete(&stat);
         }
         self.run.counts.files.add(1);
+        self.tell_made();
         Ok(())
     }
 
@@ -212,12 +214,14 @@ impl<'r, 'a> Job<'r, 'a> {
         }
         if wanted.is_met(&stat, &xattrs) {
             self.run.counts.unchanged.add(1);
+            self.run.tell(&self.directory, &self.node, Action::Unchanged, "");
         } else if stat.links > 1 {
             return Ok(false);
         } else {
             locks::clear(self.run, &dir, &self.node.name, &stat);
             metadata::apply(self.run, self.place(), Object::File(&file), wanted, false).map_err(failed)?;
             self.run.counts.metadata.add(1);
+            self.run.tell(&self.directory, &self.node, Action::Changed, "metadata");
         }
         metadata::apply_flags(self.run, self.place(), Object::File(&file), wanted);
         if let Some(first) = &self.first {

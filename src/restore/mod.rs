@@ -36,6 +36,7 @@ pub mod plan;
 pub(crate) mod preflight;
 pub(crate) mod run;
 pub(crate) mod target;
+pub(crate) mod tell;
 pub(crate) mod walk;
 
 use run::Run;

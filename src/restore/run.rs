@@ -62,7 +62,9 @@ pub(crate) struct Run<'a> {
     pub me: (u32, u32),
     /// Whether the index was loaded again because a pack was gone: done once.
     pub reloaded: AtomicBool,
-    observer: &'a dyn Observer,
+    pub(crate) observer: &'a dyn Observer,
+    /// Somebody wants to know of every entry.
+    pub(crate) listing: bool,
     owners: Vec<OwnerMap>,
     fatal: Mutex<Option<Error>>,
     stopped: AtomicBool,
@@ -107,6 +109,7 @@ impl<'a> Run<'a> {
             me: (process::user(), process::group()),
             reloaded: AtomicBool::new(false),
             observer,
+            listing: observer.wants_entries(),
             owners: sources.iter().map(|(snapshot, _)| map(snapshot)).collect(),
             fatal: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -253,6 +256,7 @@ impl<'a> Run<'a> {
             bytes: c.bytes.get(),
             total_entries: self.totals.0.load(Ordering::Relaxed),
             total_bytes: self.totals.1.load(Ordering::Relaxed),
+            unit: "entries",
         });
     }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::error::{Error, Result};
 use crate::model::{Content, Directory as Model, Kind, Node};
+use crate::observe::Action;
 use crate::repo::tree::Entry;
 use crate::restore::Source;
 use crate::restore::delete;
@@ -20,6 +21,9 @@ use crate::restore::metadata::{self, Object, Place, Wanted};
 use crate::restore::run::Run;
 use crate::restore::target::{Directory, Finish, State};
 use crate::sys::{Dir, FileKind, Listing, Stat, xattr};
+
+/// Why an entry that differs stays as it is.
+const KEPT: &str = "differs; --overwrite keeps it";
 
 /// Restores one source. What fails is told and counted by `run`.
 pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
@@ -313,6 +317,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         let (run, name) = (self.run, &level.node.name);
         let new = |real| {
             run.counts.directories.add(1);
+            run.tell(above, &level.node, Action::New, "");
             let state = State { made: !level.parent, real, clean: above.clean };
             Ok(Some(run.target.child(above, name, state, self.finish(level, true))))
         };
@@ -324,6 +329,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             Some(stat) if stat.kind == FileKind::Directory => return self.merge(above, &dir, level, &stat),
             Some(stat) if !existing::may_replace(run.options.overwrite, &level.node, &stat) => {
                 run.counts.kept.add(1);
+                run.tell(above, &level.node, Action::Kept, KEPT);
                 return Ok(None);
             }
             Some(stat) if !run.options.dry_run => {
@@ -431,6 +437,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             match existing::decide(run, dir, &node.name, node, &wanted, stat) {
                 Decision::Keep => {
                     run.counts.kept.add(1);
+                    run.tell(place, node, Action::Kept, KEPT);
                     return Ok(());
                 }
                 // It is another entry, of which this one is no link.
@@ -439,12 +446,14 @@ impl<'r, 'a> Walker<'r, 'a> {
                 }
                 Decision::Same => {
                     run.counts.unchanged.add(1);
+                    run.tell(place, node, Action::Unchanged, "");
                     complete(&first, stat);
                     return Ok(());
                 }
                 Decision::Metadata => {
                     self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted, stat)?;
                     run.counts.metadata.add(1);
+                    run.tell(place, node, Action::Changed, "metadata");
                     complete(&first, stat);
                     return Ok(());
                 }
@@ -479,8 +488,12 @@ impl<'r, 'a> Walker<'r, 'a> {
     fn later_link(&mut self, job: Job<'r, 'a>) {
         let kept = |stat: &Stat| !existing::may_replace(self.run.options.overwrite, &job.node, stat);
         if job.there.as_ref().is_some_and(kept) {
-            let counter = if entries::is_linked(&job) { &self.run.counts.unchanged } else { &self.run.counts.kept };
+            let (counter, action, reason) = match entries::is_linked(&job) {
+                true => (&self.run.counts.unchanged, Action::Unchanged, ""),
+                false => (&self.run.counts.kept, Action::Kept, KEPT),
+            };
             counter.add(1);
+            self.run.tell(&job.directory, &job.node, action, reason);
             return;
         }
         self.window.add_link(Arc::new(job));

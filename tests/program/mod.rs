@@ -26,9 +26,11 @@ impl Run {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
-    /// The lines of standard output as JSON.
+    /// The lines of standard output as JSON, but for those that say how far a command is: they come by time.
     pub fn json(&self) -> Vec<serde_json::Value> {
-        self.text().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+        let text = self.text();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")));
+        lines.filter(|line: &serde_json::Value| line["message_type"] != "status").collect()
     }
 
     /// Fails the test unless the run ended with 0.

@@ -36,13 +36,14 @@ impl Planner<'_> {
             },
             xattrs: Vec::new(),
             record: record(&stat),
+            before: entry.as_ref().filter(|_| self.listing).map(|e| Box::new(e.node().clone())),
         });
         self.owners(&begun.node);
         let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat)?;
         if stat.kind == FileKind::File {
             self.walked.statistics.files += 1;
             self.walked.statistics.bytes += stat.size;
-            let wanted = self.file(dir, own_name, stat, entry, &mut begun.node, earlier)?;
+            let wanted = self.file(dir, own_name, stat, entry, &mut begun, earlier)?;
             return self.step(Step::Leaf(begun, wanted));
         }
         self.walked.statistics.others += 1;
@@ -80,17 +81,18 @@ impl Planner<'_> {
         own_name: &[u8],
         stat: Stat,
         entry: Option<ParentEntry>,
-        node: &mut Node,
+        begun: &mut Begun,
         earlier: bool,
     ) -> Result<Wanted> {
         let slot = self.slots;
         self.slots += 1;
         let mut task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base: None };
+        let before = || entry.as_ref().map(|e| Box::new(e.node().clone()));
         if earlier {
+            begun.before = begun.before.take().or_else(before);
             return Ok(Wanted::Link(Box::new(task)));
         }
-        let is_file = |e: &&ParentEntry| matches!(e.node().kind, Kind::File(_));
-        let previous = entry.as_ref().filter(is_file).map(|e| Box::new(e.node().clone()));
+        let node = &mut begun.node;
         if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
             && parent.is_unchanged(entry, &stat)
             && self.adoption.allows(entry.node())?
@@ -105,11 +107,12 @@ impl Planner<'_> {
             Kind::File(content @ (Content::Items(_) | Content::Tree { .. })) => Some(content.clone()),
             _ => None,
         });
+        begun.before = begun.before.take().or_else(before);
         match is_small(&task.stat) {
             true => self.batch(task)?,
             false => self.outlets.big.send(task).map_err(|_| stopped())?,
         }
-        Ok(Wanted::Read { slot, previous })
+        Ok(Wanted::Read(slot))
     }
 
     fn batch(&mut self, task: Task) -> Result<()> {

@@ -184,7 +184,7 @@ impl<'a> Reading<'a> {
     fn progress(&self, bytes: u64) {
         let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let (entries, total_entries) = (self.done.load(Ordering::Relaxed), self.packs.len() as u64);
-        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: self.total });
+        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: self.total, unit: "packs" });
     }
 }
 

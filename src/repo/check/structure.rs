@@ -67,7 +67,7 @@ impl<'a> Walk<'a> {
     }
 
     pub fn progress(&self, done: u64, all: u64) {
-        let event = Event::Progress { entries: done, bytes: 0, total_entries: all, total_bytes: 0 };
+        let event = Event::Progress { entries: done, bytes: 0, total_entries: all, total_bytes: 0, unit: "snapshots" };
         self.affected.observer().event(&event);
     }
 

@@ -201,7 +201,7 @@ impl Marks {
         self.bytes += bytes;
         if self.pages.is_multiple_of(PAGES_A_WORD) {
             let (entries, bytes) = (self.pages, self.bytes);
-            observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0 });
+            observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'a> Repack<'a> {
             }
             bytes += size;
             let (entries, total_entries) = (number as u64 + 1, packs.len() as u64);
-            observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total });
+            observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total, unit: "packs" });
         }
         self.close(PackKind::Data)?;
         self.close(PackKind::Tree)?;

@@ -1,0 +1,96 @@
+//! What became of each entry, for observers that want to know.
+
+use crate::model::{Kind, Node, Xattrs};
+use crate::observe::{Action, EntryKind};
+use crate::sys::FileKind;
+
+/// Something to say in its place among the steps: of an entry that is in no step of its own.
+#[derive(Debug)]
+pub struct Told {
+    /// What became of it.
+    pub action: Action,
+    /// Its name in the directory that began last.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Why.
+    pub reason: String,
+    /// Its logical bytes.
+    pub bytes: u64,
+}
+
+impl Told {
+    /// An entry that the parent snapshot has and the source has no more.
+    pub fn gone(node: &Node) -> Box<Told> {
+        let below = node.directory().map_or(0, |directory| directory.descendants);
+        let reason = match below {
+            0 => String::new(),
+            1 => "with 1 entry below it".to_owned(),
+            n => format!("with {n} entries below it"),
+        };
+        Box::new(Told { action: Action::Removed, name: node.name.clone(), kind: kind_of(&node.kind), reason, bytes: node.size() })
+    }
+
+    /// An entry that the user does not want in the snapshot.
+    pub fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<Told> {
+        Box::new(Told { action: Action::LeftOut, name: name.to_vec(), kind: kind_on_disk(kind), reason, bytes })
+    }
+}
+
+/// What a node is.
+pub fn kind_of(kind: &Kind) -> EntryKind {
+    match kind {
+        Kind::File(_) => EntryKind::File,
+        Kind::Directory(_) => EntryKind::Directory,
+        Kind::Symlink(_) => EntryKind::Symlink,
+        _ => EntryKind::Special,
+    }
+}
+
+fn kind_on_disk(kind: FileKind) -> EntryKind {
+    match kind {
+        FileKind::File => EntryKind::File,
+        FileKind::Directory => EntryKind::Directory,
+        FileKind::Symlink => EntryKind::Symlink,
+        _ => EntryKind::Special,
+    }
+}
+
+/// What became of an entry that was `before` in the parent snapshot, and what of it differs.
+pub fn compared(before: Option<&Node>, node: &Node) -> (Action, String) {
+    let Some(before) = before else { return (Action::New, String::new()) };
+    let (was, is) = (&before.meta, &node.meta);
+    let mut reasons = Vec::new();
+    if std::mem::discriminant(&before.kind) != std::mem::discriminant(&node.kind) {
+        reasons.push("type");
+    } else if differs(&before.kind, &node.kind) {
+        reasons.push("content");
+    }
+    let parts = [
+        (was.mtime != is.mtime, "time"),
+        (was.mode != is.mode, "mode"),
+        ((was.uid, was.gid) != (is.uid, is.gid), "owner"),
+        (was.xattrs != is.xattrs, "attributes"),
+        (was.flags != is.flags, "flags"),
+        (before.link != node.link, "hard links"),
+    ];
+    reasons.extend(parts.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what));
+    if reasons.is_empty() { (Action::Unchanged, String::new()) } else { (Action::Changed, reasons.join(", ")) }
+}
+
+/// Whether the content differs; that of a directory is told entry by entry.
+fn differs(before: &Kind, now: &Kind) -> bool {
+    match (before, now) {
+        (Kind::Directory(_), Kind::Directory(_)) => false,
+        _ => before != now,
+    }
+}
+
+/// A directory's attributes as far as they can be compared before they are stored.
+pub fn comparable(before: &Xattrs, found: &[(Vec<u8>, Vec<u8>)]) -> Xattrs {
+    match before {
+        Xattrs::Stored(id) if !found.is_empty() => Xattrs::Stored(*id),
+        _ if found.is_empty() => Xattrs::None,
+        _ => Xattrs::Inline(found.to_vec()),
+    }
+}
