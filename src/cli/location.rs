@@ -65,7 +65,7 @@ fn refused(word: &[u8], rest: &[u8]) -> Error {
     let url = rest.strip_prefix(b"//");
     let ssh = "a repository that is reached by ssh is written";
     let text = match word {
-        b"sftp" | b"scp" | b"rsync" | b"ssh" => format!("{ssh} {}", url.map_or_else(|| scp(rest), |url| over_ssh(url))),
+        b"sftp" | b"scp" | b"rsync" | b"ssh" => format!("{ssh} {}", url.map_or_else(|| scp(rest), over_ssh)),
         b"rest" | b"http" => {
             "a repository on a server is written https://HOST:PORT/NAME: yester serve serves it, over HTTPS only; \
                               the server of another program cannot be used"
