@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -34,7 +33,7 @@ pub struct ForgetArgs {
     #[command(flatten)]
     keep: Keep,
     #[command(flatten)]
-    filters: LongFilters,
+    filters: Filters,
     /// Delete afterwards what no snapshot needs
     #[arg(long)]
     prune: bool,
@@ -60,7 +59,7 @@ struct Keep {
     #[arg(long, value_name = "SPAN")]
     keep_within: Option<Within>,
     /// The newest of each of the last N hours that have any
-    #[arg(short = 'H', long, value_name = "N")]
+    #[arg(long, value_name = "N")]
     keep_hourly: Option<Count>,
     /// The newest of each of the last N days that have any
     #[arg(short = 'd', long, value_name = "N")]
@@ -77,21 +76,6 @@ struct Keep {
     /// Everything with all these tags (may be repeated: any of the sets)
     #[arg(long, value_name = "TAG[,TAG…]")]
     keep_tag: Vec<OsString>,
-}
-
-/// The filters of other commands, but for `-H`, which means hours here.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Filters")]
-struct LongFilters {
-    /// Only snapshots of this host (may be repeated: any of them)
-    #[arg(long = "host", value_name = "HOST")]
-    hosts: Vec<OsString>,
-    /// Only snapshots with all these tags (may be repeated: any of the sets)
-    #[arg(long = "tag", value_name = "TAG[,TAG…]")]
-    tags: Vec<OsString>,
-    /// Only snapshots that were given this path (may be repeated: all of them)
-    #[arg(long = "path", value_name = "PATH")]
-    paths: Vec<PathBuf>,
 }
 
 impl Keep {
@@ -112,8 +96,7 @@ impl Keep {
 
 /// Forgets.
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
-    let LongFilters { hosts, tags, paths } = &args.filters;
-    let filter = Filters::new(hosts, tags, paths).filter()?;
+    let filter = args.filters.filter()?;
     let repo = context.open()?;
     let (all, damaged) = snapshots::list_with_damage(&repo)?;
     let display = Display::new(&context.global);

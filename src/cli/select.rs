@@ -32,11 +32,6 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// The same from options of a command of its own.
-    pub fn new(hosts: &[OsString], tags: &[OsString], paths: &[PathBuf]) -> Self {
-        Filters { hosts: hosts.to_vec(), tags: tags.to_vec(), paths: paths.to_vec() }
-    }
-
     /// The library's filter.
     pub fn filter(&self) -> Result<Filter> {
         let absolute = |path: &PathBuf| paths::absolute(path).map(|p| paths::bytes(&p).to_vec());

@@ -1,7 +1,7 @@
 //! `serve`: repositories for other machines, and the tokens that let them in.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,9 +12,11 @@ use yester::error::IoContext;
 use yester::model::Timestamp;
 use yester::net::protocol::{Capability, RepositoryName};
 use yester::net::server::limits::Limits;
-use yester::net::server::{ServeOptions, StdioOptions, Stop, listen, serve_stdio, tokens};
+use yester::net::server::{ServeOptions, StdioOptions, Stop, listen, own_certificate, serve_stdio, tokens};
+use yester::net::tls::Fingerprint;
 use yester::net::tokens::{Grant, Token};
-use yester::{Error, Result};
+use yester::sys::process;
+use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
@@ -72,6 +74,12 @@ enum ServeCommand {
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print the fingerprint of the server's certificate, for --tls-fingerprint of its clients
+    Fingerprint {
+        /// The server's certificates, PEM [default: the one that it made itself, below --root]
+        #[arg(long, value_name = "FILE")]
+        tls_cert: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -146,6 +154,7 @@ struct JsonListening {
 pub fn run(context: &Context, args: &ServeArgs) -> Result<Outcome> {
     match &args.command {
         Some(ServeCommand::Token(command)) => token(context, args, command)?,
+        Some(ServeCommand::Fingerprint { tls_cert }) => fingerprint(context, args, tls_cert.as_deref())?,
         None if args.stdio => {
             let (restrict_to, append_only) = (args.restrict_to.clone(), args.append_only);
             let client = args.client.as_deref().map(RepositoryName::parse).transpose()?;
@@ -202,8 +211,52 @@ fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
+#[derive(Serialize)]
+struct JsonFingerprint {
+    message_type: &'static str,
+    tls_fingerprint: String,
+}
+
+fn fingerprint(context: &Context, args: &ServeArgs, given: Option<&Path>) -> Result<()> {
+    let path = match given {
+        Some(path) => paths::absolute(path)?,
+        None => own_certificate(&args.root()?),
+    };
+    let found = Fingerprint::read(&path).map_err(|e| match (e.kind(), given) {
+        (ErrorKind::NotFound, None) => {
+            Error::new(ErrorKind::NotFound, format!("{e}: the server makes it when it first starts (yester serve --root DIR)"))
+        }
+        _ => e,
+    })?;
+    let tls_fingerprint = found.to_string();
+    let mut out = Output::new();
+    match context.global.json {
+        true => out.json(&JsonFingerprint { message_type: "fingerprint", tls_fingerprint })?,
+        false => out.line(&tls_fingerprint)?,
+    }
+    out.finish()
+}
+
+/// What a client needs, as lines of a shell. The token itself is on standard output, and nowhere else.
+fn client_lines(root: &Path, token: &Token) -> Vec<String> {
+    let Some(repository) = &token.repository else { return Vec::new() };
+    let host = String::from_utf8(process::host_name()).ok().filter(|name| !name.is_empty() && name.is_ascii());
+    let host = host.unwrap_or_else(|| "HOST".to_owned());
+    let pin = match Fingerprint::read(&own_certificate(root)) {
+        Ok(pin) => pin.to_string(),
+        Err(_) => "…   # yester serve fingerprint prints it once the server has started".to_owned(),
+    };
+    vec![
+        "on the client, with the name and port by which it reaches this server:".to_owned(),
+        format!("  export YESTER_REPO=https://{host}:7070/{repository}"),
+        "  export YESTER_TOKEN_FILE=/etc/yester/token   # a file with the token, mode 0600".to_owned(),
+        format!("  export YESTER_TLS_FINGERPRINT={pin}"),
+    ]
+}
+
 fn token(context: &Context, args: &ServeArgs, command: &TokenCommand) -> Result<()> {
-    let tokens = tokens(&args.root()?);
+    let root = args.root()?;
+    let tokens = tokens(&root);
     match command {
         TokenCommand::Create(args) => {
             let (token, text) = tokens.create(grant(args)?)?;
@@ -216,6 +269,7 @@ fn token(context: &Context, args: &ServeArgs, command: &TokenCommand) -> Result<
             out.finish()?;
             if !context.global.quiet && !context.global.json {
                 note(&format!("yester: made token {}: this is the only time that it is shown", token.id));
+                client_lines(&root, &token).iter().for_each(|line| note(line));
             }
         }
         TokenCommand::List => {

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod client;
+pub mod list;
 pub mod protocol;
 pub mod rate;
 pub mod server;

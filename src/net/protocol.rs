@@ -1,11 +1,10 @@
-//! What client and server say to each other (docs/protocol.md): paths, headers, capabilities, refusals, lists.
+//! What client and server say to each other (docs/protocol.md): paths, headers, capabilities, refusals.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Timestamp;
 use crate::storage::{Class, Name};
 
 /// The version of the protocol. A change that an older side would misunderstand gets a new one.
@@ -18,10 +17,6 @@ pub const REPOSITORY_HEADER: &str = "yester-repository";
 pub const CONTENT_HEADER: &str = "yester-content";
 /// The first line of `serve --stdio`: what comes before is somebody's greeting.
 pub const GREETING: &str = "yester serve --stdio, protocol 1\n";
-/// The longest small object: snapshots, sessions, marks, sentences, configuration and key slots.
-pub const MAX_SMALL: u64 = 64 << 20;
-/// The longest index segment.
-pub const MAX_SEGMENT: u64 = 64 << 30;
 /// The most bytes of headers of a request or an answer.
 pub const MAX_HEADERS: u32 = 16 << 10;
 
@@ -237,11 +232,7 @@ pub fn list_path(class: Class) -> String {
 
 /// The longest object of a class.
 pub fn max_object(class: Class) -> u64 {
-    match class {
-        Class::Packs => crate::format::pack::MAX_PACK,
-        Class::Index => MAX_SEGMENT,
-        _ => MAX_SMALL,
-    }
+    class.max_object()
 }
 
 /// Whether objects of the class are named by their content: BLAKE3 of all but the last 32 bytes, which are the name.
@@ -249,105 +240,9 @@ pub fn names_content(class: Class) -> bool {
     matches!(class, Class::Packs | Class::Index)
 }
 
-/// A line of a list: the last part of a name, the size, and when the object was received.
-pub fn list_line(name: &Name, size: u64, received: Timestamp) -> String {
-    format!("{} {size} {}.{:09}\n", name.leaf(), received.secs, received.nanos)
-}
-
-/// The last line of a list of `count` objects: one without it was cut.
-pub fn list_end(count: usize) -> String {
-    format!("end {count}\n")
-}
-
-/// Reads a list from its lines, which come in pieces.
-#[derive(Debug)]
-pub struct ListParser {
-    class: Class,
-    /// The beginning of a line.
-    rest: Vec<u8>,
-    found: Vec<(Name, u64, Timestamp)>,
-    ended: bool,
-}
-
-/// The longest line of a list.
-const MAX_LINE: usize = 256;
-
-impl ListParser {
-    /// A list of this class.
-    pub fn new(class: Class) -> Self {
-        ListParser { class, rest: Vec::new(), found: Vec::new(), ended: false }
-    }
-
-    /// Takes the next piece.
-    pub fn feed(&mut self, piece: &[u8]) -> Result<()> {
-        let mut piece = piece;
-        while let Some(end) = piece.iter().position(|b| *b == b'\n') {
-            let (line, after) = piece.split_at(end);
-            piece = after.get(1..).unwrap_or_default();
-            self.rest.extend_from_slice(line);
-            let line = std::mem::take(&mut self.rest);
-            std::str::from_utf8(&line)
-                .ok()
-                .and_then(|line| self.line(line))
-                .ok_or_else(|| self.wrong("a line makes no sense"))?;
-        }
-        self.rest.extend_from_slice(piece);
-        if self.rest.len() > MAX_LINE { Err(self.wrong("a line is too long")) } else { Ok(()) }
-    }
-
-    fn line(&mut self, line: &str) -> Option<()> {
-        if self.ended {
-            return None;
-        }
-        let mut words = line.split(' ');
-        let (first, second) = (words.next()?, words.next()?);
-        if first == "end" {
-            self.ended = second.parse() == Ok(self.found.len());
-            return self.ended.then_some(());
-        }
-        let (secs, nanos) = words.next()?.split_once('.')?;
-        let received = Timestamp { secs: secs.parse().ok()?, nanos: nanos.parse().ok()? };
-        let name = Name::parse(self.class, first)?;
-        self.found.push((name, second.parse().ok()?, received));
-        words.next().is_none().then_some(())
-    }
-
-    /// The whole list.
-    pub fn finish(self) -> Result<Vec<(Name, u64, Timestamp)>> {
-        if self.ended && self.rest.is_empty() { Ok(self.found) } else { Err(self.wrong("it ends too early")) }
-    }
-
-    fn wrong(&self, what: &str) -> Error {
-        Error::new(ErrorKind::Io, format!("the server's list of {}/ is no good: {what}", self.class.prefix()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SnapshotId;
-
-    #[test]
-    fn a_list_that_was_cut_is_noticed() {
-        let name = |n| Name::Snapshot(SnapshotId([n; 32]));
-        let received = Timestamp { secs: 7, nanos: 5 };
-        let text = [list_line(&name(1), 10, received), list_line(&name(2), 20, received), list_end(2)].concat();
-        let parse = |text: &str, piece: usize| {
-            let mut parser = ListParser::new(Class::Snapshots);
-            text.as_bytes().chunks(piece).try_for_each(|piece| parser.feed(piece))?;
-            parser.finish()
-        };
-        for piece in [1, 7, 1000] {
-            assert_eq!(parse(&text, piece).unwrap(), [(name(1), 10, received), (name(2), 20, received)]);
-        }
-        for cut in 0..text.len() {
-            assert!(parse(&text[..cut], 16).is_err(), "cut at {cut}");
-        }
-        assert!(parse(&text.replace("end 2", "end 3"), 9).is_err());
-        assert!(parse(&format!("{text}{text}"), 9).is_err());
-        assert!(parse(&text.replace("0101", "01/1"), 9).is_err());
-        assert!(parse(&"x".repeat(1000), 9).is_err());
-    }
 
     #[test]
     fn names_of_repositories_are_harmless() {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::PemObject;
@@ -16,9 +17,12 @@ use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::model::escape;
 use crate::model::id::to_hex;
+
+/// The file with the certificate that a server makes itself.
+pub(crate) const CERTIFICATE: &str = "certificate.pem";
 
 /// SHA-256 of a certificate: what people compare and clients pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,12 @@ impl Fingerprint {
         let hash = digest::digest(&digest::SHA256, certificate);
         out.copy_from_slice(&hash.as_ref()[..32]);
         Fingerprint(out)
+    }
+
+    /// Of the first certificate in a PEM file.
+    pub fn read(chain: &Path) -> Result<Self> {
+        let chain = certificates(chain)?;
+        chain.first().map(Fingerprint::of).ok_or_else(|| Error::invalid("there is no certificate"))
     }
 
     /// Parses 64 hexadecimal digits, with or without colons, in either case.
@@ -59,6 +69,14 @@ fn wrong(what: impl std::fmt::Display, e: impl std::fmt::Display) -> Error {
     Error::invalid(format!("{what}: {e}"))
 }
 
+/// The certificates in a PEM file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let what = || format!("cannot read the certificates in {}", shown(path));
+    let bytes = fs::read(path).at(what)?;
+    let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|e| wrong(what(), e))?;
+    if chain.is_empty() { Err(wrong(what(), "there is none in PEM form")) } else { Ok(chain) }
+}
+
 /// What a server shows: a chain of certificates and its key.
 #[derive(Debug)]
 pub struct Identity {
@@ -69,12 +87,7 @@ pub struct Identity {
 impl Identity {
     /// Reads a chain and its key from PEM files.
     pub fn read(chain: &Path, key: &Path) -> Result<Self> {
-        let what = || format!("cannot read the certificates in {}", shown(chain));
-        let bytes = fs::read(chain).at(what)?;
-        let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().map_err(|e| wrong(what(), e))?;
-        if chain.is_empty() {
-            return Err(wrong(what(), "there is none in PEM form"));
-        }
+        let chain = certificates(chain)?;
         let what = || format!("cannot read the private key in {}", shown(key));
         let bytes = zeroize::Zeroizing::new(fs::read(key).at(what)?);
         let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| wrong(what(), e))?;
@@ -84,7 +97,7 @@ impl Identity {
     /// The files of the identity in `directory`, chain and key; made there (a certificate that it signs itself) when there
     /// is none.
     pub fn made(directory: &Path, names: &[String], addresses: &[IpAddr]) -> Result<(PathBuf, PathBuf)> {
-        let (chain, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+        let (chain, key) = (directory.join(CERTIFICATE), directory.join("key.pem"));
         if !chain.exists() {
             make(directory, (&chain, &key), names, addresses)?;
         }
@@ -157,21 +170,29 @@ impl Trust {
                 let verifier = Arc::new(Pinned { pinned, provider: crypto() });
                 builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
             }
-            None => builder.with_root_certificates(self.roots()?).with_no_client_auth(),
+            None => {
+                let roots = self.roots()?;
+                let known = match roots.is_empty() {
+                    true => None,
+                    false => Some(
+                        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto())
+                            .build()
+                            .map_err(|e| wrong("the certificate authorities cannot be used", e))?,
+                    ),
+                };
+                let verifier = Arc::new(Signed { known, provider: crypto() });
+                builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+            }
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 
+    /// The authorities that are believed; of a system that has no list of them, none.
     fn roots(&self) -> Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
         let Some(path) = &self.authorities else {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                let text = "this system has no list of certificate authorities: give --tls-fingerprint or --cacert";
-                return Err(Error::new(ErrorKind::Io, text));
-            }
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             return Ok(roots);
         };
         let what = || format!("cannot read the certificates in {}", shown(path));
@@ -232,21 +253,82 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
+/// Believes what an authority has signed. Who is not believed is shown with the fingerprint to pin.
+#[derive(Debug)]
+struct Signed {
+    /// `None`: there are no authorities.
+    known: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Signed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let fault = match &self.known {
+            Some(known) => match known.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+                Err(rustls::Error::InvalidCertificate(fault)) => certificate_fault(&fault),
+                other => return other,
+            },
+            None => "this system has no list of certificate authorities".to_owned(),
+        };
+        let offered = Fingerprint::of(end_entity);
+        Err(rustls::Error::General(format!(
+            "{fault}. It has the fingerprint {offered}. If `yester serve fingerprint` prints the same on the server, trust it \
+             with --tls-fingerprint {offered} (or YESTER_TLS_FINGERPRINT); --cacert names an authority of your own"
+        )))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What is wrong with a certificate.
+fn certificate_fault(fault: &rustls::CertificateError) -> String {
+    use rustls::CertificateError as C;
+    match fault {
+        C::Expired | C::ExpiredContext { .. } => "its certificate has expired".to_owned(),
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            "its certificate is for another name: use the name that it is for".to_owned()
+        }
+        C::UnknownIssuer | C::BadSignature => "its certificate is signed by nobody that this system knows".to_owned(),
+        // One that signs itself and is no authority: the usual one of a server that made its own.
+        C::Other(_) => "its certificate is signed by nobody that this system knows".to_owned(),
+        other => format!("its certificate is no good: {other}"),
+    }
+}
+
 /// What is wrong with a TLS connection, and what to do about it; `None` where TLS is not what is wrong.
 pub fn explain(e: &io::Error) -> Option<String> {
-    use rustls::{CertificateError as C, Error as E};
+    use rustls::Error as E;
     let cause = e.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match cause {
-        E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => "its certificate has expired".to_owned(),
-        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
-            "its certificate is for another name: use the name that it is for, or --tls-fingerprint".to_owned()
-        }
-        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
-            "its certificate is signed by nobody that this system knows: give \
-            --tls-fingerprint with what yester serve printed when it started, or --cacert"
-                .to_owned()
-        }
-        E::InvalidCertificate(other) => format!("its certificate is no good: {other}"),
+        E::InvalidCertificate(fault) => certificate_fault(fault),
         E::General(text) => text.clone(),
         E::InvalidMessage(_) => "what answers there does not speak TLS: it is not yester serve, or another port".to_owned(),
         E::PeerIncompatible(_) | E::AlertReceived(rustls::AlertDescription::ProtocolVersion) => {

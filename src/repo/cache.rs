@@ -124,15 +124,19 @@ impl SegmentCache {
             })
             .collect();
         files.sort();
-        let held: u64 = files.iter().map(|(_, len, _)| len).sum();
-        let too_much = (held + size).saturating_sub(self.cap).max((FLOOR + size).saturating_sub(free.0));
-        let mut removed = 0;
+        // The size is what a list said, and may be anything.
+        let held = files.iter().fold(size, |sum, (_, len, _)| sum.saturating_add(*len));
+        let too_much = held.saturating_sub(self.cap).max(FLOOR.saturating_add(size).saturating_sub(free.0));
+        if size > self.cap || size > free.1 {
+            return false;
+        }
+        let mut removed = 0_u64;
         for (_, len, path) in files.into_iter().filter(|(_, _, path)| from.iter().any(|from| path.starts_with(from))) {
             if removed >= too_much {
                 break;
             }
             if fs::remove_file(path).is_ok() {
-                removed += len;
+                removed = removed.saturating_add(len);
             }
         }
         removed >= too_much
@@ -228,5 +232,26 @@ impl Source {
             let _ = fs::remove_file(cache.path(&self.id));
         }
         had
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Class;
+    use crate::storage::memory::MemoryStorage;
+
+    #[test]
+    fn a_size_that_nothing_has_evicts_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let cache = SegmentCache::open(scratch.path(), 1 << 20).unwrap();
+        let storage = MemoryStorage::default();
+        let id = SegmentId([1; 32]);
+        storage.create(&Name::Segment(id), &[&[7; 1000]]).unwrap();
+        assert!(cache.fetch(&storage, &id, 1000).is_some());
+        for size in [u64::MAX, u64::MAX - 1, Class::Index.max_object() + 1, 1 << 40] {
+            assert!(cache.fetch(&storage, &SegmentId([2; 32]), size).is_none());
+        }
+        assert!(cache.get(&id, 1000).is_some(), "a copy went for one that cannot be");
     }
 }

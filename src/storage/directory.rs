@@ -62,6 +62,11 @@ impl DirectoryStorage {
     /// this returns.
     pub fn create(path: &Path) -> Result<Self> {
         let failed = || format!("cannot make a repository at {}", crate::model::escape(bytes(path)));
+        if let Some(outer) = repository_above(path).at(failed)? {
+            let (path, outer) = (crate::model::escape(bytes(path)), crate::model::escape(bytes(&outer)));
+            let text = format!("{path} is inside of the repository {outer}: a repository needs a directory of its own");
+            return Err(Error::invalid(text));
+        }
         let made = make_dirs(path).at(failed)?;
         let root = Dir::open(path).at(failed)?;
         if !root.list().at(failed)?.is_empty() {
@@ -151,6 +156,13 @@ impl DirectoryStorage {
         self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
     }
 
+    /// Notes that an object that is there may not be durable.
+    pub fn mark_place_of(&self, name: &Name) {
+        if let Ok((at, _)) = self.place(name) {
+            self.mark(at);
+        }
+    }
+
     /// Where a new object goes: the number of its directory, the directory, and a temporary name there.
     pub(super) fn temporary(&self, name: &Name) -> Result<(usize, Dir, Vec<u8>)> {
         let (at, place) = self.place(name)?;
@@ -159,6 +171,18 @@ impl DirectoryStorage {
             Place::Opened(dir) => dir,
         };
         Ok((at, dir, self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// Deletes an object, and says how many bytes it had; `None` when it was not there. Durable after the next barrier.
+    pub fn remove(&self, name: &Name) -> Result<Option<u64>> {
+        let failed = || format!("cannot delete {name} in {}", self.shown());
+        let (_, dir) = self.place(name)?;
+        match dir.stat(name.leaf().as_bytes()) {
+            Ok(stat) => self.delete(name).map(|()| Some(super::listed_size(name.class(), stat.size))),
+            // Whoever deleted it may not have made that durable.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.delete(name).map(|()| None),
+            Err(e) => Err(Error::io(failed(), e)),
+        }
     }
 
     /// The path, for people.
@@ -175,25 +199,34 @@ impl DirectoryStorage {
     /// Names, sizes, and times of the last change, of all objects of a class.
     pub fn list_times(&self, class: Class) -> Result<Vec<(Name, u64, Timestamp)>> {
         let failed = || format!("cannot list {}/ in {}", class.prefix(), self.shown());
-        let places = match Class::ALL.iter().position(|c| *c == class).unwrap_or_default() {
-            _ if class == Class::Packs => FIRST_SHARD..FIRST_SHARD + 256,
-            at => at..at + 1,
-        };
         let mut out = Vec::new();
-        for place in places {
+        for place in Self::places(class) {
             let dir = self.directory(place).at(failed)?;
             let names = dir.list().at(failed)?;
             for at in 0..names.len() {
                 let leaf = std::str::from_utf8(names.name(at)).ok();
                 let Some(name) = leaf.and_then(|leaf| Name::parse(class, leaf)) else { continue };
                 match dir.stat(names.name(at)) {
-                    Ok(stat) => out.push((name, stat.size, stat.mtime)),
+                    Ok(stat) => out.push((name, super::listed_size(class, stat.size), stat.mtime)),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(e) => return Err(Error::io(failed(), e)),
                 }
             }
         }
         Ok(out)
+    }
+
+    /// The numbers of the directories of a class.
+    pub(super) fn places(class: Class) -> Range<usize> {
+        match Class::ALL.iter().position(|c| *c == class).unwrap_or_default() {
+            _ if class == Class::Packs => FIRST_SHARD..FIRST_SHARD + 256,
+            at => at..at + 1,
+        }
+    }
+
+    /// A directory, by its number, opened to be listed once; `None` where the repository may lack it.
+    pub(super) fn open_to_list(&self, place: usize) -> io::Result<Option<Dir>> {
+        self.directory(place)?.open_below(b"").map(Some)
     }
 
     /// The numbers of all directories.
@@ -226,6 +259,16 @@ impl DirectoryStorage {
 
 fn bytes(path: &Path) -> &[u8] {
     std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
+}
+
+/// The repository that `path` is in or is, links followed; of what is not there yet, the part that is counts.
+fn repository_above(path: &Path) -> io::Result<Option<PathBuf>> {
+    let there = path.ancestors().find(|part| !part.as_os_str().is_empty() && part.exists()).unwrap_or(Path::new("."));
+    let there = there.canonicalize()?;
+    // The directory itself is looked at by who makes a repository in it.
+    let outside = if path.exists() { there.parent() } else { Some(&*there) };
+    let is_repository = |at: &&Path| at.join("packs/00").is_dir() && at.join("snapshots").is_dir();
+    Ok(outside.into_iter().flat_map(Path::ancestors).find(is_repository).map(Path::to_owned))
 }
 
 /// Makes `path` and what is missing above it (0700); returns the parents whose entries are new.
@@ -276,11 +319,11 @@ impl Storage for DirectoryStorage {
         let file = dir.open_file(name.leaf().as_bytes()).at(failed)?;
         let range = match range {
             Some(range) => range,
-            None => 0..file.metadata().at(failed)?.len(),
+            None => 0..super::whole(name, file.metadata().at(failed)?.len()).map_err(|e| e.context(failed()))?,
         };
         let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| Error::corrupt(failed()))?;
         out.clear();
-        out.try_reserve(len).map_err(|e| Error::corrupt(format!("{}: {e}", failed())))?;
+        out.try_reserve(len).map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", failed())))?;
         out.resize(len, 0);
         file.read_exact_at(out, range.start).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{}: it is shorter than {} bytes", failed(), range.end)),

@@ -40,7 +40,10 @@ impl Storage for MemoryStorage {
         let objects = self.objects();
         let object =
             objects.get(name).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("cannot read {name}: it is not there")))?;
-        let range = range.unwrap_or(0..object.len() as u64);
+        let range = match range {
+            Some(range) => range,
+            None => 0..super::whole(name, object.len() as u64)?,
+        };
         let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok()).and_then(|(a, b)| object.get(a..b));
         out.clear();
         out.extend_from_slice(part.ok_or_else(|| Error::corrupt(format!("cannot read {name}: it is too short")))?);

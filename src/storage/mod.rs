@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{PackId, SegmentId, SlotId, SnapshotId, Timestamp};
 
 pub mod directory;
@@ -14,6 +14,7 @@ pub(crate) mod leftovers;
 pub mod memory;
 pub mod record;
 pub mod upload;
+pub mod walk;
 
 /// A class of objects: one prefix of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +50,15 @@ impl Class {
         Class::Condemned,
     ];
 
+    /// The longest object of the class, in bytes: what is longer is none, and is not read.
+    pub fn max_object(self) -> u64 {
+        match self {
+            Class::Packs => MAX_PACK,
+            Class::Index => MAX_SEGMENT,
+            _ => MAX_SMALL,
+        }
+    }
+
     /// The first part of its names.
     pub fn prefix(self) -> &'static str {
         match self {
@@ -63,6 +73,13 @@ impl Class {
         }
     }
 }
+
+/// The longest pack (`format/pack.rs` has the same limit).
+const MAX_PACK: u64 = 1 << 30;
+/// The longest segment.
+const MAX_SEGMENT: u64 = 64 << 30;
+/// The longest object of any other class.
+const MAX_SMALL: u64 = 64 << 20;
 
 /// How many copies there are of the small objects that everything else depends on.
 pub const COPIES: u8 = 3;
@@ -147,6 +164,20 @@ impl fmt::Display for Name {
             Name::Pack(_) => write!(f, "packs/{}/{leaf}", &leaf[..2]),
             _ => write!(f, "{}/{leaf}", self.class().prefix()),
         }
+    }
+}
+
+/// The size that a list gives for an object of this length. What is longer than any object of its class is all the same,
+/// and a sum of sizes must not overflow.
+pub(crate) fn listed_size(class: Class, len: u64) -> u64 {
+    len.min(class.max_object() + 1)
+}
+
+/// The length of a whole object, as long as an object of its class can be: no more is read.
+fn whole(name: &Name, len: u64) -> Result<u64> {
+    match len > name.class().max_object() {
+        true => Err(Error::corrupt(format!("{name} has {len} bytes: it is longer than any such object"))),
+        false => Ok(len),
     }
 }
 

@@ -40,11 +40,16 @@ impl Upload {
         }
     }
 
-    /// Gives the object its name, if that is free; durable after the next barrier.
-    pub fn finish(mut self) -> Result<Created> {
+    /// Makes its bytes durable, and not yet its name.
+    pub fn make_durable(&self) -> Result<()> {
         let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
         let Some(file) = &self.file else { return Err(Error::invalid(failed())) };
-        file.sync_data().at(failed)?;
+        file.sync_data().at(failed)
+    }
+
+    /// Gives the object its name, if that is free; durable after the next barrier, if its bytes are.
+    pub fn finish(mut self) -> Result<Created> {
+        let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
         match self.dir.rename_new(&self.temporary, self.name.leaf().as_bytes()) {
             Ok(()) => {
                 self.storage.mark(self.place);
@@ -89,6 +94,7 @@ mod tests {
         for (content, created) in [(b"one", Created::New), (b"two", Created::Exists)] {
             let mut upload = Upload::begin(&storage, name).unwrap();
             upload.write(content).unwrap();
+            upload.make_durable().unwrap();
             assert_eq!(upload.finish().unwrap(), created);
         }
         storage.read(&name, None, &mut out).unwrap();

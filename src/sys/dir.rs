@@ -252,6 +252,24 @@ impl Dir {
         Ok(())
     }
 
+    /// Adds the next names in it to `out`, some hundred of them; false when there are no more. Goes on where the last
+    /// call for this descriptor stopped. A file system may give a name twice while the directory changes.
+    pub fn next_names(&self, out: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+        let mut buffer = [MaybeUninit::uninit(); 32 << 10];
+        let mut entries = RawDir::new(&self.0, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                out.push(name.to_vec());
+            }
+            if entries.is_buffer_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// `statx` of an entry, not following a link.
     pub fn stat(&self, name: &[u8]) -> io::Result<Stat> {
         statx(self.0.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)

@@ -5,6 +5,7 @@ pub mod dir;
 pub mod direct;
 pub mod mount;
 pub mod process;
+pub mod socket;
 pub mod spool;
 pub mod table;
 pub mod terminal;

@@ -18,7 +18,9 @@ use crate::support::*;
 #[test]
 fn five_hundred_who_say_nothing_keep_nobody_out() {
     let scratch = tempfile::tempdir().unwrap();
-    let server = Server::start(scratch.path());
+    let mut options = serve_options(scratch.path());
+    (options.limits.silent, options.limits.strangers) = (64, 32);
+    let server = Server::with(options);
     let storage = server.storage("web");
     let mut loris = Vec::new();
     for n in 0..500 {
@@ -44,7 +46,8 @@ fn five_hundred_who_say_nothing_keep_nobody_out() {
         matches!(stream.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
     });
     let open = open.count();
-    assert!(open <= 70, "{open} strangers are connected");
+    // Half of each kind may be of one address.
+    assert!(open <= 48 + 5, "{open} strangers are connected");
 }
 
 #[test]

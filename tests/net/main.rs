@@ -2,20 +2,25 @@
 //! clients and servers by row, and whole runs of the program over a server and over ssh.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod account;
 #[path = "../oracle/attributes.rs"]
 #[allow(dead_code)]
 mod attributes;
 #[path = "../oracle/capture.rs"]
 #[allow(dead_code)]
 mod capture;
+mod child;
 mod conformance;
 mod crowd;
+mod crowding;
 mod cuts;
 #[path = "../oracle/exits.rs"]
 #[allow(dead_code)]
 mod exits;
 mod faults;
 mod fixture;
+mod floods;
+mod frames;
 #[path = "../oracle/generate.rs"]
 #[allow(dead_code)]
 mod generate;

@@ -291,3 +291,59 @@ fn a_forced_command_appends_in_its_place_and_nothing_else() {
     assert_eq!(run(&world, &whole, &["snapshots", "--json"]).ok().json().len(), 2);
     run(&world, &whole, &["forget", "--keep-last", "1", "--prune"]).ok();
 }
+
+#[test]
+fn what_a_client_needs_is_printed() {
+    let world = World::new();
+    let (server, mut variables) = served(&world);
+    let root = shown(&world.at("root"));
+    let pin = server.fingerprint.unwrap().to_string();
+    assert_eq!(world.run(&["serve", "fingerprint", "--root", &root]).ok().text(), format!("{pin}\n"));
+    let given = shown(&world.at("root/.server/certificate.pem"));
+    assert_eq!(world.run(&["serve", "fingerprint", "--tls-cert", &given]).ok().text(), format!("{pin}\n"));
+    world.run(&["serve", "fingerprint", "--root", &shown(&world.home().join("new"))]).fails(1, &["first starts"]);
+    // The token alone is on standard output; the rest can be pasted.
+    let made = world.run(&["serve", "token", "create", "web", "--root", &root]).ok();
+    assert!(yester::net::tokens::is_token(made.text().trim_end()), "{}", made.text());
+    for line in ["YESTER_REPO=https://", ":7070/web", "YESTER_TOKEN_FILE=", &format!("YESTER_TLS_FINGERPRINT={pin}")] {
+        assert!(made.err.contains(line), "{}", made.err);
+    }
+    let quiet = world.run(&["serve", "token", "create", "web", "--root", &root, "-q"]).ok();
+    assert_eq!(quiet.err, "");
+    // Without a pin, the error shows what there was to be pinned, and with that it works.
+    variables.retain(|(name, _)| name != "YESTER_TLS_FINGERPRINT");
+    let said = run(&world, &variables, &["init"]).fails(1, &["cannot be trusted", "yester serve fingerprint", &pin]);
+    let from = said.err.find("--tls-fingerprint ").unwrap() + "--tls-fingerprint ".len();
+    let offered = &said.err[from..from + 64];
+    run(&world, &variables, &["init", "--tls-fingerprint", offered]).ok();
+}
+
+#[test]
+fn an_ssh_that_is_refused_is_tried_once() {
+    let world = World::new();
+    let count = world.at("count");
+    let script = world.file("ssh.sh", format!("echo once >> {}\nexit 255\n", count.display()));
+    let variables = variables(&[
+        ("YESTER_REPO", "ssh://nobody@nowhere/repo"),
+        ("YESTER_KEY_FILE", &shown(&world.at("key"))),
+        ("YESTER_SSH_COMMAND", &format!("sh {}", script.display())),
+    ]);
+    run(&world, &variables, &["snapshots"]).fails(1, &["exit status: 255"]);
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "once\n");
+}
+
+#[test]
+fn a_host_is_a_host_for_forget_too() {
+    let world = World::new();
+    let options = world.repository();
+    let file = shown(&world.file("a", "content"));
+    let run = |args: &[&str]| world.run(&[options.iter().map(String::as_str).collect::<Vec<_>>(), args.to_vec()].concat());
+    for host in ["one", "two", "one"] {
+        run(&["ingest", "-q", "--host", host, &file]).ok();
+    }
+    let kept = run(&["forget", "--json", "-H", "one", "--keep-last", "1"]).ok().json();
+    let summary = kept.last().unwrap();
+    assert_eq!(summary["snapshots_forgotten"].as_array().unwrap().len(), 1, "{summary}");
+    assert_eq!(run(&["snapshots", "--json"]).ok().json().len(), 2);
+    assert_eq!(run(&["forget", "--keep-hourly", "1"]).ok().code, Some(0));
+}

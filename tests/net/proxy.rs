@@ -24,6 +24,8 @@ pub enum Fault {
     Duplicate,
     /// From then on single bytes, for a while.
     Trickle,
+    /// A line of 512 KiB a second.
+    Slow,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,11 +125,14 @@ fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Sh
     loop {
         let room = match fault {
             Fault::None => buffer.len(),
+            Fault::Slow => 16 << 10,
             _ => buffer.len().min(usize::try_from(plan.after - passed).unwrap().max(1)),
         };
         let Ok(n @ 1..) = from.read(&mut buffer[..room]) else { break };
         let mut bytes = buffer[..n].to_vec();
-        if fault != Fault::None && passed >= plan.after {
+        if fault == Fault::Slow {
+            std::thread::sleep(Duration::from_millis(31));
+        } else if fault != Fault::None && passed >= plan.after {
             state.hit.fetch_add(1, Ordering::SeqCst);
             match fault {
                 Fault::Cut => break,
@@ -155,7 +160,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Sh
                     }
                     bytes.clear();
                 }
-                Fault::None => {}
+                Fault::None | Fault::Slow => {}
             }
             fault = Fault::None;
         }

@@ -62,6 +62,11 @@ impl Server {
         }
     }
 
+    /// The directory of `web`, past the server.
+    pub fn storage_local(&self) -> yester::storage::directory::DirectoryStorage {
+        yester::storage::directory::DirectoryStorage::open(&self.root.join("web")).unwrap()
+    }
+
     pub fn grant(&self, name: &str, capabilities: &[Capability]) -> Grant {
         let repository = Some(RepositoryName::parse(name).unwrap());
         Grant { repository, capabilities: capabilities.to_vec(), now: 1, ..Grant::default() }

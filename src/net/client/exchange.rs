@@ -1,7 +1,7 @@
 //! One request and its answer, on one of a few connections.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
+use tokio::time::error::Elapsed;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::client::body::Pieces;
@@ -19,7 +20,7 @@ use crate::net::protocol::{Code, REPOSITORY_HEADER, Refusal, VERSION, VERSION_HE
 use crate::net::rate::Rate;
 
 /// Bytes of an upload that are given to the connection at once.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 32 << 10;
 /// The longest body of a refusal.
 const LONGEST_REFUSAL: usize = 64 << 10;
 /// Attempts to connect to a server that never answered before.
@@ -175,7 +176,7 @@ impl Line {
         let pause = patience.pause();
         let stranger = matches!(fault, Fault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
         match pause {
-            Some(pause) if !stranger || patience.attempts() < FIRST_ATTEMPTS => {
+            Some(pause) if !stranger || patience.attempts() < self.first_attempts() => {
                 tracing::info!(reason = %fault.error(), "trying again");
                 tokio::time::sleep(pause).await;
                 Ok(())
@@ -188,6 +189,15 @@ impl Line {
                 let kind = e.kind();
                 Err(Error::new(kind, format!("{e} (nothing moved for {seconds} seconds, the time of --timeout)")))
             }
+        }
+    }
+
+    /// How often a server that never answered is tried. An ssh that was refused has said so, and may have asked for a
+    /// passphrase: once is enough.
+    fn first_attempts(&self) -> u32 {
+        match self.target {
+            Target::Ssh(_) => 1,
+            Target::Tls { .. } => FIRST_ATTEMPTS,
         }
     }
 
@@ -268,6 +278,7 @@ impl Line {
         let length = parts.iter().map(|part| part.len() as u64).sum();
         let (pieces, body) = Pieces::measured(length);
         let request = self.request(ask, body)?;
+        let written = sender.written.clone();
         let mut answer = std::pin::pin!(sender.send(request));
         let mut whole = true;
         for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
@@ -278,7 +289,7 @@ impl Line {
             let room = async { pieces.send(Bytes::copy_from_slice(piece)).await.is_ok() };
             tokio::select! {
                 biased;
-                taken = tokio::time::timeout(patience.wait(), room) => match taken {
+                taken = while_moving(patience, &written, room) => match taken {
                     Ok(true) => {
                         self.heard();
                         patience.progress(piece.len());
@@ -301,7 +312,18 @@ impl Line {
             }
         }
         drop(pieces);
-        let answered = self.answered(patience, &loaded, answer).await?;
+        // Most of a body may still be here when all of it has been given away.
+        let answered = match while_moving(patience, &written, answer.as_mut()).await {
+            Ok(answered) => answered.map_err(|e| Fault::broken(cause(&e))),
+            Err(_) => Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer"))),
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(fault) => {
+                self.drop_connection(&loaded).await;
+                return Err(fault);
+            }
+        };
         match whole {
             true => self.judge(answered, loaded, patience).await,
             false => self.judge_early(answered, loaded, patience).await,
@@ -350,6 +372,23 @@ impl Line {
             }
         }
         Err(refused(response.status().as_u16(), &body))
+    }
+}
+
+/// Waits for `work` as long as there is patience; bytes that the connection takes meanwhile are progress.
+async fn while_moving<T>(patience: &mut Patience, written: &AtomicU64, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = std::pin::pin!(work);
+    let mut before = written.load(Ordering::Relaxed);
+    loop {
+        let late = match tokio::time::timeout(patience.wait(), work.as_mut()).await {
+            Ok(done) => return Ok(done),
+            Err(late) => late,
+        };
+        let now = written.load(Ordering::Relaxed);
+        if !patience.moved(now.saturating_sub(before)) {
+            return Err(late);
+        }
+        before = now;
     }
 }
 

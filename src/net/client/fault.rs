@@ -61,10 +61,16 @@ impl Patience {
 
     /// Bytes moved. Too few of them are as good as none.
     pub fn progress(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
         if self.bytes >= LEAST_RATE * self.timeout.as_secs().max(1) {
             (self.since, self.bytes, self.pauses) = (Instant::now(), 0, 0);
         }
+    }
+
+    /// Bytes moved while one waited. False when they were too few to wait any longer.
+    pub fn moved(&mut self, bytes: u64) -> bool {
+        self.progress(usize::try_from(bytes).unwrap_or(usize::MAX));
+        bytes >= LEAST_RATE && !self.left().is_zero()
     }
 
     /// How long to wait for the next sign of life: half of it all, so that a connection that is dead without knowing can

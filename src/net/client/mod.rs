@@ -20,7 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Timestamp;
 use crate::model::id::to_hex;
 use crate::net::address::Address;
-use crate::net::protocol::{self, About, CONTENT_HEADER, LeftoversFound, ListParser};
+use crate::net::list::ListParser;
+use crate::net::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
 use crate::net::rate::Rate;
 use crate::net::tls::Trust;
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
@@ -36,6 +37,8 @@ use fault::{Fault, Patience};
 use ssh::SshCommand;
 use transport::Target;
 
+/// Memory that is taken for an answer before its bytes are here.
+const AT_ONCE: usize = 32 << 20;
 /// The longest small answer.
 const LONGEST: usize = 1 << 20;
 /// Requests that are worth having under way on one connection.
@@ -313,16 +316,18 @@ impl RemoteStorage {
         {
             return Err(Fault::Final(Error::corrupt(format!("it is shorter than {} bytes", range.end))));
         }
-        let wanted = usize::try_from(length).map_err(|_| Error::corrupt("it is too long"))?;
-        let end = out.len() + wanted;
-        if range.is_none() && length > protocol::max_object(name.class()) {
-            return Err(Fault::Final(Error::corrupt("it is longer than any such object")));
+        let too_long = || Fault::Final(Error::corrupt("it is longer than any such object"));
+        if range.is_none() && from.saturating_add(length) > protocol::max_object(name.class()) {
+            return Err(too_long());
         }
-        out.try_reserve(wanted).map_err(|e| Error::corrupt(e.to_string()))?;
+        let end = usize::try_from(length).ok().and_then(|length| out.len().checked_add(length)).ok_or_else(too_long)?;
+        // What is not here yet may never come.
+        out.try_reserve((end - out.len()).min(AT_ONCE)).map_err(|e| Error::corrupt(e.to_string()))?;
         while let Some(bytes) = self.frame(&mut answer, patience).await? {
-            if out.len() + bytes.len() > end {
+            if bytes.len() > end - out.len() {
                 return Err(Fault::Final(Error::new(ErrorKind::Io, "the server sends more than was asked for")));
             }
+            out.try_reserve(bytes.len()).map_err(|e| Error::corrupt(e.to_string()))?;
             out.extend_from_slice(&bytes);
         }
         if out.len() < end { Err(Fault::broken("the answer was cut")) } else { Ok(()) }

@@ -176,7 +176,7 @@ impl Principal {
         self.capabilities.contains(&Capability::Prune)
     }
 
-    /// Whether an object of this name may be created. A session's beginner is noted. Blocks on the disk.
+    /// Whether an object of this name may be created. Blocks on the disk.
     pub fn may_create(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
         let what = || format!("create {}/", name.class().prefix());
         match name {
@@ -185,10 +185,11 @@ impl Principal {
             Name::Pack(_) | Name::Segment(_) => self.needs(Capability::Put, &what()),
             Name::Session(id) => {
                 self.needs(Capability::Put, &what())?;
-                match hosted.claim(*id, &self.id).map_err(|e| refuse(&e))? {
-                    true => Ok(()),
-                    false => Err(Refusal::new(Code::Conflict, "another token has begun this session")),
+                let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;
+                if hosted.has(name) && owner.is_none_or(|owner| owner != self.id) {
+                    return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
                 }
+                Ok(())
             }
             Name::Snapshot(id) => {
                 self.needs(Capability::Put, &what())?;

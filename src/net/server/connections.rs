@@ -2,16 +2,15 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use axum::response::IntoResponse;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -24,10 +23,13 @@ use tower_service::Service;
 
 use crate::net::protocol::{self, Code, Refusal};
 use crate::net::server::Server;
+use crate::net::server::body::Measured;
+use crate::net::server::gate::group;
 use crate::net::server::limits::Limits;
 use crate::net::server::metrics::add;
 use crate::net::server::routes::router;
-use crate::net::server::watch::{Activity, Busy, Watched};
+use crate::net::server::watch::{Activity, Watched};
+use crate::sys::socket;
 
 /// How often connections are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -55,18 +57,20 @@ pub async fn serve(server: Arc<Server>, listener: Listener, mut stop: channel::R
             Ok(accepted) => accepted,
             Err(e) => {
                 // Out of descriptors, most likely: those that end make room.
-                tracing::warn!(error = %e, "cannot accept a connection");
+                if server.journal.wants("accept") {
+                    tracing::warn!(error = %e, "cannot accept a connection");
+                }
+                server.gate.make_room();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        if !server.gate.enter() {
-            tracing::warn!(%peer, "refused a connection: there are too many");
-            continue;
-        }
         add(&server.metrics.accepted, 1);
         number += 1;
-        let connection = Connection { server: server.clone(), router: router.clone(), peer, number, stop: stop.clone() };
+        let activity = Arc::new(Activity::default());
+        server.made_room(server.gate.enter(number, peer.ip(), activity.clone()));
+        let guest = Arc::new(Guest { number, peer, activity });
+        let connection = Connection { server: server.clone(), router: router.clone(), guest, stop: stop.clone() };
         let (go, started) = oneshot::channel();
         let tls = listener.tls.clone();
         let handle = tasks.spawn(async move {
@@ -91,28 +95,71 @@ struct Left(Connection);
 
 impl Drop for Left {
     fn drop(&mut self) {
-        self.0.server.gate.leave(self.0.number);
+        self.0.server.gate.leave(self.0.guest.number);
+    }
+}
+
+/// Who is at the other end of a connection, as far as that is known.
+#[derive(Debug)]
+pub struct Guest {
+    number: u64,
+    peer: SocketAddr,
+    activity: Arc<Activity>,
+}
+
+impl Guest {
+    /// What counts as its address.
+    fn address(&self) -> String {
+        group(self.peer.ip()).to_string()
+    }
+}
+
+/// Who asks: goes with each request, and learns its token.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    guest: Arc<Guest>,
+    token: Arc<OnceLock<String>>,
+}
+
+impl Asker {
+    /// The token is good: the connection counts as this token's from now on, and not when the answer is out.
+    pub fn admit(&self, server: &Server, token: &str) {
+        let _ = self.token.set(token.to_owned());
+        if self.guest.activity.admit() {
+            server.made_room(server.gate.known(self.guest.number, token));
+        }
     }
 }
 
 struct Connection {
     server: Arc<Server>,
     router: Router,
-    peer: SocketAddr,
-    number: u64,
+    guest: Arc<Guest>,
     stop: channel::Receiver<bool>,
 }
 
 impl Connection {
     async fn run(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
         let _ = stream.set_nodelay(true);
-        let activity = Arc::new(Activity::default());
-        let stream = Watched::new(stream, activity.clone());
+        socket::keep_little_unsent(&stream);
+        // Who says nothing costs no more than this.
+        let patience = self.server.limits.first_request;
+        match tokio::time::timeout(patience, stream.peek(&mut [0])).await {
+            Ok(Ok(1)) => self.server.made_room(self.server.gate.speaks(self.guest.number)),
+            Ok(_) => return,
+            Err(_) => return self.cut("it said nothing"),
+        }
+        Box::pin(self.converse(stream, tls)).await;
+    }
+
+    async fn converse(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let stream = Watched::new(stream, self.guest.activity.clone());
+        let left = self.server.limits.first_request.saturating_sub(self.guest.activity.age());
         match tls {
-            None => self.serve(stream, activity).await,
-            Some(tls) => match tokio::time::timeout(self.server.limits.first_request, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.serve(stream, activity).await,
-                Ok(Err(e)) => tracing::debug!(peer = %self.peer, error = %e, "no TLS came of a connection"),
+            None => self.serve(stream).await,
+            Some(tls) => match tokio::time::timeout(left, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.serve(stream).await,
+                Ok(Err(e)) => tracing::debug!(peer = %self.guest.peer, error = %e, "no TLS came of a connection"),
                 Err(_) => self.cut("it did not finish the TLS handshake"),
             },
         }
@@ -120,24 +167,25 @@ impl Connection {
 
     fn cut(&self, why: &str) {
         add(&self.server.metrics.cut, 1);
-        tracing::info!(peer = %self.peer, why, "cut a connection");
+        if self.server.journal.wants(&self.guest.address()) {
+            tracing::info!(peer = %self.guest.peer, why, "cut a connection");
+        }
     }
 
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, activity: Arc<Activity>) {
-        let (server, router, number) = (self.server.clone(), self.router.clone(), self.number);
-        let (seen, peer) = (activity.clone(), self.peer.to_string());
-        let service =
-            service_fn(move |request| answer(server.clone(), router.clone(), number, seen.clone(), peer.clone(), request));
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (server, router, guest) = (self.server.clone(), self.router.clone(), self.guest.clone());
+        let service = service_fn(move |request| answer(server.clone(), router.clone(), guest.clone(), request));
         let builder = builder(&self.server.limits);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut look = tokio::time::interval(LOOK);
         let mut stop = self.stop.clone();
         let mut stopping = false;
+        let activity = &self.guest.activity;
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(e) = ended {
-                        tracing::debug!(peer = %self.peer, error = %e, "a connection ended");
+                        tracing::debug!(peer = %self.guest.peer, error = %e, "a connection ended");
                     }
                     return;
                 }
@@ -146,7 +194,7 @@ impl Connection {
                     connection.as_mut().graceful_shutdown();
                 }
                 _ = look.tick() => {
-                    if let Some(why) = reason_to_cut(&activity, &self.server.limits) {
+                    if let Some(why) = reason_to_cut(activity, &self.server.limits) {
                         return self.cut(why);
                     }
                     if activity.is_idle(self.server.limits.keep) {
@@ -162,7 +210,8 @@ fn reason_to_cut(activity: &Activity, limits: &Limits) -> Option<&'static str> {
     if !activity.is_admitted() && activity.age() > limits.first_request {
         return Some("no authorized request came in time");
     }
-    activity.is_stuck(limits.idle, limits.least_rate).then_some("it does not take what it is sent")
+    let stuck = activity.is_stuck(limits.idle, limits.least_rate) || activity.has_stuck_flow(limits.idle);
+    stuck.then_some("it does not take what it is sent")
 }
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
@@ -188,10 +237,15 @@ pub async fn serve_stdio(server: Arc<Server>) -> std::io::Result<()> {
     output.write_all(protocol::GREETING.as_bytes()).await?;
     output.flush().await?;
     let stream = tokio::io::join(tokio::io::stdin(), output);
-    let (router, activity) = (router(server.clone()), Arc::new(Activity::default()));
-    let limits = server.limits.clone();
-    let service =
-        service_fn(move |request| answer(server.clone(), router.clone(), 0, activity.clone(), "stdio".to_owned(), request));
+    converse(server, stream).await
+}
+
+/// Serves one client that is at the other end of a stream, and no other.
+pub async fn converse(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> std::io::Result<()> {
+    let (router, limits) = (router(server.clone()), server.limits.clone());
+    let peer = SocketAddr::from(([0, 0, 0, 0], 0));
+    let guest = Arc::new(Guest { number: 0, peer, activity: Arc::default() });
+    let service = service_fn(move |request| answer(server.clone(), router.clone(), guest.clone(), request));
     builder(&limits).serve_connection(TokioIo::new(stream), service).await.map_err(std::io::Error::other)
 }
 
@@ -199,14 +253,14 @@ pub async fn serve_stdio(server: Arc<Server>) -> std::io::Result<()> {
 async fn answer(
     server: Arc<Server>,
     router: Router,
-    number: u64,
-    activity: Arc<Activity>,
-    peer: String,
-    request: Request<Incoming>,
-) -> Result<Response<Counted>, Infallible> {
-    let (began, busy) = (Instant::now(), activity.request());
+    guest: Arc<Guest>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Measured>, Infallible> {
+    let (began, busy) = (Instant::now(), guest.activity.request());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let refused = precheck(&request).err();
+    let asker = Asker { guest, token: Arc::default() };
+    request.extensions_mut().insert(asker.clone());
     let mut response = match refused {
         Some(refusal) => refusal.into_response(),
         None => match router.clone().call(request.map(Body::new)).await {
@@ -215,25 +269,27 @@ async fn answer(
         },
     };
     let status = response.status().as_u16();
-    // What is answered so, nobody has looked at the token for.
-    let unknown = matches!(status, 400 | 401 | 405 | 426 | 500..);
-    if !unknown && uri.path() != "/healthz" && activity.admit() {
-        server.gate.known(number);
-    }
     response.headers_mut().insert(protocol::VERSION_HEADER, HeaderValue::from(protocol::VERSION));
     server.metrics.answer(status);
-    log(&peer, &method, &uri, status, began.elapsed());
-    Ok(response.map(|body| Counted { body, _busy: busy }))
+    log(&server, &asker, &method, &uri, status, began.elapsed());
+    let flow = asker.guest.activity.flow();
+    Ok(response.map(|body| Measured::new(body, flow, busy)))
 }
 
-fn log(peer: &str, method: &Method, uri: &Uri, status: u16, took: Duration) {
+fn log(server: &Server, asker: &Asker, method: &Method, uri: &Uri, status: u16, took: Duration) {
+    let token = asker.token.get().map_or("-", String::as_str);
+    let who = if token == "-" { asker.guest.address() } else { token.to_owned() };
+    if status >= 400 && !server.journal.wants(&who) {
+        return;
+    }
     // The path comes from a stranger.
     let path: String = uri.path().chars().take(120).flat_map(char::escape_default).collect();
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let peer = asker.guest.peer;
     match status {
-        500.. => tracing::error!(peer, %method, path, status, millis, "request"),
-        400.. => tracing::info!(peer, %method, path, status, millis, "request"),
-        _ => tracing::debug!(peer, %method, path, status, millis, "request"),
+        500.. => tracing::error!(%peer, token, %method, path, status, millis, "request"),
+        400.. => tracing::info!(%peer, token, %method, path, status, millis, "request"),
+        _ => tracing::debug!(%peer, token, %method, path, status, millis, "request"),
     }
 }
 
@@ -261,28 +317,5 @@ fn version(headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
             Err(Refusal::new(Code::Version, text))
         }
         _ => Err(Refusal::new(Code::Invalid, "this is a yester server: its repositories are for yester --repo")),
-    }
-}
-
-/// A body with the note that its request is under way.
-struct Counted {
-    body: Body,
-    _busy: Busy,
-}
-
-impl HttpBody for Counted {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

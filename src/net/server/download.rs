@@ -14,19 +14,24 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::error::IoContext;
-use crate::net::protocol::{self, Code, Refusal};
+use crate::net::list;
+use crate::net::protocol::{Code, Refusal};
+use crate::net::server::body::Kept;
 use crate::net::server::hosted::{Hosted, refuse};
-use crate::net::server::limits::{Client, Held};
+use crate::net::server::limits::Client;
 use crate::net::server::metrics::add;
 use crate::net::server::{Server, blocking};
+use crate::storage::walk::Walk;
 use crate::storage::{Class, Name};
 
 /// Bytes that are read at once.
 const PIECE: usize = 512 << 10;
+/// Bytes of a list after which it is sent on: what is found at once takes at most as much again.
+const LINES: usize = 48 << 10;
 
 /// A body that comes in pieces from a task. It is cut when the task gives up.
 struct Pieces {
-    pieces: mpsc::Receiver<(Bytes, Option<Held>)>,
+    pieces: mpsc::Receiver<Bytes>,
     left: u64,
 }
 
@@ -36,7 +41,7 @@ impl HttpBody for Pieces {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         self.pieces.poll_recv(cx).map(|piece| match piece {
-            Some((bytes, _held)) => {
+            Some(bytes) => {
                 self.left = self.left.saturating_sub(bytes.len() as u64);
                 Some(Ok(Frame::data(bytes)))
             }
@@ -131,7 +136,7 @@ async fn read(
     file: Arc<std::fs::File>,
     name: Name,
     part: Range<u64>,
-) -> Result<(Bytes, Option<Held>), Refusal> {
+) -> Result<Bytes, Refusal> {
     let size = usize::try_from(part.end - part.start).unwrap_or(PIECE);
     let held = server.budget.hold(client, size).await;
     if let Some(rate) = &client.rate {
@@ -140,38 +145,84 @@ async fn read(
     let bytes = blocking(move || {
         let mut bytes = vec![0; size];
         file.read_exact_at(&mut bytes, part.start).at(|| format!("cannot read {name}")).map_err(|e| refuse(&e))?;
-        Ok(Bytes::from(bytes))
+        Ok(bytes)
     });
-    Ok((bytes.await?, held))
+    Ok(Kept::bytes(bytes.await?, held))
 }
 
-/// The list of a class.
-pub async fn list(hosted: &Arc<Hosted>, class: Class, request: OwnedSemaphorePermit) -> Result<Response<Body>, Refusal> {
-    let place = hosted.clone();
-    let listed = blocking(move || place.storage.list_times(class).map_err(|e| refuse(&e))).await?;
-    let (sender, pieces) = mpsc::channel::<(Bytes, Option<Held>)>(2);
+/// A list that is read from the directory as it is taken.
+struct Lister {
+    server: Arc<Server>,
+    client: Arc<Client>,
+    /// `None` after the last line.
+    walk: Option<Walk>,
+    count: usize,
+}
+
+impl Lister {
+    /// The next lines; `None` at the end.
+    async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let Some(mut walk) = self.walk.take() else { return Ok(None) };
+        let held = self.server.budget.hold(&self.client, 2 * LINES).await;
+        let found = blocking(move || {
+            let (mut text, mut count, mut more) = (Vec::with_capacity(2 * LINES), 0, true);
+            while more && text.len() < LINES {
+                match walk.some().map_err(|e| refuse(&e))? {
+                    Some(some) => {
+                        count += some.len();
+                        some.iter().for_each(|(name, size, at)| text.extend(list::list_line(name, *size, *at).bytes()));
+                    }
+                    None => more = false,
+                }
+            }
+            Ok((text, count, more.then_some(walk)))
+        });
+        let (mut text, count, walk) = found.await?;
+        (self.count, self.walk) = (self.count + count, walk);
+        if self.walk.is_none() {
+            text.extend(list::list_end(self.count).bytes());
+        }
+        if let Some(rate) = &self.client.rate {
+            rate.take(text.len()).await;
+        }
+        Ok(Some(Kept::bytes(text, held)))
+    }
+}
+
+/// The list of a class. It is read as it is sent, and counts in the client's share of the memory.
+pub async fn list(
+    server: &Arc<Server>,
+    client: &Arc<Client>,
+    hosted: &Arc<Hosted>,
+    class: Class,
+    request: OwnedSemaphorePermit,
+) -> Result<Response<Body>, Refusal> {
+    let walk = Some(Walk::new(&hosted.storage, class));
+    let mut lister = Lister { server: server.clone(), client: client.clone(), walk, count: 0 };
+    let first = lister.piece().await?;
+    let (sender, pieces) = mpsc::channel::<Bytes>(1);
+    let _ = first.map(|first| sender.try_send(first));
     tokio::spawn(async move {
         let _request = request;
-        for part in listed.chunks(2048) {
-            let text: String = part.iter().map(|(name, size, received)| protocol::list_line(name, *size, *received)).collect();
-            if sender.send((Bytes::from(text), None)).await.is_err() {
+        // Without its last line it counts as cut.
+        while let Ok(Some(piece)) = lister.piece().await {
+            if sender.send(piece).await.is_err() {
                 return;
             }
         }
-        let _ = sender.send((Bytes::from(protocol::list_end(listed.len())), None)).await;
     });
     respond(Response::builder().header(header::CONTENT_TYPE, "text/plain"), Body::new(Unmeasured(pieces)))
 }
 
 /// As [`Pieces`], of a length that nobody knows.
-struct Unmeasured(mpsc::Receiver<(Bytes, Option<Held>)>);
+struct Unmeasured(mpsc::Receiver<Bytes>);
 
 impl HttpBody for Unmeasured {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|piece| piece.map(|(bytes, _)| Ok(Frame::data(bytes))))
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

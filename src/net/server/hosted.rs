@@ -5,19 +5,22 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::SnapshotId;
 use crate::net::protocol::{Code, Refusal};
+use crate::net::server::account::{Account, Amount};
 use crate::storage::directory::DirectoryStorage;
-use crate::storage::{Class, Name, Storage};
+use crate::storage::upload::Upload;
+use crate::storage::{Class, Created, Name, Storage};
 
 /// The directory with who began which session, inside the repository's.
 const OWNERS: &str = ".owners";
-/// How long a count of the repository's bytes is believed when it says that a quota is used up.
-const COUNT_AGAIN: Duration = Duration::from_secs(10);
+/// A note who began a session that is not there is removed when it is older than this: the server that made it was killed
+/// before the session got its name.
+const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// An open repository.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ pub struct Hosted {
     pub storage: Arc<DirectoryStorage>,
     /// Which directory it was when it was opened.
     directory: (u64, u64),
-    used: Mutex<Option<(u64, Instant)>>,
+    /// Held while an object gets its name or goes, so that what is counted is what is there.
+    account: Mutex<Account>,
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -40,7 +44,9 @@ impl Hosted {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
-        Ok(Arc::new(Hosted { storage, directory, used: Mutex::new(None) }))
+        let hosted = Hosted { storage, directory, account: Mutex::default() };
+        hosted.drop_stale_claims();
+        Ok(Arc::new(hosted))
     }
 
     /// Makes an empty one there.
@@ -68,7 +74,7 @@ impl Hosted {
     }
 
     /// Notes who begins a session, durably. One that another has begun stays that one's.
-    pub fn claim(&self, id: SnapshotId, who: &str) -> Result<bool> {
+    fn claim(&self, id: SnapshotId, who: &str) -> Result<bool> {
         match self.owner(id)? {
             Some(owner) if owner == who => return Ok(true),
             // Begun by somebody else, or on this machine and not by the server.
@@ -86,7 +92,7 @@ impl Hosted {
     }
 
     /// Forgets who began a session that has ended.
-    pub fn release(&self, id: SnapshotId) {
+    fn release(&self, id: SnapshotId) {
         // One that stays is some bytes; its session is gone.
         let _ = fs::remove_file(self.owner_file(id));
     }
@@ -106,56 +112,122 @@ impl Hosted {
         Ok(true)
     }
 
-    fn count(&self) -> Result<u64> {
-        let mut total = 0;
-        for class in Class::ALL {
-            total += self.storage.list(class)?.iter().map(|(_, size)| size).sum::<u64>();
+    /// Whether this client has begun so many sessions, or more, that have not ended.
+    fn has_more_sessions(&self, who: &str, most: usize) -> Result<bool> {
+        let listed = self.storage.list(Class::Sessions)?;
+        if listed.len() < most {
+            return Ok(false);
         }
-        Ok(total)
+        let mut count = 0;
+        for (name, _) in listed {
+            let Name::Session(id) = name else { continue };
+            count += usize::from(self.owner(id)?.is_some_and(|owner| owner == who));
+        }
+        Ok(count >= most)
     }
 
-    /// The bytes of all objects, as counted and kept account of since.
-    pub fn used(&self) -> Result<u64> {
-        let mut used = self.used.lock().unwrap_or_else(|e| e.into_inner());
-        match *used {
-            Some((bytes, _)) => Ok(bytes),
-            None => {
-                let counted = self.count()?;
-                *used = Some((counted, Instant::now()));
-                Ok(counted)
+    /// Removes notes of sessions that never came to be.
+    fn drop_stale_claims(&self) {
+        let directory = self.storage.path().join(OWNERS);
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let leaf = entry.file_name();
+            let name = leaf.to_str().and_then(|leaf| Name::parse(Class::Sessions, leaf));
+            let age = entry.metadata().and_then(|m| m.modified()).map(|at| SystemTime::now().duration_since(at));
+            if let (Some(name), Ok(Ok(age))) = (name, age)
+                && age > STALE
+                && !self.has(&name)
+            {
+                let _ = fs::remove_file(entry.path());
             }
         }
     }
 
-    /// Takes `bytes` from what `quota` leaves; given back by [`Hosted::give_back`].
-    pub fn reserve(&self, bytes: u64, quota: u64) -> Result<(), Refusal> {
-        let failed = |e: Error| refuse(&e);
-        let mut used = self.used.lock().unwrap_or_else(|e| e.into_inner());
-        let full = |used: u64| used.saturating_add(bytes) > quota;
-        let (mut held, at) = match *used {
-            Some(counted) => counted,
-            None => (self.count().map_err(failed)?, Instant::now()),
-        };
-        // Others may have deleted, past this server.
-        let counted = if full(held) && at.elapsed() > COUNT_AGAIN {
-            held = self.count().map_err(failed)?;
-            Instant::now()
-        } else {
-            at
-        };
-        *used = Some((held, counted));
-        if full(held) {
-            let text = format!("the quota is used up: {held} of {quota} bytes are used, and {bytes} more are needed");
-            return Err(Refusal::new(Code::Quota, text));
-        }
-        *used = Some((held + bytes, counted));
-        Ok(())
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// The bytes are not used after all, or no more.
-    pub fn give_back(&self, bytes: u64) {
-        if let Some((used, _)) = &mut *self.used.lock().unwrap_or_else(|e| e.into_inner()) {
-            *used = used.saturating_sub(bytes);
+    fn count(&self) -> Result<Amount> {
+        let mut total = Amount::default();
+        for class in Class::ALL {
+            for (_, size) in self.storage.list(class)? {
+                total = Amount { objects: total.objects + 1, bytes: total.bytes.saturating_add(size) };
+            }
+        }
+        Ok(total)
+    }
+
+    /// The bytes of all objects, and of those that are being uploaded.
+    pub fn used(&self) -> Result<u64> {
+        Ok(self.account().used(|| self.count())?.bytes)
+    }
+
+    /// Takes room for an object of so many bytes from what `quota` leaves. It is given back when the value goes, unless the
+    /// object was stored.
+    pub fn reserve(self: &Arc<Self>, bytes: u64, quota: Option<u64>) -> Result<Reserved, Refusal> {
+        self.account().reserve(bytes, quota, || self.count().map_err(|e| refuse(&e)))?;
+        Ok(Reserved { hosted: self.clone(), bytes, settled: false })
+    }
+
+    /// Gives an uploaded object its name, if that is free. A session is noted as begun by `who` before, who may have so many.
+    pub fn store(
+        &self,
+        name: &Name,
+        upload: Upload,
+        mut reserved: Reserved,
+        (who, sessions): (&str, usize),
+    ) -> Result<Created, Refusal> {
+        let failed = |e: Error| refuse(&e);
+        upload.make_durable().map_err(failed)?;
+        let mut account = self.account();
+        if let Name::Session(id) = name {
+            if self.has_more_sessions(who, sessions).map_err(failed)? {
+                let text = format!(
+                    "this client has {sessions} sessions that have not ended, the most it may have: yester prune ends those \
+                     of writers that are dead"
+                );
+                return Err(Refusal::new(Code::Forbidden, text));
+            }
+            if !self.claim(*id, who).map_err(failed)? {
+                return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
+            }
+        }
+        let created = upload.finish().map_err(failed)?;
+        if created == Created::New {
+            account.settle(reserved.bytes, true);
+            reserved.settled = true;
+        }
+        // What is dropped now asks for the account.
+        drop(account);
+        Ok(created)
+    }
+
+    /// Deletes an object, and says how many bytes it had; `None` when it was not there.
+    pub fn delete(&self, name: &Name) -> Result<Option<u64>> {
+        let mut account = self.account();
+        let size = self.storage.remove(name)?;
+        if let Some(size) = size {
+            account.gone(size);
+        }
+        drop(account);
+        if let Name::Session(id) = name {
+            self.release(*id);
+        }
+        Ok(size)
+    }
+}
+
+/// Room for an object that is being uploaded.
+#[derive(Debug)]
+pub struct Reserved {
+    hosted: Arc<Hosted>,
+    bytes: u64,
+    settled: bool,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.hosted.account().settle(self.bytes, false);
         }
     }
 }

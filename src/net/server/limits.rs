@@ -1,11 +1,10 @@
 //! What a server gives: connections, memory, time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
 
 use crate::net::rate::Rate;
 use crate::net::server::access::Principal;
@@ -13,10 +12,17 @@ use crate::net::server::access::Principal;
 /// The numbers.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at once.
+    /// Connections at once of which something authorized has come.
     pub connections: usize,
-    /// Connections at once of which nothing authorized has come yet; one more, and the oldest of them is cut.
+    /// The same, of one token.
+    pub client_connections: usize,
+    /// Connections at once of which nothing at all has come yet.
+    pub silent: usize,
+    /// Connections at once of which something has come, and nothing authorized. Half of these, and of those, may be of one
+    /// address.
     pub strangers: usize,
+    /// Sessions of one token that have not ended.
+    pub sessions: usize,
     /// Requests at once of one client.
     pub requests: usize,
     /// Bytes of bodies in memory, of one client.
@@ -39,7 +45,10 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 1024,
-            strangers: 64,
+            client_connections: 64,
+            silent: 512,
+            strangers: 256,
+            sessions: 256,
             requests: 256,
             client_bytes: 8 << 20,
             total_bytes: 128 << 20,
@@ -56,6 +65,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Client {
     bytes: Arc<Semaphore>,
+    /// What it has whatever the others hold, so that it always goes on.
+    reserve: Arc<Semaphore>,
     requests: Arc<Semaphore>,
     /// Bytes a second.
     pub rate: Option<Rate>,
@@ -63,7 +74,10 @@ pub struct Client {
 
 /// Permits for bytes in memory; gone when dropped.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code, reason = "they are only held")] [OwnedSemaphorePermit; 2]);
+pub struct Held(#[allow(dead_code, reason = "they are only held")] Vec<OwnedSemaphorePermit>);
+
+/// Bytes that each client may hold beside the bytes of all.
+const RESERVE: usize = 512 << 10;
 
 /// Memory and clients.
 #[derive(Debug)]
@@ -97,6 +111,7 @@ impl Budget {
         clients.retain(|_, client| client.strong_count() > 0);
         let client = Arc::new(Client {
             bytes: Arc::new(Semaphore::new(units(self.limits.client_bytes) as usize)),
+            reserve: Arc::new(Semaphore::new(units(RESERVE) as usize)),
             requests: Arc::new(Semaphore::new(self.limits.requests)),
             rate: principal.rate.map(Rate::new),
         });
@@ -107,8 +122,15 @@ impl Budget {
     /// Waits until these bytes may be in memory. `None`: never, as the server ends.
     pub async fn hold(&self, client: &Client, bytes: usize) -> Option<Held> {
         let own = client.bytes.clone().acquire_many_owned(units(bytes.min(self.limits.client_bytes))).await.ok()?;
-        let total = self.total.clone().acquire_many_owned(units(bytes.min(self.limits.total_bytes))).await.ok()?;
-        Some(Held([own, total]))
+        let reserve = client.reserve.clone().acquire_many_owned(units(bytes.min(RESERVE)));
+        let total = self.total.clone().acquire_many_owned(units(bytes.min(self.limits.total_bytes)));
+        // Others may hold all that is for everybody; then it has what is its own.
+        let second = tokio::select! {
+            biased;
+            total = total => total.ok()?,
+            reserve = reserve => reserve.ok()?,
+        };
+        Some(Held(vec![own, second]))
     }
 }
 
@@ -116,66 +138,5 @@ impl Client {
     /// The right to one more request; `None` when there are too many.
     pub fn request(&self) -> Option<OwnedSemaphorePermit> {
         self.requests.clone().try_acquire_owned().ok()
-    }
-}
-
-/// Connections: who is known, and who is cut for whom.
-#[derive(Debug)]
-pub struct Gate {
-    connections: usize,
-    most_strangers: usize,
-    state: Mutex<GateState>,
-}
-
-#[derive(Debug, Default)]
-struct GateState {
-    open: usize,
-    /// Connections of which nothing authorized has come, oldest first. Numbers and not handles tell them apart.
-    strangers: VecDeque<(u64, AbortHandle)>,
-}
-
-impl Gate {
-    /// A gate after the numbers.
-    pub fn new(limits: &Limits) -> Self {
-        Gate { connections: limits.connections, most_strangers: limits.strangers, state: Mutex::default() }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, GateState> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Whether one more connection may come; the oldest stranger goes where there is no room otherwise.
-    pub fn enter(&self) -> bool {
-        let mut state = self.state();
-        if state.open >= self.connections || state.strangers.len() >= self.most_strangers {
-            match state.strangers.pop_front() {
-                Some((_, handle)) => handle.abort(),
-                None => return false,
-            }
-        }
-        state.open += 1;
-        true
-    }
-
-    /// A connection has a task.
-    pub fn watch(&self, number: u64, handle: AbortHandle) {
-        self.state().strangers.push_back((number, handle));
-    }
-
-    /// Something authorized has come.
-    pub fn known(&self, number: u64) {
-        self.state().strangers.retain(|(n, _)| *n != number);
-    }
-
-    /// A connection has ended.
-    pub fn leave(&self, number: u64) {
-        let mut state = self.state();
-        state.open = state.open.saturating_sub(1);
-        state.strangers.retain(|(n, _)| *n != number);
-    }
-
-    /// Open connections.
-    pub fn open(&self) -> usize {
-        self.state().open
     }
 }

@@ -82,7 +82,7 @@ pub fn listen(options: ServeOptions) -> Result<Listening> {
     let runtime = runtime()?;
     let socket = runtime.block_on(TcpListener::bind(listen)).at(|| format!("cannot listen on {listen}"))?;
     let address = socket.local_addr().at(|| format!("cannot listen on {listen}"))?;
-    let server = Server::new(Door::Tokens { root, tokens, seen: Mutex::default() }, limits);
+    let server = Server::new(Door::Tokens { root, tokens, seen: Mutex::default() }, limits, tls.is_some());
     Ok(Listening { runtime, server, listener: Listener { socket, tls }, address, fingerprint })
 }
 

@@ -12,10 +12,14 @@ use crate::net::protocol::{Capability, Code, Refusal, RepositoryName};
 use crate::net::tokens::Tokens;
 
 pub mod access;
+mod account;
+mod body;
 mod certificate;
 mod connections;
 mod download;
+mod gate;
 mod hosted;
+mod journal;
 pub mod limits;
 mod listen;
 pub mod metrics;
@@ -24,8 +28,11 @@ mod upload;
 mod watch;
 
 use access::{Door, Principal};
+use connections::Asker;
+use gate::Gate;
 use hosted::{Hosted, refuse};
-use limits::{Budget, Client, Gate, Limits};
+use journal::Journal;
+use limits::{Budget, Client, Limits};
 use metrics::Metrics;
 
 pub use listen::{Listening, ServeOptions, listen};
@@ -41,6 +48,7 @@ pub struct Server {
     budget: Budget,
     limits: Limits,
     gate: Gate,
+    journal: Journal,
     metrics: Metrics,
 }
 
@@ -62,25 +70,39 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> +
 }
 
 impl Server {
-    fn new(door: Door, limits: Limits) -> Arc<Self> {
-        let (budget, gate) = (Budget::new(&limits), Gate::new(&limits));
-        let metrics = Metrics::default();
-        Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, metrics })
+    /// A server; `by_address` where the addresses of those who connect tell them apart.
+    fn new(door: Door, limits: Limits, by_address: bool) -> Arc<Self> {
+        let (budget, gate) = (Budget::new(&limits), Gate::new(&limits, by_address));
+        let (journal, metrics) = (Journal::default(), Metrics::default());
+        Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, journal, metrics })
+    }
+
+    /// Counts connections that were cut to make room for others.
+    fn made_room(&self, cut: usize) {
+        if cut > 0 {
+            metrics::add(&self.metrics.cut, cut as u64);
+            if self.journal.wants("room") {
+                tracing::warn!("connections are cut to make room for others");
+            }
+        }
     }
 
     /// Who sends these headers.
-    async fn principal(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
+    async fn principal(&self, headers: &HeaderMap, asker: &Asker) -> Result<Principal, Refusal> {
         let (door, headers) = (self.door.clone(), headers.clone());
         let who = blocking(move || door.admit(&headers)).await;
         if matches!(&who, Err(refusal) if refusal.error == Code::Unauthorized) {
             metrics::add(&self.metrics.refused, 1);
         }
+        if let Ok(who) = &who {
+            asker.admit(self, &who.id);
+        }
         who
     }
 
     /// Who sends these headers, and the repository that is theirs.
-    async fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Refusal> {
-        let who = self.principal(headers).await?;
+    async fn admit(&self, headers: &HeaderMap, asker: &Asker) -> Result<Admitted, Refusal> {
+        let who = self.principal(headers, asker).await?;
         let client = self.budget.client(&who);
         let too_many = || Refusal::new(Code::TooMany, "too many requests at once with this token");
         let request = client.request().ok_or_else(too_many)?;
@@ -111,6 +133,7 @@ impl Server {
             let opened = if make { Hosted::create(&path) } else { Hosted::open(&path) };
             let hosted = opened.map_err(|e| match e.kind() {
                 ErrorKind::Exists => Refusal::new(Code::Conflict, "there is something else in the place of the repository"),
+                ErrorKind::Invalid => Refusal::new(Code::Invalid, "it would be inside of another repository"),
                 _ => refuse(&e),
             })?;
             open.insert(path, hosted.clone());
@@ -161,7 +184,7 @@ pub fn serve_stdio(options: StdioOptions, limits: Limits) -> Result<()> {
     // No token is called so: their names are digits.
     let id = options.client.map_or_else(|| "ssh".to_owned(), |client| format!("ssh:{}", client.as_str()));
     let door = Door::Trusted { restrict_to: options.restrict_to, capabilities, id };
-    let server = Server::new(door, limits);
+    let server = Server::new(door, limits, false);
     let runtime = runtime()?;
     let served = runtime.block_on(connections::serve_stdio(server));
     // A thread may be blocked in a read of standard input.
@@ -172,6 +195,11 @@ pub fn serve_stdio(options: StdioOptions, limits: Limits) -> Result<()> {
 /// What tokens of a server below `root` are kept in.
 pub fn tokens(root: &std::path::Path) -> Tokens {
     Tokens::new(root.join(OWN).join("tokens"))
+}
+
+/// The certificate that a server below `root` makes itself when it first starts.
+pub fn own_certificate(root: &std::path::Path) -> PathBuf {
+    root.join(OWN).join(crate::net::tls::CERTIFICATE)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::net::protocol::{self, About, Capability, Code, LeftoversFound, Refusal};
 use crate::net::server::access::Principal;
+use crate::net::server::connections::Asker;
 use crate::net::server::hosted::refuse;
 use crate::net::server::metrics::add;
 use crate::net::server::upload::Incoming;
@@ -19,6 +20,7 @@ use crate::storage::{Class, Created, Name, Storage};
 
 type Answer = Result<Response<Body>, Refusal>;
 type Shared = State<Arc<Server>>;
+type Asked = Extension<Asker>;
 
 /// The answer that is a refusal.
 impl IntoResponse for Refusal {
@@ -61,14 +63,14 @@ fn class(text: &str) -> Result<Class, Refusal> {
     protocol::parse_class(text).ok_or_else(|| Refusal::new(Code::Invalid, "there is no such class of objects"))
 }
 
-async fn metrics(State(server): Shared, headers: HeaderMap) -> Answer {
-    let who = server.principal(&headers).await?;
+async fn metrics(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+    let who = server.principal(&headers, &asker).await?;
     who.needs(Capability::Metrics, "read the counters")?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics.text(server.gate.open())).into_response())
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics.text(server.gate.count())).into_response())
 }
 
-async fn about(State(server): Shared, headers: HeaderMap) -> Answer {
-    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
+async fn about(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let Principal { quota, capabilities, .. } = who;
     let free = blocking(move || {
         let disk = hosted.storage.free_space().map_err(|e| refuse(&e))?;
@@ -81,54 +83,68 @@ async fn about(State(server): Shared, headers: HeaderMap) -> Answer {
     Ok(json(StatusCode::OK, &About { free: free.await?, capabilities }))
 }
 
-async fn create_repository(State(server): Shared, headers: HeaderMap) -> Answer {
-    let who = server.principal(&headers).await?;
+async fn create_repository(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+    let who = server.principal(&headers, &asker).await?;
     who.needs(Capability::Put, "make a repository")?;
     let made = server.create(&who).await?;
+    if made {
+        let repository = who.repository.as_deref().unwrap_or(std::path::Path::new(""));
+        tracing::info!(token = %who.id, repository = %crate::net::tls::shown(repository), "made a repository");
+    }
     Ok(empty(if made { StatusCode::CREATED } else { StatusCode::OK }))
 }
 
-async fn sync(State(server): Shared, headers: HeaderMap) -> Answer {
-    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
+async fn sync(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     // Of use to those who write or delete, and dear: every directory is synced.
     who.needs(Capability::Put, "ask for a barrier").or_else(|_| who.needs(Capability::Prune, "ask for a barrier"))?;
     blocking(move || hosted.storage.sync_everything().map_err(|e| refuse(&e))).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
-async fn leftovers(State(server): Shared, method: Method, headers: HeaderMap) -> Answer {
-    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
+async fn leftovers(State(server): Shared, method: Method, asker: Asked, headers: HeaderMap) -> Answer {
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let remove = method == Method::DELETE;
     match remove {
         true => who.needs(Capability::Prune, "remove what dead writers left")?,
         false => who.needs(Capability::List, "list what dead writers left")?,
     }
     let found = blocking(move || hosted.storage.leftovers(remove).map_err(|e| refuse(&e))).await?;
+    if remove && found.files > 0 {
+        tracing::info!(token = %who.id, files = found.files, bytes = found.bytes, "removed what dead writers left");
+    }
     Ok(json(StatusCode::OK, &LeftoversFound { files: found.files, bytes: found.bytes }))
 }
 
-async fn list(State(server): Shared, Path(text): Path<String>, headers: HeaderMap) -> Answer {
+async fn list(State(server): Shared, Path(text): Path<String>, asker: Asked, headers: HeaderMap) -> Answer {
     let class = class(&text)?;
-    let Admitted { who, hosted, request, .. } = server.admit(&headers).await?;
+    let Admitted { who, hosted, client, request } = server.admit(&headers, &asker).await?;
     who.needs(Capability::List, &format!("list {}/", class.prefix()))?;
-    download::list(&hosted, class, request).await
+    download::list(&server, &client, &hosted, class, request).await
 }
 
 async fn read(
     State(server): Shared,
     Path((first, second)): Path<(String, String)>,
     method: Method,
+    asker: Asked,
     headers: HeaderMap,
 ) -> Answer {
     let name = object(&first, &second)?;
-    let Admitted { who, hosted, client, request } = server.admit(&headers).await?;
+    let Admitted { who, hosted, client, request } = server.admit(&headers, &asker).await?;
     who.may_read(name.class())?;
     download::object(&server, &client, &hosted, name, &headers, method == Method::HEAD, request).await
 }
 
-async fn create(State(server): Shared, Path((first, second)): Path<(String, String)>, headers: HeaderMap, body: Body) -> Answer {
+async fn create(
+    State(server): Shared,
+    Path((first, second)): Path<(String, String)>,
+    asker: Asked,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
     let name = object(&first, &second)?;
-    let Admitted { who, hosted, client, request: _request } = server.admit(&headers).await?;
+    let Admitted { who, hosted, client, request: _request } = server.admit(&headers, &asker).await?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let length = length.ok_or_else(|| Refusal::new(Code::NoLength, "an upload needs its length (Content-Length)"))?;
     let most = protocol::max_object(name.class());
@@ -136,31 +152,32 @@ async fn create(State(server): Shared, Path((first, second)): Path<(String, Stri
         let text = format!("an object of {}/ has at most {most} bytes", name.class().prefix());
         return Err(Refusal::new(Code::TooLong, text));
     }
-    let (asking, place, quota) = (who.clone(), hosted.clone(), who.quota);
+    let (asking, place) = (who.clone(), hosted.clone());
     blocking(move || asking.may_create(&place, &name)).await?;
     let content = headers.get(protocol::CONTENT_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let incoming = Incoming { name, length, content, quota };
+    let incoming = Incoming { name, length, content, who };
     let created = upload::receive(&server, &client, &hosted, incoming, body).await?;
     Ok(empty(if created == Created::New { StatusCode::CREATED } else { StatusCode::OK }))
 }
 
-async fn delete(State(server): Shared, Path((first, second)): Path<(String, String)>, headers: HeaderMap) -> Answer {
+async fn delete(
+    State(server): Shared,
+    Path((first, second)): Path<(String, String)>,
+    asker: Asked,
+    headers: HeaderMap,
+) -> Answer {
     let name = object(&first, &second)?;
-    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers).await?;
-    blocking(move || {
+    let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
+    let deleted = blocking(move || {
         let failed = |e| refuse(&e);
         who.may_delete(&hosted, &name)?;
-        let size = hosted.storage.open_object(&name).map_or(0, |f| f.metadata().map_or(0, |m| m.len()));
         // Durable when the client asks for a barrier.
-        hosted.storage.delete(&name).map_err(failed)?;
-        hosted.give_back(size);
-        if let Name::Session(id) = name {
-            hosted.release(id);
+        let deleted = hosted.delete(&name).map_err(failed)?;
+        if let Some(bytes) = deleted {
+            tracing::info!(token = %who.id, object = %name, bytes, "deleted");
         }
-        tracing::info!(token = %who.id, object = %name, bytes = size, "deleted");
-        Ok(())
-    })
-    .await?;
-    add(&server.metrics.deleted, 1);
+        Ok(u64::from(deleted.is_some()))
+    });
+    add(&server.metrics.deleted, deleted.await?);
     Ok(empty(StatusCode::NO_CONTENT))
 }

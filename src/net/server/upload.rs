@@ -9,10 +9,11 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 
-use crate::error::IoContext;
+use crate::error::{ErrorKind, IoContext};
 use crate::model::id::from_hex;
 use crate::net::protocol::{self, Code, Refusal};
-use crate::net::server::hosted::{Hosted, refuse};
+use crate::net::server::access::Principal;
+use crate::net::server::hosted::{Hosted, Reserved, refuse};
 use crate::net::server::limits::{Client, Held};
 use crate::net::server::metrics::add;
 use crate::net::server::{Server, blocking};
@@ -144,15 +145,6 @@ fn too_long() -> Refusal {
     Refusal::new(Code::Invalid, "the body is longer than its length says: nothing was stored")
 }
 
-/// Bytes of a quota that go back unless the object is there in the end.
-struct Reserved<'a>(&'a Hosted, u64);
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        self.0.give_back(self.1);
-    }
-}
-
 /// What an upload is about.
 pub struct Incoming {
     /// The object.
@@ -161,8 +153,29 @@ pub struct Incoming {
     pub length: u64,
     /// The hash of its body, as the client says it.
     pub content: Option<String>,
-    /// The most bytes that the repository may hold.
-    pub quota: Option<u64>,
+    /// Who sends it.
+    pub who: Principal,
+}
+
+/// Where the bytes go.
+enum Place {
+    /// Into a temporary file, for which there is room.
+    New(Upload, Reserved),
+    /// Nowhere: the name is taken. They are compared with what is there, which takes no room.
+    Taken,
+}
+
+/// Finds room for an object, before any of it is taken.
+fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> Result<Place, Refusal> {
+    let failed = |e: crate::Error| refuse(&e);
+    if hosted.has(&name) {
+        return Ok(Place::Taken);
+    }
+    let reserved = hosted.reserve(length, quota)?;
+    if hosted.storage.free_space().map_err(failed)?.is_some_and(|free| free < length) {
+        return Err(Refusal::new(Code::NoSpace, "the server's disk has no room for it"));
+    }
+    Ok(Place::New(Upload::begin(&hosted.storage, name).map_err(failed)?, reserved))
 }
 
 /// Receives an object. [`Created::Exists`] when it was there already, the same.
@@ -173,48 +186,62 @@ pub async fn receive(
     incoming: Incoming,
     body: Body,
 ) -> Result<Created, Refusal> {
-    let Incoming { name, length, content, quota } = incoming;
+    let Incoming { name, length, content, who } = incoming;
     let mut checker = Checker::new(name, length, content.as_deref())?;
-    let place = hosted.clone();
-    let needed = blocking(move || match quota {
-        // What is there already takes nothing more.
-        Some(quota) if !place.has(&name) => place.reserve(length, quota).map(|()| length),
-        _ => Ok(0),
-    });
-    let reserved = Reserved(hosted, needed.await?);
-    let storage = hosted.storage.clone();
-    let mut upload = blocking(move || Upload::begin(&storage, name).map_err(|e| refuse(&e))).await?;
+    let (room, quota) = (hosted.clone(), who.quota);
+    let mut to = blocking(move || place(&room, name, length, quota)).await?;
     let mut inlet = Inlet { server, client, body, left: length, window: (Instant::now(), 0) };
     while let Some((pieces, held)) = inlet.piece().await? {
         let written = blocking(move || {
             for piece in &pieces {
                 checker.take(piece);
-                upload.write(piece).map_err(|e| refuse(&e))?;
+                if let Place::New(upload, _) = &mut to {
+                    upload.write(piece).map_err(|e| refuse(&e))?;
+                }
             }
             drop(held);
-            Ok((upload, checker))
+            Ok((to, checker))
         });
-        (upload, checker) = written.await?;
+        (to, checker) = written.await?;
     }
     let hash = checker.check()?;
-    let place = hosted.clone();
-    let created = blocking(move || commit(&place, &name, upload, hash, length)).await?;
+    let (room, id, sessions) = (hosted.clone(), who.id.clone(), server.limits.sessions);
+    let created = blocking(move || commit(&room, &name, to, hash, length, (&id, sessions))).await?;
     if created == Created::New {
-        std::mem::forget(reserved);
         add(&server.metrics.created, 1);
         add(&server.metrics.received, length);
+        tracing::info!(token = %who.id, object = %name, bytes = length, "created");
     }
     Ok(created)
 }
 
 /// Gives the object its name; durable when this returns.
-fn commit(hosted: &Hosted, name: &Name, upload: Upload, hash: blake3::Hash, length: u64) -> Result<Created, Refusal> {
+fn commit(
+    hosted: &Arc<Hosted>,
+    name: &Name,
+    to: Place,
+    hash: blake3::Hash,
+    length: u64,
+    who: (&str, usize),
+) -> Result<Created, Refusal> {
     let failed = |e: crate::Error| refuse(&e);
-    let created = upload.finish().map_err(failed)?;
+    let created = match to {
+        Place::New(upload, reserved) => hosted.store(name, upload, reserved, who)?,
+        Place::Taken => Created::Exists,
+    };
+    if created == Created::Exists {
+        // Whoever made it may not have made it durable.
+        hosted.storage.mark_place_of(name);
+    }
     hosted.storage.sync().map_err(failed)?;
-    if created == Created::Exists && !is_same(hosted, name, hash, length).map_err(failed)? {
-        let text = format!("{name} is there already, with other content");
-        return Err(Refusal::new(Code::Conflict, text));
+    if created == Created::Exists {
+        let same = is_same(hosted, name, hash, length).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Refusal::new(Code::Unavailable, "it was there, and was deleted meanwhile: send it again"),
+            _ => failed(e),
+        })?;
+        if !same {
+            return Err(Refusal::new(Code::Conflict, format!("{name} is there already, with other content")));
+        }
     }
     Ok(created)
 }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,13 +25,15 @@ pub struct Activity {
     /// Requests that are not answered in full.
     requests: AtomicU64,
     admitted: AtomicBool,
+    /// Answers that the other side has not taken in full.
+    flows: Mutex<Vec<Weak<Flow>>>,
 }
 
 impl Default for Activity {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
         let (moved, waiting, written, requests) = (zero(), zero(), zero(), zero());
-        Activity { began: Instant::now(), moved, waiting, written, requests, admitted: false.into() }
+        Activity { began: Instant::now(), moved, waiting, written, requests, admitted: false.into(), flows: Mutex::default() }
     }
 }
 
@@ -73,6 +75,35 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// An answer that begins: watched while the value lives.
+    pub fn flow(self: &Arc<Self>) -> Arc<Flow> {
+        let flow = Arc::new(Flow { activity: self.clone(), given: AtomicU64::new(self.now()) });
+        let mut flows = self.flows.lock().unwrap_or_else(|e| e.into_inner());
+        if flows.len() == flows.capacity() {
+            flows.retain(|flow| flow.strong_count() > 0);
+        }
+        flows.push(Arc::downgrade(&flow));
+        flow
+    }
+
+    /// Whether the other side takes nothing of some answer for `idle`, whatever keeps it from going: a window of HTTP/2
+    /// that stays shut leaves the socket in motion.
+    pub fn has_stuck_flow(&self, idle: Duration) -> bool {
+        let now = self.now();
+        let mut flows = self.flows.lock().unwrap_or_else(|e| e.into_inner());
+        flows.retain(|flow| flow.strong_count() > 0);
+        flows.iter().filter_map(Weak::upgrade).any(|flow| match flow.given.load(Ordering::Relaxed) {
+            0 => false,
+            given => now.saturating_sub(given) >= idle.as_millis() as u64,
+        })
+    }
+
+    /// How long nothing came or went, and whether requests are under way.
+    pub fn rest(&self) -> (bool, u64) {
+        let still = self.now().saturating_sub(self.moved.load(Ordering::Relaxed));
+        (self.requests.load(Ordering::Relaxed) == 0, still)
+    }
+
     /// Whether the other side takes what it is sent too slowly: waiting for it for `idle`, with less than
     /// `least_rate` bytes a second going.
     pub fn is_stuck(&self, idle: Duration, least_rate: u64) -> bool {
@@ -87,13 +118,33 @@ impl Activity {
 
     /// Whether nothing has been asked for so long.
     pub fn is_idle(&self, keep: Duration) -> bool {
-        let still = self.now().saturating_sub(self.moved.load(Ordering::Relaxed));
-        self.requests.load(Ordering::Relaxed) == 0 && still >= keep.as_millis() as u64
+        let (no_requests, still) = self.rest();
+        no_requests && still >= keep.as_millis() as u64
     }
 
     /// How old it is.
     pub fn age(&self) -> Duration {
         self.began.elapsed()
+    }
+}
+
+/// An answer on its way: the server owes the next bytes, or the other side has to take what it was given.
+#[derive(Debug)]
+pub struct Flow {
+    activity: Arc<Activity>,
+    /// When the other side was given something that it has to take, as milliseconds; 0 when it is the server's turn.
+    given: AtomicU64,
+}
+
+impl Flow {
+    /// The other side has something to take.
+    pub fn gives(&self) {
+        self.given.store(self.activity.now(), Ordering::Relaxed);
+    }
+
+    /// The other side waits for the server.
+    pub fn owes(&self) {
+        self.given.store(0, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,58 @@
+//! What is logged of refusals: some of each client, and how many more there were, so that nobody floods the log.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// So long refusals of one client are counted together.
+const WINDOW: Duration = Duration::from_secs(60);
+/// So many of them are logged.
+const LOGGED: u64 = 10;
+/// So many clients are told apart.
+const CLIENTS: usize = 256;
+
+/// Counts refusals by who is refused.
+#[derive(Debug, Default)]
+pub struct Journal {
+    windows: Mutex<HashMap<String, (Instant, u64)>>,
+}
+
+impl Journal {
+    /// Whether a refusal of this client is to be logged. Says now and then how many were not.
+    pub fn wants(&self, who: &str) -> bool {
+        self.wants_at(who, Instant::now())
+    }
+
+    fn wants_at(&self, who: &str, now: Instant) -> bool {
+        let mut windows = self.windows.lock().unwrap_or_else(|e| e.into_inner());
+        let is_over = |began: Instant| now.saturating_duration_since(began) >= WINDOW;
+        if windows.get(who).is_none_or(|(began, _)| is_over(*began)) {
+            windows.retain(|who, (began, count)| {
+                let over = is_over(*began);
+                if over && *count > LOGGED {
+                    tracing::warn!(client = who, count = *count - LOGGED, "refusals that were not logged");
+                }
+                !over
+            });
+        }
+        let key = if windows.len() < CLIENTS || windows.contains_key(who) { who } else { "many" };
+        let (_, count) = windows.entry(key.to_owned()).or_insert((now, 0));
+        *count += 1;
+        *count <= LOGGED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_of_each_client_are_logged_and_memory_is_bounded() {
+        let (journal, now) = (Journal::default(), Instant::now());
+        let count = |who: &str, now| (0..1000).filter(|_| journal.wants_at(who, now)).count();
+        assert_eq!((count("one", now), count("two", now), count("one", now)), (10, 10, 0));
+        assert_eq!(count("one", now + WINDOW), 10);
+        let logged = (0..100_000).filter(|n| journal.wants_at(&n.to_string(), now + WINDOW)).count();
+        assert!(logged < 2 * CLIENTS && journal.windows.lock().unwrap().len() <= CLIENTS + 1, "{logged}");
+    }
+}
