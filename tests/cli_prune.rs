@@ -154,7 +154,7 @@ fn working(world: &World, options: &[String]) -> (Child, String) {
         if let Some(id) = names(&sessions).into_iter().find(|name| name.len() == 64) {
             return (child, id);
         }
-        assert!(began.elapsed() < Duration::from_secs(60), "no session was opened");
+        assert!(began.elapsed() < Duration::from_secs(300), "no session was opened");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -179,7 +179,7 @@ fn a_killed_ingest_needs_no_unlocking() {
             break;
         }
         // The kernel may take a moment to end it.
-        assert!(run.code == Some(11) && began.elapsed() < Duration::from_secs(60), "{run:?}");
+        assert!(run.code == Some(11) && began.elapsed() < Duration::from_secs(300), "{run:?}");
     }
     child.wait().unwrap();
     assert!(names(&world.at("repo/sessions")).is_empty());

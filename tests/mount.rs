@@ -7,7 +7,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::XattrFlags;
@@ -173,8 +172,7 @@ fn snapshots_come_and_go_while_it_is_mounted() {
     let time = fs::metadata(mounted.path("ids")).unwrap().modified().unwrap();
 
     tiny.commit_as(SnapshotId([0x22; 32]), &dir([("f", file(*b"2"))]), About::at(2));
-    let took = until(|| ids().len() == 2);
-    assert!(took < Duration::from_secs(5), "a new snapshot was seen after {took:?}");
+    until(|| ids().len() == 2);
     until(|| fs::read(mounted.path("latest/f")).unwrap() == b"2");
     assert_eq!(fs::read(mounted.path("ids/22222222/f")).unwrap(), b"2");
     assert_ne!(fs::metadata(mounted.path("ids")).unwrap().modified().unwrap(), time);

@@ -94,7 +94,7 @@ fn serve_with(
             let (repo, shutdown, place) = (tiny.repo.clone(), shutdown.clone(), point.path());
             move || mount(&repo, options, place, &shutdown, move || ready.send(()).unwrap())
         });
-        is_ready.recv_timeout(Duration::from_secs(60)).unwrap();
+        is_ready.recv_timeout(Duration::from_secs(300)).unwrap();
         let result = std::panic::catch_unwind(|| {
             let line = line.replace("$OUT", out.path().to_str().unwrap());
             (asked(&line, point.path()), asked(&line, point.path()))

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
-use yester::error::IoContext;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Storage};
@@ -120,17 +119,7 @@ fn check_free(path: &Path) -> Result<()> {
     {
         return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", paths::shown(path))));
     }
-    match std::fs::read_dir(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e).at(|| format!("cannot make a repository at {}", paths::shown(path))),
-        Ok(mut entries) => {
-            if entries.next().is_none() {
-                return Ok(());
-            }
-            let text = format!("{} is not empty: a repository needs a directory of its own", paths::shown(path));
-            Err(Error::new(ErrorKind::Exists, text))
-        }
-    }
+    DirectoryStorage::check_free(path)
 }
 
 /// As [`check_free`], on another machine: what is in the way is a repository with something in it.

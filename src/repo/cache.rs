@@ -42,8 +42,10 @@ pub struct SegmentCache {
     /// Bytes of frames that were written since the cap was looked at; `u64::MAX`: there is no room for any.
     written: AtomicU64,
     counter: AtomicU64,
-    /// Held while files are made and removed, so that two threads do not both find room.
-    room: Mutex<()>,
+    /// Held while room is made, so that two threads do not both find it: the bytes of the segment that is being copied.
+    room: Mutex<u64>,
+    /// Held while a segment is copied. That may take long, or stall; who keeps a frame does not wait for it.
+    copying: Mutex<()>,
 }
 
 impl SegmentCache {
@@ -58,8 +60,9 @@ impl SegmentCache {
         if !tag.exists() {
             fs::write(tag, CACHEDIR_TAG).ok()?;
         }
-        let (written, counter, room) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
-        Some(SegmentCache { directory: segments, trees, cap, written, counter, room })
+        let (written, counter) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (room, copying) = (Mutex::default(), Mutex::default());
+        Some(SegmentCache { directory: segments, trees, cap, written, counter, room, copying })
     }
 
     fn path(&self, id: &SegmentId) -> PathBuf {
@@ -79,13 +82,23 @@ impl SegmentCache {
 
     /// Copies a segment of `size` bytes here, when there is or can be made room for it.
     fn fetch(&self, storage: &dyn Storage, id: &SegmentId, size: u64) -> Option<File> {
-        let _held = self.room.lock().unwrap_or_else(|e| e.into_inner());
+        let _copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(file) = self.get(id, size) {
             return Some(file);
         }
-        if !self.make_room(size, &[&self.trees, &self.directory]) {
-            return None;
+        {
+            let mut promised = self.room.lock().unwrap_or_else(|e| e.into_inner());
+            if !self.make_room(size, &[&self.trees, &self.directory]) {
+                return None;
+            }
+            *promised = size;
         }
+        let copied = self.copy_whole(storage, id, size);
+        *self.room.lock().unwrap_or_else(|e| e.into_inner()) = 0;
+        copied
+    }
+
+    fn copy_whole(&self, storage: &dyn Storage, id: &SegmentId, size: u64) -> Option<File> {
         let unique = self.counter.fetch_add(1, Ordering::Relaxed);
         let temporary = self.directory.join(format!(".tmp-{}-{unique}", crate::sys::process::id()));
         let copied = self.copy(storage, id, size, &temporary).filter(|_| fs::rename(&temporary, self.path(id)).is_ok());
@@ -165,12 +178,12 @@ impl SegmentCache {
         if written == u64::MAX {
             return;
         }
-        let _held = self.room.lock().unwrap_or_else(|e| e.into_inner());
+        let promised = self.room.lock().unwrap_or_else(|e| e.into_inner());
         let mut sum = written + bytes.len() as u64;
         let look = LOOK.min(self.cap / LOOK_SHARE);
         if written == 0 || sum > look {
             // Segments, which every command needs, are not removed for it.
-            let much = look + bytes.len() as u64;
+            let much = look + bytes.len() as u64 + *promised;
             if much > self.cap / 2 || !self.make_room(much, &[&self.trees]) {
                 return self.written.store(u64::MAX, Ordering::Relaxed);
             }

@@ -54,9 +54,6 @@ type FrameKey = (PackId, u32);
 /// it, and then never: with most of the room for such, what is decoded ahead of readers would go before they come.
 const HOT: f64 = 0.3;
 
-/// Keys of packs that are fetched at once, at most.
-const KEYS_AT_ONCE: usize = 16;
-
 /// How long a chunk that is not there is not looked for in new segments again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(2);
 
@@ -90,8 +87,8 @@ pub struct ChunkReader {
     repo: Arc<Repository>,
     index: RwLock<Arc<Index>>,
     keys: RwLock<HashMap<PackId, Arc<PackKey>>>,
-    /// Held while a key is fetched.
-    loading: [Mutex<()>; KEYS_AT_ONCE],
+    /// One lock for each pack whose key is being fetched: who needs another pack must not wait for it.
+    loading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
     frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
     buffers: Arc<Buffers>,
     /// When the segments were last loaded again for a chunk that was not found.
@@ -439,19 +436,28 @@ impl ChunkReader {
 
     fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
         // Many threads begin with a pack at the same time: one fetches its key.
-        let _loading = self.loading[usize::from(id.0[0]) % KEYS_AT_ONCE].lock().unwrap_or_else(|e| e.into_inner());
+        let own = self.loading.lock().unwrap_or_else(|e| e.into_inner()).entry(id).or_default().clone();
+        let _loading = own.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
             return Ok(key.clone());
         }
+        let fetched = self.fetch_key(kind, id);
+        if let Ok(key) = &fetched {
+            self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
+        }
+        // Who comes from now on finds the key, or tries again.
+        self.loading.lock().unwrap_or_else(|e| e.into_inner()).remove(&id);
+        fetched
+    }
+
+    fn fetch_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
         let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
         let mut first = Vec::new();
         if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
             self.repo.storage().read(&name, Some(range), &mut first)?;
             self.keep(kind, id, 0, &first);
         }
-        let key = PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))?;
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
-        Ok(key)
+        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
     }
 
     /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.

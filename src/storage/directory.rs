@@ -1,7 +1,7 @@
 //! Objects as files below one local directory.
 //!
-//! An object is written under a temporary name in its own directory, synced, and renamed without replacing; the
-//! directory is synced at the next barrier. An error of a sync is final: after one, the kernel may have dropped the
+//! An object is written under a temporary name in its own directory, synced, and given its name if that is free
+//! (`naming`); the directory is synced at the next barrier. An error of a sync is final: after one, the kernel may have dropped the
 //! pages and would report success the next time (the "fsyncgate" of 2018).
 
 use std::collections::BTreeSet;
@@ -11,13 +11,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Timestamp;
 use crate::storage::leftovers::{self, Writer};
+use crate::storage::naming::{self, Naming};
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
-use crate::sys::Dir;
+use crate::sys::{Dir, FileKind, process};
 
 /// The number of `packs/00`; those below are of the classes.
 const FIRST_SHARD: usize = 256;
@@ -52,9 +52,10 @@ pub struct DirectoryStorage {
     /// Held during a barrier, so that nobody passes it on the strength of another's that is not done yet. True when one
     /// has failed: what it was to make durable will never be known to be.
     barrier: Mutex<bool>,
-    counter: AtomicU64,
     /// Who writes, as temporary names say it.
     writer: Writer,
+    /// How objects get their names.
+    pub(super) naming: Naming,
 }
 
 impl DirectoryStorage {
@@ -69,11 +70,9 @@ impl DirectoryStorage {
         }
         let made = make_dirs(path).at(failed)?;
         let root = Dir::open(path).at(failed)?;
-        if !root.list().at(failed)?.is_empty() {
-            let text = format!("{} is not empty: a repository needs a directory of its own", crate::model::escape(bytes(path)));
-            return Err(Error::new(ErrorKind::Exists, text));
-        }
-        root.set_mode_self(0o700).at(failed)?;
+        free(path, &root)?;
+        close(&root).at(failed)?;
+        naming::prove(&root, &Writer::this_process()).at(failed)?;
         for class in Class::ALL {
             root.make_dir(class.prefix().as_bytes(), 0o700).at(failed)?;
         }
@@ -87,6 +86,15 @@ impl DirectoryStorage {
             Dir::open(&parent).and_then(|d| d.sync()).at(failed)?;
         }
         Self::open(path)
+    }
+
+    /// Whether [`DirectoryStorage::create`] would make a repository at `path`; if not, the error says why.
+    pub fn check_free(path: &Path) -> Result<()> {
+        match Dir::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("cannot make a repository at {}", crate::model::escape(bytes(path))), e)),
+            Ok(root) => free(path, &root),
+        }
     }
 
     /// Opens the repository directory at `path`.
@@ -115,8 +123,9 @@ impl DirectoryStorage {
         packs.open_dir(b"00").map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
         let writer = Writer::this_process();
-        let (dirty, barrier, counter) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Ok(DirectoryStorage { path, classes, packs, dirty, barrier, counter, writer })
+        let (dirty, barrier) = (Mutex::default(), Mutex::default());
+        let naming = Naming::of(&root, writer.clone()).at(|| format!("cannot open the repository {shown}"))?;
+        Ok(DirectoryStorage { path, classes, packs, dirty, barrier, writer, naming })
     }
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
@@ -170,7 +179,7 @@ impl DirectoryStorage {
             Place::Kept(dir) => dir.try_clone().at(|| format!("cannot open the directory of {name} in {}", self.shown()))?,
             Place::Opened(dir) => dir,
         };
-        Ok((at, dir, self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed))))
+        Ok((at, dir, self.writer.temporary()))
     }
 
     /// Deletes an object, and says how many bytes it had; `None` when it was not there. Durable after the next barrier.
@@ -246,14 +255,7 @@ impl DirectoryStorage {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         write_all(&mut file, &mut slices)?;
         file.sync_data()?;
-        match dir.rename_new(temporary, leaf) {
-            Ok(()) => Ok(Created::New),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                dir.remove(temporary)?;
-                Ok(Created::Exists)
-            }
-            Err(e) => Err(e),
-        }
+        self.naming.give(dir, temporary, leaf)
     }
 }
 
@@ -282,6 +284,29 @@ fn make_dirs(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(parents)
 }
 
+/// Whether nothing is in the directory of a new repository: a new disk has `lost+found`.
+fn free(path: &Path, root: &Dir) -> Result<()> {
+    let shown = || crate::model::escape(bytes(path));
+    let names = root.list().at(|| format!("cannot make a repository at {}", shown()))?;
+    let is_of_disk = |at| names.name(at) == b"lost+found" && names.kind(at) != FileKind::File;
+    if (0..names.len()).all(is_of_disk) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Exists, format!("{} is not empty: a repository needs a directory of its own", shown())))
+}
+
+/// Lets nobody but its owner into a new repository, where the file system has modes (exFAT has none that can be set).
+fn close(root: &Dir) -> io::Result<()> {
+    match root.set_mode_self(0o700) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let owner = root.stat_self()?.uid;
+            if process::user() == 0 || process::user() == owner { Ok(()) } else { Err(e) }
+        }
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+        other => other,
+    }
+}
+
 fn write_all(file: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
@@ -299,7 +324,7 @@ impl Storage for DirectoryStorage {
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
         let (place, dir) = self.place(name)?;
         let leaf = name.leaf();
-        let temporary = self.writer.temporary(self.counter.fetch_add(1, Ordering::Relaxed));
+        let temporary = self.writer.temporary();
         match self.write(&dir, &temporary, leaf.as_bytes(), parts) {
             Ok(created) => {
                 self.mark(place);

@@ -3,12 +3,17 @@
 //! A temporary name says which process writes it: host, boot, number and start of the process. One that is known to be
 //! gone leaves its file to whoever cleans up; a file of another host is left to that host.
 
-use std::io;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::storage::Leftovers;
-use crate::sys::{Dir, process};
+use crate::sys::{Dir, lock, process};
 
 const PREFIX: &str = ".tmp-";
+/// What the name of a claim begins with (`naming`): the name that is claimed follows. It holds its owner's temporary name.
+pub const CLAIM: &str = ".claim-";
+/// No temporary name is longer.
+const LONGEST: u64 = 255;
 
 /// A process, as temporary names say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +37,10 @@ impl Writer {
         Writer { host: tag(&process::host_name()), boot: tag(&process::boot_id()), pid, started }
     }
 
-    /// The temporary name of its object number `unique`.
-    pub fn temporary(&self, unique: u64) -> Vec<u8> {
-        self.name(PREFIX, unique)
+    /// A new temporary name of this process. Nobody else in it has the same, whichever storage is written to.
+    pub fn temporary(&self) -> Vec<u8> {
+        static UNIQUE: AtomicU64 = AtomicU64::new(0);
+        self.name(PREFIX, UNIQUE.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The name, beginning with `prefix`, of its temporary file number `unique`.
@@ -56,6 +62,24 @@ impl Writer {
         (parts.next().is_none() && writer.name(prefix, unique) == name).then_some(writer)
     }
 
+    /// Removes a claim whose owner is known to be gone; with `empty` also one that does not say whose it is: its owner was
+    /// stopped before it could. Those of one host do this one after the other, so that nobody removes what another of them
+    /// has made meanwhile.
+    pub fn remove_left_claim(&self, dir: &Dir, claim: &[u8], empty: bool) -> io::Result<bool> {
+        // A file system without locks: then it stays until a prune that is alone.
+        let Ok(held) = lock::lock(dir) else { return Ok(false) };
+        let removed = match owner(dir, claim)? {
+            Some(Some(owner)) if owner.is_gone() => true,
+            Some(None) => empty,
+            _ => false,
+        };
+        if removed {
+            dir.remove(claim)?;
+        }
+        drop(held);
+        Ok(removed)
+    }
+
     /// Whether it is known to be gone. Tags stand for names: a writer of this host and boot has this process' tags.
     fn is_gone(&self) -> bool {
         let (host, boot) = (process::host_name(), process::boot_id());
@@ -67,12 +91,27 @@ impl Writer {
     }
 }
 
+/// Whose claim this is: nothing where there is none, and where it does not say.
+fn owner(dir: &Dir, claim: &[u8]) -> io::Result<Option<Option<Writer>>> {
+    let mut name = Vec::new();
+    // It may go at any moment; over a network also while it is read.
+    match dir.open_file(claim).and_then(|file| file.take(LONGEST).read_to_end(&mut name)) {
+        Ok(_) => Ok(Some(Writer::parse(PREFIX, &name))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Adds what dead writers left in `dir`, and with `remove` removes it.
 pub fn find(dir: &Dir, remove: bool, out: &mut Leftovers) -> io::Result<()> {
     let names = dir.list()?;
     for at in 0..names.len() {
         let name = names.name(at);
-        if !Writer::has_left(PREFIX, name) {
+        let is_claim = name.starts_with(CLAIM.as_bytes());
+        if !is_claim && !Writer::has_left(PREFIX, name) {
+            continue;
+        }
+        if is_claim && !owner(dir, name)?.flatten().is_some_and(|owner| owner.is_gone()) {
             continue;
         }
         let bytes = match dir.stat(name) {
@@ -100,7 +139,7 @@ mod tests {
         let dead = Writer { started: me.started + 1, ..me.clone() };
         let before_boot = Writer { boot: tag(b"another boot"), ..me.clone() };
         let elsewhere = Writer { host: tag(b"another host"), ..dead.clone() };
-        let names = [&me, &dead, &before_boot, &elsewhere].map(|writer| writer.temporary(7));
+        let names = [&me, &dead, &before_boot, &elsewhere].map(|writer| writer.temporary());
         for name in &names {
             assert!(Writer::parse(PREFIX, name).is_some());
             std::fs::write(scratch.path().join(std::str::from_utf8(name).unwrap()), b"12345").unwrap();

@@ -12,6 +12,7 @@ use crate::model::{PackId, SegmentId, SlotId, SnapshotId, Timestamp};
 pub mod directory;
 pub(crate) mod leftovers;
 pub mod memory;
+pub(crate) mod naming;
 pub mod record;
 pub mod upload;
 pub mod walk;

@@ -50,19 +50,11 @@ impl Upload {
     /// Gives the object its name, if that is free; durable after the next barrier, if its bytes are.
     pub fn finish(mut self) -> Result<Created> {
         let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
-        match self.dir.rename_new(&self.temporary, self.name.leaf().as_bytes()) {
-            Ok(()) => {
-                self.storage.mark(self.place);
-                self.file = None;
-                Ok(Created::New)
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                // Whoever made it may not have made it durable.
-                self.storage.mark(self.place);
-                Ok(Created::Exists)
-            }
-            Err(e) => Err(Error::io(failed(), e)),
-        }
+        let created = self.storage.naming.give(&self.dir, &self.temporary, self.name.leaf().as_bytes()).at(failed)?;
+        self.file = None;
+        // Also where it was there: whoever made it may not have made it durable.
+        self.storage.mark(self.place);
+        Ok(created)
     }
 }
 

@@ -392,9 +392,12 @@ impl Dir {
         set_owner(&self.0, uid, gid)
     }
 
-    /// Makes what was created, renamed and removed in this directory durable.
+    /// Makes what was created, renamed and removed in it durable; syncs everything where directories cannot be synced.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.0)?)
+        match fs::fsync(&self.0) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.sync_file_system(),
+            other => Ok(other?),
+        }
     }
 
     /// Makes everything on the directory's file system durable.

@@ -3,6 +3,7 @@
 
 pub mod dir;
 pub mod direct;
+pub mod lock;
 pub mod mount;
 pub mod process;
 pub mod socket;

@@ -1,5 +1,6 @@
 //! What the storage does to readers: it stalls, it fails, objects vanish, are damaged, and come back.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -7,7 +8,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use yester::chunk::keys::Credential;
@@ -18,7 +18,7 @@ use yester::storage::memory::MemoryStorage;
 use yester::storage::record::{RecordingStorage, Weather};
 use yester::storage::{Class, Name, Storage};
 
-use crate::mounted::{Mounted, until};
+use crate::mounted::{Mounted, PATIENCE, until};
 use crate::tiny::{About, Tiny, dir, file, noise};
 
 /// The same repository, read through a storage that can be told to stall and to fail.
@@ -50,7 +50,7 @@ impl Clears {
         let (done, wait) = mpsc::channel::<()>();
         let watched = storage.clone();
         let watchdog = std::thread::spawn(move || {
-            if wait.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
                 watched.weather(|_, _| Weather::Failing);
             }
         });
@@ -100,6 +100,29 @@ fn a_storage_that_stalls_keeps_nobody_else_waiting() {
         storage.weather(|_, _| Weather::Fair);
     });
     assert_eq!(done.load(Ordering::SeqCst), 200);
+}
+
+#[test]
+fn packs_that_stall_keep_nobody_from_other_packs() {
+    let tiny = Tiny::new();
+    let content = |n: u8| noise(n.into(), 40_000);
+    let made: Vec<_> =
+        (1..=100).map(|n| tiny.commit_as(SnapshotId([n; 32]), &dir([("f", file(content(n)))]), About::at(n.into()))).collect();
+    let stuck: HashSet<Name> = made[1..].iter().map(|made| Name::Pack(made.data.as_ref().unwrap().id)).collect();
+    let (tiny, storage) = under_weather(tiny);
+    let mounted = Mounted::new(&tiny, MountOptions::default());
+    storage.weather(move |_, name| if name.is_some_and(|n| stuck.contains(n)) { Weather::Stalled } else { Weather::Fair });
+    let read = &|n: u8| fs::read(mounted.path(&format!("ids/{}/f", format!("{n:02x}").repeat(4))));
+    std::thread::scope(|scope| {
+        let _clears = Clears::new(&storage);
+        let reader = |n: u8| scope.spawn(move || read(n).is_ok_and(|found| found == content(n)));
+        let readers: Vec<_> = (2..=100).map(reader).collect();
+        // Each of them waits for its own pack, and for nobody who waits for another.
+        until(|| storage.stalled() == 99);
+        assert!(read(1).unwrap() == content(1));
+        storage.weather(|_, _| Weather::Fair);
+        assert!(readers.into_iter().all(|reader| reader.join().unwrap()));
+    });
 }
 
 #[test]

@@ -260,7 +260,7 @@ mount -t tmpfs none "$HOME/dev"; mknod -m 666 "$HOME/dev/fuse" c 10 229; mount -
 yester() { setpriv --reuid=65534 --regid=65534 --clear-groups "$HOME/yester" --repo "$HOME/repo" --key-file "$HOME/key" "$@"; }
 nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
 dead() { ! nobody ls point >/dev/null 2>&1 && nobody stat -f point 2>&1 | grep -q 'not connected'; }
-until_dead() { for n in $(seq 300); do if dead; then return; fi; sleep 0.05; done; false; }
+until_dead() { for n in $(seq 4000); do if dead; then return; fi; sleep 0.05; done; false; }
 for round in 1 2 3; do
     pid=$(yester mount --json "latest:$HOME/src" point | sed 's/.*"pid":\([0-9]*\).*/\1/')
     nobody cat point/small

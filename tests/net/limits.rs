@@ -62,29 +62,34 @@ fn who_stands_still_is_cut() {
     let half = format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &path), object.len());
     for begin in [Vec::new(), half.as_bytes()[..40].to_vec(), [half.as_bytes(), &object[..50_000]].concat()] {
         let mut stream = plain.connect();
-        stream.write_all(&begin).unwrap();
+        // On a busy machine it may be cut before all of this is said.
+        let _ = stream.write_all(&begin);
         let mut said = Vec::new();
-        stream.read_to_end(&mut said).unwrap();
+        let _ = stream.read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said);
         assert!(said.is_empty() || said.contains("408"), "{said}");
     }
     // Whoever was cut may know it a moment before the file is gone.
     let start = std::time::Instant::now();
     while plain.files() > 0 {
-        assert!(start.elapsed() < Duration::from_secs(20), "half an upload was kept");
+        assert!(start.elapsed() < PATIENT, "half an upload was kept");
         std::thread::sleep(Duration::from_millis(20));
     }
     // Who takes nothing of what he asked for.
     let storage = yester::storage::directory::DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 64 << 20));
     must_create(&storage, &name, &object);
-    let mut stream = plain.connect();
     let head = format!("{}\r\n", plain.head("GET", &yester::net::protocol::object_path(&name)));
-    stream.write_all(head.as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_secs(4));
-    let mut got = Vec::new();
-    let _ = stream.read_to_end(&mut got);
-    assert!(got.len() < object.len(), "all of it came");
+    // A busy machine may need longer to notice.
+    let is_cut = |seconds| {
+        let mut stream = plain.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_secs(seconds));
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got);
+        got.len() < object.len()
+    };
+    assert!([4, 15, 60].into_iter().any(is_cut), "all of it came");
 }
 
 #[test]
@@ -161,7 +166,7 @@ fn health_and_counters() {
 
 #[test]
 fn a_server_that_stops_ends_what_is_under_way() {
-    let mut plain = Plain::with(|_| {});
+    let mut plain = Plain::with(|options| options.limits.stopping = PATIENT);
     let (name, object) = pack(&noise(1, 200_000));
     let head =
         format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &yester::net::protocol::object_path(&name)), object.len());
@@ -217,7 +222,7 @@ fn a_renewed_certificate_is_shown_without_a_restart() {
         assert!(sees(&old) && !sees(&new));
     }
     put(&new);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENT;
     while !sees(&new) {
         assert!(Instant::now() < deadline, "the new certificate is not shown");
         std::thread::sleep(Duration::from_millis(100));

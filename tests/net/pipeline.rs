@@ -18,7 +18,7 @@ use crate::fixture::{Fixture, source};
 use crate::support::*;
 
 /// For so long a request waits for another one to be under way with it, once.
-const MEETING: Duration = Duration::from_secs(20);
+const MEETING: Duration = Duration::from_secs(60);
 
 /// Counts requests for packs.
 #[derive(Debug, Default, Clone, Copy)]
@@ -196,7 +196,7 @@ fn packs_go_several_at_once_and_ranges_together() {
     std::thread::scope(|scope| {
         let (fixture, place, stop) = (&fixture, point.path(), &shutdown);
         let server = scope.spawn(move || mount(&fixture.repo, &options, place, stop, move || ready.send(()).unwrap()));
-        is_ready.recv_timeout(Duration::from_secs(60)).unwrap();
+        is_ready.recv_timeout(PATIENT).unwrap();
         let read = std::panic::catch_unwind(|| assert_same(&point.path().join("live")));
         shutdown.trigger();
         server.join().unwrap().unwrap();

@@ -219,7 +219,7 @@ impl Sshd {
         let mut command = Command::new("/usr/sbin/sshd");
         command.args(["-D", "-e", "-f", &at("sshd_config")]).stderr(std::fs::File::create(directory.join("log")).unwrap());
         let child = command.stdin(Stdio::null()).spawn().expect("/usr/sbin/sshd (apt-get install openssh-server)");
-        for _ in 0..200 {
+        for _ in 0..2400 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 break;
             }

@@ -73,7 +73,7 @@ fn clear(answer: &'static [u8]) -> u16 {
 
 fn open(port: u16, trust: Trust) -> yester::Error {
     let token = Some(zeroize::Zeroizing::new(TOKEN.to_owned()));
-    let options = RemoteOptions { token, trust, timeout: Duration::from_secs(2), ..RemoteOptions::default() };
+    let options = RemoteOptions { token, trust, timeout: PATIENT, ..RemoteOptions::default() };
     RemoteStorage::open(&at_port(port, "web"), &options).unwrap_err()
 }
 
@@ -125,7 +125,7 @@ fn a_success_before_the_whole_body_is_none() {
                     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.flush());
                     if request.starts_with(b"PUT") {
                         // It says that it has everything, and takes no more for a while.
-                        std::thread::sleep(Duration::from_millis(300));
+                        std::thread::sleep(PATIENT);
                         return;
                     }
                 }
@@ -133,7 +133,7 @@ fn a_success_before_the_whole_body_is_none() {
         }
     });
     let token = Some(zeroize::Zeroizing::new(TOKEN.to_owned()));
-    let options = RemoteOptions { token, trust, timeout: Duration::from_secs(2), ..RemoteOptions::default() };
+    let options = RemoteOptions { token, trust, timeout: PATIENT, ..RemoteOptions::default() };
     let storage = RemoteStorage::open(&at_port(port, "web"), &options).unwrap();
     let e = storage.create(&Name::Session(id(1)), &[&noise(1, 32 << 20)]).unwrap_err();
     says(&e, &["sessions/", "before all of it was sent"]);
@@ -269,7 +269,7 @@ impl Plain {
 
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.server.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(PATIENT)).unwrap();
         stream
     }
 

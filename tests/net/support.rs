@@ -16,6 +16,9 @@ use yester::net::tokens::Grant;
 use yester::storage::{Created, Name, Storage};
 use zeroize::Zeroizing;
 
+/// How long clients wait for an answer where none stays away: the machine may be very busy.
+pub const PATIENT: Duration = Duration::from_secs(120);
+
 pub const FULL: [Capability; 4] = [Capability::Put, Capability::Get, Capability::List, Capability::Prune];
 
 /// A server over TLS, in this process.
@@ -80,7 +83,7 @@ impl Server {
         RemoteOptions {
             token: Some(Zeroizing::new(token.to_owned())),
             trust: Trust { fingerprint: self.fingerprint, authorities: None },
-            timeout: Duration::from_secs(20),
+            timeout: PATIENT,
             ..RemoteOptions::default()
         }
     }
@@ -127,7 +130,7 @@ pub fn stdio_options(directory: &Path, more: &str) -> RemoteOptions {
     // What follows `yester` on the far side is ours to say: the rest of the options comes before it.
     let remote_program =
         if more.is_empty() { program.to_owned() } else { format!("with() {{ {program} \"$@\" {more}; }}; with") };
-    RemoteOptions { ssh: fake_ssh(directory), remote_program, timeout: Duration::from_secs(20), ..RemoteOptions::default() }
+    RemoteOptions { ssh: fake_ssh(directory), remote_program, timeout: PATIENT, ..RemoteOptions::default() }
 }
 
 pub fn ssh_address(path: &Path) -> Address {

@@ -119,7 +119,7 @@ pub fn mounted(fixture: &Fixture, snapshot: &Snapshot) -> Tree {
         let (options, place, stop) = (scope(snapshot), point.path(), shutdown.clone());
         let server =
             scope_.spawn(move || mount(&fixture.repo, &options, place, &stop, move || ready.send(()).unwrap_or_default()));
-        is_ready.recv_timeout(Duration::from_secs(20)).expect("the mount answers");
+        is_ready.recv_timeout(Duration::from_secs(300)).expect("the mount answers");
         let tree = std::panic::catch_unwind(|| seen(point.path()));
         shutdown.trigger();
         let ended = server.join().expect("the mount's thread ends");

@@ -1,0 +1,22 @@
+//! What a file system can, and locks on its directories.
+
+use std::io;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::sys::Dir;
+
+/// Locks a directory against all who lock it on this host, until the result is dropped. Waits for them.
+pub fn lock(dir: &Dir) -> io::Result<Dir> {
+    // The lock belongs to the descriptor: each needs one of its own.
+    let own = dir.open_below(b"")?;
+    flock(&own, FlockOperation::LockExclusive)?;
+    Ok(own)
+}
+
+/// Whether the file system does not know a call or a flag of it, rather than being unable to do it this time.
+pub fn is_unknown(e: &io::Error) -> bool {
+    let unknown = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTTY, Errno::PERM, Errno::MLINK];
+    Errno::from_io_error(e).is_some_and(|e| unknown.contains(&e))
+}
