@@ -32,6 +32,7 @@ fn commit(world: &World, id: u8, hour: i64, host: &str, tags: &[&str]) {
         link: None,
         given: true,
         changed: false,
+        left_out: Default::default(),
     };
     let snapshot = Snapshot {
         id: SnapshotId([id; 32]),
@@ -47,6 +48,7 @@ fn commit(world: &World, id: u8, hour: i64, host: &str, tags: &[&str]) {
         scan_start: time,
         links: None,
         owners: Default::default(),
+        rules: Vec::new(),
         statistics: Statistics { files: 1234, bytes: 5 << 20, ..Statistics::default() },
         program: b"test".to_vec(),
     };

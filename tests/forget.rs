@@ -43,6 +43,7 @@ fn snapshot(number: u64, secs: i64, tags: &[&str]) -> Snapshot {
         scan_start: time,
         links: None,
         owners: Default::default(),
+        rules: Vec::new(),
         statistics: Default::default(),
         program: Vec::new(),
     }

@@ -11,7 +11,7 @@ use yester::format::config;
 use yester::format::cursor::Cursor;
 use yester::format::envelope::{self, ObjectType};
 use yester::format::{node, pack, segment, snapshot};
-use yester::model::{Content, Kind, LinkGroup, Metadata, Node, Xattrs};
+use yester::model::{Content, Kind, LeftOut, LinkGroup, Metadata, Node, Xattrs};
 use yester::storage::Class;
 
 fn root() -> &'static Path {
@@ -249,7 +249,15 @@ fn nodes_have_the_documented_fields() {
     for xattrs in [Xattrs::Inline(vec![(b"user.a".to_vec(), Vec::new())]), Xattrs::Stored(yester::model::ChunkId([1; 32]))] {
         let meta = Metadata { xattrs, flags: 16, ..Metadata::default() };
         let kind = Kind::File(Content::Inline(Vec::new()));
-        let node = Node { name: Vec::new(), meta, kind, link: Some(LinkGroup([2; 16])), given: true, changed: false };
+        let node = Node {
+            name: Vec::new(),
+            meta,
+            kind,
+            link: Some(LinkGroup([2; 16])),
+            given: true,
+            changed: false,
+            left_out: LeftOut::EXCLUDED,
+        };
         let mut bytes = Vec::new();
         node::encode(&node, &mut bytes);
         // An empty name, the head, mode, uid, gid, two of the time, an empty content: nine bytes before the fields.

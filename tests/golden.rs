@@ -23,7 +23,7 @@ use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
 use yester::format::{filter, segment};
-use yester::ingest::{IngestOptions, Parent, Source, ingest};
+use yester::ingest::{Exclude, IngestOptions, Parent, Source, ingest};
 use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, Snapshot, SnapshotId, Timestamp, Xattrs};
 use yester::observe::Silent;
 use yester::repo::index::Index;
@@ -75,6 +75,7 @@ fn ingest_golden(repo: &Arc<Repository>, source: &Path) {
         host: b"golden".to_vec(),
         user: b"somebody".to_vec(),
         tags: vec![b"two".to_vec(), b"one".to_vec()],
+        exclude: Exclude { patterns: vec!["*.left-out".into()], ..Exclude::default() },
         ..IngestOptions::default()
     };
     let report = ingest(repo, &sources, &options, &Arc::new(AtomicBool::new(false)), &Silent).unwrap();

@@ -134,9 +134,17 @@ fn patterns_lists_and_sizes_leave_out() {
     assert_eq!(gone(&["--exclude", "*.tmp"]), Vec::<String>::new());
     assert_eq!(gone(&["--iexclude", "*.tmp"]), ["Upper.TMP"]);
     assert_eq!(gone(&["--exclude-larger-than", "10K"]), ["large"]);
+    let left_out = |path: &str| {
+        let parent = path.rsplit_once('/').map_or(".", |(parent, _)| parent);
+        let nodes = world.run(&with(&options, &["ls", "--json", &format!("latest:{parent}")])).ok().json();
+        let node = nodes.iter().find(|node| node["path"].as_str().unwrap().ends_with(path)).unwrap().clone();
+        node["left_out"].clone()
+    };
+    assert_eq!((left_out("src"), left_out("src/b")), (serde_json::json!(["excluded"]), serde_json::Value::Null));
     world.file("src/d/one/.skip", "yes, all of it");
     world.file("src/d/two/.skip", "no");
     assert_eq!(gone(&["--exclude-if-present", ".skip:yes"]), ["d/one/x"]);
+    assert_eq!((left_out("src/d/one"), left_out("src/d/two")), (serde_json::json!(["marked"]), serde_json::Value::Null));
     assert_eq!(gone(&["--exclude-if-present", ".skip"]), ["d/one/x", "d/two/x"]);
 }
 
@@ -163,6 +171,12 @@ fn other_file_systems_are_left_out() {
     assert_eq!(left.len(), 2, "{left:?}");
     // The mount point is there, as it was seen.
     assert_eq!(left[1]["permissions"], "drwxr-x--x");
+    // It is known what is not, and why.
+    assert_eq!(left[1]["left_out"], serde_json::json!(["mounted"]));
+    assert!(list("latest~1:src", &["-l"]).contains("other  (a file system that is mounted here was left out)"));
+    let rules: Vec<_> =
+        world.run(&with(&options, &["snapshots", "--json"])).ok().json().iter().map(|s| s["rules"].clone()).collect();
+    assert_eq!(rules, [serde_json::json!([{ "kind": "one_file_system" }]), serde_json::Value::Null]);
 }
 
 /// Runs `change` again and again while `body` runs.
@@ -418,7 +432,8 @@ print(told.hexdigest())";
     );
     world.file("empty/x", "");
     few(&["ingest", "empty"]);
-    let gone = few(&["restore", "--json", "--delete", "latest:empty", "--target", "out"]).json().pop().unwrap();
+    let gone = ["restore", "--json", "--delete", "--unsafe-delete", "12289", "latest:empty", "--target", "out"];
+    let gone = few(&gone).json().pop().unwrap();
     assert_eq!(gone["entries_deleted"], 4096 + 8193);
     // Many files, few steps ahead: this once waited for ever.
     for n in 0..400 {

@@ -95,10 +95,11 @@ fn metadata() -> impl Strategy<Value = Metadata> {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    (name(), metadata(), kind(), option::of(any::<[u8; 16]>()), any::<(bool, bool)>()).prop_map(
-        |(name, meta, kind, link, (given, changed))| {
+    (name(), metadata(), kind(), option::of(any::<[u8; 16]>()), any::<(bool, bool, u32)>()).prop_map(
+        |(name, meta, kind, link, (given, changed, left_out))| {
             let link = link.filter(|_| !matches!(kind, Kind::Directory(_))).map(LinkGroup);
-            Node { name, meta, kind, link, given, changed }
+            let left_out = LeftOut(if matches!(kind, Kind::Directory(_)) { left_out } else { 0 });
+            Node { name, meta, kind, link, given, changed, left_out }
         },
     )
 }
@@ -111,6 +112,7 @@ fn root_node() -> impl Strategy<Value = Node> {
         link: None,
         given: false,
         changed: false,
+        left_out: LeftOut(3),
     })
 }
 
@@ -135,6 +137,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
             finished: times.1,
             host,
             user,
+            rules: tags.iter().map(|text| Rule::new(text.len() as u64, text.clone())).collect(),
             paths,
             tags,
             parent: parent.map(SnapshotId),
@@ -531,7 +534,15 @@ fn numbers_cannot_be_encoded_twice() {
 fn attributes_in_a_node_are_held_to_their_limit() {
     let of = |len| {
         let meta = Metadata { xattrs: Xattrs::Inline(vec![(b"user.a".to_vec(), vec![0; len])]), ..Metadata::default() };
-        let node = Node { name: b"n".to_vec(), meta, kind: Kind::Fifo, link: None, given: true, changed: false };
+        let node = Node {
+            name: b"n".to_vec(),
+            meta,
+            kind: Kind::Fifo,
+            link: None,
+            given: true,
+            changed: false,
+            left_out: Default::default(),
+        };
         let bytes = decoders::leaf(PageKind::Directory, |out| node::encode(&node, out));
         page::nodes(&bytes).is_ok()
     };

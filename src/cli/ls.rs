@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use serde::Serialize;
 use yester::Result;
-use yester::model::{Directory, Kind, Node, Owners};
+use yester::model::{Directory, Kind, LeftOut, Node, Owners};
 use yester::repo::tree::{Entry, TreeReader};
 
 use super::context::{self, Context};
@@ -101,8 +101,25 @@ impl Listing<'_> {
             let shown = self.out.name(target).into_owned();
             self.out.bytes(&shown)?;
         }
+        if let (true, Some(text)) = (self.long, left_out(node.left_out)) {
+            self.out.bytes(text.as_bytes())?;
+        }
         self.out.bytes(b"\n")
     }
+}
+
+/// What stands behind the name in `ls -l` where not all of a directory is in the snapshot.
+fn left_out(bits: LeftOut) -> Option<String> {
+    let parts = [
+        (LeftOut::UNREAD, "not read whole"),
+        (LeftOut::LOST, "entries could not be stored"),
+        (LeftOut::MOUNTED, "a file system that is mounted here was left out"),
+        (LeftOut::MARKED, "its content was excluded"),
+        (LeftOut::EXCLUDED, "some entries were excluded"),
+    ];
+    let parts: Vec<&str> = parts.iter().filter(|(bit, _)| bits.has(*bit)).map(|(_, text)| *text).collect();
+    let first = if bits.has(LeftOut(LeftOut::UNREAD.0 | LeftOut::LOST.0)) { "incomplete: " } else { "" };
+    (!parts.is_empty()).then(|| format!("  ({first}{})", parts.join(", ")))
 }
 
 /// What stands before the name in `ls -l`.
@@ -176,6 +193,8 @@ struct JsonNode {
     hard_link_group: Option<String>,
     given: bool,
     changed_while_read: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<&'static str>,
 }
 
 fn json(path: &[u8], node: &Node, owners: &Owners) -> JsonNode {
@@ -206,6 +225,7 @@ fn json(path: &[u8], node: &Node, owners: &Owners) -> JsonNode {
         hard_link_group: node.link.map(|group| group.to_string()),
         given: node.given,
         changed_while_read: node.changed,
+        left_out: node.left_out.names(),
     }
 }
 
@@ -219,7 +239,7 @@ mod tests {
     fn modes_are_those_of_ls() {
         let shown = |bits, kind| {
             let meta = Metadata { mode: bits, ..Metadata::default() };
-            mode(&Node { name: b"n".to_vec(), meta, kind, link: None, given: true, changed: false })
+            mode(&Node { name: b"n".to_vec(), meta, kind, link: None, given: true, changed: false, left_out: Default::default() })
         };
         assert_eq!(shown(0o755, Kind::Directory(Directory::default())), "drwxr-xr-x");
         assert_eq!(shown(0o7777, Kind::Fifo), "prwsrwsrwt");

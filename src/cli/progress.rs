@@ -29,6 +29,11 @@ const STATUS: Duration = Duration::from_secs(1);
 /// Lines that wait for the next tick are written earlier when they are this many bytes.
 const WAITING: usize = 64 << 10;
 
+/// Whether there is somebody to be asked.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
 /// Shows events.
 pub struct Display {
     shared: Arc<Shared>,
@@ -147,7 +152,6 @@ impl Display {
     }
 
     /// Asks a question on the terminal; true for yes.
-    #[allow(dead_code)] // Restore will.
     pub fn ask(&self, question: &str) -> bool {
         let mut answer = String::new();
         let mut state = self.shared.state();

@@ -10,6 +10,8 @@ use serde::Serialize;
 use yester::Result;
 use yester::repo::Repository;
 use yester::repo::tree::TreeReader;
+use yester::restore::danger::{Confirm, Deletion};
+use yester::restore::spare::DeleteAlso;
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, RestoreRequest, restore};
 
 use super::context::{self, Context};
@@ -17,12 +19,13 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
 use super::select::{Chooser, Filters, Spec};
-use super::{paths, signals, units};
+use super::{paths, progress, signals, units};
 
 /// Copy snapshots, directories or files of them back
 ///
 /// A whole snapshot, or several SNAP:PATH, go to DIR/<absolute path>; the content of one SNAP:DIRECTORY goes into DIR, and
-/// so does one SNAP:FILE. What is in DIR stays unless it is in the way.
+/// so does one SNAP:FILE. With --target / everything comes back to where it was. What is in DIR stays unless it is in the
+/// way.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Which snapshots, and what of them
@@ -35,8 +38,17 @@ pub struct RestoreArgs {
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::IfChanged)]
     overwrite: When,
     /// Remove what is in the restored directories and not in the snapshot
+    ///
+    /// Never removed is what the snapshot could not have had: what was excluded, what is in directories that could not be
+    /// read whole, and what is on a file system that is mounted inside.
     #[arg(long)]
     delete: bool,
+    /// Let --delete also remove what the snapshot could not have had
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',', requires = "delete")]
+    delete_also: Vec<Also>,
+    /// Remove N entries though that is more than are restored (N is said by -n, or when it is missing)
+    #[arg(long, value_name = "N", requires = "delete")]
+    unsafe_delete: Option<u64>,
     /// Restore only what matches this pattern
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<String>,
@@ -49,6 +61,18 @@ pub struct RestoreArgs {
     /// Take owners by number and not by name
     #[arg(long)]
     numeric_ids: bool,
+    /// End with 3 when owners cannot be set, as those of others when you are not root
+    #[arg(long)]
+    require_owners: bool,
+    /// Leave extended attributes alone whose names match this pattern, as user.* (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    exclude_xattr: Vec<String>,
+    /// Write only what differs into files that are there; a restore that is killed leaves them half old, half new
+    #[arg(long)]
+    in_place: bool,
+    /// Begin though there seems to be too little room, as where the file system compresses
+    #[arg(long)]
+    no_space_check: bool,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
@@ -72,15 +96,27 @@ enum When {
     Never,
 }
 
+/// What `--delete` also removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Also {
+    /// What was excluded when the snapshot was taken
+    Excluded,
+    /// What is in directories that could not be read whole
+    Unread,
+    /// What is on file systems that are mounted inside
+    Mounted,
+}
+
 /// Restores.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let began = Instant::now();
     let repo = context.open()?;
     let reader = Arc::new(context::trees(&repo)?);
     let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: paths::absolute(&args.target)? };
-    let options = args.options(context)?;
-    let display = Display::new(&context.global);
-    let report = restore(&reader, &request, &options, &display);
+    let mut options = args.options(context)?;
+    let display = Arc::new(Display::new(&context.global));
+    options.confirm = confirm(&display);
+    let report = restore(&reader, &request, &options, &*display);
     display.finish();
     let report = report?;
     let mut out = Output::new();
@@ -91,6 +127,13 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     }
     out.finish()?;
     Ok(outcome(&report))
+}
+
+/// Asks on the terminal, where there is one.
+fn confirm(display: &Arc<Display>) -> Option<Confirm> {
+    let display = display.clone();
+    let question = |deletion: &Deletion| format!("yester: {deletion}; go on?");
+    progress::can_ask().then(|| Confirm::new(move |deletion| display.ask(&question(deletion))))
 }
 
 type Sources = Vec<(Arc<yester::model::Snapshot>, Vec<Vec<u8>>)>;
@@ -116,10 +159,20 @@ impl RestoreArgs {
         Ok(RestoreOptions {
             overwrite,
             delete: self.delete,
+            delete_also: DeleteAlso {
+                excluded: self.delete_also.contains(&Also::Excluded),
+                unread: self.delete_also.contains(&Also::Unread),
+                mounted: self.delete_also.contains(&Also::Mounted),
+            },
+            unsafe_delete: self.unsafe_delete,
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             verify: self.verify,
             numeric_ids: self.numeric_ids,
+            require_owners: self.require_owners,
+            exclude_xattrs: self.exclude_xattr.clone(),
+            in_place: self.in_place,
+            no_space_check: self.no_space_check,
             sync: self.sync,
             dry_run: self.dry_run,
             forbidden: context.place()?.local().map(std::path::Path::to_owned).into_iter().collect(),
@@ -153,6 +206,8 @@ fn text(report: &RestoreReport, time: Duration, dry_run: bool) -> String {
         (report.metadata, "given metadata"),
         (report.kept, "kept"),
         (report.deleted, "deleted"),
+        (report.spared, "not deleted"),
+        (report.not_given, "without what only root may set"),
     ];
     let stayed: String =
         stayed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {} {what}", units::count(*n))).collect();
@@ -174,6 +229,8 @@ struct Summary {
     entries_metadata: u64,
     entries_kept: u64,
     entries_deleted: u64,
+    entries_spared: u64,
+    properties_not_given: u64,
     errors: u64,
     warnings: u64,
     total_duration: f64,
@@ -193,6 +250,8 @@ fn summary(report: &RestoreReport, time: Duration, dry_run: bool) -> Summary {
         entries_metadata: report.metadata,
         entries_kept: report.kept,
         entries_deleted: report.deleted,
+        entries_spared: report.spared,
+        properties_not_given: report.not_given,
         errors: report.errors,
         warnings: report.warnings,
         total_duration: time.as_secs_f64(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use yester::model::{Snapshot, SnapshotId, Timestamp, escape};
+use yester::model::{Rule, Snapshot, SnapshotId, Timestamp, escape};
 use yester::repo::local::LocalState;
 use yester::repo::{Repository, snapshots as repo_snapshots};
 use yester::storage::{Class, Name};
@@ -165,7 +165,32 @@ struct JsonSnapshot {
     program_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     received: Option<String>,
+    /// By which rules entries were left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<JsonRule>,
     summary: JsonCounts,
+}
+
+#[derive(Serialize)]
+struct JsonRule {
+    kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    text: String,
+}
+
+fn rule(rule: &Rule) -> JsonRule {
+    let kind = match rule.kind {
+        Rule::MORE => "more".into(),
+        Rule::PATTERN => "pattern".into(),
+        Rule::PATTERN_ANY_CASE => "pattern_any_case".into(),
+        Rule::CACHES => "caches".into(),
+        Rule::IF_PRESENT => "if_present".into(),
+        Rule::LARGER_THAN => "larger_than".into(),
+        Rule::ONE_FILE_SYSTEM => "one_file_system".into(),
+        Rule::PATH => "repository".into(),
+        other => other.to_string(),
+    };
+    JsonRule { kind, text: lossy(&rule.text) }
 }
 
 #[derive(Serialize)]
@@ -199,6 +224,7 @@ fn json(snapshot: &Snapshot, received: Option<&Timestamp>) -> JsonSnapshot {
         parent: snapshot.parent.map(|p| p.to_string()),
         program_version: lossy(&snapshot.program),
         received: received.map(|at| units::utc_time(*at)),
+        rules: snapshot.rules.iter().map(rule).collect(),
         summary: JsonCounts {
             backup_end: units::utc_time(snapshot.finished),
             files_new: s.files_new,

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::format::cursor::{Cursor, Put};
 use crate::format::page;
 use crate::model::node::{MAX_NAME, MAX_TARGET};
-use crate::model::{ChunkId, Content, Directory, Item, Kind, LinkGroup, Metadata, Node, Root, Xattrs};
+use crate::model::{ChunkId, Content, Directory, Item, Kind, LeftOut, LinkGroup, Metadata, Node, Root, Xattrs};
 
 const FILE: u8 = 1;
 const DIRECTORY: u8 = 2;
@@ -48,6 +48,8 @@ const XATTRS: u64 = 3;
 const XATTR_CHUNK: u64 = 5;
 /// Field: `chattr` flags; an older reader may leave them.
 const FLAGS: u64 = 6;
+/// Field: what of a directory was left out; reading needs none of it.
+const LEFT_OUT: u64 = 8;
 
 /// Appends the canonical bytes of `node`.
 pub fn encode(node: &Node, out: &mut Vec<u8>) {
@@ -86,6 +88,9 @@ pub fn encode(node: &Node, out: &mut Vec<u8>) {
     }
     if node.meta.flags != 0 {
         out.field(FLAGS, |v| v.varint(u64::from(node.meta.flags)));
+    }
+    if node.left_out.0 != 0 {
+        out.field(LEFT_OUT, |v| v.varint(u64::from(node.left_out.0)));
     }
     out.push(0);
 }
@@ -186,7 +191,7 @@ pub fn decode(cursor: &mut Cursor<'_>) -> Result<Node> {
         BLOCK => Kind::BlockDevice(cursor.number32()?, cursor.number32()?),
         _ => return Err(cursor.error("a node is of an unknown kind")),
     };
-    let mut link = None;
+    let (mut link, mut left_out) = (None, LeftOut::default());
     cursor.fields(|tag, mut value| {
         match tag {
             LINK => link = Some(LinkGroup(value.array()?)),
@@ -196,6 +201,7 @@ pub fn decode(cursor: &mut Cursor<'_>) -> Result<Node> {
             XATTRS => meta.xattrs = Xattrs::Inline(decode_xattrs(value.take(value.remaining())?)?),
             XATTR_CHUNK => meta.xattrs = Xattrs::Stored(ChunkId(value.array()?)),
             FLAGS => meta.flags = value.number32()?,
+            LEFT_OUT => left_out = LeftOut(value.number32()?),
             _ => return Ok(false),
         }
         value.end().map(|()| true)
@@ -203,7 +209,7 @@ pub fn decode(cursor: &mut Cursor<'_>) -> Result<Node> {
     if link.is_some() && matches!(kind, Kind::Directory(_)) {
         return Err(cursor.error("a directory claims to be a hard link"));
     }
-    Ok(Node { name, meta, kind, link, given: head & NOT_GIVEN == 0, changed: head & CHANGED != 0 })
+    Ok(Node { name, meta, kind, link, given: head & NOT_GIVEN == 0, changed: head & CHANGED != 0, left_out })
 }
 
 fn decode_content(cursor: &mut Cursor<'_>) -> Result<Content> {

@@ -4,12 +4,12 @@ use crate::error::Result;
 use crate::format::cursor::{Cursor, Put};
 use crate::format::node::{decode, decode_root, encode, encode_root};
 use crate::model::node::MAX_NAME;
-use crate::model::{Kind, Node, Owners, Snapshot, SnapshotId, Statistics, Timestamp};
+use crate::model::{Kind, Node, Owners, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
 
 /// The longest path that a snapshot names, and the longest of its other texts.
-const MAX_TEXT: usize = 1 << 16;
+pub const MAX_TEXT: usize = 1 << 16;
 /// The most paths, tags or owners.
-const MAX_LIST: usize = 1 << 16;
+pub const MAX_LIST: usize = 1 << 16;
 
 const TIME: u64 = 1;
 const FINISHED: u64 = 2;
@@ -26,6 +26,7 @@ const USERS: u64 = 18;
 const GROUPS: u64 = 20;
 const STATISTICS: u64 = 22;
 const PROGRAM: u64 = 24;
+const RULES: u64 = 26;
 
 /// Encodes everything but the id, which is the object's name.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
@@ -51,6 +52,9 @@ pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
     out.field(GROUPS, |v| put_owners(&snapshot.owners.groups, v));
     out.field(STATISTICS, |v| statistics(&snapshot.statistics).into_iter().for_each(|n| v.varint(n)));
     out.field(PROGRAM, |v| v.extend_from_slice(&snapshot.program));
+    if !snapshot.rules.is_empty() {
+        out.field(RULES, |v| put_rules(&snapshot.rules, v));
+    }
     out.push(0);
     out
 }
@@ -79,6 +83,24 @@ fn put_owners(list: &[(u32, Vec<u8>)], out: &mut Vec<u8>) {
         out.varint(u64::from(*number));
         out.bytes(name);
     }
+}
+
+fn put_rules(list: &[Rule], out: &mut Vec<u8>) {
+    for rule in list {
+        out.varint(rule.kind);
+        out.bytes(&rule.text);
+    }
+}
+
+fn rules(cursor: &mut Cursor<'_>) -> Result<Vec<Rule>> {
+    let mut out = Vec::new();
+    while cursor.remaining() > 0 {
+        if out.len() == MAX_LIST {
+            return Err(cursor.error("it has too many rules"));
+        }
+        out.push(Rule { kind: cursor.varint()?, text: cursor.bytes(MAX_TEXT)?.to_vec() });
+    }
+    Ok(out)
 }
 
 fn texts(cursor: &mut Cursor<'_>) -> Result<Vec<Vec<u8>>> {
@@ -123,6 +145,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
         scan_start: Timestamp::default(),
         links: None,
         owners: Owners::default(),
+        rules: Vec::new(),
         statistics: Statistics::default(),
         program: Vec::new(),
     };
@@ -143,6 +166,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
             GROUPS => out.owners.groups = owners(&mut v)?,
             STATISTICS => out.statistics = decode_statistics(&mut v)?,
             PROGRAM => out.program = v.bytes_to_end(),
+            RULES => out.rules = rules(&mut v)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
@@ -183,6 +207,7 @@ pub fn empty_root() -> Node {
         link: None,
         given: false,
         changed: false,
+        left_out: Default::default(),
     }
 }
 

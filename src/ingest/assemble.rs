@@ -16,7 +16,7 @@ use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::sink::stopped;
 use crate::ingest::tell::{self, Told};
-use crate::model::{Content, Directory, Item, Kind, Node, Root, Snapshot, Statistics, Xattrs};
+use crate::model::{Content, Directory, Item, Kind, LeftOut, Node, Root, Snapshot, Statistics, Xattrs};
 use crate::observe::{Action, Event, Observer};
 use crate::repo::tree_writer::{PageSink, TreeWriter};
 
@@ -49,6 +49,7 @@ struct Building {
     begun: Box<Begun>,
     writer: TreeWriter,
     directory: Directory,
+    left_out: LeftOut,
 }
 
 /// A file that is ready, or becomes so.
@@ -190,10 +191,11 @@ impl<'a> Assembler<'a> {
                     begun,
                     writer: TreeWriter::new(PageKind::Directory).over(before.map(|before| before.root)),
                     directory: Directory::default(),
+                    left_out: LeftOut::default(),
                 });
                 Ok(())
             }
-            Step::Leave => self.leave(),
+            Step::Leave(left_out) => self.leave(left_out),
             Step::Leaf(begun, wanted) => self.leaf(begun, wanted),
             Step::Tell(told) => {
                 let Told { action, name, kind, reason, bytes } = *told;
@@ -231,11 +233,13 @@ impl<'a> Assembler<'a> {
         self.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes: node.size() });
     }
 
-    fn leave(&mut self) -> Result<()> {
+    fn leave(&mut self, left_out: LeftOut) -> Result<()> {
         let Some(mut done) = self.stack.pop() else { return Err(Error::corrupt("a directory ends that never began")) };
         done.directory.root = done.writer.finish(&mut self.chunks)?;
         let mut node = done.begun.node;
         node.kind = Kind::Directory(done.directory);
+        node.left_out = left_out;
+        node.left_out.add(done.left_out);
         node.meta.xattrs = self.keep_xattrs(&done.begun.xattrs)?;
         self.path.truncate(self.path.len().saturating_sub(node.name.len() + 1));
         match self.stack.is_empty() {
@@ -393,6 +397,9 @@ impl<'a> Assembler<'a> {
     fn lose(&mut self, node: &Node, message: &str) -> Result<()> {
         self.warn(node, message);
         self.statistics.files += 1;
+        if let Some(top) = self.stack.last_mut() {
+            top.left_out.add(LeftOut::LOST);
+        }
         Ok(())
     }
 

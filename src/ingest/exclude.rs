@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::error::{Error, Result};
+use crate::format::snapshot::{MAX_LIST, MAX_TEXT};
 use crate::ingest::options::Exclude;
 use crate::ingest::scan::Scanned;
+use crate::model::Rule;
 use crate::sys::{FileKind, Stat, mount};
 
 /// Why what is in a repository is not ingested.
@@ -106,6 +108,25 @@ impl Rules {
         }
         if self.markers.iter().any(|(name, header)| begins(name, header)) { Marked::All } else { Marked::No }
     }
+}
+
+/// What a snapshot keeps of the rules: `options`, and the `repositories` that were left out (`None`: too many to name).
+pub fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule> {
+    let of = |kind, texts: &[String]| texts.iter().map(|text| Rule::new(kind, text.as_bytes())).collect::<Vec<_>>();
+    let mut rules = of(Rule::PATTERN, &options.patterns);
+    rules.extend(of(Rule::PATTERN_ANY_CASE, &options.patterns_ignore_case));
+    rules.extend(options.caches.then(|| Rule::new(Rule::CACHES, "")));
+    rules.extend(of(Rule::IF_PRESENT, &options.if_present));
+    rules.extend(options.larger_than.map(|limit| Rule::new(Rule::LARGER_THAN, limit.to_string())));
+    rules.extend(options.one_file_system.then(|| Rule::new(Rule::ONE_FILE_SYSTEM, "")));
+    rules.extend(repositories.unwrap_or_default().iter().map(|path| Rule::new(Rule::PATH, path.clone())));
+    let given = rules.len();
+    rules.retain(|rule| rule.text.len() <= MAX_TEXT);
+    rules.truncate(MAX_LIST - 1);
+    if repositories.is_none() || rules.len() < given {
+        rules.push(Rule::new(Rule::MORE, ""));
+    }
+    rules
 }
 
 /// Where there is no table of mounts, there is nothing mounted either.

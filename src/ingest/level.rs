@@ -11,7 +11,7 @@ use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentDir;
 use crate::ingest::scan::{self, Cell, Scanned, Scanner};
 use crate::ingest::sources::{self, Place};
-use crate::model::{Content, Item, Kind, Node, Xattrs, escape};
+use crate::model::{Content, Item, Kind, LeftOut, Node, Xattrs, escape};
 use crate::repo::index::Index;
 use crate::repo::known::Known;
 use crate::sys::{Dir, FileKind, Stat};
@@ -41,6 +41,8 @@ pub struct Level<'a> {
     pub path_len: usize,
     /// The device it is on.
     pub device: (u32, u32),
+    /// What of it is not in the snapshot.
+    pub left_out: LeftOut,
     /// It was met as an entry of the level above, which leads back to it through `..`.
     pub inner: bool,
     /// The rest of its listing could not be read.

@@ -213,6 +213,7 @@ impl Attempt<'_> {
             scan_start: start,
             links: assembled.links,
             owners: owners(&walked),
+            rules: exclude::recorded(&self.options.exclude, walked.repositories.as_deref()),
             statistics,
             program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
         };

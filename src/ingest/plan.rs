@@ -14,17 +14,19 @@ use crate::ingest::handles::Handles;
 use crate::ingest::level::{self, Adoption, Given, Level, Next, open_given};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
+use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
 use crate::ingest::tell::Told;
-use crate::model::{Directory, Kind, Metadata, Node, Root, Statistics};
+use crate::model::{Directory, Kind, LeftOut, Metadata, Node, Root, Statistics};
 use crate::observe::{Event, Observer};
 use crate::sys::table::Table;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 mod leaves;
+mod left_out;
 
 /// One step of the walk, for the assembler.
 #[derive(Debug)]
@@ -33,8 +35,8 @@ pub enum Step {
     Enter(Box<Begun>, Option<Before>),
     /// An entry that is no directory.
     Leaf(Box<Begun>, Wanted),
-    /// The directory that began last ends.
-    Leave,
+    /// The directory that began last ends; this of it was left out.
+    Leave(LeftOut),
     /// Something is said of an entry that is in no step.
     Tell(Box<Told>),
 }
@@ -88,12 +90,14 @@ pub struct Outlets {
 }
 
 /// What the walk counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Walked {
     /// Files, directories, others, unchanged files, errors.
     pub statistics: Statistics,
     /// Given paths that are not there.
     pub missing_sources: usize,
+    /// Repositories that were left out, by their path in the snapshot; `None` when there are too many.
+    pub repositories: Option<Vec<Vec<u8>>>,
     /// Users and groups that own something.
     pub uids: std::collections::BTreeSet<u32>,
     /// The same for groups.
@@ -122,6 +126,8 @@ pub struct Planner<'a> {
     slots: u64,
     /// The groups of the inodes with several names that were met.
     links: Table<16>,
+    /// The entry at hand could not be stored.
+    lost: bool,
     walked: Walked,
     /// Somebody wants to know of every entry.
     listing: bool,
@@ -162,7 +168,14 @@ impl<'a> Planner<'a> {
             batch_bytes: 0,
             slots: 0,
             links: Table::new(scratch),
-            walked: Walked::default(),
+            lost: false,
+            walked: Walked {
+                statistics: Statistics::default(),
+                missing_sources: 0,
+                repositories: Some(Vec::new()),
+                uids: Default::default(),
+                gids: Default::default(),
+            },
             listing: observer.wants_entries(),
         }
     }
@@ -196,6 +209,9 @@ impl<'a> Planner<'a> {
                     }
                 }
             }
+            if std::mem::take(&mut self.lost) {
+                leave_out(&mut stack, LeftOut::LOST);
+            }
         }
         self.flush_batch()?;
         self.send_steps()?;
@@ -208,6 +224,7 @@ impl<'a> Planner<'a> {
         if let Some(level) = &mut left {
             self.rest_is_gone(level)?;
         }
+        let left_out = left.as_ref().map_or(LeftOut::default(), |level| level.left_out);
         let left = left.as_ref().and_then(Level::dir);
         self.first_open = self.first_open.min(stack.len().saturating_sub(1));
         let closed = stack.last().is_some_and(|level| level.scanned.is_some() && level.dir().is_none());
@@ -223,11 +240,12 @@ impl<'a> Planner<'a> {
                     if let Some(level) = stack.last_mut() {
                         level.end();
                     }
+                    leave_out(stack, LeftOut::UNREAD);
                 }
             }
         }
         self.open_levels -= usize::from(left.is_some());
-        self.step(Step::Leave)
+        self.step(Step::Leave(left_out))
     }
 
     /// Counts the directory of the topmost level.
@@ -342,6 +360,7 @@ impl<'a> Planner<'a> {
         match opened {
             Err(e) => {
                 self.walked.missing_sources += 1;
+                leave_out(stack, LeftOut::LOST);
                 let text = format!("it cannot be ingested: {e}");
                 self.warn(std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str()), &text);
                 match name.is_empty() || !place.below.is_empty() {
@@ -376,6 +395,7 @@ impl<'a> Planner<'a> {
             link: None,
             given: false,
             changed: false,
+            left_out: LeftOut::default(),
         };
         self.owners(&node);
         self.step(Step::Enter(
@@ -393,6 +413,7 @@ impl<'a> Planner<'a> {
             marked: Marked::No,
             path_len: self.path.len(),
             device: (0, 0),
+            left_out: LeftOut::default(),
             inner: false,
             cut: false,
         });
@@ -417,6 +438,7 @@ impl<'a> Planner<'a> {
             link: None,
             given: true,
             changed: false,
+            left_out: LeftOut::default(),
         };
         self.walked.statistics.directories += 1;
         self.owners(&node);
@@ -436,10 +458,14 @@ impl<'a> Planner<'a> {
             marked: self.rules.marked(&scanned),
             path_len: self.path.len(),
             device: scanned.stat.device,
+            left_out: LeftOut::default(),
             scanned: Some(scanned),
             inner,
             cut: false,
         };
+        if level.marked != Marked::No {
+            level.left_out.add(LeftOut::MARKED);
+        }
         level.announce(self.scanner);
         stack.push(level);
         self.opened(stack);
@@ -474,11 +500,13 @@ impl<'a> Planner<'a> {
             Err(_) if self.rules.is_own_mount(&self.path) => {
                 let message = "a repository is mounted here: it is left out";
                 self.observer.event(&Event::Warning { subject: &self.path, message });
+                self.leave_out_repository(stack);
                 return Ok(());
             }
             Err(e) => {
                 let path = self.path.clone();
                 self.warn(&path, &format!("it cannot be examined: {e}"));
+                self.lost = true;
                 return Ok(());
             }
         };
@@ -493,6 +521,9 @@ impl<'a> Planner<'a> {
             Marked::AllBut(tag) => name != tag,
         };
         if place.is_none() && (left_out || self.rules.excludes(&self.path, &stat)) {
+            if !left_out {
+                leave_out(stack, LeftOut::EXCLUDED);
+            }
             return self.left_out(&name, &stat, if left_out { "its directory is marked" } else { "excluded" });
         }
         if stat.kind != FileKind::Directory {
@@ -500,6 +531,7 @@ impl<'a> Planner<'a> {
         }
         if let Some(message) = self.rules.never_enters(&stat) {
             self.observer.event(&Event::Warning { subject: &self.path, message });
+            self.leave_out_repository(stack);
             return Ok(());
         }
         let (device, other_device) = (level.device, stat.device != level.device);
@@ -509,24 +541,28 @@ impl<'a> Planner<'a> {
             Some(cell) => self.scanner.take(&cell),
             None => dir.open_dir(&name).and_then(Scanned::of),
         };
-        drop(dir);
         match scanned {
             Ok(scanned) => {
                 self.enter(stack, place, scanned, &name, parent, true)?;
                 if let Some(level) = stack.last_mut().filter(|_| other_device && self.options.exclude.one_file_system) {
                     // A mount point stays, empty, as the directory that it is.
                     level.marked = Marked::All;
+                    level.left_out = LeftOut::MOUNTED;
                     level.device = device;
                 }
                 if let Some(level) = stack.last_mut() {
                     level.announce(self.scanner);
                 }
             }
+            // Gone since it was looked at.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
                 let path = self.path.clone();
                 self.warn(&path, &format!("its entries cannot be read: {e}"));
+                self.unread(&dir, &name, &stat)?;
             }
         }
+        drop(dir);
         if let [.., below, _] = stack.as_mut_slice() {
             below.announce(self.scanner);
         }

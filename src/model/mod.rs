@@ -5,8 +5,8 @@ pub mod node;
 pub mod snapshot;
 
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
-pub use node::{Content, Directory, Item, Kind, Metadata, Node, Root, Timestamp, Xattrs};
-pub use snapshot::{Owners, Snapshot, Statistics};
+pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
+pub use snapshot::{Owners, Rule, Snapshot, Statistics};
 
 /// Bytes for a terminal or a log line: printable UTF-8 as it is, everything else (control characters, also the
 /// C1 range, direction marks, invalid UTF-8, the backslash) as escapes that cannot move a cursor.

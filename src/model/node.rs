@@ -159,6 +159,46 @@ pub struct Metadata {
     pub flags: u32,
 }
 
+/// What of a directory is not in the snapshot, as bits: how much of what is there the snapshot cannot know. Bits that
+/// this program does not know are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeftOut(pub u32);
+
+impl LeftOut {
+    /// Some of its entries were excluded by the snapshot's rules.
+    pub const EXCLUDED: LeftOut = LeftOut(1);
+    /// It was not read whole: some of its entries are not known.
+    pub const UNREAD: LeftOut = LeftOut(2);
+    /// Another file system is mounted here, which was not entered.
+    pub const MOUNTED: LeftOut = LeftOut(4);
+    /// An entry could not be stored.
+    pub const LOST: LeftOut = LeftOut(8);
+    /// All that is in it was excluded, since a file in it says so.
+    pub const MARKED: LeftOut = LeftOut(16);
+
+    /// Whether any of these bits is set.
+    pub fn has(self, other: LeftOut) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Adds these bits.
+    pub fn add(&mut self, other: LeftOut) {
+        self.0 |= other.0;
+    }
+
+    /// The names of the bits that are set, in a fixed order.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [
+            (Self::EXCLUDED, "excluded"),
+            (Self::UNREAD, "unread"),
+            (Self::MOUNTED, "mounted"),
+            (Self::LOST, "lost"),
+            (Self::MARKED, "marked"),
+        ];
+        all.into_iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name).collect()
+    }
+}
+
 /// One directory entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -174,6 +214,8 @@ pub struct Node {
     pub given: bool,
     /// The file changed while it was read: what is stored may mix its states.
     pub changed: bool,
+    /// What of a directory was left out; nothing for all else.
+    pub left_out: LeftOut,
 }
 
 impl Node {

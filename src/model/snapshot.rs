@@ -13,6 +13,39 @@ pub struct Owners {
     pub groups: Vec<(u32, Vec<u8>)>,
 }
 
+/// One of the rules by which an ingest left entries out: a kind, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// One of the constants here, or a kind of a later version.
+    pub kind: u64,
+    /// A pattern, a file name, a path or a number in decimal; empty where the kind says it all.
+    pub text: Vec<u8>,
+}
+
+impl Rule {
+    /// There were more or longer rules than a snapshot holds.
+    pub const MORE: u64 = 0;
+    /// What matches this pattern.
+    pub const PATTERN: u64 = 1;
+    /// What matches this pattern, whatever the case.
+    pub const PATTERN_ANY_CASE: u64 = 2;
+    /// The content of cache directories.
+    pub const CACHES: u64 = 3;
+    /// The content of directories that hold a file of this name (and, after a colon, begins with this text).
+    pub const IF_PRESENT: u64 = 4;
+    /// Files of more bytes than this.
+    pub const LARGER_THAN: u64 = 5;
+    /// What is on other file systems than the given paths.
+    pub const ONE_FILE_SYSTEM: u64 = 6;
+    /// This path: a repository, or one that is mounted.
+    pub const PATH: u64 = 7;
+
+    /// A rule.
+    pub fn new(kind: u64, text: impl Into<Vec<u8>>) -> Self {
+        Rule { kind, text: text.into() }
+    }
+}
+
 /// What an ingest counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
@@ -67,6 +100,8 @@ pub struct Snapshot {
     pub links: Option<Root>,
     /// Names of owners.
     pub owners: Owners,
+    /// The rules by which entries were left out, in the order in which they were given.
+    pub rules: Vec<Rule>,
     /// Counts.
     pub statistics: Statistics,
     /// The program that wrote it.

@@ -13,6 +13,7 @@ use crate::repo::keyring::KeyRing;
 use crate::repo::slots::SlotOptions;
 use crate::storage::{Class, Storage};
 
+pub mod attributes;
 pub mod buffers;
 pub mod cache;
 pub mod check;

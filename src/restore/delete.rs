@@ -7,6 +7,7 @@ use crate::model::{Directory as Model, escape};
 use crate::restore::filter::{Filter, Verdict};
 use crate::restore::locks;
 use crate::restore::run::{Run, TEMPORARY};
+use crate::restore::spare::{Spare, Why};
 use crate::restore::target::{Directory, State};
 use crate::storage::leftovers::Writer;
 use crate::sys::{FileKind, Listing, Stat};
@@ -15,14 +16,31 @@ fn failed(e: std::io::Error) -> Error {
     Error::io("cannot remove it", e)
 }
 
-/// Removes the entry `name` of `directory`, which is at `path` inside the snapshot, with everything below it that
-/// `filter` does not exclude. Nothing on another file system and nothing forbidden is touched, nor what holds it.
-pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], filter: Option<(&Filter, Vec<u8>)>) -> Result<()> {
+/// What bounds a removal.
+pub(crate) struct Scope<'s> {
+    /// Entries that this excludes stay.
+    pub filter: Option<&'s Filter>,
+    /// So do entries that the snapshot could not have had.
+    pub spare: &'s Spare,
+    /// The path inside the snapshot of the entry that goes.
+    pub path: Vec<u8>,
+}
+
+/// Removes the entry `name` of `directory`, with everything below it that `scope` lets go. What stays keeps the
+/// directories that it is in. Answers whether all of it went.
+pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], scope: Scope<'_>) -> Result<bool> {
     let dir = run.target.open(directory).map_err(failed)?;
     let (stat, above) = (dir.stat(name).map_err(failed)?, dir.stat_self().map_err(failed)?);
-    let (filter, path) = filter.map_or((None, Vec::new()), |(filter, path)| (Some(filter), path));
-    let mut removal = Removal { run, filter, path, device: above.device, stack: Vec::new() };
-    if stat.kind == FileKind::Directory { removal.tree(directory, name) } else { removal.entry(directory, name, &stat) }
+    let Scope { filter, spare, path } = scope;
+    let mut removal = Removal { run, filter, spare, path, device: above.device, stack: Vec::new(), kept: false };
+    if removal.stays(directory, name, &stat) {
+        return Ok(false);
+    }
+    let removed = match stat.kind {
+        FileKind::Directory => removal.tree(directory, name),
+        _ => removal.entry(directory, name, &stat),
+    };
+    removed.map(|()| !removal.kept)
 }
 
 /// Removes what a restore that was killed has left in `directory`, where the process that wrote it is known to be gone. A
@@ -52,8 +70,11 @@ struct Level {
 struct Removal<'r, 'a> {
     run: &'r Run<'a>,
     filter: Option<&'r Filter>,
+    spare: &'r Spare,
     path: Vec<u8>,
     device: (u32, u32),
+    /// Something stays.
+    kept: bool,
     /// A stack of its own: how deep a tree is must not matter.
     stack: Vec<Level>,
 }
@@ -72,12 +93,27 @@ impl Removal<'_, '_> {
         result
     }
 
+    /// Whether the entry at the current path stays; then it is counted.
+    fn stays(&mut self, directory: &Directory, name: &[u8], stat: &Stat) -> bool {
+        let forbidden = stat.kind == FileKind::Directory && self.run.target.is_forbidden(stat);
+        let why = if forbidden { Some(Why::Forbidden) } else { self.spare.entry(&self.path, stat, self.device) };
+        if let Some(why) = why {
+            self.run.spared(why, directory, name);
+            self.kept = true;
+        }
+        why.is_some()
+    }
+
     fn enter(&mut self, parent: &Arc<Directory>, name: &[u8]) -> Result<()> {
         let directory = self.run.target.child(parent, name, State { real: true, ..State::default() }, None);
         match self.list(&directory) {
-            Ok(listing) => {
+            Ok((mut listing, marked)) => {
                 let path_len = self.path.len();
-                self.stack.push(Level { directory, listing, next: 0, path_len, keep: false });
+                if marked {
+                    self.run.spared(Why::Excluded, &directory, b"");
+                    (listing, self.kept) = (Listing::default(), true);
+                }
+                self.stack.push(Level { directory, listing, next: 0, path_len, keep: marked });
                 Ok(())
             }
             Err(e) => {
@@ -87,17 +123,14 @@ impl Removal<'_, '_> {
         }
     }
 
-    fn list(&self, directory: &Directory) -> Result<Listing> {
+    /// What is in a directory, and whether its content stays for what a file in it says.
+    fn list(&self, directory: &Directory) -> Result<(Listing, bool)> {
         let dir = self.run.target.open(directory).map_err(failed)?;
-        let stat = dir.stat_self().map_err(failed)?;
-        if stat.device != self.device {
-            return Err(Error::invalid("not removed: another file system is mounted there"));
+        let marked = self.spare.is_marked(&dir);
+        if !marked {
+            locks::clear_dir(self.run, &dir, &dir.stat_self().map_err(failed)?);
         }
-        if self.run.target.is_forbidden(&stat) {
-            return Err(Error::invalid("not removed: it is the repository"));
-        }
-        locks::clear_dir(self.run, &dir, &stat);
-        dir.list().map_err(failed)
+        Ok((dir.list().map_err(failed)?, marked))
     }
 
     /// Deals with the next entry of the innermost directory, or with itself when it has no more.
@@ -112,10 +145,16 @@ impl Removal<'_, '_> {
         self.path.push(b'/');
         self.path.extend_from_slice(&name);
         if self.filter.is_some_and(|filter| filter.judge(&self.path, true) == Verdict::Skip) {
-            level.keep = true;
+            (level.keep, self.kept) = (true, true);
             return Ok(());
         }
         let stat = self.run.target.open(&directory).and_then(|dir| dir.stat(&name)).map_err(failed)?;
+        if self.stays(&directory, &name, &stat) {
+            if let Some(level) = self.stack.last_mut() {
+                level.keep = true;
+            }
+            return Ok(());
+        }
         match stat.kind {
             FileKind::Directory => self.enter(&directory, &name),
             _ => self.entry(&directory, &name, &stat),
@@ -124,12 +163,13 @@ impl Removal<'_, '_> {
 
     /// Removes an entry that is no directory.
     fn entry(&mut self, directory: &Directory, name: &[u8], stat: &Stat) -> Result<()> {
+        self.run.may_delete()?;
         if !self.run.options.dry_run {
             let dir = self.run.target.open(directory).map_err(failed)?;
             let _unlocked = locks::lift(self.run, &dir, name, stat);
             dir.remove(name).map_err(failed)?;
         }
-        self.run.counts.deleted.add(1);
+        self.run.deleted(directory, name);
         self.run.tell_removed(directory, name, stat.kind, stat.size);
         Ok(())
     }
@@ -143,10 +183,11 @@ impl Removal<'_, '_> {
             }
             return Ok(());
         }
+        self.run.may_delete()?;
         if let Some(parent) = directory.parent().filter(|_| !self.run.options.dry_run) {
             self.run.target.open(parent).and_then(|dir| dir.remove_dir(&directory.name)).map_err(failed)?;
         }
-        self.run.counts.deleted.add(1);
+        self.run.deleted(&directory, b"");
         if let Some(parent) = directory.parent() {
             self.run.tell_removed(parent, &directory.name, FileKind::Directory, 0);
         }
@@ -160,17 +201,29 @@ impl Removal<'_, '_> {
     }
 }
 
-/// Makes way for something that is no directory where a directory is: an empty one is removed, any other only when the
-/// user wants things removed.
-pub(crate) fn make_way(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8]) -> Result<()> {
+/// Makes way for an entry of source `source` that is no directory where a directory is: an empty one is removed, any other
+/// only when the user wants things removed.
+pub(crate) fn make_way(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], source: usize) -> Result<()> {
     let dir = run.target.open(directory).map_err(failed)?;
-    match dir.remove_dir(name) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => match run.options.delete {
-            true => remove(run, directory, name, None),
-            false => Err(Error::invalid("a directory that is not empty is in its place: remove it, or use --delete")),
-        },
-        Err(e) => Err(Error::io("cannot remove the directory in its place", e)),
+    let in_place = |e| Error::io("cannot remove the directory in its place", e);
+    if run.options.dry_run {
+        if dir.open_dir(name).and_then(|dir| dir.list_once()).map_err(in_place)?.is_empty() {
+            return Ok(());
+        }
+    } else {
+        match dir.remove_dir(name) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            Err(e) => return Err(in_place(e)),
+        }
+    }
+    if !run.options.delete {
+        return Err(Error::invalid("a directory that is not empty is in its place: remove it, or use --delete"));
+    }
+    let path = run.snapshot_path(source, directory, name);
+    match remove(run, directory, name, Scope { filter: None, spare: run.spare(source), path })? {
+        true => Ok(()),
+        false => Err(Error::invalid("the directory in its place holds what --delete leaves alone: move it away")),
     }
 }

@@ -10,6 +10,7 @@ use crate::restore::job::{Job, put};
 use crate::restore::links::FirstLink;
 use crate::restore::locks::{self, Unlocked};
 use crate::restore::metadata::{self, Object, Wanted};
+use crate::restore::names;
 use crate::sys::Dir;
 use crate::sys::dir::LOCKS;
 
@@ -43,19 +44,21 @@ fn create(dir: &Dir, job: &Job<'_, '_>, name: &[u8]) -> io::Result<()> {
 fn make_special(job: &Job<'_, '_>) -> Result<()> {
     let run = job.run;
     if matches!(job.node.kind, Kind::CharDevice(..) | Kind::BlockDevice(..)) && !run.privileged {
-        run.warn(&job.directory, &job.node.name, "device number", &"only root makes devices");
-        return Ok(());
+        return Err(Error::invalid("it is a device, and only root makes devices"));
     }
     let wanted = Wanted::of(run, job.source, &job.node)?;
     let dir = job.dir()?;
     let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
-    create(&dir, job, &name).map_err(|e| Error::io("cannot create it", e))?;
+    create(&dir, job, &name).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => names::taken_meanwhile(&dir, &name),
+        _ => Error::io("cannot create it", e),
+    })?;
     let object = Object::Entry(&dir, &name);
     let finished = metadata::apply(run, job.place(), object, &wanted, job.directory.clean)
         .and_then(|()| dir.stat(&name))
         .map_err(|e| Error::io("cannot set its metadata", e))
         .and_then(|stat| match &job.there {
-            Some(there) => put(run, &job.directory, &name, &job.node.name, Some(there)).map(|()| stat),
+            Some(_) => put(job, &name).map(|()| stat),
             None => Ok(stat),
         });
     match finished {
@@ -103,12 +106,17 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
         is_inode(&from, &first.name, inode)?;
         from.make_link(&first.name, &dir, &name)
     });
+    if let Err(e) = &made
+        && e.kind() == io::ErrorKind::AlreadyExists
+    {
+        return Err(names::taken_meanwhile(&dir, &name));
+    }
     if let Err(e) = made {
         run.warn(&job.directory, &job.node.name, "hard link", &e);
         return Ok(false);
     }
     let put_there = is_inode(&dir, &name, inode).map_err(|e| Error::io("cannot link it", e)).and_then(|()| match &job.there {
-        Some(there) => put(run, &job.directory, &name, &job.node.name, Some(there)),
+        Some(_) => put(job, &name),
         None => Ok(()),
     });
     if let Err(e) = put_there {

@@ -10,7 +10,8 @@ use crate::observe::Action;
 use crate::repo::index::{FrameRef, Index};
 use crate::repo::run::{Extent, Run as Together};
 use crate::restore::entries;
-use crate::restore::job::Job;
+use crate::restore::in_place::Adopted;
+use crate::restore::job::{Job, Way};
 use crate::restore::plan::{FrameRead, Piece, Plan, Spot, plan};
 use crate::restore::run::Run;
 
@@ -458,13 +459,32 @@ fn count(run: &Run<'_>, window: &Window<'_, '_>, plan: &Plan) {
     }
     for &number in &window.closed {
         let job = &window.jobs[number as usize];
-        if job.is_clean() {
-            run.counts.metadata.add(1);
-            run.tell(&job.directory, &job.node, Action::Changed, "metadata");
-        } else {
-            run.counts.files.add(1);
-            job.tell_made();
-        }
+        let adopted = if job.is_clean() { job.adopted() } else { Ok(Adopted::Never) };
+        match adopted {
+            Ok(Adopted::Unchanged) => {
+                run.tell(&job.directory, &job.node, Action::Unchanged, "");
+                run.counts.unchanged.add(1)
+            }
+            Ok(Adopted::Metadata) => {
+                run.tell(&job.directory, &job.node, Action::Changed, "metadata");
+                run.counts.metadata.add(1)
+            }
+            Ok(Adopted::Never) => {
+                let state = job.state();
+                if job.local && state.way == Way::New {
+                    // What is right goes to the new file, too.
+                    run.counts.bytes.add(state.right);
+                    run.counts.bytes_local.add(state.right);
+                }
+                drop(state);
+                job.tell_made();
+                run.counts.files.add(1)
+            }
+            Err(e) => {
+                job.fail(e);
+                0
+            }
+        };
     }
     for job in &window.links {
         if entries::is_linked(job) {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -13,6 +14,10 @@ use crate::error::{Error, Result};
 pub(crate) struct Filter {
     include: Option<GlobSet>,
     exclude: GlobSet,
+    /// The include patterns, and whether each has matched.
+    included: Vec<(String, AtomicBool)>,
+    /// Whether all of them have.
+    all_matched: AtomicBool,
 }
 
 /// What a filter says of one entry.
@@ -40,9 +45,35 @@ fn compile(patterns: &[String]) -> Result<GlobSet> {
 
 impl Filter {
     /// Compiles the patterns; one that is no glob is a usage error.
-    pub(crate) fn new(include: &[String], exclude: &[String]) -> Result<Self> {
-        let include = if include.is_empty() { None } else { Some(compile(include)?) };
-        Ok(Filter { include, exclude: compile(exclude)? })
+    pub(crate) fn new(patterns: &[String], exclude: &[String]) -> Result<Self> {
+        let include = if patterns.is_empty() { None } else { Some(compile(patterns)?) };
+        let exclude = compile(exclude)?;
+        let included: Vec<_> = patterns.iter().map(|pattern| (pattern.clone(), AtomicBool::new(false))).collect();
+        let all_matched = AtomicBool::new(included.is_empty());
+        Ok(Filter { include, exclude, included, all_matched })
+    }
+
+    /// Judges an entry of the snapshot, and notes which patterns it matches.
+    pub(crate) fn visit(&self, path: &[u8], inside: bool) -> Verdict {
+        let verdict = self.judge(path, inside);
+        if verdict == Verdict::Take
+            && let (false, Some(set)) = (self.all_matched.load(Ordering::Relaxed), &self.include)
+        {
+            for at in set.matches(Path::new(OsStr::from_bytes(path))) {
+                if let Some((_, matched)) = self.included.get(at) {
+                    matched.store(true, Ordering::Relaxed);
+                }
+            }
+            let all = self.included.iter().all(|(_, matched)| matched.load(Ordering::Relaxed));
+            self.all_matched.store(all, Ordering::Relaxed);
+        }
+        verdict
+    }
+
+    /// Tells each include pattern that matched nothing.
+    pub(crate) fn unmatched(&self, mut tell: impl FnMut(&[u8])) {
+        let unmatched = self.included.iter().filter(|(_, matched)| !matched.load(Ordering::Relaxed));
+        unmatched.for_each(|(pattern, _)| tell(pattern.as_bytes()));
     }
 
     /// Judges the entry at `path` (absolute, inside the snapshot), whose directory was taken itself or only passed.

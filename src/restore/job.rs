@@ -15,13 +15,31 @@ use crate::restore::delete;
 use crate::restore::links::FirstLink;
 use crate::restore::locks;
 use crate::restore::metadata::{self, Object, Place, Wanted};
+use crate::restore::names;
 use crate::restore::run::Run;
 use crate::restore::target::Directory;
 use crate::sys::{Dir, FileKind, Stat, dir};
 
+/// How a file's content gets to where it belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Way {
+    /// Under a temporary name, which takes the file's own when it is complete.
+    #[default]
+    New,
+    /// Into the file that is there, if it can be written to and anything differs.
+    MaybeInPlace,
+    /// Into the file that is there: it was begun.
+    InPlace,
+}
+
 /// What the threads change.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    pub way: Way,
+    /// In a dry run: something differs, and bytes of chunks that are right.
+    pub differs: bool,
+    pub right: u64,
+
     /// The temporary name, once it exists.
     temporary: Option<Vec<u8>>,
     /// The open file, while it is kept.
@@ -83,8 +101,15 @@ impl<'r, 'a> Job<'r, 'a> {
 
     /// Marks it as failed and says why; once.
     pub(crate) fn fail(&self, error: Error) {
-        let first = !std::mem::replace(&mut self.state().failed, true);
+        let (first, way) = {
+            let mut state = self.state();
+            (!std::mem::replace(&mut state.failed, true), state.way)
+        };
         if first {
+            let error = match way {
+                Way::InPlace => error.context("it is partly old and partly new now, restore it again"),
+                _ => error,
+            };
             self.run.error(&self.run.target.path_of(&self.directory, &self.node.name), error);
         }
     }
@@ -113,6 +138,7 @@ impl<'r, 'a> Job<'r, 'a> {
         }
         let dir = self.dir()?;
         let file = match &state.temporary {
+            None if state.way == Way::InPlace => self.open_there(&dir).map_err(|e| Error::io("cannot open it again", e))?,
             Some(name) => dir.open_for_writing(name).map_err(|e| Error::io("cannot open its temporary file again", e))?,
             None => {
                 let name = self.run.temporary();
@@ -165,9 +191,16 @@ impl<'r, 'a> Job<'r, 'a> {
 
     fn try_complete(&self) -> Result<()> {
         let wanted = Wanted::of(self.run, self.source, &self.node)?;
+        let way = self.state().way;
+        if way == Way::InPlace {
+            return self.complete_in_place(&wanted);
+        }
         if self.state().temporary.is_none() && self.there.is_some() && self.local {
             if self.adopt(&wanted)? {
                 return Ok(());
+            }
+            if way == Way::MaybeInPlace && self.begin_in_place()? {
+                return self.complete_in_place(&wanted);
             }
             // The content is right but the inode has other names: it is made anew.
             self.copy_clean()?;
@@ -234,13 +267,13 @@ impl<'r, 'a> Job<'r, 'a> {
     fn install(&self) -> Result<()> {
         let mut state = self.state();
         let Some(temporary) = &state.temporary else { return Ok(()) };
-        put(self.run, &self.directory, temporary, &self.node.name, self.there.as_ref())?;
+        put(self, temporary)?;
         state.temporary = None;
         Ok(())
     }
 
     /// Reads the temporary file back and compares it with the ids of its chunks.
-    fn verify(&self, file: &File) -> Result<()> {
+    pub(crate) fn verify(&self, file: &File) -> Result<()> {
         let Some(content) = self.content() else { return Ok(()) };
         let wrong = || Error::corrupt("what was written does not read back: check the disk and the memory");
         let mut buffer = Vec::new();
@@ -291,13 +324,15 @@ pub(crate) fn read_exact(file: &File, offset: u64, len: u32, out: &mut Vec<u8>) 
     file.read_exact_at(out, offset)
 }
 
-/// Renames `temporary` to `name` in `directory`, replacing what is there: a file or link at once; a directory only
-/// when it is empty, or with `--delete`.
-pub(crate) fn put(run: &Run<'_>, directory: &Arc<Directory>, temporary: &[u8], name: &[u8], there: Option<&Stat>) -> Result<()> {
-    let dir = run.target.open(directory).map_err(|e| Error::io("cannot open its directory", e))?;
-    let _unlocked = there.and_then(|stat| locks::lift(run, &dir, name, stat));
-    if there.is_some_and(|stat| stat.kind == FileKind::Directory) {
-        delete::make_way(run, directory, name)?;
+/// Gives what was made as `temporary` the name of the job's entry. Where nothing was, nothing is replaced; what was there is:
+/// a file or link at once, a directory only when it is empty, or with `--delete`.
+pub(crate) fn put(job: &Job<'_, '_>, temporary: &[u8]) -> Result<()> {
+    let (run, directory, name) = (job.run, &job.directory, &job.node.name);
+    let Some(there) = &job.there else { return names::put_new(run, directory, temporary, name) };
+    let dir = job.dir()?;
+    let _unlocked = locks::lift(run, &dir, name, there);
+    if there.kind == FileKind::Directory {
+        delete::make_way(run, directory, name, job.source)?;
     }
     dir.rename(temporary, name).map_err(|e| Error::io("cannot give it its name", e))
 }

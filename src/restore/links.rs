@@ -49,10 +49,7 @@ impl FirstLink {
     pub(crate) fn dir(&self, run: &Run<'_>) -> io::Result<Arc<Dir>> {
         match &self.spot {
             Spot::Held(directory) => run.target.open(directory),
-            Spot::Below(names) => {
-                let root = run.target.root().ok_or(io::ErrorKind::NotFound)?;
-                Ok(Arc::new(root.open_far_below(names.iter().map(Vec::as_slice))?))
-            }
+            Spot::Below(names) => Ok(Arc::new(run.open_names(names)?)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{ChunkId, Item};
-use crate::restore::job::{Job, read_exact};
+use crate::restore::job::{Job, Way, read_exact};
 use crate::sys::{FileKind, dir};
 
 /// One piece of a file.
@@ -84,12 +84,15 @@ impl Job<'_, '_> {
             self.state().clean = piece.offset + piece.len;
             return Ok(true);
         }
-        if untouched {
+        if untouched && !self.begin_in_place()? {
             self.copy_clean()?;
         }
+        let in_place = self.state().way == Way::InPlace;
         match (piece.id, right) {
+            (None, false) if in_place => self.punch(piece).map(|()| true),
             // The new file has the hole already.
             (None, _) => Ok(true),
+            (Some(_), true) if in_place => Ok(true),
             (Some(_), false) => Ok(false),
             (Some(_), true) => {
                 self.write(piece.offset, buffer)?;
@@ -131,8 +134,12 @@ impl Job<'_, '_> {
         for (at, piece) in pieces.iter().enumerate().take_while(|_| !self.run.stopped()) {
             let right = self.is_right(piece, &mut buffer);
             let mut state = self.state();
-            if right && state.clean == piece.offset {
+            if right && !state.differs {
                 state.clean = piece.offset + piece.len;
+            }
+            state.differs |= !right;
+            if right && piece.id.is_some() {
+                state.right += piece.len;
             }
             if !right && piece.id.is_some() {
                 fetch(at);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Kind, Node, Timestamp};
+use crate::repo::attributes::AttributeFilter;
 use crate::restore::locks;
 use crate::restore::run::Run;
 use crate::restore::target::Directory;
@@ -34,23 +35,33 @@ pub(crate) struct Wanted {
     can_have_flags: bool,
     /// The suid bits that were taken away because this user must not set them.
     stripped: bool,
+    /// Whether this user may give it its owner, and its group.
+    gives: (bool, bool),
+    /// What this user may not set need not be.
+    lenient: bool,
+    /// Attributes that are neither set nor removed.
+    without: AttributeFilter,
 }
 
 impl Wanted {
     /// Reads it off `node` of source `source`. Fails when its attributes are damaged.
     pub(crate) fn of(run: &Run<'_>, source: usize, node: &Node) -> Result<Wanted> {
         let owners = run.owners(source);
+        let without = run.without.clone();
         let mut xattrs = run.tree.xattrs(node)?;
+        xattrs.retain(|(name, _)| !without.excludes(name));
         for (name, value) in &mut xattrs {
             if name.starts_with(b"system.posix_acl_") {
                 owners.map_acl(value);
             }
         }
         let directory = matches!(node.kind, Kind::Directory(_));
-        let stripped = !run.privileged && !directory && node.meta.mode & SUID_SGID != 0;
+        let (uid, gid) = (owners.user(node.meta.uid), owners.group(node.meta.gid));
+        let gives = (run.privileged || uid == run.me.0, run.privileged || run.groups.contains(&gid));
+        let stripped = gives != (true, true) && !directory && node.meta.mode & SUID_SGID != 0;
         Ok(Wanted {
-            uid: owners.user(node.meta.uid),
-            gid: owners.group(node.meta.gid),
+            uid,
+            gid,
             mode: if stripped { node.meta.mode & !SUID_SGID } else { node.meta.mode },
             mtime: node.meta.mtime,
             xattrs,
@@ -59,6 +70,9 @@ impl Wanted {
             directory,
             can_have_flags: directory || matches!(node.kind, Kind::File(_)),
             stripped,
+            gives,
+            lenient: !run.privileged && !run.options.require_owners,
+            without,
         })
     }
 
@@ -66,13 +80,15 @@ impl Wanted {
     pub(crate) fn is_met(&self, stat: &Stat, xattrs: &xattr::List) -> bool {
         self.owner_and_mode(stat)
             && stat.mtime == self.mtime
-            && !self.stripped
+            && (!self.stripped || self.lenient)
             && self.extra(xattrs).next().is_none()
-            && self.missing(xattrs).next().is_none()
+            && !self.missing(xattrs).any(|(name, _)| !(self.lenient && is_roots(name)))
     }
 
     fn owner_and_mode(&self, stat: &Stat) -> bool {
-        (stat.uid, stat.gid) == (self.uid, self.gid) && (self.symlink || stat.mode == self.mode)
+        let user = stat.uid == self.uid || self.lenient && !self.gives.0;
+        let group = stat.gid == self.gid || self.lenient && !self.gives.1;
+        user && group && (self.symlink || stat.mode == self.mode)
     }
 
     /// Attributes that are there and should not be; those that belong to the system (labels, signatures) may stay.
@@ -80,7 +96,8 @@ impl Wanted {
         let starts = |name: &[u8], with: &[&[u8]]| with.iter().any(|p| name.starts_with(p));
         let ours = move |name: &[u8]| starts(name, &OURS) && !starts(name, &SYSTEM);
         let wanted = |name: &Vec<u8>| self.xattrs.binary_search_by(|(n, _)| n.cmp(name)).is_ok();
-        have.iter().map(|(name, _)| name).filter(move |name| ours(name) && !wanted(name)).map(Vec::as_slice)
+        let left = |name: &Vec<u8>| self.without.excludes(name) || self.lenient && is_roots(name);
+        have.iter().map(|(name, _)| name).filter(move |name| ours(name) && !wanted(name) && !left(name)).map(Vec::as_slice)
     }
 
     /// Attributes that are not there, or with another value.
@@ -100,6 +117,11 @@ impl Wanted {
         }
         have.unwrap_or(0) == self.flags
     }
+}
+
+/// Attributes that only root sets.
+fn is_roots(name: &[u8]) -> bool {
+    name.starts_with(b"security.") || name.starts_with(b"trusted.")
 }
 
 /// What metadata is set on: something open, or an entry of a directory.
@@ -179,60 +201,70 @@ pub(crate) struct Place<'p> {
 /// so that it needs no look.
 pub(crate) fn apply(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted, fresh: bool) -> io::Result<()> {
     let have = if fresh { None } else { Some((object.stat()?, object.xattrs()?)) };
-    let warn = |what, error: &dyn std::fmt::Display| run.warn(place.directory, place.name, what, error);
+    let warn = |what: &str, error: &dyn std::fmt::Display| run.warn(place.directory, place.name, what, error);
     let owner = have.as_ref().map_or(run.me, |(stat, _)| (stat.uid, stat.gid));
-    let mut owned = true;
     // First of all: a change of the owner clears suid bits and capabilities.
-    if owner != (wanted.uid, wanted.gid)
-        && let Err(e) = object.set_owner(wanted.uid, wanted.gid)
-    {
-        owned = false;
-        // The group alone may be this user's to give.
-        if owner.0 != wanted.uid && owner.1 != wanted.gid {
-            let _ = object.set_owner(owner.0, wanted.gid);
-        }
-        warn("owner", &e);
-    }
+    let owned = set_owner(run, place, object, wanted, owner);
     let none = xattr::List::new();
     let there = have.as_ref().map_or(&none, |(_, xattrs)| xattrs);
     let mut touched = false;
+    let failed = |name: &[u8], e: io::Error| {
+        let what = format!("attribute {}", crate::model::escape(name));
+        match is_roots(name) && e.kind() == io::ErrorKind::PermissionDenied && !run.options.require_owners {
+            true => run.not_given(place.directory, place.name, &what, &e),
+            false => warn(&what, &e),
+        }
+    };
     for name in wanted.extra(there) {
         touched = true;
-        object.remove_xattr(name).unwrap_or_else(|e| warn("attributes", &e));
+        object.remove_xattr(name).unwrap_or_else(|e| failed(name, e));
     }
-    // There may be thousands, and all fail for one reason.
-    let (mut failed, mut first) = (0u64, None);
     for (name, value) in wanted.missing(there) {
         touched = true;
-        if let Err(e) = object.set_xattr(name, value) {
-            failed += 1;
-            first.get_or_insert_with(|| format!("{}: {e}", crate::model::escape(name)));
-        }
-    }
-    if let Some(first) = first {
-        let more = if failed > 1 { format!(" (and {} more)", failed - 1) } else { String::new() };
-        warn("attributes", &format!("{first}{more}"));
+        object.set_xattr(name, value).unwrap_or_else(|e| failed(name, e));
     }
     let before = have.as_ref().map(|(stat, _)| stat).filter(|_| !touched);
-    set_mode(object, wanted, before, owned, &warn);
+    set_mode(run, place, object, wanted, before, owned);
     if have.as_ref().is_none_or(|(stat, _)| stat.mtime != wanted.mtime) {
         object.set_mtime(wanted.mtime).unwrap_or_else(|e| warn("time", &e));
     }
     Ok(())
 }
 
-fn set_mode(
-    object: Object<'_>,
-    wanted: &Wanted,
-    before: Option<&Stat>,
-    owned: bool,
-    warn: &dyn Fn(&'static str, &dyn std::fmt::Display),
-) {
+/// Sets owner and group as far as this user may; answers whether they are as wanted.
+fn set_owner(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted, owner: (u32, u32)) -> bool {
+    let (uid, gid) = (wanted.uid, wanted.gid);
+    if owner == (uid, gid) {
+        return true;
+    }
+    let may = |wanted, there, may: bool| if may { wanted } else { there };
+    let now = (may(uid, owner.0, wanted.gives.0), may(gid, owner.1, wanted.gives.1));
+    if now != owner
+        && let Err(e) = object.set_owner(now.0, now.1)
+    {
+        run.warn(place.directory, place.name, "owner", &e);
+        return false;
+    }
+    if now != (uid, gid) {
+        let text = "only root gives files to other users and groups (--require-owners makes it an error)";
+        match wanted.lenient {
+            true => run.not_given(place.directory, place.name, "owner", &text),
+            false => run.warn(place.directory, place.name, "owner", &"only root gives files to other users and groups"),
+        }
+    }
+    now == (uid, gid)
+}
+
+fn set_mode(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted, before: Option<&Stat>, owned: bool) {
     if wanted.symlink {
         return;
     }
     if wanted.stripped {
-        warn("suid bits", &"only root restores them");
+        let text = "they were meant for another owner";
+        match wanted.lenient {
+            true => run.not_given(place.directory, place.name, "suid bits", &text),
+            false => run.warn(place.directory, place.name, "suid bits", &text),
+        }
     }
     // A suid bit that was meant for one owner must not come to another.
     let mode = if owned || wanted.directory { wanted.mode } else { wanted.mode & !SUID_SGID };
@@ -240,7 +272,16 @@ fn set_mode(
     if before.is_some_and(|stat| stat.mode == mode && wanted.owner_and_mode(stat)) {
         return;
     }
-    object.set_mode(mode).unwrap_or_else(|e| warn("mode", &e));
+    object.set_mode(mode).unwrap_or_else(|e| run.warn(place.directory, place.name, "mode", &e));
+}
+
+/// Before new content is written into a file that is there: from now on nobody may read it who must not read the new one.
+pub(crate) fn narrow(file: &File, there: &Stat, wanted: &Wanted) -> io::Result<()> {
+    if (there.uid, there.gid) != (wanted.uid, wanted.gid) && wanted.gives == (true, true) {
+        dir::set_owner(file, wanted.uid, wanted.gid)?;
+    }
+    let mode = there.mode & wanted.mode & !SUID_SGID;
+    if mode == there.mode { Ok(()) } else { dir::set_mode(file, mode) }
 }
 
 /// Sets the `chattr` flags of a file or directory, the last thing that is done to it: it may be immutable afterwards.

@@ -21,25 +21,34 @@ use crate::observe::Observer;
 use crate::repo::tree::TreeReader;
 use crate::sys::process;
 
+pub mod danger;
 pub(crate) mod delete;
 pub(crate) mod entries;
 pub(crate) mod execute;
 pub(crate) mod existing;
 pub(crate) mod filter;
+pub(crate) mod in_place;
 pub(crate) mod job;
+pub(crate) mod leads;
 pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod locks;
 pub(crate) mod metadata;
+pub(crate) mod names;
 pub(crate) mod owners;
 pub mod plan;
 pub(crate) mod preflight;
 pub(crate) mod run;
+pub mod spare;
 pub(crate) mod target;
 pub(crate) mod tell;
+pub(crate) mod told;
+pub(crate) mod verify;
 pub(crate) mod walk;
 
+use danger::Confirm;
 use run::Run;
+use spare::DeleteAlso;
 use target::Target;
 
 /// What happens to an entry that is there already.
@@ -59,9 +68,9 @@ pub enum Overwrite {
 /// What is restored, and where to.
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
-    /// Snapshots and the path inside each, as names without slashes. A whole snapshot (no names) or several sources go
-    /// to `target/<absolute path>`. Of a single source, a directory's content goes into the target, and anything else
-    /// goes there under its own name.
+    /// Snapshots and the path inside each, as names without slashes. A whole snapshot (no names), several sources, and
+    /// whatever is restored to `/` go to `target/<absolute path>`. Of a single source, a directory's content goes into
+    /// any other target, and anything else goes there under its own name.
     pub sources: Vec<(Arc<Snapshot>, Vec<Vec<u8>>)>,
     /// The directory to restore to; made when it is not there. `/` restores in place.
     pub target: PathBuf,
@@ -75,6 +84,12 @@ pub struct RestoreOptions {
     /// Remove what is in the restored directories and not in the snapshot (given paths only, and only what the
     /// patterns let pass).
     pub delete: bool,
+    /// What `delete` also removes, though the snapshot could not have had it.
+    pub delete_also: DeleteAlso,
+    /// So many entries may be deleted, though that is more than are restored.
+    pub unsafe_delete: Option<u64>,
+    /// Asks whether more entries may be deleted than are restored; without it that is an error.
+    pub confirm: Option<Confirm>,
     /// Restore only what matches one of these globs, with everything below it; empty: everything. A pattern without
     /// slash is for names, one with a slash for absolute paths inside the snapshot.
     pub include: Vec<String>,
@@ -85,6 +100,15 @@ pub struct RestoreOptions {
     /// Take owners by number. Otherwise a name that the snapshot knows is looked up on this system, the number being
     /// used where there is no such name.
     pub numeric_ids: bool,
+    /// What only root may set (owners, some attributes) is an error where it cannot be set.
+    pub require_owners: bool,
+    /// Names of extended attributes (globs) that are neither set nor removed.
+    pub exclude_xattrs: Vec<String>,
+    /// Write what differs of a file that is there into that file, instead of a new one beside it: it needs no room, but a
+    /// restore that is killed leaves a file of old and new parts.
+    pub in_place: bool,
+    /// Begin although there seems to be too little room.
+    pub no_space_check: bool,
     /// Make everything durable before returning.
     pub sync: bool,
     /// Only count; write nothing.
@@ -102,10 +126,17 @@ impl Default for RestoreOptions {
         RestoreOptions {
             overwrite: Overwrite::IfChanged,
             delete: false,
+            delete_also: DeleteAlso::default(),
+            unsafe_delete: None,
+            confirm: None,
             include: Vec::new(),
             exclude: Vec::new(),
             verify: false,
             numeric_ids: false,
+            require_owners: false,
+            exclude_xattrs: Vec::new(),
+            in_place: false,
+            no_space_check: false,
             sync: false,
             dry_run: false,
             memory: 48 << 20,
@@ -140,10 +171,14 @@ pub struct RestoreReport {
     pub kept: u64,
     /// Entries removed.
     pub deleted: u64,
+    /// Entries that the snapshot does not have and that were not removed, since it could not have had them.
+    pub spared: u64,
     /// Entries that could not be restored.
     pub errors: u64,
     /// Properties (owners, attributes, flags, devices) that this user or file system does not let be set.
     pub warnings: u64,
+    /// Entries that did not get their owner, or what else only root may set; no error unless owners are required.
+    pub not_given: u64,
 }
 
 impl RestoreReport {
@@ -161,14 +196,26 @@ pub fn restore(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
-    let sources = resolve(reader, request)?;
+    let in_place = target::is_root(&request.target);
+    let sources = resolve(reader, request, in_place)?;
     let filter = filter::Filter::new(&options.include, &options.exclude)?;
     process::raise_file_limit();
+    let most_deleted = match options.delete && !options.dry_run {
+        true => danger::limit(reader, options, &request.target, &sources, &filter)?,
+        false => u64::MAX,
+    };
     let target = Target::prepare(&request.target, &options.forbidden, options.dry_run)?;
-    let run = Run::new(reader, options, observer, target, &request.sources)?;
+    let mut run = Run::new(reader, options, observer, target, &sources)?;
+    run.most_deleted = most_deleted;
     preflight::space(&run, &sources, &filter)?;
     for source in &sources {
         walk::restore_source(&run, source, &filter);
+    }
+    for source in sources.iter().filter(|_| options.verify && !options.dry_run) {
+        verify::source(&run, source, &filter);
+    }
+    if !run.stopped() {
+        filter.unmatched(|pattern| run.error(pattern, Error::invalid("this pattern matches nothing of what is restored")));
     }
     run.finish()
 }
@@ -188,11 +235,23 @@ pub(crate) struct Source<'a> {
     pub direct: bool,
 }
 
-fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest) -> Result<Vec<Source<'a>>> {
+impl Source<'_> {
+    /// The path inside the snapshot of what is the target itself.
+    pub(crate) fn prefix(&self) -> Vec<u8> {
+        if !self.direct {
+            return Vec::new();
+        }
+        let own = Some(&self.node).filter(|node| node.directory().is_some());
+        let names = self.parents.iter().chain(own).map(|node| &node.name).filter(|name| !name.is_empty());
+        names.flat_map(|name| [b"/", name.as_slice()].concat()).collect()
+    }
+}
+
+fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest, in_place: bool) -> Result<Vec<Source<'a>>> {
     if request.sources.is_empty() {
         return Err(Error::invalid("nothing to restore: name a snapshot (see: yester snapshots)"));
     }
-    let single = request.sources.len() == 1;
+    let single = request.sources.len() == 1 && !in_place;
     let find = |(number, (snapshot, path)): (usize, &'a (Arc<Snapshot>, Vec<Vec<u8>>))| {
         let mut parents = Vec::new();
         let mut node = snapshot.root.clone();

@@ -6,19 +6,39 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{Directory as Model, Kind, Node, Snapshot};
 use crate::repo::tree::Entry;
+use crate::restore::existing;
 use crate::restore::filter::{Filter, Verdict};
+use crate::restore::leads;
 use crate::restore::run::Run;
 use crate::restore::target::{Directory, State};
-use crate::restore::{Source, shown};
-use crate::sys::FileKind;
+use crate::restore::{Overwrite, RestoreOptions, Source, shown};
+use crate::sys::{Dir, FileKind, Stat};
 
 /// What a restore needs of a file system, and what is free there.
 #[derive(Debug, Clone, Copy)]
 struct Room {
+    /// Bytes that are taken in the end, and at the time when most are.
     bytes: u64,
+    peak: u64,
     free_bytes: u64,
     entries: u64,
     free_entries: u64,
+}
+
+impl Room {
+    /// Adds a file with so many bytes of `data`. One that replaces another is complete before that one goes.
+    fn add(&mut self, options: &RestoreOptions, node: &Node, data: u64, there: Option<&Stat>) {
+        let file = there.filter(|stat| stat.kind == FileKind::File);
+        let same = file.is_some_and(|stat| stat.size == node.size() && stat.mtime == node.meta.mtime);
+        let stays = there.is_some_and(|stat| !existing::may_replace(options.overwrite, node, stat));
+        if stays || same && options.overwrite != Overwrite::Always {
+            return;
+        }
+        let growth = data.saturating_sub(file.map_or(0, |stat| stat.blocks.saturating_mul(512)));
+        let beside = if options.in_place && file.is_some_and(|stat| stat.links == 1) { growth } else { data };
+        self.peak = self.peak.max(self.bytes.saturating_add(beside));
+        self.bytes = self.bytes.saturating_add(growth);
+    }
 }
 
 type Devices = HashMap<(u32, u32), Room>;
@@ -32,8 +52,8 @@ pub(crate) fn space(run: &Run<'_>, sources: &[Source<'_>], filter: &Filter) -> R
     run.expect(entries, if whole { most } else { 0 });
     let Some(root) = run.target.root() else { return Ok(()) };
     let failed = || format!("cannot ask for the free space of {}", shown(&run.target.path));
-    let ((free, _), free_entries) = (root.space().at(failed)?, root.free_entries().at(failed)?);
-    if most <= free && entries <= free_entries {
+    let (free, free_entries) = (free(root).at(failed)?, root.free_entries().at(failed)?);
+    if run.options.no_space_check || most <= free && entries <= free_entries {
         return Ok(());
     }
     let mut devices = Devices::new();
@@ -41,18 +61,27 @@ pub(crate) fn space(run: &Run<'_>, sources: &[Source<'_>], filter: &Filter) -> R
         let mut survey = Survey { run, snapshot: source.snapshot, filter, devices: &mut devices };
         survey.source(source)?;
     }
-    match devices.values().find(|room| room.bytes > room.free_bytes) {
+    match devices.values().find(|room| room.peak > room.free_bytes) {
         Some(room) => {
             let text = format!(
-                "there is not enough room in {}: {} MiB are needed and {} MiB are free",
+                "there is not enough room in {}: {} MiB are needed and {} MiB are free{}; --no-space-check begins all the same",
                 shown(&run.target.path),
-                room.bytes.div_ceil(1 << 20),
-                room.free_bytes >> 20
+                room.peak.div_ceil(1 << 20),
+                room.free_bytes >> 20,
+                match room.peak > room.bytes && !run.options.in_place {
+                    true => " (files are written beside those that they replace; --in-place writes only what differs)",
+                    false => "",
+                }
             );
             Err(Error::new(ErrorKind::Io, text))
         }
         None => Ok(()),
     }
+}
+
+/// Free bytes of a file system; all there are where it tells of none at all.
+fn free(dir: &Dir) -> std::io::Result<u64> {
+    dir.space().map(|(free, total)| if total == 0 { u64::MAX } else { free })
 }
 
 struct Survey<'s> {
@@ -86,7 +115,7 @@ impl Survey<'_> {
             path.push(b'/');
             path.extend_from_slice(&node.name);
             if !source.direct && node.directory().is_some() {
-                place = self.below(&place, &node.name);
+                place = leads::look(self.run, &place, &node.name);
             }
         }
         let verdict = self.filter.judge(if path.is_empty() { b"/" } else { &path }, false);
@@ -111,8 +140,8 @@ impl Survey<'_> {
         let Some((dir, stat)) = opened.and_then(|dir| dir.stat_self().ok().map(|stat| (dir, stat))) else {
             return Spot { place, device: above, there: false };
         };
-        let (free_bytes, free_entries) = (dir.space().map_or(u64::MAX, |(free, _)| free), dir.free_entries().unwrap_or(u64::MAX));
-        self.devices.entry(stat.device).or_insert(Room { bytes: 0, free_bytes, entries: 0, free_entries });
+        let (free_bytes, free_entries) = (free(&dir).unwrap_or(u64::MAX), dir.free_entries().unwrap_or(u64::MAX));
+        self.devices.entry(stat.device).or_insert(Room { bytes: 0, peak: 0, free_bytes, entries: 0, free_entries });
         Spot { place, device: stat.device, there: true }
     }
 
@@ -138,7 +167,10 @@ impl Survey<'_> {
                 self.entry(&spot, node)?;
             }
             if let (Kind::Directory(model), Verdict::Take | Verdict::Pass) = (&node.kind, verdict) {
-                let below = self.below(&spot.place, &node.name);
+                let below = match node.given && verdict == Verdict::Take {
+                    true => self.below(&spot.place, &node.name),
+                    false => leads::look(self.run, &spot.place, &node.name),
+                };
                 let spot = match spot.there {
                     true => self.spot(below, spot.device),
                     false => Spot { place: below, ..spot },
@@ -164,8 +196,7 @@ impl Survey<'_> {
         };
         let Some(room) = self.devices.get_mut(&spot.device) else { return Ok(()) };
         if let Kind::File(content) = &node.kind {
-            let given_back = there.filter(|stat| stat.kind == FileKind::File).map_or(0, |stat| stat.blocks.saturating_mul(512));
-            room.bytes = room.bytes.saturating_add((content.data() / links).saturating_sub(given_back));
+            room.add(self.run.options, node, content.data() / links, there.as_ref());
         }
         room.entries += u64::from(there.is_none() && node.link.is_none());
         if room.entries <= room.free_entries {

@@ -1,6 +1,6 @@
 //! What all parts of one restore share: the target, the counts, what went wrong, and when to stop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -10,22 +10,27 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Snapshot;
 use crate::observe::{Counter, Event, Observer};
+use crate::repo::attributes::AttributeFilter;
 use crate::repo::tree::TreeReader;
+use crate::restore::danger::{self, Deletion};
 use crate::restore::links::Claims;
 use crate::restore::metadata;
 use crate::restore::owners::OwnerMap;
+use crate::restore::spare::{Spare, Why};
 use crate::restore::target::{Directory, Target};
-use crate::restore::{RestoreOptions, RestoreReport, shown};
+use crate::restore::told::Told;
+use crate::restore::{RestoreOptions, RestoreReport, Source, shown};
 use crate::storage::leftovers::Writer;
 use crate::sys::dir::device_number;
 use crate::sys::{Dir, Stat, process};
 
-/// How often the same kind of warning is told one by one.
-const TOLD: u64 = 20;
 /// Temporary files that are kept open while they wait for more frames, where there are descriptors enough.
 const OPEN_FILES: u64 = 512;
 /// The most threads that fetch, decode and write.
 const MAX_WORKERS: u64 = 16;
+
+/// Paths of entries that could not be restored that are kept for the comparison at the end.
+const FAILED: u64 = 100_000;
 
 /// What the names of files that are not complete begin with.
 pub(crate) const TEMPORARY: &str = ".yester-";
@@ -46,8 +51,12 @@ pub(crate) struct Counts {
     pub metadata: Counter,
     pub kept: Counter,
     pub deleted: Counter,
+    pub spared: Counter,
     pub errors: Counter,
     pub warnings: Counter,
+    pub not_given: Counter,
+    /// Entries of the snapshot that the restore is of.
+    pub taken: Counter,
 }
 
 /// One restore under way.
@@ -60,6 +69,14 @@ pub(crate) struct Run<'a> {
     pub privileged: bool,
     /// Owner and group of what this process makes.
     pub me: (u32, u32),
+    /// Groups that this user may give files to.
+    pub groups: Vec<u32>,
+    /// Attributes that are left out.
+    pub without: AttributeFilter,
+    /// Nothing is restored, also not for show: only what would be deleted is counted.
+    pub only_deletions: bool,
+    /// Entries that may be deleted.
+    pub most_deleted: u64,
     /// Whether the index was loaded again because a pack was gone: done once.
     pub reloaded: AtomicBool,
     pub(crate) observer: &'a dyn Observer,
@@ -68,7 +85,20 @@ pub(crate) struct Run<'a> {
     owners: Vec<OwnerMap>,
     fatal: Mutex<Option<Error>>,
     stopped: AtomicBool,
-    told: Mutex<HashMap<&'static str, u64>>,
+    told: Told,
+    /// What only root may do, or may not be done here, and is no error.
+    told_lightly: Told,
+    spared: Mutex<BTreeMap<Why, (u64, Vec<u8>)>>,
+    first_deleted: Mutex<Vec<Vec<u8>>>,
+    spares: Vec<Spare>,
+    prefixes: Vec<Vec<u8>>,
+    /// Directories that were found through links, by the path below the target.
+    followed: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
+    failed: Mutex<HashSet<Vec<u8>>>,
+    /// Whether a file system here does not know how to rename without replacing.
+    pub renames_blindly: AtomicBool,
+    /// There, entries get their names one at a time.
+    pub naming: Mutex<()>,
     devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
     /// The device that was last found to have no `chattr` flags, plus one.
     flagless: AtomicU64,
@@ -91,7 +121,7 @@ impl<'a> Run<'a> {
         options: &'a RestoreOptions,
         observer: &'a dyn Observer,
         target: Target,
-        sources: &[(Arc<Snapshot>, Vec<Vec<u8>>)],
+        sources: &[Source<'_>],
     ) -> Result<Self> {
         let limit = process::file_limit();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -107,13 +137,26 @@ impl<'a> Run<'a> {
             counts: Counts::default(),
             privileged: process::user() == 0,
             me: (process::user(), process::group()),
+            groups: process::groups(),
+            without: AttributeFilter::new(&options.exclude_xattrs)?,
+            only_deletions: false,
+            most_deleted: u64::MAX,
             reloaded: AtomicBool::new(false),
             observer,
             listing: observer.wants_entries(),
-            owners: sources.iter().map(|(snapshot, _)| map(snapshot)).collect(),
+            owners: sources.iter().map(|source| map(source.snapshot)).collect(),
             fatal: Mutex::default(),
             stopped: AtomicBool::new(false),
-            told: Mutex::default(),
+            told: Told::default(),
+            told_lightly: Told::default(),
+            spared: Mutex::default(),
+            first_deleted: Mutex::default(),
+            spares: sources.iter().map(|source| Spare::of(source.snapshot, options.delete_also)).collect(),
+            prefixes: sources.iter().map(Source::prefix).collect(),
+            followed: Mutex::default(),
+            failed: Mutex::default(),
+            renames_blindly: AtomicBool::new(false),
+            naming: Mutex::default(),
             devices: Mutex::default(),
             flagless: AtomicU64::new(0),
             claims: Mutex::default(),
@@ -149,23 +192,91 @@ impl<'a> Run<'a> {
         if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
             return self.abort(error.context(format!("the target is full; {}", crate::model::escape(subject))));
         }
+        if self.options.verify && self.counts.errors.get() < FAILED {
+            self.failed.lock().unwrap_or_else(|e| e.into_inner()).insert(subject.to_vec());
+        }
         self.counts.errors.add(1);
         self.observer.event(&Event::Warning { subject, message: &error.to_string() });
     }
 
-    /// A property could not be set. `what` names the kind of property; only the first of a kind are told one by one.
-    pub(crate) fn warn(&self, directory: &Directory, name: &[u8], what: &'static str, error: &dyn std::fmt::Display) {
+    /// Whether it was told that this entry could not be restored.
+    pub(crate) fn has_failed(&self, subject: &[u8]) -> bool {
+        self.failed.lock().unwrap_or_else(|e| e.into_inner()).contains(subject)
+    }
+
+    /// Says what a user should know of.
+    pub(crate) fn note(&self, subject: &[u8], message: &str) {
+        self.observer.event(&Event::Note { subject, message });
+    }
+
+    /// A property could not be set. `what` names the kind of property; each kind is told once, at the end.
+    pub(crate) fn warn(&self, directory: &Directory, name: &[u8], what: &str, error: &dyn std::fmt::Display) {
         self.counts.warnings.add(1);
-        let count = {
-            let mut told = self.told.lock().unwrap_or_else(|e| e.into_inner());
-            let count = told.entry(what).or_default();
-            *count += 1;
-            *count
-        };
-        if count <= TOLD {
-            let subject = self.target.path_of(directory, name);
-            self.observer.event(&Event::Warning { subject: &subject, message: &format!("cannot set its {what}: {error}") });
+        self.told.note(what, error, || self.target.path_of(directory, name));
+    }
+
+    /// An entry did not get what only root may give it, and need not.
+    pub(crate) fn not_given(&self, directory: &Directory, name: &[u8], what: &str, error: &dyn std::fmt::Display) {
+        self.counts.not_given.add(1);
+        self.told_lightly.note(what, error, || self.target.path_of(directory, name));
+    }
+
+    /// The rules by which source `number` lacks what it lacks.
+    pub(crate) fn spare(&self, number: usize) -> &Spare {
+        &self.spares[number]
+    }
+
+    /// The path inside the snapshot of source `number` of what is at `name` in `directory`.
+    pub(crate) fn snapshot_path(&self, number: usize, directory: &Directory, name: &[u8]) -> Vec<u8> {
+        [self.prefixes[number].as_slice(), &self.target.below(directory, name)].concat()
+    }
+
+    /// An entry stays that the snapshot does not have.
+    pub(crate) fn spared(&self, why: Why, directory: &Directory, name: &[u8]) {
+        self.counts.spared.add(1);
+        let mut spared = self.spared.lock().unwrap_or_else(|e| e.into_inner());
+        spared.entry(why).or_insert_with(|| (0, self.target.path_of(directory, name))).0 += 1;
+    }
+
+    /// Asks to delete one entry more: never more than the user was told of.
+    pub(crate) fn may_delete(&self) -> Result<()> {
+        match self.counts.deleted.get() < self.most_deleted {
+            true => Ok(()),
+            false => Err(Error::invalid("more would be deleted by now than was counted before: restore again")),
         }
+    }
+
+    /// An entry is deleted, or would be.
+    pub(crate) fn deleted(&self, directory: &Directory, name: &[u8]) {
+        if self.counts.deleted.add(1) <= danger::NAMED as u64 {
+            let path = self.target.path_of(directory, name);
+            self.first_deleted.lock().unwrap_or_else(|e| e.into_inner()).push(path);
+        }
+    }
+
+    /// What was deleted so far, or would be.
+    pub(crate) fn deletion(&self) -> Deletion {
+        let first = self.first_deleted.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        Deletion { entries: self.counts.deleted.get(), restored: self.counts.taken.get(), first }
+    }
+
+    /// Keeps the way to a directory that was found through a link.
+    pub(crate) fn follow(&self, directory: &Directory, dir: &Arc<Dir>) {
+        let path = self.target.below(directory, b"");
+        self.followed.lock().unwrap_or_else(|e| e.into_inner()).insert(path, dir.clone());
+    }
+
+    /// Opens the directory that these names lead to from the target.
+    pub(crate) fn open_names(&self, names: &[Vec<u8>]) -> io::Result<Dir> {
+        let root = self.target.root().ok_or(io::ErrorKind::NotFound)?;
+        let followed = self.followed.lock().unwrap_or_else(|e| e.into_inner());
+        for end in (1..=names.len()).rev().filter(|_| !followed.is_empty()) {
+            let path: Vec<u8> = names[..end].iter().flat_map(|name| [b"/", name.as_slice()].concat()).collect();
+            if let Some(dir) = followed.get(&path) {
+                return dir.open_far_below(names[end..].iter().map(Vec::as_slice));
+            }
+        }
+        root.open_far_below(names.iter().map(Vec::as_slice))
     }
 
     /// A fresh name for a file that is not complete.
@@ -264,11 +375,7 @@ impl<'a> Run<'a> {
     pub(crate) fn finish(self) -> Result<RestoreReport> {
         let shared = std::mem::take(&mut *self.shared.lock().unwrap_or_else(|e| e.into_inner()));
         shared.values().for_each(|directory| self.release(directory));
-        for (what, count) in self.told.lock().unwrap_or_else(|e| e.into_inner()).iter().filter(|(_, n)| **n > TOLD) {
-            let message = format!("{} more entries whose {what} could not be set", count - TOLD);
-            let subject = std::os::unix::ffi::OsStrExt::as_bytes(self.target.path.as_os_str());
-            self.observer.event(&Event::Warning { subject, message: &message });
-        }
+        self.tell_the_rest();
         if let Some(error) = self.fatal.lock().unwrap_or_else(|e| e.into_inner()).take() {
             return Err(error);
         }
@@ -282,6 +389,29 @@ impl<'a> Run<'a> {
         }
         self.progress();
         Ok(self.report())
+    }
+
+    /// What is told once, at the end.
+    fn tell_the_rest(&self) {
+        for line in self.told.take() {
+            self.observer.event(&Event::Warning { subject: &line.subject, message: &line.message });
+        }
+        for line in self.told_lightly.take() {
+            self.note(&line.subject, &line.message);
+        }
+        for (why, (count, first)) in self.spared.lock().unwrap_or_else(|e| e.into_inner()).iter() {
+            let others = match count - 1 {
+                0 => String::new(),
+                1 => ", nor 1 other entry".to_owned(),
+                n => format!(", nor {n} other entries"),
+            };
+            self.note(first, &format!("not deleted{others}: {}", why.text()));
+        }
+        let deletion = self.deletion();
+        if self.options.dry_run && deletion.is_dangerous() {
+            let message = format!("{deletion}; a restore does it only with --unsafe-delete {}", deletion.entries);
+            self.note(std::os::unix::ffi::OsStrExt::as_bytes(self.target.path.as_os_str()), &message);
+        }
     }
 
     fn report(&self) -> RestoreReport {
@@ -298,8 +428,10 @@ impl<'a> Run<'a> {
             metadata: c.metadata.get(),
             kept: c.kept.get(),
             deleted: c.deleted.get(),
+            spared: c.spared.get(),
             errors: c.errors.get(),
             warnings: c.warnings.get(),
+            not_given: c.not_given.get(),
         }
     }
 }

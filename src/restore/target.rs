@@ -40,6 +40,8 @@ pub(crate) struct Directory {
     pub clean: bool,
     /// What it gets at the end.
     pub finish: Option<Finish>,
+    /// Its descriptor, where no way without links leads to it.
+    pinned: Option<Arc<Dir>>,
     /// `chattr` flags that it had and gets again at the end.
     pub locks: u32,
     /// Device and inode, once it was opened.
@@ -59,6 +61,14 @@ impl Directory {
     /// Counts one holder less; true when it was the last.
     pub(crate) fn let_go(&self) -> bool {
         self.holders.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Keeps the descriptor of a directory that was found through a link.
+    pub(crate) fn pin(&mut self, dir: Arc<Dir>) {
+        if let Ok(stat) = dir.stat_self() {
+            let _ = self.identity.set((stat.device, stat.inode));
+        }
+        self.pinned = Some(dir);
     }
 
     /// The directory it is in; `None` for the target.
@@ -111,6 +121,8 @@ pub(crate) struct Target {
     pub path: PathBuf,
     /// Whether this run made it.
     pub made: bool,
+    /// Whether it is the root of this system: what is restored there comes back where it was.
+    pub in_place: bool,
     root: Option<Arc<Dir>>,
     open: Mutex<Open>,
     most_open: usize,
@@ -135,9 +147,10 @@ impl Target {
             make(&path)?;
         }
         let root = if exists || !dry_run { Some(Arc::new(open_checked(&path, &real)?)) } else { None };
+        let in_place = is_root(&path);
         let most_open = (process::file_limit() / 8).clamp(4, OPEN_DIRECTORIES as u64) as usize;
         let (open, next) = (Mutex::default(), AtomicU64::new(1));
-        Ok(Target { path, made: !exists, root, open, most_open, numbers: next, forbidden: numbers })
+        Ok(Target { path, made: !exists, in_place, root, open, most_open, numbers: next, forbidden: numbers })
     }
 
     /// The target's descriptor; `None` only in a dry run, when it is not there.
@@ -167,7 +180,7 @@ impl Target {
     ) -> Directory {
         let State { made, real, clean } = state;
         let (identity, below, holders) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(1));
-        Directory { id, parent, name, made, real, clean, finish, locks: 0, identity, below, holders }
+        Directory { id, parent, name, made, real, clean, finish, pinned: None, locks: 0, identity, below, holders }
     }
 
     /// A descriptor of `directory`: kept, or opened from the nearest one that is.
@@ -175,6 +188,9 @@ impl Target {
         let root = self.root.as_ref().ok_or(io::ErrorKind::NotFound)?;
         if directory.parent.is_none() {
             return Ok(root.clone());
+        }
+        if let Some(dir) = &directory.pinned {
+            return Ok(dir.clone());
         }
         let below = {
             let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
@@ -201,7 +217,7 @@ impl Target {
         let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
         let (mut names, mut at): (Vec<&[u8]>, _) = (Vec::new(), directory);
         while let Some(parent) = &at.parent {
-            if let Some(dir) = open.get(at.id) {
+            if let Some(dir) = at.pinned.clone().or_else(|| open.get(at.id)) {
                 return (dir, names);
             }
             names.push(&at.name);
@@ -221,7 +237,8 @@ impl Target {
 
     /// Before `directory` is left and closed: makes sure that the one that it is in is open.
     pub(crate) fn climb(&self, directory: &Directory) {
-        let Some(above) = directory.parent.as_ref().filter(|above| above.parent.is_some()) else { return };
+        let inner = |above: &&Arc<Directory>| above.parent.is_some() && above.pinned.is_none();
+        let Some(above) = directory.parent.as_ref().filter(inner) else { return };
         let below = {
             let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
             if open.get(above.id).is_some() { None } else { open.get(directory.id) }
@@ -257,23 +274,32 @@ impl Target {
         self.forbidden.iter().any(|(dev, inode)| *inode == stat.inode && *dev == dir::device_number(stat.device))
     }
 
-    /// The path of an entry for messages: the target's and the names below it.
-    pub(crate) fn path_of(&self, directory: &Directory, name: &[u8]) -> Vec<u8> {
+    /// The names below the target that lead to an entry, each behind a slash.
+    pub(crate) fn below(&self, directory: &Directory, name: &[u8]) -> Vec<u8> {
         let mut names = vec![name];
         let mut at = directory;
         while let Some(parent) = &at.parent {
             names.push(&at.name);
             at = parent;
         }
-        let mut path = std::os::unix::ffi::OsStrExt::as_bytes(self.path.as_os_str()).to_vec();
-        for name in names.iter().rev().filter(|name| !name.is_empty()) {
-            if path.last() != Some(&b'/') {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-        }
-        path
+        names.iter().rev().filter(|name| !name.is_empty()).flat_map(|name| [b"/", *name].concat()).collect()
     }
+
+    /// The path of an entry for messages: the target's and the names below it.
+    pub(crate) fn path_of(&self, directory: &Directory, name: &[u8]) -> Vec<u8> {
+        let mut path = std::os::unix::ffi::OsStrExt::as_bytes(self.path.as_os_str()).to_vec();
+        if path.last() == Some(&b'/') {
+            path.pop();
+        }
+        path.extend_from_slice(&self.below(directory, name));
+        if path.is_empty() { b"/".to_vec() } else { path }
+    }
+}
+
+/// Whether a path is the root of this system, by whatever name.
+pub(crate) fn is_root(path: &Path) -> bool {
+    let number = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    path == Path::new("/") || number(path).is_some_and(|found| number(Path::new("/")) == Some(found))
 }
 
 /// Whether the target exists; an error when it is anything but a directory.

@@ -9,21 +9,25 @@ use crate::model::{Content, Directory as Model, Kind, Node};
 use crate::observe::Action;
 use crate::repo::tree::Entry;
 use crate::restore::Source;
-use crate::restore::delete;
+use crate::restore::delete::{self, Scope};
 use crate::restore::entries;
 use crate::restore::execute::{Window, execute, feed};
 use crate::restore::existing::{self, Decision};
 use crate::restore::filter::{Filter, Verdict};
+use crate::restore::in_place;
 use crate::restore::job::Job;
 use crate::restore::links::{FirstLink, Groups};
 use crate::restore::locks;
 use crate::restore::metadata::{self, Object, Place, Wanted};
 use crate::restore::run::Run;
-use crate::restore::target::{Directory, Finish, State};
-use crate::sys::{Dir, FileKind, Listing, Stat, xattr};
+use crate::restore::spare::Why;
+use crate::restore::target::Directory;
+use crate::sys::{Dir, FileKind, Listing, Stat};
 
 /// Why an entry that differs stays as it is.
 const KEPT: &str = "differs; --overwrite keeps it";
+
+mod enter;
 
 /// Restores one source. What fails is told and counted by `run`.
 pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
@@ -67,6 +71,17 @@ struct Level {
     cursor: Cursor,
     /// What is in it, when the rest is to be removed; and how far it was looked at.
     listing: Option<(Listing, usize)>,
+    /// Why nothing in it is removed.
+    shield: Option<Why>,
+    /// Whether it is on another file system than the directory that was asked for.
+    foreign: bool,
+    device: (u32, u32),
+    /// What is in it, for names that may be other spellings of one.
+    names: Option<Listing>,
+    /// Whether each name in it is one of its own, once it was asked.
+    sharp: Option<bool>,
+    /// Entries that are there under another spelling than the snapshot's.
+    aliases: Vec<Vec<u8>>,
     path_len: usize,
     /// Where it stands, reckoned from the source.
     position: u64,
@@ -75,6 +90,11 @@ struct Level {
 impl Level {
     fn model(&self) -> Model {
         self.node.directory().copied().unwrap_or_default()
+    }
+
+    /// Whether it is restored itself, and does not only lead to something.
+    fn is_asked_for(&self) -> bool {
+        self.taken && self.node.given
     }
 }
 
@@ -135,7 +155,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         let whole = matches!(self.source.node.kind, Kind::Directory(_)) && self.source.direct;
         if whole {
             let path = if self.path.is_empty() { b"/".as_slice() } else { &self.path };
-            let verdict = self.filter.judge(path, false);
+            let verdict = self.filter.visit(path, false);
             if verdict != Verdict::Skip {
                 self.push(self.source.node.clone(), verdict == Verdict::Take, false);
             }
@@ -153,8 +173,24 @@ impl<'r, 'a> Walker<'r, 'a> {
 
     fn push(&mut self, node: Node, taken: bool, parent: bool) {
         let (path_len, position, blocked) = (self.path.len(), self.position, false);
-        let (cursor, listing) = (Cursor::Start, None);
-        self.levels.push(Level { node, place: None, taken, parent, blocked, cursor, listing, path_len, position });
+        self.run.counts.taken.add(u64::from(taken));
+        self.levels.push(Level {
+            node,
+            place: None,
+            taken,
+            parent,
+            blocked,
+            cursor: Cursor::Start,
+            listing: None,
+            shield: None,
+            foreign: false,
+            device: (0, 0),
+            names: None,
+            sharp: None,
+            aliases: Vec::new(),
+            path_len,
+            position,
+        });
         if taken {
             self.place();
         }
@@ -193,11 +229,12 @@ impl<'r, 'a> Walker<'r, 'a> {
             self.run.progress();
         }
         let inside = self.levels.last().is_some_and(|level| level.taken);
-        match (self.filter.judge(&self.path, inside), &node.kind) {
+        match (self.filter.visit(&self.path, inside), &node.kind) {
             (Verdict::Skip, _) => {}
             (verdict, Kind::Directory(_)) => self.push(node.clone(), verdict == Verdict::Take, false),
             (Verdict::Pass, _) => {}
             (Verdict::Take, _) => {
+                self.run.counts.taken.add(1);
                 if let Some(place) = self.place()
                     && let Err(error) = self.leaf(&place, node)
                 {
@@ -241,151 +278,6 @@ impl<'r, 'a> Walker<'r, 'a> {
         self.levels.last().and_then(|level| level.place.clone())
     }
 
-    /// Makes or takes the directory of level `at`, and lists it when what is superfluous shall go.
-    fn enter(&mut self, at: usize) -> Option<Arc<Directory>> {
-        let level = &self.levels[at];
-        if level.parent
-            && let Some(shared) = self.run.shared(&self.path_of_level(at))
-        {
-            return Some(shared);
-        }
-        let above = at.checked_sub(1).and_then(|above| self.levels[above].place.clone());
-        let entered = match &above {
-            Some(above) => self.enter_below(above, level),
-            None => self.enter_target(level),
-        };
-        let subject = || {
-            self.run.target.path_of(above.as_ref().unwrap_or(&self.run.target.directory(false, false, None)), &level.node.name)
-        };
-        let place = match entered {
-            Ok(place) => place?,
-            Err(error) => {
-                self.run.error(&subject(), error);
-                return None;
-            }
-        };
-        if level.parent {
-            self.run.share(self.path_of_level(at), &place);
-        }
-        if place.real
-            && !place.made
-            && !self.run.options.dry_run
-            && let Err(error) = delete::leftovers(self.run, &place, &level.model())
-        {
-            self.run.error(&subject(), error);
-        }
-        let listed = self.run.options.delete && level.taken && level.node.given && place.real && !place.made;
-        if listed {
-            match self.run.target.open(&place).and_then(|dir| dir.list()) {
-                Ok(listing) => self.levels[at].listing = Some((listing, 0)),
-                Err(e) => self.run.error(&subject(), Error::io("cannot list it", e)),
-            }
-        }
-        Some(place)
-    }
-
-    fn path_of_level(&self, at: usize) -> Vec<u8> {
-        let names: Vec<&[u8]> = self.levels[..=at].iter().map(|level| level.node.name.as_slice()).collect();
-        names.join(&b'/')
-    }
-
-    /// What a directory gets at its end: its metadata when it was asked for, or when this run makes it.
-    fn finish(&self, level: &Level, made: bool) -> Option<Finish> {
-        let wanted = level.taken && level.node.given || made;
-        wanted.then(|| Finish { node: level.node.clone(), source: self.source.number })
-    }
-
-    fn enter_target(&self, level: &Level) -> Result<Option<Arc<Directory>>> {
-        let target = &self.run.target;
-        let made = target.made && self.source.number == 0;
-        let (clean, locks) = match target.root() {
-            Some(dir) => {
-                let stat = dir.stat_self().map_err(|e| Error::io("cannot look at the target", e))?;
-                self.run.touches(stat.device, dir);
-                (is_clean(dir, &stat), locks::clear_dir(self.run, dir, &stat))
-            }
-            None => (true, 0),
-        };
-        let mut place = target.directory(made && !level.parent, clean, self.finish(level, made));
-        if let Some(place) = Arc::get_mut(&mut place) {
-            place.locks = locks;
-        }
-        Ok(Some(place))
-    }
-
-    fn enter_below(&self, above: &Arc<Directory>, level: &Level) -> Result<Option<Arc<Directory>>> {
-        let (run, name) = (self.run, &level.node.name);
-        let new = |real| {
-            run.counts.directories.add(1);
-            run.tell(above, &level.node, Action::New, "");
-            let state = State { made: !level.parent, real, clean: above.clean };
-            Ok(Some(run.target.child(above, name, state, self.finish(level, true))))
-        };
-        if !above.real {
-            return new(false);
-        }
-        let dir = run.target.open(above).map_err(|e| Error::io("cannot open its directory", e))?;
-        match look(&dir, above, name)? {
-            Some(stat) if stat.kind == FileKind::Directory => return self.merge(above, &dir, level, &stat),
-            Some(stat) if !existing::may_replace(run.options.overwrite, &level.node, &stat) => {
-                run.counts.kept.add(1);
-                run.tell(above, &level.node, Action::Kept, KEPT);
-                return Ok(None);
-            }
-            Some(stat) if !run.options.dry_run => {
-                let _unlocked = locks::lift(run, &dir, name, &stat);
-                dir.remove(name).map_err(|e| Error::io("cannot remove what is in its place", e))?
-            }
-            _ => {}
-        }
-        if run.options.dry_run {
-            return new(false);
-        }
-        dir.make_dir(name, 0o700).map_err(|e| Error::io("cannot make the directory", e))?;
-        if !(level.taken && level.node.given) {
-            // Should the run be cut short, the next one finds this directory and leaves its metadata alone.
-            let (owners, meta) = (run.owners(self.source.number), &level.node.meta);
-            let _ = dir.set_owner(name, owners.user(meta.uid), owners.group(meta.gid));
-            if meta.mode & 0o700 == 0o700 {
-                let _ = dir.set_mode(name, meta.mode);
-            }
-        }
-        new(true)
-    }
-
-    /// Takes a directory that is there.
-    fn merge(&self, above: &Arc<Directory>, dir: &Dir, level: &Level, stat: &Stat) -> Result<Option<Arc<Directory>>> {
-        let (run, name) = (self.run, &level.node.name);
-        if run.target.is_forbidden(stat) {
-            return Err(Error::invalid("left alone: it is the repository"));
-        }
-        let finish = self.finish(level, false);
-        // It gets its mode back at the end.
-        if finish.is_some() && !run.privileged && !run.options.dry_run && stat.uid == run.me.0 && stat.mode & 0o700 != 0o700 {
-            dir.set_mode(name, stat.mode | 0o700).map_err(|e| Error::io("cannot make the directory accessible", e))?;
-        }
-        let mut place = run.target.child(above, name, State { real: true, ..State::default() }, finish);
-        let opened = run.target.open(&place).map_err(|e| Error::io("cannot open the directory", e));
-        let only = Arc::get_mut(&mut place);
-        match opened {
-            Ok(dir) => {
-                run.touches(stat.device, &dir);
-                if let Some(place) = only {
-                    place.clean = is_clean(&dir, stat);
-                    place.locks = locks::clear_dir(run, &dir, stat);
-                }
-            }
-            Err(e) => {
-                if let Some(place) = only {
-                    place.finish = None;
-                }
-                run.release(&place);
-                return Err(e);
-            }
-        }
-        Ok(Some(place))
-    }
-
     /// Removes what is in the directory and sorts before `next` (`None`: all the rest) without being in the snapshot.
     fn superfluous(&mut self, next: Option<&[u8]>) {
         let Some(level) = self.levels.last_mut() else { return };
@@ -400,10 +292,18 @@ impl<'r, 'a> Walker<'r, 'a> {
                 return;
             }
             let path = [&self.path[..level.path_len], b"/", name].concat();
-            if self.filter.judge(&path, level.taken) != Verdict::Take {
+            if level.aliases.iter().any(|alias| alias == name) || self.filter.judge(&path, level.taken) != Verdict::Take {
                 continue;
             }
-            if let Err(error) = delete::remove(self.run, place, name, Some((self.filter, path))) {
+            let spare = self.run.spare(self.source.number);
+            let removed = match level.shield {
+                Some(why) => {
+                    self.run.spared(why, place, name);
+                    Ok(true)
+                }
+                None => delete::remove(self.run, place, name, Scope { filter: Some(self.filter), spare, path }),
+            };
+            if let Err(error) = removed {
                 self.run.error(&self.run.target.path_of(place, name), error);
             }
         }
@@ -420,6 +320,16 @@ impl<'r, 'a> Walker<'r, 'a> {
             Some(dir) => look(dir, place, &node.name)?,
             None => None,
         };
+        if let (Some(dir), Some(stat), Some(at)) = (&dir, &there, self.levels.len().checked_sub(1)) {
+            self.tell_apart(at, dir, &node.name, stat)?;
+            if stat.kind == FileKind::Directory && run.options.dry_run && existing::may_replace(run.options.overwrite, node, stat)
+            {
+                delete::make_way(run, place, &node.name, self.source.number)?;
+            }
+        }
+        if run.only_deletions {
+            return Ok(());
+        }
         let (first, known) = match node.link {
             Some(group) => {
                 let (first, known) = self.groups.find(run, &group, place, self.position, node)?;
@@ -461,6 +371,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             }
         }
         let mut job = Job::new(run, self.source.number, place, node.clone());
+        job.state().way = in_place::way(run, there.as_ref(), local);
         (job.there, job.local, job.first) = (there, local, first);
         match known {
             true => self.later_link(job),
@@ -528,10 +439,4 @@ fn look(dir: &Dir, directory: &Directory, name: &[u8]) -> Result<Option<Stat>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("cannot look at what is there", e)),
     }
-}
-
-/// Whether what is made in a directory inherits nothing from it.
-fn is_clean(dir: &Dir, stat: &Stat) -> bool {
-    let no_default = |list: xattr::List| !list.iter().any(|(name, _)| name == b"system.posix_acl_default");
-    stat.mode & 0o2000 == 0 && xattr::list(dir).is_ok_and(no_default)
 }

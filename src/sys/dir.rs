@@ -81,6 +81,8 @@ pub struct Stat {
     pub rdev: (u32, u32),
     /// Whether it is immutable or append-only (`chattr` flags `i` and `a`), where the file system tells.
     pub locked: bool,
+    /// Whether something is mounted here: it is the root of a mount.
+    pub mount_root: bool,
 }
 
 /// The names in a directory, in one buffer.
@@ -154,6 +156,14 @@ pub const LOCKS: u32 = 0x0000_0010 | 0x0000_0020;
 /// `c`, `m` and `C`: they say how data is written, and a file system may take them only while a file is empty.
 pub const EARLY_FLAGS: u32 = 0x0000_0004 | 0x0000_0400 | 0x0080_0000;
 
+/// Kinds of file systems, as `statfs` tells them.
+const EXT4: u64 = 0xef53;
+const TMPFS: u64 = 0x0102_1994;
+const F2FS: u64 = 0xf2f5_2010;
+const BTRFS: u64 = 0x9123_683e;
+/// `F`: names in the directory are folded.
+const FOLDS: u32 = 0x4000_0000;
+
 /// The longest path that is opened at once: below `PATH_MAX`.
 const LONGEST: usize = 3800;
 
@@ -175,6 +185,11 @@ impl Dir {
     /// Opens the entry `name`, which must be a directory and not a link to one.
     pub fn open_dir(&self, name: &[u8]) -> io::Result<Dir> {
         Ok(Dir(fs::openat(&self.0, name, OPEN_DIR | OFlags::NOFOLLOW, Mode::empty())?))
+    }
+
+    /// Opens the entry `name`, which may be a link to a directory: it is followed.
+    pub fn open_dir_following(&self, name: &[u8]) -> io::Result<Dir> {
+        Ok(Dir(fs::openat(&self.0, name, OPEN_DIR, Mode::empty())?))
     }
 
     /// Opens a directory several levels below: links, `..` and mount tricks on the way are refused by the kernel
@@ -405,6 +420,16 @@ impl Dir {
         Ok(fs::syncfs(&self.0)?)
     }
 
+    /// Whether each name in it is surely a name of its own: it is of a kind of file system that tells them apart, or does
+    /// so unless the directory says otherwise.
+    pub fn tells_names_apart(&self) -> bool {
+        match fs::fstatfs(&self.0).map(|s| s.f_type as u64 & 0xffff_ffff) {
+            Ok(BTRFS) => true,
+            Ok(EXT4 | TMPFS | F2FS) => flags(&self.0).is_ok_and(|flags| flags & FOLDS == 0),
+            _ => false,
+        }
+    }
+
     /// Free entries of the file system; `u64::MAX` where it makes as many as it likes.
     pub fn free_entries(&self) -> io::Result<u64> {
         let s = fs::fstatvfs(&self.0)?;
@@ -488,6 +513,11 @@ pub fn user_flags(fd: impl AsFd) -> Option<u32> {
 /// Sets the `chattr` flags of an open file or directory.
 pub fn set_flags(fd: impl AsFd, flags: u32) -> io::Result<()> {
     Ok(fs::ioctl_setflags(fd, fs::IFlags::from_bits_retain(flags))?)
+}
+
+/// Makes a range of an open file a hole that reads as zeros; its size stays.
+pub fn punch_hole(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    Ok(fs::fallocate(fd, fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE, offset, len)?)
 }
 
 /// `statx` of an open file.
@@ -584,6 +614,7 @@ fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
         links: s.stx_nlink,
         rdev: (s.stx_rdev_major, s.stx_rdev_minor),
         locked: s.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
+        mount_root: s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
     })
 }
 

@@ -68,6 +68,12 @@ pub fn group() -> u32 {
     process::getegid().as_raw()
 }
 
+/// The groups that this process is in, the effective one first.
+pub fn groups() -> Vec<u32> {
+    let others = process::getgroups().unwrap_or_default();
+    std::iter::once(group()).chain(others.into_iter().map(|group| group.as_raw())).collect()
+}
+
 /// Raises the limit of open files as far as it goes.
 pub fn raise_file_limit() {
     let limit = process::getrlimit(Resource::Nofile);

@@ -129,7 +129,8 @@ fn tree(files: u64) {
             ..Metadata::default()
         };
         let name = format!("file-{n:012}").into_bytes();
-        let node = Node { name, meta, kind: Kind::File(content), link: None, given: true, changed: false };
+        let node =
+            Node { name, meta, kind: Kind::File(content), link: None, given: true, changed: false, left_out: Default::default() };
         bytes.clear();
         node::encode(&node, &mut bytes);
         tree.push(&bytes, 1, &node.name, || key_hash(&node.name), &mut sink).unwrap();

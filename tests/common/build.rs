@@ -49,7 +49,15 @@ impl Spec {
     fn new(name: &str, mode: u16, kind: Kind) -> Spec {
         let mtime = Timestamp { secs: 1_500_000_000, nanos: 123_456_789 };
         let meta = Metadata { mode, mtime, ..Metadata::default() };
-        let node = Node { name: name.as_bytes().to_vec(), meta, kind, link: None, given: true, changed: false };
+        let node = Node {
+            name: name.as_bytes().to_vec(),
+            meta,
+            kind,
+            link: None,
+            given: true,
+            changed: false,
+            left_out: Default::default(),
+        };
         Spec { node, parts: Vec::new(), children: Vec::new() }
     }
 
@@ -340,6 +348,7 @@ fn commit(mut builder: Builder<'_>, node: Node, links: Option<Root>, owners: Own
         scan_start: now,
         links,
         owners,
+        rules: Vec::new(),
         statistics: builder.statistics,
         program: b"test".to_vec(),
     };

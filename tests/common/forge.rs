@@ -25,7 +25,7 @@ pub const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 0 };
 pub fn node(name: impl AsRef<[u8]>, kind: Kind) -> Node {
     let mode = if matches!(kind, Kind::Directory(_)) { 0o755 } else { 0o644 };
     let meta = Metadata { mode, mtime: NOW, ..Metadata::default() };
-    Node { name: name.as_ref().to_vec(), meta, kind, link: None, given: true, changed: false }
+    Node { name: name.as_ref().to_vec(), meta, kind, link: None, given: true, changed: false, left_out: Default::default() }
 }
 
 /// A small file.
@@ -162,6 +162,7 @@ impl<'r> Forge<'r> {
             scan_start: NOW,
             links: None,
             owners: Owners::default(),
+            rules: Vec::new(),
             statistics: Statistics::default(),
             program: b"forge".to_vec(),
         };

@@ -1,6 +1,7 @@
 //! The golden repository: where it is, how its objects are opened with nothing but the documented layout.
 #![allow(dead_code)]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use yester::chunk::codec::Decoder;
 use yester::chunk::keys::{ClassKey, Credential};
 use yester::chunk::seal::{self, SealKey};
 use yester::format::envelope::{self, ObjectType};
-use yester::format::pack::{self, DirectoryEntry, Preamble, Tail};
+use yester::format::pack::{self, DirectoryEntry, PackKind, Preamble, Tail};
 use yester::format::segment::{self, SegmentRoot};
+use yester::model::ChunkKey;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Name};
@@ -99,8 +101,35 @@ pub struct OpenPack {
     pub plain: Vec<Vec<u8>>,
 }
 
+/// The plain bytes of all chunks of frames of this kind that are no differences, by key: what bases are.
+fn chunks_of(repo: &Repository, kind: PackKind) -> HashMap<ChunkKey, Vec<u8>> {
+    let mut out = HashMap::new();
+    for (_, object) in objects(repo, Class::Packs) {
+        let open = open_pack_with(repo, &object, &mut |_| None);
+        for (entry, plain) in open.entries.iter().zip(&open.plain).filter(|_| open.preamble.kind == kind) {
+            let mut at = 0;
+            for (key, len) in entry.chunks.iter().filter(|_| entry.frame.bases.is_empty()) {
+                out.insert(*key, plain[at..at + *len as usize].to_vec());
+                at += *len as usize;
+            }
+        }
+    }
+    out
+}
+
 /// Opens a whole pack.
 pub fn open_pack(repo: &Repository, object: &[u8]) -> OpenPack {
+    let kind = Preamble::decode(object).expect("a preamble").kind;
+    let mut all = None;
+    let mut prefix = |bases: &[ChunkKey]| {
+        let all = all.get_or_insert_with(|| chunks_of(repo, kind));
+        Some(bases.iter().flat_map(|key| all[key].clone()).collect())
+    };
+    open_pack_with(repo, object, &mut prefix)
+}
+
+/// The same; `prefix` has the bytes of bases, or `None` when frames that have bases are not asked for.
+fn open_pack_with(repo: &Repository, object: &[u8], prefix: &mut dyn FnMut(&[ChunkKey]) -> Option<Vec<u8>>) -> OpenPack {
     let preamble = Preamble::decode(object).expect("a preamble");
     let tail = Tail::decode(object, object.len() as u64).expect("a tail");
     let key = key_at(repo.keys().pack(preamble.kind), object, 28);
@@ -115,8 +144,15 @@ pub fn open_pack(repo: &Repository, object: &[u8]) -> OpenPack {
         let mut frame = object[info.offset as usize..][..info.stored as usize].to_vec();
         key.open(number as u64, &preamble.frame_aad(number as u32, info.codec, info.plain), &mut frame).expect("a frame opens");
         let mut out = Vec::new();
-        let decoded = Decoder::new().expect("a decoder").decode(info.codec, &frame, info.plain as usize, &mut out);
-        decoded.expect("a frame decodes");
+        let mut decoder = Decoder::new().expect("a decoder");
+        let prefix = if info.bases.is_empty() { Some(Vec::new()) } else { prefix(&info.bases) };
+        match prefix {
+            Some(prefix) if !prefix.is_empty() => {
+                decoder.decode_delta(&frame, &prefix, info.plain as usize, &mut out).expect("a difference decodes");
+            }
+            Some(_) => decoder.decode(info.codec, &frame, info.plain as usize, &mut out).expect("a frame decodes"),
+            None => {}
+        }
         compressed.push(frame);
         plain.push(out);
     }

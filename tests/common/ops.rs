@@ -183,6 +183,7 @@ impl Years {
             scan_start: time,
             links: None,
             owners: Owners::default(),
+            rules: Vec::new(),
             statistics,
             program: b"test".to_vec(),
         };
@@ -335,5 +336,5 @@ impl PageSink for Pages<'_, '_> {
 
 fn node(name: Vec<u8>, kind: Kind) -> Node {
     let meta = Metadata { xattrs: Xattrs::Inline(Vec::new()), ..Metadata::default() };
-    Node { name, meta, kind, link: None, given: true, changed: false }
+    Node { name, meta, kind, link: None, given: true, changed: false, left_out: Default::default() }
 }

@@ -186,6 +186,7 @@ impl Tiny {
             scan_start: time,
             links,
             owners: Owners::default(),
+            rules: Vec::new(),
             statistics: Statistics { bytes: 12_345, ..Statistics::default() },
             program: b"tiny".to_vec(),
         };
@@ -306,7 +307,7 @@ impl<'a> Writer<'a> {
         });
         let meta =
             Metadata { mode: tree.mode, uid: tree.owner.0, gid: tree.owner.1, mtime: tree.mtime, xattrs, flags: tree.flags };
-        Node { name: name.to_vec(), meta, kind, link, given: true, changed: false }
+        Node { name: name.to_vec(), meta, kind, link, given: true, changed: false, left_out: Default::default() }
     }
 
     fn directory(&mut self, entries: &BTreeMap<Vec<u8>, Tree>, position: &mut u64) -> Directory {

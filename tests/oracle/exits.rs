@@ -93,7 +93,8 @@ fn content(view: &View, ino: u64, size: u64) -> String {
 pub fn restored(fixture: &Fixture, snapshot: &Snapshot, to: &Path, memory: u64) -> Tree {
     let names = BASE.iter().map(|n| n.to_vec()).collect();
     let request = RestoreRequest { sources: vec![(Arc::new(snapshot.clone()), names)], target: to.to_owned() };
-    let options = RestoreOptions { delete: true, memory, ..RestoreOptions::default() };
+    let confirm = Some(yester::restore::danger::Confirm::new(|_| true));
+    let options = RestoreOptions { delete: true, confirm, memory, ..RestoreOptions::default() };
     let report = restore(&fixture.trees(), &request, &options, &Told).expect("the restore succeeds");
     assert!(report.is_complete(), "{report:?}");
     capture::directory(to)

@@ -158,7 +158,7 @@ fn a_very_deep_tree_comes_back() {
     // All of it goes, too.
     let empty = World::new(&Spec::dir("", vec![]).owner(uid, gid));
     let request = yester::restore::RestoreRequest { target: world.target(), ..empty.request(&[""]) };
-    let options = RestoreOptions { delete: true, ..RestoreOptions::default() };
+    let options = RestoreOptions { delete: true, unsafe_delete: Some(601), ..RestoreOptions::default() };
     let report = yester::restore::restore(&empty.reader, &request, &options, &world.warnings).unwrap();
     assert_eq!((report.deleted, report.errors), (601, 0), "{:?}", world.warnings.all());
 }

@@ -4,6 +4,9 @@
 #[path = "../common/build.rs"]
 mod build;
 mod fidelity;
+mod folding;
 mod hostile;
+mod in_place;
+mod left_out;
 mod merge;
 mod support;

@@ -119,7 +119,10 @@ fn delete_removes_what_the_snapshot_does_not_have() {
     let report = world.restore_all(&RestoreOptions::default());
     assert_eq!(report.deleted, 0);
     assert!(world.path("given/z").exists());
-    let options = RestoreOptions { delete: true, exclude: vec!["*.log".into()], ..RestoreOptions::default() };
+    let mut options = RestoreOptions { delete: true, exclude: vec!["*.log".into()], ..RestoreOptions::default() };
+    let refused = world.try_restore(&[""], &options).unwrap_err();
+    assert!(refused.to_string().contains("give --unsafe-delete 8"), "{refused}");
+    options.unsafe_delete = Some(8);
     let report = world.restore_all(&options);
     assert_eq!(report.deleted, 8, "{report:?}");
     assert!(world.path("other/f").exists(), "it is in a directory that was not given");
@@ -435,7 +438,7 @@ fn what_a_killed_run_left_goes_and_nothing_else() {
     assert_eq!(world.read(&wanted), b"xxxxxx", "it is in the snapshot, and what is there stays");
     // Not where nothing is restored to.
     assert!(world.path("other").join(&dead).exists());
-    let report = world.restore_all(&RestoreOptions { delete: true, ..RestoreOptions::default() });
+    let report = world.restore_all(&RestoreOptions { delete: true, unsafe_delete: Some(12), ..RestoreOptions::default() });
     // `other` with its six, five beside it; nothing in `p`, which was not given.
     assert_eq!((report.deleted, world.path("p").join(&alive).exists()), (12, true), "{report:?}");
     assert_eq!(world.read(&wanted), b"wanted");

@@ -8,7 +8,7 @@ use crate::ingest::parent::ParentEntry;
 use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
 use crate::ingest::read::{BATCH, Task, is_small};
 use crate::ingest::sink::stopped;
-use crate::model::{Content, Kind, LinkGroup, Node};
+use crate::model::{Content, Kind, LeftOut, LinkGroup, Node};
 use crate::sys::table::key_of;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
@@ -33,6 +33,7 @@ impl Planner<'_> {
                 link: None,
                 given: true,
                 changed: false,
+                left_out: LeftOut::default(),
             },
             xattrs: Vec::new(),
             record: record(&stat),
@@ -56,6 +57,7 @@ impl Planner<'_> {
             Err(e) => {
                 let path = self.path.clone();
                 self.warn(&path, &format!("it cannot be read: {e}"));
+                self.lost = true;
                 Ok(())
             }
         }

@@ -351,7 +351,8 @@ impl<'a> Walk<'a> {
 /// What a link adds to the sum over a tree. Links of one group are of one kind and hold the same.
 fn weigh(link: &Node) -> u64 {
     let (name, meta) = (Vec::new(), Metadata::default());
-    let same = Node { name, meta, kind: link.kind.clone(), link: link.link, given: true, changed: false };
+    let same =
+        Node { name, meta, kind: link.kind.clone(), link: link.link, given: true, changed: false, left_out: Default::default() };
     let mut bytes = Vec::new();
     crate::format::node::encode(&same, &mut bytes);
     let mut hasher = blake3::Hasher::new();

@@ -1,0 +1,48 @@
+//! Directories that only lead to what is restored: they are walked as they are there, and never replaced.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::restore::run::Run;
+use crate::restore::target::{Directory, State};
+use crate::sys::{Dir, FileKind, Stat};
+
+/// What to do about something else in the place of a directory that only leads to what is restored.
+const STAYS: &str = "in the place of a directory that only leads to what is restored: it is left alone, and so is what \
+                     belongs below it; move it away, or restore to another place (--target)";
+
+/// Opens what is at `name` of `dir` in the place of a directory that only leads to something: in place, a link to a
+/// directory is followed. Nobody else's link may lead to what is not theirs: whoever can make links in a directory could
+/// send a restore anywhere.
+pub(crate) fn follow(run: &Run<'_>, dir: &Dir, name: &[u8], there: &Stat) -> Result<Dir> {
+    if there.kind != FileKind::Symlink {
+        return Err(Error::invalid(format!("something else is {STAYS}")));
+    }
+    if !run.target.in_place {
+        return Err(Error::invalid(format!("a symbolic link is {STAYS}")));
+    }
+    let opened = dir.open_dir_following(name).map_err(|e| Error::io(format!("a link that leads nowhere is {STAYS}"), e))?;
+    let stat = opened.stat_self().map_err(|e| Error::io("cannot look at what it leads to", e))?;
+    if ![0, run.me.0, stat.uid].contains(&there.uid) {
+        let text = format!(
+            "it is a link of user {} to a directory of user {}, which may be a trap: it is not followed",
+            there.uid, stat.uid
+        );
+        return Err(Error::invalid(text));
+    }
+    Ok(opened)
+}
+
+/// The directory `name` of `above` as it is there; for what is only asked about.
+pub(crate) fn look(run: &Run<'_>, above: &Arc<Directory>, name: &[u8]) -> Arc<Directory> {
+    let followed = || {
+        let dir = run.target.open(above).ok().filter(|_| run.target.in_place && above.real)?;
+        let stat = dir.stat(name).ok().filter(|stat| stat.kind == FileKind::Symlink)?;
+        follow(run, &dir, name, &stat).ok()
+    };
+    let mut place = run.target.child(above, name, State { real: above.real, ..State::default() }, None);
+    if let (Some(dir), Some(place)) = (followed(), Arc::get_mut(&mut place)) {
+        place.pin(Arc::new(dir));
+    }
+    place
+}

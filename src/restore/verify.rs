@@ -1,0 +1,159 @@
+//! Comparing what is there at the end with the snapshot: every file's bytes, every link's target, by their names.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::pack::PackKind;
+use crate::model::{Content, Directory as Model, Item, Kind, Node};
+use crate::repo::tree::Entry;
+use crate::restore::existing::{self, file_kind};
+use crate::restore::filter::{Filter, Verdict};
+use crate::restore::job::read_exact;
+use crate::restore::leads;
+use crate::restore::run::Run;
+use crate::restore::target::Directory;
+use crate::restore::{Overwrite, Source};
+use crate::sys::{Dir, FileKind, dir};
+
+struct Level {
+    model: Model,
+    place: Arc<Directory>,
+    taken: bool,
+    next: Option<Entry>,
+    path_len: usize,
+}
+
+/// Compares one source. What differs is told and counted by `run`.
+pub(crate) fn source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
+    let mut path: Vec<u8> = Vec::new();
+    let mut place = run.target.directory(false, false, None);
+    for node in source.parents.iter().skip(1).chain([&source.node]).filter(|node| !node.name.is_empty()) {
+        path.push(b'/');
+        path.extend_from_slice(&node.name);
+        if !source.direct && node.directory().is_some() {
+            place = leads::look(run, &place, &node.name);
+        }
+    }
+    let verdict = filter.judge(if path.is_empty() { b"/" } else { &path }, false);
+    if verdict == Verdict::Skip {
+        return;
+    }
+    match source.node.directory() {
+        Some(model) => tree(run, *model, place, verdict == Verdict::Take, path, filter),
+        None => told(run, &place, &source.node),
+    }
+}
+
+fn tree(run: &Run<'_>, model: Model, place: Arc<Directory>, taken: bool, mut path: Vec<u8>, filter: &Filter) {
+    let tree = run.tree;
+    // Damage was told when the entries were restored.
+    let first = |model: &Model| tree.entry_number(model, 0).unwrap_or_default();
+    let mut levels = vec![Level { model, place, taken, next: first(&model), path_len: path.len() }];
+    while let Some(level) = levels.last_mut().filter(|_| !run.stopped()) {
+        path.truncate(level.path_len);
+        let Some(entry) = level.next.take() else {
+            levels.pop();
+            continue;
+        };
+        level.next = tree.next(&level.model, &entry).unwrap_or_default();
+        let node = entry.node();
+        path.push(b'/');
+        path.extend_from_slice(&node.name);
+        match (filter.judge(&path, level.taken), &node.kind) {
+            (Verdict::Skip, _) => {}
+            (verdict, Kind::Directory(below)) => {
+                let place = leads::look(run, &level.place, &node.name);
+                let (model, path_len) = (*below, path.len());
+                levels.push(Level { model, place, taken: verdict == Verdict::Take, next: first(&model), path_len });
+            }
+            (Verdict::Pass, _) => {}
+            (Verdict::Take, _) => told(run, &level.place.clone(), node),
+        }
+    }
+}
+
+fn told(run: &Run<'_>, place: &Directory, node: &Node) {
+    // What could not be restored was told.
+    let subject = run.target.path_of(place, &node.name);
+    if run.has_failed(&subject) {
+        return;
+    }
+    if let Err(error) = run.target.open(place).map_err(gone).and_then(|dir| entry(run, &dir, node)) {
+        run.error(&subject, error);
+    }
+}
+
+fn gone(e: std::io::Error) -> Error {
+    Error::io("what was restored cannot be read back", e)
+}
+
+fn entry(run: &Run<'_>, dir: &Dir, node: &Node) -> Result<()> {
+    let there = dir.stat(&node.name).map_err(gone)?;
+    let wrong = |what: &str| Err(Error::corrupt(format!("what is there at the end is {what}")));
+    // What stayed as the user wanted it is none of this run's.
+    let stays = matches!(run.options.overwrite, Overwrite::Never | Overwrite::IfNewer);
+    if stays && (there.kind != file_kind(&node.kind) || there.mtime != node.meta.mtime) {
+        return match existing::may_replace(run.options.overwrite, node, &there) {
+            true => wrong("not what the snapshot has"),
+            false => Ok(()),
+        };
+    }
+    if there.kind != file_kind(&node.kind) {
+        return wrong("of another kind");
+    }
+    match &node.kind {
+        Kind::Symlink(target) if dir.read_link(&node.name).map_err(gone)? != *target => wrong("a link to something else"),
+        Kind::File(content) if there.size != content.size() => wrong("of another size"),
+        Kind::File(content) => {
+            let file = dir.open_file(&node.name).map_err(gone)?;
+            match dir::stat(&file).map_err(gone)?.kind == FileKind::File && holds(run, &file, content)? {
+                true => Ok(()),
+                false => wrong("not what the snapshot has: something else wrote to it, or the disk or memory is broken"),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file holds exactly this.
+fn holds(run: &Run<'_>, file: &File, content: &Content) -> Result<bool> {
+    let mut buffer = Vec::new();
+    if let Content::Inline(bytes) = content {
+        buffer.resize(bytes.len(), 0);
+        file.read_exact_at(&mut buffer, 0).map_err(gone)?;
+        return Ok(buffer == *bytes);
+    }
+    let mut right = true;
+    run.tree.items(content, 0, &mut |offset, item| {
+        right = match item {
+            Item::Hole { len } => is_zero(file, offset, *len).map_err(gone)?,
+            Item::Chunk { id, len } => {
+                read_exact(file, offset, *len, &mut buffer).map_err(gone)?;
+                run.tree.chunks().repo().keys().chunk_id(PackKind::Data, &buffer) == *id
+            }
+        };
+        Ok(right && !run.stopped())
+    })?;
+    Ok(right)
+}
+
+/// Whether a range of a file reads as zeros; what the file system knows to be a hole is not read.
+fn is_zero(file: &File, offset: u64, len: u64) -> std::io::Result<bool> {
+    let (mut at, end) = (offset, offset + len);
+    let mut buffer = Vec::new();
+    while at < end {
+        let Some((start, stop)) = dir::next_data(file, at)?.filter(|(start, _)| *start < end) else { return Ok(true) };
+        at = start;
+        while at < stop.min(end) {
+            let piece = (stop.min(end) - at).min(1 << 20) as u32;
+            read_exact(file, at, piece, &mut buffer)?;
+            if buffer.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += u64::from(piece);
+        }
+    }
+    Ok(true)
+}
