@@ -210,6 +210,15 @@ fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
         let why = "left by ingests that were stopped, or of one at work";
         out.push(format!("{packs} ({}) that no segment names: {why}; no damage", units::size(report.unused_bytes)));
     }
+    if report.marked_packs > 0 {
+        let packs = counted(report.marked_packs, "pack is", "packs are");
+        out.push(format!("{packs} marked for deletion: an unfinished prune, or one at work; the next prune ends it; no damage"));
+    }
+    if report.gone_packs > 0 {
+        let packs = counted(report.gone_packs, "deleted pack", "deleted packs");
+        let why = "nothing of them is needed, and the next prune takes them out; no damage";
+        out.push(format!("{packs} that the index still names: {why}"));
+    }
     if args.read_data || args.read_data_subset.is_some() {
         let fresh = match report.fresh_packs {
             0 => String::new(),
@@ -261,6 +270,8 @@ struct Summary {
     pack_bytes: u64,
     unused_packs: u64,
     unused_bytes: u64,
+    marked_packs: u64,
+    gone_packs: u64,
     read_packs: u64,
     read_bytes: u64,
     fresh_packs: u64,
@@ -284,6 +295,8 @@ fn summary(report: &CheckReport, time: Duration) -> Summary {
         pack_bytes: report.pack_bytes,
         unused_packs: report.unused_packs,
         unused_bytes: report.unused_bytes,
+        marked_packs: report.marked_packs,
+        gone_packs: report.gone_packs,
         read_packs: report.read_packs,
         read_bytes: report.read_bytes,
         fresh_packs: report.fresh_packs,

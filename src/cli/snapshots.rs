@@ -57,9 +57,8 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
 
 /// Snapshots that this machine has seen and that are gone without having been forgotten.
 pub fn vanished_ids(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
-    let present = repo_snapshots::names(repo)?;
     let state = context.places.state().and_then(|directory| LocalState::open(directory, repo.id()));
-    state.map_or(Ok(Vec::new()), |state| state.vanished(repo, &present))
+    state.map_or(Ok(Vec::new()), |state| state.vanished(repo, || repo_snapshots::names(repo)))
 }
 
 /// The same, each with what there is to say.

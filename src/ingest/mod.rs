@@ -158,7 +158,10 @@ impl Attempt<'_> {
         if report.snapshot.statistics.bytes_stored > 0 {
             let settled = session::others(self.repo, report.snapshot.id)
                 .and_then(|others| merge::settle(self.repo, &Index::load(self.repo)?, !others));
-            if let Err(e) = settled {
+            // Somebody else who merges, or a prune, deleted a segment first.
+            if let Err(e) = settled
+                && e.kind() != ErrorKind::NotFound
+            {
                 let message = format!("the snapshot is stored, but the index could not be merged: {e}");
                 self.observer.event(&Event::Warning { subject: b"index", message: &message });
             }

@@ -9,6 +9,7 @@ use crate::model::{Snapshot, SnapshotId};
 use crate::mount::inode::Ranges;
 use crate::mount::root::{Mounted, Numbers};
 use crate::repo::Repository;
+use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, Filter};
 
 /// A damaged snapshot is tried again after this time: its storage may have recovered.
@@ -23,7 +24,7 @@ enum Known {
 
 /// What the mount knows of the repository's snapshots.
 pub struct Watch {
-    repo: Arc<Repository>,
+    chunks: Arc<ChunkReader>,
     filter: Filter,
     known: HashMap<SnapshotId, Known>,
     ranges: Ranges,
@@ -40,16 +41,16 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// Knows nothing yet.
-    pub fn new(repo: Arc<Repository>, filter: Filter) -> Self {
+    /// Knows nothing yet. `chunks` reads what is in the snapshots, and is told when there are new ones.
+    pub fn new(chunks: Arc<ChunkReader>, filter: Filter) -> Self {
         let (known, ranges, numbers) = (HashMap::new(), Ranges::default(), Numbers::default());
-        Watch { repo, filter, known, ranges, numbers, listed: Instant::now() }
+        Watch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
     }
 
     /// Lists again and answers the snapshots to show, oldest first. Those that are gone stay known, so that their
     /// inode numbers are not used again and open files can be read on while their data is there.
     pub fn list(&mut self) -> Result<Vec<Arc<Mounted>>> {
-        let names = snapshots::names(&self.repo)?;
+        let names = snapshots::names(self.chunks.repo())?;
         self.listed = Instant::now();
         let new: Vec<SnapshotId> = names
             .iter()
@@ -60,7 +61,10 @@ impl Watch {
                 Some(_) => false,
             })
             .collect();
-        let mut loaded = load_all(&self.repo, &new);
+        if !new.is_empty() {
+            self.chunks.snapshots_listed();
+        }
+        let mut loaded = load_all(self.chunks.repo(), &new);
         // Where two ranges overlap, the later snapshot gives way.
         loaded.sort_by_key(|(id, found)| (found.as_ref().ok().and_then(|s| s.as_ref().map(|s| s.time)), *id));
         for (id, found) in loaded {

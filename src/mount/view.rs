@@ -44,9 +44,9 @@ impl View {
         // Frames get eight parts of eleven, decoded pages of trees three.
         let part = options.memory / 11;
         let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?);
-        let trees = Arc::new(TreeReader::new(chunks, part * 3)?);
+        let trees = Arc::new(TreeReader::new(chunks.clone(), part * 3)?);
         let below = Arc::new(Below::new(trees));
-        let mut watch = Watch::new(repo.clone(), options.filter.clone());
+        let mut watch = Watch::new(chunks, options.filter.clone());
         let shown = watch.list()?;
         let top = options.scope.as_ref().map(|(name, path)| scope(&below, &shown, name, path)).transpose()?;
         let follower = match top {

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -209,27 +209,64 @@ pub struct Source {
     cache: Option<Arc<SegmentCache>>,
     id: SegmentId,
     copy: Arc<Mutex<Option<Arc<File>>>>,
+    /// The segment itself, in a directory: it can be read on when prune has deleted it.
+    opened: Arc<Mutex<Option<Arc<Kept>>>>,
+}
+
+/// Segments that are kept open, of all repositories of this process.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// The most of them: mostly there are fewer segments.
+const MOST_OPEN: usize = 64;
+
+/// A file that counts among those that are kept open.
+#[derive(Debug)]
+struct Kept(File);
+
+impl Kept {
+    fn open(storage: &dyn Storage, id: SegmentId) -> Option<Self> {
+        let more = |n: usize| (n < MOST_OPEN).then_some(n + 1);
+        OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        let opened = storage.open(&Name::Segment(id));
+        if opened.is_none() {
+            OPEN.fetch_sub(1, Ordering::Relaxed);
+        }
+        opened.map(Kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Source {
     /// The source of segment `id` of `size` bytes; makes the copy when there is a cache.
     pub fn new(storage: Arc<dyn Storage>, cache: Option<Arc<SegmentCache>>, id: SegmentId, size: u64) -> Self {
         let file = cache.as_ref().and_then(|cache| cache.fetch(&*storage, &id, size));
-        Source { storage, cache, id, copy: Arc::new(Mutex::new(file.map(Arc::new))) }
+        let opened = if file.is_none() { Kept::open(&*storage, id) } else { None };
+        let (copy, opened) = (Arc::new(Mutex::new(file.map(Arc::new))), Arc::new(Mutex::new(opened.map(Arc::new))));
+        Source { storage, cache, id, copy, opened }
     }
 
     fn copy(&self) -> Option<Arc<File>> {
         self.copy.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
+    fn opened(&self) -> Option<Arc<Kept>> {
+        self.opened.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
     /// Reads a part of the segment into `out` (replaced).
     pub fn read(&self, range: Range<u64>, out: &mut Vec<u8>) -> Result<()> {
         if let Some(file) = self.copy() {
-            out.clear();
-            let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-            out.try_reserve(len).map_err(|e| Error::corrupt(format!("{}: {e}", Name::Segment(self.id))))?;
-            out.resize(len, 0);
-            if file.read_exact_at(out, range.start).is_ok() {
+            if self.read_file(&file, &range, out)? {
+                return Ok(());
+            }
+            self.drop_cached();
+        }
+        if let Some(kept) = self.opened() {
+            if self.read_file(&kept.0, &range, out)? {
                 return Ok(());
             }
             self.drop_cached();
@@ -237,14 +274,23 @@ impl Source {
         self.storage.read(&Name::Segment(self.id), Some(range), out)
     }
 
-    /// Throws the copy away: what was read from it was not right. False when there was none, so that what was read came
-    /// from the repository itself.
+    fn read_file(&self, file: &File, range: &Range<u64>, out: &mut Vec<u8>) -> Result<bool> {
+        out.clear();
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        out.try_reserve(len).map_err(|e| Error::corrupt(format!("{}: {e}", Name::Segment(self.id))))?;
+        out.resize(len, 0);
+        Ok(file.read_exact_at(out, range.start).is_ok())
+    }
+
+    /// Throws the copy away, or closes the file: what was read from it was not right. False when there was none, so that
+    /// what was read came from the repository itself, under the segment's name.
     pub fn drop_cached(&self) -> bool {
         let had = self.copy.lock().unwrap_or_else(|e| e.into_inner()).take().is_some();
         if let (true, Some(cache)) = (had, &self.cache) {
             let _ = fs::remove_file(cache.path(&self.id));
         }
-        had
+        let opened = self.opened.lock().unwrap_or_else(|e| e.into_inner()).take().is_some();
+        had || opened
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{FrameInfo, PackKind};
@@ -60,6 +61,9 @@ pub struct Index {
     replaced: Vec<SegmentId>,
     /// Whether a sentence exists, or a pack that a segment names is missing: then nothing may be adopted unchecked.
     suspicious: bool,
+    /// All segments that were listed, sorted, and when that listing began.
+    listed: Vec<SegmentId>,
+    began: Instant,
 }
 
 impl Index {
@@ -77,47 +81,39 @@ impl Index {
         }
     }
 
-    /// Opens all visible segments that can be opened, and says which cannot.
+    /// Opens all visible segments that can be opened, and says which cannot. Segments that prune deletes between the
+    /// listing and the look into them are no damage: what took their place is listed then.
     pub fn load_with_damage(repo: &Repository, old: Option<&Index>) -> Result<(Index, Vec<(SegmentId, Error)>)> {
-        let mut listed: Vec<(u64, SegmentId)> = Vec::new();
-        for (name, size) in repo.storage().list(Class::Index)? {
-            if let Name::Segment(id) = name {
-                listed.push((size, id));
+        let mut known: HashMap<SegmentId, Arc<PagedSegment>> =
+            old.into_iter().flat_map(|index| &index.segments).map(|segment| (segment.id(), segment.clone())).collect();
+        let mut gone_before = HashSet::new();
+        let found = loop {
+            let found = Found::look(repo, &known)?;
+            // One that is listed again and cannot be found again is not there, whatever the listing says.
+            if found.gone.iter().all(|id| gone_before.contains(id)) {
+                break found;
             }
-        }
-        // A segment is mostly longer than those that it replaces: with the longest first, those need not be opened.
-        listed.sort_unstable_by(|a, b| b.cmp(a));
-        let known: HashMap<SegmentId, &Arc<PagedSegment>> =
-            old.into_iter().flat_map(|index| &index.segments).map(|segment| (segment.id(), segment)).collect();
-        let mut replaced: HashSet<SegmentId> = HashSet::new();
-        let (mut segments, mut damaged) = (Vec::new(), Vec::new());
-        for (size, id) in &listed {
-            if replaced.contains(id) {
-                continue;
-            }
-            let opened = match known.get(id) {
-                Some(segment) => Ok((*segment).clone()),
-                None => PagedSegment::open(repo, *id, *size).map(Arc::new),
-            };
-            match opened {
-                Ok(segment) => {
-                    replaced.extend(segment.replaces());
-                    segments.push(segment);
-                }
-                // Replaced and deleted since it was listed.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => damaged.push((*id, e)),
-            }
-        }
-        // Replaced segments are ignored even while they exist (rule 8 of the protocol).
-        segments.retain(|segment| !replaced.contains(&segment.id()));
-        damaged.retain(|(id, _)| !replaced.contains(id));
-        let hidden = listed.iter().map(|(_, id)| *id).filter(|id| replaced.contains(id)).collect();
+            gone_before.extend(found.gone);
+            known.extend(found.segments.into_iter().map(|segment| (segment.id(), segment)));
+        };
         let pages = match old {
             Some(index) => index.pages.clone(),
             None => Arc::new(Pages::new()?),
         };
-        Ok((Index { segments, pages, usable: None, replaced: hidden, suspicious: false }, damaged))
+        let Found { segments, replaced, damaged, listed, began, .. } = found;
+        Ok((Index { segments, pages, usable: None, replaced, suspicious: false, listed, began }, damaged))
+    }
+
+    /// When the listing began that this index is of: what was stored and indexed before is in it.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Whether there are other segments by now.
+    pub fn has_moved(&self, repo: &Repository) -> Result<bool> {
+        let mut listed: Vec<SegmentId> = list_segments(repo)?.into_iter().map(|(_, id)| id).collect();
+        listed.sort_unstable();
+        Ok(listed != self.listed)
     }
 
     /// Loads the index as a writer needs it: segments, then sentences, then the list of packs, in this order
@@ -147,6 +143,8 @@ impl Index {
             usable: Some(Vec::new()),
             replaced: Vec::new(),
             suspicious: false,
+            listed: Vec::new(),
+            began: self.began,
         }
     }
 
@@ -275,6 +273,60 @@ impl Index {
         let (pack, number) = segment.pack_of(order.1);
         Ok(FrameRef { pack: segment.packs()[pack], number, info })
     }
+}
+
+/// Segments that were listed and opened.
+struct Found {
+    segments: Vec<Arc<PagedSegment>>,
+    replaced: Vec<SegmentId>,
+    damaged: Vec<(SegmentId, Error)>,
+    /// Those that were not there any more, and that no other has taken the place of.
+    gone: Vec<SegmentId>,
+    listed: Vec<SegmentId>,
+    began: Instant,
+}
+
+impl Found {
+    /// Lists the segments and opens those that are not `known`.
+    fn look(repo: &Repository, known: &HashMap<SegmentId, Arc<PagedSegment>>) -> Result<Found> {
+        let began = Instant::now();
+        let mut listed = list_segments(repo)?;
+        // A segment is mostly longer than those that it replaces: with the longest first, those need not be opened.
+        listed.sort_unstable_by(|a, b| b.cmp(a));
+        let mut replaced: HashSet<SegmentId> = HashSet::new();
+        let (mut segments, mut damaged, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        for (size, id) in &listed {
+            if replaced.contains(id) {
+                continue;
+            }
+            let opened = match known.get(id) {
+                Some(segment) => Ok(segment.clone()),
+                None => PagedSegment::open(repo, *id, *size).map(Arc::new),
+            };
+            match opened {
+                Ok(segment) => {
+                    replaced.extend(segment.replaces());
+                    segments.push(segment);
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => gone.push(*id),
+                Err(e) => damaged.push((*id, e)),
+            }
+        }
+        // Replaced segments are ignored even while they exist (rule 8 of the protocol).
+        segments.retain(|segment| !replaced.contains(&segment.id()));
+        damaged.retain(|(id, _)| !replaced.contains(id));
+        gone.retain(|id| !replaced.contains(id));
+        let mut listed: Vec<SegmentId> = listed.into_iter().map(|(_, id)| id).collect();
+        let replaced = listed.iter().copied().filter(|id| replaced.contains(id)).collect();
+        listed.sort_unstable();
+        Ok(Found { segments, replaced, damaged, gone, listed, began })
+    }
+}
+
+/// Sizes and names of all segments in the storage.
+fn list_segments(repo: &Repository) -> Result<Vec<(u64, SegmentId)>> {
+    let listed = repo.storage().list(Class::Index)?.into_iter();
+    Ok(listed.filter_map(|(name, size)| if let Name::Segment(id) = name { Some((size, id)) } else { None }).collect())
 }
 
 /// The error of a segment, with the next step when it is damaged.

@@ -163,10 +163,12 @@ impl LocalState {
     }
 
     /// The snapshots that were seen here, are not there any more, and were not forgotten. Remembers those that are.
-    pub fn vanished(&self, repo: &Repository, present: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
-        let present: HashSet<SnapshotId> = present.iter().copied().collect();
+    /// `list` lists the snapshots of the repository. It is called when what was seen has been read: another process may
+    /// remember one at any time, and one that is remembered is listed from then on.
+    pub fn vanished(&self, repo: &Repository, list: impl FnOnce() -> Result<Vec<SnapshotId>>) -> Result<Vec<SnapshotId>> {
         let seen = self.ask(|store| store.keys(Table::Seen)).unwrap_or_default();
         let seen: HashSet<SnapshotId> = seen.into_iter().map(SnapshotId).collect();
+        let present: HashSet<SnapshotId> = list()?.into_iter().collect();
         let mut gone: Vec<SnapshotId> = seen.difference(&present).copied().collect();
         let mut forgotten = Vec::new();
         if !gone.is_empty() {

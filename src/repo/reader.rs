@@ -4,9 +4,9 @@
 //! Every chunk that is given out was hashed and compared with its id.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::{Cache, GuardResult};
@@ -54,7 +54,8 @@ type FrameKey = (PackId, u32);
 /// it, and then never: with most of the room for such, what is decoded ahead of readers would go before they come.
 const HOT: f64 = 0.3;
 
-/// How long a chunk that is not there is not looked for in new segments again.
+/// How long nobody looks for other segments again, when there were none since the snapshots were listed and since the
+/// first look at what is missing: thousands of lost chunks must not list them thousands of times.
 const RELOAD_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
@@ -91,10 +92,27 @@ pub struct ChunkReader {
     loading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
     frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
     buffers: Arc<Buffers>,
-    /// When the segments were last loaded again for a chunk that was not found.
-    reloaded: Mutex<Option<Instant>>,
+    /// When the last listing of segments began that showed those of `index`. Held while they are listed and loaded.
+    checked: Mutex<Instant>,
+    stale: Mutex<Stale>,
     /// What it did so far.
     pub counts: ReadCounts,
+}
+
+/// Since when the index may lack something.
+#[derive(Debug)]
+struct Stale {
+    /// The last time that snapshots were listed, a pack was found to be gone that was not known to be, or a segment.
+    since: Instant,
+    /// Packs that were found to be gone.
+    gone: HashSet<PackId>,
+}
+
+/// Why a chunk could not be read by one state of the index.
+struct Missed {
+    error: Error,
+    /// Something was not there, and may be somewhere else by now.
+    moved: bool,
 }
 
 struct Working {
@@ -136,6 +154,7 @@ impl ChunkReader {
             .build()
             .map_err(|e| Error::invalid(format!("a frame cache of {budget} bytes: {e}")))?;
         let frames = Cache::with_options(options, FrameWeight, Default::default(), Default::default());
+        let began = index.began();
         Ok(ChunkReader {
             repo,
             index: RwLock::new(index),
@@ -143,7 +162,8 @@ impl ChunkReader {
             loading: Default::default(),
             frames,
             buffers: Arc::default(),
-            reloaded: Mutex::default(),
+            checked: Mutex::new(began),
+            stale: Mutex::new(Stale { since: began, gone: HashSet::new() }),
             counts: ReadCounts::default(),
         })
     }
@@ -158,51 +178,126 @@ impl ChunkReader {
         self.index.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// Loads the segments again: new ones are seen, replaced ones forgotten.
-    pub fn reload(&self) -> Result<()> {
-        let index = Arc::new(Index::load_after(&self.repo, Some(&self.index()))?);
+    /// Reads by this index from now on.
+    pub fn set_index(&self, index: Arc<Index>) {
+        let mut checked = self.checked.lock().unwrap_or_else(|e| e.into_inner());
+        *checked = index.began();
         *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
-        Ok(())
     }
 
-    /// Loads the segments again on behalf of somebody who did not find a chunk in `tried`, unless that has been done
-    /// since, or a moment ago: thousands of lost chunks must not load a large index thousands of times.
-    fn reload_for(&self, tried: &Arc<Index>) -> Result<()> {
-        let mut last = self.reloaded.lock().unwrap_or_else(|e| e.into_inner());
-        if !Arc::ptr_eq(tried, &self.index()) || last.is_some_and(|at| at.elapsed() < RELOAD_PAUSE) {
-            return Ok(());
-        }
-        let result = self.reload();
-        *last = Some(Instant::now());
-        result
+    /// Snapshots were listed a moment ago, and some of them were not known: what they need may be in segments that the
+    /// index lacks, however short a time ago it was loaded.
+    pub fn snapshots_listed(&self) {
+        self.stale().since = Instant::now();
     }
 
-    /// A whole chunk, verified. A chunk or pack that is not found makes the index load once more before it is damage
-    /// (prune may have moved it: rule 10 of the protocol).
-    pub fn chunk(&self, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
+    fn stale(&self) -> MutexGuard<'_, Stale> {
+        self.stale.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// An index that is newer than `tried`, for who did not find something with that; `None`: there is none, and what is
+    /// missing is lost. Rule 10 of the protocol: a listing of the segments that began after the snapshots were listed,
+    /// and after a pack was found to be gone, shows all that took the place of what was deleted.
+    fn newer(&self, tried: &Arc<Index>) -> Result<Option<Arc<Index>>> {
+        let mut checked = self.checked.lock().unwrap_or_else(|e| e.into_inner());
         let index = self.index();
-        match self.chunk_by(&index, kind, id) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                self.reload_for(&index)?;
-                self.chunk_by(&self.index(), kind, id).map_err(|e| match e.kind() {
-                    ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
-                    _ => e,
-                })
+        if !Arc::ptr_eq(tried, &index) {
+            return Ok(Some(index));
+        }
+        if *checked >= self.stale().since && checked.elapsed() < RELOAD_PAUSE {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        if !index.has_moved(&self.repo)? {
+            *checked = began;
+            return Ok(None);
+        }
+        let index = Arc::new(Index::load_after(&self.repo, Some(&index))?);
+        *checked = index.began();
+        self.stale().gone.clear();
+        *self.index.write().unwrap_or_else(|e| e.into_inner()) = index.clone();
+        Ok(Some(index))
+    }
+
+    /// A whole chunk, verified. What is not found is looked for in newer segments, as often as there are any, before it
+    /// is damage: prune may have moved it (rule 10 of the protocol).
+    pub fn chunk(&self, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
+        self.chunk_elsewhere(kind, id, None, &|_, _| false)
+    }
+
+    /// The same, past the places that `skip` names, after an attempt of the caller's own that ended with `error`. That is
+    /// the error if there is no other place.
+    pub fn chunk_elsewhere(
+        &self,
+        kind: PackKind,
+        id: &ChunkId,
+        error: Option<Error>,
+        skip: &dyn Fn(&Arc<Index>, &Location) -> bool,
+    ) -> Result<Chunk> {
+        let moved = error.as_ref().is_none_or(|e| e.kind() == ErrorKind::NotFound);
+        let mut first = error;
+        let mut index = self.index();
+        loop {
+            let missed = match self.chunk_by(&index, kind, id, skip) {
+                Ok(chunk) => return Ok(chunk),
+                Err(missed) => missed,
+            };
+            let newer = if moved || missed.moved { self.newer(&index)? } else { None };
+            match newer {
+                Some(newer) => index = newer,
+                None => {
+                    let error = first.take().unwrap_or(missed.error);
+                    return Err(if error.kind() == ErrorKind::NotFound { error.with_kind(ErrorKind::Corrupt) } else { error });
+                }
             }
-            other => other,
         }
     }
 
-    fn chunk_by(&self, index: &Index, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        let mut last = None;
+    fn chunk_by(
+        &self,
+        index: &Arc<Index>,
+        kind: PackKind,
+        id: &ChunkId,
+        skip: &dyn Fn(&Arc<Index>, &Location) -> bool,
+    ) -> Result<Chunk, Missed> {
+        let gone = |e: Error| {
+            let moved = self.is_gone(&e);
+            Missed { error: e, moved }
+        };
+        let (mut damage, mut missing) = (None, None);
         // Damage of one copy is no reason to give up while there is another.
-        for location in index.find_all(kind, &id.key())? {
-            match self.chunk_at(index, &location, kind, id) {
+        for location in index.find_all(kind, &id.key()).map_err(gone)?.iter().filter(|location| !skip(index, location)) {
+            let frame = index.frame(location).map_err(gone)?;
+            match self.part(&frame, location, kind, |found| found == id, id.short()) {
                 Ok(chunk) => return Ok(chunk),
-                Err(e) => last = Some(e),
+                Err(e) if e.kind() == ErrorKind::NotFound => missing = Some(e),
+                Err(e) => damage = Some(e),
             }
         }
-        Err(last.unwrap_or_else(|| missing_chunk(id).with_kind(ErrorKind::NotFound)))
+        let moved = damage.is_none() || missing.is_some();
+        let error = damage.or(missing).unwrap_or_else(|| missing_chunk(id).with_kind(ErrorKind::NotFound));
+        Err(Missed { error, moved })
+    }
+
+    /// Whether an error of the index says that a segment is gone: then there are others in its place.
+    fn is_gone(&self, error: &Error) -> bool {
+        let gone = error.kind() == ErrorKind::NotFound;
+        if gone {
+            self.stale().since = Instant::now();
+        }
+        gone
+    }
+
+    /// Reads from a pack; one that is gone is noted the first time.
+    fn read_pack(&self, id: PackId, range: Range<u64>, out: &mut Vec<u8>) -> Result<()> {
+        let read = self.repo.storage().read(&Name::Pack(id), Some(range), out);
+        if read.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            let mut stale = self.stale();
+            if stale.gone.insert(id) {
+                stale.since = Instant::now();
+            }
+        }
+        read
     }
 
     /// The chunk at a location of `index`, verified.
@@ -343,7 +438,7 @@ impl ChunkReader {
             if let Some(given) = given {
                 decode(given).map_err(damaged)?;
             } else if !self.kept(frame.pack.kind, frame.pack.id, &range, sealed, |sealed| decode(sealed).is_ok()) {
-                self.repo.storage().read(&name, Some(range.clone()), sealed)?;
+                self.read_pack(frame.pack.id, range.clone(), sealed)?;
                 decode(sealed).map_err(damaged)?;
                 self.keep(frame.pack.kind, frame.pack.id, range.start, sealed);
             }
@@ -373,9 +468,14 @@ impl ChunkReader {
         part: impl Fn(&FrameRef, &Location, &ChunkKey) -> Result<Chunk>,
     ) -> Result<()> {
         out.clear();
-        let index = self.index();
+        let mut index = self.index();
         for key in bases {
-            let chunk = self.base(&index, kind, key, &part)?;
+            let chunk = loop {
+                match self.base(&index, kind, key, &part) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => index = self.newer(&index)?.ok_or(e)?,
+                    other => break other?,
+                }
+            };
             if out.len() + chunk.len() > MAX_PREFIX {
                 return Err(Error::corrupt("the bases of a frame are longer than 4 MiB"));
             }
@@ -393,8 +493,12 @@ impl ChunkReader {
         part: impl Fn(&FrameRef, &Location, &ChunkKey) -> Result<Chunk>,
     ) -> Result<Chunk> {
         let mut last = None;
-        for location in index.find_all(kind, key)? {
-            let frame = index.frame(&location)?;
+        let seen = |e: Error| {
+            self.is_gone(&e);
+            e
+        };
+        for location in index.find_all(kind, key).map_err(seen)? {
+            let frame = index.frame(&location).map_err(seen)?;
             if !frame.info.bases.is_empty() {
                 continue;
             }
@@ -454,7 +558,7 @@ impl ChunkReader {
         let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
         let mut first = Vec::new();
         if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
-            self.repo.storage().read(&name, Some(range), &mut first)?;
+            self.read_pack(id, range, &mut first)?;
             self.keep(kind, id, 0, &first);
         }
         PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))

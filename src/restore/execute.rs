@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Item};
 use crate::observe::Action;
-use crate::repo::index::{FrameRef, Index};
+use crate::repo::index::{FrameRef, Index, Location};
 use crate::repo::run::{Extent, Run as Together};
 use crate::restore::entries;
 use crate::restore::in_place::Adopted;
@@ -369,7 +369,7 @@ impl Batch {
 }
 
 /// Writes a piece from another copy of its chunk than the one that failed; without one, its file fails with `error`.
-/// The index is loaded again once a run, as prune may have moved chunks.
+/// What was not found is looked for in newer segments first, as prune may have moved it (rule 10 of the protocol).
 fn from_elsewhere(
     run: &Run<'_>,
     window: &Window<'_, '_>,
@@ -394,25 +394,13 @@ fn other_copy(
     failed: Option<(&Arc<Index>, (u32, u32))>,
     error: Error,
 ) -> Result<()> {
-    let chunks = run.tree.chunks();
-    if error.kind() == ErrorKind::NotFound && !run.reloaded.swap(true, Ordering::SeqCst) {
-        chunks.reload()?;
-    }
-    let index = chunks.index();
-    for location in index.find_all(PackKind::Data, &id.key())? {
-        let same = failed.is_some_and(|(old, frame)| Arc::ptr_eq(old, &index) && frame == location.frame_order());
-        if same || u64::from(location.len) != piece.len {
-            continue;
-        }
-        if let Ok(chunk) = chunks.chunk_at(&index, &location, PackKind::Data, id) {
-            run.counts.frames.add(1);
-            return job.write(piece.offset, &chunk);
-        }
-    }
-    Err(match error.kind() {
-        ErrorKind::NotFound => error.with_kind(ErrorKind::Corrupt),
-        _ => error,
-    })
+    let skip = |index: &Arc<Index>, location: &Location| {
+        let same = failed.is_some_and(|(old, frame)| Arc::ptr_eq(old, index) && frame == location.frame_order());
+        same || u64::from(location.len) != piece.len
+    };
+    let chunk = run.tree.chunks().chunk_elsewhere(PackKind::Data, id, Some(error), &skip)?;
+    run.counts.frames.add(1);
+    job.write(piece.offset, &chunk)
 }
 
 /// Makes the links of a window. What cannot be linked is restored as an entry of its own.

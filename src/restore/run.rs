@@ -77,8 +77,6 @@ pub(crate) struct Run<'a> {
     pub only_deletions: bool,
     /// Entries that may be deleted.
     pub most_deleted: u64,
-    /// Whether the index was loaded again because a pack was gone: done once.
-    pub reloaded: AtomicBool,
     pub(crate) observer: &'a dyn Observer,
     /// Somebody wants to know of every entry.
     pub(crate) listing: bool,
@@ -141,7 +139,6 @@ impl<'a> Run<'a> {
             without: AttributeFilter::new(&options.exclude_xattrs)?,
             only_deletions: false,
             most_deleted: u64::MAX,
-            reloaded: AtomicBool::new(false),
             observer,
             listing: observer.wants_entries(),
             owners: sources.iter().map(|source| map(source.snapshot)).collect(),

@@ -356,6 +356,11 @@ impl Storage for DirectoryStorage {
         })
     }
 
+    fn open(&self, name: &Name) -> Option<File> {
+        let (_, dir) = self.place(name).ok()?;
+        dir.open_file(name.leaf().as_bytes()).ok()
+    }
+
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
         Ok(self.list_times(class)?.into_iter().map(|(name, size, _)| (name, size)).collect())
     }

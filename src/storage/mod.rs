@@ -210,6 +210,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Reads an object, or a range of it, into `out` (replaced). A range that reaches beyond the end is damage.
     fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()>;
 
+    /// The object's file, where it is one: it can be read on after the object was deleted.
+    fn open(&self, _name: &Name) -> Option<std::fs::File> {
+        None
+    }
+
     /// Names and sizes of all objects of a class, in no order. Foreign names are left out; an error means that
     /// nothing is known.
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>>;

@@ -1,16 +1,16 @@
 //! The index and the packs: what there is, and what there should be.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::error::{ErrorKind, Result};
 use crate::format::segment::SegmentPack;
 use crate::model::PackId;
-use crate::repo::Repository;
 use crate::repo::index::{Index, list_packs};
 use crate::repo::pack::{StoredPack, read_directory};
 use crate::repo::segment::Segment;
+use crate::repo::{Repository, session};
 use crate::storage::Name;
 
 use super::objects::bare;
@@ -32,6 +32,11 @@ pub(super) struct Catalog {
     /// Entries of each pack in each segment.
     entries: HashMap<(u32, PackId), u64>,
     unused: (u64, u64),
+    /// Packs that a prune has marked for deletion.
+    marked: HashSet<PackId>,
+    /// Packs that segments name and that are not there: marked ones, and others.
+    gone: u64,
+    missing: Vec<PackId>,
 }
 
 impl Catalog {
@@ -40,15 +45,14 @@ impl Catalog {
         let overlay = Arc::new(Overlay::new(repo.storage().clone()));
         let seen = Arc::new(repo.on(overlay.clone()));
         let index = load(&seen, &overlay, findings, stop)?;
-        let mut catalog = Catalog {
-            repo: seen,
-            overlay,
-            entries: count(&index)?,
-            index: Arc::new(index),
-            packs: HashMap::new(),
-            present: list_packs(repo)?,
-            unused: (0, 0),
+        let (entries, present) = (count(&index)?, list_packs(repo)?);
+        // One that cannot be read is a finding of its own.
+        let marked = match session::sentenced_packs(repo) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => HashSet::new(),
+            marked => marked?.packs,
         };
+        let (index, packs, unused, gone, missing) = (Arc::new(index), HashMap::new(), (0, 0), 0, Vec::new());
+        let mut catalog = Catalog { repo: seen, overlay, entries, index, packs, present, unused, marked, gone, missing };
         if catalog.overlay.hides() {
             let unnamed = catalog.unnamed();
             catalog.take_in(&unnamed, findings, stop)?;
@@ -97,13 +101,16 @@ impl Catalog {
         Ok(())
     }
 
-    /// Every pack that the index names must be there, with its size.
+    /// Every pack that the index names should be there, with its size; or a prune has deleted it, and could not write the
+    /// index anew yet. If anything is needed of one that is not, that is found where it is needed.
     fn compare(&mut self, findings: &mut Findings<'_>) {
         self.packs = distinct(self.index.packs());
+        (self.gone, self.missing) = (0, Vec::new());
         for pack in self.packs.values() {
             let name = Name::Pack(pack.id);
             match self.present.get(&pack.id) {
-                None => findings.damage(name, "it is missing; an ingest of what it held stores that again"),
+                None if self.marked.contains(&pack.id) => self.gone += 1,
+                None => self.missing.push(pack.id),
                 Some(size) if *size != pack.size => {
                     findings.damage(name, format!("it has {size} bytes, and the index says {}", pack.size));
                 }
@@ -112,6 +119,14 @@ impl Catalog {
         }
         let unused = self.present.iter().filter(|(id, _)| !self.packs.contains_key(*id));
         self.unused = unused.fold((0, 0), |(count, bytes), (_, size)| (count + 1, bytes + size));
+    }
+
+    /// What snapshots need is lost: so packs that are not there are. While nothing is, a missing pack is what a merge of
+    /// segments beside a prune may leave in the index, and the next prune takes it out.
+    pub fn lost(&mut self, findings: &mut Findings<'_>) {
+        for pack in std::mem::take(&mut self.missing) {
+            findings.damage(Name::Pack(pack), "it is missing; an ingest of what it held stores that again");
+        }
     }
 
     /// The repository with what of its index can be read.
@@ -144,6 +159,7 @@ impl Catalog {
         report.packs = self.packs.len() as u64;
         report.pack_bytes = self.packs.values().map(|pack| pack.size).sum();
         (report.unused_packs, report.unused_bytes) = self.unused;
+        (report.marked_packs, report.gone_packs) = (self.marked.len() as u64, self.gone + self.missing.len() as u64);
     }
 }
 

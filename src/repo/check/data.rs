@@ -26,6 +26,7 @@ use crate::storage::Name;
 
 use super::catalog::{Catalog, REPAIR};
 use super::content::Damage;
+use super::moved;
 use super::objects::bare;
 use super::{CheckOptions, CheckReport, Findings, Subset, stopped};
 
@@ -231,13 +232,13 @@ impl<'a> Worker<'a> {
     fn pack(&mut self, id: PackId, size: u64) -> Result<Found> {
         let mut found = Found::default();
         let Some(pack) = self.reading.catalog.packs().get(&id) else { return Ok(found) };
-        let open = match self.open(pack, size, &mut found)? {
-            Some(open) => Arc::new(open),
-            None => return Ok(Found::default()),
-        };
+        let open = Arc::new(self.open(pack, size, &mut found)?);
         self.read_pieces(&open, &mut found)?;
         if open.by_directory {
             self.compare_with_index(&open, &mut found)?;
+        }
+        if !found.messages.is_empty() && self.was_moved(id)? {
+            return Ok(Found::default());
         }
         if let Some(first) = found.frames.first() {
             let (bad, all) = (found.frames.len(), open.entries.len());
@@ -248,21 +249,19 @@ impl<'a> Worker<'a> {
         Ok(found)
     }
 
-    /// Reads key and directory. A damaged directory is made anew from the index: readers do not need it. `None`: the
-    /// pack has been moved by prune meanwhile.
-    fn open(&mut self, pack: &'a SegmentPack, size: u64, found: &mut Found) -> Result<Option<Open<'a>>> {
+    /// Reads key and directory. A damaged directory is made anew from the index: readers do not need it.
+    fn open(&mut self, pack: &'a SegmentPack, size: u64, found: &mut Found) -> Result<Open<'a>> {
         let repo = self.reading.catalog.repo();
         let name = Name::Pack(pack.id);
         match read_directory(repo, pack.id, size) {
             Ok((key, entries)) => {
                 if key.preamble().kind == pack.kind {
-                    return Ok(Some(Open { pack, size, key: Some(key), entries, by_directory: true }));
+                    return Ok(Open { pack, size, key: Some(key), entries, by_directory: true });
                 }
                 found.messages.push("it holds something else than the index says".to_owned());
                 found.whole = true;
-                return Ok(Some(Open { pack, size, key: None, entries: Vec::new(), by_directory: false }));
+                return Ok(Open { pack, size, key: None, entries: Vec::new(), by_directory: false });
             }
-            Err(e) if e.kind() == ErrorKind::NotFound && self.was_moved(pack.id)? => return Ok(None),
             Err(e) => found.messages.push(bare(&name, &e)),
         }
         let mut first = Vec::new();
@@ -270,13 +269,16 @@ impl<'a> Worker<'a> {
         let key = key.ok().filter(|key| key.preamble().kind == pack.kind).map(Arc::new);
         found.whole = key.is_none();
         let entries = entries_by_index(self.reading.catalog.index(), pack.id)?;
-        Ok(Some(Open { pack, size, key, entries, by_directory: false }))
+        Ok(Open { pack, size, key, entries, by_directory: false })
     }
 
-    /// Whether the index does not name the pack any more.
+    /// Whether prune has deleted the pack meanwhile.
     fn was_moved(&self, id: PackId) -> Result<bool> {
-        let index = Index::load(self.reading.catalog.repo())?;
-        Ok(!index.packs().any(|pack| pack.id == id))
+        let repo = self.reading.catalog.repo();
+        match repo.storage().read(&Name::Pack(id), Some(0..1), &mut Vec::new()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => moved::is_moved(repo, id),
+            _ => Ok(false),
+        }
     }
 
     /// The directory must say what every segment says that names the pack, and these nothing more.

@@ -45,6 +45,11 @@ impl<'a> Findings<'a> {
         (self.said, self.held, self.count, self.chunks) = (HashSet::new(), Some(Vec::new()), 0, HashSet::new());
     }
 
+    /// What is held back.
+    pub fn held(&self) -> HashSet<(String, String)> {
+        self.held.iter().flatten().cloned().collect()
+    }
+
     /// Tells what was held back.
     pub fn release(&mut self) {
         for (object, message) in self.held.take().unwrap_or_default() {

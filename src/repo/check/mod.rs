@@ -28,6 +28,7 @@ mod catalog;
 mod content;
 mod data;
 mod findings;
+mod moved;
 mod objects;
 mod overlay;
 mod structure;
@@ -42,7 +43,7 @@ use findings::Findings;
 use structure::{Memo, Walk};
 
 /// How often a repository that changes while it is checked is looked at again.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 10;
 
 /// What to check.
 #[derive(Debug, Clone, Default)]
@@ -84,6 +85,10 @@ pub struct CheckReport {
     pub unused_packs: u64,
     /// Their bytes.
     pub unused_bytes: u64,
+    /// Packs that a prune has marked for deletion.
+    pub marked_packs: u64,
+    /// Packs that are deleted, though the index names them still; nothing of them is needed.
+    pub gone_packs: u64,
     /// Packs that were read whole.
     pub read_packs: u64,
     /// Their bytes.
@@ -144,18 +149,38 @@ struct Run {
 }
 
 /// Looks until nothing is wrong, or nothing changed meanwhile: prune moves chunks and deletes what it moved (rule 10
-/// of the protocol).
+/// of the protocol). What is damaged stays so however often it is looked at; of what was moved, each look misses
+/// something else.
 fn settled(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<Run> {
     let mut left = ATTEMPTS;
+    let mut always: Option<HashSet<(String, String)>> = None;
     loop {
         let before = names(repo)?;
         findings.hold();
-        let run = look(repo, options, findings)?;
+        let run = look(repo, options, findings);
         left -= 1;
-        if findings.count() == 0 || left == 0 || names(repo)? == before {
-            return Ok(run);
+        let found = run.as_ref().is_ok_and(|_| findings.count() > 0) || run.as_ref().is_err_and(is_missing);
+        if !found || left == 0 || names(repo)? == before {
+            return run;
+        }
+        let mut run = run.ok();
+        if run.is_some() {
+            let now = findings.held();
+            let both: HashSet<(String, String)> = match always {
+                Some(known) => known.intersection(&now).cloned().collect(),
+                None => now,
+            };
+            if let Some(run) = run.take_if(|_| both.is_empty()) {
+                findings.hold();
+                return Ok(Run { report: CheckReport { hits: 0, hit_snapshots: 0, ..run.report }, ..run });
+            }
+            always = Some(both);
         }
     }
+}
+
+fn is_missing(e: &Error) -> bool {
+    e.kind() == ErrorKind::NotFound
 }
 
 /// What tells whether a repository changed.
@@ -184,6 +209,9 @@ fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<
         if walked.missing < before {
             findings.damage("index", format!("{unnamed} packs are not in it, some of which snapshots need; {REPAIR}"));
         }
+    }
+    if walked.hits.0 > 0 || walked.missing > 0 {
+        catalog.lost(findings);
     }
     walked.report(&catalog, &mut report);
     report.snapshots = snapshots.len() as u64;

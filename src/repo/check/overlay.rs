@@ -1,6 +1,7 @@
 //! A storage as it would be without its damaged segments, and with others in their place that are only in memory.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -47,6 +48,10 @@ impl Storage for Overlay {
             return Ok(());
         }
         self.inner.read(name, range, out)
+    }
+
+    fn open(&self, name: &Name) -> Option<File> {
+        self.inner.open(name)
     }
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {

@@ -10,6 +10,7 @@ use crate::observe::Event;
 use crate::repo::prune::packs::Standing;
 use crate::repo::prune::repack::{Repack, Repacked};
 use crate::repo::prune::sessions::Settle;
+use crate::repo::prune::steady::steady;
 use crate::repo::prune::{Plan, Prune, Report, plan, segments, sentence, sessions};
 use crate::repo::session;
 use crate::storage::Name;
@@ -176,6 +177,8 @@ impl Prune<'_> {
                 self.observer.event(&Event::Warning { subject: b"repack", message: &message });
                 ended.map(|()| false)
             }
+            // Another prune has deleted a segment that it read in. What it would have copied, the next prune does.
+            Err(e) if e.kind() == ErrorKind::NotFound => ended.map(|()| true),
             Err(e) => Err(e),
         }
     }
@@ -183,7 +186,8 @@ impl Prune<'_> {
     /// Writes the index without the packs that are gone.
     fn rewrite(&mut self) -> Result<()> {
         self.check_stop()?;
-        match segments::rewrite(self.repo, &self.view.index, &mut self.report) {
+        let (repo, report) = (self.repo, &mut self.report);
+        match steady(repo, |_| segments::rewrite(repo, &self.view.index, report)) {
             Err(e) if is_full(&e) => {
                 let message = format!("it still names packs that are gone, since the disk is full; the next prune goes on: {e}");
                 self.observer.event(&Event::Warning { subject: b"index", message: &message });
@@ -196,7 +200,7 @@ impl Prune<'_> {
     /// Removes the sentences whose packs are all gone, when nothing names these packs any more and every session that
     /// could have seen them has ended.
     fn drop_sentences(&mut self, sentences: &[SnapshotId]) -> Result<()> {
-        let done = segments::carried_out(self.repo, &self.view.index, sentences)?;
+        let done = steady(self.repo, |_| segments::carried_out(self.repo, &self.view.index, sentences))?;
         self.report.sentences = (sentences.len() - done.len()) as u64;
         if done.is_empty() {
             return Ok(());

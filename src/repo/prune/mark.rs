@@ -105,7 +105,7 @@ impl Marks {
                 Ok(Some(snapshot)) => snapshot,
                 Ok(None) => continue,
                 // Forgotten and deleted since it was listed.
-                Err(_) if is_forgotten(repo, *id) => continue,
+                Err(_) if is_there(repo, Name::Forgotten(*id)) => continue,
                 Err(e) => {
                     let text = format!("what it needs cannot be told (yester forget {id} gives it up)");
                     let kind = if e.kind() == ErrorKind::NotFound { ErrorKind::Corrupt } else { e.kind() };
@@ -113,7 +113,11 @@ impl Marks {
                 }
             };
             self.snapshots += 1;
-            check_parent(&snapshot, |parent| listed.contains(parent) || view.forgotten.contains(parent))?;
+            check_parent(&snapshot, |parent| {
+                let known = listed.contains(parent) || view.forgotten.contains(parent);
+                // A listing may show what was created while it was read, and not what was created before that.
+                known || is_there(repo, Name::Snapshot(*parent)) || is_there(repo, Name::Forgotten(*parent))
+            })?;
             self.snapshot(&snapshot, walk).map_err(|e| e.context(format!("snapshot {}", id.short())))?;
         }
         Ok(())
@@ -206,8 +210,8 @@ impl Marks {
     }
 }
 
-fn is_forgotten(repo: &Repository, id: SnapshotId) -> bool {
-    repo.storage().read(&Name::Forgotten(id), Some(0..1), &mut Vec::new()).is_ok()
+fn is_there(repo: &Repository, name: Name) -> bool {
+    repo.storage().read(&name, Some(0..1), &mut Vec::new()).is_ok()
 }
 
 /// A snapshot names its parent, and a snapshot that is gone has its mark: a parent that is neither there nor forgotten

@@ -21,6 +21,7 @@ use crate::observe::Observer;
 use crate::repo::Repository;
 use crate::repo::prune::mark::{Marks, Walk};
 use crate::repo::prune::sessions::Settle;
+use crate::repo::prune::steady::steady;
 use crate::repo::prune::survey::Survey;
 use crate::repo::prune::view::View;
 use crate::repo::reader::ChunkReader;
@@ -34,6 +35,7 @@ mod repack;
 mod segments;
 mod sentence;
 mod sessions;
+mod steady;
 mod survey;
 mod view;
 
@@ -124,12 +126,16 @@ impl<'a> Prune<'a> {
         observer: &'a dyn Observer,
     ) -> Result<Self> {
         Settle { fence: &options.fence, older_than: None, now: options.now }.find(repo)?;
-        let view = View::read(repo, None)?;
-        let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
-        let walk = Walk { reader: &reader, without: &options.without, stop, observer };
-        let mut marks = Marks::new(view.index.clone());
-        marks.update(repo, &view, &walk).map_err(untouched)?;
-        let survey = Survey::new(&view, &marks, &HashSet::new()).map_err(untouched)?;
+        let (view, reader, marks, survey) = steady(repo, |_| {
+            let view = View::read(repo, None)?;
+            let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
+            let walk = Walk { reader: &reader, without: &options.without, stop, observer };
+            let mut marks = Marks::new(view.index.clone());
+            marks.update(repo, &view, &walk)?;
+            let survey = Survey::new(&view, &marks, &HashSet::new())?;
+            Ok((view, reader, marks, survey))
+        })
+        .map_err(untouched)?;
         let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
         let mut plan = plan::plan(&view, &survey, &repack, repo.storage().leftovers(false)?);
         plan.live = marks.snapshots;
@@ -145,13 +151,21 @@ impl<'a> Prune<'a> {
     /// Looks again at everything: lists anew, and marks what is new. What was looked at before may be reckoned with in
     /// choosing what to sentence; before anything is deleted this must follow on the settling of sessions (rule 7).
     fn look(&mut self) -> Result<()> {
-        self.view = View::read(self.repo, Some(&self.view.index))?;
-        self.reader.reload()?;
-        self.marks.carry(&self.view.index)?;
-        let walk = Walk { reader: &self.reader, without: &self.options.without, stop: self.stop, observer: self.observer };
-        self.marks.update(self.repo, &self.view, &walk)?;
-        self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
-        Ok(())
+        let repo = self.repo;
+        steady(repo, |first| {
+            self.view = View::read(repo, Some(&self.view.index))?;
+            self.reader.set_index(self.view.index.clone());
+            match first {
+                true => self.marks.carry(&self.view.index)?,
+                // What was marked when something was missing may be a part of what is needed.
+                false => self.marks = Marks::new(self.view.index.clone()),
+            }
+            let (stop, observer) = (self.stop, self.observer);
+            let walk = Walk { reader: &self.reader, without: &self.options.without, stop, observer };
+            self.marks.update(repo, &self.view, &walk)?;
+            self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
+            Ok(())
+        })
     }
 }
 

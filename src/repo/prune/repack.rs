@@ -95,7 +95,10 @@ impl<'a> Repack<'a> {
         let mut bytes = 0;
         for (number, at) in packs.iter().enumerate() {
             let Pack { id, size, .. } = self.survey.packs.list[*at];
-            if let Err(e) = self.pack(id, size, stop)? {
+            // One that is gone was repacked by another prune.
+            if let Err(e) = self.pack(id, size, stop)?
+                && e.kind() != ErrorKind::NotFound
+            {
                 let message = format!("it was not repacked, since it cannot be read (run yester check): {e}");
                 observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
             }
