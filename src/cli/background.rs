@@ -32,6 +32,8 @@ pub struct Started {
     pub pid: u32,
     /// Where it logs; `None` where there is no state directory.
     pub log: Option<PathBuf>,
+    /// What the user should know nevertheless.
+    pub warning: Option<String>,
 }
 
 /// Starts this program again and returns when it has answered. `state` is the directory of its log.
@@ -53,8 +55,8 @@ pub fn start(key: &Credential, token: Option<Token>, state: Option<&Path>) -> Re
         // A process that is gone already says so by its missing answer.
         let _ = credential::hand_over(key, token.as_ref(), stdin);
     }
-    wait(&mut child, log.as_deref())?;
-    Ok(Started { pid, log })
+    let warning = wait(&mut child, log.as_deref())?;
+    Ok(Started { pid, log, warning })
 }
 
 /// The arguments of this process without the program's name.
@@ -72,7 +74,7 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-fn wait(child: &mut Child, log: Option<&Path>) -> Result<()> {
+fn wait(child: &mut Child, log: Option<&Path>) -> Result<Option<String>> {
     let mut line = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let read = BufReader::new(stdout.take(LIMIT)).read_until(b'\n', &mut line);
@@ -106,10 +108,12 @@ pub fn begin() -> Result<(Credential, Option<Token>)> {
     credential::take_over(File::from(input))
 }
 
-/// Answers to the starting process. False when it is gone: then nobody wants what was begun.
-pub fn answer(result: Result<(), &Error>) -> bool {
+/// Answers to the starting process, when all is well with what the user should know nevertheless. False when it is gone:
+/// then nobody wants what was begun.
+pub fn answer(result: Result<Option<&str>, &Error>) -> bool {
     let line = match result {
-        Ok(()) => "ok\n".to_owned(),
+        Ok(None) => "ok\n".to_owned(),
+        Ok(Some(warning)) => format!("ok {}\n", exit::one_line(warning)),
         Err(e) => format!("error {} {}\n", exit::code(e.kind()), exit::one_line(&e.to_string())),
     };
     let mut out = io::stdout().lock();
@@ -117,10 +121,13 @@ pub fn answer(result: Result<(), &Error>) -> bool {
 }
 
 /// What an answer says; `None` for none, or half of one.
-fn parse(line: &str) -> Option<Result<()>> {
+fn parse(line: &str) -> Option<Result<Option<String>>> {
     let line = line.strip_suffix('\n')?;
     if line == "ok" {
-        return Some(Ok(()));
+        return Some(Ok(None));
+    }
+    if let Some(warning) = line.strip_prefix("ok ") {
+        return Some(Ok(Some(warning.to_owned())));
     }
     let (code, message) = line.strip_prefix("error ")?.split_once(' ')?;
     let kind = match code.parse().ok()? {
@@ -140,7 +147,8 @@ mod tests {
 
     #[test]
     fn answers_keep_their_exit_code() {
-        assert!(parse("ok\n").is_some_and(|r| r.is_ok()));
+        assert!(parse("ok\n").is_some_and(|r| r.is_ok_and(|warning| warning.is_none())));
+        assert!(parse("ok but\n").is_some_and(|r| r.is_ok_and(|warning| warning.as_deref() == Some("but"))));
         let error = parse("error 12 no: key\n").unwrap().unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Key, "no: key"));
         for none in ["", "ok", "error 12", "error x y\n", "what\n"] {

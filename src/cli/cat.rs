@@ -30,6 +30,7 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
         return Err(Error::invalid(format!("{name} names a snapshot and no file in it: write {name}:/PATH")));
     };
     let repo = context.open()?;
+    super::gone::warn(context, &repo)?;
     let chooser = Chooser::new(context, &repo, &args.filters)?;
     let reader = context::trees(&repo)?;
     let snapshot = chooser.with_path(&reader, &spec)?;

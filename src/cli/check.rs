@@ -17,7 +17,7 @@ use super::context::{self, Context};
 use super::exit::{Outcome, one_line};
 use super::output::{JsonPath, Output};
 use super::progress::Display;
-use super::{signals, snapshots, units};
+use super::{gone, signals, units};
 
 /// Entries of one snapshot that are named; with --json all are.
 const NAMES: u64 = 20;
@@ -51,8 +51,9 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let display = Display::new(&context.global);
     let json = context.global.json;
     let findings = Findings { display: &display, json, wrong: Mutex::new(Ok(())) };
-    let vanished = snapshots::vanished(context, &repo)?;
-    vanished.iter().for_each(|(object, message)| findings.event(&Event::Damage { object, message }));
+    let vanished = gone::seen(context, &repo)?;
+    let told = |id| findings.event(&Event::Damage { object: &gone::object(id), message: gone::TEXT });
+    vanished.iter().for_each(told);
     let mut memory = Memory::new(context, &repo);
     let options = CheckOptions {
         read: args.read_data.then_some(Subset::All).or(args.read_data_subset),

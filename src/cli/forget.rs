@@ -19,7 +19,7 @@ use super::output::{Output, exact, lossy};
 use super::progress::Display;
 use super::prune::How;
 use super::select::{self, Filters};
-use super::{prune, units};
+use super::{gone, prune, units};
 
 /// Forget snapshots, by their names or by what is to be kept
 ///
@@ -34,6 +34,10 @@ pub struct ForgetArgs {
     keep: Keep,
     #[command(flatten)]
     filters: Filters,
+    /// Accept that snapshots which were here before, and which nobody forgot, are gone: show all of them, and have
+    /// nobody ask for them any more
+    #[arg(long, conflicts_with_all = ["names", "policy", "prune"])]
+    accept_gone: bool,
     /// Delete afterwards what no snapshot needs
     #[arg(long)]
     prune: bool,
@@ -99,8 +103,11 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
     let repo = context.open()?;
     let (all, damaged) = snapshots::list_with_damage(&repo)?;
+    if args.accept_gone {
+        return gone::accept(context, &repo, &all, args.dry_run);
+    }
     let display = Display::new(&context.global);
-    let lost = super::snapshots::vanished_ids(context, &repo)?;
+    let lost = gone::seen(context, &repo)?;
     let mut out = Output::new();
     let (going, series) = match args.names.is_empty() {
         true => by_policy(args, &all, &filter)?,

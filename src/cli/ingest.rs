@@ -18,7 +18,7 @@ use super::context::Context;
 use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
-use super::{init, inputs, select, signals, units};
+use super::{gone, init, inputs, select, signals, units};
 
 /// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
 const FASTEST: i32 = -1;
@@ -133,6 +133,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     inputs::require_one(&sources)?;
     let mut options = args.options()?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
+    gone::warn(context, &repo)?;
     if let Some(name) = &args.parent {
         options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);
     }
@@ -142,6 +143,9 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let report = ingest(&repo, &sources, &options, &stop, &display);
     display.finish();
     let report = report?;
+    if report.committed {
+        gone::remember(context, &repo, report.snapshot.id);
+    }
     let mut out = Output::new();
     if context.global.json {
         out.json(&summary(&report, began.elapsed(), args.dry_run))?;

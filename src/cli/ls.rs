@@ -12,7 +12,7 @@ use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, exact, lossy};
 use super::select::{Chooser, Filters, Spec};
-use super::units;
+use super::{gone, units};
 
 /// List a directory of a snapshot
 ///
@@ -45,6 +45,7 @@ struct Listing<'a> {
 pub fn run(context: &Context, args: &LsArgs) -> Result<Outcome> {
     let spec = Spec::parse(&args.spec)?;
     let repo = context.open()?;
+    gone::warn(context, &repo)?;
     let chooser = Chooser::new(context, &repo, &args.filters)?;
     let reader = context::trees(&repo)?;
     let snapshot = chooser.with_path(&reader, &spec)?;

@@ -19,6 +19,7 @@ mod context;
 mod credential;
 mod exit;
 mod forget;
+mod gone;
 mod guard;
 mod ingest;
 mod init;

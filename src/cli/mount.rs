@@ -19,7 +19,7 @@ use super::exit::Outcome;
 use super::guard::Guard;
 use super::output::{JsonPath, Output, lossy};
 use super::select::{Chooser, Filters, Spec};
-use super::{background, paths, units};
+use super::{background, gone, paths, units};
 
 /// Show the snapshots as a file system
 ///
@@ -84,20 +84,24 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
     let key = context.credential(&place)?;
     if args.foreground {
         let mut said = Ok(());
-        serve(context, key, &plan, |_| said = say(context, &plan.mountpoint, std::process::id(), None))?;
+        serve(context, key, &plan, |_, warning| {
+            warning.iter().for_each(|text| gone::say(context, text));
+            said = say(context, &plan.mountpoint, std::process::id(), None);
+        })?;
         said?;
     } else {
         let started = background::start(&key, context.token()?, context.places.state())?;
+        started.warning.iter().for_each(|text| gone::say(context, text));
         say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
     }
     Ok(Outcome::Done)
 }
 
 fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
-    let ready = |shutdown: &Shutdown| {
+    let ready = |shutdown: &Shutdown, warning: Option<String>| {
         // Nothing from here on is relative, and no file system must stay busy because of this process.
         let _ = std::env::set_current_dir("/");
-        if !background::answer(Ok(())) {
+        if !background::answer(Ok(warning.as_deref())) {
             shutdown.trigger();
         }
     };
@@ -135,14 +139,15 @@ impl MountArgs {
 }
 
 /// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
-/// `ready` is called when the mount answers.
-fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Shutdown) + Send) -> Result<()> {
+/// `ready` is called when the mount answers, with what there is to say of the repository.
+fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Shutdown, Option<String>) + Send) -> Result<()> {
     yester::sys::process::return_large_blocks();
     let place = context.place()?;
     let repo = Repository::open(context.storage(&place)?, &key)?;
     let repo = Arc::new(context.with_cache(&place, repo));
     // A mount may stay for months: what a user types elsewhere too does not stay with it.
     drop(key);
+    let warning = gone::warning(context, &repo)?;
     let shutdown = Shutdown::new();
     let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
     let (handle, trigger) = (signals.handle(), shutdown.clone());
@@ -161,7 +166,7 @@ fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Sh
     let mut guard = Guard::start();
     let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || {
         guard.iter_mut().for_each(|guard| guard.watch(&plan.mountpoint));
-        ready(&shutdown);
+        ready(&shutdown, warning);
     });
     drop(guard);
     handle.close();

@@ -15,8 +15,7 @@ use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
-use super::snapshots::vanished;
-use super::{signals, units};
+use super::{gone, signals, units};
 
 /// Delete what no snapshot needs
 ///
@@ -88,9 +87,8 @@ fn fenced(repo: &Repository, texts: &[String]) -> Result<Vec<SnapshotId>> {
 /// Plans, says so, and unless this is a dry run does it and says what was done.
 pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, dry_run: bool) -> Result<Outcome> {
     let began = Instant::now();
-    if let Some((object, said)) = vanished(context, repo)?.first() {
-        let text =
-            format!("{object} {said}; nothing was deleted (if it is lost for good, yester forget with its whole id says so)");
+    if let Some(id) = gone::seen(context, repo)?.first() {
+        let text = format!("nothing was deleted: {} {}", gone::object(id), gone::TEXT);
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
     let stop = signals::stop_flag()?;

@@ -19,7 +19,7 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
 use super::select::{Chooser, Filters, Spec};
-use super::{paths, progress, signals, units};
+use super::{gone, paths, progress, signals, units};
 
 /// Copy snapshots, directories or files of them back
 ///
@@ -111,6 +111,7 @@ enum Also {
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let began = Instant::now();
     let repo = context.open()?;
+    gone::warn(context, &repo)?;
     let reader = Arc::new(context::trees(&repo)?);
     let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: paths::absolute(&args.target)? };
     let mut options = args.options(context)?;

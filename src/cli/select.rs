@@ -127,6 +127,8 @@ impl Chooser {
     /// The snapshot that `spec` names. Where it says a path, `latest` is the newest that has it, and `latest~1` the one
     /// before that has it; so is the newest before a time. Where no snapshot will do, the error says which would.
     pub fn with_path(&self, trees: &TreeReader, spec: &Spec) -> Result<&Snapshot> {
+        // The index may have been loaded before the snapshots were listed.
+        trees.chunks().snapshots_listed();
         let (name, names) = (spec.snapshot.as_str(), spec.names());
         if names.is_empty() {
             return self.snapshot(name);

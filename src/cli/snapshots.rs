@@ -6,7 +6,6 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use yester::model::{Rule, Snapshot, SnapshotId, Timestamp, escape};
-use yester::repo::local::LocalState;
 use yester::repo::{Repository, snapshots as repo_snapshots};
 use yester::storage::{Class, Name};
 use yester::{ErrorKind, Result};
@@ -15,7 +14,7 @@ use super::context::Context;
 use super::exit::{self, Outcome};
 use super::output::{Output, exact, lossy};
 use super::select::Filters;
-use super::units;
+use super::{gone, units};
 
 /// List the snapshots
 ///
@@ -47,25 +46,12 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     }
     out.finish()?;
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
-    wrong.extend(vanished(context, &repo)?.into_iter().map(|(object, message)| format!("{object} {message}")));
+    wrong.extend(gone::seen(context, &repo)?.iter().map(|id| format!("{} {}", gone::object(id), gone::TEXT)));
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for e in rest {
         exit::report(exit::FAILED, e, context.global.json);
     }
     Err(yester::Error::new(ErrorKind::Corrupt, first))
-}
-
-/// Snapshots that this machine has seen and that are gone without having been forgotten.
-pub fn vanished_ids(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
-    let state = context.places.state().and_then(|directory| LocalState::open(directory, repo.id()));
-    state.map_or(Ok(Vec::new()), |state| state.vanished(repo, || repo_snapshots::names(repo)))
-}
-
-/// The same, each with what there is to say.
-pub fn vanished(context: &Context, repo: &Repository) -> Result<Vec<(String, String)>> {
-    let text =
-        "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; look at its storage";
-    Ok(vanished_ids(context, repo)?.iter().map(|id| (format!("snapshot {}", id.short()), text.to_owned())).collect())
 }
 
 type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;

@@ -117,6 +117,28 @@ fn unreadable(repo: &Repository, snapshots: &[Snapshot], name: &str, lost: &[Sna
     Ok(found.or_else(|| SnapshotId::parse(name).ok().filter(is_lost)))
 }
 
+/// The parents of these snapshots that are neither there nor forgotten.
+pub fn lost_parents(repo: &Repository, snapshots: &[Snapshot]) -> Result<Vec<SnapshotId>> {
+    let mut out: Vec<SnapshotId> = Vec::new();
+    for parent in snapshots.iter().filter_map(|snapshot| snapshot.parent) {
+        if out.contains(&parent) || snapshots.iter().any(|snapshot| snapshot.id == parent) {
+            continue;
+        }
+        let mut found = false;
+        for name in [Name::Snapshot(parent), Name::Forgotten(parent)] {
+            match repo.storage().read(&name, Some(0..1), &mut Vec::new()) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
+                _ => found = true,
+            }
+        }
+        if !found {
+            out.push(parent);
+        }
+    }
+    Ok(out)
+}
+
 /// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
 /// not be marked is said to `observer` and left out of the answer.
 pub fn forget(repo: &Repository, ids: &[SnapshotId], now: Timestamp, observer: &dyn Observer) -> Result<Vec<SnapshotId>> {

@@ -192,6 +192,16 @@ impl LocalState {
         Ok(gone)
     }
 
+    /// Remembers that these snapshots were seen. False: it does not.
+    pub fn note_seen(&self, ids: &[SnapshotId]) -> bool {
+        let ids = ids.to_vec();
+        let noted = self.ask(move |store| {
+            ids.iter().for_each(|id| store.put(Table::Seen, &id.0, &[]));
+            store.flush();
+        });
+        noted.is_some()
+    }
+
     /// When the pack was last read whole and found to be sound.
     pub fn verified(&self, pack: PackId) -> Option<Timestamp> {
         self.ask(move |store| decode_time(&store.get(Table::Verified, &pack.0)?))?

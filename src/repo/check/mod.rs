@@ -125,6 +125,7 @@ pub fn check(
     if let Some(subset) = &options.read {
         let found = data::read(&run.catalog, subset, options, &mut findings, &mut run.damage, &mut run.report, read)?;
         if found {
+            run.catalog.lost(&mut findings);
             memo = Memo::default();
         }
     }
