@@ -147,6 +147,56 @@ fn spans_reach_back_from_the_newest_that_is_not_of_the_future() {
 }
 
 #[test]
+fn spans_keep_one_of_each_period() {
+    let utc = TimeZone::UTC;
+    let hour = 3600;
+    let newest = at(&utc, 2025, 3, 31, 12, 30);
+    // Two an hour for two days, and one a month before.
+    let mut times: Vec<i64> = (0..96).map(|n| newest - n * hour / 2).collect();
+    times.extend([newest - 31 * 24 * hour, newest - 400 * 24 * hour]);
+    times.reverse();
+    let all: Vec<Snapshot> = times.iter().enumerate().map(|(n, secs)| snapshot(n as u64, *secs, &[])).collect();
+    let kept = |at: usize, span: &str| {
+        let mut policy = Policy::default();
+        policy.within_each[at] = Some(span.parse().unwrap());
+        assert!(!policy.is_empty());
+        reasons(&policy, &utc, &all).iter().filter(|why| !why.is_empty()).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(kept(0, "10h"), vec!["hourly within 10h"; 10]);
+    assert_eq!(kept(1, "1d"), vec!["daily within 1d"; 2]);
+    assert_eq!(kept(1, "10d").len(), 3);
+    assert_eq!(kept(2, "10d").len(), 2);
+    assert_eq!(kept(3, "2m"), vec!["monthly within 2m"; 2]);
+    assert_eq!(kept(4, "5y"), vec!["yearly within 5y"; 2]);
+    let both = Policy { last: Count::Of(1), within_each: Default::default(), ..Policy::default() };
+    assert_eq!(reasons(&both, &utc, &all).iter().filter(|why| !why.is_empty()).count(), 1);
+}
+
+#[test]
+fn series_are_what_they_are_grouped_by() {
+    let with = |number: u64, host: &str, path: &str, tag: &str| Snapshot {
+        host: host.into(),
+        paths: vec![path.into()],
+        ..snapshot(number, number as i64, &[tag])
+    };
+    let all = [with(1, "a", "/x", "t"), with(2, "a", "/y", "t"), with(3, "b", "/x", "u"), with(4, "b", "/x", "t")];
+    let kept = |by: &str| {
+        let policy = Policy { last: Count::Of(1), group_by: by.parse().unwrap(), ..Policy::default() };
+        let series = by_policy(&all, &Filter::default(), &policy, &TimeZone::UTC, NOW, false).unwrap();
+        let mut kept: Vec<i64> = series.iter().flat_map(|one| one.keep.iter().map(|(kept, _)| kept.time.secs)).collect();
+        kept.sort_unstable();
+        kept
+    };
+    assert_eq!(kept("host,paths"), [1, 2, 4]);
+    assert_eq!(kept("paths,host"), kept("host, path"));
+    assert_eq!(kept("host"), [2, 4]);
+    assert_eq!(kept("tags"), [3, 4]);
+    assert_eq!(kept("paths,tags"), [2, 3, 4]);
+    assert_eq!(kept(""), [4]);
+    assert!("hosts,colour".parse::<yester::repo::retention::GroupBy>().is_err());
+}
+
+#[test]
 fn tags_keep_and_impossible_times_stay() {
     let all = [snapshot(1, 10, &["a"]), snapshot(2, 20, &["a", "b"]), snapshot(3, i64::MAX, &[]), snapshot(4, i64::MIN, &[])];
     let set = |tags: &[&str]| tags.iter().map(|tag| tag.as_bytes().to_vec()).collect::<Vec<_>>();

@@ -16,12 +16,12 @@ use yester::chunk::cutter::Cutter;
 use yester::chunk::keys::{ClassKey, Credential, MasterKey};
 use yester::chunk::seal::SealKey;
 use yester::format::config::{ChunkerParameters, Config, Derivation, KeySlot, config_fields, decode_config, decode_slot};
-use yester::format::config::{encode_config, encode_slot};
+use yester::format::config::{encode_config, encode_config_unchecked, encode_slot};
 use yester::format::cursor::Cursor;
 use yester::format::pack::{self, Codec, DirectoryEntry, FrameInfo, PackKind, Tail};
 use yester::format::page::{self, Child, LinkEntry, PageKind, ScanRecord};
 use yester::format::recovery::Recovery;
-use yester::format::{node, snapshot};
+use yester::format::{node, segment, snapshot};
 use yester::model::*;
 use yester::repo::pack::StoredPack;
 use yester::repo::paged::{PagedSegment, Pages};
@@ -188,7 +188,7 @@ proptest! {
     fn nodes(mut nodes in vec(node(), 1..20)) {
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         nodes.dedup_by(|a, b| a.name == b.name);
-        let bytes = decoders::leaf(PageKind::Directory, |out| nodes.iter().for_each(|n| node::encode(n, out)));
+        let bytes = decoders::leaf(PageKind::Directory, |out| nodes.iter().for_each(|n| node::encode_unchecked(n, out)));
         prop_assert_eq!(page::nodes(&bytes).unwrap(), nodes);
         decoders::tree(&bytes);
     }
@@ -232,7 +232,7 @@ proptest! {
     fn pack_directories(entries in frames(), lie in any::<prop::sample::Index>()) {
         let directory = entries.last().map_or(pack::PREAMBLE as u64, |e| e.frame.offset + u64::from(e.frame.stored));
         let tail = Tail { directory, directory_len: 0, frames: entries.len() as u32 };
-        let bytes = pack::encode_directory(&entries);
+        let bytes = pack::encode_directory_unchecked(&entries);
         prop_assert_eq!(pack::decode_directory(&bytes, &tail).unwrap(), entries.clone());
         let (more, further) = (Tail { frames: tail.frames + 1, ..tail }, Tail { directory: directory + 1, ..tail });
         prop_assert!(pack::decode_directory(&bytes, &more).is_err());
@@ -240,14 +240,14 @@ proptest! {
         if !entries.is_empty() {
             let mut wrong = entries.clone();
             wrong[lie.index(entries.len())].frame.plain += 1;
-            prop_assert!(pack::decode_directory(&pack::encode_directory(&wrong), &tail).is_err());
+            prop_assert!(pack::decode_directory(&pack::encode_directory_unchecked(&wrong), &tail).is_err());
         }
     }
 
     #[test]
     fn snapshots(snapshot in a_snapshot()) {
-        let bytes = snapshot::encode_snapshot(&snapshot);
-        prop_assert_eq!(snapshot::encode_snapshot(&snapshot::decode_snapshot(&bytes, snapshot.id).unwrap()), bytes.clone());
+        let bytes = snapshot::encode_snapshot_unchecked(&snapshot);
+        prop_assert_eq!(snapshot::encode_snapshot_unchecked(&snapshot::decode_snapshot(&bytes, snapshot.id).unwrap()), bytes.clone());
         prop_assert_eq!(snapshot::decode_snapshot(&bytes, snapshot.id).unwrap(), snapshot);
         for cut in 0..bytes.len() {
             prop_assert!(snapshot::decode_snapshot(&bytes[..cut], SnapshotId([0; 32])).is_err(), "cut at {}", cut);
@@ -263,20 +263,20 @@ proptest! {
     ) {
         let sentences = ids.into_iter().map(SnapshotId).collect();
         let session = snapshot::Session { host: host.clone(), boot, pid, started, time, sentences };
-        prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session)).unwrap(), session);
+        prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).unwrap(), session);
         let mark = snapshot::Mark { host, time };
-        prop_assert_eq!(snapshot::decode_mark(&snapshot::encode_mark(&mark)).unwrap(), mark);
+        prop_assert_eq!(snapshot::decode_mark(&snapshot::encode_mark(&mark).unwrap()).unwrap(), mark);
     }
 
     #[test]
     fn configurations(repository in any::<[u8; 16]>(), created in time(), mac in any::<[u8; 32]>(), low in 8..18u32) {
         let chunker = ChunkerParameters { min: 1 << low, avg: 2 << low, max: 8 << low };
         let config = Config { repository: RepositoryId(repository), created, chunker, mandatory: 0 };
-        let bytes = encode_config(&config, &mac);
+        let bytes = encode_config(&config, &mac).unwrap();
         let (back, fields, found) = decode_config(&bytes, config.repository).unwrap();
         prop_assert_eq!((&back, fields, found), (&config, &config_fields(&config)[..], mac));
         let newer = Config { mandatory: 1, ..config };
-        let refused = decode_config(&encode_config(&newer, &mac), newer.repository).unwrap_err();
+        let refused = decode_config(&encode_config_unchecked(&newer, &mac), newer.repository).unwrap_err();
         prop_assert_eq!(refused.kind(), yester::ErrorKind::Unsupported);
     }
 
@@ -290,7 +290,7 @@ proptest! {
         (wrapped, label) in (vec(any::<u8>(), 48), vec(any::<u8>(), 0..30)),
     ) {
         let slot = KeySlot { derivation, salt, commitment, wrapped: wrapped.try_into().unwrap(), created, label };
-        prop_assert_eq!(decode_slot(&encode_slot(&slot)).unwrap(), slot);
+        prop_assert_eq!(decode_slot(&encode_slot(&slot).unwrap()).unwrap(), slot);
     }
 
     #[test]
@@ -326,6 +326,228 @@ proptest! {
                 decoders::tree(&[&[kind, level], &bytes[..]].concat());
             }
         }
+    }
+}
+
+/// Texts that are mostly short, and now and then at a limit or beyond it.
+fn text(limit: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => vec(any::<u8>(), 0..30),
+        1 => (0..3usize, any::<u8>()).prop_map(move |(more, byte)| vec![byte; limit - 1 + more]),
+    ]
+}
+
+fn any_content() -> impl Strategy<Value = Content> {
+    let item = prop_oneof![
+        (chunk_id(), any::<u32>()).prop_map(|(id, len)| Item::Chunk { id, len }),
+        prop_oneof![Just(0), Just(u64::MAX), Just(i64::MAX as u64), 1..1u64 << 40].prop_map(|len| Item::Hole { len }),
+    ];
+    let any_root = (chunk_id(), any::<u8>()).prop_map(|(page, height)| Root { page, height: height % 20 });
+    prop_oneof![
+        text(node::MAX_INLINE).prop_map(Content::Inline),
+        vec(item, 0..3).prop_map(Content::Items),
+        (0..3usize).prop_map(|more| Content::Items(vec![Item::Hole { len: 1 }; node::MAX_ITEMS - 1 + more])),
+        (any_root, any::<u64>(), any::<u64>()).prop_map(|(root, size, data)| Content::Tree { root, size, data }),
+    ]
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    let directory = (option::of(tree_root()), 0..3u64, 0..4u64, 0..3u64)
+        .prop_map(|(root, entries, descendants, subdirs)| Directory { root, entries, descendants, subdirs });
+    prop_oneof![
+        any_content().prop_map(Kind::File),
+        directory.prop_map(Kind::Directory),
+        text(yester::model::node::MAX_TARGET).prop_map(Kind::Symlink),
+        Just(Kind::Fifo),
+        any::<(u32, u32)>().prop_map(|(a, b)| Kind::BlockDevice(a, b)),
+    ]
+}
+
+fn any_xattrs() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
+    prop_oneof![
+        vec((text(yester::model::node::MAX_NAME), text(node::MAX_XATTR_VALUE)), 0..4),
+        // In order, and then as many as are too many.
+        (0..3usize).prop_map(|more| {
+            let name = |n: usize| (format!("user.{n:08}").into_bytes(), Vec::new());
+            (0..node::MAX_XATTRS - 1 + more).map(name).collect()
+        }),
+    ]
+}
+
+fn any_node() -> impl Strategy<Value = Node> {
+    let xattrs = prop_oneof![2 => Just(Xattrs::None), 1 => any_xattrs().prop_map(Xattrs::Inline)];
+    let times = (any::<i64>(), prop_oneof![6 => 0..1_000_000_000u32, 1 => any::<u32>()]);
+    let meta = (any::<u16>(), any::<u32>(), times, xattrs).prop_map(|(mode, uid, (secs, nanos), xattrs)| Metadata {
+        mode: mode & 0o17777,
+        uid,
+        gid: uid,
+        mtime: Timestamp { secs, nanos },
+        xattrs,
+        flags: uid,
+    });
+    let name = text(yester::model::node::MAX_NAME);
+    (name, meta, any_kind(), option::of(any::<[u8; 16]>())).prop_map(|(name, meta, kind, link)| Node {
+        name,
+        meta,
+        kind,
+        link: link.map(LinkGroup),
+        given: true,
+        changed: false,
+        left_out: Default::default(),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// What an encoder takes its decoder takes, and makes the same of it; what the decoder refuses the encoder refuses.
+    #[test]
+    fn nodes_have_one_limit_for_both_ways(node in any_node()) {
+        let mut raw = Vec::new();
+        node::encode_unchecked(&node, &mut raw);
+        let mut cursor = Cursor::new(&raw, "a node");
+        let read = node::decode(&mut cursor).ok().filter(|found| cursor.remaining() == 0 && *found == node);
+        let mut out = Vec::new();
+        prop_assert_eq!(node::encode(&node, &mut out).is_ok(), read.is_some(), "{:?}", node::check(&node));
+        prop_assert!(out.is_empty() || out == raw);
+    }
+
+    #[test]
+    fn attributes_have_one_limit_for_both_ways(list in any_xattrs()) {
+        let mut raw = Vec::new();
+        node::encode_xattrs_unchecked(&list, &mut raw);
+        let read = node::decode_xattrs(&raw).ok().filter(|found| *found == list && raw.len() <= pack::MAX_CHUNK);
+        prop_assert_eq!(node::encode_xattrs(&list, &mut Vec::new()).is_ok(), read.is_some());
+    }
+
+    #[test]
+    fn snapshots_have_one_limit_for_both_ways(
+        mut made in a_snapshot(),
+        (host, path, tag) in (text(snapshot::MAX_TEXT), text(snapshot::MAX_TEXT), text(snapshot::MAX_TEXT)),
+        (root, long) in (any_node(), prop_oneof![3 => Just(0), 1 => snapshot::MAX_LIST - 1..snapshot::MAX_LIST + 2]),
+        (users, which) in (vec((any::<u32>(), text(yester::model::node::MAX_NAME)), 0..3), 0..3u8),
+    ) {
+        (made.host, made.user) = (host, tag.clone());
+        made.paths.push(path);
+        made.tags.push(tag);
+        made.owners.users = users;
+        if which == 0 {
+            made.root = root;
+        }
+        match which {
+            1 => made.paths = vec![b"/x".to_vec(); long],
+            2 => made.owners.groups = (0..long as u32).map(|id| (id, b"g".to_vec())).collect(),
+            _ => {}
+        }
+        let raw = snapshot::encode_snapshot_unchecked(&made);
+        let read = snapshot::decode_snapshot(&raw, made.id).ok().filter(|found| *found == made);
+        prop_assert_eq!(snapshot::encode_snapshot(&made).ok(), read.map(|_| raw));
+    }
+
+    #[test]
+    fn what_small_objects_encode_decodes((host, boot) in (text(snapshot::MAX_TEXT), text(snapshot::MAX_TEXT)), time in any_time(), label in text(65_000)) {
+        let session = snapshot::Session { host: host.clone(), boot, time, ..Default::default() };
+        if let Ok(bytes) = snapshot::encode_session(&session) {
+            prop_assert_eq!(snapshot::decode_session(&bytes).unwrap(), session);
+        }
+        let mark = snapshot::Mark { host, time };
+        if let Ok(bytes) = snapshot::encode_mark(&mark) {
+            prop_assert_eq!(snapshot::decode_mark(&bytes).unwrap(), mark);
+        }
+        let slot = KeySlot {
+            derivation: Derivation::Passphrase { memory: time.nanos, passes: 3, lanes: time.nanos % 20 },
+            salt: [1; 32],
+            commitment: [2; 16],
+            wrapped: [3; 48],
+            created: time,
+            label,
+        };
+        if let Ok(bytes) = encode_slot(&slot) {
+            prop_assert!(bytes.len() as u64 <= yester::format::config::MAX_OBJECT);
+            prop_assert_eq!(decode_slot(&bytes).unwrap(), slot);
+        }
+        let chunker = ChunkerParameters { min: time.nanos, avg: time.nanos << 1, max: time.nanos << 3 };
+        let config = Config { repository: RepositoryId([7; 16]), created: time, chunker, mandatory: u64::from(time.nanos & 1) };
+        if let Ok(bytes) = encode_config(&config, &[4; 32]) {
+            prop_assert_eq!(decode_config(&bytes, config.repository).unwrap().0, config);
+        }
+    }
+
+    #[test]
+    fn what_packs_and_segments_encode_decodes(mut entries in frames(), (spoil, by) in (any::<prop::sample::Index>(), 0..6u32), frames in 0..3u32) {
+        if !entries.is_empty() {
+            let at = spoil.index(entries.len());
+            let entry = &mut entries[at];
+            match by {
+                0 => entry.frame.plain += 1,
+                1 => entry.frame.stored = 16,
+                2 => entry.chunks.clear(),
+                3 => entry.frame.bases = vec![ChunkKey([9; 16]); pack::MAX_BASES + 1],
+                4 => entry.chunks[0].1 = pack::MAX_CHUNK as u32 + 1,
+                _ => {}
+            }
+        }
+        if let Ok(bytes) = pack::encode_directory(&entries) {
+            let directory = entries.iter().fold(pack::PREAMBLE as u64, |at, entry| at + u64::from(entry.frame.stored));
+            let tail = Tail { directory, directory_len: bytes.len() as u32, frames: entries.len() as u32 };
+            prop_assert_eq!(pack::decode_directory(&bytes, &tail).unwrap(), entries.clone());
+        }
+        let infos: Vec<FrameInfo> = entries.iter().map(|entry| entry.frame.clone()).collect();
+        if let Ok(bytes) = segment::encode_frames(&infos) {
+            prop_assert_eq!(segment::decode_frames(&bytes, 0, &[0, infos.len() as u32]).unwrap(), infos);
+        }
+        let places: Vec<segment::Entry> = entries
+            .iter()
+            .flat_map(|entry| &entry.chunks)
+            .map(|(key, len)| segment::Entry { key: *key, frame: by, offset: *len, len: *len })
+            .collect();
+        if let Ok(bytes) = segment::encode_entries(&places, frames) {
+            prop_assert_eq!(segment::decode_entries(&bytes, places.len(), frames).unwrap(), places);
+        }
+    }
+}
+
+/// Times, some of which there are not.
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    (any::<i64>(), any::<u32>()).prop_map(|(secs, nanos)| Timestamp { secs, nanos })
+}
+
+/// The least that a sink does.
+#[derive(Default)]
+struct Ids(u8);
+
+impl yester::repo::tree_writer::PageSink for Ids {
+    fn page(&mut self, _: &[u8]) -> yester::Result<ChunkId> {
+        self.0 = self.0.wrapping_add(1);
+        Ok(ChunkId([self.0; 32]))
+    }
+}
+
+#[test]
+fn a_page_that_no_reader_takes_is_never_stored() {
+    use yester::repo::tree_writer::TreeWriter;
+    let file = |name: &str| Node {
+        name: name.into(),
+        meta: Metadata::default(),
+        kind: Kind::Fifo,
+        link: None,
+        given: true,
+        changed: false,
+        left_out: Default::default(),
+    };
+    let tree = |names: &[&str]| {
+        let (mut writer, mut sink, mut bytes) = (TreeWriter::new(PageKind::Directory), Ids::default(), Vec::new());
+        for name in names {
+            bytes.clear();
+            node::encode(&file(name), &mut bytes).unwrap();
+            writer.push(&bytes, 1, name.as_bytes(), || 1, &mut sink).unwrap();
+        }
+        writer.finish(&mut sink)
+    };
+    assert!(tree(&["a", "b", "c"]).is_ok());
+    for bad in [&["a", "a"][..], &["b", "a"], &["a/b"], &[""], &["..", "x"]] {
+        let error = tree(bad).unwrap_err();
+        assert!(error.to_string().contains("nothing was saved"), "{error}");
     }
 }
 
@@ -543,7 +765,7 @@ fn attributes_in_a_node_are_held_to_their_limit() {
             changed: false,
             left_out: Default::default(),
         };
-        let bytes = decoders::leaf(PageKind::Directory, |out| node::encode(&node, out));
+        let bytes = decoders::leaf(PageKind::Directory, |out| node::encode_unchecked(&node, out));
         page::nodes(&bytes).is_ok()
     };
     assert!(of(node::MAX_INLINE_XATTRS - 20));

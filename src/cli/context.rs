@@ -22,6 +22,7 @@ use super::credential::{self, Options, Origin};
 use super::paths;
 use super::place::{Location, Place, Places};
 use super::remote;
+use super::variables;
 
 /// Decoded frames that a command which reads one thing after another keeps.
 const FRAMES: u64 = 24 << 20;
@@ -48,12 +49,15 @@ impl Context {
 
     /// Which repository this is about.
     pub fn place(&self) -> Result<Place> {
-        let variable = || std::env::var_os("YESTER_REPO").filter(|name| !name.is_empty());
-        self.places.find(self.global.repo.clone().or_else(variable).as_deref())
+        let name = match &self.global.repo {
+            Some(name) => Some(name.clone()),
+            None => variables::own("YESTER_REPO")?,
+        };
+        self.places.find(name.as_deref())
     }
 
     /// Where the user said the key is.
-    pub fn given(&self) -> Option<Origin> {
+    pub fn given(&self) -> Result<Option<Origin>> {
         credential::given(&Options::of(&self.global), "YESTER_", |name| std::env::var_os(name))
     }
 
@@ -108,7 +112,7 @@ impl Context {
     /// What unlocks the repository: what the user gave; else the default repository's key file; else an answer on
     /// the terminal.
     pub fn credential(&self, place: &Place) -> Result<Credential> {
-        if let Some(origin) = self.given() {
+        if let Some(origin) = self.given()? {
             return credential::load(&origin);
         }
         let default = self.places.key_file().filter(|_| self.places.is_default(place));

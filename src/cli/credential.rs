@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::paths;
+use super::variables;
 
 /// The longest passphrase or key file that is read.
 const LIMIT: usize = 64 << 10;
@@ -66,24 +67,27 @@ impl Options {
 
 /// What the user gave: an option beats every variable; among the variables, whose names begin with `prefix`, a key file,
 /// a command, a file and the passphrase itself come in this order.
-pub fn given(options: &Options, prefix: &str, get: impl Fn(&str) -> Option<OsString>) -> Option<Origin> {
+pub fn given(options: &Options, prefix: &str, get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Origin>> {
     let options = [
         options.key_file.clone().map(Origin::KeyFile),
         options.password_command.clone().map(Origin::PasswordCommand),
         options.password_file.clone().map(Origin::PasswordFile),
     ];
-    let get = |name: &str| get(&format!("{prefix}{name}"));
-    let set = |name: &str| get(name).filter(|value| !value.is_empty());
-    let variables = || {
-        [
-            set("KEY_FILE").map(|v| Origin::KeyFile(v.into())),
-            set("PASSWORD_COMMAND").map(Origin::PasswordCommand),
-            set("PASSWORD_FILE").map(|v| Origin::PasswordFile(v.into())),
-            // An empty passphrase is refused when it is used; it is not the same as none.
-            get("PASSWORD").map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
-        ]
-    };
-    options.into_iter().flatten().next().or_else(|| variables().into_iter().flatten().next())
+    if let Some(given) = options.into_iter().flatten().next() {
+        return Ok(Some(given));
+    }
+    let set = |name: &str| variables::value(&format!("{prefix}{name}"), &get);
+    let found = [
+        set("KEY_FILE")?.map(|v| Origin::KeyFile(v.into())),
+        set("PASSWORD_COMMAND")?.map(Origin::PasswordCommand),
+        set("PASSWORD_FILE")?.map(|v| Origin::PasswordFile(v.into())),
+        get(&format!("{prefix}PASSWORD")).map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
+    ];
+    if found.iter().flatten().next() == Some(&Origin::Password(Zeroizing::new(Vec::new()))) {
+        let text = format!("{prefix}PASSWORD is set, and the passphrase is empty: an empty one protects nothing");
+        return Err(Error::new(ErrorKind::Key, text));
+    }
+    Ok(found.into_iter().flatten().next())
 }
 
 /// A credential that is new here, and the key file that holds it.
@@ -250,13 +254,14 @@ fn key_text(key: &[u8; 32]) -> Zeroizing<[u8; 65]> {
 
 /// The token for a server, after the variables of `get`: of a command, a file, or itself.
 pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>> {
-    let set = |name: &str| get(name).filter(|value| !value.is_empty());
-    let bytes = if let Some(command) = set("YESTER_TOKEN_COMMAND") {
+    let set = |name: &str| variables::value(name, &get);
+    let (command, file, token) = (set("YESTER_TOKEN_COMMAND")?, set("YESTER_TOKEN_FILE")?, set("YESTER_TOKEN")?);
+    let bytes = if let Some(command) = command {
         run(&command, "token")?
-    } else if let Some(path) = set("YESTER_TOKEN_FILE") {
+    } else if let Some(path) = file {
         let what = || format!("cannot read the token file {}", paths::shown(Path::new(&path)));
         File::open(&path).and_then(read_line).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?
-    } else if let Some(token) = set("YESTER_TOKEN") {
+    } else if let Some(token) = token {
         Zeroizing::new(token.into_vec())
     } else {
         return Ok(None);
@@ -303,7 +308,7 @@ mod tests {
     use super::*;
 
     fn origin(global: &Global, variables: &[(&str, &str)]) -> Option<Origin> {
-        given(&Options::of(global), "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+        given(&Options::of(global), "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())).unwrap()
     }
 
     #[test]
@@ -318,6 +323,8 @@ mod tests {
         assert!(origin(&none, &all[2..]) == Some(Origin::PasswordFile("f".into())));
         assert!(origin(&none, &all[3..]) == Some(Origin::Password(Zeroizing::new(b"p".to_vec()))));
         assert!(origin(&none, &[]).is_none());
+        let empty = given(&Options::default(), "YESTER_", |name| (name == "YESTER_PASSWORD").then(OsString::new));
+        assert!(empty.is_err_and(|e| e.to_string().contains("YESTER_PASSWORD")));
     }
 
     #[test]

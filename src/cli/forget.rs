@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use yester::model::{Snapshot, SnapshotId, escape};
 use yester::repo::forget::{self, Series};
-use yester::repo::retention::{Count, Policy, Within};
+use yester::repo::retention::{Count, GroupBy, Policy, Within};
 use yester::repo::snapshots::{self, Filter};
 use yester::{Error, Result};
 
@@ -32,6 +32,9 @@ pub struct ForgetArgs {
     names: Vec<String>,
     #[command(flatten)]
     keep: Keep,
+    /// What snapshots of one series have in common: host, paths, tags; empty: all snapshots are one series
+    #[arg(short = 'g', long, value_name = "WHAT[,WHAT…]", default_value = "host,paths")]
+    group_by: GroupBy,
     #[command(flatten)]
     filters: Filters,
     /// Accept that snapshots which were here before, and which nobody forgot, are gone: show all of them, and have
@@ -77,13 +80,28 @@ struct Keep {
     /// The newest of each of the last N years that have any
     #[arg(short = 'y', long, value_name = "N")]
     keep_yearly: Option<Count>,
+    /// The newest of each hour this close to the newest
+    #[arg(long, value_name = "SPAN")]
+    keep_within_hourly: Option<Within>,
+    /// The newest of each day this close to the newest
+    #[arg(long, value_name = "SPAN")]
+    keep_within_daily: Option<Within>,
+    /// The newest of each week this close to the newest
+    #[arg(long, value_name = "SPAN")]
+    keep_within_weekly: Option<Within>,
+    /// The newest of each month this close to the newest
+    #[arg(long, value_name = "SPAN")]
+    keep_within_monthly: Option<Within>,
+    /// The newest of each year this close to the newest
+    #[arg(long, value_name = "SPAN")]
+    keep_within_yearly: Option<Within>,
     /// Everything with all these tags (may be repeated: any of the sets)
     #[arg(long, value_name = "TAG[,TAG…]")]
     keep_tag: Vec<OsString>,
 }
 
 impl Keep {
-    fn policy(&self) -> Policy {
+    fn policy(&self, group_by: GroupBy) -> Policy {
         let count = |given: Option<Count>| given.unwrap_or_default();
         Policy {
             last: count(self.keep_last),
@@ -93,6 +111,14 @@ impl Keep {
             monthly: count(self.keep_monthly),
             yearly: count(self.keep_yearly),
             within: self.keep_within.clone(),
+            within_each: [
+                self.keep_within_hourly.clone(),
+                self.keep_within_daily.clone(),
+                self.keep_within_weekly.clone(),
+                self.keep_within_monthly.clone(),
+                self.keep_within_yearly.clone(),
+            ],
+            group_by,
             tags: self.keep_tag.iter().map(|set| select::tags(set)).collect(),
         }
     }
@@ -154,7 +180,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
 
 /// What the policy lets go, and all series that it looked at.
 fn by_policy<'a>(args: &ForgetArgs, all: &'a [Snapshot], filter: &Filter) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
-    let (policy, zone) = (args.keep.policy(), TimeZone::system());
+    let (policy, zone) = (args.keep.policy(args.group_by), TimeZone::system());
     let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
     Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), series))
 }
@@ -163,7 +189,11 @@ fn by_policy<'a>(args: &ForgetArgs, all: &'a [Snapshot], filter: &Filter) -> Res
 fn touched<'a>(all: &'a [Snapshot], ids: &[SnapshotId]) -> Vec<Series<'a>> {
     let mut series: BTreeMap<_, Series<'a>> = BTreeMap::new();
     for snapshot in all {
-        let one = series.entry(snapshot.series()).or_insert_with(|| Series { keep: Vec::new(), remove: Vec::new() });
+        let one = series.entry(snapshot.series()).or_insert_with(|| Series {
+            keep: Vec::new(),
+            remove: Vec::new(),
+            group_by: GroupBy::default(),
+        });
         match ids.contains(&snapshot.id) {
             true => one.remove.push(snapshot),
             false => one.keep.push((snapshot, Vec::new())),
@@ -185,9 +215,7 @@ fn show(out: &mut Output, context: &Context, series: &[Series<'_>], unreadable: 
 }
 
 fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
-    let (host, paths) = series.name();
-    let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
-    out.line(&format!("{}: {}", escape(host), paths.join(", ")))?;
+    out.line(&heading(series))?;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["", "ID", "Time", "Tags", "Reasons"]);
     let kept = series.keep.iter().map(|(snapshot, why)| (*snapshot, "= keep", why.join(", ")));
@@ -202,11 +230,27 @@ fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
     out.line("")
 }
 
+/// What the snapshots of a series have in common.
+fn heading(series: &Series<'_>) -> String {
+    let (host, paths, tags) = series.name();
+    let host = host.map_or("all hosts".to_owned(), escape);
+    let paths = paths.map_or("all paths".to_owned(), super::paths::several);
+    match tags {
+        None => format!("{host}: {paths}"),
+        Some([]) => format!("{host}: {paths}, no tags"),
+        Some(tags) => format!("{host}: {paths}, tags {}", super::paths::several(tags)),
+    }
+}
+
 #[derive(Serialize)]
 struct JsonSeries {
     message_type: &'static str,
-    host: String,
-    paths: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paths: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paths_b64: Option<Vec<Option<String>>>,
     keep: Vec<JsonSnapshot>,
@@ -231,12 +275,14 @@ fn json(series: &Series<'_>) -> JsonSeries {
         tags: snapshot.tags.iter().map(|t| lossy(t)).collect(),
         reasons: reasons.to_vec(),
     };
-    let (host, paths) = series.name();
-    let exact: Vec<Option<String>> = paths.iter().map(|p| exact(p)).collect();
+    let (host, paths, tags) = series.name();
+    let exact: Vec<Option<String>> = paths.unwrap_or_default().iter().map(|p| exact(p)).collect();
+    let list = |list: &[Vec<u8>]| list.iter().map(|text| lossy(text)).collect::<Vec<_>>();
     JsonSeries {
         message_type: "series",
-        host: lossy(host),
-        paths: paths.iter().map(|p| lossy(p)).collect(),
+        host: host.map(lossy),
+        paths: paths.map(list),
+        tags: tags.map(list),
         paths_b64: exact.iter().any(Option::is_some).then_some(exact),
         keep: series.keep.iter().map(|(kept, why)| snapshot(kept, why)).collect(),
         remove: series.remove.iter().map(|gone| snapshot(gone, &[])).collect(),

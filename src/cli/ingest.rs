@@ -16,7 +16,8 @@ use yester::repo::Repository;
 
 use super::context::Context;
 use super::exit::Outcome;
-use super::output::Output;
+use super::output::{Output, note};
+use super::patterns::Bases;
 use super::progress::Display;
 use super::{gone, init, inputs, select, signals, units};
 
@@ -27,6 +28,7 @@ const FASTEST: i32 = -1;
 ///
 /// Without --repo, the first run makes the user's own repository and its key file, and says where they are.
 #[derive(Debug, Args)]
+#[command(after_long_help = super::patterns::RULES)]
 pub struct IngestArgs {
     /// What to take a snapshot of
     #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0"])]
@@ -72,6 +74,9 @@ pub struct IngestArgs {
     /// auto, off, fastest, or a level of zstd from 1 to 19
     #[arg(long, value_name = "HOW", default_value = "auto")]
     compression: Level,
+    /// What matches this pattern may change while it is read, as logs do: no error
+    #[arg(long, value_name = "PATTERN")]
+    changed_is_ok: Vec<String>,
     /// Files that are read at once
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     read_concurrency: u16,
@@ -83,7 +88,7 @@ pub struct IngestArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to leave out")]
 struct ExcludeArgs {
-    /// Leave out what matches this pattern
+    /// Leave out what matches this pattern; one that begins with ! takes back what earlier ones leave out
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// The same, whatever the case of letters
@@ -101,6 +106,9 @@ struct ExcludeArgs {
     /// Leave out files larger than this, as in 10M
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     exclude_larger_than: Option<u64>,
+    /// Leave out extended attributes whose names match this pattern, as in user.*
+    #[arg(long, value_name = "PATTERN")]
+    exclude_xattr: Vec<String>,
     /// Stay on the file systems of the given paths
     #[arg(short = 'x', long)]
     one_file_system: bool,
@@ -145,6 +153,9 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let report = report?;
     if report.committed {
         gone::remember(context, &repo, report.snapshot.id);
+    }
+    if context.global.verbose > 0 || args.dry_run && !context.global.quiet && !context.global.json {
+        report.unmatched.iter().for_each(|pattern| note(&format!("yester: note: nothing matches the pattern {pattern}")));
     }
     let mut out = Output::new();
     if context.global.json {
@@ -203,6 +214,7 @@ impl IngestArgs {
             readers: usize::from(self.read_concurrency),
             skip_if_unchanged: self.skip_if_unchanged,
             dry_run: self.dry_run,
+            changed_is_ok: Bases::new().all(&self.changed_is_ok)?,
             ..default
         })
     }
@@ -210,13 +222,17 @@ impl IngestArgs {
 
 impl ExcludeArgs {
     fn options(&self) -> Result<Exclude> {
-        let mut patterns = self.exclude.clone();
+        let bases = Bases::new();
+        // What is typed can take back what files say: of those that match the last one counts.
+        let mut patterns = Vec::new();
         for file in &self.exclude_file {
-            patterns.extend(inputs::patterns(file)?);
+            patterns.extend(bases.all(&inputs::patterns(file)?)?);
         }
+        patterns.extend(bases.all(&self.exclude)?);
         Ok(Exclude {
             patterns,
-            patterns_ignore_case: self.iexclude.clone(),
+            patterns_ignore_case: bases.all(&self.iexclude)?,
+            xattrs: self.exclude_xattr.clone(),
             caches: self.exclude_caches,
             if_present: self.exclude_if_present.clone(),
             larger_than: self.exclude_larger_than,
@@ -231,7 +247,9 @@ fn outcome(report: &IngestReport) -> Outcome {
     }
     let mut missing = Vec::new();
     if report.missing_sources > 0 {
-        missing.push(units::counted(report.missing_sources as u64, "given path is", "given paths are") + " not there");
+        missing.push(
+            units::counted(report.missing_sources as u64, "given path is", "given paths are") + " not there or cannot be stored",
+        );
     }
     if report.snapshot.statistics.errors > 0 {
         missing.push(units::counted(report.snapshot.statistics.errors, "entry", "entries") + " could not be read as it was");
@@ -275,6 +293,8 @@ struct Summary {
     data_added_packed: u64,
     missing_sources: usize,
     errors: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unmatched_patterns: Vec<String>,
     backup_start: String,
     backup_end: String,
     total_duration: f64,
@@ -300,6 +320,7 @@ fn summary(report: &IngestReport, time: Duration, dry_run: bool) -> Summary {
         data_added_packed: s.bytes_stored,
         missing_sources: report.missing_sources,
         errors: s.errors,
+        unmatched_patterns: report.unmatched.clone(),
         backup_start: units::utc_time(snapshot.scan_start),
         backup_end: units::utc_time(snapshot.finished),
         total_duration: time.as_secs_f64(),

@@ -136,7 +136,7 @@ fn check_free_elsewhere(context: &Context, place: &Place) -> Result<()> {
 
 /// The credential of a new repository, and the key file that holds it.
 fn new_credential(context: &Context, place: &Place, default: Option<PathBuf>) -> Result<New> {
-    let origin = context.given().or(default.map(Origin::KeyFile));
+    let origin = context.given()?.or(default.map(Origin::KeyFile));
     if origin.is_none() && !credential::can_ask() {
         let text = "a new repository needs a key and there is no terminal to ask on: give --key-file (made if it does \
                     not exist), --password-file or --password-command, or set YESTER_PASSWORD";

@@ -1,5 +1,6 @@
 //! What is ingested: the given paths, lists of paths, lists of patterns.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,19 @@ use yester::{Error, ErrorKind, Result};
 
 use super::paths;
 
-/// The sources of these paths, each where it is; the same path twice is one.
+/// The sources of these paths, each where it is; the same path twice is one. A slash at the end of a link stands for what
+/// the link leads to, and so does `/.`.
 pub fn sources(given: impl IntoIterator<Item = PathBuf>) -> Result<Vec<Source>> {
     let mut out: Vec<Source> = Vec::new();
-    for path in given {
-        let path = paths::absolute(&path)?;
-        if !out.iter().any(|s| s.path == path) {
-            out.push(Source { stored: paths::bytes(&path).to_vec(), path });
+    let mut known: HashSet<Vec<u8>> = HashSet::new();
+    for given in given {
+        let path = paths::absolute(&given)?;
+        let stored = paths::bytes(&path).to_vec();
+        let slash = [&b"/"[..], b"/."].iter().any(|end| paths::bytes(&given).ends_with(end));
+        let follows = slash && path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+        let path = if follows { paths::from_bytes([&stored[..], b"/"].concat()) } else { path };
+        if known.insert(paths::bytes(&path).to_vec()) {
+            out.push(Source { stored, path });
         }
     }
     Ok(out)
@@ -64,6 +71,7 @@ pub fn listed_paths(list: &Path, end: u8) -> Result<Vec<PathBuf>> {
 pub fn patterns(list: &Path) -> Result<Vec<String>> {
     let text =
         String::from_utf8(read(list)?).map_err(|_| Error::invalid(format!("{}: patterns must be UTF-8", paths::shown(list))))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 

@@ -32,6 +32,7 @@ mod mount;
 mod naming;
 mod output;
 mod paths;
+mod patterns;
 mod place;
 mod progress;
 mod prune;
@@ -46,6 +47,7 @@ mod stats;
 mod status;
 mod umount;
 mod units;
+mod variables;
 mod version;
 
 use args::{Cli, Command};

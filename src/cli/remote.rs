@@ -12,6 +12,7 @@ use yester::{Error, Result};
 use super::args::Global;
 use super::credential::Token;
 use super::units;
+use super::variables;
 
 /// Options for repositories on other machines.
 #[derive(Debug, Clone, Default, Args)]
@@ -60,8 +61,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn variable(name: &str) -> Result<Option<String>> {
-    let value = std::env::var_os(name).filter(|value| !value.is_empty());
-    value.map(|v| v.into_string().map_err(|_| Error::invalid(format!("{name} is not text")))).transpose()
+    variables::own(name)?.map(|v| v.into_string().map_err(|_| Error::invalid(format!("{name} is not text")))).transpose()
 }
 
 /// What the options and the environment say; an option beats every variable.
@@ -73,7 +73,7 @@ pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
     let pinned = if given { args.tls_fingerprint.clone() } else { variable("YESTER_TLS_FINGERPRINT")? };
     trust.fingerprint = pinned.as_deref().map(Fingerprint::parse).transpose()?;
     if !given && trust.fingerprint.is_none() {
-        trust.authorities = std::env::var_os("YESTER_CACERT").filter(|v| !v.is_empty()).map(PathBuf::from);
+        trust.authorities = variables::own("YESTER_CACERT")?.map(PathBuf::from);
     }
     let ssh = args.ssh_command.clone().map_or_else(|| variable("YESTER_SSH_COMMAND"), |c| Ok(Some(c)))?;
     let ssh: Vec<OsString> = ssh.unwrap_or_default().split_whitespace().map(OsString::from).collect();

@@ -17,6 +17,7 @@ use yester::restore::{Overwrite, RestoreOptions, RestoreReport, RestoreRequest, 
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::Output;
+use super::patterns::Bases;
 use super::progress::Display;
 use super::select::{Chooser, Filters, Spec};
 use super::{gone, paths, progress, signals, units};
@@ -157,6 +158,7 @@ impl RestoreArgs {
             When::IfNewer => Overwrite::IfNewer,
             When::Never => Overwrite::Never,
         };
+        let bases = Bases::new();
         Ok(RestoreOptions {
             overwrite,
             delete: self.delete,
@@ -166,8 +168,8 @@ impl RestoreArgs {
                 mounted: self.delete_also.contains(&Also::Mounted),
             },
             unsafe_delete: self.unsafe_delete,
-            include: self.include.clone(),
-            exclude: self.exclude.clone(),
+            include: bases.all(&self.include)?,
+            exclude: bases.all(&self.exclude)?,
             verify: self.verify,
             numeric_ids: self.numeric_ids,
             require_owners: self.require_owners,

@@ -93,8 +93,7 @@ fn differs(snapshot: &Snapshot, received: Timestamp) -> bool {
 fn text(out: &mut Output, series: &Series<'_>, received: &Received, quiet: bool) -> Result<()> {
     let mut total = 0;
     for ((host, paths), snapshots) in series {
-        let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
-        out.line(&format!("{}: {}", escape(host), paths.join(", ")))?;
+        out.line(&format!("{}: {}", escape(host), super::paths::several(paths)))?;
         out.line(&table(snapshots, received).trim_fmt())?;
         out.line("")?;
         total += snapshots.len() as u64;

@@ -7,6 +7,9 @@ use crate::model::{RepositoryId, Timestamp};
 /// The longest configuration or key slot that is read, in bytes.
 pub const MAX_OBJECT: u64 = 65536;
 
+/// The longest body of either.
+const MAX_BODY: usize = MAX_OBJECT as usize - crate::format::envelope::HEADER - crate::format::envelope::CHECKSUM;
+
 /// How files are cut; even powers of two with min < avg < max.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkerParameters {
@@ -52,8 +55,18 @@ pub struct Config {
     pub mandatory: u64,
 }
 
-/// Encodes a configuration's body; `mac` is what the master key says of it (see `chunk::keys`).
-pub fn encode_config(config: &Config, mac: &[u8; 32]) -> Vec<u8> {
+/// Encodes a configuration's body; `mac` is what the master key says of it (see `chunk::keys`). An error for what no
+/// reader would take.
+pub fn encode_config(config: &Config, mac: &[u8; 32]) -> Result<Vec<u8>> {
+    let out = encode_config_unchecked(config, mac);
+    match decode_config(&out, config.repository)?.0 == *config {
+        true => Ok(out),
+        false => Err(Error::invalid("a configuration cannot be stored: it would be read as something else")),
+    }
+}
+
+/// The same bytes, whether or not a reader would take them: for tests of readers.
+pub fn encode_config_unchecked(config: &Config, mac: &[u8; 32]) -> Vec<u8> {
     let mut out = config_fields(config);
     out.extend_from_slice(mac);
     out
@@ -144,8 +157,20 @@ pub struct KeySlot {
     pub label: Vec<u8>,
 }
 
-/// Encodes a key slot's body.
-pub fn encode_slot(slot: &KeySlot) -> Vec<u8> {
+/// Encodes a key slot's body. An error for what no reader would take.
+pub fn encode_slot(slot: &KeySlot) -> Result<Vec<u8>> {
+    let out = encode_slot_unchecked(slot);
+    if out.len() > MAX_BODY {
+        return Err(Error::invalid(format!("a key slot of {} bytes is too long: its label must be shorter", out.len())));
+    }
+    match decode_slot(&out)? == *slot {
+        true => Ok(out),
+        false => Err(Error::invalid("a key slot cannot be stored: it would be read as something else")),
+    }
+}
+
+/// The same bytes, whether or not a reader would take them: for tests of readers.
+pub fn encode_slot_unchecked(slot: &KeySlot) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(1, |v| match slot.derivation {
         Derivation::KeyFile => v.push(2),

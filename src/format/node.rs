@@ -9,9 +9,11 @@
 //! fields    tag, length, value …; 0 ends. Odd tags must not be ignored
 //! ```
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
+use crate::format::pack::MAX_CHUNK;
 use crate::format::page;
+use crate::model::escape;
 use crate::model::node::{MAX_NAME, MAX_TARGET};
 use crate::model::{ChunkId, Content, Directory, Item, Kind, LeftOut, LinkGroup, Metadata, Node, Root, Xattrs};
 
@@ -36,6 +38,9 @@ pub const MAX_XATTRS: usize = 16 << 10;
 /// The longest value of an extended attribute, as on Linux.
 pub const MAX_XATTR_VALUE: usize = 64 << 10;
 
+/// The most entries below a directory.
+const MAX_DESCENDANTS: u64 = 1 << 48;
+
 const INLINE: u64 = 0;
 const ITEMS: u64 = 1;
 const TREE: u64 = 2;
@@ -51,8 +56,68 @@ const FLAGS: u64 = 6;
 /// Field: what of a directory was left out; reading needs none of it.
 const LEFT_OUT: u64 = 8;
 
-/// Appends the canonical bytes of `node`.
-pub fn encode(node: &Node, out: &mut Vec<u8>) {
+/// Appends the canonical bytes of `node`; an error, and nothing appended, when no reader would take it.
+pub fn encode(node: &Node, out: &mut Vec<u8>) -> Result<()> {
+    check(node)?;
+    encode_unchecked(node, out);
+    Ok(())
+}
+
+/// What [`decode`] would refuse of `node`. The name is judged only by its length: a snapshot's root has none.
+pub fn check(node: &Node) -> Result<()> {
+    let bad = |what: &str| Err(Error::invalid(format!("{} {what}", escape(&node.name))));
+    if node.name.len() > MAX_NAME {
+        return bad(&format!("has a name of {} bytes; at most {MAX_NAME} can be stored", node.name.len()));
+    }
+    if node.meta.mode > 0o7777 || node.meta.mtime.nanos > 999_999_999 {
+        return bad("has a mode or a time that does not exist");
+    }
+    match &node.kind {
+        Kind::File(content) => check_content(content).or_else(bad)?,
+        Kind::Directory(directory) => check_directory(directory, node.link.is_some()).or_else(bad)?,
+        Kind::Symlink(target) if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) => {
+            return bad(&format!("is a link with an impossible target of {} bytes", target.len()));
+        }
+        _ => {}
+    }
+    if let Xattrs::Inline(list) = &node.meta.xattrs {
+        check_xattrs(list, MAX_INLINE_XATTRS).or_else(|e| bad(&format!("cannot keep its attributes: {e}")))?;
+    }
+    Ok(())
+}
+
+fn check_content(content: &Content) -> Result<(), &'static str> {
+    let fits = |item: &Item| match item {
+        Item::Chunk { len, .. } => (1..=MAX_CHUNK as u32).contains(len),
+        Item::Hole { len } => (1..=i64::MAX as u64).contains(len),
+    };
+    let sum = |items: &[Item]| items.iter().try_fold(0u64, |sum, item| sum.checked_add(item.len()));
+    match content {
+        Content::Inline(bytes) if bytes.len() > MAX_INLINE => Err("has too much content of its own"),
+        Content::Items(items) if items.len() > MAX_ITEMS || !items.iter().all(fits) => {
+            Err("has too many pieces, or an impossible one")
+        }
+        Content::Items(items) if sum(items).is_none_or(|size| size > i64::MAX as u64) => Err("is longer than 2⁶³ bytes"),
+        Content::Tree { root, size, data } if *size > i64::MAX as u64 || data > size || root.height > page::MAX_HEIGHT => {
+            Err("is longer than 2⁶³ bytes, or has an impossible recipe")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_directory(directory: &Directory, link: bool) -> Result<(), &'static str> {
+    let Directory { root, entries, descendants, subdirs } = directory;
+    match root {
+        _ if link => Err("is a directory and cannot be a hard link"),
+        None if (*entries, *descendants, *subdirs) != (0, 0, 0) => Err("has entries and no page of them"),
+        Some(root) if *entries == 0 || root.height > page::MAX_HEIGHT => Err("has an impossible page of entries"),
+        Some(_) if descendants < entries || *descendants > MAX_DESCENDANTS || subdirs > entries => Err("has impossible counts"),
+        _ => Ok(()),
+    }
+}
+
+/// Appends the bytes of `node` whether or not a reader would take them: for tests of readers.
+pub fn encode_unchecked(node: &Node, out: &mut Vec<u8>) {
     out.bytes(&node.name);
     let kind = match node.kind {
         Kind::File(_) => FILE,
@@ -83,7 +148,7 @@ pub fn encode(node: &Node, out: &mut Vec<u8>) {
     }
     match &node.meta.xattrs {
         Xattrs::None => {}
-        Xattrs::Inline(list) => out.field(XATTRS, |v| encode_xattrs(list, v)),
+        Xattrs::Inline(list) => out.field(XATTRS, |v| encode_xattrs_unchecked(list, v)),
         Xattrs::Stored(id) => out.field(XATTR_CHUNK, |v| v.extend_from_slice(&id.0)),
     }
     if node.meta.flags != 0 {
@@ -139,8 +204,44 @@ pub fn decode_root(cursor: &mut Cursor<'_>) -> Result<Root> {
     Ok(Root { height, page: ChunkId(cursor.array()?) })
 }
 
-/// Appends extended attributes: count, then name and value each. The chunk of [`Xattrs::Stored`] holds the same.
-pub fn encode_xattrs(list: &[(Vec<u8>, Vec<u8>)], out: &mut Vec<u8>) {
+/// Appends extended attributes: count, then name and value each. The chunk of [`Xattrs::Stored`] holds the same. An
+/// error, and nothing appended, when no reader would take them.
+pub fn encode_xattrs(list: &[(Vec<u8>, Vec<u8>)], out: &mut Vec<u8>) -> Result<()> {
+    check_xattrs(list, MAX_CHUNK)?;
+    encode_xattrs_unchecked(list, out);
+    Ok(())
+}
+
+/// What [`decode_xattrs`] would refuse, and more than `most` encoded bytes.
+fn check_xattrs(list: &[(Vec<u8>, Vec<u8>)], most: usize) -> Result<()> {
+    // Numbers of up to 65,536 have three bytes.
+    let size: usize = list.iter().map(|(name, value)| name.len() + value.len() + 6).sum();
+    if list.len() > MAX_XATTRS || size + 3 > most && xattrs_len(list) > most {
+        return Err(Error::invalid(format!("{} extended attributes of {size} bytes are too many", list.len())));
+    }
+    for (at, (name, value)) in list.iter().enumerate() {
+        let ordered = at == 0 || list.get(at - 1).is_some_and(|(last, _)| last < name);
+        if !is_xattr(name, value) || !ordered {
+            let text = "has an impossible name, is too long, or stands twice";
+            return Err(Error::invalid(format!("the extended attribute {} {text}", escape(name))));
+        }
+    }
+    Ok(())
+}
+
+fn xattrs_len(list: &[(Vec<u8>, Vec<u8>)]) -> usize {
+    let mut out = Vec::new();
+    encode_xattrs_unchecked(list, &mut out);
+    out.len()
+}
+
+/// Whether one attribute can be stored.
+pub fn is_xattr(name: &[u8], value: &[u8]) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(&0) && value.len() <= MAX_XATTR_VALUE
+}
+
+/// Appends extended attributes whether or not a reader would take them: for tests of readers.
+pub fn encode_xattrs_unchecked(list: &[(Vec<u8>, Vec<u8>)], out: &mut Vec<u8>) {
     out.varint(list.len() as u64);
     for (name, value) in list {
         out.bytes(name);
@@ -237,7 +338,7 @@ fn decode_directory(cursor: &mut Cursor<'_>) -> Result<Directory> {
     if entries == 0 {
         return Ok(Directory::default());
     }
-    let descendants = cursor.number(1 << 48)?;
+    let descendants = cursor.number(MAX_DESCENDANTS)?;
     let subdirs = cursor.number(entries)?;
     if descendants < entries {
         return Err(cursor.error("a directory has more entries than descendants"));

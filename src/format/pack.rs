@@ -185,8 +185,27 @@ impl Tail {
     }
 }
 
-/// Encodes a pack directory (the plain bytes; offsets follow from the stored lengths).
-pub fn encode_directory<'a>(entries: impl IntoIterator<Item = &'a DirectoryEntry, IntoIter: Clone>) -> Vec<u8> {
+/// Encodes a pack directory (the plain bytes; offsets follow from the stored lengths). An error for what no reader
+/// would take.
+pub fn encode_directory<'a>(entries: impl IntoIterator<Item = &'a DirectoryEntry, IntoIter: Clone>) -> Result<Vec<u8>> {
+    let entries = entries.into_iter();
+    let out = encode_directory_unchecked(entries.clone());
+    let directory = entries.clone().fold(PREAMBLE as u64, |at, entry| at + u64::from(entry.frame.stored));
+    let directory_len = u32::try_from(out.len()).map_err(|_| Error::invalid("a pack's directory is too long"))?;
+    let tail = Tail { directory, directory_len, frames: entries.clone().count() as u32 };
+    let found = decode_directory(&out, &tail)?;
+    let same = |(found, entry): (&DirectoryEntry, &DirectoryEntry)| {
+        let offset = found.frame.offset;
+        found.chunks == entry.chunks && found.frame == FrameInfo { offset, ..entry.frame.clone() }
+    };
+    match directory <= MAX_PACK && found.iter().zip(entries).all(same) {
+        true => Ok(out),
+        false => Err(Error::invalid("a pack is too long, or would be read as something else")),
+    }
+}
+
+/// The same bytes, whether or not a reader would take them: for tests of readers.
+pub fn encode_directory_unchecked<'a>(entries: impl IntoIterator<Item = &'a DirectoryEntry, IntoIter: Clone>) -> Vec<u8> {
     let entries = entries.into_iter();
     let mut out = Vec::with_capacity(entries.clone().map(|e| 16 + e.chunks.len() * 19).sum());
     for entry in entries {

@@ -153,6 +153,18 @@ fn leaf(bytes: &[u8], kind: PageKind) -> Result<Cursor<'_>> {
     }
 }
 
+/// Whether a reader takes this page as one of `kind` on `level`: asked before a page is stored, since what is in a
+/// snapshot cannot be mended any more.
+pub fn check(bytes: &[u8], kind: PageKind, level: u8) -> Result<()> {
+    match (kind, level) {
+        (_, 1..) => children(bytes, kind, level).map(drop),
+        (PageKind::Directory, 0) => nodes(bytes).map(drop),
+        (PageKind::Recipe, 0) => items(bytes).map(drop),
+        (PageKind::Scan, 0) => scan_records(bytes).map(drop),
+        (PageKind::Links, 0) => links(bytes).map(drop),
+    }
+}
+
 /// The nodes of a directory leaf: at least one, sorted by name without duplicates.
 pub fn nodes(bytes: &[u8]) -> Result<Vec<Node>> {
     let mut cursor = leaf(bytes, PageKind::Directory)?;

@@ -99,8 +99,16 @@ pub fn decode_tail(end: &[u8], size: u64) -> Result<(u64, u64, u32)> {
     Ok((root, u64::from(len), pages))
 }
 
-/// Encodes the root.
-pub fn encode_root(root: &SegmentRoot) -> Vec<u8> {
+/// Encodes the root. An error for what no reader would take.
+pub fn encode_root(root: &SegmentRoot) -> Result<Vec<u8>> {
+    let out = root_bytes(root);
+    match decode_root(&out)? == *root {
+        true => Ok(out),
+        false => Err(Error::invalid("a segment's root would be read as something else")),
+    }
+}
+
+fn root_bytes(root: &SegmentRoot) -> Vec<u8> {
     let mut out = Vec::new();
     out.varint(root.replaces.len() as u64);
     root.replaces.iter().for_each(|id| out.extend_from_slice(&id.0));
@@ -181,12 +189,23 @@ pub fn pack_starts(packs: &[SegmentPack]) -> Vec<u32> {
 }
 
 /// Encodes one page of frames, in the order of the packs: where the first one begins in its pack, then all of them
-/// (their offsets follow from the lengths).
-pub fn encode_frames(frames: &[FrameInfo]) -> Vec<u8> {
+/// (their offsets follow from the lengths). An error for what no reader would take.
+pub fn encode_frames(frames: &[FrameInfo]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(8 + frames.len() * 8);
     out.varint(frames.first().map_or(0, |f| f.offset));
     frames.iter().for_each(|frame| pack::encode_frame(frame, &mut out));
-    out
+    let mut cursor = Cursor::new(&out, "a segment's frames");
+    cursor.number(pack::MAX_PACK)?;
+    let mut next = None;
+    for frame in frames {
+        // Offsets are not stored: each frame follows the one before, or is the first of its pack.
+        let follows = next.is_none_or(|next| frame.offset == next) || frame.offset == pack::PREAMBLE as u64;
+        next = Some(frame.offset + u64::from(frame.stored));
+        if pack::decode_frame(&mut cursor, frame.offset)? != *frame || !follows {
+            return Err(Error::invalid("a segment's frame would be read as something else"));
+        }
+    }
+    Ok(out)
 }
 
 /// Decodes the page that begins with frame `first` of the segment; `starts` are the segment's [`pack_starts`].
@@ -211,8 +230,17 @@ pub fn decode_frames(bytes: &[u8], first: u32, starts: &[u32]) -> Result<Vec<Fra
     Ok(out)
 }
 
-/// Encodes one page of entries, which must be sorted by key.
-pub fn encode_entries(entries: &[Entry]) -> Vec<u8> {
+/// Encodes one page of entries of a segment with `frames` frames, which must be sorted by key. An error for what no
+/// reader would take.
+pub fn encode_entries(entries: &[Entry], frames: u32) -> Result<Vec<u8>> {
+    let out = entry_bytes(entries);
+    match decode_entries(&out, entries.len(), frames)? == entries {
+        true => Ok(out),
+        false => Err(Error::invalid("a segment's entries would be read as something else")),
+    }
+}
+
+fn entry_bytes(entries: &[Entry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * 24);
     for entry in entries {
         out.extend_from_slice(&entry.key.0);

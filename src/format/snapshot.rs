@@ -1,8 +1,8 @@
 //! The bodies of snapshots and of the small objects around them (sealed by `chunk::seal`).
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
-use crate::format::node::{decode, decode_root, encode, encode_root};
+use crate::format::node::{decode, decode_root, encode_root, encode_unchecked};
 use crate::model::node::MAX_NAME;
 use crate::model::{Kind, Node, Owners, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
 
@@ -10,6 +10,21 @@ use crate::model::{Kind, Node, Owners, Rule, Snapshot, SnapshotId, Statistics, T
 pub const MAX_TEXT: usize = 1 << 16;
 /// The most paths, tags or owners.
 pub const MAX_LIST: usize = 1 << 16;
+/// The longest body: with what is around it, it fits what a server takes of a small object.
+pub const MAX_BODY: usize = 63 << 20;
+
+/// What comes out of an encoder, if its own decoder takes it and makes the same of it. What is committed cannot be
+/// mended any more.
+fn checked<T: PartialEq>(value: &T, bytes: Vec<u8>, what: &str, decode: impl FnOnce(&[u8]) -> Result<T>) -> Result<Vec<u8>> {
+    if bytes.len() > MAX_BODY {
+        return Err(Error::invalid(format!("{what} of {} bytes is too long: at most {MAX_BODY} can be stored", bytes.len())));
+    }
+    match decode(&bytes) {
+        Ok(found) if found == *value => Ok(bytes),
+        Ok(_) => Err(Error::invalid(format!("{what} cannot be stored: it would be read as something else"))),
+        Err(e) => Err(Error::invalid(format!("{what} cannot be stored, since it could not be read: {e}"))),
+    }
+}
 
 const TIME: u64 = 1;
 const FINISHED: u64 = 2;
@@ -28,8 +43,14 @@ const STATISTICS: u64 = 22;
 const PROGRAM: u64 = 24;
 const RULES: u64 = 26;
 
-/// Encodes everything but the id, which is the object's name.
-pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
+/// Encodes everything but the id, which is the object's name. An error for what no reader would take.
+pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
+    let bytes = encode_snapshot_unchecked(snapshot);
+    checked(snapshot, bytes, "a snapshot", |bytes| decode_snapshot(bytes, snapshot.id))
+}
+
+/// The same bytes, whether or not a reader would take them: for tests of readers.
+pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(TIME, |v| v.timestamp(snapshot.time));
     out.field(FINISHED, |v| v.timestamp(snapshot.finished));
@@ -40,7 +61,7 @@ pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
     if let Some(parent) = snapshot.parent {
         out.field(PARENT, |v| v.extend_from_slice(&parent.0));
     }
-    out.field(ROOT, |v| encode(&snapshot.root, v));
+    out.field(ROOT, |v| encode_unchecked(&snapshot.root, v));
     if let Some(root) = &snapshot.scan {
         out.field(SCAN, |v| encode_root(root, v));
     }
@@ -103,6 +124,14 @@ fn rules(cursor: &mut Cursor<'_>) -> Result<Vec<Rule>> {
     Ok(out)
 }
 
+/// One text that fills its field.
+fn text(cursor: &mut Cursor<'_>) -> Result<Vec<u8>> {
+    match cursor.remaining() <= MAX_TEXT {
+        true => Ok(cursor.bytes_to_end()),
+        false => Err(cursor.error("a text is too long")),
+    }
+}
+
 fn texts(cursor: &mut Cursor<'_>) -> Result<Vec<Vec<u8>>> {
     let mut out = Vec::new();
     while cursor.remaining() > 0 {
@@ -153,8 +182,8 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
         match tag {
             TIME => time = Some(v.timestamp()?),
             FINISHED => out.finished = v.timestamp()?,
-            HOST => out.host = v.bytes_to_end(),
-            USER => out.user = v.bytes_to_end(),
+            HOST => out.host = text(&mut v)?,
+            USER => out.user = text(&mut v)?,
             PATHS => out.paths = texts(&mut v)?,
             TAGS => out.tags = texts(&mut v)?,
             PARENT => out.parent = Some(SnapshotId(v.array()?)),
@@ -165,7 +194,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
             USERS => out.owners.users = owners(&mut v)?,
             GROUPS => out.owners.groups = owners(&mut v)?,
             STATISTICS => out.statistics = decode_statistics(&mut v)?,
-            PROGRAM => out.program = v.bytes_to_end(),
+            PROGRAM => out.program = text(&mut v)?,
             RULES => out.rules = rules(&mut v)?,
             _ => return Ok(false),
         }
@@ -228,8 +257,12 @@ pub struct Session {
     pub sentences: Vec<SnapshotId>,
 }
 
-/// Encodes a session's body.
-pub fn encode_session(session: &Session) -> Vec<u8> {
+/// Encodes a session's body. An error for what no reader would take.
+pub fn encode_session(session: &Session) -> Result<Vec<u8>> {
+    checked(session, session_bytes(session), "a session", decode_session)
+}
+
+fn session_bytes(session: &Session) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(1, |v| session.sentences.iter().for_each(|id| v.extend_from_slice(&id.0)));
     out.field(2, |v| v.extend_from_slice(&session.host));
@@ -252,8 +285,8 @@ pub fn decode_session(bytes: &[u8]) -> Result<Session> {
                     out.sentences.push(SnapshotId(v.array()?));
                 }
             }
-            2 => out.host = v.bytes_to_end(),
-            4 => out.boot = v.bytes_to_end(),
+            2 => out.host = text(&mut v)?,
+            4 => out.boot = text(&mut v)?,
             6 => out.pid = v.number32()?,
             8 => out.started = v.varint()?,
             10 => out.time = v.timestamp()?,
@@ -274,8 +307,12 @@ pub struct Mark {
     pub time: Timestamp,
 }
 
-/// Encodes a mark's body.
-pub fn encode_mark(mark: &Mark) -> Vec<u8> {
+/// Encodes a mark's body. An error for what no reader would take.
+pub fn encode_mark(mark: &Mark) -> Result<Vec<u8>> {
+    checked(mark, mark_bytes(mark), "a mark", decode_mark)
+}
+
+fn mark_bytes(mark: &Mark) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(2, |v| v.extend_from_slice(&mark.host));
     out.field(4, |v| v.timestamp(mark.time));
@@ -289,7 +326,7 @@ pub fn decode_mark(bytes: &[u8]) -> Result<Mark> {
     let mut out = Mark::default();
     cursor.fields(|tag, mut v| {
         match tag {
-            2 => out.host = v.bytes_to_end(),
+            2 => out.host = text(&mut v)?,
             4 => out.time = v.timestamp()?,
             _ => return Ok(false),
         }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::page::{self, PageKind, ScanRecord};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
+use crate::ingest::exclude::{self, Rules};
 use crate::ingest::groups::Groups;
 use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
@@ -85,6 +86,7 @@ pub struct Assembler<'a> {
     budget: &'a Budget,
     lead: &'a Budget,
     observer: &'a dyn Observer,
+    rules: &'a Rules,
     arrived: HashMap<u64, Arrived>,
     stack: Vec<Building>,
     path: Vec<u8>,
@@ -114,6 +116,7 @@ impl<'a> Assembler<'a> {
         budget: &'a Budget,
         lead: &'a Budget,
         observer: &'a dyn Observer,
+        rules: &'a Rules,
         scratch: Option<&Path>,
         parent: Option<&Snapshot>,
     ) -> Self {
@@ -124,6 +127,7 @@ impl<'a> Assembler<'a> {
             budget,
             lead,
             observer,
+            rules,
             arrived: HashMap::new(),
             stack: Vec::new(),
             path: Vec::new(),
@@ -261,7 +265,7 @@ impl<'a> Assembler<'a> {
             self.given.push(([&self.path[..], b"/", &node.name].concat(), node.clone()));
         }
         self.scratch.clear();
-        crate::format::node::encode(node, &mut self.scratch);
+        crate::format::node::encode(node, &mut self.scratch)?;
         top.directory.entries += 1;
         top.directory.descendants += node.weight();
         top.directory.subdirs += u64::from(node.directory().is_some());
@@ -295,12 +299,12 @@ impl<'a> Assembler<'a> {
             return Ok(Xattrs::Inline(list.to_vec()));
         }
         let mut bytes = Vec::with_capacity(size + 8);
-        crate::format::node::encode_xattrs(list, &mut bytes);
+        crate::format::node::encode_xattrs(list, &mut bytes)?;
         Ok(Xattrs::Stored(self.chunks.page(&bytes)?))
     }
 
     fn leaf(&mut self, begun: Box<Begun>, wanted: Wanted) -> Result<()> {
-        let Begun { mut node, xattrs, mut record, before } = *begun;
+        let Begun { mut node, xattrs, mut record, before, doubtful } = *begun;
         // The walk has counted what it took over from the parent.
         let counts = matches!(wanted, Wanted::Link(_) | Wanted::Read(_));
         let link = matches!(wanted, Wanted::Link(_));
@@ -327,6 +331,17 @@ impl<'a> Assembler<'a> {
                 }
             }
         }
+        if doubtful
+            && let Some(group) = &node.link
+            && let Some(first) = self.groups.first(group)?
+            && first.kind != node.kind
+        {
+            // Another inode that was given the same number.
+            node.link = None;
+        }
+        if let Err(e) = crate::format::node::check(&node) {
+            return self.lose(&node, &format!("it cannot be stored and is left out: {e}"));
+        }
         if counts {
             match before.as_deref().filter(|before| matches!(before.kind, Kind::File(_))) {
                 None => self.statistics.files_new += 1,
@@ -352,6 +367,8 @@ impl<'a> Assembler<'a> {
             Ok(file) => file,
             Err(e) => return self.lose(node, &format!("it cannot be read: {e}")).map(|()| false),
         };
+        let mut file = file;
+        file.xattrs = self.rules.attributes(file.xattrs);
         self.note_read(node, record, &file, content.size());
         node.meta.xattrs = self.keep_xattrs(&file.xattrs.list)?;
         node.kind = Kind::File(content);
@@ -368,17 +385,23 @@ impl<'a> Assembler<'a> {
             node.link = None;
         }
         *record = plan::record(&file.stat);
+        if file.moved {
+            // Whether only the metadata moved is looked at again next time.
+            *record = ScanRecord::default();
+        }
         if let Some(e) = &file.xattrs.failed {
             // Read it again next time: they may be there then.
             *record = ScanRecord::default();
-            self.warn(node, &format!("its extended attributes cannot be read: {e}"));
+            self.warn(node, &exclude::not_kept(e));
         }
-        node.changed = file.changed || file.stat.size != size;
+        node.changed = file.changed || file.stat.size != size && !file.made_up;
         if node.changed {
             // Read it again next time, whatever its times say.
             *record = ScanRecord::default();
             node.meta.mtime = walked.max(file.stat.mtime);
-            self.warn(node, "it changed while it was read, at every try");
+            if !self.rules.changed_is_ok(&self.path_of(node)) {
+                self.warn(node, "it changed while it was read, at every try");
+            }
         }
     }
 

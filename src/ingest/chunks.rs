@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use crate::chunk::keys::Keys;
 use crate::error::Result;
-use crate::format::pack::{MAX_BASES, PackKind};
+use crate::format::pack::{MAX_BASES, MAX_FRAME, MAX_FRAME_CHUNKS, PackKind};
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
@@ -84,6 +84,11 @@ impl Gathered {
 
     fn len(&self) -> usize {
         self.frame.bytes.len()
+    }
+
+    /// Whether a frame with `more` bytes more is one that a reader takes.
+    fn has_room(&self, more: usize) -> bool {
+        self.len() + more <= MAX_FRAME && self.frame.chunks.len() < MAX_FRAME_CHUNKS
     }
 
     /// Adds a base, while there is room: differences from more than this are not smaller.
@@ -262,7 +267,7 @@ impl<'a> Chunks<'a> {
         }
         let total: usize = new.iter().map(|(cut, _)| cut.len as usize).sum();
         self.bytes_new += total as u64;
-        if total == bytes.len() && total >= WHOLE_BATCH {
+        if total == bytes.len() && (WHOLE_BATCH..=MAX_FRAME / 2).contains(&total) && new.len() <= MAX_FRAME_CHUNKS {
             let mut whole = Gathered::default();
             for (cut, file) in &new {
                 whole.frame.chunks.push((cut.id, cut.len));
@@ -273,6 +278,9 @@ impl<'a> Chunks<'a> {
         }
         let mut small = std::mem::take(&mut self.small);
         for (cut, file) in &new {
+            if !small.has_room(cut.len as usize) {
+                self.submit(PackKind::Data, std::mem::take(&mut small))?;
+            }
             small.push(&cut.id, &bytes[cut.start as usize..(cut.start + cut.len) as usize]);
             self.small_bases(cut, file, &mut small)?;
             let full = if small.frame.bases.is_empty() { BATCH as usize } else { DELTA_FRAME };
@@ -297,6 +305,9 @@ impl<'a> Chunks<'a> {
             return Ok(());
         }
         self.bytes_new += bytes.len() as u64;
+        if !self.big.has_room(bytes.len()) {
+            self.end_big()?;
+        }
         let mut big = std::mem::take(&mut self.big);
         big.push(id, bytes);
         if let Some(previous) = previous {
@@ -394,6 +405,9 @@ impl Chunks<'_> {
             return Ok(id);
         }
         let mut tree = std::mem::take(&mut self.tree);
+        if !tree.has_room(bytes.len()) {
+            self.submit(PackKind::Tree, std::mem::take(&mut tree))?;
+        }
         tree.push(&id, bytes);
         if let Some(place) = place {
             self.page_bases(place, &mut tree)?;

@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::error::{Error, Result};
+use crate::format::node::{MAX_XATTRS, is_xattr};
 use crate::format::snapshot::{MAX_LIST, MAX_TEXT};
-use crate::ingest::options::Exclude;
+use crate::ingest::options::{Exclude, IngestOptions};
 use crate::ingest::scan::Scanned;
-use crate::model::Rule;
-use crate::sys::{FileKind, Stat, mount};
+use crate::ingest::sources;
+use crate::model::patterns::Patterns;
+use crate::model::{Rule, escape};
+use crate::sys::{FileKind, Stat, mount, xattr};
 
 /// Why what is in a repository is not ingested.
 const REPOSITORY: &str = "it belongs to a repository and is left out";
@@ -24,7 +27,9 @@ const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 /// The rules of one ingest, ready to be asked.
 #[derive(Debug)]
 pub struct Rules {
-    patterns: GlobSet,
+    patterns: Patterns,
+    changed_is_ok: Patterns,
+    xattrs: GlobSet,
     /// File name and the text it must begin with.
     markers: Vec<(Vec<u8>, Vec<u8>)>,
     caches: bool,
@@ -48,20 +53,23 @@ pub enum Marked {
 
 impl Rules {
     /// Compiles the options; a malformed pattern is a usage error that names it.
-    pub fn new(options: &Exclude, never: &[PathBuf]) -> Result<Self> {
-        let mut patterns = GlobSetBuilder::new();
-        let sensitive = options.patterns.iter().map(|p| (p, false));
-        for (pattern, ignore_case) in sensitive.chain(options.patterns_ignore_case.iter().map(|p| (p, true))) {
+    pub fn new(all: &IngestOptions, never: &[PathBuf]) -> Result<Self> {
+        let options = &all.exclude;
+        let sensitive = options.patterns.iter().map(|p| (p.as_str(), false));
+        let patterns = Patterns::new(sensitive.chain(options.patterns_ignore_case.iter().map(|p| (p.as_str(), true))))?;
+        let mut xattrs = GlobSetBuilder::new();
+        for pattern in &options.xattrs {
             let bad = |e: globset::Error| Error::invalid(format!("the pattern {pattern:?} cannot be used: {}", e.kind()));
-            let glob = GlobBuilder::new(&anchored(pattern)).literal_separator(true).case_insensitive(ignore_case).build();
-            patterns.add(glob.map_err(bad)?);
+            xattrs.add(GlobBuilder::new(pattern).build().map_err(bad)?);
         }
         let marker = |text: &String| match text.split_once(':') {
             Some((name, header)) => (name.as_bytes().to_vec(), header.as_bytes().to_vec()),
             None => (text.as_bytes().to_vec(), Vec::new()),
         };
         Ok(Rules {
-            patterns: patterns.build().map_err(|e| Error::invalid(format!("the patterns cannot be used: {}", e.kind())))?,
+            patterns,
+            changed_is_ok: Patterns::new(all.changed_is_ok.iter().map(|p| (p.as_str(), false)))?,
+            xattrs: xattrs.build().map_err(|e| Error::invalid(format!("the patterns cannot be used: {}", e.kind())))?,
             markers: options.if_present.iter().map(marker).collect(),
             caches: options.caches,
             larger_than: options.larger_than,
@@ -70,15 +78,44 @@ impl Rules {
         })
     }
 
-    /// Whether the entry at the absolute `path` is left out.
-    pub fn excludes(&self, path: &[u8], stat: &Stat) -> bool {
-        let too_large = stat.kind == FileKind::File && self.larger_than.is_some_and(|limit| stat.size > limit);
-        too_large || !self.patterns.is_empty() && self.patterns.is_match(Path::new(OsStr::from_bytes(path)))
+    /// Why the entry at the absolute `path` is left out; `None` for one that is not.
+    pub fn excludes(&self, path: &[u8], stat: &Stat) -> Option<String> {
+        if let Some(pattern) = self.patterns.find(path) {
+            return Some(format!("pattern {pattern}"));
+        }
+        let limit = self.larger_than.filter(|limit| stat.kind == FileKind::File && stat.size > *limit)?;
+        Some(format!("larger than {limit} bytes"))
+    }
+
+    /// Whether the file at the absolute `path` may change while it is read.
+    pub fn changed_is_ok(&self, path: &[u8]) -> bool {
+        self.changed_is_ok.find(path).is_some()
+    }
+
+    /// The patterns that nothing matched, as they were given.
+    pub fn unmatched(&self) -> Vec<String> {
+        self.patterns.unmatched().chain(self.changed_is_ok.unmatched()).map(str::to_owned).collect()
+    }
+
+    /// What is kept of attributes that were found. Those that no snapshot can hold are left out and told.
+    pub fn attributes(&self, mut found: xattr::Found) -> xattr::Found {
+        let wanted = |name: &[u8]| self.xattrs.is_empty() || !self.xattrs.is_match(Path::new(OsStr::from_bytes(name)));
+        let mut kept = 0;
+        found.list.retain(|(name, value)| {
+            let fits = is_xattr(name, value) && kept < MAX_XATTRS;
+            if wanted(name) && !fits {
+                let text = format!("{}: it is too long, or one too many, to be stored", escape(name));
+                found.failed.get_or_insert_with(|| std::io::Error::new(std::io::ErrorKind::InvalidData, text));
+            }
+            kept += usize::from(wanted(name) && fits);
+            wanted(name) && fits
+        });
+        found
     }
 
     /// Why a given path is not taken, for where it is; `None` for all that may be.
     pub fn never_takes(&self, path: &Path) -> Option<&'static str> {
-        let real = std::fs::canonicalize(path.parent()?).ok()?;
+        let real = std::fs::canonicalize(if sources::follows(path) { path } else { path.parent()? }).ok()?;
         let mut above = real.ancestors().filter_map(|above| std::fs::metadata(above).ok());
         above.any(|m| self.never.contains(&(m.dev(), m.ino()))).then_some(REPOSITORY)
     }
@@ -129,6 +166,12 @@ pub fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule
     rules
 }
 
+/// What is said of attributes that are not kept.
+pub fn not_kept(e: &std::io::Error) -> String {
+    let what = if e.kind() == std::io::ErrorKind::InvalidData { "stored" } else { "read" };
+    format!("its extended attributes cannot be {what}: {e}")
+}
+
 /// Where there is no table of mounts, there is nothing mounted either.
 fn own_mounts() -> Vec<(PathBuf, (u32, u32))> {
     let all = mount::table().unwrap_or_default();
@@ -139,14 +182,4 @@ fn begins_with(scanned: &Scanned, name: &[u8], header: &[u8]) -> bool {
     let mut first = Vec::new();
     let Some(Ok(file)) = scanned.dir.as_ref().map(|dir| dir.open_file(name)) else { return false };
     file.take(header.len() as u64).read_to_end(&mut first).is_ok_and(|_| first == header)
-}
-
-/// A pattern without a slash is about names anywhere; one that begins with a slash about absolute paths; any other
-/// about ends of paths. What lies below a match is never looked at.
-fn anchored(pattern: &str) -> String {
-    let pattern = if pattern.len() > 1 { pattern.strip_suffix('/').unwrap_or(pattern) } else { pattern };
-    match pattern.starts_with('/') {
-        true => pattern.to_owned(),
-        false => format!("/**/{pattern}"),
-    }
 }

@@ -72,7 +72,7 @@ impl Groups {
             }
             None => {
                 let mut bytes = Vec::new();
-                crate::format::node::encode(node, &mut bytes);
+                crate::format::node::encode(node, &mut bytes)?;
                 Known { first: position, count: 1, at: self.nodes.push(&bytes).at(remember)?, len: bytes.len() as u32 }
             }
         };

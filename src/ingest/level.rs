@@ -190,10 +190,11 @@ pub enum Given {
     Other(Arc<Handle>, Vec<u8>, Stat),
 }
 
-/// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link.
+/// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link; one that was
+/// given with a slash behind it leads to what is stored.
 pub fn open_given(path: &std::path::Path) -> Result<Given> {
     let failed = || escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-    let Some((parent, name)) = sources::split(path) else {
+    let Some((parent, name)) = sources::split(path).filter(|_| !sources::follows(path)) else {
         return Ok(Given::Directory(Dir::open(path).and_then(Scanned::of).at(failed)?));
     };
     let dir = Arc::new(Handle::new(Dir::open(parent).at(failed)?));

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::assemble::{Assembled, Assembler, Readers};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
+use crate::ingest::claims::Claims;
 use crate::ingest::exclude::Rules;
 use crate::ingest::handles::Handles;
 use crate::ingest::level::Adoption;
@@ -32,23 +33,25 @@ use crate::ingest::read::Reading;
 use crate::ingest::scan::Scanner;
 use crate::ingest::sink::{Sink, Stored, stopped};
 use crate::ingest::sources::Place;
-use crate::model::{Owners, Snapshot, SnapshotId, Timestamp};
+use crate::model::{Snapshot, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::repo::{Repository, merge, session, snapshots};
-use crate::sys::{process, users};
+use crate::sys::process;
 
 mod assemble;
 mod budget;
 mod chunks;
+mod claims;
 mod exclude;
 mod groups;
 mod handles;
 mod holes;
 mod level;
+mod limits;
 mod options;
 mod parent;
 mod plan;
@@ -94,7 +97,8 @@ pub fn ingest(
     let places = sources::places(sources)?;
     let mut never = options.never.clone();
     never.extend(std::iter::once(repo.storage().local_path()).flatten());
-    let rules = Rules::new(&options.exclude, &never)?;
+    let rules = Rules::new(options, &never)?;
+    limits::check(sources, options)?;
     process::raise_file_limit();
     for attempt in 0..FENCED_TRIES {
         let again = attempt > 0;
@@ -202,6 +206,12 @@ impl Attempt<'_> {
         statistics.files_unchanged += built.files_unchanged;
         statistics.bytes_new = built.bytes_new;
         statistics.bytes_stored = stored.bytes;
+        let (owners, unnamed) = limits::owners(&walked);
+        if unnamed > 0 {
+            let message = format!("more owners have names than a snapshot holds: {unnamed} of them are stored by number only");
+            self.observer.event(&Event::Warning { subject: b"owners", message: &message });
+            statistics.errors += 1;
+        }
         let snapshot = Snapshot {
             id,
             time: self.options.time.unwrap_or(start),
@@ -215,18 +225,19 @@ impl Attempt<'_> {
             scan: assembled.scan,
             scan_start: start,
             links: assembled.links,
-            owners: owners(&walked),
+            owners,
             rules: exclude::recorded(&self.options.exclude, walked.repositories.as_deref()),
             statistics,
             program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
         };
-        let same = parent_tree.zip(parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &assembled.given));
-        let skip = self.options.dry_run || self.options.skip_if_unchanged && same && statistics.errors == 0;
+        let same = || parent_tree.zip(parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &assembled.given));
+        let skip = self.options.dry_run || self.options.skip_if_unchanged && statistics.errors == 0 && same();
         if others && !skip {
             self.repo.storage().sync_everything()?;
         }
         let committed = !skip && snapshots::commit(self.repo, &snapshot)?;
-        Ok((IngestReport { snapshot, committed, missing_sources: walked.missing_sources }, !skip && !committed))
+        let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
+        Ok((IngestReport { snapshot, committed, missing_sources, unmatched }, !skip && !committed))
     }
 
     /// All threads, from the walk to the last segment.
@@ -244,7 +255,8 @@ impl Attempt<'_> {
         let keys = self.repo.keys();
         let (no_holes, stop, flagless) = (self.options.no_holes, self.stop, AtomicU64::new(0));
         let ahead = shares.ahead;
-        let reading = Reading { keys, cutter: &cutter, budget: &budget, ahead, no_holes, stop, flagless };
+        let claims = Claims::default();
+        let reading = Reading { keys, cutter: &cutter, budget: &budget, ahead, no_holes, stop, flagless, claims };
         let (steps_in, steps) = unbounded();
         let (small_in, small) = unbounded();
         let (big_in, big) = unbounded();
@@ -284,7 +296,8 @@ impl Attempt<'_> {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
                 let scratch = self.repo.scratch();
-                let assembler = Assembler::new(chunks, readers, messages, budget, lead, self.observer, scratch, parent);
+                let assembler =
+                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.rules, scratch, parent);
                 let result = assembler.run(&steps);
                 budget.close();
                 lead.close();
@@ -392,11 +405,4 @@ fn sorted(tags: &[Vec<u8>]) -> Vec<Vec<u8>> {
     tags.sort_unstable();
     tags.dedup();
     tags
-}
-
-fn owners(walked: &Walked) -> Owners {
-    Owners {
-        users: walked.uids.iter().filter_map(|id| Some((*id, users::user_name(*id)?))).collect(),
-        groups: walked.gids.iter().filter_map(|id| Some((*id, users::group_name(*id)?))).collect(),
-    }
 }

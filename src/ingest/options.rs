@@ -30,6 +30,8 @@ pub struct Exclude {
     pub larger_than: Option<u64>,
     /// Stay on the file systems of the given paths (mount points are kept as empty directories).
     pub one_file_system: bool,
+    /// Leave out the extended attributes whose names match one of these patterns.
+    pub xattrs: Vec<String>,
 }
 
 /// How to ingest.
@@ -60,6 +62,8 @@ pub struct IngestOptions {
     pub readers: usize,
     /// Write no snapshot when nothing differs from the parent.
     pub skip_if_unchanged: bool,
+    /// What matches one of these patterns may change while it is read, and is stored as it was read: no error.
+    pub changed_is_ok: Vec<String>,
     /// Only count; write nothing.
     pub dry_run: bool,
     /// A pack is closed when it has this many bytes.
@@ -91,6 +95,7 @@ impl Default for IngestOptions {
             compression: Compression::Auto,
             readers: 8,
             skip_if_unchanged: false,
+            changed_is_ok: Vec::new(),
             dry_run: false,
             pack_size: PACK_SIZE,
             segment_chunks: SEGMENT_CHUNKS,
@@ -102,7 +107,8 @@ impl Default for IngestOptions {
 /// A given path: where it is, and where it stands in the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Where it is read.
+    /// Where it is read. A link is stored as a link; with a slash at the end of its path, what it leads to is stored under
+    /// its name.
     pub path: std::path::PathBuf,
     /// Its absolute path in the snapshot; differs from `path` for `--as`.
     pub stored: Vec<u8>,
@@ -115,8 +121,10 @@ pub struct IngestReport {
     pub snapshot: Snapshot,
     /// Whether it was committed.
     pub committed: bool,
-    /// Given paths that are not there.
+    /// Given paths that are not there, or could not be stored where they were given.
     pub missing_sources: usize,
+    /// Patterns that nothing matched, as they were given.
+    pub unmatched: Vec<String>,
 }
 
 impl IngestReport {

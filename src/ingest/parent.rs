@@ -29,17 +29,18 @@ pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> 
             // A damaged snapshot is no reason not to take a new one.
             let (all, _) = snapshots::list_with_damage(repo)?;
             let series = all.iter().rposition(|s| of_host(s) && s.paths == paths);
-            let at = series.or_else(|| all.iter().rposition(|s| of_host(s) && paths.iter().any(|p| covers(s, p))));
+            let at = series.or_else(|| all.iter().rposition(|s| of_host(s) && covers(s, paths)));
             Ok(at.and_then(|at| all.into_iter().nth(at)))
         }
     }
 }
 
-fn covers(snapshot: &Snapshot, path: &[u8]) -> bool {
-    snapshot.paths.iter().any(|given| match path.strip_prefix(given.as_slice()) {
-        Some(rest) => rest.is_empty() || given.ends_with(b"/") || rest.starts_with(b"/"),
-        None => false,
-    })
+/// Whether a snapshot was given one of `paths`, or what one is in. There may be thousands of both: what a snapshot was
+/// given is sorted, and so it is asked only for each path and what that is in.
+fn covers(snapshot: &Snapshot, paths: &[Vec<u8>]) -> bool {
+    let given = |path: &[u8]| snapshot.paths.binary_search_by(|given| given.as_slice().cmp(path)).is_ok();
+    let above = |path: &[u8]| (1..path.len()).any(|at| path.get(at) == Some(&b'/') && given(path.get(..at).unwrap_or_default()));
+    given(b"/") || paths.iter().any(|path| given(path) || above(path))
 }
 
 /// A parent snapshot that is walked in step with the source.

@@ -1,5 +1,7 @@
 //! The planner: walks the source in order, in step with the parent, and says what is to be done.
 
+use std::collections::{HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,22 +11,25 @@ use crossbeam_channel::Sender;
 use crate::error::{Error, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
-use crate::ingest::exclude::{Marked, Rules};
+use crate::ingest::exclude::{self, Marked, Rules};
 use crate::ingest::handles::Handles;
 use crate::ingest::level::{self, Adoption, Given, Level, Next, open_given};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
+use crate::ingest::plan::leaves::MET;
 use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, Place};
 use crate::ingest::tell::Told;
+use crate::model::node::{MAX_NAME, check_name};
 use crate::model::{Directory, Kind, LeftOut, Metadata, Node, Root, Statistics};
 use crate::observe::{Event, Observer};
 use crate::sys::table::Table;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
+mod given;
 mod leaves;
 mod left_out;
 
@@ -61,6 +66,8 @@ pub struct Begun {
     pub record: ScanRecord,
     /// The parent's node of this path: of files that are read or linked, and where somebody wants to know of every entry.
     pub before: Option<Box<Node>>,
+    /// It may be a further name of its group or another inode with the same number: only what is in it tells.
+    pub doubtful: bool,
 }
 
 /// Where a leaf's content comes from.
@@ -125,7 +132,13 @@ pub struct Planner<'a> {
     batch_bytes: u64,
     slots: u64,
     /// The groups of the inodes with several names that were met.
-    links: Table<16>,
+    links: Table<MET>,
+    /// Devices that files with several names are on, and whether their inode numbers are made up.
+    made_up: HashMap<(u32, u32), bool>,
+    /// Where given paths stand that were stored, or told.
+    seen: HashSet<Vec<u8>>,
+    /// Given paths that are links.
+    given_links: u64,
     /// The entry at hand could not be stored.
     lost: bool,
     walked: Walked,
@@ -168,6 +181,9 @@ impl<'a> Planner<'a> {
             batch_bytes: 0,
             slots: 0,
             links: Table::new(scratch),
+            made_up: HashMap::new(),
+            seen: HashSet::new(),
+            given_links: 0,
             lost: false,
             walked: Walked {
                 statistics: Statistics::default(),
@@ -215,6 +231,7 @@ impl<'a> Planner<'a> {
         }
         self.flush_batch()?;
         self.send_steps()?;
+        self.tell_rest(root);
         Ok((self.walked, self.parent))
     }
 
@@ -348,6 +365,7 @@ impl<'a> Planner<'a> {
         let Some(source) = &place.source else {
             return self.enter_lead(stack, place, name, parent);
         };
+        self.seen.insert(self.path.clone());
         self.make_room(stack)?;
         let opened = open_given(source).and_then(|given| {
             let stat = match &given {
@@ -361,8 +379,7 @@ impl<'a> Planner<'a> {
             Err(e) => {
                 self.walked.missing_sources += 1;
                 leave_out(stack, LeftOut::LOST);
-                let text = format!("it cannot be ingested: {e}");
-                self.warn(std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str()), &text);
+                self.warn(source.as_os_str().as_bytes(), &format!("it cannot be ingested: {e}"));
                 match name.is_empty() || !place.below.is_empty() {
                     true => self.enter_lead(stack, place, name, parent),
                     false => Ok(()),
@@ -371,6 +388,7 @@ impl<'a> Planner<'a> {
             Ok(Given::Directory(scanned)) => self.enter(stack, Some(place), scanned, name, parent, false),
             Ok(Given::Other(dir, own_name, stat)) => {
                 dir.count(self.handles);
+                self.tell_link(source, &stat);
                 self.leaf(&dir, &own_name, name, stat, entry)
             }
         }
@@ -385,6 +403,8 @@ impl<'a> Planner<'a> {
         });
         let (meta, xattrs, record) = match scanned {
             Ok((stat, xattrs, flags)) => (Metadata { flags, ..metadata(&stat) }, self.attributes(xattrs), record(&stat)),
+            // Nothing below it is there either: what was given of it is told at the end.
+            Err(_) if !self.path.is_empty() && !place.is_there() => return Ok(()),
             Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
         };
         self.walked.statistics.directories += 1;
@@ -399,7 +419,7 @@ impl<'a> Planner<'a> {
         };
         self.owners(&node);
         self.step(Step::Enter(
-            Box::new(Begun { node, xattrs, record, before: None }),
+            Box::new(Begun { node, xattrs, record, before: None, doubtful: false }),
             parent.as_ref().and_then(ParentDir::before),
         ))?;
         stack.push(Level {
@@ -443,7 +463,7 @@ impl<'a> Planner<'a> {
         self.walked.statistics.directories += 1;
         self.owners(&node);
         let before = parent.as_ref().filter(|_| self.listing).map(|parent| Box::new(parent.node().clone()));
-        let begun = Begun { node, xattrs, record: record(&scanned.stat), before };
+        let begun = Begun { node, xattrs, record: record(&scanned.stat), before, doubtful: false };
         self.step(Step::Enter(Box::new(begun), parent.as_ref().and_then(ParentDir::before)))?;
         let listed = |name: &[u8]| scanned.listing.contains(name);
         let extra: Vec<&[u8]> =
@@ -474,9 +494,10 @@ impl<'a> Planner<'a> {
 
     /// What there is of the attributes of the entry at the current path; what is not is told.
     fn attributes(&mut self, found: xattr::Found) -> xattr::List {
+        let found = self.rules.attributes(found);
         if let Some(e) = found.failed {
             let path = self.path.clone();
-            self.warn(&path, &format!("its extended attributes cannot be read: {e}"));
+            self.warn(&path, &exclude::not_kept(&e));
         }
         found.list
     }
@@ -492,6 +513,10 @@ impl<'a> Planner<'a> {
         self.path.push(b'/');
         self.path.extend_from_slice(&name);
         let place = level.place.and_then(|p| p.below.get(&name));
+        if check_name(&name).is_err() {
+            self.lose(&format!("a name of {} bytes cannot be stored (at most {MAX_NAME})", name.len()));
+            return Ok(());
+        }
         let entry = self.parent_entry(level, &name)?;
         let stat = match stat {
             Ok(stat) => stat,
@@ -520,11 +545,14 @@ impl<'a> Planner<'a> {
             Marked::All => true,
             Marked::AllBut(tag) => name != tag,
         };
-        if place.is_none() && (left_out || self.rules.excludes(&self.path, &stat)) {
+        let why = || if left_out { Some("its directory is marked".to_owned()) } else { self.rules.excludes(&self.path, &stat) };
+        if place.is_none()
+            && let Some(why) = why()
+        {
             if !left_out {
                 leave_out(stack, LeftOut::EXCLUDED);
             }
-            return self.left_out(&name, &stat, if left_out { "its directory is marked" } else { "excluded" });
+            return self.left_out(&name, &stat, &why);
         }
         if stat.kind != FileKind::Directory {
             return self.leaf(&dir, &name, &name, stat, entry);
@@ -567,6 +595,14 @@ impl<'a> Planner<'a> {
             below.announce(self.scanner);
         }
         Ok(())
+    }
+
+    /// Says that the entry at the current path is left out, since it cannot be stored. Its directory is not whole without
+    /// it.
+    fn lose(&mut self, message: &str) {
+        let path = self.path.clone();
+        self.warn(&path, &format!("{message}: it is left out"));
+        self.lost = true;
     }
 
     fn owners(&mut self, node: &Node) {

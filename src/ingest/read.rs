@@ -18,6 +18,7 @@ use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::ingest::budget::Budget;
+use crate::ingest::claims::{self, Claims};
 use crate::ingest::handles::Handle;
 use crate::ingest::holes::{self, Hole};
 use crate::ingest::sink::stopped;
@@ -67,8 +68,12 @@ pub struct ReadFile {
     pub xattrs: xattr::Found,
     /// Its `chattr` flags.
     pub flags: u32,
-    /// It changed at every try.
+    /// Its content changed at every try.
     pub changed: bool,
+    /// Its metadata moved at every try, and its content may have.
+    pub moved: bool,
+    /// Its size is only a claim: what it gave is all there is.
+    pub made_up: bool,
 }
 
 /// A chunk in a buffer.
@@ -163,6 +168,8 @@ pub struct Reading<'a> {
     pub stop: &'a AtomicBool,
     /// The device that was last found to have no `chattr` flags, plus one.
     pub flagless: AtomicU64,
+    /// Which sizes are believed.
+    pub claims: Claims,
 }
 
 /// Tells whoever waits for files when a reader ends in the middle of its work, by an error or a panic: the others go on
@@ -303,9 +310,14 @@ impl Reading<'_> {
             Err(e) => return Ok(Err(e)),
         };
         sys::dir::advise_sequential(file.file());
+        let made_up = self.claims.doubts(file.file(), &before);
+        if made_up && let Err(e) = claims::check_length(&before) {
+            return Ok(Err(e));
+        }
         let mut at = 0;
         while at < before.size {
-            let extent = if self.no_holes { Ok(Some((at, before.size))) } else { sys::dir::next_data(file.file(), at) };
+            let extent =
+                if self.no_holes || made_up { Ok(Some((at, before.size))) } else { sys::dir::next_data(file.file(), at) };
             let (start, end) = match extent {
                 Ok(Some((start, end))) => (start.min(before.size), end.min(before.size)),
                 Ok(None) => (before.size, before.size),
@@ -321,7 +333,8 @@ impl Reading<'_> {
                 Err(e) => return Ok(Err(e)),
             }
         }
-        Ok(self.finish(file.file(), &before).map(|read| if read.changed && tried < TRIES { None } else { Some(read) }))
+        let read = self.finish(file.file(), &before).map(|read| ReadFile { made_up, ..read });
+        Ok(read.map(|read| if read.is_unsettled() && tried < TRIES { None } else { Some(read) }))
     }
 
     /// Reads one allocated range; the next pieces are on their way while one is cut. `Ok(false)`: the file ends before it.
@@ -432,8 +445,16 @@ fn open(task: &Task) -> io::Result<(File, Stat)> {
     Ok((file, stat))
 }
 
+/// Whether nothing shows that the content changed. That the inode did, by a `chmod` or another name, is no change of it.
 fn same(a: &Stat, b: &Stat) -> bool {
-    (a.size, a.mtime, a.ctime, a.inode, a.device) == (b.size, b.mtime, b.ctime, b.inode, b.device)
+    (a.size, a.mtime, a.inode, a.device) == (b.size, b.mtime, b.inode, b.device)
+}
+
+impl ReadFile {
+    /// Whether it is to be read again.
+    fn is_unsettled(&self) -> bool {
+        self.changed || self.moved
+    }
 }
 
 impl Reading<'_> {
@@ -441,7 +462,8 @@ impl Reading<'_> {
     fn finish(&self, file: &File, before: &Stat) -> io::Result<ReadFile> {
         let (xattrs, flags) = (xattr::find(file), self.flags(file, before));
         let after = sys::dir::stat(file)?;
-        Ok(ReadFile { changed: !same(before, &after), stat: after, xattrs, flags })
+        let (changed, moved) = (!same(before, &after), before.ctime != after.ctime);
+        Ok(ReadFile { changed, moved, made_up: false, stat: after, xattrs, flags })
     }
 
     /// The file's `chattr` flags. Where there are none, asking for each file may be dear (FUSE opens it for that).
@@ -469,7 +491,7 @@ impl Reading<'_> {
         for tried in 1.. {
             bytes.truncate(start);
             match opened.and_then(|opened| self.read_once(opened, bytes, holes)) {
-                Ok(read) if read.changed && tried < TRIES => opened = open(task),
+                Ok(read) if read.is_unsettled() && tried < TRIES => opened = open(task),
                 Ok(read) => return Ok(read),
                 Err(e) => {
                     bytes.truncate(start);
@@ -483,12 +505,16 @@ impl Reading<'_> {
 
     fn read_once(&self, (file, before): (File, Stat), bytes: &mut Vec<u8>, holes: &mut Vec<Hole>) -> io::Result<ReadFile> {
         let start = bytes.len();
-        // A file that grew beyond all measure since the walk is read up to twice what a small file is, and flagged.
-        let limit = (before.size as usize).min(2 * SMALL as usize);
-        let read = sys::dir::read_up_to(&file, 0, limit, bytes)? as u64;
-        *holes = if self.no_holes { Vec::new() } else { holes::take_out(&file, bytes, start)? };
-        let mut read_file = self.finish(&file, &before)?;
-        read_file.changed |= read != before.size;
+        // Whatever claims to be empty is asked once, wherever it is.
+        let made_up = before.size == 0 || self.claims.doubts(&file, &before);
+        let read = match made_up {
+            true => claims::read_to_end(&file, bytes)?,
+            // A file that grew beyond all measure since the walk is read up to twice what a small file is, and flagged.
+            false => sys::dir::read_up_to(&file, 0, (before.size as usize).min(2 * SMALL as usize), bytes)?,
+        } as u64;
+        *holes = if self.no_holes || made_up { Vec::new() } else { holes::take_out(&file, bytes, start)? };
+        let mut read_file = ReadFile { made_up, ..self.finish(&file, &before)? };
+        read_file.changed |= read != before.size && !made_up;
         // What is stored is what was read, whatever the size is said to be by now.
         read_file.stat.size = read;
         Ok(read_file)

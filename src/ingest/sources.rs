@@ -13,7 +13,7 @@ use crate::model::node::check_name;
 /// A name on the way to given paths, or a given path itself.
 #[derive(Debug, Default)]
 pub struct Place {
-    /// Where it is read, when it was given.
+    /// Where it is read, when it was given. With a slash at its end: what the link of this name leads to.
     pub source: Option<PathBuf>,
     /// What is below it.
     pub below: BTreeMap<Vec<u8>, Place>,
@@ -27,12 +27,61 @@ pub fn places(sources: &[Source]) -> Result<Place> {
         for name in names(&source.stored)? {
             place = place.below.entry(name.to_vec()).or_default();
         }
-        if place.source.as_ref().is_some_and(|other| *other != source.path) {
+        if place.source.as_ref().is_some_and(|other| other.as_os_str() != source.path.as_os_str()) {
             return Err(Error::invalid(format!("two sources would be stored as {}", escape(&source.stored))));
         }
         place.source = Some(source.path.clone());
     }
     Ok(root)
+}
+
+impl Place {
+    /// Calls `visit` with every given path at and below this place that it wants to see: where it stands, and where it is
+    /// read. There may be thousands of levels.
+    pub fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p Path)) {
+        let mut rest = vec![(path.to_vec(), self)];
+        while let Some((path, place)) = rest.pop() {
+            if let Some(source) = &place.source {
+                visit(&path, source);
+            }
+            rest.extend(place.below.iter().rev().map(|(name, place)| ([&path[..], b"/", name].concat(), place)));
+        }
+    }
+
+    /// Whether any given path at or below this place is there.
+    pub fn is_there(&self) -> bool {
+        let mut there = false;
+        self.each(b"", |_, source| there = there || source.symlink_metadata().is_ok());
+        there
+    }
+}
+
+/// Whether a given path stands for what the link of its name leads to: it ends with a slash, as with rsync.
+pub fn follows(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.len() > 1 && bytes.ends_with(b"/")
+}
+
+/// Why a given path that the walk did not come to cannot be stored where it was given.
+pub fn obstacle(path: &Path) -> String {
+    let shown = |path: &Path| escape(path.as_os_str().as_bytes());
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.reverse();
+    for at in above {
+        match at.symlink_metadata() {
+            Err(e) => return format!("{}: {e}", shown(at)),
+            Ok(found) if found.is_symlink() => {
+                let target = std::fs::canonicalize(path).map(|real| format!(": give {}", shown(&real))).unwrap_or_default();
+                return format!("it is below the link {}, which is stored as a link{target}", shown(at));
+            }
+            Ok(found) if !found.is_dir() => return format!("{} is no directory", shown(at)),
+            Ok(_) => {}
+        }
+    }
+    match path.symlink_metadata() {
+        Err(e) => e.to_string(),
+        Ok(_) => "what it is in was not stored".to_owned(),
+    }
 }
 
 /// The names of an absolute path.
@@ -94,6 +143,7 @@ mod tests {
         let source = |path: &str, stored: &str| Source { path: path.into(), stored: stored.into() };
         assert!(places(&[source("/a", "/x"), source("/a", "/x")]).is_ok());
         assert!(places(&[source("/a", "/x"), source("/b", "/x")]).is_err());
+        assert!(places(&[source("/a", "/a"), source("/a/", "/a")]).is_err());
         assert!(places(&[source("/a", "x")]).is_err());
         assert!(places(&[source("/a", "/x/..")]).is_err());
     }

@@ -2,6 +2,7 @@
 
 pub mod id;
 pub mod node;
+pub mod patterns;
 pub mod snapshot;
 
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};

@@ -46,10 +46,10 @@ pub(super) struct Authentic {
 }
 
 /// The object of a configuration.
-pub(super) fn object(config: &Config, keys: &Keys) -> Vec<u8> {
+pub(super) fn object(config: &Config, keys: &Keys) -> Result<Vec<u8>> {
     let header = envelope::header(ObjectType::Config, config.repository);
     let mac = keys.config_mac(&header, &config::config_fields(config));
-    envelope::wrap(ObjectType::Config, config.repository, &config::encode_config(config, &mac))
+    Ok(envelope::wrap(ObjectType::Config, config.repository, &config::encode_config(config, &mac)?))
 }
 
 /// Creates all copies of configuration `number`; durable when this returns. False when the name is taken by something

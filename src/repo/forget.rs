@@ -11,7 +11,7 @@ use crate::format::snapshot::{self, Mark};
 use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
-use crate::repo::retention::{self, Policy};
+use crate::repo::retention::{self, GroupBy, Policy};
 use crate::repo::snapshots::{self, Filter};
 use crate::storage::Name;
 use crate::sys::process;
@@ -23,14 +23,24 @@ pub struct Series<'a> {
     pub keep: Vec<(&'a Snapshot, Vec<String>)>,
     /// What goes, oldest first.
     pub remove: Vec<&'a Snapshot>,
+    /// What they have in common.
+    pub group_by: GroupBy,
 }
 
 impl<'a> Series<'a> {
-    /// Host and given paths.
-    pub fn name(&self) -> (&'a [u8], &'a [Vec<u8>]) {
+    /// What all of them have in common: host, given paths, tags, each if it was asked for.
+    pub fn name(&self) -> Common<'a> {
         let first = self.keep.first().map(|(snapshot, _)| *snapshot).or(self.remove.first().copied());
-        first.map(Snapshot::series).unwrap_or_default()
+        first.map(|snapshot| common(snapshot, self.group_by)).unwrap_or_default()
     }
+}
+
+/// Host, given paths and tags that snapshots have in common; `None` for what they need not.
+pub type Common<'a> = (Option<&'a [u8]>, Option<&'a [Vec<u8>]>, Option<&'a [Vec<u8>]>);
+
+fn common(snapshot: &Snapshot, by: GroupBy) -> Common<'_> {
+    let (host, paths) = snapshot.series();
+    (by.host.then_some(host), by.paths.then_some(paths), by.tags.then_some(&snapshot.tags))
 }
 
 /// What is to be forgotten is refused when nothing would be left of a series (a policy) or of the repository (ids).
@@ -52,13 +62,13 @@ pub fn by_policy<'a>(
     }
     let mut series: BTreeMap<_, Vec<&Snapshot>> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|s| filter.matches(s)) {
-        series.entry(snapshot.series()).or_default().push(snapshot);
+        series.entry(common(snapshot, policy.group_by)).or_default().push(snapshot);
     }
     let mut out = Vec::with_capacity(series.len());
     for list in series.into_values() {
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
-        let mut found = Series { keep: Vec::new(), remove: Vec::new() };
+        let mut found = Series { keep: Vec::new(), remove: Vec::new(), group_by: policy.group_by };
         for (snapshot, why) in newest_first.into_iter().zip(reasons).rev() {
             match why.is_empty() {
                 true => found.remove.push(snapshot),
@@ -66,10 +76,12 @@ pub fn by_policy<'a>(
             }
         }
         if found.keep.is_empty() && !all {
-            let (host, paths) = found.name();
-            let paths: Vec<String> = paths.iter().map(|p| escape(p)).collect();
-            let text = format!("the policy keeps no snapshot of {}: {} {ALL}", escape(host), paths.join(", "));
-            return Err(Error::invalid(text));
+            let (host, paths, _) = found.name();
+            let host = host.map_or("all hosts".to_owned(), escape);
+            let first = paths.and_then(<[_]>::first).map_or("all paths".to_owned(), |path| escape(path));
+            let more = paths.map_or(0, |paths| paths.len().saturating_sub(1));
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            return Err(Error::invalid(format!("the policy keeps no snapshot of {host}: {first}{more} {ALL}")));
         }
         out.push(found);
     }
@@ -160,7 +172,7 @@ pub fn forget(repo: &Repository, ids: &[SnapshotId], now: Timestamp, observer: &
 
 /// Creates `forgotten/<id>`. One that is there already says the same.
 fn mark(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
-    let plain = snapshot::encode_mark(&Mark { host: process::host_name(), time: now });
+    let plain = snapshot::encode_mark(&Mark { host: process::host_name(), time: now })?;
     let object = seal::seal_object(ObjectType::Forgotten, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
     repo.storage().create(&Name::Forgotten(id), &[&object]).map(|_| ())
 }

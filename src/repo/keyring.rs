@@ -333,7 +333,7 @@ mod tests {
     fn other_slot(storage: &Arc<MemoryStorage>, ring: &KeyRing) -> Vec<u8> {
         let id = open(storage, &FILE).unwrap().opened();
         let slot = ring.master.wrap(&OTHER, Derivation::KeyFile, Timestamp::default(), Vec::new(), id).unwrap();
-        crate::format::config::encode_slot(&slot)
+        crate::format::config::encode_slot(&slot).unwrap()
     }
 
     #[test]

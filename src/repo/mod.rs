@@ -81,7 +81,7 @@ impl Repository {
         let config = Config { repository: RepositoryId::random()?, created: options.now, chunker: options.chunker, mandatory: 0 };
         let slot = SlotOptions { derivation: options.derivation, now: options.now, label: options.label.clone() };
         slots::add(&*storage, config.repository, &master, credential, &slot)?;
-        if !configuration::create(&*storage, 1, &configuration::object(&config, &keys))? {
+        if !configuration::create(&*storage, 1, &configuration::object(&config, &keys)?)? {
             return Err(Error::new(ErrorKind::Exists, format!("somebody else made a repository at {}", storage.describe())));
         }
         Ok(Self::of(storage, config, keys))

@@ -344,7 +344,7 @@ fn seal_again(from: &PackKey, to: &PackKey, number: u32, frame: &mut SealedFrame
 }
 
 fn store_once(repo: &Repository, key: &PackKey, frames: &[SealedFrame], offset: u64) -> Result<(PackId, u64)> {
-    let mut directory = pack::encode_directory(frames.iter().map(|frame| &frame.entry));
+    let mut directory = pack::encode_directory(frames.iter().map(|frame| &frame.entry))?;
     key.key.seal(DIRECTORY_NONCE, &directory_aad(&key.preamble, frames.len() as u32), &mut directory)?;
     let tail = Tail { directory: offset, directory_len: directory.len() as u32, frames: frames.len() as u32 };
     let (preamble, tail) = (key.preamble.encode(), tail.encode());

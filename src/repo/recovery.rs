@@ -37,7 +37,7 @@ pub fn check(storage: &dyn Storage, recovery: &Recovery) -> Result<()> {
 pub fn restore_configuration(storage: &dyn Storage, recovery: &Recovery) -> Result<Option<u32>> {
     let keys = MasterKey::from_bytes(*recovery.master).keys();
     let Some(number) = missing_number(storage, recovery, &keys)? else { return Ok(None) };
-    if !configuration::create(storage, number, &configuration::object(&recovery.config, &keys))? {
+    if !configuration::create(storage, number, &configuration::object(&recovery.config, &keys)?)? {
         return Err(Error::new(ErrorKind::Busy, "somebody else writes a configuration at this moment: try again"));
     }
     Ok(Some(number))

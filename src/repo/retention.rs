@@ -107,8 +107,72 @@ pub struct Policy {
     pub yearly: Count,
     /// Everything so close to the newest.
     pub within: Option<Within>,
+    /// The newest of each hour, day, ISO week, month and year (in this order) so close to the newest.
+    pub within_each: [Option<Within>; 5],
+    /// What makes a series.
+    pub group_by: GroupBy,
     /// Everything with all tags of one of these sets.
     pub tags: Vec<Vec<Vec<u8>>>,
+}
+
+/// What snapshots must have in common to be of one series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupBy {
+    /// The host.
+    pub host: bool,
+    /// The given paths.
+    pub paths: bool,
+    /// The tags.
+    pub tags: bool,
+}
+
+impl Default for GroupBy {
+    fn default() -> Self {
+        GroupBy { host: true, paths: true, tags: false }
+    }
+}
+
+impl FromStr for GroupBy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut out = GroupBy { host: false, paths: false, tags: false };
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part {
+                "host" | "hosts" => out.host = true,
+                "path" | "paths" => out.paths = true,
+                "tag" | "tags" => out.tags = true,
+                _ => {
+                    return Err(format!(
+                        "{part:?} is nothing to group by: write host, paths, tags, or an empty text for one group"
+                    ));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The newest of each period, as far back as a span of time goes.
+struct Near {
+    /// Later than this; `None`: from the beginning of the calendar.
+    since: Option<Zoned>,
+    period: Period,
+    reason: String,
+    /// The period that it kept something of last.
+    last: Option<(i64, i64)>,
+}
+
+impl Near {
+    /// Why it keeps snapshot `number` of the series, if it does.
+    fn keeps(&mut self, time: &Zoned, number: u64) -> Option<&str> {
+        let period = (self.period)(time, number);
+        if self.last == Some(period) || self.since.as_ref().is_some_and(|since| time <= since) {
+            return None;
+        }
+        self.last = Some(period);
+        Some(&self.reason)
+    }
 }
 
 /// The period of a time, as two numbers that differ from one period to the next.
@@ -150,7 +214,8 @@ impl Policy {
     /// Whether it has no rule that could keep anything.
     pub fn is_empty(&self) -> bool {
         let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
-        !counts.iter().any(|count| count.is_left()) && self.within.is_none() && self.tags.is_empty()
+        let within = self.within.is_some() || self.within_each.iter().any(Option::is_some);
+        !counts.iter().any(|count| count.is_left()) && !within && self.tags.is_empty()
     }
 
     /// Why each snapshot of one series (the newest first) is kept; one without a reason goes.
@@ -158,12 +223,14 @@ impl Policy {
         let mut rules = [
             Rule::new(self.last, |_, number| (number as i64, 0), ["last snapshot"; 2]),
             Rule::new(self.hourly, hour, ["hourly snapshot", "oldest hourly snapshot"]),
-            Rule::new(self.daily, |t, _| (i64::from(t.year()), day(t)), ["daily snapshot", "oldest daily snapshot"]),
+            Rule::new(self.daily, daily, ["daily snapshot", "oldest daily snapshot"]),
             Rule::new(self.weekly, week, ["weekly snapshot", "oldest weekly snapshot"]),
             Rule::new(self.monthly, month, ["monthly snapshot", "oldest monthly snapshot"]),
-            Rule::new(self.yearly, |t, _| (i64::from(t.year()), 0), ["yearly snapshot", "oldest yearly snapshot"]),
+            Rule::new(self.yearly, yearly, ["yearly snapshot", "oldest yearly snapshot"]),
         ];
-        let since = self.since(series, zone, now);
+        let newest = series.iter().map(|s| s.time).filter(|time| *time <= now).max();
+        let since = self.within.as_ref().and_then(|within| since(within, newest, zone));
+        let mut near = self.near(newest, zone);
         let mut out = Vec::with_capacity(series.len());
         for (number, snapshot) in series.iter().enumerate() {
             let mut reasons: Vec<String> = self.tags.iter().filter_map(|set| tagged(snapshot, set)).collect();
@@ -177,6 +244,7 @@ impl Policy {
                     let oldest = number + 1 == series.len();
                     let kept = rules.iter_mut().filter_map(|rule| rule.keeps(&time, number as u64, oldest));
                     reasons.extend(kept.map(str::to_owned));
+                    reasons.extend(near.iter_mut().filter_map(|near| near.keeps(&time, number as u64)).map(str::to_owned));
                 }
                 None => reasons.push("its time is in no calendar".to_owned()),
             }
@@ -185,14 +253,33 @@ impl Policy {
         out
     }
 
-    /// From when on everything stays: reckoned from the newest snapshot, but not from one of the future, which would
-    /// take all others with it. `None`: from the beginning of the calendar.
-    fn since(&self, series: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Option<Zoned> {
-        let [years, months, days, hours] = self.within.as_ref()?.parts;
-        let newest = series.iter().map(|s| s.time).filter(|time| *time <= now).max();
-        let span = Span::new().try_years(years).and_then(|s| s.try_months(months)).and_then(|s| s.try_days(days));
-        zoned(newest?, zone)?.checked_sub(span.and_then(|s| s.try_hours(hours)).ok()?).ok()
+    /// The rules that keep one of each period of a span of time.
+    fn near(&self, newest: Option<Timestamp>, zone: &TimeZone) -> Vec<Near> {
+        let periods: [(&str, Period); 5] =
+            [("hourly", hour), ("daily", daily), ("weekly", week), ("monthly", month), ("yearly", yearly)];
+        let given = self.within_each.iter().zip(periods).filter_map(|(within, period)| Some((within.as_ref()?, period)));
+        let rule = |(within, (name, period)): (&Within, (&str, Period))| {
+            let reason = format!("{name} within {within}");
+            Near { since: since(within, newest, zone), period, reason, last: None }
+        };
+        given.map(rule).collect()
     }
+}
+
+/// From when on something stays: reckoned from the newest snapshot, but not from one of the future, which would take all
+/// others with it. `None`: from the beginning of the calendar.
+fn since(within: &Within, newest: Option<Timestamp>, zone: &TimeZone) -> Option<Zoned> {
+    let [years, months, days, hours] = within.parts;
+    let span = Span::new().try_years(years).and_then(|s| s.try_months(months)).and_then(|s| s.try_days(days));
+    zoned(newest?, zone)?.checked_sub(span.and_then(|s| s.try_hours(hours)).ok()?).ok()
+}
+
+fn daily(time: &Zoned, _: u64) -> (i64, i64) {
+    (i64::from(time.year()), day(time))
+}
+
+fn yearly(time: &Zoned, _: u64) -> (i64, i64) {
+    (i64::from(time.year()), 0)
 }
 
 fn hour(time: &Zoned, _: u64) -> (i64, i64) {

@@ -67,6 +67,8 @@ pub struct SegmentWriter<'a> {
     pages: u64,
     root: SegmentRoot,
     frames: Vec<FrameInfo>,
+    /// Frames in all.
+    all_frames: u64,
     entries: Vec<Entry>,
     filter: Vec<[u8; BLOCK]>,
 }
@@ -99,6 +101,7 @@ impl<'a> SegmentWriter<'a> {
             pages: 0,
             root: SegmentRoot::default(),
             frames: Vec::with_capacity(FRAMES_A_PAGE),
+            all_frames: 0,
             entries: Vec::with_capacity(ENTRIES_A_PAGE),
             filter: vec![[0; BLOCK]; blocks as usize],
         };
@@ -122,12 +125,13 @@ impl<'a> SegmentWriter<'a> {
     /// Appends a frame.
     pub fn frame(&mut self, frame: FrameInfo) -> Result<()> {
         self.frames.push(frame);
+        self.all_frames += 1;
         if self.frames.len() == FRAMES_A_PAGE { self.frame_page() } else { Ok(()) }
     }
 
     fn frame_page(&mut self) -> Result<()> {
         if !self.frames.is_empty() {
-            let page = segment::encode_frames(&self.frames);
+            let page = segment::encode_frames(&self.frames)?;
             self.frames.clear();
             let len = self.page(page)?;
             self.root.frame_pages.push(len);
@@ -151,7 +155,7 @@ impl<'a> SegmentWriter<'a> {
 
     fn entry_page(&mut self) -> Result<()> {
         if let Some(first) = self.entries.first().map(|e| e.key) {
-            let page = segment::encode_entries(&self.entries);
+            let page = segment::encode_entries(&self.entries, u32::try_from(self.all_frames).unwrap_or(u32::MAX))?;
             self.entries.clear();
             let len = self.page(page)?;
             self.root.entry_pages.push((first, len));
@@ -171,7 +175,7 @@ impl<'a> SegmentWriter<'a> {
         self.root.packs = packs;
         self.root.replaces = replaces;
         let start = self.spool.len();
-        let mut root = segment::encode_root(&self.root);
+        let mut root = segment::encode_root(&self.root)?;
         self.key.seal(ROOT_NONCE, &self.header, &mut root)?;
         self.put(&root)?;
         self.put(&segment::encode_tail(start, root.len() as u32, self.pages as u32))?;

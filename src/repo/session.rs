@@ -65,7 +65,7 @@ pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
         sentences,
     };
     let id = SnapshotId::random()?;
-    let plain = snapshot::encode_session(&session);
+    let plain = snapshot::encode_session(&session)?;
     let object = seal::seal_object(ObjectType::Session, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
     if repo.storage().create(&Name::Session(id), &[&object])? == Created::Exists {
         return Err(Error::new(ErrorKind::Exists, format!("session {} exists already", id.short())));
@@ -102,7 +102,7 @@ pub fn is_fenced(repo: &Repository, id: SnapshotId) -> bool {
 /// Gives a session up: fences its id, so that nobody can commit under it, and ends it. Used by a writer that stops.
 pub fn abandon(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
     let mark = snapshot::Mark { host: process::host_name(), time: now };
-    let plain = snapshot::encode_mark(&mark);
+    let plain = snapshot::encode_mark(&mark)?;
     let object = seal::seal_object(ObjectType::Fence, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
     repo.storage().create(&Name::Snapshot(id), &[&object])?;
     repo.storage().sync()?;

@@ -66,7 +66,7 @@ pub(super) fn add(
         Credential::KeyFile(_) => Derivation::KeyFile,
     };
     let slot = master.wrap(credential, derivation, options.now, options.label.clone(), id)?;
-    let object = envelope::wrap(ObjectType::KeySlot, repository, &config::encode_slot(&slot));
+    let object = envelope::wrap(ObjectType::KeySlot, repository, &config::encode_slot(&slot)?);
     for copy in 0..COPIES {
         let name = Name::Key(id, copy);
         if storage.create(&name, &[&object])? == Created::Exists {

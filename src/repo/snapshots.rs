@@ -126,7 +126,7 @@ fn no_latest(snapshots: &[Snapshot], text: &str) -> String {
 /// Commits: the one moment at which a snapshot begins to exist. Everything it needs must be durable. Answers false
 /// when the id was fenced: the writer must begin again under a new one.
 pub fn commit(repo: &Repository, snapshot: &Snapshot) -> Result<bool> {
-    let plain = snapshot::encode_snapshot(snapshot);
+    let plain = snapshot::encode_snapshot(snapshot)?;
     let name = Name::Snapshot(snapshot.id);
     let object = seal::seal_object(ObjectType::Snapshot, repo.id(), &snapshot.id.0, &repo.keys().snapshot, &plain)?;
     let first = repo.storage().create(&name, &[&object]);

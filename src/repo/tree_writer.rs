@@ -1,6 +1,6 @@
 //! Writing B-trees of pages, bottom-up and streaming.
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::{self, Child, MAX_CHILDREN, MAX_PAGE, MIN_CHILDREN, MIN_PAGE, PageKind};
 use crate::model::{ChunkId, Root};
 
@@ -155,6 +155,11 @@ impl TreeWriter {
 
     /// Gives a page away that begins with `first` and covers the last `covered` of what was closed.
     fn store(&self, bytes: &[u8], level: u8, covered: u64, first: &[u8], sink: &mut dyn PageSink) -> Result<ChunkId> {
+        // A page that is stored and cannot be read takes its directory out of every snapshot that has it.
+        page::check(bytes, self.kind, level).map_err(|e| {
+            let text = format!("a page that nobody could read was about to be stored, and nothing was saved: {e}");
+            Error::invalid(format!("{text}: this is a defect of yester")).with_kind(ErrorKind::Io)
+        })?;
         let Some(before) = &self.before else { return sink.page(bytes) };
         let span = match self.kind {
             PageKind::Directory | PageKind::Links => Span::Keys(first, &before.last),

@@ -1,22 +1,16 @@
 //! Which entries the patterns let pass.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::patterns::Patterns;
 
 /// Include and exclude patterns, compiled.
 #[derive(Debug)]
 pub(crate) struct Filter {
-    include: Option<GlobSet>,
-    exclude: GlobSet,
-    /// The include patterns, and whether each has matched.
-    included: Vec<(String, AtomicBool)>,
-    /// Whether all of them have.
+    include: Option<Patterns>,
+    exclude: Patterns,
+    /// Whether all include patterns have matched.
     all_matched: AtomicBool,
 }
 
@@ -31,59 +25,43 @@ pub(crate) enum Verdict {
     Skip,
 }
 
-fn compile(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        // A name may be anywhere; so may a path that does not say where it begins.
-        let anchored = if pattern.starts_with('/') { pattern.clone() } else { format!("**/{pattern}") };
-        let trimmed = if anchored.len() > 1 { anchored.trim_end_matches('/') } else { &anchored };
-        let glob = GlobBuilder::new(trimmed).literal_separator(true).build();
-        set.add(glob.map_err(|e| Error::invalid(format!("the pattern {pattern:?}: {e}")))?);
-    }
-    set.build().map_err(|e| Error::invalid(format!("the patterns: {e}")))
+fn compile(patterns: &[String]) -> Result<Patterns> {
+    Patterns::new(patterns.iter().map(|pattern| (pattern.as_str(), false)))
 }
 
 impl Filter {
-    /// Compiles the patterns; one that is no glob is a usage error.
-    pub(crate) fn new(patterns: &[String], exclude: &[String]) -> Result<Self> {
-        let include = if patterns.is_empty() { None } else { Some(compile(patterns)?) };
-        let exclude = compile(exclude)?;
-        let included: Vec<_> = patterns.iter().map(|pattern| (pattern.clone(), AtomicBool::new(false))).collect();
-        let all_matched = AtomicBool::new(included.is_empty());
-        Ok(Filter { include, exclude, included, all_matched })
+    /// Compiles the patterns; one that cannot be used, or could never match, is a usage error.
+    pub(crate) fn new(include: &[String], exclude: &[String]) -> Result<Self> {
+        let all_matched = AtomicBool::new(include.is_empty());
+        let include = if include.is_empty() { None } else { Some(compile(include)?) };
+        Ok(Filter { include, exclude: compile(exclude)?, all_matched })
     }
 
     /// Judges an entry of the snapshot, and notes which patterns it matches.
     pub(crate) fn visit(&self, path: &[u8], inside: bool) -> Verdict {
         let verdict = self.judge(path, inside);
         if verdict == Verdict::Take
-            && let (false, Some(set)) = (self.all_matched.load(Ordering::Relaxed), &self.include)
+            && let (false, Some(patterns)) = (self.all_matched.load(Ordering::Relaxed), &self.include)
         {
-            for at in set.matches(Path::new(OsStr::from_bytes(path))) {
-                if let Some((_, matched)) = self.included.get(at) {
-                    matched.store(true, Ordering::Relaxed);
-                }
-            }
-            let all = self.included.iter().all(|(_, matched)| matched.load(Ordering::Relaxed));
-            self.all_matched.store(all, Ordering::Relaxed);
+            // Which pattern it is does not matter: all that match are noted.
+            patterns.find(path);
+            self.all_matched.store(patterns.unmatched().next().is_none(), Ordering::Relaxed);
         }
         verdict
     }
 
     /// Tells each include pattern that matched nothing.
     pub(crate) fn unmatched(&self, mut tell: impl FnMut(&[u8])) {
-        let unmatched = self.included.iter().filter(|(_, matched)| !matched.load(Ordering::Relaxed));
-        unmatched.for_each(|(pattern, _)| tell(pattern.as_bytes()));
+        self.include.iter().flat_map(Patterns::unmatched).for_each(|pattern| tell(pattern.as_bytes()));
     }
 
     /// Judges the entry at `path` (absolute, inside the snapshot), whose directory was taken itself or only passed.
     pub(crate) fn judge(&self, path: &[u8], inside: bool) -> Verdict {
-        let path = Path::new(OsStr::from_bytes(path));
-        if self.exclude.is_match(path) {
+        if self.exclude.find(path).is_some() {
             return Verdict::Skip;
         }
         match &self.include {
-            Some(set) if !inside && !set.is_match(path) => Verdict::Pass,
+            Some(patterns) if !inside && patterns.find(path).is_none() => Verdict::Pass,
             _ => Verdict::Take,
         }
     }
@@ -103,7 +81,17 @@ mod tests {
         assert_eq!(filter.judge(b"/var/x.conf.bak", false), Verdict::Skip);
         assert_eq!(filter.judge(b"/a/b/secret", true), Verdict::Skip);
         assert_eq!(filter.judge(b"/other/etc/nginx", false), Verdict::Pass);
-        assert!(Filter::new(&["[".into()], &[]).is_err());
+        for bad in ["[", "", "../x"] {
+            assert!(Filter::new(&[bad.into()], &[]).is_err() && Filter::new(&[], &[bad.into()]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn later_patterns_take_back() {
+        let filter = Filter::new(&["/a".into(), "!*.bak".into()], &["*.log".into(), "!keep.log".into()]).unwrap();
+        assert_eq!(filter.judge(b"/a", false), Verdict::Take);
+        assert_eq!(filter.judge(b"/a/x.log", true), Verdict::Skip);
+        assert_eq!(filter.judge(b"/a/keep.log", true), Verdict::Take);
     }
 
     #[test]

@@ -1,13 +1,9 @@
 //! What `--delete` leaves alone: entries that a snapshot could not have had, since they were excluded, not read, or on
 //! another file system.
 
-use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
+use crate::model::patterns::Patterns;
 use crate::model::{LeftOut, Rule, Snapshot};
 use crate::sys::{Dir, FileKind, Stat};
 
@@ -50,7 +46,7 @@ impl Why {
 #[derive(Debug)]
 pub(crate) struct Spare {
     also: DeleteAlso,
-    patterns: GlobSet,
+    patterns: Patterns,
     caches: bool,
     /// File name and the text that it must begin with.
     markers: Vec<(Vec<u8>, Vec<u8>)>,
@@ -65,19 +61,20 @@ impl Spare {
     pub(crate) fn of(snapshot: &Snapshot, also: DeleteAlso) -> Self {
         let mut spare = Spare {
             also,
-            patterns: GlobSet::empty(),
+            patterns: Patterns::default(),
             caches: false,
             markers: Vec::new(),
             larger_than: None,
             paths: Vec::new(),
             unclear: false,
         };
-        let mut patterns = GlobSetBuilder::new();
+        // As the ingest took them: of those that match the last one counts.
+        let mut patterns = Vec::new();
         for rule in &snapshot.rules {
             match rule.kind {
-                Rule::PATTERN | Rule::PATTERN_ANY_CASE => match glob(&rule.text, rule.kind == Rule::PATTERN_ANY_CASE) {
-                    Some(glob) => drop(patterns.add(glob)),
-                    None => spare.unclear = true,
+                Rule::PATTERN | Rule::PATTERN_ANY_CASE => match std::str::from_utf8(&rule.text) {
+                    Ok(text) => patterns.push((text, rule.kind == Rule::PATTERN_ANY_CASE)),
+                    Err(_) => spare.unclear = true,
                 },
                 Rule::CACHES => spare.caches = true,
                 Rule::IF_PRESENT => spare.markers.push(match rule.text.iter().position(|b| *b == b':') {
@@ -94,8 +91,8 @@ impl Spare {
                 _ => spare.unclear = true,
             }
         }
-        match patterns.build() {
-            Ok(set) => spare.patterns = set,
+        match Patterns::new(patterns) {
+            Ok(patterns) => spare.patterns = patterns,
             Err(_) => spare.unclear = true,
         }
         spare
@@ -121,7 +118,7 @@ impl Spare {
             return Some(Why::Mounted);
         }
         let too_large = stat.kind == FileKind::File && self.larger_than.is_some_and(|limit| stat.size > limit);
-        let matches = || self.paths.iter().any(|p| p == path) || self.patterns.is_match(Path::new(OsStr::from_bytes(path)));
+        let matches = || self.paths.iter().any(|p| p == path) || self.patterns.find(path).is_some();
         (!self.also.excluded && (too_large || matches())).then_some(Why::Excluded)
     }
 
@@ -144,12 +141,4 @@ fn begins(dir: &Dir, name: &[u8], header: &[u8]) -> bool {
         || dir
             .open_file(name)
             .is_ok_and(|file| file.take(header.len() as u64).read_to_end(&mut first).is_ok_and(|_| first == header))
-}
-
-/// A rule's pattern, as the ingest takes it.
-fn glob(text: &[u8], any_case: bool) -> Option<globset::Glob> {
-    let pattern = std::str::from_utf8(text).ok()?;
-    let pattern = if pattern.len() > 1 { pattern.strip_suffix('/').unwrap_or(pattern) } else { pattern };
-    let anchored = if pattern.starts_with('/') { pattern.to_owned() } else { format!("/**/{pattern}") };
-    GlobBuilder::new(&anchored).literal_separator(true).case_insensitive(any_case).build().ok()
 }

@@ -120,11 +120,13 @@ impl Listing {
         self.names.binary_search_by(|entry| of(entry).cmp(name)).is_ok()
     }
 
-    /// Sorts by the bytes of the names.
+    /// Sorts by the bytes of the names, and drops names that are there already: some file systems give a name twice while
+    /// their directory changes.
     fn sort(&mut self) {
         let Listing { bytes, names } = self;
         let name = |entry: &(u32, u16, FileKind)| &bytes[entry.0 as usize..entry.0 as usize + usize::from(entry.1)];
         names.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        names.dedup_by(|a, b| name(a) == name(b));
     }
 }
 
@@ -597,7 +599,7 @@ pub fn advise_done(fd: impl AsFd, offset: u64, len: u64) {
 
 fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Stat> {
     let s = fs::statx(dir, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
-    let time = |t: rustix::fs::StatxTimestamp| Timestamp { secs: t.tv_sec, nanos: t.tv_nsec };
+    let time = |t: rustix::fs::StatxTimestamp| Timestamp { secs: t.tv_sec, nanos: t.tv_nsec.min(999_999_999) };
     let born = s.stx_mask & StatxFlags::BTIME.bits() != 0;
     Ok(Stat {
         kind: FileType::from_raw_mode(u32::from(s.stx_mode)).into(),
@@ -634,6 +636,18 @@ mod tests {
         let hollow = tempfile::tempfile().expect("a file");
         hollow.set_len(4096).expect("a length");
         assert_eq!(next_data(&hollow, 0).expect("an answer"), None);
+    }
+
+    #[test]
+    fn a_name_that_is_listed_twice_is_there_once() {
+        let mut listing = Listing::default();
+        for name in [&b"b"[..], b"a", b"b", b"ab", b"a", b"a"] {
+            listing.names.push((listing.bytes.len() as u32, name.len() as u16, FileKind::File));
+            listing.bytes.extend_from_slice(name);
+        }
+        listing.sort();
+        let names: Vec<&[u8]> = (0..listing.len()).map(|at| listing.name(at)).collect();
+        assert_eq!(names, [&b"a"[..], b"ab", b"b"]);
     }
 
     #[test]

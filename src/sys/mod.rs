@@ -3,6 +3,7 @@
 
 pub mod dir;
 pub mod direct;
+pub mod filesystem;
 pub mod lock;
 pub mod mount;
 pub mod process;

@@ -9,7 +9,10 @@ use rustix::io::Errno;
 
 use crate::sys::dir::Dir;
 
-/// Name and value of each attribute, sorted by name.
+/// The most bytes that are taken of the attributes of one entry: there may be thousands of 64 KiB each.
+const MOST: usize = 8 << 20;
+
+/// Name and value of each attribute, sorted by name, each name once.
 pub type List = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The attributes that could be read, and why others could not.
@@ -102,9 +105,21 @@ fn collect(
         Err(Errno::NOTSUP | Errno::NOSYS) => return out,
         Err(e) => return Found { failed: Some(e.into()), ..out },
     };
-    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+    let mut names: Vec<&[u8]> = names.split(|&b| b == 0).filter(|name| !name.is_empty()).collect();
+    // A name may be listed twice while attributes change.
+    names.sort_unstable();
+    names.dedup();
+    let mut size = 0;
+    for name in names {
         match grown(|buf| get(name, buf)) {
-            Ok(value) => out.list.push((name.to_vec(), value)),
+            Ok(value) if size + name.len() + value.len() > MOST => {
+                let text = format!("{}: all of them together have more than {} MiB", crate::model::escape(name), MOST >> 20);
+                out.failed.get_or_insert_with(|| io::Error::other(text));
+            }
+            Ok(value) => {
+                size += name.len() + value.len();
+                out.list.push((name.to_vec(), value));
+            }
             // Gone since it was listed, or not for this user to read (`trusted.*`): not ours to keep.
             Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::NOTSUP) => {}
             Err(e) if out.failed.is_none() => {
@@ -114,7 +129,6 @@ fn collect(
             Err(_) => {}
         }
     }
-    out.list.sort_unstable();
     out
 }
 
@@ -143,6 +157,19 @@ mod tests {
         for e in [Errno::NODATA, Errno::PERM, Errno::ACCESS, Errno::NOTSUP] {
             assert_eq!(two(|_| Err(e)).whole().expect("no failure"), []);
         }
+    }
+
+    #[test]
+    fn one_that_is_listed_twice_is_there_once_and_too_much_is_told() {
+        let put = |bytes: &[u8], buf: &mut Vec<u8>| {
+            buf.extend_from_slice(bytes);
+            Ok(bytes.len())
+        };
+        let twice = collect(|buf| put(b"user.b\0user.a\0user.b\0", buf), |_, buf| put(b"v", buf)).whole().expect("both");
+        assert_eq!(twice.iter().map(|(name, _)| name.as_slice()).collect::<Vec<_>>(), [b"user.a", b"user.b"]);
+        let many: Vec<u8> = (0..300).flat_map(|n| format!("user.{n:03}\0").into_bytes()).collect();
+        let found = collect(|buf| put(&many, buf), |_, buf| put(&[7; 64 << 10], buf));
+        assert!(found.failed.is_some() && found.list.len() < 128, "{}", found.list.len());
     }
 
     #[test]

@@ -359,7 +359,7 @@ fn row_29_one_kind_in_the_place_of_another() {
     let mut forge = Forge::new(&place.repo);
     let mut page = Vec::new();
     yester::format::page::start(yester::format::page::PageKind::Directory, 0, &mut page);
-    yester::format::node::encode(&forge::inline("f", "f"), &mut page);
+    yester::format::node::encode_unchecked(&forge::inline("f", "f"), &mut page);
     let data = forge.data(&page);
     let directory = yester::model::Directory {
         root: Some(yester::model::Root { page: data, height: 0 }),

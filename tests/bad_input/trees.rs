@@ -38,7 +38,7 @@ fn with_leaf(bytes: Vec<u8>, entries: u64) -> impl FnOnce(&mut Forge<'_>) -> Nod
 fn leaf(nodes: &[Node]) -> Vec<u8> {
     let mut bytes = Vec::new();
     page::start(PageKind::Directory, 0, &mut bytes);
-    nodes.iter().for_each(|node| format::encode(node, &mut bytes));
+    nodes.iter().for_each(|node| format::encode_unchecked(node, &mut bytes));
     bytes
 }
 
@@ -83,7 +83,7 @@ fn row_40_root_that_is_no_directory() {
         let good = forge.dir("", &[]);
         let (mut snapshot, _) = forge.commit(good, |_| {});
         (snapshot.root, snapshot.id) = (root, id);
-        let plain = snapshot::encode_snapshot(&snapshot);
+        let plain = snapshot::encode_snapshot_unchecked(&snapshot);
         let object =
             seal::seal_object(ObjectType::Snapshot, place.repo.id(), &id.0, &place.repo.keys().snapshot, &plain).unwrap();
         place.repo.storage().create(&Name::Snapshot(id), &[&object]).unwrap();
@@ -336,7 +336,7 @@ fn row_51_attributes_beyond_what_a_file_system_takes() {
     let attributes = |list: Vec<(Vec<u8>, Vec<u8>)>| {
         move |forge: &mut Forge<'_>| {
             let mut bytes = Vec::new();
-            format::encode_xattrs(&list, &mut bytes);
+            format::encode_xattrs_unchecked(&list, &mut bytes);
             let mut file = inline("f", "x");
             file.meta.xattrs = Xattrs::Stored(forge.page(&bytes));
             forge.dir("", &[file, inline("whole", "whole")])

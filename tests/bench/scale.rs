@@ -132,7 +132,7 @@ fn tree(files: u64) {
         let node =
             Node { name, meta, kind: Kind::File(content), link: None, given: true, changed: false, left_out: Default::default() };
         bytes.clear();
-        node::encode(&node, &mut bytes);
+        node::encode_unchecked(&node, &mut bytes);
         tree.push(&bytes, 1, &node.name, || key_hash(&node.name), &mut sink).unwrap();
     }
     tree.finish(&mut sink).unwrap();

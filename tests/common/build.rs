@@ -259,7 +259,7 @@ impl Builder<'_> {
             out.descendants += child.weight();
             out.subdirs += u64::from(child.directory().is_some());
             bytes.clear();
-            node::encode(&child, &mut bytes);
+            node::encode_unchecked(&child, &mut bytes);
             tree.push(&bytes, child.weight(), &child.name, || page::key_hash(&child.name), &mut self.trees).unwrap();
         }
         out.root = tree.finish(&mut self.trees).unwrap();
@@ -308,7 +308,7 @@ pub fn long_directory(repo: &Repository, names: impl Iterator<Item = String>) ->
     for name in names {
         let node = Spec::inline(&name, &name).node;
         bytes.clear();
-        node::encode(&node, &mut bytes);
+        node::encode_unchecked(&node, &mut bytes);
         tree.push(&bytes, node.weight(), &node.name, || page::key_hash(&node.name), &mut builder.trees).unwrap();
         (directory.entries, directory.descendants) = (directory.entries + 1, directory.descendants + 1);
     }

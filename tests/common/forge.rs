@@ -92,7 +92,7 @@ impl<'r> Forge<'r> {
     pub fn leaf(&mut self, nodes: &[Node]) -> ChunkId {
         let mut bytes = Vec::new();
         page::start(PageKind::Directory, 0, &mut bytes);
-        nodes.iter().for_each(|node| node::encode(node, &mut bytes));
+        nodes.iter().for_each(|node| node::encode_unchecked(node, &mut bytes));
         self.page(&bytes)
     }
 
@@ -226,7 +226,7 @@ impl RawPack {
             entries.push(DirectoryEntry { frame: info, chunks: of_frame });
             bytes.extend_from_slice(&sealed);
         }
-        let mut directory = if self.directory.is_empty() { pack::encode_directory(&entries) } else { self.directory };
+        let mut directory = if self.directory.is_empty() { pack::encode_directory_unchecked(&entries) } else { self.directory };
         let aad = self.preamble.frame_aad(self.stated, Codec::Raw, 0);
         key.seal(pack::DIRECTORY_NONCE, &aad, &mut directory).unwrap();
         let tail = pack::Tail { directory: bytes.len() as u64, directory_len: directory.len() as u32, frames: self.stated };

@@ -283,7 +283,7 @@ impl<'r> Writer<'r> {
             let content = Content::Items(vec![Item::Chunk { id, len: whole.len() as u32 }]);
             let child = node(vec![*name], Kind::File(content));
             bytes.clear();
-            node::encode(&child, &mut bytes);
+            node::encode_unchecked(&child, &mut bytes);
             tree.push(&bytes, 1, &child.name, || page::key_hash(&child.name), &mut Pages(&mut self))?;
             statistics.files += 1;
         }

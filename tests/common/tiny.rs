@@ -9,7 +9,7 @@ use std::sync::Arc;
 use yester::chunk::codec::{Compression, Encoder};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
-use yester::format::node::encode;
+use yester::format::node::encode_unchecked as encode;
 use yester::format::pack::PackKind;
 use yester::format::page::{self, LinkEntry, PageKind, ScanRecord};
 use yester::model::{

@@ -282,7 +282,7 @@ impl World {
 
     /// Puts a session in the place of one.
     pub fn put_session(&self, id: SnapshotId, session: &Session) {
-        let plain = yester::format::snapshot::encode_session(session);
+        let plain = yester::format::snapshot::encode_session(session).unwrap();
         let keys = &self.repo.keys().snapshot;
         let object = seal::seal_object(ObjectType::Session, self.repo.id(), &id.0, keys, &plain).unwrap();
         self.storage.inner.delete(&Name::Session(id)).unwrap();

@@ -109,7 +109,9 @@ pub fn passwd(context: &Context, args: &PasswdArgs) -> Result<Outcome> {
 
 /// What to do with the default repository's key file when it opens nothing any more: it is what is tried first.
 fn in_the_way(context: &Context, place: &Place, old: &Credential, new: Option<&PathBuf>) -> Option<String> {
-    let used = context.given().is_none() && context.places.is_default(place) && matches!(old, Credential::KeyFile(_));
+    let used = context.given().is_ok_and(|given| given.is_none())
+        && context.places.is_default(place)
+        && matches!(old, Credential::KeyFile(_));
     let file = paths::shown(&context.places.key_file().filter(|_| used)?);
     let next = match new {
         Some(new) => format!("mv {} {file}", paths::shown(new)),

@@ -89,7 +89,7 @@ impl NewKeyArgs {
 
     /// Reads the new credential, or makes it, or asks for it.
     fn credential(&self, place: &Place) -> Result<New> {
-        let origin = credential::given(&self.options(), "YESTER_NEW_", |name| std::env::var_os(name));
+        let origin = credential::given(&self.options(), "YESTER_NEW_", |name| std::env::var_os(name))?;
         if origin.is_none() && !credential::can_ask() {
             let text = "there is no terminal to ask for the new passphrase on: give --new-key-file (made if it does not exist), \
                         --new-password-file or --new-password-command, or set YESTER_NEW_PASSWORD";

@@ -9,8 +9,23 @@ use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
 use crate::ingest::read::{BATCH, Task, is_small};
 use crate::ingest::sink::stopped;
 use crate::model::{Content, Kind, LeftOut, LinkGroup, Node};
+use crate::sys::filesystem::FileSystem;
 use crate::sys::table::key_of;
 use crate::sys::{Dir, FileKind, Stat, xattr};
+
+/// What is known of an inode with several names: its group, and when it was changed.
+pub(super) const MET: usize = 16 + 12;
+
+/// Whether an entry is a further name of an inode that was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Met {
+    /// It is the first.
+    First,
+    /// It is.
+    Another,
+    /// It looks like one, but the inode was changed meanwhile, or its number is made up: its content has to tell.
+    Perhaps,
+}
 
 /// How many files a batch may have.
 const BATCH_FILES: usize = 512;
@@ -38,19 +53,25 @@ impl Planner<'_> {
             xattrs: Vec::new(),
             record: record(&stat),
             before: entry.as_ref().filter(|_| self.listing).map(|e| Box::new(e.node().clone())),
+            doubtful: false,
         });
         self.owners(&begun.node);
-        let earlier = stat.links > 1 && self.join_group(&mut begun.node, &stat)?;
+        let met = if stat.links > 1 { self.join_group(dir, own_name, &mut begun.node, &stat)? } else { Met::First };
+        begun.doubtful = met == Met::Perhaps;
         if stat.kind == FileKind::File {
             self.walked.statistics.files += 1;
             self.walked.statistics.bytes += stat.size;
-            let wanted = self.file(dir, own_name, stat, entry, &mut begun, earlier)?;
+            let wanted = self.file(dir, own_name, stat, entry, &mut begun, met == Met::Another)?;
             return self.step(Step::Leaf(begun, wanted));
         }
-        self.walked.statistics.others += 1;
         match special(dir, own_name, &stat) {
             Ok(kind) => {
                 begun.node.kind = kind;
+                if let Err(e) = crate::format::node::check(&begun.node) {
+                    self.lose(&format!("it cannot be stored: {e}"));
+                    return Ok(());
+                }
+                self.walked.statistics.others += 1;
                 begun.xattrs = self.attributes(xattr::find_at(dir, own_name));
                 self.step(Step::Leaf(begun, Wanted::Nothing))
             }
@@ -63,18 +84,33 @@ impl Planner<'_> {
         }
     }
 
-    /// Puts a file with several names into its group; answers whether an earlier name of it was met.
-    fn join_group(&mut self, node: &mut Node, stat: &Stat) -> Result<bool> {
-        let numbers = [crate::sys::dir::device_number(stat.device), stat.inode];
-        let key = key_of(numbers.map(u64::to_le_bytes).as_flattened());
-        if let Some(group) = self.links.get(&key) {
+    /// Puts an entry with several names into its group. What has another kind, size or time is another inode, whatever its
+    /// number: it was used again meanwhile, or is made up.
+    fn join_group(&mut self, dir: &Dir, own_name: &[u8], node: &mut Node, stat: &Stat) -> Result<Met> {
+        let Stat { device, inode, size, mtime, ctime, .. } = *stat;
+        let device_number = crate::sys::dir::device_number(device);
+        let (secs, nanos) = (mtime.secs as u64, u64::from(mtime.nanos));
+        let key = key_of([device_number, inode, stat.kind as u64, size, secs, nanos].map(u64::to_le_bytes).as_flattened());
+        let mut changed = [0; 12];
+        changed[..8].copy_from_slice(&ctime.secs.to_le_bytes());
+        changed[8..].copy_from_slice(&ctime.nanos.to_le_bytes());
+        let Some(found) = self.links.get(&key) else {
+            let group = key_of(&self.path);
+            let mut met = [0; MET];
+            met[..16].copy_from_slice(&group);
+            met[16..].copy_from_slice(&changed);
+            self.links.put(&key, &met).at(|| "cannot remember hard links".to_owned())?;
             node.link = Some(LinkGroup(group));
-            return Ok(true);
-        }
-        let group = key_of(&self.path);
-        self.links.put(&key, &group).at(|| "cannot remember hard links".to_owned())?;
+            return Ok(Met::First);
+        };
+        let mut group = [0; 16];
+        group.copy_from_slice(&found[..16]);
         node.link = Some(LinkGroup(group));
-        Ok(false)
+        let made_up = *self
+            .made_up
+            .entry(device)
+            .or_insert_with(|| FileSystem::of_entry(dir, own_name).map_or(true, FileSystem::makes_up_inodes));
+        Ok(if found[16..] == changed && !made_up { Met::Another } else { Met::Perhaps })
     }
 
     fn file(

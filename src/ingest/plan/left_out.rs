@@ -24,7 +24,7 @@ impl Planner<'_> {
         };
         self.walked.statistics.directories += 1;
         self.owners(&node);
-        self.step(Step::Enter(Box::new(Begun { node, xattrs, record: record(stat), before: None }), None))?;
+        self.step(Step::Enter(Box::new(Begun { node, xattrs, record: record(stat), before: None, doubtful: false }), None))?;
         self.step(Step::Leave(LeftOut::UNREAD))
     }
 

@@ -354,7 +354,7 @@ fn weigh(link: &Node) -> u64 {
     let same =
         Node { name, meta, kind: link.kind.clone(), link: link.link, given: true, changed: false, left_out: Default::default() };
     let mut bytes = Vec::new();
-    crate::format::node::encode(&same, &mut bytes);
+    crate::format::node::encode_unchecked(&same, &mut bytes);
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes);
     short(hasher)

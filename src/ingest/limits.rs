@@ -1,0 +1,83 @@
+//! What a snapshot cannot hold: refused before anything is read.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Result};
+use crate::format::snapshot::{MAX_BODY, MAX_LIST, MAX_TEXT};
+use crate::ingest::options::{IngestOptions, Source};
+use crate::ingest::plan::Walked;
+use crate::model::node::MAX_NAME;
+use crate::model::{Owners, escape};
+use crate::sys::users;
+
+/// Refuses more given paths or tags than a snapshot can name, and texts that are too long for it.
+pub fn check(sources: &[Source], options: &IngestOptions) -> Result<()> {
+    let too_many = |count: usize, what: &str, instead: &str| {
+        Err(Error::invalid(format!("{count} {what} were given; a snapshot holds at most {MAX_LIST}: {instead}")))
+    };
+    let stored: BTreeSet<&[u8]> = sources.iter().map(|source| source.stored.as_slice()).collect();
+    if stored.len() > MAX_LIST {
+        return too_many(stored.len(), "paths", "give the directories that they are in, or several ingests");
+    }
+    if options.tags.len() > MAX_LIST {
+        return too_many(options.tags.len(), "tags", "give fewer");
+    }
+    let texts = [("host", &options.host), ("user", &options.user)];
+    let texts = texts.into_iter().chain(options.tags.iter().map(|tag| ("tag", tag)));
+    let paths = sources.iter().map(|source| ("path", &source.stored));
+    let mut size = 0;
+    for (what, text) in texts.chain(paths) {
+        size += text.len() + 4;
+        if text.len() > MAX_TEXT {
+            let start = escape(text.get(..20).unwrap_or_default());
+            let text = format!("the {what} {start}… of {} bytes is too long: at most {MAX_TEXT} can be stored", text.len());
+            return Err(Error::invalid(text));
+        }
+    }
+    // Names of owners need room, too.
+    match size <= MAX_BODY / 2 {
+        true => Ok(()),
+        false => {
+            Err(Error::invalid(format!("the given paths and tags have {size} bytes, more than a snapshot holds: give fewer")))
+        }
+    }
+}
+
+/// The names of who owns something, and of how many there was no room for the name.
+pub fn owners(walked: &Walked) -> (Owners, u64) {
+    let mut unnamed = 0;
+    let mut named = |ids: &BTreeSet<u32>, name: fn(u32) -> Option<Vec<u8>>| {
+        let mut out = Vec::new();
+        for id in ids {
+            match name(*id) {
+                Some(name) if out.len() < MAX_LIST && name.len() <= MAX_NAME => out.push((*id, name)),
+                Some(_) => unnamed += 1,
+                None => {}
+            }
+        }
+        out
+    };
+    let (users, groups) = (named(&walked.uids, users::user_name), named(&walked.gids, users::group_name));
+    (Owners { users, groups }, unnamed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_named() {
+        let source = |n: usize| Source { path: "/x".into(), stored: format!("/{n}").into_bytes() };
+        let fine = IngestOptions::default();
+        let many: Vec<Source> = (0..=MAX_LIST).map(source).collect();
+        assert!(check(&many[1..], &fine).is_ok());
+        assert!(check(&many, &fine).expect_err("too many").to_string().starts_with("65537 paths"));
+        let host = IngestOptions { host: vec![b'h'; 100_000], ..fine.clone() };
+        assert!(check(&many[..1], &host).expect_err("too long").to_string().contains("host hhhh"));
+        let tags = IngestOptions { tags: vec![vec![b't'; MAX_TEXT + 1]], ..fine.clone() };
+        assert!(check(&many[..1], &tags).is_err());
+        let long: Vec<Source> =
+            (0..600).map(|n| Source { stored: format!("/{n}{}", "x".repeat(65_000)).into_bytes(), ..source(n) }).collect();
+        assert!(check(&long, &fine).is_err());
+    }
+}
