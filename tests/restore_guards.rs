@@ -231,7 +231,7 @@ fn what_was_excluded_is_not_deleted() {
     }
     world.file("src/superfluous", "x");
     world.file("src/sub/superfluous", "x");
-    let restore = ["restore", "latest:src", "--target", "/", "--delete"];
+    let restore = ["restore", "latest", "--target", "/", "--delete"];
     let run = world.run(&with(&options, &restore)).ok();
     assert!(run.err.contains("by its rules (--delete-also excluded)"), "{}", run.err);
     let stays =

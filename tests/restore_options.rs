@@ -278,6 +278,33 @@ fn too_little_room_is_said_first() {
     assert!(err.contains("there is not enough room"), "{err}");
 }
 
+#[test]
+fn what_differs_is_written_where_there_is_no_room_for_a_second_copy() {
+    if !is_root() {
+        return;
+    }
+    let (world, options) = world(&[("a", "a")]);
+    world.file("src/image", noise(3, 6 << 20));
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let program = format!("{} {} restore latest:src --target m", env!("CARGO_BIN_EXE_yester"), options.join(" "));
+    let line = format!(
+        "mkdir m && mount -t tmpfs -o size=10m none m && {program} -q && printf four | dd of=m/image conv=notrunc status=none
+         {program}; echo code $?; {program} -n; echo code $?
+         {program} --no-space-check; echo code $?; ls -A m; cmp -s m/image src/image; echo code $?
+         {program} -n --in-place --json; {program} --in-place --json; echo code $?; cmp m/image src/image; echo code $?"
+    );
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", &line]).current_dir(world.home()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let codes: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("code ")).collect();
+    assert_eq!(codes, ["1", "1", "1", "1", "0", "0"], "{out} {err}");
+    assert_eq!(out.lines().filter(|line| *line == "image").count(), 1, "nothing is left: {out}");
+    assert!(err.contains("--in-place writes only what differs") && err.contains("the target is full"), "{err}");
+    let summaries: Vec<serde_json::Value> =
+        out.lines().filter(|line| line.contains("\"summary\"")).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let bytes = |at: usize| summaries[at]["bytes_restored"].as_u64().unwrap();
+    assert!(summaries.len() == 2 && bytes(0) == bytes(1) && bytes(0) > 0 && bytes(0) < 4 << 20, "{summaries:?}");
+}
+
 /// Starts a restore of `latest:src` to `out` and ends it by `signal` when it has a file that is not complete; what it said.
 fn ended_by(world: &World, options: &[String], signal: &str) -> std::process::Output {
     let mut command = world.command(&with(options, &["restore", "latest:src", "--target", "out"]));

@@ -443,3 +443,31 @@ fn what_a_killed_run_left_goes_and_nothing_else() {
     assert_eq!((report.deleted, world.path("p").join(&alive).exists()), (12, true), "{report:?}");
     assert_eq!(world.read(&wanted), b"wanted");
 }
+
+/// Hard links below a link that leads to what was given, when there are more groups than memory keeps.
+#[test]
+fn links_are_found_again_behind_a_link_on_the_way() {
+    let named = |letter: char| {
+        Spec::dir(&letter.to_string(), (0..=255).map(|n| Spec::symlink(&format!("{letter}{n}"), "x").link(n)).collect())
+    };
+    let mut tree = Spec::parent("lib", vec![Spec::dir("d", vec![named('a'), named('b')])]);
+    let place = World::new(&Spec::dir("", vec![]));
+    fs::create_dir_all(place.path("usr/lib")).unwrap();
+    std::os::unix::fs::symlink("usr/lib", place.path("lib")).unwrap();
+    let target = place.target();
+    for name in target.iter().skip(1).collect::<Vec<_>>().iter().rev() {
+        tree = Spec::parent(name.to_str().unwrap(), vec![tree]);
+    }
+    let world = World::new(&me(Spec::parent("", vec![tree])));
+    let request = yester::restore::RestoreRequest { target: "/".into(), ..world.request(&[""]) };
+    let little = RestoreOptions { memory: 1, ..RestoreOptions::default() };
+    let report = restore(&world.reader, &request, &little, &world.warnings).unwrap();
+    assert!(report.is_complete() && report.links == 256, "{report:?} {:?}", world.warnings.all());
+    assert!(fs::symlink_metadata(place.path("lib")).unwrap().is_symlink());
+    let inode = |name: String| fs::symlink_metadata(place.path(&format!("usr/lib/d/{name}"))).unwrap().ino();
+    for n in 0..=255 {
+        assert_eq!(inode(format!("a/a{n}")), inode(format!("b/b{n}")));
+    }
+    let again = restore(&world.reader, &request, &little, &world.warnings).unwrap();
+    assert_eq!((again.unchanged, again.links, again.others), (512, 0, 0), "{again:?}");
+}
