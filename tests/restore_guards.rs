@@ -266,6 +266,26 @@ fn a_repository_that_was_left_out_is_not_deleted() {
 }
 
 #[test]
+fn the_key_that_is_in_use_is_left_alone() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("home/key", "an older key");
+    world.file("home/f", "x");
+    world.run(&with(&options, &["ingest", "home"])).ok();
+    for name in ["home/key", "home/newer"] {
+        fs::copy(world.at("key"), world.at(name)).unwrap();
+        let in_use: Vec<String> =
+            options.iter().map(|option| option.replace(&shown(&world.at("key")), &shown(&world.at(name)))).collect();
+        for more in [&["-n"][..], &[], &["--overwrite", "always"], &["--in-place"]] {
+            let run = world.run(&with(&in_use, &[&["restore", "latest", "--target", "/", "--delete"], more].concat())).ok();
+            assert!(run.err.contains(name), "{}", run.err);
+            assert_eq!(fs::read(world.at(name)).unwrap(), fs::read(world.at("key")).unwrap(), "{name} {more:?}");
+        }
+    }
+    assert_eq!(fs::read(world.at("home/key")).unwrap(), b"an older key");
+}
+
+#[test]
 fn what_could_not_be_read_is_not_deleted() {
     if !is_root() {
         return;

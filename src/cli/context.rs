@@ -128,6 +128,16 @@ impl Context {
         Err(Error::new(ErrorKind::Key, format!("there is no key for {shown}{lost} and no terminal to ask on: {text}")))
     }
 
+    /// The files that the repository is unlocked by: lost, nothing in it can be read.
+    pub fn secrets(&self) -> Result<Vec<PathBuf>> {
+        let file = match self.given()? {
+            Some(Origin::KeyFile(file) | Origin::PasswordFile(file)) => Some(file),
+            Some(_) => None,
+            None => self.places.key_file(),
+        };
+        Ok(file.into_iter().collect())
+    }
+
     /// Opens the repository.
     pub fn open(&self) -> Result<Arc<Repository>> {
         let place = self.place()?;

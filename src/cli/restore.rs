@@ -178,7 +178,7 @@ impl RestoreArgs {
             no_space_check: self.no_space_check,
             sync: self.sync,
             dry_run: self.dry_run,
-            forbidden: context.place()?.local().map(std::path::Path::to_owned).into_iter().collect(),
+            forbidden: context.place()?.local().map(std::path::Path::to_owned).into_iter().chain(context.secrets()?).collect(),
             stop: signals::stop_flag()?,
             ..RestoreOptions::default()
         })

@@ -1,15 +1,12 @@
 //! What an ingest leaves out.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::node::{MAX_XATTRS, is_xattr};
 use crate::format::snapshot::{MAX_LIST, MAX_TEXT};
 use crate::ingest::options::{Exclude, IngestOptions};
@@ -17,6 +14,7 @@ use crate::ingest::scan::Scanned;
 use crate::ingest::sources;
 use crate::model::patterns::Patterns;
 use crate::model::{Rule, escape};
+use crate::repo::attributes::AttributeFilter;
 use crate::sys::{FileKind, Stat, mount, xattr};
 
 /// Why what is in a repository is not ingested.
@@ -29,7 +27,7 @@ const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 pub struct Rules {
     patterns: Patterns,
     changed_is_ok: Patterns,
-    xattrs: GlobSet,
+    xattrs: AttributeFilter,
     /// File name and the text it must begin with.
     markers: Vec<(Vec<u8>, Vec<u8>)>,
     caches: bool,
@@ -57,11 +55,6 @@ impl Rules {
         let options = &all.exclude;
         let sensitive = options.patterns.iter().map(|p| (p.as_str(), false));
         let patterns = Patterns::new(sensitive.chain(options.patterns_ignore_case.iter().map(|p| (p.as_str(), true))))?;
-        let mut xattrs = GlobSetBuilder::new();
-        for pattern in &options.xattrs {
-            let bad = |e: globset::Error| Error::invalid(format!("the pattern {pattern:?} cannot be used: {}", e.kind()));
-            xattrs.add(GlobBuilder::new(pattern).build().map_err(bad)?);
-        }
         let marker = |text: &String| match text.split_once(':') {
             Some((name, header)) => (name.as_bytes().to_vec(), header.as_bytes().to_vec()),
             None => (text.as_bytes().to_vec(), Vec::new()),
@@ -69,7 +62,7 @@ impl Rules {
         Ok(Rules {
             patterns,
             changed_is_ok: Patterns::new(all.changed_is_ok.iter().map(|p| (p.as_str(), false)))?,
-            xattrs: xattrs.build().map_err(|e| Error::invalid(format!("the patterns cannot be used: {}", e.kind())))?,
+            xattrs: AttributeFilter::new(&options.xattrs)?,
             markers: options.if_present.iter().map(marker).collect(),
             caches: options.caches,
             larger_than: options.larger_than,
@@ -99,7 +92,7 @@ impl Rules {
 
     /// What is kept of attributes that were found. Those that no snapshot can hold are left out and told.
     pub fn attributes(&self, mut found: xattr::Found) -> xattr::Found {
-        let wanted = |name: &[u8]| self.xattrs.is_empty() || !self.xattrs.is_match(Path::new(OsStr::from_bytes(name)));
+        let wanted = |name: &[u8]| !self.xattrs.excludes(name);
         let mut kept = 0;
         found.list.retain(|(name, value)| {
             let fits = is_xattr(name, value) && kept < MAX_XATTRS;

@@ -95,7 +95,7 @@ impl Removal<'_, '_> {
 
     /// Whether the entry at the current path stays; then it is counted.
     fn stays(&mut self, directory: &Directory, name: &[u8], stat: &Stat) -> bool {
-        let forbidden = stat.kind == FileKind::Directory && self.run.target.is_forbidden(stat);
+        let forbidden = self.run.target.is_forbidden(stat);
         let why = if forbidden { Some(Why::Forbidden) } else { self.spare.entry(&self.path, stat, self.device) };
         if let Some(why) = why {
             self.run.spared(why, directory, name);

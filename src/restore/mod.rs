@@ -115,7 +115,7 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Bytes of working memory to aim at (the readers' caches come on top).
     pub memory: u64,
-    /// Directories that are never written to or removed: the repository.
+    /// Directories and files that are never written to or removed: the repository, and its key.
     pub forbidden: Vec<PathBuf>,
     /// Set from outside to stop: temporary files are removed and the answer is [`ErrorKind::Interrupted`].
     pub stop: Arc<AtomicBool>,

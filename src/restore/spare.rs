@@ -37,7 +37,7 @@ impl Why {
             Why::Excluded => "the snapshot was taken without them, by its rules (--delete-also excluded)",
             Why::Unread => "their directory was not read whole when the snapshot was taken (--delete-also unread)",
             Why::Mounted => "another file system is mounted there (--delete-also mounted)",
-            Why::Forbidden => "they belong to the repository",
+            Why::Forbidden => "they are this repository, or what it is unlocked by",
         }
     }
 }

@@ -269,7 +269,7 @@ impl Target {
         self.open.lock().unwrap_or_else(|e| e.into_inner()).directories.remove(&directory.id);
     }
 
-    /// Whether a directory with this `stat` must be left alone.
+    /// Whether what has this `stat` must be left alone.
     pub(crate) fn is_forbidden(&self, stat: &Stat) -> bool {
         self.forbidden.iter().any(|(dev, inode)| *inode == stat.inode && *dev == dir::device_number(stat.device))
     }

@@ -63,6 +63,8 @@ fn tree(run: &Run<'_>, model: Model, place: Arc<Directory>, taken: bool, mut pat
         path.extend_from_slice(&node.name);
         match (filter.judge(&path, level.taken), &node.kind) {
             (Verdict::Skip, _) => {}
+            // It is not there, which was told, or as the user wanted it: neither is what is in it.
+            (Verdict::Take, Kind::Directory(_)) if !is_there(run, &level.place, node) => {}
             (verdict, Kind::Directory(below)) => {
                 let place = leads::look(run, &level.place, &node.name);
                 let (model, path_len) = (*below, path.len());
@@ -70,6 +72,24 @@ fn tree(run: &Run<'_>, model: Model, place: Arc<Directory>, taken: bool, mut pat
             }
             (Verdict::Pass, _) => {}
             (Verdict::Take, _) => told(run, &level.place.clone(), node),
+        }
+    }
+}
+
+/// Whether a directory is there. One that is not, and should be, is told.
+fn is_there(run: &Run<'_>, place: &Arc<Directory>, node: &Node) -> bool {
+    let subject = run.target.path_of(place, &node.name);
+    if run.has_failed(&subject) {
+        return false;
+    }
+    match run.target.open(&leads::look(run, place, &node.name)) {
+        Ok(_) => true,
+        Err(e) => {
+            let there = run.target.open(place).and_then(|dir| dir.stat(&node.name));
+            if !there.is_ok_and(|stat| !existing::may_replace(run.options.overwrite, node, &stat)) {
+                run.error(&subject, gone(e));
+            }
+            false
         }
     }
 }

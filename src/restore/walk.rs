@@ -345,6 +345,12 @@ impl<'r, 'a> Walker<'r, 'a> {
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
             let wanted = Wanted::of(run, self.source.number, node)?;
             match existing::decide(run, dir, &node.name, node, &wanted, stat) {
+                Decision::Write { .. } | Decision::Metadata if run.target.is_forbidden(stat) => {
+                    run.counts.kept.add(1);
+                    run.note(&run.target.path_of(place, &node.name), "left alone: this repository is unlocked by it");
+                    run.tell(place, node, Action::Kept, KEPT);
+                    return Ok(());
+                }
                 Decision::Keep => {
                     run.counts.kept.add(1);
                     run.tell(place, node, Action::Kept, KEPT);

@@ -316,6 +316,18 @@ fn what_is_there_under_another_spelling_is_what_is_there() {
     drop(session);
 }
 
+#[test]
+fn what_could_not_be_restored_is_told_once() {
+    let files = (0..10).map(|n| Spec::file(&n.to_string(), "x")).collect();
+    let world = World::new(&Spec::dir("", vec![Spec::parent("lead", vec![Spec::dir("d", files)]), Spec::dir("e", vec![])]));
+    fs::create_dir(world.target()).unwrap();
+    fs::write(world.path("lead"), "mine").unwrap();
+    fs::write(world.path("e"), "mine").unwrap();
+    let options = RestoreOptions { verify: true, overwrite: Overwrite::Never, ..RestoreOptions::default() };
+    let report = world.restore(&options);
+    assert_eq!((report.errors, report.kept), (1, 1), "{:?}", world.warnings.all());
+}
+
 /// Writes to a file as soon as it is there.
 struct Spoiler(std::path::PathBuf);
 

@@ -133,6 +133,9 @@ impl Walker<'_, '_> {
                 run.note(&run.target.path_of(above, name), message);
                 return self.merge(above, &dir, level, &stat, Some(opened));
             }
+            Some(stat) if run.target.is_forbidden(&stat) => {
+                return Err(Error::invalid("left alone: this repository is unlocked by what is in its place"));
+            }
             Some(stat) if !existing::may_replace(run.options.overwrite, &level.node, &stat) => {
                 run.counts.kept.add(1);
                 run.tell(above, &level.node, Action::Kept, KEPT);
