@@ -76,6 +76,29 @@ fn packages(command: &str) -> impl Iterator<Item = &str> {
     list.split(' ')
 }
 
+/// What a page links to below the repository, without the part after `#`.
+fn links(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).unwrap();
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|t| !t.contains("://")).map(|t| t.split('#').next().unwrap().to_owned()).filter(|t| !t.is_empty()).collect()
+}
+
+#[test]
+fn every_page_is_on_the_map_and_every_link_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs: Vec<_> = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for page in docs.iter().chain([&root.join("README.md")]) {
+        for link in links(page) {
+            assert!(page.parent().unwrap().join(&link).exists(), "{}: {link} is not there", page.display());
+        }
+    }
+    let map = links(&root.join("docs/README.md"));
+    for page in &docs {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        assert!(name == "README.md" || map.iter().any(|link| link == name), "docs/README.md does not lead to {name}");
+    }
+}
+
 /// The tests in a file, or in the files of a directory.
 fn tests_in(path: &Path) -> Vec<String> {
     if path.is_dir() {
