@@ -221,6 +221,8 @@ fn a_lost_base_costs_what_is_stored_as_a_difference() {
         let _ = storage.delete(base);
         storage.create(base, &[&object]).unwrap();
     }
+    // That it was mended is known once it was read.
+    run(&repo, &all_data());
     is_sound(&repo);
 }
 
@@ -307,6 +309,27 @@ fn every_copy_of_small_objects_is_looked_at() {
         tiny.storage.delete(&name).unwrap();
     }
     is_sound(&tiny.repo);
+}
+
+/// Two segments that disagree about a frame, as a repair of the index once made: by one it is a difference whose base is, by
+/// the other, in the same frame.
+#[test]
+fn a_frame_that_is_its_own_base_is_damage_and_no_wait() {
+    let (storage, repo, ids) = versions();
+    let index = yester::repo::index::Index::load(&repo).unwrap();
+    let data: Vec<_> = index.packs().filter(|pack| pack.kind == yester::format::pack::PackKind::Data).copied().collect();
+    let entries = |id: PackId, size: u64| yester::repo::pack::read_directory(&repo, id, size).unwrap().1;
+    let is_delta = |id: PackId, size: u64| entries(id, size).iter().any(|entry| !entry.frame.bases.is_empty());
+    let delta = data.iter().find(|pack| is_delta(pack.id, pack.size)).unwrap();
+    let base = data.iter().find(|pack| pack.id != delta.id).unwrap();
+    let frames = entries(delta.id, delta.size);
+    let lie = yester::repo::pack::StoredPack { id: base.id, kind: base.kind, size: base.size, entries: frames };
+    yester::repo::segment::Segment::of_packs(&[lie]).store(&repo, Vec::new()).unwrap();
+    storage.damage(&Name::Pack(delta.id), |bytes| bytes[130] ^= 1);
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || drop(done.send(Box::new(run(&repo, &all_data()).0))));
+    let report = wait.recv_timeout(Duration::from_secs(900)).expect("the check ends");
+    assert!(report.damage > 1, "{report:?} of {ids:?}");
 }
 
 #[test]

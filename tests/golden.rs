@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use yester::chunk::codec::Compression;
 use yester::chunk::seal;
 use yester::format::config::{self, ChunkerParameters, Derivation};
+use yester::format::damage::{self, Damage, Extent};
 use yester::format::envelope::{self, ObjectType};
 use yester::format::node;
 use yester::format::pack::{self, PackKind};
@@ -95,6 +96,14 @@ fn write_marks(repo: &Repository) {
     put(ObjectType::Fence, Name::Snapshot(SnapshotId([0xfe; 32])), &mark);
     put(ObjectType::Condemned, Name::Condemned(SnapshotId([0xc0; 32])), &[[0x11; 32], [0x22; 32]].concat());
     put(ObjectType::Session, Name::Session(SnapshotId([0x5e; 32])), &snapshot::encode_session(&session()).unwrap());
+    put(ObjectType::Damaged, Name::Damaged(SnapshotId([0xda; 32])), &damage::encode_damage(&damage()));
+}
+
+/// Of packs that are not there.
+fn damage() -> Damage {
+    let frames = Extent::Frames([0, 3, 300].into());
+    let packs = [(PackId([0x11; 32]), Extent::Whole), (PackId([0x33; 32]), frames)].into();
+    Damage { packs, host: b"golden".to_vec(), time: TIME, why: b"a test".to_vec() }
 }
 
 fn session() -> Session {
@@ -182,6 +191,7 @@ fn write_seeds(repo: &Repository) {
     }
     seed("session", &snapshot::encode_session(&session()).unwrap());
     seed("session", &snapshot::encode_mark(&Mark { host: b"golden".to_vec(), time: TIME }).unwrap());
+    seed("session", &damage::encode_damage(&damage()));
     for sizes in [[8, 10, 12], [12, 14, 16], [14, 16, 18]] {
         seed("cutter", &[&sizes[..], &[9], &golden_tree::noise(4000, 9)].concat());
         seed("cutter", &[&sizes[..], &[9], &[0; 2000]].concat());
@@ -432,6 +442,11 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         let mark = snapshot::decode_mark(&plain).unwrap();
         assert_eq!(mark, Mark { host: b"golden".to_vec(), time: TIME });
         assert_eq!(snapshot::encode_mark(&mark).unwrap(), plain, "{name}");
+    }
+    for (name, object) in golden::objects(&repo, Class::Damaged) {
+        let plain = golden::plain_body(&repo, ObjectType::Damaged, &name, &object);
+        assert_eq!(damage::decode_damage(&plain).unwrap(), damage());
+        assert_eq!(damage::encode_damage(&damage()), plain, "{name}");
     }
     let sentenced = yester::repo::session::sentenced_packs(&repo).unwrap();
     assert_eq!(sentenced.packs, HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));

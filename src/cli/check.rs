@@ -28,7 +28,8 @@ const REMEMBER: Duration = Duration::from_secs(10);
 ///
 /// Every object must be there, every snapshot's tree, files and metadata must resolve, and counts must be right. With
 /// --read-data, every stored byte is read, decrypted, decompressed and compared with what it should be. Damaged objects
-/// are named, and the files of each snapshot that lose something. Nothing is changed.
+/// are named, and the files of each snapshot that lose something. What is found damaged is written down in the repository,
+/// so that the next ingest of the same files stores it again and prune removes it. Nothing else is changed.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("data").args(["read_data", "read_data_subset"])))]
 pub struct CheckArgs {
@@ -251,7 +252,11 @@ fn verdict(report: &CheckReport) -> String {
             format!("{entries} of {snapshots} cannot be restored whole, until an ingest of the same files stores them again")
         }
     };
-    format!("the repository is damaged: {findings}; {hits}")
+    let written = match &report.unrecorded {
+        None => String::new(),
+        Some(e) => format!("; this could not be written down in the repository, so an ingest does not know of it yet: {e}"),
+    };
+    format!("the repository is damaged: {findings}; {hits}{written}")
 }
 
 #[derive(Serialize)]
@@ -276,6 +281,7 @@ struct Summary {
     read_packs: u64,
     read_bytes: u64,
     fresh_packs: u64,
+    packs_recorded: u64,
     total_duration: f64,
 }
 
@@ -301,6 +307,7 @@ fn summary(report: &CheckReport, time: Duration) -> Summary {
         read_packs: report.read_packs,
         read_bytes: report.read_bytes,
         fresh_packs: report.fresh_packs,
+        packs_recorded: report.recorded,
         total_duration: time.as_secs_f64(),
     }
 }

@@ -135,6 +135,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let display = Display::new(&context.global);
     let lost = gone::seen(context, &repo)?;
     let mut out = Output::new();
+    let present = snapshots::names(&repo)?;
     let (going, series) = match args.names.is_empty() {
         true => by_policy(args, &all, &filter)?,
         false => {
@@ -154,18 +155,22 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     display.finish();
     let mut out = Output::new();
     let failed = going.len() - forgotten.len();
-    let staying = all.iter().filter(|s| !forgotten.contains(&s.id)).count();
+    // Of all that there are, whether or not a policy looked at them, and those that cannot be read.
+    let unread =
+        damaged.len() - forgotten.iter().filter(|id| unreadable.contains(id) && present.contains(id)).count().min(damaged.len());
+    let staying = all.iter().filter(|s| !forgotten.contains(&s.id)).count() + unread;
     summary(&mut out, context, &forgotten, (staying as u64, failed as u64), args.dry_run)?;
     out.finish()?;
+    let mut pruned = Outcome::Done;
     if args.prune && forgotten.len() == going.len() {
         let options = args.how.options();
         let options = if args.dry_run { prune::without(options, &going) } else { options };
-        prune::prune(context, &repo, &options, args.dry_run)?;
+        pruned = prune::prune(context, &repo, &options, args.dry_run)?;
     }
     // A policy cannot tell what it would make of a snapshot that cannot be read.
     let unread = if args.names.is_empty() { damaged.len() } else { 0 };
     match (failed, unread) {
-        (0, 0) => Ok(Outcome::Done),
+        (0, 0) => Ok(pruned),
         (0, _) => {
             let first = damaged.first().map(Error::to_string).unwrap_or_default();
             let count = units::counted(unread as u64, "snapshot", "snapshots");

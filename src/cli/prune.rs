@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use yester::model::SnapshotId;
+use yester::model::{PackId, SnapshotId};
 use yester::repo::Repository;
 use yester::repo::prune::{Plan, Prune, PruneOptions, Report, Tally, Unused, open_sessions};
+use yester::storage::Name;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -93,6 +94,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     }
     let stop = signals::stop_flag()?;
     let display = Display::new(&context.global);
+    let options = &PruneOptions { record: !dry_run, ..options.clone() };
     let prepared = Prune::prepare(repo, options, &stop, &display)?;
     let plan = prepared.plan().clone();
     display.finish();
@@ -104,7 +106,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     }
     out.finish()?;
     if dry_run {
-        return Ok(Outcome::Done);
+        return Ok(outcome(plan.stuck, plan.lost, &[]));
     }
     display.resume();
     let report = prepared.carry_out();
@@ -117,7 +119,26 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
         done(&mut out, &report, began.elapsed())?;
     }
     out.finish()?;
-    Ok(Outcome::Done)
+    Ok(outcome(report.stuck, report.lost, &report.examples))
+}
+
+/// How it ended, when these packs could not be freed.
+fn outcome(stuck: Tally, lost: u64, examples: &[PackId]) -> Outcome {
+    if stuck.count == 0 {
+        return Outcome::Done;
+    }
+    let chunks = match lost {
+        1 => "1 chunk that snapshots need is damaged in them and stored nowhere else".to_owned(),
+        n => format!("{} chunks that snapshots need are damaged in them and stored nowhere else", units::count(n)),
+    };
+    let names: Vec<String> = examples.iter().map(|pack| Name::Pack(*pack).to_string()).collect();
+    let more = if examples.is_empty() || stuck.count > examples.len() as u64 { ", …" } else { "" };
+    let names = if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) };
+    Outcome::Partial(format!(
+        "{}{names} cannot be freed: {chunks}. yester check names the files; an ingest of them stores the chunks again, or \
+         yester forget gives the snapshots up; the next prune then frees the packs",
+        packs(stuck)
+    ))
 }
 
 fn packs(tally: Tally) -> String {
@@ -141,6 +162,9 @@ fn text(out: &mut Output, plan: &Plan, dry_run: bool) -> Result<()> {
     if plan.leftovers.count > 0 {
         let count = units::counted(plan.leftovers.count, "unfinished file", "unfinished files");
         out.line(&format!("  to delete: {count} of killed writers, {}", units::size(plan.leftovers.bytes)))?;
+    }
+    if plan.stuck.count > 0 {
+        out.line(&format!("  damaged, and cannot be freed: {}", packs(plan.stuck)))?;
     }
     if plan.unused > 0 {
         out.line(&format!("  unused space that stays: {}", units::size(plan.unused)))?;
@@ -187,6 +211,8 @@ struct Planned {
     bytes_unused_after: u64,
     snapshots_forgotten: JsonTally,
     leftovers: JsonTally,
+    packs_stuck: JsonTally,
+    chunks_lost: u64,
     bytes_freed: u64,
 }
 
@@ -203,6 +229,8 @@ fn planned(plan: &Plan, dry_run: bool) -> Planned {
         bytes_unused_after: plan.unused,
         snapshots_forgotten: plan.snapshots.into(),
         leftovers: plan.leftovers.into(),
+        packs_stuck: plan.stuck.into(),
+        chunks_lost: plan.lost,
         bytes_freed: plan.freed,
     }
 }
@@ -219,6 +247,8 @@ struct Summary {
     written: JsonTally,
     sessions_ended: u64,
     sentences_left: u64,
+    packs_stuck: JsonTally,
+    chunks_lost: u64,
     total_duration: f64,
 }
 
@@ -234,6 +264,8 @@ fn summary(report: &Report, plan: &Plan, time: Duration) -> Summary {
         written: report.written.into(),
         sessions_ended: report.sessions,
         sentences_left: report.sentences,
+        packs_stuck: report.stuck.into(),
+        chunks_lost: report.lost,
         total_duration: time.as_secs_f64(),
     }
 }

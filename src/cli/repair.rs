@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use yester::repo::repair;
+use yester::storage::Name;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::Context;
@@ -44,6 +45,7 @@ struct JsonIndex {
     packs_indexed: u64,
     chunks_indexed: u64,
     packs_lost: Vec<String>,
+    packs_damaged: Vec<String>,
     segments_written: u64,
 }
 
@@ -53,6 +55,21 @@ pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome> {
         What::Index { dry_run } => index(context, dry_run),
         What::Keys { dry_run } => super::key::repair(context, dry_run),
     }
+}
+
+/// How it ended, when packs are indexed that are damaged in part.
+fn hurt(done: &repair::IndexRepair) -> Outcome {
+    let Some((first, frames)) = done.hurt.first() else { return Outcome::Done };
+    let packs = units::counted(done.hurt.len() as u64, "pack that was indexed is", "packs that were indexed are");
+    let frames = match frames {
+        0 => "only around its frames".to_owned(),
+        n => units::counted(*n, "frame", "frames"),
+    };
+    Outcome::Partial(format!(
+        "{packs} damaged, the first is {} ({frames}): yester check says which files that hits, an ingest of them stores \
+         them again",
+        Name::Pack(*first)
+    ))
 }
 
 fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
@@ -70,6 +87,7 @@ fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
             packs_indexed: done.packs,
             chunks_indexed: done.chunks,
             packs_lost: done.lost.iter().map(|(id, _)| id.to_string()).collect(),
+            packs_damaged: done.hurt.iter().map(|(id, _)| id.to_string()).collect(),
             segments_written: if dry_run { 0 } else { done.segments },
         })?;
     } else if !context.global.quiet {
@@ -89,7 +107,7 @@ fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
         })?;
     }
     out.finish()?;
-    let Some((first, rest)) = done.lost.split_first() else { return Ok(Outcome::Done) };
+    let Some((first, rest)) = done.lost.split_first() else { return Ok(hurt(&done)) };
     for (_, e) in rest {
         exit::report(exit::FAILED, &e.to_string(), context.global.json);
     }

@@ -44,6 +44,8 @@ pub enum ObjectType {
     Forgotten = 8,
     /// Packs that prune has sentenced.
     Condemned = 9,
+    /// What was found damaged of packs.
+    Damaged = 10,
 }
 
 /// The header of an object of `kind` in repository `id`.

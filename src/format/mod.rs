@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod cursor;
+pub mod damage;
 pub mod envelope;
 pub mod filter;
 pub mod node;

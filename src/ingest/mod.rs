@@ -39,7 +39,8 @@ use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, merge, session, snapshots};
+use crate::repo::{Repository, damaged, merge, session, snapshots};
+use crate::storage::Name;
 use crate::sys::process;
 
 mod assemble;
@@ -73,6 +74,8 @@ const LEAD: u64 = 4096;
 const SCANNERS: usize = 4;
 /// How often a writer whose session was fenced begins again.
 const FENCED_TRIES: u32 = 5;
+/// How often an ingest that met damage begins again: each time without what was found damaged until then.
+const DAMAGED_TRIES: u32 = 5;
 /// Decoded frames of the parent: of its trees, and those that frames are made differences from.
 const PARENT_FRAMES: u64 = 12 << 20;
 /// Decoded pages of the parent's trees.
@@ -100,14 +103,34 @@ pub fn ingest(
     let rules = Rules::new(options, &never)?;
     limits::check(sources, options)?;
     process::raise_file_limit();
-    for attempt in 0..FENCED_TRIES {
-        let again = attempt > 0;
+    let (mut fenced, mut damaged) = (0, 0);
+    loop {
+        let again = fenced + damaged > 0;
         let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer, again };
-        if let Some(report) = attempt.run()? {
-            return Ok(report);
+        match attempt.run()? {
+            End::Done(report) => return Ok(*report),
+            End::Fenced => fenced += 1,
+            End::Damaged => damaged += 1,
+        }
+        if fenced == FENCED_TRIES {
+            let text = "the session was fenced again and again: is something pruning this repository without end?";
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        if damaged == DAMAGED_TRIES {
+            let text = "no snapshot was taken: each time that the ingest began again it met more damage in the repository \
+                        (yester check --read-data finds all of it, then ingest again)";
+            return Err(Error::corrupt(text));
         }
     }
-    Err(Error::new(ErrorKind::Busy, "the session was fenced again and again: is something pruning this repository without end?"))
+}
+
+/// How an attempt ended.
+enum End {
+    Done(Box<IngestReport>),
+    /// Its session was fenced: nothing of what it believed may be kept (rule 5 of the protocol).
+    Fenced,
+    /// It met damage that was not known, and may have counted on what is damaged.
+    Damaged,
 }
 
 struct Attempt<'a> {
@@ -118,36 +141,40 @@ struct Attempt<'a> {
     options: &'a IngestOptions,
     stop: &'a Arc<AtomicBool>,
     observer: &'a dyn Observer,
-    /// An earlier session of this ingest was fenced.
+    /// An earlier session of this ingest was fenced, or met damage.
     again: bool,
 }
 
 impl Attempt<'_> {
-    /// One session. `None`: it was fenced, and nothing of what it believed may be kept (rule 5 of the protocol).
-    fn run(&self) -> Result<Option<IngestReport>> {
+    /// One session.
+    fn run(&self) -> Result<End> {
         let start = now();
         if self.options.dry_run {
-            return self.stored(SnapshotId([0; 32]), start).map(|(report, _)| Some(report));
+            return self.stored(SnapshotId([0; 32]), start);
         }
         let id = session::begin(self.repo, start)?;
         match self.stored(id, start) {
-            Ok((report, fenced)) if !fenced => {
+            Ok(End::Done(report)) => {
                 // A commit was read back; a snapshot that was skipped leaves a fence.
                 match report.committed {
                     true => session::end(self.repo, id)?,
                     false => session::abandon(self.repo, id, now())?,
                 }
                 self.settle(&report);
-                Ok(Some(report))
+                Ok(End::Done(report))
             }
-            Ok(_) => {
+            Ok(End::Fenced) => {
                 session::end(self.repo, id)?;
-                Ok(None)
+                Ok(End::Fenced)
+            }
+            Ok(End::Damaged) => {
+                session::abandon(self.repo, id, now())?;
+                Ok(End::Damaged)
             }
             // What a fenced writer looked for may have been deleted since: that is no error of the repository.
             Err(_) if session::is_fenced(self.repo, id) => {
                 session::end(self.repo, id)?;
-                Ok(None)
+                Ok(End::Fenced)
             }
             Err(e) => {
                 // The storage may be what failed; then the session stays, and prune settles it.
@@ -161,7 +188,7 @@ impl Attempt<'_> {
     fn settle(&self, report: &IngestReport) {
         if report.snapshot.statistics.bytes_stored > 0 {
             let settled = session::others(self.repo, report.snapshot.id)
-                .and_then(|others| merge::settle(self.repo, &Index::load(self.repo)?, !others));
+                .and_then(|others| merge::settle(self.repo, &Index::load_with_damage(self.repo, None)?.0, !others));
             // Somebody else who merges, or a prune, deleted a segment first.
             if let Err(e) = settled
                 && e.kind() != ErrorKind::NotFound
@@ -172,8 +199,26 @@ impl Attempt<'_> {
         }
     }
 
-    /// Everything between the session's begin and its end; also says whether the id was fenced.
-    fn stored(&self, id: SnapshotId, start: Timestamp) -> Result<(IngestReport, bool)> {
+    /// Says and writes down what `reader` found damaged. True: something of it was not known when the index was loaded.
+    fn met_damage(&self, reader: Option<&ChunkReader>, index: &Index) -> Result<bool> {
+        let found = reader.map(ChunkReader::found).unwrap_or_default();
+        if found.is_empty() || index.damaged().covers(&found) {
+            return Ok(false);
+        }
+        for pack in found.keys() {
+            let message = "a part of it is damaged: what it held of these files is stored again (yester check --read-data \
+                           says what else that hits)";
+            self.observer.event(&Event::Warning { subject: Name::Pack(*pack).to_string().as_bytes(), message });
+        }
+        if self.options.dry_run {
+            return Ok(false);
+        }
+        damaged::record(self.repo, &found, "read by an ingest", now())?;
+        Ok(true)
+    }
+
+    /// Everything between the session's begin and its end.
+    fn stored(&self, id: SnapshotId, start: Timestamp) -> Result<End> {
         let mut paths: Vec<Vec<u8>> = self.sources.iter().map(|s| s.stored.clone()).collect();
         paths.sort_unstable();
         paths.dedup();
@@ -184,12 +229,23 @@ impl Attempt<'_> {
         let others = !self.options.dry_run && session::others(self.repo, id)?;
         let parent_tree = match &parent {
             Some(snapshot) => {
-                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), index.clone(), PARENT_FRAMES)?);
+                // What a writer does not count on may be read all the same.
+                let seen = match index.ignored().is_empty() {
+                    true => index.clone(),
+                    false => Arc::new(Index::load_to_read(self.repo, Some(&index))?),
+                };
+                let chunks = Arc::new(ChunkReader::new(self.repo.clone(), seen, PARENT_FRAMES)?);
                 Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_PAGES)?), snapshot, self.options))
             }
             None => None,
         };
-        let (walked, assembled, stored, parent_tree) = self.pipeline(id, &index, parent_tree, parent.as_ref())?;
+        let reader = parent_tree.as_ref().map(|tree| tree.trees().chunks().clone());
+        let piped = self.pipeline(id, &index, parent_tree, parent.as_ref());
+        // What was read of the parent may lie in the same frames as what was counted on without being read.
+        if self.met_damage(reader.as_deref(), &index)? && !self.stop.load(Ordering::Relaxed) {
+            return Ok(End::Damaged);
+        }
+        let (walked, assembled, stored, parent_tree) = piped?;
         let Some(root) = assembled.root else { return Err(stopped()) };
         if walked.missing_sources == self.sources.len() {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
@@ -230,14 +286,22 @@ impl Attempt<'_> {
             statistics,
             program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
         };
-        let same = || parent_tree.zip(parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &assembled.given));
-        let skip = self.options.dry_run || self.options.skip_if_unchanged && statistics.errors == 0 && same();
+        let holds = || parent_tree.zip(parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &assembled.given));
+        let same = self.options.skip_if_unchanged && statistics.errors == 0 && holds();
+        // That has read the parent, too.
+        if same && self.met_damage(reader.as_deref(), &index)? {
+            return Ok(End::Damaged);
+        }
+        let skip = self.options.dry_run || same;
         if others && !skip {
             self.repo.storage().sync_everything()?;
         }
         let committed = !skip && snapshots::commit(self.repo, &snapshot)?;
+        if !skip && !committed {
+            return Ok(End::Fenced);
+        }
         let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
-        Ok((IngestReport { snapshot, committed, missing_sources, unmatched }, !skip && !committed))
+        Ok(End::Done(Box::new(IngestReport { snapshot, committed, missing_sources, unmatched })))
     }
 
     /// All threads, from the walk to the last segment.

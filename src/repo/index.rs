@@ -1,16 +1,18 @@
 //! The index of an open repository: its visible segments, and which of their packs may be relied on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::{FrameInfo, PackKind};
+use crate::format::pack::{DirectoryEntry, FrameInfo, PackKind};
 use crate::format::segment::{Entry, SegmentPack};
 use crate::model::{ChunkKey, PackId, SegmentId};
 use crate::repo::Repository;
+use crate::repo::damaged::Damaged;
 use crate::repo::merge;
 use crate::repo::paged::{PagedSegment, Pages};
+use crate::repo::rescue;
 use crate::storage::{Class, Name};
 
 /// Where a chunk is, as numbers into the index that gave it.
@@ -59,26 +61,70 @@ pub struct Index {
     usable: Option<Vec<Vec<bool>>>,
     /// Segments that are there, though others have taken their place.
     replaced: Vec<SegmentId>,
-    /// Whether a sentence exists, or a pack that a segment names is missing: then nothing may be adopted unchecked.
+    /// Whether a sentence exists, a pack that a segment names is missing, or anything is known to be damaged: then nothing
+    /// may be adopted unchecked.
     suspicious: bool,
     /// All segments that were listed, sorted, and when that listing began.
     listed: Vec<SegmentId>,
     began: Instant,
+    /// What is known to be damaged of packs.
+    damaged: Arc<Damaged>,
+    /// Whether look-ups go on where a page is damaged, by the directories of packs.
+    rescue: bool,
+    /// Segments that cannot be opened, and are left out.
+    ignored: Vec<SegmentId>,
 }
 
 impl Index {
-    /// Opens all visible segments, for reading. A damaged segment is an error that says how to go on.
+    /// Opens all visible segments, for reading. Where one is damaged, or is none that this repository's writers made, the
+    /// packs that no other names are known by their own directories: reading needs no repair first.
     pub fn load(repo: &Repository) -> Result<Index> {
-        Self::load_after(repo, None)
+        Self::load_to_read(repo, None)
     }
 
     /// As [`Index::load`]; segments and pages that `old` has open are used again.
+    pub fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+        let mut index = Self::load_to_go_on(repo, old)?;
+        if index.ignored.is_empty() {
+            return Ok(index);
+        }
+        let kept = old.into_iter().flat_map(|old| &old.segments).filter(|segment| segment.is_in_memory());
+        let mut segments: Vec<Arc<PagedSegment>> = kept.cloned().collect();
+        let named = index.packs().chain(segments.iter().flat_map(|segment| segment.packs())).map(|pack| pack.id).collect();
+        segments.extend(rescue::of_unnamed(repo, &named)?.into_iter().map(Arc::new));
+        index.segments.extend(segments);
+        Ok(index)
+    }
+
+    /// As [`Index::load_after`], without the segments that cannot be opened: these say nothing.
+    fn load_to_go_on(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+        let (mut index, damaged) = Self::load_with_damage(repo, old)?;
+        for (id, e) in damaged {
+            if e.kind() != ErrorKind::Corrupt {
+                return Err(e);
+            }
+            if old.is_none_or(|old| !old.ignored.contains(&id)) {
+                tracing::warn!("{e}; it is ignored (yester repair index makes anew what it said, yester prune removes it)");
+            }
+            index.ignored.push(id);
+        }
+        index.rescue = true;
+        Ok(index)
+    }
+
+    /// Opens all visible segments, for who goes through all of them. A damaged one is an error that says how to go on.
+    /// Segments and pages that `old` has open are used again.
     pub fn load_after(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let (index, damaged) = Self::load_with_damage(repo, old)?;
         match damaged.into_iter().next() {
             Some((_, e)) => Err(damaged_index(e)),
             None => Ok(index),
         }
+    }
+
+    /// The index as it is now, for the same purpose.
+    pub fn load_again(&self, repo: &Repository) -> Result<Index> {
+        if self.rescue { Self::load_to_read(repo, Some(self)) } else { Self::load_after(repo, Some(self)) }
     }
 
     /// Opens all visible segments that can be opened, and says which cannot. Segments that prune deletes between the
@@ -101,7 +147,9 @@ impl Index {
             None => Arc::new(Pages::new()?),
         };
         let Found { segments, replaced, damaged, listed, began, .. } = found;
-        Ok((Index { segments, pages, usable: None, replaced, suspicious: false, listed, began }, damaged))
+        let unsound = Arc::new(Damaged::load(repo)?);
+        let (usable, suspicious, rescue, ignored) = (None, false, false, Vec::new());
+        Ok((Index { segments, pages, usable, replaced, suspicious, listed, began, damaged: unsound, rescue, ignored }, damaged))
     }
 
     /// When the listing began that this index is of: what was stored and indexed before is in it.
@@ -117,9 +165,10 @@ impl Index {
     }
 
     /// Loads the index as a writer needs it: segments, then sentences, then the list of packs, in this order
-    /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and under no sentence.
+    /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and under no sentence, and in a frame
+    /// that is not known to be damaged.
     pub fn load_for_writing(repo: &Repository) -> Result<Index> {
-        let mut index = Self::load(repo)?;
+        let mut index = Self::load_to_go_on(repo, None)?;
         let sentenced = crate::repo::session::sentenced_packs(repo)?;
         let present: HashMap<PackId, u64> = list_packs(repo)?;
         let mut missing = false;
@@ -131,7 +180,9 @@ impl Index {
             }
         };
         index.usable = Some(index.segments.iter().map(|s| s.packs().iter().map(&mut usable).collect()).collect());
-        index.suspicious = missing || sentenced.exist;
+        // A record may be of packs that the index does not name any more: what was in them is missing.
+        let damaged = !index.damaged.records.is_empty();
+        index.suspicious = missing || damaged || sentenced.exist || !index.ignored.is_empty();
         Ok(index)
     }
 
@@ -145,6 +196,9 @@ impl Index {
             suspicious: false,
             listed: Vec::new(),
             began: self.began,
+            damaged: Arc::default(),
+            rescue: false,
+            ignored: Vec::new(),
         }
     }
 
@@ -157,6 +211,16 @@ impl Index {
     /// Whether unchanged files must have every chunk looked up before they are adopted.
     pub fn is_suspicious(&self) -> bool {
         self.suspicious
+    }
+
+    /// What is known to be damaged of packs.
+    pub fn damaged(&self) -> &Arc<Damaged> {
+        &self.damaged
+    }
+
+    /// Segments that are there and cannot be opened.
+    pub fn ignored(&self) -> &[SegmentId] {
+        &self.ignored
     }
 
     /// The visible segments.
@@ -204,6 +268,31 @@ impl Index {
         })
     }
 
+    /// The directory of a pack as the index has it: for a pack whose own is damaged. Goes through a whole segment.
+    pub fn directory_of(&self, pack: PackId) -> Result<Vec<DirectoryEntry>> {
+        // Of each frame its chunks: offset, key, length.
+        type Chunks = Vec<(u32, ChunkKey, u32)>;
+        let mut frames: BTreeMap<u32, (FrameInfo, Chunks)> = BTreeMap::new();
+        for segment in 0..self.segments.len() {
+            if !frames.is_empty() {
+                break;
+            }
+            self.scan(segment, &mut |location, key, found| {
+                if found.id == pack {
+                    let frame = self.frame(&location)?;
+                    let entry = frames.entry(frame.number).or_insert_with(|| (frame.info, Vec::new()));
+                    entry.1.push((location.offset, *key, location.len));
+                }
+                Ok(())
+            })?;
+        }
+        let entry = |(frame, mut chunks): (FrameInfo, Chunks)| {
+            chunks.sort_unstable();
+            DirectoryEntry { frame, chunks: chunks.into_iter().map(|(_, key, len)| (key, len)).collect() }
+        };
+        Ok(frames.into_values().map(entry).collect())
+    }
+
     /// Writes one segment with what these visible segments say of the packs that `keep` wants. It takes the place of
     /// them and of `also`. `None`: nothing is kept, and nothing was written. Durable after the next barrier.
     pub fn rewrite(
@@ -217,8 +306,12 @@ impl Index {
         merge::merge(repo, &parts, also, keep)
     }
 
-    /// Where the chunk is, in packs of `kind` only; for writers, in packs that may be relied on only.
+    /// Where the chunk is, in packs of `kind` only; for writers, in packs and frames that may be relied on only, and for
+    /// readers in one that is known to be damaged only if there is no other.
     pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Result<Option<Location>> {
+        if self.usable.is_none() && !self.damaged.is_empty() {
+            return Ok(self.find_all(kind, key)?.first().copied());
+        }
         let mut found = None;
         for at in 0..self.segments.len() {
             self.find_in(at, kind, key, &mut |location| found = found.or(Some(location)))?;
@@ -229,11 +322,14 @@ impl Index {
         Ok(found)
     }
 
-    /// Every place where the chunk is.
+    /// Every place where the chunk is: those last that are known to be damaged, and for writers not at all.
     pub fn find_all(&self, kind: PackKind, key: &ChunkKey) -> Result<Vec<Location>> {
         let mut out = Vec::new();
         for at in 0..self.segments.len() {
             self.find_in(at, kind, key, &mut |location| out.push(location))?;
+        }
+        if !self.damaged.is_empty() {
+            out.sort_by_key(|location| self.is_damaged(location));
         }
         Ok(out)
     }
@@ -242,14 +338,19 @@ impl Index {
         let segment = &self.segments[at];
         // Writers mostly ask for what is not there, and with several segments so does everybody.
         let filter = self.usable.is_some() || self.segments.len() > 1;
-        let found = segment.find(key, filter, &self.pages, &mut |number, entry| {
-            let (pack, _) = segment.pack_of(entry.frame);
-            let usable = self.usable.as_ref().is_none_or(|usable| usable[at][pack]);
+        let mut take = |number: u32, entry: &Entry| {
+            let (pack, in_pack) = segment.pack_of(entry.frame);
+            let sound = || self.damaged.is_empty() || !self.damaged.has(&segment.packs()[pack].id, in_pack);
+            let usable = self.usable.as_ref().is_none_or(|usable| usable[at][pack] && sound());
             if usable && segment.packs()[pack].kind == kind {
                 let Entry { frame, offset, len, .. } = *entry;
                 visit(Location { segment: at as u32, frame, entry: number, offset, len });
             }
-        });
+        };
+        let found = match self.rescue {
+            true => segment.find_or_rescue(key, filter, &self.pages, &mut take),
+            false => segment.find(key, filter, &self.pages, &mut take),
+        };
         found.map_err(damaged_index)
     }
 
@@ -265,11 +366,21 @@ impl Index {
         (segment.packs()[pack].id, number)
     }
 
+    /// Whether the frame of a location is known to be damaged.
+    pub fn is_damaged(&self, location: &Location) -> bool {
+        let (pack, frame) = self.frame_key(location);
+        self.damaged.has(&pack, frame)
+    }
+
     /// The frame at a place in the order of [`Location::frame_order`].
     pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
         let segment = self.segments.get(order.0 as usize);
         let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
-        let info = segment.frame(order.1, &self.pages).map_err(damaged_index)?;
+        let info = match self.rescue {
+            true => segment.frame_or_rescue(order.1, &self.pages),
+            false => segment.frame(order.1, &self.pages),
+        };
+        let info = info.map_err(damaged_index)?;
         let (pack, number) = segment.pack_of(order.1);
         Ok(FrameRef { pack: segment.packs()[pack], number, info })
     }

@@ -44,7 +44,8 @@ fn due_at(entries: &[u64], fanout: usize) -> Option<Vec<usize>> {
 pub fn settle(repo: &Repository, index: &Index, alone: bool) -> Result<usize> {
     let mut written = 0;
     let fanout = if alone { FANOUT } else { FANOUT * CROWD };
-    let mut index = Index::load_after(repo, Some(index))?;
+    // What cannot be opened stays as it is.
+    let mut index = Index::load_with_damage(repo, Some(index))?.0;
     while let Some(which) = due_at(&index.entry_counts(), fanout) {
         let there: HashSet<SegmentId> = index.replaced().iter().copied().collect();
         let parts: HashSet<SegmentId> = which.iter().map(|at| index.segments()[*at].id()).collect();
@@ -54,7 +55,7 @@ pub fn settle(repo: &Repository, index: &Index, alone: bool) -> Result<usize> {
         let own = index.rewrite(repo, &which, &also, &|_| true)?.map(|(id, _)| id);
         repo.storage().sync()?;
         written += 1;
-        index = Index::load_after(repo, Some(&index))?;
+        index = Index::load_with_damage(repo, Some(&index))?.0;
         let theirs = index.segments().iter().filter(|segment| Some(segment.id()) != own);
         if theirs.flat_map(|segment| segment.replaces()).any(|id| parts.contains(id))
             || own.is_some_and(|id| index.replaced().contains(&id))

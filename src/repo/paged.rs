@@ -7,7 +7,7 @@ use quick_cache::sync::Cache;
 use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::chunk::seal::{SealKey, TAG};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
 use crate::format::filter::{self, BLOCK, BLOCKS_A_PAGE};
 use crate::format::pack::FrameInfo;
@@ -16,6 +16,7 @@ use crate::model::{ChunkKey, SegmentId};
 use crate::observe::Counter;
 use crate::repo::Repository;
 use crate::repo::cache::Source;
+use crate::repo::rescue;
 use crate::storage::Name;
 
 /// Bytes at the end of a segment that are read first: tail and, nearly always, the root.
@@ -92,6 +93,12 @@ pub struct PagedSegment {
     /// Pages of the filter, read when they are needed and then kept: ten bits a chunk.
     filter: Vec<OnceLock<Vec<u8>>>,
     entries: u64,
+    /// The repository, for the directories of packs.
+    repo: Box<Repository>,
+    /// What takes the place of pages that are damaged, or why nothing can.
+    rescued: OnceLock<std::result::Result<Box<PagedSegment>, String>>,
+    /// It is nowhere but in this process's memory.
+    in_memory: bool,
 }
 
 impl PagedSegment {
@@ -117,7 +124,11 @@ impl PagedSegment {
             Some(bytes) => first.extend_from_slice(bytes),
             None => source.read(0..PREAMBLE as u64, &mut first)?,
         }
-        if envelope::check_header(&first, ObjectType::Segment, "an index segment")? != repo.id() || !end.ends_with(&id.0) {
+        let found = match envelope::check_header(&first, ObjectType::Segment, "an index segment") {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Err(Self::judge(repo, source, id, size, &first, e)?),
+            found => found?,
+        };
+        if found != repo.id() || !end.ends_with(&id.0) {
             return Err(Error::corrupt("an index segment is of another repository or has another's name"));
         }
         let mut salt = [0; 32];
@@ -157,12 +168,68 @@ impl PagedSegment {
             filter: root.filter_pages.iter().map(|_| OnceLock::new()).collect(),
             filter_pages: root.filter_pages.iter().map(|len| place(*len)).collect(),
             entries: root.entries,
+            repo: Box::new(repo.on(repo.storage().clone())),
+            rescued: OnceLock::new(),
+            in_memory: false,
         };
         let stated = out.frame_pages.len() + out.entry_pages.len() + out.filter_pages.len();
         if at != start || stated != pages as usize {
             return Err(Error::corrupt("an index segment has other pages than it says"));
         }
         Ok(out)
+    }
+
+    /// What is wrong with a segment that says that it is of another version: only one that is what its name says, and was
+    /// made by somebody with the key, is believed.
+    fn judge(repo: &Repository, source: &Source, id: SegmentId, size: u64, first: &[u8], newer: Error) -> Result<Error> {
+        if checksum(source, size)? != id.0 {
+            return Ok(Error::corrupt("its checksum does not match"));
+        }
+        let salt = first.get(HEADER..).and_then(|rest| rest.first_chunk::<32>());
+        let key = salt.map(|salt| SealKey::derive(&repo.keys().index, salt)).transpose()?;
+        match key.is_some_and(|key| first.get(HEADER + 32..PREAMBLE) == Some(&key.commitment[..])) {
+            true => Ok(newer),
+            false => Ok(Error::corrupt("an index segment was not made with the repository's key")),
+        }
+    }
+
+    /// What takes the place of this segment for look-ups, when a page of it cannot be had because of `error`.
+    fn rescue(&self, error: Error) -> Result<&PagedSegment> {
+        if error.kind() != ErrorKind::Corrupt {
+            return Err(error);
+        }
+        let made = self.rescued.get_or_init(|| {
+            tracing::warn!("{error}; the directories of its packs are used instead (yester repair index makes it anew)");
+            rescue::of_packs(&self.repo, &self.packs).map(Box::new).map_err(|e| e.to_string())
+        });
+        made.as_ref().map(|segment| &**segment).map_err(|e| error.context(format!("nothing can take its place ({e})")))
+    }
+
+    /// The same as [`PagedSegment::find`], for readers: where a page is damaged, the directories of the packs are asked.
+    pub fn find_or_rescue(&self, key: &ChunkKey, filter: bool, pages: &Pages, visit: &mut dyn FnMut(u32, &Entry)) -> Result<()> {
+        let mut found: Vec<(u32, Entry)> = Vec::new();
+        match self.find(key, filter, pages, &mut |number, entry| found.push((number, *entry))) {
+            Ok(()) => {
+                found.iter().for_each(|(number, entry)| visit(*number, entry));
+                Ok(())
+            }
+            Err(e) => self.rescue(e)?.find(key, false, pages, visit),
+        }
+    }
+
+    /// The same as [`PagedSegment::frame`], for readers.
+    pub fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
+        self.frame(number, pages).or_else(|e| self.rescue(e)?.frame(number, pages))
+    }
+
+    /// The same, known to be nowhere but in memory.
+    pub(super) fn of_memory(self) -> Self {
+        PagedSegment { in_memory: true, ..self }
+    }
+
+    /// Whether it is nowhere but in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// Its name.
@@ -282,7 +349,11 @@ impl PagedSegment {
             Some(held) => held,
             None => {
                 let number = self.frame_pages.len() + self.entry_pages.len() + page;
-                let plain = self.plain_page(number, self.filter_pages[page], pages)?;
+                let plain = match self.plain_page(number, self.filter_pages[page], pages) {
+                    // It only spares look-ups.
+                    Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(true),
+                    plain => plain?,
+                };
                 self.filter[page].get_or_init(|| plain)
             }
         };
@@ -326,13 +397,7 @@ impl PagedSegment {
 
     /// Reads all of it: its checksum, which is its name, and what every page says.
     pub fn verify(self: &Arc<Self>) -> Result<()> {
-        let (mut hasher, mut part) = (blake3::Hasher::new(), Vec::new());
-        let end = self.size - CHECKSUM as u64;
-        for start in (0..end).step_by(READ_AHEAD as usize) {
-            self.source.read(start..(start + READ_AHEAD).min(end), &mut part)?;
-            hasher.update(&part);
-        }
-        if *hasher.finalize().as_bytes() != self.id.0 {
+        if checksum(&self.source, self.size)? != self.id.0 {
             return Err(Error::corrupt(format!("{}: its checksum does not match", Name::Segment(self.id))));
         }
         self.each_frame(&mut |_, _| Ok(()))?;
@@ -359,6 +424,17 @@ impl PagedSegment {
     pub fn all_entries(self: &Arc<Self>) -> Entries {
         Entries { segment: self.clone(), run: PageRun::default(), page: 0, loaded: Vec::new().into_iter() }
     }
+}
+
+/// BLAKE3 of all of a segment but its last 32 bytes.
+fn checksum(source: &Source, size: u64) -> Result<[u8; CHECKSUM]> {
+    let (mut hasher, mut part) = (blake3::Hasher::new(), Vec::new());
+    let end = size.saturating_sub(CHECKSUM as u64);
+    for start in (0..end).step_by(READ_AHEAD as usize) {
+        source.read(start..(start + READ_AHEAD).min(end), &mut part)?;
+        hasher.update(&part);
+    }
+    Ok(*hasher.finalize().as_bytes())
 }
 
 /// Reads pages one after the other, many with one request.

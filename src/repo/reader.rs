@@ -14,15 +14,18 @@ use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::{MAX_PREFIX, PREAMBLE, PackKind};
+use crate::format::pack::{MAX_PREFIX, PackKind};
 use crate::model::{ChunkId, ChunkKey, PackId};
 use crate::observe::Counter;
 use crate::repo::Repository;
 use crate::repo::buffers::{Buffer, Buffers};
+use crate::repo::damaged::{self, Found};
 use crate::repo::index::{FrameRef, Index, Location, missing_chunk};
 use crate::repo::pack::PackKey;
 use crate::repo::run::Run;
 use crate::storage::Name;
+
+mod keys;
 
 /// A decoded frame.
 #[derive(Debug)]
@@ -48,7 +51,19 @@ impl Deref for Chunk {
     }
 }
 
-type FrameKey = (PackId, u32);
+/// Whether an error says that stored bytes are damaged or lost, rather than that they cannot be had now.
+pub fn is_damage(error: &Error) -> bool {
+    error.kind() == ErrorKind::Corrupt || error.raw_os_error() == Some(crate::sys::EIO)
+}
+
+/// A frame's pack, its number there, and whether it is a difference. Whoever decodes a difference waits for frames without
+/// bases, and these wait for nobody. Segments of a damaged repository may disagree about a frame; so what one says of it
+/// never waits for what the other says.
+type FrameKey = (PackId, u32, bool);
+
+fn frame_key(frame: &FrameRef) -> FrameKey {
+    (frame.pack.id, frame.number, !frame.info.bases.is_empty())
+}
 
 /// The share of the frame cache for what was asked for again. Every frame is asked for again, by the reads that follow in
 /// it, and then never: with most of the room for such, what is decoded ahead of readers would go before they come.
@@ -95,6 +110,8 @@ pub struct ChunkReader {
     /// When the last listing of segments began that showed those of `index`. Held while they are listed and loaded.
     checked: Mutex<Instant>,
     stale: Mutex<Stale>,
+    /// What was found damaged of packs.
+    found: Mutex<Found>,
     /// What it did so far.
     pub counts: ReadCounts,
 }
@@ -164,6 +181,7 @@ impl ChunkReader {
             buffers: Arc::default(),
             checked: Mutex::new(began),
             stale: Mutex::new(Stale { since: began, gone: HashSet::new() }),
+            found: Mutex::default(),
             counts: ReadCounts::default(),
         })
     }
@@ -171,6 +189,11 @@ impl ChunkReader {
     /// The repository it reads.
     pub fn repo(&self) -> &Arc<Repository> {
         &self.repo
+    }
+
+    /// What was found damaged of packs so far: frames that are not what was written, packs that cannot be opened.
+    pub fn found(&self) -> Found {
+        self.found.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// The index as it is now.
@@ -212,7 +235,7 @@ impl ChunkReader {
             *checked = began;
             return Ok(None);
         }
-        let index = Arc::new(Index::load_after(&self.repo, Some(&index))?);
+        let index = Arc::new(index.load_again(&self.repo)?);
         *checked = index.began();
         self.stale().gone.clear();
         *self.index.write().unwrap_or_else(|e| e.into_inner()) = index.clone();
@@ -307,13 +330,12 @@ impl ChunkReader {
 
     /// A decoded frame, from the cache or the storage.
     pub fn frame(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
-        let key = (frame.pack.id, frame.number);
-        self.frames.get_or_insert_with(&key, || self.fetch(frame, None))
+        self.frames.get_or_insert_with(&frame_key(frame), || self.fetch(frame, None))
     }
 
     /// Whether a frame, by its pack and its number there, is in memory already.
-    pub fn has_frame(&self, frame: &(PackId, u32)) -> bool {
-        self.frames.contains_key(frame)
+    pub fn has_frame(&self, &(pack, number): &(PackId, u32)) -> bool {
+        [false, true].iter().any(|delta| self.frames.contains_key(&(pack, number, *delta)))
     }
 
     fn fetch(&self, frame: &FrameRef, run: Option<&Run>) -> Result<Arc<Frame>> {
@@ -322,7 +344,7 @@ impl ChunkReader {
 
     /// A frame in which a chunk was not what it should be, decoded again from bases that are looked at.
     fn frame_again(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
-        let key = (frame.pack.id, frame.number);
+        let key = frame_key(frame);
         // Another pack stood in the place of its own when this was fetched: it may have been mended since.
         self.frames.remove(&key);
         self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&frame.pack.id);
@@ -345,14 +367,13 @@ impl ChunkReader {
     /// Decodes neighbouring frames of one pack into the cache, fetched with one request; those that somebody else is
     /// decoding already are left to them. Errors are for who needs a frame.
     pub fn load(&self, frames: &[FrameRef]) {
-        let key = |frame: &FrameRef| (frame.pack.id, frame.number);
-        let absent: Vec<&FrameRef> = frames.iter().filter(|frame| !self.frames.contains_key(&key(frame))).collect();
+        let absent: Vec<&FrameRef> = frames.iter().filter(|frame| !self.frames.contains_key(&frame_key(frame))).collect();
         // Whoever decodes a difference waits for frames without bases, and these wait for nobody. So only these may be
         // held back from others while their bytes come.
         let (plain, differences): (Vec<_>, Vec<_>) = absent.into_iter().partition(|frame| frame.info.bases.is_empty());
         let mut held = Vec::new();
         for frame in plain {
-            if let GuardResult::Guard(guard) = self.frames.get_value_or_guard(&key(frame), Some(Duration::ZERO)) {
+            if let GuardResult::Guard(guard) = self.frames.get_value_or_guard(&frame_key(frame), Some(Duration::ZERO)) {
                 held.push((frame, guard));
             }
         }
@@ -365,7 +386,7 @@ impl ChunkReader {
             }
         }
         for frame in differences {
-            let _ = self.frames.get_or_insert_with(&key(frame), || self.fetch(frame, run.as_ref()));
+            let _ = self.frames.get_or_insert_with(&frame_key(frame), || self.fetch(frame, run.as_ref()));
         }
     }
 
@@ -406,10 +427,20 @@ impl ChunkReader {
                 other => return other,
             };
         }
-        let key = self.pack_key(frame.pack.kind, id)?;
+        let key = match self.pack_key(frame.pack.kind, id) {
+            Err(e) => {
+                self.note(frame, None, &e);
+                return Err(e);
+            }
+            Ok(key) => key,
+        };
         let opened = self.open_frame(&key, frame, given, prefix, plain);
-        if opened.is_err() {
+        if let Err(e) = &opened {
             self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
+            // What was given is read again, by itself.
+            if given.is_none() {
+                self.note(frame, Some(&key), e);
+            }
         }
         opened
     }
@@ -535,58 +566,8 @@ impl ChunkReader {
                 return Ok(chunk);
             }
         }
+        // Its bases were looked at, so it was written wrong.
+        damaged::add_frame(&mut self.found.lock().unwrap_or_else(|e| e.into_inner()), found.pack.id, found.number);
         Err(Error::corrupt(format!("chunk {name} has other content than its name says")))
-    }
-
-    fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
-        // Many threads begin with a pack at the same time: one fetches its key.
-        let own = self.loading.lock().unwrap_or_else(|e| e.into_inner()).entry(id).or_default().clone();
-        let _loading = own.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
-            return Ok(key.clone());
-        }
-        let fetched = self.fetch_key(kind, id);
-        if let Ok(key) = &fetched {
-            self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
-        }
-        // Who comes from now on finds the key, or tries again.
-        self.loading.lock().unwrap_or_else(|e| e.into_inner()).remove(&id);
-        fetched
-    }
-
-    fn fetch_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
-        let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
-        let mut first = Vec::new();
-        if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
-            self.read_pack(id, range, &mut first)?;
-            self.keep(kind, id, 0, &first);
-        }
-        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
-    }
-
-    /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.
-    fn kept(
-        &self,
-        kind: PackKind,
-        id: PackId,
-        range: &Range<u64>,
-        out: &mut Vec<u8>,
-        is_good: impl FnOnce(&[u8]) -> bool,
-    ) -> bool {
-        let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) else { return false };
-        if !cache.read_tree(&id, range, out) {
-            return false;
-        }
-        let good = is_good(out);
-        if !good {
-            cache.drop_tree(&id);
-        }
-        good
-    }
-
-    fn keep(&self, kind: PackKind, id: PackId, offset: u64, sealed: &[u8]) {
-        if let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) {
-            cache.keep_tree(&id, offset, sealed);
-        }
     }
 }

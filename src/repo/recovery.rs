@@ -122,6 +122,7 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
         Name::Session(_) => (ObjectType::Session, &keys.snapshot),
         Name::Forgotten(_) => (ObjectType::Forgotten, &keys.snapshot),
         Name::Condemned(_) => (ObjectType::Condemned, &keys.snapshot),
+        Name::Damaged(_) => (ObjectType::Damaged, &keys.snapshot),
         Name::Snapshot(_) if start.get(8) == Some(&(ObjectType::Fence as u8)) => (ObjectType::Fence, &keys.snapshot),
         Name::Snapshot(_) => (ObjectType::Snapshot, &keys.snapshot),
         Name::Config(..) | Name::Key(..) => return None,

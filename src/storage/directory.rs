@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Timestamp;
@@ -43,8 +43,9 @@ impl std::ops::Deref for Place<'_> {
 #[derive(Debug)]
 pub struct DirectoryStorage {
     path: PathBuf,
-    /// One for each class, in the order of [`Class::ALL`].
-    classes: Vec<Dir>,
+    root: Dir,
+    /// One for each class, in the order of [`Class::ALL`]; one that may be missing is opened when it is there.
+    classes: Vec<OnceLock<Dir>>,
     /// `packs`, with `00` … `ff` in it: opened when needed, as 256 descriptors are more than some processes may have.
     packs: Dir,
     /// Directories with names that are not durable yet, by number.
@@ -117,7 +118,11 @@ impl DirectoryStorage {
             }
             _ => none(e),
         };
-        let open = |class: &Class| root.open_dir(class.prefix().as_bytes()).map_err(|e| lost(class, e));
+        let open = |class: &Class| match root.open_dir(class.prefix().as_bytes()) {
+            Ok(dir) => Ok(OnceLock::from(dir)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && class.may_be_missing() => Ok(OnceLock::new()),
+            Err(e) => Err(lost(class, e)),
+        };
         let classes = Class::ALL.iter().map(open).collect::<Result<Vec<_>>>()?;
         let packs = root.open_dir(b"packs").map_err(none)?;
         packs.open_dir(b"00").map_err(none)?;
@@ -125,7 +130,7 @@ impl DirectoryStorage {
         let writer = Writer::this_process();
         let (dirty, barrier) = (Mutex::default(), Mutex::default());
         let naming = Naming::of(&root, writer.clone()).at(|| format!("cannot open the repository {shown}"))?;
-        Ok(DirectoryStorage { path, classes, packs, dirty, barrier, writer, naming })
+        Ok(DirectoryStorage { path, root, classes, packs, dirty, barrier, writer, naming })
     }
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
@@ -160,6 +165,22 @@ impl DirectoryStorage {
         Ok((at, self.directory(at).at(|| format!("cannot open the directory of {name} in {}", self.describe()))?))
     }
 
+    /// The directory that a new object goes to; one that may be missing is made.
+    fn place_of_new(&self, name: &Name) -> Result<(usize, Place<'_>)> {
+        let class = name.class();
+        match self.place(name) {
+            Err(e) if e.kind() == ErrorKind::NotFound && class.may_be_missing() => {
+                let failed = || format!("cannot make the directory {}/ in {}", class.prefix(), self.shown());
+                match self.root.make_dir(class.prefix().as_bytes(), 0o700) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io(failed(), e)),
+                    _ => self.root.sync().at(failed)?,
+                }
+                self.place(name)
+            }
+            other => other,
+        }
+    }
+
     /// Notes that directory number `place` has names that are not durable.
     pub(super) fn mark(&self, place: usize) {
         self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
@@ -174,7 +195,7 @@ impl DirectoryStorage {
 
     /// Where a new object goes: the number of its directory, the directory, and a temporary name there.
     pub(super) fn temporary(&self, name: &Name) -> Result<(usize, Dir, Vec<u8>)> {
-        let (at, place) = self.place(name)?;
+        let (at, place) = self.place_of_new(name)?;
         let dir = match place {
             Place::Kept(dir) => dir.try_clone().at(|| format!("cannot open the directory of {name} in {}", self.shown()))?,
             Place::Opened(dir) => dir,
@@ -210,7 +231,10 @@ impl DirectoryStorage {
         let failed = || format!("cannot list {}/ in {}", class.prefix(), self.shown());
         let mut out = Vec::new();
         for place in Self::places(class) {
-            let dir = self.directory(place).at(failed)?;
+            let dir = match self.directory(place) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && class.may_be_missing() => continue,
+                found => found.at(failed)?,
+            };
             let names = dir.list().at(failed)?;
             for at in 0..names.len() {
                 let leaf = std::str::from_utf8(names.name(at)).ok();
@@ -235,19 +259,38 @@ impl DirectoryStorage {
 
     /// A directory, by its number, opened to be listed once; `None` where the repository may lack it.
     pub(super) fn open_to_list(&self, place: usize) -> io::Result<Option<Dir>> {
-        self.directory(place)?.open_below(b"").map(Some)
+        match self.directory(place) {
+            // Only a class may be missing, not a part of one.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && place < Class::ALL.len() => Ok(None),
+            found => found?.open_below(b"").map(Some),
+        }
     }
 
     /// The numbers of all directories.
     fn directories(&self) -> impl Iterator<Item = usize> + use<> {
-        (0..self.classes.len()).chain(FIRST_SHARD..FIRST_SHARD + 256)
+        let there: Vec<usize> = (0..self.classes.len()).filter(|at| self.is_there(*at)).collect();
+        there.into_iter().chain(FIRST_SHARD..FIRST_SHARD + 256)
     }
 
     fn directory(&self, at: usize) -> io::Result<Place<'_>> {
         match at.checked_sub(FIRST_SHARD) {
             Some(shard) => self.packs.open_dir(format!("{shard:02x}").as_bytes()).map(Place::Opened),
-            None => Ok(Place::Kept(&self.classes[at])),
+            None => self.class_directory(at).map(Place::Kept),
         }
+    }
+
+    fn class_directory(&self, at: usize) -> io::Result<&Dir> {
+        if let Some(dir) = self.classes[at].get() {
+            return Ok(dir);
+        }
+        // Somebody may have made it since the repository was opened.
+        let opened = self.root.open_dir(Class::ALL[at].prefix().as_bytes())?;
+        Ok(self.classes[at].get_or_init(|| opened))
+    }
+
+    /// Whether a class has a directory. One that cannot be told counts as one that has: what is asked of it will say why.
+    fn is_there(&self, at: usize) -> bool {
+        !self.class_directory(at).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
     fn write(&self, dir: &Dir, temporary: &[u8], leaf: &[u8], parts: &[&[u8]]) -> io::Result<Created> {
@@ -322,7 +365,7 @@ fn write_all(file: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Resul
 
 impl Storage for DirectoryStorage {
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
-        let (place, dir) = self.place(name)?;
+        let (place, dir) = self.place_of_new(name)?;
         let leaf = name.leaf();
         let temporary = self.writer.temporary();
         match self.write(&dir, &temporary, leaf.as_bytes(), parts) {
@@ -366,7 +409,10 @@ impl Storage for DirectoryStorage {
     }
 
     fn delete(&self, name: &Name) -> Result<()> {
-        let (place, dir) = self.place(name)?;
+        let (place, dir) = match self.place(name) {
+            Err(e) if e.kind() == ErrorKind::NotFound && name.class().may_be_missing() => return Ok(()),
+            found => found?,
+        };
         match dir.remove(name.leaf().as_bytes()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("cannot delete {name} in {}", self.describe()), e))
@@ -400,7 +446,7 @@ impl Storage for DirectoryStorage {
 
     fn free_space(&self) -> Result<Option<u64>> {
         let failed = || format!("cannot ask for the free space of {}", self.describe());
-        self.classes.first().map(|dir| dir.space().at(failed).map(|(free, _)| free)).transpose()
+        self.root.space().at(failed).map(|(free, _)| Some(free))
     }
 
     fn leftovers(&self, remove: bool) -> Result<Leftovers> {

@@ -36,11 +36,13 @@ pub enum Class {
     Forgotten,
     /// `condemned/`
     Condemned,
+    /// `damaged/`
+    Damaged,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 8] = [
+    pub const ALL: [Class; 9] = [
         Class::Config,
         Class::Keys,
         Class::Packs,
@@ -49,6 +51,7 @@ impl Class {
         Class::Snapshots,
         Class::Forgotten,
         Class::Condemned,
+        Class::Damaged,
     ];
 
     /// The longest object of the class, in bytes: what is longer is none, and is not read.
@@ -58,6 +61,12 @@ impl Class {
             Class::Index => MAX_SEGMENT,
             _ => MAX_SMALL,
         }
+    }
+
+    /// Whether a repository may lack the class's directory: it then holds nothing, and the directory is made when it is
+    /// first needed. So repositories that are older than the class need no change.
+    pub fn may_be_missing(self) -> bool {
+        matches!(self, Class::Damaged)
     }
 
     /// The first part of its names.
@@ -71,6 +80,7 @@ impl Class {
             Class::Snapshots => "snapshots",
             Class::Forgotten => "forgotten",
             Class::Condemned => "condemned",
+            Class::Damaged => "damaged",
         }
     }
 }
@@ -104,6 +114,8 @@ pub enum Name {
     Forgotten(SnapshotId),
     /// A sentence of prune.
     Condemned(SnapshotId),
+    /// What was found damaged of packs.
+    Damaged(SnapshotId),
 }
 
 impl Name {
@@ -118,6 +130,7 @@ impl Name {
             Name::Snapshot(_) => Class::Snapshots,
             Name::Forgotten(_) => Class::Forgotten,
             Name::Condemned(_) => Class::Condemned,
+            Name::Damaged(_) => Class::Damaged,
         }
     }
 
@@ -128,7 +141,8 @@ impl Name {
             Name::Key(slot, copy) => format!("{slot}.{copy}"),
             Name::Pack(id) => id.to_string(),
             Name::Segment(id) => id.to_string(),
-            Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) | Name::Condemned(id) => id.to_string(),
+            Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) => id.to_string(),
+            Name::Condemned(id) | Name::Damaged(id) => id.to_string(),
         }
     }
 
@@ -154,6 +168,7 @@ impl Name {
             Class::Snapshots => SnapshotId::parse(leaf).ok().map(Name::Snapshot),
             Class::Forgotten => SnapshotId::parse(leaf).ok().map(Name::Forgotten),
             Class::Condemned => SnapshotId::parse(leaf).ok().map(Name::Condemned),
+            Class::Damaged => SnapshotId::parse(leaf).ok().map(Name::Damaged),
         }
     }
 }

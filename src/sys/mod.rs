@@ -15,3 +15,6 @@ pub mod users;
 pub mod xattr;
 
 pub use dir::{Dir, FileKind, Listing, Stat};
+
+/// The error number of a disk that cannot read what it holds.
+pub const EIO: i32 = libc::EIO;

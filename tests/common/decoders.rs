@@ -14,7 +14,7 @@ use yester::format::pack::{self, Codec, Preamble, Tail};
 use yester::format::page::{self, PageKind, ScanRecord};
 use yester::format::recovery::Recovery;
 use yester::format::segment;
-use yester::format::{node, snapshot};
+use yester::format::{damage, node, snapshot};
 use yester::model::{RepositoryId, SnapshotId};
 
 /// A target's name and function.
@@ -233,13 +233,16 @@ pub fn snapshot(bytes: &[u8]) {
     assert_eq!(snapshot::decode_snapshot(&again, id).ok(), Some(found));
 }
 
-/// The bodies of a session and of a mark.
+/// The bodies of a session, of a mark, and of a record of damage.
 pub fn session(bytes: &[u8]) {
     if let Ok(session) = snapshot::decode_session(bytes) {
         assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).ok(), Some(session));
     }
     if let Ok(mark) = snapshot::decode_mark(bytes) {
         assert_eq!(snapshot::decode_mark(&snapshot::encode_mark(&mark).unwrap()).ok(), Some(mark));
+    }
+    if let Ok(found) = damage::decode_damage(bytes) {
+        assert_eq!(damage::decode_damage(&damage::encode_damage(&found)).ok(), Some(found));
     }
 }
 

@@ -64,10 +64,10 @@ pub fn objects(repo: &Repository, class: Class) -> Vec<(Name, Vec<u8>)> {
     names.into_iter().map(read).collect()
 }
 
-/// The id in the name of a session, snapshot, forgotten or condemned object.
+/// The id in the name of a small sealed object.
 pub fn id_of(name: &Name) -> [u8; 32] {
     match name {
-        Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) | Name::Condemned(id) => id.0,
+        Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) | Name::Condemned(id) | Name::Damaged(id) => id.0,
         other => panic!("{other} has no such id"),
     }
 }

@@ -32,6 +32,7 @@ fn every_class_is_created_once_and_read_back(storage: &dyn Storage) {
         (Name::Snapshot(id(5)), noise(6, 70_000)),
         (Name::Forgotten(id(5)), noise(7, 1)),
         (Name::Condemned(id(8)), Vec::new()),
+        (Name::Damaged(id(9)), noise(8, 200)),
     ];
     for (name, content) in small.into_iter().chain([(pack, pack_bytes), (segment, segment_bytes)]) {
         // In several parts, some of them empty.

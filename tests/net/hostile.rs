@@ -23,6 +23,8 @@ fn cannot_take_anything_away(full: &dyn Storage, appender: &dyn Storage) {
     refused(appender.create(&Name::Snapshot(id(52)), &[b"flood"]), "a snapshot without a session");
     refused(appender.create(&Name::Forgotten(own), &[b"x"]), "forgetting");
     refused(appender.create(&Name::Condemned(id(53)), &[b"x"]), "a sentence");
+    must_create(appender, &Name::Damaged(id(54)), b"found");
+    assert!(appender.delete(&Name::Damaged(id(54))).unwrap_err().to_string().contains("capability prune"));
     refused(appender.create(&Name::Config(2, 0), &[b"x"]), "another configuration");
     refused(appender.create(&Name::Key(slot(8), 0), &[b"x"]), "another key");
     for victim in [name, Name::Session(theirs), Name::Key(slot(9), 0), Name::Snapshot(theirs)] {

@@ -303,7 +303,7 @@ impl Plain {
         let count = |path: &Path| std::fs::read_dir(path).unwrap().count();
         let shards: usize = std::fs::read_dir(repo.join("packs")).unwrap().flatten().map(|d| count(&d.path())).sum();
         shards
-            + ["index", "sessions", "snapshots", "forgotten", "condemned", "config", "keys"]
+            + ["index", "sessions", "snapshots", "forgotten", "condemned", "damaged", "config", "keys"]
                 .map(|c| count(&repo.join(c)))
                 .iter()
                 .sum::<usize>()

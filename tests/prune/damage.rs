@@ -3,8 +3,8 @@
 use yester::error::{Error, ErrorKind};
 use yester::format::pack::PackKind;
 use yester::observe::Silent;
-use yester::repo::forget;
 use yester::repo::index::Index;
+use yester::repo::{damaged, forget};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
@@ -25,15 +25,21 @@ fn world() -> World {
 
 #[track_caller]
 fn refuses(world: &World, said: &[&str]) -> Error {
-    let before: Vec<Vec<Name>> = Class::ALL.iter().map(|class| world.names(*class)).collect();
+    let names = || Class::ALL.iter().filter(|c| **c != Class::Damaged).map(|class| world.names(*class)).collect::<Vec<_>>();
+    let before = names();
     world.storage.take();
     let e = world.try_prune(&world.prune_options()).expect_err("it refuses");
     let text = e.to_string();
     assert!(said.iter().all(|word| text.contains(word)), "{said:?}: {text:?}");
-    let after: Vec<Vec<Name>> = Class::ALL.iter().map(|class| world.names(*class)).collect();
+    let after = names();
     assert!(before == after, "something was changed");
     let log = world.storage.take();
-    assert!(!log.iter().any(|o| matches!(o, Operation::Delete(_) | Operation::Create(..))), "{log:?}");
+    // What was found damaged is written down all the same.
+    let writes = |o: &Operation| match o {
+        Operation::Create(name, _) => name.class() != Class::Damaged,
+        other => matches!(other, Operation::Delete(_)),
+    };
+    assert!(!log.iter().any(writes), "{log:?}");
     e
 }
 
@@ -57,12 +63,6 @@ fn what_cannot_be_found_stops_it() {
         world.storage.inner.damage(&name, |bytes| bytes[150] ^= 1);
     }
     refuses(&world, &["nothing was deleted", "snapshot ", "packs/"]);
-    // A pack that is too short.
-    let world = self::world();
-    for name in packs_of(&world, PackKind::Data) {
-        world.storage.inner.damage(&name, |bytes| bytes.truncate(bytes.len() - 1));
-    }
-    refuses(&world, &["nothing was deleted", "yester check"]);
     // No index.
     let world = self::world();
     world.names(Class::Index).iter().for_each(|name| world.storage.inner.delete(name).unwrap());
@@ -164,6 +164,40 @@ fn a_lost_pack_that_nobody_needs_is_no_matter() {
     world.prune();
     assert!(Index::load(&world.repo).unwrap().packs().all(|pack| world.packs().contains(&pack.id)));
     world.recovers();
+}
+
+/// Chunks of which there is no good copy stay where they are, and everything else is done.
+#[test]
+fn what_is_damaged_everywhere_does_not_stop_it() {
+    type Damage = fn(&mut Vec<u8>);
+    let cut: Damage = |bytes| bytes.truncate(bytes.len() - 1);
+    let flip: Damage = |bytes| bytes[300] ^= 1;
+    for (damage, known) in [(cut, false), (flip, true)] {
+        let mut world = World::new();
+        world.write("stays", &noise(1, 50_000));
+        world.ingest();
+        let first = packs_of(&world, PackKind::Data)[0];
+        world.remove("stays");
+        world.write("goes", &noise(2, 60_000));
+        let second = world.ingest().snapshot.id;
+        world.remove("goes");
+        world.storage.inner.damage(&first, damage);
+        if known {
+            let Name::Pack(id) = first else { panic!("a pack") };
+            let found = [(id, yester::format::damage::Extent::Whole)].into();
+            damaged::record(&world.repo, &found, "a test", now()).unwrap();
+        }
+        world.write("another", &noise(3, 40_000));
+        world.ingest();
+        world.forget(second);
+        let (plan, report) = world.prune();
+        let id = if let Name::Pack(id) = first { id } else { panic!("a pack") };
+        assert!(world.names(Class::Packs).contains(&first));
+        assert!(report.examples == [id] && report.lost > 0 && plan.stuck == report.stuck, "{plan:?} {report:?}");
+        assert!(report.packs.count > 0, "{report:?}");
+        let (plan, report) = world.prune();
+        assert!(report.packs.count == 0 && report.written.count == 0 && plan.freed == 0, "{plan:?} {report:?}");
+    }
 }
 
 /// A pack that is to be repacked and cannot be read stays as it is.

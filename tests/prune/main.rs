@@ -7,6 +7,7 @@ mod faults;
 mod support;
 
 mod basics;
+mod campaign;
 mod crash;
 mod damage;
 mod delta;

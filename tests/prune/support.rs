@@ -203,6 +203,18 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// A snapshot holds these files.
+    #[track_caller]
+    pub fn holds(&self, id: SnapshotId, files: &Tree, case: &str) {
+        let snapshot = snapshots::load(&self.repo, id).unwrap().unwrap();
+        let (live, _) = self.trees.walk_to(&snapshot.root, &[b"live"]).unwrap_or_else(|e| panic!("{case}: {e}"));
+        let mut found = Tree::new();
+        collect(&self.trees, live.directory().unwrap(), b"", &mut found);
+        assert!(found == *files, "{case}: snapshot {} has other content", id.short());
+    }
+}
+
 fn collect(trees: &TreeReader, directory: &Directory, path: &[u8], out: &mut Tree) {
     for entry in trees.entries(directory) {
         let entry = entry.unwrap();

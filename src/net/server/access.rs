@@ -182,7 +182,7 @@ impl Principal {
         match name {
             Name::Forgotten(_) | Name::Condemned(_) => self.needs(Capability::Prune, &what()),
             _ if self.can_prune() && !matches!(name, Name::Session(_)) => Ok(()),
-            Name::Pack(_) | Name::Segment(_) => self.needs(Capability::Put, &what()),
+            Name::Pack(_) | Name::Segment(_) | Name::Damaged(_) => self.needs(Capability::Put, &what()),
             Name::Session(id) => {
                 self.needs(Capability::Put, &what())?;
                 let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;

@@ -61,6 +61,11 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Whether there are segments that are damaged, and left out.
+    pub fn hides(&self) -> bool {
+        self.overlay.hides()
+    }
+
     /// Whether there are packs that no segment names.
     pub fn has_unnamed(&self) -> bool {
         !self.unnamed().is_empty()

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
+use crate::format::damage::Extent;
 use crate::format::pack::PackKind;
 use crate::format::page::PageKind;
 use crate::model::{ChunkId, ChunkKey, Content, Item, PackId, Root};
+use crate::repo::damaged::Damaged;
 use crate::repo::index::{Index, Location};
 
 use super::btree::{Cursor, Memo, Stated, Step, Sum};
@@ -32,6 +34,22 @@ pub(super) struct Damage {
 impl Damage {
     pub fn new(catalog: &Catalog) -> Self {
         Damage { present: catalog.present().clone(), ..Damage::default() }
+    }
+
+    /// Takes over what is written down in the repository.
+    pub fn recorded(&mut self, known: &Damaged) {
+        for (pack, extent) in known.packs() {
+            match extent {
+                Extent::Whole => self.pack(*pack),
+                Extent::Frames(frames) => frames.iter().for_each(|frame| self.frame(*pack, *frame)),
+            }
+        }
+    }
+
+    /// Nothing is wrong with the content of this pack.
+    pub fn mended(&mut self, pack: PackId) {
+        self.packs.remove(&pack);
+        self.frames.retain(|(of, _)| *of != pack);
     }
 
     pub fn pack(&mut self, pack: PackId) {

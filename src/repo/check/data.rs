@@ -4,7 +4,6 @@
 //! piece and one decoded frame a thread. Threads that have no pack left decode a part of the pieces of the others: a pack of
 //! differences holds as many bytes as any other, and takes many times as long.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,19 +13,22 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::damage::Extent;
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use crate::format::segment::SegmentPack;
 use crate::model::{ChunkKey, PackId, Timestamp};
 use crate::observe::{Event, Observer};
+use crate::repo::damaged;
 use crate::repo::index::Index;
 use crate::repo::pack::{PackKey, read_directory};
-use crate::repo::reader::ChunkReader;
+use crate::repo::reader::{ChunkReader, is_damage};
 use crate::storage::Name;
 
 use super::catalog::{Catalog, REPAIR};
 use super::content::Damage;
 use super::moved;
+use super::news::News;
 use super::objects::bare;
 use super::{CheckOptions, CheckReport, Findings, Subset, stopped};
 
@@ -45,6 +47,10 @@ struct Found {
     whole: bool,
     frames: Vec<u32>,
     chunks: Vec<(u32, u32)>,
+    /// Frames that are themselves not what was written: not those that only lack a base.
+    own: Vec<u32>,
+    /// The pack is not what its name says, as far as its bytes could be had.
+    torn: bool,
     bytes: u64,
 }
 
@@ -56,10 +62,21 @@ impl Found {
         }
         self.frames.extend(later.frames);
         self.chunks.extend(later.chunks);
+        self.own.extend(later.own);
+    }
+
+    /// What there is to write down.
+    fn extent(&self) -> Option<Extent> {
+        match self.torn || !self.own.is_empty() {
+            true if self.whole => Some(Extent::Whole),
+            true => Some(Extent::Frames(self.own.iter().copied().collect())),
+            false => None,
+        }
     }
 }
 
 /// Reads the packs that `subset` chooses. True when there is damage that takes content away.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn read(
     catalog: &Catalog,
     subset: &Subset,
@@ -67,12 +84,14 @@ pub(super) fn read(
     findings: &mut Findings<'_>,
     damage: &mut Damage,
     report: &mut CheckReport,
+    news: &mut News,
     tell: &mut dyn FnMut(PackId, bool),
 ) -> Result<bool> {
     let there = catalog.packs().keys().filter_map(|id| Some((*id, *catalog.present().get(id)?)));
     let mut chosen = subset.choose(there.collect(), &options.verified)?;
     let all = chosen.len();
-    chosen.retain(|(id, _)| !is_fresh(options, id));
+    // What is known to be damaged is looked at again: it may have been mended.
+    chosen.retain(|(id, _)| !is_fresh(options, id) || news.known.of(id).is_some());
     report.fresh_packs = (all - chosen.len()) as u64;
     let bytes = chosen.iter().map(|(_, size)| size).sum();
     let reading = Reading::new(catalog, chosen, bytes, options, findings.observer())?;
@@ -81,8 +100,16 @@ pub(super) fn read(
         report.read_packs += 1;
         report.read_bytes += found.bytes;
         tell(pack, found.messages.is_empty());
+        news.read.insert(pack);
         if found.messages.is_empty() {
+            if news.known.of(&pack).is_some() {
+                news.sound.insert(pack);
+                damage.mended(pack);
+            }
             return;
+        }
+        if let Some(extent) = found.extent() {
+            damaged::add(&mut news.found, pack, &extent);
         }
         let name = Name::Pack(pack);
         findings.damage(name, found.messages.join("; "));
@@ -92,7 +119,9 @@ pub(super) fn read(
         found.frames.iter().for_each(|frame| damage.frame(pack, *frame));
         found.chunks.iter().for_each(|(frame, offset)| damage.chunk(pack, *frame, *offset));
     })?;
-    Ok(findings.count() > before && damage.has_content())
+    // Bases are read from other packs.
+    reading.chunks.found().iter().for_each(|(pack, extent)| damaged::add(&mut news.found, *pack, extent));
+    Ok(!news.sound.is_empty() || findings.count() > before && damage.has_content())
 }
 
 /// Whether the pack was found sound not long ago. A time in the future says nothing.
@@ -143,7 +172,7 @@ impl<'a> Reading<'a> {
         thread::scope(|scope| {
             for _ in 0..threads {
                 let (send, give, parts) = (send.clone(), give.clone(), parts.clone());
-                scope.spawn(move || self.work(&send, give, &parts));
+                scope.spawn(move || self.work(&send, give, parts));
             }
             drop((send, give));
             let mut outcome = Ok(());
@@ -162,8 +191,8 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn work<'w>(&'w self, send: &Sender<Result<(PackId, Found)>>, give: Sender<Part<'w>>, parts: &Receiver<Part<'w>>) {
-        let mut worker = match Worker::new(self, give) {
+    fn work<'w>(&'w self, send: &Sender<Result<(PackId, Found)>>, give: Sender<Part<'w>>, parts: Receiver<Part<'w>>) {
+        let mut worker = match Worker::new(self, give, parts.clone()) {
             Ok(worker) => worker,
             Err(e) => return drop(send.send(Err(e))),
         };
@@ -194,11 +223,15 @@ struct Worker<'a> {
     reading: &'a Reading<'a>,
     /// To threads that have no pack left.
     give: Option<Sender<Part<'a>>>,
+    /// What was given.
+    parts: Receiver<Part<'a>>,
     decoder: Decoder,
     piece: Vec<u8>,
     scratch: Vec<u8>,
     plain: Vec<u8>,
     prefix: Vec<u8>,
+    /// The bases of the frame at hand could be had.
+    based: bool,
 }
 
 /// Frames of a piece, for another thread.
@@ -224,9 +257,9 @@ struct Open<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(reading: &'a Reading<'a>, give: Sender<Part<'a>>) -> Result<Self> {
-        let (piece, scratch, plain, prefix) = Default::default();
-        Ok(Worker { reading, give: Some(give), decoder: Decoder::new()?, piece, scratch, plain, prefix })
+    fn new(reading: &'a Reading<'a>, give: Sender<Part<'a>>, parts: Receiver<Part<'a>>) -> Result<Self> {
+        let (piece, scratch, plain, prefix, based) = Default::default();
+        Ok(Worker { reading, give: Some(give), parts, decoder: Decoder::new()?, piece, scratch, plain, prefix, based })
     }
 
     fn pack(&mut self, id: PackId, size: u64) -> Result<Found> {
@@ -234,7 +267,7 @@ impl<'a> Worker<'a> {
         let Some(pack) = self.reading.catalog.packs().get(&id) else { return Ok(found) };
         let open = Arc::new(self.open(pack, size, &mut found)?);
         self.read_pieces(&open, &mut found)?;
-        if open.by_directory {
+        if open.by_directory && !found.whole {
             self.compare_with_index(&open, &mut found)?;
         }
         if !found.messages.is_empty() && self.was_moved(id)? {
@@ -259,16 +292,19 @@ impl<'a> Worker<'a> {
                     return Ok(Open { pack, size, key: Some(key), entries, by_directory: true });
                 }
                 found.messages.push("it holds something else than the index says".to_owned());
-                found.whole = true;
+                (found.whole, found.torn) = (true, true);
                 return Ok(Open { pack, size, key: None, entries: Vec::new(), by_directory: false });
             }
-            Err(e) => found.messages.push(bare(&name, &e)),
+            Err(e) => {
+                found.torn = is_damage(&e);
+                found.messages.push(bare(&name, &e));
+            }
         }
         let mut first = Vec::new();
         let key = repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first).and_then(|()| PackKey::open(repo, &first));
         let key = key.ok().filter(|key| key.preamble().kind == pack.kind).map(Arc::new);
         found.whole = key.is_none();
-        let entries = entries_by_index(self.reading.catalog.index(), pack.id)?;
+        let entries = self.reading.catalog.index().directory_of(pack.id)?;
         Ok(Open { pack, size, key, entries, by_directory: false })
     }
 
@@ -328,6 +364,9 @@ impl<'a> Worker<'a> {
                 Err(e) => {
                     found.messages.push(bare(&Name::Pack(open.pack.id), &e));
                     found.frames.extend((next..until).map(|n| n as u32));
+                    if is_damage(&e) {
+                        found.own.extend((next..until).map(|n| n as u32));
+                    }
                     hasher = None;
                 }
             }
@@ -337,9 +376,15 @@ impl<'a> Worker<'a> {
         }
         // What the pack is too short for.
         found.frames.extend((next..open.entries.len()).map(|n| n as u32));
+        found.own.extend((next..open.entries.len()).map(|n| n as u32));
         let sum = hasher.map(|hasher| *hasher.finalize().as_bytes());
         let stored = self.piece.last_chunk::<CHECKSUM>();
-        if sum.is_some() && (sum != Some(open.pack.id.0) || stored != Some(&open.pack.id.0)) {
+        let is_other = sum.is_some() && sum.as_ref() == stored && stored != Some(&open.pack.id.0);
+        if let Some(other) = stored.filter(|_| is_other) {
+            (found.whole, found.torn) = (true, true);
+            found.messages.push(format!("it holds the bytes of another pack: {}", Name::Pack(PackId(*other))));
+        } else if sum.is_some() && (sum != Some(open.pack.id.0) || stored != Some(&open.pack.id.0)) {
+            found.torn = true;
             found.messages.push("its checksum does not match its bytes and its name".to_owned());
         }
         found.frames.sort_unstable();
@@ -356,12 +401,19 @@ impl<'a> Worker<'a> {
         if let Some(give) = &self.give {
             for n in 1..=helpers {
                 let (open, piece, which, reply) = (open.clone(), piece.clone(), border(n)..border(n + 1), reply.clone());
-                // They wait for parts until this thread is done with its packs.
+                // They wait for parts until this thread is done with its packs. Should one of them end before, this thread
+                // takes the part back, below.
                 let _ = give.send(Part { open, piece, start, which, reply });
             }
         }
         drop(reply);
         let own = self.frames(open, &piece, border(0)..border(1), start, found);
+        // Only what somebody has taken is waited for: who has it answers, or ends.
+        while helpers > 0
+            && let Ok(part) = self.parts.try_recv()
+        {
+            self.help(part);
+        }
         let mut theirs: Vec<(usize, Result<Found>)> = replies.iter().collect();
         theirs.sort_unstable_by_key(|(first, _)| *first);
         self.piece = Arc::try_unwrap(piece).unwrap_or_default();
@@ -405,6 +457,9 @@ impl<'a> Worker<'a> {
             match self.frame(key, open, number, &entry.frame, (piece, start), ChunkReader::bases) {
                 Ok(()) => {
                     for (offset, chunk) in self.wrong(open, entry) {
+                        if found.own.last() != Some(&number) {
+                            found.own.push(number);
+                        }
                         if found.chunks.is_empty() {
                             let wrong = "has other content than its name says";
                             found.messages.push(format!("frame {number}: chunk {} {wrong}", chunk.short()));
@@ -417,11 +472,19 @@ impl<'a> Worker<'a> {
                         found.messages.push(format!("frame {number}: {e}"));
                     }
                     found.frames.push(number);
+                    if self.is_own(key, number, &entry.frame, (piece, start)) {
+                        found.own.push(number);
+                    }
                 }
                 Err(e) => return Err(e),
             }
         }
         Ok(())
+    }
+
+    /// Whether a frame that could not be decoded is itself what is damaged, and not a base of it.
+    fn is_own(&self, key: &PackKey, number: u32, info: &FrameInfo, (piece, start): (&[u8], u64)) -> bool {
+        self.based || sealed_in(piece, start, info).is_none_or(|sealed| !key.is_authentic(number, info, sealed))
     }
 
     fn frame(
@@ -434,12 +497,13 @@ impl<'a> Worker<'a> {
         bases: fn(&ChunkReader, PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         self.prefix.clear();
+        self.based = info.bases.is_empty();
         if !info.bases.is_empty() {
             let gathered = bases(&self.reading.chunks, open.pack.kind, &info.bases, &mut self.prefix);
             gathered.map_err(|e| e.context("a base of it").with_kind(ErrorKind::Corrupt))?;
         }
-        let from = usize::try_from(info.offset.saturating_sub(start)).unwrap_or(usize::MAX);
-        let sealed = from.checked_add(info.stored as usize).and_then(|to| piece.get(from..to));
+        self.based = true;
+        let sealed = sealed_in(piece, start, info);
         let sealed = sealed.ok_or_else(|| Error::corrupt("it lies outside of the pack"))?;
         key.decode(number, info, sealed, &self.prefix, &mut self.decoder, &mut self.scratch, &mut self.plain)
     }
@@ -457,6 +521,12 @@ impl<'a> Worker<'a> {
         }
         wrong
     }
+}
+
+/// The sealed bytes of a frame in a piece that begins at `start`.
+fn sealed_in<'p>(piece: &'p [u8], start: u64, info: &FrameInfo) -> Option<&'p [u8]> {
+    let from = usize::try_from(info.offset.checked_sub(start)?).ok()?;
+    piece.get(from..from.checked_add(info.stored as usize)?)
 }
 
 /// Where the piece that begins at `at` ends, and the first frame behind it: whole frames, and at the end all the rest.
@@ -496,32 +566,4 @@ fn known(
         }
     }
     Ok(known)
-}
-
-/// The directory of a pack as the index has it.
-fn entries_by_index(index: &Index, pack: PackId) -> Result<Vec<DirectoryEntry>> {
-    // Of each frame its chunks: offset, key, length.
-    type Chunks = Vec<(u32, ChunkKey, u32)>;
-    let mut frames: HashMap<u32, (FrameInfo, Chunks)> = HashMap::new();
-    for segment in 0..index.entry_counts().len() {
-        if !frames.is_empty() {
-            break;
-        }
-        index.scan(segment, &mut |location, key, found| {
-            if found.id == pack {
-                let frame = index.frame(&location)?;
-                let entry = frames.entry(frame.number).or_insert_with(|| (frame.info, Vec::new()));
-                entry.1.push((location.offset, *key, location.len));
-            }
-            Ok(())
-        })?;
-    }
-    let mut numbers: Vec<u32> = frames.keys().copied().collect();
-    numbers.sort_unstable();
-    let entry = |number: &u32| {
-        let (frame, mut chunks) = frames.remove(number)?;
-        chunks.sort_unstable();
-        Some(DirectoryEntry { frame, chunks: chunks.into_iter().map(|(_, key, len)| (key, len)).collect() })
-    };
-    Ok(numbers.iter().filter_map(entry).collect())
 }

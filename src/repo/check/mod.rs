@@ -8,7 +8,7 @@
 //! 4. `data`: packs are read whole, every frame is opened and decoded, every chunk hashed.
 //! 5. When there is damage, the trees are gone through once more where it is, to name what each snapshot loses.
 //!
-//! Nothing is written. A repository may change meanwhile: damage that is found while it does is looked for once more.
+//! What is found damaged of packs is written down in the repository (`news`); nothing else is written. A repository may change meanwhile: damage that is found while it does is looked for once more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::format::segment::SegmentPack;
 use crate::model::{PackId, Snapshot, Timestamp};
 use crate::observe::Observer;
 use crate::repo::Repository;
+use crate::repo::damaged::Found;
 use crate::storage::{Class, Name};
 
 mod affected;
@@ -29,6 +30,7 @@ mod content;
 mod data;
 mod findings;
 mod moved;
+mod news;
 mod objects;
 mod overlay;
 mod structure;
@@ -40,6 +42,7 @@ use affected::Affected;
 use catalog::{Catalog, REPAIR};
 use content::Damage;
 use findings::Findings;
+use news::News;
 use structure::{Memo, Walk};
 
 /// How often a repository that changes while it is checked is looked at again.
@@ -101,6 +104,10 @@ pub struct CheckReport {
     pub hits: u64,
     /// Snapshots that have such entries.
     pub hit_snapshots: u64,
+    /// Packs of which damage was found that the repository did not know of, and knows of now.
+    pub recorded: u64,
+    /// Why damage could not be written down in the repository; then an ingest does not store again what is damaged.
+    pub unrecorded: Option<String>,
 }
 
 impl CheckReport {
@@ -122,19 +129,26 @@ pub fn check(
     let mut run = settled(repo, options, &mut findings)?;
     findings.release();
     let mut memo = std::mem::take(&mut run.memo);
+    let mut news = std::mem::take(&mut run.news);
     if let Some(subset) = &options.read {
-        let found = data::read(&run.catalog, subset, options, &mut findings, &mut run.damage, &mut run.report, read)?;
+        let found = data::read(&run.catalog, subset, options, &mut findings, &mut run.damage, &mut run.report, &mut news, read)?;
         if found {
             run.catalog.lost(&mut findings);
             memo = Memo::default();
         }
     }
+    news.tell(&run.catalog, &mut findings);
     if run.report.hits > 0 || run.damage.has_content() {
         let affected = Affected::naming(observer, options.names);
         let mut walk = Walk::new(&run.catalog, &run.damage, memo, affected, &options.stop)?;
         run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings))?;
         walk.finish(&mut findings);
+        news.add(&walk.found());
         (run.report.hits, run.report.hit_snapshots) = walk.hits();
+    }
+    news.write(repo, options.now, &mut run.report);
+    if findings.count() == 0 && run.report.hits == 0 {
+        news.forget_losses(repo, &run.catalog, &mut run.report);
     }
     run.report.damage = findings.count();
     Ok(run.report)
@@ -147,6 +161,7 @@ struct Run {
     damage: Damage,
     memo: Memo,
     report: CheckReport,
+    news: News,
 }
 
 /// Looks until nothing is wrong, or nothing changed meanwhile: prune moves chunks and deletes what it moved (rule 10
@@ -198,14 +213,19 @@ fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<
     let snapshots = objects::check(repo, findings, &mut report)?;
     let mut catalog = Catalog::build(repo, findings, &options.stop)?;
     let mut damage = Damage::new(&catalog);
+    let mut news = News::new(catalog.index().damaged().clone());
+    damage.recorded(&news.known);
     let mark = findings.mark();
     let mut walked = walk(&catalog, &damage, &snapshots, options, findings)?;
+    // Of packs that are known by their directories nobody can tell whether the index lacks them.
+    news.loss = walked.missing > 0 || catalog.hides();
     // Chunks that the index does not know may be in packs that it does not name: a segment was lost.
     if walked.missing > 0 && catalog.has_unnamed() {
         findings.back_to(&mark);
         let unnamed = catalog.take_in_unnamed(findings, &options.stop)?;
         let before = walked.missing;
         damage = Damage::new(&catalog);
+        damage.recorded(&news.known);
         walked = walk(&catalog, &damage, &snapshots, options, findings)?;
         if walked.missing < before {
             findings.damage("index", format!("{unnamed} packs are not in it, some of which snapshots need; {REPAIR}"));
@@ -213,10 +233,12 @@ fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<
     }
     if walked.hits.0 > 0 || walked.missing > 0 {
         catalog.lost(findings);
+        news.add_missing(&catalog);
     }
     walked.report(&catalog, &mut report);
     report.snapshots = snapshots.len() as u64;
-    Ok(Run { snapshots, catalog, damage, memo: walked.memo, report })
+    news.add(&walked.found);
+    Ok(Run { snapshots, catalog, damage, memo: walked.memo, report, news })
 }
 
 /// What going through the trees found.
@@ -226,6 +248,7 @@ struct Walked {
     pages: u64,
     references: u64,
     hits: (u64, u64),
+    found: Found,
 }
 
 impl Walked {
@@ -255,6 +278,7 @@ fn walk(
         pages: walk.pages(),
         references: walk.references(),
         hits: walk.hits(),
+        found: walk.found(),
         memo: walk.into_memo(),
     })
 }

@@ -8,7 +8,7 @@ use crate::format::config;
 use crate::format::envelope::{self, ObjectType};
 use crate::format::snapshot as format;
 use crate::model::{PackId, Snapshot};
-use crate::repo::{Repository, session, snapshots};
+use crate::repo::{Repository, damaged, session, snapshots};
 use crate::storage::{COPIES, Class, Name};
 
 use super::CheckReport;
@@ -24,6 +24,12 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     })?;
     each(repo, Class::Forgotten, findings, &|name, object| mark_is_sound(repo, ObjectType::Forgotten, name, object))?;
     each(repo, Class::Condemned, findings, &|name, object| sentence_is_sound(repo, name, object))?;
+    each(repo, Class::Damaged, findings, &|name, object| match name {
+        Name::Damaged(id) => damaged::open(repo, *id, object)
+            .map(drop)
+            .map_err(|e| Error::new(e.kind(), format!("{e}; it says nothing, and yester prune removes it"))),
+        _ => Ok(()),
+    })?;
     live_snapshots(repo, findings)
 }
 

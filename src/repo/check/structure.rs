@@ -12,6 +12,7 @@ use crate::format::pack::PackKind;
 use crate::format::page::{LinkEntry, PageKind};
 use crate::model::{Content, Directory, Kind, Metadata, Node, Root, Snapshot, Xattrs};
 use crate::observe::Event;
+use crate::repo::damaged::Found;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::storage::Name;
@@ -320,6 +321,11 @@ impl<'a> Walk<'a> {
             }
         }
         Ok((node.link == Some(link.group)).then_some(node))
+    }
+
+    /// What was found damaged of packs while trees were read.
+    pub fn found(&self) -> Found {
+        self.trees.chunks().found()
     }
 
     /// Chunks that no segment knows.

@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, SnapshotId};
 use crate::observe::Event;
+use crate::repo::damaged::{self, Damaged};
+use crate::repo::index::list_packs;
 use crate::repo::prune::packs::Standing;
 use crate::repo::prune::repack::{Repack, Repacked};
 use crate::repo::prune::sessions::Settle;
@@ -17,12 +19,15 @@ use crate::storage::Name;
 
 /// Room that a repack leaves on the disk, for segments, fences and sentences.
 const RESERVE: u64 = 4 << 20;
+/// Packs that are named when they cannot be freed.
+const EXAMPLES: usize = 5;
 
 impl Prune<'_> {
     /// Does what was planned.
     pub fn carry_out(mut self) -> Result<Report> {
         let repo = self.repo;
         if self.is_idle()? {
+            self.say_stuck();
             return Ok(self.report);
         }
         // What is deleted is deleted on the strength of objects that others made: they have to be durable.
@@ -37,7 +42,24 @@ impl Prune<'_> {
         self.repack(&mut sentences)?;
         self.rewrite()?;
         self.drop_sentences(&sentences)?;
+        self.drop_records()?;
+        self.say_stuck();
         Ok(self.report)
+    }
+
+    /// What could not be freed, by the last look.
+    fn say_stuck(&mut self) {
+        let stuck = self.survey.packs.list.iter().filter(|pack| pack.lost);
+        stuck.clone().for_each(|pack| self.report.stuck.add(pack.size));
+        self.report.examples = stuck.take(EXAMPLES).map(|pack| pack.id).collect();
+        self.report.lost = self.survey.lost;
+    }
+
+    /// Removes records of damage whose packs are gone, and those that nobody can read.
+    fn drop_records(&mut self) -> Result<()> {
+        let (packs, damaged) = (list_packs(self.repo)?, Damaged::load(self.repo)?);
+        let done: Vec<SnapshotId> = damaged.void(|pack| packs.contains_key(pack)).collect();
+        damaged::remove(self.repo, &done)
     }
 
     /// Whether there is nothing to do at all.
@@ -45,7 +67,8 @@ impl Prune<'_> {
         let Plan { sentenced, dead, repack, snapshots, leftovers, .. } = self.plan;
         let gone = self.survey.packs.list.iter().any(|pack| pack.standing == Standing::Gone);
         let nothing = [sentenced, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
-        let index = self.view.index.replaced().is_empty() && !gone;
+        let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();
+        let index = self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records;
         Ok(nothing && index && self.view.sentences.is_empty() && sessions::open(self.repo)?.is_empty())
     }
 
@@ -70,7 +93,8 @@ impl Prune<'_> {
             storage.delete(&Name::Snapshot(*id))?;
             self.report.snapshots.add(*size);
         }
-        for id in self.view.index.replaced() {
+        // Those that nobody can open: all that snapshots need was found without them.
+        for id in self.view.index.replaced().iter().chain(&self.view.broken) {
             storage.delete(&Name::Segment(*id))?;
             self.report.segments.add(self.view.segments.get(id).copied().unwrap_or_default());
         }
@@ -167,7 +191,9 @@ impl Prune<'_> {
         // Nothing will be committed under its id. It must end before what was copied from is deleted.
         let ended = session::abandon(repo, id, self.options.now);
         match result {
-            Ok(Repacked { packs, bytes }) => {
+            Ok(Repacked { packs, bytes, mut found }) => {
+                self.reader.found().iter().for_each(|(pack, extent)| damaged::add(&mut found, *pack, extent));
+                super::write_down(repo, &found, self.options.now, self.observer);
                 self.report.written.count += packs;
                 self.report.written.bytes += bytes;
                 ended.map(|()| true)

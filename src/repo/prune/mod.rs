@@ -17,8 +17,9 @@ use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, SnapshotId, Timestamp};
-use crate::observe::Observer;
+use crate::observe::{Event, Observer};
 use crate::repo::Repository;
+use crate::repo::damaged::{self, Found};
 use crate::repo::prune::mark::{Marks, Walk};
 use crate::repo::prune::sessions::Settle;
 use crate::repo::prune::steady::steady;
@@ -55,6 +56,8 @@ pub struct PruneOptions {
     pub without: HashSet<SnapshotId>,
     /// Bytes of decoded frames in memory.
     pub memory: u64,
+    /// Whether damage that is met may be written down in the repository: not for who only looks.
+    pub record: bool,
     /// The time now.
     pub now: Timestamp,
 }
@@ -68,6 +71,7 @@ impl PruneOptions {
             fence: Vec::new(),
             without: HashSet::new(),
             memory: 48 << 20,
+            record: true,
             now,
         }
     }
@@ -90,6 +94,12 @@ pub struct Report {
     pub sessions: u64,
     /// Sentences that stay until the next prune.
     pub sentences: u64,
+    /// Packs that could not be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
+    pub stuck: Tally,
+    /// Such chunks.
+    pub lost: u64,
+    /// Names of some of those packs.
+    pub examples: Vec<PackId>,
 }
 
 impl Report {
@@ -131,7 +141,11 @@ impl<'a> Prune<'a> {
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
             let walk = Walk { reader: &reader, without: &options.without, stop, observer };
             let mut marks = Marks::new(view.index.clone());
-            marks.update(repo, &view, &walk)?;
+            let marked = marks.update(repo, &view, &walk).map_err(|e| view.blame(e));
+            if options.record {
+                write_down(repo, &reader.found(), options.now, observer);
+            }
+            marked?;
             let survey = Survey::new(&view, &marks, &HashSet::new())?;
             Ok((view, reader, marks, survey))
         })
@@ -166,6 +180,14 @@ impl<'a> Prune<'a> {
             self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
             Ok(())
         })
+    }
+}
+
+/// Writes down what was found damaged. On a full disk that cannot be done, and prune has to work there all the same.
+fn write_down(repo: &Repository, found: &Found, now: Timestamp, observer: &dyn Observer) {
+    if let Err(e) = damaged::record(repo, found, "yester prune", now) {
+        let message = format!("damage was found and could not be written down: {e}");
+        observer.event(&Event::Warning { subject: b"damaged", message: &message });
     }
 }
 

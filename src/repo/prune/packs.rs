@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::damage::Extent;
 use crate::model::PackId;
 use crate::repo::index::{Index, Location};
 use crate::repo::prune::view::View;
@@ -27,8 +28,10 @@ pub struct Pack {
     pub id: PackId,
     /// Its size in the storage.
     pub size: u64,
-    /// A segment names it, and its size is what that says.
+    /// A segment names it, its size is what that says, and not all of it is known to be damaged.
     whole: bool,
+    /// Something of it is known to be damaged.
+    pub damaged: bool,
     /// How it stands.
     pub standing: Standing,
     /// The segment it is counted by: the first that names it.
@@ -45,6 +48,10 @@ pub struct Pack {
     pub unused: u64,
     /// It must stay although it does not count: something needed has no copy that does.
     pub held: bool,
+    /// Something needed in it, which no other pack has, can be read and has to be copied out of it.
+    pub salvage: bool,
+    /// Something needed cannot be read from it, nor from anywhere else.
+    pub lost: bool,
 }
 
 impl Pack {
@@ -73,7 +80,8 @@ impl Pack {
 }
 
 /// The low bits of a frame's state are the number of its pack.
-const PACK: u32 = (1 << 28) - 1;
+const PACK: u32 = (1 << 27) - 1;
+const DAMAGED: u32 = 1 << 27;
 const DELTA: u32 = 1 << 28;
 const WANTED: u32 = 1 << 29;
 const ASKED: u32 = 1 << 30;
@@ -96,6 +104,11 @@ impl Frame {
     /// Whether it has bases.
     pub fn is_delta(&self) -> bool {
         self.state & DELTA != 0
+    }
+
+    /// Whether it is known to be damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.state & DAMAGED != 0
     }
 
     /// Whether its bases must be kept for it.
@@ -148,8 +161,11 @@ impl Packs {
                     Some(size) if size == named.size => Standing::Usable,
                     Some(_) => Standing::Useless,
                 };
-                let whole = size == Some(named.size);
-                list.push(Pack::new(named.id, size.unwrap_or(named.size), whole, standing, Some(segment)));
+                let damage = index.damaged().of(&named.id);
+                let whole = size == Some(named.size) && damage != Some(&Extent::Whole);
+                let mut pack = Pack::new(named.id, size.unwrap_or(named.size), whole, standing, Some(segment));
+                pack.damaged = damage.is_some();
+                list.push(pack);
             }
         }
         for (id, size) in view.packs.iter().filter(|(id, _)| !numbers.contains_key(id)) {
@@ -157,15 +173,16 @@ impl Packs {
             list.push(Pack::new(*id, *size, false, standing, None));
         }
         if list.len() > PACK as usize {
-            return Err(Error::new(ErrorKind::Unsupported, "prune cannot count more than 2²⁸ packs"));
+            return Err(Error::new(ErrorKind::Unsupported, "prune cannot count more than 2²⁷ packs"));
         }
         let mut frames = Vec::with_capacity(index.segments().len());
         for (segment, found) in index.segments().iter().enumerate() {
             let mut all = Vec::with_capacity(found.frames() as usize);
-            index.scan_frames(segment, &mut |pack, _, info| {
+            index.scan_frames(segment, &mut |pack, in_pack, info| {
                 let number = numbers.get(&pack.id).copied().unwrap_or_default();
+                let damaged = if index.damaged().has(&pack.id, in_pack) { DAMAGED } else { 0 };
                 let delta = if info.bases.is_empty() { 0 } else { DELTA };
-                all.push(Frame { state: number | delta, live: 0 });
+                all.push(Frame { state: number | delta | damaged, live: 0 });
                 let pack = &mut list[number as usize];
                 if pack.segment == Some(segment) {
                     pack.plain += u64::from(info.plain);
@@ -243,6 +260,8 @@ impl Packs {
 
 impl Pack {
     fn new(id: PackId, size: u64, whole: bool, standing: Standing, segment: Option<usize>) -> Self {
-        Pack { id, size, whole, standing, segment, chunks: 0, plain: 0, wanted: 0, live: 0, unused: 0, held: false }
+        let (chunks, plain, wanted, live, unused) = Default::default();
+        let (damaged, held, salvage, lost) = Default::default();
+        Pack { id, size, whole, damaged, standing, segment, chunks, plain, wanted, live, unused, held, salvage, lost }
     }
 }

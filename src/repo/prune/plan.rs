@@ -89,6 +89,10 @@ pub struct Plan {
     pub copied: u64,
     /// What stays unused in packs that are left alone, about.
     pub unused: u64,
+    /// Packs that cannot be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
+    pub stuck: Tally,
+    /// Such chunks.
+    pub lost: u64,
     /// Objects of forgotten snapshots.
     pub snapshots: Tally,
     /// What the index will be shorter by, about.
@@ -100,15 +104,21 @@ pub struct Plan {
 }
 
 /// Which packs to copy the needed parts of: those with the most unused bytes for their size first, until few enough
-/// remain. Packs under a sentence that must not be deleted yet come first of all, whatever the limits.
+/// remain. Packs under a sentence that must not be deleted yet come first of all, and packs of which a part is damaged,
+/// whatever the limits.
 pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
     let list = &survey.packs.list;
     let stays = |pack: &&Pack| pack.standing == Standing::Usable && !pack.is_dead();
     let used: u64 = list.iter().filter(stays).map(|pack| pack.size - pack.unused).sum();
-    let mut left: u64 = list.iter().filter(stays).map(|pack| pack.unused).sum();
-    let mut out: Vec<usize> = (0..list.len()).filter(|at| list[*at].held && list[*at].standing == Standing::Sentenced).collect();
-    let mut candidates: Vec<usize> =
-        (0..list.len()).filter(|at| stays(&&list[*at]) && list[*at].unused > 0 && !list[*at].held).collect();
+    let mut left: u64 = list.iter().filter(stays).filter(|pack| !pack.held && !pack.damaged).map(|pack| pack.unused).sum();
+    let at_once = |pack: &Pack| match pack.standing {
+        Standing::Sentenced => pack.salvage,
+        Standing::Usable => pack.damaged && !pack.is_dead() && !pack.held,
+        _ => false,
+    };
+    let mut out: Vec<usize> = (0..list.len()).filter(|at| at_once(&list[*at])).collect();
+    let may = |pack: &Pack| stays(&pack) && pack.unused > 0 && !pack.held && !pack.damaged;
+    let mut candidates: Vec<usize> = (0..list.len()).filter(|at| may(&list[*at])).collect();
     candidates.sort_by_cached_key(|at| {
         let pack = &list[*at];
         (std::cmp::Reverse((u128::from(pack.unused) << 32) / u128::from(pack.size.max(1))), pack.id)
@@ -139,9 +149,14 @@ pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers
     let mut plan = Plan { leftovers: Tally { count: leftovers.files, bytes: leftovers.bytes }, ..Plan::default() };
     let mut gone: HashSet<PackId> = HashSet::new();
     let (mut chunks, mut copies) = (0, 0);
+    plan.lost = survey.lost;
     for pack in &survey.packs.list {
         if pack.is_there() {
             plan.packs.add(pack.size);
+        }
+        if pack.lost {
+            plan.stuck.add(pack.size);
+            continue;
         }
         match pack.standing {
             Standing::Sentenced if !pack.held => plan.sentenced.add(pack.size),
@@ -157,8 +172,12 @@ pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers
     }
     for at in repack {
         let pack = &survey.packs.list[*at];
-        plan.repack.add(pack.size);
         plan.copied += pack.copy_bytes();
+        // What of it can be read is copied, and it stays.
+        if pack.lost {
+            continue;
+        }
+        plan.repack.add(pack.size);
         if pack.standing == Standing::Usable {
             plan.unused -= pack.unused;
         }

@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::chunk::codec::{Compression, Encoder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PackKind};
+use crate::format::damage::Extent;
+use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PREAMBLE, PackKind};
 use crate::model::{ChunkKey, PackId, SnapshotId};
 use crate::observe::{Event, Observer};
+use crate::repo::damaged::{self, Found};
 use crate::repo::index::Location;
 use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
 use crate::repo::prune::packs::{Pack, Standing};
 use crate::repo::prune::survey::Survey;
-use crate::repo::reader::ChunkReader;
+use crate::repo::reader::{ChunkReader, is_damage};
 use crate::repo::segment::Segment;
 use crate::repo::{Repository, index::Index};
 use crate::storage::Name;
@@ -29,12 +31,14 @@ const FRAME: usize = 512 << 10;
 const PACKS_A_SEGMENT: usize = 16;
 
 /// What was written.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct Repacked {
     /// New packs.
     pub packs: u64,
     /// Bytes of packs and segments.
     pub bytes: u64,
+    /// What was found damaged.
+    pub found: Found,
 }
 
 /// Copies for one session.
@@ -87,8 +91,8 @@ impl<'a> Repack<'a> {
         })
     }
 
-    /// Copies what is needed of these packs. Everything is durable and indexed when this returns. A pack that cannot be
-    /// read is left as it is, and said; an error of writing is final, and what was written until then is garbage for
+    /// Copies what is needed of these packs. Everything is durable and indexed when this returns. What is damaged is left as
+    /// it is, and said; an error of writing is final, and what was written until then is garbage for
     /// the next prune, or counts, according to whether its segment was written.
     pub fn run(mut self, packs: &[usize], stop: &AtomicBool, observer: &dyn Observer) -> Result<Repacked> {
         let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
@@ -99,7 +103,7 @@ impl<'a> Repack<'a> {
             if let Err(e) = self.pack(id, size, stop)?
                 && e.kind() != ErrorKind::NotFound
             {
-                let message = format!("it was not repacked, since it cannot be read (run yester check): {e}");
+                let message = format!("it was not repacked whole, since not all of it can be read (run yester check): {e}");
                 observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
             }
             bytes += size;
@@ -112,12 +116,13 @@ impl<'a> Repack<'a> {
         Ok(self.done)
     }
 
-    /// Copies from one pack. The inner error is one of reading it.
+    /// Copies from one pack. The inner error is the first one of reading it: frames that are damaged are left out.
     fn pack(&mut self, id: PackId, size: u64, stop: &AtomicBool) -> Result<Result<()>> {
-        let (key, entries) = match pack::read_directory(self.repo, id, size) {
+        let (key, entries) = match self.directory(id, size)? {
             Ok(found) => found,
             Err(e) => return Ok(Err(e)),
         };
+        let mut first = Ok(());
         for (number, entry) in entries.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
@@ -127,8 +132,14 @@ impl<'a> Repack<'a> {
             if wanted.iter().all(|wanted| *wanted == Wanted::No) {
                 continue;
             }
-            if let Err(e) = self.fetch(id, key.preamble().kind, entry) {
-                return Ok(Err(e));
+            if let Err(e) = self.fetch(id, number, entry) {
+                first = first.and(Err(e));
+                continue;
+            }
+            if let Err(e) = self.bases(key.preamble().kind, entry) {
+                // The reader knows whose damage it is.
+                first = first.and(Err(e));
+                continue;
             }
             let whole = wanted.iter().all(|wanted| *wanted == Wanted::AsItIs);
             let copied = match whole {
@@ -136,10 +147,30 @@ impl<'a> Repack<'a> {
                 false => self.parts(&key, number, entry, &wanted)?,
             };
             if let Err(e) = copied {
-                return Ok(Err(e.context(format!("{}, frame {number}", Name::Pack(id)))));
+                damaged::add_frame(&mut self.done.found, id, number);
+                first = first.and(Err(e.context(format!("{}, frame {number}", Name::Pack(id)))));
             }
         }
-        Ok(Ok(()))
+        Ok(first)
+    }
+
+    /// A pack's key and its directory; where that is damaged, what the index says of its frames.
+    fn directory(&mut self, id: PackId, size: u64) -> Result<Result<(Arc<PackKey>, Vec<DirectoryEntry>)>> {
+        let read = pack::read_directory(self.repo, id, size);
+        if read.as_ref().err().is_none_or(|e| !is_damage(e)) {
+            return Ok(read);
+        }
+        let mut preamble = Vec::new();
+        let opened = self.repo.storage().read(&Name::Pack(id), Some(0..PREAMBLE as u64), &mut preamble);
+        match opened.and_then(|()| PackKey::open(self.repo, &preamble)) {
+            Ok(key) => Ok(Ok((Arc::new(key), self.index.directory_of(id)?))),
+            Err(e) => {
+                if is_damage(&e) {
+                    damaged::add(&mut self.done.found, id, &Extent::Whole);
+                }
+                Ok(Err(e.context(Name::Pack(id))))
+            }
+        }
     }
 
     /// Which chunks of a frame are to be copied.
@@ -160,7 +191,7 @@ impl<'a> Repack<'a> {
 
     /// What becomes of one copy of a chunk, of all that there are.
     fn fate(&mut self, own: &Location, places: &[Location]) -> Result<Wanted> {
-        if !self.survey.needed.get(own.entry()) {
+        if !self.survey.needed.get(own.entry()) || self.survey.packs.frame(own).is_damaged() {
             return Ok(Wanted::No);
         }
         if self.survey.packs.of(own).standing != Standing::Usable {
@@ -172,10 +203,18 @@ impl<'a> Repack<'a> {
         Ok(if stays.is_some_and(|stays| copy(&stays) == copy(own)) { Wanted::AsItIs } else { Wanted::No })
     }
 
-    /// Reads a frame's sealed bytes, and the plain bytes of its bases.
-    fn fetch(&mut self, id: PackId, kind: PackKind, entry: &DirectoryEntry) -> Result<()> {
+    /// Reads a frame's sealed bytes.
+    fn fetch(&mut self, id: PackId, number: u32, entry: &DirectoryEntry) -> Result<()> {
         let range = entry.frame.offset..entry.frame.offset + u64::from(entry.frame.stored);
-        self.repo.storage().read(&Name::Pack(id), Some(range), &mut self.sealed)?;
+        let read = self.repo.storage().read(&Name::Pack(id), Some(range), &mut self.sealed);
+        if read.as_ref().is_err_and(is_damage) {
+            damaged::add_frame(&mut self.done.found, id, number);
+        }
+        read
+    }
+
+    /// Reads the plain bytes of a frame's bases.
+    fn bases(&mut self, kind: PackKind, entry: &DirectoryEntry) -> Result<()> {
         self.prefix.clear();
         match entry.frame.bases.is_empty() {
             true => Ok(()),

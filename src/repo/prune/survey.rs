@@ -3,7 +3,8 @@
 //! Only copies in usable packs count: there, whole, named by a visible segment, under no sentence (rule 7). A copy in a
 //! delta frame counts if all bases of the frame have copies that count in frames without bases; those copies are then
 //! needed too. A chunk with a copy that stands by itself needs no other. What has no copy that counts holds everything
-//! that it could be read from, sentenced or not.
+//! that it could be read from, sentenced or not; and what cannot be read from anywhere, all that there is of it: an
+//! ingest of the same files may store it again, and a disk may have erred. A copy that is known to be damaged never counts.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -30,21 +31,23 @@ pub struct Survey {
     contested: Bits,
     /// The place of each pack when there is a choice: the fullest of what is needed first.
     rank: Vec<u32>,
-    /// Chunks without any copy that can be read.
+    /// Needed chunks of which there are only copies that are damaged.
+    pub lost: u64,
+    /// Chunks without any copy at all.
     missing: u64,
     /// One of them.
     example: Option<ChunkKey>,
 }
 
 impl Survey {
-    /// Surveys what `marks` say is live in the repository of `view`. A needed chunk that cannot be read from any pack
-    /// is an error: then something is damaged, and nothing may be deleted.
+    /// Surveys what `marks` say is live in the repository of `view`. A needed chunk that is in no pack that is there is an
+    /// error: then something was lost, and nothing may be deleted.
     /// Copies in packs of `avoid` stay only where there is no other.
     pub fn new(view: &View, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
         let index = view.index.clone();
         let packs = Packs::new(view)?;
         let (needed, contested) = (marks.live.clone(), Bits::new(&index));
-        let mut survey = Survey { index, packs, needed, contested, rank: Vec::new(), missing: 0, example: None };
+        let mut survey = Survey { index, packs, needed, contested, rank: Vec::new(), lost: 0, missing: 0, example: None };
         survey.live(marks)?;
         survey.bases()?;
         survey.settle(avoid)?;
@@ -54,8 +57,8 @@ impl Survey {
             None => Ok(survey),
             Some(key) => {
                 let text = format!(
-                    "{} chunks that snapshots need cannot be read from any pack that is there, {}… among them (yester check \
-                     names the files)",
+                    "{} chunks that snapshots need are in no pack that is there, {}… among them (yester check names the files; an \
+                     ingest of them stores them again)",
                     survey.missing,
                     key.short()
                 );
@@ -96,7 +99,8 @@ impl Survey {
         }
         let mut out = Vec::new();
         for place in places {
-            if self.packs.of(place).standing == Standing::Usable && self.is_complete(place)? {
+            let usable = self.packs.of(place).standing == Standing::Usable && !self.packs.frame(place).is_damaged();
+            if usable && self.is_complete(place)? {
                 out.push(*place);
             }
         }
@@ -105,7 +109,10 @@ impl Survey {
 
     /// The copies that count and stand by themselves.
     pub fn plain(&self, places: &[Location]) -> Vec<Location> {
-        let counts = |place: &&Location| self.packs.of(place).standing == Standing::Usable && !self.packs.frame(place).is_delta();
+        let counts = |place: &&Location| {
+            let frame = self.packs.frame(place);
+            self.packs.of(place).standing == Standing::Usable && !frame.is_delta() && !frame.is_damaged()
+        };
         places.iter().filter(counts).copied().collect()
     }
 
@@ -155,7 +162,7 @@ impl Survey {
     fn hold(&mut self, key: &ChunkKey, places: &[Location]) -> Result<()> {
         let mut can_be_read = false;
         for place in places {
-            if !self.packs.of(place).is_readable() {
+            if !self.packs.of(place).is_readable() || self.packs.frame(place).is_damaged() {
                 continue;
             }
             let mut whole = true;
@@ -164,16 +171,19 @@ impl Survey {
                 let readable: Vec<usize> = copies
                     .iter()
                     .map(|copy| self.packs.frame(copy))
-                    .filter(|frame| !frame.is_delta())
+                    .filter(|frame| !frame.is_delta() && !frame.is_damaged())
                     .map(|frame| frame.pack())
                     .filter(|number| self.packs.list[*number].is_readable())
                     .collect();
-                whole = whole && !readable.is_empty();
-                if self.plain(&copies).is_empty() {
+                if readable.is_empty() {
+                    whole = false;
+                    self.give_up(&copies);
+                } else if self.plain(&copies).is_empty() {
                     let len = copies.first().map_or(0, |copy| u64::from(copy.len));
                     for number in readable {
-                        self.packs.list[number].held = true;
-                        self.packs.list[number].wanted += len;
+                        let pack = &mut self.packs.list[number];
+                        (pack.held, pack.salvage) = (true, true);
+                        pack.wanted += len;
                     }
                 }
             }
@@ -184,14 +194,36 @@ impl Survey {
                 frame.want();
             }
             let number = frame.pack();
-            self.packs.list[number].held = true;
-            self.packs.list[number].wanted += u64::from(place.len);
+            let pack = &mut self.packs.list[number];
+            pack.held = true;
+            pack.salvage |= whole;
+            pack.wanted += u64::from(place.len);
         }
-        if !can_be_read {
-            self.missing += 1;
-            self.example.get_or_insert(*key);
+        if can_be_read {
+            return Ok(());
+        }
+        match self.give_up(places) {
+            true => self.lost += 1,
+            false => {
+                self.missing += 1;
+                self.example.get_or_insert(*key);
+            }
         }
         Ok(())
+    }
+
+    /// None of these copies can be read: all that are there stay as they are. False: there are none.
+    fn give_up(&mut self, places: &[Location]) -> bool {
+        let mut there = false;
+        for place in places {
+            let number = self.packs.frame(place).pack();
+            let pack = &mut self.packs.list[number];
+            if pack.is_there() {
+                (pack.held, pack.lost) = (true, true);
+                there = true;
+            }
+        }
+        there
     }
 
     /// Goes through the bases of delta frames that are to stay.
@@ -242,14 +274,14 @@ impl Survey {
     }
 
     /// The fullest first; so of two packs with the same chunks, the one with more else that is needed keeps them, and
-    /// the other can go.
+    /// the other can go. What must stay in any case comes before all: copies in it cost nothing.
     fn rank_packs(&mut self, avoid: &HashSet<PackId>) {
         let list = &self.packs.list;
         let mut order: Vec<u32> = (0..list.len() as u32).collect();
         order.sort_by_cached_key(|number| {
             let pack = &list[*number as usize];
             let share = (u128::from(pack.wanted) << 32) / u128::from(pack.plain.max(1));
-            (avoid.contains(&pack.id), Reverse(share), pack.id)
+            (!pack.held, avoid.contains(&pack.id), Reverse(share), pack.id)
         });
         self.rank = vec![0; order.len()];
         for (rank, pack) in order.into_iter().enumerate() {

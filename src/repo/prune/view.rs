@@ -21,6 +21,8 @@ pub struct View {
     pub leavings: Vec<(SnapshotId, u64)>,
     /// The visible segments.
     pub index: Arc<Index>,
+    /// Segments that cannot be opened by anybody.
+    pub broken: Vec<SegmentId>,
     /// All segments, also replaced ones, with their sizes.
     pub segments: HashMap<SegmentId, u64>,
     /// Sentences with their packs.
@@ -48,7 +50,16 @@ impl View {
                 _ => {}
             }
         }
-        let index = Arc::new(Index::load_after(repo, old)?);
+        let (index, damaged) = Index::load_with_damage(repo, old)?;
+        let mut broken = Vec::new();
+        for (id, e) in damaged {
+            match e.kind() {
+                // Whether snapshots need what it said will be seen.
+                ErrorKind::Corrupt => broken.push(id),
+                _ => return Err(e),
+            }
+        }
+        let index = Arc::new(index);
         let segments = repo.storage().list(Class::Index)?;
         let segments = segments.into_iter().filter_map(|(name, size)| match name {
             Name::Segment(id) => Some((id, size)),
@@ -57,9 +68,19 @@ impl View {
         let segments = segments.collect();
         let sentences = sentence::read_all(repo)?;
         let packs = index::list_packs(repo)?;
-        let view = View { snapshots, forgotten, leavings, index, segments, sentences, packs };
+        let view = View { snapshots, forgotten, leavings, index, broken, segments, sentences, packs };
         view.confirm_missing(repo)?;
         Ok(view)
+    }
+
+    /// The error of something that was not found, with the segment that may have said where it is.
+    pub fn blame(&self, e: Error) -> Error {
+        match self.broken.first() {
+            Some(id) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                e.context(format!("{} is damaged (yester repair index makes it anew from the packs)", Name::Segment(*id)))
+            }
+            _ => e,
+        }
     }
 
     /// A pack that a segment names and the listing does not show must really be gone: stores have answered with

@@ -1,0 +1,95 @@
+//! What a reader needs around the frames: keys of packs, copies on a local disk, and the memory of what was damaged.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::damage::Extent;
+use crate::format::pack::{PREAMBLE, PackKind};
+use crate::model::PackId;
+use crate::repo::damaged;
+use crate::repo::index::FrameRef;
+use crate::repo::pack::PackKey;
+use crate::storage::Name;
+
+use super::{ChunkReader, is_damage};
+
+impl ChunkReader {
+    /// Remembers that a frame is damaged, if it is and not what it was decoded with. `key`: the pack's, if it has one.
+    pub(super) fn note(&self, frame: &FrameRef, key: Option<&PackKey>, error: &Error) {
+        let (id, whole) = (frame.pack.id, Extent::Whole);
+        let extent = match key {
+            _ if !is_damage(error) => return,
+            None => whole,
+            Some(key) if key.preamble().kind != frame.pack.kind => whole,
+            Some(key) => {
+                let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
+                let mut sealed = Vec::new();
+                // Read once more: a disk or a memory that errs now and then is not damage of the pack.
+                let read = self.repo.storage().read(&Name::Pack(id), Some(range), &mut sealed);
+                let sound = match read {
+                    Err(e) => !is_damage(&e),
+                    Ok(()) => key.is_authentic(frame.number, &frame.info, &sealed),
+                };
+                // What is authentic and cannot be decoded was decoded with wrong bases, or written wrong.
+                if sound && (!frame.info.bases.is_empty() || !is_damage(error)) {
+                    return;
+                }
+                Extent::Frames([frame.number].into())
+            }
+        };
+        damaged::add(&mut self.found.lock().unwrap_or_else(|e| e.into_inner()), id, &extent);
+    }
+
+    pub(super) fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+        // Many threads begin with a pack at the same time: one fetches its key.
+        let own = self.loading.lock().unwrap_or_else(|e| e.into_inner()).entry(id).or_default().clone();
+        let _loading = own.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
+            return Ok(key.clone());
+        }
+        let fetched = self.fetch_key(kind, id);
+        if let Ok(key) = &fetched {
+            self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
+        }
+        // Who comes from now on finds the key, or tries again.
+        self.loading.lock().unwrap_or_else(|e| e.into_inner()).remove(&id);
+        fetched
+    }
+
+    fn fetch_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+        let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
+        let mut first = Vec::new();
+        if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
+            self.read_pack(id, range, &mut first)?;
+            self.keep(kind, id, 0, &first);
+        }
+        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
+    }
+
+    /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.
+    pub(super) fn kept(
+        &self,
+        kind: PackKind,
+        id: PackId,
+        range: &Range<u64>,
+        out: &mut Vec<u8>,
+        is_good: impl FnOnce(&[u8]) -> bool,
+    ) -> bool {
+        let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) else { return false };
+        if !cache.read_tree(&id, range, out) {
+            return false;
+        }
+        let good = is_good(out);
+        if !good {
+            cache.drop_tree(&id);
+        }
+        good
+    }
+
+    pub(super) fn keep(&self, kind: PackKind, id: PackId, offset: u64, sealed: &[u8]) {
+        if let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) {
+            cache.keep_tree(&id, offset, sealed);
+        }
+    }
+}
