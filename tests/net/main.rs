@@ -25,6 +25,7 @@ mod frames;
 #[allow(dead_code)]
 mod generate;
 mod hostile;
+mod liars;
 mod limits;
 mod oracle;
 mod pipeline;

@@ -17,7 +17,7 @@ use yester::storage::{Class, Created, Name, Storage};
 
 use crate::support::*;
 
-const TOKEN: &str = "yester-token-0123456789abcdef-00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub const TOKEN: &str = "yester-token-0123456789abcdef-00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 /// A server over TLS that answers everything with these bytes.
 fn canned(answer: &str) -> (u16, Trust) {
@@ -27,7 +27,7 @@ fn canned(answer: &str) -> (u16, Trust) {
 }
 
 /// A server's own certificate, with HTTP/1.1 behind it.
-fn own(directory: &Path) -> (rustls::ServerConfig, Trust) {
+pub fn own(directory: &Path) -> (rustls::ServerConfig, Trust) {
     let (chain, key) = Identity::made(directory, &["localhost".to_owned()], &[]).unwrap();
     let identity = Identity::read(&chain, &key).unwrap();
     let trust = Trust { fingerprint: identity.fingerprint(), authorities: None };

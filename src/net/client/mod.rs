@@ -45,7 +45,7 @@ const LONGEST: usize = 1 << 20;
 const PER_CONNECTION: usize = 4;
 /// Packs that are sent at once at most: each is in memory until the server has it.
 const MOST_UPLOADS: usize = 4;
-/// How often an object is sent before it is given up: bytes that move, and are lost each time, are no progress.
+/// How often an object is sent, or a list asked for, before it is given up: bytes that move, and are lost each time, are no progress.
 const MOST_ATTEMPTS: u32 = 20;
 /// Bytes that one request asks for when more are needed: with [`PER_CONNECTION`] of them under way a line with a long way
 /// is full, and memory holds no more than that.
@@ -187,17 +187,23 @@ impl RemoteStorage {
 
     /// A small request that may be repeated, and the body of its answer.
     fn call(&self, ask: &Ask) -> Result<Vec<u8>> {
+        let mut attempts = 0;
         self.wait(self.line.patiently(async |patience| {
-            let mut answer = self.line.ask(ask, patience).await?;
-            let mut body = Vec::new();
-            while let Some(bytes) = self.frame(&mut answer, patience).await? {
-                body.extend_from_slice(&bytes);
-                if body.len() > LONGEST {
-                    return Err(Fault::Final(Error::new(ErrorKind::Io, "the server's answer is too long")));
-                }
-            }
-            Ok(body)
+            attempts += 1;
+            self.small(ask, patience).await.map_err(|fault| anew(fault, attempts))
         }))
+    }
+
+    async fn small(&self, ask: &Ask, patience: &mut Patience) -> Result<Vec<u8>, Fault> {
+        let mut answer = self.line.ask(ask, patience).await?;
+        let mut body = Vec::new();
+        while let Some(bytes) = self.frame(&mut answer, patience).await? {
+            body.extend_from_slice(&bytes);
+            if body.len() > LONGEST {
+                return Err(Fault::Final(Error::new(ErrorKind::Io, "the server's answer is too long")));
+            }
+        }
+        Ok(body)
     }
 
     /// The next bytes of an answer's body.
@@ -335,15 +341,21 @@ impl RemoteStorage {
 
     fn listed(&self, class: Class) -> Result<Vec<(Name, u64, Timestamp)>> {
         let ask = Ask::new(Method::GET, protocol::list_path(class));
+        let mut attempts = 0;
         let listed = self.wait(self.line.patiently(async |patience| {
-            let mut answer = self.line.ask(&ask, patience).await?;
-            let mut parser = ListParser::new(class);
-            while let Some(bytes) = self.frame(&mut answer, patience).await? {
-                parser.feed(&bytes)?;
-            }
-            parser.finish().map_err(Fault::Broken)
+            attempts += 1;
+            self.one_list(&ask, class, patience).await.map_err(|fault| anew(fault, attempts))
         }));
         listed.map_err(|e| e.context(format!("cannot list {}/ in {}", class.prefix(), self.address)))
+    }
+
+    async fn one_list(&self, ask: &Ask, class: Class, patience: &mut Patience) -> Result<Vec<(Name, u64, Timestamp)>, Fault> {
+        let mut answer = self.line.ask(ask, patience).await?;
+        let mut parser = ListParser::new(class);
+        while let Some(bytes) = self.frame(&mut answer, patience).await? {
+            parser.feed(&bytes)?;
+        }
+        parser.finish().map_err(Fault::Broken)
     }
 
     fn found(&self, method: Method) -> Result<Leftovers> {
@@ -351,6 +363,14 @@ impl RemoteStorage {
         let found: LeftoversFound = serde_json::from_slice(&body)
             .map_err(|e| Error::new(ErrorKind::Io, format!("the server's answer makes no sense: {e}")))?;
         Ok(Leftovers { files: found.files, bytes: found.bytes })
+    }
+}
+
+/// A fault of an answer that would begin anew: a server that cuts each one must not keep its client for ever.
+fn anew(fault: Fault, attempts: u32) -> Fault {
+    match fault {
+        Fault::Broken(e) if attempts >= MOST_ATTEMPTS => Fault::Final(e.context(format!("given up after {attempts} attempts"))),
+        fault => fault,
     }
 }
 

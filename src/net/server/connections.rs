@@ -10,7 +10,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use axum::response::IntoResponse;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Body as HttpBody;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -240,22 +242,37 @@ pub async fn serve_stdio(server: Arc<Server>) -> std::io::Result<()> {
     converse(server, stream).await
 }
 
+/// Nobody in particular, who is at the other end of no network.
+fn nobody() -> Arc<Guest> {
+    Arc::new(Guest { number: 0, peer: SocketAddr::from(([0, 0, 0, 0], 0)), activity: Arc::default() })
+}
+
 /// Serves one client that is at the other end of a stream, and no other.
-pub async fn converse(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> std::io::Result<()> {
-    let (router, limits) = (router(server.clone()), server.limits.clone());
-    let peer = SocketAddr::from(([0, 0, 0, 0], 0));
-    let guest = Arc::new(Guest { number: 0, peer, activity: Arc::default() });
+async fn converse(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> std::io::Result<()> {
+    let (router, limits, guest) = (router(server.clone()), server.limits.clone(), nobody());
     let service = service_fn(move |request| answer(server.clone(), router.clone(), guest.clone(), request));
     builder(&limits).serve_connection(TokioIo::new(stream), service).await.map_err(std::io::Error::other)
 }
 
+/// Answers one request that came over no network.
+pub async fn answer_alone(server: &Arc<Server>, request: Request<Full<Bytes>>) -> Response<Measured> {
+    match answer(server.clone(), router(server.clone()), nobody(), request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
 /// Answers a request, and writes it down.
-async fn answer(
+async fn answer<B>(
     server: Arc<Server>,
     router: Router,
     guest: Arc<Guest>,
-    mut request: Request<Incoming>,
-) -> Result<Response<Measured>, Infallible> {
+    mut request: Request<B>,
+) -> Result<Response<Measured>, Infallible>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
     let (began, busy) = (Instant::now(), guest.activity.request());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let refused = precheck(&request).err();
@@ -294,7 +311,7 @@ fn log(server: &Server, asker: &Asker, method: &Method, uri: &Uri, status: u16, 
 }
 
 /// What is wrong with a request before anybody looks at who asks.
-fn precheck(request: &Request<Incoming>) -> Result<(), Refusal> {
+fn precheck<B>(request: &Request<B>) -> Result<(), Refusal> {
     let path = request.uri().path();
     if path == "/healthz" || path == "/metrics" {
         return Ok(());

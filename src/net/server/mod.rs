@@ -23,6 +23,7 @@ mod journal;
 pub mod limits;
 mod listen;
 pub mod metrics;
+pub mod offline;
 mod routes;
 mod upload;
 mod watch;

@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../../tests/common/requests.rs"]
+#[allow(dead_code)]
+mod requests;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| requests::sequence(data));
