@@ -231,6 +231,11 @@ fn what_no_snapshot_can_hold_is_refused_before_it_is_read() {
     let host = "h".repeat(100_000);
     world.run(&with(&options, &["ingest", "--host", &host, "src"])).fails(2, &["the host hhh", "100000 bytes"]);
     world.run(&with(&options, &["ingest", "--tag", &host, "src"])).fails(2, &["the tag hhh"]);
+    // Nothing is made for what cannot be done.
+    for bad in [&["--host", &host][..], &["-e", ""], &["-e", "["], &["--changed-is-ok", "!"]] {
+        world.run(&[&["ingest", "src"], bad].concat()).fails(2, &[]);
+    }
+    assert!(!world.at(".local").exists());
     assert!(world.run(&with(&options, &["snapshots", "--json"])).ok().json().is_empty());
     world.run(&with(&options, &["check"])).ok();
 }

@@ -140,6 +140,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let sources = args.sources()?;
     inputs::require_one(&sources)?;
     let mut options = args.options()?;
+    yester::ingest::check(&sources, &options)?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
     gone::warn(context, &repo)?;
     if let Some(name) = &args.parent {

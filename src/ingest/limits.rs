@@ -45,20 +45,22 @@ pub fn check(sources: &[Source], options: &IngestOptions) -> Result<()> {
 
 /// The names of who owns something, and of how many there was no room for the name.
 pub fn owners(walked: &Walked) -> (Owners, u64) {
-    let mut unnamed = 0;
-    let mut named = |ids: &BTreeSet<u32>, name: fn(u32) -> Option<Vec<u8>>| {
-        let mut out = Vec::new();
-        for id in ids {
-            match name(*id) {
-                Some(name) if out.len() < MAX_LIST && name.len() <= MAX_NAME => out.push((*id, name)),
-                Some(_) => unnamed += 1,
-                None => {}
-            }
+    let (users, unnamed) = named(&walked.uids, users::user_name);
+    let (groups, more) = named(&walked.gids, users::group_name);
+    (Owners { users, groups }, unnamed + more)
+}
+
+/// The names of these numbers, as far as a snapshot holds them, and how many it does not.
+fn named(ids: &BTreeSet<u32>, name: impl Fn(u32) -> Option<Vec<u8>>) -> (Vec<(u32, Vec<u8>)>, u64) {
+    let (mut out, mut unnamed) = (Vec::new(), 0);
+    for id in ids {
+        match name(*id) {
+            Some(name) if out.len() < MAX_LIST && name.len() <= MAX_NAME => out.push((*id, name)),
+            Some(_) => unnamed += 1,
+            None => {}
         }
-        out
-    };
-    let (users, groups) = (named(&walked.uids, users::user_name), named(&walked.gids, users::group_name));
-    (Owners { users, groups }, unnamed)
+    }
+    (out, unnamed)
 }
 
 #[cfg(test)]
@@ -79,5 +81,13 @@ mod tests {
         let long: Vec<Source> =
             (0..600).map(|n| Source { stored: format!("/{n}{}", "x".repeat(65_000)).into_bytes(), ..source(n) }).collect();
         assert!(check(&long, &fine).is_err());
+    }
+
+    #[test]
+    fn owners_beyond_what_a_snapshot_names_have_numbers_only() {
+        let ids: BTreeSet<u32> = (0..MAX_LIST as u32 + 10).collect();
+        let (found, unnamed) = named(&ids, |id| (id != 3).then(|| if id == 5 { vec![b'x'; 300] } else { b"u".to_vec() }));
+        assert_eq!((found.len(), unnamed), (MAX_LIST, 9));
+        assert!(found.iter().all(|(id, _)| *id != 3 && *id != 5));
     }
 }

@@ -87,6 +87,13 @@ pub fn now() -> Timestamp {
     Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
 }
 
+/// Refuses what [`ingest`] would refuse of what it is given: before a repository is opened, or made.
+pub fn check(sources: &[Source], options: &IngestOptions) -> Result<()> {
+    sources::places(sources)?;
+    Rules::new(options, &[])?;
+    limits::check(sources, options)
+}
+
 /// Stores `sources` as a new snapshot. Setting `stop` ends it cleanly: no snapshot, and what was stored is found by
 /// the next ingest. An error of the repository is final; what cannot be read of the source is said to `observer`,
 /// counted, and left out.
