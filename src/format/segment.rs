@@ -233,14 +233,15 @@ pub fn decode_frames(bytes: &[u8], first: u32, starts: &[u32]) -> Result<Vec<Fra
 /// Encodes one page of entries of a segment with `frames` frames, which must be sorted by key. An error for what no
 /// reader would take.
 pub fn encode_entries(entries: &[Entry], frames: u32) -> Result<Vec<u8>> {
-    let out = entry_bytes(entries);
+    let out = encode_entries_unchecked(entries);
     match decode_entries(&out, entries.len(), frames)? == entries {
         true => Ok(out),
         false => Err(Error::invalid("a segment's entries would be read as something else")),
     }
 }
 
-fn entry_bytes(entries: &[Entry]) -> Vec<u8> {
+/// The same bytes, whether or not a reader would take them: for tests of readers.
+pub fn encode_entries_unchecked(entries: &[Entry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * 24);
     for entry in entries {
         out.extend_from_slice(&entry.key.0);

@@ -69,6 +69,8 @@ pub struct SegmentWriter<'a> {
     frames: Vec<FrameInfo>,
     /// Frames in all.
     all_frames: u64,
+    /// Whether only what readers take is written.
+    checked: bool,
     entries: Vec<Entry>,
     filter: Vec<[u8; BLOCK]>,
 }
@@ -102,12 +104,18 @@ impl<'a> SegmentWriter<'a> {
             root: SegmentRoot::default(),
             frames: Vec::with_capacity(FRAMES_A_PAGE),
             all_frames: 0,
+            checked: true,
             entries: Vec::with_capacity(ENTRIES_A_PAGE),
             filter: vec![[0; BLOCK]; blocks as usize],
         };
         let commitment = out.key.commitment;
         [&header[..], &salt, &commitment].iter().try_for_each(|part| out.put(part))?;
         Ok(out)
+    }
+
+    /// Writes entries whether or not a reader would take them: for tests of readers.
+    pub fn unchecked(self) -> Self {
+        SegmentWriter { checked: false, ..self }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -155,7 +163,11 @@ impl<'a> SegmentWriter<'a> {
 
     fn entry_page(&mut self) -> Result<()> {
         if let Some(first) = self.entries.first().map(|e| e.key) {
-            let page = segment::encode_entries(&self.entries, u32::try_from(self.all_frames).unwrap_or(u32::MAX))?;
+            let frames = u32::try_from(self.all_frames).unwrap_or(u32::MAX);
+            let page = match self.checked {
+                true => segment::encode_entries(&self.entries, frames)?,
+                false => segment::encode_entries_unchecked(&self.entries),
+            };
             self.entries.clear();
             let len = self.page(page)?;
             self.root.entry_pages.push((first, len));

@@ -215,7 +215,7 @@ fn reindex(forged: &Forged, frames: &[FrameInfo], entries: &[(ChunkKey, u32, u32
     all.extend(entries.iter().map(|(key, frame, offset, len)| Entry { key: *key, frame: *frame, offset: *offset, len: *len }));
     all.sort_by_key(|entry| entry.key);
     place.files(Class::Index).iter().for_each(|path| fs::remove_file(path).unwrap());
-    let mut writer = SegmentWriter::new(&place.repo, all.len() as u64).unwrap();
+    let mut writer = SegmentWriter::new(&place.repo, all.len() as u64).unwrap().unchecked();
     infos.into_iter().for_each(|info| writer.frame(info).unwrap());
     all.into_iter().for_each(|entry| writer.entry(entry).unwrap());
     writer.finish(packs, Vec::new()).unwrap();

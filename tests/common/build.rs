@@ -251,7 +251,7 @@ impl Builder<'_> {
     fn directory(&mut self, children: &[Spec]) -> Directory {
         let mut sorted: Vec<&Spec> = children.iter().collect();
         sorted.sort_by_key(|spec| spec.node.name.clone());
-        let mut tree = TreeWriter::new(PageKind::Directory);
+        let mut tree = TreeWriter::new(PageKind::Directory).unchecked();
         let mut out = Directory { entries: sorted.len() as u64, ..Directory::default() };
         let (mut bytes, mut page) = (Vec::new(), Vec::new());
         page::start(PageKind::Directory, 0, &mut page);
@@ -312,7 +312,7 @@ pub fn snapshot(repo: &Repository, root: &Spec, owners: Owners) -> Snapshot {
 #[allow(dead_code)] // Only the mount is shown so many.
 pub fn long_directory(repo: &Repository, names: impl Iterator<Item = String>) -> Snapshot {
     let mut builder = Builder::new(repo);
-    let mut tree = TreeWriter::new(PageKind::Directory);
+    let mut tree = TreeWriter::new(PageKind::Directory).unchecked();
     let mut directory = Directory::default();
     let mut bytes = Vec::new();
     for name in names {
