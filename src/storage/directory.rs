@@ -391,10 +391,15 @@ impl Storage for DirectoryStorage {
         };
         let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| Error::corrupt(failed()))?;
         out.clear();
-        out.try_reserve(len).map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", failed())))?;
+        let short = || Error::corrupt(format!("{}: it is shorter than {} bytes", failed(), range.end));
+        if let Err(e) = out.try_reserve(len) {
+            // Too little memory is no damage, but a length that the object does not have is.
+            let whole = file.metadata().at(failed)?.len();
+            return Err(if range.end > whole { short() } else { Error::new(ErrorKind::Io, format!("{}: {e}", failed())) });
+        }
         out.resize(len, 0);
         file.read_exact_at(out, range.start).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{}: it is shorter than {} bytes", failed(), range.end)),
+            io::ErrorKind::UnexpectedEof => short(),
             _ => Error::io(failed(), e),
         })
     }

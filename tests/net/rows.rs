@@ -73,7 +73,9 @@ fn clear(answer: &'static [u8]) -> u16 {
 
 fn open(port: u16, trust: Trust) -> yester::Error {
     let token = Some(zeroize::Zeroizing::new(TOKEN.to_owned()));
-    let options = RemoteOptions { token, trust, timeout: PATIENT, ..RemoteOptions::default() };
+    // What nobody answers is tried again for so long.
+    let timeout = Duration::from_secs(20);
+    let options = RemoteOptions { token, trust, timeout, ..RemoteOptions::default() };
     RemoteStorage::open(&at_port(port, "web"), &options).unwrap_err()
 }
 
