@@ -107,8 +107,7 @@ fn other_tools_names_of_repositories_make_nothing() {
 #[test]
 fn usage_is_2_and_one_line() {
     let world = World::new();
-    let bad: [&[&str]; 11] = [
-        &[],
+    let bad: [&[&str]; 10] = [
         &["nonsense"],
         &["snapshots", "--latest", "many"],
         &["ls"],

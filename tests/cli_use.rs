@@ -214,3 +214,90 @@ fn a_signal_asks_for_progress() {
         assert!(!json || out.lines().any(|line| line.contains(r#""message_type":"status""#)), "{out}");
     }
 }
+
+#[test]
+fn help_is_printed_for_the_asking() {
+    let world = World::new();
+    let help = world.run(&["--help"]).ok().text();
+    assert!(help.contains("Commands:") && help.contains("yester ingest ~/documents"), "{help}");
+    assert_eq!(world.run::<&str>(&[]).ok().text(), help);
+    assert_eq!(world.run(&["help"]).ok().text(), help);
+    let restore = world.run(&["restore", "--help"]).ok().text();
+    assert_eq!(world.run(&["help", "restore"]).ok().text(), restore);
+    assert_eq!(world.run(&["help", "extract"]).ok().text(), restore);
+    assert!(!restore.contains("--ssh-command") && restore.contains("yester restore --help-all"), "{restore}");
+    let all = world.run(&["restore", "--help-all"]).ok().text();
+    assert!(all.contains("--ssh-command") && all.contains("--password-command") && all.contains("--overwrite"), "{all}");
+    // The examples come first, in the manual too.
+    assert!(restore.find("yester restore latest -t /").unwrap() < restore.find("Usage:").unwrap(), "{restore}");
+    world.run(&["man", "man1"]).ok();
+    let page = fs::read_to_string(world.at("man1/yester-restore.1")).unwrap();
+    let (examples, description) = (page.find(".SH EXAMPLES").unwrap(), page.find(".SH DESCRIPTION").unwrap());
+    assert!(examples < description && page[examples..description].contains("yester restore latest"), "{page}");
+    assert!(page.contains("ssh\\-command"), "the manual has all options");
+}
+
+#[test]
+fn words_of_other_tools_are_understood() {
+    let (world, options) = world();
+    for (word, command) in [("create", "ingest"), ("save", "ingest"), ("verify", "check"), ("gc", "prune"), ("compact", "prune")]
+    {
+        assert!(world.run(&[word, "--help"]).ok().text().contains(&format!("yester {command} ")), "{word}");
+    }
+    run(&world, &options, &["create", "src"]).ok();
+    assert_eq!(run(&world, &options, &["list-snapshots", "--json"]).ok().json().len(), 1);
+    assert!(run(&world, &options, &["du"]).ok().text().contains("to restore"));
+    for unlock in [&["unlock"][..], &["unlock", "--remove-all"], &["break-lock"]] {
+        assert!(run(&world, &options, unlock).ok().text().starts_with("nothing is ever locked"));
+    }
+    for (word, said) in
+        [("find", "yester mount"), ("diff", "yester mount"), ("rebuild-index", "yester repair index"), ("rm", "yester forget")]
+    {
+        world.run(&[word, "x"]).fails(2, &[word, said]);
+    }
+    world.run(&["nonsense"]).fails(2, &["nonsense", "see: yester --help"]);
+    world.run(&["extract", "latest", "--frobnicate"]).fails(2, &["--frobnicate", "see: yester restore --help"]);
+    world.run(&["key", "add", "--frobnicate"]).fails(2, &["see: yester key add --help"]);
+}
+
+#[test]
+fn commands_in_messages_name_the_repository_that_was_given() {
+    let world = World::new();
+    world.run(&["-r", "my repo", "snapshots"]).fails(10, &["yester init --repo 'my repo'"]);
+    world.run(&["-r", "my repo", "--key-file", "key", "init"]).ok();
+    world.run(&["-r", "my repo", "--key-file", "key", "ls", "latest"]).fails(1, &["yester ingest --repo 'my repo' PATH"]);
+    let said =
+        world.run_with(&[("YESTER_REPO", "my repo")], &["--key-file", "key", "ls", "latest"]).fails(1, &["yester ingest PATH"]);
+    assert!(!said.err.contains("--repo"), "{}", said.err);
+}
+
+#[test]
+fn repositories_of_other_tools_are_named() {
+    let world = World::new();
+    for below in ["data", "index", "keys", "locks", "snapshots"] {
+        fs::create_dir_all(world.at("old").join(below)).unwrap();
+    }
+    world.file("old/config", [0; 155]);
+    world.file("borg/config", "[repository]\nversion = 1\n");
+    fs::create_dir(world.at("borg/data")).unwrap();
+    world.file("src/a", "x");
+    for (name, tool) in [("old", "restic"), ("borg", "borg")] {
+        for args in [&["snapshots"][..], &["ingest", "src"]] {
+            world
+                .run(&[&["-r", name, "--key-file", "k"], args].concat())
+                .fails(10, &[&format!("a repository of {tool}"), "init"]);
+        }
+        world.run(&["-r", name, "--key-file", "k", "init"]).fails(1, &[&format!("a repository of {tool}")]);
+    }
+    assert!(!world.at("k").exists());
+}
+
+/// What is kept of an interrupted ingest is said, and what to know of a passphrase.
+#[test]
+fn init_says_what_losing_the_passphrase_means_and_what_comes_next() {
+    let world = World::new();
+    let text = world.run_with(&[("YESTER_PASSWORD", "geheim")], &["-r", "repo", "init"]).ok().text();
+    for said in ["without its passphrase", "ever be read", "key export", "next: yester ingest --repo repo PATH"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+}

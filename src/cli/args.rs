@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore, serve,
-    snapshots, stats, umount,
+    snapshots, stats, umount, unlock,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -65,26 +65,32 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Init(init::InitArgs),
-    #[command(visible_alias = "backup")]
+    #[command(visible_aliases = ["backup", "create", "save"])]
     Ingest(Box<ingest::IngestArgs>),
-    #[command(visible_alias = "list")]
+    #[command(visible_aliases = ["list", "list-snapshots"])]
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     #[command(visible_alias = "dump")]
     Cat(cat::CatArgs),
     Mount(mount::MountArgs),
+    #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     #[command(visible_alias = "extract")]
     Restore(restore::RestoreArgs),
+    #[command(visible_alias = "verify")]
     Check(check::CheckArgs),
+    #[command(visible_alias = "du")]
     Stats(stats::StatsArgs),
     Repair(repair::RepairArgs),
     Forget(Box<forget::ForgetArgs>),
+    #[command(visible_aliases = ["gc", "compact"])]
     Prune(prune::PruneArgs),
     Key(key::KeyArgs),
     Serve(Box<serve::ServeArgs>),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    #[command(hide = true, alias = "break-lock")]
+    Unlock(unlock::UnlockArgs),
     /// Print the version
     Version,
 }

@@ -19,11 +19,13 @@ use zeroize::Zeroizing;
 
 use super::args::Global;
 use super::credential::{self, Options, Origin};
+use super::output::note;
 use super::paths;
 use super::place::{Location, Place, Places};
-use super::remote;
-use super::variables;
+use super::{foreign, remote, variables};
 
+/// How often a passphrase may be typed.
+const TRIES: u32 = 3;
 /// Decoded frames that a command which reads one thing after another keeps.
 const FRAMES: u64 = 24 << 20;
 /// The most bytes that a repository's cache may hold.
@@ -64,13 +66,16 @@ impl Context {
     /// Where the repository's objects are, whether or not it can be unlocked.
     pub fn storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
         match &place.location {
-            Location::Local(path) => Ok(Arc::new(DirectoryStorage::open(path).map_err(|e| match e.kind() {
-                ErrorKind::NoRepository if place.implied => {
-                    let text = "there is no repository yet: the first yester ingest PATH makes the default one";
-                    Error::new(ErrorKind::NoRepository, format!("{text} at {}; --repo names another", place.shown()))
-                }
-                _ => e,
-            })?)),
+            Location::Local(path) => {
+                Ok(Arc::new(DirectoryStorage::open(path).map_err(|e| match (e.kind(), foreign::tool(path)) {
+                    (_, Some(tool)) => Error::new(ErrorKind::NoRepository, foreign::said(&place.shown(), tool)),
+                    (ErrorKind::NoRepository, _) if place.implied => {
+                        let text = "there is no repository yet: the first yester ingest PATH makes the default one";
+                        Error::new(ErrorKind::NoRepository, format!("{text} at {}; --repo names another", place.shown()))
+                    }
+                    _ => e,
+                })?))
+            }
             Location::Remote(address) => Ok(Arc::new(RemoteStorage::open(address, &self.remote()?)?)),
         }
     }
@@ -109,19 +114,32 @@ impl Context {
         }
     }
 
-    /// What unlocks the repository: what the user gave; else the default repository's key file; else an answer on
-    /// the terminal.
-    pub fn credential(&self, place: &Place) -> Result<Credential> {
+    /// Opens something with what unlocks the repository. Who is asked for a passphrase on the terminal has three tries.
+    pub fn unlock<T>(&self, place: &Place, mut open: impl FnMut(&Credential) -> Result<T>) -> Result<(T, Credential)> {
+        let mut left = TRIES;
+        loop {
+            let (credential, asked) = self.credential(place)?;
+            left -= 1;
+            match open(&credential) {
+                Err(e) if asked && left > 0 && e.kind() == ErrorKind::Key => note(&format!("yester: {e}: try again")),
+                opened => return opened.map(|opened| (opened, credential)),
+            }
+        }
+    }
+
+    /// What unlocks the repository, and whether somebody was asked for it: what the user gave; else the default
+    /// repository's key file; else an answer on the terminal.
+    fn credential(&self, place: &Place) -> Result<(Credential, bool)> {
         if let Some(origin) = self.given()? {
-            return credential::load(&origin);
+            return Ok((credential::load(&origin)?, false));
         }
         let default = self.places.key_file().filter(|_| self.places.is_default(place));
         if let Some(file) = default.as_ref().filter(|file| file.exists()) {
-            return credential::load(&Origin::KeyFile(file.clone()));
+            return Ok((credential::load(&Origin::KeyFile(file.clone()))?, false));
         }
         let shown = place.shown();
         if credential::can_ask() {
-            return credential::ask(&format!("passphrase of {shown}: "));
+            return Ok((credential::ask(&format!("passphrase of {shown}: "))?, true));
         }
         let lost = default.map(|file| format!(" (its own key file {} is not there)", paths::shown(&file))).unwrap_or_default();
         let text = "give --password-file, --password-command or --key-file, or set YESTER_PASSWORD";
@@ -142,7 +160,7 @@ impl Context {
     pub fn open(&self) -> Result<Arc<Repository>> {
         let place = self.place()?;
         let storage = self.storage(&place)?;
-        let repo = Repository::open(storage, &self.credential(&place)?)?;
+        let (repo, _) = self.unlock(&place, |key| Repository::open(storage.clone(), key))?;
         Ok(Arc::new(self.with_cache(&place, repo)))
     }
 

@@ -1,9 +1,14 @@
 //! Exit codes, and the one line that says why.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use yester::ErrorKind;
+use yester::sys::terminal::columns;
+
+use super::carry::carry;
+use super::output::wrapped;
 
 /// All of it was done.
 pub const DONE: u8 = 0;
@@ -21,6 +26,9 @@ pub const BUSY: u8 = 11;
 pub const NO_KEY: u8 = 12;
 /// The user stopped it.
 pub const INTERRUPTED: u8 = 130;
+
+/// Whether this process has nobody who reads its standard error now: that is a log.
+pub static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +62,15 @@ struct ExitError<'a> {
 /// Prints `yester: <message>` as one line on standard error, with `json` also as an object on a line of its own, and
 /// returns `code`.
 pub fn report(code: u8, message: &str, json: bool) -> u8 {
-    let message = one_line(message);
+    let message = one_line(&carry(message));
+    if IN_BACKGROUND.load(Ordering::Relaxed) {
+        // The log's lines have times.
+        tracing::error!("{message}");
+        return code;
+    }
     let mut err = io::stderr().lock();
     // Nobody is left to be told when standard error is gone; the code still tells.
-    let _ = writeln!(err, "yester: {message}");
+    let _ = writeln!(err, "{}", wrapped(&format!("yester: {message}"), columns(&err)));
     if json && let Ok(line) = serde_json::to_string(&ExitError { message_type: "exit_error", code, message: &message }) {
         let _ = writeln!(err, "{line}");
     }

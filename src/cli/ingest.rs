@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use yester::Result;
 use yester::chunk::codec::Compression;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Parent, Source, ingest};
 use yester::model::{Timestamp, escape};
 use yester::repo::Repository;
+use yester::{Error, ErrorKind, Result};
 
 use super::context::Context;
 use super::exit::Outcome;
@@ -42,8 +42,6 @@ pub struct IngestArgs {
     /// The same, each path ended by NUL
     #[arg(long, value_name = "FILE")]
     files_from0: Vec<PathBuf>,
-    #[command(flatten)]
-    exclude: ExcludeArgs,
     /// Tags of the snapshot (may be repeated)
     #[arg(long = "tag", value_name = "TAG[,TAG…]")]
     tags: Vec<OsString>,
@@ -83,6 +81,8 @@ pub struct IngestArgs {
     /// Only say what would be stored
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    exclude: ExcludeArgs,
 }
 
 #[derive(Debug, Args)]
@@ -151,7 +151,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let display = Display::new(&context.global);
     let report = ingest(&repo, &sources, &options, &stop, &display);
     display.finish();
-    let report = report?;
+    let report = report.map_err(|e| interrupted(e, args.dry_run))?;
     if report.committed {
         gone::remember(context, &repo, report.snapshot.id);
     }
@@ -166,6 +166,19 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     }
     out.finish()?;
     Ok(outcome(&report))
+}
+
+/// What there is to know when it was stopped.
+fn interrupted(error: Error, dry_run: bool) -> Error {
+    match error.kind() {
+        ErrorKind::Interrupted if dry_run => Error::new(ErrorKind::Interrupted, "interrupted: nothing was to be saved"),
+        ErrorKind::Interrupted => Error::new(
+            ErrorKind::Interrupted,
+            "interrupted: no snapshot was saved, but what was stored until now is kept: the same command, run again before \
+             the next prune, goes on from there",
+        ),
+        _ => error,
+    }
 }
 
 /// What must never be ingested: the repository and the cache. State and configuration are the user's files.

@@ -10,12 +10,13 @@ use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Storage};
 use yester::{Error, ErrorKind, Result};
 
+use super::carry::carry;
 use super::context::{self, Context};
 use super::credential::{self, New, Origin};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, lossy, note};
-use super::paths;
 use super::place::Place;
+use super::{foreign, paths};
 
 /// Make a repository
 ///
@@ -52,6 +53,7 @@ pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
         let mut out = Output::new();
         out.line(&format!("made repository {} at {}", made.repo.id().short(), place.shown()))?;
         made.advice().iter().try_for_each(|line| out.line(line))?;
+        out.line(&carry("next: yester ingest PATH takes the first snapshot"))?;
         out.finish()?;
     }
     Ok(Outcome::Done)
@@ -63,7 +65,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     let place = context.place()?;
     match context.storage(&place) {
         Ok(storage) => {
-            let repo = Repository::open(storage, &context.credential(&place)?)?;
+            let (repo, _) = context.unlock(&place, |key| Repository::open(storage.clone(), key))?;
             return Ok(Arc::new(context.with_cache(&place, repo)));
         }
         Err(e) if e.kind() == ErrorKind::NoRepository && place.implied => {}
@@ -83,7 +85,14 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
 
 impl Made {
     fn advice(&self) -> Vec<String> {
-        let Some(file) = self.key_file.as_deref().map(paths::shown) else { return Vec::new() };
+        let Some(file) = self.key_file.as_deref().map(paths::shown) else {
+            return vec![
+                "without its passphrase nothing in the repository can ever be read, by anybody: there is no other way in"
+                    .to_owned(),
+                carry("keep it in a safe place; yester key export prints a recovery text that opens the repository without it")
+                    .into_owned(),
+            ];
+        };
         vec![
             format!("its key is the file {file}: without it nothing in the repository can ever be read"),
             format!("keep a copy of it in a safe place off this machine, as with: cp {file} /media/usb/yester.key"),
@@ -119,7 +128,10 @@ fn check_free(path: &Path) -> Result<()> {
     {
         return Err(Error::new(ErrorKind::Exists, format!("there is a repository at {} already", paths::shown(path))));
     }
-    DirectoryStorage::check_free(path)
+    match foreign::tool(path) {
+        Some(tool) => Err(Error::new(ErrorKind::Exists, foreign::said(&paths::shown(path), tool))),
+        None => DirectoryStorage::check_free(path),
+    }
 }
 
 /// As [`check_free`], on another machine: what is in the way is a repository with something in it.

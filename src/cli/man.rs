@@ -13,6 +13,7 @@ use yester::{Error, ErrorKind, Result};
 use super::args::Cli;
 use super::context::Context;
 use super::exit::Outcome;
+use super::help;
 use super::output::{JsonPath, Output};
 use super::paths;
 
@@ -70,12 +71,48 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut left = vec![command];
     while let Some(command) = left.pop() {
         left.extend(visible(&command).cloned());
-        let page = Man::new(command).source(&source).manual("yester");
-        let mut text = Vec::new();
-        page.render(&mut text)?;
-        pages.push((page.get_filename(), [MARK, &ascii(&text)].concat()));
+        let text = page_of(command, &source)?;
+        pages.push((text.0, [MARK, &ascii(&text.1)].concat()));
     }
     Ok(pages)
+}
+
+/// A page's file name and text. Examples come first.
+fn page_of(command: Command, source: &str) -> io::Result<(String, Vec<u8>)> {
+    let display = command.get_display_name().unwrap_or_default().to_owned();
+    let examples = help::examples(display.strip_prefix("yester").unwrap_or_default().replace('-', " ").trim());
+    let below = command.get_subcommands().any(|below| !below.is_hide_set());
+    let more = command.get_after_long_help().or(command.get_after_help()).is_some();
+    let version = command.get_version().is_some();
+    let page = Man::new(command).source(source).manual("yester");
+    let mut text = Vec::new();
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    if !examples.is_empty() {
+        text.extend_from_slice(b".SH EXAMPLES\n");
+        for (line, what) in examples {
+            text.extend_from_slice(format!(".TP\n\\fB{}\\fR\n{}\n", escaped(line), escaped(what)).as_bytes());
+        }
+    }
+    page.render_description_section(&mut text)?;
+    page.render_options_section(&mut text)?;
+    if below {
+        page.render_subcommands_section(&mut text)?;
+    }
+    if more {
+        page.render_extra_section(&mut text)?;
+    }
+    if version {
+        page.render_version_section(&mut text)?;
+    }
+    Ok((page.get_filename(), text))
+}
+
+/// Text as a formatter of manuals takes it.
+fn escaped(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-").replace('~', "\\(ti").replace('\'', "\\(aq");
+    if text.starts_with('.') { format!("\\&{text}") } else { text }
 }
 
 /// The same page for formatters that know no UTF-8.

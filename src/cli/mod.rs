@@ -2,25 +2,27 @@
 //!
 //! One file a command: its options, its few lines of logic on top of a library function, its text and its JSON. What
 //! they share: `args` (options of all commands), `place`, `location` and `credential` (which repository, which key), `context`
-//! (opening it), `select` (snapshot names), `output`, `progress`, `units`, `exit`.
+//! (opening it), `select` (snapshot names), `help`, `output`, `progress`, `units`, `exit`.
 
 use std::ffi::OsString;
 
-use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 use yester::Result;
 
 mod args;
 mod background;
+mod carry;
 mod cat;
 mod check;
 mod completions;
 mod context;
 mod credential;
 mod exit;
+mod foreign;
 mod forget;
 mod gone;
 mod guard;
+mod help;
 mod ingest;
 mod init;
 mod inputs;
@@ -47,8 +49,10 @@ mod stats;
 mod status;
 mod umount;
 mod units;
+mod unlock;
 mod variables;
 mod version;
+mod words;
 
 use args::{Cli, Command};
 use context::Context;
@@ -62,14 +66,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         return exit::DONE;
     }
     let in_background = background::take_mark(&mut arguments);
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match help::parse(&arguments) {
         Ok(cli) => cli,
-        Err(e) => return usage(&e, arguments.iter().any(|a| a == "--json")),
+        Err(e) => return usage(&e, &arguments),
     };
     let json = cli.global.json;
+    carry::given(cli.global.repo.as_ref());
     // A server's log is what it is watched by.
     let serves = matches!(&cli.command, Command::Serve(args) if args.listens());
-    progress::log(cli.global.verbose + u8::from(serves), in_background || serves);
+    exit::IN_BACKGROUND.store(in_background, std::sync::atomic::Ordering::Relaxed);
+    progress::log(cli.global.verbose + u8::from(serves || in_background), in_background || serves);
     signals::asked();
     yester::sys::process::raise_file_limit();
     match dispatch(cli, in_background) {
@@ -99,12 +105,14 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Check(args) => check::run(&context, &args),
         Command::Stats(args) => stats::run(&context, &args),
         Command::Serve(args) => serve::run(&context, &args),
+        Command::Unlock(args) => unlock::run(&context, &args),
         Command::Version => version::run(&context),
     }
 }
 
 /// Help and version go to standard output; a usage error becomes one line like every other error.
-fn usage(error: &clap::Error, json: bool) -> u8 {
+fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    let json = arguments.iter().any(|argument| argument == "--json");
     if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
         return match error.print() {
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => exit::broken_pipe(),
@@ -112,11 +120,15 @@ fn usage(error: &clap::Error, json: bool) -> u8 {
             Ok(()) => exit::DONE,
         };
     }
+    if let Some(said) = help::unknown(error) {
+        return exit::report(exit::USAGE, &said, json);
+    }
     let text = error.render().to_string();
     let said = text.split("Usage:").next().unwrap_or(&text);
     let said = said.split("For more information").next().unwrap_or(said);
     let words: Vec<&str> = said.split_whitespace().collect();
     let message = words.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
-    exit::report(exit::USAGE, &format!("{message} (see: yester --help)"), json)
+    let command = [help::command_of(arguments), "--help".to_owned()].join(" ");
+    exit::report(exit::USAGE, &format!("{message} (see: yester {})", command.trim_start()), json)
 }

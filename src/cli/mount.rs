@@ -80,17 +80,18 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
     }
     let plan = args.plan(context)?;
     let place = context.place()?;
-    context.storage(&place)?;
-    let key = context.credential(&place)?;
+    let storage = context.storage(&place)?;
     if args.foreground {
+        let (repo, _) = context.unlock(&place, |key| Repository::open(storage.clone(), key))?;
         let mut said = Ok(());
-        serve(context, key, &plan, |_, warning| {
+        serve(context, repo, &plan, |_, warning| {
             warning.iter().for_each(|text| gone::say(context, text));
             said = say(context, &plan.mountpoint, std::process::id(), None);
         })?;
         said?;
     } else {
-        let started = background::start(&key, context.token()?, context.places.state())?;
+        let start = |key: &Credential| background::start(key, context.token()?, context.places.state());
+        let (started, _) = context.unlock(&place, start)?;
         started.warning.iter().for_each(|text| gone::say(context, text));
         say(context, &plan.mountpoint, started.pid, started.log.as_deref())?;
     }
@@ -107,7 +108,11 @@ fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
     };
     let served = background::begin().and_then(|(key, token)| {
         context.hand_over(token);
-        serve(context, key, &args.plan(context)?, ready)
+        let plan = args.plan(context)?;
+        let repo = Repository::open(context.storage(&context.place()?)?, &key)?;
+        // A mount may stay for months: what a user types elsewhere too does not stay with it.
+        drop(key);
+        serve(context, repo, &plan, ready)
     });
     if let Err(e) = &served {
         // Once the starting process has its answer, this one goes nowhere; the log has it.
@@ -138,15 +143,12 @@ impl MountArgs {
     }
 }
 
-/// Opens the repository, mounts it and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
+/// Mounts the repository and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
 /// `ready` is called when the mount answers, with what there is to say of the repository.
-fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Shutdown, Option<String>) + Send) -> Result<()> {
+fn serve(context: &Context, repo: Repository, plan: &Plan, ready: impl FnOnce(&Shutdown, Option<String>) + Send) -> Result<()> {
     yester::sys::process::return_large_blocks();
     let place = context.place()?;
-    let repo = Repository::open(context.storage(&place)?, &key)?;
     let repo = Arc::new(context.with_cache(&place, repo));
-    // A mount may stay for months: what a user types elsewhere too does not stay with it.
-    drop(key);
     let warning = gone::warning(context, &repo)?;
     let shutdown = Shutdown::new();
     let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
@@ -166,8 +168,10 @@ fn serve(context: &Context, key: Credential, plan: &Plan, ready: impl FnOnce(&Sh
     let mut guard = Guard::start();
     let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || {
         guard.iter_mut().for_each(|guard| guard.watch(&plan.mountpoint));
+        tracing::info!("mounted {} at {}", place.shown(), paths::shown(&plan.mountpoint));
         ready(&shutdown, warning);
     });
+    tracing::info!("the mount at {} has ended", paths::shown(&plan.mountpoint));
     drop(guard);
     handle.close();
     let _ = waiter.join();

@@ -5,14 +5,17 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use serde::Serialize;
 use yester::model::escape;
+use yester::sys::terminal::columns;
 use yester::{Error, Result};
 
+use super::carry::carry;
 use super::exit;
 
 /// Standard output, buffered. A reader that has gone ends the process quietly.
 pub struct Output {
     out: BufWriter<StdoutLock<'static>>,
     terminal: bool,
+    columns: Option<usize>,
 }
 
 impl Output {
@@ -20,7 +23,8 @@ impl Output {
     pub fn new() -> Self {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
-        Output { out: BufWriter::with_capacity(64 << 10, stdout.lock()), terminal }
+        let columns = columns(&stdout);
+        Output { out: BufWriter::with_capacity(64 << 10, stdout.lock()), terminal, columns }
     }
 
     /// Writes bytes as they are.
@@ -28,9 +32,9 @@ impl Output {
         self.out.write_all(bytes).or_else(failed)
     }
 
-    /// Writes a line of text.
+    /// Writes a line of text, or a table. On a terminal a long line is broken between words.
     pub fn line(&mut self, text: &str) -> Result<()> {
-        self.bytes(text.as_bytes())?;
+        self.bytes(wrapped(text, self.columns).as_bytes())?;
         self.bytes(b"\n")
     }
 
@@ -60,9 +64,35 @@ fn failed(e: io::Error) -> Result<()> {
     Err(Error::io("cannot write to standard output", e))
 }
 
-/// Writes one line to standard error, where nobody may be left to read it.
+/// Writes one line for people to standard error, where nobody may be left to read it.
 pub fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", wrapped(&carry(line), columns(io::stderr())));
+}
+
+/// Writes one line to standard error as it is.
+pub fn note_exactly(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A line that is broken between words where it is longer than the terminal is wide. Lines of their own stay.
+pub fn wrapped(text: &str, columns: Option<usize>) -> Cow<'_, str> {
+    let Some(columns) = columns.filter(|columns| *columns >= 20 && text.chars().count() > *columns && !text.contains('\n'))
+    else {
+        return Cow::Borrowed(text);
+    };
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut used = 0;
+    for word in text.split_inclusive(' ') {
+        let len = word.trim_end().chars().count();
+        if used > 2 && used + len > columns {
+            out.truncate(out.trim_end().len());
+            out.push_str("\n  ");
+            used = 2;
+        }
+        out.push_str(word);
+        used += word.chars().count();
+    }
+    Cow::Owned(out)
 }
 
 /// A path in JSON: `path`, and `path_b64` beside it when it is not UTF-8.
@@ -123,6 +153,16 @@ mod tests {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
         assert_eq!(base64(b"\xff\xfe\xfd"), "//79");
+    }
+
+    #[test]
+    fn long_lines_break_between_words() {
+        let text = "yester: warning: /home/eva/a-long-name-of-a-file: it cannot be read";
+        assert_eq!(wrapped(text, Some(30)), "yester: warning:\n  /home/eva/a-long-name-of-a-file:\n  it cannot be read");
+        for columns in [None, Some(200), Some(text.len())] {
+            assert_eq!(wrapped(text, columns), text);
+        }
+        assert_eq!(wrapped("a table\nof lines that are as they are", Some(20)), "a table\nof lines that are as they are");
     }
 
     #[test]

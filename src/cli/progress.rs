@@ -14,7 +14,8 @@ use yester::model::escape;
 use yester::observe::{Action, EntryKind, Event, Observer};
 
 use super::args::Global;
-use super::output::{JsonPath, note};
+use super::carry::carry;
+use super::output::{JsonPath, note, note_exactly};
 use super::status::Status;
 use super::{exit, signals};
 
@@ -141,14 +142,12 @@ impl Display {
 
     /// Prints a warning or a note above the bar. Names are escaped wherever it goes: a log is read on a terminal one day.
     fn say(&self, what: &str, subject: &[u8], message: &str) {
-        let line = if self.shared.json {
+        if self.shared.json {
             let message_type = if what == "note" { "note" } else { "error" };
-            let warning = Warning { message_type, path: JsonPath::new(subject), message };
-            serde_json::to_string(&warning).unwrap_or_default()
-        } else {
-            format!("yester: {what}: {}: {}", escape(subject), exit::one_line(message))
-        };
-        self.note(&line);
+            let warning = Warning { message_type, path: JsonPath::new(subject), message: &carry(message) };
+            return note_exactly(&serde_json::to_string(&warning).unwrap_or_default());
+        }
+        self.note(&format!("yester: {what}: {}: {}", escape(subject), exit::one_line(message)));
     }
 
     /// Asks a question on the terminal; true for yes.

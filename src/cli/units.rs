@@ -103,11 +103,11 @@ fn jiff(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.secs, i32::try_from(time.nanos).ok()?).ok()
 }
 
-/// A time in the local zone, to the second: `2026-11-20 10:04:11`. File systems hold times that no calendar has;
+/// A time in the local zone, to the second, with the zone: `2026-11-20 10:04:11 CET`. File systems hold times that no calendar has;
 /// those are shown as `@` and seconds.
 pub fn local_time(time: Timestamp) -> String {
     match jiff(time) {
-        Some(t) => t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Some(t) => t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string(),
         None => format!("@{}", time.secs),
     }
 }
@@ -191,8 +191,8 @@ mod tests {
         assert_eq!(parse_time("1970-01-01T00:00:01.5Z"), Ok(Timestamp { secs: 1, nanos: 500_000_000 }));
         assert_eq!(parse_time("1969-12-31T23:59:59.5Z"), Ok(Timestamp { secs: -1, nanos: 500_000_000 }));
         let local = parse_time("2026-11-20 10:04:11").unwrap();
-        assert_eq!(local_time(local), "2026-11-20 10:04:11");
-        assert_eq!(local_time(parse_time("2026-11-20").unwrap()), "2026-11-20 00:00:00");
+        assert!(local_time(local).starts_with("2026-11-20 10:04:11 "), "with its zone");
+        assert!(local_time(parse_time("2026-11-20").unwrap()).starts_with("2026-11-20 00:00:00 "));
         assert!(parse_time("yesterday").is_err());
         assert_eq!(utc_time(Timestamp { secs: 1, nanos: 5 }), "1970-01-01T00:00:01.000000005Z");
         assert_eq!(utc_time(Timestamp { secs: i64::MAX, nanos: 0 }), format!("@{}.000000000", i64::MAX));

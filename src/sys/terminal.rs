@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 
 use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 use zeroize::{Zeroize, Zeroizing};
@@ -21,6 +22,12 @@ pub fn ask_hidden(prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     let answer = read_line(&mut quiet.terminal);
     quiet.terminal.write_all(b"\n")?;
     answer
+}
+
+/// How many columns the terminal `fd` has; `None` for what is no terminal, or does not know.
+pub fn columns(fd: impl AsFd) -> Option<usize> {
+    let size = termios::tcgetwinsize(fd).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// A terminal that shows nothing of what is typed, until this is dropped.

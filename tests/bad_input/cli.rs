@@ -157,7 +157,7 @@ fn row_59_names_that_speak_to_terminals() {
         let spec = [b"latest:", &path[..]].concat();
         let mut args: Vec<&OsStr> = place.options.iter().map(OsStr::new).collect();
         args.extend([OsStr::new("cat"), OsStr::from_bytes(&spec)]);
-        let run = place.world.run(&args).fails(1, &["none is not in"]);
+        let run = place.world.run(&args).fails(1, &["/none is not in snapshot"]);
         assert!(is_plain(&run.err), "{:?}", run.err);
     }
     // On a terminal, listings are too (a pipe gets the bytes).

@@ -113,8 +113,8 @@ fn slot(label: Option<Vec<u8>>) -> SlotOptions {
 fn open(context: &Context) -> Result<(Place, KeyRing, Credential)> {
     let place = context.place()?;
     let storage = context.storage(&place)?;
-    let credential = context.credential(&place)?;
-    Ok((place, KeyRing::open(storage, &credential)?, credential))
+    let (ring, credential) = context.unlock(&place, |key| KeyRing::open(storage.clone(), key))?;
+    Ok((place, ring, credential))
 }
 
 /// What a command says when it is done: lines of text, or one of JSON.

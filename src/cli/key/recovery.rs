@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use yester::chunk::keys::Credential;
 use yester::error::IoContext;
 use yester::format::config::ChunkerParameters;
 use yester::format::recovery::Recovery;
@@ -152,8 +153,8 @@ fn without_text(context: &Context, place: &Place, new: &NewKeyArgs) -> Result<Ou
         ));
     }
     let storage = context.storage_to_mend(place)?;
-    let credential = context.credential(place)?;
-    let text = recovery::without_text(&*storage, &credential, ChunkerParameters::DEFAULT, context::now())?;
+    let open = |key: &Credential| recovery::without_text(&*storage, key, ChunkerParameters::DEFAULT, context::now());
+    let (text, credential) = context.unlock(place, open)?;
     let number = recovery::restore_configuration(&*storage, &text)?;
     let lines = written(number).unwrap_or_else(|| "the configuration is good: nothing was written".to_owned());
     say(context, &[lines], &json(&text, None, number))?;

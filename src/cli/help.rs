@@ -1,0 +1,291 @@
+//! What `--help` and the manual say beside the options: examples first, and the options of every command in one line.
+
+use std::ffi::OsString;
+
+use clap::{Command, CommandFactory, FromArgMatches};
+
+use super::args::Cli;
+use super::words;
+
+/// Shows the options of every command too.
+const ALL: &str = "--help-all";
+
+/// Examples of a command: what to type, and what it does.
+type Examples = &'static [(&'static str, &'static str)];
+
+/// Two or three of each command, by its name below `yester`.
+const EXAMPLES: &[(&str, Examples)] = &[
+    (
+        "",
+        &[
+            ("yester ingest ~/documents", "take a snapshot"),
+            ("yester mount ~/past", "look at all snapshots as directories"),
+            ("yester restore latest:~/documents/plan.txt -t .", "bring a file back"),
+        ],
+    ),
+    (
+        "init",
+        &[
+            ("yester -r /mnt/disk/backup init", "ask for a passphrase"),
+            ("yester -r ssh://root@host/srv/backup --key-file ~/backup.key init", "make a key file, on another machine"),
+        ],
+    ),
+    (
+        "ingest",
+        &[
+            ("yester ingest ~", "all of the home directory"),
+            ("yester ingest -x --exclude-caches / /boot", "the system, without other file systems"),
+            ("yester ingest -n -v --exclude '*.o' ~/src", "list what would be stored, and why"),
+        ],
+    ),
+    (
+        "snapshots",
+        &[("yester snapshots", "all"), ("yester snapshots --latest 1 --host web", "the newest of each series of a host")],
+    ),
+    (
+        "ls",
+        &[
+            ("yester ls latest:/etc", "a directory of the newest snapshot that has it"),
+            ("yester ls -l -R '2 days ago:/home/eva'", "everything below one, with modes and sizes"),
+        ],
+    ),
+    (
+        "cat",
+        &[
+            ("yester cat latest:/etc/fstab", "a file"),
+            ("yester cat 2026-11-20:/var/backups/db.sql.gz | zcat", "a file as it was at the end of a day"),
+        ],
+    ),
+    (
+        "mount",
+        &[
+            ("yester mount ~/past", "all snapshots"),
+            ("yester mount latest:/home /mnt", "one directory of the newest"),
+            ("yester mount --host web --allow-other /mnt", "those of a host, for all users"),
+        ],
+    ),
+    ("umount", &[("yester umount ~/past", "after a mount"), ("yester umount /mnt", "also when its process has died")]),
+    (
+        "restore",
+        &[
+            ("yester restore latest:/home/eva/letter.odt -t .", "a file, into this directory"),
+            ("yester restore latest:/srv/www -t /srv/www --delete -n -v", "list what would change"),
+            ("yester restore latest -t /", "everything, where it was"),
+        ],
+    ),
+    (
+        "check",
+        &[
+            ("yester check", "is everything there that snapshots need?"),
+            ("yester check --read-data", "read and verify every byte too"),
+            ("yester check --read-data-subset 5%", "a part, another one each time"),
+        ],
+    ),
+    ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
+    ("repair", &[("yester repair index", "when the index is damaged"), ("yester repair keys", "when copies of keys are")]),
+    ("repair index", &[("yester repair index -n", "only say what would be done"), ("yester repair index", "do it")]),
+    ("repair keys", &[("yester repair keys -n", "only say what would be done"), ("yester repair keys", "do it")]),
+    (
+        "forget",
+        &[
+            ("yester forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 -n", "list what would go and stay"),
+            ("yester forget --keep-daily 7 --keep-weekly 5 --prune", "and free the space"),
+            ("yester forget 1a2b3c4d", "one snapshot"),
+        ],
+    ),
+    ("prune", &[("yester prune -n", "how much would be freed?"), ("yester prune", "free it")]),
+    ("key", &[("yester key list", "show the keys"), ("yester key export > paper.txt", "print the recovery text and keep it")]),
+    ("key list", &[("yester key list", "for people"), ("yester key list --json", "for programs")]),
+    (
+        "key add",
+        &[
+            ("yester key add", "ask for another passphrase"),
+            ("yester key add --new-key-file ~/second.key --label laptop", "make another key file"),
+        ],
+    ),
+    ("key remove", &[("yester key list", "find its id"), ("yester key remove 1a2b3c4d", "remove it")]),
+    (
+        "key passwd",
+        &[("yester key passwd", "ask for a new passphrase"), ("yester key passwd --new-password-file new.txt", "read it")],
+    ),
+    ("key export", &[("yester key export > paper.txt", "print it and keep the paper"), ("yester key export | lp", "at once")]),
+    (
+        "key recover",
+        &[
+            ("yester -r /mnt/backup key recover paper.txt", "ask for a new passphrase"),
+            ("yester -r /mnt/backup key recover paper.txt --new-key-file ~/new.key", "or make a key file"),
+        ],
+    ),
+    (
+        "serve",
+        &[
+            ("yester serve --root /srv/yester --listen 0.0.0.0:7070", "for other machines"),
+            ("yester serve token create web --root /srv/yester", "let a machine in"),
+        ],
+    ),
+    (
+        "completions",
+        &[
+            ("yester completions bash > ~/.local/share/bash-completion/completions/yester", "for bash"),
+            ("yester completions fish > ~/.config/fish/completions/yester.fish", "for fish"),
+        ],
+    ),
+    (
+        "man",
+        &[("yester man ~/.local/share/man/man1", "for this user"), ("yester man /usr/local/share/man/man1", "for all users")],
+    ),
+    ("version", &[("yester version", "for people"), ("yester version --json", "for programs")]),
+];
+
+/// The examples of a command.
+pub fn examples(path: &str) -> Examples {
+    EXAMPLES.iter().find(|(name, _)| *name == path).map_or(&[], |(_, examples)| examples)
+}
+
+/// Parses the arguments (the program's name first). Help is an error, as clap has it.
+pub fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut arguments = arguments.to_vec();
+    match arguments.get(1).and_then(|word| word.to_str()) {
+        None => arguments.push("--help".into()),
+        // `yester help restore` is `yester restore --help`.
+        Some("help") => {
+            arguments.remove(1);
+            arguments.push("--help".into());
+        }
+        Some(_) => {}
+    }
+    // The short form, an option a line, unless everything is asked for.
+    let mut all = false;
+    for argument in arguments.iter_mut().take_while(|argument| *argument != "--") {
+        if *argument == ALL {
+            all = true;
+            *argument = "--help".into();
+        } else if *argument == "--help" {
+            *argument = "-h".into();
+        }
+    }
+    let matches = command(all).try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// The whole command line as `--help` shows it; with `all`, options of every command stand in each.
+pub fn command(all: bool) -> Command {
+    shaped(Cli::command(), "", all)
+}
+
+/// The command that these arguments are for: `restore`, `key add`; empty for none.
+pub fn command_of(arguments: &[OsString]) -> String {
+    let mut at = Cli::command();
+    let mut path = Vec::new();
+    for word in arguments.iter().skip(1).filter_map(|argument| argument.to_str()) {
+        if let Some(below) = at.find_subcommand(word) {
+            path.push(below.get_name().to_owned());
+            at = below.clone();
+        }
+    }
+    path.join(" ")
+}
+
+fn shaped(mut command: Command, path: &str, all: bool) -> Command {
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+    let more = long.strip_prefix(&about).unwrap_or_default().trim();
+    let mut first = example_lines(path);
+    if !more.is_empty() {
+        first = format!("{first}\n\n{more}");
+    }
+    let after = command.get_after_help().map(ToString::to_string);
+    let of_all = format!(
+        "Options of every command: -r REPO, --key-file FILE, --password-file FILE, -q, -v, --json and more, which {} shows.",
+        ["yester", path, ALL].map(str::trim).into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    );
+    let after: Vec<String> = after.into_iter().chain((!all).then_some(of_all)).collect();
+    command = command
+        .long_about(None)
+        .before_help(first)
+        .after_help(after.join("\n\n"))
+        .help_template("{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}")
+        .mut_args(|arg| if arg.is_global_set() && !all { arg.hide(true) } else { arg });
+    let names: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    for name in names {
+        let below = format!("{path} {name}");
+        command = command.mut_subcommand(name, |command| shaped(command, below.trim(), all));
+    }
+    command
+}
+
+/// Examples as help shows them.
+fn example_lines(path: &str) -> String {
+    let examples = examples(path);
+    let width = examples.iter().map(|(line, _)| line.chars().count()).filter(|width| *width < 56).max().unwrap_or(0);
+    let line = |(line, what): &(&str, &str)| format!("  {line:width$}  # {what}");
+    examples.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What there is to say of a word that is no command: where it is another tool's.
+pub fn unknown(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => words::meaning(word).map(|meaning| format!("there is no command {word}: {meaning}")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(command: &Command, path: &str, visit: &mut dyn FnMut(&Command, &str)) {
+        visit(command, path);
+        for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+            each(below, format!("{path} {}", below.get_name()).trim(), visit);
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_that_are_read() {
+        each(&Cli::command(), "", &mut |_, path| {
+            let examples = examples(path);
+            let inner = ["serve token", "serve fingerprint"].iter().any(|of_serve| path.starts_with(of_serve));
+            assert!(inner || (2..=3).contains(&examples.len()), "{path:?} has {} examples", examples.len());
+            for (line, _) in examples {
+                // What a shell would make of it, as far as it matters here.
+                let line = line.split([';', '|', '>']).next().unwrap();
+                let quoted = line.split('\'').enumerate();
+                let words = quoted.flat_map(|(at, part)| match at % 2 {
+                    0 => part.split_whitespace().map(str::to_owned).collect(),
+                    _ => vec![part.to_owned()],
+                });
+                let words: Vec<OsString> = words.map(OsString::from).collect();
+                if let Err(e) = parse(&words) {
+                    panic!("{line}: {e}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn help_is_short_and_has_everything_on_demand() {
+        each(&Cli::command(), "", &mut |_, path| {
+            let of = |option: &str| {
+                let words = ["yester"].into_iter().chain(path.split(' ').filter(|word| !word.is_empty())).chain([option]);
+                parse(&words.map(OsString::from).collect::<Vec<_>>()).unwrap_err().to_string()
+            };
+            let (help, all) = (of("--help"), of(ALL));
+            assert!(help.lines().count() < 60, "{path}: {} lines\n{help}", help.lines().count());
+            assert!(!help.contains("--ssh-command") && help.contains("--help-all"), "{path}: {help}");
+            assert!(all.contains("--ssh-command") && all.contains("--password-command"), "{path}: {all}");
+            if let Some((first, _)) = examples(path).first() {
+                assert!(help.find(first).unwrap() < help.find("Usage:").unwrap(), "{path}: examples come first\n{help}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_command_at_hand_is_found() {
+        let of = |line: &str| command_of(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of("yester -r repo extract latest --frob"), "restore");
+        assert_eq!(of("yester key add --frob"), "key add");
+        assert_eq!(of("yester --frob"), "");
+    }
+}

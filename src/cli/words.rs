@@ -1,0 +1,36 @@
+//! What the words of other tools mean here.
+
+/// Words that are no command, and what to do instead.
+const WORDS: &[(&[&str], &str)] = &[
+    (
+        &["find", "grep", "diff", "compare"],
+        "yester mount DIR shows every snapshot as a directory; find, grep and diff work there",
+    ),
+    (&["export-tar", "tar"], "yester mount DIR shows every snapshot as a directory, which tar can read"),
+    (&["import", "import-tar"], "yester ingest DIR stores what another tool has restored to DIR"),
+    (&["copy", "sync", "clone", "transfer", "replicate"], "a repository cannot be copied into another one by this version"),
+    (&["tag", "rename", "comment"], "tags are given when a snapshot is taken (yester ingest --tag) and do not change"),
+    (&["rewrite", "recreate"], "a snapshot does not change: take a new one with yester ingest, and yester forget the old one"),
+    (&["delete", "remove", "rm", "expire", "purge"], "yester forget takes snapshots away, yester prune then frees their space"),
+    (&["rebuild-index", "reindex"], "yester repair index makes the index anew"),
+    (&["recover"], "yester key recover brings back a lost key from the recovery text; yester repair index a lost index"),
+    (&["info", "show", "status"], "yester snapshots lists the snapshots, yester stats counts what they take"),
+    (&["passwd", "change-passphrase", "password"], "yester key passwd changes the passphrase"),
+    (&["key-export", "paperkey"], "yester key export prints the recovery text"),
+    (&["migrate", "upgrade"], "there is one format of repositories: nothing is to be migrated"),
+    (&["self-update"], "install a new version as you installed this one"),
+    (&["with-lock", "lock"], "nothing is ever locked: any number of commands may run at the same time"),
+    (&["cache"], "the cache is kept small by itself; --no-cache uses none, --cache-dir names its place"),
+    (&["config"], "there is nothing to configure; options and variables are in yester --help-all"),
+    (&["repo", "repository"], "the repository is named by --repo or YESTER_REPO"),
+    (&["snapshot"], "yester ingest PATH takes a snapshot, yester snapshots lists them"),
+];
+
+/// What `unlock` says.
+pub const UNLOCK: &str = "nothing is ever locked: any number of commands may run at the same time, and what a killed command \
+                          leaves open is ended by the next yester prune";
+
+/// What somebody who typed `word` may have wanted.
+pub fn meaning(word: &str) -> Option<&'static str> {
+    WORDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, meaning)| *meaning)
+}
