@@ -301,3 +301,23 @@ fn init_says_what_losing_the_passphrase_means_and_what_comes_next() {
         assert!(text.contains(said), "{said}: {text}");
     }
 }
+
+#[test]
+fn prune_lists_what_becomes_of_every_pack() {
+    let (world, options) = world();
+    world.file("src/large", (0..200_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect::<Vec<u8>>());
+    run(&world, &options, &["ingest", "src"]).ok();
+    fs::remove_file(world.at("src/large")).unwrap();
+    run(&world, &options, &["ingest", "src"]).ok();
+    run(&world, &options, &["forget", "latest~1"]).ok();
+    let listed = |args: &[&str]| -> Vec<String> {
+        let text = run(&world, &options, args).ok().text();
+        text.lines().filter(|line| line.contains("packs/")).map(str::to_owned).collect()
+    };
+    let dry = listed(&["prune", "-n", "-v"]);
+    assert!(dry.iter().any(|line| line.starts_with("- packs/") || line.starts_with("M packs/")), "{dry:?}");
+    let json = run(&world, &options, &["prune", "-n", "-v", "--json"]).ok().json();
+    assert_eq!(json.iter().filter(|line| line["message_type"] == "entry" && line["type"] == "object").count(), dry.len());
+    assert_eq!(listed(&["prune", "-v"]), dry, "the dry run lists the same");
+    assert!(listed(&["prune"]).is_empty());
+}

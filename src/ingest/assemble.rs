@@ -100,6 +100,8 @@ pub struct Assembler<'a> {
     position: u64,
     statistics: Statistics,
     bytes_done: u64,
+    /// Entries and bytes of the parent: about what this will be.
+    expected: (u64, u64),
     /// Somebody wants to know of every entry.
     listing: bool,
     scratch: Vec<u8>,
@@ -140,6 +142,7 @@ impl<'a> Assembler<'a> {
             position: 0,
             statistics: Statistics::default(),
             bytes_done: 0,
+            expected: parent.map_or((0, 0), |parent| (parent.root.weight(), parent.statistics.bytes)),
             listing: observer.wants_entries(),
             scratch: Vec::new(),
         }
@@ -165,7 +168,8 @@ impl<'a> Assembler<'a> {
     /// Says how far this is; `more` bytes are those of the file that is being read.
     fn progress(&self, more: u64) {
         let (entries, bytes) = (self.position, self.bytes_done + more);
-        self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "entries" });
+        let (total_entries, total_bytes) = self.expected;
+        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes, unit: "entries" });
     }
 
     fn finish(mut self, interrupted: bool) -> Result<Assembled> {

@@ -38,6 +38,7 @@ mod sentence;
 mod sessions;
 mod steady;
 mod survey;
+mod tell;
 mod view;
 
 pub use plan::{Plan, Tally, Unused};
@@ -153,6 +154,7 @@ impl<'a> Prune<'a> {
         let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
         let mut plan = plan::plan(&view, &survey, &repack, repo.storage().leftovers(false)?);
         plan.live = marks.snapshots;
+        tell::tell(&survey, &repack, observer);
         let (avoid, report) = (HashSet::new(), Report::default());
         Ok(Prune { repo, options, stop, observer, reader, view, marks, survey, avoid, plan, report })
     }
