@@ -263,6 +263,30 @@ fn an_ingest_that_meets_damage_says_so_and_commits_what_is_whole() {
     }
 }
 
+/// Who reads does not have to write, and who may write helps the next ingest.
+#[test]
+fn a_restore_that_meets_damage_writes_it_down() {
+    let home = Home::new();
+    let first = home.ingest();
+    change(&home.packs()[0], |bytes| flip_in_the_middle(bytes));
+    let run = home.run(&["restore", &first, "--target", &shown(&home.world.at("out"))]);
+    assert_eq!(run.code, Some(3), "{}", run.err);
+    assert_eq!(home.records(), 1);
+    let second = home.ingest();
+    home.restores(&second);
+    home.restores(&first);
+}
+
+/// Counts are of all that there is, whatever a policy looked at.
+#[test]
+fn what_stays_is_counted_in_all_the_repository() {
+    let home = Home::new();
+    home.ingest();
+    home.run(&["ingest", "--host", "other", "src"]).ok();
+    let run = home.run(&["forget", "--host", "other", "--keep-last", "1"]).ok();
+    assert!(run.text().contains("forgot 0 snapshots; 2 stay"), "{}", run.text());
+}
+
 /// What was damaged and was put back is damaged no more.
 #[test]
 fn a_pack_that_was_mended_is_taken_off_the_list() {

@@ -163,6 +163,9 @@ fn text(out: &mut Output, plan: &Plan, dry_run: bool) -> Result<()> {
         let count = units::counted(plan.leftovers.count, "unfinished file", "unfinished files");
         out.line(&format!("  to delete: {count} of killed writers, {}", units::size(plan.leftovers.bytes)))?;
     }
+    if plan.no_room.count > 0 {
+        out.line(&format!("  not repacked, since there is no room for the copies: {}", packs(plan.no_room)))?;
+    }
     if plan.stuck.count > 0 {
         out.line(&format!("  damaged, and cannot be freed: {}", packs(plan.stuck)))?;
     }
@@ -212,6 +215,7 @@ struct Planned {
     snapshots_forgotten: JsonTally,
     leftovers: JsonTally,
     packs_stuck: JsonTally,
+    packs_without_room: JsonTally,
     chunks_lost: u64,
     bytes_freed: u64,
 }
@@ -230,6 +234,7 @@ fn planned(plan: &Plan, dry_run: bool) -> Planned {
         snapshots_forgotten: plan.snapshots.into(),
         leftovers: plan.leftovers.into(),
         packs_stuck: plan.stuck.into(),
+        packs_without_room: plan.no_room.into(),
         chunks_lost: plan.lost,
         bytes_freed: plan.freed,
     }

@@ -120,6 +120,8 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     options.confirm = confirm(&display);
     let report = restore(&reader, &request, &options, &*display);
     display.finish();
+    // What was found damaged on the way; whoever may not write has done nothing wrong.
+    let _ = yester::repo::damaged::record(&repo, &reader.chunks().found(), "yester restore", context::now());
     let report = report?;
     let mut out = Output::new();
     if context.global.json {

@@ -10,6 +10,7 @@ use crate::observe::Event;
 use crate::repo::damaged::{self, Damaged};
 use crate::repo::index::list_packs;
 use crate::repo::prune::packs::Standing;
+use crate::repo::prune::plan::RESERVE;
 use crate::repo::prune::repack::{Repack, Repacked};
 use crate::repo::prune::sessions::Settle;
 use crate::repo::prune::steady::steady;
@@ -17,8 +18,6 @@ use crate::repo::prune::{Plan, Prune, Report, plan, segments, sentence, sessions
 use crate::repo::session;
 use crate::storage::Name;
 
-/// Room that a repack leaves on the disk, for segments, fences and sentences.
-const RESERVE: u64 = 4 << 20;
 /// Packs that are named when they cannot be freed.
 const EXAMPLES: usize = 5;
 

@@ -152,7 +152,10 @@ impl<'a> Prune<'a> {
         })
         .map_err(untouched)?;
         let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
-        let mut plan = plan::plan(&view, &survey, &repack, repo.storage().leftovers(false)?);
+        let (leftovers, free) = (repo.storage().leftovers(false)?, repo.storage().free_space()?);
+        let fitting = plan::with_room(&view, &survey, repack.clone(), leftovers, free);
+        let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
+        repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
         plan.live = marks.snapshots;
         tell::tell(&survey, &repack, observer);
         let (avoid, report) = (HashSet::new(), Report::default());

@@ -10,6 +10,9 @@ use crate::repo::prune::survey::Survey;
 use crate::repo::prune::view::View;
 use crate::storage::Leftovers;
 
+/// Room that a repack leaves on the disk, for segments, fences and sentences.
+pub const RESERVE: u64 = 4 << 20;
+
 /// How much unused space may stay in packs that also hold something needed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unused {
@@ -87,6 +90,8 @@ pub struct Plan {
     pub repack: Tally,
     /// What the copies will take, about.
     pub copied: u64,
+    /// Packs that would be repacked if there were room for the copies.
+    pub no_room: Tally,
     /// What stays unused in packs that are left alone, about.
     pub unused: u64,
     /// Packs that cannot be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
@@ -137,6 +142,33 @@ pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
         out.push(at);
     }
     out
+}
+
+/// The first of `repack` for whose copies there will be room when `free` bytes are free now, dead packs go before, and the
+/// packs that were copied from go after each round. `None`: nobody can tell how much room there is.
+pub fn with_room(view: &View, survey: &Survey, mut repack: Vec<usize>, leftovers: Leftovers, free: Option<u64>) -> Vec<usize> {
+    let Some(free) = free else { return repack };
+    let list = &survey.packs.list;
+    let goes = |pack: &&Pack| pack.is_dead() || pack.standing == Standing::Sentenced && !pack.held;
+    let dead: u64 = list.iter().filter(goes).map(|pack| pack.size).sum();
+    let leavings: u64 = view.leavings.iter().map(|(_, bytes)| bytes).sum();
+    let mut room = free.saturating_add(dead + leavings + leftovers.bytes);
+    let mut done = 0;
+    loop {
+        let (mut sum, mut freed, first) = (0u64, 0u64, done);
+        while let Some(at) = repack.get(done)
+            && sum.saturating_add(list[*at].copy_bytes()) <= room.saturating_sub(RESERVE)
+        {
+            sum += list[*at].copy_bytes();
+            freed += list[*at].size;
+            done += 1;
+        }
+        if done == first {
+            repack.truncate(done);
+            return repack;
+        }
+        room = (room - sum).saturating_add(freed);
+    }
 }
 
 /// Names of the packs that nothing is lost with and that no sentence names yet.
