@@ -96,6 +96,7 @@ fn write_marks(repo: &Repository) {
     put(ObjectType::Fence, Name::Snapshot(SnapshotId([0xfe; 32])), &mark);
     put(ObjectType::Condemned, Name::Condemned(SnapshotId([0xc0; 32])), &[[0x11; 32], [0x22; 32]].concat());
     put(ObjectType::Session, Name::Session(SnapshotId([0x5e; 32])), &snapshot::encode_session(&session()).unwrap());
+    put(ObjectType::Beat, Name::Beat(SnapshotId([0x5e; 32]), 3), &snapshot::encode_beat(3, TIME));
     put(ObjectType::Damaged, Name::Damaged(SnapshotId([0xda; 32])), &damage::encode_damage(&damage()));
 }
 
@@ -112,6 +113,8 @@ fn session() -> Session {
         boot: b"0f0e0d0c-0b0a-0908-0706-050403020100".to_vec(),
         pid: 4711,
         started: 123_456,
+        machine: vec![0x3a; 16],
+        namespace: 4_026_531_836,
         time: TIME,
         sentences: vec![SnapshotId([0xb0; 32])],
     }
@@ -192,6 +195,7 @@ fn write_seeds(repo: &Repository) {
     seed("session", &snapshot::encode_session(&session()).unwrap());
     seed("session", &snapshot::encode_mark(&Mark { host: b"golden".to_vec(), time: TIME }).unwrap());
     seed("session", &damage::encode_damage(&damage()));
+    seed("session", &snapshot::encode_beat(3, TIME));
     for sizes in [[8, 10, 12], [12, 14, 16], [14, 16, 18]] {
         seed("cutter", &[&sizes[..], &[9], &golden_tree::noise(4000, 9)].concat());
         seed("cutter", &[&sizes[..], &[9], &[0; 2000]].concat());
@@ -430,6 +434,12 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         assert_eq!(snapshot::encode_snapshot_unchecked(&snapshot::decode_snapshot(&plain, id).unwrap()), plain, "{name}");
     }
     for (name, object) in golden::objects(&repo, Class::Sessions) {
+        if matches!(name, Name::Beat(..)) {
+            let plain = golden::plain_body(&repo, ObjectType::Beat, &name, &object);
+            assert_eq!(snapshot::decode_beat(&plain).unwrap(), (3, TIME));
+            assert_eq!(snapshot::encode_beat(3, TIME), plain, "{name}");
+            continue;
+        }
         let plain = golden::plain_body(&repo, ObjectType::Session, &name, &object);
         assert_eq!(snapshot::decode_session(&plain).unwrap(), session());
         assert_eq!(snapshot::encode_session(&session()).unwrap(), plain, "{name}");

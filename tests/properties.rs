@@ -258,11 +258,13 @@ proptest! {
     fn sessions_and_marks(
         (host, boot) in (vec(any::<u8>(), 0..30), vec(any::<u8>(), 0..40)),
         (pid, started) in any::<(u32, u64)>(),
+        (machine, namespace, number) in (vec(any::<u8>(), 0..20), any::<u64>(), any::<u64>()),
         time in time(),
         ids in btree_set(any::<[u8; 32]>(), 0..5),
     ) {
         let sentences = ids.into_iter().map(SnapshotId).collect();
-        let session = snapshot::Session { host: host.clone(), boot, pid, started, time, sentences };
+        let session = snapshot::Session { host: host.clone(), boot, pid, started, machine, namespace, time, sentences };
+        prop_assert_eq!(snapshot::decode_beat(&snapshot::encode_beat(number, time)).unwrap(), (number, time));
         prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).unwrap(), session);
         let mark = snapshot::Mark { host, time };
         prop_assert_eq!(snapshot::decode_mark(&snapshot::encode_mark(&mark).unwrap()).unwrap(), mark);

@@ -163,7 +163,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     out.finish()?;
     let mut pruned = Outcome::Done;
     if args.prune && forgotten.len() == going.len() {
-        let options = args.how.options();
+        let options = args.how.options(context);
         let options = if args.dry_run { prune::without(options, &going) } else { options };
         pruned = prune::prune(context, &repo, &options, args.dry_run)?;
     }

@@ -42,13 +42,25 @@ pub struct How {
     /// Repack at most so many bytes of packs
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_repack_size: Option<u64>,
+    /// Wait so long, as in 30m, until those who write to the repository are done
+    #[arg(long, value_name = "TIME", value_parser = units::parse_wait)]
+    wait: Option<Duration>,
+    /// After this time without a sign of life, a writer on another machine counts as dead
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = units::parse_wait)]
+    dead_after: Duration,
 }
 
 impl How {
     /// The library's options.
-    pub fn options(&self) -> PruneOptions {
-        let max_repack = self.max_repack_size.unwrap_or(u64::MAX);
-        PruneOptions { max_unused: self.max_unused, max_repack, ..PruneOptions::new(context::now()) }
+    pub fn options(&self, context: &Context) -> PruneOptions {
+        PruneOptions {
+            max_unused: self.max_unused,
+            max_repack: self.max_repack_size.unwrap_or(u64::MAX),
+            wait: self.wait,
+            dead_after: self.dead_after,
+            state: context.places.state().map(std::path::Path::to_owned),
+            ..PruneOptions::new(context::now())
+        }
     }
 }
 
@@ -62,7 +74,7 @@ fn unused(text: &str) -> Result<Unused, String> {
 /// Prunes.
 pub fn run(context: &Context, args: &PruneArgs) -> Result<Outcome> {
     let repo = context.open()?;
-    let options = PruneOptions { fence: fenced(&repo, &args.fence)?, ..args.how.options() };
+    let options = PruneOptions { fence: fenced(&repo, &args.fence)?, ..args.how.options(context) };
     prune(context, &repo, &options, args.dry_run)
 }
 

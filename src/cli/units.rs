@@ -99,6 +99,29 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
 }
 
+/// A time to wait: `90s`, `30m`, `2h`, `1d`, or several of these.
+pub fn parse_wait(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is no time to wait: write 90s, 30m, 2h or 1d");
+    let mut seconds = 0u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at_checked(digits).ok_or_else(wrong)?;
+        let unit_seconds = match unit.as_bytes().first() {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 3600,
+            Some(b'd') => 86_400,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let part = number.checked_mul(unit_seconds).filter(|part| *part < 1 << 40).ok_or_else(wrong)?;
+        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
+        rest = unit.get(1..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
+}
+
 fn jiff(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.secs, i32::try_from(time.nanos).ok()?).ok()
 }
@@ -183,6 +206,17 @@ mod tests {
         }
         for bad in ["", "30", "d", "30x", "-1d", "1d x", "99999999999999999999d", "9999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_to_wait_are_read() {
+        let seconds = |n| Ok(std::time::Duration::from_secs(n));
+        for (text, expected) in [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1d", 86_400), ("0s", 0)] {
+            assert_eq!(parse_wait(text), seconds(expected), "{text}");
+        }
+        for bad in ["", "30", "m", "1w", "-1m", "99999999999999d"] {
+            assert!(parse_wait(bad).is_err(), "{bad}");
         }
     }
 

@@ -46,6 +46,8 @@ pub enum ObjectType {
     Condemned = 9,
     /// What was found damaged of packs.
     Damaged = 10,
+    /// A sign of life of a writer at work.
+    Beat = 11,
 }
 
 /// The header of an object of `kind` in repository `id`.

@@ -251,6 +251,10 @@ pub struct Session {
     pub pid: u32,
     /// When the process started, in clock ticks after boot (`/proc/<pid>/stat`, field 22).
     pub started: u64,
+    /// What stays of its machine when the host is renamed.
+    pub machine: Vec<u8>,
+    /// The namespace of its process number.
+    pub namespace: u64,
     /// When the session began.
     pub time: Timestamp,
     /// The sentences (`condemned/<id>`) that existed just before it was created, sorted.
@@ -270,6 +274,8 @@ fn session_bytes(session: &Session) -> Vec<u8> {
     out.field(6, |v| v.varint(u64::from(session.pid)));
     out.field(8, |v| v.varint(session.started));
     out.field(10, |v| v.timestamp(session.time));
+    out.field(12, |v| v.extend_from_slice(&session.machine));
+    out.field(14, |v| v.varint(session.namespace));
     out.push(0);
     out
 }
@@ -290,12 +296,40 @@ pub fn decode_session(bytes: &[u8]) -> Result<Session> {
             6 => out.pid = v.number32()?,
             8 => out.started = v.varint()?,
             10 => out.time = v.timestamp()?,
+            12 => out.machine = v.bytes_to_end(),
+            14 => out.namespace = v.varint()?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
     })?;
     cursor.end()?;
     Ok(out)
+}
+
+/// Encodes the body of a sign of life: its number, which is in its name too, and when it was given.
+pub fn encode_beat(number: u64, time: Timestamp) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(1, |v| v.varint(number));
+    out.field(2, |v| v.timestamp(time));
+    out.push(0);
+    out
+}
+
+/// Decodes the body of a sign of life.
+pub fn decode_beat(bytes: &[u8]) -> Result<(u64, Timestamp)> {
+    let mut cursor = Cursor::new(bytes, "a sign of life");
+    let (mut number, mut time) = (None, Timestamp::default());
+    cursor.fields(|tag, mut v| {
+        match tag {
+            1 => number = Some(v.varint()?),
+            2 => time = v.timestamp()?,
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    let number = number.ok_or_else(|| cursor.error("it has no number"))?;
+    Ok((number, time))
 }
 
 /// That a snapshot is forgotten, or its id fenced: when and where.

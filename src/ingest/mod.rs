@@ -35,6 +35,7 @@ use crate::ingest::sink::{Sink, Stored, stopped};
 use crate::ingest::sources::Place;
 use crate::model::{Snapshot, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
+use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
@@ -160,7 +161,10 @@ impl Attempt<'_> {
             return self.stored(SnapshotId([0; 32]), start);
         }
         let id = session::begin(self.repo, start)?;
-        match self.stored(id, start) {
+        let beats = Beats::start(self.repo, id, beat::PERIOD);
+        let stored = self.stored(id, start);
+        drop(beats);
+        match stored {
             Ok(End::Done(report)) => {
                 // A commit was read back; a snapshot that was skipped leaves a fence.
                 match report.committed {

@@ -1,8 +1,8 @@
 //! What this machine remembers of a repository, in sled: small, mutable, and never the only copy of a fact.
 //!
-//! Three things: the snapshots that were seen (a repository that shows fewer of them, without saying that they were
+//! Four things: the snapshots that were seen (a repository that shows fewer of them, without saying that they were
 //! forgotten, has gone back in time or lost them, and whoever holds it will not tell), when each pack was last found
-//! to be sound, and which segments are cached. All of it may be deleted, damaged or in use at any time: then nothing is
+//! to be sound, which segments are cached, and which sessions of writers stand still since when. All of it may be deleted, damaged or in use at any time: then nothing is
 //! remembered, and the result of every command is the same.
 //!
 //! sled has been seen to panic, to hang and to grow on files that a crash or a disk damaged (sled#1410, #1533, #1093).
@@ -23,6 +23,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use crate::error::Result;
 use crate::model::{PackId, RepositoryId, SegmentId, SnapshotId, Timestamp};
 use crate::repo::Repository;
+use crate::repo::watch::{Clock, Seen};
 use crate::storage::{Class, Name};
 
 /// sled's page cache: what is kept here is small.
@@ -233,6 +234,25 @@ impl LocalState {
         dropped.is_some()
     }
 
+    /// What was seen here of the sessions of writers.
+    pub fn sessions(&self) -> HashMap<SnapshotId, Seen> {
+        let all = self.ask(|store| store.all(Table::Sessions)).unwrap_or_default();
+        all.into_iter().filter_map(|(key, value)| Some((SnapshotId(key), decode_seen(&value)?))).collect()
+    }
+
+    /// Remembers what was seen of the sessions of writers, and nothing else of any. False: it does not.
+    pub fn note_sessions(&self, seen: &HashMap<SnapshotId, Seen>) -> bool {
+        let seen: HashMap<[u8; 32], Vec<u8>> = seen.iter().map(|(id, seen)| (id.0, encode_seen(seen))).collect();
+        let noted = self.ask(move |store| {
+            for key in store.keys(Table::Sessions).into_iter().filter(|key| !seen.contains_key(key)) {
+                store.remove(Table::Sessions, &key);
+            }
+            seen.iter().for_each(|(key, value)| store.put(Table::Sessions, key, value));
+            store.flush();
+        });
+        noted.is_some()
+    }
+
     /// The segments that are cached here, as far as is remembered.
     pub fn cached(&self) -> Vec<CachedSegment> {
         let all = self.ask(|store| store.all(Table::Cached)).unwrap_or_default();
@@ -281,16 +301,18 @@ enum Table {
     Seen,
     Verified,
     Cached,
+    Sessions,
 }
 
 impl Table {
-    const ALL: [Table; 3] = [Table::Seen, Table::Verified, Table::Cached];
+    const ALL: [Table; 4] = [Table::Seen, Table::Verified, Table::Cached, Table::Sessions];
 
     fn name(self) -> &'static [u8] {
         match self {
             Table::Seen => b"snapshots seen",
             Table::Verified => b"packs verified",
             Table::Cached => b"segments cached",
+            Table::Sessions => b"sessions seen",
         }
     }
 }
@@ -298,7 +320,7 @@ impl Table {
 /// The open database, on its thread.
 struct Store {
     db: sled::Db,
-    trees: [sled::Tree; 3],
+    trees: [sled::Tree; 4],
     repository: RepositoryId,
 }
 
@@ -313,16 +335,17 @@ impl Store {
         let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
         let db = config.open().map_err(failed)?;
         let tree = |table: Table| db.open_tree(table.name()).map_err(failed);
-        let trees = [tree(Table::Seen)?, tree(Table::Verified)?, tree(Table::Cached)?];
+        let trees = [tree(Table::Seen)?, tree(Table::Verified)?, tree(Table::Cached)?, tree(Table::Sessions)?];
         Ok(Store { db, trees, repository })
     }
 
     fn tree(&self, table: Table) -> &sled::Tree {
-        let [seen, verified, cached] = &self.trees;
+        let [seen, verified, cached, sessions] = &self.trees;
         match table {
             Table::Seen => seen,
             Table::Verified => verified,
             Table::Cached => cached,
+            Table::Sessions => sessions,
         }
     }
 
@@ -389,6 +412,19 @@ fn encode_time(time: Timestamp) -> [u8; 12] {
     out[..8].copy_from_slice(&time.secs.to_le_bytes());
     out[8..].copy_from_slice(&time.nanos.to_le_bytes());
     out
+}
+
+fn encode_seen(seen: &Seen) -> Vec<u8> {
+    let Seen { beat, first } = seen;
+    [&beat.to_le_bytes()[..], &first.boot, &first.uptime.to_le_bytes(), &first.wall.to_le_bytes()].concat()
+}
+
+fn decode_seen(bytes: &[u8]) -> Option<Seen> {
+    let (beat, rest) = bytes.split_first_chunk::<8>()?;
+    let (boot, rest) = rest.split_first_chunk::<16>()?;
+    let (uptime, wall) = rest.split_first_chunk::<8>()?;
+    let (uptime, wall) = (u64::from_le_bytes(*uptime), i64::from_le_bytes(wall.try_into().ok()?));
+    Some(Seen { beat: u64::from_le_bytes(*beat), first: Clock { boot: *boot, uptime, wall } })
 }
 
 fn decode_time(bytes: &[u8]) -> Option<Timestamp> {

@@ -14,6 +14,7 @@ use crate::repo::slots::SlotOptions;
 use crate::storage::{Class, Storage};
 
 pub mod attributes;
+pub mod beat;
 pub mod buffers;
 pub mod cache;
 pub mod check;
@@ -42,6 +43,7 @@ pub mod snapshots;
 pub mod stats;
 pub mod tree;
 pub mod tree_writer;
+pub mod watch;
 
 /// An open repository: where its objects are, what it is, and the keys to it.
 #[derive(Debug)]

@@ -120,6 +120,7 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
         Name::Pack(_) => (ObjectType::Pack, keys.pack(Preamble::decode(start).ok()?.kind)),
         Name::Segment(_) => (ObjectType::Segment, &keys.index),
         Name::Session(_) => (ObjectType::Session, &keys.snapshot),
+        Name::Beat(..) => (ObjectType::Beat, &keys.snapshot),
         Name::Forgotten(_) => (ObjectType::Forgotten, &keys.snapshot),
         Name::Condemned(_) => (ObjectType::Condemned, &keys.snapshot),
         Name::Damaged(_) => (ObjectType::Damaged, &keys.snapshot),

@@ -10,7 +10,7 @@ use crate::format::snapshot::{self, Session};
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::storage::{Class, Created, Name};
-use crate::sys::process;
+use crate::sys::process::{self, Identity};
 
 /// What prune has sentenced.
 #[derive(Debug, Default)]
@@ -56,14 +56,8 @@ pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
         .filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None })
         .collect();
     sentences.sort_unstable();
-    let session = Session {
-        host: process::host_name(),
-        boot: process::boot_id(),
-        pid: process::id(),
-        started: process::start_time(process::id()).unwrap_or(0),
-        time: now,
-        sentences,
-    };
+    let Identity { host, machine, boot, namespace, pid, started } = Identity::this();
+    let session = Session { host, boot, pid, started, machine, namespace, time: now, sentences };
     let id = SnapshotId::random()?;
     let plain = snapshot::encode_session(&session)?;
     let object = seal::seal_object(ObjectType::Session, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
@@ -83,15 +77,31 @@ pub fn read(repo: &Repository, id: SnapshotId) -> Result<Session> {
     snapshot::decode_session(&plain).map_err(|e| e.context(name))
 }
 
+/// The process that a session is of.
+pub fn identity(session: &Session) -> Identity {
+    let Session { host, boot, pid, started, machine, namespace, .. } = session.clone();
+    Identity { host, machine, boot, namespace, pid, started }
+}
+
 /// Whether other sessions are open than this one: their writers may have been killed before what they stored, and what
 /// can be seen of it, was durable.
 pub fn others(repo: &Repository, own: SnapshotId) -> Result<bool> {
-    Ok(repo.storage().list(Class::Sessions)?.iter().any(|(name, _)| *name != Name::Session(own)))
+    let is_other = |name: &Name| matches!(name, Name::Session(id) if *id != own);
+    Ok(repo.storage().list(Class::Sessions)?.iter().any(|(name, _)| is_other(name)))
 }
 
 /// Ends a session whose outcome (`snapshots/<id>`: snapshot or fence) the caller has read.
 pub fn end(repo: &Repository, id: SnapshotId) -> Result<()> {
     repo.storage().delete(&Name::Session(id))
+}
+
+/// Whether there is no session of this id any more.
+pub fn has_ended(repo: &Repository, id: SnapshotId) -> Result<bool> {
+    match repo.storage().read(&Name::Session(id), Some(0..1), &mut Vec::new()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
+        Err(e) if e.kind() != ErrorKind::Corrupt => Err(e),
+        _ => Ok(false),
+    }
 }
 
 /// Whether somebody has fenced this id. False when that cannot be told.
@@ -101,6 +111,12 @@ pub fn is_fenced(repo: &Repository, id: SnapshotId) -> bool {
 
 /// Gives a session up: fences its id, so that nobody can commit under it, and ends it. Used by a writer that stops.
 pub fn abandon(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
+    fence(repo, id, now)?;
+    end(repo, id)
+}
+
+/// Fences an id, unless it has an outcome already: nobody can commit under it from now on. Durable when this returns.
+pub fn fence(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
     let mark = snapshot::Mark { host: process::host_name(), time: now };
     let plain = snapshot::encode_mark(&mark)?;
     let object = seal::seal_object(ObjectType::Fence, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
@@ -108,6 +124,5 @@ pub fn abandon(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> 
     repo.storage().sync()?;
     // Whatever is there now, snapshot or fence, the session has an outcome.
     let mut found = Vec::new();
-    repo.storage().read(&Name::Snapshot(id), None, &mut found)?;
-    end(repo, id)
+    repo.storage().read(&Name::Snapshot(id), None, &mut found)
 }

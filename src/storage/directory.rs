@@ -17,6 +17,7 @@ use crate::model::Timestamp;
 use crate::storage::leftovers::{self, Writer};
 use crate::storage::naming::{self, Naming};
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
+use crate::sys::process::Identity;
 use crate::sys::{Dir, FileKind, process};
 
 /// The number of `packs/00`; those below are of the classes.
@@ -459,6 +460,15 @@ impl Storage for DirectoryStorage {
         let mut out = Leftovers::default();
         for at in self.directories() {
             self.directory(at).and_then(|dir| leftovers::find(&dir, remove, &mut out)).at(failed)?;
+        }
+        Ok(out)
+    }
+
+    fn leftovers_of(&self, process: &Identity) -> Result<Leftovers> {
+        let failed = || format!("cannot remove unfinished objects in {}", self.describe());
+        let mut out = Leftovers::default();
+        for at in self.directories() {
+            self.directory(at).and_then(|dir| leftovers::remove_of(&dir, process, &mut out)).at(failed)?;
         }
         Ok(out)
     }

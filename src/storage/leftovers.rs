@@ -1,13 +1,14 @@
 //! Temporary files of a directory storage, and of restores: whose they are, and which of them nobody will finish.
 //!
-//! A temporary name says which process writes it: host, boot, number and start of the process. One that is known to be
+//! A temporary name says which process writes it: host, boot, namespace, number and start of the process. One that is known to be
 //! gone leaves its file to whoever cleans up; a file of another host is left to that host.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::storage::Leftovers;
-use crate::sys::{Dir, lock, process};
+use crate::sys::process::Identity;
+use crate::sys::{Dir, lock};
 
 const PREFIX: &str = ".tmp-";
 /// What the name of a claim begins with (`naming`): the name that is claimed follows. It holds its owner's temporary name.
@@ -20,6 +21,7 @@ const LONGEST: u64 = 255;
 pub struct Writer {
     host: String,
     boot: String,
+    namespace: u64,
     pid: u32,
     started: u64,
 }
@@ -29,12 +31,21 @@ fn tag(text: &[u8]) -> String {
     crate::model::id::to_hex(&blake3::hash(text).as_bytes()[..6])
 }
 
+/// Hosts of one name are several machines.
+fn host_tag(identity: &Identity) -> String {
+    tag(&[&identity.host[..], b"\0", &identity.machine].concat())
+}
+
 impl Writer {
     /// This process.
     pub fn this_process() -> Self {
-        let pid = process::id();
-        let started = process::start_time(pid).unwrap_or(0);
-        Writer { host: tag(&process::host_name()), boot: tag(&process::boot_id()), pid, started }
+        Self::of(&Identity::this())
+    }
+
+    /// Any process.
+    pub fn of(identity: &Identity) -> Self {
+        let Identity { namespace, pid, started, .. } = *identity;
+        Writer { host: host_tag(identity), boot: tag(&identity.boot), namespace, pid, started }
     }
 
     /// A new temporary name of this process. Nobody else in it has the same, whichever storage is written to.
@@ -45,7 +56,8 @@ impl Writer {
 
     /// The name, beginning with `prefix`, of its temporary file number `unique`.
     pub fn name(&self, prefix: &str, unique: u64) -> Vec<u8> {
-        format!("{prefix}{}-{}-{}-{}-{unique}", self.host, self.boot, self.pid, self.started).into_bytes()
+        let Writer { host, boot, namespace, pid, started } = self;
+        format!("{prefix}{host}-{boot}-{namespace}-{pid}-{started}-{unique}").into_bytes()
     }
 
     /// Whether `name` is a temporary name that begins with `prefix`, of a process that is known to be gone.
@@ -57,7 +69,8 @@ impl Writer {
     fn parse(prefix: &str, name: &[u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.split('-');
         let (host, boot) = (parts.next()?.to_owned(), parts.next()?.to_owned());
-        let writer = Writer { host, boot, pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? };
+        let (namespace, pid, started) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let writer = Writer { host, boot, namespace, pid, started };
         let unique: u64 = parts.next()?.parse().ok()?;
         (parts.next().is_none() && writer.name(prefix, unique) == name).then_some(writer)
     }
@@ -82,12 +95,15 @@ impl Writer {
 
     /// Whether it is known to be gone. Tags stand for names: a writer of this host and boot has this process' tags.
     fn is_gone(&self) -> bool {
-        let (host, boot) = (process::host_name(), process::boot_id());
-        if self.host != tag(&host) {
-            return false;
+        let mut identity = Identity::this();
+        if self.boot != tag(&identity.boot) {
+            if self.host != host_tag(&identity) {
+                return false;
+            }
+            identity.boot = self.boot.clone().into_bytes();
         }
-        let boot = if self.boot == tag(&boot) { boot } else { self.boot.clone().into_bytes() };
-        process::is_gone(&host, &boot, self.pid, self.started)
+        (identity.namespace, identity.pid, identity.started) = (self.namespace, self.pid, self.started);
+        identity.is_gone()
     }
 }
 
@@ -100,6 +116,22 @@ fn owner(dir: &Dir, claim: &[u8]) -> io::Result<Option<Option<Writer>>> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Removes what this process left in `dir`, and adds it to `out`.
+pub fn remove_of(dir: &Dir, process: &Identity, out: &mut Leftovers) -> io::Result<()> {
+    let writer = Writer::of(process);
+    let names = dir.find(|name| name.starts_with(PREFIX.as_bytes()) && Writer::parse(PREFIX, name).as_ref() == Some(&writer))?;
+    for name in names {
+        let bytes = dir.stat(&name).map(|stat| stat.size).unwrap_or_default();
+        match dir.remove(&name) {
+            Ok(()) => *out = Leftovers { files: out.files + 1, bytes: out.bytes + bytes },
+            // Somebody else was faster.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Adds what dead writers left in `dir`, and with `remove` removes it.
@@ -138,24 +170,27 @@ mod tests {
         let me = Writer::this_process();
         let dead = Writer { started: me.started + 1, ..me.clone() };
         let before_boot = Writer { boot: tag(b"another boot"), ..me.clone() };
-        let elsewhere = Writer { host: tag(b"another host"), ..dead.clone() };
-        let names = [&me, &dead, &before_boot, &elsewhere].map(|writer| writer.temporary());
+        // A host of another name before, a process of another namespace, and one of another host.
+        let renamed = Writer { host: tag(b"an old name"), ..dead.clone() };
+        let contained = Writer { namespace: me.namespace + 1, ..dead.clone() };
+        let elsewhere = Writer { host: tag(b"another host"), ..before_boot.clone() };
+        let names = [&me, &dead, &before_boot, &elsewhere, &renamed, &contained].map(|writer| writer.temporary());
         for name in &names {
             assert!(Writer::parse(PREFIX, name).is_some());
             std::fs::write(scratch.path().join(std::str::from_utf8(name).unwrap()), b"12345").unwrap();
         }
-        for foreign in [".tmp-", ".tmp-1-2-3", ".tmp-a-b-1-2-03", "notes", ".tmp-a-b-1-2-3-4"] {
+        for foreign in [".tmp-", ".tmp-1-2-3", ".tmp-a-b-0-1-2-03", "notes", ".tmp-a-b-1-2-3-4-5"] {
             assert_eq!(Writer::parse(PREFIX, foreign.as_bytes()), None, "{foreign}");
             std::fs::write(scratch.path().join(foreign), b"x").unwrap();
         }
         let dir = Dir::open(scratch.path()).unwrap();
-        let two = Leftovers { files: 2, bytes: 10 };
+        let three = Leftovers { files: 3, bytes: 15 };
         for remove in [false, true] {
             let mut found = Leftovers::default();
             find(&dir, remove, &mut found).unwrap();
-            assert_eq!(found, two);
+            assert_eq!(found, three);
         }
         let left = dir.list().unwrap();
-        assert!(left.contains(&names[0]) && left.contains(&names[3]) && left.len() == 7);
+        assert!([0, 3, 5].iter().all(|at| left.contains(&names[*at])) && left.len() == 8);
     }
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::model::{PackId, SegmentId, SlotId, SnapshotId, Timestamp};
+use crate::sys::process::Identity;
 
 pub mod directory;
 pub(crate) mod leftovers;
@@ -108,6 +109,8 @@ pub enum Name {
     Segment(SegmentId),
     /// A writer at work.
     Session(SnapshotId),
+    /// A sign of life of a writer at work, with its number: later ones have higher ones.
+    Beat(SnapshotId, u64),
     /// A snapshot, or a fence.
     Snapshot(SnapshotId),
     /// A forgotten snapshot.
@@ -126,7 +129,7 @@ impl Name {
             Name::Key(..) => Class::Keys,
             Name::Pack(_) => Class::Packs,
             Name::Segment(_) => Class::Index,
-            Name::Session(_) => Class::Sessions,
+            Name::Session(_) | Name::Beat(..) => Class::Sessions,
             Name::Snapshot(_) => Class::Snapshots,
             Name::Forgotten(_) => Class::Forgotten,
             Name::Condemned(_) => Class::Condemned,
@@ -141,6 +144,7 @@ impl Name {
             Name::Key(slot, copy) => format!("{slot}.{copy}"),
             Name::Pack(id) => id.to_string(),
             Name::Segment(id) => id.to_string(),
+            Name::Beat(id, number) => format!("{id}.{number}"),
             Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) => id.to_string(),
             Name::Condemned(id) | Name::Damaged(id) => id.to_string(),
         }
@@ -164,7 +168,13 @@ impl Name {
             }
             Class::Packs => PackId::parse(leaf).ok().map(Name::Pack),
             Class::Index => SegmentId::parse(leaf).ok().map(Name::Segment),
-            Class::Sessions => SnapshotId::parse(leaf).ok().map(Name::Session),
+            Class::Sessions => match leaf.split_once('.') {
+                None => SnapshotId::parse(leaf).ok().map(Name::Session),
+                Some((id, number)) => {
+                    let beat = Name::Beat(SnapshotId::parse(id).ok()?, number.parse().ok()?);
+                    Some(beat).filter(|beat| beat.leaf() == leaf)
+                }
+            },
             Class::Snapshots => SnapshotId::parse(leaf).ok().map(Name::Snapshot),
             Class::Forgotten => SnapshotId::parse(leaf).ok().map(Name::Forgotten),
             Class::Condemned => SnapshotId::parse(leaf).ok().map(Name::Condemned),
@@ -256,6 +266,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(Leftovers::default())
     }
 
+    /// Removes what this process, which counts as dead, left of objects that it did not finish.
+    fn leftovers_of(&self, _process: &Identity) -> Result<Leftovers> {
+        Ok(Leftovers::default())
+    }
+
     /// When a server received the objects of a class, by its own clock; nothing where there is no server.
     fn received(&self, _class: Class) -> Result<Vec<(Name, Timestamp)>> {
         Ok(Vec::new())
@@ -291,12 +306,17 @@ mod tests {
     #[test]
     fn names_are_parsed_strictly() {
         let id = SnapshotId([0xcd; 32]);
-        let names = [Name::Config(1, 2), Name::Key(SlotId([1; 16]), 0), Name::Pack(PackId([2; 32])), Name::Snapshot(id)];
+        let small =
+            [Name::Config(1, 2), Name::Key(SlotId([1; 16]), 0), Name::Session(id), Name::Beat(id, 10), Name::Snapshot(id)];
+        let names = small.into_iter().chain([Name::Pack(PackId([2; 32]))]);
         for name in names {
             assert_eq!(Name::parse(name.class(), &name.leaf()), Some(name));
         }
         for bad in ["", "..", "00000001.3", "00000001", "1.0", "00000001.+0", "../../etc/passwd"] {
             assert_eq!(Name::parse(Class::Config, bad), None, "{bad:?}");
+        }
+        for bad in ["", "+1", "01", "1.2", "x", "99999999999999999999"] {
+            assert_eq!(Name::parse(Class::Sessions, &format!("{id}.{bad}")), None, "{bad:?}");
         }
         assert_eq!(Name::parse(Class::Packs, &"AB".repeat(32)), None);
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Timestamp;
 use crate::storage::{Class, Created, Leftovers, Name, Storage};
+use crate::sys::process::Identity;
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +168,10 @@ impl Storage for RecordingStorage {
 
     fn leftovers(&self, remove: bool) -> Result<Leftovers> {
         self.inner.leftovers(remove)
+    }
+
+    fn leftovers_of(&self, process: &Identity) -> Result<Leftovers> {
+        self.inner.leftovers_of(process)
     }
 
     fn received(&self, class: Class) -> Result<Vec<(Name, Timestamp)>> {

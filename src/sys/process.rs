@@ -34,27 +34,90 @@ pub fn start_time(pid: u32) -> Option<u64> {
     std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()
 }
 
-/// Whether a process is known to be gone: it ran on this host, before its last boot or under a number that has ended or
-/// begun again since. False when it lives, and when that cannot be told from here.
-pub fn is_gone(host: &[u8], boot: &[u8], pid: u32, started: u64) -> bool {
-    let here = boot_id();
-    if host != host_name() || boot.is_empty() || here.is_empty() {
-        return false;
+/// What stays of a machine when it is renamed: a hash of its machine id; empty where it has none.
+pub fn machine_id() -> Vec<u8> {
+    let files = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+    let id = files.iter().filter_map(|file| fs::read(file).ok()).find(|id| !id.trim_ascii().is_empty());
+    let hash =
+        |id: Vec<u8>| blake3::hash(&[b"the machine of a writer of yester ", id.trim_ascii()].concat()).as_bytes()[..16].to_vec();
+    id.map(hash).unwrap_or_default()
+}
+
+/// The namespace that process numbers of this process are of; 0 where the kernel does not say.
+pub fn namespace() -> u64 {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let number = link.to_str().and_then(|text| text.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok());
+    number.unwrap_or(0)
+}
+
+/// Seconds since this machine booted, also those that it slept; `None` where the kernel does not say.
+pub fn uptime() -> Option<u64> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    text.split(['.', ' ']).next()?.parse().ok()
+}
+
+/// A process, as others can tell whether it still lives.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// The name of its host.
+    pub host: Vec<u8>,
+    /// See [`machine_id`].
+    pub machine: Vec<u8>,
+    /// See [`boot_id`].
+    pub boot: Vec<u8>,
+    /// See [`namespace`].
+    pub namespace: u64,
+    /// Its number.
+    pub pid: u32,
+    /// See [`start_time`]; 0: it could not tell itself.
+    pub started: u64,
+}
+
+impl Identity {
+    /// This process.
+    pub fn this() -> Self {
+        Identity { pid: id(), started: start_time(id()).unwrap_or(0), ..Self::here() }
     }
-    if boot != here {
-        return true;
+
+    /// This machine, and no process of it.
+    fn here() -> Self {
+        Identity { host: host_name(), machine: machine_id(), boot: boot_id(), namespace: namespace(), pid: 0, started: 0 }
     }
+
+    /// Whether it can be told here whether this process lives: it runs since the same boot, whatever the host was called
+    /// then, under numbers of the same namespace.
+    pub fn is_here(&self) -> bool {
+        let here = Self::here();
+        !self.boot.is_empty() && self.boot == here.boot && self.namespace == here.namespace
+    }
+
+    /// Whether it is known to be gone: it ran on this machine before the last boot, or under a number that has ended or
+    /// begun again since. False when it lives, and when that cannot be told from here.
+    pub fn is_gone(&self) -> bool {
+        let here = Self::here();
+        if self.boot.is_empty() || here.boot.is_empty() {
+            return false;
+        }
+        if self.boot != here.boot {
+            // Machines are copied with their ids, and hosts have the same names: only both together tell.
+            return self.host == here.host && self.machine == here.machine;
+        }
+        self.namespace == here.namespace && has_ended(self.pid, self.started)
+    }
+}
+
+/// Whether the process of this number that started then has ended.
+fn has_ended(pid: u32, started: u64) -> bool {
+    let number = i32::try_from(pid).ok().and_then(process::Pid::from_raw);
+    // Other users' processes may be hidden in /proc, but not from a signal.
+    let no_such = || number.is_none_or(|number| process::test_kill_process(number) == Err(rustix::io::Errno::SRCH));
+    // The file system of another namespace shows other processes under these numbers.
+    let own = fs::read_link("/proc/self").is_ok_and(|own| own.to_str() == Some(&id().to_string()));
     match start_time(pid) {
+        _ if !own => no_such(),
         // 0: it could not tell itself.
         Some(time) => started != 0 && time != started,
-        // Other users' processes may be hidden in /proc, but not from a signal.
-        None => match i32::try_from(pid).ok().and_then(process::Pid::from_raw) {
-            Some(number) => {
-                let zombie = fs::metadata(format!("/proc/{pid}")).is_ok();
-                zombie || process::test_kill_process(number) == Err(rustix::io::Errno::SRCH)
-            }
-            None => true,
-        },
+        None => no_such() || fs::metadata(format!("/proc/{pid}")).is_ok(),
     }
 }
 

@@ -235,6 +235,9 @@ pub fn snapshot(bytes: &[u8]) {
 
 /// The bodies of a session, of a mark, and of a record of damage.
 pub fn session(bytes: &[u8]) {
+    if let Ok((number, time)) = snapshot::decode_beat(bytes) {
+        assert_eq!(snapshot::decode_beat(&snapshot::encode_beat(number, time)).ok(), Some((number, time)));
+    }
     if let Ok(session) = snapshot::decode_session(bytes) {
         assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).ok(), Some(session));
     }

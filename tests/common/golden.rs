@@ -67,7 +67,12 @@ pub fn objects(repo: &Repository, class: Class) -> Vec<(Name, Vec<u8>)> {
 /// The id in the name of a small sealed object.
 pub fn id_of(name: &Name) -> [u8; 32] {
     match name {
-        Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) | Name::Condemned(id) | Name::Damaged(id) => id.0,
+        Name::Session(id)
+        | Name::Beat(id, _)
+        | Name::Snapshot(id)
+        | Name::Forgotten(id)
+        | Name::Condemned(id)
+        | Name::Damaged(id) => id.0,
         other => panic!("{other} has no such id"),
     }
 }

@@ -13,6 +13,7 @@ use yester::net::client::RemoteStorage;
 use yester::observe::Silent;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::storage::{Class, Created, Leftovers, Name, Storage};
+use yester::sys::process::Identity;
 
 use crate::fixture::{Fixture, source};
 use crate::support::*;
@@ -106,6 +107,10 @@ impl Storage for Watched {
 
     fn leftovers(&self, remove: bool) -> Result<Leftovers> {
         self.inner.leftovers(remove)
+    }
+
+    fn leftovers_of(&self, process: &Identity) -> Result<Leftovers> {
+        self.inner.leftovers_of(process)
     }
 
     fn received(&self, class: Class) -> Result<Vec<(Name, Timestamp)>> {

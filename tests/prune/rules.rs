@@ -1,6 +1,7 @@
 //! The rules of the protocol, one by one.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use yester::error::{Error, ErrorKind};
 use yester::format::snapshot::Session;
@@ -8,7 +9,7 @@ use yester::ingest::{IngestOptions, Parent};
 use yester::model::{Snapshot, SnapshotId};
 use yester::repo::index::Index;
 use yester::repo::prune::{PruneOptions, Unused, open_sessions};
-use yester::repo::{Repository, session, snapshots};
+use yester::repo::{Repository, beat, session, snapshots};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
@@ -471,11 +472,13 @@ fn the_living_are_left_alone() {
         (id, session::read(&world.repo, id).unwrap())
     };
     type Change = fn(Session) -> Session;
-    let cases: [(&str, Change, bool); 5] = [
+    let cases: [(&str, Change, bool); 7] = [
         ("this process", |s| s, true),
         ("another start of the same number", |s| Session { started: s.started + 1, ..s }, false),
         ("before the last boot", |s| Session { boot: b"another".to_vec(), ..s }, false),
-        ("another host", |s| Session { host: b"far away".to_vec(), started: 1, ..s }, true),
+        ("this host under an old name", |s| Session { host: b"old".to_vec(), started: s.started + 1, ..s }, false),
+        ("another namespace of processes", |s| Session { namespace: s.namespace + 1, started: 1, ..s }, true),
+        ("another host", |s| Session { host: b"far away".to_vec(), boot: b"its".to_vec(), ..s }, true),
         ("a host that does not tell its boot", |s| Session { boot: Vec::new(), started: 1, ..s }, true),
     ];
     for (what, change, lives) in cases {
@@ -504,6 +507,69 @@ fn the_living_are_left_alone() {
         world.verify();
         world.recovers();
     }
+}
+
+/// Rule 9: a writer that cannot be asked lives as long as it gives signs of life, and is dead when the newest of them did not
+/// change for a stated time of the clock of who looks. Only what is authentic is a sign.
+#[test]
+fn a_writer_without_signs_of_life_is_dead() {
+    let world = with_garbage();
+    let id = session::begin(&world.repo, now()).unwrap();
+    let session = session::read(&world.repo, id).unwrap();
+    world.put_session(id, &Session { host: b"far away".to_vec(), boot: b"its".to_vec(), ..session });
+    let memory = tempfile::tempdir().unwrap();
+    let state = Some(memory.path().to_owned());
+    let after =
+        |seconds| PruneOptions { dead_after: Duration::from_secs(seconds), state: state.clone(), ..world.prune_options() };
+    let busy = |options: &PruneOptions| {
+        let e = world.try_prune(options).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+        assert!(e.to_string().contains("counts as dead from 20"), "{e}");
+    };
+    busy(&after(3600));
+    beat::give(&world.repo, id, 1).unwrap();
+    // What anybody may put there is no sign.
+    world.storage.create(&Name::Beat(id, 2), &[b"rubbish"]).unwrap();
+    busy(&after(3600));
+    let began = Instant::now();
+    // By now it stands still for as long as this machine remembers, which several runs find out together.
+    loop {
+        match world.try_prune(&after(1)) {
+            Ok((_, report)) => break assert_eq!(report.sessions, 1),
+            Err(e) => assert!(e.kind() == ErrorKind::Busy && began.elapsed() < Duration::from_secs(60), "{e}"),
+        }
+    }
+    assert!(world.names(Class::Sessions).is_empty(), "its signs go with it");
+    assert!(snapshots::load(&world.repo, id).unwrap().is_none());
+    world.verify();
+    world.recovers();
+}
+
+/// Who waits is done as soon as the sessions are that are older than the sentence; those that begin later are no reason to
+/// wait, though there are always some.
+#[test]
+fn a_prune_that_waits_goes_on_beside_steady_writers() {
+    let world = with_garbage();
+    let (repo, sessions) = (world.copy_of_repo(), Arc::new(Mutex::new(vec![session::begin(&world.repo, now()).unwrap()])));
+    let open = sessions.clone();
+    world.storage.before(move |operation| {
+        // Each look at the sessions finds another one than the last look did, and never none.
+        if matches!(operation, Operation::List(Class::Sessions)) {
+            let mut open = open.lock().unwrap();
+            open.push(session::begin(&repo, now()).unwrap());
+            session::abandon(&repo, open.remove(0), now()).unwrap();
+        }
+        Ok(())
+    });
+    let options = PruneOptions { wait: Some(Duration::from_secs(120)), max_unused: Unused::Unlimited, ..world.prune_options() };
+    let (plan, report) = world.try_prune(&options).unwrap();
+    assert!(plan.dead.count > 0 && report.packs.count >= plan.dead.count, "{plan:?} {report:?}");
+    world.storage.before(|_| Ok(()));
+    for id in sessions.lock().unwrap().drain(..) {
+        session::abandon(&world.repo, id, now()).unwrap();
+    }
+    world.verify();
+    world.recovers();
 }
 
 /// Rule 8: segments that a writer may be reading from are left to the next prune.

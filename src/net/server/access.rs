@@ -181,7 +181,7 @@ impl Principal {
         let what = || format!("create {}/", name.class().prefix());
         match name {
             Name::Forgotten(_) | Name::Condemned(_) => self.needs(Capability::Prune, &what()),
-            _ if self.can_prune() && !matches!(name, Name::Session(_)) => Ok(()),
+            _ if self.can_prune() && !matches!(name, Name::Session(_) | Name::Beat(..)) => Ok(()),
             Name::Pack(_) | Name::Segment(_) | Name::Damaged(_) => self.needs(Capability::Put, &what()),
             Name::Session(id) => {
                 self.needs(Capability::Put, &what())?;
@@ -190,6 +190,13 @@ impl Principal {
                     return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
                 }
                 Ok(())
+            }
+            Name::Beat(id, _) => {
+                self.needs(Capability::Put, &what())?;
+                if hosted.owner(*id).map_err(|e| refuse(&e))?.is_some_and(|owner| owner == self.id) {
+                    return Ok(());
+                }
+                Err(Refusal::new(Code::Forbidden, "this client may give signs of life only of sessions that it has begun"))
             }
             Name::Snapshot(id) => {
                 self.needs(Capability::Put, &what())?;
@@ -212,6 +219,12 @@ impl Principal {
 
     /// Whether an object of this name may be deleted. Blocks on the disk.
     pub fn may_delete(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
+        if let Name::Beat(id, _) = name
+            && self.capabilities.contains(&Capability::Put)
+            && hosted.owner(*id).map_err(|e| refuse(&e))?.is_some_and(|owner| owner == self.id)
+        {
+            return Ok(());
+        }
         let Name::Session(id) = name else {
             return self.needs(Capability::Prune, &format!("delete from {}/", name.class().prefix()));
         };

@@ -8,7 +8,7 @@ use crate::format::config;
 use crate::format::envelope::{self, ObjectType};
 use crate::format::snapshot as format;
 use crate::model::{PackId, Snapshot};
-use crate::repo::{Repository, damaged, session, snapshots};
+use crate::repo::{Repository, beat, damaged, session, snapshots};
 use crate::storage::{COPIES, Class, Name};
 
 use super::CheckReport;
@@ -18,10 +18,16 @@ use super::findings::Findings;
 pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut CheckReport) -> Result<Vec<Snapshot>> {
     copies(repo, Class::Config, findings, &|object| config_is_sound(repo, object))?;
     copies(repo, Class::Keys, findings, &|object| slot_is_sound(repo, object))?;
-    report.sessions = each(repo, Class::Sessions, findings, &|name, _| match name {
-        Name::Session(id) => session::read(repo, *id).map(drop),
+    let sessions = std::cell::Cell::new(0);
+    each(repo, Class::Sessions, findings, &|name, _| match name {
+        Name::Session(id) => {
+            sessions.set(sessions.get() + 1);
+            session::read(repo, *id).map(drop)
+        }
+        Name::Beat(id, number) => beat::is_authentic(repo, *id, *number),
         _ => Ok(()),
     })?;
+    report.sessions = sessions.get();
     each(repo, Class::Forgotten, findings, &|name, object| mark_is_sound(repo, ObjectType::Forgotten, name, object))?;
     each(repo, Class::Condemned, findings, &|name, object| sentence_is_sound(repo, name, object))?;
     each(repo, Class::Damaged, findings, &|name, object| match name {

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, SnapshotId};
 use crate::observe::Event;
+use crate::repo::beat::{self, Beats};
 use crate::repo::damaged::{self, Damaged};
 use crate::repo::index::list_packs;
 use crate::repo::prune::packs::Standing;
 use crate::repo::prune::plan::RESERVE;
 use crate::repo::prune::repack::{Repack, Repacked};
-use crate::repo::prune::sessions::Settle;
+use crate::repo::prune::sessions::{Living, Settle};
 use crate::repo::prune::steady::steady;
 use crate::repo::prune::{Plan, Prune, Report, plan, segments, sentence, sessions};
 use crate::repo::session;
@@ -33,7 +34,11 @@ impl Prune<'_> {
         repo.storage().sync_everything()?;
         // Sentences that existed before every session has ended: no session is older than they are.
         let mut sentences: Vec<SnapshotId> = self.view.sentences.iter().map(|sentence| sentence.id).collect();
-        self.report.sessions += self.settle(None)?;
+        self.report.sessions += match self.until {
+            None => self.settle(None)?,
+            // Writers that know the sentences need not be waited for: there may always be some.
+            Some(_) => self.settle_with(None, Living::Leave)? + self.settle(Some(&sentences))?,
+        };
         self.clear()?;
         self.look()?;
         self.delete(&sentences)?;
@@ -72,7 +77,12 @@ impl Prune<'_> {
     }
 
     fn settle(&self, older_than: Option<&[SnapshotId]>) -> Result<u64> {
-        Settle { fence: &self.options.fence, older_than, now: self.options.now }.settle(self.repo)
+        self.settle_with(older_than, self.until.map_or(Living::Refuse, Living::WaitUntil))
+    }
+
+    fn settle_with(&self, older_than: Option<&[SnapshotId]>, living: Living) -> Result<u64> {
+        let Prune { patience, options, .. } = self;
+        Settle { fence: &options.fence, older_than, now: options.now, patience, living }.settle(self.repo)
     }
 
     fn check_stop(&self) -> Result<()> {
@@ -92,8 +102,10 @@ impl Prune<'_> {
             storage.delete(&Name::Snapshot(*id))?;
             self.report.snapshots.add(*size);
         }
+        // A writer may read from them.
+        let replaced = if sessions::open(self.repo)?.is_empty() { self.view.index.replaced() } else { &[] };
         // Those that nobody can open: all that snapshots need was found without them.
-        for id in self.view.index.replaced().iter().chain(&self.view.broken) {
+        for id in replaced.iter().chain(&self.view.broken) {
             storage.delete(&Name::Segment(*id))?;
             self.report.segments.add(self.view.segments.get(id).copied().unwrap_or_default());
         }
@@ -124,7 +136,9 @@ impl Prune<'_> {
             return Ok(());
         }
         // A session that began a moment ago would have to end before the sentence could be carried out.
-        self.settle(None)?;
+        if self.until.is_none() {
+            self.settle(None)?;
+        }
         let count = dead.len();
         let sentence = sentence::write(self.repo, dead).map_err(|e| {
             e.context(format!("{count} packs are not needed, but that could not be written down; nothing is lost"))
@@ -184,9 +198,11 @@ impl Prune<'_> {
     fn copy(&mut self, packs: &[usize]) -> Result<bool> {
         let repo = self.repo;
         let id = session::begin(repo, self.options.now)?;
+        let beats = Beats::start(repo, id, beat::PERIOD);
         let index = self.view.index.clone();
         let result = Repack::new(repo, &index, &self.reader, &mut self.survey, id)
             .and_then(|repack| repack.run(packs, self.stop, self.observer));
+        drop(beats);
         // Nothing will be committed under its id. It must end before what was copied from is deleted.
         let ended = session::abandon(repo, id, self.options.now);
         match result {
@@ -230,7 +246,7 @@ impl Prune<'_> {
         if done.is_empty() {
             return Ok(());
         }
-        match self.settle(None) {
+        match self.settle_with(None, Living::Refuse) {
             Ok(ended) => self.report.sessions += ended,
             Err(e) if e.kind() == ErrorKind::Busy => {
                 self.report.sentences = sentences.len() as u64;

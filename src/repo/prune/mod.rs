@@ -12,8 +12,10 @@
 //! of them is for, are in `docs/durability.md`.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, SnapshotId, Timestamp};
@@ -21,11 +23,12 @@ use crate::observe::{Event, Observer};
 use crate::repo::Repository;
 use crate::repo::damaged::{self, Found};
 use crate::repo::prune::mark::{Marks, Walk};
-use crate::repo::prune::sessions::Settle;
+use crate::repo::prune::sessions::{Living, Patience, Settle};
 use crate::repo::prune::steady::steady;
 use crate::repo::prune::survey::Survey;
 use crate::repo::prune::view::View;
 use crate::repo::reader::ChunkReader;
+use crate::repo::watch::{DEAD_AFTER, Watch};
 
 mod bits;
 mod carry;
@@ -53,6 +56,12 @@ pub struct PruneOptions {
     pub max_repack: u64,
     /// Sessions to end though they may live.
     pub fence: Vec<SnapshotId>,
+    /// How long to wait for sessions that live. With a time to wait, writers that begin later are not waited for.
+    pub wait: Option<Duration>,
+    /// After this time without a sign of life a writer is dead that cannot be asked.
+    pub dead_after: Duration,
+    /// Where this machine remembers what stood still.
+    pub state: Option<PathBuf>,
     /// Snapshots that count as forgotten, for a plan of what forgetting them would free. Empty for a real prune.
     pub without: HashSet<SnapshotId>,
     /// Bytes of decoded frames in memory.
@@ -70,6 +79,9 @@ impl PruneOptions {
             max_unused: Unused::default(),
             max_repack: u64::MAX,
             fence: Vec::new(),
+            wait: None,
+            dead_after: DEAD_AFTER,
+            state: None,
             without: HashSet::new(),
             memory: 48 << 20,
             record: true,
@@ -117,6 +129,9 @@ pub struct Prune<'a> {
     options: &'a PruneOptions,
     stop: &'a AtomicBool,
     observer: &'a dyn Observer,
+    patience: Patience<'a>,
+    /// Until when sessions that live are waited for.
+    until: Option<Instant>,
     reader: ChunkReader,
     view: View,
     marks: Marks,
@@ -136,7 +151,12 @@ impl<'a> Prune<'a> {
         stop: &'a AtomicBool,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
-        Settle { fence: &options.fence, older_than: None, now: options.now }.find(repo)?;
+        let patience = Patience { watch: Watch::new(options.state.as_deref(), repo.id()), dead_after: options.dead_after, stop };
+        let until = options.wait.map(|wait| Instant::now() + wait);
+        if until.is_none() {
+            let (older_than, living) = (None, Living::Refuse);
+            Settle { fence: &options.fence, older_than, now: options.now, patience: &patience, living }.find(repo)?;
+        }
         let (view, reader, marks, survey) = steady(repo, |_| {
             let view = View::read(repo, None)?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
@@ -159,7 +179,7 @@ impl<'a> Prune<'a> {
         plan.live = marks.snapshots;
         tell::tell(&survey, &repack, observer);
         let (avoid, report) = (HashSet::new(), Report::default());
-        Ok(Prune { repo, options, stop, observer, reader, view, marks, survey, avoid, plan, report })
+        Ok(Prune { repo, options, stop, observer, patience, until, reader, view, marks, survey, avoid, plan, report })
     }
 
     /// What it will do.

@@ -1,33 +1,75 @@
 //! Other people's sessions: which live, and ending those that do not.
 //!
 //! A session may be fenced at any time without danger: its writer begins again. That prune leaves live ones alone is
-//! courtesy (rule 9 of the protocol).
+//! courtesy (rule 9 of the protocol). Whether a writer lives is asked of its process, where that is one of this boot and
+//! this namespace of processes; else it lives as long as it gives signs of life.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Session;
 use crate::model::{SnapshotId, Timestamp, escape};
-use crate::repo::{Repository, session};
+use crate::repo::watch::{Clock, Still, Watch};
+use crate::repo::{Repository, beat, session};
 use crate::storage::{Class, Name};
-use crate::sys::process;
+
+/// Between two looks at sessions that are waited for.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The open sessions. What one says is `Err` when it cannot be read; one that has ended meanwhile is left out.
 pub fn open(repo: &Repository) -> Result<Vec<(SnapshotId, Result<Session>)>> {
-    let mut out = Vec::new();
+    Ok(list(repo)?.sessions)
+}
+
+/// What is in `sessions/`.
+struct Listed {
+    sessions: Vec<(SnapshotId, Result<Session>)>,
+    /// The numbers of the signs of life of each, sorted.
+    beats: HashMap<SnapshotId, Vec<u64>>,
+}
+
+impl Listed {
+    /// The number of the newest sign of life that is authentic; 0: there is none.
+    fn newest(&self, repo: &Repository, id: SnapshotId) -> u64 {
+        let beats = self.beats.get(&id).map(Vec::as_slice).unwrap_or_default();
+        beats.iter().rev().copied().find(|number| beat::is_authentic(repo, id, *number).is_ok()).unwrap_or(0)
+    }
+}
+
+fn list(repo: &Repository) -> Result<Listed> {
+    let (mut sessions, mut beats) = (Vec::new(), HashMap::<SnapshotId, Vec<u64>>::new());
     for (name, _) in repo.storage().list(Class::Sessions)? {
-        let Name::Session(id) = name else { continue };
+        let id = match name {
+            Name::Session(id) => id,
+            Name::Beat(id, number) => {
+                beats.entry(id).or_default().push(number);
+                continue;
+            }
+            _ => continue,
+        };
         match session::read(repo, id) {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            found => out.push((id, found)),
+            found => sessions.push((id, found)),
         }
     }
-    out.sort_by_key(|(id, _)| *id);
-    Ok(out)
+    sessions.sort_by_key(|(id, _)| *id);
+    beats.values_mut().for_each(|numbers| numbers.sort_unstable());
+    Ok(Listed { sessions, beats })
 }
 
-/// Whether the writer is known to be gone.
-fn is_gone(session: &Session) -> bool {
-    process::is_gone(&session.host, &session.boot, session.pid, session.started)
+/// How sessions are judged and waited for.
+#[derive(Debug)]
+pub struct Patience<'a> {
+    /// How long others stood still.
+    pub watch: Watch,
+    /// After this time without a sign of life a writer is dead that cannot be asked.
+    pub dead_after: Duration,
+    /// Ends the waiting.
+    pub stop: &'a AtomicBool,
 }
 
 /// What to do about sessions.
@@ -39,6 +81,28 @@ pub struct Settle<'a> {
     pub older_than: Option<&'a [SnapshotId]>,
     /// The time, for the fences.
     pub now: Timestamp,
+    /// How they are judged.
+    pub patience: &'a Patience<'a>,
+    /// What is done about those that live.
+    pub living: Living,
+}
+
+/// What is done about sessions that live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Living {
+    /// They are an error.
+    Refuse,
+    /// They are waited for, until then.
+    WaitUntil(Instant),
+    /// They are left alone.
+    Leave,
+}
+
+/// A session that is to be ended.
+struct Dead {
+    id: SnapshotId,
+    session: Option<Session>,
+    beats: Vec<u64>,
 }
 
 impl Settle<'_> {
@@ -49,43 +113,123 @@ impl Settle<'_> {
         }
     }
 
-    /// The sessions that must be ended, all of which may be. A live one is [`ErrorKind::Busy`], and named.
-    pub fn find(&self, repo: &Repository) -> Result<Vec<SnapshotId>> {
+    /// Looks whether the sessions that must be ended may be. A live one is [`ErrorKind::Busy`], and named.
+    pub fn find(&self, repo: &Repository) -> Result<()> {
+        self.dead(repo).map(drop)
+    }
+
+    fn dead(&self, repo: &Repository) -> Result<Vec<Dead>> {
+        let mut listed = list(repo)?;
+        let foreign: Vec<(SnapshotId, u64)> = listed
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.as_ref().is_ok_and(|session| !session::identity(session).is_here()))
+            .map(|(id, _)| (*id, listed.newest(repo, *id)))
+            .collect();
+        let still = self.patience.watch.look(&foreign, &Clock::now());
         let mut out = Vec::new();
-        for (id, session) in open(repo)?.into_iter().filter(|(_, session)| self.concerns(session)) {
-            let may = self.fence.contains(&id) || session.as_ref().is_ok_and(is_gone);
-            if !may {
-                return Err(busy(id, &session));
+        for (id, session) in std::mem::take(&mut listed.sessions).into_iter().filter(|(_, session)| self.concerns(session)) {
+            let stands = still.get(&id);
+            let is_dead = |session: &Session| {
+                session::identity(session).is_gone() || stands.is_some_and(|still| still.time >= self.patience.dead_after)
+            };
+            if !self.fence.contains(&id) && !session.as_ref().is_ok_and(is_dead) {
+                if self.living == Living::Leave {
+                    continue;
+                }
+                return Err(self.busy(id, &session, stands));
             }
-            out.push(id);
+            out.push(Dead { id, session: session.ok(), beats: listed.beats.remove(&id).unwrap_or_default() });
         }
         Ok(out)
     }
 
-    /// Ends them: each has a snapshot or a fence, durable, before its session goes (rule 4).
+    /// The same, and waits for live ones as long as there is patience.
+    fn wait(&self, repo: &Repository) -> Result<Vec<Dead>> {
+        let mut told = None;
+        loop {
+            let e = match self.dead(repo) {
+                Err(e) if e.kind() == ErrorKind::Busy => e,
+                other => return other,
+            };
+            if self.patience.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped while it waited"));
+            }
+            match self.living {
+                Living::WaitUntil(until) if Instant::now() < until => {}
+                _ => return Err(e),
+            }
+            let text = e.to_string();
+            if told.as_ref() != Some(&text) {
+                tracing::info!("waiting: {text}");
+                told = Some(text);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Ends them: each has a snapshot or a fence, durable, before its session goes (rule 4). What its writer left of
+    /// objects that it did not finish goes in between: nobody will know any more whose it was.
     pub fn settle(&self, repo: &Repository) -> Result<u64> {
-        let found = self.find(repo)?;
+        let found = self.wait(repo)?;
         if !found.is_empty() {
             // What a killed writer left may be seen and not be durable; nobody will know any more that it was killed.
             repo.storage().sync_everything()?;
         }
-        for id in &found {
-            session::abandon(repo, *id, self.now)?;
+        for dead in &found {
+            session::fence(repo, dead.id, self.now)?;
+            if let Some(session) = &dead.session {
+                repo.storage().leftovers_of(&session::identity(session))?;
+            }
+            for number in &dead.beats {
+                repo.storage().delete(&Name::Beat(dead.id, *number))?;
+            }
+            session::end(repo, dead.id)?;
         }
+        self.drop_lone_beats(repo)?;
         Ok(found.len() as u64)
+    }
+
+    /// Deletes signs of life of sessions that have ended: their writer was stopped in between.
+    fn drop_lone_beats(&self, repo: &Repository) -> Result<()> {
+        let listed = repo.storage().list(Class::Sessions)?;
+        for (name, _) in listed {
+            if let Name::Beat(id, _) = name
+                && session::has_ended(repo, id)?
+            {
+                repo.storage().delete(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn busy(&self, id: SnapshotId, session: &Result<Session>, still: Option<&Still>) -> Error {
+        let who = match session {
+            Ok(session) => {
+                let (pid, host, since) = (session.pid, escape(&session.host), shown(session.time));
+                format!("of process {pid} on {host}, since {since}")
+            }
+            Err(e) => format!("that cannot be read ({e})"),
+        };
+        let what = match still {
+            Some(Still { since, .. }) => {
+                let dead = since.secs.saturating_add(i64::try_from(self.patience.dead_after.as_secs()).unwrap_or(i64::MAX));
+                let dead = shown(Timestamp { secs: dead, nanos: 0 });
+                format!(
+                    "may be at work: it has given no new sign of life since {}, and counts as dead from {dead} on",
+                    shown(*since)
+                )
+            }
+            None => "is at work".to_owned(),
+        };
+        let short = id.short();
+        let text = format!(
+            "session {short} {who}, {what}: wait until it ends (--wait 30m), or end it with: yester prune --fence {short}"
+        );
+        Error::new(ErrorKind::Busy, text)
     }
 }
 
-fn busy(id: SnapshotId, session: &Result<Session>) -> Error {
-    let who = match session {
-        Ok(session) => {
-            let since = jiff::Timestamp::from_second(session.time.secs).map(|time| time.to_string());
-            let since = since.unwrap_or_else(|_| format!("@{}", session.time.secs));
-            format!("of process {} on {}, since {since}", session.pid, escape(&session.host))
-        }
-        Err(e) => format!("that cannot be read ({e})"),
-    };
-    let short = id.short();
-    let text = format!("session {short} {who}, is at work: wait until it ends, or end it with: yester prune --fence {short}");
-    Error::new(ErrorKind::Busy, text)
+fn shown(time: Timestamp) -> String {
+    jiff::Timestamp::from_second(time.secs).map_or_else(|_| format!("@{}", time.secs), |time| time.to_string())
 }
