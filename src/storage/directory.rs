@@ -207,7 +207,10 @@ impl DirectoryStorage {
     /// Deletes an object, and says how many bytes it had; `None` when it was not there. Durable after the next barrier.
     pub fn remove(&self, name: &Name) -> Result<Option<u64>> {
         let failed = || format!("cannot delete {name} in {}", self.shown());
-        let (_, dir) = self.place(name)?;
+        let (_, dir) = match self.place(name) {
+            Err(e) if e.kind() == ErrorKind::NotFound && name.class().may_be_missing() => return Ok(None),
+            found => found?,
+        };
         match dir.stat(name.leaf().as_bytes()) {
             Ok(stat) => self.delete(name).map(|()| Some(super::listed_size(name.class(), stat.size))),
             // Whoever deleted it may not have made that durable.

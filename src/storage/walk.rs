@@ -87,4 +87,22 @@ mod tests {
             assert!(found == listed && (found.is_empty() || pieces > 1), "{class:?}: {pieces}");
         }
     }
+    #[test]
+    fn a_class_that_a_repository_lacks_is_empty() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("repo");
+        drop(DirectoryStorage::create(&path).unwrap());
+        for class in Class::ALL.into_iter().filter(|class| class.may_be_missing()) {
+            std::fs::remove_dir(path.join(class.prefix())).unwrap();
+        }
+        let storage = Arc::new(DirectoryStorage::open(&path).unwrap());
+        for class in Class::ALL.into_iter().filter(|class| class.may_be_missing()) {
+            let mut walk = Walk::new(&storage, class);
+            while let Some(some) = walk.some().unwrap() {
+                assert!(some.is_empty());
+            }
+            let name = Name::parse(class, &"ab".repeat(32)).unwrap();
+            assert_eq!(storage.remove(&name).unwrap(), None);
+        }
+    }
 }

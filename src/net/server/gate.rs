@@ -4,6 +4,7 @@
 //! kind has room of its own, so that the next kind is never kept out by the one before. Where there is no room, whoever
 //! takes most of it gives way: an address among the first two kinds, a token among the last.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -52,11 +53,11 @@ pub fn group(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The key that most of these have, and how many.
-fn most<K: Hash + Eq + Clone>(keys: impl Iterator<Item = K>) -> Option<(K, usize)> {
-    let mut counts: HashMap<K, usize> = HashMap::new();
-    keys.for_each(|key| *counts.entry(key).or_default() += 1);
-    counts.into_iter().max_by_key(|(_, count)| *count)
+/// The key that most of these have; of several the one that comes first.
+fn most<K: Hash + Eq + Clone>(keys: impl Iterator<Item = K>) -> Option<K> {
+    let mut counts: HashMap<K, (usize, Reverse<usize>)> = HashMap::new();
+    keys.enumerate().for_each(|(at, key)| counts.entry(key).or_insert((0, Reverse(at))).0 += 1);
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(key, _)| key)
 }
 
 impl Gate {
@@ -107,7 +108,7 @@ impl Gate {
         }
         let kinds = || open.values().filter(|p| p.kind == *kind);
         if kinds().count() > all
-            && let Some((greatest, _)) = most(kinds().map(|p| p.address))
+            && let Some(greatest) = most(kinds().map(|p| p.address))
             && let Some(oldest) = of(open, greatest).first()
         {
             cut += Self::cut(open, *oldest);
@@ -125,12 +126,13 @@ impl Gate {
         let own = tokens().filter(|t| *t == token).count();
         let victim = match own > self.limits.client_connections {
             true => Some(token.to_owned()),
-            false if tokens().count() > self.limits.connections => most(tokens().cloned()).map(|(token, _)| token),
+            false if tokens().count() > self.limits.connections => most(tokens().cloned()),
             false => None,
         };
         let Some(victim) = victim.map(Kind::Known) else { return 0 };
         let others = open.iter().filter(|(n, p)| **n != number && p.kind == victim);
-        match others.max_by_key(|(_, p)| p.activity.rest()).map(|(n, _)| *n) {
+        // Of several that rest as long the oldest.
+        match others.rev().max_by_key(|(_, p)| p.activity.rest()).map(|(n, _)| *n) {
             Some(rested) => Self::cut(&mut open, rested),
             None => 0,
         }
