@@ -30,6 +30,7 @@ use crate::sys::table::Table;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 mod given;
+mod gone;
 mod leaves;
 mod left_out;
 
@@ -287,36 +288,6 @@ impl<'a> Planner<'a> {
             self.handles.wait(self.open_levels);
         }
         Ok(())
-    }
-
-    fn parent_entry(&mut self, level: &mut Level<'_>, name: &[u8]) -> Result<Option<ParentEntry>> {
-        let (Some(parent), Some(dir)) = (&self.parent, &mut level.parent) else { return Ok(None) };
-        let (listing, mut gone) = (self.listing, Vec::new());
-        let found = parent.entry(dir, name, &mut |node| {
-            if listing {
-                gone.push(Told::gone(node))
-            }
-        });
-        gone.into_iter().try_for_each(|told| self.step(Step::Tell(told)))?;
-        Ok(found)
-    }
-
-    /// Says what the parent has in a directory that is left, after the last name that was asked for.
-    fn rest_is_gone(&mut self, level: &mut Level<'_>) -> Result<()> {
-        let (Some(parent), Some(dir)) = (&self.parent, level.parent.as_mut().filter(|_| self.listing && !level.cut)) else {
-            return Ok(());
-        };
-        let mut gone = Vec::new();
-        parent.rest(dir, &mut |node| gone.push(Told::gone(node)));
-        gone.into_iter().try_for_each(|told| self.step(Step::Tell(told)))
-    }
-
-    /// Says that the user does not want an entry of the directory that began last.
-    fn left_out(&mut self, name: &[u8], stat: &Stat, reason: &str) -> Result<()> {
-        match self.listing {
-            true => self.step(Step::Tell(Told::left_out(name, stat.kind, stat.size, reason.to_owned()))),
-            false => Ok(()),
-        }
     }
 
     fn parent_dir(&self, entry: &Option<ParentEntry>) -> Option<ParentDir> {
