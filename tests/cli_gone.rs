@@ -59,10 +59,10 @@ fn every_command_that_reads_says_so_and_goes_on() {
 fn all_that_is_gone_is_named_and_accepted_at_once() {
     let (world, options, ids) = went_back();
     let run = |args: &[&str]| world.run(&with(&options, args));
-    run(&["prune"]).fails(1, &["nothing was deleted", "yester forget --accept-gone"]);
+    run(&["prune"]).fails(1, &["nothing was deleted", "yester forget", "--accept-gone"]);
     for args in [&["snapshots"][..], &["check"]] {
         let run = run(args);
-        assert!(run.code == Some(1) && run.err.contains("yester forget --accept-gone"), "{run:?}");
+        assert!(run.code == Some(1) && run.err.contains("--accept-gone accepts all"), "{run:?}");
         assert!(ids[1..].iter().all(|id| run.err.contains(id.as_str())), "whole ids of all: {run:?}");
     }
     let dry = run(&["forget", "--accept-gone", "-n"]).ok().text();
