@@ -70,7 +70,7 @@ const ABOUT: &[u8] = br#"{"free":18446744073709551615,"capabilities":["put","get
 
 fn options(trust: Trust) -> RemoteOptions {
     let token = Some(zeroize::Zeroizing::new(TOKEN.to_owned()));
-    RemoteOptions { token, trust, timeout: Duration::from_secs(2), ..RemoteOptions::default() }
+    RemoteOptions { token, trust, timeout: Duration::from_secs(10), ..RemoteOptions::default() }
 }
 
 /// A client of a server that says what it is asked for in the first place, and then `answer` to everything.
