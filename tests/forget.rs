@@ -319,7 +319,7 @@ fn forgetting_marks_and_deletes_nothing() {
     let repo = yester::repo::Repository::open(storage.clone(), &key).unwrap();
     let before: Vec<Vec<Name>> = Class::ALL.iter().map(|class| faults::names(&*tiny.storage, *class)).collect();
     storage.take();
-    assert_eq!(forget(&repo, &ids[..2], NOW, &Silent).unwrap(), ids[..2]);
+    assert_eq!(forget(&repo, &ids[..2], NOW, b"", &Silent).unwrap(), ids[..2]);
     let log = storage.take();
     assert!(matches!(log[..], [Operation::Create(..), Operation::Create(..), Operation::Sync]), "{log:?}");
     assert_eq!(snapshots::list(&repo).unwrap().len(), 3);
@@ -331,7 +331,7 @@ fn forgetting_marks_and_deletes_nothing() {
         }
     }
     // Again: it is forgotten already.
-    assert_eq!(forget(&repo, &ids[..1], NOW, &Silent).unwrap(), ids[..1]);
+    assert_eq!(forget(&repo, &ids[..1], NOW, b"", &Silent).unwrap(), ids[..1]);
     // One that cannot be marked is said, and the others are.
     let bad = Name::Forgotten(ids[2]);
     storage.before(move |operation| match operation {
@@ -339,7 +339,7 @@ fn forgetting_marks_and_deletes_nothing() {
         _ => Ok(()),
     });
     let told = Arc::new(Told::default());
-    assert_eq!(forget(&repo, &ids[2..4], NOW, &*told).unwrap(), ids[3..4]);
+    assert_eq!(forget(&repo, &ids[2..4], NOW, b"", &*told).unwrap(), ids[3..4]);
     let told = told.0.lock().unwrap();
     assert!(told.len() == 1 && told[0].contains(&ids[2].to_string()) && told[0].contains("No space left"), "{told:?}");
 }

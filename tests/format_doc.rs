@@ -141,10 +141,10 @@ fn segments_and_sealed_objects_are_laid_out_as_documented() {
     for class in [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged] {
         for (name, object) in golden::objects(&repo, class) {
             let salt = field(&object, "sealed", "salt").try_into().unwrap();
-            let key = yester::chunk::seal::SealKey::derive(&repo.keys().snapshot, salt).unwrap();
+            let aad = [field(&object, "sealed", "header"), &golden::id_of(&name)].concat();
+            let key = yester::chunk::seal::SealKey::derive_bound(&repo.keys().snapshot, salt, &aad).unwrap();
             assert_eq!(field(&object, "sealed", "commitment"), key.commitment);
             // The documented associated data and nonce open it.
-            let aad = [field(&object, "sealed", "header"), &golden::id_of(&name)].concat();
             let mut body = field(&object[..object.len() - 32], "sealed", "body").to_vec();
             key.open(0, &aad, &mut body).expect("it opens as documented");
         }

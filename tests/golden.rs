@@ -90,10 +90,10 @@ fn write_marks(repo: &Repository) {
         let object = seal::seal_object(kind, repo.id(), &golden::id_of(&name), class, body).unwrap();
         repo.storage().create(&name, &[&object]).unwrap();
     };
-    let mark = snapshot::encode_mark(&Mark { host: b"golden".to_vec(), time: TIME }).unwrap();
     let last = snapshots::list(repo).unwrap().last().unwrap().id;
-    put(ObjectType::Forgotten, Name::Forgotten(last), &mark);
-    put(ObjectType::Fence, Name::Snapshot(SnapshotId([0xfe; 32])), &mark);
+    let fence = SnapshotId([0xfe; 32]);
+    put(ObjectType::Forgotten, Name::Forgotten(last), &snapshot::encode_mark(&mark(last)).unwrap());
+    put(ObjectType::Fence, Name::Snapshot(fence), &snapshot::encode_mark(&mark(fence)).unwrap());
     put(ObjectType::Condemned, Name::Condemned(SnapshotId([0xc0; 32])), &[[0x11; 32], [0x22; 32]].concat());
     put(ObjectType::Session, Name::Session(SnapshotId([0x5e; 32])), &snapshot::encode_session(&session()).unwrap());
     put(ObjectType::Beat, Name::Beat(SnapshotId([0x5e; 32]), 3), &snapshot::encode_beat(3, TIME));
@@ -105,6 +105,10 @@ fn damage() -> Damage {
     let frames = Extent::Frames([0, 3, 300].into());
     let packs = [(PackId([0x11; 32]), Extent::Whole), (PackId([0x33; 32]), frames)].into();
     Damage { packs, host: b"golden".to_vec(), time: TIME, why: b"a test".to_vec() }
+}
+
+fn mark(snapshot: SnapshotId) -> Mark {
+    Mark { snapshot, host: b"golden".to_vec(), user: b"root".to_vec(), time: TIME, why: b"--keep-last 3".to_vec() }
 }
 
 fn session() -> Session {
@@ -193,7 +197,7 @@ fn write_seeds(repo: &Repository) {
         }
     }
     seed("session", &snapshot::encode_session(&session()).unwrap());
-    seed("session", &snapshot::encode_mark(&Mark { host: b"golden".to_vec(), time: TIME }).unwrap());
+    seed("session", &snapshot::encode_mark(&mark(SnapshotId([0xfe; 32]))).unwrap());
     seed("session", &damage::encode_damage(&damage()));
     seed("session", &snapshot::encode_beat(3, TIME));
     for sizes in [[8, 10, 12], [12, 14, 16], [14, 16, 18]] {
@@ -449,17 +453,17 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
     let fences = golden::objects(&repo, Class::Snapshots).into_iter().filter(|(name, _)| *name == fence);
     for (kind, name, object) in marks.chain(fences.map(|(name, object)| (ObjectType::Fence, name, object))) {
         let plain = golden::plain_body(&repo, kind, &name, &object);
-        let mark = snapshot::decode_mark(&plain).unwrap();
-        assert_eq!(mark, Mark { host: b"golden".to_vec(), time: TIME });
-        assert_eq!(snapshot::encode_mark(&mark).unwrap(), plain, "{name}");
+        let found = snapshot::decode_mark(&plain).unwrap();
+        assert_eq!(found, mark(SnapshotId(golden::id_of(&name))));
+        assert_eq!(snapshot::encode_mark(&found).unwrap(), plain, "{name}");
     }
     for (name, object) in golden::objects(&repo, Class::Damaged) {
         let plain = golden::plain_body(&repo, ObjectType::Damaged, &name, &object);
         assert_eq!(damage::decode_damage(&plain).unwrap(), damage());
         assert_eq!(damage::encode_damage(&damage()), plain, "{name}");
     }
-    let sentenced = yester::repo::session::sentenced_packs(&repo).unwrap();
-    assert_eq!(sentenced.packs, HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));
+    let sentenced = yester::repo::condemned::read_all(&repo).unwrap();
+    assert_eq!(sentenced.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));
 }
 
 fn check_segment(name: &Name, open: &golden::OpenSegment) {

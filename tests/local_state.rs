@@ -16,7 +16,7 @@ use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::model::{PackId, RepositoryId, SegmentId, SnapshotId, Timestamp};
 use yester::repo::local::{CachedSegment, LocalState};
-use yester::repo::{InitOptions, Repository};
+use yester::repo::{InitOptions, Repository, marks};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Name, Storage};
 
@@ -91,7 +91,10 @@ fn a_lost_snapshot_is_told_from_a_forgotten_one() {
     // It stays said until it is back or forgotten.
     assert_eq!(vanished(scratch.path(), &repo, &[B]), [A]);
     assert_eq!(vanished(scratch.path(), &repo, &[A, B]), []);
+    // A mark that nobody with the key made says nothing.
     storage.create(&Name::Forgotten(A), &[b"mark"]).unwrap();
+    assert_eq!(vanished(scratch.path(), &repo, &[B]), [A]);
+    marks::write(&repo, &marks::mark(A, NOW, b"")).unwrap();
     assert_eq!(vanished(scratch.path(), &repo, &[B]), []);
     assert_eq!(vanished(scratch.path(), &repo, &[B]), []);
 }

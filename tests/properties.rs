@@ -265,8 +265,8 @@ proptest! {
         let sentences = ids.into_iter().map(SnapshotId).collect();
         let session = snapshot::Session { host: host.clone(), boot, pid, started, machine, namespace, time, sentences };
         prop_assert_eq!(snapshot::decode_beat(&snapshot::encode_beat(number, time)).unwrap(), (number, time));
-        prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).unwrap(), session);
-        let mark = snapshot::Mark { host, time };
+        prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).unwrap(), session.clone());
+        let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: session.boot.clone(), time, why: b"why".to_vec() };
         prop_assert_eq!(snapshot::decode_mark(&snapshot::encode_mark(&mark).unwrap()).unwrap(), mark);
     }
 
@@ -452,7 +452,7 @@ proptest! {
         if let Ok(bytes) = snapshot::encode_session(&session) {
             prop_assert_eq!(snapshot::decode_session(&bytes).unwrap(), session);
         }
-        let mark = snapshot::Mark { host, time };
+        let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: b"u".to_vec(), time, why: Vec::new() };
         if let Ok(bytes) = snapshot::encode_mark(&mark) {
             prop_assert_eq!(snapshot::decode_mark(&bytes).unwrap(), mark);
         }

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::chunk::keys::ClassKey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::{self, HEADER, ObjectType};
+use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
 use crate::model::RepositoryId;
 
 /// Bytes that sealing adds.
@@ -35,9 +35,15 @@ fn failed(what: &str) -> Error {
 impl SealKey {
     /// Derives the key of the object with this salt.
     pub fn derive(class: &ClassKey, salt: &[u8; 32]) -> Result<Self> {
+        Self::derive_bound(class, salt, &[])
+    }
+
+    /// Derives the key of the object with this salt that is `bound`: its header and its name. Nobody without the class
+    /// key can make a commitment for another object, not even of the parts of those that he has seen.
+    pub fn derive_bound(class: &ClassKey, salt: &[u8; 32], bound: &[u8]) -> Result<Self> {
         let mut out = Zeroizing::new([0; 48]);
         let mut hasher = blake3::Hasher::new_keyed(class.bytes());
-        let mut reader = hasher.update(salt).finalize_xof();
+        let mut reader = hasher.update(salt).update(bound).finalize_xof();
         reader.fill(&mut *out);
         reader.zeroize();
         hasher.zeroize();
@@ -81,15 +87,16 @@ impl SealKey {
     }
 }
 
-/// Makes a whole small object: header, salt, commitment, sealed body, checksum. `name` is bound into the tag (the id
-/// under which the object is stored), so that no object can stand in for another.
+/// Makes a whole small object: header, salt, commitment, sealed body, checksum. Header and `name` (the id under which
+/// the object is stored) are bound into key, commitment and tag, so that no object can stand in for another.
 pub fn seal_object(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, plain: &[u8]) -> Result<Vec<u8>> {
     let mut salt = [0; 32];
     getrandom::fill(&mut salt)
         .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-    let key = SealKey::derive(class, &salt)?;
+    let bound = bound(&envelope::header(kind, repository), name);
+    let key = SealKey::derive_bound(class, &salt, &bound)?;
     let mut sealed = plain.to_vec();
-    key.seal(0, &object_aad(kind, repository, name), &mut sealed)?;
+    key.seal(0, &bound, &mut sealed)?;
     let mut body = Vec::with_capacity(48 + sealed.len());
     body.extend_from_slice(&salt);
     body.extend_from_slice(&key.commitment);
@@ -97,7 +104,73 @@ pub fn seal_object(kind: ObjectType, repository: RepositoryId, name: &[u8], clas
     Ok(envelope::wrap(kind, repository, &body))
 }
 
-/// Opens what [`seal_object`] made; `what` names it in errors.
+/// What the bytes of a small object show of who made it.
+#[derive(Debug)]
+pub enum Judged {
+    /// It is what somebody with the key stored under this name: its type and its plain body.
+    Sound(ObjectType, Vec<u8>),
+    /// Somebody with the key made it, with a newer program. It must be left alone.
+    Newer(Error),
+    /// Somebody with the key made it under this name, and it is damaged: what it was, and how it is now.
+    Damaged(ObjectType, Error),
+    /// Nobody with the key made it, or so much of it is damaged that this cannot be told any more.
+    MadeUp(Error),
+}
+
+/// Judges the bytes that are stored under `name`, which may be of any of `kinds`. The commitment tells who made them,
+/// whatever version they claim: header, salt and commitment stand at the same places in every version, and the
+/// commitment is of the header as it stands. `what` names the object in errors.
+pub fn judge_object(
+    kinds: &[ObjectType],
+    repository: RepositoryId,
+    name: &[u8],
+    class: &ClassKey,
+    object: &[u8],
+    what: &'static str,
+) -> Result<Judged> {
+    let kind = kinds.first().copied().unwrap_or(ObjectType::Snapshot);
+    let Some((found, rest)) = object.split_first_chunk::<HEADER>() else {
+        return Ok(Judged::MadeUp(Error::corrupt(format!("{what}: {} bytes are too few for an object", object.len()))));
+    };
+    let (Some((salt, rest)), true) = (rest.split_first_chunk::<32>(), object.len() >= SMALLEST) else {
+        return Ok(Judged::MadeUp(Error::corrupt(format!("{what}: {} bytes are too few for a sealed object", object.len()))));
+    };
+    let (commitment, rest) = rest.split_first_chunk::<16>().unwrap_or((&[0; 16], rest));
+    for kind in kinds {
+        let expected = envelope::header(*kind, repository);
+        let bound = bound(&expected, name);
+        let key = SealKey::derive_bound(class, salt, &bound)?;
+        if key.commitment == *commitment {
+            let opened = envelope::unwrap(object, *kind, what).and_then(|_| open(&key, &bound, rest, what));
+            return Ok(match opened {
+                Ok(plain) => Judged::Sound(*kind, plain),
+                Err(e) => Judged::Damaged(*kind, e.with_kind(ErrorKind::Corrupt)),
+            });
+        }
+        if let Err(e) = envelope::check_header(object, *kind, what)
+            && e.kind() == ErrorKind::Unsupported
+            && SealKey::derive_bound(class, salt, &self::bound(found, name))?.commitment == *commitment
+        {
+            return Ok(Judged::Newer(e));
+        }
+    }
+    Ok(Judged::MadeUp(stranger(kinds, kind, repository, object, what)))
+}
+
+/// What is wrong with an object whose commitment nobody with the key made.
+fn stranger(kinds: &[ObjectType], kind: ObjectType, repository: RepositoryId, object: &[u8], what: &'static str) -> Error {
+    let typed = kinds.iter().copied().find(|kind| object.get(8) == Some(&(*kind as u8))).unwrap_or(kind);
+    match envelope::unwrap(object, typed, what) {
+        Ok((found, _)) if found != repository => {
+            Error::corrupt(format!("{what}: it belongs to repository {}, not to this one", found.short()))
+        }
+        Err(e) if e.kind() == ErrorKind::Corrupt => e,
+        _ => Error::corrupt(format!("{what}: it was not sealed under this name with the repository's key")),
+    }
+}
+
+/// Opens what [`seal_object`] made; `what` names it in errors. What is not authentic is damage, whatever version it
+/// claims.
 pub fn open_object(
     kind: ObjectType,
     repository: RepositoryId,
@@ -106,30 +179,32 @@ pub fn open_object(
     object: &[u8],
     what: &'static str,
 ) -> Result<Vec<u8>> {
-    let (found, body) = envelope::unwrap(object, kind, what)?;
-    if found != repository {
-        return Err(Error::corrupt(format!("{what}: it belongs to repository {}, not to this one", found.short())));
+    match judge_object(&[kind], repository, name, class, object, what)? {
+        Judged::Sound(_, plain) => Ok(plain),
+        Judged::Newer(e) | Judged::Damaged(_, e) | Judged::MadeUp(e) => Err(e),
     }
-    let Some((salt, rest)) = body.split_first_chunk::<32>() else {
-        return Err(Error::corrupt(format!("{what}: it is too short")));
-    };
-    let Some((commitment, sealed)) = rest.split_first_chunk::<16>() else {
-        return Err(Error::corrupt(format!("{what}: it is too short")));
-    };
-    let key = SealKey::derive(class, salt)?;
-    if key.commitment != *commitment {
-        return Err(Error::corrupt(format!("{what}: it was sealed with another key")));
-    }
+}
+
+/// Whether an object that begins with `start` was made with the key under this name, as its commitment tells.
+pub fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, start: &[u8]) -> Result<bool> {
+    let parts = start.get(HEADER..).and_then(|rest| rest.split_first_chunk::<32>());
+    let Some((salt, rest)) = parts else { return Ok(false) };
+    let key = SealKey::derive_bound(class, salt, &bound(&envelope::header(kind, repository), name))?;
+    Ok(rest.first_chunk() == Some(&key.commitment))
+}
+
+fn open(key: &SealKey, bound: &[u8], rest: &[u8], what: &'static str) -> Result<Vec<u8>> {
+    let (sealed, _) = rest.split_last_chunk::<CHECKSUM>().ok_or_else(|| failed("it is too short"))?;
     let mut plain = sealed.to_vec();
-    key.open(0, &object_aad(kind, repository, name), &mut plain).map_err(|e| e.context(what))?;
+    key.open(0, bound, &mut plain).map_err(|e| e.context(what))?;
     Ok(plain)
 }
 
-fn object_aad(kind: ObjectType, repository: RepositoryId, name: &[u8]) -> Vec<u8> {
-    let mut aad = Vec::with_capacity(HEADER + name.len());
-    aad.extend_from_slice(&envelope::header(kind, repository));
-    aad.extend_from_slice(name);
-    aad
+/// Bytes of a sealed object with nothing in it.
+pub const SMALLEST: usize = HEADER + 32 + 16 + TAG + CHECKSUM;
+
+fn bound(header: &[u8; HEADER], name: &[u8]) -> Vec<u8> {
+    [&header[..], name].concat()
 }
 
 #[cfg(test)]
@@ -148,5 +223,50 @@ mod tests {
         assert!(open(ObjectType::Snapshot, id, b"nam2", &class).is_err());
         assert!(open(ObjectType::Snapshot, id, b"name", &ClassKey::from_bytes([4; 32])).is_err());
         assert!(!object.windows(6).any(|w| w == b"secret"));
+    }
+
+    #[test]
+    fn what_was_made_with_the_key_is_told_from_what_was_not() {
+        let (id, class) = (RepositoryId([1; 16]), ClassKey::from_bytes([3; 32]));
+        let kinds = [ObjectType::Snapshot, ObjectType::Fence];
+        let judge = |object: &[u8], name: &[u8]| judge_object(&kinds, id, name, &class, object, "t").unwrap();
+        let rewrap = |mut object: Vec<u8>, change: &dyn Fn(&mut Vec<u8>)| {
+            object.truncate(object.len() - CHECKSUM);
+            change(&mut object);
+            let sum = *blake3::hash(&object).as_bytes();
+            [&object[..], &sum].concat()
+        };
+        let object = seal_object(ObjectType::Fence, id, b"name", &class, b"secret").unwrap();
+        assert!(matches!(judge(&object, b"name"), Judged::Sound(ObjectType::Fence, plain) if plain == b"secret"));
+        // Not a byte of it can be taken over to another name.
+        assert!(matches!(judge(&object, b"nam2"), Judged::MadeUp(_)));
+        for at in 0..object.len() {
+            let mut bad = object.clone();
+            bad[at] ^= 1;
+            let commitment = HEADER..HEADER + 48;
+            match judge(&bad, b"name") {
+                Judged::MadeUp(_) => assert!(commitment.contains(&at), "byte {at}"),
+                Judged::Damaged(kind, _) => assert!(kind == ObjectType::Fence && !commitment.contains(&at), "byte {at}"),
+                other => panic!("byte {at}: {other:?}"),
+            }
+        }
+        // Whoever claims a newer version has to have the key for it.
+        let claimed = rewrap(object.clone(), &|o| o[10] = 2);
+        assert!(matches!(judge(&claimed, b"name"), Judged::Damaged(..)));
+        let garbage = rewrap(object.clone(), &|o| (o[10], o[40]) = (2, !o[40]));
+        let Judged::MadeUp(e) = judge(&garbage, b"name") else { panic!("garbage was believed") };
+        assert_eq!(e.kind(), ErrorKind::Corrupt);
+        let newer = rewrap(object, &|o| {
+            o[10] = 2;
+            let header: [u8; HEADER] = o[..HEADER].try_into().unwrap();
+            let salt: [u8; 32] = o[HEADER..HEADER + 32].try_into().unwrap();
+            let key = SealKey::derive_bound(&class, &salt, &bound(&header, b"name")).unwrap();
+            o[HEADER + 32..HEADER + 48].copy_from_slice(&key.commitment);
+        });
+        let Judged::Newer(e) = judge(&newer, b"name") else { panic!("a newer program's object was not known") };
+        assert_eq!(e.kind(), ErrorKind::Unsupported);
+        for len in 0..SMALLEST + 1 {
+            assert!(matches!(judge(&vec![7; len], b"name"), Judged::MadeUp(_)));
+        }
     }
 }

@@ -124,6 +124,29 @@ impl Keep {
     }
 }
 
+impl ForgetArgs {
+    /// Why, for the marks: what was asked for.
+    fn why(&self) -> Vec<u8> {
+        if !self.names.is_empty() {
+            return b"named".to_vec();
+        }
+        let keep = &self.keep;
+        let counts = [
+            ("last", keep.keep_last),
+            ("hourly", keep.keep_hourly),
+            ("daily", keep.keep_daily),
+            ("weekly", keep.keep_weekly),
+            ("monthly", keep.keep_monthly),
+            ("yearly", keep.keep_yearly),
+        ];
+        let mut out: Vec<String> =
+            counts.into_iter().filter_map(|(name, count)| count.map(|count| format!("--keep-{name} {count}"))).collect();
+        out.extend(keep.keep_within.iter().map(|within| format!("--keep-within {within}")));
+        out.extend(keep.keep_tag.iter().map(|set| format!("--keep-tag {}", set.to_string_lossy())));
+        format!("policy: {}", out.join(" ")).into_bytes()
+    }
+}
+
 /// Forgets.
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
@@ -150,7 +173,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     out.finish()?;
     let forgotten = match args.dry_run {
         true => going.clone(),
-        false => forget::forget(&repo, &going, context::now(), &display)?,
+        false => forget::forget(&repo, &going, context::now(), &args.why(), &display)?,
     };
     display.finish();
     let mut out = Output::new();

@@ -33,7 +33,7 @@ fn state(context: &Context, repo: &Repository) -> Option<LocalState> {
 /// Snapshots that this machine has seen and that are gone without having been forgotten. Those that are there are
 /// remembered.
 pub fn seen(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
-    state(context, repo).map_or(Ok(Vec::new()), |state| state.vanished(repo, || snapshots::names(repo)))
+    state(context, repo).map_or(Ok(Vec::new()), |state| state.vanished(repo, || snapshots::present(repo)))
 }
 
 /// Remembers a snapshot of one's own. Failing to costs this look at the next time.
@@ -89,7 +89,8 @@ pub fn accept(context: &Context, repo: &Repository, all: &[Snapshot], dry_run: b
         gone.iter().try_for_each(|id| out.line(&format!("gone: {}", object(id))))?;
     }
     let display = Display::new(&context.global);
-    let accepted = if dry_run { gone.clone() } else { forget::forget(repo, &gone, context::now(), &display)? };
+    let accepted =
+        if dry_run { gone.clone() } else { forget::forget(repo, &gone, context::now(), b"given up: it was gone", &display)? };
     display.finish();
     if context.global.json {
         let snapshots_gone = accepted.iter().map(SnapshotId::to_string).collect();

@@ -171,6 +171,10 @@ fn text(out: &mut Output, plan: &Plan, dry_run: bool) -> Result<()> {
     if plan.snapshots.count > 0 {
         out.line(&format!("  to delete: {}", units::counted(plan.snapshots.count, "forgotten snapshot", "forgotten snapshots")))?;
     }
+    if plan.ignored > 0 {
+        let objects = units::counted(plan.ignored, "object that is", "objects that are");
+        out.line(&format!("  to delete: {objects} not authentic and counted for nothing"))?;
+    }
     if plan.leftovers.count > 0 {
         let count = units::counted(plan.leftovers.count, "unfinished file", "unfinished files");
         out.line(&format!("  to delete: {count} of killed writers, {}", units::size(plan.leftovers.bytes)))?;
@@ -225,6 +229,7 @@ struct Planned {
     bytes_copied: u64,
     bytes_unused_after: u64,
     snapshots_forgotten: JsonTally,
+    objects_ignored: u64,
     leftovers: JsonTally,
     packs_stuck: JsonTally,
     packs_without_room: JsonTally,
@@ -244,6 +249,7 @@ fn planned(plan: &Plan, dry_run: bool) -> Planned {
         bytes_copied: plan.copied,
         bytes_unused_after: plan.unused,
         snapshots_forgotten: plan.snapshots.into(),
+        objects_ignored: plan.ignored,
         leftovers: plan.leftovers.into(),
         packs_stuck: plan.stuck.into(),
         packs_without_room: plan.no_room.into(),
@@ -260,6 +266,7 @@ struct Summary {
     packs_deleted: JsonTally,
     segments_deleted: JsonTally,
     snapshots_deleted: JsonTally,
+    ignored_deleted: u64,
     leftovers_deleted: JsonTally,
     written: JsonTally,
     sessions_ended: u64,
@@ -277,6 +284,7 @@ fn summary(report: &Report, plan: &Plan, time: Duration) -> Summary {
         packs_deleted: report.packs.into(),
         segments_deleted: report.segments.into(),
         snapshots_deleted: report.snapshots.into(),
+        ignored_deleted: report.ignored,
         leftovers_deleted: report.leftovers.into(),
         written: report.written.into(),
         sessions_ended: report.sessions,

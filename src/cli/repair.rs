@@ -2,11 +2,11 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use yester::repo::repair;
+use yester::repo::{repair, rubbish};
 use yester::storage::Name;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::exit::{self, Outcome};
 use super::output::Output;
 use super::progress::Display;
@@ -25,6 +25,12 @@ pub struct RepairArgs {
 enum What {
     /// Make the index anew from the packs: those that no sound part of it names
     Index {
+        /// Only say what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Remove small objects that are not authentic, and write damaged marks and fences anew
+    Objects {
         /// Only say what would be done
         #[arg(short = 'n', long)]
         dry_run: bool,
@@ -53,6 +59,7 @@ struct JsonIndex {
 pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome> {
     match args.what {
         What::Index { dry_run } => index(context, dry_run),
+        What::Objects { dry_run } => objects(context, dry_run),
         What::Keys { dry_run } => super::key::repair(context, dry_run),
     }
 }
@@ -112,4 +119,38 @@ fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
         exit::report(exit::FAILED, &e.to_string(), context.global.json);
     }
     Err(Error::new(ErrorKind::Corrupt, format!("{} (yester check says which files that hits)", first.1)))
+}
+
+#[derive(Serialize)]
+struct JsonObjects {
+    message_type: &'static str,
+    dry_run: bool,
+    removed: Vec<String>,
+    renewed: Vec<String>,
+    left: Vec<String>,
+}
+
+fn objects(context: &Context, dry_run: bool) -> Result<Outcome> {
+    let repo = context.open()?;
+    let done = rubbish::sweep(&repo, dry_run, context::now())?;
+    let mut out = Output::new();
+    let names = |list: &[(Name, Error)]| list.iter().map(|(name, _)| name.to_string()).collect();
+    if context.global.json {
+        let (removed, renewed, left) = (names(&done.removed), names(&done.renewed), names(&done.left));
+        out.json(&JsonObjects { message_type: "repair_objects", dry_run, removed, renewed, left })?;
+    } else if !context.global.quiet {
+        let (removed, renewed) = if dry_run { ("would remove", "would write anew") } else { ("removed", "wrote anew") };
+        for (what, list) in [(removed, &done.removed), (renewed, &done.renewed)] {
+            list.iter().try_for_each(|(name, e)| out.line(&format!("{what} {name}: {e}")))?;
+        }
+        if done.removed.is_empty() && done.renewed.is_empty() {
+            out.line("every small object is authentic, or cannot be mended")?;
+        }
+    }
+    out.finish()?;
+    let Some((first, rest)) = done.left.split_first() else { return Ok(Outcome::Done) };
+    for (name, e) in rest {
+        exit::report(exit::FAILED, &format!("{name}: {e}"), context.global.json);
+    }
+    Err(Error::corrupt(format!("{} stays: {}", first.0, first.1)))
 }

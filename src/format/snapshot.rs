@@ -332,13 +332,19 @@ pub fn decode_beat(bytes: &[u8]) -> Result<(u64, Timestamp)> {
     Ok((number, time))
 }
 
-/// That a snapshot is forgotten, or its id fenced: when and where.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// That a snapshot is forgotten, or its id fenced: by whom, when and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
+    /// Which snapshot: the same as in the object's name.
+    pub snapshot: SnapshotId,
     /// The host that says so.
     pub host: Vec<u8>,
+    /// The user there.
+    pub user: Vec<u8>,
     /// When.
     pub time: Timestamp,
+    /// For people: the policy, or the command.
+    pub why: Vec<u8>,
 }
 
 /// Encodes a mark's body. An error for what no reader would take.
@@ -348,8 +354,11 @@ pub fn encode_mark(mark: &Mark) -> Result<Vec<u8>> {
 
 fn mark_bytes(mark: &Mark) -> Vec<u8> {
     let mut out = Vec::new();
+    out.field(1, |v| v.extend_from_slice(&mark.snapshot.0));
     out.field(2, |v| v.extend_from_slice(&mark.host));
     out.field(4, |v| v.timestamp(mark.time));
+    out.field(6, |v| v.extend_from_slice(&mark.user));
+    out.field(8, |v| v.extend_from_slice(&mark.why));
     out.push(0);
     out
 }
@@ -357,15 +366,20 @@ fn mark_bytes(mark: &Mark) -> Vec<u8> {
 /// Decodes a mark's body.
 pub fn decode_mark(bytes: &[u8]) -> Result<Mark> {
     let mut cursor = Cursor::new(bytes, "a mark");
-    let mut out = Mark::default();
+    let (mut snapshot, mut time) = (None, Timestamp::default());
+    let (mut host, mut user, mut why) = (Vec::new(), Vec::new(), Vec::new());
     cursor.fields(|tag, mut v| {
         match tag {
-            2 => out.host = text(&mut v)?,
-            4 => out.time = v.timestamp()?,
+            1 => snapshot = Some(SnapshotId(v.array()?)),
+            2 => host = text(&mut v)?,
+            4 => time = v.timestamp()?,
+            6 => user = text(&mut v)?,
+            8 => why = text(&mut v)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
     })?;
     cursor.end()?;
-    Ok(out)
+    let snapshot = snapshot.ok_or_else(|| cursor.error("it does not say of which snapshot it is"))?;
+    Ok(Mark { snapshot, host, user, time, why })
 }

@@ -59,6 +59,8 @@ impl Damaged {
                 // Removed since it was listed: its packs are gone.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+                // A newer program's: it is left alone.
+                Err(e) if e.kind() == ErrorKind::Unsupported => {}
                 Err(e) => out.unreadable.push((id, size, e)),
             }
         }

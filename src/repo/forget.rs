@@ -4,17 +4,14 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::tz::TimeZone;
 
-use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::ObjectType;
-use crate::format::snapshot::{self, Mark};
 use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
+use crate::repo::marks;
 use crate::repo::retention::{self, GroupBy, Policy};
 use crate::repo::snapshots::{self, Filter};
 use crate::storage::Name;
-use crate::sys::process;
 
 /// What a policy makes of one series.
 #[derive(Debug)]
@@ -152,11 +149,17 @@ pub fn lost_parents(repo: &Repository, snapshots: &[Snapshot]) -> Result<Vec<Sna
 }
 
 /// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
-/// not be marked is said to `observer` and left out of the answer.
-pub fn forget(repo: &Repository, ids: &[SnapshotId], now: Timestamp, observer: &dyn Observer) -> Result<Vec<SnapshotId>> {
+/// not be marked is said to `observer` and left out of the answer. `why` is for people, and stands in the marks.
+pub fn forget(
+    repo: &Repository,
+    ids: &[SnapshotId],
+    now: Timestamp,
+    why: &[u8],
+    observer: &dyn Observer,
+) -> Result<Vec<SnapshotId>> {
     let mut done = Vec::with_capacity(ids.len());
     for id in ids {
-        match mark(repo, *id, now) {
+        match marks::write(repo, &marks::mark(*id, now, why)) {
             Ok(()) => done.push(*id),
             Err(e) => {
                 let message = format!("it could not be forgotten: {e}");
@@ -168,11 +171,4 @@ pub fn forget(repo: &Repository, ids: &[SnapshotId], now: Timestamp, observer: &
         repo.storage().sync()?;
     }
     Ok(done)
-}
-
-/// Creates `forgotten/<id>`. One that is there already says the same.
-fn mark(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
-    let plain = snapshot::encode_mark(&Mark { host: process::host_name(), time: now })?;
-    let object = seal::seal_object(ObjectType::Forgotten, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
-    repo.storage().create(&Name::Forgotten(id), &[&object]).map(|_| ())
 }

@@ -169,11 +169,12 @@ impl Index {
     /// that is not known to be damaged.
     pub fn load_for_writing(repo: &Repository) -> Result<Index> {
         let mut index = Self::load_to_go_on(repo, None)?;
-        let sentenced = crate::repo::session::sentenced_packs(repo)?;
+        let lists = crate::repo::condemned::read_all(repo)?;
+        let sentenced = lists.packs();
         let present: HashMap<PackId, u64> = list_packs(repo)?;
         let mut missing = false;
         let mut usable = |pack: &SegmentPack| match present.get(&pack.id) {
-            Some(size) if *size == pack.size => !sentenced.packs.contains(&pack.id),
+            Some(size) if *size == pack.size => !sentenced.contains(&pack.id),
             _ => {
                 missing = true;
                 false
@@ -182,7 +183,8 @@ impl Index {
         index.usable = Some(index.segments.iter().map(|s| s.packs().iter().map(&mut usable).collect()).collect());
         // A record may be of packs that the index does not name any more: what was in them is missing.
         let damaged = !index.damaged.records.is_empty();
-        index.suspicious = missing || damaged || sentenced.exist || !index.ignored.is_empty();
+        let listed = !lists.lists.is_empty() || lists.damaged;
+        index.suspicious = missing || damaged || listed || !index.ignored.is_empty();
         Ok(index)
     }
 

@@ -22,9 +22,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::error::Result;
 use crate::model::{PackId, RepositoryId, SegmentId, SnapshotId, Timestamp};
-use crate::repo::Repository;
 use crate::repo::watch::{Clock, Seen};
-use crate::storage::{Class, Name};
+use crate::repo::{Repository, marks};
 
 /// sled's page cache: what is kept here is small.
 const CACHE: u64 = 1 << 20;
@@ -171,14 +170,10 @@ impl LocalState {
         let seen: HashSet<SnapshotId> = seen.into_iter().map(SnapshotId).collect();
         let present: HashSet<SnapshotId> = list()?.into_iter().collect();
         let mut gone: Vec<SnapshotId> = seen.difference(&present).copied().collect();
-        let mut forgotten = Vec::new();
+        let mut forgotten: Vec<SnapshotId> = Vec::new();
         if !gone.is_empty() {
-            for (name, _) in repo.storage().list(Class::Forgotten)? {
-                let Name::Forgotten(id) = name else { continue };
-                if let Some(at) = gone.iter().position(|g| *g == id) {
-                    forgotten.push(gone.swap_remove(at));
-                }
-            }
+            let marked = marks::forgotten_among(repo, &gone)?;
+            (forgotten, gone) = gone.into_iter().partition(|id| marked.contains(id));
         }
         let new: Vec<SnapshotId> = present.difference(&seen).copied().collect();
         if !new.is_empty() || !forgotten.is_empty() {

@@ -18,6 +18,7 @@ pub mod beat;
 pub mod buffers;
 pub mod cache;
 pub mod check;
+pub mod condemned;
 mod configuration;
 pub mod copies;
 pub mod damaged;
@@ -26,6 +27,7 @@ pub mod index;
 pub mod keyring;
 pub mod known;
 pub mod local;
+pub mod marks;
 pub mod merge;
 pub mod pack;
 pub mod paged;
@@ -35,10 +37,12 @@ pub mod recovery;
 pub mod repair;
 pub mod rescue;
 pub mod retention;
+pub mod rubbish;
 pub mod run;
 pub mod segment;
 pub mod session;
 pub mod slots;
+pub mod small;
 pub mod snapshots;
 pub mod stats;
 pub mod tree;
@@ -55,6 +59,7 @@ pub struct Repository {
     cache: Option<Arc<SegmentCache>>,
     /// Where long segments are put together.
     scratch: Option<PathBuf>,
+    memory: small::Memory,
 }
 
 /// What `init` needs to know.
@@ -100,7 +105,7 @@ impl Repository {
 
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
-        Repository { storage, config, keys, cache: None, scratch }
+        Repository { storage, config, keys, cache: None, scratch, memory: small::Memory::default() }
     }
 
     /// The same repository on another storage.

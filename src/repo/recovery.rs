@@ -1,7 +1,7 @@
 //! Getting back in with the recovery text: a new slot, and the configuration where it is lost.
 
 use crate::chunk::keys::{ClassKey, Credential, Keys, MasterKey};
-use crate::chunk::seal::SealKey;
+use crate::chunk::seal::{self, SealKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config};
 use crate::format::envelope::{self, ObjectType};
@@ -11,6 +11,7 @@ use crate::format::segment;
 use crate::model::{RepositoryId, SlotId, Timestamp};
 use crate::repo::configuration::{self, Configurations};
 use crate::repo::slots::{self, SlotOptions};
+use crate::repo::small;
 use crate::storage::{Class, Name, Storage};
 
 /// Objects of one class that are looked at before it is said that the key fits none.
@@ -119,17 +120,19 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
     let (kind, class): (_, &ClassKey) = match name {
         Name::Pack(_) => (ObjectType::Pack, keys.pack(Preamble::decode(start).ok()?.kind)),
         Name::Segment(_) => (ObjectType::Segment, &keys.index),
-        Name::Session(_) => (ObjectType::Session, &keys.snapshot),
-        Name::Beat(..) => (ObjectType::Beat, &keys.snapshot),
-        Name::Forgotten(_) => (ObjectType::Forgotten, &keys.snapshot),
-        Name::Condemned(_) => (ObjectType::Condemned, &keys.snapshot),
-        Name::Damaged(_) => (ObjectType::Damaged, &keys.snapshot),
-        Name::Snapshot(_) if start.get(8) == Some(&(ObjectType::Fence as u8)) => (ObjectType::Fence, &keys.snapshot),
-        Name::Snapshot(_) => (ObjectType::Snapshot, &keys.snapshot),
         Name::Config(..) | Name::Key(..) => return None,
+        _ => return small_fits(name, start, repository, keys),
     };
     let found = envelope::check_header(start, kind, "an object").ok()?;
     let (salt, rest) = start.get(envelope::HEADER..)?.split_first_chunk::<32>()?;
     let (commitment, _) = rest.split_first_chunk::<16>()?;
     Some(found == repository && SealKey::derive(class, salt).ok()?.commitment == *commitment)
+}
+
+/// The same of a small object, whose commitment is of its name too.
+fn small_fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Option<bool> {
+    let kinds = small::kinds(name);
+    let typed = |kind: &&ObjectType| envelope::check_header(start, **kind, "an object").is_ok();
+    let kind = kinds.iter().find(typed)?;
+    seal::is_ours(*kind, repository, &small::id(name)?.0, &keys.snapshot, start).ok()
 }

@@ -38,6 +38,16 @@ impl Count {
     }
 }
 
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Count::None => f.write_str("0"),
+            Count::Of(n) => write!(f, "{n}"),
+            Count::All => f.write_str("unlimited"),
+        }
+    }
+}
+
 impl FromStr for Count {
     type Err = String;
 

@@ -1,60 +1,21 @@
 //! Sessions: what a writer leaves in the repository while it works, so that prune cannot take chunks from under it.
 
-use std::collections::HashSet;
-
 use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cursor::Cursor;
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot::{self, Session};
-use crate::model::{PackId, SnapshotId, Timestamp};
+use crate::model::{SnapshotId, Timestamp};
 use crate::repo::Repository;
+use crate::repo::small::{self, Small};
+use crate::repo::{condemned, marks, snapshots};
 use crate::storage::{Class, Created, Name};
-use crate::sys::process::{self, Identity};
-
-/// What prune has sentenced.
-#[derive(Debug, Default)]
-pub struct Sentenced {
-    /// Packs under any sentence.
-    pub packs: HashSet<PackId>,
-    /// Whether there is any sentence at all.
-    pub exist: bool,
-}
-
-/// Reads all sentences.
-pub fn sentenced_packs(repo: &Repository) -> Result<Sentenced> {
-    let mut out = Sentenced::default();
-    let mut object = Vec::new();
-    for (name, _) in repo.storage().list(Class::Condemned)? {
-        let Name::Condemned(id) = name else { continue };
-        out.exist = true;
-        match repo.storage().read(&name, None, &mut object) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        }
-        let plain = open(repo, ObjectType::Condemned, &id.0, &object, "a sentence").map_err(|e| e.context(name))?;
-        let mut cursor = Cursor::new(&plain, "a sentence");
-        while cursor.remaining() > 0 {
-            out.packs.insert(PackId(cursor.array()?));
-        }
-    }
-    Ok(out)
-}
-
-fn open(repo: &Repository, kind: ObjectType, name: &[u8], object: &[u8], what: &'static str) -> Result<Vec<u8>> {
-    seal::open_object(kind, repo.id(), name, &repo.keys().snapshot, object, what)
-}
+use crate::sys::process::Identity;
 
 /// Registers a session for this process under a new id, which is also the id of the snapshot it will commit. The
-/// names of the sentences are read before it is created: it is older than every sentence that it does not name.
+/// sentences are read before it is created: it is older than every sentence that it does not name. One that does not open
+/// is not named: its packs are not known here.
 pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
-    let mut sentences: Vec<SnapshotId> = repo
-        .storage()
-        .list(Class::Condemned)?
-        .into_iter()
-        .filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None })
-        .collect();
+    let mut sentences: Vec<SnapshotId> = condemned::read_all(repo)?.lists.iter().map(|list| list.id).collect();
     sentences.sort_unstable();
     let Identity { host, machine, boot, namespace, pid, started } = Identity::this();
     let session = Session { host, boot, pid, started, machine, namespace, time: now, sentences };
@@ -68,13 +29,14 @@ pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
     Ok(id)
 }
 
-/// What a session says of itself.
+/// What a session says of itself; whatever cannot be read is an error.
 pub fn read(repo: &Repository, id: SnapshotId) -> Result<Session> {
-    let name = Name::Session(id);
-    let mut object = Vec::new();
-    repo.storage().read(&name, None, &mut object)?;
-    let plain = open(repo, ObjectType::Session, &id.0, &object, "a session").map_err(|e| e.context(name))?;
-    snapshot::decode_session(&plain).map_err(|e| e.context(name))
+    judge(repo, id)?.result(&Name::Session(id))
+}
+
+/// Reads and judges `sessions/<id>`.
+pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Session>> {
+    small::read(repo, &Name::Session(id), |_, plain| snapshot::decode_session(plain))
 }
 
 /// The process that a session is of.
@@ -117,12 +79,19 @@ pub fn abandon(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> 
 
 /// Fences an id, unless it has an outcome already: nobody can commit under it from now on. Durable when this returns.
 pub fn fence(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
-    let mark = snapshot::Mark { host: process::host_name(), time: now };
-    let plain = snapshot::encode_mark(&mark)?;
+    let plain = snapshot::encode_mark(&marks::mark(id, now, b""))?;
     let object = seal::seal_object(ObjectType::Fence, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
-    repo.storage().create(&Name::Snapshot(id), &[&object])?;
-    repo.storage().sync()?;
-    // Whatever is there now, snapshot or fence, the session has an outcome.
-    let mut found = Vec::new();
-    repo.storage().read(&Name::Snapshot(id), None, &mut found)
+    let name = Name::Snapshot(id);
+    for _ in 0..3 {
+        repo.storage().create(&name, &[&object])?;
+        repo.storage().sync()?;
+        match snapshots::judge(repo, id)? {
+            // It would go one day, and then the writer could commit after all.
+            Small::MadeUp(_) => repo.storage().delete(&name)?,
+            Small::Gone => {}
+            // Whatever is there now, snapshot or fence, the session has an outcome.
+            _ => return Ok(()),
+        }
+    }
+    Err(Error::corrupt(format!("{name} is taken by something that is not authentic, again and again")))
 }

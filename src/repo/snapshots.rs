@@ -1,13 +1,15 @@
 //! Snapshots: committing, listing, naming.
 
-use std::collections::HashSet;
+use std::sync::PoisonError;
 
 use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::{self, ObjectType};
+use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
 use crate::model::{Snapshot, SnapshotId, escape};
 use crate::repo::Repository;
+use crate::repo::marks;
+use crate::repo::small::{self, Small};
 use crate::storage::{Class, Created, Name};
 
 /// Which snapshots an operation is about; empty lists let everything pass.
@@ -33,49 +35,81 @@ impl Filter {
 /// The names of all snapshots (fences among them) that are not forgotten: `snapshots/` is listed before `forgotten/`.
 pub fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
     let listed = repo.storage().list(Class::Snapshots)?;
-    let forgotten: HashSet<SnapshotId> = repo
-        .storage()
-        .list(Class::Forgotten)?
-        .into_iter()
-        .filter_map(|(name, _)| if let Name::Forgotten(id) = name { Some(id) } else { None })
-        .collect();
     let ids = listed.into_iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(id) } else { None });
-    Ok(ids.filter(|id| !forgotten.contains(id)).collect())
+    let ids: Vec<SnapshotId> = ids.collect();
+    let forgotten = marks::forgotten_among(repo, &ids)?;
+    Ok(ids.into_iter().filter(|id| !forgotten.contains(id)).collect())
 }
 
-/// Reads `snapshots/<id>`: `None` for a fence.
+/// Reads `snapshots/<id>`: `None` for a fence. Whatever cannot be read is an error.
 pub fn load(repo: &Repository, id: SnapshotId) -> Result<Option<Snapshot>> {
-    let name = Name::Snapshot(id);
-    let mut object = Vec::new();
-    repo.storage().read(&name, None, &mut object)?;
-    decode(repo, id, &object).map_err(|e| e.context(name))
+    judge(repo, id)?.result(&Name::Snapshot(id))
 }
 
-fn decode(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Option<Snapshot>> {
-    let class = &repo.keys().snapshot;
-    if envelope::check_header(object, ObjectType::Fence, "a fence").is_ok() {
-        seal::open_object(ObjectType::Fence, repo.id(), &id.0, class, object, "a fence")?;
-        return Ok(None);
+/// Reads and judges `snapshots/<id>`: `None` for a fence, of which nothing but its being there is needed.
+pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+    Ok(match judge_exactly(repo, id)? {
+        Small::Damaged(ObjectType::Fence, _) => Small::Sound(None),
+        found => found,
+    })
+}
+
+/// The same, with fences that are damaged told from others.
+pub(super) fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+    small::read(repo, &Name::Snapshot(id), |kind, plain| match kind {
+        ObjectType::Fence => marks::decode(id, plain).map(|_| None),
+        _ => snapshot::decode_snapshot(plain, id).map(Some),
+    })
+}
+
+/// Everything in `snapshots/` that is not forgotten.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Snapshots that cannot be read, or not by this program, and why.
+    pub damaged: Vec<(SnapshotId, Error)>,
+    /// What nobody with the key made, and so counts for nothing.
+    pub made_up: Vec<(Name, Error)>,
+}
+
+/// Reads everything in `snapshots/` that is not forgotten. What is not authentic is told, once.
+pub fn find_all(repo: &Repository) -> Result<Found> {
+    read_all(repo, &names(repo)?)
+}
+
+fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<Found> {
+    let mut out = Found::default();
+    for (id, found) in ids.iter().zip(small::many(repo, ids, |id| judge(repo, *id))) {
+        match found {
+            Ok(Small::Sound(Some(snapshot))) => out.snapshots.push(snapshot),
+            // A fence; or forgotten and pruned since it was listed.
+            Ok(Small::Sound(None) | Small::Gone) => {}
+            Ok(Small::Damaged(_, e) | Small::Newer(e)) | Err(e) => out.damaged.push((*id, e)),
+            Ok(Small::MadeUp(e)) => out.made_up.push((Name::Snapshot(*id), e)),
+        }
     }
-    let plain = seal::open_object(ObjectType::Snapshot, repo.id(), &id.0, class, object, "a snapshot")?;
-    snapshot::decode_snapshot(&plain, id).map(Some)
+    small::tell(repo, &out.made_up, "yester prune removes it");
+    let sound = out.snapshots.iter().map(|s| s.id);
+    repo.memory.snapshots.lock().unwrap_or_else(PoisonError::into_inner).extend(sound);
+    out.snapshots.sort_by_key(|s| (s.time, s.id));
+    Ok(out)
 }
 
 /// All snapshots, oldest first, and what could not be read of the others. One damaged snapshot does not hide the rest.
 pub fn list_with_damage(repo: &Repository) -> Result<(Vec<Snapshot>, Vec<Error>)> {
-    let mut out = Vec::new();
-    let mut damaged = Vec::new();
-    for id in names(repo)? {
-        match load(repo, id) {
-            Ok(Some(snapshot)) => out.push(snapshot),
-            Ok(None) => {}
-            // Forgotten and pruned since it was listed.
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => damaged.push(e),
-        }
-    }
-    out.sort_by_key(|s| (s.time, s.id));
-    Ok((out, damaged))
+    let found = find_all(repo)?;
+    Ok((found.snapshots, found.damaged.into_iter().map(|(_, e)| e).collect()))
+}
+
+/// The ids of all snapshots that are there, authentic and not forgotten, also of damaged ones. What was read before is
+/// not read again.
+pub fn present(repo: &Repository) -> Result<Vec<SnapshotId>> {
+    let known = repo.memory.snapshots.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (mut out, new): (Vec<SnapshotId>, Vec<SnapshotId>) = names(repo)?.into_iter().partition(|id| known.contains(id));
+    let found = read_all(repo, &new)?;
+    out.extend(found.snapshots.iter().map(|s| s.id).chain(found.damaged.iter().map(|(id, _)| *id)));
+    Ok(out)
 }
 
 /// All snapshots, oldest first; damage of any is an error.

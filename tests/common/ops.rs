@@ -88,7 +88,7 @@ impl Years {
             4 => {
                 let which = usize::from(next());
                 if let Some(id) = self.live.keys().nth(which % self.live.len().max(1)).copied() {
-                    forget::forget(&self.repo, &[id], NOW, &Silent).expect("forgetting");
+                    forget::forget(&self.repo, &[id], NOW, b"", &Silent).expect("forgetting");
                     self.live.remove(&id);
                     self.forgotten.insert(id);
                 }

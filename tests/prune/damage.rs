@@ -103,7 +103,7 @@ fn a_snapshot_that_is_missing_stops_it() {
     let by = |name: String| forget::by_names(&world.repo, &all, &[name], &Default::default(), &[], false);
     assert_eq!(by(second.to_string()).unwrap(), [second]);
     assert_eq!(by("0".repeat(64)).unwrap_err().kind(), ErrorKind::NotFound);
-    forget::forget(&world.repo, &[second], now(), &Silent).unwrap();
+    forget::forget(&world.repo, &[second], now(), b"", &Silent).unwrap();
     world.history.remove(&second);
     world.prune();
     world.verify();

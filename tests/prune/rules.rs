@@ -1,5 +1,6 @@
 //! The rules of the protocol, one by one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -613,4 +614,37 @@ fn a_reader_that_was_there_before_goes_on() {
     world.prune();
     assert!(before.iter().any(|id| !world.packs().contains(id)), "packs were repacked");
     reader.verify(&world.history);
+}
+
+/// A sentence that does not open is void for everybody, also for the prune that wrote it: a writer that comes now counts on
+/// the packs again.
+#[test]
+fn a_sentence_that_is_damaged_is_void_for_the_prune_that_wrote_it() {
+    let world = with_garbage();
+    let packs = world.packs().len();
+    let (inner, damaged) = (world.storage.inner.clone(), Arc::new(AtomicBool::new(false)));
+    let done = damaged.clone();
+    let mut written = None;
+    world.storage.before(move |operation| {
+        match operation {
+            Operation::Create(name @ Name::Condemned(_), _) => written = Some(*name),
+            // Prune has looked again, and read its sentence, before it lists the packs.
+            Operation::List(Class::Packs) => {
+                if let Some(name) = written.take() {
+                    inner.damage(&name, |object| object[80] ^= 1);
+                    done.store(true, Ordering::SeqCst);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    let (_, report) = world.sweep();
+    assert!(damaged.load(Ordering::SeqCst));
+    assert_eq!((report.packs.count, world.packs().len()), (0, packs));
+    world.storage.before(|_| Ok(()));
+    world.verify();
+    let (_, report) = world.sweep();
+    assert!(report.packs.count > 0 && report.ignored == 1);
+    world.recovers();
 }

@@ -118,7 +118,7 @@ impl World {
     }
 
     pub fn forget(&mut self, id: SnapshotId) {
-        assert_eq!(forget::forget(&self.repo, &[id], now(), &Silent).unwrap(), [id]);
+        assert_eq!(forget::forget(&self.repo, &[id], now(), b"", &Silent).unwrap(), [id]);
         self.history.remove(&id);
     }
 

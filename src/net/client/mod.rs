@@ -328,12 +328,12 @@ impl RemoteStorage {
         }
         let end = usize::try_from(length).ok().and_then(|length| out.len().checked_add(length)).ok_or_else(too_long)?;
         // What is not here yet may never come.
-        out.try_reserve((end - out.len()).min(AT_ONCE)).map_err(|e| Error::corrupt(e.to_string()))?;
+        out.try_reserve((end - out.len()).min(AT_ONCE)).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         while let Some(bytes) = self.frame(&mut answer, patience).await? {
             if bytes.len() > end - out.len() {
                 return Err(Fault::Final(Error::new(ErrorKind::Io, "the server sends more than was asked for")));
             }
-            out.try_reserve(bytes.len()).map_err(|e| Error::corrupt(e.to_string()))?;
+            out.try_reserve(bytes.len()).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
             out.extend_from_slice(&bytes);
         }
         if out.len() < end { Err(Fault::broken("the answer was cut")) } else { Ok(()) }

@@ -10,7 +10,7 @@ use crate::model::PackId;
 use crate::repo::index::{Index, list_packs};
 use crate::repo::pack::{StoredPack, read_directory};
 use crate::repo::segment::Segment;
-use crate::repo::{Repository, session};
+use crate::repo::{Repository, condemned};
 use crate::storage::Name;
 
 use super::objects::bare;
@@ -46,11 +46,8 @@ impl Catalog {
         let seen = Arc::new(repo.on(overlay.clone()));
         let index = load(&seen, &overlay, findings, stop)?;
         let (entries, present) = (count(&index)?, list_packs(repo)?);
-        // One that cannot be read is a finding of its own.
-        let marked = match session::sentenced_packs(repo) {
-            Err(e) if e.kind() == ErrorKind::Corrupt => HashSet::new(),
-            marked => marked?.packs,
-        };
+        // A list that is void is a finding of its own.
+        let marked = condemned::read_all(repo)?.packs();
         let (index, packs, unused, gone, missing) = (Arc::new(index), HashMap::new(), (0, 0), 0, Vec::new());
         let mut catalog = Catalog { repo: seen, overlay, entries, index, packs, present, unused, marked, gone, missing };
         if catalog.overlay.hides() {

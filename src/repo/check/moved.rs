@@ -3,10 +3,10 @@
 use crate::error::Result;
 use crate::model::PackId;
 use crate::repo::index::Index;
-use crate::repo::{Repository, session};
+use crate::repo::{Repository, condemned};
 
 /// Whether a pack that is not there was deleted by a prune. It was marked for deletion before, and that mark goes only
 /// when no segment names the pack any more; so the marks are read first.
 pub(super) fn is_moved(repo: &Repository, id: PackId) -> Result<bool> {
-    Ok(session::sentenced_packs(repo)?.packs.contains(&id) || !Index::load(repo)?.packs().any(|pack| pack.id == id))
+    Ok(condemned::read_all(repo)?.packs().contains(&id) || !Index::load(repo)?.packs().any(|pack| pack.id == id))
 }

@@ -1,60 +1,152 @@
 //! The small objects: configuration, key slots, sessions, marks, sentences, snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config;
 use crate::format::envelope::{self, ObjectType};
-use crate::format::snapshot as format;
-use crate::model::{PackId, Snapshot};
-use crate::repo::{Repository, beat, damaged, session, snapshots};
+use crate::model::{Snapshot, SnapshotId};
+use crate::repo::small::{self, Small};
+use crate::repo::{Repository, beat, condemned, damaged, marks, session, snapshots};
 use crate::storage::{COPIES, Class, Name};
 
 use super::CheckReport;
 use super::findings::Findings;
 
+/// What removes an object that is not authentic.
+const REMOVES: &str = "it is not authentic and counts for nothing; yester prune removes it";
+
 /// Opens every small object; returns the live snapshots, oldest first.
 pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut CheckReport) -> Result<Vec<Snapshot>> {
     copies(repo, Class::Config, findings, &|object| config_is_sound(repo, object))?;
     copies(repo, Class::Keys, findings, &|object| slot_is_sound(repo, object))?;
-    let sessions = std::cell::Cell::new(0);
-    each(repo, Class::Sessions, findings, &|name, _| match name {
-        Name::Session(id) => {
-            sessions.set(sessions.get() + 1);
-            session::read(repo, *id).map(drop)
-        }
-        Name::Beat(id, number) => beat::is_authentic(repo, *id, *number),
-        _ => Ok(()),
-    })?;
-    report.sessions = sessions.get();
-    each(repo, Class::Forgotten, findings, &|name, object| mark_is_sound(repo, ObjectType::Forgotten, name, object))?;
-    each(repo, Class::Condemned, findings, &|name, object| sentence_is_sound(repo, name, object))?;
-    each(repo, Class::Damaged, findings, &|name, object| match name {
-        Name::Damaged(id) => damaged::open(repo, *id, object)
-            .map(drop)
-            .map_err(|e| Error::new(e.kind(), format!("{e}; it says nothing, and yester prune removes it"))),
-        _ => Ok(()),
-    })?;
-    live_snapshots(repo, findings)
+    report.sessions = sessions(repo, findings)?;
+    let listed = repo.storage().list(Class::Snapshots)?;
+    let listed = listed.into_iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(id) } else { None });
+    let listed: HashSet<SnapshotId> = listed.collect();
+    let forgotten = forgotten(repo, findings, &listed)?;
+    condemned(repo, findings)?;
+    records(repo, findings)?;
+    live_snapshots(repo, findings, &listed, &forgotten)
 }
 
-fn live_snapshots(repo: &Repository, findings: &mut Findings<'_>) -> Result<Vec<Snapshot>> {
-    let mut out = Vec::new();
-    let mut object = Vec::new();
-    for id in snapshots::names(repo)? {
-        let name = Name::Snapshot(id);
-        match snapshots::load(repo, id) {
-            Ok(Some(snapshot)) => out.push(snapshot),
-            Ok(None) => {
-                repo.storage().read(&name, None, &mut object)?;
-                if let Err(e) = mark_is_sound(repo, ObjectType::Fence, &name, &object) {
-                    findings.damage(name, e);
+/// Something that is not as it was written, or was not written by anybody with the key.
+fn wrong<T>(findings: &mut Findings<'_>, name: &Name, found: &Small<T>, damaged: &str, made_up: &str) {
+    match found {
+        Small::Sound(_) | Small::Gone => {}
+        Small::Newer(e) => findings.damage(name, bare(name, e)),
+        Small::Damaged(_, e) => findings.damage(name, format!("{}; {damaged}", bare(name, e))),
+        Small::MadeUp(e) => findings.damage(name, format!("{}; {made_up}", bare(name, e))),
+    }
+}
+
+fn ids(repo: &Repository, class: Class) -> Result<Vec<SnapshotId>> {
+    let listed = repo.storage().list(class)?.into_iter();
+    let mut out: Vec<SnapshotId> = listed.filter_map(|(name, _)| small::id(&name).copied()).collect();
+    out.sort_unstable();
+    Ok(out)
+}
+
+/// Reads sessions; answers how many there are.
+fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
+    let (mut ids, mut count) = (Vec::new(), 0);
+    for (name, _) in repo.storage().list(Class::Sessions)? {
+        match name {
+            Name::Session(id) => ids.push(id),
+            Name::Beat(id, number) => match beat::is_authentic(repo, id, number) {
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    findings.damage(name, format!("{}; it counts for nothing, yester prune removes it", bare(&name, &e)));
                 }
+                // Followed by the next one since it was listed.
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    ids.sort_unstable();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| session::judge(repo, *id))) {
+        let (name, found) = (Name::Session(*id), found?);
+        let next = format!("who is at work cannot be told; yester prune --fence {} ends it", id.short());
+        wrong(findings, &name, &found, &next, REMOVES);
+        count += u64::from(!matches!(found, Small::MadeUp(_) | Small::Gone));
+    }
+    Ok(count)
+}
+
+/// Reads all marks; answers which snapshots are forgotten.
+fn forgotten(repo: &Repository, findings: &mut Findings<'_>, listed: &HashSet<SnapshotId>) -> Result<HashSet<SnapshotId>> {
+    let ids = ids(repo, Class::Forgotten)?;
+    let mut out = HashSet::new();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| marks::read(repo, *id))) {
+        let (name, found) = (Name::Forgotten(*id), found?);
+        let next = match listed.contains(id) {
+            true => "the snapshot is not forgotten by it; yester prune removes the mark, yester forget writes it anew",
+            false => "it counts for nothing; yester repair objects removes it, or writes it anew",
+        };
+        wrong(findings, &name, &found, next, next);
+        if matches!(found, Small::Sound(_)) {
+            out.insert(*id);
+        }
+    }
+    Ok(out)
+}
+
+/// Reads the lists of packs that are marked for deletion.
+fn condemned(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    let ids = ids(repo, Class::Condemned)?;
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| condemned::read(repo, *id))) {
+        let next = "the packs that it named count again; yester prune removes it, and marks anew what is not needed";
+        wrong(findings, &Name::Condemned(*id), &found?, next, REMOVES);
+    }
+    Ok(())
+}
+
+/// Reads the records of damage.
+fn records(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    for (id, _, e) in damaged::Damaged::load(repo)?.unreadable {
+        let name = Name::Damaged(id);
+        findings.damage(name, format!("{}; it says nothing, and yester prune removes it", bare(&name, &e)));
+    }
+    Ok(())
+}
+
+fn live_snapshots(
+    repo: &Repository,
+    findings: &mut Findings<'_>,
+    listed: &HashSet<SnapshotId>,
+    forgotten: &HashSet<SnapshotId>,
+) -> Result<Vec<Snapshot>> {
+    let mut out = Vec::new();
+    let mut ids: Vec<SnapshotId> = listed.difference(forgotten).copied().collect();
+    ids.sort_unstable();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| snapshots::judge_exactly(repo, *id))) {
+        let found = match found? {
+            Small::Sound(Some(snapshot)) => {
+                out.push(snapshot);
+                continue;
             }
-            // Forgotten and pruned since it was listed.
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => findings.damage(name, bare(&name, &e)),
+            found => found,
+        };
+        let next = match found {
+            Small::Damaged(ObjectType::Fence, _) => {
+                "it was a fence, and holds as one; yester repair objects writes it anew".to_owned()
+            }
+            _ => format!("what it needs cannot be told, so nothing is pruned; yester forget {id} gives it up"),
+        };
+        wrong(findings, &Name::Snapshot(*id), &found, &next, REMOVES);
+    }
+    for snapshot in &out {
+        if let Some(parent) = snapshot.parent.filter(|parent| !listed.contains(parent) && !forgotten.contains(parent)) {
+            // One that was forgotten since the marks were read has a mark by now.
+            if !marks::is_forgotten(repo, parent)? {
+                let text = format!(
+                    "it is gone and was not forgotten, though snapshot {} was taken after it: it was lost, or the listing is \
+                     not complete; if it is lost for good: yester forget {parent}",
+                    snapshot.id.short()
+                );
+                findings.damage(Name::Snapshot(parent), text);
+            }
         }
     }
     out.sort_by_key(|s| (s.time, s.id));
@@ -121,41 +213,4 @@ fn slot_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {
         return Err(Error::corrupt(format!("it belongs to repository {}", repository.short())));
     }
     config::decode_slot(body).map(drop)
-}
-
-/// Judges every object of a class; answers how many there are.
-fn each(repo: &Repository, class: Class, findings: &mut Findings<'_>, judge: &dyn Fn(&Name, &[u8]) -> Result<()>) -> Result<u64> {
-    let mut count = 0;
-    let mut object = Vec::new();
-    for (name, _) in repo.storage().list(class)? {
-        match repo.storage().read(&name, None, &mut object).and_then(|()| judge(&name, &object)) {
-            // Ended or deleted since it was listed.
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => findings.damage(name, bare(&name, &e)),
-            Ok(()) => {}
-        }
-        count += 1;
-    }
-    Ok(count)
-}
-
-fn plain(repo: &Repository, kind: ObjectType, name: &Name, object: &[u8], what: &'static str) -> Result<Vec<u8>> {
-    let id = match name {
-        Name::Snapshot(id) | Name::Forgotten(id) | Name::Condemned(id) => id,
-        _ => return Err(Error::invalid(format!("{name} is no sealed object"))),
-    };
-    seal::open_object(kind, repo.id(), &id.0, &repo.keys().snapshot, object, what)
-}
-
-fn mark_is_sound(repo: &Repository, kind: ObjectType, name: &Name, object: &[u8]) -> Result<()> {
-    let plain = plain(repo, kind, name, object, "a mark")?;
-    format::decode_mark(&plain).map(drop)
-}
-
-fn sentence_is_sound(repo: &Repository, name: &Name, object: &[u8]) -> Result<()> {
-    let plain = plain(repo, ObjectType::Condemned, name, object, "a sentence")?;
-    match plain.len().is_multiple_of(PackId::LEN) {
-        true => Ok(()),
-        false => Err(Error::corrupt("a sentence: its length is not that of a list of packs")),
-    }
 }

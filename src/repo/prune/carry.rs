@@ -16,9 +16,11 @@ use crate::repo::prune::repack::{Repack, Repacked};
 use crate::repo::prune::sessions::{Living, Settle};
 use crate::repo::prune::steady::steady;
 use crate::repo::prune::{Plan, Prune, Report, plan, segments, sentence, sessions};
-use crate::repo::session;
+use crate::repo::{condemned, rubbish, session};
 use crate::storage::Name;
 
+/// Packs that are deleted before the sentences are read again.
+const DELETED_AT_ONCE: usize = 32;
 /// Packs that are named when they cannot be freed.
 const EXAMPLES: usize = 5;
 
@@ -72,7 +74,8 @@ impl Prune<'_> {
         let gone = self.survey.packs.list.iter().any(|pack| pack.standing == Standing::Gone);
         let nothing = [sentenced, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
         let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();
-        let index = self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records;
+        let index =
+            self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records && self.plan.ignored == 0;
         Ok(nothing && index && self.view.sentences.is_empty() && sessions::open(self.repo)?.is_empty())
     }
 
@@ -97,6 +100,11 @@ impl Prune<'_> {
         let storage = self.repo.storage();
         let leftovers = storage.leftovers(true)?;
         self.report.leftovers = plan::Tally { count: leftovers.files, bytes: leftovers.bytes };
+        let made_up = sessions::made_up(self.repo)?;
+        for name in self.view.ignored.iter().chain(&self.marks.made_up).chain(&made_up) {
+            self.check_stop()?;
+            self.report.ignored += u64::from(rubbish::remove(self.repo, name)?);
+        }
         for (id, size) in &self.view.leavings {
             self.check_stop()?;
             storage.delete(&Name::Snapshot(*id))?;
@@ -117,14 +125,17 @@ impl Prune<'_> {
         let ours = self.view.sentences.iter().filter(|sentence| sentences.contains(&sentence.id));
         let ours: HashSet<PackId> = ours.flat_map(|sentence| sentence.packs.iter().copied()).collect();
         let dead = |pack: &&super::packs::Pack| pack.standing == Standing::Sentenced && !pack.held && ours.contains(&pack.id);
-        let mut deleted = false;
-        for pack in self.survey.packs.list.iter().filter(dead) {
+        let dead: Vec<(PackId, u64)> = self.survey.packs.list.iter().filter(dead).map(|pack| (pack.id, pack.size)).collect();
+        for some in dead.chunks(DELETED_AT_ONCE) {
             self.check_stop()?;
-            self.repo.storage().delete(&Name::Pack(pack.id))?;
-            self.report.packs.add(pack.size);
-            deleted = true;
+            // A sentence that does not open any more is void for everybody, and others may count on its packs again.
+            let counting = condemned::read_all(self.repo)?.packs();
+            for (id, size) in some.iter().filter(|(id, _)| counting.contains(id)) {
+                self.repo.storage().delete(&Name::Pack(*id))?;
+                self.report.packs.add(*size);
+            }
         }
-        if deleted { self.repo.storage().sync() } else { Ok(()) }
+        if dead.is_empty() { Ok(()) } else { self.repo.storage().sync() }
     }
 
     /// Sentences what is dead, waits for nobody to be older than the sentence, looks again, and deletes what is dead
@@ -143,7 +154,7 @@ impl Prune<'_> {
         let sentence = sentence::write(self.repo, dead).map_err(|e| {
             e.context(format!("{count} packs are not needed, but that could not be written down; nothing is lost"))
         })?;
-        sentences.push(sentence.id);
+        sentences.push(sentence);
         self.report.sessions += self.settle(Some(sentences))?;
         self.look()?;
         self.delete(sentences)

@@ -18,7 +18,8 @@ use crate::repo::index::{Index, missing_chunk};
 use crate::repo::prune::bits::Bits;
 use crate::repo::prune::view::View;
 use crate::repo::reader::ChunkReader;
-use crate::repo::{Repository, snapshots};
+use crate::repo::small::{self, Small};
+use crate::repo::{Repository, marks, snapshots};
 use crate::storage::Name;
 
 /// Pages between two words on how far it is.
@@ -36,6 +37,8 @@ pub struct Marks {
     seen: HashSet<SnapshotId>,
     /// How many of these are snapshots.
     pub snapshots: u64,
+    /// Those that nobody with the key made.
+    pub made_up: Vec<Name>,
     pages: u64,
     bytes: u64,
 }
@@ -59,7 +62,7 @@ impl Marks {
     /// Nothing is marked.
     pub fn new(index: Arc<Index>) -> Self {
         let (live, walked) = (Bits::new(&index), Bits::new(&index));
-        Marks { index, live, walked, seen: HashSet::new(), snapshots: 0, pages: 0, bytes: 0 }
+        Marks { index, live, walked, seen: HashSet::new(), snapshots: 0, made_up: Vec::new(), pages: 0, bytes: 0 }
     }
 
     /// The same marks in another index: a segment that both have keeps its bits; for the entries of a new one the old
@@ -101,11 +104,12 @@ impl Marks {
             if !self.seen.insert(*id) {
                 continue;
             }
-            let snapshot = match snapshots::load(repo, *id) {
+            let found = snapshots::judge(repo, *id);
+            let snapshot = match found.and_then(|found| self.not_made_up(repo, *id, found)) {
                 Ok(Some(snapshot)) => snapshot,
                 Ok(None) => continue,
                 // Forgotten and deleted since it was listed.
-                Err(_) if is_there(repo, Name::Forgotten(*id)) => continue,
+                Err(_) if marks::is_forgotten(repo, *id)? => continue,
                 Err(e) => {
                     let text = format!("what it needs cannot be told (yester forget {id} gives it up)");
                     let kind = if e.kind() == ErrorKind::NotFound { ErrorKind::Corrupt } else { e.kind() };
@@ -113,14 +117,24 @@ impl Marks {
                 }
             };
             self.snapshots += 1;
-            check_parent(&snapshot, |parent| {
-                let known = listed.contains(parent) || view.forgotten.contains(parent);
-                // A listing may show what was created while it was read, and not what was created before that.
-                known || is_there(repo, Name::Snapshot(*parent)) || is_there(repo, Name::Forgotten(*parent))
-            })?;
+            if let Some(parent) = snapshot.parent
+                && !listed.contains(&parent)
+                && !is_known(repo, parent)?
+            {
+                return Err(lost_parent(&snapshot, parent));
+            }
             self.snapshot(&snapshot, walk).map_err(|e| e.context(format!("snapshot {}", id.short())))?;
         }
         Ok(())
+    }
+
+    /// Notes what is not authentic, which needs nothing.
+    fn not_made_up(&mut self, repo: &Repository, id: SnapshotId, found: Small<Option<Snapshot>>) -> Result<Option<Snapshot>> {
+        let name = Name::Snapshot(id);
+        let Small::MadeUp(e) = found else { return found.result(&name) };
+        small::tell(repo, &[(name, e)], "it is removed by prune");
+        self.made_up.push(name);
+        Ok(None)
     }
 
     fn snapshot(&mut self, snapshot: &Snapshot, walk: &Walk<'_>) -> Result<()> {
@@ -210,19 +224,18 @@ impl Marks {
     }
 }
 
-fn is_there(repo: &Repository, name: Name) -> bool {
-    repo.storage().read(&name, Some(0..1), &mut Vec::new()).is_ok()
+/// Whether a snapshot that was not listed is there after all, or forgotten. A listing may show what was created while it
+/// was read, and not what was created before that.
+fn is_known(repo: &Repository, id: SnapshotId) -> Result<bool> {
+    Ok(!matches!(snapshots::judge(repo, id)?, Small::Gone | Small::MadeUp(_)) || marks::is_forgotten(repo, id)?)
 }
 
 /// A snapshot names its parent, and a snapshot that is gone has its mark: a parent that is neither there nor forgotten
 /// was lost, or the listing is not complete. Then there may be more that is not seen and must not be deleted.
-fn check_parent(snapshot: &Snapshot, is_known: impl Fn(&SnapshotId) -> bool) -> Result<()> {
-    match snapshot.parent.filter(|parent| !is_known(parent)) {
-        None => Ok(()),
-        Some(parent) => Err(Error::corrupt(format!(
-            "snapshot {} was taken after {parent}, which is neither there nor forgotten: it was lost, or the listing is not \
-             complete (if it is lost for good: yester forget {parent})",
-            snapshot.id.short(),
-        ))),
-    }
+fn lost_parent(snapshot: &Snapshot, parent: SnapshotId) -> Error {
+    Error::corrupt(format!(
+        "snapshot {} was taken after {parent}, which is neither there nor forgotten: it was lost, or the listing is not \
+         complete (if it is lost for good: yester forget {parent})",
+        snapshot.id.short(),
+    ))
 }

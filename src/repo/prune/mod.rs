@@ -97,6 +97,8 @@ pub struct Report {
     pub packs: Tally,
     /// Deleted segments.
     pub segments: Tally,
+    /// Removed objects that were not authentic.
+    pub ignored: u64,
     /// Deleted objects of forgotten snapshots.
     pub snapshots: Tally,
     /// Parts of objects that killed writers had left.
@@ -171,12 +173,14 @@ impl<'a> Prune<'a> {
             Ok((view, reader, marks, survey))
         })
         .map_err(untouched)?;
+        let made_up = sessions::made_up(repo)?.len();
         let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
         let (leftovers, free) = (repo.storage().leftovers(false)?, repo.storage().free_space()?);
         let fitting = plan::with_room(&view, &survey, repack.clone(), leftovers, free);
         let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
         repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
         plan.live = marks.snapshots;
+        plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
         tell::tell(&survey, &repack, observer);
         let (avoid, report) = (HashSet::new(), Report::default());
         Ok(Prune { repo, options, stop, observer, patience, until, reader, view, marks, survey, avoid, plan, report })

@@ -98,6 +98,8 @@ pub struct Plan {
     pub stuck: Tally,
     /// Such chunks.
     pub lost: u64,
+    /// Objects that are not authentic: they count for nothing, and go.
+    pub ignored: u64,
     /// Objects of forgotten snapshots.
     pub snapshots: Tally,
     /// What the index will be shorter by, about.

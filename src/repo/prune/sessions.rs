@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Session;
 use crate::model::{SnapshotId, Timestamp, escape};
+use crate::repo::small::{self, Small};
 use crate::repo::watch::{Clock, Still, Watch};
 use crate::repo::{Repository, beat, session};
 use crate::storage::{Class, Name};
@@ -27,6 +28,8 @@ pub fn open(repo: &Repository) -> Result<Vec<(SnapshotId, Result<Session>)>> {
 /// What is in `sessions/`.
 struct Listed {
     sessions: Vec<(SnapshotId, Result<Session>)>,
+    /// What nobody with the key made, and so is no session.
+    made_up: Vec<Name>,
     /// The numbers of the signs of life of each, sorted.
     beats: HashMap<SnapshotId, Vec<u64>>,
 }
@@ -39,26 +42,34 @@ impl Listed {
     }
 }
 
+/// What stands in `sessions/` and nobody with the key made.
+pub fn made_up(repo: &Repository) -> Result<Vec<Name>> {
+    Ok(list(repo)?.made_up)
+}
+
+/// Reads everything in `sessions/`; what has ended meanwhile is left out. What is not authentic is told, once.
 fn list(repo: &Repository) -> Result<Listed> {
-    let (mut sessions, mut beats) = (Vec::new(), HashMap::<SnapshotId, Vec<u64>>::new());
+    let (mut ids, mut beats) = (Vec::new(), HashMap::<SnapshotId, Vec<u64>>::new());
     for (name, _) in repo.storage().list(Class::Sessions)? {
-        let id = match name {
-            Name::Session(id) => id,
-            Name::Beat(id, number) => {
-                beats.entry(id).or_default().push(number);
-                continue;
-            }
-            _ => continue,
-        };
-        match session::read(repo, id) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            found => sessions.push((id, found)),
+        match name {
+            Name::Session(id) => ids.push(id),
+            Name::Beat(id, number) => beats.entry(id).or_default().push(number),
+            _ => {}
         }
     }
-    sessions.sort_by_key(|(id, _)| *id);
+    ids.sort_unstable();
+    let (mut sessions, mut ignored) = (Vec::new(), Vec::new());
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| session::judge(repo, *id))) {
+        match found? {
+            Small::Sound(session) => sessions.push((*id, Ok(session))),
+            Small::Newer(e) | Small::Damaged(_, e) => sessions.push((*id, Err(e))),
+            Small::MadeUp(e) => ignored.push((Name::Session(*id), e)),
+            Small::Gone => {}
+        }
+    }
+    small::tell(repo, &ignored, "yester prune removes it");
     beats.values_mut().for_each(|numbers| numbers.sort_unstable());
-    Ok(Listed { sessions, beats })
+    Ok(Listed { sessions, made_up: ignored.into_iter().map(|(name, _)| name).collect(), beats })
 }
 
 /// How sessions are judged and waited for.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, SegmentId, SnapshotId};
 use crate::repo::Repository;
+use crate::repo::condemned::{self, List, Lists};
 use crate::repo::index::{self, Index};
-use crate::repo::prune::sentence::{self, Sentence};
+use crate::repo::marks;
 use crate::storage::{Class, Name};
 
 /// One look at the repository.
@@ -15,8 +16,8 @@ use crate::storage::{Class, Name};
 pub struct View {
     /// Snapshots that are not forgotten, and fences.
     pub snapshots: Vec<SnapshotId>,
-    /// Forgotten snapshots.
-    pub forgotten: HashSet<SnapshotId>,
+    /// Objects that are not authentic, and count for nothing.
+    pub ignored: Vec<Name>,
     /// Objects of forgotten snapshots that are still there, with their sizes.
     pub leavings: Vec<(SnapshotId, u64)>,
     /// The visible segments.
@@ -26,7 +27,7 @@ pub struct View {
     /// All segments, also replaced ones, with their sizes.
     pub segments: HashMap<SegmentId, u64>,
     /// Sentences with their packs.
-    pub sentences: Vec<Sentence>,
+    pub sentences: Vec<List>,
     /// Packs with their sizes.
     pub packs: HashMap<PackId, u64>,
 }
@@ -36,12 +37,8 @@ impl View {
     /// of any listing is final. Segments that `old` has open are used again.
     pub fn read(repo: &Repository, old: Option<&Index>) -> Result<View> {
         let listed = repo.storage().list(Class::Snapshots)?;
-        let forgotten: HashSet<SnapshotId> = repo
-            .storage()
-            .list(Class::Forgotten)?
-            .into_iter()
-            .filter_map(|(name, _)| if let Name::Forgotten(id) = name { Some(id) } else { None })
-            .collect();
+        let ids = listed.iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(*id) } else { None });
+        let (forgotten, ignored) = marks::judged(repo, &ids.collect::<Vec<_>>())?;
         let (mut snapshots, mut leavings) = (Vec::new(), Vec::new());
         for (name, size) in listed {
             match name {
@@ -66,9 +63,10 @@ impl View {
             _ => None,
         });
         let segments = segments.collect();
-        let sentences = sentence::read_all(repo)?;
+        let Lists { lists: sentences, void, .. } = condemned::read_all(repo)?;
+        let ignored = ignored.into_iter().chain(void).map(|(name, _)| name).collect();
         let packs = index::list_packs(repo)?;
-        let view = View { snapshots, forgotten, leavings, index, broken, segments, sentences, packs };
+        let view = View { snapshots, ignored, leavings, index, broken, segments, sentences, packs };
         view.confirm_missing(repo)?;
         Ok(view)
     }

@@ -1,0 +1,75 @@
+//! Lists of packs that are marked for deletion, `condemned/<id>`, as everybody reads them.
+//!
+//! A list that is not authentic, or is damaged, is void: for writers, for every prune, and for the prune that wrote it, which
+//! reads its list again before it deletes by it. So nobody relies on a list that others do not see.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::model::{PackId, SnapshotId};
+use crate::repo::Repository;
+use crate::repo::small::{self, Small};
+use crate::storage::{Class, Name};
+
+/// A list.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// Its name.
+    pub id: SnapshotId,
+    /// The packs.
+    pub packs: Vec<PackId>,
+}
+
+/// All lists.
+#[derive(Debug, Default)]
+pub struct Lists {
+    /// Those that count.
+    pub lists: Vec<List>,
+    /// Those that are void.
+    pub void: Vec<(Name, Error)>,
+    /// Whether one of these was made with the key.
+    pub damaged: bool,
+}
+
+impl Lists {
+    /// Packs on any list that counts.
+    pub fn packs(&self) -> HashSet<PackId> {
+        self.lists.iter().flat_map(|list| list.packs.iter().copied()).collect()
+    }
+}
+
+/// Reads all lists; void ones are told, once. A newer program's is an error: nobody can tell what it names.
+pub fn read_all(repo: &Repository) -> Result<Lists> {
+    let listed = repo.storage().list(Class::Condemned)?;
+    let ids: Vec<SnapshotId> =
+        listed.into_iter().filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None }).collect();
+    let mut out = Lists::default();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| read(repo, *id))) {
+        match found? {
+            Small::Sound(packs) => out.lists.push(List { id: *id, packs }),
+            Small::Newer(e) => return Err(e),
+            Small::Damaged(_, e) => {
+                out.damaged = true;
+                out.void.push((Name::Condemned(*id), e));
+            }
+            Small::MadeUp(e) => out.void.push((Name::Condemned(*id), e)),
+            // Removed since it was listed: then all its packs are gone, and so are those who could count on them.
+            Small::Gone => {}
+        }
+    }
+    small::tell(repo, &out.void, "yester prune removes it");
+    Ok(out)
+}
+
+/// Reads one list.
+pub fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
+    small::read(repo, &Name::Condemned(id), |_, plain| decode(plain))
+}
+
+fn decode(plain: &[u8]) -> Result<Vec<PackId>> {
+    let (packs, rest) = plain.as_chunks::<32>();
+    match rest.is_empty() {
+        true => Ok(packs.iter().map(|id| PackId(*id)).collect()),
+        false => Err(Error::corrupt("it ends within the name of a pack")),
+    }
+}

@@ -1,0 +1,110 @@
+//! Marks: `forgotten/<id>` says that a snapshot is forgotten. Only an authentic one counts; whoever can write to the
+//! storage could make up others, and prune would delete what was never forgotten.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+
+use crate::chunk::seal;
+use crate::error::{Error, Result};
+use crate::format::envelope::ObjectType;
+use crate::format::snapshot::{self, Mark};
+use crate::model::{SnapshotId, Timestamp};
+use crate::repo::Repository;
+use crate::repo::small::{self, Small};
+use crate::storage::{Class, Created, Name};
+use crate::sys::{process, users};
+
+/// What to do about a mark that is not authentic.
+const NEXT: &str = "the snapshot is not forgotten; yester prune removes the mark";
+
+/// What a person says with a mark or a fence.
+pub fn mark(id: SnapshotId, now: Timestamp, why: &[u8]) -> Mark {
+    let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
+    Mark { snapshot: id, host: process::host_name(), user, time: now, why: why.iter().copied().take(1000).collect() }
+}
+
+/// Reads a mark of this type.
+pub fn decode(id: SnapshotId, plain: &[u8]) -> Result<Mark> {
+    let mark = snapshot::decode_mark(plain)?;
+    match mark.snapshot == id {
+        true => Ok(mark),
+        false => Err(Error::corrupt(format!("it is of snapshot {}", mark.snapshot.short()))),
+    }
+}
+
+/// Reads `forgotten/<id>`.
+pub fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Mark>> {
+    small::read(repo, &Name::Forgotten(id), |_, plain| decode(id, plain))
+}
+
+/// Objects that are not as they should be, and why.
+pub type Wrong = Vec<(Name, Error)>;
+
+/// Which of these snapshots are forgotten. What stands in `forgotten/` and is not authentic is told, and counts for
+/// nothing. A mark is read once.
+pub fn forgotten_among(repo: &Repository, ids: &[SnapshotId]) -> Result<HashSet<SnapshotId>> {
+    Ok(judged(repo, ids)?.0)
+}
+
+/// The same, and the marks of these that are not authentic.
+pub fn judged(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashSet<SnapshotId>, Wrong)> {
+    let wanted: HashSet<SnapshotId> = ids.iter().copied().collect();
+    let listed = repo.storage().list(Class::Forgotten)?.into_iter();
+    let marked = listed.filter_map(|(name, _)| if let Name::Forgotten(id) = name { Some(id) } else { None });
+    let marked: Vec<SnapshotId> = marked.filter(|id| wanted.contains(id)).collect();
+    let (mut out, mut wrong) = (HashSet::new(), Vec::new());
+    let known = |id: &SnapshotId| repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
+    let (old, new): (Vec<SnapshotId>, Vec<SnapshotId>) = marked.into_iter().partition(known);
+    out.extend(old);
+    let found = small::many(repo, &new, |id| read(repo, *id));
+    for (id, found) in new.into_iter().zip(found) {
+        match found? {
+            Small::Sound(_) => _ = out.insert(id),
+            Small::Newer(e) => return Err(e),
+            Small::Damaged(_, e) | Small::MadeUp(e) => wrong.push((Name::Forgotten(id), e)),
+            Small::Gone => {}
+        }
+    }
+    repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).extend(&out);
+    small::tell(repo, &wrong, NEXT);
+    Ok((out, wrong))
+}
+
+/// Whether a snapshot is forgotten.
+pub fn is_forgotten(repo: &Repository, id: SnapshotId) -> Result<bool> {
+    if repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).contains(&id) {
+        return Ok(true);
+    }
+    match read(repo, id)? {
+        Small::Sound(_) => {
+            repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+            Ok(true)
+        }
+        Small::Newer(e) => Err(e),
+        Small::Damaged(_, e) | Small::MadeUp(e) => {
+            small::tell(repo, &[(Name::Forgotten(id), e)], NEXT);
+            Ok(false)
+        }
+        Small::Gone => Ok(false),
+    }
+}
+
+/// Creates `forgotten/<id>`. An authentic one that is there says the same; what else is there is replaced. Durable after
+/// the next barrier.
+pub fn write(repo: &Repository, mark: &Mark) -> Result<()> {
+    let (id, name) = (mark.snapshot, Name::Forgotten(mark.snapshot));
+    let plain = snapshot::encode_mark(mark)?;
+    let object = seal::seal_object(ObjectType::Forgotten, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
+    for _ in 0..2 {
+        if repo.storage().create(&name, &[&object])? == Created::New {
+            return Ok(());
+        }
+        match read(repo, id)? {
+            Small::Sound(_) => return Ok(()),
+            Small::Newer(e) => return Err(e),
+            Small::Damaged(..) | Small::MadeUp(_) => repo.storage().delete(&name)?,
+            Small::Gone => {}
+        }
+    }
+    Err(Error::corrupt(format!("{name} is taken by something else, again and again")))
+}

@@ -1,0 +1,161 @@
+//! Reading small sealed objects: snapshots, fences, sessions, marks. What nobody with the key made counts for nothing and
+//! stops nobody; it is told once, and prune removes it.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use crate::chunk::seal::{self, Judged};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::envelope::ObjectType;
+use crate::model::SnapshotId;
+use crate::repo::Repository;
+use crate::storage::Name;
+
+/// A small object as it was found.
+#[derive(Debug)]
+pub enum Small<T> {
+    /// It is authentic: what it says.
+    Sound(T),
+    /// It is authentic, and a newer program made it: it is left alone.
+    Newer(Error),
+    /// Somebody with the key made it under this name, and it is damaged: what it was, and how it is now.
+    Damaged(ObjectType, Error),
+    /// Nobody with the key made it, or it is damaged beyond telling. It counts for nothing.
+    MadeUp(Error),
+    /// It is not there (any more).
+    Gone,
+}
+
+impl<T> Small<T> {
+    /// What it says; everything else as an error.
+    pub fn result(self, name: &Name) -> Result<T> {
+        match self {
+            Small::Sound(value) => Ok(value),
+            Small::Newer(e) | Small::Damaged(_, e) | Small::MadeUp(e) => Err(e),
+            Small::Gone => Err(Error::new(ErrorKind::NotFound, format!("{name} is not there"))),
+        }
+    }
+}
+
+/// What an open repository remembers of small objects, so that nothing is read or told twice.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    told: Mutex<HashSet<Name>>,
+    /// Snapshots that are authentic.
+    pub snapshots: Mutex<HashSet<SnapshotId>>,
+    /// Snapshots whose marks are authentic.
+    pub forgotten: Mutex<HashSet<SnapshotId>>,
+}
+
+/// The types that an object of this name may have.
+pub(super) fn kinds(name: &Name) -> &'static [ObjectType] {
+    match name {
+        Name::Session(_) => &[ObjectType::Session],
+        Name::Beat(..) => &[ObjectType::Beat],
+        Name::Snapshot(_) => &[ObjectType::Snapshot, ObjectType::Fence],
+        Name::Forgotten(_) => &[ObjectType::Forgotten],
+        Name::Condemned(_) => &[ObjectType::Condemned],
+        Name::Damaged(_) => &[ObjectType::Damaged],
+        _ => &[],
+    }
+}
+
+/// The id in the name of a small object.
+pub(super) fn id(name: &Name) -> Option<&SnapshotId> {
+    match name {
+        Name::Session(id)
+        | Name::Beat(id, _)
+        | Name::Snapshot(id)
+        | Name::Forgotten(id)
+        | Name::Condemned(id)
+        | Name::Damaged(id) => Some(id),
+        _ => None,
+    }
+}
+
+fn what(name: &Name) -> &'static str {
+    match name {
+        Name::Session(_) => "a session",
+        Name::Beat(..) => "a sign of life",
+        Name::Snapshot(_) => "a snapshot",
+        Name::Forgotten(_) => "a mark of a forgotten snapshot",
+        Name::Condemned(_) => "a list of packs marked for deletion",
+        Name::Damaged(_) => "a record of damage",
+        _ => "an object",
+    }
+}
+
+/// Reads and judges the object of this name; `decode` takes its plain body. An error means that the storage could not be
+/// asked, and nothing is known.
+pub fn read<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8]) -> Result<T>) -> Result<Small<T>> {
+    // What does not open is read again: what is deleted because of it must not hang on one bad read.
+    for _ in 0..2 {
+        match read_once(repo, name, &decode)? {
+            Small::Damaged(..) | Small::MadeUp(_) => {}
+            found => return Ok(found),
+        }
+    }
+    read_once(repo, name, &decode)
+}
+
+fn read_once<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8]) -> Result<T>) -> Result<Small<T>> {
+    let mut object = Vec::new();
+    match repo.storage().read(name, None, &mut object) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Small::Gone),
+        // Longer than any object of its class.
+        Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Small::MadeUp(e)),
+        Err(e) => return Err(e),
+    }
+    judge(repo, name, &object, decode)
+}
+
+/// Judges the bytes of the object of this name.
+pub fn judge<T>(
+    repo: &Repository,
+    name: &Name,
+    object: &[u8],
+    decode: impl Fn(ObjectType, &[u8]) -> Result<T>,
+) -> Result<Small<T>> {
+    let id = id(name).ok_or_else(|| Error::invalid(format!("{name} is no small sealed object")))?;
+    Ok(match seal::judge_object(kinds(name), repo.id(), &id.0, &repo.keys().snapshot, object, what(name))? {
+        Judged::Sound(kind, plain) => match decode(kind, &plain) {
+            Ok(value) => Small::Sound(value),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.context(name)),
+            Err(e) => Small::Damaged(kind, e.context(name)),
+        },
+        Judged::Newer(e) => Small::Newer(e.context(name)),
+        Judged::Damaged(kind, e) => Small::Damaged(kind, e.context(name)),
+        Judged::MadeUp(e) => Small::MadeUp(e.context(name)),
+    })
+}
+
+/// Tells, once, what is ignored, and what removes it.
+pub fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
+    let mut told = repo.memory.told.lock().unwrap_or_else(PoisonError::into_inner);
+    let new: Vec<&(Name, Error)> = ignored.iter().filter(|(name, _)| told.insert(*name)).collect();
+    match new.as_slice() {
+        [] => {}
+        [(_, e)] => tracing::warn!("ignored, since it is not authentic: {e} ({next})"),
+        [(name, e), rest @ ..] => {
+            let class = name.class().prefix();
+            tracing::warn!("ignored, since they are not authentic: {e}, and {} more in {class}/ ({next})", rest.len());
+        }
+    }
+}
+
+/// Does something for each item, as many at once as the storage likes.
+pub fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let threads = repo.storage().concurrency().clamp(1, 32);
+    if items.len() < 8 || threads == 1 {
+        return items.iter().map(work).collect();
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let parts = items.chunks(items.len().div_ceil(threads));
+        let workers: Vec<_> = parts.map(|part| (part, scope.spawn(move || part.iter().map(work).collect::<Vec<T>>()))).collect();
+        // A worker that panicked is made up for here, so that the panic is seen.
+        let joined = workers.into_iter().map(|(part, worker)| worker.join().unwrap_or_else(|_| part.iter().map(work).collect()));
+        joined.flatten().collect()
+    })
+}
