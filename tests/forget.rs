@@ -125,7 +125,8 @@ fn spans_reach_back_from_the_newest_that_is_not_of_the_future() {
     let kept = |span: &str| {
         let policy = Policy { within: Some(span.parse().unwrap()), ..Policy::default() };
         let why = reasons(&policy, &utc, &all);
-        assert!(why.iter().all(|why| why.is_empty() || *why == format!("within {span}")), "{why:?}");
+        let future = "its time is in the future";
+        assert!(why.iter().all(|why| why.is_empty() || *why == format!("within {span}") || *why == future), "{why:?}");
         why.iter().map(|why| !why.is_empty()).collect::<Vec<_>>()
     };
     assert_eq!(kept("30d"), [false, false, true, true, true]);
@@ -143,7 +144,85 @@ fn spans_reach_back_from_the_newest_that_is_not_of_the_future() {
     // Only of the future: all of it stays.
     let future = [snapshot(1, NOW.secs + 9, &[]), snapshot(2, NOW.secs + 900 * day, &[])];
     let policy = Policy { within: Some("1h".parse().unwrap()), ..Policy::default() };
-    assert_eq!(reasons(&policy, &utc, &future), ["within 1h", "within 1h"]);
+    assert_eq!(reasons(&policy, &utc, &future), ["within 1h", "its time is in the future"]);
+}
+
+/// A clock that was ahead, or somebody who wants his snapshots to stay in the place of others: neither pushes anything out.
+#[test]
+fn a_time_of_the_future_counts_for_nothing() {
+    let utc = TimeZone::UTC;
+    let day = 24 * 3600;
+    let mut all: Vec<Snapshot> = (0..4).map(|n| snapshot(n, NOW.secs - (9 - n as i64) * day, &[])).collect();
+    all.extend((4..11).map(|n| snapshot(n, NOW.secs + (10 + n as i64) * day, &[])));
+    let policies = [
+        Policy { last: Count::Of(2), ..Policy::default() },
+        Policy { daily: Count::Of(2), ..Policy::default() },
+        Policy { within: Some("7d".parse().unwrap()), ..Policy::default() },
+    ];
+    for policy in &policies {
+        let why = reasons(policy, &utc, &all);
+        assert!(why[2..4].iter().all(|why| !why.is_empty() && !why.contains("future")), "{why:?}");
+        assert!(why[4..].iter().all(|why| why == "its time is in the future"), "{why:?}");
+    }
+    // A server received them: they have times, which are those of the receipt.
+    for policy in policies {
+        let received = all[4..].iter().map(|s| (s.id, Timestamp { secs: NOW.secs - 30 * day, nanos: 0 })).collect();
+        let why = reasons(&Policy { received, ..policy }, &utc, &all);
+        assert!(why[2..4].iter().all(|why| !why.is_empty()) && why[4..10].iter().all(String::is_empty), "{why:?}");
+    }
+    // Nor is one of them the latest; where there is nothing else, it is.
+    let mut sorted = all.clone();
+    let now = yester::repo::times::now();
+    sorted.iter_mut().enumerate().for_each(|(n, s)| s.time.secs = now.secs + if n < 4 { n as i64 - 9 } else { 10 * 365 * day });
+    yester::repo::times::sort(&mut sorted, &Default::default());
+    assert_eq!(sorted.last().unwrap().id, all[3].id);
+    assert_eq!(snapshots::find(&sorted, "latest", &Filter::default()).unwrap().id, all[3].id);
+    yester::repo::times::sort(&mut sorted[..7], &Default::default());
+}
+
+/// Of one period a complete snapshot stays, and of the last ones too.
+#[test]
+fn a_complete_snapshot_is_kept_before_an_incomplete_one() {
+    let utc = TimeZone::UTC;
+    let incomplete = |n, secs| {
+        let mut out = snapshot(n, secs, &[]);
+        out.statistics.errors = 1;
+        out
+    };
+    let (first, second) = (at(&utc, 2025, 1, 6, 0, 0), at(&utc, 2025, 1, 7, 0, 0));
+    let all = [
+        snapshot(0, first + 3600, &[]),
+        incomplete(1, first + 7200),
+        snapshot(2, second + 3600, &[]),
+        incomplete(3, second + 7200),
+        incomplete(4, second + 9000),
+    ];
+    let why = |policy| reasons(&policy, &utc, &all);
+    assert_eq!(why(Policy { daily: Count::Of(1), ..Policy::default() }), ["", "", "daily snapshot", "", ""]);
+    assert_eq!(why(Policy { daily: Count::Of(2), ..Policy::default() }), ["daily snapshot", "", "daily snapshot", "", ""]);
+    let last = why(Policy { last: Count::Of(2), ..Policy::default() });
+    assert_eq!(last, ["", "", "last complete snapshot", "last snapshot", "last snapshot"]);
+    // A day of which there is no complete one has the newest.
+    let why = reasons(&Policy { daily: Count::Of(1), ..Policy::default() }, &utc, &all[3..]);
+    assert_eq!(why, ["", "daily snapshot"]);
+}
+
+/// What holds much less than what goes for it is told.
+#[test]
+fn an_empty_snapshot_that_pushes_others_out_is_named() {
+    let sized = |n, bytes| {
+        let mut out = snapshot(n, NOW.secs - 10_000 + n as i64, &[]);
+        out.statistics.bytes = bytes;
+        out
+    };
+    let all = [sized(0, 1_000_000), sized(1, 900_000), sized(2, 0), sized(3, 99_999)];
+    let policy = |n| Policy { last: Count::Of(n), ..Policy::default() };
+    let small = |n| {
+        let series = by_policy(&all, &Filter::default(), &policy(n), &TimeZone::UTC, NOW, false).unwrap();
+        series[0].small.iter().map(|s| s.id).collect::<Vec<_>>()
+    };
+    assert_eq!(small(2), [all[2].id, all[3].id]);
+    assert!(small(4).is_empty());
 }
 
 #[test]
@@ -202,7 +281,7 @@ fn tags_keep_and_impossible_times_stay() {
     let set = |tags: &[&str]| tags.iter().map(|tag| tag.as_bytes().to_vec()).collect::<Vec<_>>();
     let policy = Policy { tags: vec![set(&["a", "b"]), set(&["c"])], ..Policy::default() };
     let why = reasons(&policy, &TimeZone::UTC, &all);
-    assert_eq!(why, ["", "tag a,b", "its time is in no calendar", "its time is in no calendar"]);
+    assert_eq!(why, ["", "tag a,b", "its time is in the future", "its time is in no calendar"]);
 }
 
 /// The counting rules against a second statement of them: of the periods that have snapshots, the newest of each of the

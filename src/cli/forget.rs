@@ -8,9 +8,11 @@ use comfy_table::{Table, presets};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use yester::model::{Snapshot, SnapshotId, escape};
+use yester::observe::{Event, Observer};
 use yester::repo::forget::{self, Series};
 use yester::repo::retention::{Count, GroupBy, Policy, Within};
 use yester::repo::snapshots::{self, Filter};
+use yester::repo::times::{self, Received};
 use yester::{Error, Result};
 
 use super::context::{self, Context};
@@ -119,6 +121,7 @@ impl Keep {
                 self.keep_within_yearly.clone(),
             ],
             group_by,
+            received: Default::default(),
             tags: self.keep_tag.iter().map(|set| select::tags(set)).collect(),
         }
     }
@@ -155,12 +158,13 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     if args.accept_gone {
         return gone::accept(context, &repo, &all, args.dry_run);
     }
+    let received = times::received(&repo)?;
     let display = Display::new(&context.global);
     let lost = gone::seen(context, &repo)?;
     let mut out = Output::new();
     let present = snapshots::names(&repo)?;
     let (going, series) = match args.names.is_empty() {
-        true => by_policy(args, &all, &filter)?,
+        true => by_policy(args, &all, &filter, &received)?,
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
             let series = touched(&all, &ids);
@@ -168,7 +172,8 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
         }
     };
     let unreadable: Vec<&SnapshotId> = going.iter().filter(|id| all.iter().all(|s| s.id != **id)).collect();
-    show(&mut out, context, &series, &unreadable)?;
+    show(&mut out, context, &series, &received, &unreadable)?;
+    warn(&series, &display);
     // The display writes there, too.
     out.finish()?;
     let forgotten = match args.dry_run {
@@ -207,8 +212,14 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
 }
 
 /// What the policy lets go, and all series that it looked at.
-fn by_policy<'a>(args: &ForgetArgs, all: &'a [Snapshot], filter: &Filter) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
-    let (policy, zone) = (args.keep.policy(args.group_by), TimeZone::system());
+fn by_policy<'a>(
+    args: &ForgetArgs,
+    all: &'a [Snapshot],
+    filter: &Filter,
+    received: &Received,
+) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
+    let policy = Policy { received: received.clone(), ..args.keep.policy(args.group_by) };
+    let zone = TimeZone::system();
     let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
     Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), series))
 }
@@ -221,6 +232,7 @@ fn touched<'a>(all: &'a [Snapshot], ids: &[SnapshotId]) -> Vec<Series<'a>> {
             keep: Vec::new(),
             remove: Vec::new(),
             group_by: GroupBy::default(),
+            small: Vec::new(),
         });
         match ids.contains(&snapshot.id) {
             true => one.remove.push(snapshot),
@@ -231,18 +243,39 @@ fn touched<'a>(all: &'a [Snapshot], ids: &[SnapshotId]) -> Vec<Series<'a>> {
 }
 
 /// Shows what goes and what stays; `unreadable` is what goes and cannot be read.
-fn show(out: &mut Output, context: &Context, series: &[Series<'_>], unreadable: &[&SnapshotId]) -> Result<()> {
+fn show(
+    out: &mut Output,
+    context: &Context,
+    series: &[Series<'_>],
+    received: &Received,
+    unreadable: &[&SnapshotId],
+) -> Result<()> {
     if context.global.json {
         return series.iter().try_for_each(|one| out.json(&json(one)));
     }
     if context.global.quiet {
         return Ok(());
     }
-    series.iter().try_for_each(|one| text(out, one))?;
+    series.iter().try_for_each(|one| text(out, one, received))?;
     unreadable.iter().try_for_each(|id| out.line(&format!("- forget  {}  (it cannot be read)", id.short())))
 }
 
-fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
+/// Names what stays and holds much less than what goes for it: the source may have been empty, or somebody wants it so.
+fn warn(series: &[Series<'_>], display: &Display) {
+    for snapshot in series.iter().flat_map(|one| &one.small) {
+        let bytes = units::size(snapshot.statistics.bytes);
+        let files = units::counted(snapshot.statistics.files, "file", "files");
+        let message = format!(
+            "it stays and holds much less ({files}, {bytes}) than snapshots that go: look whether it is what it should be \
+             (yester ls {})",
+            snapshot.id.short()
+        );
+        let subject = format!("snapshot {}", snapshot.id.short());
+        display.event(&Event::Warning { subject: subject.as_bytes(), message: &message });
+    }
+}
+
+fn text(out: &mut Output, series: &Series<'_>, received: &Received) -> Result<()> {
     out.line(&heading(series))?;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["", "ID", "Time", "Tags", "Reasons"]);
@@ -252,7 +285,9 @@ fn text(out: &mut Output, series: &Series<'_>) -> Result<()> {
     rows.sort_by_key(|(snapshot, ..)| (snapshot.time, snapshot.id));
     for (snapshot, what, why) in rows {
         let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
-        table.add_row([what, &snapshot.id.short(), &units::local_time(snapshot.time), &tags.join(", "), &why]);
+        let mark = if snapshot.statistics.errors > 0 { " (incomplete)" } else { "" };
+        let time = super::snapshots::time(snapshot, received);
+        table.add_row([what, &snapshot.id.short(), &time, &format!("{}{mark}", tags.join(", ")), &why]);
     }
     out.line(&table.trim_fmt())?;
     out.line("")

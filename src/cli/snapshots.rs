@@ -1,13 +1,13 @@
 //! `snapshots`: a table a series, or a JSON line a snapshot.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use yester::model::{Rule, Snapshot, SnapshotId, Timestamp, escape};
-use yester::repo::{Repository, snapshots as repo_snapshots};
-use yester::storage::{Class, Name};
+use yester::model::{Rule, Snapshot, Timestamp, escape};
+use yester::repo::snapshots as repo_snapshots;
+use yester::repo::times::{self, Received};
 use yester::{ErrorKind, Result};
 
 use super::context::Context;
@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     let (all, damaged) = repo_snapshots::list_with_damage(&repo)?;
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
     let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX));
-    let received = received(&repo)?;
+    let received = times::received(&repo)?;
     let mut out = Output::new();
     if context.global.json {
         let mut listed: Vec<&Snapshot> = series.values().flatten().copied().collect();
@@ -68,17 +68,6 @@ fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize) -> Series<'a> {
     series
 }
 
-/// When a server received each, by its own clock.
-type Received = HashMap<SnapshotId, Timestamp>;
-
-fn received(repo: &Repository) -> Result<Received> {
-    let received = repo.storage().received(Class::Snapshots)?;
-    Ok(received
-        .into_iter()
-        .filter_map(|(name, time)| if let Name::Snapshot(id) = name { Some((id, time)) } else { None })
-        .collect())
-}
-
 /// Clocks may differ by so many seconds.
 const SLACK: i64 = 300;
 /// Longer than an ingest takes, in seconds.
@@ -105,6 +94,14 @@ fn text(out: &mut Output, series: &Series<'_>, received: &Received, quiet: bool)
     out.line(&format!("{count} in {} series", units::count(series.len() as u64)))
 }
 
+/// The time of a snapshot, with the time of receipt where it differs.
+pub fn time(snapshot: &Snapshot, received: &Received) -> String {
+    match received.get(&snapshot.id).filter(|at| differs(snapshot, **at)) {
+        Some(at) => format!("{} (received {})", units::local_time(snapshot.time), units::local_time(*at)),
+        None => units::local_time(snapshot.time),
+    }
+}
+
 fn table(snapshots: &[&Snapshot], received: &Received) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["ID", "Time", "Files", "Size", "Tags"]);
@@ -114,10 +111,7 @@ fn table(snapshots: &[&Snapshot], received: &Received) -> Table {
         let mark = if statistics.errors > 0 { " (incomplete)" } else { "" };
         table.add_row([
             snapshot.id.short(),
-            match received.get(&snapshot.id).filter(|at| differs(snapshot, **at)) {
-                Some(at) => format!("{} (received {})", units::local_time(snapshot.time), units::local_time(*at)),
-                None => units::local_time(snapshot.time),
-            },
+            time(snapshot, received),
             units::count(statistics.files),
             units::size(statistics.bytes),
             format!("{}{mark}", tags.join(", ")),

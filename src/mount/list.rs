@@ -11,6 +11,7 @@ use crate::mount::root::{Mounted, Numbers};
 use crate::repo::Repository;
 use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, Filter};
+use crate::repo::times;
 
 /// A damaged snapshot is tried again after this time: its storage may have recovered.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -87,7 +88,8 @@ impl Watch {
                 _ => None,
             })
             .collect();
-        shown.sort_by_key(|m| (m.snapshot.time, m.snapshot.id));
+        let now = times::now();
+        shown.sort_by_cached_key(|m| times::order(&m.snapshot, None, now));
         Ok(shown)
     }
 

@@ -22,6 +22,8 @@ pub struct Series<'a> {
     pub remove: Vec<&'a Snapshot>,
     /// What they have in common.
     pub group_by: GroupBy,
+    /// Of what stays by a rule that counts: snapshots that hold much less than one that goes.
+    pub small: Vec<&'a Snapshot>,
 }
 
 impl<'a> Series<'a> {
@@ -42,6 +44,9 @@ fn common(snapshot: &Snapshot, by: GroupBy) -> Common<'_> {
 
 /// What is to be forgotten is refused when nothing would be left of a series (a policy) or of the repository (ids).
 const ALL: &str = "(--unsafe-allow-remove-all does it nevertheless)";
+
+/// A snapshot that holds so many times less than one that it pushes out is told.
+const MUCH: u64 = 10;
 
 /// Applies `policy` to every series of `snapshots` (oldest first) as far as they pass `filter`. An empty policy keeps
 /// nothing: it is refused unless `all` may go and a filter says which.
@@ -65,7 +70,7 @@ pub fn by_policy<'a>(
     for list in series.into_values() {
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
-        let mut found = Series { keep: Vec::new(), remove: Vec::new(), group_by: policy.group_by };
+        let mut found = Series { keep: Vec::new(), remove: Vec::new(), group_by: policy.group_by, small: Vec::new() };
         for (snapshot, why) in newest_first.into_iter().zip(reasons).rev() {
             match why.is_empty() {
                 true => found.remove.push(snapshot),
@@ -80,6 +85,9 @@ pub fn by_policy<'a>(
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             return Err(Error::invalid(format!("the policy keeps no snapshot of {host}: {first}{more} {ALL}")));
         }
+        let largest = found.remove.iter().map(|s| s.statistics.bytes).max().unwrap_or(0);
+        let small = found.keep.iter().map(|(snapshot, _)| *snapshot);
+        found.small = small.filter(|s| s.statistics.bytes < largest / MUCH).collect();
         out.push(found);
     }
     Ok(out)

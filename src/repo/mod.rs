@@ -45,6 +45,7 @@ pub mod slots;
 pub mod small;
 pub mod snapshots;
 pub mod stats;
+pub mod times;
 pub mod tree;
 pub mod tree_writer;
 pub mod watch;

@@ -13,6 +13,7 @@ use jiff::{Span, Zoned};
 
 use crate::error::{Error, Result};
 use crate::model::{Snapshot, Timestamp, escape};
+use crate::repo::times::{self, Received};
 
 /// How many of something are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -123,6 +124,8 @@ pub struct Policy {
     pub group_by: GroupBy,
     /// Everything with all tags of one of these sets.
     pub tags: Vec<Vec<Vec<u8>>>,
+    /// When a server received snapshots: the earlier of this and of what they say counts.
+    pub received: Received,
 }
 
 /// What snapshots must have in common to be of one series.
@@ -174,10 +177,10 @@ struct Near {
 }
 
 impl Near {
-    /// Why it keeps snapshot `number` of the series, if it does.
-    fn keeps(&mut self, time: &Zoned, number: u64) -> Option<&str> {
+    /// Why it keeps snapshot `number` of the series, if it does; `chosen` is the one that stands for its period.
+    fn keeps(&mut self, time: &Zoned, number: u64, chosen: bool) -> Option<&str> {
         let period = (self.period)(time, number);
-        if self.last == Some(period) || self.since.as_ref().is_some_and(|since| time <= since) {
+        if !chosen || self.last == Some(period) || self.since.as_ref().is_some_and(|since| time <= since) {
             return None;
         }
         self.last = Some(period);
@@ -203,10 +206,10 @@ impl Rule {
         Rule { left, period, reasons, last: None }
     }
 
-    /// Why it keeps snapshot `number` of the series, if it does.
-    fn keeps(&mut self, time: &Zoned, number: u64, oldest: bool) -> Option<&'static str> {
+    /// Why it keeps snapshot `number` of the series, if it does; `chosen` is the one that stands for its period.
+    fn keeps(&mut self, time: &Zoned, number: u64, chosen: bool, oldest: bool) -> Option<&'static str> {
         let period = (self.period)(time, number);
-        let new = self.last != Some(period);
+        let new = chosen && self.last != Some(period);
         if !self.left.is_left() || !new && !oldest {
             return None;
         }
@@ -228,8 +231,29 @@ impl Policy {
         !counts.iter().any(|count| count.is_left()) && !within && self.tags.is_empty()
     }
 
-    /// Why each snapshot of one series (the newest first) is kept; one without a reason goes.
+    /// Why each snapshot of one series (in any order) is kept; one without a reason goes. Of one period a complete
+    /// snapshot stays, if there is one.
     pub fn apply(&self, series: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Vec<Vec<String>> {
+        let mut out: Vec<Vec<String>> =
+            series.iter().map(|s| self.tags.iter().filter_map(|set| tagged(s, set)).collect()).collect();
+        let mut timed: Vec<Timed<'_>> = Vec::with_capacity(series.len());
+        for (at, snapshot) in series.iter().enumerate() {
+            let Some(counting) = times::counting(snapshot, self.received.get(&snapshot.id).copied(), now) else {
+                out[at].push("its time is in the future".to_owned());
+                continue;
+            };
+            match zoned(counting, zone) {
+                Some(time) => timed.push(Timed { at, snapshot, counting, time }),
+                None => out[at].push("its time is in no calendar".to_owned()),
+            }
+        }
+        timed.sort_by_key(|t| std::cmp::Reverse((t.counting, t.snapshot.time, t.snapshot.id)));
+        self.count(&timed, zone, &mut out);
+        out
+    }
+
+    /// Applies the rules to snapshots with times, the newest first.
+    fn count(&self, timed: &[Timed<'_>], zone: &TimeZone, out: &mut [Vec<String>]) {
         let mut rules = [
             Rule::new(self.last, |_, number| (number as i64, 0), ["last snapshot"; 2]),
             Rule::new(self.hourly, hour, ["hourly snapshot", "oldest hourly snapshot"]),
@@ -238,29 +262,35 @@ impl Policy {
             Rule::new(self.monthly, month, ["monthly snapshot", "oldest monthly snapshot"]),
             Rule::new(self.yearly, yearly, ["yearly snapshot", "oldest yearly snapshot"]),
         ];
-        let newest = series.iter().map(|s| s.time).filter(|time| *time <= now).max();
+        let newest = timed.first().map(|t| t.counting);
         let since = self.within.as_ref().and_then(|within| since(within, newest, zone));
         let mut near = self.near(newest, zone);
-        let mut out = Vec::with_capacity(series.len());
-        for (number, snapshot) in series.iter().enumerate() {
-            let mut reasons: Vec<String> = self.tags.iter().filter_map(|set| tagged(snapshot, set)).collect();
-            match zoned(snapshot.time, zone) {
-                Some(time) => {
-                    if let Some(within) = &self.within
-                        && since.as_ref().is_none_or(|since| time > *since)
-                    {
-                        reasons.push(format!("within {within}"));
-                    }
-                    let oldest = number + 1 == series.len();
-                    let kept = rules.iter_mut().filter_map(|rule| rule.keeps(&time, number as u64, oldest));
-                    reasons.extend(kept.map(str::to_owned));
-                    reasons.extend(near.iter_mut().filter_map(|near| near.keeps(&time, number as u64)).map(str::to_owned));
-                }
-                None => reasons.push("its time is in no calendar".to_owned()),
+        let of_rules: Vec<Vec<bool>> = rules.iter().map(|rule| chosen(timed, rule.period)).collect();
+        let of_near: Vec<Vec<bool>> = near.iter().map(|near| chosen(timed, near.period)).collect();
+        for (number, Timed { at, time, .. }) in timed.iter().enumerate() {
+            let reasons = &mut out[*at];
+            if let Some(within) = &self.within
+                && since.as_ref().is_none_or(|since| time > since)
+            {
+                reasons.push(format!("within {within}"));
             }
-            out.push(reasons);
+            let oldest = number + 1 == timed.len();
+            for (rule, chosen) in rules.iter_mut().zip(&of_rules) {
+                reasons.extend(rule.keeps(time, number as u64, chosen[number], oldest).map(str::to_owned));
+            }
+            for (near, chosen) in near.iter_mut().zip(&of_near) {
+                reasons.extend(near.keeps(time, number as u64, chosen[number]).map(str::to_owned));
+            }
         }
-        out
+        // Where the last ones are all incomplete, the last complete one stays with them.
+        let last = timed.iter().take_while(|t| out[t.at].iter().any(|why| why == "last snapshot"));
+        if self.last.is_left()
+            && last.clone().count() > 0
+            && last.clone().all(|t| !is_complete(t.snapshot))
+            && let Some(complete) = timed.iter().find(|t| is_complete(t.snapshot))
+        {
+            out[complete.at].push("last complete snapshot".to_owned());
+        }
     }
 
     /// The rules that keep one of each period of a span of time.
@@ -274,6 +304,32 @@ impl Policy {
         };
         given.map(rule).collect()
     }
+}
+
+/// A snapshot with the time that counts for it.
+struct Timed<'a> {
+    at: usize,
+    snapshot: &'a Snapshot,
+    counting: Timestamp,
+    time: Zoned,
+}
+
+/// Whether all that was to be in a snapshot is in it.
+fn is_complete(snapshot: &Snapshot) -> bool {
+    snapshot.statistics.errors == 0
+}
+
+/// Which of these (the newest first) stand for their periods: the newest complete one of each, else the newest.
+fn chosen(timed: &[Timed<'_>], period: Period) -> Vec<bool> {
+    let periods: Vec<(i64, i64)> = timed.iter().enumerate().map(|(number, t)| period(&t.time, number as u64)).collect();
+    let mut out = vec![false; timed.len()];
+    let mut begin = 0;
+    for run in periods.chunk_by(|a, b| a == b) {
+        let complete = timed[begin..begin + run.len()].iter().position(|t| is_complete(t.snapshot));
+        out[begin + complete.unwrap_or(0)] = true;
+        begin += run.len();
+    }
+    out
 }
 
 /// From when on something stays: reckoned from the newest snapshot, but not from one of the future, which would take all

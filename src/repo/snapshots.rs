@@ -8,8 +8,8 @@ use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
 use crate::model::{Snapshot, SnapshotId, escape};
 use crate::repo::Repository;
-use crate::repo::marks;
 use crate::repo::small::{self, Small};
+use crate::repo::{marks, times};
 use crate::storage::{Class, Created, Name};
 
 /// Which snapshots an operation is about; empty lists let everything pass.
@@ -75,7 +75,9 @@ pub struct Found {
 
 /// Reads everything in `snapshots/` that is not forgotten. What is not authentic is told, once.
 pub fn find_all(repo: &Repository) -> Result<Found> {
-    read_all(repo, &names(repo)?)
+    let mut out = read_all(repo, &names(repo)?)?;
+    times::sort(&mut out.snapshots, &times::received(repo)?);
+    Ok(out)
 }
 
 fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<Found> {
@@ -92,7 +94,6 @@ fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<Found> {
     small::tell(repo, &out.made_up, "yester prune removes it");
     let sound = out.snapshots.iter().map(|s| s.id);
     repo.memory.snapshots.lock().unwrap_or_else(PoisonError::into_inner).extend(sound);
-    out.snapshots.sort_by_key(|s| (s.time, s.id));
     Ok(out)
 }
 

@@ -1,0 +1,48 @@
+//! Which of two snapshots is the older one. What a snapshot says of its time is what the clock of its host said, and who
+//! makes it can put any time in. So a time of receipt, where a server stamped one, bounds it, and a time that is still to
+//! come is no time at all.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Result;
+use crate::model::{Snapshot, SnapshotId, Timestamp};
+use crate::repo::Repository;
+use crate::storage::{Class, Name};
+
+/// Clocks of different hosts differ, and so do ideas of the time zone: a time is of the future from so many seconds on.
+const SLACK: i64 = 86_400;
+
+/// When a server received each snapshot, by its own clock.
+pub type Received = HashMap<SnapshotId, Timestamp>;
+
+/// Asks when snapshots were received; nothing where there is no server.
+pub fn received(repo: &Repository) -> Result<Received> {
+    let received = repo.storage().received(Class::Snapshots)?.into_iter();
+    Ok(received.filter_map(|(name, time)| if let Name::Snapshot(id) = name { Some((id, time)) } else { None }).collect())
+}
+
+/// The time that counts for a snapshot: the earlier of what it says and when it was received, and not later than now.
+/// `None`: both are of the future.
+pub fn counting(snapshot: &Snapshot, received: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    let time = received.map_or(snapshot.time, |received| received.min(snapshot.time));
+    (time.secs <= now.secs.saturating_add(SLACK)).then(|| time.min(now))
+}
+
+/// Sorts snapshots, the oldest first. Those of the future come before all others: one that was made while a clock was
+/// ahead is not the latest until then.
+pub fn sort(snapshots: &mut [Snapshot], received: &Received) {
+    let now = now();
+    snapshots.sort_by_cached_key(|s| order(s, received.get(&s.id).copied(), now));
+}
+
+/// By which snapshots are sorted.
+pub fn order(snapshot: &Snapshot, received: Option<Timestamp>, now: Timestamp) -> (Option<Timestamp>, Timestamp, SnapshotId) {
+    (counting(snapshot, received, now), snapshot.time, snapshot.id)
+}
+
+/// The time now.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+}
