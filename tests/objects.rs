@@ -37,8 +37,11 @@ impl Fixture {
         Fixture { world, options, ids }
     }
 
+    /// Commands in messages carry the repository that was given: here they are compared without it.
     fn run(&self, args: &[&str]) -> Run {
-        self.world.run(&with(&self.options, args))
+        let run = self.world.run(&with(&self.options, args));
+        let given = format!(" --repo {}", program::shown(&self.world.at("repo")));
+        Run { err: run.err.replace(&given, ""), ..run }
     }
 
     fn path(&self, class: &str, leaf: &str) -> PathBuf {
