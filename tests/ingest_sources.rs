@@ -281,7 +281,8 @@ fn patterns_are_what_they_look_like() {
     assert!(!run.err.contains("*.log"), "{}", run.err);
     let run = world.run(&with(&options, &["ingest", "-n", "-v", "-e", "*.log", "--exclude-larger-than", "0", "src"])).ok();
     assert!(run.text().contains("pattern *.log") && run.text().contains("larger than 0 bytes"), "{}", run.text());
-    assert!(world.run(&["ingest", "--help"]).ok().text().contains("!keep.log"));
+    assert!(world.run(&["ingest", "--help"]).ok().text().contains("takes back"));
+    assert!(world.run(&["ingest", "--help-all"]).ok().text().contains("!keep.log"));
     let json = world.run(&with(&options, &["ingest", "--json", "-e", "nosuch", "src"])).ok().json().pop().unwrap();
     assert_eq!(json["unmatched_patterns"], serde_json::json!(["nosuch"]));
 }

@@ -6,6 +6,7 @@ pub mod direct;
 pub mod filesystem;
 pub mod lock;
 pub mod mount;
+pub mod open_file;
 pub mod process;
 pub mod socket;
 pub mod spool;
