@@ -85,6 +85,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ("repair", &[("yester repair index", "when the index is damaged"), ("yester repair keys", "when copies of keys are")]),
     ("repair index", &[("yester repair index -n", "only say what would be done"), ("yester repair index", "do it")]),
     ("repair keys", &[("yester repair keys -n", "only say what would be done"), ("yester repair keys", "do it")]),
+    ("repair objects", &[("yester repair objects -n", "only say what would be done"), ("yester repair objects", "do it")]),
     (
         "forget",
         &[
