@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -27,6 +28,18 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         json(status, &self)
+    }
+}
+
+/// The words of a path, as [`Path`] gives them. A path that is no text is refused as everything is.
+struct Words<T>(T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned + Send> FromRequestParts<S> for Words<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let words = Path::from_request_parts(parts, state).await;
+        words.map(|Path(words)| Words(words)).map_err(|_| Refusal::new(Code::Invalid, "the path is not the name of an object"))
     }
 }
 
@@ -116,7 +129,7 @@ async fn leftovers(State(server): Shared, method: Method, asker: Asked, headers:
     Ok(json(StatusCode::OK, &LeftoversFound { files: found.files, bytes: found.bytes }))
 }
 
-async fn list(State(server): Shared, Path(text): Path<String>, asker: Asked, headers: HeaderMap) -> Answer {
+async fn list(State(server): Shared, Words(text): Words<String>, asker: Asked, headers: HeaderMap) -> Answer {
     let class = class(&text)?;
     let Admitted { who, hosted, client, request } = server.admit(&headers, &asker).await?;
     who.needs(Capability::List, &format!("list {}/", class.prefix()))?;
@@ -125,7 +138,7 @@ async fn list(State(server): Shared, Path(text): Path<String>, asker: Asked, hea
 
 async fn read(
     State(server): Shared,
-    Path((first, second)): Path<(String, String)>,
+    Words((first, second)): Words<(String, String)>,
     method: Method,
     asker: Asked,
     headers: HeaderMap,
@@ -138,7 +151,7 @@ async fn read(
 
 async fn create(
     State(server): Shared,
-    Path((first, second)): Path<(String, String)>,
+    Words((first, second)): Words<(String, String)>,
     asker: Asked,
     headers: HeaderMap,
     body: Body,
@@ -162,7 +175,7 @@ async fn create(
 
 async fn delete(
     State(server): Shared,
-    Path((first, second)): Path<(String, String)>,
+    Words((first, second)): Words<(String, String)>,
     asker: Asked,
     headers: HeaderMap,
 ) -> Answer {
