@@ -411,19 +411,22 @@ fn too_little_room_is_said_before_anything_is_written() {
 
 #[test]
 fn what_a_killed_run_left_goes_and_nothing_else() {
-    let tag = |text: Vec<u8>| yester::model::id::to_hex(&blake3::hash(&text).as_bytes()[..6]);
-    let (host, boot) = (tag(yester::sys::process::host_name()), tag(yester::sys::process::boot_id()));
-    let (pid, started) = (yester::sys::process::id(), yester::sys::process::start_time(yester::sys::process::id()).unwrap());
-    let name = |host: &str, started: u64, number: u64| format!(".yester-{host}-{boot}-{pid}-{started}-{number}");
+    use yester::sys::process::Identity;
+    let tag = |text: &[u8]| yester::model::id::to_hex(&blake3::hash(text).as_bytes()[..6]);
+    let Identity { host, machine, boot, namespace, pid, started, .. } = Identity::this();
+    let (host, boot) = (tag(&[&host[..], b"\0", &machine].concat()), tag(&boot));
+    let name = |host: &str, started: u64, number: u64| format!(".yester-{host}-{boot}-{namespace}-{pid}-{started}-{number}");
     let (dead, alive) = (name(&host, started + 1, 7), name(&host, started, u64::MAX));
-    let (elsewhere, wanted) = (name("0123456789ab", started + 1, 7), name(&host, started + 1, 8));
+    // Another boot of another machine: whatever runs there cannot be asked for.
+    let elsewhere = name("0123456789ab", started + 1, 7).replace(&boot, "0123456789cd");
+    let wanted = name(&host, started + 1, 8);
     let tree = me(Spec::dir("", vec![Spec::file(&wanted, "wanted"), Spec::parent("p", vec![Spec::file("f", "f")])]));
     let world = World::new(&tree);
     fs::create_dir_all(world.path("p")).unwrap();
     let directory = name(&host, started + 1, 9);
     fs::create_dir(world.path(&directory)).unwrap();
     fs::create_dir(world.path("other")).unwrap();
-    for name in [&dead, &alive, &elsewhere, &wanted, ".yester-notes", ".yester-1-2-3-4-5"] {
+    for name in [&dead, &alive, &elsewhere, &wanted, ".yester-notes", ".yester-1-2-3-4-5-6"] {
         for place in ["", "p", "other"] {
             fs::write(world.path(place).join(name), "xxxxxx").unwrap();
         }
@@ -432,7 +435,7 @@ fn what_a_killed_run_left_goes_and_nothing_else() {
     assert_eq!((planned.kept, world.path(&dead).exists()), (1, true));
     world.restore_all(&with(Overwrite::Never));
     assert!(!world.path(&dead).exists() && !world.path("p").join(&dead).exists());
-    for name in [&alive, &elsewhere, &wanted, &directory, ".yester-notes", ".yester-1-2-3-4-5"] {
+    for name in [&alive, &elsewhere, &wanted, &directory, ".yester-notes", ".yester-1-2-3-4-5-6"] {
         assert!(world.path(name).exists(), "{name}");
     }
     assert_eq!(world.read(&wanted), b"xxxxxx", "it is in the snapshot, and what is there stays");
