@@ -291,8 +291,13 @@ fn every_copy_of_small_objects_is_looked_at() {
             tiny.storage.read(&name, None, &mut object).unwrap();
             tiny.storage.delete(&name).unwrap();
             let (report, told, _) = run(&tiny.repo, &STRUCTURE());
-            told.holds(&[&name.to_string(), "missing", "copy"]);
-            assert_eq!((report.damage, report.hits), (1, 0));
+            // A slot without its last copy is one whose addition was stopped.
+            let unfinished = matches!(name, Name::Key(_, 2));
+            assert_eq!((report.damage, report.hits), (u64::from(!unfinished), 0));
+            assert_eq!(report.unfinished_keys, u64::from(unfinished));
+            if !unfinished {
+                told.holds(&[&name.to_string(), "missing", "copy"]);
+            }
             tiny.storage.create(&name, &[&object]).unwrap();
             tiny.storage.damage(&name, |bytes| bytes[40] ^= 1);
             run(&tiny.repo, &STRUCTURE()).1.holds(&[&name.to_string(), "checksum", "copy"]);

@@ -7,9 +7,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use program::{Run, World, finish, shown, with};
 use serde_json::Value;
+use yester::chunk::keys::Credential;
+use yester::format::config::Derivation;
+use yester::model::Timestamp;
+use yester::repo::keyring::KeyRing;
+use yester::repo::slots::SlotOptions;
+use yester::storage::directory::DirectoryStorage;
+use yester::storage::record::RecordingStorage;
 
 const SECRET: &str = "horse staple geheim";
 
@@ -554,4 +562,57 @@ fn give_away(world: &World) {
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Does something with the keys, and is stopped after some changes.
+fn stopped_after(fixture: &Fixture, changes: u64, change: impl FnOnce(&mut KeyRing) -> yester::Result<()>) {
+    let recorder = Arc::new(RecordingStorage::new(Arc::new(DirectoryStorage::open(&fixture.world.at("repo")).unwrap())));
+    let key = yester::model::id::from_hex::<32>(fs::read_to_string(fixture.world.at("key")).unwrap().trim()).unwrap();
+    let mut ring = KeyRing::open(recorder.clone(), &Credential::KeyFile(key)).unwrap();
+    recorder.fail_after(changes);
+    change(&mut ring).unwrap_err();
+}
+
+#[test]
+fn the_next_command_that_writes_ends_what_was_stopped() {
+    let commands: [&[&str]; 6] = [
+        &["ingest", "src"],
+        &["forget", "--keep-last", "9"],
+        &["prune"],
+        &["repair", "index"],
+        &["repair", "objects"],
+        &["repair", "keys"],
+    ];
+    for (at, command) in commands.into_iter().enumerate() {
+        let fixture = Fixture::new();
+        let words = fixture.slot("passphrase");
+        let unfinished = |number: u64| {
+            let said = fixture.file(&["check"]).ok().text();
+            assert_eq!(said.contains("the next command that writes ends it"), number > 0, "{command:?}: {said}");
+            assert_eq!(fixture.file(&["check", "--json"]).ok().json().pop().unwrap()["unfinished_keys"], number, "{command:?}");
+        };
+        unfinished(0);
+        // A removal: begun and durable, with all copies of the slot, or with one or two.
+        stopped_after(&fixture, 2 + at as u64 % 3, |ring| {
+            let slots = ring.slots()?;
+            ring.remove(slots.iter().map(|slot| slot.id).find(|id| *id != ring.opened()).unwrap())
+        });
+        // An addition: with one copy or two.
+        let third = Credential::KeyFile([3; 32]);
+        let new = SlotOptions { derivation: Derivation::KeyFile, now: Timestamp::default(), label: Vec::new() };
+        stopped_after(&fixture, 2 + at as u64 % 2 * 2, |ring| ring.add(&third, &new).map(drop));
+        unfinished(2);
+        fixture.words(&["snapshots"]).fails(12, &["was removed"]);
+        fixture.file(&["snapshots"]).ok();
+        fixture.file(&[command, &["-n"]].concat()).ok();
+        unfinished(2);
+        let run = fixture.file(command).ok();
+        assert!(!run.err.contains("could not be ended"), "{}", run.err);
+        unfinished(0);
+        assert_eq!(fixture.precious().len(), 9, "{command:?}: configuration, the key file's slot, the new one");
+        assert!(fixture.precious().keys().all(|path| !shown(path).contains(&words)));
+        fixture.file(&["repair", "keys"]).ok();
+        fixture.words(&["snapshots"]).fails(12, &["wrong passphrase"]);
+        assert_eq!(fixture.slots(["--key-file", "key"]).len(), 2);
+    }
 }

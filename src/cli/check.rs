@@ -212,6 +212,11 @@ fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
         let why = "left by ingests that were stopped, or of one at work";
         out.push(format!("{packs} ({}) that no segment names: {why}; no damage", units::size(report.unused_bytes)));
     }
+    if report.unfinished_keys > 0 {
+        let slots = counted(report.unfinished_keys, "key slot", "key slots");
+        let why = "an unfinished addition or removal, or one at work; the next command that writes ends it; no damage";
+        out.push(format!("{slots} not whole: {why}"));
+    }
     if report.marked_packs > 0 {
         let packs = counted(report.marked_packs, "pack is", "packs are");
         out.push(format!("{packs} marked for deletion: an unfinished prune, or one at work; the next prune ends it; no damage"));
@@ -276,6 +281,7 @@ struct Summary {
     pack_bytes: u64,
     unused_packs: u64,
     unused_bytes: u64,
+    unfinished_keys: u64,
     marked_packs: u64,
     gone_packs: u64,
     read_packs: u64,
@@ -302,6 +308,7 @@ fn summary(report: &CheckReport, time: Duration) -> Summary {
         pack_bytes: report.pack_bytes,
         unused_packs: report.unused_packs,
         unused_bytes: report.unused_bytes,
+        unfinished_keys: report.unfinished_keys,
         marked_packs: report.marked_packs,
         gone_packs: report.gone_packs,
         read_packs: report.read_packs,

@@ -164,6 +164,16 @@ impl Context {
         Ok(Arc::new(self.with_cache(&place, repo)))
     }
 
+    /// Opens the repository. A command that `writes` first ends additions and removals of key slots that were stopped
+    /// half way.
+    pub fn open_for(&self, writes: bool) -> Result<Arc<Repository>> {
+        let repo = self.open()?;
+        if writes {
+            finish_keys(repo.finish_keys());
+        }
+        Ok(repo)
+    }
+
     /// The same repository with its cache, where that is of use: when it is on another machine, or when asked for.
     pub fn with_cache(&self, place: &Place, repo: Repository) -> Repository {
         let wanted = self.global.cache_dir.is_some() || place.local().is_none_or(yester::sys::mount::is_remote);
@@ -177,6 +187,13 @@ impl Context {
     pub fn cache(&self, id: RepositoryId) -> Option<PathBuf> {
         let base = self.global.cache_dir.as_deref().or(self.places.cache()).filter(|_| !self.global.no_cache)?;
         Some(base.join(id.to_string()))
+    }
+}
+
+/// What could not be ended is ended later: it keeps nobody from what was asked for.
+pub fn finish_keys(result: Result<()>) {
+    if let Err(e) = result {
+        tracing::warn!("an unfinished addition or removal of a key slot could not be ended: {e}");
     }
 }
 

@@ -153,7 +153,7 @@ impl ForgetArgs {
 /// Forgets.
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
-    let repo = context.open()?;
+    let repo = context.open_for(!args.dry_run)?;
     let (all, damaged) = snapshots::list_with_damage(&repo)?;
     if args.accept_gone {
         return gone::accept(context, &repo, &all, args.dry_run);

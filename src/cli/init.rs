@@ -66,6 +66,10 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     match context.storage(&place) {
         Ok(storage) => {
             let (repo, _) = context.unlock(&place, |key| Repository::open(storage.clone(), key))?;
+            // A token that may only add must not change keys: somebody else ends it then.
+            if let Err(e) = repo.finish_keys() {
+                tracing::debug!("an unfinished addition or removal of a key slot could not be ended: {e}");
+            }
             return Ok(Arc::new(context.with_cache(&place, repo)));
         }
         Err(e) if e.kind() == ErrorKind::NoRepository && place.implied => {}

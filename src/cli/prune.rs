@@ -73,7 +73,7 @@ fn unused(text: &str) -> Result<Unused, String> {
 
 /// Prunes.
 pub fn run(context: &Context, args: &PruneArgs) -> Result<Outcome> {
-    let repo = context.open()?;
+    let repo = context.open_for(!args.dry_run)?;
     let options = PruneOptions { fence: fenced(&repo, &args.fence)?, ..args.how.options(context) };
     prune(context, &repo, &options, args.dry_run)
 }

@@ -80,7 +80,7 @@ fn hurt(done: &repair::IndexRepair) -> Outcome {
 }
 
 fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
-    let repo = context.open()?;
+    let repo = context.open_for(!dry_run)?;
     let progress = Display::new(&context.global);
     let done = repair::index(&repo, dry_run, &progress);
     progress.finish();
@@ -131,7 +131,7 @@ struct JsonObjects {
 }
 
 fn objects(context: &Context, dry_run: bool) -> Result<Outcome> {
-    let repo = context.open()?;
+    let repo = context.open_for(!dry_run)?;
     let done = rubbish::sweep(&repo, dry_run, context::now())?;
     let mut out = Output::new();
     let names = |list: &[(Name, Error)]| list.iter().map(|(name, _)| name.to_string()).collect();

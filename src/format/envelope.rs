@@ -48,6 +48,8 @@ pub enum ObjectType {
     Damaged = 10,
     /// A sign of life of a writer at work.
     Beat = 11,
+    /// The removal of a key slot has begun.
+    Removed = 12,
 }
 
 /// The header of an object of `kind` in repository `id`.

@@ -107,6 +107,13 @@ impl<T> Copies<T> {
         self.states.iter().filter(|state| **state == State::Whole).count()
     }
 
+    /// Whether the first copies are whole and the others missing: so it is when a slot was not added to the end.
+    pub fn lacks_last(&self) -> bool {
+        let whole = self.states.iter().take_while(|state| **state == State::Whole).count();
+        let rest = self.states.iter().skip(whole);
+        (1..self.states.len()).contains(&whole) && !self.differ() && rest.into_iter().all(|state| *state == State::Missing)
+    }
+
     /// Whether copies that are whole hold different things. Nobody but a person or a hostile store makes such; nothing
     /// is done about it.
     pub fn differ(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What `key` does to a repository: its slots, its recovery text, and the copies of what everything depends on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::chunk::keys::{Credential, MasterKey};
@@ -9,7 +10,8 @@ use crate::format::recovery::Recovery;
 use crate::model::SlotId;
 use crate::repo::configuration::{Authentic, Candidate, Configurations};
 use crate::repo::copies::{Copies, Repaired, State};
-use crate::repo::slots::{self, Slot, SlotOptions};
+use crate::repo::removal::Place;
+use crate::repo::slots::{self, Slot, SlotOptions, Unlocked};
 use crate::storage::Storage;
 
 /// An unlocked repository's keys.
@@ -18,6 +20,7 @@ pub struct KeyRing {
     pub(super) master: MasterKey,
     pub(super) config: Config,
     opened: SlotId,
+    pub(super) unfinished: bool,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -35,7 +38,7 @@ impl KeyRing {
         if repositories.is_empty() {
             return Err(configurations.error(&*storage));
         }
-        let unlocked = slots::unlock(&*storage, &repositories, credential)?;
+        let mut unlocked = slots::unlock(&*storage, &repositories, credential, &BTreeSet::new())?;
         let Some(Authentic { config, copies }) = configurations.authentic(&unlocked.master.keys()) else {
             let text = "was changed: no copy of it is authentic under the repository's key; yester key recover writes it anew";
             return Err(Error::corrupt(format!("the configuration of {} {text}", storage.describe())));
@@ -44,7 +47,16 @@ impl KeyRing {
             let why = slots::describe(state);
             tracing::warn!("{name}: {why} (see: yester key list)");
         }
-        Ok(KeyRing { storage, master: unlocked.master, config, opened: unlocked.slot })
+        if unlocked.unfinished {
+            let place = Place { storage: &*storage, repository: config.repository, keys: &unlocked.master.keys() };
+            let removed = place.look()?.removed;
+            if removed.contains(&unlocked.slot) {
+                unlocked = slots::unlock(&*storage, &[config.repository], credential, &removed)
+                    .map_err(|e| e.context("the slot that this key opens was removed"))?;
+            }
+        }
+        let Unlocked { master, slot: opened, unfinished } = unlocked;
+        Ok(KeyRing { storage, master, config, opened, unfinished })
     }
 
     /// What the repository is.
@@ -64,9 +76,19 @@ impl KeyRing {
         configurations.authentic(&self.master.keys()).map(|found| found.copies).ok_or(lost)
     }
 
-    /// Every slot, sorted by id.
+    /// Every slot, sorted by id; without those whose removal has begun.
     pub fn slots(&self) -> Result<Vec<Slot>> {
-        slots::read(&*self.storage, self.config.repository)
+        self.with_place(|place| Ok(place.look()?.live))
+    }
+
+    /// Ends what was stopped half way: removals that have begun, and additions.
+    pub fn finish(&self) -> Result<()> {
+        if self.unfinished { self.with_place(|place| place.finish()) } else { Ok(()) }
+    }
+
+    fn with_place<T>(&self, work: impl FnOnce(Place<'_>) -> Result<T>) -> Result<T> {
+        let keys = self.master.keys();
+        work(Place { storage: &*self.storage, repository: self.config.repository, keys: &keys })
     }
 
     /// Adds a slot for `credential`. It is durable, and was read back and opened, when this returns.
@@ -91,7 +113,7 @@ impl KeyRing {
                 "is the one that the given key opens: unlock with another key to remove it, or change it with yester key passwd";
             return Err(Error::invalid(format!("key slot {} {text}", id.short())));
         }
-        slots::delete(&*self.storage, id)
+        self.with_place(|place| place.remove(id))
     }
 
     /// Replaces the slot that this ring was opened with by one for `credential`: the new one first, and when it is sure,
@@ -99,7 +121,7 @@ impl KeyRing {
     pub fn replace(&mut self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
         let new = self.add(credential, options)?;
         let old = std::mem::replace(&mut self.opened, new);
-        slots::delete(&*self.storage, old).map_err(|e| {
+        self.with_place(|place| place.remove(old)).map_err(|e| {
             let text =
                 format!("the new key slot {} is good, but the old one, {}, could not be removed", new.short(), old.short());
             e.context(text)
@@ -116,8 +138,8 @@ impl KeyRing {
         }
     }
 
-    /// Writes copies of the configuration and of the slots again where they are missing or damaged. What was done, and
-    /// the first error.
+    /// Writes copies of the configuration and of the slots again where they are missing or damaged, but not of slots
+    /// whose removal has begun. What was done, and the first error.
     pub fn repair(&self) -> (Vec<Repaired>, Result<()>) {
         let mut done = Vec::new();
         let mut result = Ok(());

@@ -34,6 +34,7 @@ pub mod paged;
 pub mod prune;
 pub mod reader;
 pub mod recovery;
+mod removal;
 pub mod repair;
 pub mod rescue;
 pub mod retention;
@@ -61,6 +62,8 @@ pub struct Repository {
     /// Where long segments are put together.
     scratch: Option<PathBuf>,
     memory: small::Memory,
+    /// Whether an addition or removal of a key slot was found to be stopped half way.
+    unfinished_keys: bool,
 }
 
 /// What `init` needs to know.
@@ -101,12 +104,19 @@ impl Repository {
     pub fn open(storage: Arc<dyn Storage>, credential: &Credential) -> Result<Self> {
         let ring = KeyRing::open(storage, credential)?;
         let keys = ring.master.keys();
-        Ok(Self::of(ring.storage, ring.config, keys))
+        let unfinished_keys = ring.unfinished;
+        Ok(Repository { unfinished_keys, ..Self::of(ring.storage, ring.config, keys) })
+    }
+
+    /// Ends additions and removals of key slots that were stopped half way, if opening met any.
+    pub fn finish_keys(&self) -> Result<()> {
+        let place = removal::Place { storage: &*self.storage, repository: self.id(), keys: &self.keys };
+        if self.unfinished_keys { place.finish() } else { Ok(()) }
     }
 
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
-        Repository { storage, config, keys, cache: None, scratch, memory: small::Memory::default() }
+        Repository { storage, config, keys, cache: None, scratch, memory: small::Memory::default(), unfinished_keys: false }
     }
 
     /// The same repository on another storage.

@@ -1,5 +1,7 @@
 //! Getting back in with the recovery text: a new slot, and the configuration where it is lost.
 
+use std::collections::BTreeSet;
+
 use crate::chunk::keys::{ClassKey, Credential, Keys, MasterKey};
 use crate::chunk::seal::{self, SealKey};
 use crate::error::{Error, ErrorKind, Result};
@@ -74,7 +76,7 @@ pub fn without_text(
     now: Timestamp,
 ) -> Result<Recovery> {
     let repository = slots::repository(storage)?;
-    let unlocked = slots::unlock(storage, &[repository], credential)?;
+    let unlocked = slots::unlock(storage, &[repository], credential, &BTreeSet::new())?;
     let config = Config { repository, created: now, chunker, mandatory: 0 };
     Ok(Recovery::new(config, unlocked.master.expose()))
 }
@@ -120,7 +122,7 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
     let (kind, class): (_, &ClassKey) = match name {
         Name::Pack(_) => (ObjectType::Pack, keys.pack(Preamble::decode(start).ok()?.kind)),
         Name::Segment(_) => (ObjectType::Segment, &keys.index),
-        Name::Config(..) | Name::Key(..) => return None,
+        Name::Config(..) | Name::Key(..) | Name::Removed(_) => return None,
         _ => return small_fits(name, start, repository, keys),
     };
     let found = envelope::check_header(start, kind, "an object").ok()?;

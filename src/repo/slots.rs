@@ -1,6 +1,6 @@
 //! Key slots: several ways to one master key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chunk::keys::{Credential, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
@@ -8,6 +8,7 @@ use crate::format::config::{self, Derivation, KeySlot};
 use crate::format::envelope::{self, ObjectType};
 use crate::model::{RepositoryId, SlotId, Timestamp};
 use crate::repo::copies::{Copies, State};
+use crate::repo::removal;
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 /// The longest label that is written, in bytes.
@@ -46,6 +47,8 @@ pub(super) struct Unlocked {
     pub master: MasterKey,
     /// Its name.
     pub slot: SlotId,
+    /// Whether something in `keys/` was stopped half way.
+    pub unfinished: bool,
 }
 
 /// Wraps `master` for `credential` in a new slot. When this returns, all copies are durable, and were read back and
@@ -70,10 +73,16 @@ pub(super) fn add(
     for copy in 0..COPIES {
         let name = Name::Key(id, copy);
         if storage.create(&name, &[&object])? == Created::Exists {
-            return Err(Error::new(ErrorKind::Exists, format!("{name} exists already: try again")));
+            // Somebody took this for an addition that was stopped, and completed it.
+            let mut found = Vec::new();
+            storage.read(&name, None, &mut found)?;
+            if found != object {
+                return Err(Error::new(ErrorKind::Exists, format!("{name} exists already: try again")));
+            }
         }
+        // One after the other, so that it is the last ones that lack when this is stopped.
+        storage.sync()?;
     }
-    storage.sync()?;
     verify(storage, repository, id, master, credential)
         .map_err(|e| e.context(format!("the new key slot {} could not be read back", id.short())))?;
     Ok(id)
@@ -105,11 +114,10 @@ pub(super) fn describe(state: &State) -> String {
     }
 }
 
-/// Every slot, sorted by id, with all its copies.
-pub(super) fn read(storage: &dyn Storage, repository: RepositoryId) -> Result<Vec<Slot>> {
-    let listed = storage.list(Class::Keys)?;
-    let ids = names(&listed).into_keys();
-    Ok(ids.map(|id| read_one(storage, &listed, repository, id)).collect())
+/// Every slot of a listing of `keys/`, sorted by id, with all its copies.
+pub(super) fn read(storage: &dyn Storage, repository: RepositoryId, listed: &[(Name, u64)]) -> Vec<Slot> {
+    let ids = names(listed).into_keys();
+    ids.map(|id| read_one(storage, listed, repository, id)).collect()
 }
 
 fn read_one(storage: &dyn Storage, listed: &[(Name, u64)], repository: RepositoryId, id: SlotId) -> Slot {
@@ -169,10 +177,18 @@ fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<KeySl
 }
 
 /// The master key, by whichever slot of one of `repositories` the credential opens. Of each slot the first readable copy
-/// is tried; only when none opens, copies that hold something else.
-pub(super) fn unlock(storage: &dyn Storage, repositories: &[RepositoryId], credential: &Credential) -> Result<Unlocked> {
-    let slots = names(&storage.list(Class::Keys)?);
-    let mut search = Search { storage, repositories, credential, tried: Vec::new(), damaged: Vec::new() };
+/// is tried; only when none opens, copies that hold something else. The slots in `without` do not count.
+pub(super) fn unlock(
+    storage: &dyn Storage,
+    repositories: &[RepositoryId],
+    credential: &Credential,
+    without: &BTreeSet<SlotId>,
+) -> Result<Unlocked> {
+    let listed = storage.list(Class::Keys)?;
+    let unfinished = removal::is_unfinished(&listed);
+    let mut slots = names(&listed);
+    slots.retain(|id, _| !without.contains(id));
+    let mut search = Search { storage, repositories, credential, unfinished, tried: Vec::new(), damaged: Vec::new() };
     let mut left = Vec::new();
     for (id, copies) in &slots {
         let mut copies = copies.iter();
@@ -197,6 +213,7 @@ struct Search<'a> {
     storage: &'a dyn Storage,
     repositories: &'a [RepositoryId],
     credential: &'a Credential,
+    unfinished: bool,
     /// What the credential did not open.
     tried: Vec<(SlotId, Vec<u8>)>,
     damaged: Vec<(Name, Error)>,
@@ -240,7 +257,7 @@ impl Search<'_> {
         for (name, e) in &self.damaged {
             tracing::warn!("{name}: {e} (see: yester key list)");
         }
-        Unlocked { master, slot }
+        Unlocked { master, slot, unfinished: self.unfinished }
     }
 
     fn failed(self, none: bool) -> Error {

@@ -95,6 +95,8 @@ const MAX_SMALL: u64 = 64 << 20;
 
 /// How many copies there are of the small objects that everything else depends on.
 pub const COPIES: u8 = 3;
+/// What stands in the place of a copy's number in the name of a slot's removal.
+const REMOVED: &str = "removed";
 
 /// The name of an object: parsed, never joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +105,8 @@ pub enum Name {
     Config(u32, u8),
     /// A key slot and which copy it is.
     Key(SlotId, u8),
+    /// The removal of a key slot, which has begun.
+    Removed(SlotId),
     /// A pack.
     Pack(PackId),
     /// An index segment.
@@ -126,7 +130,7 @@ impl Name {
     pub fn class(&self) -> Class {
         match self {
             Name::Config(..) => Class::Config,
-            Name::Key(..) => Class::Keys,
+            Name::Key(..) | Name::Removed(_) => Class::Keys,
             Name::Pack(_) => Class::Packs,
             Name::Segment(_) => Class::Index,
             Name::Session(_) | Name::Beat(..) => Class::Sessions,
@@ -142,6 +146,7 @@ impl Name {
         match self {
             Name::Config(number, copy) => format!("{number:08x}.{copy}"),
             Name::Key(slot, copy) => format!("{slot}.{copy}"),
+            Name::Removed(slot) => format!("{slot}.{REMOVED}"),
             Name::Pack(id) => id.to_string(),
             Name::Segment(id) => id.to_string(),
             Name::Beat(id, number) => format!("{id}.{number}"),
@@ -162,10 +167,13 @@ impl Name {
                 let (stem, copy) = copied(leaf)?;
                 crate::model::id::from_hex::<4>(&stem).map(|n| Name::Config(u32::from_be_bytes(n), copy))
             }
-            Class::Keys => {
-                let (stem, copy) = copied(leaf)?;
-                SlotId::parse(&stem).ok().map(|slot| Name::Key(slot, copy))
-            }
+            Class::Keys => match leaf.split_once('.')? {
+                (stem, REMOVED) => SlotId::parse(stem).ok().map(Name::Removed),
+                _ => {
+                    let (stem, copy) = copied(leaf)?;
+                    SlotId::parse(&stem).ok().map(|slot| Name::Key(slot, copy))
+                }
+            },
             Class::Packs => PackId::parse(leaf).ok().map(Name::Pack),
             Class::Index => SegmentId::parse(leaf).ok().map(Name::Segment),
             Class::Sessions => match leaf.split_once('.') {
@@ -308,7 +316,7 @@ mod tests {
         let id = SnapshotId([0xcd; 32]);
         let small =
             [Name::Config(1, 2), Name::Key(SlotId([1; 16]), 0), Name::Session(id), Name::Beat(id, 10), Name::Snapshot(id)];
-        let names = small.into_iter().chain([Name::Pack(PackId([2; 32]))]);
+        let names = small.into_iter().chain([Name::Pack(PackId([2; 32])), Name::Removed(SlotId([1; 16]))]);
         for name in names {
             assert_eq!(Name::parse(name.class(), &name.leaf()), Some(name));
         }

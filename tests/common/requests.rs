@@ -132,6 +132,7 @@ fn name(number: u8, variant: u8) -> Name {
         7 => Name::Forgotten(id),
         8 => Name::Condemned(id),
         _ if number < 100 => Name::Config(1, 0),
+        _ if number < 150 => Name::Removed(SlotId([1; 16])),
         _ => Name::Key(SlotId([1; 16]), 1),
     }
 }
@@ -148,7 +149,7 @@ impl Model {
         let can = |capability| ROLES[who].contains(&capability);
         let allowed = |yes: bool| if yes { 0 } else { 403 };
         match name {
-            Name::Forgotten(_) | Name::Condemned(_) => allowed(can(Capability::Prune)),
+            Name::Forgotten(_) | Name::Condemned(_) | Name::Removed(_) => allowed(can(Capability::Prune)),
             Name::Session(id) => match self.objects.contains_key(name) && self.owners.get(id) != Some(&who) {
                 _ if !can(Capability::Put) => 403,
                 true => 409,

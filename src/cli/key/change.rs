@@ -14,7 +14,7 @@ use super::super::exit::Outcome;
 use super::super::output::lossy;
 use super::super::paths;
 use super::super::place::Place;
-use super::{NewKeyArgs, advice, kind, open, repair_after, say, slot};
+use super::{NewKeyArgs, advice, kind, open_to_write, repair_after, say, slot};
 
 /// Add a key slot: another passphrase or key file
 ///
@@ -60,7 +60,7 @@ struct Changed {
 
 /// Adds a slot.
 pub fn add(context: &Context, args: &AddArgs) -> Result<Outcome> {
-    let (place, ring, _) = open(context)?;
+    let (place, ring, _) = open_to_write(context)?;
     let new = args.new.credential(&place)?;
     let id = ring.add(&new.credential, &slot(args.new.label()))?;
     let mut lines = vec![format!("added key slot {}: a {}", id.short(), kind(&new.credential))];
@@ -73,7 +73,7 @@ pub fn add(context: &Context, args: &AddArgs) -> Result<Outcome> {
 
 /// Removes a slot.
 pub fn remove(context: &Context, args: &RemoveArgs) -> Result<Outcome> {
-    let (_, ring, credential) = open(context)?;
+    let (_, ring, credential) = open_to_write(context)?;
     let id = keyring::find(&ring.slots()?, &args.slot)?;
     ring.remove(id)?;
     if let Some(kept) = ring.keep_one(&credential, &slot(None))? {
@@ -88,7 +88,7 @@ pub fn remove(context: &Context, args: &RemoveArgs) -> Result<Outcome> {
 
 /// Replaces the slot that was opened.
 pub fn passwd(context: &Context, args: &PasswdArgs) -> Result<Outcome> {
-    let (place, mut ring, old) = open(context)?;
+    let (place, mut ring, old) = open_to_write(context)?;
     let new = args.new.credential(&place)?;
     if new.credential.is(&old) {
         return Err(Error::new(ErrorKind::Invalid, format!("the new {} is the old one: nothing was changed", kind(&old))));

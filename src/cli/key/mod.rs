@@ -117,6 +117,13 @@ fn open(context: &Context) -> Result<(Place, KeyRing, Credential)> {
     Ok((place, ring, credential))
 }
 
+/// The same for a command that changes keys: what was stopped half way is ended first.
+fn open_to_write(context: &Context) -> Result<(Place, KeyRing, Credential)> {
+    let opened = open(context)?;
+    context::finish_keys(opened.1.finish());
+    Ok(opened)
+}
+
 /// What a command says when it is done: lines of text, or one of JSON.
 fn say(context: &Context, lines: &[String], json: &impl Serialize) -> Result<()> {
     let mut out = Output::new();

@@ -6,7 +6,7 @@ use yester::repo::copies::{Copies, Repaired, State};
 
 use super::super::context::Context;
 use super::super::exit::Outcome;
-use super::{list, open, say, state};
+use super::{list, open, open_to_write, say, state};
 
 #[derive(Serialize)]
 struct Done {
@@ -23,7 +23,7 @@ struct JsonCopy {
 
 /// Writes bad copies again, or says which would be; what cannot be helped is said as `key list` says it.
 pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
-    let (_, ring, _) = open(context)?;
+    let (_, ring, _) = if dry_run { open(context)? } else { open_to_write(context)? };
     let (copies, result) = match dry_run {
         false => ring.repair(),
         true => {

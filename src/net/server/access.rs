@@ -180,7 +180,7 @@ impl Principal {
     pub fn may_create(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
         let what = || format!("create {}/", name.class().prefix());
         match name {
-            Name::Forgotten(_) | Name::Condemned(_) => self.needs(Capability::Prune, &what()),
+            Name::Forgotten(_) | Name::Condemned(_) | Name::Removed(_) => self.needs(Capability::Prune, &what()),
             _ if self.can_prune() && !matches!(name, Name::Session(_) | Name::Beat(..)) => Ok(()),
             Name::Pack(_) | Name::Segment(_) | Name::Damaged(_) => self.needs(Capability::Put, &what()),
             Name::Session(id) => {

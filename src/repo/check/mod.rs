@@ -72,6 +72,8 @@ pub struct CheckReport {
     pub snapshots: u64,
     /// Writers at work, or killed.
     pub sessions: u64,
+    /// Key slots whose addition or removal was stopped half way; the next command that writes ends it.
+    pub unfinished_keys: u64,
     /// Different pages of trees.
     pub pages: u64,
     /// References to chunks of files, on different pages.

@@ -1,11 +1,12 @@
 //! The small objects: configuration, key slots, sessions, marks, sentences, snapshots.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config;
 use crate::format::envelope::{self, ObjectType};
-use crate::model::{Snapshot, SnapshotId};
+use crate::model::{SlotId, Snapshot, SnapshotId};
+use crate::repo::removal::Place;
 use crate::repo::small::{self, Small};
 use crate::repo::{Repository, beat, condemned, damaged, marks, session, snapshots};
 use crate::storage::{COPIES, Class, Name};
@@ -13,13 +14,15 @@ use crate::storage::{COPIES, Class, Name};
 use super::CheckReport;
 use super::findings::Findings;
 
+/// What is wrong with a copy that is not there.
+const MISSING: &str = "it is missing";
 /// What removes an object that is not authentic.
 const REMOVES: &str = "it is not authentic and counts for nothing; yester prune removes it";
 
 /// Opens every small object; returns the live snapshots, oldest first.
 pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut CheckReport) -> Result<Vec<Snapshot>> {
-    copies(repo, Class::Config, findings, &|object| config_is_sound(repo, object))?;
-    copies(repo, Class::Keys, findings, &|object| slot_is_sound(repo, object))?;
+    copies(repo, Class::Config, findings, &|object| config_is_sound(repo, object), &BTreeSet::new())?;
+    report.unfinished_keys = keys(repo, findings)?;
     report.sessions = sessions(repo, findings)?;
     let listed = repo.storage().list(Class::Snapshots)?;
     let listed = listed.into_iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(id) } else { None });
@@ -28,6 +31,16 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     condemned(repo, findings)?;
     records(repo, findings)?;
     live_snapshots(repo, findings, &listed, &forgotten)
+}
+
+/// Looks at the key slots; answers how many were not added or removed to the end.
+fn keys(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
+    let found = Place { storage: &**repo.storage(), repository: repo.id(), keys: repo.keys() }.look()?;
+    for (name, e) in &found.made_up {
+        findings.damage(name, format!("{}; it counts for nothing, and yester repair keys removes it", bare(name, e)));
+    }
+    let unfinished = copies(repo, Class::Keys, findings, &|object| slot_is_sound(repo, object), &found.removed)?;
+    Ok(unfinished + (found.removed.len() + found.void.len()) as u64)
 }
 
 /// Something that is not as it was written, or was not written by anybody with the key.
@@ -161,8 +174,15 @@ pub(super) fn bare(name: &Name, error: &Error) -> String {
 
 type Judge<'a> = dyn Fn(&[u8]) -> Result<()> + 'a;
 
-/// Looks at every copy of the objects of a class that are stored several times.
-fn copies(repo: &Repository, class: Class, findings: &mut Findings<'_>, judge: &Judge<'_>) -> Result<()> {
+/// Looks at every copy of the objects of a class that are stored several times, but for slots in `without`. Answers how
+/// many key slots lack only their last copies: somebody was stopped who added one.
+fn copies(
+    repo: &Repository,
+    class: Class,
+    findings: &mut Findings<'_>,
+    judge: &Judge<'_>,
+    without: &BTreeSet<SlotId>,
+) -> Result<u64> {
     // What is copied, and of each copy what is wrong with it.
     let mut all: BTreeMap<Name, Vec<Option<String>>> = BTreeMap::new();
     let mut object = Vec::new();
@@ -170,15 +190,23 @@ fn copies(repo: &Repository, class: Class, findings: &mut Findings<'_>, judge: &
         let read = repo.storage().read(&name, None, &mut object).and_then(|()| judge(&object));
         let (first, copy) = match name {
             Name::Config(number, copy) => (Name::Config(number, 0), copy),
-            Name::Key(slot, copy) => (Name::Key(slot, 0), copy),
+            Name::Key(slot, copy) if !without.contains(&slot) => (Name::Key(slot, 0), copy),
             _ => continue,
         };
-        let found = all.entry(first).or_insert_with(|| vec![Some("it is missing".to_owned()); usize::from(COPIES)]);
+        let found = all.entry(first).or_insert_with(|| vec![Some(MISSING.to_owned()); usize::from(COPIES)]);
         if let Some(place) = found.get_mut(usize::from(copy)) {
             *place = read.err().map(|e| bare(&name, &e));
         }
     }
+    let mut unfinished = 0;
     for (first, found) in &all {
+        let whole = found.iter().take_while(|wrong| wrong.is_none()).count();
+        let lacks_last = (1..found.len()).contains(&whole) && found.iter().skip(whole).flatten().all(|wrong| wrong == MISSING);
+        let lacks_last = lacks_last && found.iter().skip(whole).all(Option::is_some);
+        if class == Class::Keys && lacks_last {
+            unfinished += 1;
+            continue;
+        }
         let numbered = |copy: usize| match *first {
             Name::Key(slot, _) => Name::Key(slot, copy as u8),
             Name::Config(number, _) => Name::Config(number, copy as u8),
@@ -194,7 +222,7 @@ fn copies(repo: &Repository, class: Class, findings: &mut Findings<'_>, judge: &
             }
         }
     }
-    Ok(())
+    Ok(unfinished)
 }
 
 fn config_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {
