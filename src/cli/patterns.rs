@@ -83,12 +83,12 @@ mod tests {
 
     #[test]
     fn beginnings_are_put_in() {
-        let bases = Bases { here: Some("/work/a[b]".into()), home: Some("/home/me".into()) };
+        let bases = Bases { here: Some("/here/a[b]".into()), home: Some("/home/me".into()) };
         let of = |pattern: &str| bases.resolve(pattern).unwrap();
-        assert_eq!(of("./cache"), "/work/a[[]b[]]/cache");
-        assert_eq!(of("../t/x"), "/work/t/x");
+        assert_eq!(of("./cache"), "/here/a[[]b[]]/cache");
+        assert_eq!(of("../t/x"), "/here/t/x");
         assert_eq!(of("../../../t/../x"), "/x");
-        assert_eq!(of("."), "/work/a[[]b[]]/");
+        assert_eq!(of("."), "/here/a[[]b[]]/");
         assert_eq!(of("~/x/*.o"), "/home/me/x/*.o");
         assert_eq!(of("$HOME/x"), "/home/me/x");
         assert_eq!(of("!${HOME}/x"), "!/home/me/x");
