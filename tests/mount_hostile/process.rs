@@ -233,7 +233,13 @@ fn a_guard_does_not_end_what_lives() {
     let options = repository(&world);
     let served = Served::new(&world, &options, &[&format!("latest:{}", shown(&world.at("src")))]);
     let [guard] = &children(served.pid)[..] else { panic!("one guard") };
-    let guard = guard.parse().unwrap();
+    let guard: u32 = guard.parse().unwrap();
+    // Not before it listens: the signal would end it then.
+    until(|| {
+        let status = fs::read_to_string(format!("/proc/{guard}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (Signal::USR1.as_raw() - 1) & 1 == 1
+    });
     send(guard, Signal::USR1);
     std::thread::sleep(Duration::from_millis(600));
     assert!(runs(guard), "it ended");
