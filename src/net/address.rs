@@ -87,7 +87,11 @@ impl Address {
             return Err(wrong(form));
         }
         let (host, port) = host_and_port(place, form)?;
-        let path = path.strip_prefix(b"/./").unwrap_or(path);
+        // Behind `/./` a path is relative, however many slashes follow.
+        let path = match path.strip_prefix(b"/./") {
+            Some(relative) => &relative[relative.iter().take_while(|b| **b == b'/').count()..],
+            None => path,
+        };
         if path.is_empty() || path == b"/" || path.contains(&0) {
             return Err(wrong(form));
         }
@@ -121,7 +125,7 @@ mod tests {
             let address = Address::https(text.strip_prefix("https://").unwrap().as_bytes()).unwrap();
             assert_eq!(address.to_string(), text);
         }
-        for text in ["ssh://h/a/b", "ssh://u@h:22/a", "ssh://h/./relative/x", "ssh://u@[fe80::1%eth0]/a b"] {
+        for text in ["ssh://h/a/b", "ssh://u@h:22/a", "ssh://h/./relative/x", "ssh://h/././x", "ssh://u@[fe80::1%eth0]/a b"] {
             let address = Address::ssh(text.strip_prefix("ssh://").unwrap().as_bytes()).unwrap();
             assert_eq!(address.to_string(), text);
         }
@@ -130,7 +134,10 @@ mod tests {
         {
             assert!(Address::https(bad.as_bytes()).is_err(), "{bad}");
         }
-        for bad in ["h", "h/", "-oProxyCommand=x/a", "-u@h/a", "u@-h/a", "u u@h/a", "h;x/a", "$(x)/a", "@h/a", "h:/\0"] {
+        assert_eq!(Address::ssh(b"h/.//./x").unwrap(), Address::ssh(b"h/././x").unwrap());
+        for bad in
+            ["h", "h/", "h/./", "h/.//", "-oProxyCommand=x/a", "-u@h/a", "u@-h/a", "u u@h/a", "h;x/a", "$(x)/a", "@h/a", "h:/\0"]
+        {
             assert!(Address::ssh(bad.as_bytes()).is_err(), "{bad}");
         }
         let said = Address::ssh(b"-oProxyCommand/a").unwrap_err().to_string();
