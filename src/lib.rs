@@ -4,15 +4,22 @@
 //!
 //! | room | what it is | may use |
 //! |---|---|---|
-//! | `model` | ids, nodes, snapshots: immutable values | `error` |
+//! | `serve` | what listens: the server of objects | `remote` and what that stands on |
+//! | `jobs` | opening a repository by its location, credentials | `remote`, `repo` and what they stand on |
+//! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
+//! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
+//! | `ingest`, `restore` | directories in, a snapshot out; and back | `repo` and what it stands on |
+//! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
+//! | `local` | what this machine remembers of a repository | `repo`, `model`, `sys` |
+//! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
+//! | `keys` | configuration, key slots, recovery text | `storage`, `format`, `chunk`, `model` |
+//! | `remote` | repositories on other machines: protocol, client, ssh, TLS | `storage`, `format`, `model`, `sys` |
+//! | `storage` | the `Storage` trait; a directory, memory | `model`, `sys` |
+//! | `chunk` | cut, hash, compress, seal: only computing | `format`, `model` |
 //! | `format` | bytes ↔ values, pure | `model` |
-//! | `chunk` | cut, hash, compress, seal: pure processor work | `format`, `model` |
-//! | `storage` | the `Storage` trait; directory, memory, recorder | `model`, `sys` |
-//! | `repo` | packs, index, trees, snapshots on a storage; what this machine remembers of it | `storage`, `format`, `chunk`, `model`, `sys` |
-//! | `ingest`, `restore`, `mount` | the three verbs | `repo` and what it stands on |
-//! | `net` | our server, its client, ssh; the only room with tokio | `storage`, `format`, `model`, `sys` |
+//! | `model` | ids, nodes, snapshots: immutable values | `error` |
 //! | `sys` | the operating system; the only `unsafe` | `model` |
-//! | `error`, `observe` | leaves | nothing |
+//! | `error`, `observe` | the error type; events for who watches | nothing |
 //!
 //! The command line (`cli`, part of the binary) stands above all of them and is the only room that prints.
 
@@ -23,13 +30,18 @@ pub mod chunk;
 pub mod error;
 pub mod format;
 pub mod ingest;
+pub mod keys;
+pub mod local;
+pub mod maintain;
 pub mod model;
 pub mod mount;
-pub mod net;
 pub mod observe;
+pub mod remote;
 pub mod repo;
 pub mod restore;
+pub mod serve;
 pub mod storage;
 pub mod sys;
+pub mod vfs;
 
 pub use error::{Error, ErrorKind, Result};

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
@@ -15,23 +15,29 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("chunk", &["format", "model"]),
     ("sys", &["model"]),
     ("storage", &["model", "sys"]),
-    ("repo", &["storage", "format", "chunk", "model", "sys"]),
+    ("keys", &["storage", "format", "chunk", "model"]),
+    ("repo", &["keys", "storage", "format", "chunk", "model", "sys"]),
+    ("local", &["repo", "model", "sys"]),
+    ("maintain", &["local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("ingest", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("restore", &["repo", "storage", "format", "chunk", "model", "sys"]),
-    ("mount", &["repo", "storage", "format", "chunk", "model", "sys"]),
-    ("net", &["storage", "format", "model", "sys"]),
+    ("vfs", &["repo", "storage", "format", "chunk", "model", "sys"]),
+    ("mount", &["vfs", "repo", "model", "sys"]),
+    ("remote", &["storage", "format", "model", "sys"]),
+    ("jobs", &["remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    ("serve", &["remote", "storage", "format", "model", "sys"]),
 ];
 
 /// Words and signs, parted by spaces, that only some files may hold one after another, and the beginnings of the paths
 /// of these files below `src/`.
 const RESERVED: [(&str, &[&str]); 24] = [
     ("fuser", &["mount/fuse.rs", "mount/session.rs"]),
-    ("tokio", &["net/"]),
-    ("tokio_rustls", &["net/"]),
-    ("rustls", &["net/"]),
-    ("hyper", &["net/"]),
-    ("axum", &["net/"]),
-    ("rcgen", &["net/"]),
+    ("tokio", &["remote/", "serve/"]),
+    ("tokio_rustls", &["remote/", "serve/"]),
+    ("rustls", &["remote/", "serve/"]),
+    ("hyper", &["remote/", "serve/"]),
+    ("axum", &["remote/", "serve/"]),
+    ("rcgen", &["remote/", "serve/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
@@ -47,7 +53,7 @@ const RESERVED: [(&str, &[&str]); 24] = [
     ("print !", &["cli/"]),
     ("eprint !", &["cli/"]),
     // A server that ssh starts speaks there.
-    ("stdout ( )", &["cli/", "net/server/connections.rs"]),
+    ("stdout ( )", &["cli/", "serve/objects/connections.rs"]),
     ("stderr ( )", &["cli/"]),
     ("dbg !", &[]),
 ];
@@ -59,14 +65,18 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (&["format", "chunk", "model"], &["std", "process"]),
     // The library never reads the environment.
     (
-        &["error", "observe", "model", "format", "chunk", "sys", "storage", "repo", "ingest", "restore", "mount", "net"],
+        &[
+            "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
+            "restore", "vfs", "mount", "remote", "jobs", "serve",
+        ],
         &["std", "env"],
     ),
 ];
 
 const LONGEST: usize = 600;
 
-/// A source file: its path below `src/`, and its words and signs without comments and texts.
+/// A source file: its path below `src/`, and its words and signs without comments and texts. A room's own tests may use
+/// what they like: `mod tests` at the end of a file does not count.
 struct Source {
     path: String,
     lines: usize,
@@ -92,8 +102,9 @@ fn sources() -> Vec<Source> {
                 directories.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
                 let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                files.push(Source { path, lines: text.lines().count(), words: words(&text) });
+                files.push(Source { path, lines: text.lines().count(), words: words(code) });
             }
         }
     }
@@ -307,14 +318,14 @@ fn a_breach_is_seen() {
         ("chunk/codec.rs", "use crate::{error::Result, storage::{Name, Class}};", "room storage"),
         ("storage/memory.rs", "fn f() { crate::repo::open() }", "room repo"),
         ("repo/mod.rs", "use super::ingest::ingest;", "room ingest"),
-        ("restore/plan.rs", "use crate::mount::View;", "room mount"),
+        ("restore/plan.rs", "use crate::vfs::View;", "room vfs"),
         ("repo/tree.rs", "use crate::helper;", "name the room"),
         ("format/page.rs", "use std::{io, fs::File};", "std::fs"),
         ("model/node.rs", "fn f() { std::fs::read(p) }", "std::fs"),
         ("repo/mod.rs", "let v = std::env::var(\"X\");", "std::env"),
-        ("mount/view.rs", "use fuser::ReplyAttr;", "fuser"),
+        ("vfs/view.rs", "use fuser::ReplyAttr;", "fuser"),
         ("repo/mod.rs", "use super::super::ingest::ingest;", "super::super"),
-        ("storage/net.rs", "use tokio::runtime;", "tokio"),
+        ("storage/far.rs", "use tokio::runtime;", "tokio"),
         ("ingest/mod.rs", "use clap::Args;", "clap"),
         ("ingest/mod.rs", "println!(\"x\");", "println"),
         ("ingest/mod.rs", "std::io::stderr().write(b)", "stderr"),

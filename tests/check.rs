@@ -19,10 +19,10 @@ use program::{World, shown, with};
 use yester::chunk::keys::Credential;
 use yester::format::page::{self, PageKind};
 use yester::ingest::{IngestOptions, Source, ingest};
+use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::{Content, Item, Kind, LinkGroup, PackId, Root, SnapshotId, Timestamp, Xattrs, escape};
 use yester::observe::{Event, Observer, Silent};
 use yester::repo::Repository;
-use yester::repo::check::{CheckOptions, CheckReport, Subset, check};
 use yester::storage::record::{Operation, RecordingStorage};
 use yester::storage::{Class, Name, Storage};
 
@@ -329,7 +329,7 @@ fn a_frame_that_is_its_own_base_is_damage_and_no_wait() {
     let base = data.iter().find(|pack| pack.id != delta.id).unwrap();
     let frames = entries(delta.id, delta.size);
     let lie = yester::repo::pack::StoredPack { id: base.id, kind: base.kind, size: base.size, entries: frames };
-    yester::repo::segment::Segment::of_packs(&[lie]).store(&repo, Vec::new()).unwrap();
+    yester::repo::index::segment::Segment::of_packs(&[lie]).store(&repo, Vec::new()).unwrap();
     storage.damage(&Name::Pack(delta.id), |bytes| bytes[130] ^= 1);
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || drop(done.send(Box::new(run(&repo, &all_data()).0))));

@@ -13,9 +13,9 @@ use program::{Run, World, finish, shown, with};
 use serde_json::Value;
 use yester::chunk::keys::Credential;
 use yester::format::config::Derivation;
+use yester::keys::keyring::KeyRing;
+use yester::keys::slots::SlotOptions;
 use yester::model::Timestamp;
-use yester::repo::keyring::KeyRing;
-use yester::repo::slots::SlotOptions;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::record::RecordingStorage;
 

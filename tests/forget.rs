@@ -14,10 +14,10 @@ use jiff::civil::date;
 use jiff::tz::TimeZone;
 use tiny::{About, Tiny, dir, file};
 use yester::error::{Error, ErrorKind};
+use yester::maintain::forget::{by_names, by_policy, forget};
+use yester::maintain::retention::{Count, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, Timestamp};
 use yester::observe::{Event, Observer, Silent};
-use yester::repo::forget::{by_names, by_policy, forget};
-use yester::repo::retention::{Count, Policy, Within};
 use yester::repo::snapshots::{self, Filter};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name};
@@ -272,7 +272,7 @@ fn series_are_what_they_are_grouped_by() {
     assert_eq!(kept("tags"), [3, 4]);
     assert_eq!(kept("paths,tags"), [2, 3, 4]);
     assert_eq!(kept(""), [4]);
-    assert!("hosts,colour".parse::<yester::repo::retention::GroupBy>().is_err());
+    assert!("hosts,colour".parse::<yester::maintain::retention::GroupBy>().is_err());
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn pages_are_laid_out_as_documented() {
 #[test]
 fn the_recovery_text_is_laid_out_as_documented() {
     let (_place, repo) = golden::open_copy();
-    let ring = yester::repo::keyring::KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
+    let ring = yester::keys::keyring::KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
     let text = ring.recovery();
     let mut bytes = Vec::new();
     for (number, line) in (1u8..).zip(text.lines().unwrap().lines()) {

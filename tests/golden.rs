@@ -25,10 +25,10 @@ use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
 use yester::format::{filter, segment};
 use yester::ingest::{Exclude, IngestOptions, Parent, Source, ingest};
+use yester::keys::keyring::KeyRing;
 use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs};
 use yester::observe::Silent;
 use yester::repo::index::Index;
-use yester::repo::keyring::KeyRing;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
@@ -467,7 +467,7 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         assert_eq!(damage::decode_damage(&plain).unwrap(), damage());
         assert_eq!(damage::encode_damage(&damage()), plain, "{name}");
     }
-    let sentenced = yester::repo::condemned::read_all(&repo).unwrap();
+    let sentenced = yester::repo::index::condemned::read_all(&repo).unwrap();
     assert_eq!(sentenced.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));
 }
 

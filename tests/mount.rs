@@ -12,7 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use yester::model::SnapshotId;
-use yester::mount::MountOptions;
+use yester::vfs::MountOptions;
 
 mod common {
     pub mod mounted;

@@ -9,7 +9,8 @@ use std::process::Command;
 
 use rustix::io::Errno;
 use yester::ErrorKind;
-use yester::mount::{MountOptions, Shutdown, mount, unmount};
+use yester::mount::{Shutdown, mount, unmount};
+use yester::vfs::MountOptions;
 
 mod common {
     pub mod mounted;

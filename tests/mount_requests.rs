@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber, span};
-use yester::mount::{MountOptions, Shutdown, mount};
+use yester::mount::{Shutdown, mount};
+use yester::vfs::MountOptions;
 
 mod common {
     pub mod tiny;

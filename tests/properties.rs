@@ -23,9 +23,9 @@ use yester::format::page::{self, Child, LinkEntry, PageKind, ScanRecord};
 use yester::format::recovery::Recovery;
 use yester::format::{node, segment, snapshot};
 use yester::model::*;
+use yester::repo::index::paged::{PagedSegment, Pages};
+use yester::repo::index::segment::Segment;
 use yester::repo::pack::StoredPack;
-use yester::repo::paged::{PagedSegment, Pages};
-use yester::repo::segment::Segment;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::memory::MemoryStorage;
 
@@ -518,7 +518,7 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
 #[derive(Default)]
 struct Ids(u8);
 
-impl yester::repo::tree_writer::PageSink for Ids {
+impl yester::repo::tree::writer::PageSink for Ids {
     fn page(&mut self, _: &[u8]) -> yester::Result<ChunkId> {
         self.0 = self.0.wrapping_add(1);
         Ok(ChunkId([self.0; 32]))
@@ -527,7 +527,7 @@ impl yester::repo::tree_writer::PageSink for Ids {
 
 #[test]
 fn a_page_that_no_reader_takes_is_never_stored() {
-    use yester::repo::tree_writer::TreeWriter;
+    use yester::repo::tree::writer::TreeWriter;
     let file = |name: &str| Node {
         name: name.into(),
         meta: Metadata::default(),

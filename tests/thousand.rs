@@ -13,11 +13,11 @@ use std::sync::atomic::AtomicBool;
 
 use jiff::tz::TimeZone;
 use support::{World, noise};
+use yester::maintain::forget::by_policy;
+use yester::maintain::prune::{Prune, PruneOptions};
+use yester::maintain::retention::{Count, Policy};
 use yester::model::{SnapshotId, Timestamp};
 use yester::observe::Silent;
-use yester::repo::forget::by_policy;
-use yester::repo::prune::{Prune, PruneOptions};
-use yester::repo::retention::{Count, Policy};
 use yester::repo::snapshots::{self, Filter};
 
 /// Counts what this thread has from the heap, and the most it ever had. Prune is one thread.

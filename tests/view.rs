@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use yester::model::{Content, Item, Kind, SnapshotId, Timestamp};
-use yester::mount::attr::{Attr, Fault, Type};
-use yester::mount::{MountOptions, View};
 use yester::repo::snapshots::Filter;
+use yester::vfs::MountOptions;
+use yester::vfs::View;
+use yester::vfs::attr::{Attr, Fault, Type};
 
 mod common {
     pub mod tiny;
@@ -342,13 +343,13 @@ fn snapshots_come_and_go_in_a_running_mount() {
     assert_ne!(find(&view, "snapshots").mtime, old_time);
     assert_eq!(content(&view, find(&view, "ids/22222222/f").ino), noise(2, 30_000));
     let told: Vec<_> = changes.try_iter().collect();
-    let latest = yester::mount::root::Change::Entry { parent: ROOT, name: b"latest".to_vec() };
+    let latest = yester::vfs::root::Change::Entry { parent: ROOT, name: b"latest".to_vec() };
     assert!(told.contains(&latest), "{told:?}");
 
     tiny.forget(one.id);
     view.refresh();
     assert!(view.lookup(find(&view, "ids").ino, b"11111111").unwrap().is_none());
-    let gone = yester::mount::root::Change::Entry { parent: find(&view, "ids").ino, name: b"11111111".to_vec() };
+    let gone = yester::vfs::root::Change::Entry { parent: find(&view, "ids").ino, name: b"11111111".to_vec() };
     assert!(changes.try_iter().any(|c| c == gone));
     // Who has a file of it open reads on while the data is there.
     assert_eq!(content(&view, f), noise(1, 30_000));

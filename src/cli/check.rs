@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
 use serde::Serialize;
+use yester::local::state::LocalState;
+use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::{PackId, Timestamp, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
-use yester::repo::check::{CheckOptions, CheckReport, Subset, check};
-use yester::repo::local::LocalState;
 use yester::{Error, Result};
 
 use super::context::{self, Context};

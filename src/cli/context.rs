@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::model::{RepositoryId, Timestamp};
-use yester::net::client::{RemoteOptions, RemoteStorage};
+use yester::remote::client::{RemoteOptions, RemoteStorage};
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;

@@ -266,7 +266,7 @@ pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>> {
     } else {
         return Ok(None);
     };
-    let text = std::str::from_utf8(&bytes).ok().filter(|text| yester::net::tokens::is_token(text));
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| yester::remote::tokens::is_token(text));
     let text = text.ok_or_else(|| {
         Error::new(
             ErrorKind::Key,

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use yester::Result;
+use yester::local::state::LocalState;
+use yester::maintain::forget;
 use yester::model::{Snapshot, SnapshotId};
 use yester::observe::{Event, Observer};
-use yester::repo::local::LocalState;
-use yester::repo::{Repository, forget, snapshots};
+use yester::repo::{Repository, snapshots};
 
 use super::context::{self, Context};
 use super::exit::Outcome;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use yester::model::escape;
-use yester::net::address::Address;
+use yester::remote::address::Address;
 use yester::{Error, ErrorKind, Result};
 
 use super::paths;

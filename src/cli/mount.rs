@@ -10,8 +10,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::chunk::keys::Credential;
 use yester::error::IoContext;
-use yester::mount::{MountOptions, Shutdown, mount};
+use yester::mount::{Shutdown, mount};
 use yester::repo::Repository;
+use yester::vfs::MountOptions;
 use yester::{Error, Result};
 
 use super::context::{self, Context};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use yester::maintain::prune::{Plan, Prune, PruneOptions, Report, Tally, Unused, open_sessions};
 use yester::model::{PackId, SnapshotId};
 use yester::repo::Repository;
-use yester::repo::prune::{Plan, Prune, PruneOptions, Report, Tally, Unused, open_sessions};
 use yester::storage::Name;
 use yester::{Error, ErrorKind, Result};
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use yester::net::client::RemoteOptions;
-use yester::net::tls::{Fingerprint, Trust};
+use yester::remote::client::RemoteOptions;
+use yester::remote::tls::{Fingerprint, Trust};
 use yester::{Error, Result};
 
 use super::args::Global;

@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use yester::repo::{repair, rubbish};
+use yester::maintain::repair;
+use yester::repo::rubbish;
 use yester::storage::Name;
 use yester::{Error, ErrorKind, Result};
 

@@ -10,11 +10,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::error::IoContext;
 use yester::model::Timestamp;
-use yester::net::protocol::{Capability, RepositoryName};
-use yester::net::server::limits::Limits;
-use yester::net::server::{ServeOptions, StdioOptions, Stop, listen, own_certificate, serve_stdio, tokens};
-use yester::net::tls::Fingerprint;
-use yester::net::tokens::{Grant, Token};
+use yester::remote::protocol::{Capability, RepositoryName};
+use yester::remote::tls::Fingerprint;
+use yester::remote::tokens::{Grant, Token};
+use yester::serve::objects::limits::Limits;
+use yester::serve::objects::{ServeOptions, StdioOptions, Stop, listen, own_certificate, serve_stdio, tokens};
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 

@@ -4,8 +4,8 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use yester::Result;
+use yester::maintain::stats::{Chunks, Objects, Stats, stats};
 use yester::model::Snapshot;
-use yester::repo::stats::{Chunks, Objects, Stats, stats};
 use yester::repo::{Repository, snapshots};
 
 use super::context::Context;

@@ -19,7 +19,7 @@ use crate::ingest::sink::stopped;
 use crate::ingest::tell::{self, Told};
 use crate::model::{Content, Directory, Item, Kind, LeftOut, Node, Root, Snapshot, Statistics, Xattrs};
 use crate::observe::{Action, Event, Observer};
-use crate::repo::tree_writer::{PageSink, TreeWriter};
+use crate::repo::tree::writer::{PageSink, TreeWriter};
 
 /// A recipe of up to this many items stands in the node; a longer one has pages of its own, so that a directory of
 /// big files stays quick to read.

@@ -12,11 +12,11 @@ use crate::format::pack::{MAX_BASES, MAX_FRAME, MAX_FRAME_CHUNKS, PackKind};
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
+use crate::repo::index::known::{self, Known};
 use crate::repo::index::{FrameRef, Index, Location};
-use crate::repo::known::{self, Known};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
-use crate::repo::tree_writer::{PageSink, Place};
+use crate::repo::tree::writer::{PageSink, Place};
 
 /// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.

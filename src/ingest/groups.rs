@@ -7,7 +7,7 @@ use crate::error::{IoContext, Result};
 use crate::format::cursor::Cursor;
 use crate::format::page::{self, LinkEntry, PageKind};
 use crate::model::{LinkGroup, Node, Root};
-use crate::repo::tree_writer::{PageSink, TreeWriter};
+use crate::repo::tree::writer::{PageSink, TreeWriter};
 use crate::sys::table::{Heap, Table};
 
 /// First position, count, and where the node is that was first.

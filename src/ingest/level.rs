@@ -13,7 +13,7 @@ use crate::ingest::scan::{self, Cell, Scanned, Scanner};
 use crate::ingest::sources::{self, Place};
 use crate::model::{Content, Item, Kind, LeftOut, Node, Xattrs, escape};
 use crate::repo::index::Index;
-use crate::repo::known::Known;
+use crate::repo::index::known::Known;
 use crate::sys::{Dir, FileKind, Stat};
 
 /// Subdirectories that are announced before they are needed.

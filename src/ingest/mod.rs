@@ -37,10 +37,11 @@ use crate::model::{Snapshot, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
+use crate::repo::index::merge;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, damaged, merge, session, snapshots};
+use crate::repo::{Repository, damaged, session, snapshots};
 use crate::storage::Name;
 use crate::sys::process;
 

@@ -13,11 +13,12 @@ use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkKey, SegmentId, SnapshotId};
+use crate::repo::Repository;
+use crate::repo::index::merge;
+use crate::repo::index::paged::PagedSegment;
+use crate::repo::index::segment::Segment;
 use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
-use crate::repo::paged::PagedSegment;
 use crate::repo::reader::ChunkReader;
-use crate::repo::segment::Segment;
-use crate::repo::{Repository, merge};
 
 /// Packs that are written between two segments of a running ingest: what a killed one loses is found again up to here.
 const PACKS_A_SEGMENT: usize = 16;

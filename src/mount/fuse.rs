@@ -15,9 +15,9 @@ use fuser::{
 };
 
 use crate::model::Timestamp;
-use crate::mount::attr::{Answer, Attr, Fault, Type};
-use crate::mount::view::View;
 use crate::mount::workers::{self, Workers};
+use crate::vfs::attr::{Answer, Attr, Fault, Type};
+use crate::vfs::view::View;
 
 /// How long the kernel may keep what never changes.
 const LASTING: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -11,11 +11,12 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::fuse::Adapter;
-use crate::mount::root::Change;
-use crate::mount::view::View;
-use crate::mount::{MountOptions, point};
+use crate::mount::point;
 use crate::repo::Repository;
 use crate::sys::mount as system;
+use crate::vfs::MountOptions;
+use crate::vfs::root::Change;
+use crate::vfs::view::View;
 
 /// How long a mount that was asked to end goes on for those who still use it.
 const GRACE: Duration = Duration::from_secs(5);
@@ -77,7 +78,7 @@ pub fn mount(
     start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken))))?;
     match std::fs::metadata(&place) {
         Ok(root) => {
-            // Only root may; without, what is given unasked (`mount/ahead.rs`) does most of it.
+            // Only root may; without, what is given unasked (`vfs/ahead.rs`) does most of it.
             if let Err(e) = system::set_read_ahead(root.dev(), READ_AHEAD) {
                 tracing::debug!("the kernel reads ahead as far as it does everywhere: {e}");
             }

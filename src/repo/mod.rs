@@ -1,4 +1,4 @@
-//! A repository: keys, packs, index, trees, snapshots, on any storage.
+//! An open repository on any storage: its packs, its index, its trees and its snapshots.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,49 +7,27 @@ use crate::chunk::cutter::Cutter;
 use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config, Derivation};
+use crate::keys::keyring::KeyRing;
+use crate::keys::slots::{self, SlotOptions};
+use crate::keys::{configuration, removal};
 use crate::model::{RepositoryId, SegmentId, Timestamp};
 use crate::repo::cache::{SegmentCache, Source};
-use crate::repo::keyring::KeyRing;
-use crate::repo::slots::SlotOptions;
 use crate::storage::{Class, Storage};
 
 pub mod attributes;
 pub mod beat;
-pub mod buffers;
 pub mod cache;
-pub mod check;
-pub mod condemned;
-mod configuration;
-pub mod copies;
 pub mod damaged;
-pub mod forget;
 pub mod index;
-pub mod keyring;
-pub mod known;
-pub mod local;
 pub mod marks;
-pub mod merge;
 pub mod pack;
-pub mod paged;
-pub mod prune;
 pub mod reader;
-pub mod recovery;
-mod removal;
-pub mod repair;
-pub mod rescue;
-pub mod retention;
 pub mod rubbish;
-pub mod run;
-pub mod segment;
 pub mod session;
-pub mod slots;
 pub mod small;
 pub mod snapshots;
-pub mod stats;
 pub mod times;
 pub mod tree;
-pub mod tree_writer;
-pub mod watch;
 
 /// An open repository: where its objects are, what it is, and the keys to it.
 #[derive(Debug)]
@@ -120,7 +98,7 @@ impl Repository {
     }
 
     /// The same repository on another storage.
-    fn on(&self, storage: Arc<dyn Storage>) -> Self {
+    pub(crate) fn on(&self, storage: Arc<dyn Storage>) -> Self {
         Self::of(storage, self.config.clone(), self.keys.clone())
     }
 

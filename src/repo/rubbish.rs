@@ -4,6 +4,7 @@ use crate::chunk::seal;
 use crate::error::{Error, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
+use crate::keys::binding;
 use crate::model::{SnapshotId, Timestamp};
 use crate::repo::small::{self, Small};
 use crate::repo::{Repository, marks, snapshots};
@@ -39,7 +40,7 @@ pub fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<Swept> 
     for class in [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged] {
         let mut names: Vec<Name> = repo.storage().list(class)?.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();
-        names.retain(|name| small::id(name).is_some());
+        names.retain(|name| binding::id(name).is_some());
         let judged = small::many(repo, &names, |name| small::read(repo, name, |_, _| Ok(())));
         for (name, found) in names.into_iter().zip(judged) {
             match found? {

@@ -6,8 +6,9 @@ use crate::format::envelope::ObjectType;
 use crate::format::snapshot::{self, Session};
 use crate::model::{SnapshotId, Timestamp};
 use crate::repo::Repository;
+use crate::repo::index::condemned;
 use crate::repo::small::{self, Small};
-use crate::repo::{condemned, marks, snapshots};
+use crate::repo::{marks, snapshots};
 use crate::storage::{Class, Created, Name};
 use crate::sys::process::Identity;
 

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::chunk::seal::{self, Judged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
+use crate::keys::binding::{id, kinds};
 use crate::model::SnapshotId;
 use crate::repo::Repository;
 use crate::storage::Name;
@@ -45,32 +46,6 @@ pub(super) struct Memory {
     pub snapshots: Mutex<HashSet<SnapshotId>>,
     /// Snapshots whose marks are authentic.
     pub forgotten: Mutex<HashSet<SnapshotId>>,
-}
-
-/// The types that an object of this name may have.
-pub(super) fn kinds(name: &Name) -> &'static [ObjectType] {
-    match name {
-        Name::Session(_) => &[ObjectType::Session],
-        Name::Beat(..) => &[ObjectType::Beat],
-        Name::Snapshot(_) => &[ObjectType::Snapshot, ObjectType::Fence],
-        Name::Forgotten(_) => &[ObjectType::Forgotten],
-        Name::Condemned(_) => &[ObjectType::Condemned],
-        Name::Damaged(_) => &[ObjectType::Damaged],
-        _ => &[],
-    }
-}
-
-/// The id in the name of a small object.
-pub(super) fn id(name: &Name) -> Option<&SnapshotId> {
-    match name {
-        Name::Session(id)
-        | Name::Beat(id, _)
-        | Name::Snapshot(id)
-        | Name::Forgotten(id)
-        | Name::Condemned(id)
-        | Name::Damaged(id) => Some(id),
-        _ => None,
-    }
 }
 
 fn what(name: &Name) -> &'static str {

@@ -55,7 +55,7 @@ pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>
 }
 
 /// The same, with fences that are damaged told from others.
-pub(super) fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+pub fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
     small::read(repo, &Name::Snapshot(id), |kind, plain| match kind {
         ObjectType::Fence => marks::decode(id, plain).map(|_| None),
         _ => snapshot::decode_snapshot(plain, id).map(Some),

@@ -8,7 +8,7 @@ use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Item};
 use crate::observe::Action;
 use crate::repo::index::{FrameRef, Index, Location};
-use crate::repo::run::{Extent, Run as Together};
+use crate::repo::pack::run::{Extent, Run as Together};
 use crate::restore::entries;
 use crate::restore::in_place::Adopted;
 use crate::restore::job::{Job, Way};

@@ -8,8 +8,8 @@ use yester::format::cursor::Put;
 use yester::format::pack::{Codec, DirectoryEntry, FrameInfo, PackKind};
 use yester::format::segment::Entry;
 use yester::model::{ChunkId, ChunkKey, Item};
+use yester::repo::index::segment::{Segment, SegmentWriter};
 use yester::repo::pack::StoredPack;
-use yester::repo::segment::{Segment, SegmentWriter};
 use yester::storage::{Class, Name};
 
 use crate::forge::{self, Forge, RawPack};

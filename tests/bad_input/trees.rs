@@ -10,7 +10,7 @@ use yester::format::pack::{Codec, PackKind};
 use yester::format::page::{self, LinkEntry, PageKind};
 use yester::format::{node as format, snapshot};
 use yester::model::{Content, Directory, Item, Kind, LinkGroup, Node, Root, SnapshotId, Timestamp, Xattrs};
-use yester::repo::segment::Segment;
+use yester::repo::index::segment::Segment;
 use yester::storage::{Class, Name};
 
 use crate::forge::{self, Forge, RawPack, inline, node};

@@ -19,15 +19,16 @@ use yester::format::pack::{Codec, DirectoryEntry, FrameInfo, PREAMBLE, PackKind}
 use yester::format::page::{PageKind, key_hash};
 use yester::ingest::{IngestOptions, ingest, sources};
 use yester::model::{ChunkId, ChunkKey, Content, Item, Kind, Metadata, Node, PackId, Timestamp, Xattrs};
-use yester::mount::{MountOptions, View};
 use yester::observe::Silent;
 use yester::repo::index::Index;
-use yester::repo::merge;
+use yester::repo::index::merge;
+use yester::repo::index::segment::Segment;
 use yester::repo::pack::StoredPack;
-use yester::repo::segment::Segment;
-use yester::repo::tree_writer::{PageSink, TreeWriter};
+use yester::repo::tree::writer::{PageSink, TreeWriter};
 use yester::repo::{InitOptions, Repository};
 use yester::storage::directory::DirectoryStorage;
+use yester::vfs::MountOptions;
+use yester::vfs::View;
 
 /// Anonymous memory of this process, in MiB.
 fn anonymous() -> u64 {

@@ -24,12 +24,13 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::ingest::IngestOptions;
 use yester::ingest::sources;
 use yester::model::Timestamp;
-use yester::mount::attr::Type;
-use yester::mount::{MountOptions, View};
 use yester::observe::Silent;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::directory::DirectoryStorage;
 use yester::sys::{Dir, FileKind};
+use yester::vfs::MountOptions;
+use yester::vfs::View;
+use yester::vfs::attr::Type;
 
 /// Bytes of the tree that the stages take.
 const MOST: usize = 512 << 20;

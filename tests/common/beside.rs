@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use yester::local::state::LocalState;
 use yester::model::{PackId, RepositoryId, SegmentId, Timestamp};
 use yester::repo::cache::{SegmentCache, Source};
-use yester::repo::local::LocalState;
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Name, Storage};
 

@@ -15,11 +15,11 @@ use yester::model::{
 };
 use yester::repo::Repository;
 use yester::repo::index::Index;
+use yester::repo::index::segment::Segment;
 use yester::repo::pack::{FrameSealer, PackKey, PlainFrame, StoredPack, store};
 use yester::repo::reader::ChunkReader;
-use yester::repo::segment::Segment;
 use yester::repo::tree::TreeReader;
-use yester::repo::tree_writer::{PageSink, TreeWriter};
+use yester::repo::tree::writer::{PageSink, TreeWriter};
 use yester::repo::{InitOptions, snapshots};
 use yester::storage::Storage;
 

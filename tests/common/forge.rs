@@ -13,8 +13,8 @@ use yester::model::{
     ChunkId, ChunkKey, Content, Directory, Item, Kind, Metadata, Node, Owners, PackId, Root, Snapshot, SnapshotId, Statistics,
     Timestamp,
 };
+use yester::repo::index::segment::Segment;
 use yester::repo::pack::{FrameSealer, PackKey, PlainFrame, StoredPack, store};
-use yester::repo::segment::Segment;
 use yester::repo::{Repository, snapshots};
 use yester::storage::Name;
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::mount::MountFlags;
 use yester::Result;
 use yester::model::Timestamp;
-use yester::mount::{MountOptions, Shutdown, mount, unmount};
+use yester::mount::{Shutdown, mount, unmount};
+use yester::vfs::MountOptions;
 
 use super::tiny::{Piece, Tiny, Tree, What, dir, file, noise, sparse, symlink};
 

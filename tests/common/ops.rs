@@ -13,19 +13,21 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::format::node;
 use yester::format::pack::PackKind;
 use yester::format::page::{self, PageKind};
+use yester::maintain::prune::{self, Prune, PruneOptions, Unused};
+use yester::maintain::{forget, repair};
 use yester::model::{
     ChunkId, Content, Directory, Item, Kind, Metadata, Node, Owners, Snapshot, SnapshotId, Statistics, Timestamp, Xattrs,
 };
 use yester::observe::Silent;
 use yester::repo::index::Index;
-use yester::repo::known::{self, Known};
+use yester::repo::index::known::{self, Known};
+use yester::repo::index::merge;
+use yester::repo::index::segment::Segment;
 use yester::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, StoredPack};
-use yester::repo::prune::{self, Prune, PruneOptions, Unused};
 use yester::repo::reader::ChunkReader;
-use yester::repo::segment::Segment;
 use yester::repo::tree::TreeReader;
-use yester::repo::tree_writer::{PageSink, TreeWriter};
-use yester::repo::{InitOptions, Repository, forget, merge, repair, session, snapshots};
+use yester::repo::tree::writer::{PageSink, TreeWriter};
+use yester::repo::{InitOptions, Repository, session, snapshots};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::record::RecordingStorage;
 use yester::storage::{Class, Storage};

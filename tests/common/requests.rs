@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use yester::model::{PackId, SegmentId, SlotId, SnapshotId};
-use yester::net::protocol::{Capability, Code, Refusal, RepositoryName, object_path};
-use yester::net::server::limits::Limits;
-use yester::net::server::offline::Offline;
-use yester::net::server::tokens;
-use yester::net::tokens::Grant;
+use yester::remote::protocol::{Capability, Code, Refusal, RepositoryName, object_path};
+use yester::remote::tokens::Grant;
+use yester::serve::objects::limits::Limits;
+use yester::serve::objects::offline::Offline;
+use yester::serve::objects::tokens;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Name, Storage};
 

@@ -1,11 +1,11 @@
 //! What comes from outside as text: lists, answers, tokens, names, addresses. Nothing makes them panic, and what is read is
 //! what is written.
 
-use yester::net::address::Address;
-use yester::net::list::{ListParser, list_end, list_line};
-use yester::net::protocol::{About, Capability, LeftoversFound, Refusal, RepositoryName};
-use yester::net::tls::Fingerprint;
-use yester::net::tokens::{Token, is_token};
+use yester::remote::address::Address;
+use yester::remote::list::{ListParser, list_end, list_line};
+use yester::remote::protocol::{About, Capability, LeftoversFound, Refusal, RepositoryName};
+use yester::remote::tls::Fingerprint;
+use yester::remote::tokens::{Token, is_token};
 use yester::storage::{Class, Name};
 
 /// Reads the text by all parsers of its kind, which the first byte says.

@@ -16,9 +16,9 @@ use yester::model::{
     ChunkId, ChunkKey, Content, Directory, Item, Kind, LinkGroup, Metadata, Node, Owners, Root, Snapshot, SnapshotId, Statistics,
     Timestamp, Xattrs,
 };
+use yester::repo::index::segment::Segment;
 use yester::repo::pack::{FrameSealer, PackKey, PlainFrame, StoredPack, store};
-use yester::repo::segment::Segment;
-use yester::repo::tree_writer::{PageSink, TreeWriter};
+use yester::repo::tree::writer::{PageSink, TreeWriter};
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Name, Storage};

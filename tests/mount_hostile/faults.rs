@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use yester::chunk::keys::Credential;
 use yester::model::SnapshotId;
-use yester::mount::MountOptions;
 use yester::repo::Repository;
 use yester::storage::memory::MemoryStorage;
 use yester::storage::record::{RecordingStorage, Weather};
 use yester::storage::{Class, Name, Storage};
+use yester::vfs::MountOptions;
 
 use crate::mounted::{Mounted, PATIENCE, until};
 use crate::tiny::{About, Tiny, dir, file, noise};

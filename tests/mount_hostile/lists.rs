@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, openat, seek, statat};
 use rustix::io::Errno;
 use yester::model::SnapshotId;
-use yester::mount::MountOptions;
+use yester::vfs::MountOptions;
 
 use crate::build::long_directory;
 use crate::mounted::{Mounted, sample, shell, shrink, until};

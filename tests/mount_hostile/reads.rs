@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
-use yester::mount::MountOptions;
+use yester::vfs::MountOptions;
 
 use crate::mounted::Mounted;
 use crate::tiny::{About, CHUNK, Piece, Tiny, dir, file, noise, sparse};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rustix::mount::MountFlags;
-use yester::mount::MountOptions;
+use yester::vfs::MountOptions;
 
 use crate::mounted::{Mounted, run, sample, shell};
 use crate::tiny::{About, Tiny};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use yester::ErrorKind;
-use yester::net::client::{RemoteOptions, RemoteStorage};
-use yester::net::protocol::{Capability, RepositoryName, object_path};
-use yester::net::tokens::Grant;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::protocol::{Capability, RepositoryName, object_path};
+use yester::remote::tokens::Grant;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Created, Name, Storage};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use yester::net::server::tokens;
-use yester::net::tokens::Grant;
+use yester::remote::tokens::Grant;
+use yester::serve::objects::tokens;
 use yester::storage::directory::DirectoryStorage;
 
 /// A server below a root that has the repository `web`.

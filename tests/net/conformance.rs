@@ -140,7 +140,7 @@ fn stdio() {
     let scratch = tempfile::tempdir().unwrap();
     let address = ssh_address(&scratch.path().join("repo"));
     let options = stdio_options(scratch.path(), "");
-    suite(Arc::new(yester::net::client::RemoteStorage::create(&address, &options).unwrap()));
+    suite(Arc::new(yester::remote::client::RemoteStorage::create(&address, &options).unwrap()));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_server_that_starts_again_has_everything_and_leaves_nothing() {
     must_create(&storage, &name, &object);
     server.stop();
     let port = server.port;
-    let again = Server::with(yester::net::server::ServeOptions {
+    let again = Server::with(yester::serve::objects::ServeOptions {
         listen: format!("127.0.0.1:{port}").parse().unwrap(),
         ..serve_options(scratch.path())
     });

@@ -4,8 +4,8 @@ use std::sync::{Arc, Barrier};
 
 use yester::chunk::keys::Credential;
 use yester::ingest::{IngestOptions, ingest};
+use yester::maintain::check::{CheckOptions, check};
 use yester::observe::Silent;
-use yester::repo::check::{CheckOptions, check};
 use yester::repo::{Repository, snapshots};
 
 use crate::fixture::{Fixture, source};
@@ -27,7 +27,7 @@ fn many_clients_ingest_at_once_and_every_snapshot_is_whole() {
             std::fs::write(live.join("same"), &common).unwrap();
             (0..50u8).for_each(|file| std::fs::write(live.join(format!("{file}")), noise(n ^ file, 40_000)).unwrap());
             std::fs::write(live.join("own"), noise(100 + n, 2 << 20)).unwrap();
-            let storage = Arc::new(server.storage_for("web", &yester::net::protocol::Capability::APPEND_ONLY));
+            let storage = Arc::new(server.storage_for("web", &yester::remote::protocol::Capability::APPEND_ONLY));
             let begin = begin.clone();
             std::thread::spawn(move || {
                 let repo = Arc::new(Repository::open(storage, &Credential::KeyFile([1; 32])).unwrap());

@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use yester::model::SnapshotId;
-use yester::net::client::{RemoteOptions, RemoteStorage};
-use yester::net::protocol::{Capability, RepositoryName};
-use yester::net::tokens::Grant;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::protocol::{Capability, RepositoryName};
+use yester::remote::tokens::Grant;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Created, Name, Storage};
 
@@ -28,7 +28,7 @@ fn bare_connects_cut_nobody_who_is_half_way_in() {
     let server = Server::start(scratch.path());
     drop(server.storage("web"));
     let token = server.token(server.grant("web", &FULL));
-    let trust = yester::net::tls::Trust { fingerprint: server.fingerprint, authorities: None };
+    let trust = yester::remote::tls::Trust { fingerprint: server.fingerprint, authorities: None };
     let mut config = trust.config().unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut tls = rustls::ClientConnection::new(config.into(), "127.0.0.1".try_into().unwrap()).unwrap();
@@ -94,7 +94,7 @@ fn an_upload_that_is_the_first_request_may_take_longer_than_strangers_have() {
     let (name, object) = pack(&noise(1, 100_000));
     let head = format!(
         "{}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        plain.head("PUT", &yester::net::protocol::object_path(&name)),
+        plain.head("PUT", &yester::remote::protocol::object_path(&name)),
         object.len()
     );
     let mut stream = plain.connect();
@@ -139,7 +139,7 @@ fn what_is_not_taken_is_cut_though_the_socket_moves() {
     let storage = DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 4 << 20));
     must_create(&storage, &name, &object);
-    for path in [yester::net::protocol::object_path(&name), "/v1/objects/packs".to_owned(), "/v1/repository".to_owned()] {
+    for path in [yester::remote::protocol::object_path(&name), "/v1/objects/packs".to_owned(), "/v1/repository".to_owned()] {
         let mut raw = Raw::to(&plain, &[(INITIAL_WINDOW, 0)]);
         let number = raw.get(&path);
         raw.answered(number);
@@ -190,7 +190,7 @@ fn a_client_goes_on_while_others_hold_all_the_memory() {
     let storage = DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 8 << 20));
     must_create(&storage, &name, &object);
-    let path = yester::net::protocol::object_path(&name);
+    let path = yester::remote::protocol::object_path(&name);
     let mut held = Vec::new();
     for _ in 0..4 {
         let token = plain.server.token(plain.server.grant("web", &FULL));
@@ -203,8 +203,12 @@ fn a_client_goes_on_while_others_hold_all_the_memory() {
     let said = plain.ask("GET", &path, "", b"");
     assert!(said.len() >= object.len() / 2, "{} bytes came", said.len());
     let (name, object) = pack(&noise(3, 2 << 20));
-    let put =
-        plain.ask("PUT", &yester::net::protocol::object_path(&name), &format!("Content-Length: {}\r\n", object.len()), &object);
+    let put = plain.ask(
+        "PUT",
+        &yester::remote::protocol::object_path(&name),
+        &format!("Content-Length: {}\r\n", object.len()),
+        &object,
+    );
     answers(&put, 201, "");
     let mut got = Vec::new();
     storage.read(&name, None, &mut got).unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use yester::ErrorKind;
-use yester::net::client::{RemoteOptions, RemoteStorage};
+use yester::remote::client::{RemoteOptions, RemoteStorage};
 use yester::storage::{Class, Created, Name, Storage};
 
 use crate::proxy::{Fault, Plan, Proxy};

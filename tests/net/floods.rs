@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use yester::net::protocol::{RepositoryName, object_path};
-use yester::net::tokens::Grant;
+use yester::remote::protocol::{RepositoryName, object_path};
+use yester::remote::tokens::Grant;
 use yester::storage::{Class, Name, Storage};
 
 use crate::child::Program;

@@ -1,8 +1,8 @@
 //! Clients that want more than they may, and servers that do not send what was asked for.
 
 use yester::ErrorKind;
-use yester::net::client::RemoteStorage;
-use yester::net::protocol::Capability;
+use yester::remote::client::RemoteStorage;
+use yester::remote::protocol::Capability;
 use yester::storage::{Class, Created, Name, Storage};
 
 use crate::support::*;
@@ -123,11 +123,13 @@ fn a_restricted_path_cannot_be_left() {
 #[test]
 fn a_far_side_without_yester_is_said() {
     let scratch = tempfile::tempdir().unwrap();
-    let options =
-        yester::net::client::RemoteOptions { remote_program: "exit 7; yester".to_owned(), ..stdio_options(scratch.path(), "") };
+    let options = yester::remote::client::RemoteOptions {
+        remote_program: "exit 7; yester".to_owned(),
+        ..stdio_options(scratch.path(), "")
+    };
     let e = RemoteStorage::open(&ssh_address(scratch.path()), &options).unwrap_err().to_string();
     assert!(e.contains("is yester installed there?") && e.contains('7'), "{e}");
-    let options = yester::net::client::RemoteOptions { ssh: vec!["/nowhere/ssh".into()], ..options };
+    let options = yester::remote::client::RemoteOptions { ssh: vec!["/nowhere/ssh".into()], ..options };
     let e = RemoteStorage::open(&ssh_address(scratch.path()), &options).unwrap_err().to_string();
     assert!(e.contains("cannot run /nowhere/ssh"), "{e}");
 }

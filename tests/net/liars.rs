@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use yester::ErrorKind;
-use yester::net::client::{RemoteOptions, RemoteStorage};
-use yester::net::tls::Trust;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::tls::Trust;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Name, Storage};
 

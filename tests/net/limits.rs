@@ -5,11 +5,11 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use yester::net::client::{RemoteOptions, RemoteStorage};
-use yester::net::protocol::Capability;
-use yester::net::server::{ServeOptions, listen};
-use yester::net::tls::{Identity, Trust};
-use yester::net::tokens::Grant;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::protocol::Capability;
+use yester::remote::tls::{Identity, Trust};
+use yester::remote::tokens::Grant;
+use yester::serve::objects::{ServeOptions, listen};
 use yester::storage::{Class, Storage};
 
 use crate::rows::{Plain, answers};
@@ -57,7 +57,7 @@ fn who_stands_still_is_cut() {
         options.limits.first_request = Duration::from_secs(1);
     });
     let (name, object) = pack(&noise(1, 100_000));
-    let path = yester::net::protocol::object_path(&name);
+    let path = yester::remote::protocol::object_path(&name);
     // No request, half a request, and half a body.
     let half = format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &path), object.len());
     for begin in [Vec::new(), half.as_bytes()[..40].to_vec(), [half.as_bytes(), &object[..50_000]].concat()] {
@@ -79,7 +79,7 @@ fn who_stands_still_is_cut() {
     let storage = yester::storage::directory::DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 64 << 20));
     must_create(&storage, &name, &object);
-    let head = format!("{}\r\n", plain.head("GET", &yester::net::protocol::object_path(&name)));
+    let head = format!("{}\r\n", plain.head("GET", &yester::remote::protocol::object_path(&name)));
     // A busy machine may need longer to notice.
     let is_cut = |seconds| {
         let mut stream = plain.connect();
@@ -98,9 +98,9 @@ fn one_client_cannot_have_all_the_memory() {
     let storage = yester::storage::directory::DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 16 << 20));
     must_create(&storage, &name, &object);
-    let head = format!("{}\r\n", plain.head("GET", &yester::net::protocol::object_path(&name)));
+    let head = format!("{}\r\n", plain.head("GET", &yester::remote::protocol::object_path(&name)));
     let (put, _) = pack(b"never comes");
-    let upload = format!("{}Content-Length: 1000000\r\n\r\n", plain.head("PUT", &yester::net::protocol::object_path(&put)));
+    let upload = format!("{}Content-Length: 1000000\r\n\r\n", plain.head("PUT", &yester::remote::protocol::object_path(&put)));
     let mut open = Vec::new();
     let mut said = String::new();
     for _ in 0..100 {
@@ -137,7 +137,7 @@ fn it_does_not_listen_to_others_without_tls_and_tokens() {
     assert!(said.contains("without TLS"), "{said}");
     let said = listen(everywhere.clone()).unwrap_err().to_string();
     assert!(said.contains("no token"), "{said}");
-    yester::net::server::tokens(scratch.path()).create(Grant::default()).unwrap();
+    yester::serve::objects::tokens(scratch.path()).create(Grant::default()).unwrap();
     assert!(listen(everywhere).is_ok());
 }
 
@@ -145,8 +145,12 @@ fn it_does_not_listen_to_others_without_tls_and_tokens() {
 fn health_and_counters() {
     let plain = Plain::with(|_| {});
     let (name, object) = pack(b"counted");
-    let put =
-        plain.ask("PUT", &yester::net::protocol::object_path(&name), &format!("Content-Length: {}\r\n", object.len()), &object);
+    let put = plain.ask(
+        "PUT",
+        &yester::remote::protocol::object_path(&name),
+        &format!("Content-Length: {}\r\n", object.len()),
+        &object,
+    );
     answers(&put, 201, "");
     assert!(plain.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ends_with("ok\n"));
     answers(&plain.say(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), 401, "token");
@@ -169,7 +173,7 @@ fn a_server_that_stops_ends_what_is_under_way() {
     let mut plain = Plain::with(|options| options.limits.stopping = PATIENT);
     let (name, object) = pack(&noise(1, 200_000));
     let head =
-        format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &yester::net::protocol::object_path(&name)), object.len());
+        format!("{}Content-Length: {}\r\n\r\n", plain.head("PUT", &yester::remote::protocol::object_path(&name)), object.len());
     let mut stream = plain.connect();
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&object[..100_000]).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use yester::net::client::RemoteStorage;
+use yester::remote::client::RemoteStorage;
 use yester::storage::Storage;
 
 use crate::capture::{self, Births, Tree, assert_same};

@@ -8,12 +8,13 @@ use std::time::Duration;
 use yester::Result;
 use yester::ingest::{IngestOptions, ingest};
 use yester::model::Timestamp;
-use yester::mount::{MountOptions, Shutdown, mount};
-use yester::net::client::RemoteStorage;
+use yester::mount::{Shutdown, mount};
 use yester::observe::Silent;
+use yester::remote::client::RemoteStorage;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::storage::{Class, Created, Leftovers, Name, Storage};
 use yester::sys::process::Identity;
+use yester::vfs::MountOptions;
 
 use crate::fixture::{Fixture, source};
 use crate::support::*;

@@ -304,7 +304,7 @@ fn what_a_client_needs_is_printed() {
     world.run(&["serve", "fingerprint", "--root", &shown(&world.home().join("new"))]).fails(1, &["first starts"]);
     // The token alone is on standard output; the rest can be pasted.
     let made = world.run(&["serve", "token", "create", "web", "--root", &root]).ok();
-    assert!(yester::net::tokens::is_token(made.text().trim_end()), "{}", made.text());
+    assert!(yester::remote::tokens::is_token(made.text().trim_end()), "{}", made.text());
     for line in ["YESTER_REPO=https://", ":7070/web", "YESTER_TOKEN_FILE=", &format!("YESTER_TLS_FINGERPRINT={pin}")] {
         assert!(made.err.contains(line), "{}", made.err);
     }

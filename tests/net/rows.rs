@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use yester::ErrorKind;
-use yester::net::client::{RemoteOptions, RemoteStorage};
-use yester::net::protocol::Capability;
-use yester::net::server::ServeOptions;
-use yester::net::tls::{Identity, Trust, server_config};
-use yester::net::tokens::Grant;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::protocol::Capability;
+use yester::remote::tls::{Identity, Trust, server_config};
+use yester::remote::tokens::Grant;
+use yester::serve::objects::ServeOptions;
 use yester::storage::{Class, Created, Name, Storage};
 
 use crate::support::*;
@@ -148,7 +148,7 @@ trait ForTests {
 impl ForTests for Trust {
     /// Trusts nobody in particular: machines that run tests may have no list of authorities.
     fn default_for_tests() -> Self {
-        Trust { fingerprint: Some(yester::net::tls::Fingerprint([0; 32])), authorities: None }
+        Trust { fingerprint: Some(yester::remote::tls::Fingerprint([0; 32])), authorities: None }
     }
 }
 
@@ -236,7 +236,7 @@ fn row_71_tokens() {
         says(&tried.unwrap_err(), &["lacks the capability", lack]);
     }
     // Revoked tokens end while they are in use.
-    let list = yester::net::server::tokens(&server.root);
+    let list = yester::serve::objects::tokens(&server.root);
     let short = open(&web, "web").unwrap();
     list.revoke(web.split('-').nth(2).unwrap()).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
@@ -322,7 +322,7 @@ pub fn answers(said: &str, status: u16, code: &str) {
 fn row_72_bodies_and_their_length() {
     let plain = Plain::with(|_| {});
     let (name, object) = pack(b"content");
-    let path = yester::net::protocol::object_path(&name);
+    let path = yester::remote::protocol::object_path(&name);
     let length = |n: usize| format!("Content-Length: {n}\r\n");
     let head = format!("{}Connection: close\r\n{}\r\n", plain.head("PUT", &path), length(object.len() + 1));
     let shorter = plain.say_and_end(&[head.as_bytes(), &object].concat());

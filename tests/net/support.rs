@@ -6,13 +6,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use yester::model::{PackId, SegmentId, SlotId, SnapshotId};
-use yester::net::address::Address;
-use yester::net::client::{RemoteOptions, RemoteStorage};
-use yester::net::protocol::{Capability, RepositoryName};
-use yester::net::server::limits::Limits;
-use yester::net::server::{ServeOptions, Stop, listen, tokens};
-use yester::net::tls::{Fingerprint, Trust};
-use yester::net::tokens::Grant;
+use yester::remote::address::Address;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::protocol::{Capability, RepositoryName};
+use yester::remote::tls::{Fingerprint, Trust};
+use yester::remote::tokens::Grant;
+use yester::serve::objects::limits::Limits;
+use yester::serve::objects::{ServeOptions, Stop, listen, tokens};
 use yester::storage::{Created, Name, Storage};
 use zeroize::Zeroizing;
 

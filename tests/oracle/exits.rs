@@ -7,11 +7,13 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use yester::model::Snapshot;
-use yester::mount::attr::{Fault, Type};
-use yester::mount::{MountOptions, Shutdown, View, mount, unmount};
+use yester::mount::{Shutdown, mount, unmount};
 use yester::observe::{Event, Observer};
 use yester::restore::{RestoreOptions, RestoreRequest, restore};
 use yester::sys::{Dir, FileKind};
+use yester::vfs::MountOptions;
+use yester::vfs::View;
+use yester::vfs::attr::{Fault, Type};
 
 use crate::capture::{self, Record, Tree};
 use crate::fixture::{BASE, Fixture};
@@ -33,7 +35,7 @@ pub fn view(fixture: &Fixture, snapshot: &Snapshot) -> Tree {
         let (kind, content) = match attr.kind {
             Type::Directory => {
                 let mut below = Vec::new();
-                let mut take = |e: yester::mount::attr::DirEntry<'_>| {
+                let mut take = |e: yester::vfs::attr::DirEntry<'_>| {
                     below.push(e.name.to_vec());
                     false
                 };

@@ -1,6 +1,6 @@
 //! What is deleted, what is repacked, and what was announced.
 
-use yester::repo::prune::{PruneOptions, Unused};
+use yester::maintain::prune::{PruneOptions, Unused};
 use yester::storage::Class;
 
 use crate::support::{Reader, World, noise};

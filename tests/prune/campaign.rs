@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use yester::maintain::check::{CheckOptions, Subset, check};
+use yester::maintain::repair;
 use yester::model::SnapshotId;
 use yester::observe::{Event, Observer, Silent};
-use yester::repo::check::{CheckOptions, Subset, check};
-use yester::repo::{Repository, repair};
+use yester::repo::Repository;
 use yester::storage::{Class, Name, Storage};
 
 use crate::support::{Reader, World, noise};

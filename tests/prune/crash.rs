@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use yester::error::ErrorKind;
+use yester::maintain::prune::{PruneOptions, Unused};
 use yester::model::SnapshotId;
-use yester::repo::prune::{PruneOptions, Unused};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name};
 

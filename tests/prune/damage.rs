@@ -2,9 +2,10 @@
 
 use yester::error::{Error, ErrorKind};
 use yester::format::pack::PackKind;
+use yester::maintain::forget;
 use yester::observe::Silent;
+use yester::repo::damaged;
 use yester::repo::index::Index;
-use yester::repo::{damaged, forget};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
@@ -217,8 +218,8 @@ fn a_pack_that_cannot_be_read_is_not_repacked() {
     let told = Told::default();
     let stop = Default::default();
     let options =
-        yester::repo::prune::PruneOptions { max_unused: yester::repo::prune::Unused::Bytes(0), ..world.prune_options() };
-    yester::repo::prune::Prune::prepare(&world.repo, &options, &stop, &told).unwrap().carry_out().unwrap();
+        yester::maintain::prune::PruneOptions { max_unused: yester::maintain::prune::Unused::Bytes(0), ..world.prune_options() };
+    yester::maintain::prune::Prune::prepare(&world.repo, &options, &stop, &told).unwrap().carry_out().unwrap();
     let told = told.0.into_inner().unwrap();
     assert!(told.iter().any(|line| line.contains("packs/") && line.contains("yester check")), "{told:?}");
     assert!(data.iter().all(|name| world.names(Class::Packs).contains(name)), "what is damaged is left for check to see");

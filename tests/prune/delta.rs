@@ -2,8 +2,8 @@
 
 use yester::format::pack::{FrameInfo, PackKind};
 use yester::format::segment::SegmentPack;
+use yester::maintain::prune::{PruneOptions, Unused};
 use yester::repo::index::Index;
-use yester::repo::prune::{PruneOptions, Unused};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
@@ -35,7 +35,7 @@ fn bases_stand(world: &World) {
     for segment in 0..index.segments().len() {
         let mut visit = |pack: &SegmentPack, _, frame: &FrameInfo| {
             for base in &frame.bases {
-                let plain = yester::repo::known::plain(&index, pack.kind, base)?;
+                let plain = yester::repo::index::known::plain(&index, pack.kind, base)?;
                 assert!(plain.is_some(), "a base is gone, or only in a difference");
             }
             Ok(())

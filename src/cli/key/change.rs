@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use yester::chunk::keys::Credential;
-use yester::repo::keyring;
-use yester::repo::slots::Slot;
+use yester::keys::keyring;
+use yester::keys::slots::Slot;
 use yester::{Error, ErrorKind, Result};
 
 use super::super::context::Context;

@@ -4,10 +4,10 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use yester::format::config::{Derivation, KeySlot};
+use yester::keys::copies::{Copies, State};
+use yester::keys::keyring::KeyRing;
+use yester::keys::slots::Slot;
 use yester::model::{SlotId, escape};
-use yester::repo::copies::{Copies, State};
-use yester::repo::keyring::KeyRing;
-use yester::repo::slots::Slot;
 use yester::{Error, ErrorKind, Result};
 
 use super::super::context::Context;

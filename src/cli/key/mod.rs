@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use yester::chunk::keys::Credential;
 use yester::format::config::Derivation;
-use yester::repo::copies::{Repaired, State};
-use yester::repo::keyring::KeyRing;
-use yester::repo::slots::SlotOptions;
+use yester::keys::copies::{Repaired, State};
+use yester::keys::keyring::KeyRing;
+use yester::keys::slots::SlotOptions;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};

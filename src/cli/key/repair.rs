@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use yester::Result;
-use yester::repo::copies::{Copies, Repaired, State};
+use yester::keys::copies::{Copies, Repaired, State};
 
 use super::super::context::Context;
 use super::super::exit::Outcome;

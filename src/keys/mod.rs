@@ -1,0 +1,20 @@
+//! How a repository is unlocked: its configuration and its key slots, of which it has several copies, and the recovery
+//! text.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `binding` | the types and the id that a small object is sealed with |
+//! | `configuration` | the repository's configuration, in copies |
+//! | `slots` | key slots: each wraps the master key with one credential |
+//! | `copies` | reading, judging and mending an object that is stored several times |
+//! | `removal` | removing a slot so that it stays removed, whenever the program ends |
+//! | `keyring` | an unlocked repository's keys: what `yester key` works on |
+//! | `recovery` | opening a repository by its recovery text |
+
+pub mod binding;
+pub mod configuration;
+pub mod copies;
+pub mod keyring;
+pub mod recovery;
+pub mod removal;
+pub mod slots;

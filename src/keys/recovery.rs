@@ -1,0 +1,140 @@
+//! Getting back in with the recovery text: a new slot, and the configuration where it is lost.
+
+use std::collections::BTreeSet;
+
+use crate::chunk::keys::{ClassKey, Credential, Keys, MasterKey};
+use crate::chunk::seal::{self, SealKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::config::{ChunkerParameters, Config};
+use crate::format::envelope::{self, ObjectType};
+use crate::format::pack::{PREAMBLE, Preamble};
+use crate::format::recovery::Recovery;
+use crate::format::segment;
+use crate::keys::binding;
+use crate::keys::configuration::{self, Configurations};
+use crate::keys::slots::{self, SlotOptions};
+use crate::model::{RepositoryId, SlotId, Timestamp};
+use crate::storage::{Class, Name, Storage};
+
+/// Objects of one class that are looked at before it is said that the key fits none.
+const TRIALS: usize = 16;
+
+/// Whether the objects of a repository were sealed with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// One was.
+    Yes,
+    /// None of those that could be looked at.
+    No,
+    /// There are none.
+    Nothing,
+}
+
+/// Whether `recovery` is of this repository, as far as anything in it tells; an error if not.
+pub fn check(storage: &dyn Storage, recovery: &Recovery) -> Result<()> {
+    missing_number(storage, recovery, &MasterKey::from_bytes(*recovery.master).keys()).map(drop)
+}
+
+/// Writes the configuration that `recovery` holds, if the repository has none that is good; returns its number then. A
+/// text of another repository is refused before anything is written.
+pub fn restore_configuration(storage: &dyn Storage, recovery: &Recovery) -> Result<Option<u32>> {
+    let keys = MasterKey::from_bytes(*recovery.master).keys();
+    let Some(number) = missing_number(storage, recovery, &keys)? else { return Ok(None) };
+    if !configuration::create(storage, number, &configuration::object(&recovery.config, &keys)?)? {
+        return Err(Error::new(ErrorKind::Busy, "somebody else writes a configuration at this moment: try again"));
+    }
+    Ok(Some(number))
+}
+
+/// The number under which a configuration must be written; `None` when there is a good one.
+fn missing_number(storage: &dyn Storage, recovery: &Recovery, keys: &Keys) -> Result<Option<u32>> {
+    let repository = recovery.config.repository;
+    let mut configurations = Configurations::read(storage)?;
+    configurations.check_supported()?;
+    let number = configurations.free_number();
+    let known = configurations.repositories();
+    if configurations.authentic(keys).is_some_and(|found| found.config.repository == repository) {
+        return Ok(None);
+    }
+    check_key(storage, repository, keys, &known)?;
+    number.map(Some)
+}
+
+/// Makes a slot for `credential` in the repository that `recovery` is of. Neither slots nor configuration need to be
+/// there; [`restore_configuration`] comes first.
+pub fn add_slot(storage: &dyn Storage, recovery: &Recovery, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
+    slots::add(storage, recovery.config.repository, &MasterKey::from_bytes(*recovery.master), credential, options)
+}
+
+/// What a recovery text would hold, from a slot that `credential` opens: for a repository whose configuration is lost
+/// and of which there is no such text. How files were cut is not in a slot; `chunker` stands for it. Another one than it
+/// was makes nothing unreadable, but later ingests find less that they know.
+pub fn without_text(
+    storage: &dyn Storage,
+    credential: &Credential,
+    chunker: ChunkerParameters,
+    now: Timestamp,
+) -> Result<Recovery> {
+    let repository = slots::repository(storage)?;
+    let unlocked = slots::unlock(storage, &[repository], credential, &BTreeSet::new())?;
+    let config = Config { repository, created: now, chunker, mandatory: 0 };
+    Ok(Recovery::new(config, unlocked.master.expose()))
+}
+
+/// Fails unless something in the repository shows that `keys` are its own, or nothing in it can.
+fn check_key(storage: &dyn Storage, repository: RepositoryId, keys: &Keys, known: &[RepositoryId]) -> Result<()> {
+    let mut result = Proof::Nothing;
+    for class in [Class::Snapshots, Class::Index, Class::Packs, Class::Sessions, Class::Forgotten, Class::Condemned] {
+        match prove(storage, class, repository, keys)? {
+            Proof::Yes => return Ok(()),
+            Proof::No => result = Proof::No,
+            Proof::Nothing => {}
+        }
+    }
+    if result == Proof::Nothing && (known.is_empty() || known.contains(&repository)) {
+        return Ok(());
+    }
+    let text =
+        format!("this recovery text (of repository {}) does not fit {}: it is another's", repository.short(), storage.describe());
+    Err(Error::new(ErrorKind::Key, text))
+}
+
+fn prove(storage: &dyn Storage, class: Class, repository: RepositoryId, keys: &Keys) -> Result<Proof> {
+    let mut result = Proof::Nothing;
+    let mut start = Vec::new();
+    for (name, _) in storage.list(class)?.into_iter().take(TRIALS) {
+        let len = if class == Class::Packs { PREAMBLE } else { segment::PREAMBLE };
+        // One that is gone or damaged proves nothing either way.
+        if storage.read(&name, Some(0..len as u64), &mut start).is_err() {
+            continue;
+        }
+        match fits(&name, &start, repository, keys) {
+            Some(true) => return Ok(Proof::Yes),
+            Some(false) => result = Proof::No,
+            None => {}
+        }
+    }
+    Ok(result)
+}
+
+/// Whether the object that begins with `start` was sealed with a key of `keys`; `None` when it does not say.
+fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Option<bool> {
+    let (kind, class): (_, &ClassKey) = match name {
+        Name::Pack(_) => (ObjectType::Pack, keys.pack(Preamble::decode(start).ok()?.kind)),
+        Name::Segment(_) => (ObjectType::Segment, &keys.index),
+        Name::Config(..) | Name::Key(..) | Name::Removed(_) => return None,
+        _ => return small_fits(name, start, repository, keys),
+    };
+    let found = envelope::check_header(start, kind, "an object").ok()?;
+    let (salt, rest) = start.get(envelope::HEADER..)?.split_first_chunk::<32>()?;
+    let (commitment, _) = rest.split_first_chunk::<16>()?;
+    Some(found == repository && SealKey::derive(class, salt).ok()?.commitment == *commitment)
+}
+
+/// The same of a small object, whose commitment is of its name too.
+fn small_fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Option<bool> {
+    let kinds = binding::kinds(name);
+    let typed = |kind: &&ObjectType| envelope::check_header(start, **kind, "an object").is_ok();
+    let kind = kinds.iter().find(typed)?;
+    seal::is_ours(*kind, repository, &binding::id(name)?.0, &keys.snapshot, start).ok()
+}

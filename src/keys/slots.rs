@@ -1,0 +1,278 @@
+//! Key slots: several ways to one master key.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::chunk::keys::{Credential, MasterKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::config::{self, Derivation, KeySlot};
+use crate::format::envelope::{self, ObjectType};
+use crate::keys::copies::{Copies, State};
+use crate::keys::removal;
+use crate::model::{RepositoryId, SlotId, Timestamp};
+use crate::storage::{COPIES, Class, Created, Name, Storage};
+
+/// The longest label that is written, in bytes.
+const MAX_LABEL: usize = 1024;
+
+/// What a new slot needs beside the credential.
+#[derive(Debug, Clone)]
+pub struct SlotOptions {
+    /// How a passphrase becomes a key.
+    pub derivation: Derivation,
+    /// The time now.
+    pub now: Timestamp,
+    /// For people: whose it is.
+    pub label: Vec<u8>,
+}
+
+/// A slot and its copies.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its name.
+    pub id: SlotId,
+    /// How its copies are, and what they hold.
+    pub copies: Copies<KeySlot>,
+}
+
+impl Slot {
+    /// What it holds, where a copy of it can be read.
+    pub fn value(&self) -> Option<&KeySlot> {
+        self.copies.values().next()
+    }
+}
+
+/// A slot that opened.
+pub(crate) struct Unlocked {
+    /// What was in it.
+    pub master: MasterKey,
+    /// Its name.
+    pub slot: SlotId,
+    /// Whether something in `keys/` was stopped half way.
+    pub unfinished: bool,
+}
+
+/// Wraps `master` for `credential` in a new slot. When this returns, all copies are durable, and were read back and
+/// opened.
+pub(crate) fn add(
+    storage: &dyn Storage,
+    repository: RepositoryId,
+    master: &MasterKey,
+    credential: &Credential,
+    options: &SlotOptions,
+) -> Result<SlotId> {
+    if options.label.len() > MAX_LABEL {
+        return Err(Error::invalid(format!("the label is longer than {MAX_LABEL} bytes")));
+    }
+    let id = SlotId::random()?;
+    let derivation = match credential {
+        Credential::Passphrase(_) => options.derivation,
+        Credential::KeyFile(_) => Derivation::KeyFile,
+    };
+    let slot = master.wrap(credential, derivation, options.now, options.label.clone(), id)?;
+    let object = envelope::wrap(ObjectType::KeySlot, repository, &config::encode_slot(&slot)?);
+    for copy in 0..COPIES {
+        let name = Name::Key(id, copy);
+        if storage.create(&name, &[&object])? == Created::Exists {
+            // Somebody took this for an addition that was stopped, and completed it.
+            let mut found = Vec::new();
+            storage.read(&name, None, &mut found)?;
+            if found != object {
+                return Err(Error::new(ErrorKind::Exists, format!("{name} exists already: try again")));
+            }
+        }
+        // One after the other, so that it is the last ones that lack when this is stopped.
+        storage.sync()?;
+    }
+    verify(storage, repository, id, master, credential)
+        .map_err(|e| e.context(format!("the new key slot {} could not be read back", id.short())))?;
+    Ok(id)
+}
+
+fn verify(
+    storage: &dyn Storage,
+    repository: RepositoryId,
+    id: SlotId,
+    master: &MasterKey,
+    credential: &Credential,
+) -> Result<()> {
+    let slot = read_one(storage, &storage.list(Class::Keys)?, repository, id);
+    if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != State::Whole) {
+        return Err(Error::corrupt(format!("{name}: {}", describe(state))));
+    }
+    match slot.value().map(|value| MasterKey::unwrap(value, credential, id)).transpose()?.flatten() {
+        Some(found) if found.is(master) && !slot.copies.differ() => Ok(()),
+        _ => Err(Error::corrupt("it does not open")),
+    }
+}
+
+/// A state in words.
+pub(crate) fn describe(state: &State) -> String {
+    match state {
+        State::Whole => "good".to_owned(),
+        State::Missing => "missing".to_owned(),
+        State::Damaged(why) | State::Unknown(why) => why.clone(),
+    }
+}
+
+/// Every slot of a listing of `keys/`, sorted by id, with all its copies.
+pub(crate) fn read(storage: &dyn Storage, repository: RepositoryId, listed: &[(Name, u64)]) -> Vec<Slot> {
+    let ids = names(listed).into_keys();
+    ids.map(|id| read_one(storage, listed, repository, id)).collect()
+}
+
+fn read_one(storage: &dyn Storage, listed: &[(Name, u64)], repository: RepositoryId, id: SlotId) -> Slot {
+    let decode = |object: &[u8]| decode(object, |found| found == repository);
+    Slot { id, copies: Copies::read(storage, |copy| Name::Key(id, copy), listed, decode) }
+}
+
+/// The repository that slots say they are of: for who has no configuration to ask. Slots of several are refused.
+pub(crate) fn repository(storage: &dyn Storage) -> Result<RepositoryId> {
+    let mut found = None;
+    let mut object = Vec::new();
+    for (name, size) in storage.list(Class::Keys)? {
+        if size > config::MAX_OBJECT || storage.read(&name, None, &mut object).is_err() {
+            continue;
+        }
+        let Ok((id, _)) = envelope::unwrap(&object, ObjectType::KeySlot, "a key slot") else { continue };
+        if found.is_some_and(|found| found != id) {
+            return Err(Error::corrupt(format!("the key slots of {} are of several repositories", storage.describe())));
+        }
+        found = Some(id);
+    }
+    let text = format!("{} has neither a configuration nor a key slot that can be read", storage.describe());
+    found.ok_or_else(|| Error::corrupt(format!("{text}: only its recovery text opens it (yester key recover FILE)")))
+}
+
+/// Deletes all copies of a slot; durable when this returns.
+pub(crate) fn delete(storage: &dyn Storage, id: SlotId) -> Result<()> {
+    loop {
+        (0..COPIES).try_for_each(|copy| storage.delete(&Name::Key(id, copy)))?;
+        storage.sync()?;
+        // Somebody who repaired a copy in between looks for its source and takes it away again, unless it saw the
+        // source just before: then it is found here.
+        if !names(&storage.list(Class::Keys)?).contains_key(&id) {
+            return Ok(());
+        }
+    }
+}
+
+/// The copies that there are of each slot.
+fn names(listed: &[(Name, u64)]) -> BTreeMap<SlotId, Vec<(Name, u64)>> {
+    let mut out: BTreeMap<SlotId, Vec<(Name, u64)>> = BTreeMap::new();
+    for (name, size) in listed {
+        if let Name::Key(id, _) = name {
+            out.entry(*id).or_default().push((*name, *size));
+        }
+    }
+    out.values_mut().for_each(|copies| copies.sort_unstable());
+    out
+}
+
+fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<KeySlot> {
+    let (found, body) = envelope::unwrap(object, ObjectType::KeySlot, "a key slot")?;
+    if !is_ours(found) {
+        return Err(Error::corrupt(format!("a key slot: it belongs to repository {}", found.short())));
+    }
+    config::decode_slot(body)
+}
+
+/// The master key, by whichever slot of one of `repositories` the credential opens. Of each slot the first readable copy
+/// is tried; only when none opens, copies that hold something else. The slots in `without` do not count.
+pub(crate) fn unlock(
+    storage: &dyn Storage,
+    repositories: &[RepositoryId],
+    credential: &Credential,
+    without: &BTreeSet<SlotId>,
+) -> Result<Unlocked> {
+    let listed = storage.list(Class::Keys)?;
+    let unfinished = removal::is_unfinished(&listed);
+    let mut slots = names(&listed);
+    slots.retain(|id, _| !without.contains(id));
+    let mut search = Search { storage, repositories, credential, unfinished, tried: Vec::new(), damaged: Vec::new() };
+    let mut left = Vec::new();
+    for (id, copies) in &slots {
+        let mut copies = copies.iter();
+        for (name, size) in copies.by_ref() {
+            match search.attempt(*id, name, *size)? {
+                Attempt::Opened(master) => return Ok(search.opened(master, *id)),
+                Attempt::Wrong => break,
+                Attempt::Unreadable => {}
+            }
+        }
+        left.extend(copies.map(|(name, size)| (*id, name, *size)));
+    }
+    for (id, name, size) in left {
+        if let Attempt::Opened(master) = search.attempt(id, name, size)? {
+            return Ok(search.opened(master, id));
+        }
+    }
+    Err(search.failed(slots.is_empty()))
+}
+
+struct Search<'a> {
+    storage: &'a dyn Storage,
+    repositories: &'a [RepositoryId],
+    credential: &'a Credential,
+    unfinished: bool,
+    /// What the credential did not open.
+    tried: Vec<(SlotId, Vec<u8>)>,
+    damaged: Vec<(Name, Error)>,
+}
+
+enum Attempt {
+    Opened(MasterKey),
+    Wrong,
+    Unreadable,
+}
+
+impl Search<'_> {
+    fn attempt(&mut self, id: SlotId, name: &Name, size: u64) -> Result<Attempt> {
+        let mut object = Vec::new();
+        let read = match size {
+            0..=config::MAX_OBJECT => self.storage.read(name, None, &mut object),
+            _ => Err(Error::corrupt(format!("it has {size} bytes"))),
+        };
+        let tried = (id, object);
+        if self.tried.contains(&tried) {
+            return Ok(Attempt::Wrong);
+        }
+        let slot = read.and_then(|()| decode(&tried.1, |found| self.repositories.contains(&found)));
+        match slot {
+            Ok(slot) => {
+                if let Some(master) = MasterKey::unwrap(&slot, self.credential, id)? {
+                    return Ok(Attempt::Opened(master));
+                }
+                self.tried.push(tried);
+                Ok(Attempt::Wrong)
+            }
+            Err(e) => {
+                self.damaged.push((*name, e));
+                Ok(Attempt::Unreadable)
+            }
+        }
+    }
+
+    fn opened(self, master: MasterKey, slot: SlotId) -> Unlocked {
+        // One copy less does no harm, but it will when the others go too.
+        for (name, e) in &self.damaged {
+            tracing::warn!("{name}: {e} (see: yester key list)");
+        }
+        Unlocked { master, slot, unfinished: self.unfinished }
+    }
+
+    fn failed(self, none: bool) -> Error {
+        let place = self.storage.describe();
+        if let Some((name, e)) = self.damaged.last() {
+            let next = "yester key recover makes a slot from the recovery text";
+            return Error::new(ErrorKind::Key, format!("no readable key slot of {place} takes this key; {name}: {e}; {next}"));
+        }
+        let text = match self.credential {
+            _ if none => {
+                format!("{place} has no key slots, its keys/ is empty: yester key recover makes one from the recovery text")
+            }
+            Credential::Passphrase(_) => format!("wrong passphrase for {place} (or its key slot is damaged)"),
+            Credential::KeyFile(_) => format!("this key file does not open {place}"),
+        };
+        Error::new(ErrorKind::Key, text)
+    }
+}

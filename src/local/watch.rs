@@ -1,0 +1,143 @@
+//! How long the sessions of writers stood still that cannot be asked whether they live: by the clock of who watches, and
+//! remembered by its machine from one run to the next.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::local::state::LocalState;
+use crate::model::{RepositoryId, SnapshotId, Timestamp};
+use crate::sys::process;
+
+/// After this time without a sign of life a writer counts as dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
+
+/// A moment by the clocks of this machine. Since one boot, time is what has passed; across boots, what the clock says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    /// A hash of the boot id.
+    pub boot: [u8; 16],
+    /// Seconds since the boot.
+    pub uptime: u64,
+    /// Seconds since 1970.
+    pub wall: i64,
+}
+
+impl Clock {
+    /// Now.
+    pub fn now() -> Self {
+        let mut boot = [0; 16];
+        boot.copy_from_slice(&blake3::hash(&process::boot_id()).as_bytes()[..16]);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        Clock { boot, uptime: process::uptime().unwrap_or(0), wall }
+    }
+
+    /// The time from `then` to this moment.
+    fn since(&self, then: &Clock) -> Duration {
+        let seconds = match self.boot == then.boot && self.uptime > 0 {
+            true => self.uptime.saturating_sub(then.uptime),
+            false => u64::try_from(self.wall.saturating_sub(then.wall)).unwrap_or(0),
+        };
+        Duration::from_secs(seconds)
+    }
+}
+
+/// What was seen of a session: its newest sign of life, and since when that is the newest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of the sign; 0: none.
+    pub beat: u64,
+    /// When it was seen for the first time.
+    pub first: Clock,
+}
+
+/// A session that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Still {
+    /// Since when, by the clock of this machine.
+    pub since: Timestamp,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// Watches the sessions of one repository.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Where this machine remembers.
+    place: Option<(PathBuf, RepositoryId)>,
+    seen: Mutex<HashMap<SnapshotId, Seen>>,
+}
+
+impl Watch {
+    /// Remembers below `directory`; `None`: only as long as this process runs.
+    pub fn new(directory: Option<&Path>, repository: RepositoryId) -> Self {
+        Watch { place: directory.map(|directory| (directory.to_owned(), repository)), seen: Mutex::default() }
+    }
+
+    /// Takes note of the newest sign of life of each session that is open; answers how long each stands still.
+    pub fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, Still> {
+        let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        // Another process may need it just now: then what this process has seen must do.
+        if let Some(state) = self.place.as_ref().and_then(|(directory, id)| LocalState::open(directory, *id)) {
+            let known = state.sessions();
+            *seen = merge(&[&known, &seen], sessions, now);
+            if known != *seen {
+                state.note_sessions(&seen);
+            }
+        } else {
+            *seen = merge(&[&seen], sessions, now);
+        }
+        let still = |seen: &Seen| Still { since: Timestamp { secs: seen.first.wall, nanos: 0 }, time: now.since(&seen.first) };
+        seen.iter().map(|(id, seen)| (*id, still(seen))).collect()
+    }
+}
+
+/// Of each session what was known of its newest sign, or that it was seen now; others are forgotten.
+fn merge(known: &[&HashMap<SnapshotId, Seen>], sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, Seen> {
+    let of = |(id, beat): &(SnapshotId, u64)| {
+        let found = known.iter().filter_map(|known| known.get(id)).find(|seen| seen.beat == *beat);
+        (*id, found.cloned().unwrap_or_else(|| Seen { beat: *beat, first: now.clone() }))
+    };
+    sessions.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: SnapshotId = SnapshotId([1; 32]);
+
+    fn at(boot: u8, uptime: u64, wall: i64) -> Clock {
+        Clock { boot: [boot; 16], uptime, wall }
+    }
+
+    fn still(watch: &Watch, beat: u64, now: Clock) -> u64 {
+        watch.look(&[(ID, beat)], &now)[&ID].time.as_secs()
+    }
+
+    #[test]
+    fn a_session_stands_still_as_long_as_its_sign_is_the_same() {
+        let place = tempfile::tempdir().expect("a directory");
+        let watch = Watch::new(Some(place.path()), RepositoryId([1; 16]));
+        assert_eq!(still(&watch, 0, at(1, 100, 5000)), 0);
+        assert_eq!(still(&watch, 0, at(1, 160, 5060)), 60);
+        // The clock was set; what has passed since the boot counts.
+        assert_eq!(still(&watch, 0, at(1, 170, 999_999)), 70);
+        assert_eq!(still(&watch, 1, at(1, 180, 5080)), 0);
+        // The next run, after a boot, remembers.
+        let next = Watch::new(Some(place.path()), RepositoryId([1; 16]));
+        assert_eq!(still(&next, 1, at(2, 10, 6080)), 1000);
+        assert_eq!(still(&next, 2, at(2, 20, 6090)), 0);
+        // One that ended is forgotten.
+        next.look(&[], &at(2, 30, 7000));
+        assert_eq!(still(&next, 2, at(2, 40, 8000)), 0);
+    }
+
+    #[test]
+    fn without_a_memory_a_process_sees_what_it_sees() {
+        let watch = Watch::default();
+        assert_eq!(still(&watch, 3, at(1, 100, 5000)), 0);
+        assert_eq!(still(&watch, 3, at(1, 130, 5000)), 30);
+    }
+}

@@ -1,0 +1,246 @@
+//! The small objects: configuration, key slots, sessions, marks, sentences, snapshots.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::config;
+use crate::format::envelope::{self, ObjectType};
+use crate::keys::binding;
+use crate::keys::removal::Place;
+use crate::model::{SlotId, Snapshot, SnapshotId};
+use crate::repo::index::condemned;
+use crate::repo::small::{self, Small};
+use crate::repo::{Repository, beat, damaged, marks, session, snapshots};
+use crate::storage::{COPIES, Class, Name};
+
+use super::CheckReport;
+use super::findings::Findings;
+
+/// What is wrong with a copy that is not there.
+const MISSING: &str = "it is missing";
+/// What removes an object that is not authentic.
+const REMOVES: &str = "it is not authentic and counts for nothing; yester prune removes it";
+
+/// Opens every small object; returns the live snapshots, oldest first.
+pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut CheckReport) -> Result<Vec<Snapshot>> {
+    copies(repo, Class::Config, findings, &|object| config_is_sound(repo, object), &BTreeSet::new())?;
+    report.unfinished_keys = keys(repo, findings)?;
+    report.sessions = sessions(repo, findings)?;
+    let listed = repo.storage().list(Class::Snapshots)?;
+    let listed = listed.into_iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(id) } else { None });
+    let listed: HashSet<SnapshotId> = listed.collect();
+    let forgotten = forgotten(repo, findings, &listed)?;
+    condemned(repo, findings)?;
+    records(repo, findings)?;
+    live_snapshots(repo, findings, &listed, &forgotten)
+}
+
+/// Looks at the key slots; answers how many were not added or removed to the end.
+fn keys(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
+    let found = Place { storage: &**repo.storage(), repository: repo.id(), keys: repo.keys() }.look()?;
+    for (name, e) in &found.made_up {
+        findings.damage(name, format!("{}; it counts for nothing, and yester repair keys removes it", bare(name, e)));
+    }
+    let unfinished = copies(repo, Class::Keys, findings, &|object| slot_is_sound(repo, object), &found.removed)?;
+    Ok(unfinished + (found.removed.len() + found.void.len()) as u64)
+}
+
+/// Something that is not as it was written, or was not written by anybody with the key.
+fn wrong<T>(findings: &mut Findings<'_>, name: &Name, found: &Small<T>, damaged: &str, made_up: &str) {
+    match found {
+        Small::Sound(_) | Small::Gone => {}
+        Small::Newer(e) => findings.damage(name, bare(name, e)),
+        Small::Damaged(_, e) => findings.damage(name, format!("{}; {damaged}", bare(name, e))),
+        Small::MadeUp(e) => findings.damage(name, format!("{}; {made_up}", bare(name, e))),
+    }
+}
+
+fn ids(repo: &Repository, class: Class) -> Result<Vec<SnapshotId>> {
+    let listed = repo.storage().list(class)?.into_iter();
+    let mut out: Vec<SnapshotId> = listed.filter_map(|(name, _)| binding::id(&name).copied()).collect();
+    out.sort_unstable();
+    Ok(out)
+}
+
+/// Reads sessions; answers how many there are.
+fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
+    let (mut ids, mut count) = (Vec::new(), 0);
+    for (name, _) in repo.storage().list(Class::Sessions)? {
+        match name {
+            Name::Session(id) => ids.push(id),
+            Name::Beat(id, number) => match beat::is_authentic(repo, id, number) {
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    findings.damage(name, format!("{}; it counts for nothing, yester prune removes it", bare(&name, &e)));
+                }
+                // Followed by the next one since it was listed.
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    ids.sort_unstable();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| session::judge(repo, *id))) {
+        let (name, found) = (Name::Session(*id), found?);
+        let next = format!("who is at work cannot be told; yester prune --fence {} ends it", id.short());
+        wrong(findings, &name, &found, &next, REMOVES);
+        count += u64::from(!matches!(found, Small::MadeUp(_) | Small::Gone));
+    }
+    Ok(count)
+}
+
+/// Reads all marks; answers which snapshots are forgotten.
+fn forgotten(repo: &Repository, findings: &mut Findings<'_>, listed: &HashSet<SnapshotId>) -> Result<HashSet<SnapshotId>> {
+    let ids = ids(repo, Class::Forgotten)?;
+    let mut out = HashSet::new();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| marks::read(repo, *id))) {
+        let (name, found) = (Name::Forgotten(*id), found?);
+        let next = match listed.contains(id) {
+            true => "the snapshot is not forgotten by it; yester prune removes the mark, yester forget writes it anew",
+            false => "it counts for nothing; yester repair objects removes it, or writes it anew",
+        };
+        wrong(findings, &name, &found, next, next);
+        if matches!(found, Small::Sound(_)) {
+            out.insert(*id);
+        }
+    }
+    Ok(out)
+}
+
+/// Reads the lists of packs that are marked for deletion.
+fn condemned(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    let ids = ids(repo, Class::Condemned)?;
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| condemned::read(repo, *id))) {
+        let next = "the packs that it named count again; yester prune removes it, and marks anew what is not needed";
+        wrong(findings, &Name::Condemned(*id), &found?, next, REMOVES);
+    }
+    Ok(())
+}
+
+/// Reads the records of damage.
+fn records(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    for (id, _, e) in damaged::Damaged::load(repo)?.unreadable {
+        let name = Name::Damaged(id);
+        findings.damage(name, format!("{}; it says nothing, and yester prune removes it", bare(&name, &e)));
+    }
+    Ok(())
+}
+
+fn live_snapshots(
+    repo: &Repository,
+    findings: &mut Findings<'_>,
+    listed: &HashSet<SnapshotId>,
+    forgotten: &HashSet<SnapshotId>,
+) -> Result<Vec<Snapshot>> {
+    let mut out = Vec::new();
+    let mut ids: Vec<SnapshotId> = listed.difference(forgotten).copied().collect();
+    ids.sort_unstable();
+    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| snapshots::judge_exactly(repo, *id))) {
+        let found = match found? {
+            Small::Sound(Some(snapshot)) => {
+                out.push(snapshot);
+                continue;
+            }
+            found => found,
+        };
+        let next = match found {
+            Small::Damaged(ObjectType::Fence, _) => {
+                "it was a fence, and holds as one; yester repair objects writes it anew".to_owned()
+            }
+            _ => format!("what it needs cannot be told, so nothing is pruned; yester forget {id} gives it up"),
+        };
+        wrong(findings, &Name::Snapshot(*id), &found, &next, REMOVES);
+    }
+    for snapshot in &out {
+        if let Some(parent) = snapshot.parent.filter(|parent| !listed.contains(parent) && !forgotten.contains(parent)) {
+            // One that was forgotten since the marks were read has a mark by now.
+            if !marks::is_forgotten(repo, parent)? {
+                let text = format!(
+                    "it is gone and was not forgotten, though snapshot {} was taken after it: it was lost, or the listing is \
+                     not complete; if it is lost for good: yester forget {parent}",
+                    snapshot.id.short()
+                );
+                findings.damage(Name::Snapshot(parent), text);
+            }
+        }
+    }
+    out.sort_by_key(|s| (s.time, s.id));
+    Ok(out)
+}
+
+/// What the error says besides the object's name, which the finding says itself.
+pub(super) fn bare(name: &Name, error: &Error) -> String {
+    let text = error.to_string();
+    text.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(text)
+}
+
+type Judge<'a> = dyn Fn(&[u8]) -> Result<()> + 'a;
+
+/// Looks at every copy of the objects of a class that are stored several times, but for slots in `without`. Answers how
+/// many key slots lack only their last copies: somebody was stopped who added one.
+fn copies(
+    repo: &Repository,
+    class: Class,
+    findings: &mut Findings<'_>,
+    judge: &Judge<'_>,
+    without: &BTreeSet<SlotId>,
+) -> Result<u64> {
+    // What is copied, and of each copy what is wrong with it.
+    let mut all: BTreeMap<Name, Vec<Option<String>>> = BTreeMap::new();
+    let mut object = Vec::new();
+    for (name, _) in repo.storage().list(class)? {
+        let read = repo.storage().read(&name, None, &mut object).and_then(|()| judge(&object));
+        let (first, copy) = match name {
+            Name::Config(number, copy) => (Name::Config(number, 0), copy),
+            Name::Key(slot, copy) if !without.contains(&slot) => (Name::Key(slot, 0), copy),
+            _ => continue,
+        };
+        let found = all.entry(first).or_insert_with(|| vec![Some(MISSING.to_owned()); usize::from(COPIES)]);
+        if let Some(place) = found.get_mut(usize::from(copy)) {
+            *place = read.err().map(|e| bare(&name, &e));
+        }
+    }
+    let mut unfinished = 0;
+    for (first, found) in &all {
+        let whole = found.iter().take_while(|wrong| wrong.is_none()).count();
+        let lacks_last = (1..found.len()).contains(&whole) && found.iter().skip(whole).flatten().all(|wrong| wrong == MISSING);
+        let lacks_last = lacks_last && found.iter().skip(whole).all(Option::is_some);
+        if class == Class::Keys && lacks_last {
+            unfinished += 1;
+            continue;
+        }
+        let numbered = |copy: usize| match *first {
+            Name::Key(slot, _) => Name::Key(slot, copy as u8),
+            Name::Config(number, _) => Name::Config(number, copy as u8),
+            other => other,
+        };
+        let next = match found.iter().any(Option::is_none) {
+            true => "yester repair keys writes it again from a good copy",
+            false => "no copy of it is good",
+        };
+        for (copy, wrong) in found.iter().enumerate() {
+            if let Some(wrong) = wrong {
+                findings.damage(numbered(copy), format!("{wrong}; {next}"));
+            }
+        }
+    }
+    Ok(unfinished)
+}
+
+fn config_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {
+    let (repository, body) = envelope::unwrap(object, ObjectType::Config, "the configuration")?;
+    let (_, fields, mac) = config::decode_config(body, repository)?;
+    let header = envelope::header(ObjectType::Config, repo.id());
+    if repository != repo.id() || repo.keys().config_mac(&header, fields) != mac {
+        return Err(Error::corrupt("it is not authentic under the repository's key"));
+    }
+    Ok(())
+}
+
+fn slot_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {
+    let (repository, body) = envelope::unwrap(object, ObjectType::KeySlot, "a key slot")?;
+    if repository != repo.id() {
+        return Err(Error::corrupt(format!("it belongs to repository {}", repository.short())));
+    }
+    config::decode_slot(body).map(drop)
+}

@@ -1,0 +1,182 @@
+//! Forgetting snapshots: a mark beside each says that it no longer counts. Nothing is deleted here; prune does that.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::tz::TimeZone;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::retention::{self, GroupBy, Policy};
+use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
+use crate::observe::{Event, Observer};
+use crate::repo::Repository;
+use crate::repo::marks;
+use crate::repo::snapshots::{self, Filter};
+use crate::storage::Name;
+
+/// What a policy makes of one series.
+#[derive(Debug)]
+pub struct Series<'a> {
+    /// What stays, oldest first, each with at least one reason.
+    pub keep: Vec<(&'a Snapshot, Vec<String>)>,
+    /// What goes, oldest first.
+    pub remove: Vec<&'a Snapshot>,
+    /// What they have in common.
+    pub group_by: GroupBy,
+    /// Of what stays by a rule that counts: snapshots that hold much less than one that goes.
+    pub small: Vec<&'a Snapshot>,
+}
+
+impl<'a> Series<'a> {
+    /// What all of them have in common: host, given paths, tags, each if it was asked for.
+    pub fn name(&self) -> Common<'a> {
+        let first = self.keep.first().map(|(snapshot, _)| *snapshot).or(self.remove.first().copied());
+        first.map(|snapshot| common(snapshot, self.group_by)).unwrap_or_default()
+    }
+}
+
+/// Host, given paths and tags that snapshots have in common; `None` for what they need not.
+pub type Common<'a> = (Option<&'a [u8]>, Option<&'a [Vec<u8>]>, Option<&'a [Vec<u8>]>);
+
+fn common(snapshot: &Snapshot, by: GroupBy) -> Common<'_> {
+    let (host, paths) = snapshot.series();
+    (by.host.then_some(host), by.paths.then_some(paths), by.tags.then_some(&snapshot.tags))
+}
+
+/// What is to be forgotten is refused when nothing would be left of a series (a policy) or of the repository (ids).
+const ALL: &str = "(--unsafe-allow-remove-all does it nevertheless)";
+
+/// A snapshot that holds so many times less than one that it pushes out is told.
+const MUCH: u64 = 10;
+
+/// Applies `policy` to every series of `snapshots` (oldest first) as far as they pass `filter`. An empty policy keeps
+/// nothing: it is refused unless `all` may go and a filter says which.
+pub fn by_policy<'a>(
+    snapshots: &'a [Snapshot],
+    filter: &Filter,
+    policy: &Policy,
+    zone: &TimeZone,
+    now: Timestamp,
+    all: bool,
+) -> Result<Vec<Series<'a>>> {
+    let filtered = !(filter.hosts.is_empty() && filter.tags.is_empty() && filter.paths.is_empty());
+    if policy.is_empty() && !(all && filtered) {
+        return Err(retention::no_policy());
+    }
+    let mut series: BTreeMap<_, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|s| filter.matches(s)) {
+        series.entry(common(snapshot, policy.group_by)).or_default().push(snapshot);
+    }
+    let mut out = Vec::with_capacity(series.len());
+    for list in series.into_values() {
+        let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
+        let reasons = policy.apply(&newest_first, zone, now);
+        let mut found = Series { keep: Vec::new(), remove: Vec::new(), group_by: policy.group_by, small: Vec::new() };
+        for (snapshot, why) in newest_first.into_iter().zip(reasons).rev() {
+            match why.is_empty() {
+                true => found.remove.push(snapshot),
+                false => found.keep.push((snapshot, why)),
+            }
+        }
+        if found.keep.is_empty() && !all {
+            let (host, paths, _) = found.name();
+            let host = host.map_or("all hosts".to_owned(), escape);
+            let first = paths.and_then(<[_]>::first).map_or("all paths".to_owned(), |path| escape(path));
+            let more = paths.map_or(0, |paths| paths.len().saturating_sub(1));
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            return Err(Error::invalid(format!("the policy keeps no snapshot of {host}: {first}{more} {ALL}")));
+        }
+        let largest = found.remove.iter().map(|s| s.statistics.bytes).max().unwrap_or(0);
+        let small = found.keep.iter().map(|(snapshot, _)| *snapshot);
+        found.small = small.filter(|s| s.statistics.bytes < largest / MUCH).collect();
+        out.push(found);
+    }
+    Ok(out)
+}
+
+/// The snapshots that `names` stand for. Beside what [`snapshots::find`] knows, a name may be the beginning of the id of
+/// a damaged snapshot, or the whole id of one that is lost: `lost`, or the parent of another. Refuses to leave the
+/// repository without any unless `all` may go.
+pub fn by_names(
+    repo: &Repository,
+    snapshots: &[Snapshot],
+    names: &[String],
+    filter: &Filter,
+    lost: &[SnapshotId],
+    all: bool,
+) -> Result<Vec<SnapshotId>> {
+    let mut out = Vec::new();
+    for name in names {
+        let id = match snapshots::find(snapshots, name, filter) {
+            Ok(found) => found.id,
+            Err(e) if e.kind() == ErrorKind::NotFound => unreadable(repo, snapshots, name, lost)?.ok_or(e)?,
+            Err(e) => return Err(e),
+        };
+        if !out.contains(&id) {
+            out.push(id);
+        }
+    }
+    if !all && !snapshots.is_empty() && snapshots.iter().all(|s| out.contains(&s.id)) {
+        return Err(Error::invalid(format!("no snapshot would be left in the repository {ALL}")));
+    }
+    Ok(out)
+}
+
+fn unreadable(repo: &Repository, snapshots: &[Snapshot], name: &str, lost: &[SnapshotId]) -> Result<Option<SnapshotId>> {
+    let known: HashSet<SnapshotId> = snapshots.iter().map(|s| s.id).collect();
+    let mut found = None;
+    for id in snapshots::names(repo)?.into_iter().filter(|id| !known.contains(id) && id.to_string().starts_with(name)) {
+        // A fence is no snapshot and has to stay.
+        if snapshots::load(repo, id).is_err() && found.replace(id).is_some() {
+            return Err(Error::invalid(format!("{name} is the beginning of several snapshot ids: give more digits")));
+        }
+    }
+    let is_lost = |id: &SnapshotId| lost.contains(id) || snapshots.iter().any(|s| s.parent == Some(*id));
+    Ok(found.or_else(|| SnapshotId::parse(name).ok().filter(is_lost)))
+}
+
+/// The parents of these snapshots that are neither there nor forgotten.
+pub fn lost_parents(repo: &Repository, snapshots: &[Snapshot]) -> Result<Vec<SnapshotId>> {
+    let mut out: Vec<SnapshotId> = Vec::new();
+    for parent in snapshots.iter().filter_map(|snapshot| snapshot.parent) {
+        if out.contains(&parent) || snapshots.iter().any(|snapshot| snapshot.id == parent) {
+            continue;
+        }
+        let mut found = false;
+        for name in [Name::Snapshot(parent), Name::Forgotten(parent)] {
+            match repo.storage().read(&name, Some(0..1), &mut Vec::new()) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
+                _ => found = true,
+            }
+        }
+        if !found {
+            out.push(parent);
+        }
+    }
+    Ok(out)
+}
+
+/// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
+/// not be marked is said to `observer` and left out of the answer. `why` is for people, and stands in the marks.
+pub fn forget(
+    repo: &Repository,
+    ids: &[SnapshotId],
+    now: Timestamp,
+    why: &[u8],
+    observer: &dyn Observer,
+) -> Result<Vec<SnapshotId>> {
+    let mut done = Vec::with_capacity(ids.len());
+    for id in ids {
+        match marks::write(repo, &marks::mark(*id, now, why)) {
+            Ok(()) => done.push(*id),
+            Err(e) => {
+                let message = format!("it could not be forgotten: {e}");
+                observer.event(&Event::Warning { subject: Name::Snapshot(*id).to_string().as_bytes(), message: &message });
+            }
+        }
+    }
+    if !done.is_empty() {
+        repo.storage().sync()?;
+    }
+    Ok(done)
+}

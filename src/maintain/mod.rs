@@ -1,0 +1,17 @@
+//! Work on a repository as a whole: looking whether it is sound, forgetting snapshots, removing what nothing needs,
+//! mending, and counting.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `check/` | reads the repository, as much of it as is asked for, and says what is damaged |
+//! | `retention`, `forget` | which snapshots a policy keeps, and forgetting the others |
+//! | `prune/` | removes what no snapshot needs: packs, segments, objects of sessions that ended |
+//! | `repair` | writes the index and other objects again |
+//! | `stats` | counts |
+
+pub mod check;
+pub mod forget;
+pub mod prune;
+pub mod repair;
+pub mod retention;
+pub mod stats;

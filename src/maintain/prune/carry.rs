@@ -1,0 +1,280 @@
+//! Carrying a prune out, step by step.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::prune::packs::Standing;
+use crate::maintain::prune::plan::RESERVE;
+use crate::maintain::prune::repack::{Repack, Repacked};
+use crate::maintain::prune::sessions::{Living, Settle};
+use crate::maintain::prune::steady::steady;
+use crate::maintain::prune::{Plan, Prune, Report, plan, segments, sentence, sessions};
+use crate::model::{PackId, SnapshotId};
+use crate::observe::Event;
+use crate::repo::beat::{self, Beats};
+use crate::repo::damaged::{self, Damaged};
+use crate::repo::index::condemned;
+use crate::repo::index::list_packs;
+use crate::repo::{rubbish, session};
+use crate::storage::Name;
+
+/// Packs that are deleted before the sentences are read again.
+const DELETED_AT_ONCE: usize = 32;
+/// Packs that are named when they cannot be freed.
+const EXAMPLES: usize = 5;
+
+impl Prune<'_> {
+    /// Does what was planned.
+    pub fn carry_out(mut self) -> Result<Report> {
+        let repo = self.repo;
+        if self.is_idle()? {
+            self.say_stuck();
+            return Ok(self.report);
+        }
+        // What is deleted is deleted on the strength of objects that others made: they have to be durable.
+        repo.storage().sync_everything()?;
+        // Sentences that existed before every session has ended: no session is older than they are.
+        let mut sentences: Vec<SnapshotId> = self.view.sentences.iter().map(|sentence| sentence.id).collect();
+        self.report.sessions += match self.until {
+            None => self.settle(None)?,
+            // Writers that know the sentences need not be waited for: there may always be some.
+            Some(_) => self.settle_with(None, Living::Leave)? + self.settle(Some(&sentences))?,
+        };
+        self.clear()?;
+        self.look()?;
+        self.delete(&sentences)?;
+        self.condemn(&mut sentences)?;
+        self.repack(&mut sentences)?;
+        self.rewrite()?;
+        self.drop_sentences(&sentences)?;
+        self.drop_records()?;
+        self.say_stuck();
+        Ok(self.report)
+    }
+
+    /// What could not be freed, by the last look.
+    fn say_stuck(&mut self) {
+        let stuck = self.survey.packs.list.iter().filter(|pack| pack.lost);
+        stuck.clone().for_each(|pack| self.report.stuck.add(pack.size));
+        self.report.examples = stuck.take(EXAMPLES).map(|pack| pack.id).collect();
+        self.report.lost = self.survey.lost;
+    }
+
+    /// Removes records of damage whose packs are gone, and those that nobody can read.
+    fn drop_records(&mut self) -> Result<()> {
+        let (packs, damaged) = (list_packs(self.repo)?, Damaged::load(self.repo)?);
+        let done: Vec<SnapshotId> = damaged.void(|pack| packs.contains_key(pack)).collect();
+        damaged::remove(self.repo, &done)
+    }
+
+    /// Whether there is nothing to do at all.
+    fn is_idle(&self) -> Result<bool> {
+        let Plan { sentenced, dead, repack, snapshots, leftovers, .. } = self.plan;
+        let gone = self.survey.packs.list.iter().any(|pack| pack.standing == Standing::Gone);
+        let nothing = [sentenced, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
+        let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();
+        let index =
+            self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records && self.plan.ignored == 0;
+        Ok(nothing && index && self.view.sentences.is_empty() && sessions::open(self.repo)?.is_empty())
+    }
+
+    fn settle(&self, older_than: Option<&[SnapshotId]>) -> Result<u64> {
+        self.settle_with(older_than, self.until.map_or(Living::Refuse, Living::WaitUntil))
+    }
+
+    fn settle_with(&self, older_than: Option<&[SnapshotId]>, living: Living) -> Result<u64> {
+        let Prune { patience, options, .. } = self;
+        Settle { fence: &options.fence, older_than, now: options.now, patience, living }.settle(self.repo)
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::Interrupted, "the prune was stopped; the next one goes on where it was")),
+            false => Ok(()),
+        }
+    }
+
+    /// Deletes what needs no sentence: nobody can count on it. It needs no room, and may make some for the sentence.
+    fn clear(&mut self) -> Result<()> {
+        let storage = self.repo.storage();
+        let leftovers = storage.leftovers(true)?;
+        self.report.leftovers = plan::Tally { count: leftovers.files, bytes: leftovers.bytes };
+        let made_up = sessions::made_up(self.repo)?;
+        for name in self.view.ignored.iter().chain(&self.marks.made_up).chain(&made_up) {
+            self.check_stop()?;
+            self.report.ignored += u64::from(rubbish::remove(self.repo, name)?);
+        }
+        for (id, size) in &self.view.leavings {
+            self.check_stop()?;
+            storage.delete(&Name::Snapshot(*id))?;
+            self.report.snapshots.add(*size);
+        }
+        // A writer may read from them.
+        let replaced = if sessions::open(self.repo)?.is_empty() { self.view.index.replaced() } else { &[] };
+        // Those that nobody can open: all that snapshots need was found without them.
+        for id in replaced.iter().chain(&self.view.broken) {
+            storage.delete(&Name::Segment(*id))?;
+            self.report.segments.add(self.view.segments.get(id).copied().unwrap_or_default());
+        }
+        storage.sync()
+    }
+
+    /// Deletes what is dead of the packs of these sentences, to which no session is older any more.
+    fn delete(&mut self, sentences: &[SnapshotId]) -> Result<()> {
+        let ours = self.view.sentences.iter().filter(|sentence| sentences.contains(&sentence.id));
+        let ours: HashSet<PackId> = ours.flat_map(|sentence| sentence.packs.iter().copied()).collect();
+        let dead = |pack: &&super::packs::Pack| pack.standing == Standing::Sentenced && !pack.held && ours.contains(&pack.id);
+        let dead: Vec<(PackId, u64)> = self.survey.packs.list.iter().filter(dead).map(|pack| (pack.id, pack.size)).collect();
+        for some in dead.chunks(DELETED_AT_ONCE) {
+            self.check_stop()?;
+            // A sentence that does not open any more is void for everybody, and others may count on its packs again.
+            let counting = condemned::read_all(self.repo)?.packs();
+            for (id, size) in some.iter().filter(|(id, _)| counting.contains(id)) {
+                self.repo.storage().delete(&Name::Pack(*id))?;
+                self.report.packs.add(*size);
+            }
+        }
+        if dead.is_empty() { Ok(()) } else { self.repo.storage().sync() }
+    }
+
+    /// Sentences what is dead, waits for nobody to be older than the sentence, looks again, and deletes what is dead
+    /// still.
+    fn condemn(&mut self, sentences: &mut Vec<SnapshotId>) -> Result<()> {
+        self.check_stop()?;
+        let dead = plan::dead(&self.survey);
+        if dead.is_empty() {
+            return Ok(());
+        }
+        // A session that began a moment ago would have to end before the sentence could be carried out.
+        if self.until.is_none() {
+            self.settle(None)?;
+        }
+        let count = dead.len();
+        let sentence = sentence::write(self.repo, dead).map_err(|e| {
+            e.context(format!("{count} packs are not needed, but that could not be written down; nothing is lost"))
+        })?;
+        sentences.push(sentence);
+        self.report.sessions += self.settle(Some(sentences))?;
+        self.look()?;
+        self.delete(sentences)
+    }
+
+    /// Copies what is needed out of packs that are mostly not, as far as there is room, and deletes them.
+    fn repack(&mut self, sentences: &mut Vec<SnapshotId>) -> Result<()> {
+        let chosen = plan::to_repack(&self.survey, self.options.max_unused, self.options.max_repack);
+        let mut left: Vec<PackId> = chosen.iter().map(|at| self.survey.packs.list[*at].id).collect();
+        while !left.is_empty() {
+            self.check_stop()?;
+            let (fitting, needed) = self.fitting(&left)?;
+            if fitting.is_empty() {
+                let message = format!("{} packs are not repacked: there is no room for {needed} bytes", left.len());
+                self.observer.event(&Event::Warning { subject: b"repack", message: &message });
+                return Ok(());
+            }
+            let chosen: HashSet<PackId> = fitting.iter().map(|at| self.survey.packs.list[*at].id).collect();
+            left.retain(|id| !chosen.contains(id));
+            if !self.copy(&fitting)? {
+                left.clear();
+            }
+            self.avoid.extend(chosen);
+            self.look()?;
+            self.delete(sentences)?;
+            self.condemn(sentences)?;
+        }
+        Ok(())
+    }
+
+    /// The first of these packs whose copies there is room for, by their numbers; and what the very first needs.
+    fn fitting(&self, packs: &[PackId]) -> Result<(Vec<usize>, u64)> {
+        let free = self.repo.storage().free_space()?.unwrap_or(u64::MAX).saturating_sub(RESERVE);
+        let (mut out, mut sum, mut first) = (Vec::new(), 0u64, 0);
+        for id in packs {
+            let Some(at) = self.survey.packs.list.iter().position(|pack| pack.id == *id) else { continue };
+            let pack = &self.survey.packs.list[at];
+            let copies = pack.copy_bytes();
+            if first == 0 {
+                first = copies + RESERVE;
+            }
+            sum = sum.saturating_add(copies);
+            if sum > free {
+                break;
+            }
+            out.push(at);
+        }
+        Ok((out, first))
+    }
+
+    /// Copies from these packs, in a session of its own. False: the disk was full before the end.
+    fn copy(&mut self, packs: &[usize]) -> Result<bool> {
+        let repo = self.repo;
+        let id = session::begin(repo, self.options.now)?;
+        let beats = Beats::start(repo, id, beat::PERIOD);
+        let index = self.view.index.clone();
+        let result = Repack::new(repo, &index, &self.reader, &mut self.survey, id)
+            .and_then(|repack| repack.run(packs, self.stop, self.observer));
+        drop(beats);
+        // Nothing will be committed under its id. It must end before what was copied from is deleted.
+        let ended = session::abandon(repo, id, self.options.now);
+        match result {
+            Ok(Repacked { packs, bytes, mut found }) => {
+                self.reader.found().iter().for_each(|(pack, extent)| damaged::add(&mut found, *pack, extent));
+                super::write_down(repo, &found, self.options.now, self.observer);
+                self.report.written.count += packs;
+                self.report.written.bytes += bytes;
+                ended.map(|()| true)
+            }
+            Err(e) if is_full(&e) => {
+                let message = format!("it is not finished, since the disk is full: {e}");
+                self.observer.event(&Event::Warning { subject: b"repack", message: &message });
+                ended.map(|()| false)
+            }
+            // Another prune has deleted a segment that it read in. What it would have copied, the next prune does.
+            Err(e) if e.kind() == ErrorKind::NotFound => ended.map(|()| true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes the index without the packs that are gone.
+    fn rewrite(&mut self) -> Result<()> {
+        self.check_stop()?;
+        let (repo, report) = (self.repo, &mut self.report);
+        match steady(repo, |_| segments::rewrite(repo, &self.view.index, report)) {
+            Err(e) if is_full(&e) => {
+                let message = format!("it still names packs that are gone, since the disk is full; the next prune goes on: {e}");
+                self.observer.event(&Event::Warning { subject: b"index", message: &message });
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Removes the sentences whose packs are all gone, when nothing names these packs any more and every session that
+    /// could have seen them has ended.
+    fn drop_sentences(&mut self, sentences: &[SnapshotId]) -> Result<()> {
+        let done = steady(self.repo, |_| segments::carried_out(self.repo, &self.view.index, sentences))?;
+        self.report.sentences = (sentences.len() - done.len()) as u64;
+        if done.is_empty() {
+            return Ok(());
+        }
+        match self.settle_with(None, Living::Refuse) {
+            Ok(ended) => self.report.sessions += ended,
+            Err(e) if e.kind() == ErrorKind::Busy => {
+                self.report.sentences = sentences.len() as u64;
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+        for id in done {
+            self.repo.storage().delete(&Name::Condemned(id))?;
+        }
+        self.repo.storage().sync()
+    }
+}
+
+/// Whether an error says that there is no room.
+fn is_full(e: &Error) -> bool {
+    let kind = e.raw_os_error().map(|number| io::Error::from_raw_os_error(number).kind());
+    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}

@@ -1,0 +1,230 @@
+//! Prune: deletes what no snapshot needs.
+//!
+//! ```text
+//! look: snapshots, forgotten, segments, sentences, packs ──▶ mark ──▶ survey ──▶ plan (said before anything is done)
+//! settle dead sessions ─▶ finish older sentences ─▶ sentence the dead packs ─▶ settle ─▶ look again ─▶ delete
+//!                      ─▶ repack ─▶ sentence the copied packs ─▶ settle ─▶ look again ─▶ delete
+//!                      ─▶ rewrite segments ─▶ drop the sentences that are carried out
+//! ```
+//!
+//! It can be killed anywhere: what it leaves is a sentence, which the next one carries out first, or garbage, which the
+//! next one finds. Apart from the small sentence nothing is written before the first deletion. The rules, and what each
+//! of them is for, are in `docs/durability.md`.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::watch::{DEAD_AFTER, Watch};
+use crate::maintain::prune::mark::{Marks, Walk};
+use crate::maintain::prune::sessions::{Living, Patience, Settle};
+use crate::maintain::prune::steady::steady;
+use crate::maintain::prune::survey::Survey;
+use crate::maintain::prune::view::View;
+use crate::model::{PackId, SnapshotId, Timestamp};
+use crate::observe::{Event, Observer};
+use crate::repo::Repository;
+use crate::repo::damaged::{self, Found};
+use crate::repo::reader::ChunkReader;
+
+mod bits;
+mod carry;
+mod mark;
+mod packs;
+mod plan;
+mod repack;
+mod segments;
+mod sentence;
+mod sessions;
+mod steady;
+mod survey;
+mod tell;
+mod view;
+
+pub use plan::{Plan, Tally, Unused};
+pub use sessions::open as open_sessions;
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// How much unused space may stay in packs that hold something needed.
+    pub max_unused: Unused,
+    /// The most bytes of packs to repack.
+    pub max_repack: u64,
+    /// Sessions to end though they may live.
+    pub fence: Vec<SnapshotId>,
+    /// How long to wait for sessions that live. With a time to wait, writers that begin later are not waited for.
+    pub wait: Option<Duration>,
+    /// After this time without a sign of life a writer is dead that cannot be asked.
+    pub dead_after: Duration,
+    /// Where this machine remembers what stood still.
+    pub state: Option<PathBuf>,
+    /// Snapshots that count as forgotten, for a plan of what forgetting them would free. Empty for a real prune.
+    pub without: HashSet<SnapshotId>,
+    /// Bytes of decoded frames in memory.
+    pub memory: u64,
+    /// Whether damage that is met may be written down in the repository: not for who only looks.
+    pub record: bool,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+impl PruneOptions {
+    /// What is usual.
+    pub fn new(now: Timestamp) -> Self {
+        PruneOptions {
+            max_unused: Unused::default(),
+            max_repack: u64::MAX,
+            fence: Vec::new(),
+            wait: None,
+            dead_after: DEAD_AFTER,
+            state: None,
+            without: HashSet::new(),
+            memory: 48 << 20,
+            record: true,
+            now,
+        }
+    }
+}
+
+/// What a prune did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Deleted packs.
+    pub packs: Tally,
+    /// Deleted segments.
+    pub segments: Tally,
+    /// Removed objects that were not authentic.
+    pub ignored: u64,
+    /// Deleted objects of forgotten snapshots.
+    pub snapshots: Tally,
+    /// Parts of objects that killed writers had left.
+    pub leftovers: Tally,
+    /// New packs and segments.
+    pub written: Tally,
+    /// Sessions that were ended.
+    pub sessions: u64,
+    /// Sentences that stay until the next prune.
+    pub sentences: u64,
+    /// Packs that could not be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
+    pub stuck: Tally,
+    /// Such chunks.
+    pub lost: u64,
+    /// Names of some of those packs.
+    pub examples: Vec<PackId>,
+}
+
+impl Report {
+    /// What the repository is shorter by.
+    pub fn freed(&self) -> u64 {
+        let deleted = self.packs.bytes + self.segments.bytes + self.snapshots.bytes + self.leftovers.bytes;
+        deleted.saturating_sub(self.written.bytes)
+    }
+}
+
+/// A prune that has looked and not yet done anything.
+pub struct Prune<'a> {
+    repo: &'a Repository,
+    options: &'a PruneOptions,
+    stop: &'a AtomicBool,
+    observer: &'a dyn Observer,
+    patience: Patience<'a>,
+    /// Until when sessions that live are waited for.
+    until: Option<Instant>,
+    reader: ChunkReader,
+    view: View,
+    marks: Marks,
+    survey: Survey,
+    /// Packs that were copied from, and are to go.
+    avoid: HashSet<PackId>,
+    plan: Plan,
+    report: Report,
+}
+
+impl<'a> Prune<'a> {
+    /// Looks at everything and plans. Nothing is changed. Errors: a session that lives ([`crate::ErrorKind::Busy`]); a
+    /// page or chunk that a snapshot needs and that is not there, or damaged; a listing that failed.
+    pub fn prepare(
+        repo: &'a Arc<Repository>,
+        options: &'a PruneOptions,
+        stop: &'a AtomicBool,
+        observer: &'a dyn Observer,
+    ) -> Result<Self> {
+        let patience = Patience { watch: Watch::new(options.state.as_deref(), repo.id()), dead_after: options.dead_after, stop };
+        let until = options.wait.map(|wait| Instant::now() + wait);
+        if until.is_none() {
+            let (older_than, living) = (None, Living::Refuse);
+            Settle { fence: &options.fence, older_than, now: options.now, patience: &patience, living }.find(repo)?;
+        }
+        let (view, reader, marks, survey) = steady(repo, |_| {
+            let view = View::read(repo, None)?;
+            let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
+            let walk = Walk { reader: &reader, without: &options.without, stop, observer };
+            let mut marks = Marks::new(view.index.clone());
+            let marked = marks.update(repo, &view, &walk).map_err(|e| view.blame(e));
+            if options.record {
+                write_down(repo, &reader.found(), options.now, observer);
+            }
+            marked?;
+            let survey = Survey::new(&view, &marks, &HashSet::new())?;
+            Ok((view, reader, marks, survey))
+        })
+        .map_err(untouched)?;
+        let made_up = sessions::made_up(repo)?.len();
+        let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
+        let (leftovers, free) = (repo.storage().leftovers(false)?, repo.storage().free_space()?);
+        let fitting = plan::with_room(&view, &survey, repack.clone(), leftovers, free);
+        let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
+        repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
+        plan.live = marks.snapshots;
+        plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
+        tell::tell(&survey, &repack, observer);
+        let (avoid, report) = (HashSet::new(), Report::default());
+        Ok(Prune { repo, options, stop, observer, patience, until, reader, view, marks, survey, avoid, plan, report })
+    }
+
+    /// What it will do.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Looks again at everything: lists anew, and marks what is new. What was looked at before may be reckoned with in
+    /// choosing what to sentence; before anything is deleted this must follow on the settling of sessions (rule 7).
+    fn look(&mut self) -> Result<()> {
+        let repo = self.repo;
+        steady(repo, |first| {
+            self.view = View::read(repo, Some(&self.view.index))?;
+            self.reader.set_index(self.view.index.clone());
+            match first {
+                true => self.marks.carry(&self.view.index)?,
+                // What was marked when something was missing may be a part of what is needed.
+                false => self.marks = Marks::new(self.view.index.clone()),
+            }
+            let (stop, observer) = (self.stop, self.observer);
+            let walk = Walk { reader: &self.reader, without: &self.options.without, stop, observer };
+            self.marks.update(repo, &self.view, &walk)?;
+            self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
+            Ok(())
+        })
+    }
+}
+
+/// Writes down what was found damaged. On a full disk that cannot be done, and prune has to work there all the same.
+fn write_down(repo: &Repository, found: &Found, now: Timestamp, observer: &dyn Observer) {
+    if let Err(e) = damaged::record(repo, found, "yester prune", now) {
+        let message = format!("damage was found and could not be written down: {e}");
+        observer.event(&Event::Warning { subject: b"damaged", message: &message });
+    }
+}
+
+fn untouched(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::Corrupt | ErrorKind::NotFound => {
+            e.with_kind(ErrorKind::Corrupt).context("nothing was deleted, since not all that snapshots need can be found")
+        }
+        _ => e,
+    }
+}

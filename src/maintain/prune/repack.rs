@@ -1,0 +1,347 @@
+//! Copying what is needed out of packs that are mostly not, so that they can go.
+//!
+//! A frame of which everything stays is sealed again as it is, differences included; of others, the chunks that stay
+//! are compressed anew. A base stays in a frame without bases. The new packs belong to a session, like an ingest's, so
+//! that another prune waits; were it fenced, they would be packs like any others, and nothing would be lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::chunk::codec::{Compression, Encoder};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::damage::Extent;
+use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PREAMBLE, PackKind};
+use crate::maintain::prune::packs::{Pack, Standing};
+use crate::maintain::prune::survey::Survey;
+use crate::model::{ChunkKey, PackId, SnapshotId};
+use crate::observe::{Event, Observer};
+use crate::repo::damaged::{self, Found};
+use crate::repo::index::Location;
+use crate::repo::index::segment::Segment;
+use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::reader::{ChunkReader, is_damage};
+use crate::repo::{Repository, index::Index};
+use crate::storage::Name;
+
+/// A new pack is closed from this on, as an ingest's.
+const PACK_TARGET: u64 = 16 << 20;
+/// A frame that is put together of parts of others is closed from this on.
+const FRAME: usize = 512 << 10;
+/// New packs that a segment is written for.
+const PACKS_A_SEGMENT: usize = 16;
+
+/// What was written.
+#[derive(Debug, Default, Clone)]
+pub struct Repacked {
+    /// New packs.
+    pub packs: u64,
+    /// Bytes of packs and segments.
+    pub bytes: u64,
+    /// What was found damaged.
+    pub found: Found,
+}
+
+/// Copies for one session.
+pub struct Repack<'a> {
+    repo: &'a Repository,
+    index: &'a Index,
+    reader: &'a ChunkReader,
+    survey: &'a mut Survey,
+    session: SnapshotId,
+    sealer: FrameSealer,
+    /// The open pack of each kind.
+    open: [Option<Build>; 2],
+    waiting: Vec<StoredPack>,
+    done: Repacked,
+    sealed: Vec<u8>,
+    prefix: Vec<u8>,
+}
+
+/// A pack under construction.
+struct Build {
+    key: PackKey,
+    frames: Vec<SealedFrame>,
+    stored: u64,
+    /// Parts of frames, for the next one.
+    gathered: PlainFrame,
+}
+
+impl<'a> Repack<'a> {
+    /// Copies in the name of `session`.
+    pub fn new(
+        repo: &'a Repository,
+        index: &'a Index,
+        reader: &'a ChunkReader,
+        survey: &'a mut Survey,
+        session: SnapshotId,
+    ) -> Result<Self> {
+        let sealer = FrameSealer::new(Encoder::new(Compression::Auto)?)?;
+        Ok(Repack {
+            repo,
+            index,
+            reader,
+            survey,
+            session,
+            sealer,
+            open: [None, None],
+            waiting: Vec::new(),
+            done: Repacked::default(),
+            sealed: Vec::new(),
+            prefix: Vec::new(),
+        })
+    }
+
+    /// Copies what is needed of these packs. Everything is durable and indexed when this returns. What is damaged is left as
+    /// it is, and said; an error of writing is final, and what was written until then is garbage for
+    /// the next prune, or counts, according to whether its segment was written.
+    pub fn run(mut self, packs: &[usize], stop: &AtomicBool, observer: &dyn Observer) -> Result<Repacked> {
+        let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
+        let mut bytes = 0;
+        for (number, at) in packs.iter().enumerate() {
+            let Pack { id, size, .. } = self.survey.packs.list[*at];
+            // One that is gone was repacked by another prune.
+            if let Err(e) = self.pack(id, size, stop)?
+                && e.kind() != ErrorKind::NotFound
+            {
+                let message = format!("it was not repacked whole, since not all of it can be read (run yester check): {e}");
+                observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
+            }
+            bytes += size;
+            let (entries, total_entries) = (number as u64 + 1, packs.len() as u64);
+            observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total, unit: "packs" });
+        }
+        self.close(PackKind::Data)?;
+        self.close(PackKind::Tree)?;
+        self.index()?;
+        Ok(self.done)
+    }
+
+    /// Copies from one pack. The inner error is the first one of reading it: frames that are damaged are left out.
+    fn pack(&mut self, id: PackId, size: u64, stop: &AtomicBool) -> Result<Result<()>> {
+        let (key, entries) = match self.directory(id, size)? {
+            Ok(found) => found,
+            Err(e) => return Ok(Err(e)),
+        };
+        let mut first = Ok(());
+        for (number, entry) in entries.iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
+            }
+            let number = number as u32;
+            let wanted = self.wanted(id, number, key.preamble().kind, entry)?;
+            if wanted.iter().all(|wanted| *wanted == Wanted::No) {
+                continue;
+            }
+            if let Err(e) = self.fetch(id, number, entry) {
+                first = first.and(Err(e));
+                continue;
+            }
+            if let Err(e) = self.bases(key.preamble().kind, entry) {
+                // The reader knows whose damage it is.
+                first = first.and(Err(e));
+                continue;
+            }
+            let whole = wanted.iter().all(|wanted| *wanted == Wanted::AsItIs);
+            let copied = match whole {
+                true => self.whole(&key, number, entry)?,
+                false => self.parts(&key, number, entry, &wanted)?,
+            };
+            if let Err(e) = copied {
+                damaged::add_frame(&mut self.done.found, id, number);
+                first = first.and(Err(e.context(format!("{}, frame {number}", Name::Pack(id)))));
+            }
+        }
+        Ok(first)
+    }
+
+    /// A pack's key and its directory; where that is damaged, what the index says of its frames.
+    fn directory(&mut self, id: PackId, size: u64) -> Result<Result<(Arc<PackKey>, Vec<DirectoryEntry>)>> {
+        let read = pack::read_directory(self.repo, id, size);
+        if read.as_ref().err().is_none_or(|e| !is_damage(e)) {
+            return Ok(read);
+        }
+        let mut preamble = Vec::new();
+        let opened = self.repo.storage().read(&Name::Pack(id), Some(0..PREAMBLE as u64), &mut preamble);
+        match opened.and_then(|()| PackKey::open(self.repo, &preamble)) {
+            Ok(key) => Ok(Ok((Arc::new(key), self.index.directory_of(id)?))),
+            Err(e) => {
+                if is_damage(&e) {
+                    damaged::add(&mut self.done.found, id, &Extent::Whole);
+                }
+                Ok(Err(e.context(Name::Pack(id))))
+            }
+        }
+    }
+
+    /// Which chunks of a frame are to be copied.
+    fn wanted(&mut self, id: PackId, number: u32, kind: PackKind, entry: &DirectoryEntry) -> Result<Vec<Wanted>> {
+        let mut offset = 0;
+        let mut out = Vec::with_capacity(entry.chunks.len());
+        for (key, len) in &entry.chunks {
+            let places = self.index.find_all(kind, key)?;
+            let own = places.iter().find(|place| place.offset == offset && self.index.frame_key(place) == (id, number)).copied();
+            out.push(match own {
+                Some(own) => self.fate(&own, &places)?,
+                None => Wanted::No,
+            });
+            offset += len;
+        }
+        Ok(out)
+    }
+
+    /// What becomes of one copy of a chunk, of all that there are.
+    fn fate(&mut self, own: &Location, places: &[Location]) -> Result<Wanted> {
+        if !self.survey.needed.get(own.entry()) || self.survey.packs.frame(own).is_damaged() {
+            return Ok(Wanted::No);
+        }
+        if self.survey.packs.of(own).standing != Standing::Usable {
+            // Under a sentence: whoever needs it, as a base too, needs it to stand by itself somewhere else.
+            return Ok(if self.survey.plain(places).is_empty() { Wanted::ByItself } else { Wanted::No });
+        }
+        let copy = |place: &Location| (self.index.frame_key(place), place.offset);
+        let stays = self.survey.stays(places)?;
+        Ok(if stays.is_some_and(|stays| copy(&stays) == copy(own)) { Wanted::AsItIs } else { Wanted::No })
+    }
+
+    /// Reads a frame's sealed bytes.
+    fn fetch(&mut self, id: PackId, number: u32, entry: &DirectoryEntry) -> Result<()> {
+        let range = entry.frame.offset..entry.frame.offset + u64::from(entry.frame.stored);
+        let read = self.repo.storage().read(&Name::Pack(id), Some(range), &mut self.sealed);
+        if read.as_ref().is_err_and(is_damage) {
+            damaged::add_frame(&mut self.done.found, id, number);
+        }
+        read
+    }
+
+    /// Reads the plain bytes of a frame's bases.
+    fn bases(&mut self, kind: PackKind, entry: &DirectoryEntry) -> Result<()> {
+        self.prefix.clear();
+        match entry.frame.bases.is_empty() {
+            true => Ok(()),
+            false => self.reader.bases(kind, &entry.frame.bases, &mut self.prefix),
+        }
+    }
+
+    fn whole(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry) -> Result<Result<()>> {
+        let build = build(&mut self.open, self.repo, key.preamble().kind, self.session)?;
+        let next = build.frames.len() as u32;
+        let (keys, from) = (self.repo.keys(), (&**key, number));
+        match self.sealer.reseal(keys, from, entry, &self.sealed, &self.prefix, &build.key, next) {
+            Ok(frame) => self.add(key.preamble().kind, frame).map(Ok),
+            Err(e) => Ok(Err(e)),
+        }
+    }
+
+    fn parts(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry, wanted: &[Wanted]) -> Result<Result<()>> {
+        let kind = key.preamble().kind;
+        let mut plain = Vec::new();
+        if let Err(e) = self.sealer.open(key, number, &entry.frame, &self.sealed, &self.prefix, &mut plain) {
+            return Ok(Err(e));
+        }
+        // A difference stays one, if what is left of it is still worth it.
+        let mut delta = PlainFrame { bases: entry.frame.bases.clone(), ..PlainFrame::default() };
+        let mut rest = &plain[..];
+        for ((chunk, len), wanted) in entry.chunks.iter().zip(wanted) {
+            let Some(bytes) = rest.split_off(..*len as usize) else { return Ok(Err(Error::corrupt("a frame is too short"))) };
+            if *wanted == Wanted::No {
+                continue;
+            }
+            let id = self.repo.keys().chunk_id(kind, bytes);
+            if id.key() != *chunk {
+                let text = format!("chunk {}… has other content than its name says", chunk.short());
+                return Ok(Err(Error::corrupt(text)));
+            }
+            if *wanted == Wanted::AsItIs && !delta.bases.is_empty() {
+                delta.bytes.extend_from_slice(bytes);
+                delta.chunks.push((id, *len));
+                continue;
+            }
+            let build = build(&mut self.open, self.repo, kind, self.session)?;
+            build.gathered.bytes.extend_from_slice(bytes);
+            build.gathered.chunks.push((id, *len));
+            let full = build.gathered.bytes.len() >= FRAME.min(entry.frame.plain as usize);
+            if full || build.gathered.chunks.len() == MAX_FRAME_CHUNKS {
+                self.seal_gathered(kind)?;
+            }
+        }
+        if !delta.chunks.is_empty() {
+            self.seal(kind, &delta)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn seal_gathered(&mut self, kind: PackKind) -> Result<()> {
+        let gathered = self.open[kind as usize - 1].as_mut().map(|build| std::mem::take(&mut build.gathered));
+        match gathered.filter(|frame| !frame.chunks.is_empty()) {
+            Some(frame) => self.seal(kind, &frame),
+            None => Ok(()),
+        }
+    }
+
+    fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
+        let build = build(&mut self.open, self.repo, kind, self.session)?;
+        let fetch = |kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
+        // What was worth being a difference is tried each time.
+        let deltas = Deltas { trials: &DeltaTrials::default(), fetch: &fetch };
+        let number = build.frames.len() as u32;
+        let frame = self.sealer.seal(self.repo.keys(), &build.key, number, frame, Some(&deltas))?;
+        self.add(kind, frame)
+    }
+
+    fn add(&mut self, kind: PackKind, frame: SealedFrame) -> Result<()> {
+        let build = build(&mut self.open, self.repo, kind, self.session)?;
+        build.stored += frame.bytes.len() as u64;
+        build.frames.push(frame);
+        if build.stored >= PACK_TARGET { self.close(kind) } else { Ok(()) }
+    }
+
+    /// Stores the open pack of a kind, if there is one.
+    fn close(&mut self, kind: PackKind) -> Result<()> {
+        let gathered = self.open[kind as usize - 1].as_mut().map(|build| std::mem::take(&mut build.gathered));
+        if let Some(frame) = gathered.filter(|frame| !frame.chunks.is_empty()) {
+            // With it the pack may become full and be closed in there.
+            self.seal(kind, &frame)?;
+        }
+        let Some(build) = self.open[kind as usize - 1].take() else { return Ok(()) };
+        let stored = pack::store(self.repo, &build.key, build.frames)?;
+        self.done.packs += 1;
+        self.done.bytes += stored.size;
+        self.waiting.push(stored);
+        if self.waiting.len() == PACKS_A_SEGMENT { self.index() } else { Ok(()) }
+    }
+
+    /// Packs first, then the segment that names them.
+    fn index(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.repo.storage().sync()?;
+        let (_, size) = Segment::of_packs(&self.waiting).store(self.repo, Vec::new())?;
+        self.repo.storage().sync()?;
+        self.done.bytes += size;
+        self.waiting.clear();
+        Ok(())
+    }
+}
+
+/// What becomes of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Nothing: it is not needed, or another copy stays.
+    No,
+    /// It is copied; with all of its frame, as it is.
+    AsItIs,
+    /// It is copied into a frame without bases.
+    ByItself,
+}
+
+fn build<'b>(open: &'b mut [Option<Build>; 2], repo: &Repository, kind: PackKind, session: SnapshotId) -> Result<&'b mut Build> {
+    let place = &mut open[kind as usize - 1];
+    match place {
+        Some(build) => Ok(build),
+        None => {
+            let key = PackKey::generate(repo, kind, session)?;
+            Ok(place.insert(Build { key, frames: Vec::new(), stored: 0, gathered: PlainFrame::default() }))
+        }
+    }
+}

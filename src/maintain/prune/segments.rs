@@ -1,0 +1,58 @@
+//! The index after packs are gone.
+
+use std::collections::HashSet;
+
+use crate::error::Result;
+use crate::maintain::prune::view::View;
+use crate::maintain::prune::{Report, sessions};
+use crate::model::{PackId, SegmentId, SnapshotId};
+use crate::repo::Repository;
+use crate::repo::index::Index;
+use crate::storage::Name;
+
+/// Writes what the segments that name gone packs say of all others into a new one, and deletes them and all that are
+/// replaced already (rule 8). Packs that are gone are those that the storage does not have (a missing one was asked for
+/// by name: see [`View::read`]).
+pub fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()> {
+    let view = View::read(repo, Some(old))?;
+    let index = &view.index;
+    let is_gone = |id: &PackId| !view.packs.contains_key(id);
+    let which: Vec<usize> =
+        (0..index.segments().len()).filter(|at| index.segments()[*at].packs().iter().any(|pack| is_gone(&pack.id))).collect();
+    if !which.is_empty() {
+        let new = index.rewrite(repo, &which, index.replaced(), &|pack| !is_gone(&pack.id))?;
+        // The new one is durable before the old ones go.
+        repo.storage().sync()?;
+        if let Some((_, size)) = new {
+            report.written.add(size);
+        }
+    }
+    // A writer who began before the new one was there reads from the old ones. They hide nothing and can wait.
+    if !sessions::open(repo)?.is_empty() {
+        return Ok(());
+    }
+    let rewritten = which.iter().map(|at| index.segments()[*at].id());
+    // The replaced ones first: they must not come back when what replaced them is gone.
+    let old: Vec<SegmentId> = index.replaced().iter().copied().chain(rewritten).collect();
+    for id in &old {
+        repo.storage().delete(&Name::Segment(*id))?;
+        report.segments.add(view.segments.get(id).copied().unwrap_or_default());
+    }
+    if old.is_empty() { Ok(()) } else { repo.storage().sync() }
+}
+
+/// The sentences that are carried out: none of their packs is there, and no segment names any.
+pub fn carried_out(repo: &Repository, old: &Index, sentences: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
+    if sentences.is_empty() {
+        return Ok(Vec::new());
+    }
+    let view = View::read(repo, Some(old))?;
+    // What replaced segments name is not known here: they are deleted first.
+    if !view.index.replaced().is_empty() {
+        return Ok(Vec::new());
+    }
+    let named: HashSet<PackId> = view.index.packs().map(|pack| pack.id).collect();
+    let is_left = |id: &PackId| view.packs.contains_key(id) || named.contains(id);
+    let done = view.sentences.iter().filter(|s| sentences.contains(&s.id) && !s.packs.iter().any(is_left));
+    Ok(done.map(|sentence| sentence.id).collect())
+}

@@ -1,0 +1,110 @@
+//! What is in the repository, listed afresh and in the order that the protocol wants.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{PackId, SegmentId, SnapshotId};
+use crate::repo::Repository;
+use crate::repo::index::condemned::{self, List, Lists};
+use crate::repo::index::{self, Index};
+use crate::repo::marks;
+use crate::storage::{Class, Name};
+
+/// One look at the repository.
+#[derive(Debug)]
+pub struct View {
+    /// Snapshots that are not forgotten, and fences.
+    pub snapshots: Vec<SnapshotId>,
+    /// Objects that are not authentic, and count for nothing.
+    pub ignored: Vec<Name>,
+    /// Objects of forgotten snapshots that are still there, with their sizes.
+    pub leavings: Vec<(SnapshotId, u64)>,
+    /// The visible segments.
+    pub index: Arc<Index>,
+    /// Segments that cannot be opened by anybody.
+    pub broken: Vec<SegmentId>,
+    /// All segments, also replaced ones, with their sizes.
+    pub segments: HashMap<SegmentId, u64>,
+    /// Sentences with their packs.
+    pub sentences: Vec<List>,
+    /// Packs with their sizes.
+    pub packs: HashMap<PackId, u64>,
+}
+
+impl View {
+    /// Lists snapshots, then what is forgotten, segments, sentences, packs, in this order (rules 2, 6 and 7). An error
+    /// of any listing is final. Segments that `old` has open are used again.
+    pub fn read(repo: &Repository, old: Option<&Index>) -> Result<View> {
+        let listed = repo.storage().list(Class::Snapshots)?;
+        let ids = listed.iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(*id) } else { None });
+        let (forgotten, ignored) = marks::judged(repo, &ids.collect::<Vec<_>>())?;
+        let (mut snapshots, mut leavings) = (Vec::new(), Vec::new());
+        for (name, size) in listed {
+            match name {
+                Name::Snapshot(id) if forgotten.contains(&id) => leavings.push((id, size)),
+                Name::Snapshot(id) => snapshots.push(id),
+                _ => {}
+            }
+        }
+        let (index, damaged) = Index::load_with_damage(repo, old)?;
+        let mut broken = Vec::new();
+        for (id, e) in damaged {
+            match e.kind() {
+                // Whether snapshots need what it said will be seen.
+                ErrorKind::Corrupt => broken.push(id),
+                _ => return Err(e),
+            }
+        }
+        let index = Arc::new(index);
+        let segments = repo.storage().list(Class::Index)?;
+        let segments = segments.into_iter().filter_map(|(name, size)| match name {
+            Name::Segment(id) => Some((id, size)),
+            _ => None,
+        });
+        let segments = segments.collect();
+        let Lists { lists: sentences, void, .. } = condemned::read_all(repo)?;
+        let ignored = ignored.into_iter().chain(void).map(|(name, _)| name).collect();
+        let packs = index::list_packs(repo)?;
+        let view = View { snapshots, ignored, leavings, index, broken, segments, sentences, packs };
+        view.confirm_missing(repo)?;
+        Ok(view)
+    }
+
+    /// The error of something that was not found, with the segment that may have said where it is.
+    pub fn blame(&self, e: Error) -> Error {
+        match self.broken.first() {
+            Some(id) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                e.context(format!("{} is damaged (yester repair index makes it anew from the packs)", Name::Segment(*id)))
+            }
+            _ => e,
+        }
+    }
+
+    /// A pack that a segment names and the listing does not show must really be gone: stores have answered with
+    /// incomplete listings (restic#3273), and what follows deletes. Sentenced packs are expected to be gone.
+    fn confirm_missing(&self, repo: &Repository) -> Result<()> {
+        let sentenced = self.sentenced();
+        let mut byte = Vec::new();
+        for pack in self.index.packs().filter(|p| !self.packs.contains_key(&p.id) && !sentenced.contains(&p.id)) {
+            let name = Name::Pack(pack.id);
+            match repo.storage().read(&name, Some(0..1), &mut byte) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+                Ok(()) => {
+                    let text = format!(
+                        "{name} is there, but {} does not list it: nothing may be deleted on the word of such a store",
+                        repo.storage().describe()
+                    );
+                    return Err(Error::new(ErrorKind::Io, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs under any sentence.
+    pub fn sentenced(&self) -> HashSet<PackId> {
+        self.sentences.iter().flat_map(|sentence| sentence.packs.iter().copied()).collect()
+    }
+}

@@ -1,0 +1,425 @@
+//! One request and its answer, on one of a few connections.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response};
+use tokio::time::error::Elapsed;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::remote::client::body::Pieces;
+use crate::remote::client::fault::{Fault, Patience};
+use crate::remote::client::transport::{Sender, Target, cause, connect};
+use crate::remote::protocol::{Code, REPOSITORY_HEADER, Refusal, VERSION, VERSION_HEADER};
+use crate::remote::rate::Rate;
+
+/// Bytes of an upload that are given to the connection at once.
+const PIECE: usize = 32 << 10;
+/// The longest body of a refusal.
+const LONGEST_REFUSAL: usize = 64 << 10;
+/// Attempts to connect to a server that never answered before.
+const FIRST_ATTEMPTS: u32 = 3;
+/// For so long a server that was given up is not asked again, or for a quarter of the timeout.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+/// What Linux calls a disk or a quota that is full: callers know them by number.
+const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
+
+/// A connection, or the place for one.
+#[derive(Default)]
+struct Slot {
+    sender: tokio::sync::Mutex<Option<Sender>>,
+    load: AtomicUsize,
+}
+
+/// When the server was last heard of, and when it was last given up.
+#[derive(Debug, Clone, Copy)]
+struct Health {
+    heard: Instant,
+    given_up: Option<Instant>,
+}
+
+/// What all requests to one repository share.
+pub struct Line {
+    target: Target,
+    /// What goes before the path.
+    authority: String,
+    repository: HeaderValue,
+    token: Option<HeaderValue>,
+    slots: Vec<Slot>,
+    /// Whether the server ever answered.
+    known: AtomicBool,
+    health: Mutex<Health>,
+    /// How long one waits for progress.
+    pub timeout: Duration,
+    /// Limits of bytes a second, up and down.
+    pub rates: (Option<Rate>, Option<Rate>),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The method.
+    pub method: Method,
+    /// The path.
+    pub path: String,
+    /// One more header.
+    pub header: Option<(&'static str, String)>,
+}
+
+impl Ask {
+    /// A request.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Ask { method, path: path.into(), header: None }
+    }
+
+    /// With a header.
+    pub fn with(mut self, name: &'static str, value: String) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+}
+
+/// Counts a request of a connection while it lives.
+struct Loaded<'a>(&'a Slot);
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer, and the load that it still is.
+pub struct Answer<'a> {
+    /// Status, headers, body.
+    pub response: Response<Incoming>,
+    loaded: Loaded<'a>,
+}
+
+impl Line {
+    /// A line to a repository.
+    pub fn new(target: Target, authority: String, repository: &str, token: Option<&str>, connections: usize) -> Result<Self> {
+        let header = |text: &str| HeaderValue::from_str(text);
+        let repository = header(repository).map_err(|_| Error::invalid("the repository's name cannot be sent"))?;
+        let token = token.map(|token| {
+            let value = zeroize::Zeroizing::new(format!("Bearer {token}"));
+            let mut value =
+                header(&value).map_err(|_| Error::new(ErrorKind::Key, "the token has characters that no token has"))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
+        let (known, timeout, rates) = (AtomicBool::new(false), Duration::from_secs(60), (None, None));
+        let health = Mutex::new(Health { heard: Instant::now(), given_up: None });
+        Ok(Line { target, authority, repository, token: token.transpose()?, slots, known, health, timeout, rates })
+    }
+
+    /// How many connections there may be.
+    pub fn connections(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Patience for one call. When another call has just given up, and nothing was heard since, there is none: a thousand
+    /// calls must not wait for a dead server one after the other.
+    pub fn patience(&self) -> Result<Patience> {
+        let health = self.health();
+        match health.given_up {
+            Some(at) if at.elapsed() < (self.timeout / 4).min(LEFT_ALONE) => {
+                let seconds = at.duration_since(health.heard).as_secs();
+                Err(Error::new(
+                    ErrorKind::Io,
+                    format!("the server does not answer (nothing was heard of it for {seconds} seconds)"),
+                ))
+            }
+            _ => Ok(Patience::new(self.timeout)),
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Notes that the server answered, or sent or took bytes.
+    pub fn heard(&self) {
+        *self.health() = Health { heard: Instant::now(), given_up: None };
+    }
+
+    /// Notes that a call gave up, if no other heard anything for long, either.
+    fn gives_up(&self) {
+        let mut health = self.health();
+        if health.heard.elapsed() >= self.timeout / 2 {
+            health.given_up = Some(Instant::now());
+        }
+    }
+
+    /// Tries until there is an answer, patience is at its end, or trying again would not help.
+    pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut Patience) -> Result<T, Fault>) -> Result<T> {
+        let mut patience = self.patience()?;
+        loop {
+            let fault = match attempt(&mut patience).await {
+                Ok(value) => return Ok(value),
+                Err(Fault::Final(e)) => return Err(e),
+                Err(fault) => fault,
+            };
+            self.rest(&mut patience, fault).await?;
+        }
+    }
+
+    /// Waits before the next attempt, or says why there is none.
+    pub async fn rest(&self, patience: &mut Patience, fault: Fault) -> Result<()> {
+        let pause = patience.pause();
+        let stranger = matches!(fault, Fault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
+        match pause {
+            Some(pause) if !stranger || patience.attempts() < self.first_attempts() => {
+                tracing::info!(reason = %fault.error(), "trying again");
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            Some(_) => Err(fault.error()),
+            None => {
+                self.gives_up();
+                let seconds = patience.timeout().as_secs_f32();
+                let e = fault.error();
+                let kind = e.kind();
+                Err(Error::new(kind, format!("{e} (nothing moved for {seconds} seconds, the time of --timeout)")))
+            }
+        }
+    }
+
+    /// How often a server that never answered is tried. An ssh that was refused has said so, and may have asked for a
+    /// passphrase: once is enough.
+    fn first_attempts(&self) -> u32 {
+        match self.target {
+            Target::Ssh(_) => 1,
+            Target::Tls { .. } => FIRST_ATTEMPTS,
+        }
+    }
+
+    /// The connection with the least to do; new ones only when all others are busy.
+    async fn slot(&self, wait: Duration) -> Result<(Loaded<'_>, Sender), Fault> {
+        let least = self.slots.iter().min_by_key(|slot| slot.load.load(Ordering::Relaxed));
+        let slot = least.ok_or_else(|| Fault::broken("there is none"))?;
+        slot.load.fetch_add(1, Ordering::Relaxed);
+        let loaded = Loaded(slot);
+        let mut place = slot.sender.lock().await;
+        if let Some(sender) = place.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok((loaded, sender.clone()));
+        }
+        *place = None;
+        let sender = connect(&self.target, wait).await?;
+        *place = Some(sender.clone());
+        Ok((loaded, sender))
+    }
+
+    /// Does not use the connection of a request any more that got no answer: it may be dead without knowing.
+    async fn drop_connection(&self, loaded: &Loaded<'_>) {
+        if let Ok(mut place) = loaded.0.sender.try_lock() {
+            *place = None;
+        }
+    }
+
+    /// Does not use the connection of an answer any more.
+    pub async fn give_up(&self, answer: &Answer<'_>) {
+        self.drop_connection(&answer.loaded).await;
+    }
+
+    fn request(&self, ask: &Ask, body: Pieces) -> Result<Request<Pieces>, Fault> {
+        let mut request = Request::builder()
+            .method(ask.method.clone())
+            .uri(format!("https://{}{}", self.authority, ask.path))
+            .header(hyper::header::HOST, &self.authority)
+            .header(VERSION_HEADER, VERSION)
+            .header(REPOSITORY_HEADER, self.repository.clone());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.clone());
+        }
+        if let Some((name, value)) = &ask.header {
+            request = request.header(*name, value);
+        }
+        request.body(body).map_err(|e| Fault::Final(Error::invalid(format!("the request cannot be made: {e}"))))
+    }
+
+    /// Sends a request without a body.
+    pub async fn ask(&self, ask: &Ask, patience: &mut Patience) -> Result<Answer<'_>, Fault> {
+        let (loaded, mut sender) = self.slot(patience.wait()).await?;
+        let request = self.request(ask, Pieces::none())?;
+        let answered = self.answered(patience, &loaded, sender.send(request)).await?;
+        self.judge(answered, loaded, patience).await
+    }
+
+    async fn answered<T>(
+        &self,
+        patience: &Patience,
+        loaded: &Loaded<'_>,
+        answer: impl Future<Output = hyper::Result<T>>,
+    ) -> Result<T, Fault> {
+        match tokio::time::timeout(patience.wait(), answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => {
+                self.drop_connection(loaded).await;
+                Err(Fault::broken(cause(&e)))
+            }
+            Err(_) => {
+                self.drop_connection(loaded).await;
+                Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer")))
+            }
+        }
+    }
+
+    /// Sends a request with a body, in pieces.
+    pub async fn upload(&self, ask: &Ask, parts: &[&[u8]], patience: &mut Patience) -> Result<Answer<'_>, Fault> {
+        let (loaded, mut sender) = self.slot(patience.wait()).await?;
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        let (pieces, body) = Pieces::measured(length);
+        let request = self.request(ask, body)?;
+        let written = sender.written.clone();
+        let mut answer = std::pin::pin!(sender.send(request));
+        let mut whole = true;
+        for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
+            if let Some(rate) = &self.rates.0 {
+                rate.take(piece.len()).await;
+                patience.progress(piece.len());
+            }
+            let room = async { pieces.send(Bytes::copy_from_slice(piece)).await.is_ok() };
+            tokio::select! {
+                biased;
+                taken = while_moving(patience, &written, room) => match taken {
+                    Ok(true) => {
+                        self.heard();
+                        patience.progress(piece.len());
+                    }
+                    // The connection has let go of the body: the answer says why.
+                    Ok(false) => {
+                        whole = false;
+                        break;
+                    }
+                    Err(_) => {
+                        self.drop_connection(&loaded).await;
+                        return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server takes nothing more")));
+                    }
+                },
+                // A refusal need not wait for the rest of the body.
+                answered = &mut answer => {
+                    let answered = answered.map_err(|e| Fault::broken(cause(&e)))?;
+                    return self.judge_early(answered, loaded, patience).await;
+                }
+            }
+        }
+        drop(pieces);
+        // Most of a body may still be here when all of it has been given away.
+        let answered = match while_moving(patience, &written, answer.as_mut()).await {
+            Ok(answered) => answered.map_err(|e| Fault::broken(cause(&e))),
+            Err(_) => Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer"))),
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(fault) => {
+                self.drop_connection(&loaded).await;
+                return Err(fault);
+            }
+        };
+        match whole {
+            true => self.judge(answered, loaded, patience).await,
+            false => self.judge_early(answered, loaded, patience).await,
+        }
+    }
+
+    /// As [`Line::judge`], of an answer that came before the whole body was given away: nobody can have stored what they do
+    /// not have, so it is no success, whatever it says.
+    async fn judge_early<'a>(
+        &'a self,
+        response: Response<Incoming>,
+        loaded: Loaded<'a>,
+        patience: &mut Patience,
+    ) -> Result<Answer<'a>, Fault> {
+        let answer = self.judge(response, loaded, patience).await?;
+        self.give_up(&answer).await;
+        let text = "the server says that it has an object before all of it was sent: it is not to be trusted with it";
+        Err(Fault::Final(Error::new(ErrorKind::Io, text)))
+    }
+
+    /// Whether an answer is of our server, and is one that helps.
+    async fn judge<'a>(
+        &'a self,
+        mut response: Response<Incoming>,
+        loaded: Loaded<'a>,
+        patience: &mut Patience,
+    ) -> Result<Answer<'a>, Fault> {
+        let said = response.headers().get(VERSION_HEADER).and_then(|v| v.to_str().ok()?.parse::<u32>().ok());
+        if said.is_none() {
+            return Err(Fault::Final(stranger(&response)));
+        }
+        self.known.store(true, Ordering::Relaxed);
+        self.heard();
+        if response.status().is_success() {
+            return match said {
+                Some(VERSION) => Ok(Answer { response, loaded }),
+                _ => Err(Fault::Final(Error::new(ErrorKind::Unsupported, other_version(said.unwrap_or_default())))),
+            };
+        }
+        let mut body = Vec::new();
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(patience.wait(), response.body_mut().frame()).await {
+            let Ok(bytes) = frame.into_data() else { continue };
+            body.extend_from_slice(&bytes);
+            if body.len() > LONGEST_REFUSAL {
+                break;
+            }
+        }
+        Err(refused(response.status().as_u16(), &body))
+    }
+}
+
+/// Waits for `work` as long as there is patience; bytes that the connection takes meanwhile are progress.
+async fn while_moving<T>(patience: &mut Patience, written: &AtomicU64, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = std::pin::pin!(work);
+    let mut before = written.load(Ordering::Relaxed);
+    loop {
+        let late = match tokio::time::timeout(patience.wait(), work.as_mut()).await {
+            Ok(done) => return Ok(done),
+            Err(late) => late,
+        };
+        let now = written.load(Ordering::Relaxed);
+        if !patience.moved(now.saturating_sub(before)) {
+            return Err(late);
+        }
+        before = now;
+    }
+}
+
+fn other_version(said: u32) -> String {
+    let older = if said > VERSION { "this program" } else { "the server" };
+    format!("the server speaks protocol {said} and this program {VERSION}: update {older}")
+}
+
+fn stranger(response: &Response<Incoming>) -> Error {
+    let kind = response.headers().get(CONTENT_TYPE).map(|v| crate::model::escape(v.as_bytes())).unwrap_or_default();
+    let text = format!("what answers there is not yester serve: it says {} {kind}", response.status());
+    Error::new(ErrorKind::Unsupported, text.trim_end().to_owned())
+}
+
+fn refused(status: u16, body: &[u8]) -> Fault {
+    // HEAD has no body: its status must do.
+    let code = match status {
+        401 => Code::Unauthorized,
+        403 => Code::Forbidden,
+        404 => Code::NotFound,
+        408 => Code::TooSlow,
+        429 => Code::TooMany,
+        503 => Code::Unavailable,
+        _ => Code::Failed,
+    };
+    let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal::new(code, format!("the server answers {status}")));
+    let text = format!("the server says: {}", crate::model::escape(refusal.message.as_bytes()));
+    match refusal.error {
+        Code::NoSpace => Fault::Final(Error::io(text, std::io::Error::from_raw_os_error(ENOSPC))),
+        Code::Quota => Fault::Final(Error::io(text, std::io::Error::from_raw_os_error(EDQUOT))),
+        Code::TooMany | Code::Unavailable | Code::TooSlow => Fault::Later(Error::new(ErrorKind::Io, text)),
+        code => Fault::Final(Error::new(code.kind(), text)),
+    }
+}

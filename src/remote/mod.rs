@@ -1,0 +1,12 @@
+//! Repositories on other machines: the protocol, and a [`Storage`](crate::storage::Storage) that speaks it.
+//!
+//! One protocol (docs/protocol.md) over HTTP, two transports: TLS, and the standard input and output of a process that
+//! ssh starts on the far side. Nothing above [`client::RemoteStorage`] knows that there is a network.
+
+pub mod address;
+pub mod client;
+pub mod list;
+pub mod protocol;
+pub mod rate;
+pub mod tls;
+pub mod tokens;

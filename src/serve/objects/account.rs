@@ -1,0 +1,117 @@
+//! What a repository holds, and what is on its way into it: exact whatever requests come at once.
+
+use std::time::{Duration, Instant};
+
+use crate::remote::protocol::{Code, Refusal};
+
+/// How long a count of the repository is believed when it says that a quota is used up.
+const COUNT_AGAIN: Duration = Duration::from_secs(10);
+/// Bytes of a quota for each object that there may be, as file systems plan for them, and objects that there may always be.
+const BYTES_AN_OBJECT: u64 = 16 << 10;
+const OBJECTS_AT_LEAST: u64 = 10_000;
+
+/// So many objects, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// One object of so many bytes.
+    pub fn one(bytes: u64) -> Self {
+        Amount { objects: 1, bytes }
+    }
+
+    fn plus(self, other: Amount) -> Self {
+        let (objects, bytes) = (self.objects.saturating_add(other.objects), self.bytes.saturating_add(other.bytes));
+        Amount { objects, bytes }
+    }
+
+    fn minus(self, other: Amount) -> Self {
+        let (objects, bytes) = (self.objects.saturating_sub(other.objects), self.bytes.saturating_sub(other.bytes));
+        Amount { objects, bytes }
+    }
+}
+
+/// The most objects in a repository with a quota.
+pub fn most_objects(quota: u64) -> u64 {
+    OBJECTS_AT_LEAST + quota / BYTES_AN_OBJECT
+}
+
+/// The account of a repository. Whoever changes the repository changes it under the same lock.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// What is there, when it was counted; `None` while nobody needs to know.
+    held: Option<(Amount, Instant)>,
+    /// What is being uploaded.
+    coming: Amount,
+}
+
+impl Account {
+    /// What is there and on its way. `count` looks.
+    pub fn used<E>(&mut self, count: impl FnOnce() -> Result<Amount, E>) -> Result<Amount, E> {
+        let held = match self.held {
+            Some((held, _)) => held,
+            None => {
+                let held = count()?;
+                self.held = Some((held, Instant::now()));
+                held
+            }
+        };
+        Ok(held.plus(self.coming))
+    }
+
+    /// Notes an object that is about to come, if `quota` has room for it; `quota` of `None` has. Taken back by
+    /// [`Account::settle`].
+    pub fn reserve(
+        &mut self,
+        bytes: u64,
+        quota: Option<u64>,
+        count: impl Fn() -> Result<Amount, Refusal>,
+    ) -> Result<(), Refusal> {
+        let wanted = Amount::one(bytes);
+        if let Some(quota) = quota {
+            let is_full = |used: Amount| {
+                let after = used.plus(wanted);
+                after.bytes > quota || after.objects > most_objects(quota)
+            };
+            let mut used = self.used(&count)?;
+            // Others may have deleted, past this server.
+            if is_full(used) && self.held.is_some_and(|(_, at)| at.elapsed() > COUNT_AGAIN) {
+                self.held = None;
+                used = self.used(&count)?;
+            }
+            if is_full(used) {
+                let Amount { objects, bytes: held } = used;
+                let text = match held.saturating_add(bytes) > quota {
+                    true => format!("the quota is used up: {held} of {quota} bytes are used, and {bytes} more are needed"),
+                    false => {
+                        let most = most_objects(quota);
+                        format!("the quota is used up: there are {objects} objects, and {most} is the most for {quota} bytes")
+                    }
+                };
+                return Err(Refusal::new(Code::Quota, text));
+            }
+        }
+        self.coming = self.coming.plus(wanted);
+        Ok(())
+    }
+
+    /// What was reserved has come, or will not.
+    pub fn settle(&mut self, bytes: u64, came: bool) {
+        self.coming = self.coming.minus(Amount::one(bytes));
+        if let (true, Some((held, _))) = (came, &mut self.held) {
+            *held = held.plus(Amount::one(bytes));
+        }
+    }
+
+    /// An object of so many bytes is gone.
+    pub fn gone(&mut self, bytes: u64) {
+        if let Some((held, _)) = &mut self.held {
+            *held = held.minus(Amount::one(bytes));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Sending objects and lists.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::error::IoContext;
+use crate::remote::list;
+use crate::remote::protocol::{Code, Refusal};
+use crate::serve::objects::body::Kept;
+use crate::serve::objects::hosted::{Hosted, refuse};
+use crate::serve::objects::limits::Client;
+use crate::serve::objects::metrics::add;
+use crate::serve::objects::{Server, blocking};
+use crate::storage::walk::Walk;
+use crate::storage::{Class, Name};
+
+/// Bytes that are read at once.
+const PIECE: usize = 512 << 10;
+/// Bytes of a list after which it is sent on: what is found at once takes at most as much again.
+const LINES: usize = 48 << 10;
+
+/// A body that comes in pieces from a task. It is cut when the task gives up.
+struct Pieces {
+    pieces: mpsc::Receiver<Bytes>,
+    left: u64,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.pieces.poll_recv(cx).map(|piece| match piece {
+            Some(bytes) => {
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                Some(Ok(Frame::data(bytes)))
+            }
+            None if self.left > 0 => Some(Err(std::io::ErrorKind::UnexpectedEof.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// The range of bytes that is asked for, of an object of this length. What lies beyond the end is left out.
+fn range(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal> {
+    let Some(value) = headers.get(header::RANGE) else { return Ok(None) };
+    let invalid = || Refusal::new(Code::Invalid, "the range is not of the form bytes=FIRST-LAST");
+    let (first, last) = value.to_str().ok().and_then(|v| v.strip_prefix("bytes=")?.split_once('-')).ok_or_else(invalid)?;
+    let first: u64 = first.parse().map_err(|_| invalid())?;
+    let last: u64 = last.parse().map_err(|_| invalid())?;
+    if first > last {
+        return Err(invalid());
+    }
+    if first >= length {
+        return Err(Refusal::new(Code::Range, format!("the object has only {length} bytes")));
+    }
+    Ok(Some(first..last.saturating_add(1).min(length)))
+}
+
+/// An object, or a range of it; its length alone for HEAD. The `request` lasts until its last byte is given away.
+pub async fn object(
+    server: &Arc<Server>,
+    client: &Arc<Client>,
+    hosted: &Arc<Hosted>,
+    name: Name,
+    headers: &HeaderMap,
+    only_head: bool,
+    request: OwnedSemaphorePermit,
+) -> Result<Response<Body>, Refusal> {
+    let place = hosted.clone();
+    let failed = move |e| refuse(&e);
+    let opened = blocking(move || {
+        let file = place.storage.open_object(&name).map_err(failed)?;
+        let length = file.metadata().at(|| format!("cannot read {name}")).map_err(failed)?.len();
+        Ok((Arc::new(file), length))
+    });
+    let (file, length) = opened.await?;
+    let asked = range(headers, length)?;
+    let part = asked.clone().unwrap_or(0..length);
+    let size = part.end - part.start;
+    let mut response = Response::builder().header(header::CONTENT_TYPE, "application/octet-stream");
+    if asked.is_some() {
+        let value = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+        response = response.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, value);
+    }
+    if only_head {
+        return respond(response.header(header::CONTENT_LENGTH, size), Body::empty());
+    }
+    add(&server.metrics.sent, size);
+    let (sender, pieces) = mpsc::channel(1);
+    let body = Body::new(Pieces { pieces, left: size });
+    if size <= PIECE as u64 {
+        let piece = read(server, client, file, name, part).await?;
+        // The channel has room for it.
+        let _ = sender.try_send(piece);
+        return respond(response, body);
+    }
+    let (server, client) = (server.clone(), client.clone());
+    tokio::spawn(async move {
+        let _request = request;
+        let mut start = part.start;
+        while start < part.end {
+            let end = part.end.min(start + PIECE as u64);
+            // A body that ends too early tells the client.
+            let Ok(piece) = read(&server, &client, file.clone(), name, start..end).await else { return };
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+            start = end;
+        }
+    });
+    respond(response, body)
+}
+
+async fn read(
+    server: &Server,
+    client: &Client,
+    file: Arc<std::fs::File>,
+    name: Name,
+    part: Range<u64>,
+) -> Result<Bytes, Refusal> {
+    let size = usize::try_from(part.end - part.start).unwrap_or(PIECE);
+    let held = server.budget.hold(client, size).await;
+    if let Some(rate) = &client.rate {
+        rate.take(size).await;
+    }
+    let bytes = blocking(move || {
+        let mut bytes = vec![0; size];
+        file.read_exact_at(&mut bytes, part.start).at(|| format!("cannot read {name}")).map_err(|e| refuse(&e))?;
+        Ok(bytes)
+    });
+    Ok(Kept::bytes(bytes.await?, held))
+}
+
+/// A list that is read from the directory as it is taken.
+struct Lister {
+    server: Arc<Server>,
+    client: Arc<Client>,
+    /// `None` after the last line.
+    walk: Option<Walk>,
+    count: usize,
+}
+
+impl Lister {
+    /// The next lines; `None` at the end.
+    async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let Some(mut walk) = self.walk.take() else { return Ok(None) };
+        let held = self.server.budget.hold(&self.client, 2 * LINES).await;
+        let found = blocking(move || {
+            let (mut text, mut count, mut more) = (Vec::with_capacity(2 * LINES), 0, true);
+            while more && text.len() < LINES {
+                match walk.some().map_err(|e| refuse(&e))? {
+                    Some(some) => {
+                        count += some.len();
+                        some.iter().for_each(|(name, size, at)| text.extend(list::list_line(name, *size, *at).bytes()));
+                    }
+                    None => more = false,
+                }
+            }
+            Ok((text, count, more.then_some(walk)))
+        });
+        let (mut text, count, walk) = found.await?;
+        (self.count, self.walk) = (self.count + count, walk);
+        if self.walk.is_none() {
+            text.extend(list::list_end(self.count).bytes());
+        }
+        if let Some(rate) = &self.client.rate {
+            rate.take(text.len()).await;
+        }
+        Ok(Some(Kept::bytes(text, held)))
+    }
+}
+
+/// The list of a class. It is read as it is sent, and counts in the client's share of the memory.
+pub async fn list(
+    server: &Arc<Server>,
+    client: &Arc<Client>,
+    hosted: &Arc<Hosted>,
+    class: Class,
+    request: OwnedSemaphorePermit,
+) -> Result<Response<Body>, Refusal> {
+    let walk = Some(Walk::new(&hosted.storage, class));
+    let mut lister = Lister { server: server.clone(), client: client.clone(), walk, count: 0 };
+    let first = lister.piece().await?;
+    let (sender, pieces) = mpsc::channel::<Bytes>(1);
+    let _ = first.map(|first| sender.try_send(first));
+    tokio::spawn(async move {
+        let _request = request;
+        // Without its last line it counts as cut.
+        while let Ok(Some(piece)) = lister.piece().await {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    respond(Response::builder().header(header::CONTENT_TYPE, "text/plain"), Body::new(Unmeasured(pieces)))
+}
+
+/// As [`Pieces`], of a length that nobody knows.
+struct Unmeasured(mpsc::Receiver<Bytes>);
+
+impl HttpBody for Unmeasured {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+fn respond(response: axum::http::response::Builder, body: Body) -> Result<Response<Body>, Refusal> {
+    response.body(body).map_err(|e| Refusal::new(Code::Failed, e.to_string()))
+}

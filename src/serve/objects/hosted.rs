@@ -1,0 +1,249 @@
+//! A repository that is served: its directory, who began which session in it, and how much it holds. Everything here
+//! blocks on the disk.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::model::SnapshotId;
+use crate::remote::protocol::{Code, Refusal};
+use crate::serve::objects::account::{Account, Amount};
+use crate::storage::directory::DirectoryStorage;
+use crate::storage::upload::Upload;
+use crate::storage::{Class, Created, Name, Storage};
+
+/// The directory with who began which session, inside the repository's.
+const OWNERS: &str = ".owners";
+/// A note who began a session that is not there is removed when it is older than this: the server that made it was killed
+/// before the session got its name.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Hosted {
+    /// Its objects.
+    pub storage: Arc<DirectoryStorage>,
+    /// Which directory it was when it was opened.
+    directory: (u64, u64),
+    /// Held while an object gets its name or goes, so that what is counted is what is there.
+    account: Mutex<Account>,
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    path.metadata().map(|m| (m.dev(), m.ino()))
+}
+
+impl Hosted {
+    /// Opens the repository in a directory. What can be seen in it is durable when this returns: whoever wrote it may have
+    /// been killed before its own barrier.
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let storage = Arc::new(DirectoryStorage::open(path)?);
+        storage.sync_everything()?;
+        let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
+        let hosted = Hosted { storage, directory, account: Mutex::default() };
+        hosted.drop_stale_claims();
+        Ok(Arc::new(hosted))
+    }
+
+    /// Makes an empty one there.
+    pub fn create(path: &Path) -> Result<Arc<Self>> {
+        DirectoryStorage::create(path)?;
+        Self::open(path)
+    }
+
+    /// Whether `path` still leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        identity(path).is_ok_and(|found| found == self.directory)
+    }
+
+    fn owner_file(&self, id: SnapshotId) -> PathBuf {
+        self.storage.path().join(OWNERS).join(id.to_string())
+    }
+
+    /// Who began a session; `None` when nobody did, or it has ended.
+    pub fn owner(&self, id: SnapshotId) -> Result<Option<String>> {
+        match fs::read_to_string(self.owner_file(id)) {
+            Ok(owner) => Ok(Some(owner)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot tell who began session {}", id.short()), e)),
+        }
+    }
+
+    /// Notes who begins a session, durably. One that another has begun stays that one's.
+    fn claim(&self, id: SnapshotId, who: &str) -> Result<bool> {
+        match self.owner(id)? {
+            Some(owner) if owner == who => return Ok(true),
+            // Begun by somebody else, or on this machine and not by the server.
+            _ if self.has(&Name::Session(id)) => return Ok(false),
+            _ => {}
+        }
+        let failed = || format!("cannot note who began session {}", id.short());
+        let path = self.owner_file(id);
+        let directory = self.storage.path().join(OWNERS);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).at(failed)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).at(failed)?;
+        file.write_all(who.as_bytes()).and_then(|()| file.sync_all()).at(failed)?;
+        fs::File::open(&directory).and_then(|d| d.sync_all()).at(failed)?;
+        Ok(true)
+    }
+
+    /// Forgets who began a session that has ended.
+    fn release(&self, id: SnapshotId) {
+        // One that stays is some bytes; its session is gone.
+        let _ = fs::remove_file(self.owner_file(id));
+    }
+
+    /// Whether an object is there.
+    pub fn has(&self, name: &Name) -> bool {
+        self.storage.open_object(name).is_ok()
+    }
+
+    /// Whether nothing is stored yet: keys and configuration are still being made.
+    pub fn is_new(&self) -> Result<bool> {
+        for class in [Class::Packs, Class::Index, Class::Sessions, Class::Snapshots] {
+            if !self.storage.list(class)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether this client has begun so many sessions, or more, that have not ended.
+    fn has_more_sessions(&self, who: &str, most: usize) -> Result<bool> {
+        let listed = self.storage.list(Class::Sessions)?;
+        if listed.len() < most {
+            return Ok(false);
+        }
+        let mut count = 0;
+        for (name, _) in listed {
+            let Name::Session(id) = name else { continue };
+            count += usize::from(self.owner(id)?.is_some_and(|owner| owner == who));
+        }
+        Ok(count >= most)
+    }
+
+    /// Removes notes of sessions that never came to be.
+    fn drop_stale_claims(&self) {
+        let directory = self.storage.path().join(OWNERS);
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let leaf = entry.file_name();
+            let name = leaf.to_str().and_then(|leaf| Name::parse(Class::Sessions, leaf));
+            let age = entry.metadata().and_then(|m| m.modified()).map(|at| SystemTime::now().duration_since(at));
+            if let (Some(name), Ok(Ok(age))) = (name, age)
+                && age > STALE
+                && !self.has(&name)
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn count(&self) -> Result<Amount> {
+        let mut total = Amount::default();
+        for class in Class::ALL {
+            for (_, size) in self.storage.list(class)? {
+                total = Amount { objects: total.objects + 1, bytes: total.bytes.saturating_add(size) };
+            }
+        }
+        Ok(total)
+    }
+
+    /// The bytes of all objects, and of those that are being uploaded.
+    pub fn used(&self) -> Result<u64> {
+        Ok(self.account().used(|| self.count())?.bytes)
+    }
+
+    /// Takes room for an object of so many bytes from what `quota` leaves. It is given back when the value goes, unless the
+    /// object was stored.
+    pub fn reserve(self: &Arc<Self>, bytes: u64, quota: Option<u64>) -> Result<Reserved, Refusal> {
+        self.account().reserve(bytes, quota, || self.count().map_err(|e| refuse(&e)))?;
+        Ok(Reserved { hosted: self.clone(), bytes, settled: false })
+    }
+
+    /// Gives an uploaded object its name, if that is free. A session is noted as begun by `who` before, who may have so many.
+    pub fn store(
+        &self,
+        name: &Name,
+        upload: Upload,
+        mut reserved: Reserved,
+        (who, sessions): (&str, usize),
+    ) -> Result<Created, Refusal> {
+        let failed = |e: Error| refuse(&e);
+        upload.make_durable().map_err(failed)?;
+        let mut account = self.account();
+        if let Name::Session(id) = name {
+            if self.has_more_sessions(who, sessions).map_err(failed)? {
+                let text = format!(
+                    "this client has {sessions} sessions that have not ended, the most it may have: yester prune ends those \
+                     of writers that are dead"
+                );
+                return Err(Refusal::new(Code::Forbidden, text));
+            }
+            if !self.claim(*id, who).map_err(failed)? {
+                return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
+            }
+        }
+        let created = upload.finish().map_err(failed)?;
+        if created == Created::New {
+            account.settle(reserved.bytes, true);
+            reserved.settled = true;
+        }
+        // What is dropped now asks for the account.
+        drop(account);
+        Ok(created)
+    }
+
+    /// Deletes an object, and says how many bytes it had; `None` when it was not there.
+    pub fn delete(&self, name: &Name) -> Result<Option<u64>> {
+        let mut account = self.account();
+        let size = self.storage.remove(name)?;
+        if let Some(size) = size {
+            account.gone(size);
+        }
+        drop(account);
+        if let Name::Session(id) = name {
+            self.release(*id);
+        }
+        Ok(size)
+    }
+}
+
+/// Room for an object that is being uploaded.
+#[derive(Debug)]
+pub struct Reserved {
+    hosted: Arc<Hosted>,
+    bytes: u64,
+    settled: bool,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.hosted.account().settle(self.bytes, false);
+        }
+    }
+}
+
+/// What a client is told of a failure here: no paths, which are none of its business; the log has them.
+pub fn refuse(e: &Error) -> Refusal {
+    let full = e.raw_os_error().map(|number| io::Error::from_raw_os_error(number).kind());
+    match (e.kind(), full) {
+        (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
+            Refusal::new(Code::NoSpace, "the server's disk is full")
+        }
+        (ErrorKind::NotFound, _) => Refusal::new(Code::NotFound, "it is not there"),
+        (ErrorKind::NoRepository, _) => Refusal::new(Code::NoRepository, "there is no repository of this name"),
+        _ => {
+            tracing::error!(error = %e, "a request failed");
+            Refusal::new(Code::Failed, "the server failed: its log says how")
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `yester serve`: repositories below one directory, for clients that show a token.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use axum::http::HeaderMap;
+use tokio::sync::{OwnedSemaphorePermit, watch as channel};
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::remote::protocol::{Capability, Code, Refusal, RepositoryName};
+use crate::remote::tokens::Tokens;
+
+pub mod access;
+mod account;
+mod body;
+mod certificate;
+mod connections;
+mod download;
+mod gate;
+mod hosted;
+mod journal;
+pub mod limits;
+mod listen;
+pub mod metrics;
+pub mod offline;
+mod routes;
+mod upload;
+mod watch;
+
+use access::{Door, Principal};
+use connections::Asker;
+use gate::Gate;
+use hosted::{Hosted, refuse};
+use journal::Journal;
+use limits::{Budget, Client, Limits};
+use metrics::Metrics;
+
+pub use listen::{Listening, ServeOptions, listen};
+
+/// Where a server keeps what is its own, below the root.
+pub const OWN: &str = ".server";
+
+/// Everything that requests share.
+#[derive(Debug)]
+pub struct Server {
+    door: Arc<Door>,
+    open: Arc<Mutex<HashMap<PathBuf, Arc<Hosted>>>>,
+    budget: Budget,
+    limits: Limits,
+    gate: Gate,
+    journal: Journal,
+    metrics: Metrics,
+}
+
+/// A request that may go on.
+struct Admitted {
+    who: Principal,
+    hosted: Arc<Hosted>,
+    client: Arc<Client>,
+    /// Held until the answer is out.
+    request: OwnedSemaphorePermit,
+}
+
+/// Runs what blocks on the disk, off the threads that serve connections.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(Refusal::new(Code::Failed, "the server failed: this is a defect of yester")),
+    }
+}
+
+impl Server {
+    /// A server; `by_address` where the addresses of those who connect tell them apart.
+    fn new(door: Door, limits: Limits, by_address: bool) -> Arc<Self> {
+        let (budget, gate) = (Budget::new(&limits), Gate::new(&limits, by_address));
+        let (journal, metrics) = (Journal::default(), Metrics::default());
+        Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, journal, metrics })
+    }
+
+    /// Counts connections that were cut to make room for others.
+    fn made_room(&self, cut: usize) {
+        if cut > 0 {
+            metrics::add(&self.metrics.cut, cut as u64);
+            if self.journal.wants("room") {
+                tracing::warn!("connections are cut to make room for others");
+            }
+        }
+    }
+
+    /// Who sends these headers.
+    async fn principal(&self, headers: &HeaderMap, asker: &Asker) -> Result<Principal, Refusal> {
+        let (door, headers) = (self.door.clone(), headers.clone());
+        let who = blocking(move || door.admit(&headers)).await;
+        if matches!(&who, Err(refusal) if refusal.error == Code::Unauthorized) {
+            metrics::add(&self.metrics.refused, 1);
+        }
+        if let Ok(who) = &who {
+            asker.admit(self, &who.id);
+        }
+        who
+    }
+
+    /// Who sends these headers, and the repository that is theirs.
+    async fn admit(&self, headers: &HeaderMap, asker: &Asker) -> Result<Admitted, Refusal> {
+        let who = self.principal(headers, asker).await?;
+        let client = self.budget.client(&who);
+        let too_many = || Refusal::new(Code::TooMany, "too many requests at once with this token");
+        let request = client.request().ok_or_else(too_many)?;
+        let hosted = self.hosted(&who, false).await?;
+        Ok(Admitted { who, hosted, client, request })
+    }
+
+    /// Makes the repository of a principal; false when it is there already.
+    async fn create(&self, who: &Principal) -> Result<bool, Refusal> {
+        match self.hosted(who, false).await {
+            Ok(_) => Ok(false),
+            Err(refusal) if refusal.error == Code::NoRepository => self.hosted(who, true).await.map(|_| true),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn hosted(&self, who: &Principal, make: bool) -> Result<Arc<Hosted>, Refusal> {
+        let none = || Refusal::new(Code::Forbidden, "the token is for no repository");
+        let path = who.repository.clone().ok_or_else(none)?;
+        let open = self.open.clone();
+        blocking(move || {
+            // One at a time opens: two handles on one directory would not wait for each other's barriers.
+            let mut open = open.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some(hosted) = open.get(&path).filter(|hosted| hosted.is_at(&path)) {
+                return Ok(hosted.clone());
+            }
+            open.remove(&path);
+            let opened = if make { Hosted::create(&path) } else { Hosted::open(&path) };
+            let hosted = opened.map_err(|e| match e.kind() {
+                ErrorKind::Exists => Refusal::new(Code::Conflict, "there is something else in the place of the repository"),
+                ErrorKind::Invalid => Refusal::new(Code::Invalid, "it would be inside of another repository"),
+                _ => refuse(&e),
+            })?;
+            open.insert(path, hosted.clone());
+            Ok(hosted)
+        })
+        .await
+    }
+}
+
+/// Stops a server: what is under way ends, nothing new is taken.
+#[derive(Debug, Clone)]
+pub struct Stop(channel::Sender<bool>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Stop(channel::Sender::new(false))
+    }
+}
+
+impl Stop {
+    /// Asks the server to stop.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+
+    fn watch(&self) -> channel::Receiver<bool> {
+        self.0.subscribe()
+    }
+}
+
+/// How `serve --stdio` restricts what may be done.
+#[derive(Debug, Clone, Default)]
+pub struct StdioOptions {
+    /// Only repositories in these directories; none: all.
+    pub restrict_to: Vec<PathBuf>,
+    /// Nothing that takes the capability prune.
+    pub append_only: bool,
+    /// Whose sessions these are; without a name, they are of all who come without one.
+    pub client: Option<RepositoryName>,
+}
+
+/// Serves one client over this process' standard input and output, until that ends.
+pub fn serve_stdio(options: StdioOptions, limits: Limits) -> Result<()> {
+    let mut capabilities = Capability::APPEND_ONLY.to_vec();
+    if !options.append_only {
+        capabilities.push(Capability::Prune);
+    }
+    // No token is called so: their names are digits.
+    let id = options.client.map_or_else(|| "ssh".to_owned(), |client| format!("ssh:{}", client.as_str()));
+    let door = Door::Trusted { restrict_to: options.restrict_to, capabilities, id };
+    let server = Server::new(door, limits, false);
+    let runtime = runtime()?;
+    let served = runtime.block_on(connections::serve_stdio(server));
+    // A thread may be blocked in a read of standard input.
+    runtime.shutdown_background();
+    served.at(|| "cannot serve on standard input and output".to_owned())
+}
+
+/// What tokens of a server below `root` are kept in.
+pub fn tokens(root: &std::path::Path) -> Tokens {
+    Tokens::new(root.join(OWN).join("tokens"))
+}
+
+/// The certificate that a server below `root` makes itself when it first starts.
+pub fn own_certificate(root: &std::path::Path) -> PathBuf {
+    root.join(OWN).join(crate::remote::tls::CERTIFICATE)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, 16))
+        .max_blocking_threads(64)
+        .thread_name("yester-net")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start the threads of the network", e))
+}

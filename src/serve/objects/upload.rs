@@ -1,0 +1,299 @@
+//! Receiving an object: into a temporary file, checked against its name, acknowledged when it is durable.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+
+use crate::error::{ErrorKind, IoContext};
+use crate::model::id::from_hex;
+use crate::remote::protocol::{self, Code, Refusal};
+use crate::serve::objects::access::Principal;
+use crate::serve::objects::hosted::{Hosted, Reserved, refuse};
+use crate::serve::objects::limits::{Client, Held};
+use crate::serve::objects::metrics::add;
+use crate::serve::objects::{Server, blocking};
+use crate::storage::upload::Upload;
+use crate::storage::{Created, Name, Storage};
+
+/// Bytes that are written at once.
+const PIECE: usize = 512 << 10;
+/// The bytes at the end of an object that its name is not the hash of, but equal to.
+const TAIL: u64 = 32;
+
+/// Hashes an object as it comes.
+struct Checker {
+    name: Name,
+    hasher: blake3::Hasher,
+    /// Bytes that are still to be hashed; the rest are the tail.
+    left: u64,
+    tail: Vec<u8>,
+    /// What the client says the hash is, for objects that are not named by it.
+    said: Option<[u8; 32]>,
+}
+
+impl Checker {
+    fn new(name: Name, length: u64, said: Option<&str>) -> Result<Self, Refusal> {
+        let named = protocol::names_content(name.class());
+        let said = said.and_then(from_hex);
+        if !named && said.is_none() {
+            let text = format!("an upload to {}/ needs the header {}", name.class().prefix(), protocol::CONTENT_HEADER);
+            return Err(Refusal::new(Code::Invalid, text));
+        }
+        let left = if named { length.saturating_sub(TAIL) } else { length };
+        Ok(Checker { name, hasher: blake3::Hasher::new(), left, tail: Vec::new(), said })
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let hashed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        let (head, tail) = bytes.split_at(hashed);
+        self.hasher.update(head);
+        self.left -= hashed as u64;
+        self.tail.extend_from_slice(tail);
+    }
+
+    /// The hash, if it is what the name or the client says.
+    fn check(&self) -> Result<blake3::Hash, Refusal> {
+        let found = self.hasher.finalize();
+        let name = match &self.name {
+            Name::Pack(id) => Some(id.0),
+            Name::Segment(id) => Some(id.0),
+            _ => None,
+        };
+        let good = match name {
+            Some(name) => found == name && self.tail == name,
+            None => self.said.is_some_and(|said| found == said),
+        };
+        match good {
+            true => Ok(found),
+            false => Err(Refusal::new(Code::Mismatch, format!("what came is not {}: it was not stored", self.name))),
+        }
+    }
+}
+
+/// Takes pieces of a body, not slower than the limits allow.
+struct Inlet<'a> {
+    server: &'a Server,
+    client: &'a Client,
+    body: Body,
+    left: u64,
+    /// When the time began in which so many bytes came.
+    window: (Instant, u64),
+}
+
+impl Inlet<'_> {
+    /// The next bytes, at most about [`PIECE`]; `None` at the end.
+    async fn piece(&mut self) -> Result<Option<(Vec<Bytes>, Held)>, Refusal> {
+        if self.left == 0 {
+            return self.end().await;
+        }
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE);
+        let stopping = || Refusal::new(Code::Unavailable, "the server is stopping");
+        let held = self.server.budget.hold(self.client, wanted).await.ok_or_else(stopping)?;
+        let (mut pieces, mut length) = (Vec::new(), 0);
+        while length < wanted {
+            let Some(bytes) = self.frame().await? else { return Err(too_short()) };
+            length += bytes.len();
+            self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(too_long)?;
+            pieces.push(bytes);
+        }
+        if let Some(rate) = &self.client.rate {
+            rate.take(length).await;
+            self.window = (Instant::now(), 0);
+        }
+        Ok(Some((pieces, held)))
+    }
+
+    async fn end(&mut self) -> Result<Option<(Vec<Bytes>, Held)>, Refusal> {
+        match self.frame().await? {
+            Some(bytes) if !bytes.is_empty() => Err(too_long()),
+            _ => Ok(None),
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let limits = &self.server.limits;
+        let slow = || Refusal::new(Code::TooSlow, "the upload stood still for too long");
+        loop {
+            let next = tokio::time::timeout(limits.idle, self.body.frame()).await.map_err(|_| slow())?;
+            let frame = match next {
+                None => return Ok(None),
+                Some(frame) => frame.map_err(|_| too_short())?,
+            };
+            let Ok(bytes) = frame.into_data() else { continue };
+            self.window.1 += bytes.len() as u64;
+            if self.window.0.elapsed() > limits.idle {
+                if self.window.1 < limits.least_rate * limits.idle.as_secs() {
+                    return Err(slow());
+                }
+                self.window = (Instant::now(), 0);
+            }
+            return Ok(Some(bytes));
+        }
+    }
+}
+
+fn too_short() -> Refusal {
+    Refusal::new(Code::Invalid, "the body is shorter than its length says: nothing was stored")
+}
+
+fn too_long() -> Refusal {
+    Refusal::new(Code::Invalid, "the body is longer than its length says: nothing was stored")
+}
+
+/// What an upload is about.
+pub struct Incoming {
+    /// The object.
+    pub name: Name,
+    /// How long it says it is.
+    pub length: u64,
+    /// The hash of its body, as the client says it.
+    pub content: Option<String>,
+    /// Who sends it.
+    pub who: Principal,
+}
+
+/// Where the bytes go.
+enum Place {
+    /// Into a temporary file, for which there is room.
+    New(Upload, Reserved),
+    /// Nowhere: the name is taken. They are compared with what is there, which takes no room.
+    Taken,
+}
+
+/// Finds room for an object, before any of it is taken.
+fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> Result<Place, Refusal> {
+    let failed = |e: crate::Error| refuse(&e);
+    if hosted.has(&name) {
+        return Ok(Place::Taken);
+    }
+    let reserved = hosted.reserve(length, quota)?;
+    if hosted.storage.free_space().map_err(failed)?.is_some_and(|free| free < length) {
+        return Err(Refusal::new(Code::NoSpace, "the server's disk has no room for it"));
+    }
+    Ok(Place::New(Upload::begin(&hosted.storage, name).map_err(failed)?, reserved))
+}
+
+/// Receives an object. [`Created::Exists`] when it was there already, the same.
+pub async fn receive(
+    server: &Server,
+    client: &Client,
+    hosted: &Arc<Hosted>,
+    incoming: Incoming,
+    body: Body,
+) -> Result<Created, Refusal> {
+    let Incoming { name, length, content, who } = incoming;
+    let mut checker = Checker::new(name, length, content.as_deref())?;
+    let (room, quota) = (hosted.clone(), who.quota);
+    let mut to = blocking(move || place(&room, name, length, quota)).await?;
+    let mut inlet = Inlet { server, client, body, left: length, window: (Instant::now(), 0) };
+    while let Some((pieces, held)) = inlet.piece().await? {
+        let written = blocking(move || {
+            for piece in &pieces {
+                checker.take(piece);
+                if let Place::New(upload, _) = &mut to {
+                    upload.write(piece).map_err(|e| refuse(&e))?;
+                }
+            }
+            drop(held);
+            Ok((to, checker))
+        });
+        (to, checker) = written.await?;
+    }
+    let hash = checker.check()?;
+    let (room, id, sessions) = (hosted.clone(), who.id.clone(), server.limits.sessions);
+    let created = blocking(move || commit(&room, &name, to, hash, length, (&id, sessions))).await?;
+    if created == Created::New {
+        add(&server.metrics.created, 1);
+        add(&server.metrics.received, length);
+        tracing::info!(token = %who.id, object = %name, bytes = length, "created");
+    }
+    Ok(created)
+}
+
+/// Gives the object its name; durable when this returns.
+fn commit(
+    hosted: &Arc<Hosted>,
+    name: &Name,
+    to: Place,
+    hash: blake3::Hash,
+    length: u64,
+    who: (&str, usize),
+) -> Result<Created, Refusal> {
+    let failed = |e: crate::Error| refuse(&e);
+    let created = match to {
+        Place::New(upload, reserved) => hosted.store(name, upload, reserved, who)?,
+        Place::Taken => Created::Exists,
+    };
+    if created == Created::Exists {
+        // Whoever made it may not have made it durable.
+        hosted.storage.mark_place_of(name);
+    }
+    hosted.storage.sync().map_err(failed)?;
+    if created == Created::Exists {
+        let same = is_same(hosted, name, hash, length).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Refusal::new(Code::Unavailable, "it was there, and was deleted meanwhile: send it again"),
+            _ => failed(e),
+        })?;
+        if !same {
+            return Err(Refusal::new(Code::Conflict, format!("{name} is there already, with other content")));
+        }
+    }
+    Ok(created)
+}
+
+fn is_same(hosted: &Hosted, name: &Name, hash: blake3::Hash, length: u64) -> crate::Result<bool> {
+    let failed = || format!("cannot compare {name}");
+    let file = hosted.storage.open_object(name)?;
+    if file.metadata().at(failed)?.len() != length {
+        return Ok(false);
+    }
+    if protocol::names_content(name.class()) {
+        return Ok(true);
+    }
+    Ok(hash_of(file).at(failed)? == hash)
+}
+
+fn hash_of(mut file: File) -> std::io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hasher.finalize()),
+            n => hasher.update(piece.get(..n).unwrap_or_default()),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{PackId, SnapshotId};
+
+    #[test]
+    fn what_comes_is_compared_with_its_name_however_it_is_cut() {
+        let content = vec![7; 1000];
+        let id = PackId(*blake3::hash(&content).as_bytes());
+        let whole = [&content[..], &id.0].concat();
+        let good = |name: Name, bytes: &[u8], said: Option<&str>, piece: usize| {
+            let mut checker = Checker::new(name, bytes.len() as u64, said).map_err(|e| e.error)?;
+            bytes.chunks(piece).for_each(|piece| checker.take(piece));
+            checker.check().map(|_| ()).map_err(|e| e.error)
+        };
+        for piece in [1, 31, 999, 5000] {
+            assert_eq!(good(Name::Pack(id), &whole, None, piece), Ok(()));
+            assert_eq!(good(Name::Pack(PackId([1; 32])), &whole, None, piece), Err(Code::Mismatch));
+            assert_eq!(good(Name::Pack(id), &whole[..1031], None, piece), Err(Code::Mismatch));
+            assert_eq!(good(Name::Pack(id), &content, None, piece), Err(Code::Mismatch));
+            assert_eq!(good(Name::Pack(id), b"short", None, piece), Err(Code::Mismatch));
+        }
+        let name = Name::Snapshot(SnapshotId([1; 32]));
+        assert_eq!(good(name, &content, Some(&id.to_string()), 9), Ok(()));
+        assert_eq!(good(name, &whole, Some(&id.to_string()), 9), Err(Code::Mismatch));
+        assert_eq!(good(name, &whole, None, 9), Err(Code::Invalid));
+    }
+}

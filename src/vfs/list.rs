@@ -1,0 +1,130 @@
+//! The list of snapshots as a running mount follows it: each snapshot is read once, only the names are listed again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{ErrorKind, Result};
+use crate::model::{Snapshot, SnapshotId};
+use crate::repo::Repository;
+use crate::repo::reader::ChunkReader;
+use crate::repo::snapshots::{self, Filter};
+use crate::repo::times;
+use crate::vfs::inode::Ranges;
+use crate::vfs::root::{Mounted, Numbers};
+
+/// A damaged snapshot is tried again after this time: its storage may have recovered.
+const AGAIN: Duration = Duration::from_secs(60);
+
+enum Known {
+    Snapshot(Arc<Mounted>),
+    /// A fence, or a snapshot that the filter keeps out.
+    Nothing,
+    Damaged(Instant),
+}
+
+/// What the mount knows of the repository's snapshots.
+pub struct Watch {
+    chunks: Arc<ChunkReader>,
+    filter: Filter,
+    known: HashMap<SnapshotId, Known>,
+    ranges: Ranges,
+    /// Numbers of made-up entries.
+    pub numbers: Numbers,
+    /// When the names were listed last.
+    pub listed: Instant,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Watch of {} snapshots", self.known.len())
+    }
+}
+
+impl Watch {
+    /// Knows nothing yet. `chunks` reads what is in the snapshots, and is told when there are new ones.
+    pub fn new(chunks: Arc<ChunkReader>, filter: Filter) -> Self {
+        let (known, ranges, numbers) = (HashMap::new(), Ranges::default(), Numbers::default());
+        Watch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
+    }
+
+    /// Lists again and answers the snapshots to show, oldest first. Those that are gone stay known, so that their
+    /// inode numbers are not used again and open files can be read on while their data is there.
+    pub fn list(&mut self) -> Result<Vec<Arc<Mounted>>> {
+        let names = snapshots::names(self.chunks.repo())?;
+        self.listed = Instant::now();
+        let new: Vec<SnapshotId> = names
+            .iter()
+            .copied()
+            .filter(|id| match self.known.get(id) {
+                None => true,
+                Some(Known::Damaged(since)) => since.elapsed() > AGAIN,
+                Some(_) => false,
+            })
+            .collect();
+        if !new.is_empty() {
+            self.chunks.snapshots_listed();
+        }
+        let mut loaded = load_all(self.chunks.repo(), &new);
+        // Where two ranges overlap, the later snapshot gives way.
+        loaded.sort_by_key(|(id, found)| (found.as_ref().ok().and_then(|s| s.as_ref().map(|s| s.time)), *id));
+        for (id, found) in loaded {
+            let known = match found {
+                Ok(Some(snapshot)) if self.filter.matches(&snapshot) => self.place(snapshot),
+                Ok(_) => Known::Nothing,
+                // Forgotten and pruned since it was listed.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Err(e) => {
+                    tracing::warn!("a snapshot is not shown: {e}");
+                    Known::Damaged(Instant::now())
+                }
+            };
+            self.known.insert(id, known);
+        }
+        let mut shown: Vec<Arc<Mounted>> = names
+            .iter()
+            .filter_map(|id| match self.known.get(id) {
+                Some(Known::Snapshot(mounted)) => Some(mounted.clone()),
+                _ => None,
+            })
+            .collect();
+        let now = times::now();
+        shown.sort_by_cached_key(|m| times::order(&m.snapshot, None, now));
+        Ok(shown)
+    }
+
+    fn place(&mut self, snapshot: Snapshot) -> Known {
+        match self.ranges.take(&snapshot.id, snapshot.nodes()) {
+            Some(base) => Known::Snapshot(Arc::new(Mounted { base, snapshot })),
+            None => {
+                tracing::warn!("snapshot {} is not shown: there are no inode numbers left", snapshot.id.short());
+                Known::Nothing
+            }
+        }
+    }
+
+    /// Every snapshot that ever had inode numbers in this mount, sorted by their beginning.
+    pub fn placed(&self) -> Vec<Arc<Mounted>> {
+        let mounted = |known: &Known| if let Known::Snapshot(mounted) = known { Some(mounted.clone()) } else { None };
+        let mut out: Vec<Arc<Mounted>> = self.known.values().filter_map(mounted).collect();
+        out.sort_by_key(|m| m.base);
+        out
+    }
+}
+
+type Loaded = (SnapshotId, Result<Option<Snapshot>>);
+
+/// Reads snapshots with as many calls under way as the storage likes.
+fn load_all(repo: &Repository, ids: &[SnapshotId]) -> Vec<Loaded> {
+    let load = |ids: &[SnapshotId]| -> Vec<Loaded> { ids.iter().map(|id| (*id, snapshots::load(repo, *id))).collect() };
+    let threads = repo.storage().concurrency().clamp(1, 32);
+    if ids.len() < 16 || threads == 1 {
+        return load(ids);
+    }
+    std::thread::scope(|scope| {
+        let parts = ids.chunks(ids.len().div_ceil(threads));
+        let workers: Vec<_> = parts.map(|part| (part, scope.spawn(move || load(part)))).collect();
+        let joined = workers.into_iter().map(|(part, worker)| worker.join().unwrap_or_else(|_| load(part)));
+        joined.flatten().collect()
+    })
+}

@@ -1,0 +1,69 @@
+//! Snapshots as a file system, without a kernel: lookup, attributes, listing and reading on plain types.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `view` | the file system: each request of a kernel is a method |
+//! | `attr`, `stat` | what it answers, and how nodes are shown |
+//! | `inode`, `below` | inode numbers, and the way from a number to a node |
+//! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
+//! | `prefetch` | decoding ahead of readers |
+//! | `push`, `ahead`, `around` | giving the kernel what readers will want: small files, the next megabytes, what lies around |
+//!
+//! The semantics are in `docs/mount.md`.
+
+use crate::repo::snapshots::Filter;
+use std::path::PathBuf;
+
+mod ahead;
+mod around;
+pub mod attr;
+mod below;
+mod follow;
+pub mod inode;
+mod list;
+pub mod names;
+mod prefetch;
+pub mod push;
+pub mod root;
+mod stat;
+pub mod view;
+
+pub use view::View;
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// A snapshot's name (see [`crate::repo::snapshots::find`]) and the absolute path of a directory in it: what is at
+    /// the root. `None`: the whole repository.
+    pub scope: Option<(String, Vec<u8>)>,
+    /// Which snapshots are shown, and among which `latest` is the newest.
+    pub filter: Filter,
+    /// Lets other users in; the modes, owners and ACLs that the mount shows decide what they may read.
+    pub allow_other: bool,
+    /// Shows everything as root's.
+    pub owner_root: bool,
+    /// Shows no extended attributes and no ACLs: the kernel then answers for them, and does not ask for those of every
+    /// file that is copied.
+    pub without_xattrs: bool,
+    /// Bytes of decoded data and trees that are kept in memory.
+    pub memory: u64,
+    /// Further mount options, each as in `-o`.
+    pub extra: Vec<String>,
+    /// Local directories that the mount must neither be in nor contain: the repository itself, the cache.
+    pub avoid: Vec<PathBuf>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions {
+            scope: None,
+            filter: Filter::default(),
+            allow_other: false,
+            owner_root: false,
+            without_xattrs: false,
+            memory: 66 << 20,
+            extra: Vec::new(),
+            avoid: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The directories and links that the mount makes up: `latest`, `ids/`, `snapshots/`, `hosts/`, `tags/`, `series/`.
+//!
+//! Every snapshot's tree exists once, below `ids/`; all else are relative links to it, since a directory with several
+//! parents confuses the kernel. Values only: one [`Root`] is one state of the list of snapshots.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::model::{Snapshot, Timestamp};
+use crate::vfs::inode::{self, ROOT};
+use crate::vfs::names;
+
+/// The directory of all trees.
+pub const IDS: u64 = 3;
+const SNAPSHOTS: u64 = 4;
+const HOSTS: u64 = 5;
+const TAGS: u64 = 6;
+const SERIES: u64 = 7;
+
+/// A snapshot and where its inode numbers begin.
+#[derive(Debug)]
+pub struct Mounted {
+    /// The inode number of its root; position `p` of its preorder has `base + p`.
+    pub base: u64,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+}
+
+/// A made-up entry.
+#[derive(Debug)]
+pub struct Made {
+    /// The directory it is in.
+    pub parent: u64,
+    /// When it changed: a directory, when an entry came or went; a link, its snapshot's time.
+    pub time: Timestamp,
+    /// What it is.
+    pub kind: MadeKind,
+}
+
+/// What a made-up entry is.
+#[derive(Debug)]
+pub enum MadeKind {
+    /// A directory.
+    Directory(MadeDir),
+    /// A link and its target.
+    Link(Vec<u8>),
+}
+
+/// A made-up directory.
+#[derive(Debug, Default)]
+pub struct MadeDir {
+    /// Inode number and name of each entry, sorted by number: an entry that comes or goes shifts no other, so that a
+    /// listing goes on where it was.
+    pub entries: Vec<(u64, Vec<u8>)>,
+    names: HashMap<Vec<u8>, u64>,
+    /// Entries that are directories.
+    pub subdirs: u32,
+}
+
+impl MadeDir {
+    /// The inode number of `name`.
+    pub fn find(&self, name: &[u8]) -> Option<u64> {
+        self.names.get(name).copied()
+    }
+}
+
+/// Something that the kernel may know otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The name is gone from the directory, or means something else.
+    Entry {
+        /// The directory.
+        parent: u64,
+        /// The name.
+        name: Vec<u8>,
+    },
+    /// The directory has other entries.
+    Directory(u64),
+}
+
+/// Inode numbers that were given to made-up entries. They stay given: none is used twice in a mount.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    given: HashMap<Vec<u8>, u64>,
+    taken: std::collections::HashSet<u64>,
+}
+
+impl Numbers {
+    fn of(&mut self, what: Vec<u8>) -> u64 {
+        if let Some(ino) = self.given.get(&what) {
+            return *ino;
+        }
+        let ino = inode::synthetic(&what, |ino| self.taken.contains(&ino));
+        self.taken.insert(ino);
+        self.given.insert(what, ino);
+        ino
+    }
+}
+
+/// One state of everything that is made up.
+#[derive(Debug, Default)]
+pub struct Root {
+    nodes: HashMap<u64, Made>,
+}
+
+impl Root {
+    /// The entry with this number.
+    pub fn get(&self, ino: u64) -> Option<&Made> {
+        self.nodes.get(&ino)
+    }
+
+    /// The state that shows `snapshots`, oldest first. Directories that are as they were `before` keep their time.
+    pub fn build(snapshots: &[Arc<Mounted>], numbers: &mut Numbers, before: Option<&Root>, now: Timestamp) -> Root {
+        let mut builder = Builder { root: Root::default(), numbers, now };
+        for (ino, name) in
+            [(ROOT, ""), (IDS, "ids"), (SNAPSHOTS, "snapshots"), (HOSTS, "hosts"), (TAGS, "tags"), (SERIES, "series")]
+        {
+            builder.directory(ROOT, name.as_bytes(), ino);
+        }
+        builder.fill(snapshots);
+        let mut root = builder.root;
+        for (ino, made) in &mut root.nodes {
+            if let MadeKind::Directory(dir) = &mut made.kind {
+                dir.entries = dir.names.iter().map(|(name, ino)| (*ino, name.clone())).collect();
+                dir.entries.sort_unstable();
+                if let Some(Made { time, kind: MadeKind::Directory(old), .. }) = before.and_then(|b| b.get(*ino))
+                    && old.entries == dir.entries
+                {
+                    made.time = *time;
+                }
+            }
+        }
+        root
+    }
+
+    /// What is different in `after`.
+    pub fn changes(&self, after: &Root) -> Vec<Change> {
+        let mut out = Vec::new();
+        for (ino, made) in &self.nodes {
+            let MadeKind::Directory(old) = &made.kind else { continue };
+            let Some(MadeKind::Directory(new)) = after.get(*ino).map(|m| &m.kind) else { continue };
+            if old.entries == new.entries {
+                continue;
+            }
+            for (entry, name) in &old.entries {
+                if new.find(name) != Some(*entry) {
+                    out.push(Change::Entry { parent: *ino, name: name.clone() });
+                }
+            }
+            out.push(Change::Directory(*ino));
+        }
+        out
+    }
+}
+
+struct Builder<'a> {
+    root: Root,
+    numbers: &'a mut Numbers,
+    now: Timestamp,
+}
+
+impl Builder<'_> {
+    fn directory(&mut self, parent: u64, name: &[u8], ino: u64) {
+        let made = Made { parent, time: self.now, kind: MadeKind::Directory(MadeDir::default()) };
+        if self.root.nodes.contains_key(&ino) {
+            return;
+        }
+        self.root.nodes.insert(ino, made);
+        if ino != ROOT {
+            self.name(parent, name, ino, true);
+        }
+    }
+
+    fn name(&mut self, parent: u64, name: &[u8], ino: u64, directory: bool) {
+        if let Some(Made { kind: MadeKind::Directory(dir), .. }) = self.root.nodes.get_mut(&parent) {
+            dir.names.insert(name.to_vec(), ino);
+            dir.subdirs += u32::from(directory);
+        }
+    }
+
+    /// A link's number depends on its target too: the kernel keeps targets for ever.
+    fn link(&mut self, parent: u64, place: &[u8], name: &[u8], target: &[u8], time: Timestamp) {
+        let ino = self.numbers.of([place, b"/", name, b"\0", target].concat());
+        self.root.nodes.insert(ino, Made { parent, time, kind: MadeKind::Link(target.to_vec()) });
+        self.name(parent, name, ino, false);
+    }
+
+    /// A directory of links one level below `hosts`, `tags` or `series`.
+    fn group(&mut self, parent: u64, class: &str, name: &[u8]) -> (u64, Vec<u8>) {
+        let place = [class.as_bytes(), b"/", name].concat();
+        let ino = self.numbers.of(place.clone());
+        self.directory(parent, name, ino);
+        (ino, place)
+    }
+
+    fn fill(&mut self, snapshots: &[Arc<Mounted>]) {
+        let plain: Vec<&Snapshot> = snapshots.iter().map(|m| &m.snapshot).collect();
+        let (ids, times) = (names::ids(&plain), names::times(&plain));
+        let series = names::series(plain.iter().map(|s| s.series()));
+        // Oldest first: the last `latest` that is written is the newest.
+        for mounted in snapshots {
+            let snapshot = &mounted.snapshot;
+            let (Some(id), Some(time)) = (ids.get(&snapshot.id), times.get(&snapshot.id)) else { continue };
+            let (id, time) = (id.as_slice(), time.as_slice());
+            self.name(IDS, id, mounted.base, true);
+            self.both(SNAPSHOTS, b"snapshots", b"../ids/", (id, time), snapshot.time);
+            let (host, place) = self.group(HOSTS, "hosts", &names::escaped(&snapshot.host));
+            self.both(host, &place, b"../../ids/", (id, time), snapshot.time);
+            for tag in &snapshot.tags {
+                let (tag, place) = self.group(TAGS, "tags", &names::escaped(tag));
+                self.both(tag, &place, b"../../ids/", (id, time), snapshot.time);
+            }
+            if let Some(name) = series.get(&snapshot.series()) {
+                let (of, place) = self.group(SERIES, "series", name);
+                self.both(of, &place, b"../../ids/", (id, time), snapshot.time);
+            }
+            if snapshot.id == plain[plain.len() - 1].id {
+                self.link(ROOT, b"", b"latest", &[b"ids/", id].concat(), snapshot.time);
+            }
+        }
+        self.drop_replaced();
+    }
+
+    fn both(&mut self, parent: u64, place: &[u8], up: &[u8], (id, name): (&[u8], &[u8]), time: Timestamp) {
+        let target = [up, id].concat();
+        self.link(parent, place, name, &target, time);
+        self.link(parent, place, b"latest", &target, time);
+    }
+
+    /// Removes the `latest` links that a newer snapshot took the name of.
+    fn drop_replaced(&mut self) {
+        let named: std::collections::HashSet<u64> = self
+            .root
+            .nodes
+            .values()
+            .filter_map(|made| if let MadeKind::Directory(dir) = &made.kind { Some(dir.names.values().copied()) } else { None })
+            .flatten()
+            .collect();
+        self.root.nodes.retain(|ino, _| *ino == ROOT || named.contains(ino));
+    }
+}

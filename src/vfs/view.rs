@@ -1,0 +1,351 @@
+//! The file system on plain types: what the kernel asks, answered without a kernel.
+//!
+//! Every method may be called from many threads at once; none holds a lock while data is fetched.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::escape;
+use crate::model::node::MAX_NAME;
+use crate::repo::Repository;
+use crate::repo::index::Index;
+use crate::repo::reader::{ChunkReader, ReadCounts};
+use crate::repo::snapshots;
+use crate::repo::tree::TreeReader;
+use crate::vfs::MountOptions;
+use crate::vfs::attr::{Answer, Attr, DirEntry, Fault, Totals};
+use crate::vfs::below::{Below, Dir, Found};
+use crate::vfs::follow::{Follower, Node, State};
+use crate::vfs::list::Watch;
+use crate::vfs::prefetch::Prefetch;
+use crate::vfs::push::Store;
+use crate::vfs::root::{Change, Made, MadeDir, MadeKind, Mounted};
+use crate::vfs::stat::Shower;
+
+/// The file system.
+#[derive(Debug)]
+pub struct View {
+    follower: Follower,
+    below: Arc<Below>,
+    prefetch: Prefetch,
+    shower: Shower,
+}
+
+impl View {
+    /// Opens the view of a repository. Takes as long as reading the list of snapshots, whatever is in them.
+    pub fn open(repo: &Arc<Repository>, options: &MountOptions) -> Result<View> {
+        if options.memory < 4 << 20 {
+            return Err(Error::invalid(format!("a mount needs at least 4 MiB of memory, not {} bytes", options.memory)));
+        }
+        let index = Arc::new(Index::load(repo)?);
+        // Frames get eight parts of eleven, decoded pages of trees three.
+        let part = options.memory / 11;
+        let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?);
+        let trees = Arc::new(TreeReader::new(chunks.clone(), part * 3)?);
+        let below = Arc::new(Below::new(trees));
+        let mut watch = Watch::new(chunks, options.filter.clone());
+        let shown = watch.list()?;
+        let top = options.scope.as_ref().map(|(name, path)| scope(&below, &shown, name, path)).transpose()?;
+        let follower = match top {
+            None => Follower::snapshots(watch, &shown)?,
+            Some(top) => Follower::directory(top),
+        };
+        let prefetch = Prefetch::new(below.clone(), part * 8)?;
+        Ok(View { follower, below, prefetch, shower: Shower::new(options.owner_root) })
+    }
+
+    /// What was fetched and decoded so far.
+    pub fn counts(&self) -> &ReadCounts {
+        &self.below.trees().chunks().counts
+    }
+
+    /// Whether the kernel itself judges POSIX ACLs. While it does not, the group bits that are shown are cut down to
+    /// what the ACL gives the owning group: they would be the ACL's mask, and let in who was refused.
+    pub fn kernel_judges_acls(&self, it_does: bool) {
+        self.shower.kernel_judges_acls.store(it_does, Ordering::Relaxed);
+    }
+
+    /// What changes in the made-up directories from now on. For one receiver.
+    pub fn changes(&self) -> Receiver<Change> {
+        self.follower.changes()
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.follower.state()
+    }
+
+    /// The state to answer a question about `ino` with: of what is made up, the newest that can be had.
+    fn state_for(&self, ino: u64) -> Arc<State> {
+        let state = self.state();
+        if !state.is_made(ino) {
+            return state;
+        }
+        self.follower.follow();
+        self.state()
+    }
+
+    /// Lists the snapshots again, now.
+    pub fn refresh(&self) {
+        self.follower.refresh();
+    }
+
+    /// The number of `name` in `parent` with its attributes; `None` when there is no such name.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Option<Attr>> {
+        if name.len() > MAX_NAME {
+            return Err(Fault::NameTooLong);
+        }
+        let state = self.state_for(parent);
+        match state.node(parent)? {
+            Node::Made(made) => {
+                let MadeKind::Directory(dir) = &made.kind else { return Err(Fault::NotDirectory) };
+                dir.find(name).map(|ino| self.attr_of(&state, ino)).transpose()
+            }
+            Node::Below(tree, position) => {
+                let dir = self.below.dir(&tree, position)?;
+                let Some(entry) = self.below.lookup(&dir, name)? else { return Ok(None) };
+                let position = dir.position + entry.offset;
+                if let Some(directory) = entry.node().directory() {
+                    let (directory, parent) = (*directory, Some(dir.position));
+                    self.below.remember(Dir { tree: tree.clone(), position, directory, parent });
+                }
+                self.shower.attr(self.below.trees(), &tree, position, entry.node()).map(|attr| Some(state.outward(attr)))
+            }
+        }
+    }
+
+    /// The attributes of an inode.
+    pub fn getattr(&self, ino: u64) -> Answer<Attr> {
+        let state = self.state_for(ino);
+        self.attr_of(&state, ino)
+    }
+
+    fn attr_of(&self, state: &State, ino: u64) -> Answer<Attr> {
+        match state.node(ino)? {
+            Node::Made(made) => Ok(self.shower.made(ino, made)),
+            Node::Below(tree, position) => {
+                let found = self.below.node(&tree, position)?;
+                self.shower.attr(self.below.trees(), &tree, position, found.node()).map(|attr| state.outward(attr))
+            }
+        }
+    }
+
+    /// Whether what `readdir` and `lookup` say of the entries of this directory stays true while the mount lasts.
+    pub fn is_lasting(&self, directory: u64) -> bool {
+        !self.state().is_made(directory)
+    }
+
+    /// Gives out the entries of a directory from `offset` on (0 at first, then what the last entry said), until
+    /// `take` answers that it is full.
+    pub fn readdir(&self, ino: u64, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
+        let state = if offset == 0 { self.state_for(ino) } else { self.state() };
+        match state.node(ino)? {
+            Node::Made(Made { parent, kind: MadeKind::Directory(dir), .. }) => {
+                self.list_made(&state, (ino, *parent), dir, offset, take)
+            }
+            Node::Made(_) => Err(Fault::NotDirectory),
+            Node::Below(tree, position) => {
+                let dir = self.below.dir(&tree, position)?;
+                // The question after the last entry: now the kernel knows the inodes of all of them.
+                if offset >= dir.directory.entries + 2 {
+                    self.prefetch.listed(&dir);
+                }
+                self.list_below(&state, &dir, offset, take)
+            }
+        }
+    }
+
+    /// `.` and `..`; false when `take` is full.
+    fn dots(&self, state: &State, dots: (u64, u64), offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<bool> {
+        for (next, ino, name) in [(1, dots.0, b".".as_slice()), (2, dots.1, b"..")] {
+            if offset < next {
+                let attr = self.attr_of(state, ino)?;
+                if take(DirEntry { name, next, attr, certain: true, lasting: false }) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// An entry's offset is its inode number and two: see [`MadeDir::entries`].
+    fn list_made(
+        &self,
+        state: &State,
+        dots: (u64, u64),
+        dir: &MadeDir,
+        offset: u64,
+        take: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Answer<()> {
+        if !self.dots(state, dots, offset, take)? {
+            return Ok(());
+        }
+        let from = dir.entries.partition_point(|(ino, _)| *ino + 2 <= offset);
+        for (ino, name) in &dir.entries[from..] {
+            let attr = self.attr_of(state, *ino)?;
+            if take(DirEntry { name, next: ino + 2, attr, certain: true, lasting: false }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Entry number `n` has offset `n + 3`.
+    fn list_below(&self, state: &State, dir: &Dir, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
+        let own = state.outside(dir.ino());
+        if !self.dots(state, (own, state.parent(dir)), offset, take)? {
+            return Ok(());
+        }
+        self.below.touch(dir);
+        let trees = self.below.trees();
+        let mut next = trees.entry_number(&dir.directory, offset.saturating_sub(2))?;
+        while let Some(entry) = next {
+            let node = entry.node();
+            let (attr, certain) = self.shower.attr_or_guess(trees, &dir.tree, dir.position + entry.offset, node);
+            let shown = DirEntry { name: &node.name, next: entry.number + 3, attr, certain, lasting: true };
+            if take(shown) {
+                break;
+            }
+            next = trees.next(&dir.directory, &entry)?;
+        }
+        Ok(())
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, ino: u64) -> Answer<Vec<u8>> {
+        let state = self.state();
+        match state.node(ino)? {
+            Node::Made(Made { kind: MadeKind::Link(target), .. }) => Ok(target.clone()),
+            Node::Made(_) => Err(Fault::Invalid),
+            Node::Below(tree, position) => match &self.below.node(&tree, position)?.node().kind {
+                crate::model::Kind::Symlink(target) => Ok(target.clone()),
+                _ => Err(Fault::Invalid),
+            },
+        }
+    }
+
+    /// Finds a node below a snapshot; `None` for what is made up.
+    fn found(&self, ino: u64) -> Answer<Option<(Arc<Mounted>, u64, Found)>> {
+        match self.state().node(ino)? {
+            Node::Made(_) => Ok(None),
+            Node::Below(tree, position) => {
+                let found = self.below.node(&tree, position)?;
+                Ok(Some((tree, position, found)))
+            }
+        }
+    }
+
+    fn file(&self, ino: u64) -> Answer<(Arc<Mounted>, u64, Found)> {
+        let (tree, position, found) = self.found(ino)?.ok_or(Fault::IsDirectory)?;
+        match found.node().kind {
+            crate::model::Kind::File(_) => Ok((tree, position, found)),
+            crate::model::Kind::Directory(_) => Err(Fault::IsDirectory),
+            _ => Err(Fault::Invalid),
+        }
+    }
+
+    /// Up to `size` bytes of a regular file from `offset` on into `out` (replaced); fewer only at its end.
+    pub fn read(&self, ino: u64, offset: u64, size: usize, out: &mut Vec<u8>) -> Answer<()> {
+        let (tree, position, found) = self.file(ino)?;
+        let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
+        let range = (offset, size as u64);
+        self.prefetch.reading(&tree, (ino, position), &found, range);
+        self.below.trees().read(content, offset, size, out)?;
+        self.prefetch.answered(ino, content, range);
+        Ok(())
+    }
+
+    /// Says how to put bytes of a file into the kernel's page cache: what readers will want next is then given unasked.
+    pub fn connect(&self, store: Box<Store>) {
+        self.prefetch.connect(store);
+    }
+
+    /// The first offset from `offset` on that is not in a hole.
+    pub fn seek_data(&self, ino: u64, offset: u64) -> Answer<u64> {
+        self.seek(ino, offset, false)?.ok_or(Fault::PastEnd)
+    }
+
+    /// The first offset from `offset` on that is in a hole; a file ends with one.
+    pub fn seek_hole(&self, ino: u64, offset: u64) -> Answer<u64> {
+        let (_, _, found) = self.file(ino)?;
+        Ok(self.seek(ino, offset, true)?.unwrap_or_else(|| found.node().size()))
+    }
+
+    fn seek(&self, ino: u64, offset: u64, hole: bool) -> Answer<Option<u64>> {
+        let (_, _, found) = self.file(ino)?;
+        let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
+        if offset >= content.size() {
+            return Err(Fault::PastEnd);
+        }
+        if let crate::model::Content::Inline(_) = content {
+            return Ok((!hole).then_some(offset));
+        }
+        let mut at = None;
+        self.below.trees().items(content, offset, &mut |start, item| {
+            let is_hole = matches!(item, crate::model::Item::Hole { .. });
+            if is_hole == hole {
+                at = Some(start.max(offset));
+            }
+            Ok(at.is_none())
+        })?;
+        Ok(at)
+    }
+
+    /// The names of the extended attributes. The mount's own are not among them, so that copies and comparisons see
+    /// what the source had.
+    pub fn listxattr(&self, ino: u64) -> Answer<Vec<Vec<u8>>> {
+        let Some((_, _, found)) = self.found(ino)? else { return Ok(Vec::new()) };
+        let list = self.below.trees().xattrs(found.node())?;
+        Ok(list.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// An extended attribute. Below a snapshot `user.yester.snapshot` is its id, `user.yester.btime` the time of birth
+    /// at the source, in seconds, where it is known.
+    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
+        let Some((tree, position, found)) = self.found(ino)? else { return Err(Fault::NoAttribute) };
+        let list = self.below.trees().xattrs(found.node())?;
+        if let Ok(at) = list.binary_search_by(|(n, _)| n.as_slice().cmp(name)) {
+            return Ok(list.into_iter().nth(at).map(|(_, value)| value).unwrap_or_default());
+        }
+        match name {
+            b"user.yester.snapshot" => Ok(tree.snapshot.id.to_string().into_bytes()),
+            b"user.yester.btime" => self.birth(&tree, position),
+            _ => Err(Fault::NoAttribute),
+        }
+    }
+
+    fn birth(&self, tree: &Mounted, position: u64) -> Answer<Vec<u8>> {
+        let root = tree.snapshot.scan.as_ref().ok_or(Fault::NoAttribute)?;
+        let (first, records) = self.below.trees().scan_page(root, position)?;
+        let record = position.checked_sub(first).and_then(|at| records.get(at as usize));
+        let birth = record.and_then(|r| r.birth).ok_or(Fault::NoAttribute)?;
+        // As `stat` and `touch -d @` write times: before 1970 the nanoseconds count forwards from the second before.
+        Ok(format!("{}.{:09}", birth.secs, birth.nanos).into_bytes())
+    }
+
+    /// The `chattr` flags of a file or directory (`FS_IOC_GETFLAGS`).
+    pub fn flags(&self, ino: u64) -> Answer<u32> {
+        Ok(self.found(ino)?.map_or(0, |(_, _, found)| found.node().meta.flags))
+    }
+
+    /// Totals of what is shown.
+    pub fn totals(&self) -> Totals {
+        self.state().totals
+    }
+}
+
+/// The directory that a mount of one snapshot, or of a part of one, shows.
+fn scope(below: &Below, shown: &[Arc<Mounted>], name: &str, path: &[u8]) -> Result<Dir> {
+    let all: Vec<_> = shown.iter().map(|m| m.snapshot.clone()).collect();
+    let id = snapshots::find(&all, name, &Default::default())?.id;
+    let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot {name}"));
+    let tree = shown.iter().find(|m| m.snapshot.id == id).cloned().ok_or_else(missing)?;
+    let names: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+    let (_, position) = below.trees().walk_to(&tree.snapshot.root, &names)?;
+    below.dir(&tree, position).map_err(|fault| match fault {
+        Fault::Unreadable(e) => e,
+        _ => Error::invalid(format!("/{} is not a directory: only directories can be mounted", escape(&names.join(&b'/')))),
+    })
+}
