@@ -30,6 +30,7 @@ pub mod chunk;
 pub mod error;
 pub mod format;
 pub mod ingest;
+pub mod jobs;
 pub mod keys;
 pub mod local;
 pub mod maintain;

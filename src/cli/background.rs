@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 
 use yester::chunk::keys::Credential;
 use yester::error::IoContext;
+use yester::jobs::credential::{self, Token};
 use yester::{Error, ErrorKind, Result};
 
-use super::credential::Token;
-use super::{credential, exit, paths};
+use super::{exit, paths};
 
 /// What a process that serves a mount for another one has as its first argument: no option, and in no help.
 const MARK: &str = "--in-background";

@@ -5,24 +5,24 @@ use std::sync::{Arc, OnceLock};
 
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
+use yester::jobs::credential::{self, Options, Origin};
+use yester::jobs::{foreign, open};
 use yester::model::{RepositoryId, Timestamp};
-use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::client::RemoteOptions;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::Storage;
-use yester::storage::directory::DirectoryStorage;
 use yester::sys::{process, users};
 use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::args::Global;
-use super::credential::{self, Options, Origin};
 use super::output::note;
 use super::paths;
-use super::place::{Location, Place, Places};
-use super::{foreign, remote, variables};
+use super::place::{Place, Places};
+use super::{remote, variables};
 
 /// How often a passphrase may be typed.
 const TRIES: u32 = 3;
@@ -58,26 +58,29 @@ impl Context {
         self.places.find(name.as_deref())
     }
 
+    /// What the options say of the credential that unlocks the repository.
+    pub fn credential_options(&self) -> Options {
+        let Global { key_file, password_command, password_file, .. } = self.global.clone();
+        Options { key_file, password_command, password_file }
+    }
+
     /// Where the user said the key is.
     pub fn given(&self) -> Result<Option<Origin>> {
-        credential::given(&Options::of(&self.global), "YESTER_", |name| std::env::var_os(name))
+        credential::given(&self.credential_options(), "YESTER_", |name| std::env::var_os(name))
     }
 
     /// Where the repository's objects are, whether or not it can be unlocked.
     pub fn storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
-        match &place.location {
-            Location::Local(path) => {
-                Ok(Arc::new(DirectoryStorage::open(path).map_err(|e| match (e.kind(), foreign::tool(path)) {
-                    (_, Some(tool)) => Error::new(ErrorKind::NoRepository, foreign::said(&place.shown(), tool)),
-                    (ErrorKind::NoRepository, _) if place.implied => {
-                        let text = "there is no repository yet: the first yester ingest PATH makes the default one";
-                        Error::new(ErrorKind::NoRepository, format!("{text} at {}; --repo names another", place.shown()))
-                    }
-                    _ => e,
-                })?))
+        open::storage(&place.location, || self.remote()).map_err(|e| {
+            if e.kind() != ErrorKind::NoRepository
+                || !place.implied
+                || place.local().is_some_and(|path| foreign::tool(path).is_some())
+            {
+                return e;
             }
-            Location::Remote(address) => Ok(Arc::new(RemoteStorage::open(address, &self.remote()?)?)),
-        }
+            let text = "there is no repository yet: the first yester ingest PATH makes the default one";
+            Error::new(ErrorKind::NoRepository, format!("{text} at {}; --repo names another", place.shown()))
+        })
     }
 
     /// How to talk to other machines.
@@ -100,18 +103,12 @@ impl Context {
 
     /// An empty place for a new repository.
     pub fn new_storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
-        match &place.location {
-            Location::Local(path) => Ok(Arc::new(DirectoryStorage::create(path)?)),
-            Location::Remote(address) => Ok(Arc::new(RemoteStorage::create(address, &self.remote()?)?)),
-        }
+        open::new_storage(&place.location, || self.remote())
     }
 
     /// The repository's objects, with `config/` and `keys/` made anew where they are gone.
     pub fn storage_to_mend(&self, place: &Place) -> Result<Arc<dyn Storage>> {
-        match &place.location {
-            Location::Local(path) => Ok(Arc::new(DirectoryStorage::open_bereft(path)?)),
-            Location::Remote(_) => self.storage(place),
-        }
+        open::storage_for_recovery(&place.location, || self.remote())
     }
 
     /// Opens something with what unlocks the repository. Who is asked for a passphrase on the terminal has three tries.

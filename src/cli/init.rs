@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
+use yester::jobs::credential::{self, New, Origin};
+use yester::jobs::foreign;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Storage};
@@ -12,11 +14,10 @@ use yester::{Error, ErrorKind, Result};
 
 use super::carry::carry;
 use super::context::{self, Context};
-use super::credential::{self, New, Origin};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, lossy, note};
+use super::paths;
 use super::place::Place;
-use super::{foreign, paths};
 
 /// Make a repository
 ///

@@ -1,8 +1,7 @@
 //! The command line: what users type and see. The only room that prints, and the only one that knows clap.
 //!
 //! One file a command: its options, its few lines of logic on top of a library function, its text and its JSON. What
-//! they share: `args` (options of all commands), `place`, `location` and `credential` (which repository, which key), `context`
-//! (opening it), `select` (snapshot names), `help`, `output`, `progress`, `units`, `exit`.
+//! they share: `args` (options of all commands), `place` (which repository), `context` (opening it), `select` (snapshot names), `help`, `output`, `progress`, `units`, `exit`.
 
 use std::ffi::OsString;
 
@@ -16,9 +15,7 @@ mod cat;
 mod check;
 mod completions;
 mod context;
-mod credential;
 mod exit;
-mod foreign;
 mod forget;
 mod gone;
 mod guard;
@@ -27,7 +24,6 @@ mod ingest;
 mod init;
 mod inputs;
 mod key;
-mod location;
 mod ls;
 mod man;
 mod mount;

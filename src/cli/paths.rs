@@ -1,35 +1,9 @@
-//! Paths as users give them: absolute, without `.` and `..`, never resolved through links.
+//! Paths: their bytes, and how they are shown.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use yester::error::IoContext;
-use yester::{Error, Result};
-
-/// `path` joined to the working directory, with `.` and `..` removed as text. Links stay what they are: `link/..` is
-/// the directory that holds the link. An empty path is a usage error.
-pub fn absolute(path: &Path) -> Result<PathBuf> {
-    if path.as_os_str().is_empty() {
-        return Err(Error::invalid("an empty path was given: give the path of a file or directory"));
-    }
-    if path.is_absolute() {
-        return Ok(lexical(path));
-    }
-    let here = std::env::current_dir().at(|| "cannot find the working directory: give absolute paths".to_owned())?;
-    Ok(lexical(&here.join(path)))
-}
-
-fn lexical(path: &Path) -> PathBuf {
-    let mut out = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::ParentDir => drop(out.pop()),
-            Component::Normal(name) => out.push(name),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    out
-}
+pub use yester::jobs::paths::absolute;
 
 /// The bytes of a path.
 pub fn bytes(path: &Path) -> &[u8] {
@@ -75,13 +49,5 @@ mod tests {
         assert_eq!(list(4), "/0, /1, /2, /3");
         assert_eq!(list(5), "/0, /1, /2 and 2 more");
         assert_eq!(list(20_000), "/0, /1, /2 and 19,997 more");
-    }
-
-    #[test]
-    fn dots_go_as_text() {
-        assert_eq!(lexical(Path::new("/a/./b/../c//d/")), Path::new("/a/c/d"));
-        assert_eq!(lexical(Path::new("/../..")), Path::new("/"));
-        assert!(absolute(Path::new("")).is_err());
-        assert!(absolute(Path::new("x")).is_ok_and(|p| p.is_absolute() && p.ends_with("x")));
     }
 }

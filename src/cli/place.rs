@@ -3,10 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use yester::jobs::location::{self, Location};
 use yester::{Error, Result};
-
-pub use super::location::Location;
-use super::{location, paths};
 
 /// The user's directories of yester; `None` where neither HOME nor the XDG variable says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,26 +27,17 @@ pub struct Place {
 impl Place {
     /// Its directory, if it is on this machine.
     pub fn local(&self) -> Option<&Path> {
-        match &self.location {
-            Location::Local(path) => Some(path),
-            Location::Remote(_) => None,
-        }
+        self.location.local()
     }
 
     /// For people.
     pub fn shown(&self) -> String {
-        match &self.location {
-            Location::Local(path) => paths::shown(path),
-            Location::Remote(address) => address.to_string(),
-        }
+        self.location.shown()
     }
 
     /// For programs: the bytes of a path, or the text of an address.
     pub fn bytes(&self) -> Vec<u8> {
-        match &self.location {
-            Location::Local(path) => paths::bytes(path).to_vec(),
-            Location::Remote(address) => address.to_string().into_bytes(),
-        }
+        self.location.bytes()
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use yester::jobs::credential::Token;
 use yester::remote::client::RemoteOptions;
 use yester::remote::tls::{Fingerprint, Trust};
 use yester::{Error, Result};
 
 use super::args::Global;
-use super::credential::Token;
 use super::units;
 use super::variables;
 

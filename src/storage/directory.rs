@@ -136,7 +136,7 @@ impl DirectoryStorage {
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
     /// put back what was in them. What else is missing stays an error.
-    pub fn open_bereft(path: &Path) -> Result<Self> {
+    pub fn open_for_recovery(path: &Path) -> Result<Self> {
         let failed = || format!("cannot mend the repository {}", crate::model::escape(bytes(path)));
         if let Ok(root) = Dir::open(path)
             && root.open_dir(b"packs").is_ok_and(|packs| packs.open_dir(b"00").is_ok())

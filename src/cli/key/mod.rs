@@ -8,13 +8,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use yester::chunk::keys::Credential;
 use yester::format::config::Derivation;
+use yester::jobs::credential::{self, New, Options};
 use yester::keys::copies::{Repaired, State};
 use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
-use super::credential::{self, New, Options};
 use super::exit::Outcome;
 use super::output::{Output, note};
 use super::paths;

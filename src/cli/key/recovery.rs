@@ -11,6 +11,7 @@ use yester::chunk::keys::Credential;
 use yester::error::IoContext;
 use yester::format::config::ChunkerParameters;
 use yester::format::recovery::Recovery;
+use yester::jobs::credential::{self, Secret};
 use yester::keys::keyring::KeyRing;
 use yester::keys::recovery;
 use yester::model::escape;
@@ -19,7 +20,6 @@ use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::super::context::{self, Context};
-use super::super::credential::{self, Options, Secret};
 use super::super::exit::{self, Outcome};
 use super::super::place::Place;
 use super::super::{paths, units};
@@ -128,7 +128,7 @@ pub fn recover(context: &Context, args: &RecoverArgs) -> Result<Outcome> {
 }
 
 fn with_text(context: &Context, place: &Place, file: &Path, new: &NewKeyArgs) -> Result<Outcome> {
-    if Options::of(&context.global).any() {
+    if context.credential_options().any() {
         let text = "the recovery text needs no key to open the repository: what is to open it from now on is given by \
                     --new-key-file, --new-password-file or --new-password-command";
         return Err(Error::invalid(text));

@@ -3,21 +3,25 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use yester::chunk::keys::Credential;
-use yester::error::IoContext;
-use yester::model::id::{from_hex, hex_pair};
-use yester::sys::terminal::ask_hidden;
-use yester::{Error, ErrorKind, Result};
+use crate::chunk::keys::Credential;
+use crate::error::IoContext;
+use crate::model::escape;
+use crate::model::id::{from_hex, hex_pair};
+use crate::sys::terminal::ask_hidden;
+use crate::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::args::Global;
-use super::paths;
-use super::variables;
+use crate::jobs::paths;
+use crate::jobs::variables;
+
+fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
+}
 
 /// The longest passphrase or key file that is read.
 const LIMIT: usize = 64 << 10;
@@ -53,12 +57,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// Those of the credential that unlocks the repository.
-    pub fn of(global: &Global) -> Self {
-        let Global { key_file, password_command, password_file, .. } = global.clone();
-        Options { key_file, password_command, password_file }
-    }
-
     /// Whether there is one.
     pub fn any(&self) -> bool {
         self.key_file.is_some() || self.password_command.is_some() || self.password_file.is_some()
@@ -108,7 +106,7 @@ pub fn new(origin: Option<Origin>, repository: Option<&Path>, prompt: &str) -> R
             let file = paths::absolute(&file)?;
             if repository.is_some_and(|repository| file.starts_with(repository)) {
                 let text = "is inside the repository: whoever gets hold of one would have the other";
-                return Err(Error::invalid(format!("the key file {} {text}", paths::shown(&file))));
+                return Err(Error::invalid(format!("the key file {} {text}", shown(&file))));
             }
             let made = file.symlink_metadata().is_err();
             let credential = if made { make_key_file(&file)? } else { load(&Origin::KeyFile(file.clone()))? };
@@ -121,10 +119,10 @@ pub fn new(origin: Option<Origin>, repository: Option<&Path>, prompt: &str) -> R
 
 /// Reads the credential from where it is.
 pub fn load(origin: &Origin) -> Result<Credential> {
-    yester::sys::process::protect_memory();
+    crate::sys::process::protect_memory();
     match origin {
         Origin::PasswordFile(path) => {
-            let what = || format!("cannot read the password file {}", paths::shown(path));
+            let what = || format!("cannot read the password file {}", shown(path));
             let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
             passphrase(read_line(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?)
         }
@@ -141,13 +139,13 @@ pub fn can_ask() -> bool {
 
 /// Asks for the passphrase on the terminal.
 pub fn ask(prompt: &str) -> Result<Credential> {
-    yester::sys::process::protect_memory();
+    crate::sys::process::protect_memory();
     passphrase(prompt_for(prompt)?)
 }
 
 /// Asks for a new passphrase, twice.
 fn ask_new(prompt: &str) -> Result<Credential> {
-    yester::sys::process::protect_memory();
+    crate::sys::process::protect_memory();
     let first = prompt_for(prompt)?;
     // An empty one is refused before it has to be given again.
     let credential = passphrase(first.clone())?;
@@ -210,7 +208,7 @@ fn run(command: &OsStr, what: &str) -> Result<Secret> {
 }
 
 fn key_file(path: &Path) -> Result<Credential> {
-    let shown = paths::shown(path);
+    let shown = shown(path);
     let what = || format!("cannot read the key file {shown}");
     let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
     let bytes = read_limited(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
@@ -230,8 +228,8 @@ fn parse_key(bytes: &[u8]) -> Option<[u8; 32]> {
 /// Makes a new key file (0600, its directory 0700 if it is missing), durable when this returns. One that is there
 /// already is never replaced.
 fn make_key_file(path: &Path) -> Result<Credential> {
-    yester::sys::process::protect_memory();
-    let failed = || format!("cannot make the key file {}", paths::shown(path));
+    crate::sys::process::protect_memory();
+    let failed = || format!("cannot make the key file {}", shown(path));
     let mut key = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *key)
         .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
@@ -259,14 +257,14 @@ pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>> {
     let bytes = if let Some(command) = command {
         run(&command, "token")?
     } else if let Some(path) = file {
-        let what = || format!("cannot read the token file {}", paths::shown(Path::new(&path)));
+        let what = || format!("cannot read the token file {}", shown(Path::new(&path)));
         File::open(&path).and_then(read_line).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?
     } else if let Some(token) = token {
         Zeroizing::new(token.into_vec())
     } else {
         return Ok(None);
     };
-    let text = std::str::from_utf8(&bytes).ok().filter(|text| yester::remote::tokens::is_token(text));
+    let text = std::str::from_utf8(&bytes).ok().filter(|text| crate::remote::tokens::is_token(text));
     let text = text.ok_or_else(|| {
         Error::new(
             ErrorKind::Key,
@@ -289,7 +287,7 @@ pub fn hand_over(credential: &Credential, token: Option<&Token>, mut to: impl Wr
 
 /// Reads what [`hand_over`] wrote.
 pub fn take_over(from: impl Read) -> Result<(Credential, Option<Token>)> {
-    yester::sys::process::protect_memory();
+    crate::sys::process::protect_memory();
     let missing = || Error::new(ErrorKind::Key, "the process that asked for this mount handed no key over");
     let bytes = read_limited(from).map_err(|_| missing())?;
     let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(missing)?;
@@ -307,17 +305,17 @@ pub fn take_over(from: impl Read) -> Result<(Credential, Option<Token>)> {
 mod tests {
     use super::*;
 
-    fn origin(global: &Global, variables: &[(&str, &str)]) -> Option<Origin> {
-        given(&Options::of(global), "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())).unwrap()
+    fn origin(options: &Options, variables: &[(&str, &str)]) -> Option<Origin> {
+        given(options, "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())).unwrap()
     }
 
     #[test]
     fn an_option_beats_every_variable() {
         let all =
             [("YESTER_KEY_FILE", "k"), ("YESTER_PASSWORD_COMMAND", "c"), ("YESTER_PASSWORD_FILE", "f"), ("YESTER_PASSWORD", "p")];
-        let global = Global { password_file: Some("option".into()), ..Global::default() };
-        assert!(origin(&global, &all) == Some(Origin::PasswordFile("option".into())));
-        let none = Global::default();
+        let option = Options { password_file: Some("option".into()), ..Options::default() };
+        assert!(origin(&option, &all) == Some(Origin::PasswordFile("option".into())));
+        let none = Options::default();
         assert!(origin(&none, &all) == Some(Origin::KeyFile("k".into())));
         assert!(origin(&none, &all[1..]) == Some(Origin::PasswordCommand("c".into())));
         assert!(origin(&none, &all[2..]) == Some(Origin::PasswordFile("f".into())));

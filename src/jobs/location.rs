@@ -5,11 +5,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use yester::model::escape;
-use yester::remote::address::Address;
-use yester::{Error, ErrorKind, Result};
+use crate::model::escape;
+use crate::remote::address::Address;
+use crate::{Error, ErrorKind, Result};
 
-use super::paths;
+use crate::jobs::paths;
 
 /// Where a repository is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,32 @@ pub enum Location {
     Local(PathBuf),
     /// On another machine.
     Remote(Address),
+}
+
+impl Location {
+    /// Its directory, if it is on this machine.
+    pub fn local(&self) -> Option<&Path> {
+        match self {
+            Location::Local(path) => Some(path),
+            Location::Remote(_) => None,
+        }
+    }
+
+    /// For people.
+    pub fn shown(&self) -> String {
+        match self {
+            Location::Local(path) => escape(path.as_os_str().as_bytes()),
+            Location::Remote(address) => address.to_string(),
+        }
+    }
+
+    /// For programs: the bytes of a path, or the text of an address.
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
+            Location::Remote(address) => address.to_string().into_bytes(),
+        }
+    }
 }
 
 /// What a repository's name means. The name may hold a secret by mistake: then no error shows it.
