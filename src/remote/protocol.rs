@@ -104,7 +104,7 @@ impl Capability {
 }
 
 /// Why a request is refused: what a client acts on, and the status that goes with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// 400: the request makes no sense.
@@ -129,6 +129,8 @@ pub enum Code {
     Range,
     /// 422: the content is not what its name or its hash says.
     Mismatch,
+    /// 422: no object of this repository has this form, whoever made it.
+    Malformed,
     /// 426: the protocol's version is unknown here.
     Version,
     /// 429: too many requests at once.
@@ -144,6 +146,11 @@ pub enum Code {
 }
 
 impl Code {
+    /// The word that stands for it in an answer.
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
     /// The HTTP status.
     pub fn status(self) -> u16 {
         match self {
@@ -156,7 +163,7 @@ impl Code {
             Code::NoLength => 411,
             Code::TooLong => 413,
             Code::Range => 416,
-            Code::Mismatch => 422,
+            Code::Mismatch | Code::Malformed => 422,
             Code::Version => 426,
             Code::TooMany => 429,
             Code::Failed => 500,
@@ -173,7 +180,7 @@ impl Code {
             Code::NoRepository => ErrorKind::NoRepository,
             Code::NotFound => ErrorKind::NotFound,
             Code::Conflict => ErrorKind::Exists,
-            Code::Range | Code::Mismatch => ErrorKind::Corrupt,
+            Code::Range | Code::Mismatch | Code::Malformed => ErrorKind::Corrupt,
             Code::Version => ErrorKind::Unsupported,
             _ => ErrorKind::Io,
         }

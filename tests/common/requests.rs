@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use yester::model::{PackId, SegmentId, SlotId, SnapshotId};
+use yester::format::envelope::{self, ObjectType};
+use yester::model::{PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 use yester::remote::protocol::{Capability, Code, Refusal, RepositoryName, object_path};
 use yester::remote::tokens::Grant;
 use yester::serve::objects::limits::Limits;
@@ -96,6 +97,10 @@ impl World {
 
     /// Deletes everything, in the way that the protocol has for it.
     fn empty(&self) {
+        // What is there may be of the other repository. Without these, it may be of any.
+        for name in self.stored().into_keys().filter(|name| matches!(name.class(), Class::Config | Class::Keys)) {
+            assert_eq!(self.ask(0, "DELETE", &object_path(&name), &[], b"").0, 204, "{name}");
+        }
         for name in self.stored().into_keys() {
             if let Name::Session(id) = name {
                 self.put(0, &Name::Snapshot(id), &content(&Name::Snapshot(id), 0));
@@ -109,24 +114,72 @@ impl World {
     }
 }
 
+/// The type of an object of this name; of those that snapshots may have one or the other.
+fn kind(name: &Name, variant: u8) -> ObjectType {
+    match name {
+        Name::Config(..) => ObjectType::Config,
+        Name::Key(..) => ObjectType::KeySlot,
+        Name::Removed(_) => ObjectType::Removed,
+        Name::Pack(_) => ObjectType::Pack,
+        Name::Segment(_) => ObjectType::Segment,
+        Name::Session(_) => ObjectType::Session,
+        Name::Beat(..) => ObjectType::Beat,
+        Name::Snapshot(_) if variant.is_multiple_of(4) => ObjectType::Fence,
+        Name::Snapshot(_) => ObjectType::Snapshot,
+        Name::Forgotten(_) => ObjectType::Forgotten,
+        Name::Condemned(_) => ObjectType::Condemned,
+        Name::Damaged(_) => ObjectType::Damaged,
+    }
+}
+
+/// Whose objects these are, and who else there is.
+const OWN: RepositoryId = RepositoryId([7; 16]);
+const OTHER: RepositoryId = RepositoryId([8; 16]);
+
+/// A whole object of a variant, whose name is the hash of its content.
+fn named(kind: ObjectType, variant: u8) -> Vec<u8> {
+    envelope::wrap(kind, OWN, &vec![variant / 2; 440 + usize::from(variant / 2) % 4 * 700])
+}
+
 /// An object of this name; odd variants have other content, or, where the name says what it is, wrong content.
 fn content(name: &Name, variant: u8) -> Vec<u8> {
-    let plain = vec![variant / 2; 500 + usize::from(variant / 2) % 4 * 700];
-    match name {
-        Name::Pack(_) | Name::Segment(_) if variant.is_multiple_of(2) => {
-            [plain.clone(), blake3::hash(&plain).as_bytes().to_vec()].concat()
+    let kind = kind(name, variant);
+    match (name, variant.is_multiple_of(2)) {
+        (Name::Pack(_) | Name::Segment(_), true) => named(kind, variant),
+        (Name::Pack(_) | Name::Segment(_), false) => named(kind, variant.wrapping_add(2)),
+        _ => {
+            let of = if variant % 16 == 15 { OTHER } else { OWN };
+            let mut object = envelope::wrap(kind, of, &vec![variant; 440 + usize::from(variant / 2) % 4 * 700]);
+            match variant % 16 {
+                // No magic, type, version or checksum that there is; or no room for one.
+                13 => object[usize::from(variant) / 16 % 12] ^= 0x41,
+                11 => *object.last_mut().unwrap() ^= 1,
+                9 => object.truncate(usize::from(variant) / 16 * 4),
+                _ => {}
+            }
+            object
         }
-        _ => [&[variant], &plain[..]].concat(),
     }
+}
+
+/// Whether a server can tell, without the key, that this is no object of the name. `known` is the repository's id.
+fn is_malformed(name: &Name, object: &[u8], known: Option<RepositoryId>) -> bool {
+    let Some(said) = envelope::peek(object) else { return true };
+    let kinds =
+        if matches!(name, Name::Snapshot(_)) { vec![ObjectType::Snapshot, ObjectType::Fence] } else { vec![kind(name, 1)] };
+    !kinds.iter().any(|kind| *kind as u8 == said.kind)
+        || said.version == 0
+        || known.is_some_and(|known| known != said.repository)
+        || !envelope::is_intact(object)
 }
 
 /// Few names, so that they meet. A pack or segment has the name of its content.
 fn name(number: u8, variant: u8) -> Name {
     let id = SnapshotId([number / 10 % 3 + 1; 32]);
-    let hash = *blake3::hash(&vec![variant / 2; 500 + usize::from(variant / 2) % 4 * 700]).as_bytes();
+    let hash = |kind| *named(kind, variant).last_chunk().unwrap();
     match number % 10 {
-        0..=1 => Name::Pack(PackId(hash)),
-        2 => Name::Segment(SegmentId(hash)),
+        0..=1 => Name::Pack(PackId(hash(ObjectType::Pack))),
+        2 => Name::Segment(SegmentId(hash(ObjectType::Segment))),
         3..=4 => Name::Session(id),
         5..=6 => Name::Snapshot(id),
         7 => Name::Forgotten(id),
@@ -145,6 +198,15 @@ struct Model {
 }
 
 impl Model {
+    /// The repository that the first configuration, or key slot, says it is.
+    fn repository(&self) -> Option<RepositoryId> {
+        let of = |class| {
+            let mut found = self.objects.iter().filter(|(name, _)| name.class() == class);
+            found.find_map(|(name, object)| envelope::peek(object).filter(|_| !is_malformed(name, object, None)))
+        };
+        of(Class::Config).or_else(|| of(Class::Keys)).map(|said| said.repository)
+    }
+
     fn may_create(&self, who: usize, name: &Name) -> u16 {
         let can = |capability| ROLES[who].contains(&capability);
         let allowed = |yes: bool| if yes { 0 } else { 403 };
@@ -171,6 +233,10 @@ impl Model {
         if refused != 0 {
             return refused;
         }
+        // What its length says comes first.
+        if body.len() < envelope::HEADER + envelope::CHECKSUM {
+            return 422;
+        }
         let used: usize = self.objects.values().map(Vec::len).sum();
         let there = self.objects.get(name);
         if who == WITH_QUOTA && there.is_none() && (used + body.len()) as u64 > QUOTA {
@@ -182,7 +248,7 @@ impl Model {
         };
         let is_named =
             |id: &[u8; 32]| body.split_last_chunk::<32>().is_some_and(|(plain, tail)| tail == id && blake3::hash(plain) == *id);
-        if !named.is_none_or(is_named) {
+        if !named.is_none_or(is_named) || is_malformed(name, body, self.repository()) {
             return 422;
         }
         if let Some(there) = there {
@@ -207,7 +273,7 @@ impl Model {
             if there && !own && !can(Capability::Prune) || !can(Capability::Put) && !can(Capability::Prune) {
                 return 403;
             }
-            if there && !self.objects.contains_key(&Name::Snapshot(*id)) {
+            if there && !can(Capability::Prune) && !self.objects.contains_key(&Name::Snapshot(*id)) {
                 return 409;
             }
             self.owners.remove(id);

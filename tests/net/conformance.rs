@@ -34,13 +34,14 @@ fn every_class_is_created_once_and_read_back(storage: &dyn Storage) {
         (Name::Condemned(id(8)), Vec::new()),
         (Name::Damaged(id(9)), noise(8, 200)),
     ];
-    for (name, content) in small.into_iter().chain([(pack, pack_bytes), (segment, segment_bytes)]) {
+    let small = small.into_iter().map(|(name, content)| (name, framed(&name, &content)));
+    for (name, content) in small.chain([(pack, pack_bytes), (segment, segment_bytes)]) {
         // In several parts, some of them empty.
         let (a, b) = content.split_at(content.len() / 3);
         assert_eq!(storage.create(&name, &[a, &[], b]).unwrap(), Created::New, "{name}");
         assert_eq!(storage.create(&name, &[&content]).unwrap(), Created::Exists, "{name} again");
         if !matches!(name, Name::Pack(_) | Name::Segment(_)) {
-            assert_eq!(storage.create(&name, &[b"other"]).unwrap(), Created::Exists, "{name} with other bytes");
+            assert_eq!(put(storage, &name, b"other").unwrap(), Created::Exists, "{name} with other bytes");
         }
         assert!(read(storage, &name).unwrap() == content, "{name} came back different");
         let listed = storage.list(name.class()).unwrap();
@@ -89,14 +90,14 @@ fn one_of_many_creators_wins(storage: &Arc<dyn Storage>) {
     let threads: Vec<_> = (0..8u8)
         .map(|n| {
             let storage = storage.clone();
-            std::thread::spawn(move || storage.create(&name, &[&noise(n, 5000)]).unwrap())
+            std::thread::spawn(move || put(&*storage, &name, &noise(n, 5000)).unwrap())
         })
         .collect();
     let made: Vec<Created> = threads.into_iter().map(|t| t.join().unwrap()).collect();
     assert_eq!(made.iter().filter(|c| **c == Created::New).count(), 1, "{made:?}");
     let content = read(&**storage, &name).unwrap();
     let winner = made.iter().position(|c| *c == Created::New).unwrap();
-    assert!(content == noise(winner as u8, 5000), "the content is not the winner's");
+    assert!(content == framed(&name, &noise(winner as u8, 5000)), "the content is not the winner's");
 }
 
 fn many_calls_at_once_do_not_mix(storage: &Arc<dyn Storage>) {

@@ -65,9 +65,9 @@ fn meets(net: &Net, direct: &RemoteStorage, number: usize, plan: Plan, before: u
     }
     let session = [number.to_le_bytes().to_vec(), vec![7; 24]].concat();
     let id = yester::model::SnapshotId(session.clone().try_into().unwrap());
-    must_create(&client, &Name::Session(id), &session);
-    must_create(&client, &Name::Snapshot(id), &session);
-    assert!(read(&client, &Name::Snapshot(id)).unwrap() == session, "{plan:?}");
+    must_put(&client, &Name::Session(id), &session);
+    must_put(&client, &Name::Snapshot(id), &session);
+    assert!(read(&client, &Name::Snapshot(id)).unwrap() == framed(&Name::Snapshot(id), &session), "{plan:?}");
     assert_eq!(client.list(Class::Snapshots).unwrap().len(), before + 1, "{plan:?}");
     client.delete(&Name::Session(id)).unwrap();
     client.sync().unwrap();

@@ -188,7 +188,7 @@ fn a_disk_without_room_is_said_before_the_body() {
     assert!(filler.join().unwrap());
     let (second, other) = pack(&noise(3, 900_000));
     assert_eq!(storage.create(&second, &[&other]).unwrap_err().raw_os_error(), Some(28));
-    assert!(storage.create(&Name::Session(id(1)), &[&noise(4, 50_000)]).is_err());
+    assert!(put(&storage, &Name::Session(id(1)), &noise(4, 50_000)).is_err());
     std::fs::remove_file(root.join("filler")).unwrap();
     must_create(&storage, &second, &other);
     assert!(read(&storage, &first).unwrap() == object);

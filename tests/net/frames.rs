@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::rows::Plain;
+use crate::support::PATIENT;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -14,6 +15,7 @@ pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
+pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 pub const INITIAL_WINDOW: u16 = 4;
@@ -121,12 +123,18 @@ impl Raw {
         Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
     }
 
-    /// Reads on until the connection ends; the kinds of the frames. Panics if it does not.
+    /// Reads on until the connection ends; the kinds of the frames. Pings are answered: who does not is cut for that.
+    /// Panics if it does not end.
     pub fn ends(&mut self) -> Vec<u8> {
         self.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut kinds = Vec::new();
+        let (mut kinds, begin) = (Vec::new(), Instant::now());
         loop {
+            assert!(begin.elapsed() < PATIENT, "the connection stays open after {} frames", kinds.len());
             match self.frame() {
+                Some((PING, 0, _, payload)) => {
+                    kinds.push(PING);
+                    self.send(&frame(PING, ACK, 0, &payload));
+                }
                 Some((kind, ..)) => kinds.push(kind),
                 None => {
                     let left = self.stream.read(&mut [0]);

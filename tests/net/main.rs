@@ -28,10 +28,12 @@ mod hostile;
 mod liars;
 mod limits;
 mod oracle;
+mod owners;
 mod pipeline;
 mod program;
 #[path = "../program/mod.rs"]
 mod program_run;
 mod proxy;
 mod rows;
+mod shapes;
 mod support;

@@ -14,7 +14,7 @@ pub fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn run(world: &World, variables: &Variables, args: &[&str]) -> Run {
+pub fn run(world: &World, variables: &Variables, args: &[&str]) -> Run {
     finish(world.command(args).envs(variables.iter().cloned()))
 }
 

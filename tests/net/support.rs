@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use yester::model::{PackId, SegmentId, SlotId, SnapshotId};
+use yester::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
+use yester::model::{PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 use yester::remote::address::Address;
 use yester::remote::client::{RemoteOptions, RemoteStorage};
 use yester::remote::protocol::{Capability, RepositoryName};
@@ -137,15 +138,42 @@ pub fn ssh_address(path: &Path) -> Address {
     Address::ssh(format!("host{}", path.display()).as_bytes()).unwrap()
 }
 
-/// A pack of these bytes: its name, and the object.
+/// Whose objects these are.
+pub const REPOSITORY: RepositoryId = RepositoryId([7; 16]);
+/// Bytes of header and checksum, around what an object holds.
+pub const AROUND: usize = HEADER + CHECKSUM;
+
+/// The type of an object of this name.
+pub fn kind(name: &Name) -> ObjectType {
+    match name {
+        Name::Config(..) => ObjectType::Config,
+        Name::Key(..) => ObjectType::KeySlot,
+        Name::Removed(_) => ObjectType::Removed,
+        Name::Pack(_) => ObjectType::Pack,
+        Name::Segment(_) => ObjectType::Segment,
+        Name::Session(_) => ObjectType::Session,
+        Name::Beat(..) => ObjectType::Beat,
+        Name::Snapshot(_) => ObjectType::Snapshot,
+        Name::Forgotten(_) => ObjectType::Forgotten,
+        Name::Condemned(_) => ObjectType::Condemned,
+        Name::Damaged(_) => ObjectType::Damaged,
+    }
+}
+
+/// An object that may have this name, as far as can be told without the key. Packs and segments: see [`pack`].
+pub fn framed(name: &Name, content: &[u8]) -> Vec<u8> {
+    envelope::wrap(kind(name), REPOSITORY, content)
+}
+
+/// A pack that holds these bytes: its name, and the object, which has 60 bytes more.
 pub fn pack(content: &[u8]) -> (Name, Vec<u8>) {
-    let id = blake3::hash(content);
-    (Name::Pack(PackId(*id.as_bytes())), [content, id.as_bytes()].concat())
+    let object = envelope::wrap(ObjectType::Pack, REPOSITORY, content);
+    (Name::Pack(PackId(*object.last_chunk().unwrap())), object)
 }
 
 pub fn segment(content: &[u8]) -> (Name, Vec<u8>) {
-    let id = blake3::hash(content);
-    (Name::Segment(SegmentId(*id.as_bytes())), [content, id.as_bytes()].concat())
+    let object = envelope::wrap(ObjectType::Segment, REPOSITORY, content);
+    (Name::Segment(SegmentId(*object.last_chunk().unwrap())), object)
 }
 
 /// Bytes that do not repeat.
@@ -171,4 +199,14 @@ pub fn read(storage: &dyn Storage, name: &Name) -> yester::Result<Vec<u8>> {
 #[track_caller]
 pub fn must_create(storage: &dyn Storage, name: &Name, content: &[u8]) {
     assert_eq!(storage.create(name, &[content]).unwrap(), Created::New, "{name}");
+}
+
+/// Creates an object of this name that holds `content`.
+pub fn put(storage: &dyn Storage, name: &Name, content: &[u8]) -> yester::Result<Created> {
+    storage.create(name, &[&framed(name, content)])
+}
+
+#[track_caller]
+pub fn must_put(storage: &dyn Storage, name: &Name, content: &[u8]) {
+    must_create(storage, name, &framed(name, content));
 }

@@ -288,6 +288,9 @@ where
     let status = response.status().as_u16();
     response.headers_mut().insert(protocol::VERSION_HEADER, HeaderValue::from(protocol::VERSION));
     server.metrics.answer(status);
+    if let Some(code) = response.extensions().get::<Code>() {
+        server.metrics.refusal(asker.token.get().map_or("-", String::as_str), *code);
+    }
     log(&server, &asker, &method, &uri, status, began.elapsed());
     let flow = asker.guest.activity.flow();
     Ok(response.map(|body| Measured::new(body, flow, busy)))

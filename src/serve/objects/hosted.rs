@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::model::SnapshotId;
+use crate::model::{RepositoryId, SnapshotId};
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::objects::account::{Account, Amount};
+use crate::serve::objects::shape;
 use crate::storage::directory::DirectoryStorage;
 use crate::storage::upload::Upload;
 use crate::storage::{Class, Created, Name, Storage};
@@ -31,7 +32,12 @@ pub struct Hosted {
     directory: (u64, u64),
     /// Held while an object gets its name or goes, so that what is counted is what is there.
     account: Mutex<Account>,
+    /// The repository that its configuration named last.
+    repository: Mutex<Option<RepositoryId>>,
 }
+
+/// The longest object that says which repository this is.
+const LONGEST: u64 = 1 << 20;
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     path.metadata().map(|m| (m.dev(), m.ino()))
@@ -44,7 +50,7 @@ impl Hosted {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
-        let hosted = Hosted { storage, directory, account: Mutex::default() };
+        let hosted = Hosted { storage, directory, account: Mutex::default(), repository: Mutex::default() };
         hosted.drop_stale_claims();
         Ok(Arc::new(hosted))
     }
@@ -112,6 +118,37 @@ impl Hosted {
         Ok(true)
     }
 
+    /// That an object may be stored whose header names this repository: the one of the configuration, or, where there is
+    /// none yet, of the key slots. Where there is neither, the first of them decides.
+    pub fn must_be_of(&self, name: &Name, repository: RepositoryId) -> Result<RepositoryId, Refusal> {
+        let mut known = self.repository.lock().unwrap_or_else(|e| e.into_inner());
+        // Somebody may have made it anew, past this server.
+        if *known != Some(repository) {
+            *known = self.read_repository();
+        }
+        match *known {
+            Some(known) if known != repository => Err(shape::malformed(name, "it is of another repository")),
+            _ => Ok(repository),
+        }
+    }
+
+    /// The repository of the first configuration, or key slot, that is intact.
+    fn read_repository(&self) -> Option<RepositoryId> {
+        let mut object = Vec::new();
+        for class in [Class::Config, Class::Keys] {
+            let mut listed = self.storage.list(class).unwrap_or_default();
+            listed.sort_unstable();
+            for (name, _) in listed.iter().filter(|(_, size)| *size <= LONGEST) {
+                if self.storage.read(name, None, &mut object).is_ok()
+                    && let Some(found) = shape::repository_of_intact(name, &object)
+                {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+
     /// Whether this client has begun so many sessions, or more, that have not ended.
     fn has_more_sessions(&self, who: &str, most: usize) -> Result<bool> {
         let listed = self.storage.list(Class::Sessions)?;
@@ -171,7 +208,7 @@ impl Hosted {
     /// Gives an uploaded object its name, if that is free. A session is noted as begun by `who` before, who may have so many.
     pub fn store(
         &self,
-        name: &Name,
+        (name, repository): (&Name, RepositoryId),
         upload: Upload,
         mut reserved: Reserved,
         (who, sessions): (&str, usize),
@@ -179,6 +216,10 @@ impl Hosted {
         let failed = |e: Error| refuse(&e);
         upload.make_durable().map_err(failed)?;
         let mut account = self.account();
+        // Of two who make a repository at once, one is second.
+        if matches!(name.class(), Class::Config | Class::Keys) {
+            self.must_be_of(name, repository)?;
+        }
         if let Name::Session(id) = name {
             if self.has_more_sessions(who, sessions).map_err(failed)? {
                 let text = format!(

@@ -1,7 +1,14 @@
 //! Counters, in the text form of Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::remote::protocol::Code;
+
+/// So many counters of refusals there are; further tokens are counted together.
+const COUNTERS: usize = 4096;
 
 /// Counters since the server started.
 #[derive(Debug, Default)]
@@ -22,6 +29,8 @@ pub struct Metrics {
     pub cut: AtomicU64,
     /// Requests refused for their token.
     pub refused: AtomicU64,
+    /// Requests refused, by token (`-` without a good one) and reason.
+    refusals: Mutex<BTreeMap<(String, Code), u64>>,
 }
 
 /// Adds to a counter.
@@ -35,6 +44,23 @@ impl Metrics {
         if let Some(counter) = self.answers.get(usize::from(status / 100)) {
             add(counter, 1);
         }
+    }
+
+    /// Counts a refusal of this token, for this reason.
+    pub fn refusal(&self, token: &str, code: Code) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(|e| e.into_inner());
+        let key = (token.to_owned(), code);
+        let is_new = !refusals.contains_key(&key);
+        let key = if is_new && refusals.len() >= COUNTERS { ("many".to_owned(), code) } else { key };
+        *refusals.entry(key).or_insert(0) += 1;
+    }
+
+    fn refusals(&self) -> Vec<(String, u64)> {
+        let refusals = self.refusals.lock().unwrap_or_else(|e| e.into_inner());
+        let line = |((token, code), count): (&(String, Code), &u64)| {
+            (format!("{{token=\"{token}\",error=\"{}\"}}", code.name()), *count)
+        };
+        refusals.iter().map(line).collect()
     }
 
     /// The text.
@@ -62,7 +88,26 @@ impl Metrics {
         line("connections_accepted_total", "Connections accepted.", "counter", &one(&self.accepted));
         line("connections_cut_total", "Connections cut for being slow or in the way.", "counter", &one(&self.cut));
         line("unauthorized_total", "Requests refused for their token.", "counter", &one(&self.refused));
+        line("refusals_total", "Requests refused, by token and reason.", "counter", &self.refusals());
         line("connections", "Open connections.", "gauge", &[(String::new(), connections as u64)]);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_by_token_and_memory_is_bounded() {
+        let metrics = Metrics::default();
+        (0..3).for_each(|_| metrics.refusal("one", Code::Malformed));
+        metrics.refusal("two", Code::Quota);
+        let text = metrics.text(0);
+        assert!(text.contains("yester_refusals_total{token=\"one\",error=\"malformed\"} 3\n"), "{text}");
+        assert!(text.contains("yester_refusals_total{token=\"two\",error=\"quota\"} 1\n"), "{text}");
+        (0..10_000).for_each(|n| metrics.refusal(&n.to_string(), Code::Forbidden));
+        assert!(metrics.refusals.lock().unwrap().len() <= COUNTERS + 17);
+        assert_eq!(metrics.refusals().iter().map(|(_, count)| count).sum::<u64>(), 10_004);
     }
 }

@@ -25,6 +25,7 @@ mod listen;
 pub mod metrics;
 pub mod offline;
 mod routes;
+mod shape;
 mod upload;
 mod watch;
 

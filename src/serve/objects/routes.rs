@@ -27,7 +27,10 @@ type Asked = Extension<Asker>;
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
         let status = StatusCode::from_u16(self.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        json(status, &self)
+        let mut response = json(status, &self);
+        // For who counts refusals.
+        response.extensions_mut().insert(self.error);
+        response
     }
 }
 

@@ -10,27 +10,30 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 
 use crate::error::{ErrorKind, IoContext};
+use crate::format::envelope::{CHECKSUM, HEADER};
+use crate::model::RepositoryId;
 use crate::model::id::from_hex;
 use crate::remote::protocol::{self, Code, Refusal};
 use crate::serve::objects::access::Principal;
 use crate::serve::objects::hosted::{Hosted, Reserved, refuse};
 use crate::serve::objects::limits::{Client, Held};
 use crate::serve::objects::metrics::add;
-use crate::serve::objects::{Server, blocking};
+use crate::serve::objects::{Server, blocking, shape};
 use crate::storage::upload::Upload;
 use crate::storage::{Created, Name, Storage};
 
 /// Bytes that are written at once.
 const PIECE: usize = 512 << 10;
-/// The bytes at the end of an object that its name is not the hash of, but equal to.
-const TAIL: u64 = 32;
 
-/// Hashes an object as it comes.
+/// Looks at an object as it comes: whether it is what its name says.
 struct Checker {
     name: Name,
+    /// The first bytes.
+    head: Vec<u8>,
     hasher: blake3::Hasher,
     /// Bytes that are still to be hashed; the rest are the tail.
     left: u64,
+    /// The checksum at the end: BLAKE3 of everything before it. A pack or a segment has it as its name, too.
     tail: Vec<u8>,
     /// What the client says the hash is, for objects that are not named by it.
     said: Option<[u8; 32]>,
@@ -44,33 +47,47 @@ impl Checker {
             let text = format!("an upload to {}/ needs the header {}", name.class().prefix(), protocol::CONTENT_HEADER);
             return Err(Refusal::new(Code::Invalid, text));
         }
-        let left = if named { length.saturating_sub(TAIL) } else { length };
-        Ok(Checker { name, hasher: blake3::Hasher::new(), left, tail: Vec::new(), said })
+        if length < shape::LEAST {
+            return Err(shape::malformed(&name, &format!("{length} bytes are too few")));
+        }
+        let left = length.saturating_sub(CHECKSUM as u64);
+        Ok(Checker { name, head: Vec::with_capacity(HEADER), hasher: blake3::Hasher::new(), left, tail: Vec::new(), said })
     }
 
-    fn take(&mut self, bytes: &[u8]) {
+    /// Takes the next bytes. Says of which repository the object is, once, when the header has come.
+    fn take(&mut self, bytes: &[u8]) -> Result<Option<RepositoryId>, Refusal> {
+        let missing = HEADER - self.head.len();
+        self.head.extend_from_slice(bytes.get(..missing).unwrap_or(bytes));
         let hashed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         let (head, tail) = bytes.split_at(hashed);
         self.hasher.update(head);
         self.left -= hashed as u64;
         self.tail.extend_from_slice(tail);
+        match missing > 0 && self.head.len() == HEADER {
+            true => shape::repository_of(&self.name, &self.head).map(Some),
+            false => Ok(None),
+        }
     }
 
-    /// The hash, if it is what the name or the client says.
-    fn check(&self) -> Result<blake3::Hash, Refusal> {
-        let found = self.hasher.finalize();
+    /// The hash, if it is what the name or the client says: of a pack or segment of all but the tail, else of everything.
+    fn check(&mut self) -> Result<blake3::Hash, Refusal> {
+        let sum = self.hasher.finalize();
         let name = match &self.name {
             Name::Pack(id) => Some(id.0),
             Name::Segment(id) => Some(id.0),
             _ => None,
         };
+        let found = if name.is_some() { sum } else { self.hasher.update(&self.tail).finalize() };
         let good = match name {
             Some(name) => found == name && self.tail == name,
             None => self.said.is_some_and(|said| found == said),
         };
-        match good {
+        if !good {
+            return Err(Refusal::new(Code::Mismatch, format!("what came is not {}: it was not stored", self.name)));
+        }
+        match self.tail == sum.as_bytes() {
             true => Ok(found),
-            false => Err(Refusal::new(Code::Mismatch, format!("what came is not {}: it was not stored", self.name))),
+            false => Err(shape::malformed(&self.name, "its checksum does not match")),
         }
     }
 }
@@ -178,8 +195,26 @@ fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> R
     Ok(Place::New(Upload::begin(&hosted.storage, name).map_err(failed)?, reserved))
 }
 
-/// Receives an object. [`Created::Exists`] when it was there already, the same.
+/// Receives an object. [`Created::Exists`] when it was there already, the same. What cannot be an object of its name is
+/// refused, and told with the token that sent it.
 pub async fn receive(
+    server: &Server,
+    client: &Client,
+    hosted: &Arc<Hosted>,
+    incoming: Incoming,
+    body: Body,
+) -> Result<Created, Refusal> {
+    let (id, name) = (incoming.who.id.clone(), incoming.name);
+    let received = take_in(server, client, hosted, incoming, body).await;
+    if let Err(Refusal { error: Code::Malformed, message }) = &received
+        && server.journal.wants(&id)
+    {
+        tracing::warn!(token = %id, object = %name, why = message, "refused what is no object");
+    }
+    received
+}
+
+async fn take_in(
     server: &Server,
     client: &Client,
     hosted: &Arc<Hosted>,
@@ -190,23 +225,27 @@ pub async fn receive(
     let mut checker = Checker::new(name, length, content.as_deref())?;
     let (room, quota) = (hosted.clone(), who.quota);
     let mut to = blocking(move || place(&room, name, length, quota)).await?;
+    let mut of = RepositoryId([0; 16]);
     let mut inlet = Inlet { server, client, body, left: length, window: (Instant::now(), 0) };
     while let Some((pieces, held)) = inlet.piece().await? {
+        let room = hosted.clone();
         let written = blocking(move || {
             for piece in &pieces {
-                checker.take(piece);
+                if let Some(repository) = checker.take(piece)? {
+                    of = room.must_be_of(&name, repository)?;
+                }
                 if let Place::New(upload, _) = &mut to {
                     upload.write(piece).map_err(|e| refuse(&e))?;
                 }
             }
             drop(held);
-            Ok((to, checker))
+            Ok((to, checker, of))
         });
-        (to, checker) = written.await?;
+        (to, checker, of) = written.await?;
     }
     let hash = checker.check()?;
     let (room, id, sessions) = (hosted.clone(), who.id.clone(), server.limits.sessions);
-    let created = blocking(move || commit(&room, &name, to, hash, length, (&id, sessions))).await?;
+    let created = blocking(move || commit(&room, &Whole { name, of, hash, length }, to, (&id, sessions))).await?;
     if created == Created::New {
         add(&server.metrics.created, 1);
         add(&server.metrics.received, length);
@@ -215,18 +254,21 @@ pub async fn receive(
     Ok(created)
 }
 
-/// Gives the object its name; durable when this returns.
-fn commit(
-    hosted: &Arc<Hosted>,
-    name: &Name,
-    to: Place,
+/// An object that has come.
+struct Whole {
+    name: Name,
+    /// The repository that its header names.
+    of: RepositoryId,
     hash: blake3::Hash,
     length: u64,
-    who: (&str, usize),
-) -> Result<Created, Refusal> {
+}
+
+/// Gives the object its name; durable when this returns.
+fn commit(hosted: &Arc<Hosted>, whole: &Whole, to: Place, who: (&str, usize)) -> Result<Created, Refusal> {
+    let Whole { name, of, hash, length } = whole;
     let failed = |e: crate::Error| refuse(&e);
     let created = match to {
-        Place::New(upload, reserved) => hosted.store(name, upload, reserved, who)?,
+        Place::New(upload, reserved) => hosted.store((name, *of), upload, reserved, who)?,
         Place::Taken => Created::Exists,
     };
     if created == Created::Exists {
@@ -235,7 +277,7 @@ fn commit(
     }
     hosted.storage.sync().map_err(failed)?;
     if created == Created::Exists {
-        let same = is_same(hosted, name, hash, length).map_err(|e| match e.kind() {
+        let same = is_same(hosted, name, *hash, *length).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Refusal::new(Code::Unavailable, "it was there, and was deleted meanwhile: send it again"),
             _ => failed(e),
         })?;
@@ -272,28 +314,51 @@ fn hash_of(mut file: File) -> std::io::Result<blake3::Hash> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PackId, SnapshotId};
+    use crate::format::envelope::{self, ObjectType};
+    use crate::model::{PackId, SegmentId, SnapshotId};
+
+    const REPOSITORY: RepositoryId = RepositoryId([7; 16]);
 
     #[test]
     fn what_comes_is_compared_with_its_name_however_it_is_cut() {
-        let content = vec![7; 1000];
-        let id = PackId(*blake3::hash(&content).as_bytes());
-        let whole = [&content[..], &id.0].concat();
+        let whole = envelope::wrap(ObjectType::Pack, REPOSITORY, &[7; 1000]);
+        let id = PackId(*whole.last_chunk().unwrap());
         let good = |name: Name, bytes: &[u8], said: Option<&str>, piece: usize| {
             let mut checker = Checker::new(name, bytes.len() as u64, said).map_err(|e| e.error)?;
-            bytes.chunks(piece).for_each(|piece| checker.take(piece));
+            let mut of = Vec::new();
+            for piece in bytes.chunks(piece) {
+                of.extend(checker.take(piece).map_err(|e| e.error)?);
+            }
+            assert_eq!(of, [REPOSITORY]);
             checker.check().map(|_| ()).map_err(|e| e.error)
         };
-        for piece in [1, 31, 999, 5000] {
+        for piece in [1, 27, 28, 31, 999, 5000] {
             assert_eq!(good(Name::Pack(id), &whole, None, piece), Ok(()));
             assert_eq!(good(Name::Pack(PackId([1; 32])), &whole, None, piece), Err(Code::Mismatch));
-            assert_eq!(good(Name::Pack(id), &whole[..1031], None, piece), Err(Code::Mismatch));
-            assert_eq!(good(Name::Pack(id), &content, None, piece), Err(Code::Mismatch));
-            assert_eq!(good(Name::Pack(id), b"short", None, piece), Err(Code::Mismatch));
+            assert_eq!(good(Name::Pack(id), &whole[..1059], None, piece), Err(Code::Mismatch));
+            assert_eq!(good(Name::Pack(id), &whole[..1028], None, piece), Err(Code::Mismatch));
+            assert_eq!(good(Name::Pack(id), &whole[..59], None, piece), Err(Code::Malformed));
+            assert_eq!(good(Name::Segment(SegmentId(id.0)), &whole, None, piece), Err(Code::Malformed));
         }
         let name = Name::Snapshot(SnapshotId([1; 32]));
-        assert_eq!(good(name, &content, Some(&id.to_string()), 9), Ok(()));
-        assert_eq!(good(name, &whole, Some(&id.to_string()), 9), Err(Code::Mismatch));
-        assert_eq!(good(name, &whole, None, 9), Err(Code::Invalid));
+        let said = |bytes: &[u8]| blake3::hash(bytes).to_string();
+        for kind in [ObjectType::Snapshot, ObjectType::Fence] {
+            let whole = envelope::wrap(kind, REPOSITORY, &[7; 1000]);
+            assert_eq!(good(name, &whole, Some(&said(&whole)), 9), Ok(()));
+            assert_eq!(good(name, &whole, Some(&said(b"other")), 9), Err(Code::Mismatch));
+            assert_eq!(good(name, &whole, None, 9), Err(Code::Invalid));
+            // A later version is for its programs to judge; a checksum that does not match is for nobody.
+            let newer = {
+                let mut head = whole[..1028].to_vec();
+                (head[9], head[10]) = (1, 2);
+                [&head[..], blake3::hash(&head).as_bytes()].concat()
+            };
+            assert_eq!(good(name, &newer, Some(&said(&newer)), 9), Ok(()));
+            for at in [0, 8, 1030] {
+                let mut bad = whole.clone();
+                bad[at] ^= 0x20;
+                assert_eq!(good(name, &bad, Some(&said(&bad)), 9), Err(Code::Malformed), "{at}");
+            }
+        }
     }
 }

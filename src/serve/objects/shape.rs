@@ -1,0 +1,51 @@
+//! What an object must look like to be one: all that can be told of it without the key.
+
+use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType, Said};
+use crate::model::RepositoryId;
+use crate::remote::protocol::{Code, Refusal};
+use crate::storage::Name;
+
+/// The shortest object: a header and a checksum.
+pub const LEAST: u64 = (HEADER + CHECKSUM) as u64;
+
+/// The types that an object of this name may have.
+fn kinds(name: &Name) -> &'static [ObjectType] {
+    match name {
+        Name::Config(..) => &[ObjectType::Config],
+        Name::Key(..) => &[ObjectType::KeySlot],
+        Name::Removed(_) => &[ObjectType::Removed],
+        Name::Pack(_) => &[ObjectType::Pack],
+        Name::Segment(_) => &[ObjectType::Segment],
+        Name::Session(_) => &[ObjectType::Session],
+        Name::Beat(..) => &[ObjectType::Beat],
+        Name::Snapshot(_) => &[ObjectType::Snapshot, ObjectType::Fence],
+        Name::Forgotten(_) => &[ObjectType::Forgotten],
+        Name::Condemned(_) => &[ObjectType::Condemned],
+        Name::Damaged(_) => &[ObjectType::Damaged],
+    }
+}
+
+/// The refusal of an object that cannot be what its name says.
+pub fn malformed(name: &Name, why: &str) -> Refusal {
+    Refusal::new(Code::Malformed, format!("what came is no object of the name {name}: {why}; it was not stored"))
+}
+
+/// The repository that a header names, if an object of this name may begin with it. Versions and flags of newer programs
+/// are theirs to judge: their clients must be able to store.
+pub fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal> {
+    let Some(Said { kind, version, repository }) = envelope::peek(header) else {
+        return Err(malformed(name, "its first bytes are not those of a yester object"));
+    };
+    if !kinds(name).iter().any(|known| *known as u8 == kind) {
+        return Err(malformed(name, &format!("it is an object of type {kind}")));
+    }
+    match version {
+        0 => Err(malformed(name, "its version is 0")),
+        _ => Ok(repository),
+    }
+}
+
+/// The repository of a whole object that is intact; `None` when it is not.
+pub fn repository_of_intact(name: &Name, object: &[u8]) -> Option<RepositoryId> {
+    repository_of(name, object).ok().filter(|_| envelope::is_intact(object))
+}
