@@ -104,7 +104,11 @@ impl Prune<'_> {
         let made_up = sessions::made_up(self.repo)?;
         for name in self.view.ignored.iter().chain(&self.marks.made_up).chain(&made_up) {
             self.check_stop()?;
-            self.report.ignored += u64::from(rubbish::remove(self.repo, name)?);
+            let removed = match name {
+                Name::Beat(..) => storage.delete(name).map(|()| true),
+                _ => rubbish::remove(self.repo, name),
+            };
+            self.report.ignored += u64::from(removed?);
         }
         for (id, size) in &self.view.leavings {
             self.check_stop()?;

@@ -4,7 +4,7 @@
 //! courtesy (rule 9 of the protocol). Whether a writer lives is asked of its process, where that is one of this boot and
 //! this namespace of processes; else it lives as long as it gives signs of life.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,9 +42,14 @@ impl Listed {
     }
 }
 
-/// What stands in `sessions/` and nobody with the key made.
+/// What stands in `sessions/` and nobody with the key made, and the signs of life of what is no session. The latter go
+/// whoever made them: no writer lives by them.
 pub fn made_up(repo: &Repository) -> Result<Vec<Name>> {
-    Ok(list(repo)?.made_up)
+    let Listed { sessions, mut made_up, beats } = list(repo)?;
+    let open: HashSet<SnapshotId> = sessions.into_iter().map(|(id, _)| id).collect();
+    let lone = beats.into_iter().filter(|(id, _)| !open.contains(id));
+    made_up.extend(lone.flat_map(|(id, numbers)| numbers.into_iter().map(move |number| Name::Beat(id, number))));
+    Ok(made_up)
 }
 
 /// Reads everything in `sessions/`; what has ended meanwhile is left out. What is not authentic is told, once.
