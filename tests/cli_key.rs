@@ -324,6 +324,34 @@ fn a_damaged_configuration_gets_a_new_number() {
         assert_eq!(run.ok().err, "", "what is superseded is of no interest");
     }
     assert_eq!(fs::read_dir(world.at("repo/config")).unwrap().count(), 6);
+    fixture.file(&["check"]).ok();
+    let said = fixture.file(&["repair", "keys"]).ok().text();
+    assert!(said.contains("config/00000001.2 was removed"), "{said}");
+    assert_eq!(fs::read_dir(world.at("repo/config")).unwrap().count(), 3);
+}
+
+#[test]
+fn what_only_claims_to_be_a_newer_configuration_is_told_once_and_removed() {
+    let fixture = Fixture::new();
+    let world = &fixture.world;
+    let mut bytes = fs::read(world.at("repo/config/00000001.0")).unwrap();
+    let end = bytes.len() - 32;
+    bytes[10] = 2;
+    let sum = *blake3::hash(&bytes[..end]).as_bytes();
+    bytes[end..].copy_from_slice(&sum);
+    fs::write(world.at("repo/config/00000007.1"), bytes).unwrap();
+    for command in [&["snapshots"][..], &["ingest", "src"], &["restore", "latest", "--target", "out"]] {
+        let err = fixture.words(command).ok().err;
+        assert_eq!(err.matches("config/00000007.1").count(), 1, "{err}");
+        assert!(err.contains("not authentic") && err.contains("yester repair keys"), "{err}");
+    }
+    let listed = fixture.file(&["key", "list"]);
+    assert!(listed.code == Some(1) && listed.err.contains("config/00000007.1 counts for nothing"), "{}", listed.err);
+    fixture.file(&["repair", "keys", "-n"]).ok();
+    assert!(world.at("repo/config/00000007.1").exists());
+    fixture.file(&["repair", "keys"]).ok();
+    assert!(!world.at("repo/config/00000007.1").exists());
+    assert_eq!(fixture.words(&["check"]).ok().err, "");
 }
 
 #[test]

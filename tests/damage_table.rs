@@ -119,12 +119,51 @@ fn made_up(repo: &Path, object: &str) -> PathBuf {
     }
 }
 
+/// What somebody without the key makes of objects that are there: it says that it is of a newer version, and its checksum
+/// is right.
+fn claimed(repo: &Path, object: &str) -> Vec<u8> {
+    let (class, kind) = match object {
+        "a copy of the configuration" => ("config", 1),
+        "a copy of a key slot" => ("keys", 2),
+        "a data pack" => ("packs", 3),
+        "an index segment" => ("index", 4),
+        "a session" => ("snapshots", 5),
+        "a snapshot" => ("snapshots", 6),
+        "the mark of a snapshot" => ("forgotten", 8),
+        "a list of packs marked for deletion" => ("snapshots", 9),
+        "a record of damage" => ("snapshots", 10),
+        other => panic!("no such object: {other}"),
+    };
+    let mut out = fs::read(&files(repo, class)[0]).unwrap();
+    out.truncate(out.len() - 32);
+    (out[8], out[10]) = (kind, 2);
+    let sum = blake3::hash(&out);
+    out.extend_from_slice(sum.as_bytes());
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn spoil(repo: &Path, row: &Row) {
     match row.state.as_str() {
         "made up" => {
             let path = made_up(repo, &row.object);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, b"garbage ".repeat(64)).unwrap();
+        }
+        "made up, newer" => {
+            let object = claimed(repo, &row.object);
+            let sum = ["a data pack", "an index segment"].contains(&row.object.as_str());
+            let name = hex(&object[object.len() - 32..]);
+            let path = match made_up(repo, &row.object) {
+                _ if sum && row.object == "a data pack" => repo.join("packs").join(&name[..2]).join(&name),
+                path if sum => path.with_file_name(&name),
+                path => path,
+            };
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, object).unwrap();
         }
         "missing" => chosen(repo, &row.object).iter().for_each(|path| fs::remove_file(path).unwrap()),
         "damaged" => {
@@ -177,12 +216,6 @@ fn every_cell_of_the_table_is_what_happens() {
         let remedy: Vec<Vec<&str>> = remedy.split(';').map(|c| c.trim().trim_matches('`').split(' ').collect()).collect();
         let mended = match row.remedy.as_str() {
             "none needed" | "another copy of the repository" => vec![],
-            "removing the file" => {
-                outcome(&world, &options, row, &[]);
-                fs::remove_file(made_up(&world.at("repo"), &row.object)).unwrap();
-                let run = world.run(&with(&options, &["check", "--read-data"]));
-                vec![(run.code.unwrap().to_string(), run.err)]
-            }
             _ => outcome(&world, &options, row, &[&remedy[..], &[vec!["check", "--read-data"]]].concat()),
         };
         if found != row.codes || mended.last().is_some_and(|(code, _)| code != "0") {

@@ -130,8 +130,26 @@ pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Resu
     Ok((id, &head[HEADER..]))
 }
 
+/// The header and the body of a whole object of `kind` of any version: what stands at the same place in every one. Magic,
+/// type and checksum are checked.
+pub fn parts<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(&'a [u8; HEADER], &'a [u8])> {
+    match check_header(bytes, kind, what) {
+        Err(e) if e.kind() != ErrorKind::Unsupported => return Err(e),
+        _ => {}
+    }
+    if bytes.get(8) != Some(&(kind as u8)) {
+        return Err(Error::corrupt(format!("{what}: it is an object of another type")));
+    }
+    let (header, body) = match bytes.split_last_chunk::<CHECKSUM>().and_then(|(head, _)| head.split_first_chunk::<HEADER>()) {
+        Some(parts) if is_intact(bytes) => parts,
+        Some(_) => return Err(Error::corrupt(format!("{what}: its checksum does not match"))),
+        None => return Err(Error::corrupt(format!("{what}: {} bytes are too few for an object", bytes.len()))),
+    };
+    Ok((header, body))
+}
+
 /// Whether the checksum at the end is that of what stands before it. What says that a newer program wrote an object, and
-/// is not intact, is damage; what is intact is to be believed.
+/// is not intact, is damage.
 pub fn is_intact(bytes: &[u8]) -> bool {
     bytes.split_last_chunk::<CHECKSUM>().is_some_and(|(head, sum)| blake3::hash(head).as_bytes() == sum)
 }

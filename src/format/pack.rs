@@ -93,6 +93,18 @@ pub struct DirectoryEntry {
     pub chunks: Vec<(ChunkKey, u32)>,
 }
 
+/// Bytes that a pack's key and commitment are of.
+pub const BOUND: usize = HEADER + 4;
+
+/// What key and commitment of a pack that begins like this are of, in every version: its header, its kind and where its
+/// keys come from. So nobody without the key can make a pack that claims to be of another version.
+pub fn bound(preamble: &[u8; PREAMBLE]) -> [u8; BOUND] {
+    let mut out = [0; BOUND];
+    out[..HEADER].copy_from_slice(&preamble[..HEADER]);
+    out[HEADER..].copy_from_slice(&preamble[108..]);
+    out
+}
+
 /// The first 112 bytes of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preamble {
@@ -137,6 +149,11 @@ impl Preamble {
             return Err(Error::new(ErrorKind::Unsupported, "a pack with keys of its own needs a newer yester"));
         }
         Ok(Preamble { repository, salt, commitment, session, kind })
+    }
+
+    /// What the pack's key and commitment are of, besides the salt.
+    pub fn bound(&self) -> [u8; BOUND] {
+        bound(&self.encode())
     }
 
     /// What AES-GCM authenticates besides a frame's bytes: repository, kind of pack, number, codec, length.

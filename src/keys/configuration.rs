@@ -5,28 +5,33 @@ use std::collections::BTreeSet;
 use crate::chunk::keys::Keys;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, Config};
-use crate::format::envelope::{self, ObjectType};
+use crate::format::envelope::{self, HEADER, ObjectType};
 use crate::keys::copies::{Copies, State};
 use crate::model::RepositoryId;
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
-/// A configuration that can be read; whether it is genuine, the key says.
+/// A configuration whose bytes are whole; whether it is genuine, the key says.
 #[derive(Debug)]
 pub struct Candidate {
-    config: Config,
+    header: [u8; HEADER],
     fields: Vec<u8>,
     mac: [u8; 32],
+    /// What it says, or why that takes a newer program.
+    config: Result<Config>,
 }
 
 impl Candidate {
-    /// What it says.
-    pub fn config(&self) -> &Config {
-        &self.config
+    fn repository(&self) -> RepositoryId {
+        let mut id = [0; 16];
+        self.header.iter().skip(HEADER - id.len()).zip(&mut id).for_each(|(from, to)| *to = *from);
+        RepositoryId(id)
     }
 
+    /// The MAC is of the header as it stands and of all before the MAC, in every version: so an authentic configuration of
+    /// a newer one is told from something that only claims to be.
     fn is_authentic(&self, keys: &Keys) -> bool {
-        let header = envelope::header(ObjectType::Config, self.config.repository);
-        aws_lc_rs::constant_time::verify_slices_are_equal(&keys.config_mac(&header, &self.fields), &self.mac).is_ok()
+        let mac = keys.config_mac(&self.header, &self.fields);
+        aws_lc_rs::constant_time::verify_slices_are_equal(&mac, &self.mac).is_ok()
     }
 }
 
@@ -35,6 +40,10 @@ impl Candidate {
 pub(crate) struct Configurations {
     numbers: Vec<(u32, Copies<Candidate>)>,
 }
+
+/// Configurations of which the key has said which are authentic. Copies of others count as damaged.
+#[derive(Debug)]
+pub(crate) struct Judged(Configurations);
 
 /// A configuration that the key has confirmed.
 #[derive(Debug)]
@@ -83,43 +92,19 @@ impl Configurations {
     pub fn repositories(&self) -> Vec<RepositoryId> {
         let mut out = Vec::new();
         for candidate in self.numbers.iter().flat_map(|(_, copies)| copies.values()) {
-            if !out.contains(&candidate.config.repository) {
-                out.push(candidate.config.repository);
+            if !out.contains(&candidate.repository()) {
+                out.push(candidate.repository());
             }
         }
         out
     }
 
-    /// The error of a newer program's configuration, if it is newer than any that this one can read.
-    pub fn check_supported(&mut self) -> Result<()> {
+    /// Lets the key say which are authentic.
+    pub fn judge(mut self, keys: &Keys) -> Judged {
         for (_, copies) in &mut self.numbers {
-            if let Some(e) = copies.unsupported() {
-                return Err(e);
-            }
-            if copies.whole() > 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// The newest one that the key confirms.
-    pub fn authentic(self, keys: &Keys) -> Option<Authentic> {
-        for (_, mut copies) in self.numbers {
             copies.distrust("it is not authentic under the repository's key", |candidate| candidate.is_authentic(keys));
-            // Two that differ cannot both have been made: there is one object a number. The first serves.
-            let config = copies.values().next().map(|candidate| candidate.config.clone());
-            if let Some(config) = config {
-                return Some(Authentic { config, copies });
-            }
         }
-        None
-    }
-
-    /// A number that no configuration has.
-    pub fn free_number(&self) -> Result<u32> {
-        let highest = self.numbers.first().map_or(0, |(number, _)| *number);
-        highest.checked_add(1).ok_or_else(|| Error::corrupt("config/ffffffff is taken: no newer configuration can be written"))
+        Judged(self)
     }
 
     /// Why nothing in `config/` can be used.
@@ -147,13 +132,73 @@ impl Configurations {
     }
 }
 
+impl Judged {
+    /// The newest authentic one; `None`: there is none. An error if that is of a newer program. What is not authentic says
+    /// nothing, whatever it claims.
+    pub fn newest(self) -> Result<Option<Authentic>> {
+        for (_, copies) in self.0.numbers {
+            // Two that differ cannot both have been made: there is one object a number. The first serves.
+            let config = match copies.values().next().map(|candidate| &candidate.config) {
+                Some(Ok(config)) => config.clone(),
+                Some(Err(newer)) => return Err(Error::new(newer.kind(), newer.to_string())),
+                None => continue,
+            };
+            return Ok(Some(Authentic { config, copies }));
+        }
+        Ok(None)
+    }
+
+    /// Objects that claim to be newer than the configuration that counts, and are not authentic: each with what is wrong
+    /// with it. They count for nothing.
+    pub fn ignored(&self) -> Vec<(Name, String)> {
+        damaged(self.0.numbers.iter().map(|(_, copies)| copies).take_while(|copies| copies.whole() == 0))
+    }
+
+    /// The same, and what was superseded: all that is of a number of which no copy is authentic.
+    pub fn useless(&self) -> Vec<(Name, String)> {
+        damaged(self.0.numbers.iter().map(|(_, copies)| copies).filter(|copies| copies.whole() == 0))
+    }
+
+    /// The next number after those of configurations that are authentic or cannot be looked at.
+    pub fn free_number(&self) -> Result<u32> {
+        let counts =
+            |copies: &Copies<Candidate>| copies.states().any(|(_, state)| matches!(state, State::Whole | State::Unknown(_)));
+        let highest = self.0.numbers.iter().find(|(_, copies)| counts(copies)).map_or(0, |(number, _)| *number);
+        let is_taken = |number: &u32| self.0.numbers.iter().any(|(taken, _)| taken == number);
+        let free = (highest..=u32::MAX).skip(1).find(|number| !is_taken(number));
+        free.ok_or_else(|| Error::corrupt("config/ffffffff is taken: no newer configuration can be written"))
+    }
+
+    /// Whether something cannot be looked at: it may be authentic.
+    pub fn is_unsure(&self) -> bool {
+        self.0.numbers.iter().flat_map(|(_, copies)| copies.states()).any(|(_, state)| matches!(state, State::Unknown(_)))
+    }
+}
+
+/// The damaged ones of these copies, with what is wrong.
+fn damaged<'a>(copies: impl Iterator<Item = &'a Copies<Candidate>>) -> Vec<(Name, String)> {
+    let why = |(name, state): (Name, &State)| if let State::Damaged(why) = state { Some((name, why.clone())) } else { None };
+    copies.flat_map(|copies| copies.states().filter_map(why)).collect()
+}
+
 /// Whether there may be an object of one of these classes.
 fn holds(storage: &dyn Storage, of: impl Fn(Class) -> bool) -> bool {
     Class::ALL.into_iter().filter(|class| of(*class)).any(|class| !storage.list(class).is_ok_and(|list| list.is_empty()))
 }
 
 fn decode(object: &[u8]) -> Result<Candidate> {
-    let (repository, body) = envelope::unwrap(object, ObjectType::Config, "the configuration")?;
-    let (config, fields, mac) = config::decode_config(body, repository)?;
-    Ok(Candidate { config, fields: fields.to_vec(), mac })
+    const WHAT: &str = "the configuration";
+    let (header, body) = envelope::parts(object, ObjectType::Config, WHAT)?;
+    let Some((fields, mac)) = body.split_last_chunk::<32>() else {
+        return Err(Error::corrupt(format!("{WHAT} is too short")));
+    };
+    let read = || {
+        let (repository, body) = envelope::unwrap(object, ObjectType::Config, WHAT)?;
+        config::decode_config(body, repository).map(|(config, ..)| config)
+    };
+    let config = match read() {
+        Err(e) if e.kind() != ErrorKind::Unsupported => return Err(e),
+        config => config,
+    };
+    Ok(Candidate { header: *header, fields: fields.to_vec(), mac: *mac, config })
 }

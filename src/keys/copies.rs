@@ -27,7 +27,6 @@ pub struct Copies<T> {
     /// What each whole copy holds, as a place in `values`.
     holds: Vec<Option<usize>>,
     values: Vec<(Vec<u8>, T)>,
-    unsupported: Option<Error>,
 }
 
 /// A copy that was written again.
@@ -49,7 +48,7 @@ impl<T> Copies<T> {
         decode: impl Fn(&[u8]) -> Result<T>,
     ) -> Self {
         let names: Vec<Name> = (0..COPIES).map(name).collect();
-        let mut copies = Copies { names, states: Vec::new(), holds: Vec::new(), values: Vec::new(), unsupported: None };
+        let mut copies = Copies { names, states: Vec::new(), holds: Vec::new(), values: Vec::new() };
         for at in 0..copies.names.len() {
             let size = listed.iter().find(|(name, _)| copies.names.get(at) == Some(name)).map(|(_, size)| *size);
             let (state, holds) = match size {
@@ -88,11 +87,7 @@ impl<T> Copies<T> {
                 self.values.push((object, value));
                 (State::Whole, Some(self.values.len() - 1))
             }
-            Err(e) if e.kind() == ErrorKind::Unsupported && envelope::is_intact(&object) => {
-                let text = e.to_string();
-                self.unsupported = Some(e);
-                (State::Unknown(text), None)
-            }
+            Err(e) if e.kind() == ErrorKind::Unsupported && envelope::is_intact(&object) => (State::Unknown(e.to_string()), None),
             Err(e) => (State::Damaged(e.to_string()), None),
         }
     }
@@ -123,11 +118,6 @@ impl<T> Copies<T> {
     /// What whole copies hold: nothing, or one value, or several if they [differ](Self::differ).
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.values.iter().map(|(_, value)| value)
-    }
-
-    /// Why a copy that is intact cannot be understood: a newer program wrote it.
-    pub(crate) fn unsupported(&mut self) -> Option<Error> {
-        self.unsupported.take()
     }
 
     /// Calls every copy damaged whose value is not one of `genuine`.

@@ -12,7 +12,7 @@ use crate::keys::copies::{Copies, Repaired, State};
 use crate::keys::removal::Place;
 use crate::keys::slots::{self, Slot, SlotOptions, Unlocked};
 use crate::model::SlotId;
-use crate::storage::Storage;
+use crate::storage::{Name, Storage};
 
 /// An unlocked repository's keys.
 pub struct KeyRing {
@@ -32,17 +32,23 @@ impl std::fmt::Debug for KeyRing {
 impl KeyRing {
     /// Unlocks the repository on `storage`. Any one copy of the configuration, and of the credential's slot, is enough.
     pub fn open(storage: Arc<dyn Storage>, credential: &Credential) -> Result<Self> {
-        let mut configurations = Configurations::read(&*storage)?;
-        configurations.check_supported()?;
+        let configurations = Configurations::read(&*storage)?;
         let repositories = configurations.repositories();
         if repositories.is_empty() {
             return Err(configurations.error(&*storage));
         }
         let mut unlocked = slots::unlock(&*storage, &repositories, credential, &BTreeSet::new())?;
-        let Some(Authentic { config, copies }) = configurations.authentic(&unlocked.master.keys()) else {
+        let unreadable = configurations.error(&*storage);
+        let judged = configurations.judge(&unlocked.master.keys());
+        let (ignored, is_unsure) = (judged.ignored(), judged.is_unsure());
+        let Some(Authentic { config, copies }) = judged.newest()? else {
             let text = "was changed: no copy of it is authentic under the repository's key; yester key recover writes it anew";
-            return Err(Error::corrupt(format!("the configuration of {} {text}", storage.describe())));
+            let changed = Error::corrupt(format!("the configuration of {} {text}", storage.describe()));
+            return Err(if is_unsure { unreadable } else { changed });
         };
+        for (name, why) in ignored {
+            tracing::warn!("ignored, since it is not authentic: {name}: {why} (yester repair keys removes it)");
+        }
         for (name, state) in copies.states().filter(|(_, state)| matches!(state, State::Damaged(_))) {
             let why = slots::describe(state);
             tracing::warn!("{name}: {why} (see: yester key list)");
@@ -73,7 +79,33 @@ impl KeyRing {
     pub fn configuration(&self) -> Result<Copies<Candidate>> {
         let configurations = Configurations::read(&*self.storage)?;
         let lost = configurations.error(&*self.storage);
-        configurations.authentic(&self.master.keys()).map(|found| found.copies).ok_or(lost)
+        configurations.judge(&self.master.keys()).newest()?.map(|found| found.copies).ok_or(lost)
+    }
+
+    /// Objects in `config/` that claim to be newer than the configuration that counts and are not authentic: what is wrong
+    /// with each. They count for nothing.
+    pub fn ignored(&self) -> Result<Vec<(Name, String)>> {
+        Ok(Configurations::read(&*self.storage)?.judge(&self.master.keys()).ignored())
+    }
+
+    /// The same, and those that are older and of which no copy is authentic: what [`KeyRing::remove_useless`] removes.
+    pub fn useless(&self) -> Result<Vec<(Name, String)>> {
+        Ok(Configurations::read(&*self.storage)?.judge(&self.master.keys()).useless())
+    }
+
+    /// Removes what counts for nothing in `config/`; answers what that was.
+    pub fn remove_useless(&self) -> Result<Vec<(Name, String)>> {
+        let mut found = self.useless()?;
+        if found.is_empty() {
+            return Ok(found);
+        }
+        self.storage.sync_everything()?;
+        // What is deleted because of what was read must not hang on one bad read.
+        let again = self.useless()?;
+        found.retain(|one| again.contains(one));
+        found.iter().try_for_each(|(name, _)| self.storage.delete(name))?;
+        self.storage.sync()?;
+        Ok(found)
     }
 
     /// Every slot, sorted by id; without those whose removal has begun.
@@ -178,6 +210,7 @@ pub fn find(slots: &[Slot], digits: &str) -> Result<SlotId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::keys::Keys;
     use crate::format::config::{ChunkerParameters, Derivation};
     use crate::format::envelope;
     use crate::keys::recovery;
@@ -185,7 +218,7 @@ mod tests {
     use crate::repo::{InitOptions, Repository, session};
     use crate::storage::memory::MemoryStorage;
     use crate::storage::record::RecordingStorage;
-    use crate::storage::{COPIES, Class, Name};
+    use crate::storage::{COPIES, Class};
 
     const FILE: Credential = Credential::KeyFile([1; 32]);
     const OTHER: Credential = Credential::KeyFile([2; 32]);
@@ -327,12 +360,9 @@ mod tests {
     #[test]
     fn what_is_no_damage_is_left_alone() {
         let storage = repository();
-        // A newer program's configuration, intact, stops this one.
-        let mut newer = precious(&*storage)[0].1.clone();
-        let end = newer.len() - envelope::CHECKSUM;
-        newer[10] = 9;
-        let sum = blake3::hash(&newer[..end]);
-        newer[end..].copy_from_slice(sum.as_bytes());
+        // A newer program's configuration, made with the key, stops this one; but nobody else can make such a thing.
+        let keys = open(&storage, &FILE).unwrap().master.keys();
+        let newer = claim(&precious(&*storage)[0].1, 9, Some(&keys));
         storage.create(&Name::Config(2, 0), &[&newer]).unwrap();
         assert_eq!(open(&storage, &FILE).unwrap_err().kind(), ErrorKind::Unsupported);
         storage.delete(&Name::Config(2, 0)).unwrap();
@@ -350,6 +380,78 @@ mod tests {
         let ring = open(&storage, &FILE).unwrap();
         assert!(ring.slots().unwrap()[0].copies.differ());
         assert!(ring.repair().0.is_empty());
+    }
+
+    /// The same object of another version, with a MAC if the keys are given.
+    fn claim(object: &[u8], version: u8, keys: Option<&Keys>) -> Vec<u8> {
+        let mut out = object[..object.len() - envelope::CHECKSUM].to_vec();
+        out[10] = version;
+        let mac = out.len() - 32;
+        if let Some(keys) = keys {
+            let found = keys.config_mac(&out[..envelope::HEADER], &out[envelope::HEADER..mac]);
+            out[mac..].copy_from_slice(&found);
+        }
+        let sum = *blake3::hash(&out).as_bytes();
+        [&out[..], &sum].concat()
+    }
+
+    #[test]
+    fn what_is_not_authentic_stops_nobody() {
+        let storage = repository();
+        let text = open(&storage, &FILE).unwrap().recovery();
+        let before = precious(&*storage);
+        let config = &before[0].1;
+        let mut features = config.clone();
+        features[envelope::HEADER + 2] = 1;
+        let stranger = precious(&*repository())[0].1.clone();
+        let made_up: [Vec<u8>; 5] =
+            [claim(config, 2, None), claim(&features, 1, None), b"garbage".to_vec(), stranger, vec![0; 70_000]];
+        for (at, object) in made_up.iter().enumerate() {
+            for name in [Name::Config(2, 1), Name::Config(u32::MAX, 0)] {
+                storage.create(&name, &[object]).unwrap();
+            }
+            let ring = open(&storage, &FILE).unwrap_or_else(|e| panic!("{at}: {e}"));
+            assert_eq!(ring.ignored().unwrap().len(), 2, "{at}");
+            assert!(ring.repair().0.is_empty(), "{at}");
+            // The recovery text makes another one below the greatest number.
+            (0..COPIES).for_each(|copy| storage.delete(&Name::Config(1, copy)).unwrap());
+            assert_eq!(recovery::restore_configuration(&*storage, &text).unwrap(), Some(1), "{at}");
+            let removed = ring.remove_useless().unwrap();
+            assert_eq!(
+                removed.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+                [Name::Config(u32::MAX, 0), Name::Config(2, 1)]
+            );
+            assert_eq!(precious(&*storage), before, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_made_up_slot_is_in_nobodys_way() {
+        let storage = repository();
+        let words = passphrase("many words");
+        let ring = open(&storage, &FILE).unwrap();
+        ring.add(&words, &options()).unwrap();
+        let body = other_slot(&storage, &ring);
+        let slot = envelope::wrap(envelope::ObjectType::KeySlot, ring.config.repository, &body);
+        // Of a newer version, of another repository, and one that would take four gigabytes of memory and minutes.
+        let stranger = envelope::wrap(envelope::ObjectType::KeySlot, crate::model::RepositoryId([7; 16]), &body);
+        let mut costly = crate::format::config::decode_slot(&body).unwrap();
+        costly.derivation = Derivation::Passphrase { memory: 4 << 20, passes: 64, lanes: 1 };
+        let costly = crate::format::config::encode_slot(&costly).unwrap();
+        let costly = envelope::wrap(envelope::ObjectType::KeySlot, ring.config.repository, &costly);
+        for (at, object) in (0..).zip([claim(&slot, 2, None), stranger, costly]) {
+            storage.create(&Name::Key(SlotId([at; 16]), 0), &[&object]).unwrap();
+        }
+        let again = open(&storage, &words).unwrap();
+        assert!(again.master.is(&ring.master) && open(&storage, &FILE).is_ok());
+        // Nor when the configuration is lost and nothing but slots tells the repository.
+        storage.list(Class::Config).unwrap().iter().for_each(|(name, _)| storage.delete(name).unwrap());
+        let text = recovery::without_text(&*storage, &words, ChunkerParameters::DEFAULT, Timestamp::default()).unwrap();
+        assert_eq!(text.config.repository, ring.config.repository);
+        recovery::restore_configuration(&*storage, &text).unwrap();
+        // Who has the key removes them.
+        (0..3).for_each(|at| again.remove(SlotId([at; 16])).unwrap());
+        assert_eq!(again.slots().unwrap().len(), 2);
     }
 
     /// The body of a slot for another credential under the same name.

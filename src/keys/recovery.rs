@@ -7,7 +7,7 @@ use crate::chunk::seal::{self, SealKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config};
 use crate::format::envelope::{self, ObjectType};
-use crate::format::pack::{PREAMBLE, Preamble};
+use crate::format::pack::{self, PREAMBLE, Preamble};
 use crate::format::recovery::Recovery;
 use crate::format::segment;
 use crate::keys::binding;
@@ -49,11 +49,11 @@ pub fn restore_configuration(storage: &dyn Storage, recovery: &Recovery) -> Resu
 /// The number under which a configuration must be written; `None` when there is a good one.
 fn missing_number(storage: &dyn Storage, recovery: &Recovery, keys: &Keys) -> Result<Option<u32>> {
     let repository = recovery.config.repository;
-    let mut configurations = Configurations::read(storage)?;
-    configurations.check_supported()?;
-    let number = configurations.free_number();
+    let configurations = Configurations::read(storage)?;
     let known = configurations.repositories();
-    if configurations.authentic(keys).is_some_and(|found| found.config.repository == repository) {
+    let judged = configurations.judge(keys);
+    let number = judged.free_number();
+    if judged.newest()?.is_some_and(|found| found.config.repository == repository) {
         return Ok(None);
     }
     check_key(storage, repository, keys, &known)?;
@@ -75,10 +75,21 @@ pub fn without_text(
     chunker: ChunkerParameters,
     now: Timestamp,
 ) -> Result<Recovery> {
-    let repository = slots::repository(storage)?;
-    let unlocked = slots::unlock(storage, &[repository], credential, &BTreeSet::new())?;
-    let config = Config { repository, created: now, chunker, mandatory: 0 };
-    Ok(Recovery::new(config, unlocked.master.expose()))
+    let mut failed = None;
+    // What a slot says of its repository is not authentic before something that the key sealed says the same.
+    for repository in slots::repositories(storage)? {
+        let opened = slots::unlock(storage, &[repository], credential, &BTreeSet::new());
+        let found = opened.and_then(|unlocked| {
+            let config = Config { repository, created: now, chunker, mandatory: 0 };
+            let text = Recovery::new(config, unlocked.master.expose());
+            check(storage, &text).map(|()| text)
+        });
+        match found {
+            Ok(text) => return Ok(text),
+            Err(e) => drop(failed.get_or_insert(e)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| slots::no_repository(storage)))
 }
 
 /// Fails unless something in the repository shows that `keys` are its own, or nothing in it can.
@@ -128,7 +139,11 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
     let found = envelope::check_header(start, kind, "an object").ok()?;
     let (salt, rest) = start.get(envelope::HEADER..)?.split_first_chunk::<32>()?;
     let (commitment, _) = rest.split_first_chunk::<16>()?;
-    Some(found == repository && SealKey::derive(class, salt).ok()?.commitment == *commitment)
+    let bound = match name {
+        Name::Pack(_) => pack::bound(start.first_chunk()?).to_vec(),
+        _ => start.get(..envelope::HEADER)?.to_vec(),
+    };
+    Some(found == repository && SealKey::derive_bound(class, salt, &bound).ok()?.commitment == *commitment)
 }
 
 /// The same of a small object, whose commitment is of its name too.

@@ -125,22 +125,29 @@ fn read_one(storage: &dyn Storage, listed: &[(Name, u64)], repository: Repositor
     Slot { id, copies: Copies::read(storage, |copy| Name::Key(id, copy), listed, decode) }
 }
 
-/// The repository that slots say they are of: for who has no configuration to ask. Slots of several are refused.
-pub(crate) fn repository(storage: &dyn Storage) -> Result<RepositoryId> {
-    let mut found = None;
+/// The repositories that slots say they are of, for who has no configuration to ask; the one that most say first.
+pub(crate) fn repositories(storage: &dyn Storage) -> Result<Vec<RepositoryId>> {
+    let mut found: Vec<(u64, RepositoryId)> = Vec::new();
     let mut object = Vec::new();
     for (name, size) in storage.list(Class::Keys)? {
-        if size > config::MAX_OBJECT || storage.read(&name, None, &mut object).is_err() {
+        let is_slot = matches!(name, Name::Key(..)) && size <= config::MAX_OBJECT;
+        if !is_slot || storage.read(&name, None, &mut object).is_err() {
             continue;
         }
         let Ok((id, _)) = envelope::unwrap(&object, ObjectType::KeySlot, "a key slot") else { continue };
-        if found.is_some_and(|found| found != id) {
-            return Err(Error::corrupt(format!("the key slots of {} are of several repositories", storage.describe())));
+        match found.iter_mut().find(|(_, known)| *known == id) {
+            Some((count, _)) => *count += 1,
+            None => found.push((1, id)),
         }
-        found = Some(id);
     }
+    found.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
+/// The error where nothing says what repository it is.
+pub(crate) fn no_repository(storage: &dyn Storage) -> Error {
     let text = format!("{} has neither a configuration nor a key slot that can be read", storage.describe());
-    found.ok_or_else(|| Error::corrupt(format!("{text}: only its recovery text opens it (yester key recover FILE)")))
+    Error::corrupt(format!("{text}: only its recovery text opens it (yester key recover FILE)"))
 }
 
 /// Deletes all copies of a slot; durable when this returns.
@@ -177,7 +184,9 @@ fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<KeySl
 }
 
 /// The master key, by whichever slot of one of `repositories` the credential opens. Of each slot the first readable copy
-/// is tried; only when none opens, copies that hold something else. The slots in `without` do not count.
+/// is tried; only when none opens, copies that hold something else. The slots in `without` do not count. What costs least
+/// is tried first: nobody can tell before whether somebody with the key made a slot, and one that asks for much memory or
+/// time, or that nothing can be done with, must not be in the way of the others.
 pub(crate) fn unlock(
     storage: &dyn Storage,
     repositories: &[RepositoryId],
@@ -188,76 +197,77 @@ pub(crate) fn unlock(
     let unfinished = removal::is_unfinished(&listed);
     let mut slots = names(&listed);
     slots.retain(|id, _| !without.contains(id));
-    let mut search = Search { storage, repositories, credential, unfinished, tried: Vec::new(), damaged: Vec::new() };
+    let mut search = Search { storage, repositories, credential, read: Vec::new(), tried: 0, damaged: Vec::new() };
     let mut left = Vec::new();
     for (id, copies) in &slots {
         let mut copies = copies.iter();
-        for (name, size) in copies.by_ref() {
-            match search.attempt(*id, name, *size)? {
-                Attempt::Opened(master) => return Ok(search.opened(master, *id)),
-                Attempt::Wrong => break,
-                Attempt::Unreadable => {}
-            }
-        }
+        copies.by_ref().find(|(name, size)| search.read(*id, name, *size));
         left.extend(copies.map(|(name, size)| (*id, name, *size)));
     }
-    for (id, name, size) in left {
-        if let Attempt::Opened(master) = search.attempt(id, name, size)? {
-            return Ok(search.opened(master, id));
+    let mut found = search.try_all();
+    if found.is_none() {
+        for (id, name, size) in left {
+            search.read(id, name, size);
         }
+        found = search.try_all();
     }
-    Err(search.failed(slots.is_empty()))
+    match found {
+        Some((master, slot)) => {
+            // One copy less does no harm, but it will when the others go too.
+            for (name, e) in &search.damaged {
+                tracing::warn!("{name}: {e} (see: yester key list)");
+            }
+            Ok(Unlocked { master, slot, unfinished })
+        }
+        None => Err(search.failed(slots.is_empty())),
+    }
 }
 
 struct Search<'a> {
     storage: &'a dyn Storage,
     repositories: &'a [RepositoryId],
     credential: &'a Credential,
-    unfinished: bool,
-    /// What the credential did not open.
-    tried: Vec<(SlotId, Vec<u8>)>,
+    /// What was read: each slot's bytes, and what they say.
+    read: Vec<(SlotId, Name, Vec<u8>, KeySlot)>,
+    /// How many of them were tried.
+    tried: usize,
     damaged: Vec<(Name, Error)>,
 }
 
-enum Attempt {
-    Opened(MasterKey),
-    Wrong,
-    Unreadable,
-}
-
 impl Search<'_> {
-    fn attempt(&mut self, id: SlotId, name: &Name, size: u64) -> Result<Attempt> {
+    /// Reads a copy of a slot; false if it cannot be read.
+    fn read(&mut self, id: SlotId, name: &Name, size: u64) -> bool {
         let mut object = Vec::new();
         let read = match size {
             0..=config::MAX_OBJECT => self.storage.read(name, None, &mut object),
             _ => Err(Error::corrupt(format!("it has {size} bytes"))),
         };
-        let tried = (id, object);
-        if self.tried.contains(&tried) {
-            return Ok(Attempt::Wrong);
+        if read.is_ok() && self.read.iter().any(|(known, _, bytes, _)| *known == id && *bytes == object) {
+            return true;
         }
-        let slot = read.and_then(|()| decode(&tried.1, |found| self.repositories.contains(&found)));
-        match slot {
-            Ok(slot) => {
-                if let Some(master) = MasterKey::unwrap(&slot, self.credential, id)? {
-                    return Ok(Attempt::Opened(master));
-                }
-                self.tried.push(tried);
-                Ok(Attempt::Wrong)
-            }
+        match read.and_then(|()| decode(&object, |found| self.repositories.contains(&found))) {
+            Ok(slot) => self.read.push((id, *name, object, slot)),
             Err(e) => {
                 self.damaged.push((*name, e));
-                Ok(Attempt::Unreadable)
+                return false;
             }
         }
+        true
     }
 
-    fn opened(self, master: MasterKey, slot: SlotId) -> Unlocked {
-        // One copy less does no harm, but it will when the others go too.
-        for (name, e) in &self.damaged {
-            tracing::warn!("{name}: {e} (see: yester key list)");
+    /// Tries what was read since the last time.
+    fn try_all(&mut self) -> Option<(MasterKey, SlotId)> {
+        let new = self.read.get_mut(self.tried..).unwrap_or_default();
+        new.sort_by_key(|(_, _, _, slot)| cost(slot.derivation));
+        self.tried += new.len();
+        for (id, name, _, slot) in new {
+            match MasterKey::unwrap(slot, self.credential, *id) {
+                Ok(Some(master)) => return Some((master, *id)),
+                Ok(None) => {}
+                Err(e) => self.damaged.push((*name, e)),
+            }
         }
-        Unlocked { master, slot, unfinished: self.unfinished }
+        None
     }
 
     fn failed(self, none: bool) -> Error {
@@ -274,5 +284,13 @@ impl Search<'_> {
             Credential::KeyFile(_) => format!("this key file does not open {place}"),
         };
         Error::new(ErrorKind::Key, text)
+    }
+}
+
+/// What it takes to try a slot.
+fn cost(derivation: Derivation) -> u64 {
+    match derivation {
+        Derivation::KeyFile => 0,
+        Derivation::Passphrase { memory, passes, .. } => u64::from(memory) * u64::from(passes),
     }
 }

@@ -69,8 +69,17 @@ fn row_04_configuration_without_magic() {
 #[test]
 fn row_05_configuration_of_a_newer_version() {
     let place = Place::with_files();
-    place.spoil(Class::Config, |bytes| {
+    let claim = |bytes: &mut Vec<u8>| {
         bytes[10] = 2;
+        checksum(bytes);
+    };
+    // Whoever has the key may say so; nobody else.
+    place.spoil(Class::Config, claim);
+    place.run(&["snapshots"]).fails(1, &["no copy of it is authentic", "yester key recover"]);
+    place.spoil(Class::Config, |bytes| {
+        let mac = bytes.len() - 64;
+        let made = place.repo.keys().config_mac(&bytes[..28], &bytes[28..mac]);
+        bytes[mac..mac + 32].copy_from_slice(&made);
         checksum(bytes);
     });
     place.run(&["snapshots"]).fails(1, &["format version 2", "newer yester"]);

@@ -199,9 +199,8 @@ impl RawPack {
     /// One with these frames, of which nothing is said yet.
     pub fn new(repo: &Repository, kind: PackKind, frames: &[(Codec, u32, &[u8])]) -> RawPack {
         let salt = [0x5a; 32];
-        let key = SealKey::derive(repo.keys().pack(kind), &salt).unwrap();
-        let (session, commitment) = (SnapshotId([1; 32]), key.commitment);
-        let preamble = Preamble { repository: repo.id(), salt, commitment, session, kind };
+        let mut preamble = Preamble { repository: repo.id(), salt, commitment: [0; 16], session: SnapshotId([1; 32]), kind };
+        preamble.commitment = SealKey::derive_bound(repo.keys().pack(kind), &salt, &preamble.bound()).unwrap().commitment;
         RawPack {
             preamble,
             frames: frames.iter().map(|(_, _, bytes)| bytes.to_vec()).collect(),
@@ -214,7 +213,8 @@ impl RawPack {
     /// Stores it after `change` did something to the whole of its bytes (the checksum is put right behind it), and
     /// answers what an honest index would say of it with these chunks.
     pub fn store(self, repo: &Repository, chunks: &[&[(ChunkKey, u32)]], change: impl FnOnce(&mut Vec<u8>)) -> StoredPack {
-        let key = SealKey::derive(repo.keys().pack(self.preamble.kind), &self.preamble.salt).unwrap();
+        let key =
+            SealKey::derive_bound(repo.keys().pack(self.preamble.kind), &self.preamble.salt, &self.preamble.bound()).unwrap();
         let mut bytes = self.preamble.encode().to_vec();
         let mut entries = Vec::new();
         for (number, (frame, (codec, plain))) in self.frames.iter().zip(&self.described).enumerate() {

@@ -86,7 +86,9 @@ pub fn plain_body(repo: &Repository, kind: ObjectType, name: &Name, object: &[u8
 /// The key that the salt at `at` of `object` leads to; the commitment behind the salt must be its own.
 pub fn key_at(class: &ClassKey, object: &[u8], at: usize) -> SealKey {
     let salt = object[at..at + 32].try_into().expect("32 bytes");
-    let key = SealKey::derive(class, salt).expect("a key");
+    // A pack's key is of its kind too.
+    let bound = if object[8] == 3 { [&object[..28], &object[108..112]].concat() } else { object[..28].to_vec() };
+    let key = SealKey::derive_bound(class, salt, &bound).expect("a key");
     assert_eq!(key.commitment, object[at + 32..at + 48], "the commitment");
     key
 }

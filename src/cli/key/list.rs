@@ -68,13 +68,18 @@ pub fn run(context: &Context, _: &ListArgs) -> Result<Outcome> {
         out.line(&table(&slots, &ring).trim_fmt())?;
     }
     out.finish()?;
-    report(context, &configuration, &slots)
+    report(context, &ring, &configuration, &slots)
 }
 
 /// Says what is wrong with copies; damage is an error.
-pub fn report<T>(context: &Context, configuration: &Copies<T>, slots: &[Slot]) -> Result<Outcome> {
-    let mut wrong = troubles(configuration, "the configuration");
-    wrong.extend(slots.iter().flat_map(|slot| troubles(&slot.copies, &format!("key slot {}", slot.id.short()))));
+pub fn report<T>(context: &Context, ring: &KeyRing, configuration: &Copies<T>, slots: &[Slot]) -> Result<Outcome> {
+    let mut wrong = troubles(configuration, "the configuration", "yester key recover writes it anew");
+    let ignored = ring.ignored()?.into_iter();
+    wrong.extend(ignored.map(|(name, why)| format!("{name} counts for nothing: {why} (yester repair keys removes it)")));
+    for slot in slots {
+        let id = slot.id.short();
+        wrong.extend(troubles(&slot.copies, &format!("key slot {id}"), &format!("yester key remove {id} removes it")));
+    }
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for text in rest {
         exit::report(exit::FAILED, text, context.global.json);
@@ -134,12 +139,12 @@ fn json_copies<T>(copies: &Copies<T>) -> Vec<JsonCopy> {
     copies.states().map(one).collect()
 }
 
-/// What is wrong with the copies of `what`, each as a sentence with the next step.
-fn troubles<T>(copies: &Copies<T>, what: &str) -> Vec<String> {
+/// What is wrong with the copies of `what`, each as a sentence with the next step; `lost` is that when none is good.
+fn troubles<T>(copies: &Copies<T>, what: &str, lost: &str) -> Vec<String> {
     let next = match (copies.whole(), copies.differ()) {
-        (0, _) => "no copy of it is good: yester key remove takes it away",
-        (_, true) => "the good copies differ",
-        _ => "yester repair keys writes it again",
+        (0, _) => format!("no copy of it is good: {lost}"),
+        (_, true) => "the good copies differ".to_owned(),
+        _ => "yester repair keys writes it again".to_owned(),
     };
     let mut out: Vec<String> = copies
         .states()
@@ -147,6 +152,7 @@ fn troubles<T>(copies: &Copies<T>, what: &str) -> Vec<String> {
             State::Whole => None,
             State::Missing => Some(format!("{name} is missing ({next})")),
             State::Damaged(why) => Some(format!("{name} is damaged: {why} ({next})")),
+            State::Unknown(why) if copies.whole() == 0 => Some(format!("{name}: {why} (it is left alone; {lost})")),
             State::Unknown(why) => Some(format!("{name}: {why} (it is left alone)")),
         })
         .collect();

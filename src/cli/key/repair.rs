@@ -13,6 +13,7 @@ struct Done {
     message_type: &'static str,
     dry_run: bool,
     copies: Vec<JsonCopy>,
+    removed: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -21,7 +22,7 @@ struct JsonCopy {
     was: &'static str,
 }
 
-/// Writes bad copies again, or says which would be; what cannot be helped is said as `key list` says it.
+/// Writes bad copies again and removes what is not authentic, or says what would be done; what cannot be helped is said as `key list` says it.
 pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
     let (_, ring, _) = if dry_run { open(context)? } else { open_to_write(context)? };
     let (copies, result) = match dry_run {
@@ -32,15 +33,19 @@ pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
             (copies, Ok(()))
         }
     };
+    let removed = if dry_run { ring.useless()? } else { ring.remove_useless()? };
     let done = if dry_run { "would be written again: it is" } else { "was written again: it was" };
     let mut lines: Vec<String> = copies.iter().map(|copy| format!("{} {done} {}", copy.name, state(&copy.was))).collect();
+    let gone = if dry_run { "would be removed" } else { "was removed" };
+    lines.extend(removed.iter().map(|(name, why)| format!("{name} {gone}: {why}")));
     if lines.is_empty() {
         lines.push("there is no copy to write again".to_owned());
     }
     let copies = copies.iter().map(|copy| JsonCopy { name: copy.name.to_string(), was: state(&copy.was) }).collect();
-    say(context, &lines, &Done { message_type: "repair_keys", dry_run, copies })?;
+    let removed = removed.iter().map(|(name, _)| name.to_string()).collect();
+    say(context, &lines, &Done { message_type: "repair_keys", dry_run, copies, removed })?;
     result?;
-    if dry_run { Ok(Outcome::Done) } else { list::report(context, &ring.configuration()?, &ring.slots()?) }
+    if dry_run { Ok(Outcome::Done) } else { list::report(context, &ring, &ring.configuration()?, &ring.slots()?) }
 }
 
 /// The copies that a repair would write again.

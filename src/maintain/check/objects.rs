@@ -6,7 +6,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::config;
 use crate::format::envelope::{self, ObjectType};
 use crate::keys::binding;
+use crate::keys::configuration::Configurations;
+use crate::keys::copies::State;
 use crate::keys::removal::Place;
+use crate::keys::slots;
 use crate::model::{SlotId, Snapshot, SnapshotId};
 use crate::repo::index::condemned;
 use crate::repo::small::{self, Small};
@@ -23,7 +26,7 @@ const REMOVES: &str = "it is not authentic and counts for nothing; yester prune 
 
 /// Opens every small object; returns the live snapshots, oldest first.
 pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut CheckReport) -> Result<Vec<Snapshot>> {
-    copies(repo, Class::Config, findings, &|object| config_is_sound(repo, object), &BTreeSet::new())?;
+    configuration(repo, findings)?;
     report.unfinished_keys = keys(repo, findings)?;
     report.sessions = sessions(repo, findings)?;
     let listed = repo.storage().list(Class::Snapshots)?;
@@ -35,13 +38,32 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     live_snapshots(repo, findings, &listed, &forgotten)
 }
 
+/// Looks at the copies of the configuration, and at what stands beside it and is not authentic.
+fn configuration(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    let judged = Configurations::read(&**repo.storage())?.judge(repo.keys());
+    for (name, why) in judged.ignored() {
+        findings.damage(name, format!("{why}; it counts for nothing, and yester repair keys removes it"));
+    }
+    let next = "yester repair keys writes it again from a good copy";
+    match judged.newest()? {
+        None => findings.damage("config", "no copy of the configuration is good; yester key recover writes it anew"),
+        Some(found) => {
+            for (name, state) in found.copies.states().filter(|(_, state)| **state != State::Whole) {
+                let wrong = if *state == State::Missing { MISSING.to_owned() } else { slots::describe(state) };
+                findings.damage(name, format!("{wrong}; {next}"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Looks at the key slots; answers how many were not added or removed to the end.
 fn keys(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
     let found = Place { storage: &**repo.storage(), repository: repo.id(), keys: repo.keys() }.look()?;
     for (name, e) in &found.made_up {
         findings.damage(name, format!("{}; it counts for nothing, and yester repair keys removes it", bare(name, e)));
     }
-    let unfinished = copies(repo, Class::Keys, findings, &|object| slot_is_sound(repo, object), &found.removed)?;
+    let unfinished = copies(repo, findings, &found.removed)?;
     Ok(unfinished + (found.removed.len() + found.void.len()) as u64)
 }
 
@@ -174,67 +196,42 @@ pub(super) fn bare(name: &Name, error: &Error) -> String {
     text.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(text)
 }
 
-type Judge<'a> = dyn Fn(&[u8]) -> Result<()> + 'a;
-
-/// Looks at every copy of the objects of a class that are stored several times, but for slots in `without`. Answers how
-/// many key slots lack only their last copies: somebody was stopped who added one.
-fn copies(
-    repo: &Repository,
-    class: Class,
-    findings: &mut Findings<'_>,
-    judge: &Judge<'_>,
-    without: &BTreeSet<SlotId>,
-) -> Result<u64> {
-    // What is copied, and of each copy what is wrong with it.
-    let mut all: BTreeMap<Name, Vec<Option<String>>> = BTreeMap::new();
+/// Looks at every copy of the key slots that are not in `without`. Answers how many lack only their last copies: somebody
+/// was stopped who added one.
+fn copies(repo: &Repository, findings: &mut Findings<'_>, without: &BTreeSet<SlotId>) -> Result<u64> {
+    // Of each slot what is wrong with its copies.
+    let mut all: BTreeMap<SlotId, Vec<Option<String>>> = BTreeMap::new();
     let mut object = Vec::new();
-    for (name, _) in repo.storage().list(class)? {
-        let read = repo.storage().read(&name, None, &mut object).and_then(|()| judge(&object));
-        let (first, copy) = match name {
-            Name::Config(number, copy) => (Name::Config(number, 0), copy),
-            Name::Key(slot, copy) if !without.contains(&slot) => (Name::Key(slot, 0), copy),
-            _ => continue,
-        };
-        let found = all.entry(first).or_insert_with(|| vec![Some(MISSING.to_owned()); usize::from(COPIES)]);
+    for (name, _) in repo.storage().list(Class::Keys)? {
+        let Name::Key(slot, copy) = name else { continue };
+        if without.contains(&slot) {
+            continue;
+        }
+        let read = repo.storage().read(&name, None, &mut object).and_then(|()| slot_is_sound(repo, &object));
+        let found = all.entry(slot).or_insert_with(|| vec![Some(MISSING.to_owned()); usize::from(COPIES)]);
         if let Some(place) = found.get_mut(usize::from(copy)) {
             *place = read.err().map(|e| bare(&name, &e));
         }
     }
     let mut unfinished = 0;
-    for (first, found) in &all {
+    for (slot, found) in &all {
         let whole = found.iter().take_while(|wrong| wrong.is_none()).count();
         let lacks_last = (1..found.len()).contains(&whole) && found.iter().skip(whole).flatten().all(|wrong| wrong == MISSING);
-        let lacks_last = lacks_last && found.iter().skip(whole).all(Option::is_some);
-        if class == Class::Keys && lacks_last {
+        if lacks_last && found.iter().skip(whole).all(Option::is_some) {
             unfinished += 1;
             continue;
         }
-        let numbered = |copy: usize| match *first {
-            Name::Key(slot, _) => Name::Key(slot, copy as u8),
-            Name::Config(number, _) => Name::Config(number, copy as u8),
-            other => other,
-        };
         let next = match found.iter().any(Option::is_none) {
-            true => "yester repair keys writes it again from a good copy",
-            false => "no copy of it is good",
+            true => "yester repair keys writes it again from a good copy".to_owned(),
+            false => format!("no copy of it is good; yester key remove {} removes it", slot.short()),
         };
-        for (copy, wrong) in found.iter().enumerate() {
+        for (copy, wrong) in (0..).zip(found) {
             if let Some(wrong) = wrong {
-                findings.damage(numbered(copy), format!("{wrong}; {next}"));
+                findings.damage(Name::Key(*slot, copy), format!("{wrong}; {next}"));
             }
         }
     }
     Ok(unfinished)
-}
-
-fn config_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {
-    let (repository, body) = envelope::unwrap(object, ObjectType::Config, "the configuration")?;
-    let (_, fields, mac) = config::decode_config(body, repository)?;
-    let header = envelope::header(ObjectType::Config, repo.id());
-    if repository != repo.id() || repo.keys().config_mac(&header, fields) != mac {
-        return Err(Error::corrupt("it is not authentic under the repository's key"));
-    }
-    Ok(())
 }
 
 fn slot_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {

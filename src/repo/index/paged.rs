@@ -133,7 +133,7 @@ impl PagedSegment {
         }
         let mut salt = [0; 32];
         salt.copy_from_slice(&first[HEADER..HEADER + 32]);
-        let key = SealKey::derive(&repo.keys().index, &salt)?;
+        let key = SealKey::derive_bound(&repo.keys().index, &salt, &first[..HEADER])?;
         if key.commitment != first[HEADER + 32..PREAMBLE] {
             return Err(Error::corrupt("an index segment was sealed with another key"));
         }
@@ -185,8 +185,8 @@ impl PagedSegment {
         if checksum(source, size)? != id.0 {
             return Ok(Error::corrupt("its checksum does not match"));
         }
-        let salt = first.get(HEADER..).and_then(|rest| rest.first_chunk::<32>());
-        let key = salt.map(|salt| SealKey::derive(&repo.keys().index, salt)).transpose()?;
+        let parts = first.split_first_chunk::<HEADER>().and_then(|(head, rest)| Some((head, rest.first_chunk::<32>()?)));
+        let key = parts.map(|(head, salt)| SealKey::derive_bound(&repo.keys().index, salt, head)).transpose()?;
         match key.is_some_and(|key| first.get(HEADER + 32..PREAMBLE) == Some(&key.commitment[..])) {
             true => Ok(newer),
             false => Ok(Error::corrupt("an index segment was not made with the repository's key")),

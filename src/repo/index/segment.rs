@@ -84,8 +84,8 @@ impl<'a> SegmentWriter<'a> {
         let mut salt = [0; 32];
         getrandom::fill(&mut salt)
             .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-        let key = SealKey::derive(&repo.keys().index, &salt)?;
         let header = envelope::header(ObjectType::Segment, repo.id());
+        let key = SealKey::derive_bound(&repo.keys().index, &salt, &header)?;
         let expected = 4096 + entries * ENTRY_BYTES;
         let spool = match repo.scratch() {
             Some(directory) if expected > IN_MEMORY => {

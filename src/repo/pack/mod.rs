@@ -7,7 +7,7 @@ use crate::chunk::codec::{Decoder, Encoder};
 use crate::chunk::keys::Keys;
 use crate::chunk::seal::{SealKey, TAG};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::CHECKSUM;
+use crate::format::envelope::{CHECKSUM, HEADER};
 use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
 use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId};
 use crate::repo::Repository;
@@ -30,18 +30,24 @@ impl PackKey {
         let mut salt = [0; 32];
         getrandom::fill(&mut salt)
             .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-        let key = SealKey::derive(repo.keys().pack(kind), &salt)?;
-        let preamble = Preamble { repository: repo.id(), salt, commitment: key.commitment, session, kind };
+        let mut preamble = Preamble { repository: repo.id(), salt, commitment: [0; 16], session, kind };
+        let key = SealKey::derive_bound(repo.keys().pack(kind), &salt, &preamble.bound())?;
+        preamble.commitment = key.commitment;
         Ok(PackKey { preamble, key })
     }
 
     /// The key of a stored pack, from its first bytes. The pack must be of this repository and commit to its key.
     pub fn open(repo: &Repository, first: &[u8]) -> Result<Self> {
-        let preamble = Preamble::decode(first)?;
+        let preamble = match Preamble::decode(first) {
+            Err(e) if e.kind() == ErrorKind::Unsupported && !is_newer(repo, first) => {
+                return Err(Error::corrupt("a pack was not made with the repository's key"));
+            }
+            decoded => decoded?,
+        };
         if preamble.repository != repo.id() {
             return Err(Error::corrupt(format!("a pack belongs to repository {}", preamble.repository.short())));
         }
-        let key = SealKey::derive(repo.keys().pack(preamble.kind), &preamble.salt)?;
+        let key = SealKey::derive_bound(repo.keys().pack(preamble.kind), &preamble.salt, &preamble.bound())?;
         if key.commitment != preamble.commitment {
             return Err(Error::corrupt("a pack was sealed with another key"));
         }
@@ -378,6 +384,16 @@ fn store_once(repo: &Repository, key: &PackKey, frames: &[SealedFrame], offset: 
 
 fn directory_aad(preamble: &Preamble, frames: u32) -> [u8; 38] {
     preamble.frame_aad(frames, Codec::Raw, 0)
+}
+
+/// Whether somebody with the key made a pack that begins like this, whatever version it is of.
+fn is_newer(repo: &Repository, first: &[u8]) -> bool {
+    let Some(preamble) = first.first_chunk::<PREAMBLE>() else { return false };
+    let parts = preamble[HEADER..].split_first_chunk::<32>();
+    parts.is_some_and(|(salt, rest)| {
+        let is_of = |kind| SealKey::derive_bound(repo.keys().pack(kind), salt, &pack::bound(preamble));
+        [PackKind::Data, PackKind::Tree].into_iter().any(|kind| is_of(kind).is_ok_and(|key| rest.starts_with(&key.commitment)))
+    })
 }
 
 /// Reads the directory of a stored pack of `size` bytes with two ranged reads.
