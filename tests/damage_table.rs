@@ -72,7 +72,8 @@ fn files(repo: &Path, class: &str) -> Vec<PathBuf> {
         "packs" => list(&repo.join("packs")).iter().flat_map(|shard| list(shard)).collect(),
         _ => list(&repo.join(class)),
     };
-    found.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+    // Files that were written in the same tick of the clock: by name, so that the first copy comes first.
+    found.sort_by_key(|path| (fs::metadata(path).unwrap().modified().unwrap(), path.clone()));
     found
 }
 

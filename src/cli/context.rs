@@ -214,6 +214,6 @@ pub fn now() -> Timestamp {
 /// A reader of the repository's trees and files.
 pub fn trees(repo: &Arc<Repository>) -> Result<TreeReader> {
     let index = Arc::new(Index::load(repo)?);
-    let chunks = Arc::new(ChunkReader::new(repo.clone(), index, FRAMES)?);
+    let chunks = Arc::new(ChunkReader::new(repo.clone(), index, FRAMES)?.with_unnamed_packs());
     TreeReader::new(chunks, PAGES)
 }

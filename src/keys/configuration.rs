@@ -169,9 +169,10 @@ impl Judged {
         free.ok_or_else(|| Error::corrupt("config/ffffffff is taken: no newer configuration can be written"))
     }
 
-    /// Whether something cannot be looked at: it may be authentic.
-    pub fn is_unsure(&self) -> bool {
-        self.0.numbers.iter().flat_map(|(_, copies)| copies.states()).any(|(_, state)| matches!(state, State::Unknown(_)))
+    /// The error of what cannot be looked at, and may be authentic.
+    pub fn unreadable(&self, storage: &dyn Storage) -> Option<Error> {
+        let mut states = self.0.numbers.iter().flat_map(|(_, copies)| copies.states());
+        states.any(|(_, state)| matches!(state, State::Unknown(_))).then(|| self.0.error(storage))
     }
 }
 

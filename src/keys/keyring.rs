@@ -38,13 +38,12 @@ impl KeyRing {
             return Err(configurations.error(&*storage));
         }
         let mut unlocked = slots::unlock(&*storage, &repositories, credential, &BTreeSet::new())?;
-        let unreadable = configurations.error(&*storage);
         let judged = configurations.judge(&unlocked.master.keys());
-        let (ignored, is_unsure) = (judged.ignored(), judged.is_unsure());
+        let (ignored, unreadable) = (judged.ignored(), judged.unreadable(&*storage));
         let Some(Authentic { config, copies }) = judged.newest()? else {
             let text = "was changed: no copy of it is authentic under the repository's key; yester key recover writes it anew";
             let changed = Error::corrupt(format!("the configuration of {} {text}", storage.describe()));
-            return Err(if is_unsure { unreadable } else { changed });
+            return Err(unreadable.unwrap_or(changed));
         };
         for (name, why) in ignored {
             tracing::warn!("ignored, since it is not authentic: {name}: {why} (yester repair keys removes it)");
@@ -77,9 +76,9 @@ impl KeyRing {
 
     /// The copies of the configuration that counts; those that are not authentic are damaged.
     pub fn configuration(&self) -> Result<Copies<Candidate>> {
-        let configurations = Configurations::read(&*self.storage)?;
-        let lost = configurations.error(&*self.storage);
-        configurations.judge(&self.master.keys()).newest()?.map(|found| found.copies).ok_or(lost)
+        let judged = Configurations::read(&*self.storage)?.judge(&self.master.keys());
+        let lost = || Error::corrupt("no copy of the configuration is authentic (yester key recover writes it anew)");
+        judged.newest()?.map(|found| found.copies).ok_or_else(lost)
     }
 
     /// Objects in `config/` that claim to be newer than the configuration that counts and are not authentic: what is wrong

@@ -43,7 +43,7 @@ impl View {
         let index = Arc::new(Index::load(repo)?);
         // Frames get eight parts of eleven, decoded pages of trees three.
         let part = options.memory / 11;
-        let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?);
+        let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?.with_unnamed_packs());
         let trees = Arc::new(TreeReader::new(chunks.clone(), part * 3)?);
         let below = Arc::new(Below::new(trees));
         let mut watch = Watch::new(chunks, options.filter.clone());

@@ -90,15 +90,50 @@ impl Index {
     /// As [`Index::load`]; segments and pages that `old` has open are used again.
     pub fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let mut index = Self::load_to_go_on(repo, old)?;
-        if index.ignored.is_empty() {
+        let mut kept = old.into_iter().flat_map(|old| &old.segments).filter(|segment| segment.is_in_memory()).peekable();
+        if index.ignored.is_empty() && kept.peek().is_none() {
             return Ok(index);
         }
-        let kept = old.into_iter().flat_map(|old| &old.segments).filter(|segment| segment.is_in_memory());
-        let mut segments: Vec<Arc<PagedSegment>> = kept.cloned().collect();
+        let stored: HashSet<PackId> = index.packs().map(|pack| pack.id).collect();
+        let lacks = |segment: &&Arc<PagedSegment>| segment.packs().iter().any(|pack| !stored.contains(&pack.id));
+        let mut segments: Vec<Arc<PagedSegment>> = kept.filter(lacks).cloned().collect();
+        if index.ignored.is_empty() {
+            index.segments.extend(segments);
+            return Ok(index);
+        }
         let named = index.packs().chain(segments.iter().flat_map(|segment| segment.packs())).map(|pack| pack.id).collect();
         segments.extend(rescue::of_unnamed(repo, &named)?.into_iter().map(Arc::new));
         index.segments.extend(segments);
         Ok(index)
+    }
+
+    /// The same index, for reading, with what the packs that no segment names say of themselves: a segment may have been
+    /// lost. `None`: there are no such packs. Those that are marked for deletion do not count.
+    pub fn with_unnamed(&self, repo: &Repository) -> Result<Option<Index>> {
+        let mut passed: HashSet<PackId> = self.packs().map(|pack| pack.id).collect();
+        passed.extend(condemned::read_all(repo)?.packs());
+        let found = rescue::of_unnamed(repo, &passed)?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let segments = self.segments.iter().cloned().chain(found.into_iter().map(Arc::new)).collect();
+        Ok(Some(Index {
+            segments,
+            pages: self.pages.clone(),
+            usable: None,
+            replaced: self.replaced.clone(),
+            suspicious: true,
+            listed: self.listed.clone(),
+            began: self.began,
+            damaged: self.damaged.clone(),
+            rescue: true,
+            ignored: self.ignored.clone(),
+        }))
+    }
+
+    /// All segments that were listed, sorted.
+    pub fn listed(&self) -> &[SegmentId] {
+        &self.listed
     }
 
     /// As [`Index::load_after`], without the segments that cannot be opened: these say nothing.

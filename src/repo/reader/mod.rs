@@ -15,7 +15,7 @@ use quick_cache::{OptionsBuilder, Weighter};
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{MAX_PREFIX, PackKind};
-use crate::model::{ChunkId, ChunkKey, PackId};
+use crate::model::{ChunkId, ChunkKey, PackId, SegmentId};
 use crate::observe::Counter;
 use crate::repo::Repository;
 use crate::repo::damaged::{self, Found};
@@ -26,6 +26,7 @@ use crate::repo::pack::run::Run;
 use crate::storage::Name;
 
 mod keys;
+mod unnamed;
 
 /// A decoded frame.
 #[derive(Debug)]
@@ -110,6 +111,9 @@ pub struct ChunkReader {
     /// When the last listing of segments began that showed those of `index`. Held while they are listed and loaded.
     checked: Mutex<Instant>,
     stale: Mutex<Stale>,
+    /// Whether packs that no segment names are looked into for what is missing; and the segments that were there when
+    /// that was done last.
+    unnamed: Option<Mutex<Option<Vec<SegmentId>>>>,
     /// What was found damaged of packs.
     found: Mutex<Found>,
     /// What it did so far.
@@ -181,6 +185,7 @@ impl ChunkReader {
             buffers: Arc::default(),
             checked: Mutex::new(began),
             stale: Mutex::new(Stale { since: began, gone: HashSet::new() }),
+            unnamed: None,
             found: Mutex::default(),
             counts: ReadCounts::default(),
         })
@@ -228,12 +233,12 @@ impl ChunkReader {
             return Ok(Some(index));
         }
         if *checked >= self.stale().since && checked.elapsed() < RELOAD_PAUSE {
-            return Ok(None);
+            return self.with_unnamed(&index);
         }
         let began = Instant::now();
         if !index.has_moved(&self.repo)? {
             *checked = began;
-            return Ok(None);
+            return self.with_unnamed(&index);
         }
         let index = Arc::new(index.load_again(&self.repo)?);
         *checked = index.began();
