@@ -2,7 +2,7 @@
 """Exhaustive small-model check of the repository protocol (design, part 5).
 
 usage: repository_model.py [--writers W] [--pruners P] [--mergers M] [--rounds R] [--retry 0|1] [--uploads K]
-                           [--unknown] [--repack] [--reland] [--delta] [--variant NAME[+NAME]] [--limit STATES] [--list]
+                           [--unknown] [--repack] [--reland] [--delta] [--wait] [--variant NAME[+NAME]] [--limit STATES] [--list]
 
 What is modelled, one storage operation to a step, every interleaving:
   packs        a pack is a set of chunks; pack 0 holds chunk a
@@ -13,6 +13,10 @@ A crash is an actor that is never scheduled again (no property here asks for pro
 step is included. --unknown: a commit lands at any later time, again and again, or never; so does a segment.
 --delta: chunk b is stored as a difference against a and writers' snapshots hold b alone: b can be read only where a
 can. --repack: a pruner may copy live chunks to a new pack. --reland: a repeated upload lands after its pack was deleted.
+--wait: prune leaves open sessions alone where it may (prune --wait): segments that others have replaced stay while any
+session is open, and a sentence stays when one is. In every run the mark and the sentence come before any session is
+settled, and only older sessions are: that is the order of --wait, and that of prune without it (which settles all of
+them before it marks) is a part of what is explored.
 A sentence lists what its author's mark found dead; with `any_sentence` it lists any packs at all.
 
 Properties, in every state: (1) each chunk of each snapshot not forgotten is in a present pack; (2) a visible segment
@@ -75,7 +79,7 @@ VARIANTS = {
 ap = argparse.ArgumentParser()
 for n, d in (('writers', 1), ('pruners', 1), ('mergers', 0), ('rounds', 1), ('retry', 1), ('uploads', 3)):
     ap.add_argument('--' + n, type=int, default=d)
-for n in ('unknown', 'repack', 'reland', 'delta', 'list'): ap.add_argument('--' + n, action='store_true')
+for n in ('unknown', 'repack', 'reland', 'delta', 'wait', 'list'): ap.add_argument('--' + n, action='store_true')
 ap.add_argument('--variant', default='repaired'); ap.add_argument('--limit', type=int, default=12_000_000)
 opt = ap.parse_args()
 if opt.list:
@@ -279,8 +283,9 @@ def pruner(s, j, emit):
         if not t[p + X]: t[p] = B_SEGS
     elif pc == B_SEGS:                                  # segments that name packs now gone, and those already replaced
         gone = own & ~s[PRES]; vis, _ = segments(s); bad = s[SEG] & ~vis | s[SEG] & gone; keep = 0
+        if opt.wait and s[SE]: bad &= vis               # replaced ones stay while any session is open
         for v in range(NV):
-            if s[SEG] >> (NP + v) & 1 and s[SM + v] & gone:
+            if s[SEG] >> (NP + v) & 1 and s[SM + v] & gone and not (opt.wait and s[SE] and not vis >> (NP + v) & 1):
                 bad |= 1 << (NP + v)
                 if vis >> (NP + v) & 1: keep |= s[SM + v] & ~gone
         t[p + X], t[p + L] = bad, keep; say = 'reads the segments'
@@ -295,7 +300,7 @@ def pruner(s, j, emit):
     elif pc == B_DROP:                                  # may the sentence go?
         named = (0 if 'cond_present' in V else s[PRES]) | (0 if V & {'cond_no_wait', 'cond_named'} else names(s, s[SEG]))
         say = 'looks whether sentence %d may go' % n
-        if named & own: finish()
+        if named & own or opt.wait and s[SE]: finish()
         else: t[p] = B_RM if V & {'cond_no_wait', 'no_fence'} else B_DSESS
     elif pc == B_DSESS:                                 # wait for, or fence, all that may have loaded a segment naming them
         t[p + X] = s[SE]; t[p] = B_DFENCE if s[SE] else B_RM; say = 'lists sessions'
@@ -366,7 +371,7 @@ def trace(seen, key):
         print('   %-6s %s' % hit[0])
 def main():
     start = time.time(); first = init.tobytes(); seen = {first: None}; queue = deque([first]); unfindable = None
-    name = '%s W%d P%d M%d rounds %d retry %d%s%s' % (opt.variant, W, P, M, ROUNDS, opt.retry, ' unknown' * opt.unknown, ' delta' * opt.delta + ' repack' * opt.repack + ' reland' * opt.reland)
+    name = '%s W%d P%d M%d rounds %d retry %d%s%s' % (opt.variant, W, P, M, ROUNDS, opt.retry, ' unknown' * opt.unknown, ' delta' * opt.delta + ' repack' * opt.repack + ' reland' * opt.reland + ' wait' * opt.wait)
     def result(word): print('%-10s %s: %d states, %.0f s' % (word, name, len(seen), time.time() - start), flush=True)
     while queue:
         key = queue.popleft(); s = array('H'); s.frombytes(key)

@@ -59,6 +59,18 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Whether there are other segments by now.
+    pub fn has_moved(&self) -> Result<bool> {
+        self.index.has_moved(&self.repo)
+    }
+
+    /// Takes the segments that are there now.
+    pub fn load_again(&mut self) -> Result<()> {
+        self.index = Arc::new(self.index.load_again(&self.repo)?);
+        self.entries = count(&self.index)?;
+        Ok(())
+    }
+
     /// Whether there are segments that are damaged, and left out.
     pub fn hides(&self) -> bool {
         self.overlay.hides()

@@ -5,8 +5,8 @@
 //! differences holds as many bytes as any other, and takes many times as long.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -21,6 +21,7 @@ use crate::model::{ChunkKey, PackId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::damaged;
 use crate::repo::index::Index;
+use crate::repo::index::paged::PagedSegment;
 use crate::repo::pack::{PackKey, read_directory};
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::storage::Name;
@@ -134,6 +135,8 @@ fn is_fresh(options: &CheckOptions, id: &PackId) -> bool {
 /// What the threads share.
 struct Reading<'a> {
     catalog: &'a Catalog,
+    /// The index of now: segments that the catalog's has may be deleted while packs are read.
+    index: RwLock<Arc<Index>>,
     chunks: ChunkReader,
     packs: Vec<(PackId, u64)>,
     next: AtomicUsize,
@@ -156,7 +159,8 @@ impl<'a> Reading<'a> {
     ) -> Result<Self> {
         let chunks = ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), BASES)?;
         let (next, idle, done, bytes) = Default::default();
-        Ok(Reading { catalog, chunks, packs, next, idle, done, bytes, total, options, observer })
+        let index = RwLock::new(catalog.index().clone());
+        Ok(Reading { catalog, index, chunks, packs, next, idle, done, bytes, total, options, observer })
     }
 
     /// Reads all packs and hands each one's findings to `take`, on this thread.
@@ -245,6 +249,9 @@ struct Part<'a> {
     reply: Sender<(usize, Result<Found>)>,
 }
 
+/// How a pack's directory and the index differ, and the chunks that the index does not know there: frame and offset.
+type Differences = (Option<String>, Vec<(u32, u32)>);
+
 /// A pack that is being read.
 struct Open<'a> {
     pack: &'a SegmentPack,
@@ -304,7 +311,7 @@ impl<'a> Worker<'a> {
         let key = repo.storage().read(&name, Some(0..PREAMBLE as u64), &mut first).and_then(|()| PackKey::open(repo, &first));
         let key = key.ok().filter(|key| key.preamble().kind == pack.kind).map(Arc::new);
         found.whole = key.is_none();
-        let entries = self.reading.catalog.index().directory_of(pack.id)?;
+        let entries = moved::ask(self.reading.catalog.repo(), &self.reading.index, |index| index.directory_of(pack.id))?;
         Ok(Open { pack, size, key, entries, by_directory: false })
     }
 
@@ -319,31 +326,46 @@ impl<'a> Worker<'a> {
 
     /// The directory must say what every segment says that names the pack, and these nothing more.
     fn compare_with_index(&self, open: &Open<'_>, found: &mut Found) -> Result<()> {
-        let (index, pack) = (self.reading.catalog.index(), open.pack);
-        let segments: Vec<u64> = self.reading.catalog.entries(pack.id).collect();
-        let (mut differs, mut chunks) = (None, 0);
+        let (differs, unknown) =
+            moved::ask(self.reading.catalog.repo(), &self.reading.index, |index| self.differences(index, open))?;
+        // By the index they cannot be found there.
+        found.chunks.extend(unknown);
+        if let Some(which) = differs {
+            found.messages.push(format!("its directory and the index differ ({which}); {REPAIR}"));
+        }
+        Ok(())
+    }
+
+    /// What differs, and the chunks that the index does not know to be in the pack.
+    fn differences(&self, index: &Arc<Index>, open: &Open<'_>) -> Result<Differences> {
+        let (catalog, pack) = (self.reading.catalog, open.pack);
+        let is_first = Arc::ptr_eq(index, catalog.index());
+        let counts: Vec<u64> = if is_first { catalog.entries(pack.id).collect() } else { Vec::new() };
+        let names_it = |segment: &&Arc<PagedSegment>| segment.packs().iter().any(|named| named.id == pack.id);
+        let segments = if is_first { counts.len() } else { index.segments().iter().filter(names_it).count() };
+        let (mut differs, mut unknown, mut chunks) = (None, Vec::new(), 0);
+        if segments == 0 && !is_first {
+            // Prune has taken it out of the index.
+            return Ok((differs, unknown));
+        }
         for (number, entry) in open.entries.iter().enumerate() {
             let mut offset = 0;
             for chunk in &entry.chunks {
                 let known = known(index, pack, number as u32, &entry.frame, offset, chunk)?;
-                if known != segments.len() {
+                if known != segments {
                     differs = differs.or(Some(format!("frame {number}")));
                 }
                 if known == 0 {
-                    // By the index it cannot be found there.
-                    found.chunks.push((number as u32, offset));
+                    unknown.push((number as u32, offset));
                 }
                 offset += chunk.1;
                 chunks += 1;
             }
         }
-        if segments.iter().any(|entries| *entries != chunks) {
+        if counts.iter().any(|entries| *entries != chunks) {
             differs = differs.or(Some("the number of its chunks".to_owned()));
         }
-        if let Some(which) = differs {
-            found.messages.push(format!("its directory and the index differ ({which}); {REPAIR}"));
-        }
-        Ok(())
+        Ok((differs, unknown))
     }
 
     /// Reads the pack from its first to its last byte and looks at every frame on the way.

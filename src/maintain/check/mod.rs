@@ -140,13 +140,26 @@ pub fn check(
         }
     }
     news.tell(&run.catalog, &mut findings);
-    if run.report.hits > 0 || run.damage.has_content() {
+    let mut left = ATTEMPTS;
+    while run.report.hits > 0 || run.damage.has_content() {
         let affected = Affected::naming(observer, options.names);
         let mut walk = Walk::new(&run.catalog, &run.damage, memo, affected, &options.stop)?;
-        run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings))?;
+        let walked = run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings));
+        match walked {
+            // A segment was deleted: others have taken its place (rule 10 of the protocol).
+            Err(e) if is_missing(&e) && left > 0 && run.catalog.has_moved()? => {
+                left -= 1;
+                drop(walk);
+                run.catalog.load_again()?;
+                memo = Memo::default();
+                continue;
+            }
+            walked => walked?,
+        }
         walk.finish(&mut findings);
         news.add(&walk.found());
         (run.report.hits, run.report.hit_snapshots) = walk.hits();
+        break;
     }
     news.write(repo, options.now, &mut run.report);
     if findings.count() == 0 && run.report.hits == 0 {

@@ -1,6 +1,8 @@
-//! Packs that are not there because a prune has deleted them.
+//! Packs and segments that are not there because a prune has deleted them.
 
-use crate::error::Result;
+use std::sync::{Arc, RwLock};
+
+use crate::error::{ErrorKind, Result};
 use crate::model::PackId;
 use crate::repo::Repository;
 use crate::repo::index::Index;
@@ -10,4 +12,27 @@ use crate::repo::index::condemned;
 /// when no segment names the pack any more; so the marks are read first.
 pub(super) fn is_moved(repo: &Repository, id: PackId) -> Result<bool> {
     Ok(condemned::read_all(repo)?.packs().contains(&id) || !Index::load(repo)?.packs().any(|pack| pack.id == id))
+}
+
+/// Asks the newest index; where a segment of it is gone, the one of the segments that are listed then (rule 10 of the
+/// protocol).
+pub(super) fn ask<T>(
+    repo: &Repository,
+    newest: &RwLock<Arc<Index>>,
+    mut work: impl FnMut(&Arc<Index>) -> Result<T>,
+) -> Result<T> {
+    loop {
+        let index = newest.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let error = match work(&index) {
+            Err(e) if e.kind() == ErrorKind::NotFound => e,
+            other => return other,
+        };
+        let mut newest = newest.write().unwrap_or_else(|e| e.into_inner());
+        if Arc::ptr_eq(&index, &newest) {
+            if !index.has_moved(repo)? {
+                return Err(error);
+            }
+            *newest = Arc::new(index.load_again(repo)?);
+        }
+    }
 }
