@@ -166,7 +166,10 @@ fn a_time_of_the_future_counts_for_nothing() {
     }
     // A server received them: they have times, which are those of the receipt.
     for policy in policies {
-        let received = all[4..].iter().map(|s| (s.id, Timestamp { secs: NOW.secs - 30 * day, nanos: 0 })).collect();
+        let received = all[4..]
+            .iter()
+            .map(|s| (s.id, yester::storage::Receipt { at: Timestamp { secs: NOW.secs - 30 * day, nanos: 0 }, by: None }))
+            .collect();
         let why = reasons(&Policy { received, ..policy }, &utc, &all);
         assert!(why[2..4].iter().all(|why| !why.is_empty()) && why[4..10].iter().all(String::is_empty), "{why:?}");
     }

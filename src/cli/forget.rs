@@ -34,8 +34,9 @@ pub struct ForgetArgs {
     names: Vec<String>,
     #[command(flatten)]
     keep: Keep,
-    /// What snapshots of one series have in common: host, paths, tags; empty: all snapshots are one series
-    #[arg(short = 'g', long, value_name = "WHAT[,WHAT…]", default_value = "host,paths")]
+    /// What snapshots of one series have in common: host, paths, tags, token (of a server: who put them);
+    /// empty: all snapshots are one series
+    #[arg(short = 'g', long, value_name = "WHAT[,WHAT…]", default_value = "host,paths,token")]
     group_by: GroupBy,
     #[command(flatten)]
     filters: Filters,
@@ -167,12 +168,12 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
         true => by_policy(args, &all, &filter, &received)?,
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
-            let series = touched(&all, &ids);
+            let series = touched(&all, &ids, &received);
             (ids, series)
         }
     };
     let unreadable: Vec<&SnapshotId> = going.iter().filter(|id| all.iter().all(|s| s.id != **id)).collect();
-    show(&mut out, context, &series, &received, &unreadable)?;
+    show(&mut out, context, &series, (&received, times::differ(&received, &all)), &unreadable)?;
     warn(&series, &display);
     // The display writes there, too.
     out.finish()?;
@@ -225,15 +226,12 @@ fn by_policy<'a>(
 }
 
 /// The series that these snapshots are of: what goes, and what stays.
-fn touched<'a>(all: &'a [Snapshot], ids: &[SnapshotId]) -> Vec<Series<'a>> {
+fn touched<'a>(all: &'a [Snapshot], ids: &[SnapshotId], received: &Received) -> Vec<Series<'a>> {
     let mut series: BTreeMap<_, Series<'a>> = BTreeMap::new();
     for snapshot in all {
-        let one = series.entry(snapshot.series()).or_insert_with(|| Series {
-            keep: Vec::new(),
-            remove: Vec::new(),
-            group_by: GroupBy::default(),
-            small: Vec::new(),
-        });
+        let token = times::by(received, snapshot.id);
+        let series_of = || Series { token: token.map(str::to_owned), ..Series::default() };
+        let one = series.entry((snapshot.series(), token)).or_insert_with(series_of);
         match ids.contains(&snapshot.id) {
             true => one.remove.push(snapshot),
             false => one.keep.push((snapshot, Vec::new())),
@@ -247,7 +245,7 @@ fn show(
     out: &mut Output,
     context: &Context,
     series: &[Series<'_>],
-    received: &Received,
+    (received, tokens): (&Received, bool),
     unreadable: &[&SnapshotId],
 ) -> Result<()> {
     if context.global.json {
@@ -256,7 +254,7 @@ fn show(
     if context.global.quiet {
         return Ok(());
     }
-    series.iter().try_for_each(|one| text(out, one, received))?;
+    series.iter().try_for_each(|one| text(out, one, received, tokens))?;
     unreadable.iter().try_for_each(|id| out.line(&format!("- forget  {}  (it cannot be read)", id.short())))
 }
 
@@ -275,8 +273,10 @@ fn warn(series: &[Series<'_>], display: &Display) {
     }
 }
 
-fn text(out: &mut Output, series: &Series<'_>, received: &Received) -> Result<()> {
-    out.line(&heading(series))?;
+/// `tokens`: the repository has snapshots of several.
+fn text(out: &mut Output, series: &Series<'_>, received: &Received, tokens: bool) -> Result<()> {
+    let token = if tokens && series.group_by.token { super::snapshots::token(series.token.as_deref()) } else { String::new() };
+    out.line(&format!("{}{token}", heading(series)))?;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["", "ID", "Time", "Tags", "Reasons"]);
     let kept = series.keep.iter().map(|(snapshot, why)| (*snapshot, "= keep", why.join(", ")));
@@ -315,6 +315,8 @@ struct JsonSeries {
     #[serde(skip_serializing_if = "Option::is_none")]
     tags: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     paths_b64: Option<Vec<Option<String>>>,
     keep: Vec<JsonSnapshot>,
     remove: Vec<JsonSnapshot>,
@@ -346,6 +348,7 @@ fn json(series: &Series<'_>) -> JsonSeries {
         host: host.map(lossy),
         paths: paths.map(list),
         tags: tags.map(list),
+        token_id: series.token.clone(),
         paths_b64: exact.iter().any(Option::is_some).then_some(exact),
         keep: series.keep.iter().map(|(kept, why)| snapshot(kept, why)).collect(),
         remove: series.remove.iter().map(|gone| snapshot(gone, &[])).collect(),

@@ -34,15 +34,15 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     let repo = context.open()?;
     let (all, damaged) = repo_snapshots::list_with_damage(&repo)?;
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
-    let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX));
     let received = times::received(&repo)?;
+    let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX), &received);
     let mut out = Output::new();
     if context.global.json {
         let mut listed: Vec<&Snapshot> = series.values().flatten().copied().collect();
         listed.sort_by_key(|s| (s.time, s.id));
-        listed.into_iter().try_for_each(|s| out.json(&json(s, received.get(&s.id))))?;
+        listed.into_iter().try_for_each(|s| out.json(&json(s, &received)))?;
     } else {
-        text(&mut out, &series, &received, context.global.quiet)?;
+        text(&mut out, &series, (&received, times::differ(&received, &all)), context.global.quiet)?;
     }
     out.finish()?;
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
@@ -54,13 +54,14 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     Err(yester::Error::new(ErrorKind::Corrupt, first))
 }
 
-type Series<'a> = BTreeMap<(&'a [u8], &'a [Vec<u8>]), Vec<&'a Snapshot>>;
+/// Snapshots by host, given paths and the token that put them.
+type Series<'a> = BTreeMap<((&'a [u8], &'a [Vec<u8>]), Option<&'a str>), Vec<&'a Snapshot>>;
 
 /// Parts snapshots (oldest first) into their series and keeps the newest of each.
-fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize) -> Series<'a> {
+fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize, received: &'a Received) -> Series<'a> {
     let mut series: Series<'a> = BTreeMap::new();
     for snapshot in snapshots {
-        series.entry(snapshot.series()).or_default().push(snapshot);
+        series.entry((snapshot.series(), times::by(received, snapshot.id))).or_default().push(snapshot);
     }
     for list in series.values_mut() {
         list.drain(..list.len().saturating_sub(latest));
@@ -79,10 +80,12 @@ fn differs(snapshot: &Snapshot, received: Timestamp) -> bool {
     received < begin.saturating_sub(SLACK) || received > end.saturating_add(SLACK) || received > begin.saturating_add(LONG)
 }
 
-fn text(out: &mut Output, series: &Series<'_>, received: &Received, quiet: bool) -> Result<()> {
+/// `tokens`: the repository has snapshots of several.
+fn text(out: &mut Output, series: &Series<'_>, (received, tokens): (&Received, bool), quiet: bool) -> Result<()> {
     let mut total = 0;
-    for ((host, paths), snapshots) in series {
-        out.line(&format!("{}: {}", escape(host), super::paths::several(paths)))?;
+    for (((host, paths), by), snapshots) in series {
+        let token = if tokens { token(*by) } else { String::new() };
+        out.line(&format!("{}: {}{token}", escape(host), super::paths::several(paths)))?;
         out.line(&table(snapshots, received).trim_fmt())?;
         out.line("")?;
         total += snapshots.len() as u64;
@@ -94,10 +97,15 @@ fn text(out: &mut Output, series: &Series<'_>, received: &Received, quiet: bool)
     out.line(&format!("{count} in {} series", units::count(series.len() as u64)))
 }
 
+/// The token of a series, behind its name.
+pub fn token(by: Option<&str>) -> String {
+    by.map_or(" (no token)".to_owned(), |by| format!(" (token {by})"))
+}
+
 /// The time of a snapshot, with the time of receipt where it differs.
 pub fn time(snapshot: &Snapshot, received: &Received) -> String {
-    match received.get(&snapshot.id).filter(|at| differs(snapshot, **at)) {
-        Some(at) => format!("{} (received {})", units::local_time(snapshot.time), units::local_time(*at)),
+    match times::at(received, snapshot.id).filter(|at| differs(snapshot, *at)) {
+        Some(at) => format!("{} (received {})", units::local_time(snapshot.time), units::local_time(at)),
         None => units::local_time(snapshot.time),
     }
 }
@@ -143,6 +151,9 @@ struct JsonSnapshot {
     program_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     received: Option<String>,
+    /// Who put it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<String>,
     /// By which rules entries were left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<JsonRule>,
@@ -186,7 +197,7 @@ struct JsonCounts {
     errors: u64,
 }
 
-fn json(snapshot: &Snapshot, received: Option<&Timestamp>) -> JsonSnapshot {
+fn json(snapshot: &Snapshot, received: &Received) -> JsonSnapshot {
     let exact: Vec<Option<String>> = snapshot.paths.iter().map(|p| exact(p)).collect();
     let s = &snapshot.statistics;
     JsonSnapshot {
@@ -201,7 +212,8 @@ fn json(snapshot: &Snapshot, received: Option<&Timestamp>) -> JsonSnapshot {
         tags: snapshot.tags.iter().map(|t| lossy(t)).collect(),
         parent: snapshot.parent.map(|p| p.to_string()),
         program_version: lossy(&snapshot.program),
-        received: received.map(|at| units::utc_time(*at)),
+        received: times::at(received, snapshot.id).map(units::utc_time),
+        token_id: times::by(received, snapshot.id).map(str::to_owned),
         rules: snapshot.rules.iter().map(rule).collect(),
         summary: JsonCounts {
             backup_end: units::utc_time(snapshot.finished),

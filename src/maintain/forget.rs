@@ -11,10 +11,11 @@ use crate::observe::{Event, Observer};
 use crate::repo::Repository;
 use crate::repo::marks;
 use crate::repo::snapshots::{self, Filter};
+use crate::repo::times;
 use crate::storage::Name;
 
 /// What a policy makes of one series.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Series<'a> {
     /// What stays, oldest first, each with at least one reason.
     pub keep: Vec<(&'a Snapshot, Vec<String>)>,
@@ -22,6 +23,8 @@ pub struct Series<'a> {
     pub remove: Vec<&'a Snapshot>,
     /// What they have in common.
     pub group_by: GroupBy,
+    /// The token that put all of them, where that makes series and a server knows it.
+    pub token: Option<String>,
     /// Of what stays by a rule that counts: snapshots that hold much less than one that goes.
     pub small: Vec<&'a Snapshot>,
 }
@@ -64,13 +67,14 @@ pub fn by_policy<'a>(
     }
     let mut series: BTreeMap<_, Vec<&Snapshot>> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|s| filter.matches(s)) {
-        series.entry(common(snapshot, policy.group_by)).or_default().push(snapshot);
+        let token = if policy.group_by.token { times::by(&policy.received, snapshot.id) } else { None };
+        series.entry((common(snapshot, policy.group_by), token)).or_default().push(snapshot);
     }
     let mut out = Vec::with_capacity(series.len());
-    for list in series.into_values() {
+    for ((_, token), list) in series {
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
-        let mut found = Series { keep: Vec::new(), remove: Vec::new(), group_by: policy.group_by, small: Vec::new() };
+        let mut found = Series { group_by: policy.group_by, token: token.map(str::to_owned), ..Series::default() };
         for (snapshot, why) in newest_first.into_iter().zip(reasons).rev() {
             match why.is_empty() {
                 true => found.remove.push(snapshot),

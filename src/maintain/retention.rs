@@ -137,11 +137,13 @@ pub struct GroupBy {
     pub paths: bool,
     /// The tags.
     pub tags: bool,
+    /// The token that put them, where a server knows it: nobody can claim another's.
+    pub token: bool,
 }
 
 impl Default for GroupBy {
     fn default() -> Self {
-        GroupBy { host: true, paths: true, tags: false }
+        GroupBy { host: true, paths: true, tags: false, token: true }
     }
 }
 
@@ -149,15 +151,16 @@ impl FromStr for GroupBy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut out = GroupBy { host: false, paths: false, tags: false };
+        let mut out = GroupBy { host: false, paths: false, tags: false, token: false };
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part {
                 "host" | "hosts" => out.host = true,
                 "path" | "paths" => out.paths = true,
                 "tag" | "tags" => out.tags = true,
+                "token" | "tokens" => out.token = true,
                 _ => {
                     return Err(format!(
-                        "{part:?} is nothing to group by: write host, paths, tags, or an empty text for one group"
+                        "{part:?} is nothing to group by: write host, paths, tags, token, or an empty text for one group"
                     ));
                 }
             }
@@ -238,7 +241,7 @@ impl Policy {
             series.iter().map(|s| self.tags.iter().filter_map(|set| tagged(s, set)).collect()).collect();
         let mut timed: Vec<Timed<'_>> = Vec::with_capacity(series.len());
         for (at, snapshot) in series.iter().enumerate() {
-            let Some(counting) = times::counting(snapshot, self.received.get(&snapshot.id).copied(), now) else {
+            let Some(counting) = times::counting(snapshot, times::at(&self.received, snapshot.id), now) else {
                 out[at].push("its time is in the future".to_owned());
                 continue;
             };

@@ -13,14 +13,30 @@ pub fn most_listed(class: Class) -> usize {
     }
 }
 
-/// A line of a list: the last part of a name, the size, and when the object was received.
-pub fn list_line(name: &Name, size: u64, received: Timestamp) -> String {
-    format!("{} {size} {}.{:09}\n", name.leaf(), received.secs, received.nanos)
+/// A line of a list: the last part of a name, the size, and when the object was received; of a snapshot also who put it,
+/// if that is known.
+pub fn list_line(name: &Name, size: u64, received: Timestamp, by: Option<&str>) -> String {
+    let by = by.map(|by| format!(" {by}")).unwrap_or_default();
+    format!("{} {size} {}.{:09}{by}\n", name.leaf(), received.secs, received.nanos)
+}
+
+/// Whether a word may stand for who put an object: the id of a token, or the name of a client over ssh.
+pub fn is_client(word: &str) -> bool {
+    (1..=80).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
 }
 
 /// The last line of a list of `count` objects: one without it was cut.
 pub fn list_end(count: usize) -> String {
     format!("end {count}\n")
+}
+
+/// A list that was read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The objects, by name: their sizes, and when they were received.
+    pub objects: Vec<(Name, u64, Timestamp)>,
+    /// Who put them, as far as that is told, by name.
+    pub by: Vec<(Name, String)>,
 }
 
 /// Reads a list from its lines, which come in pieces.
@@ -30,6 +46,8 @@ pub struct ListParser {
     /// The beginning of a line.
     rest: Vec<u8>,
     found: Vec<(Name, u64, Timestamp)>,
+    /// Who put what.
+    by: Vec<(Name, String)>,
     /// The most objects that there may be.
     most: usize,
     ended: bool,
@@ -41,7 +59,7 @@ const MAX_LINE: usize = 256;
 impl ListParser {
     /// A list of this class.
     pub fn new(class: Class) -> Self {
-        ListParser { class, rest: Vec::new(), found: Vec::new(), most: most_listed(class), ended: false }
+        ListParser { class, rest: Vec::new(), found: Vec::new(), by: Vec::new(), most: most_listed(class), ended: false }
     }
 
     /// The same with another limit than [`most_listed`].
@@ -90,18 +108,27 @@ impl ListParser {
         let size = listed_size(self.class, second.parse().ok()?);
         // A list that does not fit into memory is an error as well.
         self.found.try_reserve(1).ok()?;
+        if let Some(by) = words.next() {
+            if self.class != Class::Snapshots || !is_client(by) {
+                return None;
+            }
+            self.by.try_reserve(1).ok()?;
+            self.by.push((name, by.to_owned()));
+        }
         self.found.push((name, size, received));
         words.next().is_none().then_some(())
     }
 
     /// The whole list, by name. A name that a file system gave twice, as it may while its directory changes, is there once.
-    pub fn finish(mut self) -> Result<Vec<(Name, u64, Timestamp)>> {
+    pub fn finish(mut self) -> Result<Listed> {
         if !self.ended || !self.rest.is_empty() {
             return Err(self.wrong("it ends too early"));
         }
         self.found.sort_unstable_by_key(|(name, ..)| *name);
         self.found.dedup_by_key(|(name, ..)| *name);
-        Ok(self.found)
+        self.by.sort_unstable();
+        self.by.dedup_by_key(|(name, _)| *name);
+        Ok(Listed { objects: self.found, by: self.by })
     }
 
     fn wrong(&self, what: &str) -> Error {
@@ -118,14 +145,17 @@ mod tests {
     fn a_list_that_was_cut_is_noticed() {
         let name = |n| Name::Snapshot(SnapshotId([n; 32]));
         let received = Timestamp { secs: 7, nanos: 5 };
-        let text = [list_line(&name(1), 10, received), list_line(&name(2), 20, received), list_end(2)].concat();
+        let text =
+            [list_line(&name(1), 10, received, None), list_line(&name(2), 20, received, Some("ssh:a")), list_end(2)].concat();
         let parse = |text: &str, piece: usize| {
             let mut parser = ListParser::new(Class::Snapshots);
             text.as_bytes().chunks(piece).try_for_each(|piece| parser.feed(piece))?;
             parser.finish()
         };
         for piece in [1, 7, 1000] {
-            assert_eq!(parse(&text, piece).unwrap(), [(name(1), 10, received), (name(2), 20, received)]);
+            let listed = parse(&text, piece).unwrap();
+            assert_eq!(listed.objects, [(name(1), 10, received), (name(2), 20, received)]);
+            assert_eq!(listed.by, [(name(2), "ssh:a".to_owned())]);
         }
         for cut in 0..text.len() {
             assert!(parse(&text[..cut], 16).is_err(), "cut at {cut}");
@@ -133,13 +163,16 @@ mod tests {
         assert!(parse(&text.replace("end 2", "end 3"), 9).is_err());
         assert!(parse(&format!("{text}{text}"), 9).is_err());
         assert!(parse(&text.replace("0101", "01/1"), 9).is_err());
+        for by in ["", "a b", "\u{1b}", &"x".repeat(81)] {
+            assert!(parse(&text.replace("ssh:a", by), 9).is_err(), "{by:?}");
+        }
         assert!(parse(&"x".repeat(1000), 9).is_err());
     }
 
     #[test]
     fn a_list_without_end_and_a_line_without_end_are_refused() {
         let mut parser = ListParser::with_limit(Class::Snapshots, 1000);
-        let line = list_line(&Name::Snapshot(SnapshotId([1; 32])), u64::MAX, Timestamp { secs: 7, nanos: 5 });
+        let line = list_line(&Name::Snapshot(SnapshotId([1; 32])), u64::MAX, Timestamp { secs: 7, nanos: 5 }, None);
         let fed = (0..2000).try_for_each(|_| parser.feed(line.as_bytes()));
         assert!(fed.unwrap_err().to_string().contains("more than 1000 objects"));
         assert_eq!(parser.found.len(), 1001);
@@ -148,6 +181,6 @@ mod tests {
         // What a directory gave twice is one object.
         let mut parser = ListParser::new(Class::Snapshots);
         parser.feed(format!("{line}{line}{}", list_end(2)).as_bytes()).unwrap();
-        assert_eq!(parser.finish().unwrap().len(), 1);
+        assert_eq!(parser.finish().unwrap().objects.len(), 1);
     }
 }

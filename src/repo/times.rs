@@ -8,18 +8,34 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::Result;
 use crate::model::{Snapshot, SnapshotId, Timestamp};
 use crate::repo::Repository;
-use crate::storage::{Class, Name};
+use crate::storage::{Class, Name, Receipt};
 
 /// Clocks of different hosts differ, and so do ideas of the time zone: a time is of the future from so many seconds on.
 const SLACK: i64 = 86_400;
 
-/// When a server received each snapshot, by its own clock.
-pub type Received = HashMap<SnapshotId, Timestamp>;
+/// When a server received each snapshot, by its own clock, and from whom.
+pub type Received = HashMap<SnapshotId, Receipt>;
 
-/// Asks when snapshots were received; nothing where there is no server.
+/// When a snapshot was received, if that is known.
+pub fn at(received: &Received, id: SnapshotId) -> Option<Timestamp> {
+    received.get(&id).map(|receipt| receipt.at)
+}
+
+/// The token that put a snapshot, if that is known.
+pub fn by(received: &Received, id: SnapshotId) -> Option<&str> {
+    received.get(&id)?.by.as_deref()
+}
+
+/// Whether these snapshots are of more than one token, as far as that is known.
+pub fn differ(received: &Received, snapshots: &[Snapshot]) -> bool {
+    let mut tokens = snapshots.iter().map(|snapshot| by(received, snapshot.id));
+    tokens.next().is_some_and(|first| tokens.any(|other| other != first))
+}
+
+/// Asks when snapshots were received, and from whom; nothing where there is no server.
 pub fn received(repo: &Repository) -> Result<Received> {
     let received = repo.storage().received(Class::Snapshots)?.into_iter();
-    Ok(received.filter_map(|(name, time)| if let Name::Snapshot(id) = name { Some((id, time)) } else { None }).collect())
+    Ok(received.filter_map(|(name, receipt)| if let Name::Snapshot(id) = name { Some((id, receipt)) } else { None }).collect())
 }
 
 /// The time that counts for a snapshot: the earlier of what it says and when it was received, and not later than now.
@@ -33,7 +49,7 @@ pub fn counting(snapshot: &Snapshot, received: Option<Timestamp>, now: Timestamp
 /// ahead is not the latest until then.
 pub fn sort(snapshots: &mut [Snapshot], received: &Received) {
     let now = now();
-    snapshots.sort_by_cached_key(|s| order(s, received.get(&s.id).copied(), now));
+    snapshots.sort_by_cached_key(|s| order(s, at(received, s.id), now));
 }
 
 /// By which snapshots are sorted.

@@ -215,6 +215,15 @@ fn whole(name: &Name, len: u64) -> Result<u64> {
     }
 }
 
+/// What a server notes of an object that it received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// When, by its own clock.
+    pub at: Timestamp,
+    /// From whom: the id of a token, or the name of a client over ssh. Known of snapshots only.
+    pub by: Option<String>,
+}
+
 /// What `create` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
@@ -279,8 +288,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(Leftovers::default())
     }
 
-    /// When a server received the objects of a class, by its own clock; nothing where there is no server.
-    fn received(&self, _class: Class) -> Result<Vec<(Name, Timestamp)>> {
+    /// When a server received the objects of a class, and from whom; nothing where there is no server.
+    fn received(&self, _class: Class) -> Result<Vec<(Name, Receipt)>> {
         Ok(Vec::new())
     }
 

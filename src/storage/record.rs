@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Timestamp;
-use crate::storage::{Class, Created, Leftovers, Name, Storage};
+use crate::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
 use crate::sys::process::Identity;
 
 /// One call.
@@ -174,7 +173,7 @@ impl Storage for RecordingStorage {
         self.inner.leftovers_of(process)
     }
 
-    fn received(&self, class: Class) -> Result<Vec<(Name, Timestamp)>> {
+    fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
         self.inner.received(class)
     }
 

@@ -32,10 +32,13 @@ fn list(bytes: &[u8]) {
     assert_eq!(found.as_ref().ok(), parse(rest, usize::MAX).as_ref().ok());
     if let Ok(found) = found {
         assert!(
-            found.len() <= 51 && found.iter().all(|(name, size, _)| name.class() == class && *size <= class.max_object() + 1)
+            found.objects.len() <= 51
+                && found.objects.iter().all(|(name, size, _)| name.class() == class && *size <= class.max_object() + 1)
         );
-        let mut text: Vec<u8> = found.iter().flat_map(|(name, size, at)| list_line(name, *size, *at).into_bytes()).collect();
-        text.extend(list_end(found.len()).bytes());
+        let by = |name: &Name| found.by.iter().find(|(other, _)| other == name).map(|(_, by)| by.as_str());
+        let line = |(name, size, at): &(Name, u64, _)| list_line(name, *size, *at, by(name)).into_bytes();
+        let mut text: Vec<u8> = found.objects.iter().flat_map(line).collect();
+        text.extend(list_end(found.objects.len()).bytes());
         assert_eq!(parse(&text, 7).unwrap(), found);
     }
 }

@@ -6,7 +6,7 @@ use yester::model::RepositoryId;
 use yester::remote::protocol::Capability;
 use yester::storage::{Class, Name, Storage};
 
-use crate::program::{run, served};
+use crate::program::{Variables, run, served, variables};
 use crate::program_run::{World, shown};
 use crate::support::*;
 
@@ -65,4 +65,81 @@ fn signs_of_life_are_given_for_own_sessions_only() {
     assert!(put(&one, &beat(3), b"alive").is_err() && one.delete(&beat(2)).is_err());
     full.delete(&beat(2)).unwrap();
     assert_eq!(full.list(Class::Sessions).unwrap().len(), 1);
+}
+
+/// The same with another token.
+fn with_token(variables: &Variables, token: &str) -> Variables {
+    let other = |(name, value): &(String, String)| {
+        let value = if name == "YESTER_TOKEN" { token } else { value };
+        (name.clone(), value.to_owned())
+    };
+    variables.iter().map(other).collect()
+}
+
+/// The ids of all snapshots of a token; `None`: that nobody knows.
+fn of_token(world: &World, variables: &Variables, token: Option<&str>) -> Vec<String> {
+    let listed = run(world, variables, &["snapshots", "--json"]).ok().json();
+    let of = |s: &&serde_json::Value| s["token_id"].as_str() == token;
+    listed.iter().filter(of).map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_client_of_another_token_enters_no_series() {
+    let world = World::new();
+    let (server, owner) = served(&world);
+    run(&world, &owner, &["init"]).ok();
+    let path = shown(&world.file("src/a", "content"));
+    let tokens: Vec<String> = (0..2).map(|_| server.token(server.grant("web", &Capability::APPEND_ONLY))).collect();
+    let ids: Vec<&str> = tokens.iter().map(|token| token.split('-').nth(2).unwrap()).collect();
+    // The second claims to be the host of the first, and to store the same paths.
+    for (token, count) in [(&tokens[0], 3), (&tokens[1], 7)] {
+        for _ in 0..count {
+            run(&world, &with_token(&owner, token), &["ingest", "-q", &path]).ok();
+        }
+    }
+    let mine = of_token(&world, &owner, Some(ids[0]));
+    assert_eq!((mine.len(), of_token(&world, &owner, Some(ids[1])).len()), (3, 7));
+    for text in [run(&world, &owner, &["snapshots"]), run(&world, &owner, &["forget", "-n", "--keep-last", "3"])] {
+        let text = text.ok().text();
+        assert!(ids.iter().all(|id| text.contains(&format!("(token {id})"))), "{text}");
+    }
+    run(&world, &owner, &["forget", "--keep-last", "3"]).ok();
+    assert_eq!(of_token(&world, &owner, Some(ids[0])), mine);
+    assert_eq!(of_token(&world, &owner, Some(ids[1])).len(), 3);
+    // A directory knows nothing of tokens; nor does who asks for other series.
+    let local: Variables = owner.iter().filter(|(name, _)| name == "YESTER_KEY_FILE").cloned().collect();
+    let local = [local, variables(&[("YESTER_REPO", &shown(&server.root.join("web")))])].concat();
+    assert_eq!(of_token(&world, &local, None).len(), 6);
+    run(&world, &owner, &["forget", "--group-by", "host,paths", "--keep-last", "4", "--prune"]).ok();
+    assert_eq!((of_token(&world, &owner, Some(ids[0])).len(), of_token(&world, &owner, Some(ids[1])).len()), (1, 3));
+    // What is gone has no note.
+    assert_eq!(std::fs::read_dir(server.root.join("web/.writers")).unwrap().count(), 4);
+}
+
+#[test]
+fn who_put_a_snapshot_is_told_as_long_as_it_is_there() {
+    let scratch = tempfile::tempdir().unwrap();
+    let server = Server::start(scratch.path());
+    let full = server.storage("web");
+    let token = server.token(server.grant("web", &Capability::APPEND_ONLY));
+    let one = yester::remote::client::RemoteStorage::open(&server.address("web"), &server.options(&token)).unwrap();
+    let name = Name::Snapshot(id(1));
+    let told = || full.received(Class::Snapshots).unwrap().into_iter().map(|(_, receipt)| receipt.by).collect::<Vec<_>>();
+    must_put(&one, &Name::Session(id(1)), b"one");
+    must_put(&one, &name, b"one");
+    one.delete(&Name::Session(id(1))).unwrap();
+    let by = vec![token.split('-').nth(2).map(str::to_owned)];
+    assert_eq!(told(), by);
+    // Who sends the same, or something else, under its name changes nothing.
+    put(&full, &name, b"one").unwrap();
+    put(&full, &name, b"two").unwrap();
+    assert_eq!(told(), by);
+    full.delete(&name).unwrap();
+    must_put(&full, &name, b"two");
+    assert!(told() != by && told()[0].is_some());
+    assert!(full.received(Class::Sessions).unwrap().is_empty());
+    // One that was put past the server is nobody's.
+    server.storage_local().delete(&name).unwrap();
+    must_put(&server.storage_local(), &Name::Snapshot(id(2)), b"past");
+    assert_eq!(told(), [None]);
 }

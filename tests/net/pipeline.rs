@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use yester::Result;
 use yester::ingest::{IngestOptions, ingest};
-use yester::model::Timestamp;
 use yester::mount::{Shutdown, mount};
 use yester::observe::Silent;
 use yester::remote::client::RemoteStorage;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
-use yester::storage::{Class, Created, Leftovers, Name, Storage};
+use yester::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
 use yester::sys::process::Identity;
 use yester::vfs::MountOptions;
 
@@ -114,7 +113,7 @@ impl Storage for Watched {
         self.inner.leftovers_of(process)
     }
 
-    fn received(&self, class: Class) -> Result<Vec<(Name, Timestamp)>> {
+    fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
         self.inner.received(class)
     }
 

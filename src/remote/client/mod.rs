@@ -17,14 +17,13 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Timestamp;
 use crate::model::id::to_hex;
 use crate::remote::address::Address;
-use crate::remote::list::ListParser;
+use crate::remote::list::{ListParser, Listed};
 use crate::remote::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
 use crate::remote::rate::Rate;
 use crate::remote::tls::Trust;
-use crate::storage::{Class, Created, Leftovers, Name, Storage};
+use crate::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
 
 mod body;
 mod exchange;
@@ -339,7 +338,7 @@ impl RemoteStorage {
         if out.len() < end { Err(Fault::broken("the answer was cut")) } else { Ok(()) }
     }
 
-    fn listed(&self, class: Class) -> Result<Vec<(Name, u64, Timestamp)>> {
+    fn listed(&self, class: Class) -> Result<Listed> {
         let ask = Ask::new(Method::GET, protocol::list_path(class));
         let mut attempts = 0;
         let listed = self.wait(self.line.patiently(async |patience| {
@@ -349,7 +348,7 @@ impl RemoteStorage {
         listed.map_err(|e| e.context(format!("cannot list {}/ in {}", class.prefix(), self.address)))
     }
 
-    async fn one_list(&self, ask: &Ask, class: Class, patience: &mut Patience) -> Result<Vec<(Name, u64, Timestamp)>, Fault> {
+    async fn one_list(&self, ask: &Ask, class: Class, patience: &mut Patience) -> Result<Listed, Fault> {
         let mut answer = self.line.ask(ask, patience).await?;
         let mut parser = ListParser::new(class);
         while let Some(bytes) = self.frame(&mut answer, patience).await? {
@@ -401,7 +400,7 @@ impl Storage for RemoteStorage {
     }
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
-        Ok(self.listed(class)?.into_iter().map(|(name, size, _)| (name, size)).collect())
+        Ok(self.listed(class)?.objects.into_iter().map(|(name, size, _)| (name, size)).collect())
     }
 
     fn delete(&self, name: &Name) -> Result<()> {
@@ -432,8 +431,10 @@ impl Storage for RemoteStorage {
         self.found(method).map_err(|e| e.context(format!("cannot look for unfinished objects in {}", self.address)))
     }
 
-    fn received(&self, class: Class) -> Result<Vec<(Name, Timestamp)>> {
-        Ok(self.listed(class)?.into_iter().map(|(name, _, received)| (name, received)).collect())
+    fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
+        let Listed { objects, by } = self.listed(class)?;
+        let mut by: std::collections::HashMap<Name, String> = by.into_iter().collect();
+        Ok(objects.into_iter().map(|(name, _, at)| (name, Receipt { at, by: by.remove(&name) })).collect())
     }
 
     fn concurrency(&self) -> usize {

@@ -156,6 +156,7 @@ struct Lister {
     client: Arc<Client>,
     /// `None` after the last line.
     walk: Option<Walk>,
+    hosted: Arc<Hosted>,
     count: usize,
 }
 
@@ -164,13 +165,17 @@ impl Lister {
     async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         let held = self.server.budget.hold(&self.client, 2 * LINES).await;
+        let hosted = self.hosted.clone();
         let found = blocking(move || {
             let (mut text, mut count, mut more) = (Vec::with_capacity(2 * LINES), 0, true);
             while more && text.len() < LINES {
                 match walk.some().map_err(|e| refuse(&e))? {
                     Some(some) => {
                         count += some.len();
-                        some.iter().for_each(|(name, size, at)| text.extend(list::list_line(name, *size, *at).bytes()));
+                        for (name, size, at) in &some {
+                            let by = hosted.writer(name).map_err(|e| refuse(&e))?;
+                            text.extend(list::list_line(name, *size, *at, by.as_deref()).bytes());
+                        }
                     }
                     None => more = false,
                 }
@@ -198,7 +203,7 @@ pub async fn list(
     request: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Refusal> {
     let walk = Some(Walk::new(&hosted.storage, class));
-    let mut lister = Lister { server: server.clone(), client: client.clone(), walk, count: 0 };
+    let mut lister = Lister { server: server.clone(), client: client.clone(), walk, hosted: hosted.clone(), count: 0 };
     let first = lister.piece().await?;
     let (sender, pieces) = mpsc::channel::<Bytes>(1);
     let _ = first.map(|first| sender.try_send(first));

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{RepositoryId, SnapshotId};
+use crate::remote::list::is_client;
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::objects::account::{Account, Amount};
 use crate::serve::objects::shape;
@@ -19,6 +20,8 @@ use crate::storage::{Class, Created, Name, Storage};
 
 /// The directory with who began which session, inside the repository's.
 const OWNERS: &str = ".owners";
+/// The directory with who put which snapshot.
+const WRITERS: &str = ".writers";
 /// A note who began a session that is not there is removed when it is older than this: the server that made it was killed
 /// before the session got its name.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -66,13 +69,24 @@ impl Hosted {
         identity(path).is_ok_and(|found| found == self.directory)
     }
 
-    fn owner_file(&self, id: SnapshotId) -> PathBuf {
-        self.storage.path().join(OWNERS).join(id.to_string())
+    /// The note about `id` in this directory.
+    fn note(&self, directory: &str, id: SnapshotId) -> PathBuf {
+        self.storage.path().join(directory).join(id.to_string())
+    }
+
+    /// Writes a note, durably.
+    fn write_note(&self, directory: &str, id: SnapshotId, text: &str) -> io::Result<()> {
+        let path = self.storage.path().join(directory);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(self.note(directory, id))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all())?;
+        fs::File::open(&path).and_then(|d| d.sync_all())
     }
 
     /// Who began a session; `None` when nobody did, or it has ended.
     pub fn owner(&self, id: SnapshotId) -> Result<Option<String>> {
-        match fs::read_to_string(self.owner_file(id)) {
+        match fs::read_to_string(self.note(OWNERS, id)) {
             Ok(owner) => Ok(Some(owner)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io(format!("cannot tell who began session {}", id.short()), e)),
@@ -88,19 +102,24 @@ impl Hosted {
             _ => {}
         }
         let failed = || format!("cannot note who began session {}", id.short());
-        let path = self.owner_file(id);
-        let directory = self.storage.path().join(OWNERS);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).at(failed)?;
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).at(failed)?;
-        file.write_all(who.as_bytes()).and_then(|()| file.sync_all()).at(failed)?;
-        fs::File::open(&directory).and_then(|d| d.sync_all()).at(failed)?;
+        self.write_note(OWNERS, id, who).at(failed)?;
         Ok(true)
+    }
+
+    /// Who put a snapshot; `None` when that is not known, and of all other objects.
+    pub fn writer(&self, name: &Name) -> Result<Option<String>> {
+        let Name::Snapshot(id) = name else { return Ok(None) };
+        match fs::read_to_string(self.note(WRITERS, *id)) {
+            Ok(writer) => Ok(Some(writer).filter(|writer| is_client(writer))),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
+            Err(e) => Err(Error::io(format!("cannot tell who put snapshot {}", id.short()), e)),
+        }
     }
 
     /// Forgets who began a session that has ended.
     fn release(&self, id: SnapshotId) {
         // One that stays is some bytes; its session is gone.
-        let _ = fs::remove_file(self.owner_file(id));
+        let _ = fs::remove_file(self.note(OWNERS, id));
     }
 
     /// Whether an object is there.
@@ -163,12 +182,17 @@ impl Hosted {
         Ok(count >= most)
     }
 
-    /// Removes notes of sessions that never came to be.
+    /// Removes notes of sessions and snapshots that never came to be, or went past this server.
     fn drop_stale_claims(&self) {
-        let directory = self.storage.path().join(OWNERS);
+        self.drop_stale(OWNERS, Class::Sessions);
+        self.drop_stale(WRITERS, Class::Snapshots);
+    }
+
+    fn drop_stale(&self, directory: &str, class: Class) {
+        let directory = self.storage.path().join(directory);
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let leaf = entry.file_name();
-            let name = leaf.to_str().and_then(|leaf| Name::parse(Class::Sessions, leaf));
+            let name = leaf.to_str().and_then(|leaf| Name::parse(class, leaf));
             let age = entry.metadata().and_then(|m| m.modified()).map(|at| SystemTime::now().duration_since(at));
             if let (Some(name), Ok(Ok(age))) = (name, age)
                 && age > STALE
@@ -232,7 +256,20 @@ impl Hosted {
                 return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
             }
         }
+        // Noted before the name is given: a snapshot without a note would be of a series of its own.
+        let noted = match name {
+            Name::Snapshot(id) if !self.has(name) => {
+                let what = || format!("cannot note who put snapshot {}", id.short());
+                self.write_note(WRITERS, *id, who).at(what).map_err(failed)?;
+                Some(*id)
+            }
+            _ => None,
+        };
         let created = upload.finish().map_err(failed)?;
+        if let (Created::Exists, Some(id)) = (created, noted) {
+            // Somebody was faster, past this server.
+            let _ = fs::remove_file(self.note(WRITERS, id));
+        }
         if created == Created::New {
             account.settle(reserved.bytes, true);
             reserved.settled = true;
@@ -248,6 +285,9 @@ impl Hosted {
         let size = self.storage.remove(name)?;
         if let Some(size) = size {
             account.gone(size);
+        }
+        if let Name::Snapshot(id) = name {
+            let _ = fs::remove_file(self.note(WRITERS, *id));
         }
         drop(account);
         if let Name::Session(id) = name {
