@@ -1,6 +1,7 @@
 //! `cat`: a file's bytes to standard output.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 use yester::model::{Content, Item, Kind, escape};
@@ -39,7 +40,9 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
     match &node.kind {
         Kind::File(content) => write(&reader, content).map_err(|e| e.context(shown)).map(|()| Outcome::Done),
         Kind::Directory(_) => {
-            Err(Error::invalid(format!("{shown} is a directory: yester ls lists it, yester restore copies it")))
+            let spec = escape(args.spec.as_bytes());
+            let text = format!("yester ls {spec} lists it, yester restore {spec} copies it");
+            Err(Error::invalid(format!("{shown} is a directory: {text}")))
         }
         Kind::Symlink(target) => Err(Error::invalid(format!("{shown} is a link to {}: name that file", escape(target)))),
         _ => Err(Error::invalid(format!("{shown} is a pipe, socket or device and holds no bytes"))),

@@ -147,8 +147,8 @@ fn outcome(stuck: Tally, lost: u64, examples: &[PackId]) -> Outcome {
     let more = if examples.is_empty() || stuck.count > examples.len() as u64 { ", …" } else { "" };
     let names = if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) };
     Outcome::Partial(format!(
-        "{}{names} cannot be freed: {chunks}. yester check names the files; an ingest of them stores the chunks again, or \
-         yester forget gives the snapshots up; the next prune then frees the packs",
+        "{}{names} cannot be freed: {chunks}. yester check names the files and their snapshots; an ingest of the files \
+         stores the chunks again, or yester forget ID gives a snapshot up; the next prune then frees the packs",
         packs(stuck)
     ))
 }

@@ -157,9 +157,8 @@ fn troubles<T>(copies: &Copies<T>, what: &str, lost: &str) -> Vec<String> {
         })
         .collect();
     if copies.differ() {
-        let text =
-            "differ, and each is whole by itself: somebody put one there; if you do not know it, remove it and add another";
-        out.push(format!("the copies of {what} {text}"));
+        let text = "differ, and each is whole by itself: somebody put one there. If you do not know it";
+        out.push(format!("the copies of {what} {text}: {lost}, and yester key add makes another"));
     }
     out
 }

@@ -118,10 +118,12 @@ fn forgotten(repo: &Repository, findings: &mut Findings<'_>, listed: &HashSet<Sn
     for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| marks::read(repo, *id))) {
         let (name, found) = (Name::Forgotten(*id), found?);
         let next = match listed.contains(id) {
-            true => "the snapshot is not forgotten by it; yester prune removes the mark, yester forget writes it anew",
-            false => "it counts for nothing; yester repair objects removes it, or writes it anew",
+            true => {
+                format!("the snapshot is not forgotten by it; yester prune removes the mark, yester forget {id} writes it anew")
+            }
+            false => "it counts for nothing; yester repair objects removes it, or writes it anew".to_owned(),
         };
-        wrong(findings, &name, &found, next, next);
+        wrong(findings, &name, &found, &next, &next);
         if matches!(found, Small::Sound(_)) {
             out.insert(*id);
         }
