@@ -5,7 +5,7 @@
 mod program;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use program::{World, finish};
 
@@ -86,17 +86,27 @@ fn links(page: &Path) -> Vec<String> {
 #[test]
 fn every_page_is_on_the_map_and_every_link_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs: Vec<_> = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    for page in docs.iter().chain([&root.join("README.md")]) {
+    let [docs, decisions] = [root.join("docs"), root.join("docs/decisions")].map(|dir| pages(&dir));
+    for page in docs.iter().chain(&decisions).chain([&root.join("README.md")]) {
         for link in links(page) {
             assert!(page.parent().unwrap().join(&link).exists(), "{}: {link} is not there", page.display());
         }
     }
-    let map = links(&root.join("docs/README.md"));
-    for page in &docs {
-        let name = page.file_name().unwrap().to_str().unwrap();
-        assert!(name == "README.md" || map.iter().any(|link| link == name), "docs/README.md does not lead to {name}");
+    for pages in [&docs, &decisions] {
+        let map = pages.iter().find(|page| page.ends_with("README.md")).expect("a map of the pages");
+        let map_links = links(map);
+        for page in pages.iter().filter(|page| *page != map) {
+            let name = page.file_name().unwrap().to_str().unwrap();
+            assert!(map_links.iter().any(|link| link == name), "{} does not lead to {name}", map.display());
+        }
     }
+    assert!(links(&root.join("docs/README.md")).iter().any(|link| link == "decisions/README.md"));
+}
+
+/// The pages in a directory, without those in directories of it.
+fn pages(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
 /// The tests in a file, or in the files of a directory.
