@@ -180,7 +180,10 @@ pub struct BatchFile {
 #[derive(Debug)]
 pub struct Chunks<'a> {
     keys: &'a Keys,
+    /// The index as it was at first: of what the parent has, and what frames may be differences from.
     index: &'a Index,
+    /// The index as it was when others had last added to it.
+    fresh: Option<Arc<Index>>,
     known: Known,
     /// Reads the recipes of previous versions.
     trees: Option<Arc<TreeReader>>,
@@ -215,6 +218,7 @@ impl<'a> Chunks<'a> {
         Chunks {
             keys,
             index,
+            fresh: None,
             known: Known::default(),
             trees,
             stored: HashSet::default(),
@@ -233,18 +237,20 @@ impl<'a> Chunks<'a> {
     /// Whether this chunk must be stored; from now on it counts as known.
     fn is_new(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let key = id.key();
-        if self.stored.contains(&key)
-            || self.known.find(self.index, kind, &key)?.is_some()
-            || self.own.find(kind, &key)?.is_some()
-        {
+        let index = self.fresh.as_deref().unwrap_or(self.index);
+        if self.stored.contains(&key) || self.known.find(index, kind, &key)?.is_some() || self.own.find(kind, &key)?.is_some() {
             return Ok(false);
         }
         Ok(self.stored.insert(key))
     }
 
     fn submit(&mut self, kind: PackKind, gathered: Gathered) -> Result<()> {
-        for Indexed { segments, keys } in self.indexed.try_iter() {
+        for Indexed { segments, keys, fresh } in self.indexed.try_iter() {
             self.own.set_session(segments);
+            if fresh.is_some() {
+                // Places in the one index say nothing of the other.
+                (self.fresh, self.known) = (fresh, Known::default());
+            }
             for key in &keys {
                 self.stored.remove(key);
             }

@@ -27,6 +27,7 @@ use crate::ingest::claims::Claims;
 use crate::ingest::exclude::Rules;
 use crate::ingest::handles::Handles;
 use crate::ingest::level::Adoption;
+use crate::ingest::others::Others;
 use crate::ingest::parent::ParentTree;
 use crate::ingest::plan::{Outlets, Planner, Walked};
 use crate::ingest::read::Reading;
@@ -56,6 +57,7 @@ mod holes;
 mod level;
 mod limits;
 mod options;
+mod others;
 mod parent;
 mod plan;
 mod read;
@@ -118,7 +120,12 @@ pub fn ingest(
         let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer, again };
         match attempt.run()? {
             End::Done(report) => return Ok(*report),
-            End::Fenced => fenced += 1,
+            End::Fenced => {
+                fenced += 1;
+                let message = "it was ended by a prune, or removed: the ingest begins again, and finds what it has stored as \
+                               far as that is still there";
+                observer.event(&Event::Note { subject: b"session", message });
+            }
             End::Damaged => damaged += 1,
         }
         if fenced == FENCED_TRIES {
@@ -305,8 +312,14 @@ impl Attempt<'_> {
             return Ok(End::Damaged);
         }
         let skip = self.options.dry_run || same;
-        if others && !skip {
+        if (others || stored.counted_on_others) && !skip {
             self.repo.storage().sync_everything()?;
+        }
+        // A session goes after its fence. Where somebody took it away without one, nothing kept prune from what this counts
+        // on: then it is fenced here.
+        if !skip && session::has_ended(self.repo, id)? {
+            session::fence(self.repo, id, now())?;
+            return Ok(End::Fenced);
         }
         let committed = !skip && snapshots::commit(self.repo, &snapshot)?;
         if !skip && !committed {
@@ -320,7 +333,7 @@ impl Attempt<'_> {
     fn pipeline(
         &self,
         session: SnapshotId,
-        index: &Index,
+        index: &Arc<Index>,
         parent_tree: Option<ParentTree>,
         parent: Option<&Snapshot>,
     ) -> Result<(Walked, Assembled, Stored, Option<ParentTree>)> {
@@ -365,7 +378,9 @@ impl Attempt<'_> {
             drop((messages_in, small, big, jobs));
             let readers = Readers { small: small_in.clone(), big: big_in.clone() };
             let (indexed_in, indexed) = unbounded();
-            let storer = scope.spawn(move || sink::store_packs(self.repo, complete, &indexed_in, self.options.segment_chunks));
+            let others = Others::new(session, index.clone());
+            let segment_chunks = self.options.segment_chunks;
+            let storer = scope.spawn(move || sink::store_packs(self.repo, complete, &indexed_in, segment_chunks, others));
             let (budget, lead, messages) = (&budget, &lead, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {

@@ -12,16 +12,19 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
+use crate::ingest::others::Others;
 use crate::model::{ChunkKey, SegmentId, SnapshotId};
 use crate::repo::Repository;
-use crate::repo::index::merge;
 use crate::repo::index::paged::PagedSegment;
 use crate::repo::index::segment::Segment;
+use crate::repo::index::{Index, merge};
 use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
 use crate::repo::reader::ChunkReader;
 
 /// Packs that are written between two segments of a running ingest: what a killed one loses is found again up to here.
 const PACKS_A_SEGMENT: usize = 16;
+/// The same while other writers are at work: they find what is in a segment.
+const PACKS_BESIDE_OTHERS: usize = 4;
 
 /// A pack under construction.
 #[derive(Debug)]
@@ -171,6 +174,8 @@ pub struct Stored {
     pub tree_packs: u64,
     /// Bytes of packs and segments.
     pub bytes: u64,
+    /// Whether something was counted on that others stored meanwhile.
+    pub counted_on_others: bool,
 }
 
 /// What is in the index from now on: the session's segments, in the place of those before, and the keys that are new in
@@ -181,17 +186,21 @@ pub struct Indexed {
     pub segments: Vec<Arc<PagedSegment>>,
     /// Keys of the last one.
     pub keys: Vec<ChunkKey>,
+    /// The whole index as it is now, when other writers have added to it.
+    pub fresh: Option<Arc<Index>>,
 }
 
 /// Stores complete packs until there are none left, with a segment now and then and one at the end. When this
-/// returns, all of them are durable and indexed. Every segment but the last is told to `indexed`.
+/// returns, all of them are durable and indexed. Every segment but the last is told to `indexed`, and so is what `others`
+/// have indexed meanwhile.
 pub fn store_packs(
     repo: &Repository,
     complete: Receiver<Arc<PackBuild>>,
     indexed: &Sender<Indexed>,
     segment_chunks: usize,
+    others: Others,
 ) -> Result<Stored> {
-    let storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new() };
+    let storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new(), others };
     let at_once = repo.storage().creates_at_once();
     if at_once <= 1 {
         let stored = complete.iter().map(|build| move || store_pack(repo, &build));
@@ -231,6 +240,7 @@ struct Storer<'a> {
     /// Chunks of the packs that wait for a segment.
     chunks: usize,
     own: Vec<Arc<PagedSegment>>,
+    others: Others,
 }
 
 impl Storer<'_> {
@@ -240,9 +250,15 @@ impl Storer<'_> {
         S: FnOnce() -> Result<StoredPack>,
     {
         for pack in packs {
-            if self.waiting.len() >= PACKS_A_SEGMENT || self.chunks >= segment_chunks {
+            self.others.packs += 1;
+            let beside = self.others.packs >= PACKS_BESIDE_OTHERS && self.others.look(self.repo)?;
+            if self.waiting.len() >= if beside { 1 } else { PACKS_A_SEGMENT } || self.chunks >= segment_chunks {
                 // Nobody listens any more when the ingest is at its end.
                 let _ = indexed.send(self.index()?);
+            }
+            if let Some(fresh) = self.others.fresh.take() {
+                self.stored.counted_on_others = true;
+                let _ = indexed.send(Indexed { segments: self.own.clone(), keys: Vec::new(), fresh: Some(fresh) });
             }
             self.add(pack()?);
         }
@@ -269,6 +285,7 @@ impl Storer<'_> {
         let written = Segment::of_packs(&self.waiting).store(self.repo, Vec::new())?;
         self.repo.storage().sync()?;
         self.stored.bytes += written.1;
+        self.others.own.insert(written.0);
         self.chunks = 0;
         Ok(Some(written))
     }
@@ -285,11 +302,12 @@ impl Storer<'_> {
             let Some((id, size)) = merge::merge(self.repo, &parts, &replaced, &|_| true)? else { break };
             self.repo.storage().sync()?;
             self.stored.bytes += size;
+            self.others.own.insert(id);
             self.own.retain(|segment| !parts.iter().any(|part| part.id() == segment.id()));
             self.own.push(Arc::new(PagedSegment::open(self.repo, id, size)?));
         }
         let packs = std::mem::take(&mut self.waiting);
         let keys = packs.iter().flat_map(|pack| &pack.entries).flat_map(|entry| entry.chunks.iter().map(|(key, _)| *key));
-        Ok(Indexed { segments: self.own.clone(), keys: keys.collect() })
+        Ok(Indexed { segments: self.own.clone(), keys: keys.collect(), fresh: None })
     }
 }

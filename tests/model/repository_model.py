@@ -2,7 +2,8 @@
 """Exhaustive small-model check of the repository protocol (design, part 5).
 
 usage: repository_model.py [--writers W] [--pruners P] [--mergers M] [--rounds R] [--retry 0|1] [--uploads K]
-                           [--unknown] [--repack] [--reland] [--delta] [--wait] [--variant NAME[+NAME]] [--limit STATES] [--list]
+                           [--unknown] [--repack] [--reland] [--delta] [--wait] [--reload] [--variant NAME[+NAME]] [--limit STATES]
+                           [--list]
 
 What is modelled, one storage operation to a step, every interleaving:
   packs        a pack is a set of chunks; pack 0 holds chunk a
@@ -17,6 +18,8 @@ can. --repack: a pruner may copy live chunks to a new pack. --reland: a repeated
 session is open, and a sentence stays when one is. In every run the mark and the sentence come before any session is
 settled, and only older sessions are: that is the order of --wait, and that of prune without it (which settles all of
 them before it marks) is a part of what is explored.
+--reload: before a writer uploads it may load segments, condemned and packs/ again, in this order, as often as it likes,
+and uploads only what is in none of them; what it counted on before it does not look for again.
 A sentence lists what its author's mark found dead; with `any_sentence` it lists any packs at all.
 
 Properties, in every state: (1) each chunk of each snapshot not forgotten is in a present pack; (2) a visible segment
@@ -71,6 +74,7 @@ VARIANTS = {
  'resurrect':       'prune takes a pack found live out of its sentence',
  'dup_condemned':   'prune counts copies in condemned packs when it looks for another copy of a live chunk',
  'retry_stale':     'a fenced writer re-checks against the segments it loaded before the fence',
+ 'reload_all':      'with --reload: a writer that loads the index again does not look which packs are condemned',
  'kept':            'another repair: sentences are numbered and never removed; done/<n> says that n is carried out',
  'base_uncounted':  'with --delta: a writer counts a difference whose base may be gone (D1 broken)',
  'base_unmarked':   'with --delta: prune does not need the bases of what it needs (D2 broken)',
@@ -79,7 +83,7 @@ VARIANTS = {
 ap = argparse.ArgumentParser()
 for n, d in (('writers', 1), ('pruners', 1), ('mergers', 0), ('rounds', 1), ('retry', 1), ('uploads', 3)):
     ap.add_argument('--' + n, type=int, default=d)
-for n in ('unknown', 'repack', 'reland', 'delta', 'wait', 'list'): ap.add_argument('--' + n, action='store_true')
+for n in ('unknown', 'repack', 'reland', 'delta', 'wait', 'reload', 'list'): ap.add_argument('--' + n, action='store_true')
 ap.add_argument('--variant', default='repaired'); ap.add_argument('--limit', type=int, default=12_000_000)
 opt = ap.parse_args()
 if opt.list:
@@ -111,7 +115,8 @@ ME = field(3 * M)                                       # merger: step, segments
 init = array('H', [0] * _n)
 init[PRES] = init[HASA] = init[SEG] = 1; init[SN] = 1
 
-(W_START, W_SESSION, W_LIST, W_SEGS, W_COND, W_PACKS, W_UP, W_SEG, W_REREAD, W_COMMIT, W_READ, W_END, W_DONE) = range(13)
+(W_START, W_SESSION, W_LIST, W_SEGS, W_COND, W_PACKS, W_UP, W_SEG, W_REREAD, W_COMMIT, W_READ, W_END, W_DONE,
+ W_RSEGS, W_RCOND, W_RPACKS) = range(16)
 (P_IDLE, P_REPACK, P_COND, P_READY, B_SESS, B_FENCE, B_SNAPS, B_FORG, B_COND, B_PACKS, B_DEL, B_SEGS, B_WSEG, B_DSEG,
  B_DROP, B_DSESS, B_DFENCE, B_RM) = range(18)
 FIXED = (1 << NP) - 1
@@ -187,7 +192,16 @@ def writer(s, i, emit):
         if CHECK_ALWAYS and 'presence_first' not in V or 'presence_some' in V and s[CE]: t[w + U] = adopt; t[w] = W_PACKS
         else: decide(adopt)
     elif pc == W_PACKS: t[w + KN] &= s[PRES]; decide(s[w + U]); say = 'lists packs'
+    elif pc == W_RSEGS:                                 # what was counted on stays so; only what is missing is looked for
+        t[w + KN] = segments(s)[1]; t[w] = W_RCOND; say = 'loads the segments again'
+    elif pc == W_RCOND:
+        t[w] = W_RPACKS; say = 'reads condemned for them'
+        if 'reload_all' not in V: t[w + KN] &= ~condemned(s)
+    elif pc == W_RPACKS:
+        t[w + KN] &= s[PRES]; t[w + U] = s[w + U] & uploads(t, t[w + KN]); say = 'lists packs for them'
+        t[w] = W_UP if t[w + U] else W_REREAD
     elif pc == W_UP:
+        if opt.reload: q = t[:]; q[w] = W_RSEGS; emit('W%d' % i, 'sees other segments', q)
         if s[w + UP] == K: return                       # the model's bound
         p = 1 << (1 + i * K + s[w + UP]); t[PRES] |= p; t[w + KN] |= p
         hold(t, p, s[w + U]); t[w + U] = 0; t[w] = W_SEG; say = 'uploads a pack with ' + ' a b ab'.split(' ')[s[w + U]]

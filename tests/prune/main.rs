@@ -12,3 +12,4 @@ mod crash;
 mod damage;
 mod delta;
 mod rules;
+mod together;

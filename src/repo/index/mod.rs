@@ -78,6 +78,9 @@ pub struct Index {
     rescue: bool,
     /// Segments that cannot be opened, and are left out.
     ignored: Vec<SegmentId>,
+    /// Packs that a list of packs marked for deletion has named, whenever this index or one before it was loaded for
+    /// writing.
+    sentenced: HashSet<PackId>,
 }
 
 impl Index {
@@ -128,6 +131,7 @@ impl Index {
             damaged: self.damaged.clone(),
             rescue: true,
             ignored: self.ignored.clone(),
+            sentenced: self.sentenced.clone(),
         }))
     }
 
@@ -188,8 +192,20 @@ impl Index {
         };
         let Found { segments, replaced, damaged, listed, began, .. } = found;
         let unsound = Arc::new(Damaged::load(repo)?);
-        let (usable, suspicious, rescue, ignored) = (None, false, false, Vec::new());
-        Ok((Index { segments, pages, usable, replaced, suspicious, listed, began, damaged: unsound, rescue, ignored }, damaged))
+        let index = Index {
+            segments,
+            pages,
+            usable: None,
+            replaced,
+            suspicious: false,
+            listed,
+            began,
+            damaged: unsound,
+            rescue: false,
+            ignored: Vec::new(),
+            sentenced: HashSet::new(),
+        };
+        Ok((index, damaged))
     }
 
     /// When the listing began that this index is of: what was stored and indexed before is in it.
@@ -208,9 +224,20 @@ impl Index {
     /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and under no sentence, and in a frame
     /// that is not known to be damaged.
     pub fn load_for_writing(repo: &Repository) -> Result<Index> {
-        let mut index = Self::load_to_go_on(repo, None)?;
+        Self::load_to_write(repo, None)
+    }
+
+    /// The index as a writer needs it now, whose session has been open since before it loaded this one: in the same order.
+    /// A pack that was marked for deletion at any time since does not count again.
+    pub fn load_again_for_writing(&self, repo: &Repository) -> Result<Index> {
+        Self::load_to_write(repo, Some(self))
+    }
+
+    fn load_to_write(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+        let mut index = Self::load_to_go_on(repo, old)?;
         let lists = crate::repo::index::condemned::read_all(repo)?;
-        let sentenced = lists.packs();
+        let mut sentenced = lists.packs();
+        sentenced.extend(old.into_iter().flat_map(|old| &old.sentenced));
         let present: HashMap<PackId, u64> = list_packs(repo)?;
         let mut missing = false;
         let mut usable = |pack: &SegmentPack| match present.get(&pack.id) {
@@ -225,7 +252,14 @@ impl Index {
         let damaged = !index.damaged.records.is_empty();
         let listed = !lists.lists.is_empty() || lists.damaged;
         index.suspicious = missing || damaged || listed || !index.ignored.is_empty();
+        index.sentenced = sentenced;
         Ok(index)
+    }
+
+    /// The segments that are listed now and were not when this was loaded.
+    pub fn new_segments(&self, repo: &Repository) -> Result<Vec<SegmentId>> {
+        let listed = list_segments(repo)?.into_iter().map(|(_, id)| id);
+        Ok(listed.filter(|id| self.listed.binary_search(id).is_err()).collect())
     }
 
     /// An index of what a session has stored so far, which shares the page cache of this one: empty at first.
@@ -241,6 +275,7 @@ impl Index {
             damaged: Arc::default(),
             rescue: false,
             ignored: Vec::new(),
+            sentenced: HashSet::new(),
         }
     }
 
