@@ -1,10 +1,10 @@
 //! `check`: whether the repository is whole, and what of the snapshots is not.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
+use parking_lot::Mutex;
 use serde::Serialize;
 use yester::local::state::LocalState;
 use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
@@ -69,7 +69,7 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     display.finish();
     let mut report = checked?;
     report.damage += vanished.len() as u64;
-    findings.wrong.into_inner().unwrap_or_else(|e| e.into_inner())?;
+    findings.wrong.into_inner()?;
     let mut out = Output::new();
     if json {
         out.json(&summary(&report, began.elapsed()))?;
@@ -171,7 +171,7 @@ impl Findings<'_> {
     fn write<T: Serialize>(&self, value: &T) {
         let mut out = Output::new();
         let written = out.json(value).and_then(|()| out.finish());
-        let mut wrong = self.wrong.lock().unwrap_or_else(|e| e.into_inner());
+        let mut wrong = self.wrong.lock();
         if wrong.is_ok() {
             *wrong = written;
         }

@@ -14,9 +14,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 use yester::sys::{mount, process};
@@ -90,7 +91,7 @@ pub fn run(parent: u32) {
         let mut byte = [0];
         while let Ok(1) = std::io::stdin().read(&mut byte) {
             match byte {
-                [0] if message.len() > 8 => *told.lock().unwrap_or_else(PoisonError::into_inner) = parse(&message),
+                [0] if message.len() > 8 => *told.lock() = parse(&message),
                 [byte] => message.push(byte),
             }
         }
@@ -107,7 +108,7 @@ pub fn run(parent: u32) {
             break;
         }
     }
-    let watched = watched.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let watched = watched.lock().take();
     if let (Some((device, point)), true) = (watched, process::has_threads(parent)) {
         let _ = mount::abort(device, &point);
     }

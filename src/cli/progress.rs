@@ -2,13 +2,14 @@
 //! entry; and on SIGUSR1 how far it is.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use yester::model::escape;
 use yester::observe::{Action, EntryKind, Event, Observer};
@@ -117,7 +118,7 @@ impl Display {
     }
 
     fn ticker(&self) -> MutexGuard<'_, Option<Ticker>> {
-        self.ticker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ticker.lock()
     }
 
     /// Takes the bar away: the summary comes. Standard output must not be in use.
@@ -175,7 +176,7 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn above(&self, print: impl FnOnce()) {

@@ -1,7 +1,8 @@
 //! A budget of bytes in flight: what keeps memory constant whatever the source.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
 struct State {
@@ -40,14 +41,14 @@ impl Budget {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits until `bytes` may be held for `slot`. False: the operation is over.
     pub fn take(&self, slot: u64, bytes: u64) -> bool {
         let mut state = self.state();
         while !state.may_take(slot, bytes, self.limit) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
         state.used += bytes;
         *state.held.entry(slot).or_default() += bytes;

@@ -4,7 +4,9 @@
 //! and opened again on the way back; for the files, the walk waits until readers are done with some.
 
 use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::sys::Dir;
 
@@ -28,7 +30,7 @@ impl Handles {
     }
 
     fn open(&self) -> MutexGuard<'_, usize> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// Whether one more must wait.
@@ -40,7 +42,7 @@ impl Handles {
     pub fn wait(&self, own: usize) {
         let mut open = self.open();
         while *open >= self.limit && *open > own {
-            open = self.changed.wait(open).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut open);
         }
     }
 }

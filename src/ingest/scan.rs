@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::ingest::handles::Handle;
 use crate::sys::{self, Dir, FileKind, Listing, Stat, xattr};
@@ -98,7 +100,7 @@ pub struct Cell {
 
 impl Cell {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes the cell for scanning, if nobody has; the directory that it is in.
@@ -142,7 +144,7 @@ impl Scanner {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// Announces directories, in the order in which they will be needed; they come before all announced earlier.
@@ -173,7 +175,7 @@ impl Scanner {
                 }
                 other => *state = other,
             }
-            state = cell.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+            cell.done.wait(&mut state);
         }
     }
 
@@ -196,7 +198,7 @@ impl Scanner {
         while !queue.closed {
             let next = if queue.ahead < self.most_ahead { queue.cells.pop_front() } else { None };
             let Some(cell) = next else {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait(&mut queue);
                 continue;
             };
             let Some(parent) = cell.claim() else { continue };

@@ -3,11 +3,12 @@
 //! A frame gets its pack and its number before it is compressed, so that a worker can compress, seal and check it in
 //! one go, with everything in its cache; packs are put together in order when their last frame is there.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +46,7 @@ struct BuildState {
 
 impl PackBuild {
     fn state(&self) -> MutexGuard<'_, BuildState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Changes the state; answers whether this change made the pack complete.

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
 
 use crate::local::state::LocalState;
 use crate::model::{RepositoryId, SnapshotId, Timestamp};
@@ -77,7 +78,7 @@ impl Watch {
 
     /// Takes note of the newest sign of life of each session that is open; answers how long each stands still.
     pub fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, Still> {
-        let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        let mut seen = self.seen.lock();
         // Another process may need it just now: then what this process has seen must do.
         if let Some(state) = self.place.as_ref().and_then(|(directory, id)| LocalState::open(directory, *id)) {
             let known = state.sessions();

@@ -1,7 +1,8 @@
 //! Limits of bytes a second.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Lets so many bytes pass a second, whoever asks. What was not used is not saved up for longer than a moment.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ impl Rate {
 
     /// How long to wait before these bytes may pass.
     fn reserve(&self, bytes: usize, now: Instant) -> Duration {
-        let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
+        let mut free = self.free.lock();
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let start = free.unwrap_or(earliest).max(earliest);
         let end = start + Duration::from_secs_f64(bytes as f64 / self.bytes_a_second as f64);

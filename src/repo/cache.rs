@@ -12,9 +12,11 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::model::{PackId, SegmentId};
@@ -82,19 +84,19 @@ impl SegmentCache {
 
     /// Copies a segment of `size` bytes here, when there is or can be made room for it.
     fn fetch(&self, storage: &dyn Storage, id: &SegmentId, size: u64) -> Option<File> {
-        let _copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
+        let _copying = self.copying.lock();
         if let Some(file) = self.get(id, size) {
             return Some(file);
         }
         {
-            let mut promised = self.room.lock().unwrap_or_else(|e| e.into_inner());
+            let mut promised = self.room.lock();
             if !self.make_room(size, &[&self.trees, &self.directory]) {
                 return None;
             }
             *promised = size;
         }
         let copied = self.copy_whole(storage, id, size);
-        *self.room.lock().unwrap_or_else(|e| e.into_inner()) = 0;
+        *self.room.lock() = 0;
         copied
     }
 
@@ -178,7 +180,7 @@ impl SegmentCache {
         if written == u64::MAX {
             return;
         }
-        let promised = self.room.lock().unwrap_or_else(|e| e.into_inner());
+        let promised = self.room.lock();
         let mut sum = written + bytes.len() as u64;
         let look = LOOK.min(self.cap / LOOK_SHARE);
         if written == 0 || sum > look {
@@ -250,11 +252,11 @@ impl Source {
     }
 
     fn copy(&self) -> Option<Arc<File>> {
-        self.copy.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.copy.lock().clone()
     }
 
     fn opened(&self) -> Option<Arc<Kept>> {
-        self.opened.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.opened.lock().clone()
     }
 
     /// Reads a part of the segment into `out` (replaced).
@@ -285,11 +287,11 @@ impl Source {
     /// Throws the copy away, or closes the file: what was read from it was not right. False when there was none, so that
     /// what was read came from the repository itself, under the segment's name.
     pub fn drop_cached(&self) -> bool {
-        let had = self.copy.lock().unwrap_or_else(|e| e.into_inner()).take().is_some();
+        let had = self.copy.lock().take().is_some();
         if let (true, Some(cache)) = (had, &self.cache) {
             let _ = fs::remove_file(cache.path(&self.id));
         }
-        let opened = self.opened.lock().unwrap_or_else(|e| e.into_inner()).take().is_some();
+        let opened = self.opened.lock().take().is_some();
         had || opened
     }
 }

@@ -2,7 +2,6 @@
 //! storage could make up others, and prune would delete what was never forgotten.
 
 use std::collections::HashSet;
-use std::sync::PoisonError;
 
 use crate::chunk::seal;
 use crate::error::{Error, Result};
@@ -53,7 +52,7 @@ pub fn judged(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashSet<Snapshot
     let marked = listed.filter_map(|(name, _)| if let Name::Forgotten(id) = name { Some(id) } else { None });
     let marked: Vec<SnapshotId> = marked.filter(|id| wanted.contains(id)).collect();
     let (mut out, mut wrong) = (HashSet::new(), Vec::new());
-    let known = |id: &SnapshotId| repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
+    let known = |id: &SnapshotId| repo.memory.forgotten.lock().contains(id);
     let (old, new): (Vec<SnapshotId>, Vec<SnapshotId>) = marked.into_iter().partition(known);
     out.extend(old);
     let found = small::many(repo, &new, |id| read(repo, *id));
@@ -65,19 +64,19 @@ pub fn judged(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashSet<Snapshot
             Small::Gone => {}
         }
     }
-    repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).extend(&out);
+    repo.memory.forgotten.lock().extend(&out);
     small::tell(repo, &wrong, NEXT);
     Ok((out, wrong))
 }
 
 /// Whether a snapshot is forgotten.
 pub fn is_forgotten(repo: &Repository, id: SnapshotId) -> Result<bool> {
-    if repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).contains(&id) {
+    if repo.memory.forgotten.lock().contains(&id) {
         return Ok(true);
     }
     match read(repo, id)? {
         Small::Sound(_) => {
-            repo.memory.forgotten.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+            repo.memory.forgotten.lock().insert(id);
             Ok(true)
         }
         Small::Newer(e) => Err(e),

@@ -2,7 +2,8 @@
 //! stops nobody; it is told once, and prune removes it.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::chunk::seal::{self, Judged};
 use crate::error::{Error, ErrorKind, Result};
@@ -107,7 +108,7 @@ pub fn judge<T>(
 
 /// Tells, once, what is ignored, and what removes it.
 pub fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
-    let mut told = repo.memory.told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told = repo.memory.told.lock();
     let new: Vec<&(Name, Error)> = ignored.iter().filter(|(name, _)| told.insert(*name)).collect();
     match new.as_slice() {
         [] => {}

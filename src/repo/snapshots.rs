@@ -1,7 +1,5 @@
 //! Snapshots: committing, listing, naming.
 
-use std::sync::PoisonError;
-
 use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
@@ -93,7 +91,7 @@ fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<Found> {
     }
     small::tell(repo, &out.made_up, "yester prune removes it");
     let sound = out.snapshots.iter().map(|s| s.id);
-    repo.memory.snapshots.lock().unwrap_or_else(PoisonError::into_inner).extend(sound);
+    repo.memory.snapshots.lock().extend(sound);
     Ok(out)
 }
 
@@ -106,7 +104,7 @@ pub fn list_with_damage(repo: &Repository) -> Result<(Vec<Snapshot>, Vec<Error>)
 /// The ids of all snapshots that are there, authentic and not forgotten, also of damaged ones. What was read before is
 /// not read again.
 pub fn present(repo: &Repository) -> Result<Vec<SnapshotId>> {
-    let known = repo.memory.snapshots.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = repo.memory.snapshots.lock().clone();
     let (mut out, new): (Vec<SnapshotId>, Vec<SnapshotId>) = names(repo)?.into_iter().partition(|id| known.contains(id));
     let found = read_all(repo, &new)?;
     out.extend(found.snapshots.iter().map(|s| s.id).chain(found.damaged.iter().map(|(id, _)| *id)));

@@ -99,7 +99,7 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
     let (_alone, _unlocked) = match job.node.meta.flags & LOCKS {
         0 => (None, None),
         // The first link has its flags already.
-        _ => (Some(run.unlocking.lock().unwrap_or_else(|e| e.into_inner())), unlock(job, first)),
+        _ => (Some(run.unlocking.lock()), unlock(job, first)),
     };
     // The name could lead to something else by now: only what this run made or judged is linked.
     let made = first.dir(run).and_then(|from| {

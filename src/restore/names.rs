@@ -59,7 +59,7 @@ pub(crate) fn put_new(run: &Run<'_>, directory: &Arc<Directory>, temporary: &[u8
         }
     }
     // This file system renames only over what is there: two entries of this run must not both find nothing.
-    let _one = run.naming.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = run.naming.lock();
     match dir.stat(name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => dir.rename(temporary, name).map_err(failed),
         Err(e) => Err(failed(e)),

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Snapshot;
@@ -179,7 +181,7 @@ impl<'a> Run<'a> {
 
     /// Stops everything: the first such error is the answer.
     pub(crate) fn abort(&self, error: Error) {
-        self.fatal.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+        self.fatal.lock().get_or_insert(error);
         self.stopped.store(true, Ordering::Relaxed);
     }
 
@@ -190,7 +192,7 @@ impl<'a> Run<'a> {
             return self.abort(error.context(format!("the target is full; {}", crate::model::escape(subject))));
         }
         if self.options.verify && self.counts.errors.get() < FAILED {
-            self.failed.lock().unwrap_or_else(|e| e.into_inner()).insert(subject.to_vec());
+            self.failed.lock().insert(subject.to_vec());
         }
         self.counts.errors.add(1);
         self.observer.event(&Event::Warning { subject, message: &error.to_string() });
@@ -198,7 +200,7 @@ impl<'a> Run<'a> {
 
     /// Whether it was told that this entry could not be restored.
     pub(crate) fn has_failed(&self, subject: &[u8]) -> bool {
-        self.failed.lock().unwrap_or_else(|e| e.into_inner()).contains(subject)
+        self.failed.lock().contains(subject)
     }
 
     /// Says what a user should know of.
@@ -231,7 +233,7 @@ impl<'a> Run<'a> {
     /// An entry stays that the snapshot does not have.
     pub(crate) fn spared(&self, why: Why, directory: &Directory, name: &[u8]) {
         self.counts.spared.add(1);
-        let mut spared = self.spared.lock().unwrap_or_else(|e| e.into_inner());
+        let mut spared = self.spared.lock();
         spared.entry(why).or_insert_with(|| (0, self.target.path_of(directory, name))).0 += 1;
     }
 
@@ -247,26 +249,26 @@ impl<'a> Run<'a> {
     pub(crate) fn deleted(&self, directory: &Directory, name: &[u8]) {
         if self.counts.deleted.add(1) <= danger::NAMED as u64 {
             let path = self.target.path_of(directory, name);
-            self.first_deleted.lock().unwrap_or_else(|e| e.into_inner()).push(path);
+            self.first_deleted.lock().push(path);
         }
     }
 
     /// What was deleted so far, or would be.
     pub(crate) fn deletion(&self) -> Deletion {
-        let first = self.first_deleted.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let first = self.first_deleted.lock().clone();
         Deletion { entries: self.counts.deleted.get(), restored: self.counts.taken.get(), first }
     }
 
     /// Keeps the way to a directory that was found through a link.
     pub(crate) fn follow(&self, directory: &Directory, dir: &Arc<Dir>) {
         let path = self.target.below(directory, b"");
-        self.followed.lock().unwrap_or_else(|e| e.into_inner()).insert(path, dir.clone());
+        self.followed.lock().insert(path, dir.clone());
     }
 
     /// Opens the directory that these names lead to from the target.
     pub(crate) fn open_names(&self, names: &[Vec<u8>]) -> io::Result<Dir> {
         let root = self.target.root().ok_or(io::ErrorKind::NotFound)?;
-        let followed = self.followed.lock().unwrap_or_else(|e| e.into_inner());
+        let followed = self.followed.lock();
         for end in (1..=names.len()).rev().filter(|_| !followed.is_empty()) {
             let path: Vec<u8> = names[..end].iter().flat_map(|name| [b"/", name.as_slice()].concat()).collect();
             if let Some(dir) = followed.get(&path) {
@@ -310,25 +312,25 @@ impl<'a> Run<'a> {
 
     /// The directory at `path` that an earlier source went through, held once more.
     pub(crate) fn shared(&self, path: &[u8]) -> Option<Arc<Directory>> {
-        self.shared.lock().unwrap_or_else(|e| e.into_inner()).get(path).map(|directory| directory.hold())
+        self.shared.lock().get(path).map(|directory| directory.hold())
     }
 
     /// Keeps a directory that leads to a source until the end.
     pub(crate) fn share(&self, path: Vec<u8>, directory: &Arc<Directory>) {
-        self.shared.lock().unwrap_or_else(|e| e.into_inner()).insert(path, directory.hold());
+        self.shared.lock().insert(path, directory.hold());
     }
 
     /// Remembers a directory on a file system that must be synced at the end.
     pub(crate) fn touches(&self, device: (u32, u32), dir: &Arc<Dir>) {
         if self.options.sync {
-            let mut devices = self.devices.lock().unwrap_or_else(|e| e.into_inner());
+            let mut devices = self.devices.lock();
             devices.entry(device).or_insert_with(|| dir.clone());
         }
     }
 
     /// Takes an inode with several names, which was there, for one entry; false when it is another's already.
     pub(crate) fn claim(&self, stat: &Stat) -> Result<bool> {
-        let mut claims = self.claims.lock().unwrap_or_else(|e| e.into_inner());
+        let mut claims = self.claims.lock();
         let claims = claims.get_or_insert_with(|| Claims::new(self.scratch()));
         claims.claim(stat).at(|| "cannot remember which hard links are in use".to_owned())
     }
@@ -370,17 +372,17 @@ impl<'a> Run<'a> {
 
     /// Ends the run: the report, or what stopped it.
     pub(crate) fn finish(self) -> Result<RestoreReport> {
-        let shared = std::mem::take(&mut *self.shared.lock().unwrap_or_else(|e| e.into_inner()));
+        let shared = std::mem::take(&mut *self.shared.lock());
         shared.values().for_each(|directory| self.release(directory));
         self.tell_the_rest();
-        if let Some(error) = self.fatal.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(error) = self.fatal.lock().take() {
             return Err(error);
         }
         if self.stopped() {
             return Err(Error::new(ErrorKind::Interrupted, "interrupted: run the same restore again to go on"));
         }
         if !self.options.dry_run {
-            for dir in self.devices.lock().unwrap_or_else(|e| e.into_inner()).values() {
+            for dir in self.devices.lock().values() {
                 dir.sync_file_system().at(|| format!("cannot make {} durable", shown(&self.target.path)))?;
             }
         }
@@ -396,7 +398,7 @@ impl<'a> Run<'a> {
         for line in self.told_lightly.take() {
             self.note(&line.subject, &line.message);
         }
-        for (why, (count, first)) in self.spared.lock().unwrap_or_else(|e| e.into_inner()).iter() {
+        for (why, (count, first)) in self.spared.lock().iter() {
             let others = match count - 1 {
                 0 => String::new(),
                 1 => ", nor 1 other entry".to_owned(),

@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Node;
@@ -193,7 +195,7 @@ impl Target {
             return Ok(dir.clone());
         }
         let below = {
-            let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+            let mut open = self.open.lock();
             if let Some(dir) = open.get(directory.id) {
                 return Ok(dir);
             }
@@ -214,7 +216,7 @@ impl Target {
 
     /// The nearest open directory on the way to `directory`, and the names from there, the last one first.
     fn nearest<'n>(&self, directory: &'n Directory, root: &Arc<Dir>) -> (Arc<Dir>, Vec<&'n [u8]>) {
-        let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+        let mut open = self.open.lock();
         let (mut names, mut at): (Vec<&[u8]>, _) = (Vec::new(), directory);
         while let Some(parent) = &at.parent {
             if let Some(dir) = at.pinned.clone().or_else(|| open.get(at.id)) {
@@ -240,7 +242,7 @@ impl Target {
         let inner = |above: &&Arc<Directory>| above.parent.is_some() && above.pinned.is_none();
         let Some(above) = directory.parent.as_ref().filter(inner) else { return };
         let below = {
-            let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+            let mut open = self.open.lock();
             if open.get(above.id).is_some() { None } else { open.get(directory.id) }
         };
         // What cannot be opened so is looked for by its path, when it is needed.
@@ -251,7 +253,7 @@ impl Target {
         if let Some(parent) = &directory.parent {
             parent.below.store(directory.id, Ordering::Relaxed);
         }
-        let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+        let mut open = self.open.lock();
         open.clock += 1;
         let clock = open.clock;
         if open.directories.len() >= self.most_open {
@@ -266,7 +268,7 @@ impl Target {
 
     /// Forgets the descriptor of a directory that is finished.
     pub(crate) fn close(&self, directory: &Directory) {
-        self.open.lock().unwrap_or_else(|e| e.into_inner()).directories.remove(&directory.id);
+        self.open.lock().directories.remove(&directory.id);
     }
 
     /// Whether what has this `stat` must be left alone.
@@ -379,7 +381,7 @@ mod tests {
             }
             at = target.child(&at, b"d0", State { real: true, ..State::default() }, None);
         }
-        assert!(target.open.lock().unwrap().directories.len() <= target.most_open);
+        assert!(target.open.lock().directories.len() <= target.most_open);
         target.root().unwrap().make_symlink(b"d0", b"link").unwrap();
         let link = target.child(&root, b"link", State { real: true, ..State::default() }, None);
         assert!(target.open(&link).is_err());
@@ -396,11 +398,11 @@ mod tests {
             target.open(&at).unwrap().make_dir(&name, 0o700).unwrap();
             at = target.child(&at, &name, State { real: true, ..State::default() }, None);
         }
-        target.open.lock().unwrap().directories.clear();
+        target.open.lock().directories.clear();
         assert!(target.open(&at).is_ok());
         // Back, one by one, without a long way round.
         let above = at.parent().unwrap().clone();
-        let is_open = |directory: &Directory| target.open.lock().unwrap().directories.contains_key(&directory.id);
+        let is_open = |directory: &Directory| target.open.lock().directories.contains_key(&directory.id);
         target.climb(&at);
         assert!(is_open(&above));
         // One that was moved is not taken to be in the directory that it was in.

@@ -2,7 +2,8 @@
 //! have no attributes at all.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+
+use parking_lot::Mutex;
 
 use crate::model::escape;
 
@@ -34,7 +35,7 @@ pub(crate) struct Line {
 impl Told {
     /// Notes that `what` of an entry could not be set. `subject` is asked for only for the first of a kind.
     pub(crate) fn note(&self, what: &str, error: &dyn std::fmt::Display, subject: impl FnOnce() -> Vec<u8>) {
-        let mut kinds = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut kinds = self.0.lock();
         let what = if kinds.len() < KINDS || kinds.contains_key(what) { what } else { "other properties" };
         match kinds.get_mut(what) {
             Some(kind) => kind.count += 1,
@@ -47,7 +48,7 @@ impl Told {
 
     /// A line for each kind, in order; there are none afterwards.
     pub(crate) fn take(&self) -> Vec<Line> {
-        let kinds = std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()));
+        let kinds = std::mem::take(&mut *self.0.lock());
         let line = |(what, kind): (String, Kind)| {
             let others = match kind.count {
                 1 => String::new(),

@@ -10,7 +10,9 @@ use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Timestamp;
@@ -184,7 +186,7 @@ impl DirectoryStorage {
 
     /// Notes that directory number `place` has names that are not durable.
     pub(super) fn mark(&self, place: usize) {
-        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).insert(place);
+        self.dirty.lock().insert(place);
     }
 
     /// Notes that an object that is there may not be durable.
@@ -435,11 +437,11 @@ impl Storage for DirectoryStorage {
 
     fn sync(&self) -> Result<()> {
         let failed = || format!("cannot make new names durable in {}", self.describe());
-        let mut broken = self.barrier.lock().unwrap_or_else(|e| e.into_inner());
+        let mut broken = self.barrier.lock();
         if *broken {
             return Err(Error::new(ErrorKind::Io, format!("{}: that failed before", failed())));
         }
-        let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(|e| e.into_inner()));
+        let dirty = std::mem::take(&mut *self.dirty.lock());
         for place in dirty {
             let synced = self.directory(place).and_then(|dir| dir.sync());
             *broken = synced.is_err();
@@ -449,7 +451,7 @@ impl Storage for DirectoryStorage {
     }
 
     fn sync_everything(&self) -> Result<()> {
-        self.dirty.lock().unwrap_or_else(|e| e.into_inner()).extend(self.directories());
+        self.dirty.lock().extend(self.directories());
         self.sync()
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Class, Created, Name, Storage};
@@ -14,8 +15,8 @@ pub struct MemoryStorage {
 }
 
 impl MemoryStorage {
-    fn objects(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Vec<u8>>> {
-        self.objects.lock().unwrap_or_else(|e| e.into_inner())
+    fn objects(&self) -> parking_lot::MutexGuard<'_, BTreeMap<Name, Vec<u8>>> {
+        self.objects.lock()
     }
 
     /// Changes the bytes of an object behind everybody's back: what a failing disk does.

@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
@@ -66,7 +68,7 @@ impl RecordingStorage {
 
     /// What was asked since the last call of this.
     pub fn take(&self) -> Vec<Operation> {
-        std::mem::take(&mut *self.log.lock().unwrap_or_else(|e| e.into_inner()))
+        std::mem::take(&mut *self.log.lock())
     }
 
     /// From now on, `n` more changes succeed; the ones after them fail and change nothing.
@@ -86,7 +88,7 @@ impl RecordingStorage {
     }
 
     fn sky(&self) -> MutexGuard<'_, (Arc<Forecast>, usize)> {
-        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+        self.weather.lock()
     }
 
     /// Waits while what is asked for stalls.
@@ -98,7 +100,7 @@ impl RecordingStorage {
                 Weather::Failing => return Err(Error::new(ErrorKind::Io, "the storage was told to fail")),
                 Weather::Stalled => {
                     sky.1 += 1;
-                    sky = self.changed.wait(sky).unwrap_or_else(PoisonError::into_inner);
+                    self.changed.wait(&mut sky);
                     sky.1 -= 1;
                 }
             }
@@ -111,7 +113,7 @@ impl RecordingStorage {
     }
 
     fn note(&self, operation: Operation) {
-        self.log.lock().unwrap_or_else(|e| e.into_inner()).push(operation);
+        self.log.lock().push(operation);
     }
 
     fn change(&self) -> Result<()> {

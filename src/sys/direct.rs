@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{self, OFlags};
 
 use super::dir;
@@ -115,11 +115,11 @@ impl Once {
 
     /// How it is read as long as this is held: as one wants, if that can be.
     fn mode(&self, wants: Option<bool>) -> Held<'_> {
-        let mode = self.mode.read().unwrap_or_else(PoisonError::into_inner);
+        let mode = self.mode.read();
         match wants {
             Some(direct) if direct != mode.is_direct && mode.can => {
                 drop(mode);
-                let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
+                let mut mode = self.mode.write();
                 self.set(&mut mode, direct);
                 Held::Alone(mode)
             }
@@ -129,7 +129,7 @@ impl Once {
 
     /// Reads no more of it directly.
     fn give_up(&self) {
-        let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
+        let mut mode = self.mode.write();
         self.set(&mut mode, false);
         mode.can = false;
     }

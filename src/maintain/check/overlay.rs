@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::model::SegmentId;
@@ -25,16 +27,16 @@ impl Overlay {
 
     /// Does not show this segment any more.
     pub fn hide(&self, id: SegmentId) {
-        self.hidden.lock().unwrap_or_else(|e| e.into_inner()).insert(id);
+        self.hidden.lock().insert(id);
     }
 
     /// Whether any segment is hidden.
     pub fn hides(&self) -> bool {
-        !self.hidden.lock().unwrap_or_else(|e| e.into_inner()).is_empty()
+        !self.hidden.lock().is_empty()
     }
 
     fn is_hidden(&self, name: &Name) -> bool {
-        matches!(name, Name::Segment(id) if self.hidden.lock().unwrap_or_else(|e| e.into_inner()).contains(id))
+        matches!(name, Name::Segment(id) if self.hidden.lock().contains(id))
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Bytes that are kept for the next frame, at most.
 const KEPT: usize = 8 << 20;
@@ -40,7 +42,7 @@ impl Buffers {
             return Vec::with_capacity(len);
         }
         let fits = |buffer: &Vec<u8>| buffer.capacity() >= len && buffer.capacity() <= len + len / 4 + STEP;
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.0.lock();
         let found = free.buffers.iter().rposition(fits).and_then(|at| free.buffers.remove(at));
         match found {
             Some(mut buffer) => {
@@ -58,7 +60,7 @@ impl Buffers {
         }
         // What goes is unmapped without the lock.
         let mut gone = Vec::new();
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.0.lock();
         free.bytes += buffer.capacity();
         free.buffers.push_back(buffer);
         while free.bytes > KEPT
@@ -120,7 +122,7 @@ mod tests {
         let buffers = Arc::new(Buffers::default());
         let taken: Vec<Buffer> = (0..40).map(|_| buffers.keep(buffers.take(1 << 20))).collect();
         drop(taken);
-        let free = buffers.0.lock().unwrap();
+        let free = buffers.0.lock();
         assert_eq!((free.buffers.len(), free.bytes), (8, KEPT));
     }
 }

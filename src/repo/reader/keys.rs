@@ -38,22 +38,22 @@ impl ChunkReader {
                 Extent::Frames([frame.number].into())
             }
         };
-        damaged::add(&mut self.found.lock().unwrap_or_else(|e| e.into_inner()), id, &extent);
+        damaged::add(&mut self.found.lock(), id, &extent);
     }
 
     pub(super) fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
         // Many threads begin with a pack at the same time: one fetches its key.
-        let own = self.loading.lock().unwrap_or_else(|e| e.into_inner()).entry(id).or_default().clone();
-        let _loading = own.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(key) = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id) {
+        let own = self.loading.lock().entry(id).or_default().clone();
+        let _loading = own.lock();
+        if let Some(key) = self.keys.read().get(&id) {
             return Ok(key.clone());
         }
         let fetched = self.fetch_key(kind, id);
         if let Ok(key) = &fetched {
-            self.keys.write().unwrap_or_else(|e| e.into_inner()).insert(id, key.clone());
+            self.keys.write().insert(id, key.clone());
         }
         // Who comes from now on finds the key, or tries again.
-        self.loading.lock().unwrap_or_else(|e| e.into_inner()).remove(&id);
+        self.loading.lock().remove(&id);
         fetched
     }
 

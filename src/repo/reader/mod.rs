@@ -6,9 +6,10 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use quick_cache::sync::{Cache, GuardResult};
 use quick_cache::{OptionsBuilder, Weighter};
 
@@ -198,19 +199,19 @@ impl ChunkReader {
 
     /// What was found damaged of packs so far: frames that are not what was written, packs that cannot be opened.
     pub fn found(&self) -> Found {
-        self.found.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.found.lock().clone()
     }
 
     /// The index as it is now.
     pub fn index(&self) -> Arc<Index> {
-        self.index.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.index.read().clone()
     }
 
     /// Reads by this index from now on.
     pub fn set_index(&self, index: Arc<Index>) {
-        let mut checked = self.checked.lock().unwrap_or_else(|e| e.into_inner());
+        let mut checked = self.checked.lock();
         *checked = index.began();
-        *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
+        *self.index.write() = index;
     }
 
     /// Snapshots were listed a moment ago, and some of them were not known: what they need may be in segments that the
@@ -220,14 +221,14 @@ impl ChunkReader {
     }
 
     fn stale(&self) -> MutexGuard<'_, Stale> {
-        self.stale.lock().unwrap_or_else(|e| e.into_inner())
+        self.stale.lock()
     }
 
     /// An index that is newer than `tried`, for who did not find something with that; `None`: there is none, and what is
     /// missing is lost. Rule 10 of the protocol: a listing of the segments that began after the snapshots were listed,
     /// and after a pack was found to be gone, shows all that took the place of what was deleted.
     fn newer(&self, tried: &Arc<Index>) -> Result<Option<Arc<Index>>> {
-        let mut checked = self.checked.lock().unwrap_or_else(|e| e.into_inner());
+        let mut checked = self.checked.lock();
         let index = self.index();
         if !Arc::ptr_eq(tried, &index) {
             return Ok(Some(index));
@@ -243,7 +244,7 @@ impl ChunkReader {
         let index = Arc::new(index.load_again(&self.repo)?);
         *checked = index.began();
         self.stale().gone.clear();
-        *self.index.write().unwrap_or_else(|e| e.into_inner()) = index.clone();
+        *self.index.write() = index.clone();
         Ok(Some(index))
     }
 
@@ -352,7 +353,7 @@ impl ChunkReader {
         let key = frame_key(frame);
         // Another pack stood in the place of its own when this was fetched: it may have been mended since.
         self.frames.remove(&key);
-        self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&frame.pack.id);
+        self.keys.write().remove(&frame.pack.id);
         let decode = |plain: &mut Vec<u8>| self.decode_of(frame, None, &ChunkReader::bases, plain);
         self.frames.get_or_insert_with(&key, || self.framed(frame, decode))
     }
@@ -424,11 +425,11 @@ impl ChunkReader {
     /// Fetches and decodes a frame whose bases are `prefix`.
     fn decode_with(&self, frame: &FrameRef, given: Option<&[u8]>, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let id = frame.pack.id;
-        let known = self.keys.read().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
+        let known = self.keys.read().get(&id).cloned();
         if let Some(key) = known {
             match self.open_frame(&key, frame, given, prefix, plain) {
                 // The key may be that of another pack, which stood here when it was read.
-                Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id),
+                Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().remove(&id),
                 other => return other,
             };
         }
@@ -441,7 +442,7 @@ impl ChunkReader {
         };
         let opened = self.open_frame(&key, frame, given, prefix, plain);
         if let Err(e) = &opened {
-            self.keys.write().unwrap_or_else(|e| e.into_inner()).remove(&id);
+            self.keys.write().remove(&id);
             // What was given is read again, by itself.
             if given.is_none() {
                 self.note(frame, Some(&key), e);
@@ -561,7 +562,7 @@ impl ChunkReader {
         for again in [false, true] {
             let frame = if again { self.frame_again(found)? } else { self.frame(found)? };
             let chunk = chunk_of(frame, location)?;
-            let mut verified = chunk.frame.verified.lock().unwrap_or_else(|e| e.into_inner());
+            let mut verified = chunk.frame.verified.lock();
             let known = verified.contains(&location.offset);
             if known || is_right(&self.repo.keys().chunk_id(kind, &chunk)) {
                 if !known {
@@ -572,7 +573,7 @@ impl ChunkReader {
             }
         }
         // Its bases were looked at, so it was written wrong.
-        damaged::add_frame(&mut self.found.lock().unwrap_or_else(|e| e.into_inner()), found.pack.id, found.number);
+        damaged::add_frame(&mut self.found.lock(), found.pack.id, found.number);
         Err(Error::corrupt(format!("chunk {name} has other content than its name says")))
     }
 }

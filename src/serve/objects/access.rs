@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use parking_lot::Mutex;
 
 use crate::remote::protocol::{Capability, Code, REPOSITORY_HEADER, Refusal};
 use crate::remote::tokens::{Token, Tokens};
@@ -92,12 +93,12 @@ fn known(tokens: &Tokens, seen: &Mutex<HashMap<blake3::Hash, (Token, Instant)>>,
     let remembered = |seen: &HashMap<blake3::Hash, (Token, Instant)>| {
         seen.get(&key).filter(|(_, at)| at.elapsed() < BELIEVED).map(|(token, _)| token.clone())
     };
-    let fresh = remembered(&seen.lock().unwrap_or_else(|e| e.into_inner()));
+    let fresh = remembered(&seen.lock());
     let token = match fresh {
         Some(token) => token,
         None => {
             let found = tokens.find(text).map_err(|e| refuse(&e))?;
-            let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner());
+            let mut seen = seen.lock();
             let Some(token) = found else {
                 seen.remove(&key);
                 return Err(unauthorized("the token is not one of this server: it may have been revoked"));

@@ -8,8 +8,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::serve::objects::limits::Limits;
@@ -66,8 +67,8 @@ impl Gate {
         Gate { limits: limits.clone(), by_address, open: Mutex::default() }
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Place>> {
-        self.open.lock().unwrap_or_else(|e| e.into_inner())
+    fn open(&self) -> parking_lot::MutexGuard<'_, BTreeMap<u64, Place>> {
+        self.open.lock()
     }
 
     /// A connection came. Answers how many others had to go for it.

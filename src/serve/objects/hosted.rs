@@ -5,8 +5,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{RepositoryId, SnapshotId};
@@ -204,7 +206,7 @@ impl Hosted {
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(|e| e.into_inner())
+        self.account.lock()
     }
 
     fn count(&self) -> Result<Amount> {

@@ -1,8 +1,9 @@
 //! What is logged of refusals: some of each client, and how many more there were, so that nobody floods the log.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// So long refusals of one client are counted together.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -24,7 +25,7 @@ impl Journal {
     }
 
     fn wants_at(&self, who: &str, now: Instant) -> bool {
-        let mut windows = self.windows.lock().unwrap_or_else(|e| e.into_inner());
+        let mut windows = self.windows.lock();
         let is_over = |began: Instant| now.saturating_duration_since(began) >= WINDOW;
         if windows.get(who).is_none_or(|(began, _)| is_over(*began)) {
             windows.retain(|who, (began, count)| {
@@ -53,6 +54,6 @@ mod tests {
         assert_eq!((count("one", now), count("two", now), count("one", now)), (10, 10, 0));
         assert_eq!(count("one", now + WINDOW), 10);
         let logged = (0..100_000).filter(|n| journal.wants_at(&n.to_string(), now + WINDOW)).count();
-        assert!(logged < 2 * CLIENTS && journal.windows.lock().unwrap().len() <= CLIENTS + 1, "{logged}");
+        assert!(logged < 2 * CLIENTS && journal.windows.lock().len() <= CLIENTS + 1, "{logged}");
     }
 }

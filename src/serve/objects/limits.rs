@@ -1,9 +1,10 @@
 //! What a server gives: connections, memory, time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::remote::rate::Rate;
@@ -103,7 +104,7 @@ impl Budget {
 
     /// The client that a principal is.
     pub fn client(&self, principal: &Principal) -> Arc<Client> {
-        let mut clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
+        let mut clients = self.clients.lock();
         let key = (principal.id.clone(), principal.rate);
         if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
             return client;

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch as channel};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -127,7 +128,7 @@ impl Server {
         let open = self.open.clone();
         blocking(move || {
             // One at a time opens: two handles on one directory would not wait for each other's barriers.
-            let mut open = open.lock().unwrap_or_else(|e| e.into_inner());
+            let mut open = open.lock();
             if let Some(hosted) = open.get(&path).filter(|hosted| hosted.is_at(&path)) {
                 return Ok(hosted.clone());
             }

@@ -1,11 +1,12 @@
 //! A server without a network: requests are made by hand, and answered one after the other. For tests and fuzzers.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::serve::objects::access::Door;

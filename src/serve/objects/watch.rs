@@ -3,10 +3,11 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes after which writing does not wait any more.
@@ -78,7 +79,7 @@ impl Activity {
     /// An answer that begins: watched while the value lives.
     pub fn flow(self: &Arc<Self>) -> Arc<Flow> {
         let flow = Arc::new(Flow { activity: self.clone(), given: AtomicU64::new(self.now()) });
-        let mut flows = self.flows.lock().unwrap_or_else(|e| e.into_inner());
+        let mut flows = self.flows.lock();
         if flows.len() == flows.capacity() {
             flows.retain(|flow| flow.strong_count() > 0);
         }
@@ -90,7 +91,7 @@ impl Activity {
     /// that stays shut leaves the socket in motion.
     pub fn has_stuck_flow(&self, idle: Duration) -> bool {
         let now = self.now();
-        let mut flows = self.flows.lock().unwrap_or_else(|e| e.into_inner());
+        let mut flows = self.flows.lock();
         flows.retain(|flow| flow.strong_count() > 0);
         flows.iter().filter_map(Weak::upgrade).any(|flow| match flow.given.load(Ordering::Relaxed) {
             0 => false,
