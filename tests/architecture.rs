@@ -30,7 +30,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
 
 /// Words and signs, parted by spaces, that only some files may hold one after another, and the beginnings of the paths
 /// of these files below `src/`.
-const RESERVED: [(&str, &[&str]); 24] = [
+const RESERVED: [(&str, &[&str]); 25] = [
     ("fuser", &["mount/fuse.rs", "mount/session.rs"]),
     ("tokio", &["remote/", "serve/"]),
     ("tokio_rustls", &["remote/", "serve/"]),
@@ -45,6 +45,7 @@ const RESERVED: [(&str, &[&str]); 24] = [
     ("comfy_table", &["cli/"]),
     ("signal_hook", &["cli/"]),
     ("libc", &["sys/"]),
+    ("memmap2", &["sys/"]),
     ("rustix", &["sys/"]),
     ("unsafe", &["sys/"]),
     ("unsafe_code", &["sys/"]),

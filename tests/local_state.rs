@@ -14,8 +14,8 @@ use std::time::Duration;
 use program::{World, with};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
-use yester::local::state::{CachedSegment, LocalState};
-use yester::model::{PackId, RepositoryId, SegmentId, SnapshotId, Timestamp};
+use yester::local::state::LocalState;
+use yester::model::{PackId, RepositoryId, SnapshotId, Timestamp};
 use yester::repo::{InitOptions, Repository, marks};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Name, Storage};
@@ -62,7 +62,6 @@ fn open(directory: &Path) -> LocalState {
 fn fill(directory: &Path) {
     let state = open(directory);
     assert!(state.note_verified(&packs(0..500), NOW));
-    state.note_cached(SegmentId([3; 32]), 12_345, NOW);
     let (_, repo) = repository();
     assert_eq!(state.vanished(&repo, || Ok(vec![A, B])).unwrap(), []);
 }
@@ -75,8 +74,6 @@ fn remembers_nothing_false(directory: &Path, what: &str) {
     for (pack, time) in state.all_verified() {
         assert!(time == NOW && known.contains(&pack), "{what}: a false pack");
     }
-    let cached = state.cached();
-    assert!(cached.iter().all(|c| *c == CachedSegment { id: SegmentId([3; 32]), size: 12_345, used: NOW }), "{what}: {cached:?}");
     let (_, repo) = repository();
     assert_eq!(state.vanished(&repo, || Ok(vec![A, B])).unwrap(), [], "{what}: a false snapshot");
     let _ = state.note_verified(&packs(0..1), NOW);
@@ -110,13 +107,9 @@ fn what_is_noted_is_there_the_next_time() {
         assert_eq!(state.verified(packs(7..8)[0]), Some(NOW));
         assert_eq!(state.verified(packs(500..501)[0]), None);
         assert!(state.note_verified(&packs(7..8), later) && state.drop_verified(&packs(8..9)));
-        state.note_cached(SegmentId([4; 32]), 1, NOW);
-        state.note_cached(SegmentId([3; 32]), 2, later);
-        state.drop_cached(SegmentId([4; 32]));
     }
     let state = open(scratch.path());
     assert_eq!((state.verified(packs(7..8)[0]), state.verified(packs(8..9)[0])), (Some(later), None));
-    assert_eq!(state.cached(), [CachedSegment { id: SegmentId([3; 32]), size: 2, used: later }]);
     // Another repository's memory is another.
     assert!(LocalState::open(scratch.path(), RepositoryId([8; 16])).unwrap().all_verified().is_empty());
 }

@@ -1,9 +1,9 @@
 //! What this machine remembers of a repository, in sled: small, mutable, and never the only copy of a fact.
 //!
-//! Four things: the snapshots that were seen (a repository that shows fewer of them, without saying that they were
+//! Three things: the snapshots that were seen (a repository that shows fewer of them, without saying that they were
 //! forgotten, has gone back in time or lost them, and whoever holds it will not tell), when each pack was last found
-//! to be sound, which segments are cached, and which sessions of writers stand still since when. All of it may be deleted, damaged or in use at any time: then nothing is
-//! remembered, and the result of every command is the same.
+//! to be sound, and which sessions of writers stand still since when. All of it may be deleted, damaged or in use at any
+//! time: then nothing is remembered, and the result of every command is the same.
 //!
 //! sled has been seen to panic, to hang and to grow on files that a crash or a disk damaged (sled#1410, #1533, #1093).
 //! So it lives on a thread of its own; who asks it waits a while and then does without, and a panic there is an answer
@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::error::Result;
 use crate::local::watch::{Clock, Seen};
-use crate::model::{PackId, RepositoryId, SegmentId, SnapshotId, Timestamp};
+use crate::model::{PackId, RepositoryId, SnapshotId, Timestamp};
 use crate::repo::{Repository, marks};
 
 /// sled's page cache: what is kept here is small.
@@ -57,17 +57,6 @@ pub struct LocalState {
 }
 
 type Request = Box<dyn FnOnce(&Store) + Send>;
-
-/// A segment that is in the local cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CachedSegment {
-    /// The segment.
-    pub id: SegmentId,
-    /// Its bytes there.
-    pub size: u64,
-    /// When it was last used.
-    pub used: Timestamp,
-}
 
 impl LocalState {
     /// Opens the memory of `repository` below `directory` (made if need be). `None` when it cannot be had: it is in
@@ -247,27 +236,6 @@ impl LocalState {
         });
         noted.is_some()
     }
-
-    /// The segments that are cached here, as far as is remembered.
-    pub fn cached(&self) -> Vec<CachedSegment> {
-        let all = self.ask(|store| store.all(Table::Cached)).unwrap_or_default();
-        let segment = |(key, value): ([u8; 32], Vec<u8>)| {
-            let (size, used) = value.split_first_chunk::<8>()?;
-            Some(CachedSegment { id: SegmentId(key), size: u64::from_le_bytes(*size), used: decode_time(used)? })
-        };
-        all.into_iter().filter_map(segment).collect()
-    }
-
-    /// Remembers that a segment is cached with so many bytes, and was used now.
-    pub fn note_cached(&self, id: SegmentId, size: u64, now: Timestamp) {
-        let value = [&size.to_le_bytes()[..], &encode_time(now)].concat();
-        self.ask(move |store| store.put(Table::Cached, &id.0, &value));
-    }
-
-    /// Remembers that a segment is not cached any more.
-    pub fn drop_cached(&self, id: SegmentId) {
-        self.ask(move |store| store.remove(Table::Cached, &id.0));
-    }
 }
 
 impl Drop for LocalState {
@@ -295,18 +263,16 @@ enum Failure {
 enum Table {
     Seen,
     Verified,
-    Cached,
     Sessions,
 }
 
 impl Table {
-    const ALL: [Table; 4] = [Table::Seen, Table::Verified, Table::Cached, Table::Sessions];
+    const ALL: [Table; 3] = [Table::Seen, Table::Verified, Table::Sessions];
 
     fn name(self) -> &'static [u8] {
         match self {
             Table::Seen => b"snapshots seen",
             Table::Verified => b"packs verified",
-            Table::Cached => b"segments cached",
             Table::Sessions => b"sessions seen",
         }
     }
@@ -315,7 +281,7 @@ impl Table {
 /// The open database, on its thread.
 struct Store {
     db: sled::Db,
-    trees: [sled::Tree; 4],
+    trees: [sled::Tree; 3],
     repository: RepositoryId,
 }
 
@@ -330,16 +296,15 @@ impl Store {
         let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
         let db = config.open().map_err(failed)?;
         let tree = |table: Table| db.open_tree(table.name()).map_err(failed);
-        let trees = [tree(Table::Seen)?, tree(Table::Verified)?, tree(Table::Cached)?, tree(Table::Sessions)?];
+        let trees = [tree(Table::Seen)?, tree(Table::Verified)?, tree(Table::Sessions)?];
         Ok(Store { db, trees, repository })
     }
 
     fn tree(&self, table: Table) -> &sled::Tree {
-        let [seen, verified, cached, sessions] = &self.trees;
+        let [seen, verified, sessions] = &self.trees;
         match table {
             Table::Seen => seen,
             Table::Verified => verified,
-            Table::Cached => cached,
             Table::Sessions => sessions,
         }
     }
@@ -489,6 +454,5 @@ mod tests {
         let state = LocalState::open(place.path(), ID).expect("a memory");
         assert!(state.ask(|_| panic!("as sled does")).is_none());
         assert!(!state.note_verified(&[PackId([2; 32])], NOW));
-        assert!(state.cached().is_empty());
     }
 }

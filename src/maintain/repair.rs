@@ -14,8 +14,8 @@ use crate::repo::Repository;
 use crate::repo::damaged::{self, Found};
 use crate::repo::index::segment::Segment;
 use crate::repo::index::{Index, list_packs};
-use crate::repo::pack::each::each;
 use crate::repo::pack::{self, StoredPack};
+use crate::repo::parallel::each_pack;
 use crate::storage::Name;
 
 /// Bytes of a pack that are read at a time.
@@ -64,7 +64,7 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
     let mut held = 0;
     let total = wanted.len() as u64;
     let read = |id: PackId, size: u64| verified(repo, id, size).map_err(|e| (id, e));
-    each(repo, &wanted, &read, |pack: std::result::Result<Verified, (PackId, Error)>| {
+    each_pack(repo, &wanted, &read, |pack: std::result::Result<Verified, (PackId, Error)>| {
         match pack {
             Ok((pack, damage)) => {
                 if let Some(frames) = damage {

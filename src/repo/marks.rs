@@ -9,6 +9,7 @@ use crate::format::envelope::ObjectType;
 use crate::format::snapshot::{self, Mark};
 use crate::model::{SnapshotId, Timestamp};
 use crate::repo::Repository;
+use crate::repo::parallel;
 use crate::repo::small::{self, Small};
 use crate::storage::{Class, Created, Name};
 use crate::sys::{process, users};
@@ -55,7 +56,7 @@ pub fn judged(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashSet<Snapshot
     let known = |id: &SnapshotId| repo.memory.forgotten.lock().contains(id);
     let (old, new): (Vec<SnapshotId>, Vec<SnapshotId>) = marked.into_iter().partition(known);
     out.extend(old);
-    let found = small::many(repo, &new, |id| read(repo, *id));
+    let found = parallel::many(repo, &new, |id| read(repo, *id));
     for (id, found) in new.into_iter().zip(found) {
         match found? {
             Small::Sound(_) => _ = out.insert(id),

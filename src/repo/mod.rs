@@ -21,6 +21,7 @@ pub mod damaged;
 pub mod index;
 pub mod marks;
 pub mod pack;
+pub mod parallel;
 pub mod reader;
 pub mod rubbish;
 pub mod session;

@@ -7,7 +7,7 @@ use crate::format::snapshot;
 use crate::keys::binding;
 use crate::model::{SnapshotId, Timestamp};
 use crate::repo::small::{self, Small};
-use crate::repo::{Repository, marks, snapshots};
+use crate::repo::{Repository, marks, parallel, snapshots};
 use crate::storage::{Class, Name};
 
 /// Removes a small object, unless it turns out to be authentic now: somebody may have put a good one in its place.
@@ -41,7 +41,7 @@ pub fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<Swept> 
         let mut names: Vec<Name> = repo.storage().list(class)?.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.retain(|name| binding::id(name).is_some());
-        let judged = small::many(repo, &names, |name| small::read(repo, name, |_, _| Ok(())));
+        let judged = parallel::many(repo, &names, |name| small::read(repo, name, |_, _| Ok(())));
         for (name, found) in names.into_iter().zip(judged) {
             match found? {
                 Small::Sound(()) | Small::Gone => {}

@@ -119,19 +119,3 @@ pub fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
         }
     }
 }
-
-/// Does something for each item, as many at once as the storage likes.
-pub fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
-    let threads = repo.storage().concurrency().clamp(1, 32);
-    if items.len() < 8 || threads == 1 {
-        return items.iter().map(work).collect();
-    }
-    std::thread::scope(|scope| {
-        let work = &work;
-        let parts = items.chunks(items.len().div_ceil(threads));
-        let workers: Vec<_> = parts.map(|part| (part, scope.spawn(move || part.iter().map(work).collect::<Vec<T>>()))).collect();
-        // A worker that panicked is made up for here, so that the panic is seen.
-        let joined = workers.into_iter().map(|(part, worker)| worker.join().unwrap_or_else(|_| part.iter().map(work).collect()));
-        joined.flatten().collect()
-    })
-}

@@ -7,7 +7,7 @@ use crate::format::snapshot;
 use crate::model::{Snapshot, SnapshotId, escape};
 use crate::repo::Repository;
 use crate::repo::small::{self, Small};
-use crate::repo::{marks, times};
+use crate::repo::{marks, parallel, times};
 use crate::storage::{Class, Created, Name};
 
 /// Which snapshots an operation is about; empty lists let everything pass.
@@ -80,7 +80,7 @@ pub fn find_all(repo: &Repository) -> Result<Found> {
 
 fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<Found> {
     let mut out = Found::default();
-    for (id, found) in ids.iter().zip(small::many(repo, ids, |id| judge(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, ids, |id| judge(repo, *id))) {
         match found {
             Ok(Small::Sound(Some(snapshot))) => out.snapshots.push(snapshot),
             // A fence; or forgotten and pruned since it was listed.

@@ -1,7 +1,7 @@
 //! Executing windows: compare, plan, fetch and decode every frame once, write, link.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
@@ -9,6 +9,7 @@ use crate::model::{ChunkId, Item};
 use crate::observe::Action;
 use crate::repo::index::{FrameRef, Index, Location};
 use crate::repo::pack::run::{Extent, Run as Together};
+use crate::repo::parallel::claim;
 use crate::restore::entries;
 use crate::restore::in_place::Adopted;
 use crate::restore::job::{Job, Way};
@@ -109,31 +110,6 @@ pub(crate) fn feed<'r, 'a>(window: &mut Window<'r, 'a>, job: &Arc<Job<'r, 'a>>, 
     window.closed.push(number);
 }
 
-/// Does `count` pieces of work on as many threads as are worth it; each has a state of its own.
-fn parallel<S>(run: &Run<'_>, count: usize, state: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) + Sync) {
-    let workers = run.workers.min(count);
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut state = state();
-        while !run.stopped() {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= count {
-                break;
-            }
-            work(&mut state, at);
-        }
-    };
-    if workers <= 1 {
-        return worker();
-    }
-    std::thread::scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(worker);
-        }
-        worker();
-    });
-}
-
 /// Executes a window.
 pub(crate) fn execute<'r, 'a>(run: &'r Run<'a>, window: Window<'r, 'a>) {
     if run.stopped() || window.is_empty() {
@@ -179,9 +155,10 @@ fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
         start += part.len();
     }
     let closed: std::collections::HashSet<u32> = window.closed.iter().copied().collect();
-    parallel(
-        run,
+    claim(
+        run.workers,
         ranges.len(),
+        || run.stopped(),
         || (),
         |(), at| {
             let (from, to) = ranges[at];
@@ -219,21 +196,27 @@ fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan:
     let groups: Vec<&[u32]> = window.at_once.chunks(ENTRIES_AT_ONCE).collect();
     let reads = runs(run, index, plan);
     let lost: Vec<&[u32]> = plan.lost.chunks(ENTRIES_AT_ONCE).collect();
-    parallel(run, groups.len() + reads.len() + lost.len(), Buffers::default, |buffers, at| {
-        if let Some(reads) = reads.get(at) {
-            let together = together(run, window, index, reads, std::mem::take(&mut buffers.sealed));
-            for read in reads.iter() {
-                read_frame(run, window, index, read, together.as_ref(), &mut buffers.plain);
+    claim(
+        run.workers,
+        groups.len() + reads.len() + lost.len(),
+        || run.stopped(),
+        Buffers::default,
+        |buffers, at| {
+            if let Some(reads) = reads.get(at) {
+                let together = together(run, window, index, reads, std::mem::take(&mut buffers.sealed));
+                for read in reads.iter() {
+                    read_frame(run, window, index, read, together.as_ref(), &mut buffers.plain);
+                }
+                buffers.sealed = together.map(Together::into_buffer).unwrap_or_default();
+            } else if let Some(group) = groups.get(at - reads.len()) {
+                group.iter().for_each(|&number| entries::make(&window.jobs[number as usize]));
+            } else if let Some(pieces) = lost.get(at - reads.len() - groups.len()) {
+                let missing = |id: &ChunkId| crate::repo::index::missing_chunk(id).with_kind(ErrorKind::NotFound);
+                pieces.iter().for_each(|&piece| from_elsewhere(run, window, piece, None, &missing));
             }
-            buffers.sealed = together.map(Together::into_buffer).unwrap_or_default();
-        } else if let Some(group) = groups.get(at - reads.len()) {
-            group.iter().for_each(|&number| entries::make(&window.jobs[number as usize]));
-        } else if let Some(pieces) = lost.get(at - reads.len() - groups.len()) {
-            let missing = |id: &ChunkId| crate::repo::index::missing_chunk(id).with_kind(ErrorKind::NotFound);
-            pieces.iter().for_each(|&piece| from_elsewhere(run, window, piece, None, &missing));
-        }
-        run.progress();
-    });
+            run.progress();
+        },
+    );
 }
 
 /// The frames of a plan in parts for one thread each: from a storage that is far away, what one request fetches.
@@ -408,9 +391,10 @@ fn link<'r, 'a>(run: &'r Run<'a>, window: &Window<'r, 'a>) {
     let failed: Vec<AtomicBool> = window.links.iter().map(|_| AtomicBool::new(false)).collect();
     let links: Vec<_> = window.links.iter().zip(&failed).collect();
     let groups: Vec<_> = links.chunks(ENTRIES_AT_ONCE).collect();
-    parallel(
-        run,
+    claim(
+        run.workers,
         groups.len(),
+        || run.stopped(),
         || (),
         |(), at| {
             for (job, failed) in groups[at] {

@@ -5,6 +5,7 @@ pub mod dir;
 pub mod direct;
 pub mod filesystem;
 pub mod lock;
+pub mod map;
 pub mod mount;
 pub mod open_file;
 pub mod process;

@@ -5,7 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Deref;
 use std::path::Path;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use memmap2::Mmap;
+
+use crate::sys::map;
 
 /// Bytes that are being written.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Spool {
     pub fn finish(self) -> io::Result<Spooled> {
         match self.held {
             Held::Memory(held) => Ok(Spooled(Bytes::Memory(held))),
-            Held::File(file) => Map::new(file.into_inner()?, self.len as usize).map(|map| Spooled(Bytes::Mapped(map))),
+            Held::File(file) => map::whole(&file.into_inner()?).map(|map| Spooled(Bytes::Mapped(map))),
         }
     }
 }
@@ -67,7 +69,7 @@ pub struct Spooled(Bytes);
 #[derive(Debug)]
 enum Bytes {
     Memory(Vec<u8>),
-    Mapped(Map),
+    Mapped(Mmap),
 }
 
 impl Deref for Spooled {
@@ -76,43 +78,8 @@ impl Deref for Spooled {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Bytes::Memory(bytes) => bytes,
-            Bytes::Mapped(map) => map.bytes(),
+            Bytes::Mapped(map) => map,
         }
-    }
-}
-
-/// A mapped file that nobody else can reach, and so nobody can cut short under the mapping.
-#[derive(Debug)]
-struct Map {
-    _file: File,
-    start: *mut std::ffi::c_void,
-    len: usize,
-}
-
-impl Map {
-    #[allow(unsafe_code)]
-    fn new(file: File, len: usize) -> io::Result<Self> {
-        if len == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "nothing was spooled"));
-        }
-        // SAFETY: a new private mapping at a place that the kernel chooses aliases nothing; the file has `len` bytes and
-        // no name, so that it keeps them as long as it is open.
-        let start = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) }?;
-        Ok(Map { _file: file, start, len })
-    }
-
-    #[allow(unsafe_code)]
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping has `len` bytes, is never written, and lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
-    }
-}
-
-impl Drop for Map {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping that `new` made, and no slice of it outlives `self`.
-        let _ = unsafe { munmap(self.start, self.len) };
     }
 }
 

@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use memmap2::MmapMut;
+
+use crate::sys::map;
 
 /// A table in memory grows up to so many bytes.
 const IN_MEMORY: usize = 8 << 20;
@@ -25,68 +26,22 @@ pub type Key = [u8; 16];
 #[derive(Debug)]
 enum Held {
     Memory(Vec<u8>),
-    Mapped(Map),
+    Mapped(MmapMut),
 }
 
 impl Held {
     fn bytes(&self) -> &[u8] {
         match self {
             Held::Memory(bytes) => bytes,
-            Held::Mapped(map) => map.bytes(),
+            Held::Mapped(map) => map,
         }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Held::Memory(bytes) => bytes,
-            Held::Mapped(map) => map.bytes_mut(),
+            Held::Mapped(map) => map,
         }
-    }
-}
-
-/// A mapped file without a name that has all its blocks, so that writing to it needs no more room on the disk.
-#[derive(Debug)]
-struct Map {
-    _file: File,
-    start: *mut std::ffi::c_void,
-    len: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone, as a `Vec` does to its own.
-#[allow(unsafe_code)]
-unsafe impl Send for Map {}
-// SAFETY: it is changed through exclusive references only.
-#[allow(unsafe_code)]
-unsafe impl Sync for Map {}
-
-impl Map {
-    #[allow(unsafe_code)]
-    fn new(file: File, len: usize) -> io::Result<Self> {
-        fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
-        // SAFETY: a new mapping at a place that the kernel chooses aliases nothing; the file has `len` bytes and no name,
-        // so that nobody else reaches it and it keeps them as long as it is open.
-        let start = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0) }?;
-        Ok(Map { _file: file, start, len })
-    }
-
-    #[allow(unsafe_code)]
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping has `len` bytes and lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
-    }
-
-    #[allow(unsafe_code)]
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the reference is exclusive because that to `self` is.
-        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
-    }
-}
-
-impl Drop for Map {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping that `new` made, and no slice of it outlives `self`.
-        let _ = unsafe { munmap(self.start, self.len) };
     }
 }
 
@@ -178,7 +133,7 @@ impl<const V: usize> Table<V> {
         let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
         if bytes > IN_MEMORY
             && let Some(directory) = &self.directory
-            && let Ok(map) = tempfile::tempfile_in(directory).and_then(|file| Map::new(file, bytes))
+            && let Ok(map) = tempfile::tempfile_in(directory).and_then(|file| map::writable(&file, bytes))
         {
             return Ok(Held::Mapped(map));
         }

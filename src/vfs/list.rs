@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
 use crate::model::{Snapshot, SnapshotId};
-use crate::repo::Repository;
 use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, Filter};
 use crate::repo::times;
+use crate::repo::{Repository, parallel};
 use crate::vfs::inode::Ranges;
 use crate::vfs::root::{Mounted, Numbers};
 
@@ -116,15 +116,5 @@ type Loaded = (SnapshotId, Result<Option<Snapshot>>);
 
 /// Reads snapshots with as many calls under way as the storage likes.
 fn load_all(repo: &Repository, ids: &[SnapshotId]) -> Vec<Loaded> {
-    let load = |ids: &[SnapshotId]| -> Vec<Loaded> { ids.iter().map(|id| (*id, snapshots::load(repo, *id))).collect() };
-    let threads = repo.storage().concurrency().clamp(1, 32);
-    if ids.len() < 16 || threads == 1 {
-        return load(ids);
-    }
-    std::thread::scope(|scope| {
-        let parts = ids.chunks(ids.len().div_ceil(threads));
-        let workers: Vec<_> = parts.map(|part| (part, scope.spawn(move || load(part)))).collect();
-        let joined = workers.into_iter().map(|(part, worker)| worker.join().unwrap_or_else(|_| load(part)));
-        joined.flatten().collect()
-    })
+    parallel::many(repo, ids, |id| (*id, snapshots::load(repo, *id)))
 }

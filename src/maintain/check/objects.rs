@@ -12,8 +12,8 @@ use crate::keys::removal::Place;
 use crate::keys::slots;
 use crate::model::{SlotId, Snapshot, SnapshotId};
 use crate::repo::index::condemned;
-use crate::repo::small::{self, Small};
-use crate::repo::{Repository, beat, damaged, marks, session, snapshots};
+use crate::repo::small::Small;
+use crate::repo::{Repository, beat, damaged, marks, parallel, session, snapshots};
 use crate::storage::{COPIES, Class, Name};
 
 use super::CheckReport;
@@ -102,7 +102,7 @@ fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
         }
     }
     ids.sort_unstable();
-    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| session::judge(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| session::judge(repo, *id))) {
         let (name, found) = (Name::Session(*id), found?);
         let next = format!("who is at work cannot be told; yester prune --fence {} ends it", id.short());
         wrong(findings, &name, &found, &next, REMOVES);
@@ -115,7 +115,7 @@ fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
 fn forgotten(repo: &Repository, findings: &mut Findings<'_>, listed: &HashSet<SnapshotId>) -> Result<HashSet<SnapshotId>> {
     let ids = ids(repo, Class::Forgotten)?;
     let mut out = HashSet::new();
-    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| marks::read(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| marks::read(repo, *id))) {
         let (name, found) = (Name::Forgotten(*id), found?);
         let next = match listed.contains(id) {
             true => {
@@ -134,7 +134,7 @@ fn forgotten(repo: &Repository, findings: &mut Findings<'_>, listed: &HashSet<Sn
 /// Reads the lists of packs that are marked for deletion.
 fn condemned(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
     let ids = ids(repo, Class::Condemned)?;
-    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| condemned::read(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| condemned::read(repo, *id))) {
         let next = "the packs that it named count again; yester prune removes it, and marks anew what is not needed";
         wrong(findings, &Name::Condemned(*id), &found?, next, REMOVES);
     }
@@ -159,7 +159,7 @@ fn live_snapshots(
     let mut out = Vec::new();
     let mut ids: Vec<SnapshotId> = listed.difference(forgotten).copied().collect();
     ids.sort_unstable();
-    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| snapshots::judge_exactly(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| snapshots::judge_exactly(repo, *id))) {
         let found = match found? {
             Small::Sound(Some(snapshot)) => {
                 out.push(snapshot);

@@ -14,7 +14,7 @@ use crate::format::snapshot::Session;
 use crate::local::watch::{Clock, Still, Watch};
 use crate::model::{SnapshotId, Timestamp, escape};
 use crate::repo::small::{self, Small};
-use crate::repo::{Repository, beat, session};
+use crate::repo::{Repository, beat, parallel, session};
 use crate::storage::{Class, Name};
 
 /// Between two looks at sessions that are waited for.
@@ -64,7 +64,7 @@ fn list(repo: &Repository) -> Result<Listed> {
     }
     ids.sort_unstable();
     let (mut sessions, mut ignored) = (Vec::new(), Vec::new());
-    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| session::judge(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| session::judge(repo, *id))) {
         match found? {
             Small::Sound(session) => sessions.push((*id, Ok(session))),
             Small::Newer(e) | Small::Damaged(_, e) => sessions.push((*id, Err(e))),

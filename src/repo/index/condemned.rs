@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::model::{PackId, SnapshotId};
 use crate::repo::Repository;
+use crate::repo::parallel;
 use crate::repo::small::{self, Small};
 use crate::storage::{Class, Name};
 
@@ -44,7 +45,7 @@ pub fn read_all(repo: &Repository) -> Result<Lists> {
     let ids: Vec<SnapshotId> =
         listed.into_iter().filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None }).collect();
     let mut out = Lists::default();
-    for (id, found) in ids.iter().zip(small::many(repo, &ids, |id| read(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| read(repo, *id))) {
         match found? {
             Small::Sound(packs) => out.lists.push(List { id: *id, packs }),
             Small::Newer(e) => return Err(e),

@@ -14,8 +14,8 @@ use crate::repo::Repository;
 use crate::repo::index::list_packs;
 use crate::repo::index::paged::PagedSegment;
 use crate::repo::index::segment::Segment;
-use crate::repo::pack::each::each;
 use crate::repo::pack::{StoredPack, read_directory};
+use crate::repo::parallel::each_pack;
 use crate::storage::memory::MemoryStorage;
 
 /// Chunks of one segment in memory, about.
@@ -44,7 +44,7 @@ pub fn of_unnamed(repo: &Repository, named: &HashSet<PackId>) -> Result<Vec<Page
         let read = read_directory(repo, id, size);
         read.map(|(key, entries)| StoredPack { id, kind: key.preamble().kind, size, entries }).map_err(|e| (id, e))
     };
-    each(repo, &packs, &read, |pack: std::result::Result<StoredPack, (PackId, Error)>| {
+    each_pack(repo, &packs, &read, |pack: std::result::Result<StoredPack, (PackId, Error)>| {
         match pack {
             Ok(pack) => {
                 held += pack.entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();

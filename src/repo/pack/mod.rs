@@ -14,7 +14,6 @@ use crate::repo::Repository;
 use crate::storage::{Created, Name};
 
 pub mod buffers;
-pub mod each;
 pub mod run;
 
 /// A pack's preamble and the key that it leads to.
