@@ -5,11 +5,12 @@
 //! differences holds as many bytes as any other, and takes many times as long.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::RwLock;
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};

@@ -1,6 +1,8 @@
 //! Packs and segments that are not there because a prune has deleted them.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::error::{ErrorKind, Result};
 use crate::model::PackId;
@@ -22,12 +24,12 @@ pub(super) fn ask<T>(
     mut work: impl FnMut(&Arc<Index>) -> Result<T>,
 ) -> Result<T> {
     loop {
-        let index = newest.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let index = newest.read().clone();
         let error = match work(&index) {
             Err(e) if e.kind() == ErrorKind::NotFound => e,
             other => return other,
         };
-        let mut newest = newest.write().unwrap_or_else(|e| e.into_inner());
+        let mut newest = newest.write();
         if Arc::ptr_eq(&index, &newest) {
             if !index.has_moved(repo)? {
                 return Err(error);

@@ -1,6 +1,8 @@
 //! What is in no segment is looked for in packs that no segment names.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::repo::index::Index;
@@ -18,7 +20,7 @@ impl ChunkReader {
     /// The index with packs that no segment names, once for each set of segments; `None`: there are none.
     pub(super) fn with_unnamed(&self, index: &Arc<Index>) -> Result<Option<Arc<Index>>> {
         let Some(unnamed) = &self.unnamed else { return Ok(None) };
-        let mut looked = unnamed.lock().unwrap_or_else(|e| e.into_inner());
+        let mut looked = unnamed.lock();
         if looked.as_deref() == Some(index.listed()) {
             return Ok(None);
         }
@@ -28,7 +30,7 @@ impl ChunkReader {
                 let text = "is missing: the packs that no segment names are looked into by their own directories";
                 tracing::warn!("something that the index should know {text} (yester repair index adds them to the index)");
             }
-            *self.index.write().unwrap_or_else(|e| e.into_inner()) = found.clone();
+            *self.index.write() = found.clone();
         }
         *looked = Some(index.listed().to_vec());
         Ok(found)

@@ -142,7 +142,7 @@ impl Hosted {
     /// That an object may be stored whose header names this repository: the one of the configuration, or, where there is
     /// none yet, of the key slots. Where there is neither, the first of them decides.
     pub fn must_be_of(&self, name: &Name, repository: RepositoryId) -> Result<RepositoryId, Refusal> {
-        let mut known = self.repository.lock().unwrap_or_else(|e| e.into_inner());
+        let mut known = self.repository.lock();
         // Somebody may have made it anew, past this server.
         if *known != Some(repository) {
             *known = self.read_repository();

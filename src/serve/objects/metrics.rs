@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::remote::protocol::Code;
 
@@ -48,7 +49,7 @@ impl Metrics {
 
     /// Counts a refusal of this token, for this reason.
     pub fn refusal(&self, token: &str, code: Code) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(|e| e.into_inner());
+        let mut refusals = self.refusals.lock();
         let key = (token.to_owned(), code);
         let is_new = !refusals.contains_key(&key);
         let key = if is_new && refusals.len() >= COUNTERS { ("many".to_owned(), code) } else { key };
@@ -56,7 +57,7 @@ impl Metrics {
     }
 
     fn refusals(&self) -> Vec<(String, u64)> {
-        let refusals = self.refusals.lock().unwrap_or_else(|e| e.into_inner());
+        let refusals = self.refusals.lock();
         let line = |((token, code), count): (&(String, Code), &u64)| {
             (format!("{{token=\"{token}\",error=\"{}\"}}", code.name()), *count)
         };
@@ -107,7 +108,7 @@ mod tests {
         assert!(text.contains("yester_refusals_total{token=\"one\",error=\"malformed\"} 3\n"), "{text}");
         assert!(text.contains("yester_refusals_total{token=\"two\",error=\"quota\"} 1\n"), "{text}");
         (0..10_000).for_each(|n| metrics.refusal(&n.to_string(), Code::Forbidden));
-        assert!(metrics.refusals.lock().unwrap().len() <= COUNTERS + 17);
+        assert!(metrics.refusals.lock().len() <= COUNTERS + 17);
         assert_eq!(metrics.refusals().iter().map(|(_, count)| count).sum::<u64>(), 10_004);
     }
 }
