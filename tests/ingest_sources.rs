@@ -141,6 +141,12 @@ fn what_a_file_gives_is_stored_whatever_its_size_claims() {
             assert_eq!(cat(&world, &options, path), content, "{path}");
         }
     }
+    // Counted is what was stored, not what was claimed, and nothing of what is left out.
+    let path = shown(&point.path().join("claims-0"));
+    for _ in 0..2 {
+        let json = world.run(&with(&options, &["ingest", "--json", &path])).json().pop().unwrap();
+        assert_eq!(json["total_bytes_processed"], "what it gives".len(), "{json}");
+    }
     // What never ends, and what claims more than there is, is named and left out.
     let run = world.run(&with(&options, &["ingest", "/proc/version", "/proc/self/pagemap"]));
     assert!(run.code == Some(3) && run.err.contains("pagemap: it cannot be read: "), "{}", run.err);

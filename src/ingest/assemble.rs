@@ -354,6 +354,9 @@ impl<'a> Assembler<'a> {
             }
         }
         self.tell_leaf(&node, before.as_deref(), link);
+        if let Kind::File(_) = node.kind {
+            self.statistics.bytes += node.size();
+        }
         self.bytes_done += node.size();
         self.groups.join(&node, self.position)?;
         self.record(record)?;

@@ -279,6 +279,8 @@ impl Attempt<'_> {
         statistics.files_new = built.files_new;
         statistics.files_changed = built.files_changed;
         statistics.files_unchanged += built.files_unchanged;
+        // What was stored, not what the walk saw: a size may be made up, and a file may change.
+        statistics.bytes = built.bytes;
         statistics.bytes_new = built.bytes_new;
         statistics.bytes_stored = stored.bytes;
         let (owners, unnamed) = limits::owners(&walked);

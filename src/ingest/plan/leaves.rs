@@ -60,7 +60,6 @@ impl Planner<'_> {
         begun.doubtful = met == Met::Perhaps;
         if stat.kind == FileKind::File {
             self.walked.statistics.files += 1;
-            self.walked.statistics.bytes += stat.size;
             let wanted = self.file(dir, own_name, stat, entry, &mut begun, met == Met::Another)?;
             return self.step(Step::Leaf(begun, wanted));
         }
