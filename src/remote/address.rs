@@ -55,7 +55,9 @@ fn host_and_port<'a>(text: &'a str, form: &str) -> Result<(&'a str, Option<u16>)
     if host.starts_with('-') {
         return Err(Error::invalid("a host cannot begin with -: ssh would take it for an option"));
     }
-    if host.is_empty() || !host.bytes().all(good) {
+    // Brackets are for addresses with colons.
+    let brackets = text.starts_with('[') && !host.contains(':');
+    if host.is_empty() || brackets || !host.bytes().all(good) {
         return Err(wrong(form));
     }
     Ok((host, port))
@@ -129,15 +131,40 @@ mod tests {
             let address = Address::ssh(text.strip_prefix("ssh://").unwrap().as_bytes()).unwrap();
             assert_eq!(address.to_string(), text);
         }
-        for bad in
-            ["", "h", "h/", "/web", "h:0/web", "h:x/web", "h:70707/web", "h/a/b", "h/..", "h/%2e", "-h/a", "h h/a", "[::1/a"]
-        {
+        for bad in [
+            "",
+            "h",
+            "h/",
+            "/web",
+            "h:0/web",
+            "h:x/web",
+            "h:70707/web",
+            "h/a/b",
+            "h/..",
+            "h/%2e",
+            "-h/a",
+            "h h/a",
+            "[::1/a",
+            "[h]/a",
+        ] {
             assert!(Address::https(bad.as_bytes()).is_err(), "{bad}");
         }
         assert_eq!(Address::ssh(b"h/.//./x").unwrap(), Address::ssh(b"h/././x").unwrap());
-        for bad in
-            ["h", "h/", "h/./", "h/.//", "-oProxyCommand=x/a", "-u@h/a", "u@-h/a", "u u@h/a", "h;x/a", "$(x)/a", "@h/a", "h:/\0"]
-        {
+        for bad in [
+            "h",
+            "h/",
+            "h/./",
+            "h/.//",
+            "-oProxyCommand=x/a",
+            "-u@h/a",
+            "u@-h/a",
+            "u u@h/a",
+            "h;x/a",
+            "$(x)/a",
+            "@h/a",
+            "h:/\0",
+            "[0%l]/a",
+        ] {
             assert!(Address::ssh(bad.as_bytes()).is_err(), "{bad}");
         }
         let said = Address::ssh(b"-oProxyCommand/a").unwrap_err().to_string();
