@@ -389,3 +389,33 @@ fn attributes_are_told_once_and_can_be_left_out() {
     world.run(&with(&options, &["restore", "latest:src", "--target", "out"])).ok();
     assert_eq!(yester::sys::xattr::list(at("0")).unwrap().len(), 2);
 }
+
+#[test]
+fn attributes_that_the_snapshot_could_not_have_are_not_taken_away() {
+    let world = World::new();
+    let options = world.repository();
+    let file = fs::File::open(world.file("src/a", "x")).unwrap();
+    if yester::sys::xattr::set(&file, b"user.label", b"1").is_err() {
+        return;
+    }
+    world.run(&with(&options, &["ingest", "--exclude-xattr", "user.lab*", "src"])).ok();
+    let names = || {
+        let all = yester::sys::xattr::list(fs::File::open(world.at("src/a")).unwrap()).unwrap();
+        all.into_iter().map(|(name, _)| name).filter(|name| name.starts_with(b"user.")).collect::<Vec<_>>()
+    };
+    let restore = |also: &[&str]| {
+        let arguments = [&["restore", "latest:src", "--target", "src"], also].concat();
+        world.run(&with(&options, &arguments)).ok();
+    };
+    yester::sys::xattr::set(&file, b"user.other", b"2").unwrap();
+    restore(&[]);
+    assert_eq!(names(), [b"user.label"], "what the rules left out stays, what came later goes");
+    // A file whose content is another keeps them, too, written anew or in place.
+    for how in [&[][..], &["--in-place"]] {
+        fs::write(world.at("src/a"), "changed").unwrap();
+        restore(how);
+        assert_eq!((names(), fs::read(world.at("src/a")).unwrap()), (vec![b"user.label".to_vec()], b"x".to_vec()));
+    }
+    restore(&["--delete", "--delete-also", "excluded"]);
+    assert!(names().is_empty());
+}

@@ -177,6 +177,7 @@ fn rule(rule: &Rule) -> JsonRule {
         Rule::LARGER_THAN => "larger_than".into(),
         Rule::ONE_FILE_SYSTEM => "one_file_system".into(),
         Rule::PATH => "repository".into(),
+        Rule::ATTRIBUTE => "xattr".into(),
         other => other.to_string(),
     };
     JsonRule { kind, text: lossy(&rule.text) }

@@ -143,7 +143,8 @@ impl Rules {
 /// What a snapshot keeps of the rules: `options`, and the `repositories` that were left out (`None`: too many to name).
 pub fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule> {
     let of = |kind, texts: &[String]| texts.iter().map(|text| Rule::new(kind, text.as_bytes())).collect::<Vec<_>>();
-    let mut rules = of(Rule::PATTERN, &options.patterns);
+    let mut rules = of(Rule::ATTRIBUTE, &options.xattrs);
+    rules.extend(of(Rule::PATTERN, &options.patterns));
     rules.extend(of(Rule::PATTERN_ANY_CASE, &options.patterns_ignore_case));
     rules.extend(options.caches.then(|| Rule::new(Rule::CACHES, "")));
     rules.extend(of(Rule::IF_PRESENT, &options.if_present));

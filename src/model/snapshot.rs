@@ -39,6 +39,8 @@ impl Rule {
     pub const ONE_FILE_SYSTEM: u64 = 6;
     /// This path: a repository, or one that is mounted.
     pub const PATH: u64 = 7;
+    /// Extended attributes whose names match this pattern.
+    pub const ATTRIBUTE: u64 = 8;
 
     /// A rule.
     pub fn new(kind: u64, text: impl Into<Vec<u8>>) -> Self {

@@ -24,6 +24,11 @@ impl AttributeFilter {
         Ok(AttributeFilter(set))
     }
 
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the attribute is left out.
     pub fn excludes(&self, name: &[u8]) -> bool {
         !self.0.is_empty() && self.0.is_match(Path::new(OsStr::from_bytes(name)))

@@ -216,6 +216,9 @@ impl<'r, 'a> Job<'r, 'a> {
         }
         let object = Object::File(&file);
         let failed = |e| Error::io("cannot set its metadata", e);
+        if self.there.is_some_and(|there| there.kind == FileKind::File) {
+            metadata::keep_attributes(self.run, self.place(), &*self.dir()?, &file, &wanted);
+        }
         metadata::apply(self.run, self.place(), object, &wanted, self.directory.clean).map_err(failed)?;
         let stat = match &self.first {
             Some(_) => Some(dir::stat(&file).map_err(failed)?),

@@ -9,6 +9,7 @@ use crate::model::{Kind, Node, Timestamp};
 use crate::repo::attributes::AttributeFilter;
 use crate::restore::locks;
 use crate::restore::run::Run;
+use crate::restore::spare::KeptAttributes;
 use crate::restore::target::Directory;
 use crate::sys::{Dir, FileKind, Stat, dir, xattr};
 
@@ -41,6 +42,8 @@ pub(crate) struct Wanted {
     lenient: bool,
     /// Attributes that are neither set nor removed.
     without: AttributeFilter,
+    /// Attributes that the snapshot could not have had.
+    kept: Arc<KeptAttributes>,
 }
 
 impl Wanted {
@@ -73,6 +76,7 @@ impl Wanted {
             gives,
             lenient: !run.privileged && !run.options.require_owners,
             without,
+            kept: run.spare(source).attributes.clone(),
         })
     }
 
@@ -91,13 +95,16 @@ impl Wanted {
         user && group && (self.symlink || stat.mode == self.mode)
     }
 
+    /// Whether an attribute of what is there is neither set nor removed.
+    fn keeps(&self, name: &[u8]) -> bool {
+        self.without.excludes(name) || self.kept.keeps(name)
+    }
+
     /// Attributes that are there and should not be; those that belong to the system (labels, signatures) may stay.
     fn extra<'x>(&'x self, have: &'x xattr::List) -> impl Iterator<Item = &'x [u8]> {
-        let starts = |name: &[u8], with: &[&[u8]]| with.iter().any(|p| name.starts_with(p));
-        let ours = move |name: &[u8]| starts(name, &OURS) && !starts(name, &SYSTEM);
         let wanted = |name: &Vec<u8>| self.xattrs.binary_search_by(|(n, _)| n.cmp(name)).is_ok();
-        let left = |name: &Vec<u8>| self.without.excludes(name) || self.lenient && is_roots(name);
-        have.iter().map(|(name, _)| name).filter(move |name| ours(name) && !wanted(name) && !left(name)).map(Vec::as_slice)
+        let left = |name: &Vec<u8>| self.keeps(name) || self.lenient && is_roots(name);
+        have.iter().map(|(name, _)| name).filter(move |name| is_ours(name) && !wanted(name) && !left(name)).map(Vec::as_slice)
     }
 
     /// Attributes that are not there, or with another value.
@@ -117,6 +124,12 @@ impl Wanted {
         }
         have.unwrap_or(0) == self.flags
     }
+}
+
+/// Attributes that a restore makes as they were, and not the system's own.
+fn is_ours(name: &[u8]) -> bool {
+    let starts = |with: &[&[u8]]| with.iter().any(|p| name.starts_with(p));
+    starts(&OURS) && !starts(&SYSTEM)
 }
 
 /// Attributes that only root sets.
@@ -229,6 +242,22 @@ pub(crate) fn apply(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted:
         object.set_mtime(wanted.mtime).unwrap_or_else(|e| warn("time", &e));
     }
     Ok(())
+}
+
+/// Gives a file that takes the place of another the attributes of that one which are neither set nor removed.
+pub(crate) fn keep_attributes(run: &Run<'_>, place: Place<'_>, old: &Dir, new: &File, wanted: &Wanted) {
+    if wanted.without.is_empty() && wanted.kept.is_empty() {
+        return;
+    }
+    // What is gone or cannot be read has none to keep.
+    for (name, value) in xattr::list_at(old, place.name).unwrap_or_default() {
+        if !is_ours(&name) || !wanted.keeps(&name) || wanted.xattrs.iter().any(|(n, _)| *n == name) {
+            continue;
+        }
+        if let Err(e) = xattr::set(new, &name, &value) {
+            run.warn(place.directory, place.name, &format!("attribute {}", crate::model::escape(&name)), &e);
+        }
+    }
 }
 
 /// Sets owner and group as far as this user may; answers whether they are as wanted.

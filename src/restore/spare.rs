@@ -2,9 +2,11 @@
 //! another file system.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use crate::model::patterns::Patterns;
 use crate::model::{LeftOut, Rule, Snapshot};
+use crate::repo::attributes::AttributeFilter;
 use crate::sys::{Dir, FileKind, Stat};
 
 /// What a cache directory's tag begins with (bford.info/cachedir).
@@ -42,6 +44,40 @@ impl Why {
     }
 }
 
+/// Extended attributes that a snapshot could not have had: a restore does not remove them.
+#[derive(Debug, Default)]
+pub(crate) struct KeptAttributes {
+    filter: AttributeFilter,
+    /// Some rules cannot be followed: any attribute may have been left out.
+    all: bool,
+}
+
+impl KeptAttributes {
+    fn of(snapshot: &Snapshot, also: DeleteAlso) -> Self {
+        if also.excluded {
+            return KeptAttributes::default();
+        }
+        let mut all = snapshot.rules.iter().any(|rule| rule.kind == Rule::MORE || rule.kind > Rule::ATTRIBUTE);
+        let texts = snapshot.rules.iter().filter(|rule| rule.kind == Rule::ATTRIBUTE);
+        let patterns: Vec<String> = texts.map(|rule| String::from_utf8_lossy(&rule.text).into_owned()).collect();
+        let filter = AttributeFilter::new(&patterns).unwrap_or_else(|_| {
+            all = true;
+            AttributeFilter::default()
+        });
+        KeptAttributes { filter, all }
+    }
+
+    /// Whether none stays.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.all && self.filter.is_empty()
+    }
+
+    /// Whether the attribute of this name stays.
+    pub(crate) fn keeps(&self, name: &[u8]) -> bool {
+        self.all || self.filter.excludes(name)
+    }
+}
+
 /// The rules of one snapshot.
 #[derive(Debug)]
 pub(crate) struct Spare {
@@ -52,6 +88,8 @@ pub(crate) struct Spare {
     markers: Vec<(Vec<u8>, Vec<u8>)>,
     larger_than: Option<u64>,
     paths: Vec<Vec<u8>>,
+    /// Attributes that are not removed.
+    pub(crate) attributes: Arc<KeptAttributes>,
     /// Some rules cannot be followed: where anything was excluded, nothing is known.
     unclear: bool,
 }
@@ -66,6 +104,7 @@ impl Spare {
             markers: Vec::new(),
             larger_than: None,
             paths: Vec::new(),
+            attributes: Arc::new(KeptAttributes::of(snapshot, also)),
             unclear: false,
         };
         // As the ingest took them: of those that match the last one counts.
@@ -86,7 +125,7 @@ impl Spare {
                     None => spare.unclear = true,
                 },
                 // Mount points say of themselves that they were not entered.
-                Rule::ONE_FILE_SYSTEM => {}
+                Rule::ONE_FILE_SYSTEM | Rule::ATTRIBUTE => {}
                 Rule::PATH => spare.paths.push(rule.text.clone()),
                 _ => spare.unclear = true,
             }
