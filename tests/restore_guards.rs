@@ -419,3 +419,24 @@ fn attributes_that_the_snapshot_could_not_have_are_not_taken_away() {
     restore(&["--delete", "--delete-also", "excluded"]);
     assert!(names().is_empty());
 }
+
+#[test]
+fn what_a_deletion_spares_is_listed_with_its_reason() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/kept", "k");
+    world.run(&with(&options, &["ingest", "--exclude", "*.log", "src"])).ok();
+    world.file("src/a.log", "new");
+    world.file("src/sub/b.log", "new");
+    for dry in [&["-n"][..], &[]] {
+        let arguments = [&["restore", "-v", "--delete", "latest:src", "--target", "src"], dry].concat();
+        let text = world.run(&with(&options, &arguments)).ok().text();
+        for name in ["a.log", "sub/b.log"] {
+            let line = text.lines().find(|line| line.contains(&format!("src/{name}"))).unwrap_or_else(|| panic!("{text}"));
+            assert!(line.starts_with('=') && line.contains("excluded from the snapshot"), "{text}");
+        }
+    }
+    let json = world.run(&with(&options, &["--json", "restore", "-v", "--delete", "latest:src", "--target", "src"])).ok().text();
+    let spared = |line: &&str| line.contains("\"kept\"") && line.contains("excluded from the snapshot");
+    assert_eq!(json.lines().filter(spared).count(), 2, "{json}");
+}

@@ -98,7 +98,7 @@ impl Removal<'_, '_> {
         let forbidden = self.run.target.is_forbidden(stat);
         let why = if forbidden { Some(Why::Forbidden) } else { self.spare.entry(&self.path, stat, self.device) };
         if let Some(why) = why {
-            self.run.spared(why, directory, name);
+            self.run.spared(why, directory, name, stat.kind);
             self.kept = true;
         }
         why.is_some()
@@ -110,7 +110,7 @@ impl Removal<'_, '_> {
             Ok((mut listing, marked)) => {
                 let path_len = self.path.len();
                 if marked {
-                    self.run.spared(Why::Excluded, &directory, b"");
+                    self.run.spared(Why::Excluded, &directory, b"", FileKind::Directory);
                     (listing, self.kept) = (Listing::default(), true);
                 }
                 self.stack.push(Level { directory, listing, next: 0, path_len, keep: marked });

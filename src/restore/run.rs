@@ -24,7 +24,7 @@ use crate::restore::told::Told;
 use crate::restore::{RestoreOptions, RestoreReport, Source, shown};
 use crate::storage::leftovers::Writer;
 use crate::sys::dir::device_number;
-use crate::sys::{Dir, Stat, process};
+use crate::sys::{Dir, FileKind, Stat, process};
 
 /// Temporary files that are kept open while they wait for more frames, where there are descriptors enough.
 const OPEN_FILES: u64 = 512;
@@ -230,9 +230,10 @@ impl<'a> Run<'a> {
         [self.prefixes[number].as_slice(), &self.target.below(directory, name)].concat()
     }
 
-    /// An entry stays that the snapshot does not have.
-    pub(crate) fn spared(&self, why: Why, directory: &Directory, name: &[u8]) {
+    /// An entry stays that the snapshot does not have; without a name the content of the directory.
+    pub(crate) fn spared(&self, why: Why, directory: &Directory, name: &[u8], kind: FileKind) {
         self.counts.spared.add(1);
+        self.tell_spared(directory, name, kind, why.short());
         let mut spared = self.spared.lock();
         spared.entry(why).or_insert_with(|| (0, self.target.path_of(directory, name))).0 += 1;
     }

@@ -33,6 +33,16 @@ pub(crate) enum Why {
 }
 
 impl Why {
+    /// The reason, said of one entry in a list.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Why::Excluded => "excluded from the snapshot",
+            Why::Unread => "directory not read whole at ingest",
+            Why::Mounted => "another file system",
+            Why::Forbidden => "this repository or its key",
+        }
+    }
+
     /// The reason, and what to do about it.
     pub(crate) fn text(self) -> &'static str {
         match self {

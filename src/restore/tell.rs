@@ -23,6 +23,14 @@ impl Run<'_> {
         self.observer.event(&Event::Current { subject: &self.target.path_of(directory, &node.name) });
     }
 
+    /// Says that an entry which the snapshot does not have stays.
+    pub(crate) fn tell_spared(&self, directory: &Directory, name: &[u8], kind: FileKind, reason: &str) {
+        if self.listing {
+            let (path, action) = (self.target.path_of(directory, name), Action::Kept);
+            self.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason, bytes: 0 });
+        }
+    }
+
     /// Says that an entry which the snapshot does not have was removed.
     pub(crate) fn tell_removed(&self, directory: &Directory, name: &[u8], kind: FileKind, bytes: u64) {
         if self.listing {

@@ -298,7 +298,7 @@ impl<'r, 'a> Walker<'r, 'a> {
             let spare = self.run.spare(self.source.number);
             let removed = match level.shield {
                 Some(why) => {
-                    self.run.spared(why, place, name);
+                    self.run.spared(why, place, name, listing.kind(*at - 1));
                     Ok(true)
                 }
                 None => delete::remove(self.run, place, name, Scope { filter: Some(self.filter), spare, path }),
