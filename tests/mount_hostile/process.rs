@@ -31,6 +31,20 @@ fn send(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
+/// Stops a process and waits until all its threads stand still. The signal is taken by one of them, which tells the
+/// others: until it has run, they go on, and may answer what the test then does.
+fn stop(pid: u32) {
+    send(pid, Signal::STOP);
+    let stands = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat"))?;
+        Ok::<_, io::Error>(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
+    };
+    until(|| {
+        let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.all(|task| task.and_then(stands).unwrap_or(false))
+    });
+}
+
 /// The numbers of a process's children, those that ended and were not waited for as well.
 fn children(of: u32) -> Vec<String> {
     let all = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok());
@@ -153,7 +167,7 @@ fn stopped_and_aborted() {
     let what = format!("latest:{}", shown(&world.at("src")));
     // A process that answers nothing any more is still taken away.
     let served = Served::new(&world, &options, &[&what]);
-    send(served.pid, Signal::STOP);
+    stop(served.pid);
     world.run(&["umount", "point"]).ok();
     assert!(!is_mounted(&served.point));
     send(served.pid, Signal::CONT);
@@ -161,7 +175,7 @@ fn stopped_and_aborted() {
     // Who waits for it goes on when its connection is aborted; what is left is cleared while it is still stopped.
     for over in [false, true] {
         let served = Served::new(&world, &options, &[&what]);
-        send(served.pid, Signal::STOP);
+        stop(served.pid);
         let mut reader = Command::new("cat").arg(served.path("big")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         until(|| {
             fs::read_to_string(format!("/proc/{}/wchan", reader.id()))
