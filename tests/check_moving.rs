@@ -16,7 +16,7 @@ use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::memory::MemoryStorage;
-use yester::storage::{Class, Created, Name, Storage};
+use yester::storage::{Class, Costs, Created, Name, Storage};
 use yester::{Error, Result};
 
 const KEY: Credential = Credential::KeyFile([1; 32]);
@@ -75,8 +75,8 @@ impl Storage for Moving {
         Ok(())
     }
 
-    fn concurrency(&self) -> usize {
-        1
+    fn costs(&self) -> Costs {
+        self.inner.costs()
     }
 
     fn describe(&self) -> String {

@@ -11,6 +11,7 @@ use yester::chunk::keys::Credential;
 use yester::format::envelope::{self, CHECKSUM, ObjectType};
 use yester::repo::Repository;
 use yester::repo::marks::{self, mark};
+use yester::storage::Class;
 use yester::storage::directory::DirectoryStorage;
 
 /// A repository with two snapshots of `src`.
@@ -329,4 +330,46 @@ fn a_long_sparse_file_is_not_read() {
         assert_eq!(run.code, Some(if args[0] == "check" { 1 } else { 0 }), "{args:?}: {}", run.err);
     }
     fixture.run(&["check"]).ok();
+}
+
+/// Repositories that are older than a class of objects do not have its directory.
+#[test]
+fn an_optional_class_may_be_missing() {
+    let optional: Vec<Class> = Class::ALL.into_iter().filter(|class| class.is_optional()).collect();
+    assert!(!optional.is_empty());
+    let fixture = Fixture::new();
+    let directory = |class: &Class| fixture.world.at("repo").join(class.prefix());
+    let remove = |class: &Class| {
+        if directory(class).exists() {
+            fs::remove_dir_all(directory(class)).unwrap();
+        }
+    };
+    for class in &optional {
+        // Each by itself, and all of them after the last.
+        let missing = [std::slice::from_ref(class), &optional[..]];
+        for missing in missing.into_iter().take(if Some(class) == optional.last() { 2 } else { 1 }) {
+            missing.iter().for_each(remove);
+            fixture.everything_works(class.prefix());
+            for args in [
+                &["check"][..],
+                &["check", "--read-data"],
+                &["cat", "latest:src/file"],
+                &["snapshots"],
+                &["forget", "-n", "--keep-last", "1", "--prune"],
+                &["prune", "-n"],
+                &["prune"],
+                &["repair", "index"],
+                &["repair", "keys"],
+                &["unlock"],
+            ] {
+                let run = fixture.run(args);
+                assert_eq!(run.code, Some(0), "{class:?}: {args:?}: {}\n{}", run.text(), run.err);
+            }
+            let point = fixture.world.at("point");
+            fs::create_dir_all(&point).unwrap();
+            fixture.run(&["mount", &program::shown(&point)]).ok();
+            assert!(fs::read_dir(&point).unwrap().count() > 0);
+            fixture.run(&["umount", &program::shown(&point)]).ok();
+        }
+    }
 }

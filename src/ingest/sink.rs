@@ -202,7 +202,7 @@ pub fn store_packs(
     others: Others,
 ) -> Result<Stored> {
     let storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new(), others };
-    let at_once = repo.storage().creates_at_once();
+    let at_once = repo.storage().costs().creates_at_once;
     if at_once <= 1 {
         let stored = complete.iter().map(|build| move || store_pack(repo, &build));
         return storer.run(stored, indexed, segment_chunks);

@@ -41,7 +41,7 @@ pub fn claim<S>(
 /// Does something for each item, with as many requests under way as the storage likes. The answers are in the order of
 /// the items.
 pub fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
-    let workers = repo.storage().concurrency().clamp(1, 32);
+    let workers = repo.storage().costs().concurrency.clamp(1, 32);
     // A few are read sooner than threads are started.
     if items.len() < 8 || workers == 1 {
         return items.iter().map(work).collect();
@@ -65,7 +65,7 @@ pub fn each_pack<T: Send>(
     mut take: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let readers = repo.storage().concurrency().clamp(1, 64).min(packs.len());
+    let readers = repo.storage().costs().concurrency.clamp(1, 64).min(packs.len());
     let (found_in, found) = bounded(readers);
     std::thread::scope(|scope| {
         for _ in 0..readers {

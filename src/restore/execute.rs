@@ -221,7 +221,7 @@ fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan:
 
 /// The frames of a plan in parts for one thread each: from a storage that is far away, what one request fetches.
 fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]> {
-    let most = run.tree.chunks().repo().storage().worth_one_read();
+    let most = run.tree.chunks().repo().storage().costs().worth_one_read;
     if most == 0 {
         return plan.frames.chunks(FRAMES_AT_ONCE).collect();
     }
@@ -245,7 +245,7 @@ fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]
 /// Frames that are fetched with one request, as far as anybody wants them still.
 fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[FrameRead], buffer: Vec<u8>) -> Option<Together> {
     let chunks = run.tree.chunks();
-    if run.stopped() || chunks.repo().storage().worth_one_read() == 0 {
+    if run.stopped() || !chunks.repo().storage().costs().high_latency() {
         return None;
     }
     let wanted = reads.iter().filter(|read| is_wanted(window, read));

@@ -125,7 +125,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let limit = process::file_limit();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let workers = cores.max(tree.chunks().repo().storage().concurrency());
+        let workers = cores.max(tree.chunks().repo().storage().costs().concurrency);
         let map = |snapshot: &Snapshot| match options.numeric_ids {
             true => OwnerMap::default(),
             false => OwnerMap::of(&snapshot.owners),

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Timestamp;
 use crate::storage::leftovers::{self, Writer};
 use crate::storage::naming::{self, Naming};
-use crate::storage::{Class, Created, Leftovers, Name, Storage};
+use crate::storage::{Class, Costs, Created, Leftovers, Name, Storage};
 use crate::sys::process::Identity;
 use crate::sys::{Dir, FileKind, process};
 
@@ -123,7 +123,7 @@ impl DirectoryStorage {
         };
         let open = |class: &Class| match root.open_dir(class.prefix().as_bytes()) {
             Ok(dir) => Ok(OnceLock::from(dir)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && class.may_be_missing() => Ok(OnceLock::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && class.is_optional() => Ok(OnceLock::new()),
             Err(e) => Err(lost(class, e)),
         };
         let classes = Class::ALL.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -172,7 +172,7 @@ impl DirectoryStorage {
     fn place_of_new(&self, name: &Name) -> Result<(usize, Place<'_>)> {
         let class = name.class();
         match self.place(name) {
-            Err(e) if e.kind() == ErrorKind::NotFound && class.may_be_missing() => {
+            Err(e) if e.kind() == ErrorKind::NotFound && class.is_optional() => {
                 let failed = || format!("cannot make the directory {}/ in {}", class.prefix(), self.shown());
                 match self.root.make_dir(class.prefix().as_bytes(), 0o700) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io(failed(), e)),
@@ -210,7 +210,7 @@ impl DirectoryStorage {
     pub fn remove(&self, name: &Name) -> Result<Option<u64>> {
         let failed = || format!("cannot delete {name} in {}", self.shown());
         let (_, dir) = match self.place(name) {
-            Err(e) if e.kind() == ErrorKind::NotFound && name.class().may_be_missing() => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound && name.class().is_optional() => return Ok(None),
             found => found?,
         };
         match dir.stat(name.leaf().as_bytes()) {
@@ -238,7 +238,7 @@ impl DirectoryStorage {
         let mut out = Vec::new();
         for place in Self::places(class) {
             let dir = match self.directory(place) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound && class.may_be_missing() => continue,
+                Err(e) if e.kind() == io::ErrorKind::NotFound && class.is_optional() => continue,
                 found => found.at(failed)?,
             };
             let names = dir.list().at(failed)?;
@@ -266,8 +266,10 @@ impl DirectoryStorage {
     /// A directory, by its number, opened to be listed once; `None` where the repository may lack it.
     pub(super) fn open_to_list(&self, place: usize) -> io::Result<Option<Dir>> {
         match self.directory(place) {
-            // Only a class may be missing, not a part of one.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && place < Class::ALL.len() => Ok(None),
+            // Only an optional class may be missing, not a part of one.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && Class::ALL.get(place).is_some_and(|class| class.is_optional()) => {
+                Ok(None)
+            }
             found => found?.open_below(b"").map(Some),
         }
     }
@@ -421,7 +423,7 @@ impl Storage for DirectoryStorage {
 
     fn delete(&self, name: &Name) -> Result<()> {
         let (place, dir) = match self.place(name) {
-            Err(e) if e.kind() == ErrorKind::NotFound && name.class().may_be_missing() => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound && name.class().is_optional() => return Ok(()),
             found => found?,
         };
         match dir.remove(name.leaf().as_bytes()) {
@@ -478,8 +480,8 @@ impl Storage for DirectoryStorage {
         Ok(out)
     }
 
-    fn concurrency(&self) -> usize {
-        4
+    fn costs(&self) -> Costs {
+        Costs::local(4)
     }
 
     fn local_path(&self) -> Option<PathBuf> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::{Class, Costs, Created, Name, Storage};
 
 /// A repository in memory.
 #[derive(Debug, Default)]
@@ -69,8 +69,8 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    fn concurrency(&self) -> usize {
-        2
+    fn costs(&self) -> Costs {
+        Costs::local(2)
     }
 
     fn describe(&self) -> String {

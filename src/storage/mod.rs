@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::model::{PackId, SegmentId, SlotId, SnapshotId, Timestamp};
 use crate::sys::process::Identity;
 
+mod class;
+mod costs;
 pub mod directory;
 pub(crate) mod leftovers;
 pub mod memory;
@@ -18,80 +20,8 @@ pub mod record;
 pub mod upload;
 pub mod walk;
 
-/// A class of objects: one prefix of names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// `config/`
-    Config,
-    /// `keys/`
-    Keys,
-    /// `packs/xx/`
-    Packs,
-    /// `index/`
-    Index,
-    /// `sessions/`
-    Sessions,
-    /// `snapshots/`
-    Snapshots,
-    /// `forgotten/`
-    Forgotten,
-    /// `condemned/`
-    Condemned,
-    /// `damaged/`
-    Damaged,
-}
-
-impl Class {
-    /// Every class.
-    pub const ALL: [Class; 9] = [
-        Class::Config,
-        Class::Keys,
-        Class::Packs,
-        Class::Index,
-        Class::Sessions,
-        Class::Snapshots,
-        Class::Forgotten,
-        Class::Condemned,
-        Class::Damaged,
-    ];
-
-    /// The longest object of the class, in bytes: what is longer is none, and is not read.
-    pub fn max_object(self) -> u64 {
-        match self {
-            Class::Packs => MAX_PACK,
-            Class::Index => MAX_SEGMENT,
-            _ => MAX_SMALL,
-        }
-    }
-
-    /// Whether a repository may lack the class's directory: it then holds nothing, and the directory is made when it is
-    /// first needed. So repositories that are older than the class need no change.
-    pub fn may_be_missing(self) -> bool {
-        matches!(self, Class::Damaged)
-    }
-
-    /// The first part of its names.
-    pub fn prefix(self) -> &'static str {
-        match self {
-            Class::Config => "config",
-            Class::Keys => "keys",
-            Class::Packs => "packs",
-            Class::Index => "index",
-            Class::Sessions => "sessions",
-            Class::Snapshots => "snapshots",
-            Class::Forgotten => "forgotten",
-            Class::Condemned => "condemned",
-            Class::Damaged => "damaged",
-        }
-    }
-}
-
-/// The longest pack (`format/pack.rs` has the same limit).
-const MAX_PACK: u64 = 1 << 30;
-/// The longest segment.
-const MAX_SEGMENT: u64 = 64 << 30;
-/// The longest object of any other class.
-const MAX_SMALL: u64 = 64 << 20;
+pub use class::Class;
+pub use costs::Costs;
 
 /// How many copies there are of the small objects that everything else depends on.
 pub const COPIES: u8 = 3;
@@ -293,19 +223,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// How many calls are worth having under way at once.
-    fn concurrency(&self) -> usize;
-
-    /// How many large objects are worth creating at once. One where the next is under way as soon as the last is.
-    fn creates_at_once(&self) -> usize {
-        1
-    }
-
-    /// Bytes that are worth one read: neighbouring ranges of an object are asked for together up to this length, where
-    /// every read costs the way there and back. Zero: each range by itself.
-    fn worth_one_read(&self) -> u64 {
-        0
-    }
+    /// What requests cost. It may change while a storage is open.
+    fn costs(&self) -> Costs;
 
     /// The local directory that holds the objects, if one does: an ingest never goes in there.
     fn local_path(&self) -> Option<std::path::PathBuf> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
+use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 use crate::sys::process::Identity;
 
 /// One call.
@@ -179,16 +179,8 @@ impl Storage for RecordingStorage {
         self.inner.received(class)
     }
 
-    fn concurrency(&self) -> usize {
-        self.inner.concurrency()
-    }
-
-    fn creates_at_once(&self) -> usize {
-        self.inner.creates_at_once()
-    }
-
-    fn worth_one_read(&self) -> u64 {
-        self.inner.worth_one_read()
+    fn costs(&self) -> Costs {
+        self.inner.costs()
     }
 
     fn local_path(&self) -> Option<std::path::PathBuf> {

@@ -92,11 +92,11 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("repo");
         drop(DirectoryStorage::create(&path).unwrap());
-        for class in Class::ALL.into_iter().filter(|class| class.may_be_missing()) {
+        for class in Class::ALL.into_iter().filter(|class| class.is_optional()) {
             std::fs::remove_dir(path.join(class.prefix())).unwrap();
         }
         let storage = Arc::new(DirectoryStorage::open(&path).unwrap());
-        for class in Class::ALL.into_iter().filter(|class| class.may_be_missing()) {
+        for class in Class::ALL.into_iter().filter(|class| class.is_optional()) {
             let mut walk = Walk::new(&storage, class);
             while let Some(some) = walk.some().unwrap() {
                 assert!(some.is_empty());

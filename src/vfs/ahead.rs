@@ -84,7 +84,14 @@ pub struct Piece {
 
 /// Notes that the reader of inode `ino` has `reached` so far in its long file; passes on what is to be given now, piece by
 /// piece, as long as they are taken. False when the file is to be read as usual.
-pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, is_far: bool, take: impl Fn(Piece) -> bool) -> bool {
+pub fn reading(
+    ino: u64,
+    content: &Content,
+    reached: u64,
+    given: &mut Given,
+    high_latency: bool,
+    take: impl Fn(Piece) -> bool,
+) -> bool {
     if !matches!(content, Content::Tree { .. } | Content::Items(_)) {
         return false;
     }
@@ -92,7 +99,7 @@ pub fn reading(ino: u64, content: &Content, reached: u64, given: &mut Given, is_
         let content = Arc::new(content.clone());
         let mut end = window.start;
         while end < window.end {
-            let range = end..(end + if is_far { FAR_PIECE } else { PIECE }).min(window.end);
+            let range = end..(end + if high_latency { FAR_PIECE } else { PIECE }).min(window.end);
             // Refused: there are too many readers, this one asks.
             if !take(Piece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() }) {
                 break;
@@ -123,10 +130,10 @@ pub fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) ->
     Ok(())
 }
 
-/// Has what a piece needs fetched with few requests, where they are dear.
+/// Has what a piece needs read with few requests, on high-latency storage.
 fn load(below: &Below, piece: &Piece) -> Result<()> {
     let chunks = below.trees().chunks();
-    let most = chunks.repo().storage().worth_one_read();
+    let most = chunks.repo().storage().costs().worth_one_read;
     if most == 0 {
         return Ok(());
     }

@@ -60,11 +60,11 @@ pub struct Around {
 
 impl Around {
     /// Starts the thread; it ends with this.
-    pub fn new(below: Arc<Below>, kernel: Kernel, is_far: bool) -> Result<Self> {
+    pub fn new(below: Arc<Below>, kernel: Kernel, high_latency: bool) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(WAITING);
         std::thread::Builder::new()
             .name("mount-around".to_owned())
-            .spawn(move || work(&below, &kernel, &receiver, is_far))
+            .spawn(move || work(&below, &kernel, &receiver, high_latency))
             .map_err(|e| Error::io("cannot start a thread", e))?;
         Ok(Around { jobs })
     }
@@ -145,10 +145,10 @@ impl Places {
     }
 }
 
-fn work(below: &Below, kernel: &Kernel, jobs: &Receiver<Job>, is_far: bool) {
+fn work(below: &Below, kernel: &Kernel, jobs: &Receiver<Job>, high_latency: bool) {
     let (mut bytes, mut files) = (Vec::new(), VecDeque::<Places>::new());
     loop {
-        let owing = files.iter().position(|file| file.credit > 0).filter(|_| !is_far);
+        let owing = files.iter().position(|file| file.credit > 0).filter(|_| !high_latency);
         let job = match owing {
             Some(_) => jobs.try_recv().map_err(|e| e.is_disconnected()),
             None => jobs.recv().map_err(|_| true),

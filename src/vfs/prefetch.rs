@@ -136,8 +136,8 @@ pub struct Prefetch {
     kernel: Kernel,
     push: Push,
     around: Around,
-    /// Requests to the storage are dear.
-    is_far: bool,
+    /// As [`Costs::high_latency`](crate::storage::Costs::high_latency) says of the storage.
+    high_latency: bool,
 }
 
 impl std::fmt::Debug for Job {
@@ -152,17 +152,17 @@ impl std::fmt::Debug for Job {
 }
 
 impl Prefetch {
-    /// Starts as many threads as there are cores, or as a storage that is far away serves at once. `frames` is the size of
+    /// Starts as many threads as there are cores, or as many as a high-latency storage serves at once. `frames` is the size of
     /// the frame cache: a quarter of it is used.
     pub fn new(below: Arc<Below>, frames: u64) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(JOBS);
         let shared = Arc::new(Shared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });
         let kernel = Kernel::default();
-        let storage = shared.below.trees().chunks().repo().storage().clone();
+        let costs = shared.below.trees().chunks().repo().storage().costs();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        // Who waits for a storage that is far away needs no core.
-        let is_far = storage.worth_one_read() > 0;
-        let waiting = if is_far { storage.concurrency() } else { 0 };
+        // A thread that waits for a remote storage needs no core.
+        let high_latency = costs.high_latency();
+        let waiting = if high_latency { costs.concurrency } else { 0 };
         let threads = cores.max(waiting).clamp(2, 16);
         for number in 0..threads {
             let (shared, jobs, receiver, kernel) = (shared.clone(), jobs.clone(), receiver.clone(), kernel.clone());
@@ -172,8 +172,8 @@ impl Prefetch {
                 .map_err(|e| Error::io("cannot start a thread", e))?;
         }
         let push = Push::new(shared.below.clone(), kernel.clone())?;
-        let around = Around::new(shared.below.clone(), kernel.clone(), is_far)?;
-        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around, is_far })
+        let around = Around::new(shared.below.clone(), kernel.clone(), high_latency)?;
+        Ok(Prefetch { shared, jobs, numbers: AtomicU64::new(0), threads, kernel, push, around, high_latency })
     }
 
     /// Says how to put bytes of a file into the kernel's page cache.
@@ -217,7 +217,7 @@ impl Prefetch {
         if let (true, Kind::File(content)) = (ordered && stream.hits >= WITHIN && self.kernel.get().is_some(), &found.node().kind)
         {
             let take = |piece| self.jobs.try_send(Job::Give(piece)).is_ok();
-            if ahead::reading(ino, content, stream.reader.1, &mut stream.given, self.is_far, take) {
+            if ahead::reading(ino, content, stream.reader.1, &mut stream.given, self.high_latency, take) {
                 return;
             }
         }
@@ -313,7 +313,7 @@ impl Shared {
             (s.tree.clone(), s.cursor, s.across, room)
         });
         let Some((tree, cursor, across, room)) = begun else { return };
-        let most = self.below.trees().chunks().repo().storage().worth_one_read() / RUNS_A_READ;
+        let most = self.below.trees().chunks().repo().storage().costs().worth_one_read / RUNS_A_READ;
         let run = FrameRun::new(most);
         let mut walk = Walk { shared: self, jobs, tree, at: cursor, room, pieces: Vec::new(), last: [None; 4], next: 0, run };
         let end = if across { cursor.0.saturating_add(WALK) } else { cursor.0 };

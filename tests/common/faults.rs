@@ -11,7 +11,7 @@ use yester::error::{Error, ErrorKind, Result};
 use yester::model::PackId;
 use yester::storage::memory::MemoryStorage;
 use yester::storage::record::Operation;
-use yester::storage::{Class, Created, Name, Storage};
+use yester::storage::{Class, Costs, Created, Name, Storage};
 
 /// Called before every operation; may act on the repository, and may make the operation fail.
 pub type Hook = Box<dyn FnMut(&Operation) -> Result<()> + Send>;
@@ -211,8 +211,8 @@ impl Storage for Faults {
         Ok(self.tells_room.then(|| capacity.saturating_sub(size(&*self.inner))))
     }
 
-    fn concurrency(&self) -> usize {
-        2
+    fn costs(&self) -> Costs {
+        self.inner.costs()
     }
 
     fn describe(&self) -> String {

@@ -19,7 +19,8 @@ fn suite(storage: Arc<dyn Storage>) {
     storage.sync().unwrap();
     storage.sync_everything().unwrap();
     storage.leftovers(true).unwrap();
-    assert!(storage.concurrency() > 0 && !storage.describe().is_empty());
+    let costs = storage.costs();
+    assert!(costs.concurrency > 0 && costs.creates_at_once > 0 && !storage.describe().is_empty());
 }
 
 fn every_class_is_created_once_and_read_back(storage: &dyn Storage) {

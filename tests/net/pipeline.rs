@@ -11,7 +11,7 @@ use yester::mount::{Shutdown, mount};
 use yester::observe::Silent;
 use yester::remote::client::RemoteStorage;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
-use yester::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
+use yester::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 use yester::sys::process::Identity;
 use yester::vfs::MountOptions;
 
@@ -117,16 +117,8 @@ impl Storage for Watched {
         self.inner.received(class)
     }
 
-    fn concurrency(&self) -> usize {
-        self.inner.concurrency()
-    }
-
-    fn creates_at_once(&self) -> usize {
-        self.inner.creates_at_once()
-    }
-
-    fn worth_one_read(&self) -> u64 {
-        self.inner.worth_one_read()
+    fn costs(&self) -> Costs {
+        self.inner.costs()
     }
 
     fn describe(&self) -> String {
@@ -176,7 +168,7 @@ fn packs_go_several_at_once_and_ranges_together() {
     let report = ingest(&fixture.repo, &source(&live), &options, &Arc::default(), &Silent).unwrap();
     let sent = watched.creates.take();
     assert!(sent.most >= 2, "one pack after the other: {sent:?}");
-    assert!(sent.most <= watched.creates_at_once(), "memory is for a few packs: {sent:?}");
+    assert!(sent.most <= watched.costs().creates_at_once, "memory is for a few packs: {sent:?}");
     // Every pack is there before the last segment, and that before the snapshot.
     let order = watched.order.lock().unwrap().clone();
     let last = order.iter().rposition(|(name, _)| matches!(name, Name::Segment(_))).unwrap();
@@ -190,7 +182,7 @@ fn packs_go_several_at_once_and_ranges_together() {
     assert_same(&to.join("live"));
     let seen = watched.reads.take();
     assert!(seen.most >= 2, "one request after the other: {seen:?}");
-    assert!(seen.longest <= watched.worth_one_read(), "{seen:?}");
+    assert!(seen.longest <= watched.costs().worth_one_read, "{seen:?}");
     assert!(2 * done.frames >= 3 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
     assert!(seen.bytes <= sent.bytes, "what was read is more than there is: {seen:?} of {sent:?}");
 

@@ -167,10 +167,10 @@ impl<'a> Reading<'a> {
     /// Reads all packs and hands each one's findings to `take`, on this thread.
     fn run(&self, mut take: impl FnMut(PackId, Found)) -> Result<()> {
         let cores = thread::available_parallelism().map_or(1, |n| n.get());
-        // Who waits for a storage that is far away needs no core. On a disk of this machine the system reads ahead, and each
+        // A thread that waits for a remote storage needs no core. On a disk of this machine the system reads ahead, and each
         // thread has buffers of some MiB.
-        let storage = self.catalog.repo().storage();
-        let waiting = if storage.local_path().is_some() { 2 } else { storage.concurrency() };
+        let costs = self.catalog.repo().storage().costs();
+        let waiting = if costs.high_latency() { costs.concurrency } else { 2 };
         let threads = cores.max(waiting).min(THREADS);
         let (send, results) = crossbeam_channel::bounded(2 * threads + 1);
         let (give, parts) = crossbeam_channel::unbounded();

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::model::SegmentId;
 use crate::storage::memory::MemoryStorage;
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::{Class, Costs, Created, Name, Storage};
 
 /// Hides segments of `inner`, and keeps what is created to itself.
 #[derive(Debug)]
@@ -72,12 +72,8 @@ impl Storage for Overlay {
         Ok(())
     }
 
-    fn concurrency(&self) -> usize {
-        self.inner.concurrency()
-    }
-
-    fn worth_one_read(&self) -> u64 {
-        self.inner.worth_one_read()
+    fn costs(&self) -> Costs {
+        self.inner.costs()
     }
 
     fn describe(&self) -> String {

@@ -23,7 +23,7 @@ use crate::remote::list::{ListParser, Listed};
 use crate::remote::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
 use crate::remote::rate::Rate;
 use crate::remote::tls::Trust;
-use crate::storage::{Class, Created, Leftovers, Name, Receipt, Storage};
+use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 
 mod body;
 mod exchange;
@@ -437,16 +437,13 @@ impl Storage for RemoteStorage {
         Ok(objects.into_iter().map(|(name, _, at)| (name, Receipt { at, by: by.remove(&name) })).collect())
     }
 
-    fn concurrency(&self) -> usize {
-        self.line.connections().max(2) * PER_CONNECTION
-    }
-
-    fn creates_at_once(&self) -> usize {
-        self.line.connections().clamp(1, MOST_UPLOADS)
-    }
-
-    fn worth_one_read(&self) -> u64 {
-        ONE_READ
+    fn costs(&self) -> Costs {
+        let connections = self.line.connections();
+        Costs {
+            concurrency: connections.max(2) * PER_CONNECTION,
+            creates_at_once: connections.clamp(1, MOST_UPLOADS),
+            worth_one_read: ONE_READ,
+        }
     }
 
     fn describe(&self) -> String {

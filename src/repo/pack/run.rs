@@ -1,4 +1,4 @@
-//! Neighbouring frames of a pack, read with one request: from a storage that is far away, each request costs the way
+//! Neighbouring frames of a pack, read with one request: on high-latency storage, each request costs the way
 //! there and back.
 
 use std::ops::Range;
