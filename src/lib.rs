@@ -8,7 +8,7 @@
 //! | `jobs` | opening a repository by its location, credentials | `remote`, `repo` and what they stand on |
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
-//! | `ingest`, `restore` | directories in, a snapshot out; and back | `repo` and what it stands on |
+//! | `ingest`, `restore` | directories and streams in, a snapshot out; and back | `repo` and what it stands on |
 //! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
 //! | `local` | what this machine remembers of a repository | `repo`, `model`, `sys` |
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |

@@ -36,6 +36,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester ingest ~", "all of the home directory"),
             ("yester ingest -x --exclude-caches / /boot", "the system, without other file systems"),
             ("yester ingest -n -v --exclude '*.o' ~/src", "list what would be stored, and why"),
+            ("yester ingest /etc --stream db.sql -- pg_dumpall", "a directory, and what a command writes"),
         ],
     ),
     (

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 use yester::chunk::codec::Compression;
-use yester::ingest::{Exclude, IngestOptions, IngestReport, Parent, Source, ingest};
+use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
 use yester::model::{Timestamp, escape};
 use yester::repo::Repository;
 use yester::{Error, ErrorKind, Result};
@@ -19,6 +20,7 @@ use super::exit::Outcome;
 use super::output::{Output, note};
 use super::patterns::Bases;
 use super::progress::Display;
+use super::streams::StreamArgs;
 use super::{gone, init, inputs, select, signals, units};
 
 /// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
@@ -31,8 +33,10 @@ const FASTEST: i32 = -1;
 #[command(after_long_help = super::patterns::RULES)]
 pub struct IngestArgs {
     /// What to take a snapshot of
-    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0"])]
+    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0", "stdin", "stream", "stdin_from_command", "stdin_filename", "command"])]
     sources: Vec<PathBuf>,
+    #[command(flatten)]
+    streams: StreamArgs,
     /// Store the one given path under this name
     #[arg(long = "as", value_name = "PATH")]
     stored_as: Option<PathBuf>,
@@ -137,10 +141,10 @@ impl FromStr for Level {
 /// Takes a snapshot.
 pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let began = Instant::now();
-    let sources = args.sources()?;
-    inputs::require_one(&sources)?;
+    let inputs = args.inputs()?;
+    inputs::require_one(&inputs)?;
     let mut options = args.options()?;
-    yester::ingest::check(&sources, &options)?;
+    yester::ingest::check(&inputs, &options)?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
     gone::warn(context, &repo)?;
     if let Some(name) = &args.parent {
@@ -149,7 +153,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     options.never = never(context, &repo)?;
     let stop = signals::stop_flag()?;
     let display = Display::new(&context.global);
-    let report = ingest(&repo, &sources, &options, &stop, &display);
+    let report = ingest_all(&repo, &inputs, &options, &stop, &display);
     display.finish();
     let report = report.map_err(|e| interrupted(e, args.dry_run))?;
     if report.committed {
@@ -195,8 +199,9 @@ fn never(context: &Context, repo: &Repository) -> Result<Vec<PathBuf>> {
 }
 
 impl IngestArgs {
-    fn sources(&self) -> Result<Vec<Source>> {
-        let mut given = self.sources.clone();
+    fn inputs(&self) -> Result<Vec<Arc<dyn Input>>> {
+        let (paths, stream) = self.streams.parted(&self.sources)?;
+        let mut given = paths;
         for list in &self.files_from {
             given.extend(inputs::listed_paths(list, b'\n')?);
         }
@@ -207,7 +212,8 @@ impl IngestArgs {
         if let Some(name) = &self.stored_as {
             inputs::rename(&mut sources, name)?;
         }
-        Ok(sources)
+        let paths = sources.into_iter().map(|source| Arc::new(source) as Arc<dyn Input>);
+        Ok(paths.chain(stream.map(|stream| Arc::new(stream) as Arc<dyn Input>)).collect())
     }
 
     fn options(&self) -> Result<IngestOptions> {

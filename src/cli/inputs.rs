@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use yester::error::IoContext;
-use yester::ingest::Source;
+use yester::ingest::{Input, Source};
+use yester::model::escape;
 use yester::{Error, ErrorKind, Result};
 
 use super::paths;
@@ -41,19 +43,20 @@ pub fn rename(sources: &mut [Source], name: &Path) -> Result<()> {
 }
 
 /// Refuses when nothing at all is there to be read: no snapshot and no repository is made then.
-pub fn require_one(sources: &[Source]) -> Result<()> {
-    let Some(first) = sources.first() else {
+pub fn require_one(inputs: &[Arc<dyn Input>]) -> Result<()> {
+    let Some(first) = inputs.first() else {
         return Err(Error::invalid("there is nothing to ingest: give the path of a file or directory"));
     };
     let mut error = None;
-    for source in sources {
-        match source.path.symlink_metadata() {
-            Ok(_) => return Ok(()),
-            Err(e) => drop(error.get_or_insert(e)),
+    for input in inputs {
+        match input.path().map(std::path::Path::symlink_metadata) {
+            // A stream may be there; only its end tells.
+            None | Some(Ok(_)) => return Ok(()),
+            Some(Err(e)) => drop(error.get_or_insert(e)),
         }
     }
-    let shown = paths::shown(&first.path);
-    let text = if sources.len() == 1 {
+    let shown = escape(first.shown());
+    let text = if inputs.len() == 1 {
         format!("cannot read {shown}")
     } else {
         format!("cannot read any of the given paths, {shown} first")
@@ -102,9 +105,11 @@ mod tests {
     #[test]
     fn something_must_be_there() {
         assert_eq!(require_one(&[]).unwrap_err().kind(), ErrorKind::Invalid);
-        let gone = sources(["/nonexistent/1".into(), "/nonexistent/2".into()]).unwrap();
+        let inputs = |paths: [&str; 2]| -> Vec<Arc<dyn Input>> {
+            sources(paths.map(PathBuf::from)).unwrap().into_iter().map(|source| Arc::new(source) as Arc<dyn Input>).collect()
+        };
+        let gone = inputs(["/nonexistent/1", "/nonexistent/2"]);
         assert_eq!(require_one(&gone).unwrap_err().kind(), ErrorKind::NotFound);
-        let one = sources(["/nonexistent/1".into(), "/".into()]).unwrap();
-        assert!(require_one(&one).is_ok());
+        assert!(require_one(&inputs(["/nonexistent/1", "/"])).is_ok());
     }
 }

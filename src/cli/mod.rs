@@ -43,6 +43,7 @@ mod signals;
 mod snapshots;
 mod stats;
 mod status;
+mod streams;
 mod umount;
 mod units;
 mod unlock;

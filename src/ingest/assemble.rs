@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::format::page::{self, PageKind, ScanRecord};
+use crate::ingest::assemble::streams::Streams;
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
 use crate::ingest::exclude::{self, Rules};
@@ -15,19 +16,19 @@ use crate::ingest::groups::Groups;
 use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
+use crate::ingest::recipe::Recipe;
 use crate::ingest::sink::stopped;
 use crate::ingest::tell::{self, Told};
 use crate::model::{Content, Directory, Item, Kind, LeftOut, Node, Root, Snapshot, Statistics, Xattrs};
 use crate::observe::{Action, Event, Observer};
 use crate::repo::tree::writer::{PageSink, TreeWriter};
 
-/// A recipe of up to this many items stands in the node; a longer one has pages of its own, so that a directory of
-/// big files stays quick to read.
-const INLINE_ITEMS: usize = 12;
 /// Attributes up to this many bytes stand in the node.
 const INLINE_XATTRS: usize = 1 << 10;
 /// Scan records of one page, at most.
 const SCAN_RECORDS: u64 = 2048;
+
+pub mod streams;
 
 /// What came out.
 #[derive(Debug)]
@@ -88,6 +89,7 @@ pub struct Assembler<'a> {
     observer: &'a dyn Observer,
     rules: &'a Rules,
     arrived: HashMap<u64, Arrived>,
+    streams: Streams<'a>,
     stack: Vec<Building>,
     path: Vec<u8>,
     root: Option<Node>,
@@ -121,6 +123,7 @@ impl<'a> Assembler<'a> {
         rules: &'a Rules,
         scratch: Option<&Path>,
         parent: Option<&Snapshot>,
+        streams: Streams<'a>,
     ) -> Self {
         Assembler {
             chunks,
@@ -131,6 +134,7 @@ impl<'a> Assembler<'a> {
             observer,
             rules,
             arrived: HashMap::new(),
+            streams,
             stack: Vec::new(),
             path: Vec::new(),
             root: None,
@@ -150,7 +154,7 @@ impl<'a> Assembler<'a> {
 
     /// Works until the steps end. What was read before an interruption is stored all the same: the next ingest finds it.
     pub fn run(mut self, steps: &Receiver<Vec<Step>>) -> Result<Assembled> {
-        for steps in steps {
+        while let Some(steps) = self.next_steps(steps)? {
             let count = steps.len() as u64;
             for step in steps {
                 match self.step(step) {
@@ -310,7 +314,7 @@ impl<'a> Assembler<'a> {
     fn leaf(&mut self, begun: Box<Begun>, wanted: Wanted) -> Result<()> {
         let Begun { mut node, xattrs, mut record, before, doubtful } = *begun;
         // The walk has counted what it took over from the parent.
-        let counts = matches!(wanted, Wanted::Link(_) | Wanted::Read(_));
+        let counts = matches!(wanted, Wanted::Link(_) | Wanted::Read(_) | Wanted::Stream(_));
         let link = matches!(wanted, Wanted::Link(_));
         match wanted {
             Wanted::Parent => {}
@@ -329,6 +333,11 @@ impl<'a> Assembler<'a> {
                     }
                 }
             },
+            Wanted::Stream(number) => {
+                if !self.stream(&mut node, number, before.as_deref())? {
+                    return Ok(());
+                }
+            }
             Wanted::Read(slot) => {
                 if !self.read(&mut node, &mut record, slot)? {
                     return Ok(());
@@ -466,7 +475,7 @@ impl<'a> Assembler<'a> {
                 recipe.base = base;
                 self.chunks.begin_big(size)?;
             }
-            Part::Again => *recipe = Recipe { base: recipe.base.take(), ..Recipe::default() },
+            Part::Again => *recipe = Recipe::over(recipe.base.take()),
             Part::Hole(len) => recipe.push(Item::Hole { len }, &mut self.chunks)?,
             Part::Data { bytes, cuts, held } => {
                 for Cut { id, start, len } in cuts {
@@ -501,6 +510,7 @@ impl<'a> Assembler<'a> {
     fn receive(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Stopped => return Err(stopped()),
+            Message::Stream { number, part } => self.stream_part(number, part)?,
             Message::Piece { slot, part } => match self.arrived.entry(slot).or_insert_with(|| Arrived::Parts(VecDeque::new())) {
                 Arrived::Parts(parts) => parts.push_back(part),
                 Arrived::Whole(..) => return Err(Error::corrupt("a file was read in two ways")),
@@ -523,54 +533,5 @@ impl<'a> Assembler<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// A recipe that grows.
-#[derive(Default)]
-struct Recipe {
-    items: Vec<Item>,
-    writer: Option<TreeWriter>,
-    size: u64,
-    data: u64,
-    /// The previous version of the file.
-    base: Option<Content>,
-}
-
-impl Recipe {
-    fn push(&mut self, item: Item, sink: &mut dyn PageSink) -> Result<()> {
-        self.size += item.len();
-        self.data += if matches!(item, Item::Chunk { .. }) { item.len() } else { 0 };
-        if self.writer.is_none() {
-            self.items.push(item);
-            if self.items.len() <= INLINE_ITEMS {
-                return Ok(());
-            }
-        }
-        let before = match &self.base {
-            Some(Content::Tree { root, .. }) => Some(*root),
-            _ => None,
-        };
-        let writer = self.writer.get_or_insert_with(|| TreeWriter::new(PageKind::Recipe).over(before));
-        let waiting = if self.items.is_empty() { vec![item] } else { std::mem::take(&mut self.items) };
-        let mut bytes = Vec::with_capacity(40);
-        for item in waiting {
-            bytes.clear();
-            page::put_item(&item, &mut bytes);
-            let hash = || match item {
-                Item::Chunk { id, .. } => u64::from(id.0[0]),
-                Item::Hole { .. } => 1,
-            };
-            writer.push(&bytes, item.len(), b"", hash, sink)?;
-        }
-        Ok(())
-    }
-
-    fn finish(self, sink: &mut dyn PageSink) -> Result<Content> {
-        let Some(writer) = self.writer else { return Ok(Content::Items(self.items)) };
-        match writer.finish(sink)? {
-            Some(root) => Ok(Content::Tree { root, size: self.size, data: self.data }),
-            None => Ok(Content::Items(Vec::new())),
-        }
     }
 }

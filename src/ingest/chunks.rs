@@ -65,9 +65,18 @@ impl Hasher for KeyHasher {
     fn write_usize(&mut self, _: usize) {}
 }
 
+/// Where frames of a file of this many bytes end.
+fn frame_of(size: u64) -> usize {
+    match size {
+        HUGE.. => HUGE_FRAME,
+        LONG.. => LONG_FRAME,
+        _ => BIG_FRAME,
+    }
+}
+
 /// A frame that is being filled.
 #[derive(Debug, Default)]
-struct Gathered {
+pub struct Gathered {
     frame: PlainFrame,
     /// Bytes of its bases, and which they are.
     prefix: usize,
@@ -324,13 +333,39 @@ impl<'a> Chunks<'a> {
         if self.big.len() >= full { self.end_big() } else { Ok(()) }
     }
 
+    /// A chunk of a stream, which begins at `at` of it. Streams come at the same time, so each gathers for itself, in
+    /// `into`.
+    pub fn stream(
+        &mut self,
+        id: &ChunkId,
+        bytes: &[u8],
+        at: u64,
+        previous: Option<Previous<'_>>,
+        into: &mut Gathered,
+    ) -> Result<()> {
+        if !self.is_new(PackKind::Data, id)? {
+            return Ok(());
+        }
+        self.bytes_new += bytes.len() as u64;
+        if !into.has_room(bytes.len()) {
+            self.end_stream(into)?;
+        }
+        into.push(id, bytes);
+        if let Some(previous) = previous {
+            self.bases(previous, bytes.len() as u32, into)?;
+        }
+        let full = if into.frame.bases.is_empty() { frame_of(at) } else { frame_of(at).min(DELTA_FRAME) };
+        if into.len() >= full { self.end_stream(into) } else { Ok(()) }
+    }
+
+    /// Gives the last frame of a stream away.
+    pub fn end_stream(&mut self, gathered: &mut Gathered) -> Result<()> {
+        self.submit(PackKind::Data, std::mem::take(gathered))
+    }
+
     /// A big file of `size` bytes begins. Files of moderate length share frames; a huge one has its own.
     pub fn begin_big(&mut self, size: u64) -> Result<()> {
-        let frame = match size {
-            HUGE.. => HUGE_FRAME,
-            LONG.. => LONG_FRAME,
-            _ => BIG_FRAME,
-        };
+        let frame = frame_of(size);
         if (frame, self.big_frame) != (BIG_FRAME, BIG_FRAME) {
             self.end_big()?;
         }

@@ -4,17 +4,16 @@ use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::ingest::exclude::Marked;
 use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentDir;
 use crate::ingest::scan::{self, Cell, Scanned, Scanner};
-use crate::ingest::sources::{self, Place};
-use crate::model::{Content, Item, Kind, LeftOut, Node, Xattrs, escape};
+use crate::ingest::sources::Place;
+use crate::model::{Content, Item, Kind, LeftOut, Node, Xattrs};
 use crate::repo::index::Index;
 use crate::repo::index::known::Known;
-use crate::sys::{Dir, FileKind, Stat};
 
 /// Subdirectories that are announced before they are needed.
 const WINDOW: usize = 24;
@@ -179,30 +178,5 @@ impl<'a> Adoption<'a> {
             Kind::File(Content::Tree { .. }) => Ok(false),
             _ => Ok(true),
         }
-    }
-}
-
-/// A given path, opened.
-pub enum Given {
-    /// A directory.
-    Directory(Scanned),
-    /// Anything else: its directory, its name there, its stat.
-    Other(Arc<Handle>, Vec<u8>, Stat),
-}
-
-/// Opens a given path: a directory, or the directory it is in. A link that was given is stored as a link; one that was
-/// given with a slash behind it leads to what is stored.
-pub fn open_given(path: &std::path::Path) -> Result<Given> {
-    let failed = || escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-    let Some((parent, name)) = sources::split(path).filter(|_| !sources::follows(path)) else {
-        return Ok(Given::Directory(Dir::open(path).and_then(Scanned::of).at(failed)?));
-    };
-    let dir = Arc::new(Handle::new(Dir::open(parent).at(failed)?));
-    let name = std::os::unix::ffi::OsStrExt::as_bytes(name).to_vec();
-    let stat = dir.stat(&name).at(failed)?;
-    match stat.kind {
-        FileKind::Directory => Ok(Given::Directory(dir.open_dir(&name).and_then(Scanned::of).at(failed)?)),
-        FileKind::Unknown => Err(Error::new(ErrorKind::Invalid, format!("{} is of an unknown type", failed()))),
-        _ => Ok(Given::Other(dir, name, stat)),
     }
 }

@@ -1,30 +1,32 @@
 //! What a snapshot cannot hold: refused before anything is read.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::snapshot::{MAX_BODY, MAX_LIST, MAX_TEXT};
-use crate::ingest::options::{IngestOptions, Source};
+use crate::ingest::input::Input;
+use crate::ingest::options::IngestOptions;
 use crate::ingest::plan::Walked;
 use crate::model::node::MAX_NAME;
 use crate::model::{Owners, escape};
 use crate::sys::users;
 
 /// Refuses more given paths or tags than a snapshot can name, and texts that are too long for it.
-pub fn check(sources: &[Source], options: &IngestOptions) -> Result<()> {
+pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
     let too_many = |count: usize, what: &str, instead: &str| {
         Err(Error::invalid(format!("{count} {what} were given; a snapshot holds at most {MAX_LIST}: {instead}")))
     };
-    let stored: BTreeSet<&[u8]> = sources.iter().map(|source| source.stored.as_slice()).collect();
+    let stored: BTreeSet<&[u8]> = inputs.iter().map(|input| input.stored()).collect();
     if stored.len() > MAX_LIST {
         return too_many(stored.len(), "paths", "give the directories that they are in, or several ingests");
     }
     if options.tags.len() > MAX_LIST {
         return too_many(options.tags.len(), "tags", "give fewer");
     }
-    let texts = [("host", &options.host), ("user", &options.user)];
-    let texts = texts.into_iter().chain(options.tags.iter().map(|tag| ("tag", tag)));
-    let paths = sources.iter().map(|source| ("path", &source.stored));
+    let texts = [("host", options.host.as_slice()), ("user", &options.user)];
+    let texts = texts.into_iter().chain(options.tags.iter().map(|tag| ("tag", tag.as_slice())));
+    let paths = inputs.iter().map(|input| ("path", input.stored()));
     let mut size = 0;
     for (what, text) in texts.chain(paths) {
         size += text.len() + 4;
@@ -69,17 +71,19 @@ mod tests {
 
     #[test]
     fn what_is_too_much_is_named() {
-        let source = |n: usize| Source { path: "/x".into(), stored: format!("/{n}").into_bytes() };
+        let stored = |stored: String| -> Arc<dyn Input> {
+            Arc::new(crate::ingest::Source { path: "/x".into(), stored: stored.into_bytes() })
+        };
+        let source = |n: usize| stored(format!("/{n}"));
         let fine = IngestOptions::default();
-        let many: Vec<Source> = (0..=MAX_LIST).map(source).collect();
+        let many: Vec<Arc<dyn Input>> = (0..=MAX_LIST).map(source).collect();
         assert!(check(&many[1..], &fine).is_ok());
         assert!(check(&many, &fine).expect_err("too many").to_string().starts_with("65537 paths"));
         let host = IngestOptions { host: vec![b'h'; 100_000], ..fine.clone() };
         assert!(check(&many[..1], &host).expect_err("too long").to_string().contains("host hhhh"));
         let tags = IngestOptions { tags: vec![vec![b't'; MAX_TEXT + 1]], ..fine.clone() };
         assert!(check(&many[..1], &tags).is_err());
-        let long: Vec<Source> =
-            (0..600).map(|n| Source { stored: format!("/{n}{}", "x".repeat(65_000)).into_bytes(), ..source(n) }).collect();
+        let long: Vec<Arc<dyn Input>> = (0..600).map(|n| stored(format!("/{n}{}", "x".repeat(65_000)))).collect();
         assert!(check(&long, &fine).is_err());
     }
 

@@ -20,6 +20,7 @@ use crossbeam_channel::unbounded;
 
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::assemble::streams::Streams;
 use crate::ingest::assemble::{Assembled, Assembler, Readers};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
@@ -32,9 +33,10 @@ use crate::ingest::parent::ParentTree;
 use crate::ingest::plan::{Outlets, Planner, Walked};
 use crate::ingest::read::Reading;
 use crate::ingest::scan::Scanner;
+use crate::ingest::shares::{Ending, Shares, cores};
 use crate::ingest::sink::{Sink, Stored, stopped};
 use crate::ingest::sources::Place;
-use crate::model::{Snapshot, SnapshotId, Timestamp};
+use crate::model::{Content, Kind, Snapshot, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
@@ -54,6 +56,7 @@ mod exclude;
 mod groups;
 mod handles;
 mod holes;
+pub mod input;
 mod level;
 mod limits;
 mod options;
@@ -61,15 +64,17 @@ mod others;
 mod parent;
 mod plan;
 mod read;
+mod recipe;
 mod scan;
+mod shares;
 mod sink;
 pub mod sources;
+mod stream;
 mod tell;
 
+pub use input::{Input, Stream};
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
 
-/// Files that one reader opens before their turn, at most.
-const READ_AHEAD: usize = 16;
 /// Bytes that readers may hold.
 const READ_BUDGET: u64 = 16 << 20;
 /// Steps that the planner may be ahead.
@@ -92,15 +97,13 @@ pub fn now() -> Timestamp {
 }
 
 /// Refuses what [`ingest`] would refuse of what it is given: before a repository is opened, or made.
-pub fn check(sources: &[Source], options: &IngestOptions) -> Result<()> {
-    sources::places(sources)?;
+pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
+    sources::places(inputs)?;
     Rules::new(options, &[])?;
-    limits::check(sources, options)
+    limits::check(inputs, options)
 }
 
-/// Stores `sources` as a new snapshot. Setting `stop` ends it cleanly: no snapshot, and what was stored is found by
-/// the next ingest. An error of the repository is final; what cannot be read of the source is said to `observer`,
-/// counted, and left out.
+/// Stores what is at these paths as a new snapshot: [`ingest_all`] without streams.
 pub fn ingest(
     repo: &Arc<Repository>,
     sources: &[Source],
@@ -108,16 +111,30 @@ pub fn ingest(
     stop: &Arc<AtomicBool>,
     observer: &dyn Observer,
 ) -> Result<IngestReport> {
-    let places = sources::places(sources)?;
+    let inputs: Vec<Arc<dyn Input>> = sources.iter().map(|source| Arc::new(source.clone()) as Arc<dyn Input>).collect();
+    ingest_all(repo, &inputs, options, stop, observer)
+}
+
+/// Stores `inputs` as a new snapshot. Setting `stop` ends it cleanly: no snapshot, and what was stored is found by
+/// the next ingest. An error of the repository is final; what cannot be read of the source is said to `observer`,
+/// counted, and left out.
+pub fn ingest_all(
+    repo: &Arc<Repository>,
+    inputs: &[Arc<dyn Input>],
+    options: &IngestOptions,
+    stop: &Arc<AtomicBool>,
+    observer: &dyn Observer,
+) -> Result<IngestReport> {
+    let places = sources::places(inputs)?;
     let mut never = options.never.clone();
     never.extend(std::iter::once(repo.storage().local_path()).flatten());
     let rules = Rules::new(options, &never)?;
-    limits::check(sources, options)?;
+    limits::check(inputs, options)?;
     process::raise_file_limit();
     let (mut fenced, mut damaged) = (0, 0);
     loop {
         let again = fenced + damaged > 0;
-        let attempt = Attempt { repo, sources, places: &places, rules: &rules, options, stop, observer, again };
+        let attempt = Attempt { repo, inputs, places: &places, rules: &rules, options, stop, observer, again };
         match attempt.run()? {
             End::Done(report) => return Ok(*report),
             End::Fenced => {
@@ -151,7 +168,7 @@ enum End {
 
 struct Attempt<'a> {
     repo: &'a Arc<Repository>,
-    sources: &'a [Source],
+    inputs: &'a [Arc<dyn Input>],
     places: &'a Place,
     rules: &'a Rules,
     options: &'a IngestOptions,
@@ -238,7 +255,7 @@ impl Attempt<'_> {
 
     /// Everything between the session's begin and its end.
     fn stored(&self, id: SnapshotId, start: Timestamp) -> Result<End> {
-        let mut paths: Vec<Vec<u8>> = self.sources.iter().map(|s| s.stored.clone()).collect();
+        let mut paths: Vec<Vec<u8>> = self.inputs.iter().map(|input| input.stored().to_vec()).collect();
         paths.sort_unstable();
         paths.dedup();
         // Snapshots first, then the index (rule 1 of every reader): what a snapshot names is in it.
@@ -266,7 +283,7 @@ impl Attempt<'_> {
         }
         let (walked, assembled, stored, parent_tree) = piped?;
         let Some(root) = assembled.root else { return Err(stopped()) };
-        if walked.missing_sources == self.sources.len() {
+        if walked.missing_sources == self.inputs.len() {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
         }
         if assembled.given.is_empty() && assembled.statistics.errors > 0 {
@@ -331,6 +348,15 @@ impl Attempt<'_> {
         Ok(End::Done(Box::new(IngestReport { snapshot, committed, missing_sources, unmatched })))
     }
 
+    /// The previous version of an input's file, for differences. One that cannot be read lends nothing.
+    fn content_before(&self, number: usize, trees: Option<&TreeReader>, parent: Option<&Snapshot>) -> Option<Content> {
+        let names = sources::names(self.inputs.get(number)?.stored()).ok()?;
+        match trees?.walk_to(&parent?.root, &names).ok()?.0.kind {
+            Kind::File(content @ (Content::Items(_) | Content::Tree { .. })) => Some(content),
+            _ => None,
+        }
+    }
+
     /// All threads, from the walk to the last segment.
     fn pipeline(
         &self,
@@ -358,6 +384,10 @@ impl Attempt<'_> {
         let (complete_in, complete) = crossbeam_channel::bounded(0);
         let trials = DeltaTrials::default();
         let trees = parent_tree.as_ref().map(|parent| parent.trees().clone());
+        let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, now) };
+        let streamed = Budget::new(reading.budget_of_streams(running.len()));
+        let streams = running.iter().map(|r| (r.number, self.content_before(r.number, trees.as_deref(), parent)));
+        let streams = Streams::new(&streamed, streams.collect::<Vec<_>>());
         thread::scope(|scope| {
             (0..SCANNERS).for_each(|_| drop(scope.spawn(|| scanner.work())));
             let mut workers = Vec::new();
@@ -368,6 +398,12 @@ impl Attempt<'_> {
             for _ in 0..shares.big_readers {
                 let (reading, tasks, out) = (&reading, big.clone(), messages_in.clone());
                 workers.push(scope.spawn(move || read::until_the_end(&out, || reading.read_big(&tasks, &out))));
+            }
+            for running in running {
+                let (reading, budget, observer, out) = (&reading, &streamed, self.observer, messages_in.clone());
+                workers.push(
+                    scope.spawn(move || read::until_the_end(&out, || reading.read_stream(running, budget, observer, &out))),
+                );
             }
             for _ in 0..cores {
                 let (jobs, complete, trials) = (jobs.clone(), complete_in.clone(), &trials);
@@ -383,20 +419,19 @@ impl Attempt<'_> {
             let others = Others::new(session, index.clone());
             let segment_chunks = self.options.segment_chunks;
             let storer = scope.spawn(move || sink::store_packs(self.repo, complete, &indexed_in, segment_chunks, others));
-            let (budget, lead, messages) = (&budget, &lead, &messages);
+            let (budget, lead, streamed, messages) = (&budget, &lead, &streamed, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
                 let scratch = self.repo.scratch();
                 let assembler =
-                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.rules, scratch, parent);
+                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.rules, scratch, parent, streams);
                 let result = assembler.run(&steps);
-                budget.close();
-                lead.close();
+                [budget, lead, streamed].iter().for_each(|budget| budget.close());
                 result
             });
-            let _ending = Ending { scanner: &scanner, budget, lead };
+            let _ending = Ending { scanner: &scanner, budgets: [budget, lead, streamed] };
             let scratch = self.repo.scratch();
             let outlets = Outlets { steps: steps_in, small: small_in, big: big_in };
             let (observer, stop, adoption) = (self.observer, self.stop, Adoption::new(index, self.again));
@@ -417,6 +452,7 @@ impl Attempt<'_> {
             scanner.close();
             if walked.is_err() {
                 budget.close();
+                streamed.close();
             }
             let assembled = join(assembler);
             let workers: Vec<Result<()>> = workers.into_iter().map(join).collect();
@@ -432,53 +468,6 @@ impl Attempt<'_> {
             Err(first_real([walked.err(), assembled.err(), stored.err()], workers))
         })
     }
-}
-
-/// Lets every thread come to its end when the one that plans panics: the scope waits for them before it says so.
-struct Ending<'a> {
-    scanner: &'a Scanner,
-    budget: &'a Budget,
-    lead: &'a Budget,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.scanner.close();
-            self.budget.close();
-            self.lead.close();
-        }
-    }
-}
-
-/// What each part of an ingest may have of the files that the process may open.
-struct Shares {
-    small_readers: usize,
-    /// Files that each of them may have open.
-    ahead: usize,
-    big_readers: usize,
-    /// Directories that are scanned ahead.
-    scanned: usize,
-    /// Directories of the walk and of files to be read.
-    directories: usize,
-}
-
-impl Shares {
-    /// Of `limit`, when so many readers are wanted.
-    fn of(limit: u64, readers: usize) -> Shares {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let small_readers = readers.clamp(1, 256).min((limit / 6).max(1));
-        let ahead = (limit / 8 / small_readers).clamp(1, READ_AHEAD);
-        let big_readers = cores().clamp(2, 8).min((limit / 16).max(1));
-        let scanned = (limit / 16).clamp(2, 48);
-        // Sealers read previous versions of what they seal; 16 are for the repository, the process and its terminal.
-        let others = small_readers * ahead + big_readers + scanned + 2 * cores() + 16;
-        Shares { small_readers, ahead, big_readers, scanned, directories: limit.saturating_sub(others).clamp(6, 4096) }
-    }
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(2, |n| n.get())
 }
 
 fn first_real(stages: [Option<Error>; 3], workers: Vec<Result<()>>) -> Error {

@@ -22,6 +22,7 @@ use crate::ingest::claims::{self, Claims};
 use crate::ingest::handles::Handle;
 use crate::ingest::holes::{self, Hole};
 use crate::ingest::sink::stopped;
+use crate::ingest::stream;
 use crate::model::{ChunkId, Content};
 use crate::sys::direct::Once;
 use crate::sys::{self, FileKind, Stat, xattr};
@@ -120,6 +121,13 @@ pub enum Message {
     },
     /// A reader ended before its time: what it was to read will not come.
     Stopped,
+    /// The next part of a stream.
+    Stream {
+        /// The number of its input.
+        number: usize,
+        /// The part.
+        part: stream::Part,
+    },
     /// The next part of a big file.
     Piece {
         /// Its slot.
@@ -253,7 +261,7 @@ impl Reading<'_> {
 
     /// Cuts and names chunks of `data`, which begins at `base` of its buffer; returns the bytes that were cut. Without
     /// `end`, what might still grow is left.
-    fn cut(&self, data: &[u8], base: usize, end: bool, cuts: &mut Vec<Cut>) -> usize {
+    pub fn cut(&self, data: &[u8], base: usize, end: bool, cuts: &mut Vec<Cut>) -> usize {
         let mut at = 0;
         while at < data.len() && (end || data.len() - at >= self.cutter.max()) {
             let len = self.cutter.cut(&data[at..]);

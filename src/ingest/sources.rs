@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::ingest::input::Input;
 use crate::ingest::options::Source;
 use crate::model::escape;
 use crate::model::node::check_name;
@@ -13,45 +15,54 @@ use crate::model::node::check_name;
 /// A name on the way to given paths, or a given path itself.
 #[derive(Debug, Default)]
 pub struct Place {
-    /// Where it is read, when it was given. With a slash at its end: what the link of this name leads to.
-    pub source: Option<PathBuf>,
+    /// What is stored here, when something was given for this place.
+    pub input: Option<Given>,
     /// What is below it.
     pub below: BTreeMap<Vec<u8>, Place>,
 }
 
-/// Builds the tree. Two sources for one place are a usage error.
-pub fn places(sources: &[Source]) -> Result<Place> {
+/// An input, and its number among all of them.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Its number.
+    pub number: usize,
+    /// The input.
+    pub input: Arc<dyn Input>,
+}
+
+/// Builds the tree. Two inputs for one place are a usage error.
+pub fn places(inputs: &[Arc<dyn Input>]) -> Result<Place> {
     let mut root = Place::default();
-    for source in sources {
+    for (number, input) in inputs.iter().enumerate() {
         let mut place = &mut root;
-        for name in names(&source.stored)? {
+        for name in names(input.stored())? {
             place = place.below.entry(name.to_vec()).or_default();
         }
-        if place.source.as_ref().is_some_and(|other| other.as_os_str() != source.path.as_os_str()) {
-            return Err(Error::invalid(format!("two sources would be stored as {}", escape(&source.stored))));
+        if place.input.as_ref().is_some_and(|other| input.differs(&*other.input)) {
+            return Err(Error::invalid(format!("two sources would be stored as {}", escape(input.stored()))));
         }
-        place.source = Some(source.path.clone());
+        place.input = Some(Given { number, input: input.clone() });
     }
     Ok(root)
 }
 
 impl Place {
-    /// Calls `visit` with every given path at and below this place that it wants to see: where it stands, and where it is
-    /// read. There may be thousands of levels.
-    pub fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p Path)) {
+    /// Calls `visit` with every input at and below this place: where it stands, and what it is. There may be thousands of
+    /// levels.
+    pub fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p Given)) {
         let mut rest = vec![(path.to_vec(), self)];
         while let Some((path, place)) = rest.pop() {
-            if let Some(source) = &place.source {
-                visit(&path, source);
+            if let Some(given) = &place.input {
+                visit(&path, given);
             }
             rest.extend(place.below.iter().rev().map(|(name, place)| ([&path[..], b"/", name].concat(), place)));
         }
     }
 
-    /// Whether any given path at or below this place is there.
+    /// Whether anything that was given at or below this place is there. Of a stream only its end tells.
     pub fn is_there(&self) -> bool {
         let mut there = false;
-        self.each(b"", |_, source| there = there || source.symlink_metadata().is_ok());
+        self.each(b"", |_, given| there = there || given.input.path().is_none_or(|path| path.symlink_metadata().is_ok()));
         there
     }
 }
@@ -140,7 +151,8 @@ mod tests {
 
     #[test]
     fn one_place_has_one_source() {
-        let source = |path: &str, stored: &str| Source { path: path.into(), stored: stored.into() };
+        let source =
+            |path: &str, stored: &str| -> Arc<dyn Input> { Arc::new(Source { path: path.into(), stored: stored.into() }) };
         assert!(places(&[source("/a", "/x"), source("/a", "/x")]).is_ok());
         assert!(places(&[source("/a", "/x"), source("/b", "/x")]).is_err());
         assert!(places(&[source("/a", "/a"), source("/a/", "/a")]).is_err());

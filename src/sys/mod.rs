@@ -4,6 +4,7 @@
 pub mod dir;
 pub mod direct;
 pub mod filesystem;
+pub mod flow;
 pub mod lock;
 pub mod map;
 pub mod mount;

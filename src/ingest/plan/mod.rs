@@ -1,19 +1,18 @@
 //! The planner: walks the source in order, in step with the parent, and says what is to be done.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::page::ScanRecord;
 use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{self, Marked, Rules};
 use crate::ingest::handles::Handles;
-use crate::ingest::level::{self, Adoption, Given, Level, Next, open_given};
+use crate::ingest::level::{self, Adoption, Level, Next};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::plan::leaves::MET;
@@ -21,13 +20,13 @@ use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned, Scanner};
 use crate::ingest::sink::stopped;
-use crate::ingest::sources::{self, Place};
+use crate::ingest::sources::Place;
 use crate::ingest::tell::Told;
 use crate::model::node::{MAX_NAME, check_name};
 use crate::model::{Directory, Kind, LeftOut, Metadata, Node, Root, Statistics};
 use crate::observe::{Event, Observer};
 use crate::sys::table::Table;
-use crate::sys::{Dir, FileKind, Stat, xattr};
+use crate::sys::{FileKind, Stat, xattr};
 
 mod given;
 mod gone;
@@ -82,6 +81,8 @@ pub enum Wanted {
     Read(u64),
     /// It is the same file as an earlier link of its group. It is read by this name when that one could not be.
     Link(Box<Task>),
+    /// It comes by itself: the stream of the input of this number.
+    Stream(usize),
 }
 
 /// Steps that travel together.
@@ -320,97 +321,6 @@ impl<'a> Planner<'a> {
         self.observer.event(&Event::Warning { subject: path, message });
     }
 
-    /// Enters a place of the tree of given paths: a given path itself, or one that only leads to others.
-    fn enter_place(
-        &mut self,
-        stack: &mut Vec<Level<'a>>,
-        place: &'a Place,
-        name: &[u8],
-        entry: Option<ParentEntry>,
-        parent: Option<ParentDir>,
-    ) -> Result<()> {
-        if !name.is_empty() {
-            self.path.push(b'/');
-            self.path.extend_from_slice(name);
-        }
-        let Some(source) = &place.source else {
-            return self.enter_lead(stack, place, name, parent);
-        };
-        self.seen.insert(self.path.clone());
-        self.make_room(stack)?;
-        let opened = open_given(source).and_then(|given| {
-            let stat = match &given {
-                Given::Directory(scanned) => &scanned.stat,
-                Given::Other(_, _, stat) => stat,
-            };
-            let never = self.rules.never_enters(stat).or_else(|| self.rules.never_takes(source));
-            never.map_or(Ok(given), |message| Err(Error::invalid(message)))
-        });
-        match opened {
-            Err(e) => {
-                self.walked.missing_sources += 1;
-                leave_out(stack, LeftOut::LOST);
-                self.warn(source.as_os_str().as_bytes(), &format!("it cannot be ingested: {e}"));
-                match name.is_empty() || !place.below.is_empty() {
-                    true => self.enter_lead(stack, place, name, parent),
-                    false => Ok(()),
-                }
-            }
-            Ok(Given::Directory(scanned)) => self.enter(stack, Some(place), scanned, name, parent, false),
-            Ok(Given::Other(dir, own_name, stat)) => {
-                dir.count(self.handles);
-                self.tell_link(source, &stat);
-                self.leaf(&dir, &own_name, name, stat, entry)
-            }
-        }
-    }
-
-    /// A directory that was not given: it leads to what was, with its live metadata where there is one.
-    fn enter_lead(&mut self, stack: &mut Vec<Level<'a>>, place: &'a Place, name: &[u8], parent: Option<ParentDir>) -> Result<()> {
-        let live = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
-        let scanned = Dir::open(&sources::live_path(&live)).and_then(|dir| {
-            let stat = dir.stat_self()?;
-            Ok((stat, xattr::find(&dir), crate::sys::dir::user_flags(&dir).unwrap_or(0)))
-        });
-        let (meta, xattrs, record) = match scanned {
-            Ok((stat, xattrs, flags)) => (Metadata { flags, ..metadata(&stat) }, self.attributes(xattrs), record(&stat)),
-            // Nothing below it is there either: what was given of it is told at the end.
-            Err(_) if !self.path.is_empty() && !place.is_there() => return Ok(()),
-            Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
-        };
-        self.walked.statistics.directories += 1;
-        let node = Node {
-            name: name.to_vec(),
-            meta,
-            kind: Kind::Directory(Directory::default()),
-            link: None,
-            given: false,
-            changed: false,
-            left_out: LeftOut::default(),
-        };
-        self.owners(&node);
-        self.step(Step::Enter(
-            Box::new(Begun { node, xattrs, record, before: None, doubtful: false }),
-            parent.as_ref().and_then(ParentDir::before),
-        ))?;
-        stack.push(Level {
-            place: Some(place),
-            scanned: None,
-            extra: place.below.keys().map(Vec::as_slice).collect::<Vec<_>>().into_iter().peekable(),
-            at: 0,
-            parent,
-            announced: Default::default(),
-            announce_from: 0,
-            marked: Marked::No,
-            path_len: self.path.len(),
-            device: (0, 0),
-            left_out: LeftOut::default(),
-            inner: false,
-            cut: false,
-        });
-        Ok(())
-    }
-
     /// A directory of the source.
     fn enter(
         &mut self,
@@ -506,7 +416,7 @@ impl<'a> Planner<'a> {
                 return Ok(());
             }
         };
-        if let Some(place) = place.filter(|p| p.source.is_some()) {
+        if let Some(place) = place.filter(|p| p.input.is_some()) {
             self.path.truncate(level.path_len);
             let parent = self.parent_dir(&entry);
             return self.enter_place(stack, place, &name, entry, parent);

@@ -1,0 +1,59 @@
+//! How an ingest shares out what the process may have, and what ends its threads.
+
+use std::thread;
+
+use crate::ingest::budget::Budget;
+use crate::ingest::scan::Scanner;
+
+/// Files that one reader opens before their turn, at most.
+const READ_AHEAD: usize = 16;
+
+/// Lets every thread come to its end when the one that plans panics: the scope waits for them before it says so.
+pub struct Ending<'a> {
+    /// What scans ahead.
+    pub scanner: &'a Scanner,
+    /// What is waited for.
+    pub budgets: [&'a Budget; 3],
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.scanner.close();
+            self.budgets.iter().for_each(|budget| budget.close());
+        }
+    }
+}
+
+/// What each part of an ingest may have of the files that the process may open.
+pub struct Shares {
+    /// Threads that read small files.
+    pub small_readers: usize,
+    /// Files that each of them may have open.
+    pub ahead: usize,
+    /// Threads that read big files.
+    pub big_readers: usize,
+    /// Directories that are scanned ahead.
+    pub scanned: usize,
+    /// Directories of the walk and of files to be read.
+    pub directories: usize,
+}
+
+impl Shares {
+    /// Of `limit`, when so many readers are wanted.
+    pub fn of(limit: u64, readers: usize) -> Shares {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let small_readers = readers.clamp(1, 256).min((limit / 6).max(1));
+        let ahead = (limit / 8 / small_readers).clamp(1, READ_AHEAD);
+        let big_readers = cores().clamp(2, 8).min((limit / 16).max(1));
+        let scanned = (limit / 16).clamp(2, 48);
+        // Sealers read previous versions of what they seal; 16 are for the repository, the process and its terminal.
+        let others = small_readers * ahead + big_readers + scanned + 2 * cores() + 16;
+        Shares { small_readers, ahead, big_readers, scanned, directories: limit.saturating_sub(others).clamp(6, 4096) }
+    }
+}
+
+/// Cores of this machine.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(2, |n| n.get())
+}

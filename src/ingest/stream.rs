@@ -1,0 +1,127 @@
+//! Reading streams: each by a thread of its own, from the start of the ingest to the stream's end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::error::Result;
+use crate::ingest::budget::Budget;
+use crate::ingest::input::Input;
+use crate::ingest::read::{Cut, Message, Reading};
+use crate::ingest::sink::stopped;
+use crate::model::{Timestamp, escape};
+use crate::observe::{Event, Observer};
+use crate::sys::flow::{self, Came, Flow};
+
+/// Bytes of a stream that are cut at once.
+const PIECE: usize = 512 << 10;
+/// How often a reader that nothing comes to looks whether it is still wanted.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// An input whose bytes come by themselves.
+#[derive(Debug)]
+pub struct Running {
+    /// Its number among the inputs.
+    pub number: usize,
+    input: Arc<dyn Input>,
+    started: Timestamp,
+    flow: io::Result<Flow>,
+}
+
+/// The next part of a stream.
+#[derive(Debug)]
+pub enum Part {
+    /// Chunks, one after the other without gap.
+    Data {
+        /// Their bytes.
+        bytes: Vec<u8>,
+        /// Where they are.
+        cuts: Vec<Cut>,
+        /// What to give back to the budget.
+        held: u64,
+    },
+    /// The end, with when it was started; or why nothing of it is to be stored.
+    End(io::Result<Timestamp>),
+}
+
+/// Starts all inputs that are streams, at about the same moment.
+pub fn start_all(inputs: &[Arc<dyn Input>], now: impl Fn() -> Timestamp) -> Vec<Running> {
+    let start = |(number, input): (usize, &Arc<dyn Input>)| {
+        let started = now();
+        input.start().map(|flow| Running { number, input: input.clone(), started, flow })
+    };
+    inputs.iter().enumerate().filter_map(start).collect()
+}
+
+impl Reading<'_> {
+    /// What so many streams may hold together: none has to wait for another.
+    pub fn budget_of_streams(&self, count: usize) -> u64 {
+        count as u64 * 2 * self.held_by_stream()
+    }
+
+    /// What a piece takes of it.
+    fn held_by_stream(&self) -> u64 {
+        (PIECE + self.cutter.max()) as u64
+    }
+
+    /// Reads a stream to its end: the body of a thread. When the ingest ends before it does, so does its command.
+    pub fn read_stream(&self, running: Running, budget: &Budget, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
+        let Running { number, input, started, flow } = running;
+        let send = |part| out.send(Message::Stream { number, part }).map_err(|_| stopped());
+        let mut said = |line: &[u8]| {
+            observer.event(&Event::Note { subject: input.shown(), message: &String::from_utf8_lossy(line) });
+        };
+        let mut flow = match flow {
+            Ok(flow) => flow,
+            Err(e) => return send(Part::End(Err(e))),
+        };
+        let (mut rest, mut total, mut ended) = (Vec::new(), 0, false);
+        while !ended {
+            if !budget.take(number as u64, self.held_by_stream()) {
+                return Err(stopped());
+            }
+            let mut bytes = Vec::with_capacity(PIECE + self.cutter.max());
+            bytes.append(&mut rest);
+            let full = bytes.len() + PIECE;
+            while !ended && bytes.len() < full {
+                let room = full - bytes.len();
+                match flow.read(&mut bytes, room, WAIT, &mut said) {
+                    Ok(Came::Bytes(read)) => total += read as u64,
+                    Ok(Came::Nothing) => {}
+                    Ok(Came::End) => ended = true,
+                    Err(e) => return send(Part::End(Err(e))),
+                }
+                self.is_wanted(budget)?;
+            }
+            let mut cuts = Vec::new();
+            let cut = self.cut(&bytes, 0, ended, &mut cuts);
+            rest.extend_from_slice(bytes.get(cut..).unwrap_or_default());
+            bytes.truncate(cut);
+            send(Part::Data { bytes, cuts, held: self.held_by_stream() })?;
+        }
+        let status = loop {
+            match flow.ended(WAIT, &mut said) {
+                Ok(Some(status)) => break status,
+                Ok(None) => self.is_wanted(budget)?,
+                Err(e) => return send(Part::End(Err(e))),
+            }
+        };
+        send(Part::End(match flow::failure(status) {
+            Some(how) => Err(io::Error::other(with_last_line(&format!("its command failed: {how}"), flow.last_line()))),
+            None if total == 0 && !input.may_be_empty() => Err(io::Error::other("it gave nothing at all")),
+            None => Ok(started),
+        }))
+    }
+
+    fn is_wanted(&self, budget: &Budget) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) || budget.is_closed() { Err(stopped()) } else { Ok(()) }
+    }
+}
+
+fn with_last_line(text: &str, line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(line);
+    if line.is_empty() { text.to_owned() } else { format!("{text}: {}", escape(line.as_bytes())) }
+}
