@@ -15,7 +15,7 @@
 //! | `keys` | configuration, key slots, recovery text | `storage`, `format`, `chunk`, `model` |
 //! | `remote` | repositories on other machines: protocol, client, ssh, TLS | `storage`, `format`, `model`, `sys` |
 //! | `storage` | the `Storage` trait; a directory, memory | `model`, `sys` |
-//! | `chunk` | cut, hash, compress, seal: only computing | `format`, `model` |
+//! | `chunk` | cut, hash, compress, seal: only computing | `format`, `model`, `sys` |
 //! | `format` | bytes ↔ values, pure | `model` |
 //! | `model` | ids, nodes, snapshots: immutable values | `error` |
 //! | `sys` | the operating system; the only `unsafe` | `model` |

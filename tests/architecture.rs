@@ -12,7 +12,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("observe", &[]),
     ("model", &[]),
     ("format", &["model"]),
-    ("chunk", &["format", "model"]),
+    ("chunk", &["sys", "format", "model"]),
     ("sys", &["model"]),
     ("storage", &["model", "sys"]),
     ("keys", &["storage", "format", "chunk", "model"]),

@@ -344,7 +344,7 @@ fn packs_that_nobody_names_are_no_damage() {
     let frame = yester::repo::pack::PlainFrame {
         bytes: b"left over".to_vec(),
         chunks: vec![(tiny.repo.keys().chunk_id(yester::format::pack::PackKind::Data, b"left over"), 9)],
-        bases: Vec::new(),
+        ..Default::default()
     };
     let left = forge::store_frames(&tiny.repo, yester::format::pack::PackKind::Data, SnapshotId([5; 32]), &[frame]);
     let report = is_sound(&tiny.repo);

@@ -2,8 +2,10 @@
 
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat, ResetDirective, Strategy, get_error_name};
 
+use crate::chunk::by_place::{self, SamePlace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::Codec;
+use crate::sys::sequences::{Match, Sequencer};
 
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,9 @@ pub struct Encoder {
     scratch: Vec<u8>,
     compression: Compression,
     level: i32,
+    /// Made when the first frame has a base at the same place.
+    sequencer: Option<Sequencer>,
+    matches: Vec<Match>,
 }
 
 /// How small frames of about one length became.
@@ -97,7 +102,8 @@ impl Encoder {
         };
         let (context, probe, short) = (made(level)?, made(1)?, made(level)?);
         let scratch = Vec::with_capacity(2 * SAMPLE);
-        Ok(Encoder { context, short, ways: Default::default(), other: Vec::new(), probe, scratch, compression, level })
+        let (ways, other, matches) = Default::default();
+        Ok(Encoder { context, short, ways, other, probe, scratch, compression, level, sequencer: None, matches })
     }
 
     /// Compresses `plain` into `out` (replaced). `Raw` when that gains nothing: `out` is then a copy.
@@ -143,9 +149,13 @@ impl Encoder {
         Ok(())
     }
 
-    /// Compresses `plain` against `prefix` into `out` (replaced): what repeats of the prefix costs nearly nothing. The
-    /// context is made anew, since it borrows the prefix.
-    pub fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    /// Compresses `plain` against `prefix` into `out` (replaced): what repeats of the prefix costs nearly nothing. `same`
+    /// says what of the prefix is the previous version of which part: if most is equal there, nothing is searched for.
+    pub fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], same: &[SamePlace], out: &mut Vec<u8>) -> Result<()> {
+        if self.compression == Compression::Auto && self.encode_by_place(plain, prefix, same, out)? {
+            return Ok(());
+        }
+        // The context is made anew, since it borrows the prefix.
         let mut context = made(self.level)?;
         // The tables that a level has for a frame alone forget the beginning of a prefix before the frame begins.
         let table = ((plain.len() + prefix.len()) / 3).next_power_of_two().ilog2();
@@ -158,6 +168,20 @@ impl Encoder {
         out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         context.compress2(out, plain).map_err(zstd_error)?;
         Ok(())
+    }
+
+    /// The same with what is equal at the same place alone; false when that is too little.
+    fn encode_by_place(&mut self, plain: &[u8], prefix: &[u8], same: &[SamePlace], out: &mut Vec<u8>) -> Result<bool> {
+        if same.is_empty() || !by_place::find(plain, prefix, same, &mut self.matches) {
+            return Ok(false);
+        }
+        let failed = |text: &str| Error::new(ErrorKind::Io, format!("zstd: {text}"));
+        let sequencer = match &mut self.sequencer {
+            Some(sequencer) => sequencer,
+            none => none.insert(Sequencer::new().map_err(failed)?),
+        };
+        sequencer.frame(plain, &self.matches, out).map_err(failed)?;
+        Ok(true)
     }
 
     fn looks_incompressible(&mut self, plain: &[u8]) -> Result<bool> {
@@ -248,12 +272,38 @@ mod tests {
         let mut encoder = Encoder::new(Compression::Auto).expect("encoder");
         let mut decoder = Decoder::new().expect("decoder");
         let (mut stored, mut back) = (Vec::new(), Vec::new());
-        encoder.encode_delta(&new, &old, &mut stored).expect("encoding");
+        encoder.encode_delta(&new, &old, &[], &mut stored).expect("encoding");
         assert!(stored.len() < 1000, "{} bytes", stored.len());
         decoder.decode_delta(&stored, &old, new.len(), &mut back).expect("decoding");
         assert_eq!(back, new);
         let wrong = decoder.decode_delta(&stored, &new[..200_000], new.len(), &mut back);
         assert!(wrong.is_err() || back != new);
+    }
+
+    #[test]
+    fn what_is_at_the_same_place_is_not_searched_for() {
+        let mut encoder = Encoder::new(Compression::Auto).expect("encoder");
+        let mut decoder = Decoder::new().expect("decoder");
+        let (mut stored, mut back) = (Vec::new(), Vec::new());
+        // Two fields, whose bases lie the other way round, with something between that nothing is compared with.
+        let old = pages(400_000);
+        for (field, changes) in [(65_536, 3), (200_000, 500), (131_072, 0), (4096, 1)] {
+            let mut new = [&old[200_000..][..field], &old[..field]].concat();
+            for n in 0..changes {
+                let at = n * 7919 % new.len();
+                new[at] ^= 0x55;
+            }
+            let place = |at: usize, base: usize| SamePlace { at: at as u32, len: field as u32, base: base as u32 };
+            let same = [place(0, 200_000), place(field, 0)];
+            assert!(encoder.encode_by_place(&new, &old, &same, &mut stored).expect("encoding"));
+            assert!(stored.len() < 40 + 14 * (changes + 1), "{} bytes for {changes} changes", stored.len());
+            decoder.decode_delta(&stored, &old, new.len(), &mut back).expect("decoding");
+            assert!(back == new, "{field} bytes, {changes} changes");
+        }
+        // What is mostly other is searched for.
+        let noise = pages(800_000)[400_000..].to_vec();
+        let all = [SamePlace { at: 0, len: 400_000, base: 0 }];
+        assert!(!encoder.encode_by_place(&noise, &old, &all, &mut stored).expect("encoding"));
     }
 
     /// Pages like those of a database: rows with a header, a number, some random bytes, and much that is always the same.

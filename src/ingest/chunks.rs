@@ -1,14 +1,16 @@
 //! New chunks into frames: which are known, and what is gathered with what.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use crate::chunk::by_place::SamePlace;
 use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::{MAX_BASES, MAX_FRAME, MAX_FRAME_CHUNKS, PackKind};
+use crate::ingest::grid;
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
@@ -78,9 +80,9 @@ fn frame_of(size: u64) -> usize {
 #[derive(Debug, Default)]
 pub struct Gathered {
     frame: PlainFrame,
-    /// Bytes of its bases, and which they are.
+    /// Bytes of its bases, and where each of them begins there.
     prefix: usize,
-    bases: HashSet<ChunkKey, BuildHasherDefault<KeyHasher>>,
+    bases: HashMap<ChunkKey, u32, BuildHasherDefault<KeyHasher>>,
     /// More bases, should there be room when the frame is closed.
     spare: Vec<(ChunkKey, u32)>,
 }
@@ -100,17 +102,31 @@ impl Gathered {
         self.len() + more <= MAX_FRAME && self.frame.chunks.len() < MAX_FRAME_CHUNKS
     }
 
-    /// Adds a base, while there is room: differences from more than this are not smaller.
-    fn base(&mut self, key: ChunkKey, len: u32) {
-        let fits = self.prefix + len as usize <= PREFIX && self.frame.bases.len() < MAX_BASES;
-        if fits && self.bases.insert(key) {
-            self.prefix += len as usize;
-            self.frame.bases.push(key);
+    /// Adds a base, while there is room: differences from more than this are not smaller. Returns where it begins among the
+    /// bases' bytes, if it is there.
+    fn base(&mut self, key: ChunkKey, len: u32) -> Option<u32> {
+        if let Some(at) = self.bases.get(&key) {
+            return Some(*at);
+        }
+        if self.prefix + len as usize > PREFIX || self.frame.bases.len() >= MAX_BASES {
+            return None;
+        }
+        let at = self.prefix as u32;
+        self.bases.insert(key, at);
+        self.prefix += len as usize;
+        self.frame.bases.push(key);
+        Some(at)
+    }
+
+    /// The last `len` bytes are the next version of the bases' bytes from `base` on.
+    fn same_place(&mut self, len: u32, base: u32) {
+        if let Some(at) = self.len().checked_sub(len as usize) {
+            self.frame.same.push(SamePlace { at: at as u32, len, base });
         }
     }
 
     fn spare(&mut self, key: ChunkKey, len: u32) {
-        if self.spare.len() < MAX_BASES && !self.bases.contains(&key) {
+        if self.spare.len() < MAX_BASES && !self.bases.contains_key(&key) {
             self.spare.push((key, len));
         }
     }
@@ -118,7 +134,7 @@ impl Gathered {
     /// The frame as it is stored.
     fn close(mut self) -> PlainFrame {
         for (key, len) in std::mem::take(&mut self.spare) {
-            self.base(key, len);
+            let _ = self.base(key, len);
         }
         self.frame
     }
@@ -145,6 +161,20 @@ impl Lent {
         Ok(Lent { frame: number, bases, bytes })
     }
 
+    /// The one at exactly the place of a chunk, where each chunk of the frame has one of its own length in order: fields
+    /// of the grid.
+    fn same_place(&self, (offset, len): (u32, u32), plain: u32) -> Option<(ChunkKey, u32)> {
+        let mut at = 0;
+        let mut bases = self.bases.iter().filter(|_| self.bytes == u64::from(plain));
+        bases
+            .find(|(_, of)| {
+                let begin = at;
+                at += of;
+                (begin, *of) == (offset, len)
+            })
+            .copied()
+    }
+
     /// Adds those at about the same place among the bases as `chunk` has among the `plain` bytes of the frame, since both
     /// are in the order of the walk; and those around it, should there be room in the end. All of them at once would
     /// leave none for others.
@@ -156,7 +186,7 @@ impl Lent {
             let end = at + u64::from(*len);
             let within = |aside: u64| at < to + aside && end > from.saturating_sub(aside);
             match (within(NEAR), within(ASIDE)) {
-                (true, _) => into.base(*key, *len),
+                (true, _) => drop(into.base(*key, *len)),
                 (_, true) => into.spare(*key, *len),
                 _ => {}
             }
@@ -378,21 +408,29 @@ impl<'a> Chunks<'a> {
         self.submit(PackKind::Data, frame)
     }
 
-    /// Adds what the previous version has around this range as bases.
+    /// Adds what the previous version has around this range as bases; for a field of the grid, what is exactly there.
     fn bases(&mut self, previous: Previous<'_>, len: u32, into: &mut Gathered) -> Result<()> {
-        let from = previous.offset.saturating_sub(WIDEN);
-        let to = previous.offset + u64::from(len) + WIDEN;
+        let offset = previous.offset;
+        let field = grid::is_field(offset, len);
+        let widen = if field { 0 } else { WIDEN };
+        let (from, to) = (offset.saturating_sub(widen), offset + u64::from(len) + widen);
         let mut found = Vec::new();
         if let Some(trees) = &self.trees {
             // A recipe that cannot be read lends nothing.
             let _ = trees.items(previous.content, from, &mut |start, item| {
-                if let Item::Chunk { id, .. } = item {
-                    found.push(id.key());
+                if let Item::Chunk { id, len: of } = item {
+                    found.push((id.key(), field && (start, *of) == (offset, len)));
                 }
                 Ok(start + item.len() < to)
             });
         }
-        found.iter().try_for_each(|key| self.base(PackKind::Data, key, into))
+        for (key, same) in &found {
+            let base = self.base(PackKind::Data, key, *same, into)?;
+            if let (true, Some(base)) = (*same, base) {
+                into.same_place(len, base);
+            }
+        }
+        Ok(())
     }
 
     /// Adds the pages at `place` of the parent as bases.
@@ -405,24 +443,30 @@ impl<'a> Chunks<'a> {
                 Ok(found.len() < PLACES)
             });
         }
-        found.iter().try_for_each(|key| self.base(PackKind::Tree, key, into))
+        found.iter().try_for_each(|key| self.base(PackKind::Tree, key, false, into).map(drop))
     }
 
-    /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one.
-    fn base(&mut self, kind: PackKind, key: &ChunkKey, into: &mut Gathered) -> Result<()> {
+    /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one. Returns
+    /// where the chunk's bytes begin among those of the bases, or what is at the `same` place of its own bases.
+    fn base(&mut self, kind: PackKind, key: &ChunkKey, same: bool, into: &mut Gathered) -> Result<Option<u32>> {
         if let Some(location) = known::plain(self.index, kind, key)? {
-            into.base(*key, location.len);
-            return Ok(());
+            return Ok(into.base(*key, location.len));
         }
-        let Some(location) = self.index.find(kind, key)? else { return Ok(()) };
+        let Some(location) = self.index.find(kind, key)? else { return Ok(None) };
         let frame = self.index.frame(&location)?;
         let lent = match self.lent.take().filter(|lent| lent.frame == location.frame_order()) {
             Some(lent) => lent,
             None => Lent::of(self.index, location.frame_order(), &frame)?,
         };
-        lent.around(&location, frame.info.plain, into);
+        let place = match lent.same_place((location.offset, location.len), frame.info.plain).filter(|_| same) {
+            Some((key, len)) => into.base(key, len),
+            None => {
+                lent.around(&location, frame.info.plain, into);
+                None
+            }
+        };
         self.lent = Some(lent);
-        Ok(())
+        Ok(place)
     }
 
     /// Gives the last frames away and closes the packs.
@@ -468,5 +512,41 @@ impl PageSink for Chunks<'_> {
 
     fn page_at(&mut self, bytes: &[u8], place: &Place<'_>) -> Result<ChunkId> {
         self.new_page(bytes, Some(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> ChunkKey {
+        ChunkId([n; 32]).key()
+    }
+
+    #[test]
+    fn a_field_is_paired_with_what_was_at_its_place() {
+        let mut gathered = Gathered::default();
+        gathered.push(&ChunkId([9; 32]), &[0; 100]);
+        assert_eq!(gathered.base(key(1), 300), Some(0));
+        gathered.push(&ChunkId([8; 32]), &[0; 200]);
+        let base = gathered.base(key(2), 200);
+        gathered.same_place(200, base.expect("there is room"));
+        // A base that is there already is the same base.
+        assert_eq!(gathered.base(key(1), 300), Some(0));
+        assert_eq!(gathered.base(key(3), PREFIX as u32), None);
+        let frame = gathered.close();
+        assert_eq!(frame.same, [SamePlace { at: 100, len: 200, base: 300 }]);
+        assert_eq!(frame.bases, [key(1), key(2)]);
+    }
+
+    #[test]
+    fn a_difference_lends_what_is_at_its_own_place() {
+        let bases = vec![(key(1), 64), (key(2), 64), (key(3), 32)];
+        let lent = Lent { frame: (0, 0), bases, bytes: 160 };
+        assert_eq!(lent.same_place((64, 64), 160), Some((key(2), 64)));
+        assert_eq!(lent.same_place((128, 32), 160), Some((key(3), 32)));
+        for (other, plain) in [((60, 64), 160), ((64, 60), 160), ((64, 64), 161), ((160, 64), 160)] {
+            assert_eq!(lent.same_place(other, plain), None);
+        }
     }
 }

@@ -53,6 +53,7 @@ mod budget;
 mod chunks;
 mod claims;
 mod exclude;
+mod grid;
 mod groups;
 mod handles;
 mod holes;
@@ -373,7 +374,10 @@ impl Attempt<'_> {
         let (no_holes, stop, flagless) = (self.options.no_holes, self.stop, AtomicU64::new(0));
         let ahead = shares.ahead;
         let claims = Claims::default();
-        let reading = Reading { keys, cutter: &cutter, budget: &budget, ahead, no_holes, stop, flagless, claims };
+        let trees = parent_tree.as_ref().map(|parent| parent.trees().clone());
+        let trees_of_parent = trees.as_deref();
+        let reading =
+            Reading { keys, cutter: &cutter, budget: &budget, ahead, no_holes, stop, flagless, claims, trees: trees_of_parent };
         let (steps_in, steps) = unbounded();
         let (small_in, small) = unbounded();
         let (big_in, big) = unbounded();
@@ -383,7 +387,6 @@ impl Attempt<'_> {
         let (jobs_in, jobs) = crossbeam_channel::bounded(cores + 1);
         let (complete_in, complete) = crossbeam_channel::bounded(0);
         let trials = DeltaTrials::default();
-        let trees = parent_tree.as_ref().map(|parent| parent.trees().clone());
         let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, now) };
         let streamed = Budget::new(reading.budget_of_streams(running.len()));
         let streams = running.iter().map(|r| (r.number, self.content_before(r.number, trees.as_deref(), parent)));

@@ -19,11 +19,13 @@ use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::ingest::budget::Budget;
 use crate::ingest::claims::{self, Claims};
+use crate::ingest::grid;
 use crate::ingest::handles::Handle;
 use crate::ingest::holes::{self, Hole};
 use crate::ingest::sink::stopped;
 use crate::ingest::stream;
 use crate::model::{ChunkId, Content};
+use crate::repo::tree::TreeReader;
 use crate::sys::direct::Once;
 use crate::sys::{self, FileKind, Stat, xattr};
 
@@ -178,6 +180,8 @@ pub struct Reading<'a> {
     pub flagless: AtomicU64,
     /// Which sizes are believed.
     pub claims: Claims,
+    /// Reads the parent's recipes.
+    pub trees: Option<&'a TreeReader>,
 }
 
 /// Tells whoever waits for files when a reader ends in the middle of its work, by an error or a panic: the others go on
@@ -252,7 +256,7 @@ impl Reading<'_> {
         if range.len() as u64 > INLINE || !holes.is_empty() {
             let mut from = start;
             for end in holes.iter().map(|hole| start + hole.at).chain([range.end]) {
-                self.cut(&bytes[from..end], from, true, &mut cuts);
+                self.cut(&bytes[from..end], from, true, None, &mut cuts);
                 from = end;
             }
         }
@@ -260,11 +264,14 @@ impl Reading<'_> {
     }
 
     /// Cuts and names chunks of `data`, which begins at `base` of its buffer; returns the bytes that were cut. Without
-    /// `end`, what might still grow is left.
-    pub fn cut(&self, data: &[u8], base: usize, end: bool, cuts: &mut Vec<Cut>) -> usize {
+    /// `end`, what might still grow is left. `grid`: where `data` begins in a file that is cut at the grid.
+    pub fn cut(&self, data: &[u8], base: usize, end: bool, grid: Option<u64>, cuts: &mut Vec<Cut>) -> usize {
         let mut at = 0;
         while at < data.len() && (end || data.len() - at >= self.cutter.max()) {
-            let len = self.cutter.cut(&data[at..]);
+            let len = match grid {
+                Some(offset) => grid::length(offset + at as u64).min(data.len() - at),
+                None => self.cutter.cut(&data[at..]),
+            };
             let id = self.keys.chunk_id(PackKind::Data, &data[at..at + len]);
             cuts.push(Cut { id, start: (base + at) as u32, len: len as u32 });
             at += len;
@@ -289,10 +296,10 @@ impl Reading<'_> {
     fn big_file(&self, mut task: Task, lanes: &[Lane], out: &Sender<Message>) -> Result<()> {
         let base = task.base.take();
         let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
-        send(Part::Begin(task.stat.size, base))?;
+        send(Part::Begin(task.stat.size, base.clone()))?;
         for tried in 1.. {
             // An error of the source is a part; an error of `send` ends everything.
-            let end = match self.stream(&task, tried, lanes, &send)? {
+            let end = match self.stream(&task, base.as_ref(), tried, lanes, &send)? {
                 Ok(None) => {
                     send(Part::Again)?;
                     continue;
@@ -309,6 +316,7 @@ impl Reading<'_> {
     fn stream(
         &self,
         task: &Task,
+        base: Option<&Content>,
         tried: u32,
         lanes: &[Lane],
         send: &dyn Fn(Part) -> Result<()>,
@@ -322,6 +330,7 @@ impl Reading<'_> {
         if made_up && let Err(e) = claims::check_length(&before) {
             return Ok(Err(e));
         }
+        let grid = self.suits_grid(file.file(), before.size, base);
         let mut at = 0;
         while at < before.size {
             let extent =
@@ -334,7 +343,7 @@ impl Reading<'_> {
             if start > at {
                 send(Part::Hole(start - at))?;
             }
-            match self.extent(task.slot, &file, start..end, lanes, send)? {
+            match self.extent(task.slot, &file, start..end, grid, lanes, send)? {
                 Ok(true) => at = end,
                 // It became shorter.
                 Ok(false) => break,
@@ -345,12 +354,18 @@ impl Reading<'_> {
         Ok(read.map(|read| if read.is_unsettled() && tried < TRIES { None } else { Some(read) }))
     }
 
+    /// Whether the file is cut at the grid. The longest chunk must have room for a field of it.
+    fn suits_grid(&self, file: &File, size: u64, base: Option<&Content>) -> bool {
+        self.cutter.max() as u64 >= grid::GRID && grid::suits(file, size, self.trees.zip(base))
+    }
+
     /// Reads one allocated range; the next pieces are on their way while one is cut. `Ok(false)`: the file ends before it.
     fn extent(
         &self,
         slot: u64,
         file: &Arc<Once>,
         range: Range<u64>,
+        grid: bool,
         lanes: &[Lane],
         send: &dyn Fn(Part) -> Result<()>,
     ) -> Result<io::Result<bool>> {
@@ -359,6 +374,7 @@ impl Reading<'_> {
         // Those that were asked for, in order.
         let mut asked = VecDeque::with_capacity(lanes.len());
         let mut rest: Vec<u8> = Vec::new();
+        let mut cut_to = range.start;
         loop {
             while asked.len() < lanes.len() && pieces.peek().is_some() {
                 // Only who has nothing under way may wait for what others give back.
@@ -387,7 +403,8 @@ impl Reading<'_> {
             bytes[begin..head].copy_from_slice(&rest);
             let mut cuts = Vec::new();
             let last = ended || asked.is_empty() && pieces.peek().is_none();
-            let cut = self.cut(&bytes[begin..], begin, last, &mut cuts);
+            let cut = self.cut(&bytes[begin..], begin, last, grid.then_some(cut_to), &mut cuts);
+            cut_to += cut as u64;
             rest = bytes.split_off(begin + cut);
             send(Part::Data { bytes, cuts, held: self.held() })?;
             if ended {

@@ -97,7 +97,7 @@ impl Reading<'_> {
                 self.is_wanted(budget)?;
             }
             let mut cuts = Vec::new();
-            let cut = self.cut(&bytes, 0, ended, &mut cuts);
+            let cut = self.cut(&bytes, 0, ended, None, &mut cuts);
             rest.extend_from_slice(bytes.get(cut..).unwrap_or_default());
             bytes.truncate(cut);
             send(Part::Data { bytes, cuts, held: self.held_by_stream() })?;

@@ -10,6 +10,7 @@ pub mod map;
 pub mod mount;
 pub mod open_file;
 pub mod process;
+pub mod sequences;
 pub mod socket;
 pub mod spool;
 pub mod table;

@@ -138,7 +138,7 @@ fn data_stages(root: &Path) {
         let mut changed = half.to_vec();
         changed.iter_mut().step_by(5003).for_each(|byte| *byte ^= 1);
         let mut out = Vec::new();
-        encoder.encode_delta(&changed, half, &mut out).unwrap();
+        encoder.encode_delta(&changed, half, &[], &mut out).unwrap();
         differences += out.len() as u64;
     }
     stage.end(total / 2, plain.len() as u64, "frame of 512 KiB");

@@ -7,6 +7,7 @@ mod capture;
 mod exits;
 mod fixture;
 mod generate;
+mod in_place;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::chunk::by_place::SamePlace;
 use crate::chunk::codec::{Decoder, Encoder};
 use crate::chunk::keys::Keys;
 use crate::chunk::seal::{SealKey, TAG};
@@ -99,6 +100,8 @@ pub struct PlainFrame {
     /// Chunks of the previous version of what is in the frame, of its kind: it may be stored as a difference from them.
     /// All of them are in frames without bases.
     pub bases: Vec<ChunkKey>,
+    /// Which part of the frame is the next version of which part of the bases' bytes, as far as that is known.
+    pub same: Vec<SamePlace>,
 }
 
 /// Gives the plain bytes of a frame's base chunks, one after the other, into the buffer (replaced).
@@ -268,7 +271,7 @@ impl FrameSealer {
         if (deltas.fetch)(kind, &frame.bases, &mut self.prefix).is_err() || self.prefix.is_empty() {
             return Ok(false);
         }
-        self.encoder.encode_delta(&frame.bytes, &self.prefix, &mut self.delta)?;
+        self.encoder.encode_delta(&frame.bytes, &self.prefix, &frame.same, &mut self.delta)?;
         // The names of the bases are stored twice, in the pack's directory and in the index.
         let cost = (self.delta.len() + frame.bases.len() * 32) as f64;
         let mut success = cost < frame.bytes.len() as f64 * CLEAR_SHARE;
