@@ -4,6 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use proptest::prelude::*;
+use yester::chunk::by_place::SamePlace;
+use yester::chunk::codec::{Compression, Decoder, Encoder};
 use yester::model::{Item, Kind, Snapshot};
 use yester::repo::tree::TreeReader;
 
@@ -124,4 +127,37 @@ fn an_archive_is_cut_by_content() {
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"ustar", 257).unwrap();
     let (_, cuts) = history.take("all.tar");
     assert!(!is_grid(&cuts));
+}
+
+/// Fields of a frame with their previous versions among the bases, in any order, and edits of them.
+type Plan = (Vec<(u16, u16)>, Vec<(u32, u8)>);
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let fields = proptest::collection::vec((any::<u16>(), 1..20_000u16), 1..6);
+    (fields, proptest::collection::vec((any::<u32>(), any::<u8>()), 0..40))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    /// Whatever lies where: a frame decodes to what it was made of, with its bases as they are.
+    #[test]
+    fn differences_by_place_decode((fields, edits) in plan()) {
+        let bases: Vec<u8> = (0..12).flat_map(page).collect();
+        let (mut plain, mut same) = (Vec::new(), Vec::new());
+        for (base, len) in fields {
+            let base = usize::from(base) % (bases.len() - usize::from(len));
+            same.push(SamePlace { at: plain.len() as u32, len: u32::from(len), base: base as u32 });
+            plain.extend_from_slice(&bases[base..][..usize::from(len)]);
+        }
+        for (at, byte) in edits {
+            let at = at as usize % plain.len();
+            plain[at] = byte;
+        }
+        let mut encoder = Encoder::new(Compression::Auto).unwrap();
+        let (mut stored, mut back) = (Vec::new(), Vec::new());
+        encoder.encode_delta(&plain, &bases, &same, &mut stored).unwrap();
+        Decoder::new().unwrap().decode_delta(&stored, &bases, plain.len(), &mut back).unwrap();
+        prop_assert!(back == plain);
+    }
 }
