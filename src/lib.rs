@@ -5,7 +5,7 @@
 //! | room | what it is | may use |
 //! |---|---|---|
 //! | `serve` | what listens: the server of objects | `remote` and what that stands on |
-//! | `jobs` | opening a repository by its location, credentials | `remote`, `repo` and what they stand on |
+//! | `jobs` | opening a repository by its location, credentials, the configuration file | all but `serve` and `mount` |
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
 //! | `ingest`, `restore` | directories and streams in, a snapshot out; and back | `repo` and what it stands on |

@@ -24,7 +24,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("vfs", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
     ("remote", &["storage", "format", "model", "sys"]),
-    ("jobs", &["remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    ("jobs", &["ingest", "maintain", "local", "remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("serve", &["remote", "storage", "format", "model", "sys"]),
 ];
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    cat, check, completions, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore, serve,
-    snapshots, stats, umount, unlock,
+    cat, check, completions, config, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore,
+    serve, snapshots, stats, umount, unlock,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -32,6 +32,9 @@ pub struct Global {
     /// Where the repository is [env: YESTER_REPO] [default: the user's own, made by the first ingest]
     #[arg(short, long, value_name = "REPO", global = true)]
     pub repo: Option<OsString>,
+    /// The configuration file [env: YESTER_CONFIG] [default: yester/config.toml in ~/.config, else in /etc]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
     /// Read the passphrase from this file [env: YESTER_PASSWORD_FILE, or the passphrase itself in YESTER_PASSWORD]
     #[arg(long, value_name = "FILE", global = true, conflicts_with_all = ["password_command", "key_file"])]
     pub password_file: Option<PathBuf>,
@@ -81,6 +84,7 @@ pub enum Command {
     Check(check::CheckArgs),
     #[command(visible_alias = "du")]
     Stats(stats::StatsArgs),
+    Config(config::ConfigArgs),
     Repair(repair::RepairArgs),
     Forget(Box<forget::ForgetArgs>),
     #[command(visible_aliases = ["gc", "compact"])]

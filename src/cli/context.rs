@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
+use yester::jobs::config::keys::Set;
 use yester::jobs::credential::{self, Options, Origin};
 use yester::jobs::{foreign, open};
 use yester::model::{RepositoryId, Timestamp};
@@ -19,6 +20,7 @@ use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::args::Global;
+use super::configured::Configured;
 use super::output::note;
 use super::paths;
 use super::place::{Place, Places};
@@ -41,12 +43,18 @@ pub struct Context {
     pub places: Places,
     /// What a server is shown, when another process has said.
     token: OnceLock<Option<Zeroizing<String>>>,
+    configured: Configured,
 }
 
 impl Context {
     /// Reads the environment; nothing is opened yet.
-    pub fn new(global: Global) -> Self {
-        Context { global, places: Places::new(|name| std::env::var_os(name)), token: OnceLock::new() }
+    pub fn new(global: Global, configured: Configured) -> Self {
+        Context { global, places: Places::new(|name| std::env::var_os(name)), token: OnceLock::new(), configured }
+    }
+
+    /// The set of this name, which can be carried out here.
+    pub fn set(&self, name: &str) -> Result<&Set> {
+        self.configured.set(name)
     }
 
     /// Which repository this is about.
@@ -92,7 +100,7 @@ impl Context {
     pub fn token(&self) -> Result<Option<Zeroizing<String>>> {
         match self.token.get() {
             Some(token) => Ok(token.clone()),
-            None => credential::token(|name| std::env::var_os(name)),
+            None => credential::token(|name| self.configured.token_variable(name)),
         }
     }
 

@@ -7,12 +7,14 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use yester::jobs::config::keys::{Amount, Keep as Rule, Set};
 use yester::maintain::forget::{self, Series};
 use yester::maintain::retention::{Count, GroupBy, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::snapshots::{self, Filter};
 use yester::repo::times::{self, Received};
+use yester::sys::process;
 use yester::{Error, Result};
 
 use super::context::{self, Context};
@@ -21,7 +23,7 @@ use super::output::{Output, exact, lossy};
 use super::progress::Display;
 use super::prune::How;
 use super::select::{self, Filters};
-use super::{gone, prune, units};
+use super::{configured, gone, prune, units};
 
 /// Forget snapshots, by their names or by what is to be kept
 ///
@@ -32,6 +34,9 @@ pub struct ForgetArgs {
     /// Which snapshots to forget
     #[arg(value_name = "SNAP", conflicts_with = "policy")]
     names: Vec<String>,
+    /// Keep of the snapshots of this set what the configuration file says
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "policy"])]
+    set: Option<String>,
     #[command(flatten)]
     keep: Keep,
     /// What snapshots of one series have in common: host, paths, tags, token (of a server: who put them);
@@ -58,7 +63,7 @@ pub struct ForgetArgs {
 }
 
 /// What stays of every series.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[group(id = "policy", multiple = true)]
 #[command(next_help_heading = "What stays (N: a number, or unlimited)")]
 struct Keep {
@@ -104,6 +109,24 @@ struct Keep {
 }
 
 impl Keep {
+    /// What the configuration file says of a set.
+    fn of_set(set: &Set) -> Result<Self> {
+        let mut keep = Keep::default();
+        for (rule, Amount(amount)) in &set.keep {
+            let count = || amount.parse::<Count>().map(Some).map_err(Error::invalid);
+            match rule {
+                Rule::Last => keep.keep_last = count()?,
+                Rule::Hourly => keep.keep_hourly = count()?,
+                Rule::Daily => keep.keep_daily = count()?,
+                Rule::Weekly => keep.keep_weekly = count()?,
+                Rule::Monthly => keep.keep_monthly = count()?,
+                Rule::Yearly => keep.keep_yearly = count()?,
+                Rule::Within => keep.keep_within = Some(amount.parse().map_err(Error::invalid)?),
+            }
+        }
+        Ok(keep)
+    }
+
     fn policy(&self, group_by: GroupBy) -> Policy {
         let count = |given: Option<Count>| given.unwrap_or_default();
         Policy {
@@ -129,12 +152,30 @@ impl Keep {
 }
 
 impl ForgetArgs {
+    /// The set that it is of.
+    pub fn set(&self) -> Option<&str> {
+        self.set.as_deref()
+    }
+
+    /// What is kept, and of which snapshots: as it was typed, or as the set has it.
+    fn rules(&self, context: &Context) -> Result<(Keep, Filter)> {
+        let mut filter = self.filters.filter()?;
+        let Some(name) = &self.set else { return Ok((self.keep.clone(), filter)) };
+        let set = context.set(name)?;
+        if set.keep.is_empty() {
+            return Err(Error::invalid(format!("the set {name} says nothing of what is kept: give it a table keep")));
+        }
+        let host = set.host.as_ref().map_or_else(process::host_name, |host| host.clone().into_bytes());
+        filter.hosts = vec![host];
+        filter.paths.extend(configured::inputs(set).iter().map(|input| input.stored().to_vec()));
+        Ok((Keep::of_set(set)?, filter))
+    }
+
     /// Why, for the marks: what was asked for.
-    fn why(&self) -> Vec<u8> {
+    fn why(&self, keep: &Keep) -> Vec<u8> {
         if !self.names.is_empty() {
             return b"named".to_vec();
         }
-        let keep = &self.keep;
         let counts = [
             ("last", keep.keep_last),
             ("hourly", keep.keep_hourly),
@@ -153,7 +194,7 @@ impl ForgetArgs {
 
 /// Forgets.
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
-    let filter = args.filters.filter()?;
+    let (keep, filter) = args.rules(context)?;
     let repo = context.open_for(!args.dry_run)?;
     let (all, damaged) = snapshots::list_with_damage(&repo)?;
     if args.accept_gone {
@@ -165,7 +206,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let mut out = Output::new();
     let present = snapshots::names(&repo)?;
     let (going, series) = match args.names.is_empty() {
-        true => by_policy(args, &all, &filter, &received)?,
+        true => by_policy(args, &keep, &all, &filter, &received)?,
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
             let series = touched(&all, &ids, &received);
@@ -179,7 +220,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     out.finish()?;
     let forgotten = match args.dry_run {
         true => going.clone(),
-        false => forget::forget(&repo, &going, context::now(), &args.why(), &display)?,
+        false => forget::forget(&repo, &going, context::now(), &args.why(&keep), &display)?,
     };
     display.finish();
     let mut out = Output::new();
@@ -215,11 +256,12 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
 /// What the policy lets go, and all series that it looked at.
 fn by_policy<'a>(
     args: &ForgetArgs,
+    keep: &Keep,
     all: &'a [Snapshot],
     filter: &Filter,
     received: &Received,
 ) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
-    let policy = Policy { received: received.clone(), ..args.keep.policy(args.group_by) };
+    let policy = Policy { received: received.clone(), ..keep.policy(args.group_by) };
     let zone = TimeZone::system();
     let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
     Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), series))

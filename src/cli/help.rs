@@ -34,7 +34,6 @@ const EXAMPLES: &[(&str, Examples)] = &[
         "ingest",
         &[
             ("yester ingest ~", "all of the home directory"),
-            ("yester ingest -x --exclude-caches / /boot", "the system, without other file systems"),
             ("yester ingest -n -v --exclude '*.o' ~/src", "list what would be stored, and why"),
             ("yester ingest /etc --stream db.sql -- pg_dumpall", "a directory, and what a command writes"),
         ],
@@ -83,6 +82,15 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
+    (
+        "config",
+        &[
+            ("yester config check", "is there anything wrong with the configuration file?"),
+            ("yester config show", "print what holds, and which file says so"),
+        ],
+    ),
+    ("config check", &[("yester config check", "the usual file"), ("yester --config ./new.toml config check", "another")]),
+    ("config show", &[("yester config show", "for people"), ("yester config show --json", "for programs")]),
     ("repair", &[("yester repair index", "when the index is damaged"), ("yester repair keys", "when copies of keys are")]),
     ("repair index", &[("yester repair index -n", "only say what would be done"), ("yester repair index", "do it")]),
     ("repair keys", &[("yester repair keys -n", "only say what would be done"), ("yester repair keys", "do it")]),

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,12 @@ use clap::Args;
 use serde::Serialize;
 use yester::chunk::codec::Compression;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
+use yester::jobs::units::parse_compression;
 use yester::model::{Timestamp, escape};
 use yester::repo::Repository;
 use yester::{Error, ErrorKind, Result};
 
+use super::configured;
 use super::context::Context;
 use super::exit::Outcome;
 use super::output::{Output, note};
@@ -23,9 +24,6 @@ use super::progress::Display;
 use super::streams::StreamArgs;
 use super::{gone, init, inputs, select, signals, units};
 
-/// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
-const FASTEST: i32 = -1;
-
 /// Take a snapshot of files and directories
 ///
 /// Without --repo, the first run makes the user's own repository and its key file, and says where they are.
@@ -33,8 +31,11 @@ const FASTEST: i32 = -1;
 #[command(after_long_help = super::patterns::RULES)]
 pub struct IngestArgs {
     /// What to take a snapshot of
-    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0", "stdin", "stream", "stdin_from_command", "stdin_filename", "command"])]
+    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0", "stdin", "stream", "stdin_from_command", "stdin_filename", "command", "set"])]
     sources: Vec<PathBuf>,
+    /// Ingest what this set of the configuration file names, and as it says
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
     #[command(flatten)]
     streams: StreamArgs,
     /// Store the one given path under this name
@@ -55,7 +56,7 @@ pub struct IngestArgs {
     /// The time it stands for [default: now]
     #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
     time: Option<Timestamp>,
-    /// Take unchanged files from this snapshot [default: the newest of the same host and paths]
+    /// Take unchanged files from this one [default: the newest of host and paths]
     #[arg(long, value_name = "SNAP", conflicts_with = "force")]
     parent: Option<String>,
     /// Read every file, whatever the last snapshot holds
@@ -73,10 +74,10 @@ pub struct IngestArgs {
     /// Read holes as the zeros they stand for
     #[arg(long)]
     no_holes: bool,
-    /// auto, off, fastest, or a level of zstd from 1 to 19
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    compression: Level,
-    /// What matches this pattern may change while it is read, as logs do: no error
+    /// auto, off, fastest, or a level of zstd from 1 to 19 [default: auto]
+    #[arg(long, value_name = "HOW", value_parser = parse_compression)]
+    compression: Option<Compression>,
+    /// What matches this pattern may change while it is read
     #[arg(long, value_name = "PATTERN")]
     changed_is_ok: Vec<String>,
     /// Files that are read at once
@@ -92,7 +93,7 @@ pub struct IngestArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to leave out")]
 struct ExcludeArgs {
-    /// Leave out what matches this pattern; one that begins with ! takes back what earlier ones leave out
+    /// Leave out what matches this pattern; one with ! in front takes back
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// The same, whatever the case of letters
@@ -118,32 +119,17 @@ struct ExcludeArgs {
     one_file_system: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Level(Compression);
-
-impl FromStr for Level {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let level = match text {
-            "auto" => Compression::Auto,
-            "off" => Compression::Off,
-            "fastest" => Compression::Level(FASTEST),
-            _ => match text.parse() {
-                Ok(level @ 1..=19) => Compression::Level(level),
-                _ => return Err("write auto, off, fastest, or a level from 1 to 19".to_owned()),
-            },
-        };
-        Ok(Level(level))
-    }
-}
-
 /// Takes a snapshot.
 pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let began = Instant::now();
-    let inputs = args.inputs()?;
-    inputs::require_one(&inputs)?;
+    let set = args.set.as_deref().map(|name| context.set(name)).transpose()?;
+    let mut inputs = args.inputs()?;
     let mut options = args.options()?;
+    if let Some(set) = set {
+        inputs.extend(configured::inputs(set));
+        configured::options(set, &mut options, args)?;
+    }
+    inputs::require_one(&inputs)?;
     yester::ingest::check(&inputs, &options)?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
     gone::warn(context, &repo)?;
@@ -199,6 +185,16 @@ fn never(context: &Context, repo: &Repository) -> Result<Vec<PathBuf>> {
 }
 
 impl IngestArgs {
+    /// The set that it is of.
+    pub fn set(&self) -> Option<&str> {
+        self.set.as_deref()
+    }
+
+    /// Whether the host and the compression were given.
+    pub fn gives(&self) -> (bool, bool) {
+        (self.host.is_some(), self.compression.is_some())
+    }
+
     fn inputs(&self) -> Result<Vec<Arc<dyn Input>>> {
         let (paths, stream) = self.streams.parted(&self.sources)?;
         let mut given = paths;
@@ -230,7 +226,7 @@ impl IngestArgs {
             ignore_inode: self.ignore_inode,
             ignore_ctime: self.ignore_ctime,
             no_holes: self.no_holes,
-            compression: self.compression.0,
+            compression: self.compression.unwrap_or(default.compression),
             readers: usize::from(self.read_concurrency),
             skip_if_unchanged: self.skip_if_unchanged,
             dry_run: self.dry_run,

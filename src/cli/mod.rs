@@ -14,6 +14,8 @@ mod carry;
 mod cat;
 mod check;
 mod completions;
+mod config;
+mod configured;
 mod context;
 mod exit;
 mod forget;
@@ -83,7 +85,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
-    let context = Context::new(cli.global);
+    let (global, configured) = configured::apply(&cli)?;
+    let context = Context::new(global, configured);
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
         Command::Ingest(args) => ingest::run(&context, &args),
@@ -96,6 +99,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Restore(args) => restore::run(&context, &args),
         Command::Forget(args) => forget::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
+        Command::Config(args) => config::run(&context, &args),
         Command::Key(args) => key::run(&context, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&context, &args),

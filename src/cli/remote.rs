@@ -28,10 +28,10 @@ pub struct RemoteArgs {
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub connections: Option<u16>,
     /// Send at most so many bytes a second, as in 2M
-    #[arg(long, value_name = "SIZE", global = true, value_parser = rate)]
+    #[arg(long, value_name = "SIZE", global = true, value_parser = units::parse_rate)]
     pub limit_upload: Option<u64>,
     /// Receive at most so many bytes a second
-    #[arg(long, value_name = "SIZE", global = true, value_parser = rate)]
+    #[arg(long, value_name = "SIZE", global = true, value_parser = units::parse_rate)]
     pub limit_download: Option<u64>,
     /// Give up when nothing has moved for so many seconds [default: 60]
     #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
@@ -42,14 +42,6 @@ pub struct RemoteArgs {
     /// What yester is called on the far side of ssh [env: YESTER_REMOTE_PROGRAM] [default: yester]
     #[arg(long, value_name = "PROGRAM", global = true)]
     pub remote_program: Option<String>,
-}
-
-/// Less than the least that a server puts up with makes no sense.
-fn rate(text: &str) -> Result<u64, String> {
-    match units::parse_size(text)? {
-        rate if rate >= 1024 => Ok(rate),
-        _ => Err("it must be at least 1K".to_owned()),
-    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

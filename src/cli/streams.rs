@@ -15,12 +15,11 @@ use yester::{Error, Result};
 const STDIN: &str = "stdin";
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Streams: what comes by itself, as a file of the snapshot")]
 pub struct StreamArgs {
-    /// Store what comes on standard input as the file NAME [aliases: --stdin --stdin-filename NAME]
+    /// Store what comes on standard input as the file NAME
     #[arg(long, value_name = "NAME", num_args = 0..=1, conflicts_with_all = ["stream", "stdin_from_command"])]
     stdin: Option<Option<OsString>>,
-    /// Run COMMAND and store its output as the file NAME; nothing of it is stored if it fails
+    /// Run COMMAND and store its output as the file NAME
     #[arg(long, value_name = "NAME", conflicts_with = "stdin_from_command")]
     stream: Option<OsString>,
     /// The name for --stdin and --stdin-from-command
@@ -30,7 +29,7 @@ pub struct StreamArgs {
     #[arg(long, hide = true)]
     stdin_from_command: bool,
     /// The command of --stream, and its arguments
-    #[arg(value_name = "COMMAND", last = true)]
+    #[arg(value_name = "COMMAND", last = true, hide = true)]
     command: Vec<OsString>,
 }
 

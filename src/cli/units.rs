@@ -2,30 +2,10 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+pub use yester::jobs::units::{parse_rate, parse_size, parse_wait};
 use yester::model::Timestamp;
 
 const PREFIXES: &[u8] = b"KMGTPE";
-
-/// Parses `512`, `10M`, `1.5G` … : powers of 1024, with or without `iB` or `B` after the letter.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size: write a number of bytes, or one with K, M, G or T, as in 10M");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
-    let unit = unit.trim_start().to_ascii_uppercase();
-    let letter = unit.strip_suffix("IB").or_else(|| unit.strip_suffix('B')).unwrap_or(&unit);
-    let power = match letter.as_bytes() {
-        [] => 0,
-        [letter] => 1 + PREFIXES.iter().position(|p| p == letter).ok_or_else(wrong)?,
-        _ => return Err(wrong()),
-    };
-    let factor = 1u64.checked_shl(10 * u32::try_from(power).unwrap_or(u32::MAX)).ok_or_else(wrong)?;
-    if let Ok(number) = number.parse::<u64>() {
-        return number.checked_mul(factor).ok_or_else(|| format!("{text:?} is more than 16 EiB"));
-    }
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let bytes = number * factor as f64;
-    if power > 0 && (0.0..u64::MAX as f64).contains(&bytes) { Ok(bytes.round() as u64) } else { Err(wrong()) }
-}
 
 /// A size in bytes with three digits and a binary prefix: `0 B`, `17 KiB`, `1.25 GiB`.
 pub fn size(bytes: u64) -> String {
@@ -99,29 +79,6 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
 }
 
-/// A time to wait: `90s`, `30m`, `2h`, `1d`, or several of these.
-pub fn parse_wait(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is no time to wait: write 90s, 30m, 2h or 1d");
-    let mut seconds = 0u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, unit) = rest.split_at_checked(digits).ok_or_else(wrong)?;
-        let unit_seconds = match unit.as_bytes().first() {
-            Some(b's') => 1,
-            Some(b'm') => 60,
-            Some(b'h') => 3600,
-            Some(b'd') => 86_400,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let part = number.checked_mul(unit_seconds).filter(|part| *part < 1 << 40).ok_or_else(wrong)?;
-        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
-        rest = unit.get(1..).unwrap_or_default();
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
-}
-
 fn jiff(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.secs, i32::try_from(time.nanos).ok()?).ok()
 }
@@ -164,25 +121,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read() {
-        let good = [
-            ("0", 0),
-            ("512", 512),
-            ("10M", 10 << 20),
-            ("10MiB", 10 << 20),
-            ("10 mb", 10 << 20),
-            ("1.5k", 1536),
-            ("1E", 1 << 60),
-        ];
-        for (text, bytes) in good {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for bad in ["", "M", "-1", "1.5", "10X", "10MM", "1e3", "99999999999E", "1..5K", "²"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn sizes_and_counts_are_shown() {
         let shown = [
             (0, "0 B"),
@@ -206,17 +144,6 @@ mod tests {
         }
         for bad in ["", "30", "d", "30x", "-1d", "1d x", "99999999999999999999d", "9999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_to_wait_are_read() {
-        let seconds = |n| Ok(std::time::Duration::from_secs(n));
-        for (text, expected) in [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1d", 86_400), ("0s", 0)] {
-            assert_eq!(parse_wait(text), seconds(expected), "{text}");
-        }
-        for bad in ["", "30", "m", "1w", "-1m", "99999999999999d"] {
-            assert!(parse_wait(bad).is_err(), "{bad}");
         }
     }
 

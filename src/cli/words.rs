@@ -21,7 +21,6 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["self-update"], "install a new version as you installed this one"),
     (&["with-lock", "lock"], "nothing is ever locked: any number of commands may run at the same time"),
     (&["cache"], "the cache is kept small by itself; --no-cache uses none, --cache-dir names its place"),
-    (&["config"], "there is nothing to configure; options and variables are in yester --help-all"),
     (&["repo", "repository"], "the repository is named by --repo or YESTER_REPO"),
     (&["snapshot"], "yester ingest PATH takes a snapshot, yester snapshots lists them"),
 ];

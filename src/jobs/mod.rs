@@ -1,9 +1,11 @@
 //! What a run of any command begins with: where a repository is, what unlocks it, and opening it. A program that runs
 //! without a terminal needs it as much as the command line.
 
+pub mod config;
 pub mod credential;
 pub mod foreign;
 pub mod location;
 pub mod open;
 pub mod paths;
+pub mod units;
 pub mod variables;

@@ -1,0 +1,113 @@
+//! `config`: what the configuration file says, and whether it can be carried out.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use yester::jobs::config::check::{self, Programs};
+use yester::jobs::config::{Configuration, Named};
+use yester::{Error, Result};
+
+use super::configured;
+use super::context::Context;
+use super::exit::Outcome;
+use super::output::{Output, note};
+use super::paths;
+use super::units;
+
+/// Check and show the configuration file
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = false)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say what is wrong with it, and which programs are missing
+    Check,
+    /// Print the repositories and sets, with all that holds for them
+    Show,
+}
+
+/// Runs a command.
+pub fn run(context: &Context, args: &ConfigArgs) -> Result<Outcome> {
+    let configuration = configured::load(&context.global)?;
+    match args.command {
+        ConfigCommand::Check => checked(context, &configuration),
+        ConfigCommand::Show => show(context, &configuration),
+    }
+}
+
+#[derive(Serialize)]
+struct Checked {
+    message_type: &'static str,
+    files: Vec<String>,
+    repositories: usize,
+    sets: usize,
+}
+
+fn checked(context: &Context, configuration: &Configuration) -> Result<Outcome> {
+    let mut problems = check::all(configuration, Programs(&configured::directories()));
+    if let Some(last) = problems.pop() {
+        problems.iter().for_each(|problem| note(&format!("yester: {problem}")));
+        return Err(Error::invalid(last.to_string()));
+    }
+    let files: Vec<String> = configuration.files().map(paths::shown).collect();
+    let (repositories, sets) = (configuration.repositories.len(), configuration.sets.len());
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&Checked { message_type: "configuration", files, repositories, sets })?;
+    } else if !context.global.quiet {
+        let counted =
+            [units::counted(repositories as u64, "repository", "repositories"), units::counted(sets as u64, "set", "sets")];
+        out.line(&format!("{}: {}: nothing is wrong", files.join(", "), counted.join(", ")))?;
+    }
+    out.finish()?;
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct Shown {
+    message_type: &'static str,
+    name: String,
+    file: String,
+    line: usize,
+    text: String,
+}
+
+fn show(context: &Context, configuration: &Configuration) -> Result<Outcome> {
+    let mut out = Output::new();
+    for (name, named) in &configuration.repositories {
+        let shown = shown(configuration, "repository", name, named)?;
+        print(context, &mut out, "repositories", &shown)?;
+    }
+    for (name, named) in &configuration.sets {
+        let shown = shown(configuration, "set", name, named)?;
+        print(context, &mut out, "sets", &shown)?;
+    }
+    out.finish()?;
+    Ok(Outcome::Done)
+}
+
+fn shown<T: Serialize>(all: &Configuration, message_type: &'static str, name: &str, named: &Named<T>) -> Result<Shown> {
+    let place = all.problem(named, &[], "");
+    let text = toml::to_string_pretty(&named.value).map_err(|e| Error::invalid(e.to_string()))?;
+    Ok(Shown { message_type, name: name.to_owned(), file: paths::shown(&place.file), line: place.line, text })
+}
+
+fn print(context: &Context, out: &mut Output, section: &str, shown: &Shown) -> Result<()> {
+    if context.global.json {
+        return out.json(shown);
+    }
+    let Shown { name, file, line, text, .. } = shown;
+    // Tables of the text belong below the name.
+    let text: Vec<String> = text
+        .lines()
+        .map(|line| match (line.strip_prefix("[["), line.strip_prefix('[')) {
+            (Some(rest), _) if line.ends_with("]]") => format!("[[{section}.{name}.{rest}"),
+            (None, Some(rest)) if line.ends_with(']') => format!("[{section}.{name}.{rest}"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    out.line(&format!("# {file}:{line}\n[{section}.{name}]\n{}\n", text.join("\n")))
+}

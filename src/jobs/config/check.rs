@@ -1,0 +1,203 @@
+//! What a configuration can say that makes no sense, or cannot be done here: found before anything runs.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::jobs::config::keys::{Hook, Keep, Repository, Set};
+use crate::jobs::config::text::{Problem, nearest};
+use crate::jobs::config::{Configuration, Named};
+use crate::jobs::{location, units};
+use crate::maintain::retention::{Count, Within};
+use crate::model::escape;
+use crate::model::node::check_name;
+use crate::model::patterns::Patterns;
+use crate::remote::tls::Fingerprint;
+
+/// The directories where programs are looked for: those of `PATH`.
+#[derive(Debug, Clone, Copy)]
+pub struct Programs<'a>(pub &'a [PathBuf]);
+
+impl Programs<'_> {
+    /// Why this program cannot be run; `None` if it can.
+    fn obstacle(&self, program: &str) -> Option<String> {
+        let runs = |path: &Path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+        let shown = escape(program.as_bytes());
+        if program.is_empty() {
+            return Some("a command needs a program".to_owned());
+        }
+        if program.contains('/') {
+            return match (program.starts_with('/'), runs(Path::new(program))) {
+                (true, true) => None,
+                (true, false) => Some(format!("there is no program {shown}")),
+                (false, _) => Some(format!("{shown} depends on the working directory: give an absolute path")),
+            };
+        }
+        let found = self.0.iter().any(|dir| runs(&dir.join(program)));
+        (!found).then(|| format!("there is no program {shown} in the directories of PATH"))
+    }
+}
+
+/// Everything that is wrong.
+pub fn all(configuration: &Configuration, programs: Programs<'_>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for named in configuration.repositories.values() {
+        problems.extend(repository(configuration, named));
+    }
+    for named in configuration.sets.values() {
+        problems.extend(set(configuration, named, programs));
+    }
+    problems
+}
+
+/// What is wrong with a repository.
+pub fn repository(all: &Configuration, named: &Named<Repository>) -> Vec<Problem> {
+    let it = &named.value;
+    let mut problems = Vec::new();
+    let mut say = |key: &str, message: String| problems.push(all.problem(named, &[key], message));
+    match &it.location {
+        None => say("location", "a repository needs a location, as in location = \"/srv/backup\"".to_owned()),
+        Some(location) => match location::parse(OsStr::new(location)) {
+            Err(e) => say("location", e.to_string()),
+            Ok(location::Location::Local(_)) if !location.starts_with('/') => {
+                say(
+                    "location",
+                    format!("{} depends on the working directory: give an absolute path", escape(location.as_bytes())),
+                );
+            }
+            Ok(_) => {}
+        },
+    }
+    let credentials = [
+        ("key-file", it.key_file.is_some()),
+        ("password-file", it.password_file.is_some()),
+        ("password-command", it.password_command.is_some()),
+    ];
+    if let [_, (second, _), ..] = credentials.into_iter().filter(|(_, there)| *there).collect::<Vec<_>>()[..] {
+        say(second, "there is another way to unlock it: keep one of key-file, password-file and password-command".to_owned());
+    }
+    let secrets = [("key-file", &it.key_file), ("password-file", &it.password_file), ("token-file", &it.token_file)];
+    for (key, file) in secrets.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?))) {
+        if let Some(message) = secret(file) {
+            say(key, message);
+        }
+    }
+    for (key, file) in [("cacert", &it.cacert), ("cache-dir", &it.cache_dir)] {
+        if let Some(message) = file.as_ref().and_then(|file| relative(file)) {
+            say(key, message);
+        }
+    }
+    if let Some(Err(e)) = it.tls_fingerprint.as_deref().map(Fingerprint::parse) {
+        say("tls-fingerprint", e.to_string());
+    }
+    for (key, limit) in [("limit-upload", &it.limit_upload), ("limit-download", &it.limit_download)] {
+        if let Some(Err(e)) = limit.as_deref().map(units::parse_rate) {
+            say(key, e);
+        }
+    }
+    if it.connections.is_some_and(|n| !(1..=64).contains(&n)) {
+        say("connections", "it must be from 1 to 64".to_owned());
+    }
+    problems
+}
+
+/// What is wrong with a set.
+pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> Vec<Problem> {
+    let it = &named.value;
+    let mut problems = Vec::new();
+    let mut say = |key: &str, message: String| problems.push(all.problem(named, &[key], message));
+    if it.paths.is_empty() && it.streams.is_empty() {
+        say("", "a set needs paths or streams".to_owned());
+    }
+    if let Some(name) = it.repository.as_ref().filter(|name| !all.repositories.contains_key(*name)) {
+        let near = nearest(name, all.repositories.keys().map(String::as_str));
+        say("repository", format!("there is no repository {}{near}", escape(name.as_bytes())));
+    }
+    for message in it.paths.iter().filter_map(|path| relative(path)) {
+        say("paths", message);
+    }
+    for (key, patterns) in [("exclude", &it.exclude), ("iexclude", &it.iexclude), ("changed-is-ok", &it.changed_is_ok)] {
+        if let Err(e) = Patterns::new(patterns.iter().map(|pattern| (pattern.as_str(), false))) {
+            say(key, e.to_string());
+        }
+        // A pattern of the command line may be from the working directory.
+        let from_here =
+            |pattern: &&String| ["./", "../", "~"].iter().any(|begin| pattern.trim_start_matches('!').starts_with(begin));
+        if let Some(pattern) = patterns.iter().find(from_here) {
+            say(key, format!("{} depends on who runs this and where: give an absolute path", escape(pattern.as_bytes())));
+        }
+    }
+    if let Some(Err(e)) = it.exclude_larger_than.as_deref().map(units::parse_size) {
+        say("exclude-larger-than", e);
+    }
+    if let Some(Err(e)) = it.compression.as_deref().map(units::parse_compression) {
+        say("compression", e);
+    }
+    let mut places = HashMap::new();
+    for (number, stream) in it.streams.iter().enumerate() {
+        let mut message = stream_place(&stream.at).err();
+        if let Some(other) = places.insert(stream.at.clone(), number) {
+            message = Some(format!("stream {} of this set has the same place, {}", other + 1, escape(stream.at.as_bytes())));
+        }
+        let commands = [Some(&stream.command), Some(&stream.restore).filter(|command| !command.is_empty())];
+        for command in commands.into_iter().flatten() {
+            message = message.or_else(|| programs.obstacle(command.first().map_or("", String::as_str)));
+        }
+        if let Some(message) = message {
+            say("streams", format!("stream {}: {message}", number + 1));
+        }
+    }
+    for (name, hook) in it.hooks.all() {
+        if let Some(message) = obstacle_of(hook, programs) {
+            problems.push(all.problem(named, &["hooks", name], message));
+        }
+    }
+    for (keep, amount) in &it.keep {
+        let parsed = match keep {
+            Keep::Within => Within::from_str(&amount.0).map(drop),
+            _ => Count::from_str(&amount.0).map(drop),
+        };
+        if let Err(message) = parsed {
+            problems.push(all.problem(named, &["keep", keep.name()], message));
+        }
+    }
+    problems
+}
+
+fn obstacle_of(hook: &Hook, programs: Programs<'_>) -> Option<String> {
+    let program = programs.obstacle(hook.command.first().map_or("", String::as_str));
+    program.or_else(|| hook.timeout.as_deref().and_then(|timeout| units::parse_wait(timeout).err()))
+}
+
+/// Refuses what is no place of a stream: an absolute path of names.
+fn stream_place(at: &str) -> Result<(), String> {
+    let shown = escape(at.as_bytes());
+    let Some(names) = at.strip_prefix('/') else {
+        return Err(format!("at = {shown} is no absolute path in the snapshot"));
+    };
+    match names.split('/').all(|name| check_name(name.as_bytes()).is_ok()) {
+        true => Ok(()),
+        false => Err(format!("at = {shown} is no path of a file")),
+    }
+}
+
+fn relative(path: &Path) -> Option<String> {
+    let shown = escape(path.as_os_str().as_bytes());
+    (!path.is_absolute()).then(|| format!("{shown} depends on the working directory: give an absolute path"))
+}
+
+/// What is wrong with a file that holds a secret. One that is not there yet may be made.
+fn secret(file: &Path) -> Option<String> {
+    let shown = escape(file.as_os_str().as_bytes());
+    let open = |file: &Path| fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o004 != 0);
+    relative(file).or_else(|| open(file).then(|| format!("every user may read the secret in {shown}: chmod o-rwx {shown}")))
+}
+
+/// Words of a command as the system has them.
+pub fn words(command: &[String]) -> Vec<OsString> {
+    command.iter().map(OsString::from).collect()
+}

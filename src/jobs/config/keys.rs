@@ -1,0 +1,322 @@
+//! The keys of the configuration file, as types. What is not here is an unknown key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::{self, SeqAccess, Visitor, value};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// One file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct FileKeys {
+    /// More files, or directories of them (`*.toml`), from where this file is.
+    pub include: Vec<PathBuf>,
+    /// The repository of every command that names no other.
+    pub repository: Option<Repository>,
+    /// More of them, by name.
+    pub repositories: BTreeMap<String, Repository>,
+    /// Sets, by name.
+    pub sets: BTreeMap<String, Set>,
+}
+
+/// A repository and what opens it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Repository {
+    /// Another repository, whose keys hold where this one says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub like: Option<String>,
+    /// Keys of that one that do not hold here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<String>,
+    /// As `--repo` has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// A key file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// A file with a passphrase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// A shell command that prints one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_command: Option<String>,
+    /// A file with a server's token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// The server's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_fingerprint: Option<String>,
+    /// Authorities that sign it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cacert: Option<PathBuf>,
+    /// Connections at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u16>,
+    /// Bytes a second that are sent at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_upload: Option<String>,
+    /// Bytes a second that are received at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_download: Option<String>,
+    /// The ssh program and its options.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_command: Option<String>,
+    /// What yester is called on the far side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_program: Option<String>,
+    /// Where the cache is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// What belongs together on a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Set {
+    /// Another set, whose keys hold where this one says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub like: Option<String>,
+    /// Keys of that one that do not hold here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<String>,
+    /// The name of the repository that it goes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The host that its snapshots are of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Tags of its snapshots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Files and directories: absolute.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathBuf>,
+    /// Patterns of what is left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// The same, whatever the case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub iexclude: Vec<String>,
+    /// Leave out what is in cache directories.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_caches: Option<bool>,
+    /// Leave out directories with such a file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude_if_present: Vec<String>,
+    /// Leave out larger files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_larger_than: Option<String>,
+    /// Leave out these extended attributes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude_xattr: Vec<String>,
+    /// Stay on the file systems of the paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_file_system: Option<bool>,
+    /// What may change while it is read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed_is_ok: Vec<String>,
+    /// As `--compression` has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// No snapshot where nothing differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_if_unchanged: Option<bool>,
+    /// Commands whose output is stored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamKeys>,
+    /// Commands around it.
+    #[serde(skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// Which of its snapshots `forget --set` keeps.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub keep: BTreeMap<Keep, Amount>,
+}
+
+/// A command whose output is a file of the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StreamKeys {
+    /// The file: an absolute path in the snapshot.
+    pub at: String,
+    /// The command: a program and its arguments.
+    pub command: Vec<String>,
+    /// The command that takes it back: `restore --set` gives it the file on standard input.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restore: Vec<String>,
+    /// It may write nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_empty: bool,
+    /// Without it there is no snapshot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+}
+
+/// Commands around an ingest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Hooks {
+    /// First of all; when it fails, nothing is ingested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Hook>,
+    /// Makes things stand still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Hook>,
+    /// Lets them go on: whenever `freeze` was begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thaw: Option<Hook>,
+    /// When a snapshot was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Hook>,
+    /// When something failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Hook>,
+    /// Last of all, whatever happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub always: Option<Hook>,
+}
+
+impl Hooks {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Hooks::default()
+    }
+
+    /// Those that there are, with their names.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
+        let all = [
+            ("before", &self.before),
+            ("freeze", &self.freeze),
+            ("thaw", &self.thaw),
+            ("after", &self.after),
+            ("failed", &self.failed),
+            ("always", &self.always),
+        ];
+        all.into_iter().filter_map(|(name, hook)| Some((name, hook.as_ref()?)))
+    }
+}
+
+/// A command that is run at a certain time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// A program and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take: a text as in `30s`.
+    pub timeout: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct HookTable {
+    command: Vec<String>,
+    timeout: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Hook {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+
+        impl<'de> Visitor<'de> for Shapes {
+            type Value = Hook;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of words, a text for sh -c, or a table with command and timeout")
+            }
+
+            fn visit_str<E: de::Error>(self, script: &str) -> Result<Hook, E> {
+                Ok(Hook { command: ["sh", "-c", script].map(str::to_owned).to_vec(), timeout: None })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, words: A) -> Result<Hook, A::Error> {
+                let command = Vec::deserialize(value::SeqAccessDeserializer::new(words))?;
+                Ok(Hook { command, timeout: None })
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<Hook, A::Error> {
+                let HookTable { command, timeout } = Deserialize::deserialize(value::MapAccessDeserializer::new(table))?;
+                Ok(Hook { command, timeout })
+            }
+        }
+
+        deserializer.deserialize_any(Shapes)
+    }
+}
+
+impl Serialize for Hook {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Some(timeout) = &self.timeout else { return self.command.serialize(serializer) };
+        let mut table = serializer.serialize_map(Some(2))?;
+        table.serialize_entry("command", &self.command)?;
+        table.serialize_entry("timeout", timeout)?;
+        table.end()
+    }
+}
+
+/// A rule of what is kept: those of `forget`, without `keep-`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Keep {
+    Last,
+    Hourly,
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+    Within,
+}
+
+impl Keep {
+    /// The key.
+    pub fn name(self) -> &'static str {
+        match self {
+            Keep::Last => "last",
+            Keep::Hourly => "hourly",
+            Keep::Daily => "daily",
+            Keep::Weekly => "weekly",
+            Keep::Monthly => "monthly",
+            Keep::Yearly => "yearly",
+            Keep::Within => "within",
+        }
+    }
+}
+
+/// How much is kept: a number, or a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Amount(pub String);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+
+        impl Visitor<'_> for Shapes {
+            type Value = Amount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or a text as in \"unlimited\" or \"30d\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Amount, E> {
+                Ok(Amount(number.to_string()))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+                Ok(Amount(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(Shapes)
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.parse::<i64>() {
+            Ok(number) => serializer.serialize_i64(number),
+            Err(_) => serializer.serialize_str(&self.0),
+        }
+    }
+}
