@@ -49,6 +49,7 @@ fn commit(world: &World, id: u8, hour: i64, host: &str, tags: &[&str]) {
         links: None,
         owners: Default::default(),
         rules: Vec::new(),
+        composition: Default::default(),
         statistics: Statistics { files: 1234, bytes: 5 << 20, ..Statistics::default() },
         program: b"test".to_vec(),
     };

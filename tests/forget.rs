@@ -44,6 +44,7 @@ fn snapshot(number: u64, secs: i64, tags: &[&str]) -> Snapshot {
         links: None,
         owners: Default::default(),
         rules: Vec::new(),
+        composition: Default::default(),
         statistics: Default::default(),
         program: Vec::new(),
     }

@@ -246,6 +246,20 @@ fn bodies_have_the_documented_fields() {
 }
 
 #[test]
+fn parts_have_the_documented_fields() {
+    let time = yester::model::Timestamp { secs: 1, nanos: 1 };
+    let text = || b"text".to_vec();
+    let (path, message, started, finished) = (text(), text(), time, time);
+    let part = yester::model::Part { kind: 2, state: 3, path, started, finished, bytes: 1, changed: 1, errors: 1, message };
+    let mut bytes = Vec::new();
+    yester::format::composition::put_parts(std::slice::from_ref(&part), &mut bytes);
+    let mut cursor = Cursor::new(&bytes, "parts");
+    assert_eq!(yester::format::composition::parts(&mut Cursor::new(&bytes, "parts")).unwrap(), [part]);
+    let body = cursor.bytes(usize::MAX).unwrap();
+    assert_eq!(tags(&mut Cursor::new(body, "a part")), documented_tags("part"));
+}
+
+#[test]
 fn nodes_have_the_documented_fields() {
     let mut seen = BTreeSet::new();
     for xattrs in [Xattrs::Inline(vec![(b"user.a".to_vec(), Vec::new())]), Xattrs::Stored(yester::model::ChunkId([1; 32]))] {

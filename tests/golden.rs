@@ -24,9 +24,9 @@ use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
 use yester::format::{filter, segment};
-use yester::ingest::{Exclude, IngestOptions, Parent, Source, ingest};
+use yester::ingest::{Exclude, IngestOptions, Parent, Source, Still, ingest};
 use yester::keys::keyring::KeyRing;
-use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs};
+use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs};
 use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
@@ -77,6 +77,8 @@ fn ingest_golden(repo: &Arc<Repository>, source: &Path) {
         user: b"somebody".to_vec(),
         tags: vec![b"two".to_vec(), b"one".to_vec()],
         exclude: Exclude { patterns: vec!["*.left-out".into()], ..Exclude::default() },
+        set: Some(SetText { name: b"golden".to_vec(), text: b"paths = [\"/golden\"]\n".to_vec() }),
+        still: Some(Still { freeze: Arc::new(|| Ok(())), thaw: Arc::new(|| ()) }),
         ..IngestOptions::default()
     };
     let report = ingest(repo, &sources, &options, &Arc::new(AtomicBool::new(false)), &Silent).unwrap();

@@ -124,6 +124,10 @@ fn owners() -> impl Strategy<Value = Vec<(u32, Vec<u8>)>> {
     btree_map(any::<u32>(), name(), 0..4).prop_map(|map| map.into_iter().collect())
 }
 
+fn joined(texts: &[Vec<u8>]) -> Vec<u8> {
+    texts.concat()
+}
+
 fn a_snapshot() -> impl Strategy<Value = Snapshot> {
     let texts = || vec(vec(any::<u8>(), 0..30), 0..4);
     let roots = (option::of(tree_root()), option::of(tree_root()));
@@ -138,6 +142,24 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
             host,
             user,
             rules: tags.iter().map(|text| Rule::new(text.len() as u64, text.clone())).collect(),
+            composition: Composition {
+                set: paths.first().map(|name| SetText { name: name.clone(), text: joined(&tags) }),
+                parts: paths
+                    .iter()
+                    .map(|path| Part {
+                        kind: n[0],
+                        state: n[1],
+                        path: path.clone(),
+                        started: times.0,
+                        finished: times.1,
+                        bytes: n[2],
+                        changed: n[3],
+                        errors: n[4],
+                        message: joined(&tags),
+                    })
+                    .collect(),
+                frozen: n[5],
+            },
             paths,
             tags,
             parent: parent.map(SnapshotId),

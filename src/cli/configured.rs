@@ -10,6 +10,7 @@ use yester::jobs::config::check::{self, Programs};
 use yester::jobs::config::keys::{Repository, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
+use yester::model::SetText;
 use yester::{Error, ErrorKind, Result};
 
 use super::args::{Cli, Command, Global};
@@ -150,18 +151,20 @@ fn fill(global: &mut Global, it: &Repository) -> Result<()> {
     Ok(())
 }
 
-/// What a set ingests.
-pub fn inputs(set: &Set) -> Vec<Arc<dyn Input>> {
+/// What a set ingests; its commands get these variables.
+pub fn inputs(set: &Set, variables: &[(OsString, OsString)]) -> Vec<Arc<dyn Input>> {
     let paths = set.paths.iter().map(|path| Arc::new(sources::source(std::path::Path::new("/"), path)) as Arc<dyn Input>);
     let streams = set.streams.iter().map(|stream| {
-        let input = Stream::of_command(stream.at.clone().into_bytes(), check::words(&stream.command), Vec::new());
-        Arc::new(input.allow_empty(stream.allow_empty)) as Arc<dyn Input>
+        let input = Stream::of_command(stream.at.clone().into_bytes(), check::words(&stream.command), variables.to_vec());
+        Arc::new(input.allow_empty(stream.allow_empty).required(stream.required)) as Arc<dyn Input>
     });
     paths.chain(streams).collect()
 }
 
 /// Adds what a set says to what was typed, which counts last.
-pub fn options(set: &Set, options: &mut IngestOptions, args: &IngestArgs) -> Result<()> {
+pub fn options(name: &str, set: &Set, options: &mut IngestOptions, args: &IngestArgs) -> Result<()> {
+    let text = toml::to_string_pretty(set).map_err(|e| Error::invalid(e.to_string()))?;
+    options.set = Some(SetText { name: name.as_bytes().to_vec(), text: text.into_bytes() });
     let (host, compression) = args.gives();
     if let Some(name) = set.host.as_ref().filter(|_| !host) {
         options.host = name.clone().into_bytes();

@@ -167,7 +167,7 @@ impl ForgetArgs {
         }
         let host = set.host.as_ref().map_or_else(process::host_name, |host| host.clone().into_bytes());
         filter.hosts = vec![host];
-        filter.paths.extend(configured::inputs(set).iter().map(|input| input.stored().to_vec()));
+        filter.paths.extend(configured::inputs(set, &[]).iter().map(|input| input.stored().to_vec()));
         Ok((Keep::of_set(set)?, filter))
     }
 

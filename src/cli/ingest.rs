@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -15,14 +16,14 @@ use yester::model::{Timestamp, escape};
 use yester::repo::Repository;
 use yester::{Error, ErrorKind, Result};
 
-use super::configured;
 use super::context::Context;
 use super::exit::Outcome;
 use super::output::{Output, note};
+use super::parts::{self, JsonPart};
 use super::patterns::Bases;
 use super::progress::Display;
 use super::streams::StreamArgs;
-use super::{gone, init, inputs, select, signals, units};
+use super::{gone, init, inputs, select, sets, signals, units};
 
 /// Take a snapshot of files and directories
 ///
@@ -85,7 +86,7 @@ pub struct IngestArgs {
     read_concurrency: u16,
     /// Only say what would be stored
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub dry_run: bool,
     #[command(flatten)]
     exclude: ExcludeArgs,
 }
@@ -122,40 +123,54 @@ struct ExcludeArgs {
 /// Takes a snapshot.
 pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let began = Instant::now();
-    let set = args.set.as_deref().map(|name| context.set(name)).transpose()?;
-    let mut inputs = args.inputs()?;
-    let mut options = args.options()?;
-    if let Some(set) = set {
-        inputs.extend(configured::inputs(set));
-        configured::options(set, &mut options, args)?;
+    if let Some(name) = &args.set {
+        return sets::ingest(context, args, name, context.set(name)?, began);
     }
+    let (inputs, options) = (args.inputs()?, args.options()?);
     inputs::require_one(&inputs)?;
-    yester::ingest::check(&inputs, &options)?;
+    let (stop, display) = (signals::stop_flag()?, Display::new(&context.global));
+    let report = take(context, args, &inputs, options, &stop, &display)?;
+    display.finish();
+    tell(context, args, &report, began)?;
+    Ok(outcome(&report))
+}
+
+/// Opens the repository and takes the snapshot.
+pub fn take(
+    context: &Context,
+    args: &IngestArgs,
+    inputs: &[Arc<dyn Input>],
+    mut options: IngestOptions,
+    stop: &Arc<AtomicBool>,
+    display: &Display,
+) -> Result<IngestReport> {
+    yester::ingest::check(inputs, &options)?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
     gone::warn(context, &repo)?;
     if let Some(name) = &args.parent {
         options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);
     }
     options.never = never(context, &repo)?;
-    let stop = signals::stop_flag()?;
-    let display = Display::new(&context.global);
-    let report = ingest_all(&repo, &inputs, &options, &stop, &display);
-    display.finish();
+    let report = ingest_all(&repo, inputs, &options, stop, display);
     let report = report.map_err(|e| interrupted(e, args.dry_run))?;
     if report.committed {
         gone::remember(context, &repo, report.snapshot.id);
     }
+    Ok(report)
+}
+
+/// Says what was done. Nothing else may write to standard output by now.
+pub fn tell(context: &Context, args: &IngestArgs, report: &IngestReport, began: Instant) -> Result<()> {
     if context.global.verbose > 0 || args.dry_run && !context.global.quiet && !context.global.json {
         report.unmatched.iter().for_each(|pattern| note(&format!("yester: note: nothing matches the pattern {pattern}")));
     }
     let mut out = Output::new();
     if context.global.json {
-        out.json(&summary(&report, began.elapsed(), args.dry_run))?;
+        out.json(&summary(report, began.elapsed(), args.dry_run))?;
     } else if !context.global.quiet {
-        out.line(&text(&report, began.elapsed(), args.dry_run))?;
+        out.line(&text(report, began.elapsed(), args.dry_run))?;
     }
-    out.finish()?;
-    Ok(outcome(&report))
+    out.finish()
 }
 
 /// What there is to know when it was stopped.
@@ -195,7 +210,8 @@ impl IngestArgs {
         (self.host.is_some(), self.compression.is_some())
     }
 
-    fn inputs(&self) -> Result<Vec<Arc<dyn Input>>> {
+    /// What was given beside a set.
+    pub fn inputs(&self) -> Result<Vec<Arc<dyn Input>>> {
         let (paths, stream) = self.streams.parted(&self.sources)?;
         let mut given = paths;
         for list in &self.files_from {
@@ -212,7 +228,8 @@ impl IngestArgs {
         Ok(paths.chain(stream.map(|stream| Arc::new(stream) as Arc<dyn Input>)).collect())
     }
 
-    fn options(&self) -> Result<IngestOptions> {
+    /// How it is ingested, as far as it was typed.
+    pub fn options(&self) -> Result<IngestOptions> {
         let default = IngestOptions::default();
         let mut tags: Vec<Vec<u8>> = self.tags.iter().flat_map(|list| select::tags(list)).collect();
         tags.sort_unstable();
@@ -257,7 +274,8 @@ impl ExcludeArgs {
     }
 }
 
-fn outcome(report: &IngestReport) -> Outcome {
+/// How it ended.
+pub fn outcome(report: &IngestReport) -> Outcome {
     if report.is_complete() {
         return Outcome::Done;
     }
@@ -267,8 +285,11 @@ fn outcome(report: &IngestReport) -> Outcome {
             units::counted(report.missing_sources as u64, "given path is", "given paths are") + " not there or cannot be stored",
         );
     }
-    if report.snapshot.statistics.errors > 0 {
-        missing.push(units::counted(report.snapshot.statistics.errors, "entry", "entries") + " could not be read as it was");
+    let failed: Vec<_> = parts::failed(&report.snapshot).collect();
+    missing.extend(failed.iter().map(|part| format!("{} failed", escape(&part.path))));
+    let errors = report.snapshot.statistics.errors.saturating_sub(failed.len() as u64);
+    if errors > 0 {
+        missing.push(units::counted(errors, "entry", "entries") + " could not be read as it was");
     }
     Outcome::Partial(format!("the snapshot is not complete: {}", missing.join(", ")))
 }
@@ -310,6 +331,8 @@ struct Summary {
     missing_sources: usize,
     errors: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<JsonPart>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     unmatched_patterns: Vec<String>,
     backup_start: String,
     backup_end: String,
@@ -336,6 +359,7 @@ fn summary(report: &IngestReport, time: Duration, dry_run: bool) -> Summary {
         data_added_packed: s.bytes_stored,
         missing_sources: report.missing_sources,
         errors: s.errors,
+        parts: parts::json(snapshot),
         unmatched_patterns: report.unmatched.clone(),
         backup_start: units::utc_time(snapshot.scan_start),
         backup_end: units::utc_time(snapshot.finished),

@@ -10,9 +10,9 @@ use yester::repo::tree::{Entry, TreeReader};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
-use super::output::{JsonPath, Output, exact, lossy};
+use super::output::{JsonPath, Output, exact, lossy, note};
 use super::select::{Chooser, Filters, Spec};
-use super::{gone, units};
+use super::{gone, parts, units};
 
 /// List a directory of a snapshot
 ///
@@ -60,6 +60,9 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<Outcome> {
         None => listing.show(&path, &node)?,
     }
     listing.out.finish()?;
+    if !context.global.quiet && !json {
+        parts::notes(snapshot).iter().for_each(|line| note(&format!("yester: note: {line}")));
+    }
     Ok(Outcome::Done)
 }
 

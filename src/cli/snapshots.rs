@@ -13,6 +13,7 @@ use yester::{ErrorKind, Result};
 use super::context::Context;
 use super::exit::{self, Outcome};
 use super::output::{Output, exact, lossy};
+use super::parts::{self, JsonPart};
 use super::select::Filters;
 use super::{gone, units};
 
@@ -116,13 +117,12 @@ fn table(snapshots: &[&Snapshot], received: &Received) -> Table {
     for snapshot in snapshots {
         let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
         let statistics = &snapshot.statistics;
-        let mark = if statistics.errors > 0 { " (incomplete)" } else { "" };
         table.add_row([
             snapshot.id.short(),
             time(snapshot, received),
             units::count(statistics.files),
             units::size(statistics.bytes),
-            format!("{}{mark}", tags.join(", ")),
+            format!("{}{}", tags.join(", "), parts::mark(snapshot)),
         ]);
     }
     for right in [2, 3] {
@@ -157,6 +157,16 @@ struct JsonSnapshot {
     /// By which rules entries were left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<JsonRule>,
+    /// The set that it is of, and all its keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_text: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<JsonPart>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<u64>,
     summary: JsonCounts,
 }
 
@@ -216,6 +226,10 @@ fn json(snapshot: &Snapshot, received: &Received) -> JsonSnapshot {
         received: times::at(received, snapshot.id).map(units::utc_time),
         token_id: times::by(received, snapshot.id).map(str::to_owned),
         rules: snapshot.rules.iter().map(rule).collect(),
+        set: snapshot.composition.set.as_ref().map(|set| lossy(&set.name)),
+        set_text: snapshot.composition.set.as_ref().map(|set| lossy(&set.text)),
+        parts: parts::json(snapshot),
+        frozen: Some(snapshot.composition.frozen).filter(|time| *time > 0),
         summary: JsonCounts {
             backup_end: units::utc_time(snapshot.finished),
             files_new: s.files_new,

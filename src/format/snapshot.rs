@@ -1,10 +1,11 @@
 //! The bodies of snapshots and of the small objects around them (sealed by `chunk::seal`).
 
 use crate::error::{Error, Result};
+use crate::format::composition;
 use crate::format::cursor::{Cursor, Put};
 use crate::format::node::{decode, decode_root, encode_root, encode_unchecked};
 use crate::model::node::MAX_NAME;
-use crate::model::{Kind, Node, Owners, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
+use crate::model::{Composition, Kind, Node, Owners, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
 
 /// The longest path that a snapshot names, and the longest of its other texts.
 pub const MAX_TEXT: usize = 1 << 16;
@@ -42,6 +43,9 @@ const GROUPS: u64 = 20;
 const STATISTICS: u64 = 22;
 const PROGRAM: u64 = 24;
 const RULES: u64 = 26;
+const PARTS: u64 = 28;
+const SET: u64 = 30;
+const FROZEN: u64 = 32;
 
 /// Encodes everything but the id, which is the object's name. An error for what no reader would take.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
@@ -75,6 +79,16 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     out.field(PROGRAM, |v| v.extend_from_slice(&snapshot.program));
     if !snapshot.rules.is_empty() {
         out.field(RULES, |v| put_rules(&snapshot.rules, v));
+    }
+    let Composition { set, parts, frozen } = &snapshot.composition;
+    if !parts.is_empty() {
+        out.field(PARTS, |v| composition::put_parts(parts, v));
+    }
+    if let Some(set) = set {
+        out.field(SET, |v| composition::put_set(set, v));
+    }
+    if *frozen > 0 {
+        out.field(FROZEN, |v| v.varint(*frozen));
     }
     out.push(0);
     out
@@ -175,6 +189,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
         links: None,
         owners: Owners::default(),
         rules: Vec::new(),
+        composition: Composition::default(),
         statistics: Statistics::default(),
         program: Vec::new(),
     };
@@ -196,6 +211,9 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
             STATISTICS => out.statistics = decode_statistics(&mut v)?,
             PROGRAM => out.program = text(&mut v)?,
             RULES => out.rules = rules(&mut v)?,
+            PARTS => out.composition.parts = composition::parts(&mut v)?,
+            SET => out.composition.set = Some(composition::set(&mut v)?),
+            FROZEN => out.composition.frozen = v.varint()?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::format::page::{self, PageKind, ScanRecord};
-use crate::ingest::assemble::streams::Streams;
+use crate::ingest::assemble::streams::{EndedStream, Streams};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
 use crate::ingest::exclude::{self, Rules};
@@ -42,6 +42,10 @@ pub struct Assembled {
     /// The nodes of the given paths, by path: what decides whether anything changed (the live metadata of what only
     /// leads to them does not).
     pub given: Vec<(Vec<u8>, Node)>,
+    /// The streams that the walk came to.
+    pub ended: Vec<EndedStream>,
+    /// Files that changed while they were read.
+    pub changed: u64,
     /// New and changed files, errors and files lost to them, new bytes.
     pub statistics: Statistics,
 }
@@ -90,6 +94,8 @@ pub struct Assembler<'a> {
     rules: &'a Rules,
     arrived: HashMap<u64, Arrived>,
     streams: Streams<'a>,
+    ended: Vec<EndedStream>,
+    changed: u64,
     stack: Vec<Building>,
     path: Vec<u8>,
     root: Option<Node>,
@@ -135,6 +141,8 @@ impl<'a> Assembler<'a> {
             rules,
             arrived: HashMap::new(),
             streams,
+            ended: Vec::new(),
+            changed: 0,
             stack: Vec::new(),
             path: Vec::new(),
             root: None,
@@ -184,7 +192,15 @@ impl<'a> Assembler<'a> {
             roots.1 = self.groups.write(self.links, &mut self.chunks)?;
         }
         self.statistics.bytes_new = self.chunks.finish()?;
-        Ok(Assembled { root, scan: roots.0, links: roots.1, given: self.given, statistics: self.statistics })
+        Ok(Assembled {
+            root,
+            scan: roots.0,
+            links: roots.1,
+            given: self.given,
+            ended: self.ended,
+            changed: self.changed,
+            statistics: self.statistics,
+        })
     }
 
     fn step(&mut self, step: Step) -> Result<()> {
@@ -411,6 +427,7 @@ impl<'a> Assembler<'a> {
             self.warn(node, &exclude::not_kept(e));
         }
         node.changed = file.changed || file.stat.size != size && !file.made_up;
+        self.changed += u64::from(node.changed);
         if node.changed {
             // Read it again next time, whatever its times say.
             *record = ScanRecord::default();

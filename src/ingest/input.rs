@@ -47,6 +47,11 @@ pub trait Input: fmt::Debug + Send + Sync {
     /// What is there, when the walk comes to it.
     fn open(&self) -> Result<Opened>;
 
+    /// Whether there is to be no snapshot without it.
+    fn is_required(&self) -> bool {
+        false
+    }
+
     /// Whether a stream may give no bytes at all.
     fn may_be_empty(&self) -> bool {
         true
@@ -103,6 +108,7 @@ pub struct Stream {
     stored: Vec<u8>,
     from: From,
     allow_empty: bool,
+    required: bool,
 }
 
 /// Where a stream's bytes come from.
@@ -118,17 +124,22 @@ impl Stream {
     /// The standard output of `command` (a program and its arguments; no shell), as the file `stored` of the snapshot. The
     /// command gets `variables` beside those of this process.
     pub fn of_command(stored: Vec<u8>, command: Vec<OsString>, variables: Vec<(OsString, OsString)>) -> Self {
-        Stream { stored, from: From::Command(command, variables), allow_empty: false }
+        Stream { stored, from: From::Command(command, variables), allow_empty: false, required: false }
     }
 
     /// What an open file (a pipe, standard input) gives until its end, as the file `stored` of the snapshot.
     pub fn of_file(stored: Vec<u8>, file: File) -> Self {
-        Stream { stored, from: From::File(Mutex::new(Some(file))), allow_empty: false }
+        Stream { stored, from: From::File(Mutex::new(Some(file))), allow_empty: false, required: false }
     }
 
     /// The same stream, which may give no bytes at all; else that is a failure.
     pub fn allow_empty(self, allow_empty: bool) -> Self {
         Stream { allow_empty, ..self }
+    }
+
+    /// The same stream; when it is required and fails, there is no snapshot.
+    pub fn required(self, required: bool) -> Self {
+        Stream { required, ..self }
     }
 }
 
@@ -160,6 +171,10 @@ impl Input for Stream {
 
     fn may_be_empty(&self) -> bool {
         self.allow_empty
+    }
+
+    fn is_required(&self) -> bool {
+        self.required
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::composition::MAX_SET;
 use crate::format::snapshot::{MAX_BODY, MAX_LIST, MAX_TEXT};
 use crate::ingest::input::Input;
 use crate::ingest::options::IngestOptions;
@@ -20,6 +21,9 @@ pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
     let stored: BTreeSet<&[u8]> = inputs.iter().map(|input| input.stored()).collect();
     if stored.len() > MAX_LIST {
         return too_many(stored.len(), "paths", "give the directories that they are in, or several ingests");
+    }
+    if options.set.as_ref().is_some_and(|set| set.text.len() > MAX_SET) {
+        return Err(Error::invalid(format!("the text of the set is too long: at most {MAX_SET} bytes can be stored")));
     }
     if options.tags.len() > MAX_LIST {
         return too_many(options.tags.len(), "tags", "give fewer");

@@ -36,6 +36,7 @@ use crate::ingest::scan::Scanner;
 use crate::ingest::shares::{Ending, Shares, cores};
 use crate::ingest::sink::{Sink, Stored, stopped};
 use crate::ingest::sources::Place;
+use crate::ingest::still::Frozen;
 use crate::model::{Content, Kind, Snapshot, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::beat::{self, Beats};
@@ -63,6 +64,7 @@ mod limits;
 mod options;
 mod others;
 mod parent;
+mod parts;
 mod plan;
 mod read;
 mod recipe;
@@ -70,11 +72,13 @@ mod scan;
 mod shares;
 mod sink;
 pub mod sources;
+mod still;
 mod stream;
 mod tell;
 
 pub use input::{Input, Stream};
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
+pub use still::Still;
 
 /// Bytes that readers may hold.
 const READ_BUDGET: u64 = 16 << 20;
@@ -277,7 +281,9 @@ impl Attempt<'_> {
             None => None,
         };
         let reader = parent_tree.as_ref().map(|tree| tree.trees().chunks().clone());
-        let piped = self.pipeline(id, &index, parent_tree, parent.as_ref());
+        let mut frozen = Frozen::begin(self.options.still.as_ref().filter(|_| !self.options.dry_run))?;
+        let mut stood_still = 0;
+        let piped = self.pipeline(&mut || stood_still = frozen.thaw(), id, &index, parent_tree, parent.as_ref());
         // What was read of the parent may lie in the same frames as what was counted on without being read.
         if self.met_damage(reader.as_deref(), &index)? && !self.stop.load(Ordering::Relaxed) {
             return Ok(End::Damaged);
@@ -307,10 +313,15 @@ impl Attempt<'_> {
             self.observer.event(&Event::Warning { subject: b"owners", message: &message });
             statistics.errors += 1;
         }
+        let finished = now();
+        let mut composition =
+            parts::composition(self.inputs, self.options, (&assembled.ended, assembled.changed), &statistics, (start, finished));
+        composition.frozen = stood_still;
+        parts::require(self.inputs, &composition.parts)?;
         let snapshot = Snapshot {
             id,
             time: self.options.time.unwrap_or(start),
-            finished: now(),
+            finished,
             host: self.options.host.clone(),
             user: self.options.user.clone(),
             paths,
@@ -322,6 +333,7 @@ impl Attempt<'_> {
             links: assembled.links,
             owners,
             rules: exclude::recorded(&self.options.exclude, walked.repositories.as_deref()),
+            composition,
             statistics,
             program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
         };
@@ -361,6 +373,7 @@ impl Attempt<'_> {
     /// All threads, from the walk to the last segment.
     fn pipeline(
         &self,
+        thaw: &mut dyn FnMut(),
         session: SnapshotId,
         index: &Arc<Index>,
         parent_tree: Option<ParentTree>,
@@ -458,6 +471,8 @@ impl Attempt<'_> {
                 streamed.close();
             }
             let assembled = join(assembler);
+            // Everything was read: the packs may follow.
+            thaw();
             let workers: Vec<Result<()>> = workers.into_iter().map(join).collect();
             let stored = join(storer);
             // The first error that is not only the echo of another is the one to tell.

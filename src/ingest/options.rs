@@ -1,7 +1,8 @@
 //! What an ingest is told, and what it answers.
 
 use crate::chunk::codec::Compression;
-use crate::model::{Snapshot, SnapshotId, Timestamp};
+use crate::ingest::still::Still;
+use crate::model::{SetText, Snapshot, SnapshotId, Timestamp};
 
 /// Which snapshot an ingest takes unchanged files from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,6 +72,10 @@ pub struct IngestOptions {
     /// A running ingest writes a segment of the index, and forgets what it remembers of the chunks in it, when it has
     /// stored this many chunks since the last one (or 16 packs).
     pub segment_chunks: usize,
+    /// Makes the source stand still while it is read.
+    pub still: Option<Still>,
+    /// The set that is ingested, for the snapshot to keep.
+    pub set: Option<SetText>,
     /// Paths that must never be ingested: the repository itself, the cache.
     pub never: Vec<std::path::PathBuf>,
 }
@@ -99,6 +104,8 @@ impl Default for IngestOptions {
             dry_run: false,
             pack_size: PACK_SIZE,
             segment_chunks: SEGMENT_CHUNKS,
+            still: None,
+            set: None,
             never: Vec::new(),
         }
     }

@@ -43,8 +43,13 @@ pub enum Part {
         /// What to give back to the budget.
         held: u64,
     },
-    /// The end, with when it was started; or why nothing of it is to be stored.
-    End(io::Result<Timestamp>),
+    /// The end.
+    End {
+        /// When it was started.
+        started: Timestamp,
+        /// Why nothing of it is to be stored.
+        failure: Option<io::Error>,
+    },
 }
 
 /// Starts all inputs that are streams, at about the same moment.
@@ -71,12 +76,13 @@ impl Reading<'_> {
     pub fn read_stream(&self, running: Running, budget: &Budget, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
         let Running { number, input, started, flow } = running;
         let send = |part| out.send(Message::Stream { number, part }).map_err(|_| stopped());
+        let end = |failure| send(Part::End { started, failure });
         let mut said = |line: &[u8]| {
             observer.event(&Event::Note { subject: input.shown(), message: &String::from_utf8_lossy(line) });
         };
         let mut flow = match flow {
             Ok(flow) => flow,
-            Err(e) => return send(Part::End(Err(e))),
+            Err(e) => return end(Some(e)),
         };
         let (mut rest, mut total, mut ended) = (Vec::new(), 0, false);
         while !ended {
@@ -92,7 +98,7 @@ impl Reading<'_> {
                     Ok(Came::Bytes(read)) => total += read as u64,
                     Ok(Came::Nothing) => {}
                     Ok(Came::End) => ended = true,
-                    Err(e) => return send(Part::End(Err(e))),
+                    Err(e) => return end(Some(e)),
                 }
                 self.is_wanted(budget)?;
             }
@@ -106,14 +112,14 @@ impl Reading<'_> {
             match flow.ended(WAIT, &mut said) {
                 Ok(Some(status)) => break status,
                 Ok(None) => self.is_wanted(budget)?,
-                Err(e) => return send(Part::End(Err(e))),
+                Err(e) => return end(Some(e)),
             }
         };
-        send(Part::End(match flow::failure(status) {
-            Some(how) => Err(io::Error::other(with_last_line(&format!("its command failed: {how}"), flow.last_line()))),
-            None if total == 0 && !input.may_be_empty() => Err(io::Error::other("it gave nothing at all")),
-            None => Ok(started),
-        }))
+        end(match flow::failure(status) {
+            Some(how) => Some(io::Error::other(with_last_line(&format!("its command failed: {how}"), flow.last_line()))),
+            None if total == 0 && !input.may_be_empty() => Some(io::Error::other("it gave nothing at all")),
+            None => None,
+        })
     }
 
     fn is_wanted(&self, budget: &Budget) -> Result<()> {

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod credential;
 pub mod foreign;
+pub mod hooks;
 pub mod location;
 pub mod open;
 pub mod paths;

@@ -1,10 +1,12 @@
 //! Immutable values: ids, nodes, snapshots. No input or output, no bytes on disk (that is `format`).
 
+pub mod composition;
 pub mod id;
 pub mod node;
 pub mod patterns;
 pub mod snapshot;
 
+pub use composition::{Composition, Part, SetText};
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use snapshot::{Owners, Rule, Snapshot, Statistics};

@@ -1,5 +1,6 @@
 //! A snapshot: the only commit point, and what it says of itself.
 
+use crate::model::composition::Composition;
 use crate::model::id::SnapshotId;
 use crate::model::node::{Node, Root, Timestamp};
 
@@ -104,6 +105,8 @@ pub struct Snapshot {
     pub owners: Owners,
     /// The rules by which entries were left out, in the order in which they were given.
     pub rules: Vec<Rule>,
+    /// Its parts, and the set that they are of.
+    pub composition: Composition,
     /// Counts.
     pub statistics: Statistics,
     /// The program that wrote it.

@@ -359,6 +359,7 @@ fn commit(mut builder: Builder<'_>, node: Node, links: Option<Root>, owners: Own
         links,
         owners,
         rules: Vec::new(),
+        composition: Default::default(),
         statistics: builder.statistics,
         program: b"test".to_vec(),
     };

@@ -163,6 +163,7 @@ impl<'r> Forge<'r> {
             links: None,
             owners: Owners::default(),
             rules: Vec::new(),
+            composition: Default::default(),
             statistics: Statistics::default(),
             program: b"forge".to_vec(),
         };

@@ -186,6 +186,7 @@ impl Years {
             links: None,
             owners: Owners::default(),
             rules: Vec::new(),
+            composition: Default::default(),
             statistics,
             program: b"test".to_vec(),
         };

@@ -187,6 +187,7 @@ impl Tiny {
             links,
             owners: Owners::default(),
             rules: Vec::new(),
+            composition: Default::default(),
             statistics: Statistics { bytes: 12_345, ..Statistics::default() },
             program: b"tiny".to_vec(),
         };

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::ingest::assemble::Assembler;
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{Gathered, Previous};
+use crate::ingest::now;
 use crate::ingest::plan::Step;
 use crate::ingest::read::Cut;
 use crate::ingest::recipe::Recipe;
@@ -31,7 +32,22 @@ pub struct Streams<'a> {
 struct Arriving {
     recipe: Recipe,
     gathered: Gathered,
-    end: Option<io::Result<Timestamp>>,
+    end: Option<(Timestamp, Option<io::Error>)>,
+}
+
+/// A stream that has ended, and was looked at when the walk came to its place.
+#[derive(Debug)]
+pub struct EndedStream {
+    /// The number of its input.
+    pub number: usize,
+    /// When it was started.
+    pub started: Timestamp,
+    /// When it was taken over, or given up.
+    pub finished: Timestamp,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Why nothing of it is stored.
+    pub failure: Option<String>,
 }
 
 impl<'a> Streams<'a> {
@@ -77,9 +93,9 @@ impl Assembler<'_> {
                 self.streams.budget.give(number as u64, held);
                 self.progress(self.streams.bytes);
             }
-            Part::End(end) => {
+            Part::End { started, failure } => {
                 self.chunks.end_stream(&mut stream.gathered)?;
-                stream.end = Some(end);
+                stream.end = Some((started, failure));
             }
         }
         Ok(())
@@ -105,18 +121,17 @@ impl Assembler<'_> {
                 None => return Err(stopped()),
             }
         };
-        match end {
-            Some(Ok(started)) => {
-                let content = recipe.finish(&mut self.chunks)?;
-                node.kind = Kind::File(content);
-                node.meta.mtime = match before {
-                    Some(before) if before.kind == node.kind => before.meta.mtime,
-                    _ => started,
-                };
-                Ok(true)
-            }
-            Some(Err(e)) => self.lose(node, &format!("nothing of it is stored: {e}")).map(|()| false),
-            None => Err(stopped()),
+        let Some((started, failure)) = end else { return Err(stopped()) };
+        let failure = failure.map(|e| e.to_string());
+        self.ended.push(EndedStream { number, started, finished: now(), bytes: recipe.size, failure: failure.clone() });
+        if let Some(failure) = failure {
+            return self.lose(node, &format!("nothing of it is stored: {failure}")).map(|()| false);
         }
+        node.kind = Kind::File(recipe.finish(&mut self.chunks)?);
+        node.meta.mtime = match before {
+            Some(before) if before.kind == node.kind => before.meta.mtime,
+            _ => started,
+        };
+        Ok(true)
     }
 }

@@ -1,0 +1,68 @@
+//! What a snapshot says of its parts.
+
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::snapshot::MAX_TEXT;
+use crate::ingest::assemble::streams::EndedStream;
+use crate::ingest::input::Input;
+use crate::ingest::options::IngestOptions;
+use crate::model::{Composition, Part, Statistics, Timestamp, escape};
+
+/// The parts of what was ingested from `started` to `finished`, for a set or where there are streams. `missing` paths could
+/// not be ingested.
+pub fn composition(
+    inputs: &[Arc<dyn Input>],
+    options: &IngestOptions,
+    (ended, changed): (&[EndedStream], u64),
+    statistics: &Statistics,
+    (started, finished): (Timestamp, Timestamp),
+) -> Composition {
+    let paths = inputs.iter().filter(|input| input.path().is_some()).count();
+    if options.set.is_none() && paths == inputs.len() || options.dry_run {
+        return Composition::default();
+    }
+    let streams: Vec<Part> = inputs.iter().enumerate().filter_map(|(number, input)| stream(number, &**input, ended)).collect();
+    let mut parts = Vec::new();
+    if paths > 0 {
+        let failed = streams.iter().filter(|part| part.state == Part::FAILED).count() as u64;
+        let errors = statistics.errors.saturating_sub(failed);
+        let stored: u64 = streams.iter().filter(|part| part.state != Part::FAILED).map(|part| part.bytes).sum();
+        let state = match (errors > changed, changed) {
+            (true, _) => Part::INCOMPLETE,
+            (false, 1..) => Part::CHANGED,
+            _ => Part::COMPLETE,
+        };
+        let bytes = statistics.bytes.saturating_sub(stored);
+        parts.push(Part { kind: Part::PATHS, state, started, finished, bytes, changed, errors, ..Part::default() });
+    }
+    parts.extend(streams);
+    Composition { set: options.set.clone(), parts, frozen: 0 }
+}
+
+fn stream(number: usize, input: &dyn Input, ended: &[EndedStream]) -> Option<Part> {
+    if input.path().is_some() {
+        return None;
+    }
+    let part = Part { kind: Part::STREAM, state: Part::FAILED, path: input.stored().to_vec(), errors: 1, ..Part::default() };
+    let Some(ended) = ended.iter().find(|ended| ended.number == number) else {
+        return Some(Part { message: b"there is no place for it".to_vec(), ..part });
+    };
+    let part = Part { started: ended.started, finished: ended.finished, bytes: ended.bytes, ..part };
+    Some(match &ended.failure {
+        Some(failure) => Part { message: failure.bytes().take(MAX_TEXT).collect(), ..part },
+        None => Part { state: Part::COMPLETE, errors: 0, ..part },
+    })
+}
+
+/// Refuses a snapshot without a part that it must not be without.
+pub fn require(inputs: &[Arc<dyn Input>], parts: &[Part]) -> Result<()> {
+    let required = |part: &&Part| inputs.iter().any(|input| input.is_required() && input.stored() == part.path);
+    match parts.iter().filter(|part| part.state == Part::FAILED).find(required) {
+        Some(part) => {
+            let (path, why) = (escape(&part.path), String::from_utf8_lossy(&part.message));
+            Err(Error::new(ErrorKind::Io, format!("no snapshot was taken, since {path} is required, and failed: {why}")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,82 @@
+//! Things that stand still while they are read: what makes them, and what lets them go on.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::Result;
+
+/// What makes a source stand still, and what lets it go on.
+#[derive(Clone)]
+pub struct Still {
+    /// Called before anything is read; when it fails, nothing is.
+    pub freeze: Arc<dyn Fn() -> Result<()> + Send + Sync>,
+    /// Called when everything was read, or will not be; also when `freeze` failed.
+    pub thaw: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Still {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Still")
+    }
+}
+
+/// A source that stands still. It goes on when this is dropped, at the latest.
+#[derive(Debug)]
+pub struct Frozen<'a> {
+    still: Option<&'a Still>,
+    since: Instant,
+}
+
+impl<'a> Frozen<'a> {
+    /// Makes it stand still.
+    pub fn begin(still: Option<&'a Still>) -> Result<Self> {
+        let frozen = Frozen { still, since: Instant::now() };
+        still.map_or(Ok(()), |still| (still.freeze)())?;
+        Ok(frozen)
+    }
+
+    /// Lets it go on, and tells how many milliseconds it stood still: at least one; 0 if nothing did.
+    pub fn thaw(&mut self) -> u64 {
+        match self.still.take() {
+            Some(still) => {
+                (still.thaw)();
+                u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+            }
+            None => 0,
+        }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.thaw();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_was_frozen_is_thawed_once() {
+        for fails in [false, true] {
+            let thawed = Arc::new(AtomicUsize::new(0));
+            let count = thawed.clone();
+            let freeze = move || if fails { Err(crate::Error::invalid("no")) } else { Ok(()) };
+            let still = Still {
+                freeze: Arc::new(freeze),
+                thaw: Arc::new(move || count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed)),
+            };
+            let frozen = Frozen::begin(Some(&still));
+            assert_eq!(frozen.is_err(), fails);
+            if let Ok(mut frozen) = frozen {
+                assert!(frozen.thaw() >= 1 && frozen.thaw() == 0);
+            }
+            assert_eq!(thawed.load(Ordering::Relaxed), 1);
+        }
+        assert_eq!(Frozen::begin(None).expect("nothing fails").thaw(), 0);
+    }
+}
