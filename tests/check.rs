@@ -383,6 +383,11 @@ fn subsets_cover_everything_and_fresh_packs_are_left_out() {
         (report.read_packs, report.fresh_packs)
     };
     assert_eq!((fresh(2000), fresh(1002), fresh(10)), ((0, 40), (20, 20), (40, 0)));
+    // Without time none is read, and that is said; what is left is not damage.
+    let most = |max_duration| run(&tiny.repo, &CheckOptions { max_duration: Some(max_duration), ..all_data() }).0;
+    let (none, all) = (most(Duration::ZERO), most(Duration::MAX));
+    assert_eq!((none.read_packs, none.left_packs, none.is_sound()), (0, 40, true));
+    assert_eq!((all.read_packs, all.left_packs), (40, 0));
     // A clock that went back proves nothing.
     let options = CheckOptions { now: Timestamp::default(), max_age: Some(Duration::from_secs(9)), verified, ..all_data() };
     assert!(run(&tiny.repo, &options).0.read_packs > 0);
@@ -610,6 +615,9 @@ fn the_program_says_what_is_wrong_and_ends_with_1() {
     let run = world.run(&with(&options, &["check", "--read-data", "--max-age", "1d"])).ok();
     assert!(run.text().contains("read 0 packs") && run.text().contains("2 left out"), "{}", run.text());
     world.run(&with(&options, &["check", "--max-age", "1d"])).fails(2, &["--read-data"]);
+    let run = world.run(&with(&options, &["check", "--read-data", "--max-duration", "0s"])).ok();
+    assert!(run.text().contains("not read, since the time was over"), "{}", run.text());
+    world.run(&with(&options, &["check", "--read-data", "--max-duration", "1h"])).ok();
     world.run(&with(&options, &["check", "--read-data-subset", "3/2"])).fails(2, &["3/2", "2/7"]);
     // The largest pack is the one of data.
     let packs = walk(&world.at("repo/packs"));

@@ -43,6 +43,10 @@ pub struct CheckArgs {
     /// Leave out packs that this machine found sound within this time, as in 30d, 12h or 2w
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "data")]
     max_age: Option<Duration>,
+    /// Begin no further pack after this time, as in 30m or 4h. Those that were not read for the longest time come first, so
+    /// that several checks in turn read everything
+    #[arg(long, value_name = "TIME", value_parser = units::parse_wait, requires = "data")]
+    max_duration: Option<Duration>,
 }
 
 /// Checks.
@@ -60,6 +64,7 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
         read: args.read_data.then_some(Subset::All).or(args.read_data_subset),
         verified: memory.all(),
         max_age: args.max_age,
+        max_duration: args.max_duration,
         now: context::now(),
         names: if json { None } else { Some(NAMES) },
         stop: signals::stop_flag()?,
@@ -233,6 +238,10 @@ fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
         };
         let packs = counted(report.read_packs, "pack", "packs");
         out.push(format!("read {packs} ({}) whole{fresh}", units::size(report.read_bytes)));
+        if report.left_packs > 0 {
+            let packs = counted(report.left_packs, "pack was", "packs were");
+            out.push(format!("{packs} not read, since the time was over: the next check begins with them"));
+        }
     }
     let found = if report.is_sound() { "no damage" } else { "damage found" };
     let parts = [
@@ -287,6 +296,7 @@ struct Summary {
     read_packs: u64,
     read_bytes: u64,
     fresh_packs: u64,
+    left_packs: u64,
     packs_recorded: u64,
     total_duration: f64,
 }
@@ -314,6 +324,7 @@ fn summary(report: &CheckReport, time: Duration) -> Summary {
         read_packs: report.read_packs,
         read_bytes: report.read_bytes,
         fresh_packs: report.fresh_packs,
+        left_packs: report.left_packs,
         packs_recorded: report.recorded,
         total_duration: time.as_secs_f64(),
     }

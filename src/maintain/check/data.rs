@@ -32,6 +32,7 @@ use super::content::Damage;
 use super::moved;
 use super::news::News;
 use super::objects::bare;
+use super::subset::ToRead;
 use super::{CheckOptions, CheckReport, Findings, Subset, stopped};
 
 /// Bytes that are read at a time; a longer frame is read in one go.
@@ -95,8 +96,8 @@ pub(super) fn read(
     // What is known to be damaged is looked at again: it may have been mended.
     chosen.retain(|(id, _)| !is_fresh(options, id) || news.known.of(id).is_some());
     report.fresh_packs = (all - chosen.len()) as u64;
-    let bytes = chosen.iter().map(|(_, size)| size).sum();
-    let reading = Reading::new(catalog, chosen, bytes, options, findings.observer())?;
+    let queue = ToRead::new(chosen, options.max_duration);
+    let reading = Reading::new(catalog, queue, options, findings.observer())?;
     let before = findings.count();
     reading.run(|pack, found| {
         report.read_packs += 1;
@@ -121,6 +122,7 @@ pub(super) fn read(
         found.frames.iter().for_each(|frame| damage.frame(pack, *frame));
         found.chunks.iter().for_each(|(frame, offset)| damage.chunk(pack, *frame, *offset));
     })?;
+    report.left_packs = reading.packs.len() - report.read_packs;
     // Bases are read from other packs.
     reading.chunks.found().iter().for_each(|(pack, extent)| damaged::add(&mut news.found, *pack, extent));
     Ok(!news.sound.is_empty() || findings.count() > before && damage.has_content())
@@ -139,29 +141,21 @@ struct Reading<'a> {
     /// The index of now: segments that the catalog's has may be deleted while packs are read.
     index: RwLock<Arc<Index>>,
     chunks: ChunkReader,
-    packs: Vec<(PackId, u64)>,
-    next: AtomicUsize,
+    packs: ToRead,
     /// Threads that have no pack left.
     idle: AtomicUsize,
     done: AtomicU64,
     bytes: AtomicU64,
-    total: u64,
     options: &'a CheckOptions,
     observer: &'a dyn Observer,
 }
 
 impl<'a> Reading<'a> {
-    fn new(
-        catalog: &'a Catalog,
-        packs: Vec<(PackId, u64)>,
-        total: u64,
-        options: &'a CheckOptions,
-        observer: &'a dyn Observer,
-    ) -> Result<Self> {
+    fn new(catalog: &'a Catalog, packs: ToRead, options: &'a CheckOptions, observer: &'a dyn Observer) -> Result<Self> {
         let chunks = ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), BASES)?;
-        let (next, idle, done, bytes) = Default::default();
+        let (idle, done, bytes) = Default::default();
         let index = RwLock::new(catalog.index().clone());
-        Ok(Reading { catalog, index, chunks, packs, next, idle, done, bytes, total, options, observer })
+        Ok(Reading { catalog, index, chunks, packs, idle, done, bytes, options, observer })
     }
 
     /// Reads all packs and hands each one's findings to `take`, on this thread.
@@ -187,7 +181,7 @@ impl<'a> Reading<'a> {
                     Ok(_) => {}
                     Err(e) => {
                         // The others stop at their next pack.
-                        self.next.store(self.packs.len(), Ordering::Relaxed);
+                        self.packs.close();
                         outcome = outcome.and(Err(e));
                     }
                 }
@@ -201,8 +195,8 @@ impl<'a> Reading<'a> {
             Ok(worker) => worker,
             Err(e) => return drop(send.send(Err(e))),
         };
-        while let Some((pack, size)) = self.packs.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let result = worker.pack(*pack, *size).map(|found| (*pack, found));
+        while let Some((pack, size)) = self.packs.take() {
+            let result = worker.pack(pack, size).map(|found| (pack, found));
             self.done.fetch_add(1, Ordering::Relaxed);
             if send.send(result).is_err() {
                 return;
@@ -218,8 +212,8 @@ impl<'a> Reading<'a> {
 
     fn progress(&self, bytes: u64) {
         let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let (entries, total_entries) = (self.done.load(Ordering::Relaxed), self.packs.len() as u64);
-        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: self.total, unit: "packs" });
+        let (entries, total_entries) = (self.done.load(Ordering::Relaxed), self.packs.len());
+        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: self.packs.bytes(), unit: "packs" });
     }
 }
 

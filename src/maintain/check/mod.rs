@@ -57,6 +57,9 @@ pub struct CheckOptions {
     pub verified: HashMap<PackId, Timestamp>,
     /// Packs that were found sound within this time are not read again.
     pub max_age: Option<Duration>,
+    /// No pack is begun after this time of reading; `None`: all are read. Those that were not read for the longest time come
+    /// first, so that several checks in turn read all.
+    pub max_duration: Option<Duration>,
     /// The time now.
     pub now: Timestamp,
     /// How many entries of each snapshot are named when damage hits them; `None`: all.
@@ -100,6 +103,8 @@ pub struct CheckReport {
     pub read_bytes: u64,
     /// Packs that were to be read, and were found sound not long ago.
     pub fresh_packs: u64,
+    /// Packs that were not read, since the time was over.
+    pub left_packs: u64,
     /// Findings: each was told to the observer.
     pub damage: u64,
     /// Entries that lose something, of all snapshots.

@@ -1,6 +1,8 @@
 //! Which packs are read.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, Timestamp};
@@ -52,6 +54,46 @@ impl Subset {
             Subset::Part { part, of } => packs.retain(|(id, _)| in_part(id, part, of)),
         }
         Ok(packs)
+    }
+}
+
+/// The packs that are to be read, which threads take one by one.
+pub(super) struct ToRead {
+    packs: Vec<(PackId, u64)>,
+    next: AtomicUsize,
+    /// No pack is begun after this.
+    end: Option<Instant>,
+}
+
+impl ToRead {
+    /// A queue that is over after `most`, if that is given.
+    pub(super) fn new(packs: Vec<(PackId, u64)>, most: Option<Duration>) -> Self {
+        // A time that the clock cannot show never comes.
+        let end = most.and_then(|most| Instant::now().checked_add(most));
+        ToRead { packs, next: AtomicUsize::new(0), end }
+    }
+
+    /// The next pack with its size.
+    pub(super) fn take(&self) -> Option<(PackId, u64)> {
+        if self.end.is_some_and(|end| Instant::now() >= end) {
+            return None;
+        }
+        self.packs.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
+    }
+
+    /// Nothing is taken from now on.
+    pub(super) fn close(&self) {
+        self.next.store(self.packs.len(), Ordering::Relaxed);
+    }
+
+    /// How many packs there were at first.
+    pub(super) fn len(&self) -> u64 {
+        self.packs.len() as u64
+    }
+
+    /// How many bytes there were at first.
+    pub(super) fn bytes(&self) -> u64 {
+        self.packs.iter().map(|(_, size)| size).sum()
     }
 }
 
