@@ -10,6 +10,7 @@ use crate::chunk::by_place::SamePlace;
 use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::{MAX_BASES, MAX_FRAME, MAX_FRAME_CHUNKS, PackKind};
+use crate::ingest::follow::Follow;
 use crate::ingest::grid;
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
@@ -19,6 +20,8 @@ use crate::repo::index::{FrameRef, Index, Location};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree::writer::{PageSink, Place};
+
+mod theirs;
 
 /// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.
@@ -232,6 +235,8 @@ pub struct Chunks<'a> {
     own: Index,
     /// Tells what goes from the one to the other.
     indexed: Receiver<Indexed>,
+    /// Who is let go ahead.
+    follow: Follow<'a>,
     /// `None` for a dry run: frames are counted and dropped.
     sink: Option<Sink<'a>>,
     small: Gathered,
@@ -253,6 +258,7 @@ impl<'a> Chunks<'a> {
         trees: Option<Arc<TreeReader>>,
         sink: Option<Sink<'a>>,
         indexed: Receiver<Indexed>,
+        follow: Follow<'a>,
     ) -> Self {
         Chunks {
             keys,
@@ -263,6 +269,7 @@ impl<'a> Chunks<'a> {
             stored: HashSet::default(),
             own: index.of_session(),
             indexed,
+            follow,
             sink,
             small: Gathered::default(),
             big: Gathered::default(),
@@ -283,16 +290,25 @@ impl<'a> Chunks<'a> {
         Ok(self.stored.insert(key))
     }
 
-    fn submit(&mut self, kind: PackKind, gathered: Gathered) -> Result<()> {
-        for Indexed { segments, keys, fresh } in self.indexed.try_iter() {
+    fn submit(&mut self, kind: PackKind, mut gathered: Gathered) -> Result<()> {
+        for Indexed { segments, keys, fresh, ahead } in self.indexed.try_iter() {
             self.own.set_session(segments);
-            if fresh.is_some() {
+            // What was waited for may be newer.
+            if let Some(fresh) = fresh
+                && self.fresh.as_ref().is_none_or(|index| index.began() < fresh.began())
+            {
                 // Places in the one index say nothing of the other.
-                (self.fresh, self.known) = (fresh, Known::default());
+                (self.fresh, self.known) = (Some(fresh), Known::default());
+            }
+            if let Some(ahead) = ahead {
+                self.follow.begin(ahead);
             }
             for key in &keys {
                 self.stored.remove(key);
             }
+        }
+        if kind == PackKind::Data && self.follow.is_on() && !gathered.frame.chunks.is_empty() {
+            gathered = self.without_theirs(gathered)?;
         }
         match &mut self.sink {
             Some(sink) if !gathered.frame.chunks.is_empty() => sink.submit(kind, gathered.close()),

@@ -14,9 +14,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::unbounded;
+use parking_lot::Mutex;
 
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +27,7 @@ use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
 use crate::ingest::claims::Claims;
 use crate::ingest::exclude::Rules;
+use crate::ingest::follow::Follow;
 use crate::ingest::handles::Handles;
 use crate::ingest::level::Adoption;
 use crate::ingest::others::Others;
@@ -39,6 +41,7 @@ use crate::ingest::sources::Place;
 use crate::ingest::still::Frozen;
 use crate::model::{Content, Kind, Snapshot, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
+use crate::repo::at_work::AtWork;
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
 use crate::repo::index::merge;
@@ -54,6 +57,7 @@ mod budget;
 mod chunks;
 mod claims;
 mod exclude;
+mod follow;
 mod grid;
 mod groups;
 mod handles;
@@ -228,7 +232,8 @@ impl Attempt<'_> {
     /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
     fn settle(&self, report: &IngestReport) {
         if report.snapshot.statistics.bytes_stored > 0 {
-            let settled = session::others(self.repo, report.snapshot.id)
+            let settled = AtWork::new(report.snapshot.id)
+                .look(self.repo)
                 .and_then(|others| merge::settle(self.repo, &Index::load_with_damage(self.repo, None)?.0, !others));
             // Somebody else who merges, or a prune, deleted a segment first.
             if let Err(e) = settled
@@ -283,7 +288,8 @@ impl Attempt<'_> {
         let reader = parent_tree.as_ref().map(|tree| tree.trees().chunks().clone());
         let mut frozen = Frozen::begin(self.options.still.as_ref().filter(|_| !self.options.dry_run))?;
         let mut stood_still = 0;
-        let piped = self.pipeline(&mut || stood_still = frozen.thaw(), id, &index, parent_tree, parent.as_ref());
+        let known = Mutex::new(Others::new(id, index.clone(), others));
+        let piped = self.pipeline(&mut || stood_still = frozen.thaw(), id, &index, &known, parent_tree, parent.as_ref());
         // What was read of the parent may lie in the same frames as what was counted on without being read.
         if self.met_damage(reader.as_deref(), &index)? && !self.stop.load(Ordering::Relaxed) {
             return Ok(End::Damaged);
@@ -376,6 +382,7 @@ impl Attempt<'_> {
         thaw: &mut dyn FnMut(),
         session: SnapshotId,
         index: &Arc<Index>,
+        others: &Mutex<Others>,
         parent_tree: Option<ParentTree>,
         parent: Option<&Snapshot>,
     ) -> Result<(Walked, Assembled, Stored, Option<ParentTree>)> {
@@ -432,14 +439,16 @@ impl Attempt<'_> {
             drop((messages_in, small, big, jobs));
             let readers = Readers { small: small_in.clone(), big: big_in.clone() };
             let (indexed_in, indexed) = unbounded();
-            let others = Others::new(session, index.clone());
             let segment_chunks = self.options.segment_chunks;
             let storer = scope.spawn(move || sink::store_packs(self.repo, complete, &indexed_in, segment_chunks, others));
             let (budget, lead, streamed, messages) = (&budget, &lead, &streamed, &messages);
             let trees = trees.clone();
             let assembler = scope.spawn(move || {
                 let sink = Sink::new(self.repo, session, jobs_in, complete_in, self.options.pack_size);
-                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed);
+                // While the source is made to stand still, nobody is waited for.
+                let wait = if self.options.still.is_some() { Duration::ZERO } else { self.options.wait_for_others };
+                let follow = Follow::new(self.repo, others, self.stop, wait);
+                let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed, follow);
                 let scratch = self.repo.scratch();
                 let assembler =
                     Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.rules, scratch, parent, streams);

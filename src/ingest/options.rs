@@ -1,5 +1,7 @@
 //! What an ingest is told, and what it answers.
 
+use std::time::Duration;
+
 use crate::chunk::codec::Compression;
 use crate::ingest::still::Still;
 use crate::model::{SetText, Snapshot, SnapshotId, Timestamp};
@@ -76,6 +78,9 @@ pub struct IngestOptions {
     pub still: Option<Still>,
     /// The set that is ingested, for the snapshot to keep.
     pub set: Option<SetText>,
+    /// An ingest that walks the same tree in step with another one, and lets that one go ahead, may always wait so long for
+    /// it at one time; longer if it would itself need longer. Zero: it does not wait.
+    pub wait_for_others: Duration,
     /// Paths that must never be ingested: the repository itself, the cache.
     pub never: Vec<std::path::PathBuf>,
 }
@@ -84,6 +89,8 @@ pub struct IngestOptions {
 const PACK_SIZE: u64 = 16 << 20;
 /// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
 const SEGMENT_CHUNKS: usize = 1 << 18;
+/// One segment of another writer on a busy disk.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
 
 impl Default for IngestOptions {
     fn default() -> Self {
@@ -106,6 +113,7 @@ impl Default for IngestOptions {
             segment_chunks: SEGMENT_CHUNKS,
             still: None,
             set: None,
+            wait_for_others: WAIT_FOR_OTHERS,
             never: Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::ingest::others::Others;
+use crate::ingest::others::{Ahead, Others};
 use crate::model::{ChunkKey, SegmentId, SnapshotId};
 use crate::repo::Repository;
 use crate::repo::index::paged::PagedSegment;
@@ -24,8 +24,6 @@ use crate::repo::reader::ChunkReader;
 
 /// Packs that are written between two segments of a running ingest: what a killed one loses is found again up to here.
 const PACKS_A_SEGMENT: usize = 16;
-/// The same while other writers are at work: they find what is in a segment.
-const PACKS_BESIDE_OTHERS: usize = 4;
 
 /// A pack under construction.
 #[derive(Debug)]
@@ -189,6 +187,8 @@ pub struct Indexed {
     pub keys: Vec<ChunkKey>,
     /// The whole index as it is now, when other writers have added to it.
     pub fresh: Option<Arc<Index>>,
+    /// Who stores the same at the same time, and is to go ahead.
+    pub ahead: Option<Ahead>,
 }
 
 /// Stores complete packs until there are none left, with a segment now and then and one at the end. When this
@@ -199,7 +199,7 @@ pub fn store_packs(
     complete: Receiver<Arc<PackBuild>>,
     indexed: &Sender<Indexed>,
     segment_chunks: usize,
-    others: Others,
+    others: &Mutex<Others>,
 ) -> Result<Stored> {
     let storer = Storer { repo, stored: Stored::default(), waiting: Vec::new(), chunks: 0, own: Vec::new(), others };
     let at_once = repo.storage().costs().creates_at_once;
@@ -241,7 +241,7 @@ struct Storer<'a> {
     /// Chunks of the packs that wait for a segment.
     chunks: usize,
     own: Vec<Arc<PagedSegment>>,
-    others: Others,
+    others: &'a Mutex<Others>,
 }
 
 impl Storer<'_> {
@@ -251,19 +251,25 @@ impl Storer<'_> {
         S: FnOnce() -> Result<StoredPack>,
     {
         for pack in packs {
-            self.others.packs += 1;
-            let beside = self.others.packs >= PACKS_BESIDE_OTHERS && self.others.look(self.repo)?;
+            let beside = {
+                let mut others = self.others.lock();
+                others.is_time() && others.look(self.repo)?
+            };
             if self.waiting.len() >= if beside { 1 } else { PACKS_A_SEGMENT } || self.chunks >= segment_chunks {
                 // Nobody listens any more when the ingest is at its end.
                 let _ = indexed.send(self.index()?);
             }
-            if let Some(fresh) = self.others.fresh.take() {
-                self.stored.counted_on_others = true;
-                let _ = indexed.send(Indexed { segments: self.own.clone(), keys: Vec::new(), fresh: Some(fresh) });
+            let (fresh, ahead) = {
+                let mut others = self.others.lock();
+                (others.fresh.take(), others.ahead.take())
+            };
+            if fresh.is_some() || ahead.is_some() {
+                let _ = indexed.send(Indexed { segments: self.own.clone(), keys: Vec::new(), fresh, ahead });
             }
             self.add(pack()?);
         }
         self.write_segment()?;
+        self.stored.counted_on_others = self.others.lock().counted_on;
         Ok(self.stored)
     }
 
@@ -273,6 +279,7 @@ impl Storer<'_> {
             PackKind::Tree => self.stored.tree_packs += 1,
         }
         self.stored.bytes += stored.size;
+        self.others.lock().stored(&stored);
         self.chunks += stored.entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
         self.waiting.push(stored);
     }
@@ -286,7 +293,7 @@ impl Storer<'_> {
         let written = Segment::of_packs(&self.waiting).store(self.repo, Vec::new())?;
         self.repo.storage().sync()?;
         self.stored.bytes += written.1;
-        self.others.own.insert(written.0);
+        self.others.lock().own.insert(written.0);
         self.chunks = 0;
         Ok(Some(written))
     }
@@ -303,12 +310,12 @@ impl Storer<'_> {
             let Some((id, size)) = merge::merge(self.repo, &parts, &replaced, &|_| true)? else { break };
             self.repo.storage().sync()?;
             self.stored.bytes += size;
-            self.others.own.insert(id);
+            self.others.lock().own.insert(id);
             self.own.retain(|segment| !parts.iter().any(|part| part.id() == segment.id()));
             self.own.push(Arc::new(PagedSegment::open(self.repo, id, size)?));
         }
         let packs = std::mem::take(&mut self.waiting);
         let keys = packs.iter().flat_map(|pack| &pack.entries).flat_map(|entry| entry.chunks.iter().map(|(key, _)| *key));
-        Ok(Indexed { segments: self.own.clone(), keys: keys.collect(), fresh: None })
+        Ok(Indexed { segments: self.own.clone(), keys: keys.collect(), fresh: None, ahead: None })
     }
 }

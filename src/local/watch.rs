@@ -11,9 +11,6 @@ use crate::local::state::LocalState;
 use crate::model::{RepositoryId, SnapshotId, Timestamp};
 use crate::sys::process;
 
-/// After this time without a sign of life a writer counts as dead.
-pub const DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
-
 /// A moment by the clocks of this machine. Since one boot, time is what has passed; across boots, what the clock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clock {

@@ -21,6 +21,9 @@ use crate::storage::Name;
 /// How often a writer gives a sign of life.
 pub const PERIOD: Duration = Duration::from_secs(5 * 60);
 
+/// After this time without a sign of life a writer counts as dead, by the clock of who watches.
+pub const DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
+
 /// Gives signs of life until it is dropped; then the last one is deleted. That comes before the session ends.
 #[derive(Debug)]
 pub struct Beats {

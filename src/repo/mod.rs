@@ -14,6 +14,7 @@ use crate::model::{RepositoryId, SegmentId, Timestamp};
 use crate::repo::cache::{SegmentCache, Source};
 use crate::storage::{Class, Storage};
 
+pub mod at_work;
 pub mod attributes;
 pub mod beat;
 pub mod cache;

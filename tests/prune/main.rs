@@ -11,5 +11,6 @@ mod campaign;
 mod crash;
 mod damage;
 mod delta;
+mod in_step;
 mod rules;
 mod together;

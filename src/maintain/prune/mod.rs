@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::watch::{DEAD_AFTER, Watch};
+use crate::local::watch::Watch;
 use crate::maintain::prune::mark::{Marks, Walk};
 use crate::maintain::prune::sessions::{Living, Patience, Settle};
 use crate::maintain::prune::steady::steady;
@@ -27,6 +27,7 @@ use crate::maintain::prune::view::View;
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
+use crate::repo::beat::DEAD_AFTER;
 use crate::repo::damaged::{self, Found};
 use crate::repo::reader::ChunkReader;
 

@@ -1,0 +1,51 @@
+//! A frame beside another ingest that stores the same and goes ahead.
+
+use crate::error::Result;
+use crate::format::pack::PackKind;
+use crate::ingest::chunks::{Chunks, Gathered};
+use crate::model::ChunkKey;
+use crate::repo::index::Index;
+use crate::repo::index::known::Known;
+use crate::repo::pack::PlainFrame;
+
+impl Chunks<'_> {
+    /// The frame without what somebody who goes ahead has stored; waits for that.
+    pub(super) fn without_theirs(&mut self, mut gathered: Gathered) -> Result<Gathered> {
+        let keys: Vec<ChunkKey> = gathered.frame.chunks.iter().map(|(id, _)| id.key()).collect();
+        let (mut fresh, mut known) = (self.fresh.take(), std::mem::take(&mut self.known));
+        let look = |index: &Index, known: &mut Known| -> Result<Vec<bool>> {
+            keys.iter().map(|key| Ok(known.find(index, PackKind::Data, key)?.is_some())).collect()
+        };
+        let mut theirs = fresh.as_deref().map_or(Ok(Vec::new()), |index| look(index, &mut known))?;
+        if !theirs.contains(&true) {
+            self.follow.wait(&mut |index| {
+                known = Known::default();
+                theirs = look(&index, &mut known)?;
+                fresh = Some(index);
+                Ok(theirs.contains(&true))
+            })?;
+        }
+        (self.fresh, self.known) = (fresh, known);
+        if !theirs.contains(&true) {
+            return Ok(gathered);
+        }
+        let mut frame = PlainFrame { bases: std::mem::take(&mut gathered.frame.bases), ..PlainFrame::default() };
+        let mut at = 0;
+        for ((id, len), theirs) in gathered.frame.chunks.iter().zip(theirs) {
+            let end = at + *len as usize;
+            match theirs {
+                true => {
+                    self.stored.remove(&id.key());
+                    self.bytes_new -= u64::from(*len);
+                }
+                false => {
+                    frame.bytes.extend_from_slice(gathered.frame.bytes.get(at..end).unwrap_or_default());
+                    frame.chunks.push((*id, *len));
+                }
+            }
+            at = end;
+        }
+        gathered.frame = frame;
+        Ok(gathered)
+    }
+}
