@@ -75,6 +75,9 @@ pub struct IngestArgs {
     /// Read holes as the zeros they stand for
     #[arg(long)]
     no_holes: bool,
+    /// Do not count ahead what there is (progress of a first ingest then has no percentage)
+    #[arg(long)]
+    no_scan: bool,
     /// auto, off, fastest, or a level of zstd from 1 to 19 [default: auto]
     #[arg(long, value_name = "HOW", value_parser = parse_compression)]
     compression: Option<Compression>,
@@ -246,6 +249,7 @@ impl IngestArgs {
             compression: self.compression.unwrap_or(default.compression),
             readers: usize::from(self.read_concurrency),
             skip_if_unchanged: self.skip_if_unchanged,
+            count_ahead: !self.no_scan,
             dry_run: self.dry_run,
             changed_is_ok: Bases::new().all(&self.changed_is_ok)?,
             ..default

@@ -11,6 +11,7 @@ use crate::format::page::{self, PageKind, ScanRecord};
 use crate::ingest::assemble::streams::{EndedStream, Streams};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
+use crate::ingest::count::Counted;
 use crate::ingest::exclude::{self, Rules};
 use crate::ingest::groups::Groups;
 use crate::ingest::holes::Hole;
@@ -109,7 +110,9 @@ pub struct Assembler<'a> {
     statistics: Statistics,
     bytes_done: u64,
     /// Entries and bytes of the parent: about what this will be.
-    expected: (u64, u64),
+    expected: Option<(u64, u64)>,
+    /// The same where there is no parent, once it is counted.
+    counted: &'a Counted,
     /// Somebody wants to know of every entry.
     listing: bool,
     scratch: Vec<u8>,
@@ -130,6 +133,7 @@ impl<'a> Assembler<'a> {
         scratch: Option<&Path>,
         parent: Option<&Snapshot>,
         streams: Streams<'a>,
+        counted: &'a Counted,
     ) -> Self {
         Assembler {
             chunks,
@@ -154,7 +158,8 @@ impl<'a> Assembler<'a> {
             position: 0,
             statistics: Statistics::default(),
             bytes_done: 0,
-            expected: parent.map_or((0, 0), |parent| (parent.root.weight(), parent.statistics.bytes)),
+            expected: parent.map(|parent| (parent.root.weight(), parent.statistics.bytes)),
+            counted,
             listing: observer.wants_entries(),
             scratch: Vec::new(),
         }
@@ -180,7 +185,7 @@ impl<'a> Assembler<'a> {
     /// Says how far this is; `more` bytes are those of the file that is being read.
     fn progress(&self, more: u64) {
         let (entries, bytes) = (self.position, self.bytes_done + more);
-        let (total_entries, total_bytes) = self.expected;
+        let (total_entries, total_bytes) = self.expected.or_else(|| self.counted.total()).unwrap_or_default();
         self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes, unit: "entries" });
     }
 

@@ -10,12 +10,12 @@ use crate::error::Result;
 use crate::format::node::{MAX_XATTRS, is_xattr};
 use crate::format::snapshot::{MAX_LIST, MAX_TEXT};
 use crate::ingest::options::{Exclude, IngestOptions};
-use crate::ingest::scan::Scanned;
 use crate::ingest::sources;
 use crate::model::patterns::Patterns;
 use crate::model::{Rule, escape};
 use crate::repo::attributes::AttributeFilter;
-use crate::sys::{FileKind, Stat, mount, xattr};
+use crate::sys::dir::Listing;
+use crate::sys::{Dir, FileKind, Stat, mount, xattr};
 
 /// Why what is in a repository is not ingested.
 const REPOSITORY: &str = "it belongs to a repository and is left out";
@@ -128,10 +128,9 @@ impl Rules {
     }
 
     /// What the files in a directory say about it.
-    pub fn marked(&self, scanned: &Scanned) -> Marked {
+    pub fn marked(&self, listing: &Listing, dir: Option<&Dir>) -> Marked {
         let begins = |name: &[u8], header: &[u8]| {
-            let there = (0..scanned.listing.len()).any(|at| scanned.listing.name(at) == name);
-            there && (header.is_empty() || begins_with(scanned, name, header))
+            listing.contains(name) && (header.is_empty() || dir.is_some_and(|dir| begins_with(dir, name, header)))
         };
         if self.caches && begins(b"CACHEDIR.TAG", CACHEDIR_TAG) {
             return Marked::AllBut(b"CACHEDIR.TAG");
@@ -172,8 +171,8 @@ fn own_mounts() -> Vec<(PathBuf, (u32, u32))> {
     all.into_iter().filter(|m| m.is_of(mount::OWN)).map(|m| (m.point, m.device)).collect()
 }
 
-fn begins_with(scanned: &Scanned, name: &[u8], header: &[u8]) -> bool {
+fn begins_with(dir: &Dir, name: &[u8], header: &[u8]) -> bool {
     let mut first = Vec::new();
-    let Some(Ok(file)) = scanned.dir.as_ref().map(|dir| dir.open_file(name)) else { return false };
+    let Ok(file) = dir.open_file(name) else { return false };
     file.take(header.len() as u64).read_to_end(&mut first).is_ok_and(|_| first == header)
 }

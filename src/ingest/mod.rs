@@ -26,6 +26,7 @@ use crate::ingest::assemble::{Assembled, Assembler, Readers};
 use crate::ingest::budget::Budget;
 use crate::ingest::chunks::Chunks;
 use crate::ingest::claims::Claims;
+use crate::ingest::count::Counted;
 use crate::ingest::exclude::Rules;
 use crate::ingest::follow::Follow;
 use crate::ingest::handles::Handles;
@@ -56,6 +57,7 @@ mod assemble;
 mod budget;
 mod chunks;
 mod claims;
+mod count;
 mod exclude;
 mod follow;
 mod grid;
@@ -411,7 +413,14 @@ impl Attempt<'_> {
         let streamed = Budget::new(reading.budget_of_streams(running.len()));
         let streams = running.iter().map(|r| (r.number, self.content_before(r.number, trees.as_deref(), parent)));
         let streams = Streams::new(&streamed, streams.collect::<Vec<_>>());
+        let counted = &Counted::default();
         thread::scope(|scope| {
+            let _until = count::Until(counted);
+            if self.options.count_ahead && parent.is_none() {
+                let run = || count::count(self.options, self.rules, self.places, self.stop, counted);
+                // Without a thread there is no count.
+                let _ = thread::Builder::new().name("count".to_owned()).spawn_scoped(scope, run);
+            }
             (0..SCANNERS).for_each(|_| drop(scope.spawn(|| scanner.work())));
             let mut workers = Vec::new();
             for _ in 0..shares.small_readers {
@@ -450,8 +459,19 @@ impl Attempt<'_> {
                 let follow = Follow::new(self.repo, others, self.stop, wait);
                 let chunks = Chunks::new(keys, index, trees, (!self.options.dry_run).then_some(sink), indexed, follow);
                 let scratch = self.repo.scratch();
-                let assembler =
-                    Assembler::new(chunks, readers, messages, budget, lead, self.observer, self.rules, scratch, parent, streams);
+                let assembler = Assembler::new(
+                    chunks,
+                    readers,
+                    messages,
+                    budget,
+                    lead,
+                    self.observer,
+                    self.rules,
+                    scratch,
+                    parent,
+                    streams,
+                    counted,
+                );
                 let result = assembler.run(&steps);
                 [budget, lead, streamed].iter().for_each(|budget| budget.close());
                 result

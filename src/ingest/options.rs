@@ -67,6 +67,8 @@ pub struct IngestOptions {
     pub skip_if_unchanged: bool,
     /// What matches one of these patterns may change while it is read, and is stored as it was read: no error.
     pub changed_is_ok: Vec<String>,
+    /// An ingest without a parent counts in a walk ahead what there is, so that progress has totals.
+    pub count_ahead: bool,
     /// Only count; write nothing.
     pub dry_run: bool,
     /// A pack is closed when it has this many bytes.
@@ -108,6 +110,7 @@ impl Default for IngestOptions {
             readers: 8,
             skip_if_unchanged: false,
             changed_is_ok: Vec::new(),
+            count_ahead: false,
             dry_run: false,
             pack_size: PACK_SIZE,
             segment_chunks: SEGMENT_CHUNKS,

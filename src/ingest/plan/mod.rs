@@ -356,7 +356,7 @@ impl<'a> Planner<'a> {
             parent,
             announced: Default::default(),
             announce_from: 0,
-            marked: self.rules.marked(&scanned),
+            marked: self.rules.marked(&scanned.listing, scanned.dir.as_ref().map(|dir| &***dir)),
             path_len: self.path.len(),
             device: scanned.stat.device,
             left_out: LeftOut::default(),
