@@ -386,6 +386,25 @@ fn attributes_that_cannot_be_read_cost_nothing_else() {
     std::thread::sleep(Duration::from_millis(2200));
     check();
     check();
+    // They are not in the snapshot, so a restore in place does not take those away that are there.
+    let left = |name: &str| yester::sys::xattr::list_at(&dir, name.as_bytes()).unwrap().len();
+    for name in &names {
+        (5..300).for_each(|n| {
+            let attribute = format!("{}.{}{n:03}", kind(name), "n".repeat(230));
+            yester::sys::xattr::remove_at(&dir, name.as_bytes(), attribute.as_bytes()).unwrap();
+        });
+    }
+    let nodes = world.run(&with(&options, &["ls", "--json", &format!("latest:{src}")])).ok().json();
+    let noted = nodes.iter().filter(|node| node["left_out"] == serde_json::json!(["attributes"])).count();
+    assert_eq!(noted, names.len(), "{nodes:?}");
+    fs::write(place.path().join("file"), "another").unwrap();
+    world.run(&with(&options, &["restore", &format!("latest:{src}"), "--target", &src])).ok();
+    names.iter().for_each(|name| assert_eq!(left(name), 5, "{name}"));
+    assert_eq!(fs::read(place.path().join("file")).unwrap(), b"content");
+    world
+        .run(&with(&options, &["restore", &format!("latest:{src}"), "--target", &src, "--delete", "--delete-also", "unread"]))
+        .ok();
+    names.iter().for_each(|name| assert_eq!(left(name), 0, "{name}"));
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Listing<'_> {
     }
 }
 
-/// What stands behind the name in `ls -l` where not all of a directory is in the snapshot.
+/// What stands behind the name in `ls -l` where not all of an entry is in the snapshot.
 fn left_out(bits: LeftOut) -> Option<String> {
     let parts = [
         (LeftOut::UNREAD, "not read whole"),
@@ -120,9 +120,10 @@ fn left_out(bits: LeftOut) -> Option<String> {
         (LeftOut::MOUNTED, "a file system that is mounted here was left out"),
         (LeftOut::MARKED, "its content was excluded"),
         (LeftOut::EXCLUDED, "some entries were excluded"),
+        (LeftOut::ATTRIBUTES, "its extended attributes could not be stored"),
     ];
     let parts: Vec<&str> = parts.iter().filter(|(bit, _)| bits.has(*bit)).map(|(_, text)| *text).collect();
-    let first = if bits.has(LeftOut(LeftOut::UNREAD.0 | LeftOut::LOST.0)) { "incomplete: " } else { "" };
+    let first = if bits.has(LeftOut(LeftOut::UNREAD.0 | LeftOut::LOST.0 | LeftOut::ATTRIBUTES.0)) { "incomplete: " } else { "" };
     (!parts.is_empty()).then(|| format!("  ({first}{})", parts.join(", ")))
 }
 

@@ -343,7 +343,7 @@ impl<'a> Assembler<'a> {
             Wanted::Link(task) => match node.link.map_or(Ok(None), |group| self.groups.first(&group))? {
                 Some(first) => {
                     (node.kind, node.meta.xattrs) = (first.kind, first.meta.xattrs);
-                    node.meta.flags = first.meta.flags;
+                    (node.meta.flags, node.left_out) = (first.meta.flags, first.left_out);
                 }
                 None => {
                     // The name that was to be read for all of them is gone, or is something else by now.
@@ -429,6 +429,7 @@ impl<'a> Assembler<'a> {
         if let Some(e) = &file.xattrs.failed {
             // Read it again next time: they may be there then.
             *record = ScanRecord::default();
+            node.left_out.add(LeftOut::ATTRIBUTES);
             self.warn(node, &exclude::not_kept(e));
         }
         node.changed = file.changed || file.stat.size != size && !file.made_up;

@@ -175,6 +175,8 @@ impl LeftOut {
     pub const LOST: LeftOut = LeftOut(8);
     /// All that is in it was excluded, since a file in it says so.
     pub const MARKED: LeftOut = LeftOut(16);
+    /// Its extended attributes could not be read, or not all of them stored: of an entry of any kind.
+    pub const ATTRIBUTES: LeftOut = LeftOut(32);
 
     /// Whether any of these bits is set.
     pub fn has(self, other: LeftOut) -> bool {
@@ -194,6 +196,7 @@ impl LeftOut {
             (Self::MOUNTED, "mounted"),
             (Self::LOST, "lost"),
             (Self::MARKED, "marked"),
+            (Self::ATTRIBUTES, "attributes"),
         ];
         all.into_iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name).collect()
     }
@@ -214,7 +217,7 @@ pub struct Node {
     pub given: bool,
     /// The file changed while it was read: what is stored may mix its states.
     pub changed: bool,
-    /// What of a directory was left out; nothing for all else.
+    /// What of it was left out: of a directory, or attributes of any entry.
     pub left_out: LeftOut,
 }
 

@@ -76,7 +76,7 @@ impl Wanted {
             gives,
             lenient: !run.privileged && !run.options.require_owners,
             without,
-            kept: run.spare(source).attributes.clone(),
+            kept: run.spare(source).attributes_of(node.left_out),
         })
     }
 

@@ -99,7 +99,7 @@ pub(crate) struct Spare {
     larger_than: Option<u64>,
     paths: Vec<Vec<u8>>,
     /// Attributes that are not removed.
-    pub(crate) attributes: Arc<KeptAttributes>,
+    attributes: Arc<KeptAttributes>,
     /// Some rules cannot be followed: where anything was excluded, nothing is known.
     unclear: bool,
 }
@@ -147,10 +147,20 @@ impl Spare {
         spare
     }
 
+    /// The attributes that stay of an entry that has `left_out` in the snapshot: all that are there where they could not be
+    /// read when it was taken.
+    pub(crate) fn attributes_of(&self, left_out: LeftOut) -> Arc<KeptAttributes> {
+        match left_out.has(LeftOut::ATTRIBUTES) && !self.also.unread {
+            true => Arc::new(KeptAttributes { filter: AttributeFilter::default(), all: true }),
+            false => self.attributes.clone(),
+        }
+    }
+
     /// Why nothing goes of a directory that has `left_out` in the snapshot, and is on a file system of its own inside
     /// what is restored, when `foreign`.
     pub(crate) fn whole(&self, left_out: LeftOut, foreign: bool) -> Option<Why> {
-        let known = LeftOut::EXCLUDED.0 | LeftOut::UNREAD.0 | LeftOut::MOUNTED.0 | LeftOut::LOST.0 | LeftOut::MARKED.0;
+        let known = [LeftOut::EXCLUDED, LeftOut::UNREAD, LeftOut::MOUNTED, LeftOut::LOST, LeftOut::MARKED, LeftOut::ATTRIBUTES];
+        let known = known.iter().fold(0, |bits, known| bits | known.0);
         let unread = LeftOut(LeftOut::UNREAD.0 | LeftOut::LOST.0 | !known);
         let excluded = left_out.has(LeftOut::MARKED) || left_out.has(LeftOut::EXCLUDED) && self.unclear;
         match () {

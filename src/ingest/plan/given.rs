@@ -79,8 +79,11 @@ impl<'a> Planner<'a> {
             let stat = dir.stat_self()?;
             Ok((stat, xattr::find(&dir), dir::user_flags(&dir).unwrap_or(0)))
         });
+        let mut left_out = LeftOut::default();
         let (meta, xattrs, record) = match scanned {
-            Ok((stat, xattrs, flags)) => (Metadata { flags, ..metadata(&stat) }, self.attributes(xattrs), record(&stat)),
+            Ok((stat, xattrs, flags)) => {
+                (Metadata { flags, ..metadata(&stat) }, self.attributes(xattrs, &mut left_out), record(&stat))
+            }
             // Nothing below it is there either: what was given of it is told at the end.
             Err(_) if !self.path.is_empty() && !place.is_there() => return Ok(()),
             Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
@@ -111,7 +114,7 @@ impl<'a> Planner<'a> {
             marked: Marked::No,
             path_len: self.path.len(),
             device: (0, 0),
-            left_out: LeftOut::default(),
+            left_out,
             inner: false,
             cut: false,
         });

@@ -71,7 +71,7 @@ impl Planner<'_> {
                     return Ok(());
                 }
                 self.walked.statistics.others += 1;
-                begun.xattrs = self.attributes(xattr::find_at(dir, own_name));
+                begun.xattrs = self.attributes(xattr::find_at(dir, own_name), &mut begun.node.left_out);
                 self.step(Step::Leaf(begun, Wanted::Nothing))
             }
             Err(e) => {
@@ -137,6 +137,7 @@ impl Planner<'_> {
             node.kind = entry.node().kind.clone();
             node.meta.xattrs = entry.node().meta.xattrs.clone();
             node.meta.flags = entry.node().meta.flags;
+            node.left_out = entry.node().left_out;
             self.walked.statistics.files_unchanged += 1;
             return Ok(Wanted::Parent);
         }

@@ -12,7 +12,8 @@ const MOST_REPOSITORIES: usize = 1024;
 impl Planner<'_> {
     /// A directory whose entries cannot be read: stored as what can be known of it.
     pub(super) fn unread(&mut self, dir: &Dir, name: &[u8], stat: &Stat) -> Result<()> {
-        let xattrs = self.attributes(xattr::find_at(dir, name));
+        let mut left_out = LeftOut::UNREAD;
+        let xattrs = self.attributes(xattr::find_at(dir, name), &mut left_out);
         let node = Node {
             name: name.to_vec(),
             meta: metadata(stat),
@@ -25,7 +26,7 @@ impl Planner<'_> {
         self.walked.statistics.directories += 1;
         self.owners(&node);
         self.step(Step::Enter(Box::new(Begun { node, xattrs, record: record(stat), before: None, doubtful: false }), None))?;
-        self.step(Step::Leave(LeftOut::UNREAD))
+        self.step(Step::Leave(left_out))
     }
 
     /// The entry at the current path is a repository, which the directory on top of the stack is stored without.

@@ -331,7 +331,8 @@ impl<'a> Planner<'a> {
         parent: Option<ParentDir>,
         inner: bool,
     ) -> Result<()> {
-        let xattrs = self.attributes(std::mem::take(&mut scanned.xattrs));
+        let mut left_out = LeftOut::default();
+        let xattrs = self.attributes(std::mem::take(&mut scanned.xattrs), &mut left_out);
         let node = Node {
             name: name.to_vec(),
             meta: Metadata { flags: scanned.flags, ..metadata(&scanned.stat) },
@@ -359,7 +360,7 @@ impl<'a> Planner<'a> {
             marked: self.rules.marked(&scanned.listing, scanned.dir.as_ref().map(|dir| &***dir)),
             path_len: self.path.len(),
             device: scanned.stat.device,
-            left_out: LeftOut::default(),
+            left_out,
             scanned: Some(scanned),
             inner,
             cut: false,
@@ -373,12 +374,13 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// What there is of the attributes of the entry at the current path; what is not is told.
-    fn attributes(&mut self, found: xattr::Found) -> xattr::List {
+    /// What there is of the attributes of the entry at the current path; what is not is told, and noted in `left_out`.
+    fn attributes(&mut self, found: xattr::Found, left_out: &mut LeftOut) -> xattr::List {
         let found = self.rules.attributes(found);
         if let Some(e) = found.failed {
             let path = self.path.clone();
             self.warn(&path, &exclude::not_kept(&e));
+            left_out.add(LeftOut::ATTRIBUTES);
         }
         found.list
     }
@@ -456,7 +458,7 @@ impl<'a> Planner<'a> {
                 if let Some(level) = stack.last_mut().filter(|_| other_device && self.options.exclude.one_file_system) {
                     // A mount point stays, empty, as the directory that it is.
                     level.marked = Marked::All;
-                    level.left_out = LeftOut::MOUNTED;
+                    level.left_out = LeftOut(LeftOut::MOUNTED.0 | level.left_out.0 & LeftOut::ATTRIBUTES.0);
                     level.device = device;
                 }
                 if let Some(level) = stack.last_mut() {
