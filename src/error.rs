@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Unsettled,
     /// Somebody else is at work.
     Busy,
+    /// Something is still alive that must not be.
+    Alive,
     /// A format version, feature or parameter that this program does not know.
     Unsupported,
     /// The request makes no sense: a usage error.

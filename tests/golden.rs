@@ -23,10 +23,12 @@ use yester::format::node;
 use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
-use yester::format::{filter, segment};
+use yester::format::{filter, run, segment};
 use yester::ingest::{Exclude, IngestOptions, Parent, Source, Still, ingest};
 use yester::keys::keyring::KeyRing;
-use yester::model::{ChunkId, Content, Item, Kind, Node, PackId, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs};
+use yester::model::{
+    ChunkId, Content, Item, Kind, Node, PackId, Run, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
+};
 use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
@@ -100,7 +102,29 @@ fn write_marks(repo: &Repository) {
     put(ObjectType::Session, Name::Session(SnapshotId([0x5e; 32])), &snapshot::encode_session(&session()).unwrap());
     put(ObjectType::Beat, Name::Beat(SnapshotId([0x5e; 32]), 3), &snapshot::encode_beat(3, TIME));
     put(ObjectType::Removed, Name::Removed(SlotId([0x0d; 16])), &[]);
+    put(ObjectType::Run, Name::Run(SnapshotId([0x4a; 32])), &run::encode_run(&a_run()).unwrap());
     put(ObjectType::Damaged, Name::Damaged(SnapshotId([0xda; 32])), &damage::encode_damage(&damage()));
+}
+
+fn a_run() -> Run {
+    let step = RunStep { name: b"before".to_vec(), started: TIME, finished: TIME, failure: b"exit status 1".to_vec() };
+    Run {
+        kind: Run::INGEST,
+        state: Run::FAILED,
+        host: b"golden".to_vec(),
+        user: b"somebody".to_vec(),
+        set: b"web".to_vec(),
+        started: TIME,
+        finished: TIME,
+        snapshot: Some(SnapshotId([0xfe; 32])),
+        bytes: 7,
+        errors: 1,
+        target: b"/srv".to_vec(),
+        message: b"the hook before failed".to_vec(),
+        steps: vec![step],
+        log: b"hook before: no\n".to_vec(),
+        program: b"yester 0.1.0".to_vec(),
+    }
 }
 
 /// Of packs that are not there.
@@ -203,6 +227,7 @@ fn write_seeds(repo: &Repository) {
     seed("session", &snapshot::encode_mark(&mark(SnapshotId([0xfe; 32]))).unwrap());
     seed("session", &damage::encode_damage(&damage()));
     seed("session", &snapshot::encode_beat(3, TIME));
+    seed("run", &run::encode_run(&a_run()).unwrap());
     for sizes in [[8, 10, 12], [12, 14, 16], [14, 16, 18]] {
         seed("cutter", &[&sizes[..], &[9], &golden_tree::noise(4000, 9)].concat());
         seed("cutter", &[&sizes[..], &[9], &[0; 2000]].concat());
@@ -468,6 +493,11 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         let plain = golden::plain_body(&repo, ObjectType::Damaged, &name, &object);
         assert_eq!(damage::decode_damage(&plain).unwrap(), damage());
         assert_eq!(damage::encode_damage(&damage()), plain, "{name}");
+    }
+    for (name, object) in golden::objects(&repo, Class::Runs) {
+        let plain = golden::plain_body(&repo, ObjectType::Run, &name, &object);
+        assert_eq!(run::decode_run(&plain).unwrap(), a_run());
+        assert_eq!(run::encode_run(&a_run()).unwrap(), plain, "{name}");
     }
     let sentenced = yester::repo::index::condemned::read_all(&repo).unwrap();
     assert_eq!(sentenced.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));

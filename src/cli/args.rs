@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    cat, check, completions, config, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore,
+    cat, check, completions, config, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore, runs,
     serve, snapshots, stats, umount, unlock,
 };
 
@@ -14,7 +14,7 @@ use super::{
 #[derive(Debug, Parser)]
 #[command(name = "yester", version, propagate_version = false, disable_help_subcommand = true, arg_required_else_help = false)]
 #[command(after_help = "Exit codes: 0 done, 1 failed or damage found, 2 usage, 3 done but not all of it, 10 no repository, \
-                        11 busy, 12 wrong key or none, 130 interrupted.")]
+                        11 busy, 12 wrong key or none, 13 something is still alive, 130 interrupted.")]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -84,6 +84,7 @@ pub enum Command {
     Check(check::CheckArgs),
     #[command(visible_alias = "du")]
     Stats(stats::StatsArgs),
+    Runs(runs::RunsArgs),
     Config(config::ConfigArgs),
     Repair(repair::RepairArgs),
     Forget(Box<forget::ForgetArgs>),

@@ -5,8 +5,22 @@ use std::ffi::{OsStr, OsString};
 use std::sync::OnceLock;
 
 /// Commands that work on a repository.
-const COMMANDS: &[&str] =
-    &["init", "ingest", "snapshots", "ls", "cat", "mount", "restore", "check", "stats", "repair", "forget", "prune", "key"];
+const COMMANDS: &[&str] = &[
+    "init",
+    "ingest",
+    "snapshots",
+    "ls",
+    "cat",
+    "mount",
+    "restore",
+    "check",
+    "stats",
+    "repair",
+    "forget",
+    "prune",
+    "key",
+    "runs",
+];
 
 /// Commands of two words.
 const PARTED: &[(&str, &[&str])] =

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Args};
 use parking_lot::Mutex;
 use serde::Serialize;
+use yester::jobs::runs;
 use yester::local::state::LocalState;
 use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
-use yester::model::{PackId, Timestamp, escape};
+use yester::model::{PackId, Run, Timestamp, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
 use yester::{Error, Result};
@@ -52,6 +53,7 @@ pub struct CheckArgs {
 /// Checks.
 pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let began = Instant::now();
+    let run = runs::begin(Run::CHECK);
     let repo = context.open()?;
     let display = Display::new(&context.global);
     let json = context.global.json;
@@ -72,8 +74,9 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let checked = check(&repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
     memory.keep();
     display.finish();
-    let mut report = checked?;
+    let mut report = checked.inspect_err(|e| ended(&repo, run.clone(), Err(e)))?;
     report.damage += vanished.len() as u64;
+    ended(&repo, run, Ok(&report));
     findings.wrong.into_inner()?;
     let mut out = Output::new();
     if json {
@@ -83,6 +86,16 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     }
     out.finish()?;
     if report.is_sound() { Ok(Outcome::Done) } else { Err(Error::corrupt(verdict(&report))) }
+}
+
+/// Writes down how it ended; whoever may only read leaves nothing.
+fn ended(repo: &Repository, mut run: Run, how: Result<&CheckReport, &Error>) {
+    match how {
+        Ok(report) if report.is_sound() => {}
+        Ok(report) => (run.state, run.message, run.errors) = (Run::FAILED, verdict(report).into_bytes(), report.damage),
+        Err(e) => runs::failed(&mut run, e),
+    }
+    let _ = runs::end(repo, run);
 }
 
 /// `10%`, `5G`, `2/7`.

@@ -24,6 +24,8 @@ pub const NO_REPOSITORY: u8 = 10;
 pub const BUSY: u8 = 11;
 /// The wrong key, or none to be had.
 pub const NO_KEY: u8 = 12;
+/// Something is still alive that must not be.
+pub const ALIVE: u8 = 13;
 /// The user stopped it.
 pub const INTERRUPTED: u8 = 130;
 
@@ -48,6 +50,7 @@ pub fn code(kind: ErrorKind) -> u8 {
         ErrorKind::NoRepository => NO_REPOSITORY,
         ErrorKind::Busy => BUSY,
         ErrorKind::Key => NO_KEY,
+        ErrorKind::Alive => ALIVE,
         ErrorKind::Interrupted => INTERRUPTED,
     }
 }
@@ -103,6 +106,7 @@ mod tests {
         assert_eq!(code(ErrorKind::NoRepository), 10);
         assert_eq!(code(ErrorKind::Busy), 11);
         assert_eq!(code(ErrorKind::Key), 12);
+        assert_eq!(code(ErrorKind::Alive), 13);
         assert_eq!(code(ErrorKind::Interrupted), 130);
     }
 

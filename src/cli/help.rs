@@ -83,6 +83,16 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ),
     ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
+        "runs",
+        &[
+            ("yester runs --set web", "what became of the ingests of a set"),
+            ("yester runs show latest", "the newest, with its steps"),
+        ],
+    ),
+    ("runs list", &[("yester runs list", "all"), ("yester runs --kind check --latest 5 list", "the last five checks")]),
+    ("runs show", &[("yester runs show latest", "the newest"), ("yester runs show 1a2b3c4d", "one")]),
+    ("runs log", &[("yester runs log latest", "what the newest said"), ("yester runs log 1a2b3c4d", "one")]),
+    (
         "config",
         &[
             ("yester config check", "is there anything wrong with the configuration file?"),

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,6 +13,7 @@ use yester::chunk::codec::Compression;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
 use yester::jobs::units::parse_compression;
 use yester::model::{Timestamp, escape};
+use yester::observe::Observer;
 use yester::repo::Repository;
 use yester::{Error, ErrorKind, Result};
 
@@ -132,23 +133,25 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let (inputs, options) = (args.inputs()?, args.options()?);
     inputs::require_one(&inputs)?;
     let (stop, display) = (signals::stop_flag()?, Display::new(&context.global));
-    let report = take(context, args, &inputs, options, &stop, &display)?;
+    let report = take(context, args, &inputs, options, &stop, &display, &OnceLock::new())?;
     display.finish();
     tell(context, args, &report, began)?;
     Ok(outcome(&report))
 }
 
-/// Opens the repository and takes the snapshot.
+/// Opens the repository, which is then in `opened`, and takes the snapshot.
 pub fn take(
     context: &Context,
     args: &IngestArgs,
     inputs: &[Arc<dyn Input>],
     mut options: IngestOptions,
     stop: &Arc<AtomicBool>,
-    display: &Display,
+    display: &dyn Observer,
+    opened: &OnceLock<Arc<Repository>>,
 ) -> Result<IngestReport> {
     yester::ingest::check(inputs, &options)?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
+    let _ = opened.set(repo.clone());
     gone::warn(context, &repo)?;
     if let Some(name) = &args.parent {
         options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);

@@ -40,6 +40,7 @@ mod prune;
 mod remote;
 mod repair;
 mod restore;
+mod runs;
 mod select;
 mod serve;
 mod sets;
@@ -101,6 +102,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
         Command::Restore(args) => restore::run(&context, &args),
         Command::Forget(args) => forget::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
+        Command::Runs(args) => runs::run(&context, &args),
         Command::Config(args) => config::run(&context, &args),
         Command::Key(args) => key::run(&context, &args),
         Command::Completions(args) => completions::run(&args),

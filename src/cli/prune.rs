@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use yester::jobs::runs;
 use yester::maintain::prune::{Plan, Prune, PruneOptions, Report, Tally, Unused, open_sessions};
-use yester::model::{PackId, SnapshotId};
+use yester::model::{PackId, Run, SnapshotId};
 use yester::repo::Repository;
 use yester::storage::Name;
 use yester::{Error, ErrorKind, Result};
@@ -104,6 +105,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
         let text = format!("nothing was deleted: {} {}", gone::object(id), gone::TEXT);
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
+    let run = runs::begin(Run::PRUNE);
     let stop = signals::stop_flag()?;
     let display = Display::new(&context.global);
     let options = &PruneOptions { record: !dry_run, ..options.clone() };
@@ -123,6 +125,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     display.resume();
     let report = prepared.carry_out();
     display.finish();
+    ended(repo, run, report.as_ref());
     let report = report?;
     let mut out = Output::new();
     if context.global.json {
@@ -132,6 +135,21 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     }
     out.finish()?;
     Ok(outcome(report.stuck, report.lost, &report.examples))
+}
+
+/// Removes runs that are old, and writes down how this one ended. What cannot be done of either is left for later.
+fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
+    match report {
+        Ok(report) => {
+            if let Outcome::Partial(text) = outcome(report.stuck, report.lost, &report.examples) {
+                (run.state, run.message) = (Run::INCOMPLETE, text.into_bytes());
+            }
+            (run.bytes, run.errors) = (report.packs.bytes, report.stuck.count);
+            let _ = yester::repo::runs::expire(repo, context::now());
+        }
+        Err(e) => runs::failed(&mut run, e),
+    }
+    let _ = runs::end(repo, run);
 }
 
 /// How it ended, when these packs could not be freed.

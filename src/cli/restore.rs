@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use yester::Result;
+use yester::jobs::guards::{self, Guard};
+use yester::jobs::runs;
+use yester::model::Run;
 use yester::repo::Repository;
 use yester::repo::tree::TreeReader;
 use yester::restore::danger::{Confirm, Deletion};
 use yester::restore::spare::DeleteAlso;
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, RestoreRequest, restore};
+use yester::{Error, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
@@ -74,6 +77,12 @@ pub struct RestoreArgs {
     /// Begin though there seems to be too little room, as where the file system compresses
     #[arg(long)]
     no_space_check: bool,
+    /// Refuse (exit code 13) while this is alive: tcp://HOST:PORT, unix:PATH, pidfile:PATH, unit:NAME, mounted:PATH, busy:PATH
+    #[arg(long, value_name = "GUARD")]
+    refuse_while: Vec<Guard>,
+    /// Restore though this guard of --refuse-while is alive
+    #[arg(long, value_name = "GUARD", requires = "refuse_while")]
+    even_while_alive: Vec<Guard>,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
@@ -111,6 +120,8 @@ enum Also {
 /// Restores.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let began = Instant::now();
+    let run = runs::begin(Run::RESTORE);
+    guards::ask(&args.refuse_while, &args.even_while_alive)?;
     let repo = context.open()?;
     gone::warn(context, &repo)?;
     let reader = Arc::new(context::trees(&repo)?);
@@ -122,6 +133,9 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     display.finish();
     // What was found damaged on the way; whoever may not write has done nothing wrong.
     let _ = yester::repo::damaged::record(&repo, &reader.chunks().found(), "yester restore", context::now());
+    if !args.dry_run {
+        ended(&repo, run, &request, report.as_ref());
+    }
     let report = report?;
     let mut out = Output::new();
     if context.global.json {
@@ -131,6 +145,22 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     }
     out.finish()?;
     Ok(outcome(&report))
+}
+
+/// Writes down how it ended; whoever may only read leaves nothing.
+fn ended(repo: &Repository, mut run: Run, request: &RestoreRequest, report: Result<&RestoreReport, &Error>) {
+    run.snapshot = request.sources.first().map(|(snapshot, _)| snapshot.id);
+    run.target = paths::bytes(&request.target).to_vec();
+    match report {
+        Ok(report) => {
+            if let Outcome::Partial(text) = outcome(report) {
+                (run.state, run.message) = (Run::INCOMPLETE, text.into_bytes());
+            }
+            (run.bytes, run.errors) = (report.bytes, report.errors);
+        }
+        Err(e) => runs::failed(&mut run, e),
+    }
+    let _ = runs::end(repo, run);
 }
 
 /// Asks on the terminal, where there is one.

@@ -1,25 +1,31 @@
 //! `ingest --set`: a set, with its hooks around it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use yester::Result;
 use yester::ingest::{IngestReport, Still};
 use yester::jobs::config::keys::Set;
 use yester::jobs::hooks::Runner;
+use yester::jobs::runs::{self, Logged};
+use yester::model::Run;
 use yester::observe::{Event, Observer};
+use yester::repo::Repository;
 
 use super::context::Context;
 use super::exit::Outcome;
 use super::ingest::{self, IngestArgs};
+use super::output::note;
 use super::progress::Display;
 use super::{configured, inputs, signals};
 
 /// Takes a snapshot of a set. A dry run runs nothing that is the set's.
 pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began: Instant) -> Result<Outcome> {
     let (stop, display) = (signals::stop_flag()?, Arc::new(Display::new(&context.global)));
+    let logged = Arc::new(Logged::new(display.clone()));
+    let mut run = Run { set: name.as_bytes().to_vec(), ..runs::begin(Run::INGEST) };
     let hooks = if args.dry_run { Default::default() } else { set.hooks.clone() };
-    let runner = Arc::new(Runner::new(hooks, display.clone(), stop.clone()));
+    let runner = Arc::new(Runner::new(hooks, logged.clone(), stop.clone()));
     let mut options = args.options()?;
     configured::options(name, set, &mut options, args)?;
     runner.set("YESTER_SET", name);
@@ -28,14 +34,23 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     given.extend(configured::inputs(set, &runner.variables()));
     yester::ingest::check(&given, &options)?;
     if set.hooks.freeze.is_some() || set.hooks.thaw.is_some() {
-        options.still = Some(still(&runner, &display));
+        options.still = Some(still(&runner, &logged));
     }
+    let opened = OnceLock::new();
     let result = runner.run("before").and_then(|()| {
         inputs::require_one(&given)?;
-        ingest::take(context, args, &given, options, &stop, &display)
+        ingest::take(context, args, &given, options, &stop, &*logged, &opened)
     });
-    let failed = afterwards(&runner, &result, &display);
+    let failed = afterwards(&runner, &result, &logged);
     display.finish();
+    if !args.dry_run {
+        match &result {
+            Ok(report) => told(&mut run, report, failed.as_deref()),
+            Err(e) => runs::failed(&mut run, e),
+        }
+        (run.steps, run.log) = (runs::steps(runner.steps()), logged.text());
+        remember(context, opened.get().cloned(), run);
+    }
     let report = result?;
     ingest::tell(context, args, &report, began)?;
     Ok(match (ingest::outcome(&report), failed) {
@@ -46,7 +61,7 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
 }
 
 /// What makes the source of a set stand still.
-fn still(runner: &Arc<Runner>, display: &Arc<Display>) -> Still {
+fn still(runner: &Arc<Runner>, display: &Arc<Logged>) -> Still {
     let (freezes, thaws, display) = (runner.clone(), runner.clone(), display.clone());
     Still {
         freeze: Arc::new(move || freezes.run("freeze")),
@@ -59,7 +74,7 @@ fn still(runner: &Arc<Runner>, display: &Arc<Display>) -> Still {
 }
 
 /// Runs the hooks that come last, and tells which one failed, that of thawing among them.
-fn afterwards(runner: &Runner, result: &Result<IngestReport>, display: &Display) -> Option<String> {
+fn afterwards(runner: &Runner, result: &Result<IngestReport>, display: &Logged) -> Option<String> {
     let (state, names) = match result {
         Ok(report) if report.is_complete() => ("complete", ["after", ""]),
         Ok(_) => ("incomplete", ["after", "failed"]),
@@ -78,4 +93,28 @@ fn afterwards(runner: &Runner, result: &Result<IngestReport>, display: &Display)
         }
     }
     failed
+}
+
+/// What a run says of an ingest.
+fn told(run: &mut Run, report: &IngestReport, failed: Option<&str>) {
+    let message = match (ingest::outcome(report), failed) {
+        (Outcome::Done, failed) => failed.unwrap_or_default().to_owned(),
+        (Outcome::Partial(text), None) => text,
+        (Outcome::Partial(text), Some(failed)) => format!("{text}; {failed}"),
+    };
+    run.state = if message.is_empty() { Run::COMPLETE } else { Run::INCOMPLETE };
+    run.message = message.into_bytes();
+    run.snapshot = report.committed.then_some(report.snapshot.id);
+    run.bytes = report.snapshot.statistics.bytes;
+    run.errors = report.snapshot.statistics.errors;
+}
+
+/// Writes a run down. That it cannot be written is told, and changes nothing of what was done.
+fn remember(context: &Context, repo: Option<Arc<Repository>>, run: Run) {
+    // The repository was not opened yet when the first hook failed; when it could not be, there is nothing to write to.
+    let before = run.steps.iter().any(|step| step.name == b"before" && !step.failure.is_empty());
+    let repo = repo.map(Ok).or_else(|| before.then(|| context.open()));
+    if let Some(Err(e)) = repo.map(|repo| runs::end(&*repo?, run)) {
+        note(&format!("yester: note: the run cannot be written down: {e}"));
+    }
 }

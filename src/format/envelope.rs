@@ -50,6 +50,8 @@ pub enum ObjectType {
     Beat = 11,
     /// The removal of a key slot has begun.
     Removed = 12,
+    /// What became of a run.
+    Run = 13,
 }
 
 /// The header of an object of `kind` in repository `id`.

@@ -10,5 +10,6 @@ pub mod node;
 pub mod pack;
 pub mod page;
 pub mod recovery;
+pub mod run;
 pub mod segment;
 pub mod snapshot;

@@ -4,9 +4,11 @@
 pub mod config;
 pub mod credential;
 pub mod foreign;
+pub mod guards;
 pub mod hooks;
 pub mod location;
 pub mod open;
 pub mod paths;
+pub mod runs;
 pub mod units;
 pub mod variables;

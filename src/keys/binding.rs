@@ -13,6 +13,7 @@ pub fn kinds(name: &Name) -> &'static [ObjectType] {
         Name::Forgotten(_) => &[ObjectType::Forgotten],
         Name::Condemned(_) => &[ObjectType::Condemned],
         Name::Damaged(_) => &[ObjectType::Damaged],
+        Name::Run(_) => &[ObjectType::Run],
         _ => &[],
     }
 }
@@ -25,7 +26,8 @@ pub fn id(name: &Name) -> Option<&SnapshotId> {
         | Name::Snapshot(id)
         | Name::Forgotten(id)
         | Name::Condemned(id)
-        | Name::Damaged(id) => Some(id),
+        | Name::Damaged(id)
+        | Name::Run(id) => Some(id),
         _ => None,
     }
 }

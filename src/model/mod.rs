@@ -4,11 +4,13 @@ pub mod composition;
 pub mod id;
 pub mod node;
 pub mod patterns;
+pub mod run;
 pub mod snapshot;
 
 pub use composition::{Composition, Part, SetText};
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
+pub use run::{Run, RunStep};
 pub use snapshot::{Owners, Rule, Snapshot, Statistics};
 
 /// Bytes for a terminal or a log line: printable UTF-8 as it is, everything else (control characters, also the

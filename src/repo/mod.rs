@@ -25,6 +25,7 @@ pub mod pack;
 pub mod parallel;
 pub mod reader;
 pub mod rubbish;
+pub mod runs;
 pub mod session;
 pub mod small;
 pub mod snapshots;

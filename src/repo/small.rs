@@ -57,6 +57,7 @@ fn what(name: &Name) -> &'static str {
         Name::Forgotten(_) => "a mark of a forgotten snapshot",
         Name::Condemned(_) => "a list of packs marked for deletion",
         Name::Damaged(_) => "a record of damage",
+        Name::Run(_) => "a run",
         _ => "an object",
     }
 }

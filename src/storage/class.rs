@@ -21,6 +21,8 @@ pub enum Class {
     Condemned,
     /// `damaged/`
     Damaged,
+    /// `runs/`
+    Runs,
 }
 
 /// What is fixed for a class.
@@ -41,7 +43,7 @@ const MAX_SMALL: u64 = 64 << 20;
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 9] = [
+    pub const ALL: [Class; 10] = [
         Class::Config,
         Class::Keys,
         Class::Packs,
@@ -51,6 +53,7 @@ impl Class {
         Class::Forgotten,
         Class::Condemned,
         Class::Damaged,
+        Class::Runs,
     ];
 
     /// One line for each class. A class that is added here is optional: repositories that were made
@@ -68,6 +71,7 @@ impl Class {
             Class::Forgotten => required("forgotten", MAX_SMALL),
             Class::Condemned => required("condemned", MAX_SMALL),
             Class::Damaged => optional("damaged", MAX_SMALL),
+            Class::Runs => optional("runs", MAX_SMALL),
         }
     }
 

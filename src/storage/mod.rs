@@ -53,6 +53,8 @@ pub enum Name {
     Condemned(SnapshotId),
     /// What was found damaged of packs.
     Damaged(SnapshotId),
+    /// What became of a run.
+    Run(SnapshotId),
 }
 
 impl Name {
@@ -68,6 +70,7 @@ impl Name {
             Name::Forgotten(_) => Class::Forgotten,
             Name::Condemned(_) => Class::Condemned,
             Name::Damaged(_) => Class::Damaged,
+            Name::Run(_) => Class::Runs,
         }
     }
 
@@ -81,7 +84,7 @@ impl Name {
             Name::Segment(id) => id.to_string(),
             Name::Beat(id, number) => format!("{id}.{number}"),
             Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) => id.to_string(),
-            Name::Condemned(id) | Name::Damaged(id) => id.to_string(),
+            Name::Condemned(id) | Name::Damaged(id) | Name::Run(id) => id.to_string(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Name {
             Class::Forgotten => SnapshotId::parse(leaf).ok().map(Name::Forgotten),
             Class::Condemned => SnapshotId::parse(leaf).ok().map(Name::Condemned),
             Class::Damaged => SnapshotId::parse(leaf).ok().map(Name::Damaged),
+            Class::Runs => SnapshotId::parse(leaf).ok().map(Name::Run),
         }
     }
 }

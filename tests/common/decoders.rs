@@ -21,7 +21,7 @@ use yester::model::{RepositoryId, SnapshotId};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("config", config),
     ("key_slot", key_slot),
     ("recovery", recovery),
@@ -31,6 +31,7 @@ pub const TARGETS: [Target; 10] = [
     ("tree", tree),
     ("snapshot", snapshot),
     ("session", session),
+    ("run", run),
     ("cutter", cutter),
 ];
 
@@ -276,4 +277,11 @@ pub fn check_cuts(cutter: &Cutter, parameters: ChunkerParameters, data: &[u8]) -
         rest = &rest[len..];
     }
     out
+}
+
+/// The body of a run.
+pub fn run(bytes: &[u8]) {
+    let Ok(run) = yester::format::run::decode_run(bytes) else { return };
+    let again = yester::format::run::encode_run(&run).expect("what was read can be stored");
+    assert_eq!(yester::format::run::decode_run(&again).expect("what was encoded decodes"), run);
 }

@@ -129,6 +129,7 @@ fn kind(name: &Name, variant: u8) -> ObjectType {
         Name::Forgotten(_) => ObjectType::Forgotten,
         Name::Condemned(_) => ObjectType::Condemned,
         Name::Damaged(_) => ObjectType::Damaged,
+        Name::Run(_) => ObjectType::Run,
     }
 }
 

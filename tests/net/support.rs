@@ -157,6 +157,7 @@ pub fn kind(name: &Name) -> ObjectType {
         Name::Forgotten(_) => ObjectType::Forgotten,
         Name::Condemned(_) => ObjectType::Condemned,
         Name::Damaged(_) => ObjectType::Damaged,
+        Name::Run(_) => ObjectType::Run,
     }
 }
 

@@ -22,6 +22,7 @@ fn kinds(name: &Name) -> &'static [ObjectType] {
         Name::Forgotten(_) => &[ObjectType::Forgotten],
         Name::Condemned(_) => &[ObjectType::Condemned],
         Name::Damaged(_) => &[ObjectType::Damaged],
+        Name::Run(_) => &[ObjectType::Run],
     }
 }
 

@@ -1,0 +1,194 @@
+//! `runs`: what became of ingests of sets, restores, checks and prunes.
+
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use yester::model::{Run, SnapshotId, Timestamp, escape};
+use yester::repo::runs;
+use yester::{ErrorKind, Result};
+
+use super::context::Context;
+use super::exit::{self, Outcome};
+use super::output::{Output, exact, lossy};
+use super::units;
+
+/// Show what became of ingests of sets, restores, checks and prunes
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// Only of this set
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
+    /// Only of this kind: ingest, restore, check, prune
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Only the N newest
+    #[arg(long, value_name = "N")]
+    latest: Option<usize>,
+    #[command(subcommand)]
+    command: Option<RunsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunsCommand {
+    /// List them, as without a word
+    List,
+    /// Show one: its steps, and why it failed
+    Show {
+        /// Its id (or the first digits), or latest
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Print the end of what it said
+    Log {
+        /// Its id (or the first digits), or latest
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
+    let repo = context.open()?;
+    let mut out = Output::new();
+    match &args.command {
+        None | Some(RunsCommand::List) => {
+            let (mut all, wrong) = runs::list(&repo)?;
+            all.retain(|(_, run)| args.set.as_ref().is_none_or(|set| run.set == set.as_bytes()));
+            all.retain(|(_, run)| args.kind.as_ref().is_none_or(|kind| run.kind_name() == kind));
+            all.drain(..all.len().saturating_sub(args.latest.unwrap_or(usize::MAX)));
+            list(context, &mut out, &all)?;
+            out.finish()?;
+            let Some(((_, first), rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
+            for (_, e) in rest {
+                exit::report(exit::FAILED, &e.to_string(), context.global.json);
+            }
+            return Err(yester::Error::new(ErrorKind::Corrupt, first.to_string()));
+        }
+        Some(RunsCommand::Show { id }) => {
+            let (id, run) = runs::find(&repo, id)?;
+            match context.global.json {
+                true => out.json(&json(id, &run, true))?,
+                false => show(&mut out, id, &run)?,
+            }
+        }
+        Some(RunsCommand::Log { id }) => {
+            let (id, run) = runs::find(&repo, id)?;
+            match context.global.json {
+                true => out.json(&json(id, &run, true))?,
+                false => out.bytes(&run.log)?,
+            }
+        }
+    }
+    out.finish()?;
+    Ok(Outcome::Done)
+}
+
+fn list(context: &Context, out: &mut Output, all: &[(SnapshotId, Run)]) -> Result<()> {
+    if context.global.json {
+        return all.iter().try_for_each(|(id, run)| out.json(&json(*id, run, false)));
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["ID", "Time", "Run", "Set", "Host", "State", "Snapshot"]);
+    for (id, run) in all {
+        table.add_row([
+            id.short(),
+            units::local_time(run.started),
+            run.kind_name().to_owned(),
+            escape(&run.set),
+            escape(&run.host),
+            run.state_name().to_owned(),
+            run.snapshot.map(|id| id.short()).unwrap_or_default(),
+        ]);
+    }
+    out.line(&table.trim_fmt())?;
+    if context.global.quiet { Ok(()) } else { out.line(&units::counted(all.len() as u64, "run", "runs")) }
+}
+
+fn show(out: &mut Output, id: SnapshotId, run: &Run) -> Result<()> {
+    let mut lines = vec![
+        format!("run {id}: {}, {}", run.kind_name(), run.state_name()),
+        format!("host {}, user {}", escape(&run.host), escape(&run.user)),
+        format!("from {} to {}", units::local_time(run.started), units::local_time(run.finished)),
+    ];
+    let text = |what: &str, text: &[u8]| (!text.is_empty()).then(|| format!("{what} {}", escape(text)));
+    lines.extend(text("set", &run.set));
+    lines.extend(run.snapshot.map(|id| format!("snapshot {id}")));
+    lines.extend(text("target", &run.target));
+    lines.push(format!("{}, {}", units::size(run.bytes), units::counted(run.errors, "error", "errors")));
+    lines.extend(text("because:", &run.message));
+    for step in &run.steps {
+        let how = if step.failure.is_empty() { "done".to_owned() } else { escape(&step.failure) };
+        lines.push(format!("step {} at {}: {how}", escape(&step.name), units::local_time(step.started)));
+    }
+    lines.iter().try_for_each(|line| out.line(line))
+}
+
+#[derive(Serialize)]
+struct JsonRun {
+    message_type: &'static str,
+    id: String,
+    short_id: String,
+    kind: &'static str,
+    state: &'static str,
+    hostname: String,
+    username: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    set: String,
+    started: String,
+    finished: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_id: Option<String>,
+    bytes: u64,
+    errors: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_b64: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+    program_version: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<JsonStep>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonStep {
+    name: String,
+    started: String,
+    finished: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+}
+
+fn json(id: SnapshotId, run: &Run, log: bool) -> JsonRun {
+    let time = |time: Timestamp| units::utc_time(time);
+    let steps = run.steps.iter().map(|step| JsonStep {
+        name: lossy(&step.name),
+        started: time(step.started),
+        finished: time(step.finished),
+        message: lossy(&step.failure),
+    });
+    JsonRun {
+        message_type: "run",
+        id: id.to_string(),
+        short_id: id.short(),
+        kind: run.kind_name(),
+        state: run.state_name(),
+        hostname: lossy(&run.host),
+        username: lossy(&run.user),
+        set: lossy(&run.set),
+        started: time(run.started),
+        finished: time(run.finished),
+        snapshot_id: run.snapshot.map(|id| id.to_string()),
+        bytes: run.bytes,
+        errors: run.errors,
+        target: lossy(&run.target),
+        target_b64: exact(&run.target),
+        message: lossy(&run.message),
+        program_version: lossy(&run.program),
+        steps: steps.collect(),
+        log: log.then(|| lossy(&run.log)),
+    }
+}

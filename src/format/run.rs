@@ -1,0 +1,130 @@
+//! The body of a run.
+
+use crate::error::{Error, Result};
+use crate::format::cursor::{Cursor, Put};
+use crate::format::snapshot::MAX_TEXT;
+use crate::model::{Run, RunStep, SnapshotId, Timestamp};
+
+/// The longest end of a log.
+pub const MAX_LOG: usize = 256 << 10;
+/// The most steps.
+pub const MAX_STEPS: usize = 1000;
+
+/// Encodes the body. An error for what no reader would take.
+pub fn encode_run(run: &Run) -> Result<Vec<u8>> {
+    let bytes = run_bytes(run);
+    match decode_run(&bytes) {
+        Ok(found) if found == *run => Ok(bytes),
+        Ok(_) => Err(Error::invalid("a run cannot be stored: it would be read as something else")),
+        Err(e) => Err(Error::invalid(format!("a run cannot be stored, since it could not be read: {e}"))),
+    }
+}
+
+fn run_bytes(run: &Run) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.field(1, |v| v.varint(run.kind));
+    out.field(2, |v| v.varint(run.state));
+    out.field(4, |v| v.extend_from_slice(&run.host));
+    out.field(6, |v| v.extend_from_slice(&run.user));
+    out.field(8, |v| v.extend_from_slice(&run.set));
+    out.field(10, |v| v.timestamp(run.started));
+    out.field(12, |v| v.timestamp(run.finished));
+    if let Some(id) = run.snapshot {
+        out.field(14, |v| v.extend_from_slice(&id.0));
+    }
+    out.field(16, |v| v.varint(run.bytes));
+    out.field(18, |v| v.varint(run.errors));
+    out.field(20, |v| v.extend_from_slice(&run.target));
+    out.field(22, |v| v.extend_from_slice(&run.message));
+    out.field(24, |v| run.steps.iter().for_each(|step| put_step(step, v)));
+    out.field(26, |v| v.extend_from_slice(&run.log));
+    out.field(28, |v| v.extend_from_slice(&run.program));
+    out.push(0);
+    out
+}
+
+fn put_step(step: &RunStep, out: &mut Vec<u8>) {
+    out.bytes(&step.name);
+    out.timestamp(step.started);
+    out.timestamp(step.finished);
+    out.bytes(&step.failure);
+}
+
+/// Decodes the body.
+pub fn decode_run(bytes: &[u8]) -> Result<Run> {
+    let mut cursor = Cursor::new(bytes, "a run");
+    let mut started: Option<Timestamp> = None;
+    let mut out = Run::default();
+    cursor.fields(|tag, mut v| {
+        match tag {
+            1 => out.kind = v.varint()?,
+            2 => out.state = v.varint()?,
+            4 => out.host = text(&mut v, MAX_TEXT)?,
+            6 => out.user = text(&mut v, MAX_TEXT)?,
+            8 => out.set = text(&mut v, MAX_TEXT)?,
+            10 => started = Some(v.timestamp()?),
+            12 => out.finished = v.timestamp()?,
+            14 => out.snapshot = Some(SnapshotId(v.array()?)),
+            16 => out.bytes = v.varint()?,
+            18 => out.errors = v.varint()?,
+            20 => out.target = text(&mut v, MAX_TEXT)?,
+            22 => out.message = text(&mut v, MAX_TEXT)?,
+            24 => out.steps = steps(&mut v)?,
+            26 => out.log = text(&mut v, MAX_LOG)?,
+            28 => out.program = text(&mut v, MAX_TEXT)?,
+            _ => return Ok(false),
+        }
+        v.end().map(|()| true)
+    })?;
+    cursor.end()?;
+    out.started = started.ok_or_else(|| cursor.error("it does not say when it began"))?;
+    Ok(out)
+}
+
+fn steps(v: &mut Cursor<'_>) -> Result<Vec<RunStep>> {
+    let mut out = Vec::new();
+    while v.remaining() > 0 {
+        if out.len() == MAX_STEPS {
+            return Err(v.error("it has too many steps"));
+        }
+        let name = v.bytes(MAX_TEXT)?.to_vec();
+        let (started, finished) = (v.timestamp()?, v.timestamp()?);
+        out.push(RunStep { name, started, finished, failure: v.bytes(MAX_TEXT)?.to_vec() });
+    }
+    Ok(out)
+}
+
+fn text(v: &mut Cursor<'_>, most: usize) -> Result<Vec<u8>> {
+    match v.remaining() <= most {
+        true => Ok(v.bytes_to_end()),
+        false => Err(v.error("a text is too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let time = Timestamp { secs: 5, nanos: 6 };
+        let step = RunStep { name: b"before".to_vec(), started: time, finished: time, failure: b"no".to_vec() };
+        let run = Run {
+            kind: 7,
+            state: 9,
+            host: b"web".to_vec(),
+            started: time,
+            snapshot: Some(SnapshotId([3; 32])),
+            steps: vec![step.clone(), RunStep::default()],
+            log: b"a\nb".to_vec(),
+            ..Run::default()
+        };
+        let bytes = encode_run(&run).expect("it can be stored");
+        assert_eq!(decode_run(&bytes).expect("it can be read"), run);
+        for len in 0..bytes.len() {
+            assert!(decode_run(&bytes[..len]).is_err(), "{len}");
+        }
+        assert!(encode_run(&Run { log: vec![b'x'; MAX_LOG + 1], ..run.clone() }).is_err());
+        assert!(encode_run(&Run { steps: vec![step; MAX_STEPS + 1], ..run }).is_err());
+    }
+}

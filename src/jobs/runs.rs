@@ -1,0 +1,108 @@
+//! A run while it goes on: what it says is kept for its end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::run::{MAX_LOG, MAX_STEPS};
+use crate::ingest::now;
+use crate::jobs::hooks::Step;
+use crate::model::{Run, RunStep, escape};
+use crate::observe::{Event, Observer};
+use crate::repo::{Repository, runs};
+use crate::sys::{process, users};
+
+/// An observer that keeps the end of what is said, and passes everything on.
+pub struct Logged {
+    inner: Arc<dyn Observer>,
+    lines: Mutex<(VecDeque<String>, usize)>,
+}
+
+impl Logged {
+    /// Passes on to `inner`.
+    pub fn new(inner: Arc<dyn Observer>) -> Self {
+        Logged { inner, lines: Mutex::default() }
+    }
+
+    /// Keeps a line.
+    pub fn line(&self, line: String) {
+        let (lines, len) = &mut *self.lines.lock();
+        *len += line.len() + 1;
+        lines.push_back(line);
+        while *len > MAX_LOG {
+            *len -= lines.pop_front().map_or(*len, |first| first.len() + 1);
+        }
+    }
+
+    /// The last lines.
+    pub fn text(&self) -> Vec<u8> {
+        let lines = self.lines.lock();
+        lines.0.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+    }
+}
+
+impl Observer for Logged {
+    fn event(&self, event: &Event<'_>) {
+        let line = match event {
+            Event::Warning { subject, message } => Some(format!("warning: {}: {}", escape(subject), escape(message.as_bytes()))),
+            Event::Note { subject, message } => Some(format!("{}: {}", escape(subject), escape(message.as_bytes()))),
+            Event::Damage { object, message } => Some(format!("damage: {object}: {}", escape(message.as_bytes()))),
+            _ => None,
+        };
+        if let Some(line) = line {
+            self.line(line);
+        }
+        self.inner.event(event);
+    }
+
+    fn wants_entries(&self) -> bool {
+        self.inner.wants_entries()
+    }
+}
+
+/// A run of `kind` that begins now.
+pub fn begin(kind: u64) -> Run {
+    let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
+    let program = format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes();
+    Run { kind, host: process::host_name(), user, started: now(), program, ..Run::default() }
+}
+
+/// Sets how it ended: with this error.
+pub fn failed(run: &mut Run, error: &Error) {
+    run.state = if error.kind() == ErrorKind::Interrupted { Run::INTERRUPTED } else { Run::FAILED };
+    run.message = error.to_string().into_bytes();
+}
+
+/// Hooks as steps.
+pub fn steps(steps: Vec<Step>) -> Vec<RunStep> {
+    let step = |step: Step| RunStep {
+        name: step.name.into_bytes(),
+        started: step.started,
+        finished: step.finished,
+        failure: step.failure.unwrap_or_default().into_bytes(),
+    };
+    steps.into_iter().take(MAX_STEPS).map(step).collect()
+}
+
+/// Writes down that it has ended. Whoever may only read has done nothing wrong: then nothing is written.
+pub fn end(repo: &Repository, run: Run) -> Result<()> {
+    runs::write(repo, &Run { finished: now(), ..run }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Silent;
+
+    #[test]
+    fn the_end_of_a_log_is_kept() {
+        let logged = Logged::new(Arc::new(Silent));
+        logged.event(&Event::Note { subject: b"hook before", message: "first" });
+        assert_eq!(logged.text(), b"hook before: first\n");
+        (0..100_000).for_each(|n| logged.event(&Event::Warning { subject: b"/x", message: &n.to_string() }));
+        let text = logged.text();
+        assert!(text.len() <= MAX_LOG && text.ends_with(b"warning: /x: 99999\n") && !text.starts_with(b"hook"));
+    }
+}
