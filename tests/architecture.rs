@@ -30,12 +30,13 @@ const ROOMS: [(&str, &[&str]); 18] = [
 
 /// Words and signs, parted by spaces, that only some files may hold one after another, and the beginnings of the paths
 /// of these files below `src/`.
-const RESERVED: [(&str, &[&str]); 25] = [
+const RESERVED: [(&str, &[&str]); 26] = [
     ("fuser", &["mount/fuse.rs", "mount/session.rs"]),
     ("tokio", &["remote/", "serve/"]),
     ("tokio_rustls", &["remote/", "serve/"]),
     ("rustls", &["remote/", "serve/"]),
     ("hyper", &["remote/", "serve/"]),
+    ("object_store", &["remote/s3/"]),
     ("axum", &["remote/", "serve/"]),
     ("rcgen", &["remote/", "serve/"]),
     ("clap", &["cli/"]),

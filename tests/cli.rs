@@ -91,7 +91,7 @@ fn other_tools_names_of_repositories_make_nothing() {
         ("host:path", "ssh://host/./path"),
         ("sftp:root@host:/path", "ssh://root@host/path"),
         ("rest:https://host/", "https://HOST:PORT/NAME"),
-        ("s3:https://host/bucket", "https://"),
+        ("s3://bucket/web", "s3:https://ENDPOINT/BUCKET/PREFIX"),
         ("b2:bucket", "https://"),
     ];
     for (name, form) in names {
@@ -275,7 +275,8 @@ fn other_kinds_of_repositories_are_named_and_secrets_are_not() {
     let world = World::new();
     for command in [&["snapshots"][..], &["--key-file", "k", "init"]] {
         let at = |name| [&["-r", name], command].concat();
-        world.run(&at("s3:https://ceph.example/bucket/web")).fails(1, &["not supported by this version"]);
+        world.run(&at("gs:bucket/web")).fails(1, &["S3 protocol", "s3:https://ENDPOINT/BUCKET/PREFIX"]);
+        world.run(&at("s3:ceph.example/bucket/web")).fails(2, &["s3:https://ENDPOINT/BUCKET/PREFIX"]);
         world.run(&at("https://backup.example:7070/web")).fails(12, &["YESTER_TOKEN"]);
         world.run(&at("https://backup.example:7070")).fails(2, &["https://HOST:PORT/NAME"]);
         world.run(&at("ssh://-oProxyCommand=x/web")).fails(2, &["begin with -"]);
@@ -289,7 +290,8 @@ fn other_kinds_of_repositories_are_named_and_secrets_are_not() {
     ] {
         for run in [world.run(&["-r", name, "snapshots"]), world.run_with(&[("YESTER_REPO", name)], &["--json", "snapshots"])] {
             assert_eq!(run.code, Some(2), "{}", run.err);
-            assert!(!run.err.contains("geheim") && run.err.contains("YESTER_TOKEN"), "{}", run.err);
+            let way = if name.starts_with("s3:") { "AWS_ACCESS_KEY_ID" } else { "YESTER_TOKEN" };
+            assert!(!run.err.contains("geheim") && run.err.contains(way), "{}", run.err);
         }
     }
 }

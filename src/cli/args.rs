@@ -53,6 +53,9 @@ pub struct Global {
     /// Print JSON lines, each with a message_type
     #[arg(long, global = true)]
     pub json: bool,
+    /// At the end say what was asked of the object store
+    #[arg(long, global = true)]
+    pub stats: bool,
     /// Where the cache is
     #[arg(long, value_name = "DIR", global = true, conflicts_with = "no_cache")]
     pub cache_dir: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! What every command stands on: the options, the places, and opening the repository.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
@@ -14,7 +14,7 @@ use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository};
-use yester::storage::Storage;
+use yester::storage::{Requests, Storage};
 use yester::sys::{process, users};
 use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
@@ -44,12 +44,20 @@ pub struct Context {
     /// What a server is shown, when another process has said.
     token: OnceLock<Option<Zeroizing<String>>>,
     configured: Configured,
+    /// What was opened, for who counts what was asked of it.
+    opened: Mutex<Vec<Arc<dyn Storage>>>,
 }
 
 impl Context {
     /// Reads the environment; nothing is opened yet.
     pub fn new(global: Global, configured: Configured) -> Self {
-        Context { global, places: Places::new(|name| std::env::var_os(name)), token: OnceLock::new(), configured }
+        Context {
+            global,
+            places: Places::new(|name| std::env::var_os(name)),
+            token: OnceLock::new(),
+            configured,
+            opened: Mutex::default(),
+        }
     }
 
     /// The set of this name, which can be carried out here.
@@ -79,7 +87,7 @@ impl Context {
 
     /// Where the repository's objects are, whether or not it can be unlocked.
     pub fn storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
-        open::storage(&place.location, || self.remote()).map_err(|e| {
+        open::storage(&place.location, || self.remote()).map(|storage| self.opened(storage)).map_err(|e| {
             if e.kind() != ErrorKind::NoRepository
                 || !place.implied
                 || place.local().is_some_and(|path| foreign::tool(path).is_some())
@@ -111,7 +119,26 @@ impl Context {
 
     /// An empty place for a new repository.
     pub fn new_storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
-        open::new_storage(&place.location, || self.remote())
+        open::new_storage(&place.location, || self.remote()).map(|storage| self.opened(storage))
+    }
+
+    fn opened(&self, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(storage.clone());
+        storage
+    }
+
+    /// What was asked of object stores; `None` where none was opened.
+    pub fn requests(&self) -> Option<Requests> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.iter().filter_map(|storage| storage.requests()).reduce(|a, b| Requests {
+            put: a.put + b.put,
+            get: a.get + b.get,
+            head: a.head + b.head,
+            list: a.list + b.list,
+            delete: a.delete + b.delete,
+            sent: a.sent + b.sent,
+            received: a.received + b.received,
+        })
     }
 
     /// The repository's objects, with `config/` and `keys/` made anew where they are gone.

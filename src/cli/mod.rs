@@ -39,6 +39,7 @@ mod progress;
 mod prune;
 mod remote;
 mod repair;
+mod requests;
 mod restore;
 mod runs;
 mod select;
@@ -90,28 +91,38 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
     let (global, configured) = configured::apply(&cli)?;
     let context = Context::new(global, configured);
-    match cli.command {
-        Command::Init(args) => init::run(&context, &args),
-        Command::Ingest(args) => ingest::run(&context, &args),
-        Command::Snapshots(args) => snapshots::run(&context, &args),
-        Command::Ls(args) => ls::run(&context, &args),
-        Command::Cat(args) => cat::run(&context, &args),
-        Command::Mount(args) => mount::run(&context, &args, in_background),
-        Command::Umount(args) => umount::run(&context, &args),
-        Command::Repair(args) => repair::run(&context, &args),
-        Command::Restore(args) => restore::run(&context, &args),
-        Command::Forget(args) => forget::run(&context, &args),
-        Command::Prune(args) => prune::run(&context, &args),
-        Command::Runs(args) => runs::run(&context, &args),
-        Command::Config(args) => config::run(&context, &args),
-        Command::Key(args) => key::run(&context, &args),
+    // What it prints is a file's content.
+    let cat = matches!(cli.command, Command::Cat(_));
+    let outcome = run_command(&context, cli.command, in_background);
+    if context.global.stats {
+        requests::say(&context, cat)?;
+    }
+    outcome
+}
+
+fn run_command(context: &Context, command: Command, in_background: bool) -> Result<Outcome> {
+    match command {
+        Command::Init(args) => init::run(context, &args),
+        Command::Ingest(args) => ingest::run(context, &args),
+        Command::Snapshots(args) => snapshots::run(context, &args),
+        Command::Ls(args) => ls::run(context, &args),
+        Command::Cat(args) => cat::run(context, &args),
+        Command::Mount(args) => mount::run(context, &args, in_background),
+        Command::Umount(args) => umount::run(context, &args),
+        Command::Repair(args) => repair::run(context, &args),
+        Command::Restore(args) => restore::run(context, &args),
+        Command::Forget(args) => forget::run(context, &args),
+        Command::Prune(args) => prune::run(context, &args),
+        Command::Runs(args) => runs::run(context, &args),
+        Command::Config(args) => config::run(context, &args),
+        Command::Key(args) => key::run(context, &args),
         Command::Completions(args) => completions::run(&args),
-        Command::Man(args) => man::run(&context, &args),
-        Command::Check(args) => check::run(&context, &args),
-        Command::Stats(args) => stats::run(&context, &args),
-        Command::Serve(args) => serve::run(&context, &args),
-        Command::Unlock(args) => unlock::run(&context, &args),
-        Command::Version => version::run(&context),
+        Command::Man(args) => man::run(context, &args),
+        Command::Check(args) => check::run(context, &args),
+        Command::Stats(args) => stats::run(context, &args),
+        Command::Serve(args) => serve::run(context, &args),
+        Command::Unlock(args) => unlock::run(context, &args),
+        Command::Version => version::run(context),
     }
 }
 

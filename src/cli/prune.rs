@@ -49,6 +49,9 @@ pub struct How {
     /// After this time without a sign of life, a writer on another machine counts as dead
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = units::parse_wait)]
     dead_after: Duration,
+    /// Nobody else uses the repository now: prune also in a store that does not decide between two writers, and end all sessions
+    #[arg(long)]
+    pub only_writer: bool,
 }
 
 impl How {
@@ -59,6 +62,7 @@ impl How {
             max_repack: self.max_repack_size.unwrap_or(u64::MAX),
             wait: self.wait,
             dead_after: self.dead_after,
+            only_writer: self.only_writer,
             state: context.places.state().map(std::path::Path::to_owned),
             ..PruneOptions::new(context::now())
         }
@@ -108,7 +112,11 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     let run = runs::begin(Run::PRUNE);
     let stop = signals::stop_flag()?;
     let display = Display::new(&context.global);
-    let options = &PruneOptions { record: !dry_run, ..options.clone() };
+    let mut options = PruneOptions { record: !dry_run, ..options.clone() };
+    if options.only_writer {
+        options.fence = open_sessions(repo)?.into_iter().map(|(id, _)| id).collect();
+    }
+    let options = &options;
     let prepared = Prune::prepare(repo, options, &stop, &display)?;
     let plan = prepared.plan().clone();
     display.finish();

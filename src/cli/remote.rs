@@ -4,15 +4,25 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use yester::jobs::credential::Token;
 use yester::remote::client::RemoteOptions;
+use yester::remote::s3::credentials::S3Options;
 use yester::remote::tls::{Fingerprint, Trust};
 use yester::{Error, Result};
 
 use super::args::Global;
 use super::units;
 use super::variables;
+
+/// Where the name of a bucket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BucketIn {
+    /// `https://ENDPOINT/BUCKET/…`
+    Path,
+    /// `https://BUCKET.ENDPOINT/…`
+    Host,
+}
 
 /// Options for repositories on other machines.
 #[derive(Debug, Clone, Default, Args)]
@@ -24,7 +34,16 @@ pub struct RemoteArgs {
     /// Trust what the authorities in this PEM file have signed, and nothing else [env: YESTER_CACERT]
     #[arg(long, value_name = "FILE", global = true)]
     pub cacert: Option<PathBuf>,
-    /// Connections to a server at once [default: 2]
+    /// Region of the object store [env: AWS_REGION] [default: the endpoint's, the profile's, or us-east-1]
+    #[arg(long, value_name = "REGION", global = true)]
+    pub region: Option<String>,
+    /// Where the object store expects the bucket's name: in the path, or in the host's name [default: path]
+    #[arg(long, value_name = "WHERE", global = true)]
+    pub bucket_in: Option<BucketIn>,
+    /// Storage class of new packs that hold content of files; trees and the index keep the bucket's own
+    #[arg(long, value_name = "CLASS", global = true)]
+    pub data_class: Option<String>,
+    /// Connections at once [default: 2 to a server, 8 to an object store]
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub connections: Option<u16>,
     /// Send at most so many bytes a second, as in 2M
@@ -56,6 +75,19 @@ fn variable(name: &str) -> Result<Option<String>> {
     variables::own(name)?.map(|v| v.into_string().map_err(|_| Error::invalid(format!("{name} is not text")))).transpose()
 }
 
+/// What only object stores need.
+fn store_options(args: &RemoteArgs) -> S3Options {
+    let variables = std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    S3Options {
+        variables: variables.filter(|(name, _)| name.starts_with("AWS_")).collect(),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        region: args.region.clone(),
+        virtual_hosts: args.bucket_in == Some(BucketIn::Host),
+        data_class: args.data_class.clone(),
+        connections: args.connections.map(usize::from),
+    }
+}
+
 /// What the options and the environment say; an option beats every variable.
 pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
     let args = &global.remote;
@@ -79,5 +111,6 @@ pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
         limit_download: args.limit_download,
         ssh: if ssh.is_empty() { default.ssh } else { ssh },
         remote_program: remote.unwrap_or(default.remote_program),
+        s3: store_options(args),
     })
 }

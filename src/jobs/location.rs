@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::escape;
 use crate::remote::address::Address;
+use crate::remote::s3::address::{FORM, StoreAddress};
 use crate::{Error, ErrorKind, Result};
 
 use crate::jobs::paths;
@@ -18,6 +19,8 @@ pub enum Location {
     Local(PathBuf),
     /// On another machine.
     Remote(Address),
+    /// In an object store.
+    Store(StoreAddress),
 }
 
 impl Location {
@@ -25,7 +28,7 @@ impl Location {
     pub fn local(&self) -> Option<&Path> {
         match self {
             Location::Local(path) => Some(path),
-            Location::Remote(_) => None,
+            Location::Remote(_) | Location::Store(_) => None,
         }
     }
 
@@ -34,6 +37,7 @@ impl Location {
         match self {
             Location::Local(path) => escape(path.as_os_str().as_bytes()),
             Location::Remote(address) => address.to_string(),
+            Location::Store(address) => address.to_string(),
         }
     }
 
@@ -42,6 +46,7 @@ impl Location {
         match self {
             Location::Local(path) => path.as_os_str().as_bytes().to_vec(),
             Location::Remote(address) => address.to_string().into_bytes(),
+            Location::Store(address) => address.to_string().into_bytes(),
         }
     }
 }
@@ -55,9 +60,17 @@ pub fn parse(name: &OsStr) -> Result<Location> {
     // A colon in the first name of a path: every tool of this kind takes that for another machine or for a protocol.
     let Some((word, rest)) = parted(bytes) else { return paths::absolute(Path::new(name)).map(Location::Local) };
     if holds_secret(word, rest) {
+        if word == b"s3" {
+            let text = "the repository's name holds a key or other options: leave them out, give credentials by \
+                        AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, and write";
+            return Err(Error::invalid(format!("{text} {FORM}")));
+        }
         let text = "the repository's name holds a password or token, where others can see it in the list of processes: \
                     leave it out and give it by YESTER_TOKEN, YESTER_TOKEN_FILE or YESTER_TOKEN_COMMAND";
         return Err(Error::invalid(text));
+    }
+    if word == b"s3" {
+        return StoreAddress::parse(rest).map(Location::Store);
     }
     match (word, rest.strip_prefix(b"//")) {
         (b"https", Some(rest)) => Address::https(rest).map(Location::Remote),
@@ -99,12 +112,14 @@ fn refused(word: &[u8], rest: &[u8]) -> Error {
         }
         b"https" => "a repository on a server is written https://HOST:PORT/NAME".to_owned(),
         b"file" => "a directory is written as its path, without file:".to_owned(),
-        b"s3" | b"b2" | b"azure" | b"gs" | b"swift" | b"rclone" | b"opendal" => {
-            let text = "repositories in object stores are not supported by this version: give a path, https:// or ssh://";
-            return Error::new(ErrorKind::Unsupported, format!("{}: {text}", escape(word)));
+        b"b2" | b"azure" | b"gs" | b"swift" | b"rclone" | b"opendal" => {
+            let text = "object stores are reached by the S3 protocol: use the store's S3 endpoint, written";
+            return Error::new(ErrorKind::Unsupported, format!("{}: {text} {FORM}", escape(word)));
         }
         _ if url.is_some() => {
-            "this kind of repository name is unknown: give a path, https://HOST:PORT/NAME or ssh://USER@HOST/PATH".to_owned()
+            "this kind of repository name is unknown: give a path, https://HOST:PORT/NAME, ssh://USER@HOST/PATH or \
+             s3:https://ENDPOINT/BUCKET/PREFIX"
+                .to_owned()
         }
         _ => {
             let whole = [word, b":", rest].concat();
@@ -150,6 +165,8 @@ mod tests {
         for name in ["./a:b", "./s3:x", "x/root@host:/path", "/a:b"] {
             assert!(local(name).ends_with(name.strip_prefix("./").unwrap_or(name)), "{name}");
         }
+        let Ok(Location::Store(store)) = parse(OsStr::new("s3:https://h/bucket/p")) else { panic!() };
+        assert_eq!(store.to_string(), "s3:https://h/bucket/p");
         for remote in ["https://h:7070/web", "ssh://u@h/p", "ssh://h/./p"] {
             let Ok(Location::Remote(address)) = parse(OsStr::new(remote)) else { panic!("{remote}") };
             assert_eq!(address.to_string(), remote);
@@ -183,9 +200,13 @@ mod tests {
             let error = error(name);
             assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains(form), "{name}: {error}");
         }
-        for store in ["s3:https://h/bucket/p", "s3:bucket", "b2:bucket:p", "gs:b:/", "azure:c:/", "swift:c:/", "rclone:r:p"] {
+        for (store, kind) in [("s3:bucket", ErrorKind::Invalid), ("s3://bucket/p", ErrorKind::Invalid)] {
             let error = error(store);
-            assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("ssh://"), "{store}: {error}");
+            assert!(error.kind() == kind && error.to_string().contains("s3:https://ENDPOINT/BUCKET/PREFIX"), "{store}: {error}");
+        }
+        for store in ["b2:bucket:p", "gs:b:/", "azure:c:/", "swift:c:/", "rclone:r:p"] {
+            let error = error(store);
+            assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("s3:https://"), "{store}: {error}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::jobs::foreign;
 use crate::jobs::location::Location;
 use crate::remote::client::{RemoteOptions, RemoteStorage};
+use crate::remote::s3::S3Storage;
 use crate::storage::Storage;
 use crate::storage::directory::DirectoryStorage;
 use crate::{Error, ErrorKind, Result};
@@ -18,6 +19,7 @@ pub fn storage(location: &Location, remote: impl FnOnce() -> Result<RemoteOption
             None => e,
         })?),
         Location::Remote(address) => Arc::new(RemoteStorage::open(address, &remote()?)?),
+        Location::Store(address) => Arc::new(S3Storage::open(address, &remote()?)?),
     })
 }
 
@@ -26,6 +28,7 @@ pub fn new_storage(location: &Location, remote: impl FnOnce() -> Result<RemoteOp
     Ok(match location {
         Location::Local(path) => Arc::new(DirectoryStorage::create(path)?),
         Location::Remote(address) => Arc::new(RemoteStorage::create(address, &remote()?)?),
+        Location::Store(address) => Arc::new(S3Storage::create(address, &remote()?)?),
     })
 }
 
@@ -33,6 +36,6 @@ pub fn new_storage(location: &Location, remote: impl FnOnce() -> Result<RemoteOp
 pub fn storage_for_recovery(location: &Location, remote: impl FnOnce() -> Result<RemoteOptions>) -> Result<Arc<dyn Storage>> {
     match location {
         Location::Local(path) => Ok(Arc::new(DirectoryStorage::open_for_recovery(path)?)),
-        Location::Remote(_) => storage(location, remote),
+        Location::Remote(_) | Location::Store(_) => storage(location, remote),
     }
 }

@@ -22,7 +22,7 @@ impl Rate {
     }
 
     /// How long to wait before these bytes may pass.
-    fn reserve(&self, bytes: usize, now: Instant) -> Duration {
+    pub(crate) fn reserve(&self, bytes: usize, now: Instant) -> Duration {
         let mut free = self.free.lock();
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let start = free.unwrap_or(earliest).max(earliest);

@@ -176,6 +176,25 @@ pub struct Leftovers {
     pub bytes: u64,
 }
 
+/// What was asked of a store, by the classes that a bill has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Objects sent.
+    pub put: u64,
+    /// Objects and parts of objects read.
+    pub get: u64,
+    /// Objects looked at.
+    pub head: u64,
+    /// Pages of lists.
+    pub list: u64,
+    /// Deletions.
+    pub delete: u64,
+    /// Bytes sent, without headers.
+    pub sent: u64,
+    /// Bytes received, without headers.
+    pub received: u64,
+}
+
 /// A place for objects. Every call blocks; calls may come from several threads at once.
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Creates `name` with the concatenation of `parts`, if the name is free. The object appears whole or not at all,
@@ -225,6 +244,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// When a server received the objects of a class, and from whom; nothing where there is no server.
     fn received(&self, _class: Class) -> Result<Vec<(Name, Receipt)>> {
         Ok(Vec::new())
+    }
+
+    /// Whether one of several who create the same name wins, always. Where not, one writes at a time, and nobody prunes
+    /// without saying that nobody else is at work.
+    fn decides(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// What was asked of the store so far, where requests are counted.
+    fn requests(&self) -> Option<Requests> {
+        None
     }
 
     /// What requests cost. It may change while a storage is open.

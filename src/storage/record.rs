@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
+use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Requests, Storage};
 use crate::sys::process::Identity;
 
 /// One call.
@@ -177,6 +177,14 @@ impl Storage for RecordingStorage {
 
     fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
         self.inner.received(class)
+    }
+
+    fn decides(&self) -> Result<bool> {
+        self.inner.decides()
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        self.inner.requests()
     }
 
     fn costs(&self) -> Costs {

@@ -9,7 +9,7 @@ use yester::storage::{Class, Created, Name, Storage};
 
 use crate::support::*;
 
-fn suite(storage: Arc<dyn Storage>) {
+pub fn suite(storage: Arc<dyn Storage>) {
     every_class_is_created_once_and_read_back(&*storage);
     ranges_are_exact(&*storage);
     what_is_missing_is_missing(&*storage);

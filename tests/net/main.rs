@@ -35,5 +35,8 @@ mod program;
 mod program_run;
 mod proxy;
 mod rows;
+#[path = "../common/s3/mod.rs"]
+mod s3_server;
 mod shapes;
+mod store;
 mod support;

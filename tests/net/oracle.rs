@@ -11,7 +11,7 @@ use crate::fixture::{BASE, Fixture};
 use crate::generate::Live;
 use crate::support::*;
 
-fn run(storage: Arc<dyn Storage>, seed: u64) {
+pub fn run(storage: Arc<dyn Storage>, seed: u64) {
     let fixture = Fixture::on(storage);
     let mut live = Live::new(&fixture.scratch.path().join("live"), seed);
     let mut history = Vec::new();

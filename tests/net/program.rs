@@ -34,7 +34,7 @@ fn source(world: &World) -> PathBuf {
 }
 
 /// Every command once, with what it must show.
-fn every_command(world: &World, variables: &Variables) {
+pub fn every_command(world: &World, variables: &Variables) {
     let source = source(world);
     let text = shown(&source);
     let run = |args: &[&str]| self::run(world, variables, args);

@@ -29,6 +29,12 @@ impl Prune<'_> {
     /// Does what was planned.
     pub fn carry_out(mut self) -> Result<Report> {
         let repo = self.repo;
+        if !self.options.only_writer && !repo.storage().decides()? {
+            let text = "nothing was deleted: this store does not decide between two who create the same object, so a prune \
+                        beside a writer could delete what that writer counts on. If nobody else uses the repository now, add \
+                        --only-writer";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         if self.is_idle()? {
             self.say_stuck();
             return Ok(self.report);

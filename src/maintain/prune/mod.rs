@@ -67,6 +67,8 @@ pub struct PruneOptions {
     pub without: HashSet<SnapshotId>,
     /// Bytes of decoded frames in memory.
     pub memory: u64,
+    /// That nobody else is at work is known: only so is a store pruned that does not decide between two writers.
+    pub only_writer: bool,
     /// Whether damage that is met may be written down in the repository: not for who only looks.
     pub record: bool,
     /// The time now.
@@ -85,6 +87,7 @@ impl PruneOptions {
             state: None,
             without: HashSet::new(),
             memory: 48 << 20,
+            only_writer: false,
             record: true,
             now,
         }

@@ -22,12 +22,13 @@ use crate::remote::address::Address;
 use crate::remote::list::{ListParser, Listed};
 use crate::remote::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
 use crate::remote::rate::Rate;
+use crate::remote::s3::credentials::S3Options;
 use crate::remote::tls::Trust;
 use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 
 mod body;
 mod exchange;
-mod fault;
+pub(crate) mod fault;
 mod ssh;
 mod transport;
 
@@ -69,6 +70,8 @@ pub struct RemoteOptions {
     pub ssh: Vec<OsString>,
     /// What yester is called on the far side of ssh.
     pub remote_program: String,
+    /// What only object stores need.
+    pub s3: S3Options,
 }
 
 impl Default for RemoteOptions {
@@ -82,6 +85,7 @@ impl Default for RemoteOptions {
             limit_download: None,
             ssh: vec!["ssh".into()],
             remote_program: "yester".to_owned(),
+            s3: S3Options::default(),
         }
     }
 }

@@ -1,0 +1,133 @@
+//! Where a repository in an object store is: `s3:https://ENDPOINT/BUCKET/PREFIX`.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::remote::address::host_and_port;
+
+/// The form, for people.
+pub const FORM: &str = "s3:https://ENDPOINT/BUCKET/PREFIX";
+/// The longest prefix: with the longest name behind it, it is shorter than any key may be.
+const LONGEST: usize = 512;
+
+/// A place in an object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreAddress {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port, where it is not the usual one.
+    pub port: Option<u16>,
+    /// The bucket.
+    pub bucket: String,
+    /// What every key begins with, without slashes around it; may be empty.
+    pub prefix: String,
+}
+
+fn wrong(what: &str) -> Error {
+    Error::invalid(format!("{what}: a repository in an object store is written {FORM}"))
+}
+
+impl StoreAddress {
+    /// What stands behind `s3:`.
+    pub fn parse(rest: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(rest).map_err(|_| wrong("the repository's name is not text"))?;
+        let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return Err(wrong("the repository's name lacks the endpoint")),
+        };
+        let (authority, path) = rest.split_once('/').ok_or_else(|| wrong("the repository's name lacks the bucket"))?;
+        let (host, port) = host_and_port(authority, FORM)?;
+        let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if bucket.len() < 3 || bucket.len() > 63 || !bucket.bytes().all(good) {
+            return Err(wrong("the bucket's name has 3 to 63 letters, digits, dots and hyphens"));
+        }
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(good);
+        let fits = prefix.is_empty() || prefix.len() <= LONGEST && prefix.split('/').all(part);
+        if !fits {
+            return Err(wrong(
+                "the prefix has parts of letters, digits, dots, hyphens and underscores, with one slash between two",
+            ));
+        }
+        let usual = if tls { 443 } else { 80 };
+        let port = port.filter(|port| *port != usual);
+        Ok(StoreAddress { tls, host: host.to_owned(), port, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    }
+
+    /// The endpoint as a URL; with `bucket` in the host's name, where it is to be there.
+    pub fn endpoint(&self, bucket: Option<&str>) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let bucket = bucket.map(|bucket| format!("{bucket}.")).unwrap_or_default();
+        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{scheme}://{bucket}{host}{port}")
+    }
+
+    /// The key of what is called `name` in the repository.
+    pub fn key(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
+    }
+
+    /// The region that an endpoint of AWS has in its name.
+    pub fn region(&self) -> Option<&str> {
+        let rest = self.host.strip_suffix(".amazonaws.com")?;
+        rest.strip_prefix("s3.").or_else(|| rest.strip_prefix("s3.dualstack.")).filter(|region| !region.is_empty())
+    }
+}
+
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3:{}/{}", self.endpoint(None), self.key_of_bucket())
+    }
+}
+
+impl StoreAddress {
+    fn key_of_bucket(&self) -> String {
+        if self.prefix.is_empty() { self.bucket.clone() } else { format!("{}/{}", self.bucket, self.prefix) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<StoreAddress> {
+        StoreAddress::parse(text.strip_prefix("s3:").unwrap().as_bytes())
+    }
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        for text in [
+            "s3:https://s3.eu-central-1.amazonaws.com/bucket",
+            "s3:https://ceph.example:8443/bucket/web/one",
+            "s3:http://127.0.0.1:7480/bucket/p",
+            "s3:https://[::1]:9000/bucket",
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(parse("s3:https://h:443/bucket/p/").unwrap().to_string(), "s3:https://h/bucket/p");
+        let aws = parse("s3:https://s3.eu-west-3.amazonaws.com/bucket").unwrap();
+        assert_eq!((aws.region(), aws.endpoint(Some("b"))), (Some("eu-west-3"), "https://b.s3.eu-west-3.amazonaws.com".into()));
+        assert_eq!(aws.key("packs/"), "packs/");
+        for bad in [
+            "s3:bucket/p",
+            "s3://bucket/p",
+            "s3:https://h",
+            "s3:https://h/",
+            "s3:https://h/b",
+            "s3:https://h/bucket//p",
+            "s3:https://h/bucket/../p",
+            "s3:https://h/bucket/a b",
+            "s3:https://h:0/bucket",
+            "s3:ftp://h/bucket",
+            "s3:",
+        ] {
+            let said = parse(bad).unwrap_err().to_string();
+            assert!(said.contains("s3:https://ENDPOINT"), "{bad}: {said}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a store's refusals and broken connections mean.
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind};
+
+/// An answer that is no success, as it came. It travels through the library's errors as their innermost cause.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// The code of the error, where the answer had a body.
+    pub code: String,
+    /// Its text.
+    pub message: String,
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal { status, code, message } = self;
+        match (code.is_empty(), message.is_empty()) {
+            (true, _) => write!(f, "the store answers with status {status}"),
+            (false, true) => write!(f, "the store answers {code} ({status})"),
+            (false, false) => write!(f, "the store answers {code} ({status}): {message}"),
+        }
+    }
+}
+
+impl Refusal {
+    /// Reads the answer's body.
+    pub fn parse(status: u16, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let within = |tag: &str| {
+            let (_, rest) = text.split_once(&format!("<{tag}>"))?;
+            let (inner, _) = rest.split_once(&format!("</{tag}>"))?;
+            let shown: String = inner.chars().filter(|c| !c.is_control()).take(300).collect();
+            Some(shown)
+        };
+        Refusal { status, code: within("Code").unwrap_or_default(), message: within("Message").unwrap_or_default() }
+    }
+}
+
+/// Something that is wrong with a connection before a request went over it.
+#[derive(Debug)]
+pub struct NotSent(pub Error);
+
+impl std::error::Error for NotSent {}
+
+impl fmt::Display for NotSent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a request did not succeed.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The object is not there.
+    Missing,
+    /// The range begins behind the end of the object.
+    Beyond,
+    /// The name is taken, or somebody else is creating it: who has it is to be looked for.
+    Taken(Error),
+    /// Nothing was done; trying again may help.
+    Later(Error),
+    /// Nobody can tell whether it was done.
+    Unknown(Error),
+    /// Trying again does not help.
+    Final(Error),
+}
+
+impl Trouble {
+    /// The error behind it.
+    pub fn error(self) -> Error {
+        match self {
+            Trouble::Missing => Error::new(ErrorKind::NotFound, "it is not there"),
+            Trouble::Beyond => Error::corrupt("it is too short"),
+            Trouble::Taken(e) | Trouble::Later(e) | Trouble::Unknown(e) | Trouble::Final(e) => e,
+        }
+    }
+}
+
+/// What an error of the library means. `renewable`: credentials that have expired may be replaced while one waits.
+pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
+    let mut cause: &(dyn std::error::Error + 'static) = e;
+    loop {
+        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+            return refused(refusal, renewable);
+        }
+        if let Some(NotSent(e)) = cause.downcast_ref::<NotSent>() {
+            let e = Error::new(e.kind(), e.to_string());
+            // Whom not to trust, and a name that is none, stay what they are.
+            return if e.kind() == ErrorKind::Io { Trouble::Later(e) } else { Trouble::Final(e) };
+        }
+        match cause.source() {
+            Some(inner) => cause = inner,
+            None => break,
+        }
+    }
+    match e {
+        object_store::Error::InvalidPath { source } => {
+            Trouble::Final(Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}")))
+        }
+        _ => Trouble::Unknown(Error::new(ErrorKind::Io, cause.to_string())),
+    }
+}
+
+fn refused(refusal: &Refusal, renewable: bool) -> Trouble {
+    let error = |kind, hint: &str| Error::new(kind, format!("{refusal}{hint}"));
+    match (refusal.status, refusal.code.as_str()) {
+        (_, "NoSuchBucket") => Trouble::Final(error(ErrorKind::NoRepository, ": make the bucket first, or name another")),
+        (404, _) => Trouble::Missing,
+        (416, _) => Trouble::Beyond,
+        (409 | 412, _) => Trouble::Taken(error(ErrorKind::Io, "")),
+        (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") if renewable => {
+            Trouble::Later(error(ErrorKind::Key, ": the credentials have expired and were not renewed"))
+        }
+        (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") => {
+            Trouble::Final(error(ErrorKind::Key, ": the credentials have expired; give new ones"))
+        }
+        (_, "RequestTimeTooSkewed") => {
+            Trouble::Final(error(ErrorKind::Key, ": the clocks of this machine and of the store differ; set the clock"))
+        }
+        (301 | 307, _) | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+            Trouble::Final(error(ErrorKind::Invalid, ": the bucket is in another region, or at another endpoint; see --region"))
+        }
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken") => Trouble::Final(error(
+            ErrorKind::Key,
+            ": the store does not accept the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile)",
+        )),
+        (403, _) => {
+            Trouble::Final(error(ErrorKind::Key, ": the credentials do not allow this; docs/object-stores.md lists the rights"))
+        }
+        (401, _) => Trouble::Final(error(ErrorKind::Key, ": the store does not accept the credentials")),
+        // Refused because of too many requests: nothing was done.
+        (429 | 503, _) => Trouble::Later(error(ErrorKind::Io, "")),
+        (408 | 500..=599, _) => Trouble::Unknown(error(ErrorKind::Io, "")),
+        _ => Trouble::Final(error(ErrorKind::Io, "")),
+    }
+}

@@ -1,0 +1,148 @@
+//! Lists that are whole, or errors.
+
+use futures_util::StreamExt;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::path::Path as Key;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Timestamp;
+use crate::remote::s3::S3Storage;
+use crate::remote::s3::fault::Trouble;
+use crate::storage::{Class, Name, listed_size};
+
+/// How often a list is asked for again that leaves out what is there.
+const MOST_STALE: u32 = 8;
+/// Pages of one list at most: 1000 objects each.
+const MOST_PAGES: u32 = 1_000_000;
+
+/// An object of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Name,
+    /// Its length.
+    pub size: u64,
+    /// When the store received it.
+    pub at: Timestamp,
+}
+
+impl S3Storage {
+    pub(super) fn listed(&self, class: Class) -> Result<Vec<Entry>> {
+        if class == Class::Config
+            && let Some(listed) = self.first.lock().take()
+        {
+            return Ok(listed);
+        }
+        let listed = self.wait(self.entries(class));
+        listed.map_err(|e| e.context(format!("cannot list {}/ in {}", class.prefix(), self.address)))
+    }
+
+    /// All objects of a class. What was there before and is not in the list is looked for: then either it was deleted, or
+    /// the list is not to be trusted, and is asked for again.
+    pub(super) async fn entries(&self, class: Class) -> Result<Vec<Entry>> {
+        let mut tries = 0;
+        let listed = self.patiently(async |_| {
+            // Before the list begins: what is made meanwhile need not be in it.
+            let known: Vec<Name> = self.known.lock().get(&class).into_iter().flatten().copied().collect();
+            let entries = self.pages(class).await?;
+            let found: std::collections::HashSet<Name> = entries.iter().map(|entry| entry.name).collect();
+            let missed: Vec<Name> = known.into_iter().filter(|name| !found.contains(name)).collect();
+            let Some(there) = self.still_there(class, &missed).await.map_err(Trouble::Final)? else {
+                let mut known = self.known.lock();
+                let known = known.entry(class).or_default();
+                known.retain(|name| !missed.contains(name));
+                known.extend(found);
+                return Ok(entries);
+            };
+            tries += 1;
+            let text = format!("the store's list leaves out {there}, which is there");
+            let e = Error::new(ErrorKind::Io, text);
+            Err(if tries < MOST_STALE { Trouble::Later(e) } else { Trouble::Final(e) })
+        });
+        listed.await.map_err(Trouble::error)
+    }
+
+    /// One of these that is there, and that nobody here has deleted meanwhile.
+    async fn still_there(&self, class: Class, names: &[Name]) -> Result<Option<Name>> {
+        let looks = futures_util::stream::iter(names.iter().copied()).map(|name| async move {
+            let there = self.head(&self.key(&name)).await?.is_some();
+            Ok::<_, Error>(there.then_some(name))
+        });
+        let mut looks = std::pin::pin!(looks.buffer_unordered(self.connections));
+        while let Some(looked) = looks.next().await {
+            if let Some(name) = looked?
+                && self.known.lock().get(&class).is_some_and(|known| known.contains(&name))
+            {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn pages(&self, class: Class) -> Result<Vec<Entry>, Trouble> {
+        let prefix = self.address.key(&format!("{}/", class.prefix()));
+        let (mut entries, mut token) = (Vec::new(), None);
+        for _ in 0..MOST_PAGES {
+            let options = PaginatedListOptions { page_token: token.clone(), ..PaginatedListOptions::default() };
+            let page = self
+                .patiently(async |_| self.store.list_paginated(Some(&prefix), options.clone()).await.map_err(|e| self.judge(&e)));
+            let page = page.await?;
+            entries.extend(page.result.objects.iter().filter_map(|object| {
+                let at = object.last_modified;
+                let at = Timestamp { secs: at.timestamp(), nanos: at.timestamp_subsec_nanos() };
+                let name = name(class, &prefix, &object.location)?;
+                Some(Entry { name, size: listed_size(class, object.size), at })
+            }));
+            match page.page_token {
+                None => return Ok(entries),
+                // A store that begins again and again would never end.
+                next if next == token => return Err(Trouble::Unknown(Error::new(ErrorKind::Io, "the store's list goes round"))),
+                next => token = next,
+            }
+        }
+        Err(Trouble::Final(Error::new(ErrorKind::Io, "the store's list does not end")))
+    }
+
+    /// Refuses a prefix where something else is.
+    pub(super) async fn nothing_there(&self) -> Result<()> {
+        let prefix = self.address.key("");
+        let first = self.patiently(async |_| {
+            let options = PaginatedListOptions { max_keys: Some(10), ..PaginatedListOptions::default() };
+            self.store.list_paginated(Some(&prefix), options).await.map_err(|e| self.judge(&e))
+        });
+        let first = match first.await {
+            Ok(first) => first,
+            Err(Trouble::Missing) => return Err(Error::new(ErrorKind::NoRepository, "the bucket is not there")),
+            Err(trouble) => return Err(trouble.error()),
+        };
+        let ours = |key: &Key| {
+            let rest = key.as_ref().strip_prefix(&prefix).unwrap_or_default();
+            let first = rest.split('/').next().unwrap_or_default();
+            Class::ALL.iter().any(|class| class.prefix() == first) || first.starts_with(super::proof::PLACE)
+        };
+        let objects = first.result.objects;
+        if objects.iter().any(|object| object.location.as_ref().starts_with(&format!("{prefix}config/"))) {
+            return Err(Error::new(ErrorKind::Exists, "there is a repository already"));
+        }
+        match objects.iter().find(|object| !ours(&object.location)) {
+            Some(object) => {
+                let text = format!("something else is there ({}): give another prefix", object.location);
+                Err(Error::new(ErrorKind::Exists, text))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name that a key stands for; `None` for a foreign one.
+fn name(class: Class, prefix: &str, key: &Key) -> Option<Name> {
+    let rest = key.as_ref().strip_prefix(prefix)?;
+    let leaf = match class {
+        Class::Packs => {
+            let (shard, leaf) = rest.split_once('/')?;
+            Some(leaf).filter(|leaf| leaf.get(..2) == Some(shard))?
+        }
+        _ => rest,
+    };
+    Name::parse(class, leaf)
+}
