@@ -673,3 +673,17 @@ fn walk(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     out
 }
+
+/// A writer that was killed between its commit and the end leaves a sign of life: it is told, with what removes it.
+#[test]
+fn signs_of_life_of_sessions_that_have_ended_are_told() {
+    let tiny = Tiny::new();
+    let id = SnapshotId([7; 32]);
+    yester::repo::beat::give(&tiny.repo, id, 3).unwrap();
+    let told = Told::default();
+    let report = check(&tiny.repo, &CheckOptions::default(), &told, &mut |_, _| ()).unwrap();
+    assert_eq!((report.lone_beats, report.sessions, told.lines().len()), (1, 0, 0));
+    tiny.storage.delete(&Name::Beat(id, 3)).unwrap();
+    let report = check(&tiny.repo, &CheckOptions::default(), &told, &mut |_, _| ()).unwrap();
+    assert_eq!(report.lone_beats, 0);
+}

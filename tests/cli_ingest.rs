@@ -319,4 +319,12 @@ fn stats_count_what_there_is() {
         assert!(shown.contains(word), "{shown}");
     }
     world.run(&with(&options, &["stats", "c0ffee"])).fails(1, &["c0ffee"]);
+    // Without any segment of the index, packs say what is in them.
+    for segment in std::fs::read_dir(world.at("repo/index")).unwrap() {
+        std::fs::remove_file(segment.unwrap().path()).unwrap();
+    }
+    let lost = stats(&[]);
+    for part in ["data", "trees", "snapshots", "files"] {
+        assert_eq!(lost[part], both[part], "{lost}");
+    }
 }

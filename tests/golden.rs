@@ -147,7 +147,7 @@ fn session() -> Session {
         machine: vec![0x3a; 16],
         namespace: 4_026_531_836,
         time: TIME,
-        sentences: vec![SnapshotId([0xb0; 32])],
+        lists: vec![SnapshotId([0xb0; 32])],
     }
 }
 
@@ -499,8 +499,8 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         assert_eq!(run::decode_run(&plain).unwrap(), a_run());
         assert_eq!(run::encode_run(&a_run()).unwrap(), plain, "{name}");
     }
-    let sentenced = yester::repo::index::condemned::read_all(&repo).unwrap();
-    assert_eq!(sentenced.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));
+    let marked = yester::repo::index::condemned::read_all(&repo).unwrap();
+    assert_eq!(marked.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));
 }
 
 fn check_segment(name: &Name, open: &golden::OpenSegment) {

@@ -284,8 +284,8 @@ proptest! {
         time in time(),
         ids in btree_set(any::<[u8; 32]>(), 0..5),
     ) {
-        let sentences = ids.into_iter().map(SnapshotId).collect();
-        let session = snapshot::Session { host: host.clone(), boot, pid, started, machine, namespace, time, sentences };
+        let lists = ids.into_iter().map(SnapshotId).collect();
+        let session = snapshot::Session { host: host.clone(), boot, pid, started, machine, namespace, time, lists };
         prop_assert_eq!(snapshot::decode_beat(&snapshot::encode_beat(number, time)).unwrap(), (number, time));
         prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).unwrap(), session.clone());
         let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: session.boot.clone(), time, why: b"why".to_vec() };

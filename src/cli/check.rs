@@ -230,6 +230,10 @@ fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
         let why = "left by ingests that were stopped, or of one at work";
         out.push(format!("{packs} ({}) that no segment names: {why}; no damage", units::size(report.unused_bytes)));
     }
+    if report.lone_beats > 0 {
+        let beats = counted(report.lone_beats, "sign of life", "signs of life");
+        out.push(format!("{beats} of ingests that have ended: yester prune removes them; no damage"));
+    }
     if report.unfinished_keys > 0 {
         let slots = counted(report.unfinished_keys, "key slot", "key slots");
         let why = "an unfinished addition or removal, or one at work; the next command that writes ends it; no damage";
@@ -303,6 +307,7 @@ struct Summary {
     pack_bytes: u64,
     unused_packs: u64,
     unused_bytes: u64,
+    lone_beats: u64,
     unfinished_keys: u64,
     marked_packs: u64,
     gone_packs: u64,
@@ -331,6 +336,7 @@ fn summary(report: &CheckReport, time: Duration) -> Summary {
         pack_bytes: report.pack_bytes,
         unused_packs: report.unused_packs,
         unused_bytes: report.unused_bytes,
+        lone_beats: report.lone_beats,
         unfinished_keys: report.unfinished_keys,
         marked_packs: report.marked_packs,
         gone_packs: report.gone_packs,

@@ -186,7 +186,7 @@ fn packs(tally: Tally) -> String {
 fn text(out: &mut Output, plan: &Plan, dry_run: bool) -> Result<()> {
     let live = units::counted(plan.live, "snapshot", "snapshots");
     out.line(&format!("{} for {live}", packs(plan.packs)))?;
-    for (tally, what) in [(plan.sentenced, "left by an earlier prune"), (plan.dead, "not needed")] {
+    for (tally, what) in [(plan.marked, "left by an earlier prune"), (plan.dead, "not needed")] {
         if tally.count > 0 {
             out.line(&format!("  to delete: {}, {what}", packs(tally)))?;
         }
@@ -223,8 +223,8 @@ fn done(out: &mut Output, report: &Report, time: Duration) -> Result<()> {
         let ended = units::counted(report.sessions, "session whose writer is gone was ended", "sessions were ended");
         out.line(&ended)?;
     }
-    if report.sentences > 0 {
-        let left = units::counted(report.sentences, "list of condemned packs", "lists of condemned packs");
+    if report.lists > 0 {
+        let left = units::counted(report.lists, "list of packs marked for deletion", "lists of packs marked for deletion");
         out.line(&format!("{left} stay until the next prune"))?;
     }
     let freed = units::size(report.freed());
@@ -249,7 +249,7 @@ struct Planned {
     dry_run: bool,
     snapshots: u64,
     packs: JsonTally,
-    packs_sentenced: JsonTally,
+    packs_marked: JsonTally,
     packs_unneeded: JsonTally,
     packs_repack: JsonTally,
     bytes_copied: u64,
@@ -269,7 +269,7 @@ fn planned(plan: &Plan, dry_run: bool) -> Planned {
         dry_run,
         snapshots: plan.live,
         packs: plan.packs.into(),
-        packs_sentenced: plan.sentenced.into(),
+        packs_marked: plan.marked.into(),
         packs_unneeded: plan.dead.into(),
         packs_repack: plan.repack.into(),
         bytes_copied: plan.copied,
@@ -296,7 +296,7 @@ struct Summary {
     leftovers_deleted: JsonTally,
     written: JsonTally,
     sessions_ended: u64,
-    sentences_left: u64,
+    lists_left: u64,
     packs_stuck: JsonTally,
     chunks_lost: u64,
     total_duration: f64,
@@ -314,7 +314,7 @@ fn summary(report: &Report, plan: &Plan, time: Duration) -> Summary {
         leftovers_deleted: report.leftovers.into(),
         written: report.written.into(),
         sessions_ended: report.sessions,
-        sentences_left: report.sentences,
+        lists_left: report.lists,
         packs_stuck: report.stuck.into(),
         chunks_lost: report.lost,
         total_duration: time.as_secs_f64(),

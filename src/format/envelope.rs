@@ -13,6 +13,8 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::RepositoryId;
 
+pub use crate::model::ObjectType;
+
 /// The first eight bytes of every object.
 pub const MAGIC: [u8; 8] = *b"yester\x1a\n";
 /// Bytes of the header.
@@ -21,38 +23,6 @@ pub const HEADER: usize = 28;
 pub const CHECKSUM: usize = 32;
 /// The format version this program writes, and the newest it reads.
 pub const VERSION: u16 = 1;
-
-/// What an object is. The number is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ObjectType {
-    /// Repository configuration.
-    Config = 1,
-    /// A wrapped master key.
-    KeySlot = 2,
-    /// A pack of data or tree frames.
-    Pack = 3,
-    /// An index segment.
-    Segment = 4,
-    /// A writer at work.
-    Session = 5,
-    /// A snapshot.
-    Snapshot = 6,
-    /// Nobody may commit under this snapshot id any more.
-    Fence = 7,
-    /// A snapshot that is forgotten.
-    Forgotten = 8,
-    /// Packs that prune has sentenced.
-    Condemned = 9,
-    /// What was found damaged of packs.
-    Damaged = 10,
-    /// A sign of life of a writer at work.
-    Beat = 11,
-    /// The removal of a key slot has begun.
-    Removed = 12,
-    /// What became of a run.
-    Run = 13,
-}
 
 /// The header of an object of `kind` in repository `id`.
 pub fn header(kind: ObjectType, id: RepositoryId) -> [u8; HEADER] {

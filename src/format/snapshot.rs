@@ -258,7 +258,7 @@ pub fn empty_root() -> Node {
     }
 }
 
-/// A writer at work: who it is, so that others can tell whether it still lives, and which sentences it knows.
+/// A writer at work: who it is, so that others can tell whether it still lives, and which lists it knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Session {
     /// Its host.
@@ -275,8 +275,8 @@ pub struct Session {
     pub namespace: u64,
     /// When the session began.
     pub time: Timestamp,
-    /// The sentences (`condemned/<id>`) that existed just before it was created, sorted.
-    pub sentences: Vec<SnapshotId>,
+    /// The lists (`condemned/<id>`) that existed just before it was created, sorted.
+    pub lists: Vec<SnapshotId>,
 }
 
 /// Encodes a session's body. An error for what no reader would take.
@@ -286,7 +286,7 @@ pub fn encode_session(session: &Session) -> Result<Vec<u8>> {
 
 fn session_bytes(session: &Session) -> Vec<u8> {
     let mut out = Vec::new();
-    out.field(1, |v| session.sentences.iter().for_each(|id| v.extend_from_slice(&id.0)));
+    out.field(1, |v| session.lists.iter().for_each(|id| v.extend_from_slice(&id.0)));
     out.field(2, |v| v.extend_from_slice(&session.host));
     out.field(4, |v| v.extend_from_slice(&session.boot));
     out.field(6, |v| v.varint(u64::from(session.pid)));
@@ -306,7 +306,7 @@ pub fn decode_session(bytes: &[u8]) -> Result<Session> {
         match tag {
             1 => {
                 while v.remaining() > 0 {
-                    out.sentences.push(SnapshotId(v.array()?));
+                    out.lists.push(SnapshotId(v.array()?));
                 }
             }
             2 => out.host = text(&mut v)?,

@@ -7,9 +7,8 @@ use crate::format::page::ScanRecord;
 use crate::ingest::options::{IngestOptions, Parent};
 use crate::ingest::plan::Before;
 use crate::model::{Directory, Node, Root, Snapshot, Timestamp};
-use crate::repo::Repository;
-use crate::repo::snapshots;
 use crate::repo::tree::{Entry, TreeReader};
+use crate::repo::{Repository, snapshots, times};
 use crate::sys::Stat;
 
 /// The parent of an ingest of `paths`: the newest of the series, else the newest of the host that covers one of them.
@@ -27,9 +26,15 @@ pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> 
         },
         Parent::Auto => {
             // A damaged snapshot is no reason not to take a new one.
-            let (all, _) = snapshots::list_with_damage(repo)?;
-            let series = all.iter().rposition(|s| of_host(s) && s.paths == paths);
-            let at = series.or_else(|| all.iter().rposition(|s| of_host(s) && covers(s, paths)));
+            let snapshots::Found { snapshots: all, received, .. } = snapshots::find_all(repo)?;
+            // A parent is trusted to say what has not changed: one that another client has put in this host's name is not.
+            let client = repo.storage().client();
+            let of_own = |s: &Snapshot| {
+                let by = times::by(&received, s.id);
+                of_host(s) && (client.is_none() || by.is_none_or(|by| Some(by) == client.as_deref()))
+            };
+            let series = all.iter().rposition(|s| of_own(s) && s.paths == paths);
+            let at = series.or_else(|| all.iter().rposition(|s| of_own(s) && covers(s, paths)));
             Ok(at.and_then(|at| all.into_iter().nth(at)))
         }
     }

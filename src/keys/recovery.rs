@@ -148,7 +148,7 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
 
 /// The same of a small object, whose commitment is of its name too.
 fn small_fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Option<bool> {
-    let kinds = binding::kinds(name);
+    let kinds = name.kinds();
     let typed = |kind: &&ObjectType| envelope::check_header(start, **kind, "an object").is_ok();
     let kind = kinds.iter().find(typed)?;
     seal::is_ours(*kind, repository, &binding::id(name)?.0, &keys.snapshot, start).ok()

@@ -97,13 +97,30 @@ fn ratio(of: u64, to: u64) -> Option<f64> {
 /// Counts what `snapshots` hold, and the objects of the whole repository. A tree that cannot be read is an error.
 pub fn stats(repo: &Arc<Repository>, snapshots: &[Snapshot], stop: &AtomicBool, observer: &dyn Observer) -> Result<Stats> {
     let index = Arc::new(Index::load(repo)?);
+    match counted(repo, &index, snapshots, stop, observer) {
+        // A segment of the index may be lost: then the packs that no segment names say what is in them.
+        Err(e) if e.kind() != ErrorKind::Interrupted => match index.with_unnamed(repo)? {
+            Some(index) => counted(repo, &Arc::new(index), snapshots, stop, observer),
+            None => Err(e),
+        },
+        other => other,
+    }
+}
+
+fn counted(
+    repo: &Arc<Repository>,
+    index: &Arc<Index>,
+    snapshots: &[Snapshot],
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Stats> {
     let mut out = Stats { snapshots: snapshots.len() as u64, ..Stats::default() };
-    objects(repo, &index, &mut out)?;
+    objects(repo, index, &mut out)?;
     let chunks = Arc::new(ChunkReader::new(repo.clone(), index.clone(), FRAMES)?);
     let mut count = Count {
         trees: TreeReader::new(chunks, PAGES)?,
         counted: index.entry_counts().iter().map(|entries| vec![0; entries.div_ceil(64) as usize]).collect(),
-        index: &index,
+        index,
         data: Share::default(),
         tree: Share::default(),
         waiting: Vec::new(),

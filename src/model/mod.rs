@@ -3,6 +3,7 @@
 pub mod composition;
 pub mod id;
 pub mod node;
+pub mod object;
 pub mod patterns;
 pub mod run;
 pub mod snapshot;
@@ -10,6 +11,7 @@ pub mod snapshot;
 pub use composition::{Composition, Part, SetText};
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
+pub use object::ObjectType;
 pub use run::{Run, RunStep};
 pub use snapshot::{Owners, Rule, Snapshot, Statistics};
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Timestamp;
+use crate::storage::receipts::is_client;
 use crate::storage::{Class, Name, listed_size};
 
 /// The most objects of a class that a client takes from a server: 8 Mi packs (128 TiB of full ones), 1 Mi of any other
@@ -18,11 +19,6 @@ pub fn most_listed(class: Class) -> usize {
 pub fn list_line(name: &Name, size: u64, received: Timestamp, by: Option<&str>) -> String {
     let by = by.map(|by| format!(" {by}")).unwrap_or_default();
     format!("{} {size} {}.{:09}{by}\n", name.leaf(), received.secs, received.nanos)
-}
-
-/// Whether a word may stand for who put an object: the id of a token, or the name of a client over ssh.
-pub fn is_client(word: &str) -> bool {
-    (1..=80).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
 }
 
 /// The last line of a list of `count` objects: one without it was cut.

@@ -211,6 +211,9 @@ pub struct About {
     pub free: Option<u64>,
     /// What the token may do.
     pub capabilities: Vec<Capability>,
+    /// Who the server takes the asker for: the id of the token, or the name of a client over ssh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
 }
 
 /// What `GET` and `DELETE /v1/leftovers` answer.

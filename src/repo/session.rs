@@ -13,13 +13,13 @@ use crate::storage::{Class, Created, Name};
 use crate::sys::process::Identity;
 
 /// Registers a session for this process under a new id, which is also the id of the snapshot it will commit. The
-/// sentences are read before it is created: it is older than every sentence that it does not name. One that does not open
+/// lists are read before it is created: it is older than every list that it does not name. One that does not open
 /// is not named: its packs are not known here.
 pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
-    let mut sentences: Vec<SnapshotId> = condemned::read_all(repo)?.lists.iter().map(|list| list.id).collect();
-    sentences.sort_unstable();
+    let mut lists: Vec<SnapshotId> = condemned::read_all(repo)?.lists.iter().map(|list| list.id).collect();
+    lists.sort_unstable();
     let Identity { host, machine, boot, namespace, pid, started } = Identity::this();
-    let session = Session { host, boot, pid, started, machine, namespace, time: now, sentences };
+    let session = Session { host, boot, pid, started, machine, namespace, time: now, lists };
     let id = SnapshotId::random()?;
     let plain = snapshot::encode_session(&session)?;
     let object = seal::seal_object(ObjectType::Session, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::chunk::seal::{self, Judged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
-use crate::keys::binding::{id, kinds};
+use crate::keys::binding::id;
 use crate::model::SnapshotId;
 use crate::repo::Repository;
 use crate::storage::Name;
@@ -95,7 +95,7 @@ pub fn judge<T>(
     decode: impl Fn(ObjectType, &[u8]) -> Result<T>,
 ) -> Result<Small<T>> {
     let id = id(name).ok_or_else(|| Error::invalid(format!("{name} is no small sealed object")))?;
-    Ok(match seal::judge_object(kinds(name), repo.id(), &id.0, &repo.keys().snapshot, object, what(name))? {
+    Ok(match seal::judge_object(name.kinds(), repo.id(), &id.0, &repo.keys().snapshot, object, what(name))? {
         Judged::Sound(kind, plain) => match decode(kind, &plain) {
             Ok(value) => Small::Sound(value),
             Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.context(name)),

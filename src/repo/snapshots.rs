@@ -69,12 +69,15 @@ pub struct Found {
     pub damaged: Vec<(SnapshotId, Error)>,
     /// What nobody with the key made, and so counts for nothing.
     pub made_up: Vec<(Name, Error)>,
+    /// When a server received them, and from whom, as far as that is known.
+    pub received: times::Received,
 }
 
 /// Reads everything in `snapshots/` that is not forgotten. What is not authentic is told, once.
 pub fn find_all(repo: &Repository) -> Result<Found> {
     let mut out = read_all(repo, &names(repo)?)?;
-    times::sort(&mut out.snapshots, &times::received(repo)?);
+    out.received = times::received(repo)?;
+    times::sort(&mut out.snapshots, &out.received);
     Ok(out)
 }
 

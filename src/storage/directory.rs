@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Timestamp;
 use crate::storage::leftovers::{self, Writer};
 use crate::storage::naming::{self, Naming};
-use crate::storage::{Class, Costs, Created, Leftovers, Name, Storage};
+use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage, receipts};
 use crate::sys::process::Identity;
 use crate::sys::{Dir, FileKind, process};
 
@@ -476,6 +476,22 @@ impl Storage for DirectoryStorage {
         let mut out = Leftovers::default();
         for at in self.directories() {
             self.directory(at).and_then(|dir| leftovers::remove_of(&dir, process, &mut out)).at(failed)?;
+        }
+        Ok(out)
+    }
+
+    /// What a server has noted that serves this directory.
+    fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
+        if class != Class::Snapshots || !self.path.join(receipts::WRITERS).exists() {
+            return Ok(Vec::new());
+        }
+        let mut out = Vec::new();
+        for (name, _, at) in self.list_times(class)? {
+            if let Name::Snapshot(id) = name
+                && let Some(by) = receipts::writer(&self.path, id)?
+            {
+                out.push((name, Receipt { at, by: Some(by) }));
+            }
         }
         Ok(out)
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::model::{PackId, SegmentId, SlotId, SnapshotId, Timestamp};
+use crate::model::{ObjectType, PackId, SegmentId, SlotId, SnapshotId, Timestamp};
 use crate::sys::process::Identity;
 
 mod class;
@@ -16,6 +16,7 @@ pub mod directory;
 pub(crate) mod leftovers;
 pub mod memory;
 pub(crate) mod naming;
+pub mod receipts;
 pub mod record;
 pub mod upload;
 pub mod walk;
@@ -49,7 +50,7 @@ pub enum Name {
     Snapshot(SnapshotId),
     /// A forgotten snapshot.
     Forgotten(SnapshotId),
-    /// A sentence of prune.
+    /// A list of prune.
     Condemned(SnapshotId),
     /// What was found damaged of packs.
     Damaged(SnapshotId),
@@ -71,6 +72,24 @@ impl Name {
             Name::Condemned(_) => Class::Condemned,
             Name::Damaged(_) => Class::Damaged,
             Name::Run(_) => Class::Runs,
+        }
+    }
+
+    /// The types that an object of this name may have.
+    pub fn kinds(&self) -> &'static [ObjectType] {
+        match self {
+            Name::Config(..) => &[ObjectType::Config],
+            Name::Key(..) => &[ObjectType::KeySlot],
+            Name::Removed(_) => &[ObjectType::Removed],
+            Name::Pack(_) => &[ObjectType::Pack],
+            Name::Segment(_) => &[ObjectType::Segment],
+            Name::Session(_) => &[ObjectType::Session],
+            Name::Beat(..) => &[ObjectType::Beat],
+            Name::Snapshot(_) => &[ObjectType::Snapshot, ObjectType::Fence],
+            Name::Forgotten(_) => &[ObjectType::Forgotten],
+            Name::Condemned(_) => &[ObjectType::Condemned],
+            Name::Damaged(_) => &[ObjectType::Damaged],
+            Name::Run(_) => &[ObjectType::Run],
         }
     }
 
@@ -244,6 +263,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// When a server received the objects of a class, and from whom; nothing where there is no server.
     fn received(&self, _class: Class) -> Result<Vec<(Name, Receipt)>> {
         Ok(Vec::new())
+    }
+
+    /// Who this is to the server, as it notes who put an object; `None` where there is no server, or it does not tell.
+    fn client(&self) -> Option<String> {
+        None
     }
 
     /// Whether one of several who create the same name wins, always. Where not, one writes at a time, and nobody prunes

@@ -179,6 +179,10 @@ impl Storage for RecordingStorage {
         self.inner.received(class)
     }
 
+    fn client(&self) -> Option<String> {
+        self.inner.client()
+    }
+
     fn decides(&self) -> Result<bool> {
         self.inner.decides()
     }

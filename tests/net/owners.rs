@@ -59,6 +59,11 @@ fn signs_of_life_are_given_for_own_sessions_only() {
     must_put(&one, &beat(2), b"alive");
     one.delete(&beat(1)).unwrap();
     assert_eq!(read(&full, &beat(2)).unwrap(), framed(&beat(2), b"alive"));
+    // No more than a writer ever leaves.
+    (3..66).for_each(|n| must_put(&one, &beat(n), b"alive"));
+    let e = put(&one, &beat(66), b"alive").unwrap_err();
+    assert!(e.to_string().contains("64 signs of life"), "{e}");
+    (3..66).for_each(|n| one.delete(&beat(n)).unwrap());
     // Those of a session that has ended are for prune.
     must_put(&one, &Name::Snapshot(id(1)), b"done");
     one.delete(&Name::Session(id(1))).unwrap();
@@ -93,8 +98,10 @@ fn a_client_of_another_token_enters_no_series() {
     let ids: Vec<&str> = tokens.iter().map(|token| token.split('-').nth(2).unwrap()).collect();
     // The second claims to be the host of the first, and to store the same paths.
     for (token, count) in [(&tokens[0], 3), (&tokens[1], 7)] {
-        for _ in 0..count {
-            run(&world, &with_token(&owner, token), &["ingest", "-q", &path]).ok();
+        for n in 0..count {
+            let told = run(&world, &with_token(&owner, token), &["ingest", "--json", &path]).ok().json().pop().unwrap();
+            // What another says of this host's files is not believed: the first has no parent.
+            assert_eq!(told["parent"].is_string(), n > 0, "{told}");
         }
     }
     let mine = of_token(&world, &owner, Some(ids[0]));
@@ -106,10 +113,12 @@ fn a_client_of_another_token_enters_no_series() {
     run(&world, &owner, &["forget", "--keep-last", "3"]).ok();
     assert_eq!(of_token(&world, &owner, Some(ids[0])), mine);
     assert_eq!(of_token(&world, &owner, Some(ids[1])).len(), 3);
-    // A directory knows nothing of tokens; nor does who asks for other series.
+    // The server's directory has its notes. Who asks for other series gets them.
     let local: Variables = owner.iter().filter(|(name, _)| name == "YESTER_KEY_FILE").cloned().collect();
     let local = [local, variables(&[("YESTER_REPO", &shown(&server.root.join("web")))])].concat();
-    assert_eq!(of_token(&world, &local, None).len(), 6);
+    assert_eq!(of_token(&world, &local, Some(ids[0])), mine);
+    run(&world, &local, &["forget", "--keep-last", "3"]).ok();
+    assert_eq!((of_token(&world, &local, Some(ids[0])), of_token(&world, &local, Some(ids[1])).len()), (mine.clone(), 3));
     run(&world, &owner, &["forget", "--group-by", "host,paths", "--keep-last", "4", "--prune"]).ok();
     assert_eq!((of_token(&world, &owner, Some(ids[0])).len(), of_token(&world, &owner, Some(ids[1])).len()), (1, 3));
     // What is gone has no note.

@@ -135,13 +135,13 @@ fn half_needed() -> (World, SnapshotId) {
 #[test]
 fn a_full_disk_is_made_room_on() {
     let (world, _) = half_needed();
-    // Room for the sentence, and for nothing else.
+    // Room for the list, and for nothing else.
     let full = world.on(Faults::with_room(world.copy().storage.inner.clone(), world.size() + 1000));
     full.storage.take();
     let (plan, report) = full.prune();
     assert!(report.freed().abs_diff(plan.freed) * 50 <= plan.freed, "{plan:?} {report:?}");
     let log = full.storage.take();
-    // The very first object is the sentence, and packs go before there is another.
+    // The very first object is the list, and packs go before there is another.
     let first = log.iter().position(|operation| matches!(operation, Operation::Create(..))).unwrap();
     assert!(matches!(log[first], Operation::Create(Name::Condemned(_), _)), "{:?}", log[first]);
     let next = log.iter().skip(first + 1).find(|o| matches!(o, Operation::Create(..) | Operation::Delete(Name::Pack(_))));
@@ -177,7 +177,7 @@ fn a_repack_goes_as_far_as_there_is_room() {
 }
 
 #[test]
-fn without_room_for_the_sentence_nothing_changes() {
+fn without_room_for_the_list_nothing_changes() {
     let (world, _) = half_needed();
     let full = world.copy();
     let leavings: u64 = full.history.len() as u64;

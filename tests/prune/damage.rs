@@ -151,7 +151,7 @@ fn a_pack_that_is_there_and_not_listed_stops_it() {
     assert_eq!(e.kind(), ErrorKind::Io);
 }
 
-/// A pack that is gone and that nobody needs is dropped from the index; a sentence is not needed for that.
+/// A pack that is gone and that nobody needs is dropped from the index; a list is not needed for that.
 #[test]
 fn a_lost_pack_that_nobody_needs_is_no_matter() {
     let world = world();

@@ -224,7 +224,7 @@ fn is_plain(world: &World, late: &[(Name, Vec<u8>)], name: &Name) -> bool {
     key.preamble().kind == PackKind::Data && entries.iter().all(|entry| entry.frame.bases.is_empty())
 }
 
-/// A base under a sentence is held, copied to where it counts, and only then deleted; also where nothing but the base
+/// A base marked for deletion is held, copied to where it counts, and only then deleted; also where nothing but the base
 /// holds the pack.
 #[test]
 fn a_condemned_base_is_copied_before_it_goes() {
@@ -251,7 +251,7 @@ fn a_condemned_base_is_copied_before_it_goes() {
         }
         assert!(!with_deltas.is_empty(), "all changed: {all_changed}");
         world.forget(first);
-        // Another prune, with a wrong idea of what is needed, has sentenced what the differences hang on.
+        // Another prune, with a wrong idea of what is needed, has marked for deletion what the differences hang on.
         let data = index.packs().filter(|p| p.kind == PackKind::Data && !with_deltas.contains(&p.id)).map(|p| p.id);
         let condemned: Vec<_> = data.collect();
         assert!(!condemned.is_empty());

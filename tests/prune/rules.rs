@@ -17,7 +17,7 @@ use yester::storage::{Class, Name, Storage};
 use crate::faults;
 use crate::support::{Reader, Tree, World, noise, now};
 
-fn sentences(operation: &Operation) -> bool {
+fn lists(operation: &Operation) -> bool {
     matches!(operation, Operation::Create(Name::Condemned(_), _))
 }
 
@@ -43,48 +43,48 @@ fn garbage() -> (World, Snapshot, Tree) {
     (world, second, tree)
 }
 
-/// Rule 1: a session is older than every sentence that it does not name.
+/// Rule 1: a session is older than every list that it does not name.
 #[test]
-fn a_session_that_does_not_name_the_sentence_is_older() {
-    // It begins after prune has looked for sessions, and before the sentence.
+fn a_session_that_does_not_name_the_list_is_older() {
+    // It begins after prune has looked for sessions, and before the list.
     let world = with_garbage();
     let (repo, packs) = (world.copy_of_repo(), world.packs());
-    world.storage.once(sentences, move || {
+    world.storage.once(lists, move || {
         session::begin(&repo, now()).unwrap();
     });
     let e = world.try_prune(&world.prune_options()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
     assert_eq!(world.packs(), packs, "nothing may be deleted while it is open");
-    // The next prune carries the sentence out, as soon as the session has ended.
+    // The next prune carries the list out, as soon as the session has ended.
     world.bury(|_| true);
     let (plan, report) = world.sweep();
-    assert!(plan.sentenced.count > 0 && report.packs.count == plan.sentenced.count, "{plan:?} {report:?}");
+    assert!(plan.marked.count > 0 && report.packs.count == plan.marked.count, "{plan:?} {report:?}");
     world.verify();
 
-    // It begins after the sentence, and names it: no chunk of it can be in the condemned packs.
+    // It begins after the list, and names it: no chunk of it can be in the condemned packs.
     let world = with_garbage();
-    let (repo, sentenced) = (world.copy_of_repo(), Arc::new(Mutex::new(false)));
+    let (repo, marked) = (world.copy_of_repo(), Arc::new(Mutex::new(false)));
     world.storage.before(move |operation| {
-        let mut seen = sentenced.lock().unwrap();
+        let mut seen = marked.lock().unwrap();
         if *seen && matches!(operation, Operation::List(Class::Sessions)) {
             *seen = false;
             let id = session::begin(&repo, now()).unwrap();
-            assert_eq!(session::read(&repo, id).unwrap().sentences.len(), 1);
+            assert_eq!(session::read(&repo, id).unwrap().lists.len(), 1);
         }
-        *seen |= sentences(operation);
+        *seen |= lists(operation);
         Ok(())
     });
     let (_, report) = world.sweep();
     assert!(report.packs.count > 0);
-    // But the sentence stays while it is open: it may have read segments that name the packs.
-    assert_eq!((report.sentences, world.names(Class::Condemned).len()), (1, 1));
+    // But the list stays while it is open: it may have read segments that name the packs.
+    assert_eq!((report.lists, world.names(Class::Condemned).len()), (1, 1));
     world.bury(|_| true);
     world.recovers();
 }
 
-/// Rule 2: a chunk counts only in a pack that is there and under no sentence, and unseen adoption ends with either.
+/// Rule 2: a chunk counts only in a pack that is there and not marked for deletion, and unseen adoption ends with either.
 #[test]
-fn a_chunk_counts_only_in_a_pack_that_is_there_and_under_no_sentence() {
+fn a_chunk_counts_only_in_a_pack_that_is_there_and_under_no_list() {
     let base = {
         let mut world = World::new();
         // Recipes of every length: in the node, in pages, none.
@@ -98,35 +98,35 @@ fn a_chunk_counts_only_in_a_pack_that_is_there_and_under_no_sentence() {
     let mut same = base.copy();
     assert_eq!(again(&mut same).bytes_new, 0);
     // Condemned packs are read from, and stored again.
-    for sentence in [true, false] {
+    for list in [true, false] {
         let mut world = base.copy();
         let packs = world.packs();
-        match sentence {
+        match list {
             true => drop(world.condemn(&packs)),
             false => packs.iter().for_each(|id| world.storage.inner.delete(&Name::Pack(*id)).unwrap()),
         }
-        if !sentence {
+        if !list {
             // The old snapshot is lost with its packs.
             let lost = *world.history.keys().next().unwrap();
             world.forget(lost);
         }
         let statistics = again(&mut world);
-        assert_eq!(statistics.bytes_new, 93_000, "condemned: {sentence}");
+        assert_eq!(statistics.bytes_new, 93_000, "condemned: {list}");
         world.verify();
-        // The sentence takes what it names, and the new snapshot does not mind.
+        // The list takes what it names, and the new snapshot does not mind.
         world.prune();
         world.verify();
         assert!(packs.iter().all(|id| !world.packs().contains(id)));
         world.recovers();
     }
-    // A sentence on something else: every chunk is looked up, and all are found.
+    // A list on something else: every chunk is looked up, and all are found.
     let mut world = base.copy();
     world.condemn(&[]);
     assert_eq!(again(&mut world).bytes_new, 0);
     world.verify();
 }
 
-/// Rule 2, for a writer who looks just before the sentence and stores just after it.
+/// Rule 2, for a writer who looks just before the list and stores just after it.
 #[test]
 fn an_ingest_between_two_looks_of_a_prune_loses_nothing() {
     let world = with_garbage();
@@ -344,14 +344,14 @@ fn a_forgotten_snapshot_stays_forgotten() {
 #[test]
 fn what_is_committed_after_the_mark_is_kept() {
     let (mut world, forgotten, tree) = garbage();
-    // A writer found everything that it needs before the sentence, and commits after it; then its process dies.
+    // A writer found everything that it needs before the list, and commits after it; then its process dies.
     let repo = world.copy_of_repo();
     let id = session::begin(&repo, now()).unwrap();
     let session = Session { started: 1, ..session::read(&repo, id).unwrap() };
     session::end(&repo, id).unwrap();
     let snapshot = Snapshot { id, ..forgotten };
-    // (Prune looks for sessions just before the sentence, so this one appears only then.)
-    world.storage.once(sentences, move || {
+    // (Prune looks for sessions just before the list, so this one appears only then.)
+    world.storage.once(lists, move || {
         put_session(&repo, id, &session);
         assert!(snapshots::commit(&repo, &snapshot).unwrap());
     });
@@ -359,7 +359,7 @@ fn what_is_committed_after_the_mark_is_kept() {
     let (plan, report) = world.sweep();
     world.history.insert(id, tree);
     world.verify();
-    // The sentence is permanent: what turned out to be needed was copied out of the condemned packs, and these are gone.
+    // The list is permanent: what turned out to be needed was copied out of the condemned packs, and these are gone.
     assert!(plan.dead.count > 0 && report.written.count > 0 && report.sessions == 1, "{plan:?} {report:?}");
     assert!(world.packs().iter().filter(|id| before.contains(id)).count() < before.len());
     assert!(world.names(Class::Condemned).is_empty());
@@ -373,17 +373,17 @@ fn put_session(repo: &Repository, id: SnapshotId, session: &Session) {
     repo.storage().create(&Name::Session(id), &[&object]).unwrap();
 }
 
-/// Rule 7: another copy counts only under no sentence. Here every copy is under one.
+/// Rule 7: another copy counts only not marked for deletion. Here every copy is under one.
 #[test]
-fn a_copy_under_another_sentence_does_not_count() {
+fn a_copy_under_another_list_does_not_count() {
     let mut world = World::new();
     world.write("twice", &noise(1, 60_000));
     world.ingest();
     // The same chunks once more, as by two ingests at once.
     let first = world.packs();
-    let sentence = world.condemn(&first);
+    let list = world.condemn(&first);
     world.ingest();
-    world.storage.inner.delete(&Name::Condemned(sentence)).unwrap();
+    world.storage.inner.delete(&Name::Condemned(list)).unwrap();
     let second: Vec<_> = world.packs().into_iter().filter(|id| !first.contains(id)).collect();
     assert!(!second.is_empty());
     let (one, two) = (world.condemn(&first), world.condemn(&second));
@@ -408,9 +408,9 @@ fn a_copy_under_another_sentence_does_not_count() {
     world.verify();
 }
 
-/// Rule 7: a sentence goes only when its packs are gone, nothing names them, and every session since has ended.
+/// Rule 7: a list goes only when its packs are gone, nothing names them, and every session since has ended.
 #[test]
-fn a_sentence_goes_last() {
+fn a_list_goes_last() {
     let world = with_garbage();
     world.storage.take();
     world.sweep();
@@ -419,13 +419,13 @@ fn a_sentence_goes_last() {
     let pack = last(&|o| deletes_pack(o));
     let segment = last(&|o| matches!(o, Operation::Delete(Name::Segment(_))));
     let sessions = last(&|o| *o == Operation::List(Class::Sessions));
-    let sentence = last(&|o| matches!(o, Operation::Delete(Name::Condemned(_))));
-    assert!(pack < segment && segment < sessions && sessions < sentence, "{pack} {segment} {sessions} {sentence}");
-    assert!(log[pack..segment].contains(&Operation::Sync) && log[segment..sentence].contains(&Operation::Sync));
+    let list = last(&|o| matches!(o, Operation::Delete(Name::Condemned(_))));
+    assert!(pack < segment && segment < sessions && sessions < list, "{pack} {segment} {sessions} {list}");
+    assert!(log[pack..segment].contains(&Operation::Sync) && log[segment..list].contains(&Operation::Sync));
     // It was durable before the first pack went.
-    let (written, first) = (log.iter().position(sentences).unwrap(), log.iter().position(deletes_pack).unwrap());
+    let (written, first) = (log.iter().position(lists).unwrap(), log.iter().position(deletes_pack).unwrap());
     assert!(log[written..first].contains(&Operation::Sync));
-    // A segment that names the packs still, and that could not be rewritten: the sentence stays.
+    // A segment that names the packs still, and that could not be rewritten: the list stays.
     let world = with_garbage();
     let index = Index::load(&world.repo).unwrap();
     let all: Vec<usize> = (0..index.segments().len()).collect();
@@ -437,7 +437,7 @@ fn a_sentence_goes_last() {
     let packs = world.packs().len();
     let (_, report) = world.sweep();
     assert!(world.packs().len() < packs);
-    assert_eq!((report.sentences, world.names(Class::Condemned).len()), (1, 1));
+    assert_eq!((report.lists, world.names(Class::Condemned).len()), (1, 1));
     world.storage.before(|_| Ok(()));
     world.recovers();
 }
@@ -546,7 +546,7 @@ fn a_writer_without_signs_of_life_is_dead() {
     world.recovers();
 }
 
-/// Who waits is done as soon as the sessions are that are older than the sentence; those that begin later are no reason to
+/// Who waits is done as soon as the sessions are that are older than the list; those that begin later are no reason to
 /// wait, though there are always some.
 #[test]
 fn a_prune_that_waits_goes_on_beside_steady_writers() {
@@ -579,14 +579,14 @@ fn a_writer_keeps_the_segments_that_it_reads() {
     let world = with_garbage();
     let repo = world.copy_of_repo();
     let index = Arc::new(Mutex::new(None));
-    let (read, mut sentenced) = (index.clone(), false);
+    let (read, mut marked) = (index.clone(), false);
     world.storage.before(move |operation| {
-        // It begins once the sentence is there, and reads the index from then on.
-        if sentenced && read.lock().unwrap().is_none() {
+        // It begins once the list is there, and reads the index from then on.
+        if marked && read.lock().unwrap().is_none() {
             session::begin(&repo, now()).unwrap();
             *read.lock().unwrap() = Some(Index::load_for_writing(&repo).unwrap());
         }
-        sentenced |= sentences(operation);
+        marked |= lists(operation);
         Ok(())
     });
     world.sweep();
@@ -616,10 +616,10 @@ fn a_reader_that_was_there_before_goes_on() {
     reader.verify(&world.history);
 }
 
-/// A sentence that does not open is void for everybody, also for the prune that wrote it: a writer that comes now counts on
+/// A list that does not open is void for everybody, also for the prune that wrote it: a writer that comes now counts on
 /// the packs again.
 #[test]
-fn a_sentence_that_is_damaged_is_void_for_the_prune_that_wrote_it() {
+fn a_list_that_is_damaged_is_void_for_the_prune_that_wrote_it() {
     let world = with_garbage();
     let packs = world.packs().len();
     let (inner, damaged) = (world.storage.inner.clone(), Arc::new(AtomicBool::new(false)));
@@ -628,7 +628,7 @@ fn a_sentence_that_is_damaged_is_void_for_the_prune_that_wrote_it() {
     world.storage.before(move |operation| {
         match operation {
             Operation::Create(name @ Name::Condemned(_), _) => written = Some(*name),
-            // Prune has looked again, and read its sentence, before it lists the packs.
+            // Prune has looked again, and read its list, before it lists the packs.
             Operation::List(Class::Packs) => {
                 if let Some(name) = written.take() {
                     inner.damage(&name, |object| object[80] ^= 1);

@@ -302,7 +302,7 @@ impl World {
         self.storage.inner.create(&Name::Session(id), &[&object]).unwrap();
     }
 
-    /// Sentences packs, as another prune would.
+    /// Lists packs, as another prune would.
     pub fn condemn(&self, packs: &[PackId]) -> SnapshotId {
         let id = SnapshotId::random().unwrap();
         let plain: Vec<u8> = packs.iter().flat_map(|pack| pack.0).collect();
@@ -328,7 +328,7 @@ impl World {
     }
 
     /// Something of everything that a prune can meet: forgotten snapshots, packs that are needed in part, differences,
-    /// packs without a segment, a dead session, the sentence of a prune that was killed, replaced segments.
+    /// packs without a segment, a dead session, the list of a prune that was killed, replaced segments.
     pub fn eventful() -> World {
         let mut world = World::new();
         let text = |version: u64| {
@@ -394,7 +394,7 @@ impl World {
         if self.size() != size {
             // What is left of a difference may be better off without bases: then what they were copied for is gone, and
             // they are garbage in a pack of copies. Nothing else may be, and that ends it.
-            let others = [plan.sentenced, plan.dead, plan.snapshots, plan.leftovers];
+            let others = [plan.marked, plan.dead, plan.snapshots, plan.leftovers];
             let found = others.iter().map(|tally| tally.count).sum::<u64>();
             assert!(found == 0 && plan.repack.count == 1, "it left garbage: {plan:?} {report:?}");
             size = self.size();

@@ -75,6 +75,8 @@ pub struct CheckReport {
     pub snapshots: u64,
     /// Writers at work, or killed.
     pub sessions: u64,
+    /// Signs of life of sessions that have ended; the next prune removes them.
+    pub lone_beats: u64,
     /// Key slots whose addition or removal was stopped half way; the next command that writes ends it.
     pub unfinished_keys: u64,
     /// Different pages of trees.
@@ -89,7 +91,7 @@ pub struct CheckReport {
     pub packs: u64,
     /// Their bytes.
     pub pack_bytes: u64,
-    /// Packs that no segment names: left by an ingest that was stopped, or of one at work, or sentenced.
+    /// Packs that no segment names: left by an ingest that was stopped, or of one at work, or marked for deletion.
     pub unused_packs: u64,
     /// Their bytes.
     pub unused_bytes: u64,

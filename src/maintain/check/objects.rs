@@ -1,4 +1,4 @@
-//! The small objects: configuration, key slots, sessions, marks, sentences, snapshots.
+//! The small objects: configuration, key slots, sessions, marks, deletion lists, snapshots.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -28,7 +28,7 @@ const REMOVES: &str = "it is not authentic and counts for nothing; yester prune 
 pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut CheckReport) -> Result<Vec<Snapshot>> {
     configuration(repo, findings)?;
     report.unfinished_keys = keys(repo, findings)?;
-    report.sessions = sessions(repo, findings)?;
+    (report.sessions, report.lone_beats) = sessions(repo, findings)?;
     let listed = repo.storage().list(Class::Snapshots)?;
     let listed = listed.into_iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(id) } else { None });
     let listed: HashSet<SnapshotId> = listed.collect();
@@ -84,9 +84,9 @@ fn ids(repo: &Repository, class: Class) -> Result<Vec<SnapshotId>> {
     Ok(out)
 }
 
-/// Reads sessions; answers how many there are.
-fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
-    let (mut ids, mut count) = (Vec::new(), 0);
+/// Reads sessions; answers how many there are, and how many signs of life of sessions that have ended.
+fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<(u64, u64)> {
+    let (mut ids, mut beats, mut count, mut lone) = (Vec::new(), Vec::new(), 0, 0);
     for (name, _) in repo.storage().list(Class::Sessions)? {
         match name {
             Name::Session(id) => ids.push(id),
@@ -96,19 +96,24 @@ fn sessions(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
                 }
                 // Followed by the next one since it was listed.
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
+                Err(_) => {}
+                Ok(()) => beats.push((id, number)),
             },
             _ => {}
         }
     }
     ids.sort_unstable();
+    for (id, number) in beats.into_iter().filter(|(id, _)| ids.binary_search(id).is_err()) {
+        // Its session may have begun since it was listed, and it may have been followed.
+        lone += u64::from(session::has_ended(repo, id)? && beat::is_authentic(repo, id, number).is_ok());
+    }
     for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| session::judge(repo, *id))) {
         let (name, found) = (Name::Session(*id), found?);
         let next = format!("who is at work cannot be told; yester prune --fence {} ends it", id.short());
         wrong(findings, &name, &found, &next, REMOVES);
         count += u64::from(!matches!(found, Small::MadeUp(_) | Small::Gone));
     }
-    Ok(count)
+    Ok((count, lone))
 }
 
 /// Reads all marks; answers which snapshots are forgotten.

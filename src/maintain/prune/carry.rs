@@ -10,7 +10,7 @@ use crate::maintain::prune::plan::RESERVE;
 use crate::maintain::prune::repack::{Repack, Repacked};
 use crate::maintain::prune::sessions::{Living, Settle};
 use crate::maintain::prune::steady::steady;
-use crate::maintain::prune::{Plan, Prune, Report, plan, segments, sentence, sessions};
+use crate::maintain::prune::{Plan, Prune, Report, marked, plan, segments, sessions};
 use crate::model::{PackId, SnapshotId};
 use crate::observe::Event;
 use crate::repo::beat::{self, Beats};
@@ -20,7 +20,7 @@ use crate::repo::index::list_packs;
 use crate::repo::{rubbish, session};
 use crate::storage::Name;
 
-/// Packs that are deleted before the sentences are read again.
+/// Packs that are deleted before the lists are read again.
 const DELETED_AT_ONCE: usize = 32;
 /// Packs that are named when they cannot be freed.
 const EXAMPLES: usize = 5;
@@ -41,20 +41,20 @@ impl Prune<'_> {
         }
         // What is deleted is deleted on the strength of objects that others made: they have to be durable.
         repo.storage().sync_everything()?;
-        // Sentences that existed before every session has ended: no session is older than they are.
-        let mut sentences: Vec<SnapshotId> = self.view.sentences.iter().map(|sentence| sentence.id).collect();
+        // Lists that existed before every session has ended: no session is older than they are.
+        let mut lists: Vec<SnapshotId> = self.view.lists.iter().map(|list| list.id).collect();
         self.report.sessions += match self.until {
             None => self.settle(None)?,
-            // Writers that know the sentences need not be waited for: there may always be some.
-            Some(_) => self.settle_with(None, Living::Leave)? + self.settle(Some(&sentences))?,
+            // Writers that know the lists need not be waited for: there may always be some.
+            Some(_) => self.settle_with(None, Living::Leave)? + self.settle(Some(&lists))?,
         };
         self.clear()?;
         self.look()?;
-        self.delete(&sentences)?;
-        self.condemn(&mut sentences)?;
-        self.repack(&mut sentences)?;
+        self.delete(&lists)?;
+        self.condemn(&mut lists)?;
+        self.repack(&mut lists)?;
         self.rewrite()?;
-        self.drop_sentences(&sentences)?;
+        self.drop_lists(&lists)?;
         self.drop_records()?;
         self.say_stuck();
         Ok(self.report)
@@ -77,13 +77,13 @@ impl Prune<'_> {
 
     /// Whether there is nothing to do at all.
     fn is_idle(&self) -> Result<bool> {
-        let Plan { sentenced, dead, repack, snapshots, leftovers, .. } = self.plan;
+        let Plan { marked, dead, repack, snapshots, leftovers, .. } = self.plan;
         let gone = self.survey.packs.list.iter().any(|pack| pack.standing == Standing::Gone);
-        let nothing = [sentenced, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
+        let nothing = [marked, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
         let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();
         let index =
             self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records && self.plan.ignored == 0;
-        Ok(nothing && index && self.view.sentences.is_empty() && sessions::open(self.repo)?.is_empty())
+        Ok(nothing && index && self.view.lists.is_empty() && sessions::open(self.repo)?.is_empty())
     }
 
     fn settle(&self, older_than: Option<&[SnapshotId]>) -> Result<u64> {
@@ -102,7 +102,7 @@ impl Prune<'_> {
         }
     }
 
-    /// Deletes what needs no sentence: nobody can count on it. It needs no room, and may make some for the sentence.
+    /// Deletes what need not be marked: nobody can count on it. It needs no room, and may make some for the list.
     fn clear(&mut self) -> Result<()> {
         let storage = self.repo.storage();
         let leftovers = storage.leftovers(true)?;
@@ -131,15 +131,15 @@ impl Prune<'_> {
         storage.sync()
     }
 
-    /// Deletes what is dead of the packs of these sentences, to which no session is older any more.
-    fn delete(&mut self, sentences: &[SnapshotId]) -> Result<()> {
-        let ours = self.view.sentences.iter().filter(|sentence| sentences.contains(&sentence.id));
-        let ours: HashSet<PackId> = ours.flat_map(|sentence| sentence.packs.iter().copied()).collect();
-        let dead = |pack: &&super::packs::Pack| pack.standing == Standing::Sentenced && !pack.held && ours.contains(&pack.id);
+    /// Deletes what is dead of the packs of these lists, to which no session is older any more.
+    fn delete(&mut self, lists: &[SnapshotId]) -> Result<()> {
+        let ours = self.view.lists.iter().filter(|list| lists.contains(&list.id));
+        let ours: HashSet<PackId> = ours.flat_map(|list| list.packs.iter().copied()).collect();
+        let dead = |pack: &&super::packs::Pack| pack.standing == Standing::Marked && !pack.held && ours.contains(&pack.id);
         let dead: Vec<(PackId, u64)> = self.survey.packs.list.iter().filter(dead).map(|pack| (pack.id, pack.size)).collect();
         for some in dead.chunks(DELETED_AT_ONCE) {
             self.check_stop()?;
-            // A sentence that does not open any more is void for everybody, and others may count on its packs again.
+            // A list that does not open any more is void for everybody, and others may count on its packs again.
             let counting = condemned::read_all(self.repo)?.packs();
             for (id, size) in some.iter().filter(|(id, _)| counting.contains(id)) {
                 self.repo.storage().delete(&Name::Pack(*id))?;
@@ -149,30 +149,30 @@ impl Prune<'_> {
         if dead.is_empty() { Ok(()) } else { self.repo.storage().sync() }
     }
 
-    /// Sentences what is dead, waits for nobody to be older than the sentence, looks again, and deletes what is dead
+    /// Marks what is dead for deletion, waits for nobody to be older than the list, looks again, and deletes what is dead
     /// still.
-    fn condemn(&mut self, sentences: &mut Vec<SnapshotId>) -> Result<()> {
+    fn condemn(&mut self, lists: &mut Vec<SnapshotId>) -> Result<()> {
         self.check_stop()?;
         let dead = plan::dead(&self.survey);
         if dead.is_empty() {
             return Ok(());
         }
-        // A session that began a moment ago would have to end before the sentence could be carried out.
+        // A session that began a moment ago would have to end before the list could be carried out.
         if self.until.is_none() {
             self.settle(None)?;
         }
         let count = dead.len();
-        let sentence = sentence::write(self.repo, dead).map_err(|e| {
+        let list = marked::write(self.repo, dead).map_err(|e| {
             e.context(format!("{count} packs are not needed, but that could not be written down; nothing is lost"))
         })?;
-        sentences.push(sentence);
-        self.report.sessions += self.settle(Some(sentences))?;
+        lists.push(list);
+        self.report.sessions += self.settle(Some(lists))?;
         self.look()?;
-        self.delete(sentences)
+        self.delete(lists)
     }
 
     /// Copies what is needed out of packs that are mostly not, as far as there is room, and deletes them.
-    fn repack(&mut self, sentences: &mut Vec<SnapshotId>) -> Result<()> {
+    fn repack(&mut self, lists: &mut Vec<SnapshotId>) -> Result<()> {
         let chosen = plan::to_repack(&self.survey, self.options.max_unused, self.options.max_repack);
         let mut left: Vec<PackId> = chosen.iter().map(|at| self.survey.packs.list[*at].id).collect();
         while !left.is_empty() {
@@ -190,8 +190,8 @@ impl Prune<'_> {
             }
             self.avoid.extend(chosen);
             self.look()?;
-            self.delete(sentences)?;
-            self.condemn(sentences)?;
+            self.delete(lists)?;
+            self.condemn(lists)?;
         }
         Ok(())
     }
@@ -260,18 +260,18 @@ impl Prune<'_> {
         }
     }
 
-    /// Removes the sentences whose packs are all gone, when nothing names these packs any more and every session that
+    /// Removes the lists whose packs are all gone, when nothing names these packs any more and every session that
     /// could have seen them has ended.
-    fn drop_sentences(&mut self, sentences: &[SnapshotId]) -> Result<()> {
-        let done = steady(self.repo, |_| segments::carried_out(self.repo, &self.view.index, sentences))?;
-        self.report.sentences = (sentences.len() - done.len()) as u64;
+    fn drop_lists(&mut self, lists: &[SnapshotId]) -> Result<()> {
+        let done = steady(self.repo, |_| segments::carried_out(self.repo, &self.view.index, lists))?;
+        self.report.lists = (lists.len() - done.len()) as u64;
         if done.is_empty() {
             return Ok(());
         }
         match self.settle_with(None, Living::Refuse) {
             Ok(ended) => self.report.sessions += ended,
             Err(e) if e.kind() == ErrorKind::Busy => {
-                self.report.sentences = sentences.len() as u64;
+                self.report.lists = lists.len() as u64;
                 return Ok(());
             }
             Err(e) => return Err(e),

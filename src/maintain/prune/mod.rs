@@ -1,14 +1,14 @@
 //! Prune: deletes what no snapshot needs.
 //!
 //! ```text
-//! look: snapshots, forgotten, segments, sentences, packs ──▶ mark ──▶ survey ──▶ plan (said before anything is done)
-//! settle dead sessions ─▶ finish older sentences ─▶ sentence the dead packs ─▶ settle ─▶ look again ─▶ delete
-//!                      ─▶ repack ─▶ sentence the copied packs ─▶ settle ─▶ look again ─▶ delete
-//!                      ─▶ rewrite segments ─▶ drop the sentences that are carried out
+//! look: snapshots, forgotten, segments, deletion lists, packs ──▶ mark ──▶ survey ──▶ plan (said before anything is done)
+//! settle dead sessions ─▶ finish older deletion lists ─▶ list the dead packs ─▶ settle ─▶ look again ─▶ delete
+//!                      ─▶ repack ─▶ list the copied packs ─▶ settle ─▶ look again ─▶ delete
+//!                      ─▶ rewrite segments ─▶ drop the lists that are carried out
 //! ```
 //!
-//! It can be killed anywhere: what it leaves is a sentence, which the next one carries out first, or garbage, which the
-//! next one finds. Apart from the small sentence nothing is written before the first deletion. The rules, and what each
+//! It can be killed anywhere: what it leaves is a list, which the next one carries out first, or garbage, which the
+//! next one finds. Apart from the small list nothing is written before the first deletion. The rules, and what each
 //! of them is for, are in `docs/durability.md`.
 
 use std::collections::HashSet;
@@ -34,11 +34,11 @@ use crate::repo::reader::ChunkReader;
 mod bits;
 mod carry;
 mod mark;
+mod marked;
 mod packs;
 mod plan;
 mod repack;
 mod segments;
-mod sentence;
 mod sessions;
 mod steady;
 mod survey;
@@ -111,8 +111,8 @@ pub struct Report {
     pub written: Tally,
     /// Sessions that were ended.
     pub sessions: u64,
-    /// Sentences that stay until the next prune.
-    pub sentences: u64,
+    /// Deletion lists that stay until the next prune.
+    pub lists: u64,
     /// Packs that could not be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
     pub stuck: Tally,
     /// Such chunks.
@@ -196,7 +196,7 @@ impl<'a> Prune<'a> {
     }
 
     /// Looks again at everything: lists anew, and marks what is new. What was looked at before may be reckoned with in
-    /// choosing what to sentence; before anything is deleted this must follow on the settling of sessions (rule 7).
+    /// choosing what to mark for deletion; before anything is deleted this must follow on the settling of sessions (rule 7).
     fn look(&mut self) -> Result<()> {
         let repo = self.repo;
         steady(repo, |first| {

@@ -11,10 +11,10 @@ use crate::repo::index::{Index, Location};
 /// How a pack stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It is there, whole, named by a visible segment, and under no sentence: what is in it counts.
+    /// It is there, whole, named by a visible segment, and not marked for deletion: what is in it counts.
     Usable,
-    /// It is there and under a sentence: what is in it can be read, and nobody counts on it.
-    Sentenced,
+    /// It is there and marked for deletion: what is in it can be read, and nobody counts on it.
+    Marked,
     /// It is there, and a segment says that it has another size; or no visible segment names it.
     Useless,
     /// A segment names it, and it is not there.
@@ -73,7 +73,7 @@ impl Pack {
         }
     }
 
-    /// Whether nothing is lost with it, and no sentence names it yet.
+    /// Whether nothing is lost with it, and no list names it yet.
     pub fn is_dead(&self) -> bool {
         matches!(self.standing, Standing::Usable | Standing::Useless) && self.live == 0 && !self.held
     }
@@ -147,7 +147,7 @@ impl Packs {
     pub fn new(view: &View) -> Result<Packs> {
         let index = &view.index;
         let (mut list, mut numbers) = (Vec::new(), HashMap::<PackId, u32>::new());
-        let sentenced = view.sentenced();
+        let marked = view.marked();
         for (segment, found) in index.segments().iter().enumerate() {
             for named in found.packs() {
                 let number = *numbers.entry(named.id).or_insert(list.len() as u32) as usize;
@@ -157,7 +157,7 @@ impl Packs {
                 let size = view.packs.get(&named.id).copied();
                 let standing = match size {
                     None => Standing::Gone,
-                    Some(_) if sentenced.contains(&named.id) => Standing::Sentenced,
+                    Some(_) if marked.contains(&named.id) => Standing::Marked,
                     Some(size) if size == named.size => Standing::Usable,
                     Some(_) => Standing::Useless,
                 };
@@ -169,7 +169,7 @@ impl Packs {
             }
         }
         for (id, size) in view.packs.iter().filter(|(id, _)| !numbers.contains_key(id)) {
-            let standing = if sentenced.contains(id) { Standing::Sentenced } else { Standing::Useless };
+            let standing = if marked.contains(id) { Standing::Marked } else { Standing::Useless };
             list.push(Pack::new(*id, *size, false, standing, None));
         }
         if list.len() > PACK as usize {

@@ -10,7 +10,7 @@ use crate::maintain::prune::view::View;
 use crate::model::PackId;
 use crate::storage::Leftovers;
 
-/// Room that a repack leaves on the disk, for segments, fences and sentences.
+/// Room that a repack leaves on the disk, for segments, fences and lists.
 pub const RESERVE: u64 = 4 << 20;
 
 /// How much unused space may stay in packs that also hold something needed.
@@ -82,8 +82,8 @@ pub struct Plan {
     pub live: u64,
     /// All packs.
     pub packs: Tally,
-    /// Packs that earlier prunes have sentenced, and that can be deleted.
-    pub sentenced: Tally,
+    /// Packs that earlier prunes have marked for deletion, and that can be deleted.
+    pub marked: Tally,
     /// Packs of which nothing is needed.
     pub dead: Tally,
     /// Packs of which a part is needed: it is copied, and they are deleted.
@@ -111,7 +111,7 @@ pub struct Plan {
 }
 
 /// Which packs to copy the needed parts of: those with the most unused bytes for their size first, until few enough
-/// remain. Packs under a sentence that must not be deleted yet come first of all, and packs of which a part is damaged,
+/// remain. Packs marked for deletion that must not be deleted yet come first of all, and packs of which a part is damaged,
 /// whatever the limits.
 pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
     let list = &survey.packs.list;
@@ -119,7 +119,7 @@ pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
     let used: u64 = list.iter().filter(stays).map(|pack| pack.size - pack.unused).sum();
     let mut left: u64 = list.iter().filter(stays).filter(|pack| !pack.held && !pack.damaged).map(|pack| pack.unused).sum();
     let at_once = |pack: &Pack| match pack.standing {
-        Standing::Sentenced => pack.salvage,
+        Standing::Marked => pack.salvage,
         Standing::Usable => pack.damaged && !pack.is_dead() && !pack.held,
         _ => false,
     };
@@ -151,7 +151,7 @@ pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
 pub fn with_room(view: &View, survey: &Survey, mut repack: Vec<usize>, leftovers: Leftovers, free: Option<u64>) -> Vec<usize> {
     let Some(free) = free else { return repack };
     let list = &survey.packs.list;
-    let goes = |pack: &&Pack| pack.is_dead() || pack.standing == Standing::Sentenced && !pack.held;
+    let goes = |pack: &&Pack| pack.is_dead() || pack.standing == Standing::Marked && !pack.held;
     let dead: u64 = list.iter().filter(goes).map(|pack| pack.size).sum();
     let leavings: u64 = view.leavings.iter().map(|(_, bytes)| bytes).sum();
     let mut room = free.saturating_add(dead + leavings + leftovers.bytes);
@@ -173,7 +173,7 @@ pub fn with_room(view: &View, survey: &Survey, mut repack: Vec<usize>, leftovers
     }
 }
 
-/// Names of the packs that nothing is lost with and that no sentence names yet.
+/// Names of the packs that nothing is lost with and that no list names yet.
 pub fn dead(survey: &Survey) -> Vec<PackId> {
     survey.packs.list.iter().filter(|pack| pack.is_dead()).map(|pack| pack.id).collect()
 }
@@ -193,7 +193,7 @@ pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers
             continue;
         }
         match pack.standing {
-            Standing::Sentenced if !pack.held => plan.sentenced.add(pack.size),
+            Standing::Marked if !pack.held => plan.marked.add(pack.size),
             _ if pack.is_dead() => plan.dead.add(pack.size),
             Standing::Usable => {
                 plan.unused += pack.unused;
@@ -222,7 +222,7 @@ pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers
     view.leavings.iter().for_each(|(_, bytes)| plan.snapshots.add(*bytes));
     let new_segment = if copies == 0 { 0 } else { 400 + chunks * 24 };
     plan.index = index_shrinks(view, survey, &gone).saturating_sub(new_segment);
-    let deleted = [plan.sentenced, plan.dead, plan.repack, plan.snapshots, plan.leftovers];
+    let deleted = [plan.marked, plan.dead, plan.repack, plan.snapshots, plan.leftovers];
     plan.freed = deleted.iter().map(|tally| tally.bytes).sum::<u64>().saturating_sub(plan.copied) + plan.index;
     plan
 }

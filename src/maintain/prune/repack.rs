@@ -195,7 +195,7 @@ impl<'a> Repack<'a> {
             return Ok(Wanted::No);
         }
         if self.survey.packs.of(own).standing != Standing::Usable {
-            // Under a sentence: whoever needs it, as a base too, needs it to stand by itself somewhere else.
+            // Marked for deletion: whoever needs it, as a base too, needs it to stand by itself somewhere else.
             return Ok(if self.survey.plain(places).is_empty() { Wanted::ByItself } else { Wanted::No });
         }
         let copy = |place: &Location| (self.index.frame_key(place), place.offset);

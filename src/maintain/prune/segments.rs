@@ -41,9 +41,9 @@ pub fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()
     if old.is_empty() { Ok(()) } else { repo.storage().sync() }
 }
 
-/// The sentences that are carried out: none of their packs is there, and no segment names any.
-pub fn carried_out(repo: &Repository, old: &Index, sentences: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
-    if sentences.is_empty() {
+/// The lists that are carried out: none of their packs is there, and no segment names any.
+pub fn carried_out(repo: &Repository, old: &Index, lists: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
+    if lists.is_empty() {
         return Ok(Vec::new());
     }
     let view = View::read(repo, Some(old))?;
@@ -53,6 +53,6 @@ pub fn carried_out(repo: &Repository, old: &Index, sentences: &[SnapshotId]) -> 
     }
     let named: HashSet<PackId> = view.index.packs().map(|pack| pack.id).collect();
     let is_left = |id: &PackId| view.packs.contains_key(id) || named.contains(id);
-    let done = view.sentences.iter().filter(|s| sentences.contains(&s.id) && !s.packs.iter().any(is_left));
-    Ok(done.map(|sentence| sentence.id).collect())
+    let done = view.lists.iter().filter(|s| lists.contains(&s.id) && !s.packs.iter().any(is_left));
+    Ok(done.map(|list| list.id).collect())
 }

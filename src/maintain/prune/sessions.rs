@@ -93,7 +93,7 @@ pub struct Patience<'a> {
 pub struct Settle<'a> {
     /// End these even if they live.
     pub fence: &'a [SnapshotId],
-    /// Only those that are older than one of these sentences: that do not name all of them (rule 1). `None`: all.
+    /// Only those that are older than one of these lists: that do not name all of them (rule 1). `None`: all.
     pub older_than: Option<&'a [SnapshotId]>,
     /// The time, for the fences.
     pub now: Timestamp,
@@ -124,7 +124,7 @@ struct Dead {
 impl Settle<'_> {
     fn concerns(&self, session: &Result<Session>) -> bool {
         match (self.older_than, session) {
-            (Some(sentences), Ok(session)) => sentences.iter().any(|id| !session.sentences.contains(id)),
+            (Some(lists), Ok(session)) => lists.iter().any(|id| !session.lists.contains(id)),
             _ => true,
         }
     }

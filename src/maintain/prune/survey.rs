@@ -1,9 +1,9 @@
 //! Which copy of each needed chunk stays, and so what each pack is good for.
 //!
-//! Only copies in usable packs count: there, whole, named by a visible segment, under no sentence (rule 7). A copy in a
+//! Only copies in usable packs count: there, whole, named by a visible segment, not marked for deletion (rule 7). A copy in a
 //! delta frame counts if all bases of the frame have copies that count in frames without bases; those copies are then
 //! needed too. A chunk with a copy that stands by itself needs no other. What has no copy that counts holds everything
-//! that it could be read from, sentenced or not; and what cannot be read from anywhere, all that there is of it: an
+//! that it could be read from, marked or not; and what cannot be read from anywhere, all that there is of it: an
 //! ingest of the same files may store it again, and a disk may have erred. A copy that is known to be damaged never counts.
 
 use std::cmp::Reverse;

@@ -18,7 +18,7 @@ pub fn tell(survey: &Survey, repack: &[usize], observer: &dyn Observer) {
             _ if repack.contains(&at) => {
                 (Action::Changed, format!("repacked: {} bytes of it are needed and copied", pack.copy_bytes()))
             }
-            Standing::Sentenced if !pack.held => (Action::Removed, "marked for deletion by an earlier prune".to_owned()),
+            Standing::Marked if !pack.held => (Action::Removed, "marked for deletion by an earlier prune".to_owned()),
             _ if pack.is_dead() => (Action::Removed, "no snapshot needs it".to_owned()),
             _ if pack.unused > 0 => (Action::Unchanged, format!("{} bytes of it are not needed, and stay", pack.unused)),
             _ => (Action::Unchanged, String::new()),

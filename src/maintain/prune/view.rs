@@ -26,14 +26,14 @@ pub struct View {
     pub broken: Vec<SegmentId>,
     /// All segments, also replaced ones, with their sizes.
     pub segments: HashMap<SegmentId, u64>,
-    /// Sentences with their packs.
-    pub sentences: Vec<List>,
+    /// Deletion lists with their packs.
+    pub lists: Vec<List>,
     /// Packs with their sizes.
     pub packs: HashMap<PackId, u64>,
 }
 
 impl View {
-    /// Lists snapshots, then what is forgotten, segments, sentences, packs, in this order (rules 2, 6 and 7). An error
+    /// Lists snapshots, then what is forgotten, segments, deletion lists, packs, in this order (rules 2, 6 and 7). An error
     /// of any listing is final. Segments that `old` has open are used again.
     pub fn read(repo: &Repository, old: Option<&Index>) -> Result<View> {
         let listed = repo.storage().list(Class::Snapshots)?;
@@ -63,10 +63,10 @@ impl View {
             _ => None,
         });
         let segments = segments.collect();
-        let Lists { lists: sentences, void, .. } = condemned::read_all(repo)?;
+        let Lists { lists, void, .. } = condemned::read_all(repo)?;
         let ignored = ignored.into_iter().chain(void).map(|(name, _)| name).collect();
         let packs = index::list_packs(repo)?;
-        let view = View { snapshots, ignored, leavings, index, broken, segments, sentences, packs };
+        let view = View { snapshots, ignored, leavings, index, broken, segments, lists, packs };
         view.confirm_missing(repo)?;
         Ok(view)
     }
@@ -82,11 +82,11 @@ impl View {
     }
 
     /// A pack that a segment names and the listing does not show must really be gone: stores have answered with
-    /// incomplete listings (restic#3273), and what follows deletes. Sentenced packs are expected to be gone.
+    /// incomplete listings (restic#3273), and what follows deletes. Marked packs are expected to be gone.
     fn confirm_missing(&self, repo: &Repository) -> Result<()> {
-        let sentenced = self.sentenced();
+        let marked = self.marked();
         let mut byte = Vec::new();
-        for pack in self.index.packs().filter(|p| !self.packs.contains_key(&p.id) && !sentenced.contains(&p.id)) {
+        for pack in self.index.packs().filter(|p| !self.packs.contains_key(&p.id) && !marked.contains(&p.id)) {
             let name = Name::Pack(pack.id);
             match repo.storage().read(&name, Some(0..1), &mut byte) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -103,8 +103,8 @@ impl View {
         Ok(())
     }
 
-    /// Packs under any sentence.
-    pub fn sentenced(&self) -> HashSet<PackId> {
-        self.sentences.iter().flat_map(|sentence| sentence.packs.iter().copied()).collect()
+    /// Packs that are marked for deletion.
+    pub fn marked(&self) -> HashSet<PackId> {
+        self.lists.iter().flat_map(|list| list.packs.iter().copied()).collect()
     }
 }

@@ -94,6 +94,8 @@ impl Default for RemoteOptions {
 pub struct RemoteStorage {
     address: Address,
     line: Line,
+    /// Who the server says this is.
+    client: Option<String>,
     /// Something was deleted that is not known to be durable.
     deleted: AtomicBool,
     /// `None` only while this is dropped.
@@ -152,13 +154,13 @@ impl RemoteStorage {
             .build()
             .map_err(|e| Error::io("cannot start the threads of the network", e))?;
         let (address, deleted) = (address.clone(), AtomicBool::new(false));
-        Ok(RemoteStorage { address, line, deleted, runtime: Some(runtime) })
+        Ok(RemoteStorage { address, line, client: None, deleted, runtime: Some(runtime) })
     }
 
     /// Connects to the repository at `address`.
     pub fn open(address: &Address, options: &RemoteOptions) -> Result<Self> {
-        let storage = Self::connect(address, options)?;
-        storage.about().map_err(|e| storage.none(e))?;
+        let mut storage = Self::connect(address, options)?;
+        storage.client = storage.about().map_err(|e| storage.none(e))?.client;
         Ok(storage)
     }
 
@@ -439,6 +441,10 @@ impl Storage for RemoteStorage {
         let Listed { objects, by } = self.listed(class)?;
         let mut by: std::collections::HashMap<Name, String> = by.into_iter().collect();
         Ok(objects.into_iter().map(|(name, _, at)| (name, Receipt { at, by: by.remove(&name) })).collect())
+    }
+
+    fn client(&self) -> Option<String> {
+        self.client.clone()
     }
 
     fn costs(&self) -> Costs {

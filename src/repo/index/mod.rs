@@ -62,11 +62,11 @@ pub struct Index {
     /// The longest first: most look-ups end there.
     segments: Vec<Arc<PagedSegment>>,
     pages: Arc<Pages>,
-    /// Of each segment, which of its packs are in the storage and under no sentence; `None` when only readers use this.
+    /// Of each segment, which of its packs are in the storage and not marked for deletion; `None` when only readers use this.
     usable: Option<Vec<Vec<bool>>>,
     /// Segments that are there, though others have taken their place.
     replaced: Vec<SegmentId>,
-    /// Whether a sentence exists, a pack that a segment names is missing, or anything is known to be damaged: then nothing
+    /// Whether a deletion list exists, a pack that a segment names is missing, or anything is known to be damaged: then nothing
     /// may be adopted unchecked.
     suspicious: bool,
     /// All segments that were listed, sorted, and when that listing began.
@@ -80,7 +80,7 @@ pub struct Index {
     ignored: Vec<SegmentId>,
     /// Packs that a list of packs marked for deletion has named, whenever this index or one before it was loaded for
     /// writing.
-    sentenced: HashSet<PackId>,
+    marked: HashSet<PackId>,
 }
 
 impl Index {
@@ -131,7 +131,7 @@ impl Index {
             damaged: self.damaged.clone(),
             rescue: true,
             ignored: self.ignored.clone(),
-            sentenced: self.sentenced.clone(),
+            marked: self.marked.clone(),
         }))
     }
 
@@ -203,7 +203,7 @@ impl Index {
             damaged: unsound,
             rescue: false,
             ignored: Vec::new(),
-            sentenced: HashSet::new(),
+            marked: HashSet::new(),
         };
         Ok((index, damaged))
     }
@@ -220,8 +220,8 @@ impl Index {
         Ok(listed != self.listed)
     }
 
-    /// Loads the index as a writer needs it: segments, then sentences, then the list of packs, in this order
-    /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and under no sentence, and in a frame
+    /// Loads the index as a writer needs it: segments, then deletion lists, then the list of packs, in this order
+    /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and not marked for deletion, and in a frame
     /// that is not known to be damaged.
     pub fn load_for_writing(repo: &Repository) -> Result<Index> {
         Self::load_to_write(repo, None)
@@ -236,12 +236,12 @@ impl Index {
     fn load_to_write(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let mut index = Self::load_to_go_on(repo, old)?;
         let lists = crate::repo::index::condemned::read_all(repo)?;
-        let mut sentenced = lists.packs();
-        sentenced.extend(old.into_iter().flat_map(|old| &old.sentenced));
+        let mut marked = lists.packs();
+        marked.extend(old.into_iter().flat_map(|old| &old.marked));
         let present: HashMap<PackId, u64> = list_packs(repo)?;
         let mut missing = false;
         let mut usable = |pack: &SegmentPack| match present.get(&pack.id) {
-            Some(size) if *size == pack.size => !sentenced.contains(&pack.id),
+            Some(size) if *size == pack.size => !marked.contains(&pack.id),
             _ => {
                 missing = true;
                 false
@@ -252,7 +252,7 @@ impl Index {
         let damaged = !index.damaged.records.is_empty();
         let listed = !lists.lists.is_empty() || lists.damaged;
         index.suspicious = missing || damaged || listed || !index.ignored.is_empty();
-        index.sentenced = sentenced;
+        index.marked = marked;
         Ok(index)
     }
 
@@ -275,7 +275,7 @@ impl Index {
             damaged: Arc::default(),
             rescue: false,
             ignored: Vec::new(),
-            sentenced: HashSet::new(),
+            marked: HashSet::new(),
         }
     }
 

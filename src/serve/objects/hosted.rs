@@ -12,18 +12,18 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{RepositoryId, SnapshotId};
-use crate::remote::list::is_client;
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::objects::account::{Account, Amount};
 use crate::serve::objects::shape;
 use crate::storage::directory::DirectoryStorage;
+use crate::storage::receipts::{self, WRITERS};
 use crate::storage::upload::Upload;
 use crate::storage::{Class, Created, Name, Storage};
 
 /// The directory with who began which session, inside the repository's.
 const OWNERS: &str = ".owners";
-/// The directory with who put which snapshot.
-const WRITERS: &str = ".writers";
+/// The most signs of life of one session: its writer needs two, and more only where it cannot delete.
+const MOST_BEATS: usize = 64;
 /// A note who began a session that is not there is removed when it is older than this: the server that made it was killed
 /// before the session got its name.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -111,11 +111,7 @@ impl Hosted {
     /// Who put a snapshot; `None` when that is not known, and of all other objects.
     pub fn writer(&self, name: &Name) -> Result<Option<String>> {
         let Name::Snapshot(id) = name else { return Ok(None) };
-        match fs::read_to_string(self.note(WRITERS, *id)) {
-            Ok(writer) => Ok(Some(writer).filter(|writer| is_client(writer))),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
-            Err(e) => Err(Error::io(format!("cannot tell who put snapshot {}", id.short()), e)),
-        }
+        receipts::writer(self.storage.path(), *id)
     }
 
     /// Forgets who began a session that has ended.
@@ -184,6 +180,12 @@ impl Hosted {
         Ok(count >= most)
     }
 
+    /// How many signs of life of a session are there.
+    fn beats(&self, id: SnapshotId) -> Result<usize> {
+        let listed = self.storage.list(Class::Sessions)?;
+        Ok(listed.iter().filter(|(name, _)| matches!(name, Name::Beat(of, _) if *of == id)).count())
+    }
+
     /// Removes notes of sessions and snapshots that never came to be, or went past this server.
     fn drop_stale_claims(&self) {
         self.drop_stale(OWNERS, Class::Sessions);
@@ -245,6 +247,13 @@ impl Hosted {
         // Of two who make a repository at once, one is second.
         if matches!(name.class(), Class::Config | Class::Keys) {
             self.must_be_of(name, repository)?;
+        }
+        if let Name::Beat(id, _) = name
+            && self.beats(*id).map_err(failed)? >= MOST_BEATS
+        {
+            let text =
+                format!("this session has {MOST_BEATS} signs of life, the most that one may have: its writer deletes old ones");
+            return Err(Refusal::new(Code::Forbidden, text));
         }
         if let Name::Session(id) = name {
             if self.has_more_sessions(who, sessions).map_err(failed)? {

@@ -87,7 +87,7 @@ async fn metrics(State(server): Shared, asker: Asked, headers: HeaderMap) -> Ans
 
 async fn about(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
-    let Principal { quota, capabilities, .. } = who;
+    let Principal { quota, capabilities, id, .. } = who;
     let free = blocking(move || {
         let disk = hosted.storage.free_space().map_err(|e| refuse(&e))?;
         let left = match quota {
@@ -96,7 +96,7 @@ async fn about(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answe
         };
         Ok([disk, left].into_iter().flatten().min())
     });
-    Ok(json(StatusCode::OK, &About { free: free.await?, capabilities }))
+    Ok(json(StatusCode::OK, &About { free: free.await?, capabilities, client: Some(id) }))
 }
 
 async fn create_repository(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {

@@ -1,30 +1,12 @@
 //! What an object must look like to be one: all that can be told of it without the key.
 
-use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType, Said};
+use crate::format::envelope::{self, CHECKSUM, HEADER, Said};
 use crate::model::RepositoryId;
 use crate::remote::protocol::{Code, Refusal};
 use crate::storage::Name;
 
 /// The shortest object: a header and a checksum.
 pub const LEAST: u64 = (HEADER + CHECKSUM) as u64;
-
-/// The types that an object of this name may have.
-fn kinds(name: &Name) -> &'static [ObjectType] {
-    match name {
-        Name::Config(..) => &[ObjectType::Config],
-        Name::Key(..) => &[ObjectType::KeySlot],
-        Name::Removed(_) => &[ObjectType::Removed],
-        Name::Pack(_) => &[ObjectType::Pack],
-        Name::Segment(_) => &[ObjectType::Segment],
-        Name::Session(_) => &[ObjectType::Session],
-        Name::Beat(..) => &[ObjectType::Beat],
-        Name::Snapshot(_) => &[ObjectType::Snapshot, ObjectType::Fence],
-        Name::Forgotten(_) => &[ObjectType::Forgotten],
-        Name::Condemned(_) => &[ObjectType::Condemned],
-        Name::Damaged(_) => &[ObjectType::Damaged],
-        Name::Run(_) => &[ObjectType::Run],
-    }
-}
 
 /// The refusal of an object that cannot be what its name says.
 pub fn malformed(name: &Name, why: &str) -> Refusal {
@@ -37,7 +19,7 @@ pub fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal
     let Some(Said { kind, version, repository }) = envelope::peek(header) else {
         return Err(malformed(name, "its first bytes are not those of a yester object"));
     };
-    if !kinds(name).iter().any(|known| *known as u8 == kind) {
+    if !name.kinds().iter().any(|known| *known as u8 == kind) {
         return Err(malformed(name, &format!("it is an object of type {kind}")));
     }
     match version {
