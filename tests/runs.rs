@@ -107,3 +107,85 @@ fn a_restore_is_refused_while_a_guard_is_alive() {
     world.run(&refused).ok();
     world.run(&["restore", "latest", "--target", "out", "--refuse-while", "door:open"]).fails(2, &["is no guard"]);
 }
+
+#[test]
+fn a_set_goes_back_by_its_own_way() {
+    let world = World::new();
+    let live = world.at("live");
+    world.file("live/one", "1");
+    let text = r#"
+[repository]
+location = "HOME/main"
+key-file = "HOME/main.key"
+[sets.a]
+paths = ["HOME/live"]
+[[sets.a.streams]]
+at = "/dumps/db.sql"
+command = ["cat", "HOME/db"]
+restore = ["sh", "-c", "cat > HOME/back; echo restored $YESTER_SET from $YESTER_FROM_HOST"]
+[[sets.a.streams]]
+at = "/dumps/[plain]"
+command = ["echo", "plain"]
+[sets.a.restore]
+refuse-while = ["pidfile:HOME/pid"]
+[[sets.a.restore.steps]]
+name = "start"
+command = ["sh", "-c", "echo started >> HOME/log; exit $(cat HOME/code)"]
+[[sets.a.restore.steps]]
+name = "rename"
+command = ["touch", "HOME/renamed"]
+when = "host-changed"
+"#;
+    world.file(".config/yester/config.toml", text.replace("HOME", &shown(world.home())));
+    world.file("code", "0");
+    let dump = (0..50_000).map(|n| format!("{n}\n")).collect::<String>();
+    world.file("db", &dump);
+    world.run(&["init"]).ok();
+    world.run(&["ingest", "--set", "a"]).ok();
+
+    fs::remove_file(live.join("one")).unwrap();
+    let dry = world.run(&["restore", "--set", "a", "-n"]).ok().text();
+    assert!(dry.contains("would run for stream /dumps/db.sql: sh -c") && dry.contains("step start"), "{dry}");
+    assert!(!world.at("back").exists() && !live.join("one").exists());
+    world.file("pid", std::process::id().to_string());
+    world.run(&["restore", "--set", "a"]).fails(13, &["pidfile:"]);
+    assert!(!live.join("one").exists());
+    fs::remove_file(world.at("pid")).unwrap();
+
+    // To another place everything comes as files, and nothing is run.
+    world.run(&["restore", "--set", "a", "--target", "out"]).ok();
+    let out = |path: &str| fs::read_to_string(format!("{}{path}", shown(&world.at("out")))).unwrap();
+    assert_eq!((out("/dumps/db.sql"), out("/dumps/[plain]")), (dump.clone(), "plain\n".to_owned()));
+    assert!(!world.at("back").exists());
+
+    // One part, in place.
+    let run = world.run(&["restore", "--set", "a", "--part", "/dumps/db.sql"]).ok();
+    assert!(run.err.contains("restored a from "), "{}", run.err);
+    assert_eq!(fs::read_to_string(world.at("back")).unwrap(), dump);
+    assert!(!live.join("one").exists() && !world.at("log").exists());
+    world.run(&["restore", "--set", "a", "--part", "x"]).fails(2, &["x is no part of the set: there are paths, /dumps/db.sql"]);
+    let run = world.run(&["restore", "--set", "a", "--part", "paths"]).ok();
+    assert!(live.join("one").exists(), "{}", run.err);
+
+    // A command that fails stops what comes after it.
+    let file = world.at(".config/yester/config.toml");
+    let good = fs::read_to_string(&file).unwrap();
+    for (command, why) in [("exit 4; cat > ", "exit status 4"), ("head -c 100 > ", "did not read all of its input")] {
+        fs::write(&file, good.replace("cat > ", command)).unwrap();
+        let run = world.run(&["restore", "--set", "a", "--part", "/dumps/db.sql"]);
+        assert!(run.code == Some(3) && run.err.contains("/dumps/db.sql failed") && run.err.contains(why), "{}", run.err);
+    }
+    // A host that has no configuration any more has the set of the snapshot.
+    fs::write(&file, good.split("[sets.a]").next().unwrap()).unwrap();
+    world.file("code", "7");
+    fs::remove_file(world.at("back")).unwrap();
+    let part = ["restore", "--set", "a", "--part", "/dumps/db.sql"];
+    world.run(&part).ok();
+    assert_eq!(fs::read_to_string(world.at("back")).unwrap(), dump);
+    let newest = runs(&world, &["--latest", "1"]).pop().unwrap();
+    assert_eq!(
+        (&newest["kind"], &newest["set"], &newest["steps"][0]["name"]),
+        (&"restore".into(), &"a".into(), &"/dumps/db.sql".into())
+    );
+    world.run(&["restore", "--set", "b"]).fails(1, &["there is no snapshot of the set b"]);
+}

@@ -82,7 +82,7 @@ pub enum Command {
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     #[command(visible_alias = "extract")]
-    Restore(restore::RestoreArgs),
+    Restore(Box<restore::RestoreArgs>),
     #[command(visible_alias = "verify")]
     Check(check::CheckArgs),
     #[command(visible_alias = "du")]

@@ -35,6 +35,16 @@ impl Configured {
         }
     }
 
+    /// The set of this name, if there is one that can be restored here.
+    pub fn set_to_restore(&self, name: &str) -> Result<Option<&Set>> {
+        let Some(configuration) = &self.configuration else { return Ok(None) };
+        let Some(named) = configuration.sets.get(name) else { return Ok(None) };
+        match check::back(configuration, named, Programs(&directories())).into_iter().next() {
+            Some(problem) => Err(config::as_error(problem)),
+            None => Ok(Some(&named.value)),
+        }
+    }
+
     /// A variable that has to do with the token: the environment's, else what the file says.
     pub fn token_variable(&self, name: &str) -> Option<OsString> {
         let set =
@@ -93,7 +103,8 @@ pub fn apply(cli: &Cli) -> Result<(Global, Configured)> {
     let name = match (&given, &cli.command) {
         (Some(given), _) => given.to_str().map(str::to_owned),
         (None, command) => {
-            let set = set_of(command).map(|name| configuration.set(name)).transpose()?;
+            let known = |name: &&str| !matches!(command, Command::Restore(_)) || configuration.sets.contains_key(*name);
+            let set = set_of(command).filter(known).map(|name| configuration.set(name)).transpose()?;
             set.and_then(|set| set.value.repository.clone()).or_else(|| Some(config::DEFAULT.to_owned()))
         }
     };
@@ -113,6 +124,7 @@ fn set_of(command: &Command) -> Option<&str> {
     match command {
         Command::Ingest(args) => args.set(),
         Command::Forget(args) => args.set(),
+        Command::Restore(args) => args.set(),
         _ => None,
     }
 }

@@ -49,6 +49,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The set of this name, if there is one that can be restored here.
+    pub fn set_to_restore(&self, name: &str) -> Result<Option<&Set>> {
+        self.configured.set_to_restore(name)
+    }
+
     /// Reads the environment; nothing is opened yet.
     pub fn new(global: Global, configured: Configured) -> Self {
         Context {

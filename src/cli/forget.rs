@@ -34,19 +34,18 @@ pub struct ForgetArgs {
     /// Which snapshots to forget
     #[arg(value_name = "SNAP", conflicts_with = "policy")]
     names: Vec<String>,
+    #[command(flatten)]
+    keep: Keep,
     /// Keep of the snapshots of this set what the configuration file says
     #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "policy"])]
     set: Option<String>,
-    #[command(flatten)]
-    keep: Keep,
     /// What snapshots of one series have in common: host, paths, tags, token (of a server: who put them);
     /// empty: all snapshots are one series
     #[arg(short = 'g', long, value_name = "WHAT[,WHAT…]", default_value = "host,paths,token")]
     group_by: GroupBy,
     #[command(flatten)]
     filters: Filters,
-    /// Accept that snapshots which were here before, and which nobody forgot, are gone: show all of them, and have
-    /// nobody ask for them any more
+    /// Accept that snapshots which nobody forgot are gone: show them, and ask no more
     #[arg(long, conflicts_with_all = ["names", "policy", "prune"])]
     accept_gone: bool,
     /// Delete afterwards what no snapshot needs

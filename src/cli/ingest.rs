@@ -35,7 +35,7 @@ pub struct IngestArgs {
     /// What to take a snapshot of
     #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0", "stdin", "stream", "stdin_from_command", "stdin_filename", "command", "set"])]
     sources: Vec<PathBuf>,
-    /// Ingest what this set of the configuration file names, and as it says
+    /// Ingest this set of the configuration file
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub struct IngestArgs {
     /// The time it stands for [default: now]
     #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
     time: Option<Timestamp>,
-    /// Take unchanged files from this one [default: the newest of host and paths]
+    /// Take unchanged files from this one [default: the newest of its series]
     #[arg(long, value_name = "SNAP", conflicts_with = "force")]
     parent: Option<String>,
     /// Read every file, whatever the last snapshot holds
@@ -76,7 +76,7 @@ pub struct IngestArgs {
     /// Read holes as the zeros they stand for
     #[arg(long)]
     no_holes: bool,
-    /// Do not count ahead what there is (progress of a first ingest then has no percentage)
+    /// Do not count ahead what there is: progress may have no percentage
     #[arg(long)]
     no_scan: bool,
     /// auto, off, fastest, or a level of zstd from 1 to 19 [default: auto]

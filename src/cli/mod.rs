@@ -41,6 +41,7 @@ mod remote;
 mod repair;
 mod requests;
 mod restore;
+mod restore_set;
 mod runs;
 mod select;
 mod serve;

@@ -23,7 +23,7 @@ use super::output::Output;
 use super::patterns::Bases;
 use super::progress::Display;
 use super::select::{Chooser, Filters, Spec};
-use super::{gone, paths, progress, signals, units};
+use super::{gone, paths, progress, restore_set, signals, units};
 
 /// Copy snapshots, directories or files of them back
 ///
@@ -33,11 +33,17 @@ use super::{gone, paths, progress, signals, units};
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Which snapshots, and what of them
-    #[arg(value_name = "SNAP[:PATH]", required = true)]
-    specs: Vec<OsString>,
+    #[arg(value_name = "SNAP[:PATH]", required_unless_present = "set")]
+    pub specs: Vec<OsString>,
     /// The directory to restore to, made if it is missing (/: in place)
-    #[arg(short, long, value_name = "DIR")]
-    target: PathBuf,
+    #[arg(short, long, value_name = "DIR", required_unless_present = "set")]
+    pub target: Option<PathBuf>,
+    /// Restore a set: its paths, its streams into their commands, its steps [default target: /]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["include", "exclude", "delete"])]
+    set: Option<String>,
+    /// Only this part of the set: paths, or the place of a stream (may be repeated)
+    #[arg(long, value_name = "PART", requires = "set")]
+    pub part: Vec<String>,
     /// When an entry that is there already is replaced
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::IfChanged)]
     overwrite: When,
@@ -79,18 +85,18 @@ pub struct RestoreArgs {
     no_space_check: bool,
     /// Refuse (exit code 13) while this is alive: tcp://HOST:PORT, unix:PATH, pidfile:PATH, unit:NAME, mounted:PATH, busy:PATH
     #[arg(long, value_name = "GUARD")]
-    refuse_while: Vec<Guard>,
+    pub refuse_while: Vec<Guard>,
     /// Restore though this guard of --refuse-while is alive
-    #[arg(long, value_name = "GUARD", requires = "refuse_while")]
-    even_while_alive: Vec<Guard>,
+    #[arg(long, value_name = "GUARD")]
+    pub even_while_alive: Vec<Guard>,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
     /// Only say what would be done
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub dry_run: bool,
     #[command(flatten)]
-    filters: Filters,
+    pub filters: Filters,
 }
 
 /// When what is there already is replaced.
@@ -120,12 +126,15 @@ enum Also {
 /// Restores.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let began = Instant::now();
+    if let Some(name) = &args.set {
+        return restore_set::run(context, args, name);
+    }
     let run = runs::begin(Run::RESTORE);
     guards::ask(&args.refuse_while, &args.even_while_alive)?;
     let repo = context.open()?;
     gone::warn(context, &repo)?;
     let reader = Arc::new(context::trees(&repo)?);
-    let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: paths::absolute(&args.target)? };
+    let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: args.target()? };
     let mut options = args.options(context)?;
     let display = Arc::new(Display::new(&context.global));
     options.confirm = confirm(&display);
@@ -137,14 +146,19 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
         ended(&repo, run, &request, report.as_ref());
     }
     let report = report?;
+    tell(context, &report, began, args.dry_run)?;
+    Ok(outcome(&report))
+}
+
+/// Says what was done.
+pub fn tell(context: &Context, report: &RestoreReport, began: Instant, dry_run: bool) -> Result<()> {
     let mut out = Output::new();
     if context.global.json {
-        out.json(&summary(&report, began.elapsed(), args.dry_run))?;
+        out.json(&summary(report, began.elapsed(), dry_run))?;
     } else if !context.global.quiet {
-        out.line(&text(&report, began.elapsed(), args.dry_run))?;
+        out.line(&text(report, began.elapsed(), dry_run))?;
     }
-    out.finish()?;
-    Ok(outcome(&report))
+    out.finish()
 }
 
 /// Writes down how it ended; whoever may only read leaves nothing.
@@ -164,7 +178,7 @@ fn ended(repo: &Repository, mut run: Run, request: &RestoreRequest, report: Resu
 }
 
 /// Asks on the terminal, where there is one.
-fn confirm(display: &Arc<Display>) -> Option<Confirm> {
+pub fn confirm(display: &Arc<Display>) -> Option<Confirm> {
     let display = display.clone();
     let question = |deletion: &Deletion| format!("yester: {deletion}; go on?");
     progress::can_ask().then(|| Confirm::new(move |deletion| display.ask(&question(deletion))))
@@ -183,7 +197,18 @@ fn sources(context: &Context, repo: &Repository, trees: &TreeReader, args: &Rest
 }
 
 impl RestoreArgs {
-    fn options(&self, context: &Context) -> Result<RestoreOptions> {
+    /// The set that it is of.
+    pub fn set(&self) -> Option<&str> {
+        self.set.as_deref()
+    }
+
+    /// Where to; a set goes back to where it was.
+    pub fn target(&self) -> Result<PathBuf> {
+        self.target.as_deref().map_or_else(|| Ok(PathBuf::from("/")), paths::absolute)
+    }
+
+    /// How it is restored.
+    pub fn options(&self, context: &Context) -> Result<RestoreOptions> {
         let overwrite = match self.overwrite {
             When::IfChanged => Overwrite::IfChanged,
             When::Always => Overwrite::Always,
@@ -217,7 +242,8 @@ impl RestoreArgs {
     }
 }
 
-fn outcome(report: &RestoreReport) -> Outcome {
+/// How it ended.
+pub fn outcome(report: &RestoreReport) -> Outcome {
     if report.is_complete() {
         return Outcome::Done;
     }

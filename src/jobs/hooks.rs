@@ -102,31 +102,52 @@ impl Runner {
                 false => Err(failed(&format!("it took longer than {} s, and was ended", limit.as_secs()))),
             }
         };
-        let (mut bytes, mut last) = (Vec::new(), Vec::new());
-        loop {
-            let came = flow.read(&mut bytes, PIECE, WAIT, &mut told).map_err(|e| failed(&e.to_string()))?;
-            while let Some(end) = bytes.iter().position(|b| *b == b'\n').or((bytes.len() >= LINE).then_some(LINE - 1)) {
-                let line: Vec<u8> = bytes.drain(..=end).collect();
-                last = line.trim_ascii_end().to_vec();
-                told(&last);
-            }
-            if came == Came::End {
-                break;
-            }
-            still_wanted()?;
+        attend(&mut flow, &mut told, &still_wanted).map_err(|e| match e {
+            Ended::Failed(how) => failed(&how),
+            Ended::Unwanted(e) => e,
+        })
+    }
+}
+
+/// How a command ended that did not end well.
+pub enum Ended {
+    /// It failed: why.
+    Failed(String),
+    /// It was ended, since it was not wanted any more.
+    Unwanted(Error),
+}
+
+/// Follows a command to its end: every line that it writes is told.
+pub fn attend(
+    flow: &mut Flow,
+    told: &mut dyn FnMut(&[u8]),
+    still_wanted: &dyn Fn() -> Result<()>,
+) -> std::result::Result<(), Ended> {
+    let failed = |e: std::io::Error| Ended::Failed(e.to_string());
+    let (mut bytes, mut last) = (Vec::new(), Vec::new());
+    loop {
+        let came = flow.read(&mut bytes, PIECE, WAIT, told).map_err(failed)?;
+        while let Some(end) = bytes.iter().position(|b| *b == b'\n').or((bytes.len() >= LINE).then_some(LINE - 1)) {
+            let line: Vec<u8> = bytes.drain(..=end).collect();
+            last = line.trim_ascii_end().to_vec();
+            told(&last);
         }
-        if !bytes.is_empty() {
-            told(&bytes);
-            last = bytes;
+        if came == Came::End {
+            break;
         }
-        loop {
-            if let Some(status) = flow.ended(WAIT, &mut told).map_err(|e| failed(&e.to_string()))? {
-                let line = if flow.last_line().is_empty() { &last[..] } else { flow.last_line() };
-                let line = if line.is_empty() { String::new() } else { format!(": {}", escape(line)) };
-                return flow::failure(status).map_or(Ok(()), |how| Err(failed(&format!("{how}{line}"))));
-            }
-            still_wanted()?;
+        still_wanted().map_err(Ended::Unwanted)?;
+    }
+    if !bytes.is_empty() {
+        told(&bytes);
+        last = bytes;
+    }
+    loop {
+        if let Some(status) = flow.ended(WAIT, told).map_err(failed)? {
+            let line = if flow.last_line().is_empty() { &last[..] } else { flow.last_line() };
+            let line = if line.is_empty() { String::new() } else { format!(": {}", escape(line)) };
+            return flow::failure(status).map_or(Ok(()), |how| Err(Ended::Failed(format!("{how}{line}"))));
         }
+        still_wanted().map_err(Ended::Unwanted)?;
     }
 }
 

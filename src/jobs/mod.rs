@@ -1,6 +1,7 @@
 //! What a run of any command begins with: where a repository is, what unlocks it, and opening it. A program that runs
 //! without a terminal needs it as much as the command line.
 
+pub mod back;
 pub mod config;
 pub mod credential;
 pub mod foreign;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,14 +62,30 @@ impl Flow {
         };
         let mut start = Command::new(program);
         start.args(arguments).envs(variables.iter().map(|(name, value)| (name, value))).process_group(0);
-        let mut child = start.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Self::spawn(start.stdin(Stdio::null())).map(|(flow, _)| flow)
+    }
+
+    /// The same with something on its standard input, which the caller writes.
+    pub fn start_fed(command: &[OsString], variables: &[(OsString, OsString)]) -> io::Result<(Self, ChildStdin)> {
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
+        };
+        let mut start = Command::new(program);
+        start.args(arguments).envs(variables.iter().map(|(name, value)| (name, value))).process_group(0);
+        let (flow, input) = Self::spawn(start.stdin(Stdio::piped()))?;
+        Ok((flow, input.ok_or(io::ErrorKind::BrokenPipe)?))
+    }
+
+    fn spawn(start: &mut Command) -> io::Result<(Self, Option<ChildStdin>)> {
+        let mut child = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let out = child.stdout.take().map(|out| File::from(OwnedFd::from(out)));
         let err = child.stderr.take().map(|err| File::from(OwnedFd::from(err)));
         if let Some(out) = &out {
             // Refused: it holds less.
             let _ = rustix::pipe::fcntl_setpipe_size(out, PIPE);
         }
-        Ok(Flow { out, err, child: Some(child), line: Vec::new(), last: Vec::new() })
+        let input = child.stdin.take();
+        Ok((Flow { out, err, child: Some(child), line: Vec::new(), last: Vec::new() }, input))
     }
 
     /// Appends at most `most` bytes to `into`, waiting no longer than `wait` for the first.
@@ -191,6 +207,13 @@ impl Drop for Flow {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Whether nobody reads from the other end of this pipe any more.
+pub fn is_closed(pipe: &impl AsFd) -> bool {
+    let mut files = [PollFd::new(pipe, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut files, Some(&now)).is_ok() && files.iter().any(|file| file.revents().contains(PollFlags::ERR))
 }
 
 /// Why a command that ended like this failed; `None` for one that did not.

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use crate::jobs::config::keys::{Hook, Keep, Repository, Set};
 use crate::jobs::config::text::{Problem, nearest};
 use crate::jobs::config::{Configuration, Named};
+use crate::jobs::guards::Guard;
 use crate::jobs::{location, units};
 use crate::maintain::retention::{Count, Within};
 use crate::model::escape;
@@ -143,10 +144,7 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
         if let Some(other) = places.insert(stream.at.clone(), number) {
             message = Some(format!("stream {} of this set has the same place, {}", other + 1, escape(stream.at.as_bytes())));
         }
-        let commands = [Some(&stream.command), Some(&stream.restore).filter(|command| !command.is_empty())];
-        for command in commands.into_iter().flatten() {
-            message = message.or_else(|| programs.obstacle(command.first().map_or("", String::as_str)));
-        }
+        message = message.or_else(|| programs.obstacle(stream.command.first().map_or("", String::as_str)));
         if let Some(message) = message {
             say("streams", format!("stream {}: {message}", number + 1));
         }
@@ -156,6 +154,7 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
             problems.push(all.problem(named, &["hooks", name], message));
         }
     }
+    problems.extend(back(all, named, programs));
     for (keep, amount) in &it.keep {
         let parsed = match keep {
             Keep::Within => Within::from_str(&amount.0).map(drop),
@@ -166,6 +165,34 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
         }
     }
     problems
+}
+
+/// What is wrong with the way back of a set: all that a restore needs.
+pub fn back(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> Vec<Problem> {
+    let wrong = unfit(&named.value, programs).into_iter();
+    wrong.map(|(key, message)| all.problem(named, &key, message)).collect()
+}
+
+/// The same for a set that is in no file: the keys, and what is wrong with each.
+pub fn unfit(set: &Set, programs: Programs<'_>) -> Vec<(Vec<&'static str>, String)> {
+    let mut out = Vec::new();
+    for (number, stream) in set.streams.iter().enumerate().filter(|(_, stream)| !stream.restore.is_empty()) {
+        if let Some(message) = programs.obstacle(stream.restore.first().map_or("", String::as_str)) {
+            out.push((vec!["streams"], format!("stream {}: {message}", number + 1)));
+        }
+    }
+    for guard in &set.restore.refuse_while {
+        if let Err(message) = Guard::from_str(guard) {
+            out.push((vec!["restore", "refuse-while"], message));
+        }
+    }
+    for step in &set.restore.steps {
+        let hook = Hook { command: step.command.clone(), timeout: step.timeout.clone() };
+        if let Some(message) = obstacle_of(&hook, programs) {
+            out.push((vec!["restore", "steps"], format!("step {}: {message}", escape(step.name.as_bytes()))));
+        }
+    }
+    out
 }
 
 fn obstacle_of(hook: &Hook, programs: Programs<'_>) -> Option<String> {

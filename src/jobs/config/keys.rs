@@ -131,6 +131,9 @@ pub struct Set {
     /// Commands around it.
     #[serde(skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+    /// How it goes back.
+    #[serde(skip_serializing_if = "RestoreKeys::is_empty")]
+    pub restore: RestoreKeys,
     /// Which of its snapshots `forget --set` keeps.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<Keep, Amount>,
@@ -153,6 +156,49 @@ pub struct StreamKeys {
     /// Without it there is no snapshot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
+}
+
+/// How a set goes back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RestoreKeys {
+    /// What must not be alive.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refuse_while: Vec<String>,
+    /// Commands that are run in the end, in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepKeys>,
+}
+
+impl RestoreKeys {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == RestoreKeys::default()
+    }
+}
+
+/// A command that is run after a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StepKeys {
+    /// What it is called.
+    pub name: String,
+    /// A program and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// `host-changed`: only when the snapshot is of another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// When a step is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// When the snapshot is of another host than this one.
+    HostChanged,
 }
 
 /// Commands around an ingest.

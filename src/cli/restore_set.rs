@@ -1,0 +1,305 @@
+//! `restore --set`: guards, completeness, paths, streams into their commands, steps, in this order.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use yester::jobs::back::Back;
+use yester::jobs::config::check::{self, Programs};
+use yester::jobs::config::keys::{Set, StreamKeys, When};
+use yester::jobs::guards::{self, Guard};
+use yester::jobs::hooks::Step;
+use yester::jobs::runs::{self, Logged};
+use yester::model::{Kind, Part, Run, Snapshot, escape};
+use yester::repo::Repository;
+use yester::repo::snapshots;
+use yester::repo::tree::TreeReader;
+use yester::restore::{RestoreReport, RestoreRequest, restore};
+use yester::sys::process;
+use yester::{Error, ErrorKind, Result};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::Output;
+use super::progress::Display;
+use super::restore::{self as single, RestoreArgs};
+use super::{configured, gone, paths, select, signals};
+
+/// The word for all paths of a set.
+const PATHS: &str = "paths";
+
+/// What a restore of a set does.
+struct Way<'a> {
+    context: &'a Context,
+    args: &'a RestoreArgs,
+    snapshot: Arc<Snapshot>,
+    set: Set,
+    reader: Arc<TreeReader>,
+    /// It goes back to where it was: streams go into their commands, and steps are run.
+    in_place: bool,
+}
+
+/// Restores a set.
+pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome> {
+    let began = Instant::now();
+    let repo = context.open()?;
+    gone::warn(context, &repo)?;
+    let snapshot = Arc::new(chosen(context, &repo, args, name)?);
+    let set = set_of(context, &snapshot, name)?;
+    let refuse = set.restore.refuse_while.iter().map(|guard| guard.parse::<Guard>().map_err(Error::invalid));
+    let refuse = refuse.chain(args.refuse_while.iter().cloned().map(Ok)).collect::<Result<Vec<_>>>()?;
+    let target = args.target()?;
+    let way = Way {
+        context,
+        args,
+        snapshot,
+        set,
+        reader: Arc::new(context::trees(&repo)?),
+        in_place: target == std::path::Path::new("/"),
+    };
+    way.is_possible()?;
+    if way.in_place || !args.refuse_while.is_empty() {
+        guards::ask(&refuse, &args.even_while_alive)?;
+    }
+    let display = Arc::new(Display::new(&context.global));
+    let logged = Arc::new(Logged::new(display.clone()));
+    let mut run = runs::begin(Run::RESTORE);
+    (run.set, run.snapshot) = (name.as_bytes().to_vec(), Some(way.snapshot.id));
+    run.target = paths::bytes(&target).to_vec();
+    let mut steps = Vec::new();
+    let result = way.carry_out(&display, &logged, &mut steps);
+    display.finish();
+    let (report, failure) = match &result {
+        Ok((report, failure)) => (report.as_ref(), failure.clone()),
+        Err(e) => {
+            runs::failed(&mut run, e);
+            (None, None)
+        }
+    };
+    if let Some(report) = report {
+        (run.bytes, run.errors) = (report.bytes, report.errors);
+    }
+    if let Some(failure) = &failure {
+        (run.state, run.message) = (Run::INCOMPLETE, failure.clone().into_bytes());
+    }
+    (run.steps, run.log) = (runs::steps(steps), logged.text());
+    if !args.dry_run {
+        let _ = yester::repo::damaged::record(&repo, &way.reader.chunks().found(), "yester restore", context::now());
+        // Whoever may only read leaves nothing.
+        let _ = runs::end(&repo, run);
+    }
+    let (report, failure) = result?;
+    if let Some(report) = &report {
+        single::tell(context, report, began, args.dry_run)?;
+    }
+    Ok(failure.map_or(Outcome::Done, Outcome::Partial))
+}
+
+/// The snapshot that was named, else the newest of the set.
+fn chosen(context: &Context, repo: &Arc<Repository>, args: &RestoreArgs, name: &str) -> Result<Snapshot> {
+    match args.specs.as_slice() {
+        [] => {
+            let filter = args.filters.filter()?;
+            let of_set = |s: &Snapshot| s.composition.set.as_ref().is_some_and(|set| set.name == name.as_bytes());
+            let all = snapshots::list(repo)?;
+            let newest = all.into_iter().rfind(|snapshot| of_set(snapshot) && filter.matches(snapshot));
+            newest.ok_or_else(|| {
+                let text = format!("there is no snapshot of the set {}: yester snapshots lists them", escape(name.as_bytes()));
+                Error::new(ErrorKind::NotFound, text)
+            })
+        }
+        [one] => {
+            let spec = select::Spec::parse(one)?;
+            if spec.path.is_some() {
+                return Err(Error::invalid("a set is restored from a snapshot, not from a path in it: choose parts with --part"));
+            }
+            select::snapshot(context, repo, &spec.snapshot, &args.filters)
+        }
+        _ => Err(Error::invalid("a set is restored from one snapshot")),
+    }
+}
+
+/// The set as the configuration file has it, else as the snapshot has it: the host may be lost.
+fn set_of(context: &Context, snapshot: &Snapshot, name: &str) -> Result<Set> {
+    if let Some(set) = context.set_to_restore(name)? {
+        return Ok(set.clone());
+    }
+    let Some(stored) = snapshot.composition.set.as_ref().filter(|set| set.name == name.as_bytes()) else {
+        let text = format!("snapshot {} is of no set {}", snapshot.id.short(), escape(name.as_bytes()));
+        return Err(Error::new(ErrorKind::NotFound, text));
+    };
+    let wrong = |e: &dyn std::fmt::Display| {
+        Error::invalid(format!("the set {} of snapshot {}: {e}", escape(name.as_bytes()), snapshot.id.short()))
+    };
+    let set: Set = toml::from_str(&String::from_utf8_lossy(&stored.text)).map_err(|e| wrong(&e.message()))?;
+    match check::unfit(&set, Programs(&configured::directories())).into_iter().next() {
+        Some((key, message)) => Err(wrong(&format!("{}: {message}", key.join(".")))),
+        None => Ok(set),
+    }
+}
+
+impl Way<'_> {
+    fn wants(&self, part: &str) -> bool {
+        self.args.part.is_empty() || self.args.part.iter().any(|wanted| wanted == part)
+    }
+
+    /// The streams that go into commands, and the other ones that are wanted.
+    fn streams(&self) -> (Vec<&StreamKeys>, Vec<&StreamKeys>) {
+        let wanted = self.set.streams.iter().filter(|stream| self.wants(&stream.at));
+        wanted.partition(|stream| self.in_place && !stream.restore.is_empty())
+    }
+
+    /// Refuses what is no part, and a snapshot in which a wanted part failed.
+    fn is_possible(&self) -> Result<()> {
+        let parts: Vec<&str> = [PATHS].into_iter().chain(self.set.streams.iter().map(|stream| stream.at.as_str())).collect();
+        if let Some(unknown) = self.args.part.iter().find(|part| !parts.contains(&part.as_str())) {
+            let text = format!("{} is no part of the set: there are {}", escape(unknown.as_bytes()), parts.join(", "));
+            return Err(Error::invalid(text));
+        }
+        let mut failed = self.snapshot.composition.parts.iter().filter(|part| part.state == Part::FAILED);
+        if let Some(part) = failed.find(|part| self.wants(&String::from_utf8_lossy(&part.path))) {
+            let id = self.snapshot.id.short();
+            let text = format!(
+                "nothing was touched: {} failed when snapshot {id} was taken, and is not in it: choose the other parts with \
+                 --part, or an older snapshot",
+                escape(&part.path)
+            );
+            return Err(Error::new(ErrorKind::NotFound, text));
+        }
+        Ok(())
+    }
+
+    /// Does everything, in order; what fails stops what comes after it, and is told.
+    fn carry_out(
+        &self,
+        display: &Arc<Display>,
+        logged: &Arc<Logged>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(Option<RestoreReport>, Option<String>)> {
+        let stop = signals::stop_flag()?;
+        let report = self.files(display, logged)?;
+        if let Some(report) = &report
+            && let Outcome::Partial(text) = single::outcome(report)
+        {
+            return Ok((Some(*report), Some(format!("{text}: no command was run"))));
+        }
+        let back = Back { observer: &**logged, stop: &stop, variables: self.variables() };
+        for stream in self.streams().0 {
+            if !self.announce("stream", &stream.at, &stream.restore, display)? {
+                continue;
+            }
+            let (node, _) = self.reader.walk_to(&self.snapshot.root, &names(stream.at.as_bytes()))?;
+            let Kind::File(content) = &node.kind else {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("{} is no file in the snapshot", escape(stream.at.as_bytes())),
+                ));
+            };
+            steps.push(back.pour(&stream.at, &stream.restore, &self.reader, content));
+            if let Some(failure) = steps.last().and_then(failure) {
+                return Ok((report, Some(failure)));
+            }
+        }
+        let changed = self.snapshot.host != process::host_name();
+        let all = self.args.part.is_empty() && self.in_place;
+        for step in self.set.restore.steps.iter().filter(|step| all && (changed || step.when != Some(When::HostChanged))) {
+            if !self.announce("step", &step.name, &step.command, display)? {
+                continue;
+            }
+            steps.push(back.step(&step.name, &step.command, step.timeout.as_deref()));
+            if let Some(failure) = steps.last().and_then(failure) {
+                return Ok((report, Some(failure)));
+            }
+        }
+        Ok((report, None))
+    }
+
+    /// Restores what are files: to where they were, or all of them below the target.
+    fn files(&self, display: &Arc<Display>, logged: &Arc<Logged>) -> Result<Option<RestoreReport>> {
+        let mut options = self.args.options(self.context)?;
+        options.confirm = single::confirm(display);
+        let (_, files) = self.streams();
+        let with_paths = self.wants(PATHS) && !self.set.paths.is_empty();
+        if !with_paths && files.is_empty() {
+            return Ok(None);
+        }
+        let is_there = |path: &[u8]| self.reader.walk_to(&self.snapshot.root, &names(path)).is_ok();
+        let unwanted = self.set.streams.iter().filter(|stream| !files.iter().any(|file| file.at == stream.at));
+        let unwanted = unwanted.filter(|stream| is_there(stream.at.as_bytes()));
+        let mut sources = Vec::new();
+        if self.in_place {
+            let of_set = self.set.paths.iter().map(|path| paths::bytes(path)).filter(|_| with_paths);
+            let wanted = of_set.chain(files.iter().map(|file| file.at.as_bytes())).filter(|path| is_there(path));
+            sources.extend(wanted.map(|path| (self.snapshot.clone(), names(path).into_iter().map(<[u8]>::to_vec).collect())));
+            let below =
+                |stream: &&StreamKeys| self.set.paths.iter().any(|path| std::path::Path::new(&stream.at).starts_with(path));
+            options.exclude.extend(unwanted.filter(below).filter(|_| with_paths).map(|stream| literally(&stream.at)));
+        } else {
+            sources.push((self.snapshot.clone(), Vec::new()));
+            match with_paths {
+                true => options.exclude.extend(unwanted.map(|stream| literally(&stream.at))),
+                false => options.include.extend(files.iter().map(|stream| literally(&stream.at))),
+            }
+        }
+        let request = RestoreRequest { sources, target: self.args.target()? };
+        restore(&self.reader, &request, &options, &**logged).map(Some)
+    }
+
+    /// What commands are told.
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        let text = |bytes: &[u8]| OsString::from(String::from_utf8_lossy(bytes).into_owned());
+        let set = self.snapshot.composition.set.as_ref().map(|set| text(&set.name)).unwrap_or_default();
+        let all = [
+            ("YESTER_SNAPSHOT", self.snapshot.id.to_string().into()),
+            ("YESTER_SET", set),
+            ("YESTER_HOST", text(&process::host_name())),
+            ("YESTER_FROM_HOST", text(&self.snapshot.host)),
+            ("YESTER_TARGET", self.args.target().unwrap_or_default().into_os_string()),
+        ];
+        all.into_iter().map(|(name, value)| (OsString::from(name), value)).collect()
+    }
+
+    /// In a dry run, says that a command would be run, and answers false.
+    fn announce(&self, kind: &'static str, name: &str, command: &[String], display: &Display) -> Result<bool> {
+        if !self.args.dry_run {
+            return Ok(true);
+        }
+        display.finish();
+        let mut out = Output::new();
+        match self.context.global.json {
+            true => out.json(&Announced { message_type: "step", kind, name, command, dry_run: true })?,
+            false if self.context.global.quiet => {}
+            false => {
+                let words: Vec<String> = command.iter().map(|word| escape(word.as_bytes())).collect();
+                out.line(&format!("would run for {kind} {}: {}", escape(name.as_bytes()), words.join(" ")))?;
+            }
+        }
+        out.finish()?;
+        Ok(false)
+    }
+}
+
+#[derive(Serialize)]
+struct Announced<'a> {
+    message_type: &'static str,
+    kind: &'static str,
+    name: &'a str,
+    command: &'a [String],
+    dry_run: bool,
+}
+
+fn failure(step: &Step) -> Option<String> {
+    let failure = step.failure.as_ref()?;
+    Some(format!("{} failed: {failure}; what comes after it was not run", escape(step.name.as_bytes())))
+}
+
+/// The names of an absolute path.
+fn names(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect()
+}
+
+/// A pattern for this path and nothing else.
+fn literally(path: &str) -> String {
+    path.chars().flat_map(|c| if "*?[]{}!\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+}
