@@ -30,6 +30,7 @@ key-file = "HOME/main.key"
 [repositories.offsite]
 like = "default"
 location = "HOME/offsite"
+limit-upload = ["8M 08:00-18:00", "off"]
 
 [sets.base]
 exclude = ["*.tmp"]
@@ -147,6 +148,8 @@ fn every_kind_of_bad_input_is_named_before_anything_runs() {
         ("[repositories.x]\nlocation = \"x\"\n", "depends on the working directory"),
         ("[repositories.x]\nlocation = \"/x\"\nkey-file = \"/k\"\npassword-file = \"/p\"\n", "there is another way to unlock it"),
         ("[repositories.x]\nlocation = \"/x\"\nlimit-upload = \"1\"\n", "at least 1K"),
+        ("[repositories.x]\nlocation = \"/x\"\nlimit-upload = [\"8M 8-18\"]\n", "is no limit: write 2M, off, or 8M 08:00-18:00"),
+        ("[repositories.x]\nlocation = \"/x\"\nlimit-upload = 5\n", "repositories.x.limit-upload: invalid type: integer `5`"),
         ("[repositories.x]\nlocation = \"/x\"\ntls-fingerprint = \"1\"\n", "repositories.x.tls-fingerprint"),
         ("this is no toml\n", "config.toml:6"),
     ];

@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use yester::ingest::{IngestOptions, Input, Stream, sources};
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{Repository, Set};
+use yester::jobs::config::keys::{LimitKeys, Repository, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
 use yester::model::SetText;
+use yester::remote::rate::Limit;
 use yester::{Error, ErrorKind, Result};
 
 use super::args::{Cli, Command, Global};
@@ -132,7 +134,6 @@ fn set_of(command: &Command) -> Option<&str> {
 /// Takes over what neither options nor the environment say.
 fn fill(global: &mut Global, it: &Repository) -> Result<()> {
     let unset = |name: &str| std::env::var_os(name).is_none();
-    let parsed = |limit: &Option<String>| limit.as_deref().map(units::parse_rate).transpose().map_err(Error::invalid);
     global.repo = it.location.clone().map(OsString::from);
     let options = credential::Options {
         key_file: global.key_file.clone(),
@@ -152,8 +153,8 @@ fn fill(global: &mut Global, it: &Repository) -> Result<()> {
         remote.cacert.clone_from(&it.cacert);
     }
     remote.connections = remote.connections.or(it.connections);
-    remote.limit_upload = remote.limit_upload.map_or_else(|| parsed(&it.limit_upload), |limit| Ok(Some(limit)))?;
-    remote.limit_download = remote.limit_download.map_or_else(|| parsed(&it.limit_download), |limit| Ok(Some(limit)))?;
+    remote.limit_upload = remote.limit_upload.take().map_or_else(|| limit(&it.limit_upload), |limit| Ok(Some(limit)))?;
+    remote.limit_download = remote.limit_download.take().map_or_else(|| limit(&it.limit_download), |limit| Ok(Some(limit)))?;
     if unset("YESTER_SSH_COMMAND") {
         remote.ssh_command = remote.ssh_command.take().or_else(|| it.ssh_command.clone());
     }
@@ -161,6 +162,13 @@ fn fill(global: &mut Global, it: &Repository) -> Result<()> {
         remote.remote_program = remote.remote_program.take().or_else(|| it.remote_program.clone());
     }
     Ok(())
+}
+
+/// A limit by the time of day, as it is here.
+fn limit(keys: &Option<LimitKeys>) -> Result<Option<Limit>> {
+    let Some(keys) = keys else { return Ok(None) };
+    let rules: Result<Vec<_>, String> = keys.0.iter().map(|rule| units::parse_limit(rule)).collect();
+    Ok(Some(Limit::by_time(rules.map_err(Error::invalid)?, TimeZone::system())))
 }
 
 /// What a set ingests; its commands get these variables.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use yester::jobs::credential::Token;
 use yester::remote::client::RemoteOptions;
+use yester::remote::rate::Limit;
 use yester::remote::s3::credentials::S3Options;
 use yester::remote::tls::{Fingerprint, Trust};
 use yester::{Error, Result};
@@ -47,11 +48,11 @@ pub struct RemoteArgs {
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub connections: Option<u16>,
     /// Send at most so many bytes a second, as in 2M
-    #[arg(long, value_name = "SIZE", global = true, value_parser = units::parse_rate)]
-    pub limit_upload: Option<u64>,
+    #[arg(long, value_name = "SIZE", global = true, value_parser = limit)]
+    pub limit_upload: Option<Limit>,
     /// Receive at most so many bytes a second
-    #[arg(long, value_name = "SIZE", global = true, value_parser = units::parse_rate)]
-    pub limit_download: Option<u64>,
+    #[arg(long, value_name = "SIZE", global = true, value_parser = limit)]
+    pub limit_download: Option<Limit>,
     /// Give up when nothing has moved for so many seconds [default: 60]
     #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -61,6 +62,10 @@ pub struct RemoteArgs {
     /// What yester is called on the far side of ssh [env: YESTER_REMOTE_PROGRAM] [default: yester]
     #[arg(long, value_name = "PROGRAM", global = true)]
     pub remote_program: Option<String>,
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    units::parse_rate(text).map(Limit::of)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -107,8 +112,8 @@ pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
         trust,
         connections: args.connections.map_or(default.connections, usize::from),
         timeout: args.timeout.unwrap_or(default.timeout),
-        limit_upload: args.limit_upload,
-        limit_download: args.limit_download,
+        limit_upload: args.limit_upload.clone(),
+        limit_download: args.limit_download.clone(),
         ssh: if ssh.is_empty() { default.ssh } else { ssh },
         remote_program: remote.unwrap_or(default.remote_program),
         s3: store_options(args),

@@ -1,6 +1,7 @@
 //! Sizes, times to wait and levels of compression as people write them.
 
 use crate::chunk::codec::Compression;
+use crate::remote::rate::Rule;
 
 /// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
 const FASTEST: i32 = -1;
@@ -58,6 +59,29 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A part of a limit: `2M`, `off`, `8M 08:00-18:00`.
+pub fn parse_limit(text: &str) -> Result<Rule, String> {
+    let wrong = || format!("{text:?} is no limit: write 2M, off, or 8M 08:00-18:00");
+    let (rate, hours) = match text.trim().split_once(' ') {
+        Some((rate, hours)) => (rate, Some(hours.trim())),
+        None => (text.trim(), None),
+    };
+    let minute = |time: &str| {
+        let (hour, minute) = time.trim().split_once(':')?;
+        let (hour, minute) = (hour.parse::<u16>().ok()?, minute.parse::<u16>().ok()?);
+        (hour < 24 && minute < 60 || (hour, minute) == (24, 0)).then_some(hour * 60 + minute)
+    };
+    let minutes = match hours {
+        None => None,
+        Some(hours) => {
+            let (from, to) = hours.split_once('-').ok_or_else(wrong)?;
+            Some((minute(from).ok_or_else(wrong)?, minute(to).ok_or_else(wrong)?))
+        }
+    };
+    let rate = if rate == "off" { None } else { Some(parse_rate(rate)?) };
+    Ok(Rule { minutes, rate })
+}
+
 /// `auto`, `off`, `fastest`, or a level.
 pub fn parse_compression(text: &str) -> Result<Compression, String> {
     match text {
@@ -102,6 +126,20 @@ mod tests {
         }
         for bad in ["", "30", "m", "1w", "-1m", "99999999999999d"] {
             assert!(parse_wait(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read() {
+        let good = [
+            ("2M", Rule { minutes: None, rate: Some(2 << 20) }),
+            ("off", Rule { minutes: None, rate: None }),
+            ("8M 08:00-18:30", Rule { minutes: Some((480, 1110)), rate: Some(8 << 20) }),
+            ("off 22:00-24:00", Rule { minutes: Some((1320, 1440)), rate: None }),
+        ];
+        good.into_iter().for_each(|(text, rule)| assert_eq!(parse_limit(text), Ok(rule), "{text}"));
+        for bad in ["", "1", "2M 8-18", "2M 08:00", "2M 25:00-26:00", "2M 08:60-09:00", "fast 08:00-09:00"] {
+            assert!(parse_limit(bad).is_err(), "{bad}");
         }
     }
 }

@@ -96,7 +96,8 @@ pub fn repository(all: &Configuration, named: &Named<Repository>) -> Vec<Problem
         say("tls-fingerprint", e.to_string());
     }
     for (key, limit) in [("limit-upload", &it.limit_upload), ("limit-download", &it.limit_download)] {
-        if let Some(Err(e)) = limit.as_deref().map(units::parse_rate) {
+        let rules = limit.iter().flat_map(|limit| &limit.0);
+        if let Some(e) = rules.filter_map(|rule| units::parse_limit(rule).err()).next() {
             say(key, e);
         }
     }

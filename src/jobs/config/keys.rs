@@ -58,10 +58,10 @@ pub struct Repository {
     pub connections: Option<u16>,
     /// Bytes a second that are sent at most.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_upload: Option<String>,
+    pub limit_upload: Option<LimitKeys>,
     /// Bytes a second that are received at most.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit_download: Option<String>,
+    pub limit_download: Option<LimitKeys>,
     /// The ssh program and its options.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh_command: Option<String>,
@@ -364,5 +364,34 @@ impl Serialize for Amount {
             Ok(number) => serializer.serialize_i64(number),
             Err(_) => serializer.serialize_str(&self.0),
         }
+    }
+}
+
+/// A limit of bytes a second: one text, or several of which the first one that holds counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct LimitKeys(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for LimitKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+
+        impl<'de> Visitor<'de> for Shapes {
+            type Value = LimitKeys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text as in \"2M\", or a list of such, as in [\"8M 08:00-18:00\", \"off\"]")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<LimitKeys, E> {
+                Ok(LimitKeys(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, texts: A) -> Result<LimitKeys, A::Error> {
+                Vec::deserialize(value::SeqAccessDeserializer::new(texts)).map(LimitKeys)
+            }
+        }
+
+        deserializer.deserialize_any(Shapes)
     }
 }

@@ -21,7 +21,7 @@ use crate::model::id::to_hex;
 use crate::remote::address::Address;
 use crate::remote::list::{ListParser, Listed};
 use crate::remote::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
-use crate::remote::rate::Rate;
+use crate::remote::rate::{Limit, Rate};
 use crate::remote::s3::credentials::S3Options;
 use crate::remote::tls::Trust;
 use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
@@ -63,9 +63,9 @@ pub struct RemoteOptions {
     /// How long a call goes on without progress.
     pub timeout: Duration,
     /// Bytes a second.
-    pub limit_upload: Option<u64>,
+    pub limit_upload: Option<Limit>,
     /// Bytes a second.
-    pub limit_download: Option<u64>,
+    pub limit_download: Option<Limit>,
     /// The ssh program and its options.
     pub ssh: Vec<OsString>,
     /// What yester is called on the far side of ssh.
@@ -140,7 +140,7 @@ fn line(address: &Address, options: &RemoteOptions) -> Result<Line> {
         }
     };
     line.timeout = *timeout;
-    line.rates = (options.limit_upload.map(Rate::new), options.limit_download.map(Rate::new));
+    line.rates = (options.limit_upload.clone().map(Rate::by), options.limit_download.clone().map(Rate::by));
     Ok(line)
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::client::RemoteOptions;
 use crate::remote::client::fault::Patience;
-use crate::remote::rate::Rate;
+use crate::remote::rate::{Limit, Rate};
 use crate::storage::{Class, Costs, Created, Name, Receipt, Requests, Storage};
 
 pub mod address;
@@ -125,7 +125,7 @@ fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<Shared>) 
 impl S3Storage {
     fn connect(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
-        let rate = |limit: Option<u64>| limit.map(|limit| Arc::new(Rate::new(limit)));
+        let rate = |limit: &Option<Limit>| limit.clone().map(|limit| Arc::new(Rate::by(limit)));
         let mut tls = options.trust.config()?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let host = address.endpoint(None);
@@ -134,7 +134,7 @@ impl S3Storage {
             host,
             tls: Arc::new(tls),
             timeout: options.timeout,
-            rates: (rate(options.limit_upload), rate(options.limit_download)),
+            rates: (rate(&options.limit_upload), rate(&options.limit_download)),
             permits: Arc::new(Semaphore::new(connections)),
             counts: counts::Counts::default(),
             server: Mutex::default(),
