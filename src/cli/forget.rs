@@ -36,7 +36,7 @@ pub struct ForgetArgs {
     names: Vec<String>,
     #[command(flatten)]
     keep: Keep,
-    /// Keep of the snapshots of this set what the configuration file says
+    /// Keep what this set of the configuration file says
     #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "policy"])]
     set: Option<String>,
     /// What snapshots of one series have in common: host, paths, tags, token (of a server: who put them);
@@ -102,7 +102,7 @@ struct Keep {
     /// The newest of each year this close to the newest
     #[arg(long, value_name = "SPAN")]
     keep_within_yearly: Option<Within>,
-    /// Everything with all these tags (may be repeated: any of the sets)
+    /// Everything with all these tags (may be repeated)
     #[arg(long, value_name = "TAG[,TAG…]")]
     keep_tag: Vec<OsString>,
 }
