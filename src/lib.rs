@@ -9,6 +9,7 @@
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
 //! | `ingest`, `restore` | directories and streams in, a snapshot out; and back | `repo` and what it stands on |
+//! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |
 //! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
 //! | `local` | what this machine remembers of a repository | `repo`, `model`, `sys` |
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
@@ -27,6 +28,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod chunk;
+pub mod copy;
 pub mod error;
 pub mod format;
 pub mod ingest;

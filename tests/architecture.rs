@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
@@ -20,6 +20,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("local", &["repo", "model", "sys"]),
     ("maintain", &["local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("ingest", &["repo", "storage", "format", "chunk", "model", "sys"]),
+    ("copy", &["ingest", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("restore", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("vfs", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
@@ -69,7 +70,7 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (
         &[
             "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
-            "restore", "vfs", "mount", "remote", "jobs", "serve",
+            "copy", "restore", "vfs", "mount", "remote", "jobs", "serve",
         ],
         &["std", "env"],
     ),

@@ -159,6 +159,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
                     })
                     .collect(),
                 frozen: n[5],
+                origin: parent.map(|id| Origin { repository: RepositoryId([3; 16]), snapshot: SnapshotId(id) }),
             },
             paths,
             tags,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    cat, check, completions, config, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore, runs,
-    serve, snapshots, stats, umount, unlock,
+    cat, check, completions, config, copy, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs, repair, restore,
+    runs, serve, snapshots, stats, umount, unlock,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -75,6 +75,7 @@ pub enum Command {
     Ingest(Box<ingest::IngestArgs>),
     #[command(visible_aliases = ["list", "list-snapshots"])]
     Snapshots(snapshots::SnapshotsArgs),
+    Copy(Box<copy::CopyArgs>),
     Ls(ls::LsArgs),
     #[command(visible_alias = "dump")]
     Cat(cat::CatArgs),

@@ -9,6 +9,7 @@ const COMMANDS: &[&str] = &[
     "init",
     "ingest",
     "snapshots",
+    "copy",
     "ls",
     "cat",
     "mount",

@@ -127,7 +127,8 @@ impl Context {
         open::new_storage(&place.location, || self.remote()).map(|storage| self.opened(storage))
     }
 
-    fn opened(&self, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
+    /// Remembers a storage, for [`Context::requests`].
+    pub fn opened(&self, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(storage.clone());
         storage
     }

@@ -43,6 +43,13 @@ const EXAMPLES: &[(&str, Examples)] = &[
         &[("yester snapshots", "all"), ("yester snapshots --latest 1 --host web", "the newest of each series of a host")],
     ),
     (
+        "copy",
+        &[
+            ("yester copy --from-repo /mnt/usb/repo --from-key-file ~/usb.key", "everything that is not here yet"),
+            ("yester copy --from-repo ssh://host/srv/repo --host web latest", "the newest snapshot of a host"),
+        ],
+    ),
+    (
         "ls",
         &[
             ("yester ls latest:/etc", "a directory of the newest snapshot that has it"),

@@ -17,6 +17,7 @@ mod completions;
 mod config;
 mod configured;
 mod context;
+mod copy;
 mod exit;
 mod forget;
 mod gone;
@@ -119,6 +120,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Key(args) => key::run(context, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(context, &args),
+        Command::Copy(args) => copy::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),

@@ -5,7 +5,7 @@ use crate::format::composition;
 use crate::format::cursor::{Cursor, Put};
 use crate::format::node::{decode, decode_root, encode_root, encode_unchecked};
 use crate::model::node::MAX_NAME;
-use crate::model::{Composition, Kind, Node, Owners, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
+use crate::model::{Composition, Kind, Node, Origin, Owners, RepositoryId, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
 
 /// The longest path that a snapshot names, and the longest of its other texts.
 pub const MAX_TEXT: usize = 1 << 16;
@@ -46,6 +46,7 @@ const RULES: u64 = 26;
 const PARTS: u64 = 28;
 const SET: u64 = 30;
 const FROZEN: u64 = 32;
+const ORIGIN: u64 = 34;
 
 /// Encodes everything but the id, which is the object's name. An error for what no reader would take.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
@@ -80,7 +81,7 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     if !snapshot.rules.is_empty() {
         out.field(RULES, |v| put_rules(&snapshot.rules, v));
     }
-    let Composition { set, parts, frozen } = &snapshot.composition;
+    let Composition { set, parts, frozen, origin } = &snapshot.composition;
     if !parts.is_empty() {
         out.field(PARTS, |v| composition::put_parts(parts, v));
     }
@@ -89,6 +90,9 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     }
     if *frozen > 0 {
         out.field(FROZEN, |v| v.varint(*frozen));
+    }
+    if let Some(Origin { repository, snapshot }) = origin {
+        out.field(ORIGIN, |v| v.extend_from_slice(&[&repository.0[..], &snapshot.0].concat()));
     }
     out.push(0);
     out
@@ -214,6 +218,10 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
             PARTS => out.composition.parts = composition::parts(&mut v)?,
             SET => out.composition.set = Some(composition::set(&mut v)?),
             FROZEN => out.composition.frozen = v.varint()?,
+            ORIGIN => {
+                let (repository, snapshot) = (RepositoryId(v.array()?), SnapshotId(v.array()?));
+                out.composition.origin = Some(Origin { repository, snapshot });
+            }
             _ => return Ok(false),
         }
         v.end().map(|()| true)

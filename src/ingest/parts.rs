@@ -37,7 +37,7 @@ pub fn composition(
         parts.push(Part { kind: Part::PATHS, state, started, finished, bytes, changed, errors, ..Part::default() });
     }
     parts.extend(streams);
-    Composition { set: options.set.clone(), parts, frozen: 0 }
+    Composition { set: options.set.clone(), parts, frozen: 0, origin: None }
 }
 
 fn stream(number: usize, input: &dyn Input, ended: &[EndedStream]) -> Option<Part> {

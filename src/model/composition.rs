@@ -1,6 +1,6 @@
 //! What a snapshot is made of, where it is more than paths: its parts, and the set that they are of.
 
-use crate::model::Timestamp;
+use crate::model::{RepositoryId, SnapshotId, Timestamp};
 
 /// The set, the parts, and how long things stood still for them; all empty for a snapshot of paths alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,6 +11,17 @@ pub struct Composition {
     pub parts: Vec<Part>,
     /// How long things were frozen for it, in milliseconds.
     pub frozen: u64,
+    /// Where it was taken, when it is a copy.
+    pub origin: Option<Origin>,
+}
+
+/// The snapshot that another one is a copy of, in the repository in which it was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
 }
 
 /// A set, as it was when the snapshot was taken.

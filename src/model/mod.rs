@@ -8,7 +8,7 @@ pub mod patterns;
 pub mod run;
 pub mod snapshot;
 
-pub use composition::{Composition, Part, SetText};
+pub use composition::{Composition, Origin, Part, SetText};
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use object::ObjectType;

@@ -1,0 +1,225 @@
+//! `copy`: snapshots of another repository into this one.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use yester::copy::{self, Copier};
+use yester::jobs::credential::{self, Options, Origin};
+use yester::jobs::{location, open};
+use yester::model::{Snapshot, escape};
+use yester::repo::{Repository, snapshots};
+use yester::{Error, ErrorKind, Result};
+
+use super::context::{self, Context};
+use super::exit::Outcome;
+use super::output::{Output, note};
+use super::place::Place;
+use super::progress::Display;
+use super::select::{self, Filters};
+use super::{remote, signals, units, variables};
+
+/// Copy snapshots from another repository into this one
+///
+/// All snapshots of the other repository, those that are named, or those that pass the filters. What is here already is
+/// not copied again, whichever way it came. A copy that was stopped goes on where it was.
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// Which snapshots of the other repository; without one, all that pass the filters
+    #[arg(value_name = "SNAP")]
+    names: Vec<String>,
+    /// Where the other repository is [env: YESTER_FROM_REPO]
+    #[arg(long, value_name = "REPO")]
+    from_repo: Option<OsString>,
+    /// The file with the passphrase of the other repository [env: YESTER_FROM_PASSWORD_FILE]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from_password_command", "from_key_file"])]
+    from_password_file: Option<PathBuf>,
+    /// The shell command that prints it [env: YESTER_FROM_PASSWORD_COMMAND]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "from_key_file")]
+    from_password_command: Option<OsString>,
+    /// The key file of the other repository [env: YESTER_FROM_KEY_FILE]
+    #[arg(long, value_name = "FILE")]
+    from_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    filters: Filters,
+    /// Only say what would be copied
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Copies.
+pub fn run(context: &Context, args: &CopyArgs) -> Result<Outcome> {
+    let began = Instant::now();
+    let source = Arc::new(source(context, args)?);
+    let target = if args.dry_run { context.open()? } else { context.open_for(true)? };
+    if source.id() == target.id() {
+        return Err(Error::invalid("both are the same repository: --from-repo names the one to copy from, --repo the other"));
+    }
+    // Snapshots first, then the index that their content is looked up in.
+    let chosen = chosen(context, &source, args)?;
+    let present = copy::present(&target)?;
+    let (here, going): (Vec<Snapshot>, Vec<Snapshot>) =
+        chosen.into_iter().partition(|snapshot| present.contains(&copy::origin(&source, snapshot)));
+    let mut totals = Totals { skipped: here.len() as u64, ..Totals::default() };
+    if !args.dry_run && !going.is_empty() {
+        carry_out(context, (&source, &target), &going, &mut totals)?;
+    } else {
+        going.iter().try_for_each(|snapshot| line(context, snapshot, None))?;
+        totals.copied = going.len() as u64;
+    }
+    summary(context, args.dry_run, &totals, began.elapsed())?;
+    match totals.failed {
+        0 => Ok(Outcome::Done),
+        n => Ok(Outcome::Partial(format!("{} could not be copied", units::counted(n, "snapshot", "snapshots")))),
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    copied: u64,
+    skipped: u64,
+    failed: u64,
+    added: u64,
+    stored: u64,
+}
+
+fn carry_out(
+    context: &Context,
+    (source, target): (&Arc<Repository>, &Arc<Repository>),
+    going: &[Snapshot],
+    totals: &mut Totals,
+) -> Result<()> {
+    let trees = context::trees(source)?;
+    let stop = signals::stop_flag()?;
+    let display = Display::new(&context.global);
+    let mut copier = Copier::new(source, &trees, target, &stop, &display);
+    for snapshot in going {
+        match copier.copy(snapshot, context::now) {
+            Ok(copied) => {
+                totals.copied += 1;
+                totals.added += copied.bytes_new;
+                totals.stored += copied.bytes_stored;
+                display.finish();
+                line(context, snapshot, Some(&copied.snapshot))?;
+                display.resume();
+            }
+            // Others may be whole.
+            Err(e) if e.kind() == ErrorKind::Corrupt || e.kind() == ErrorKind::NotFound => {
+                totals.failed += 1;
+                note(&format!("yester: snapshot {} was not copied: {e}", snapshot.id.short()));
+            }
+            Err(e) => {
+                display.finish();
+                return Err(e);
+            }
+        }
+    }
+    display.finish();
+    Ok(())
+}
+
+/// The repository to copy from.
+fn source(context: &Context, args: &CopyArgs) -> Result<Repository> {
+    let name = args.from_repo.clone().map_or_else(|| variables::own("YESTER_FROM_REPO"), |name| Ok(Some(name)))?;
+    let name = name.ok_or_else(|| Error::invalid("which repository to copy from? give --from-repo or set YESTER_FROM_REPO"))?;
+    let place = Place { location: location::parse(&name)?, implied: false };
+    let CopyArgs { from_key_file, from_password_command, from_password_file, .. } = args;
+    let options = Options {
+        key_file: from_key_file.clone(),
+        password_command: from_password_command.clone(),
+        password_file: from_password_file.clone(),
+    };
+    let storage = open::storage(&place.location, || {
+        let token = credential::token(|name| std::env::var_os(name.replacen("YESTER_", "YESTER_FROM_", 1)))?;
+        remote::options(&context.global, token)
+    })?;
+    let storage = context.opened(storage);
+    let credential = match credential::given(&options, "YESTER_FROM_", |name| std::env::var_os(name))? {
+        Some(origin) => credential::load(&origin)?,
+        None if context.places.is_default(&place) && context.places.key_file().is_some_and(|file| file.exists()) => {
+            let file = context.places.key_file().unwrap_or_default();
+            credential::load(&Origin::KeyFile(file))?
+        }
+        None if credential::can_ask() => credential::ask(&format!("passphrase of {}: ", place.shown()))?,
+        None => {
+            let text = "give --from-password-file, --from-password-command or --from-key-file, or set YESTER_FROM_PASSWORD";
+            return Err(Error::new(ErrorKind::Key, format!("there is no key for {}: {text}", place.shown())));
+        }
+    };
+    let repo = Repository::open(storage, &credential).map_err(|e| e.context(place.shown()))?;
+    Ok(context.with_cache(&place, repo))
+}
+
+fn chosen(context: &Context, source: &Repository, args: &CopyArgs) -> Result<Vec<Snapshot>> {
+    if args.names.is_empty() {
+        let filter = args.filters.filter()?;
+        return Ok(snapshots::list(source)?.into_iter().filter(|snapshot| filter.matches(snapshot)).collect());
+    }
+    let mut seen = HashSet::new();
+    let found = args.names.iter().map(|name| select::snapshot(context, source, name, &args.filters));
+    let found = found.collect::<Result<Vec<Snapshot>>>()?;
+    Ok(found.into_iter().filter(|snapshot| seen.insert(snapshot.id)).collect())
+}
+
+#[derive(Serialize)]
+struct Line {
+    message_type: &'static str,
+    origin: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_id: Option<String>,
+}
+
+fn line(context: &Context, snapshot: &Snapshot, copy: Option<&Snapshot>) -> Result<()> {
+    let mut out = Output::new();
+    if context.global.json {
+        let snapshot_id = copy.map(|copy| copy.id.to_string());
+        out.json(&Line { message_type: "copied", origin: snapshot.id.to_string(), snapshot_id })?;
+    } else if !context.global.quiet {
+        let paths: Vec<String> = snapshot.paths.iter().map(|path| escape(path)).collect();
+        let what = match copy {
+            Some(copy) => format!("copied {} as {}", snapshot.id.short(), copy.id.short()),
+            None => format!("would copy {}", snapshot.id.short()),
+        };
+        out.line(&format!("{what}: {} {}", escape(&snapshot.host), paths.join(" ")))?;
+    }
+    out.finish()
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    dry_run: bool,
+    snapshots_copied: u64,
+    snapshots_skipped: u64,
+    snapshots_failed: u64,
+    data_added: u64,
+    data_added_packed: u64,
+    total_duration: f64,
+}
+
+fn summary(context: &Context, dry_run: bool, totals: &Totals, time: Duration) -> Result<()> {
+    let mut out = Output::new();
+    if context.global.json {
+        out.json(&Summary {
+            message_type: "summary",
+            dry_run,
+            snapshots_copied: totals.copied,
+            snapshots_skipped: totals.skipped,
+            snapshots_failed: totals.failed,
+            data_added: totals.added,
+            data_added_packed: totals.stored,
+            total_duration: time.as_secs_f64(),
+        })?;
+    } else if !context.global.quiet {
+        let verb = if dry_run { "would be copied" } else { "copied" };
+        let count = units::counted(totals.copied, "snapshot", "snapshots");
+        let (added, stored) = (units::size(totals.added), units::size(totals.stored));
+        let bytes = if dry_run { String::new() } else { format!("; {added} of new content, {stored} stored") };
+        out.line(&format!("{count} {verb}, {} already here{bytes} ({})", totals.skipped, units::duration(time)))?;
+    }
+    out.finish()
+}

@@ -1,0 +1,183 @@
+//! Copying snapshots from one repository to another.
+//!
+//! Two repositories have different keys, so the same content has different names in them. A copy reads the trees of the
+//! source, gives what the target lacks to the ingest's own pipeline, and builds the trees anew with the target's names.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, unbounded};
+use parking_lot::Mutex;
+
+use crate::chunk::codec::{Compression, Encoder};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::chunks::Chunks;
+use crate::ingest::follow::Follow;
+use crate::ingest::others::Others;
+use crate::ingest::sink::{self, Sink, Stored};
+use crate::model::{Origin, Snapshot, SnapshotId, Timestamp};
+use crate::observe::Observer;
+use crate::repo::beat::{self, Beats};
+use crate::repo::index::Index;
+use crate::repo::pack::DeltaTrials;
+use crate::repo::tree::TreeReader;
+use crate::repo::{Repository, session, snapshots};
+
+mod rebuild;
+
+use rebuild::{Memory, Rebuilder};
+
+/// A pack is closed from this on.
+const PACK_SIZE: u64 = 16 << 20;
+/// A segment is written for so many chunks at the latest, as by an ingest.
+const SEGMENT_CHUNKS: usize = 200_000;
+/// How often a copy whose session was fenced begins again.
+const FENCED_TRIES: u32 = 3;
+
+/// What a copy of one snapshot did.
+#[derive(Debug, Clone)]
+pub struct Copied {
+    /// The snapshot in the target.
+    pub snapshot: Snapshot,
+    /// Plain bytes of content that the target lacked.
+    pub bytes_new: u64,
+    /// Bytes of packs and segments.
+    pub bytes_stored: u64,
+}
+
+/// Where this snapshot was taken at first.
+pub fn origin(repository: &Repository, snapshot: &Snapshot) -> Origin {
+    let here = Origin { repository: repository.id(), snapshot: snapshot.id };
+    snapshot.composition.origin.unwrap_or(here)
+}
+
+/// The origins of everything that is in `target`, its own snapshots included: these need not be copied.
+pub fn present(target: &Repository) -> Result<HashSet<Origin>> {
+    Ok(snapshots::list(target)?.iter().map(|snapshot| origin(target, snapshot)).collect())
+}
+
+/// Copies between two repositories, one snapshot after the other. What was copied once is remembered for the next one.
+pub struct Copier<'a> {
+    source: &'a Repository,
+    trees: &'a TreeReader,
+    target: &'a Arc<Repository>,
+    stop: &'a Arc<AtomicBool>,
+    observer: &'a dyn Observer,
+    memory: Memory,
+}
+
+impl<'a> Copier<'a> {
+    /// Copies from `source`, whose trees are read by `trees`, to `target`.
+    pub fn new(
+        source: &'a Repository,
+        trees: &'a TreeReader,
+        target: &'a Arc<Repository>,
+        stop: &'a Arc<AtomicBool>,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        Copier { source, trees, target, stop, observer, memory: Memory::default() }
+    }
+
+    /// Copies one snapshot. What was stored of a copy that fails is found by the next one.
+    pub fn copy(&mut self, snapshot: &Snapshot, now: impl Fn() -> Timestamp) -> Result<Copied> {
+        for _ in 0..FENCED_TRIES {
+            let id = session::begin(self.target, now())?;
+            let beats = Beats::start(self.target, id, beat::PERIOD);
+            let copied = self.in_session(id, snapshot);
+            drop(beats);
+            match copied {
+                Ok(Some(copied)) => {
+                    session::end(self.target, id)?;
+                    return Ok(copied);
+                }
+                Ok(None) => session::end(self.target, id)?,
+                Err(_) if session::is_fenced(self.target, id) => session::end(self.target, id)?,
+                Err(e) => {
+                    // The storage may be what failed; then the session stays, and prune settles it.
+                    let _ = session::abandon(self.target, id, now());
+                    return Err(e);
+                }
+            }
+            // Somebody pruned: nothing that is remembered need be there still.
+            self.memory = Memory::default();
+        }
+        let text = "the session was fenced again and again: is something pruning this repository without end?";
+        Err(Error::new(ErrorKind::Busy, text))
+    }
+
+    /// Everything between the session's begin and its end; `None` when it was fenced.
+    fn in_session(&mut self, id: SnapshotId, snapshot: &Snapshot) -> Result<Option<Copied>> {
+        let index = Arc::new(Index::load_for_writing(self.target)?);
+        // What an earlier session of this copy stored may be condemned by now: it counts only if this index has it.
+        self.memory.forget_what_is_not_in(&index)?;
+        let others = session::others(self.target, id)?;
+        let beside = Mutex::new(Others::new(id, index.clone(), others));
+        let (mut copy, bytes_new, stored) = self.pipeline(id, &index, &beside, snapshot)?;
+        copy.id = id;
+        copy.parent = None;
+        copy.composition.origin = Some(origin(self.source, snapshot));
+        if others || stored.counted_on_others {
+            self.target.storage().sync_everything()?;
+        }
+        if session::has_ended(self.target, id)? {
+            session::fence(self.target, id, copy.finished)?;
+            return Ok(None);
+        }
+        match snapshots::commit(self.target, &copy)? {
+            true => Ok(Some(Copied { snapshot: copy, bytes_new, bytes_stored: stored.bytes })),
+            false => Ok(None),
+        }
+    }
+
+    /// Rebuilds the trees on this thread, with sealers and the storer beside it.
+    fn pipeline(
+        &mut self,
+        session: SnapshotId,
+        index: &Arc<Index>,
+        others: &Mutex<Others>,
+        snapshot: &Snapshot,
+    ) -> Result<(Snapshot, u64, Stored)> {
+        let (target, memory) = (&**self.target, &mut self.memory);
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        let (jobs_in, jobs) = bounded(cores + 1);
+        let (complete_in, complete) = bounded(0);
+        let (indexed_in, indexed) = unbounded();
+        let trials = DeltaTrials::default();
+        thread::scope(|scope| {
+            let mut workers = Vec::new();
+            for _ in 0..cores {
+                let (jobs, complete, trials) = (jobs.clone(), complete_in.clone(), &trials);
+                workers.push(
+                    scope.spawn(move || {
+                        sink::seal_frames(target, Encoder::new(Compression::Auto)?, trials, None, &jobs, &complete)
+                    }),
+                );
+            }
+            drop(jobs);
+            let storer = scope.spawn(move || sink::store_packs(target, complete, &indexed_in, SEGMENT_CHUNKS, others));
+            let sink = Sink::new(target, session, jobs_in, complete_in, PACK_SIZE);
+            let follow = Follow::new(target, others, self.stop, Duration::ZERO);
+            let chunks = Chunks::new(target.keys(), index, None, Some(sink), indexed, follow);
+            let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.stop, self.observer);
+            let rebuilt = rebuilder.run(snapshot);
+            let workers: Vec<Result<()>> = workers.into_iter().map(join).collect();
+            let stored = join(storer);
+            // The echo of another stage's error says nothing.
+            match (rebuilt, stored, workers.into_iter().collect::<Result<()>>()) {
+                (Ok((copy, bytes_new)), Ok(stored), Ok(())) => Ok((copy, bytes_new, stored)),
+                (rebuilt, stored, worked) => {
+                    let mut errors: Vec<Error> = [rebuilt.err(), stored.err(), worked.err()].into_iter().flatten().collect();
+                    let real = errors.iter().position(|e| e.kind() != ErrorKind::Interrupted).unwrap_or(0);
+                    Err(if errors.is_empty() { sink::stopped() } else { errors.swap_remove(real) })
+                }
+            }
+        })
+    }
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread of the copy panicked: this is a defect of yester")))
+}
