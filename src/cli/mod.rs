@@ -146,7 +146,7 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let said = text.split("Usage:").next().unwrap_or(&text);
     let said = said.split("For more information").next().unwrap_or(said);
     let words: Vec<&str> = said.split_whitespace().collect();
-    let message = words.join(" ");
+    let message = words.join(" ").replace(" tip: ", "; ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     let command = [help::command_of(arguments), "--help".to_owned()].join(" ");
     exit::report(exit::USAGE, &format!("{message} (see: yester {})", command.trim_start()), json)

@@ -30,7 +30,7 @@ use super::{background, gone, paths, units};
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// What to mount, and where
-    #[arg(value_names = ["SNAP[:PATH]", "MOUNTPOINT"], num_args = 1..=2, required = true)]
+    #[arg(value_names = ["SNAP[:PATH]", "MOUNTPOINT"], num_args = 0..=2)]
     places: Vec<OsString>,
     /// Stay in the foreground; Ctrl-C unmounts
     #[arg(short, long)]
@@ -127,7 +127,11 @@ impl MountArgs {
         let (what, mountpoint) = match self.places.as_slice() {
             [mountpoint] => (None, mountpoint),
             [what, mountpoint] => (Some(Spec::parse(what)?), mountpoint),
-            _ => return Err(Error::invalid("mount takes [SNAP[:PATH]] and MOUNTPOINT")),
+            _ => {
+                return Err(Error::invalid(
+                    "the directory to mount at is missing: yester mount [SNAP[:PATH]] MOUNTPOINT (see: yester mount --help)",
+                ));
+            }
         };
         let options = MountOptions {
             scope: None,

@@ -66,16 +66,17 @@ fn chosen(context: &Context, repo: &Repository, args: &StatsArgs) -> Result<Vec<
 fn table(counted: &Stats) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    let times = |ratio: Option<f64>| ratio.map(|ratio| format!("{ratio:.2} to 1")).unwrap_or_default();
+    let times = |what: &str, ratio: Option<f64>| ratio.map(|ratio| format!("{what} {ratio:.2} to 1"));
     let chunks = |chunks: &Chunks, many| format!("{} {many}", units::count(chunks.count));
     let objects = |objects: &Objects, one, many| units::counted(objects.count, one, many);
     let snapshots = units::counted(counted.snapshots, "snapshot", "snapshots");
     let files = units::counted(counted.files, "file", "files");
-    let by_chunks = format!("{}, deduplication {}", chunks(&counted.data, "different chunks"), times(counted.deduplication()));
+    let by_chunks = [Some(chunks(&counted.data, "different chunks")), times("deduplication", counted.deduplication())];
+    let by_chunks = by_chunks.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let all = [
         ("to restore", counted.bytes, format!("{files} in {snapshots}")),
         ("different data", counted.data.plain, by_chunks),
-        ("stored data", counted.data.stored, format!("compression {}", times(counted.compression()))),
+        ("stored data", counted.data.stored, times("compression", counted.compression()).unwrap_or_default()),
         ("trees", counted.trees.plain, chunks(&counted.trees, "different pages")),
         ("stored trees", counted.trees.stored, String::new()),
         ("packs of data", counted.data_packs.bytes, objects(&counted.data_packs, "pack", "packs")),

@@ -8,9 +8,9 @@ use crate::format::composition::MAX_SET;
 use crate::format::snapshot::{MAX_BODY, MAX_LIST, MAX_TEXT};
 use crate::ingest::input::Input;
 use crate::ingest::options::IngestOptions;
-use crate::ingest::plan::Walked;
 use crate::model::node::MAX_NAME;
-use crate::model::{Owners, escape};
+use crate::model::{Owners, Statistics, escape};
+use crate::observe::{Event, Observer};
 use crate::sys::users;
 
 /// Refuses more given paths or tags than a snapshot can name, and texts that are too long for it.
@@ -49,19 +49,26 @@ pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
     }
 }
 
-/// The names of who owns something, and of how many there was no room for the name.
-pub fn owners(walked: &Walked) -> (Owners, u64) {
-    let (users, unnamed) = named(&walked.uids, users::user_name);
-    let (groups, more) = named(&walked.gids, users::group_name);
-    (Owners { users, groups }, unnamed + more)
+/// The names of the users and groups that own something, at most `most` of each. That there was no room for more is told
+/// and counted: then the ingest is not complete.
+pub fn owners(ids: (&BTreeSet<u32>, &BTreeSet<u32>), most: usize, counts: &mut Statistics, observer: &dyn Observer) -> Owners {
+    let (users, unnamed) = named(ids.0, most, users::user_name);
+    let (groups, more) = named(ids.1, most, users::group_name);
+    let unnamed = unnamed + more;
+    if unnamed > 0 {
+        let message = format!("more owners have names than a snapshot holds: {unnamed} of them are stored by number only");
+        observer.event(&Event::Warning { subject: b"owners", message: &message });
+        counts.errors += 1;
+    }
+    Owners { users, groups }
 }
 
 /// The names of these numbers, as far as a snapshot holds them, and how many it does not.
-fn named(ids: &BTreeSet<u32>, name: impl Fn(u32) -> Option<Vec<u8>>) -> (Vec<(u32, Vec<u8>)>, u64) {
+fn named(ids: &BTreeSet<u32>, most: usize, name: impl Fn(u32) -> Option<Vec<u8>>) -> (Vec<(u32, Vec<u8>)>, u64) {
     let (mut out, mut unnamed) = (Vec::new(), 0);
     for id in ids {
         match name(*id) {
-            Some(name) if out.len() < MAX_LIST && name.len() <= MAX_NAME => out.push((*id, name)),
+            Some(name) if out.len() < most && name.len() <= MAX_NAME => out.push((*id, name)),
             Some(_) => unnamed += 1,
             None => {}
         }
@@ -94,8 +101,32 @@ mod tests {
     #[test]
     fn owners_beyond_what_a_snapshot_names_have_numbers_only() {
         let ids: BTreeSet<u32> = (0..MAX_LIST as u32 + 10).collect();
-        let (found, unnamed) = named(&ids, |id| (id != 3).then(|| if id == 5 { vec![b'x'; 300] } else { b"u".to_vec() }));
+        let (found, unnamed) =
+            named(&ids, MAX_LIST, |id| (id != 3).then(|| if id == 5 { vec![b'x'; 300] } else { b"u".to_vec() }));
         assert_eq!((found.len(), unnamed), (MAX_LIST, 9));
         assert!(found.iter().all(|(id, _)| *id != 3 && *id != 5));
+    }
+
+    #[derive(Default)]
+    struct Told(parking_lot::Mutex<Vec<String>>);
+
+    impl Observer for Told {
+        fn event(&self, event: &Event<'_>) {
+            if let Event::Warning { message, .. } = event {
+                self.0.lock().push((*message).to_owned());
+            }
+        }
+    }
+
+    /// A warning and an error: the report is not complete, and the command ends with 3.
+    #[test]
+    fn owners_without_room_for_their_names_are_told_and_counted() {
+        let (root, told, mut counts) = (BTreeSet::from([0]), Told::default(), Statistics::default());
+        let found = owners((&root, &root), 1, &mut counts, &told);
+        assert_eq!((found.users.len(), found.groups.len(), counts.errors), (1, 1, 0));
+        assert!(told.0.lock().is_empty());
+        let found = owners((&root, &root), 0, &mut counts, &told);
+        assert_eq!((found.users.len(), found.groups.len(), counts.errors), (0, 0, 1));
+        assert_eq!(*told.0.lock(), ["more owners have names than a snapshot holds: 2 of them are stored by number only"]);
     }
 }

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use crate::chunk::codec::Encoder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::snapshot::MAX_LIST;
 use crate::ingest::assemble::streams::Streams;
 use crate::ingest::assemble::{Assembled, Assembler, Readers};
 use crate::ingest::budget::Budget;
@@ -315,12 +316,7 @@ impl Attempt<'_> {
         statistics.bytes = built.bytes;
         statistics.bytes_new = built.bytes_new;
         statistics.bytes_stored = stored.bytes;
-        let (owners, unnamed) = limits::owners(&walked);
-        if unnamed > 0 {
-            let message = format!("more owners have names than a snapshot holds: {unnamed} of them are stored by number only");
-            self.observer.event(&Event::Warning { subject: b"owners", message: &message });
-            statistics.errors += 1;
-        }
+        let owners = limits::owners((&walked.uids, &walked.gids), MAX_LIST, &mut statistics, self.observer);
         let finished = now();
         let mut composition =
             parts::composition(self.inputs, self.options, (&assembled.ended, assembled.changed), &statistics, (start, finished));
