@@ -175,7 +175,7 @@ fn write_seeds(repo: &Repository) {
         }
     }
     let passphrase = config::KeySlot { derivation: Derivation::DEFAULT, ..key_slot(repo) };
-    seed("key_slot", &config::encode_slot_unchecked(&passphrase));
+    seed("key_slot", &config::encode_slot_unchecked(&passphrase, &[0; 32]));
     let ring = KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
     seed("recovery", ring.recovery().lines().unwrap().as_bytes());
     let (id, master) = (repo.id().0, *ring.recovery().master);
@@ -451,7 +451,11 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
             assert!(golden::plain_body(&repo, ObjectType::Removed, &name, &object).is_empty());
             continue;
         }
-        let again = config::encode_slot_unchecked(&config::decode_slot(body(&object)).unwrap());
+        let (fields, mac) = config::split_slot(body(&object)).unwrap();
+        if let Name::Key(slot, _) = name {
+            assert_eq!(repo.keys().slot_mac(&object[..envelope::HEADER], slot, fields), *mac, "{name}");
+        }
+        let again = config::encode_slot_unchecked(&config::decode_slot(body(&object)).unwrap(), mac);
         assert_eq!(envelope::wrap(ObjectType::KeySlot, repo.id(), &again), object, "{name}");
     }
     for (name, object) in golden::objects(&repo, Class::Packs) {

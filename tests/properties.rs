@@ -315,7 +315,7 @@ proptest! {
         (wrapped, label) in (vec(any::<u8>(), 48), vec(any::<u8>(), 0..30)),
     ) {
         let slot = KeySlot { derivation, salt, commitment, wrapped: wrapped.try_into().unwrap(), created, label };
-        prop_assert_eq!(decode_slot(&encode_slot(&slot).unwrap()).unwrap(), slot);
+        prop_assert_eq!(decode_slot(&encode_slot(&slot, &[0; 32]).unwrap()).unwrap(), slot);
     }
 
     #[test]
@@ -487,7 +487,7 @@ proptest! {
             created: time,
             label,
         };
-        if let Ok(bytes) = encode_slot(&slot) {
+        if let Ok(bytes) = encode_slot(&slot, &[0; 32]) {
             prop_assert!(bytes.len() as u64 <= yester::format::config::MAX_OBJECT);
             prop_assert_eq!(decode_slot(&bytes).unwrap(), slot);
         }

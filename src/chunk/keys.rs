@@ -45,6 +45,7 @@ pub struct Keys {
     data_pack: ClassKey,
     tree_pack: ClassKey,
     config: [u8; 32],
+    slot: [u8; 32],
     /// Seals index segments.
     pub index: ClassKey,
     /// Seals snapshots, sessions, marks.
@@ -73,6 +74,7 @@ impl MasterKey {
             data_pack: ClassKey(derive("yester v1 packs of data")),
             tree_pack: ClassKey(derive("yester v1 packs of trees")),
             config: derive("yester v1 configuration"),
+            slot: derive("yester v1 authentic key slots"),
             index: ClassKey(derive("yester v1 index segments")),
             snapshot: ClassKey(derive("yester v1 snapshots and sessions")),
             chunker: derive("yester v1 gear table"),
@@ -210,6 +212,11 @@ impl Keys {
     /// What the key says of a configuration's fields.
     pub fn config_mac(&self, header: &[u8], fields: &[u8]) -> [u8; 32] {
         *blake3::Hasher::new_keyed(&self.config).update(header).update(fields).finalize().as_bytes()
+    }
+
+    /// What the key says of the fields of the key slot of this name.
+    pub fn slot_mac(&self, header: &[u8], id: SlotId, fields: &[u8]) -> [u8; 32] {
+        *blake3::Hasher::new_keyed(&self.slot).update(header).update(&id.0).update(fields).finalize().as_bytes()
     }
 }
 

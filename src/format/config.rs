@@ -157,9 +157,10 @@ pub struct KeySlot {
     pub label: Vec<u8>,
 }
 
-/// Encodes a key slot's body. An error for what no reader would take.
-pub fn encode_slot(slot: &KeySlot) -> Result<Vec<u8>> {
-    let out = encode_slot_unchecked(slot);
+/// Encodes a key slot's body; `mac` is what the master key says of it (see `chunk::keys`). An error for what no reader
+/// would take.
+pub fn encode_slot(slot: &KeySlot, mac: &[u8; 32]) -> Result<Vec<u8>> {
+    let out = encode_slot_unchecked(slot, mac);
     if out.len() > MAX_BODY {
         return Err(Error::invalid(format!("a key slot of {} bytes is too long: its label must be shorter", out.len())));
     }
@@ -170,7 +171,14 @@ pub fn encode_slot(slot: &KeySlot) -> Result<Vec<u8>> {
 }
 
 /// The same bytes, whether or not a reader would take them: for tests of readers.
-pub fn encode_slot_unchecked(slot: &KeySlot) -> Vec<u8> {
+pub fn encode_slot_unchecked(slot: &KeySlot, mac: &[u8; 32]) -> Vec<u8> {
+    let mut out = slot_fields(slot);
+    out.extend_from_slice(mac);
+    out
+}
+
+/// The part of a key slot's body that is under the MAC.
+pub fn slot_fields(slot: &KeySlot) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(1, |v| match slot.derivation {
         Derivation::KeyFile => v.push(2),
@@ -190,7 +198,8 @@ pub fn encode_slot_unchecked(slot: &KeySlot) -> Vec<u8> {
 
 /// Decodes a key slot's body. Parameters beyond 4 GiB, 64 passes or 16 lanes are refused before any memory is asked for.
 pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
-    let mut cursor = Cursor::new(bytes, "a key slot");
+    let (fields, _) = split_slot(bytes)?;
+    let mut cursor = Cursor::new(fields, "a key slot");
     let (mut derivation, mut salt, mut commitment, mut wrapped) = (None, None, None, None);
     let (mut created, mut label) = (Timestamp::default(), Vec::new());
     cursor.fields(|tag, mut v| {
@@ -212,6 +221,11 @@ pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
         }
         _ => Err(cursor.error("it is incomplete")),
     }
+}
+
+/// The fields of a key slot's body, as bytes, and the MAC behind them.
+pub fn split_slot(bytes: &[u8]) -> Result<(&[u8], &[u8; 32])> {
+    bytes.split_last_chunk().ok_or_else(|| Error::corrupt("a key slot: it is too short for a MAC"))
 }
 
 fn decode_derivation(v: &mut Cursor<'_>) -> Result<Derivation> {

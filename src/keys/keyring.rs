@@ -87,12 +87,17 @@ impl KeyRing {
         Ok(Configurations::read(&*self.storage)?.judge(&self.master.keys()).ignored())
     }
 
-    /// The same, and those that are older and of which no copy is authentic: what [`KeyRing::remove_useless`] removes.
+    /// The same, those that are older and of which no copy is authentic, and made-up key slots: what [`KeyRing::remove_useless`] removes.
     pub fn useless(&self) -> Result<Vec<(Name, String)>> {
-        Ok(Configurations::read(&*self.storage)?.judge(&self.master.keys()).useless())
+        let mut out = Configurations::read(&*self.storage)?.judge(&self.master.keys()).useless();
+        for slot in self.slots()?.iter().filter(|slot| slot.made_up) {
+            let there = slot.copies.states().filter(|(_, state)| **state != State::Missing);
+            out.extend(there.map(|(name, state)| (name, slots::describe(state))));
+        }
+        Ok(out)
     }
 
-    /// Removes what counts for nothing in `config/`; answers what that was.
+    /// Removes what counts for nothing in `config/` and `keys/`; answers what that was.
     pub fn remove_useless(&self) -> Result<Vec<(Name, String)>> {
         let mut found = self.useless()?;
         if found.is_empty() {
@@ -436,7 +441,7 @@ mod tests {
         let stranger = envelope::wrap(envelope::ObjectType::KeySlot, crate::model::RepositoryId([7; 16]), &body);
         let mut costly = crate::format::config::decode_slot(&body).unwrap();
         costly.derivation = Derivation::Passphrase { memory: 4 << 20, passes: 64, lanes: 1 };
-        let costly = crate::format::config::encode_slot(&costly).unwrap();
+        let costly = crate::format::config::encode_slot(&costly, &[0; 32]).unwrap();
         let costly = envelope::wrap(envelope::ObjectType::KeySlot, ring.config.repository, &costly);
         for (at, object) in (0..).zip([claim(&slot, 2, None), stranger, costly]) {
             storage.create(&Name::Key(SlotId([at; 16]), 0), &[&object]).unwrap();
@@ -448,8 +453,12 @@ mod tests {
         let text = recovery::without_text(&*storage, &words, ChunkerParameters::DEFAULT, Timestamp::default()).unwrap();
         assert_eq!(text.config.repository, ring.config.repository);
         recovery::restore_configuration(&*storage, &text).unwrap();
-        // Who has the key removes them.
-        (0..3).for_each(|at| again.remove(SlotId([at; 16])).unwrap());
+        // Who has the key removes them; what says that it is of a newer version, one by one.
+        assert_eq!(
+            again.remove_useless().unwrap().iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            [Name::Key(SlotId([2; 16]), 0)]
+        );
+        (0..2).for_each(|at| again.remove(SlotId([at; 16])).unwrap());
         assert_eq!(again.slots().unwrap().len(), 2);
     }
 
@@ -457,7 +466,9 @@ mod tests {
     fn other_slot(storage: &Arc<MemoryStorage>, ring: &KeyRing) -> Vec<u8> {
         let id = open(storage, &FILE).unwrap().opened();
         let slot = ring.master.wrap(&OTHER, Derivation::KeyFile, Timestamp::default(), Vec::new(), id).unwrap();
-        crate::format::config::encode_slot(&slot).unwrap()
+        let header = envelope::header(envelope::ObjectType::KeySlot, ring.config.repository);
+        let mac = ring.master.keys().slot_mac(&header, id, &crate::format::config::slot_fields(&slot));
+        crate::format::config::encode_slot(&slot, &mac).unwrap()
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Place<'_> {
                 Some(Judged::Newer(_)) | None => {}
             }
         }
-        let all = slots::read(self.storage, self.repository, &listed);
+        let mut all = slots::read(self.storage, self.repository, &listed);
+        all.iter_mut().for_each(|slot| slot.judge(self.keys));
         let counts = |slot: &Slot| !found.removed.contains(&slot.id);
         if all.iter().any(|slot| counts(slot) && may_be_read(slot)) {
             found.live = all.into_iter().filter(counts).collect();

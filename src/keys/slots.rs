@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::chunk::keys::{Credential, MasterKey};
+use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, Derivation, KeySlot};
 use crate::format::envelope::{self, ObjectType};
@@ -11,6 +11,8 @@ use crate::keys::removal;
 use crate::model::{RepositoryId, SlotId, Timestamp};
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
+/// What is wrong with a copy of a slot whose MAC is not of the repository's key.
+pub(crate) const NOT_AUTHENTIC: &str = "it is not authentic: nobody with the repository's key has made it";
 /// The longest label that is written, in bytes.
 const MAX_LABEL: usize = 1024;
 
@@ -25,19 +27,51 @@ pub struct SlotOptions {
     pub label: Vec<u8>,
 }
 
+/// What a copy of a slot holds.
+#[derive(Debug)]
+pub struct Held {
+    /// The slot.
+    pub slot: KeySlot,
+    /// The bytes that its MAC is of, but for its name, and the MAC.
+    said: Vec<u8>,
+    mac: [u8; 32],
+}
+
+impl Held {
+    /// Whether somebody with the repository's key has made this, as the slot of this name.
+    fn is_authentic(&self, keys: &Keys, id: SlotId) -> bool {
+        let (header, fields) = self.said.split_at_checked(envelope::HEADER).unwrap_or_default();
+        aws_lc_rs::constant_time::verify_slices_are_equal(&keys.slot_mac(header, id, fields), &self.mac).is_ok()
+    }
+}
+
 /// A slot and its copies.
 #[derive(Debug)]
 pub struct Slot {
     /// Its name.
     pub id: SlotId,
     /// How its copies are, and what they hold.
-    pub copies: Copies<KeySlot>,
+    pub copies: Copies<Held>,
+    /// Nobody with the repository's key has made any of the copies that are there.
+    pub made_up: bool,
 }
 
 impl Slot {
     /// What it holds, where a copy of it can be read.
     pub fn value(&self) -> Option<&KeySlot> {
-        self.copies.values().next()
+        self.copies.values().next().map(|held| &held.slot)
+    }
+
+    /// Calls what nobody with the key has made damaged.
+    pub(crate) fn judge(&mut self, keys: &Keys) {
+        let whole = self.copies.whole();
+        self.copies.distrust(NOT_AUTHENTIC, |held| held.is_authentic(keys, self.id));
+        let counts_for_nothing = |state: &State| match state {
+            State::Missing => true,
+            State::Damaged(why) => why == NOT_AUTHENTIC,
+            State::Whole | State::Unknown(_) => false,
+        };
+        self.made_up = whole > 0 && self.copies.states().all(|(_, state)| counts_for_nothing(state));
     }
 }
 
@@ -69,7 +103,9 @@ pub(crate) fn add(
         Credential::KeyFile(_) => Derivation::KeyFile,
     };
     let slot = master.wrap(credential, derivation, options.now, options.label.clone(), id)?;
-    let object = envelope::wrap(ObjectType::KeySlot, repository, &config::encode_slot(&slot)?);
+    let header = envelope::header(ObjectType::KeySlot, repository);
+    let mac = master.keys().slot_mac(&header, id, &config::slot_fields(&slot));
+    let object = envelope::wrap(ObjectType::KeySlot, repository, &config::encode_slot(&slot, &mac)?);
     for copy in 0..COPIES {
         let name = Name::Key(id, copy);
         if storage.create(&name, &[&object])? == Created::Exists {
@@ -95,7 +131,8 @@ fn verify(
     master: &MasterKey,
     credential: &Credential,
 ) -> Result<()> {
-    let slot = read_one(storage, &storage.list(Class::Keys)?, repository, id);
+    let mut slot = read_one(storage, &storage.list(Class::Keys)?, repository, id);
+    slot.judge(&master.keys());
     if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != State::Whole) {
         return Err(Error::corrupt(format!("{name}: {}", describe(state))));
     }
@@ -122,7 +159,7 @@ pub(crate) fn read(storage: &dyn Storage, repository: RepositoryId, listed: &[(N
 
 fn read_one(storage: &dyn Storage, listed: &[(Name, u64)], repository: RepositoryId, id: SlotId) -> Slot {
     let decode = |object: &[u8]| decode(object, |found| found == repository);
-    Slot { id, copies: Copies::read(storage, |copy| Name::Key(id, copy), listed, decode) }
+    Slot { id, copies: Copies::read(storage, |copy| Name::Key(id, copy), listed, decode), made_up: false }
 }
 
 /// The repositories that slots say they are of, for who has no configuration to ask; the one that most say first.
@@ -175,12 +212,19 @@ fn names(listed: &[(Name, u64)]) -> BTreeMap<SlotId, Vec<(Name, u64)>> {
     out
 }
 
-fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<KeySlot> {
+/// Whether an intact slot is of the repository's key.
+pub(crate) fn is_authentic(object: &[u8], id: SlotId, keys: &Keys) -> Result<bool> {
+    Ok(decode(object, |_| true)?.is_authentic(keys, id))
+}
+
+fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<Held> {
     let (found, body) = envelope::unwrap(object, ObjectType::KeySlot, "a key slot")?;
     if !is_ours(found) {
         return Err(Error::corrupt(format!("a key slot: it belongs to repository {}", found.short())));
     }
-    config::decode_slot(body)
+    let (fields, mac) = config::split_slot(body)?;
+    let said = [object.get(..envelope::HEADER).unwrap_or_default(), fields].concat();
+    Ok(Held { slot: config::decode_slot(body)?, said, mac: *mac })
 }
 
 /// The master key, by whichever slot of one of `repositories` the credential opens. Of each slot the first readable copy
@@ -246,7 +290,7 @@ impl Search<'_> {
             return true;
         }
         match read.and_then(|()| decode(&object, |found| self.repositories.contains(&found))) {
-            Ok(slot) => self.read.push((id, *name, object, slot)),
+            Ok(held) => self.read.push((id, *name, object, held.slot)),
             Err(e) => {
                 self.damaged.push((*name, e));
                 return false;

@@ -164,7 +164,8 @@ fn row_12_key_derivation_beyond_limits() {
     let place = Place::with_files();
     place.world.file("pass", "word");
     for (memory, passes, lanes) in [(1 << 31, 3, 4), (64 << 10, 1_000_000_000, 4), (64 << 10, 3, 255), (0, 3, 4), (64, 0, 1)] {
-        reslot(&place, &config::encode_slot_unchecked(&slot(Derivation::Passphrase { memory, passes, lanes })));
+        let slot = slot(Derivation::Passphrase { memory, passes, lanes });
+        reslot(&place, &config::encode_slot_unchecked(&slot, &[0; 32]));
         // With an eighth of what the first one asks for.
         let limited = "ulimit -v 268435456; exec \"$0\" \"$@\"";
         let mut command = place.world.command(&["-r", "repo", "--password-file", "pass", "snapshots"]);

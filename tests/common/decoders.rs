@@ -48,7 +48,7 @@ pub fn config(bytes: &[u8]) {
 /// The body of a key slot.
 pub fn key_slot(bytes: &[u8]) {
     let Ok(slot) = config::decode_slot(bytes) else { return };
-    assert_eq!(config::decode_slot(&config::encode_slot_unchecked(&slot)).ok(), Some(slot));
+    assert_eq!(config::decode_slot(&config::encode_slot_unchecked(&slot, &[0; 32])).ok(), Some(slot));
 }
 
 /// A recovery text; and the bytes of one, with every check made to fit.

@@ -214,7 +214,12 @@ fn copies(repo: &Repository, findings: &mut Findings<'_>, without: &BTreeSet<Slo
         if without.contains(&slot) {
             continue;
         }
-        let read = repo.storage().read(&name, None, &mut object).and_then(|()| slot_is_sound(repo, &object));
+        let read = repo.storage().read(&name, None, &mut object).and_then(|()| slot_is_sound(repo, &object)).and_then(|()| {
+            match slots::is_authentic(&object, slot, repo.keys())? {
+                true => Ok(()),
+                false => Err(Error::corrupt(slots::NOT_AUTHENTIC)),
+            }
+        });
         let found = all.entry(slot).or_insert_with(|| vec![Some(MISSING.to_owned()); usize::from(COPIES)]);
         if let Some(place) = found.get_mut(usize::from(copy)) {
             *place = read.err().map(|e| bare(&name, &e));
@@ -230,6 +235,9 @@ fn copies(repo: &Repository, findings: &mut Findings<'_>, without: &BTreeSet<Slo
         }
         let next = match found.iter().any(Option::is_none) {
             true => "yester repair keys writes it again from a good copy".to_owned(),
+            false if found.iter().flatten().all(|wrong| wrong == MISSING || wrong == slots::NOT_AUTHENTIC) => {
+                "yester repair keys removes it".to_owned()
+            }
             false => format!("no copy of it is good; yester key remove {} removes it", slot.short()),
         };
         for (copy, wrong) in (0..).zip(found) {
