@@ -39,4 +39,5 @@ mod rows;
 mod s3_server;
 mod shapes;
 mod store;
+mod store_runs;
 mod support;

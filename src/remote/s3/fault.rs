@@ -117,6 +117,8 @@ fn refused(refusal: &Refusal, renewable: bool) -> Trouble {
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") if renewable => {
             Trouble::Later(error(ErrorKind::Key, ": the credentials have expired and were not renewed"))
         }
+        // The answer to a HEAD has no body that says why.
+        (403, "") if renewable => Trouble::Later(error(ErrorKind::Key, ": the credentials have expired, or do not allow this")),
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") => {
             Trouble::Final(error(ErrorKind::Key, ": the credentials have expired; give new ones"))
         }

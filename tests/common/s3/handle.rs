@@ -33,9 +33,11 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
         _ => Kind::Other,
     };
     let shown = if lists { parameter(&query, "prefix").unwrap_or_default() } else { key.clone().unwrap_or_default() };
+    let signature = parts.headers.get(AUTHORIZATION).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+    let access = signature.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
     let seen = {
         let mut all = state.seen.lock();
-        let seen = Seen { number: all.len(), kind, key: shown };
+        let seen = Seen { number: all.len(), kind, key: shown, access: access.to_owned() };
         all.push(seen.clone());
         seen
     };

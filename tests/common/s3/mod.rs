@@ -70,6 +70,8 @@ pub struct Seen {
     pub kind: Kind,
     /// The object's key; of a list, its prefix.
     pub key: String,
+    /// The id of the access key that signed it.
+    pub access: String,
 }
 
 /// What a request asks for.
