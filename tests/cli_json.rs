@@ -109,6 +109,7 @@ fn every_line_that_is_printed_is_on_the_page() {
         &["unlock"],
         &["version"],
         &["cat", "latest:nowhere"],
+        &["export", "--erofs", "image", "latest"],
         &["man", "man1"],
     ] {
         look(args);

@@ -12,6 +12,7 @@ const COMMANDS: &[&str] = &[
     "copy",
     "ls",
     "cat",
+    "export",
     "mount",
     "restore",
     "check",

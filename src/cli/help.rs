@@ -64,6 +64,13 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "export",
+        &[
+            ("yester export --erofs home.img latest:/home", "a directory, as an image"),
+            ("mount -o ro home.img /mnt", "look into it, as root, without yester"),
+        ],
+    ),
+    (
         "mount",
         &[
             ("yester mount ~/past", "all snapshots"),

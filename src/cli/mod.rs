@@ -19,6 +19,7 @@ mod configured;
 mod context;
 mod copy;
 mod exit;
+mod export;
 mod forget;
 mod gone;
 mod guard;
@@ -109,6 +110,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Snapshots(args) => snapshots::run(context, &args),
         Command::Ls(args) => ls::run(context, &args),
         Command::Cat(args) => cat::run(context, &args),
+        Command::Export(args) => export::run(context, &args),
         Command::Mount(args) => mount::run(context, &args, in_background),
         Command::Umount(args) => umount::run(context, &args),
         Command::Repair(args) => repair::run(context, &args),

@@ -6,6 +6,7 @@
 //! | `attr`, `stat` | what it answers, and how nodes are shown |
 //! | `inode`, `below` | inode numbers, and the way from a number to a node |
 //! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
+//! | `image` | a tree as an image of EROFS, the file system of Linux |
 //! | `prefetch` | decoding ahead of readers |
 //! | `push`, `ahead`, `around` | giving the kernel what readers will want: small files, the next megabytes, what lies around |
 //!
@@ -19,6 +20,7 @@ mod around;
 pub mod attr;
 mod below;
 mod follow;
+pub mod image;
 pub mod inode;
 mod list;
 pub mod names;

@@ -1,0 +1,151 @@
+//! Superblock and inodes of EROFS, as in `fs/erofs/erofs_fs.h` of Linux. All numbers are little-endian.
+
+use crate::model::Timestamp;
+use crate::vfs::image::BLOCK;
+
+/// Inode numbers count places of so many bytes.
+pub const SLOT: u64 = 32;
+/// Bytes of an inode. Only the long form has times of its own.
+pub const INODE: u64 = 64;
+/// Where the superblock is in the first block.
+const SUPERBLOCK: usize = 1024;
+const MAGIC: u32 = 0xe0f5_e1e2;
+/// Inodes have times of modification (`EROFS_FEATURE_COMPAT_MTIME`).
+const COMPAT_MTIME: u32 = 2;
+/// Some files are in pieces (`EROFS_FEATURE_INCOMPAT_CHUNKED_FILE`; Linux 5.15).
+const INCOMPAT_CHUNKED: u32 = 4;
+
+/// Where what an inode holds is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// In blocks one after the other.
+    Plain = 0,
+    /// Behind the inode.
+    Inline = 2,
+    /// In pieces of the same size, each at a block of its own or nowhere.
+    Pieces = 4,
+}
+
+/// What all kinds of inodes have.
+#[derive(Debug, Clone, Copy)]
+pub struct Inode {
+    /// Where its content is.
+    pub layout: Layout,
+    /// Bytes of attributes behind it.
+    pub attributes: u64,
+    /// Type and permissions.
+    pub mode: u16,
+    /// Bytes of content.
+    pub size: u64,
+    /// First block, device number, or the size of pieces.
+    pub place: u32,
+    /// For programs that know numbers of 32 bits only.
+    pub number: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// Time of modification.
+    pub mtime: Timestamp,
+    /// Names.
+    pub links: u32,
+}
+
+impl Inode {
+    /// As on the disk.
+    pub fn bytes(&self) -> [u8; INODE as usize] {
+        let mut out = [0; INODE as usize];
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        // Bit 0: the long form.
+        put(0, &(1 | (self.layout as u16) << 1).to_le_bytes());
+        put(2, &count(self.attributes).to_le_bytes());
+        put(4, &self.mode.to_le_bytes());
+        put(8, &self.size.to_le_bytes());
+        put(16, &self.place.to_le_bytes());
+        put(20, &self.number.to_le_bytes());
+        put(24, &self.owner.0.to_le_bytes());
+        put(28, &self.owner.1.to_le_bytes());
+        put(32, &self.mtime.secs.to_le_bytes());
+        put(40, &self.mtime.nanos.to_le_bytes());
+        put(44, &self.links.to_le_bytes());
+        out
+    }
+}
+
+/// How attributes of so many bytes are counted: the header is 1, four bytes more are 1 more.
+fn count(attributes: u64) -> u16 {
+    if attributes == 0 { 0 } else { ((attributes - 12) / 4 + 1) as u16 }
+}
+
+/// What is read back of an inode while an image is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// Type and permissions.
+    pub mode: u16,
+    /// Whether its content is behind it.
+    pub inline: bool,
+    /// Whether it is in pieces.
+    pub pieces: bool,
+    /// Bytes of attributes behind it.
+    pub attributes: u64,
+    /// Bytes of content.
+    pub size: u64,
+    /// See [`Inode::place`].
+    pub place: u32,
+}
+
+/// Where the size of an inode is in it, and its place.
+pub const SIZE_AT: u64 = 8;
+pub const PLACE_AT: u64 = 16;
+
+/// Reads an inode that [`Inode::bytes`] made.
+pub fn seen(bytes: &[u8; INODE as usize]) -> Seen {
+    let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
+    let layout = u16_at(0) >> 1;
+    let attributes = match u16_at(2) {
+        0 => 0,
+        count => 12 + 4 * (u64::from(count) - 1),
+    };
+    let size = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
+    let (inline, pieces) = (layout == Layout::Inline as u16, layout == Layout::Pieces as u16);
+    Seen { mode: u16_at(4), inline, pieces, attributes, size, place: u32_at(16) }
+}
+
+/// What the superblock says.
+#[derive(Debug)]
+pub struct Superblock {
+    /// The root's inode number; below 65,536.
+    pub root: u16,
+    /// Inodes.
+    pub inodes: u64,
+    /// The time of the snapshot.
+    pub time: Timestamp,
+    /// Blocks of the whole image.
+    pub blocks: u32,
+    /// The block where inodes begin.
+    pub first: u32,
+    /// Its own number.
+    pub uuid: [u8; 16],
+    /// Whether some files are in pieces.
+    pub pieces: bool,
+}
+
+impl Superblock {
+    /// The first block.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; BLOCK as usize];
+        let mut put = |at: usize, bytes: &[u8]| out[SUPERBLOCK + at..SUPERBLOCK + at + bytes.len()].copy_from_slice(bytes);
+        put(0, &MAGIC.to_le_bytes());
+        put(8, &COMPAT_MTIME.to_le_bytes());
+        put(12, &[BLOCK.trailing_zeros() as u8]);
+        put(14, &self.root.to_le_bytes());
+        put(16, &self.inodes.to_le_bytes());
+        put(24, &self.time.secs.to_le_bytes());
+        put(32, &self.time.nanos.to_le_bytes());
+        put(36, &self.blocks.to_le_bytes());
+        put(40, &self.first.to_le_bytes());
+        put(48, &self.uuid);
+        put(64, b"yester");
+        put(80, &(if self.pieces { INCOMPAT_CHUNKED } else { 0 }).to_le_bytes());
+        out
+    }
+}

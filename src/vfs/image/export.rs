@@ -1,0 +1,131 @@
+//! Writing an image with its data.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::model::{Content, Item, Snapshot};
+use crate::repo::tree::TreeReader;
+use crate::vfs::below::Below;
+use crate::vfs::image::BLOCK;
+use crate::vfs::image::area::Areas;
+use crate::vfs::image::build::{Losses, Name, build};
+use crate::vfs::image::made::Lying;
+use crate::vfs::image::reader::{self, Reader};
+use crate::vfs::image::tree::Part;
+use crate::vfs::prefetch::Prefetch;
+use crate::vfs::root::Mounted;
+
+/// Bytes that are written at once.
+const BUFFER: usize = 1 << 20;
+
+/// What was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Exported {
+    /// Bytes of the image; of these only what is not in holes takes room.
+    pub bytes: u64,
+    /// Inodes' data: files with content.
+    pub files: u64,
+    /// What the image does not show as the snapshot has it.
+    pub losses: Losses,
+}
+
+/// The number of an image of a directory of a snapshot: the same whenever it is made.
+pub(crate) fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> Name {
+    let mut hash = blake3::Hasher::new();
+    hash.update(b"yester image").update(&snapshot.id.0).update(&position.to_le_bytes()).update(shown);
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+    // Version and variant of random numbers.
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Name { uuid, time: snapshot.time }
+}
+
+/// Writes the image of the directory at `position` of a snapshot into `out`, which is empty. Metadata are put together in
+/// files without a name in `spool`; `memory` is what is decoded ahead. `told` hears of bytes written.
+pub fn export(
+    trees: &Arc<TreeReader>,
+    snapshot: Snapshot,
+    position: u64,
+    (out, spool): (&File, &Path),
+    memory: u64,
+    told: &mut dyn FnMut(u64),
+) -> Result<Exported> {
+    let below = Arc::new(Below::new(trees.clone()));
+    let name = name(&snapshot, position, b"");
+    let tree = Arc::new(Mounted { base: 0, snapshot });
+    let part = Part::new(below.clone(), tree, position, false, false);
+    let image = build(&part, &Areas::files(spool), name)?;
+    let prefetch = Arc::new(Prefetch::new(below, memory)?);
+    let reader = Reader::new(part, image, prefetch);
+    let mut writer = Writer { out: BufWriter::with_capacity(BUFFER, out), at: 0, told };
+    writer.metadata(&reader)?;
+    for number in 0..reader.image().files() {
+        let file = reader.image().file(number)?;
+        writer.file(&reader, file).map_err(|e| reader::at(e, file))?;
+    }
+    let bytes = reader.image().len();
+    writer.finish(bytes)?;
+    Ok(Exported { bytes, files: reader.image().files(), losses: reader.image().losses() })
+}
+
+struct Writer<'a> {
+    out: BufWriter<&'a File>,
+    /// Where the next byte goes.
+    at: u64,
+    told: &'a mut dyn FnMut(u64),
+}
+
+fn io(e: std::io::Error) -> Error {
+    Error::io("cannot write the image", e)
+}
+
+impl Writer<'_> {
+    fn put(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        if at != self.at {
+            // Over a hole, or to the next block.
+            self.out.seek(SeekFrom::Start(at)).map_err(io)?;
+        }
+        self.out.write_all(bytes).map_err(io)?;
+        self.at = at + bytes.len() as u64;
+        (self.told)(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn metadata(&mut self, reader: &Reader) -> Result<()> {
+        let mut bytes = vec![0; BUFFER];
+        let end = reader.image().data();
+        for at in (0..end).step_by(BUFFER) {
+            let part = &mut bytes[..(end - at).min(BUFFER as u64) as usize];
+            reader.image().metadata(at, part)?;
+            self.put(at, part)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, reader: &Reader, file: Lying) -> Result<()> {
+        let found = reader.found(file)?;
+        let content = reader::content(&found)?;
+        if let Content::Inline(bytes) = content {
+            return self.put(file.begin, bytes);
+        }
+        let trees = reader.part().trees();
+        trees.items(content, 0, &mut |start, item| {
+            if let Item::Chunk { id, len } = item {
+                reader.ahead(file, &found, start, u64::from(*len));
+                self.put(file.begin + start, &trees.data(id, *len)?)?;
+            }
+            Ok(true)
+        })
+    }
+
+    fn finish(mut self, len: u64) -> Result<()> {
+        self.out.flush().map_err(io)?;
+        let out = *self.out.get_ref();
+        debug_assert_eq!(len % BLOCK, 0);
+        out.set_len(len).and_then(|()| out.sync_all()).map_err(io)
+    }
+}

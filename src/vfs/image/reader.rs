@@ -1,0 +1,95 @@
+//! The bytes of an image: metadata as they are, data from the files that lie there.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::model::{Content, Kind};
+use crate::vfs::attr::Fault;
+use crate::vfs::below::Found;
+use crate::vfs::image::made::{Image, Lying};
+use crate::vfs::image::tree::{Part, plain};
+use crate::vfs::prefetch::Prefetch;
+
+/// An image with the tree behind it.
+#[derive(Debug)]
+pub struct Reader {
+    part: Part,
+    image: Image,
+    prefetch: Arc<Prefetch>,
+}
+
+impl Reader {
+    /// Of an image that was made of `part`. Readers of data are run ahead of by `prefetch`.
+    pub(crate) fn new(part: Part, image: Image, prefetch: Arc<Prefetch>) -> Reader {
+        Reader { part, image, prefetch }
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Reads up to `size` bytes from `offset` on into `out` (replaced); fewer only at the end of the image. What is
+    /// damaged anywhere in it is an error of the whole read.
+    pub fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        let end = offset.saturating_add(size as u64).min(self.image.len());
+        let mut at = offset;
+        if at < end.min(self.image.data()) {
+            let upto = end.min(self.image.data());
+            out.resize((upto - at) as usize, 0);
+            self.image.metadata(at, out)?;
+            at = upto;
+        }
+        let mut bytes = Vec::new();
+        let mut number = if at < end { self.image.number_at(at)? } else { 0 };
+        while at < end {
+            let file = self.image.file(number)?;
+            let upto = end.min(file.end);
+            self.file(file, at - file.begin, (upto - at) as usize, &mut bytes)?;
+            out.extend_from_slice(&bytes);
+            // What a block has behind the end of its file.
+            out.resize(out.len() + (upto - at) as usize - bytes.len().min((upto - at) as usize), 0);
+            at = upto;
+            number += 1;
+        }
+        Ok(())
+    }
+
+    fn file(&self, file: Lying, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let found = self.found(file)?;
+        let content = content(&found)?;
+        self.ahead(file, &found, offset, size as u64);
+        self.part.trees().read(content, offset, size, out)
+    }
+
+    /// The node of a file.
+    pub(super) fn found(&self, file: Lying) -> Result<Found> {
+        self.part.found(file.position).map_err(plain)
+    }
+
+    /// Notes that a part of a file is being read.
+    pub(super) fn ahead(&self, file: Lying, found: &Found, offset: u64, size: u64) {
+        let position = self.part.position(file.position);
+        let tree = self.part.mounted();
+        self.prefetch.reading(tree, (tree.base + position, position), found, (offset, size));
+    }
+
+    /// The tree.
+    pub(super) fn part(&self) -> &Part {
+        &self.part
+    }
+}
+
+/// The content of a node that must be a file.
+pub(super) fn content(found: &Found) -> Result<&Content> {
+    match &found.node().kind {
+        Kind::File(content) => Ok(content),
+        _ => Err(plain(Fault::Invalid)),
+    }
+}
+
+/// A damaged file, by where it is.
+pub(super) fn at(e: Error, file: Lying) -> Error {
+    e.context(format_args!("entry {} of the snapshot", file.position))
+}
