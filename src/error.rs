@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The operating system refused or failed.
     Io,
+    /// There is no room: the disk is full, or a quota is used up.
+    Full,
     /// Nobody can tell any more whether it happened: what was asked for may still come to be.
     Unsettled,
     /// Somebody else is at work.
@@ -36,10 +38,17 @@ pub enum ErrorKind {
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error: what it is (`kind`), what happened to which object (`Display`), and why (`source`).
+/// An error: what it is (`kind`), which object it is about (`subject`), what happened (`Display`),
+/// and why (`source`).
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     kind: ErrorKind,
+    /// What stands before the subject, with `: ` at its end.
+    outer: String,
+    subject: Option<String>,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -47,7 +56,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with a sentence for the user.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), source: None }
+        Error(Box::new(Parts { kind, outer: String::new(), subject: None, message: message.into(), source: None }))
     }
 
     /// Damage: shorthand for [`ErrorKind::Corrupt`].
@@ -60,43 +69,73 @@ impl Error {
         Error::new(ErrorKind::Invalid, message)
     }
 
-    /// An operating system error with what was being done; `ENOENT` and `EEXIST` keep their meaning as kinds.
+    /// An operating system error with what was being done. `ENOENT`, `EEXIST`, `ENOSPC` and `EDQUOT` keep their
+    /// meaning as kinds.
     pub fn io(message: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
             _ => ErrorKind::Io,
         };
-        Error { kind, message: message.into(), source: Some(Box::new(source)) }
+        let mut error = Error::new(kind, message);
+        error.0.source = Some(Box::new(source));
+        error
     }
 
     /// The same error, said from one step further out: `outer: inner`.
     pub fn context(mut self, outer: impl fmt::Display) -> Self {
-        self.message = format!("{outer}: {}", self.message);
+        self.0.outer = format!("{outer}: {}", self.0.outer);
         self
+    }
+
+    /// The same error with the object that it is about: `subject: inner`. A subject that it had is a
+    /// part of its message from then on.
+    pub fn about(mut self, subject: impl fmt::Display) -> Self {
+        let inner = self.0.subject.take().map(|inner| format!("{inner}: ")).unwrap_or_default();
+        self.0.message = format!("{}{inner}{}", std::mem::take(&mut self.0.outer), self.0.message);
+        self.0.subject = Some(subject.to_string());
+        self
+    }
+
+    /// The object that it is about, where that is known.
+    pub fn subject(&self) -> Option<&str> {
+        self.0.subject.as_deref()
+    }
+
+    /// What it says without its subject, for who names that.
+    pub fn without_subject(&self) -> String {
+        match &self.0.source {
+            Some(source) => format!("{}{}: {source}", self.0.outer, self.0.message),
+            None => format!("{}{}", self.0.outer, self.0.message),
+        }
     }
 
     /// The same error under another kind (a missing pack is damage, not a usage error).
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
-        self.kind = kind;
+        self.0.kind = kind;
         self
     }
 
     /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// The operating system's error number, where one is at the root of this error.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.source.as_ref()?.downcast_ref::<io::Error>()?.raw_os_error()
+        self.0.source.as_ref()?.downcast_ref::<io::Error>()?.raw_os_error()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        match &self.source {
+        f.write_str(&self.0.outer)?;
+        if let Some(subject) = &self.0.subject {
+            write!(f, "{subject}: ")?;
+        }
+        f.write_str(&self.0.message)?;
+        match &self.0.source {
             Some(source) => write!(f, ": {source}"),
             None => Ok(()),
         }
@@ -105,7 +144,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|e| e as _)
+        self.0.source.as_deref().map(|e| e as _)
     }
 }
 
@@ -118,5 +157,30 @@ pub trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, message: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| Error::io(message(), source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_a_kind_of_its_own() {
+        for number in [28, 122] {
+            assert_eq!(Error::io("cannot write", io::Error::from_raw_os_error(number)).kind(), ErrorKind::Full);
+        }
+        assert_eq!(Error::io("cannot write", io::Error::from_raw_os_error(5)).kind(), ErrorKind::Io);
+    }
+
+    #[test]
+    fn the_subject_is_said_once_and_can_be_left_out() {
+        let error = Error::corrupt("it is too short").about("packs/ab").context("cannot count");
+        assert_eq!(error.to_string(), "cannot count: packs/ab: it is too short");
+        assert_eq!((error.subject(), error.without_subject().as_str()), (Some("packs/ab"), "cannot count: it is too short"));
+        let error = error.about("snapshots/cd");
+        assert_eq!(error.subject(), Some("snapshots/cd"));
+        assert_eq!(error.to_string(), "snapshots/cd: cannot count: packs/ab: it is too short");
+        let failed = Error::io("cannot read", io::Error::other("why")).about("x");
+        assert_eq!((failed.to_string(), failed.without_subject()), ("x: cannot read: why".into(), "cannot read: why".into()));
     }
 }

@@ -45,7 +45,7 @@ pub enum Outcome {
 pub fn code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Corrupt | ErrorKind::Io => FAILED,
-        ErrorKind::Unsupported | ErrorKind::Unsettled => FAILED,
+        ErrorKind::Unsupported | ErrorKind::Unsettled | ErrorKind::Full => FAILED,
         ErrorKind::Invalid => USAGE,
         ErrorKind::NoRepository => NO_REPOSITORY,
         ErrorKind::Busy => BUSY,

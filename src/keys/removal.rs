@@ -54,7 +54,7 @@ impl Place<'_> {
             match self.judge(id)? {
                 // A removal says nothing but that it is there: a damaged one counts like any other.
                 Some(Judged::Sound(..) | Judged::Damaged(..)) => drop(found.removed.insert(id)),
-                Some(Judged::MadeUp(e)) => found.made_up.push((*name, e.context(name))),
+                Some(Judged::MadeUp(e)) => found.made_up.push((*name, e.about(name))),
                 Some(Judged::Newer(_)) | None => {}
             }
         }

@@ -134,7 +134,7 @@ fn verify(
     let mut slot = read_one(storage, &storage.list(Class::Keys)?, repository, id);
     slot.judge(&master.keys());
     if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != State::Whole) {
-        return Err(Error::corrupt(format!("{name}: {}", describe(state))));
+        return Err(Error::corrupt(describe(state)).about(name));
     }
     match slot.value().map(|value| MasterKey::unwrap(value, credential, id)).transpose()?.flatten() {
         Some(found) if found.is(master) && !slot.copies.differ() => Ok(()),

@@ -289,7 +289,8 @@ impl Store {
     fn open(path: &Path, repository: RepositoryId) -> Result<Self, Failure> {
         let failed = |e: sled::Error| match e {
             sled::Error::Io(e) if is_damage(&e) => Failure::Damaged,
-            sled::Error::Io(e) if e.to_string().contains("lock") => Failure::InUse,
+            // sled gives no other kind for a lock that is held. What else has this kind may be tried again.
+            sled::Error::Io(e) if e.kind() == std::io::ErrorKind::Other => Failure::InUse,
             sled::Error::Io(_) => Failure::Unavailable,
             _ => Failure::Damaged,
         };

@@ -142,7 +142,7 @@ fn verified(repo: &Repository, id: PackId, size: u64) -> Result<Verified> {
     repo.storage().read(&name, Some(end..size), &mut last)?;
     let sum = *hasher.finalize().as_bytes();
     if sum[..] == last[..] && sum != id.0 {
-        return Err(Error::corrupt(format!("{name}: it holds the bytes of another pack: {}", Name::Pack(PackId(sum)))));
+        return Err(Error::corrupt(format!("it holds the bytes of another pack: {}", Name::Pack(PackId(sum)))).about(name));
     }
     let (key, entries) = pack::read_directory(repo, id, size)?;
     let mut damage = None;

@@ -131,7 +131,7 @@ fn counted(
         out.directories += statistics.directories;
         out.others += statistics.others;
         out.bytes = out.bytes.saturating_add(statistics.bytes);
-        let seen = |e: Error| e.context(Name::Snapshot(snapshot.id)).context("cannot count; yester check says what is damaged");
+        let seen = |e: Error| e.about(Name::Snapshot(snapshot.id)).context("cannot count; yester check says what is damaged");
         count.snapshot(snapshot).map_err(seen)?;
         while let Some(page) = count.waiting.pop() {
             if stop.load(Ordering::Relaxed) {

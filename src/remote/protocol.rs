@@ -182,6 +182,7 @@ impl Code {
             Code::Conflict => ErrorKind::Exists,
             Code::Range | Code::Mismatch | Code::Malformed => ErrorKind::Corrupt,
             Code::Version => ErrorKind::Unsupported,
+            Code::Quota | Code::NoSpace => ErrorKind::Full,
             _ => ErrorKind::Io,
         }
     }

@@ -75,9 +75,9 @@ pub fn is_authentic(repo: &Repository, id: SnapshotId, number: u64) -> Result<()
     let mut object = Vec::new();
     repo.storage().read(&name, None, &mut object)?;
     let opened = seal::open_object(ObjectType::Beat, repo.id(), &id.0, &repo.keys().snapshot, &object, "a sign of life");
-    match opened.and_then(|plain| snapshot::decode_beat(&plain)).map_err(|e| e.context(name))? {
+    match opened.and_then(|plain| snapshot::decode_beat(&plain)).map_err(|e| e.about(name))? {
         (said, _) if said == number => Ok(()),
-        _ => Err(crate::error::Error::corrupt(format!("{name}: it was given under another number"))),
+        _ => Err(crate::error::Error::corrupt("it was given under another number").about(name)),
     }
 }
 

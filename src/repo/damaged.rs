@@ -120,7 +120,7 @@ pub fn open(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Damage> 
     let name = Name::Damaged(id);
     let class = &repo.keys().snapshot;
     let plain = seal::open_object(ObjectType::Damaged, repo.id(), &id.0, class, object, "a record of damage");
-    plain.and_then(|plain| decode_damage(&plain)).map_err(|e| e.context(name))
+    plain.and_then(|plain| decode_damage(&plain)).map_err(|e| e.about(name))
 }
 
 /// Adds to `found` that of a pack this is damaged.

@@ -98,12 +98,12 @@ pub fn judge<T>(
     Ok(match seal::judge_object(name.kinds(), repo.id(), &id.0, &repo.keys().snapshot, object, what(name))? {
         Judged::Sound(kind, plain) => match decode(kind, &plain) {
             Ok(value) => Small::Sound(value),
-            Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.context(name)),
-            Err(e) => Small::Damaged(kind, e.context(name)),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.about(name)),
+            Err(e) => Small::Damaged(kind, e.about(name)),
         },
-        Judged::Newer(e) => Small::Newer(e.context(name)),
-        Judged::Damaged(kind, e) => Small::Damaged(kind, e.context(name)),
-        Judged::MadeUp(e) => Small::MadeUp(e.context(name)),
+        Judged::Newer(e) => Small::Newer(e.about(name)),
+        Judged::Damaged(kind, e) => Small::Damaged(kind, e.about(name)),
+        Judged::MadeUp(e) => Small::MadeUp(e.about(name)),
     })
 }
 

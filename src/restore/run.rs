@@ -187,8 +187,7 @@ impl<'a> Run<'a> {
 
     /// One entry could not be restored. A full target ends the run instead of failing file by file.
     pub(crate) fn error(&self, subject: &[u8], error: Error) {
-        let kind = error.raw_os_error().map(|number| io::Error::from_raw_os_error(number).kind());
-        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+        if error.kind() == ErrorKind::Full {
             return self.abort(error.context(format!("the target is full; {}", crate::model::escape(subject))));
         }
         if self.options.verify && self.counts.errors.get() < FAILED {

@@ -108,7 +108,7 @@ fn the_disk_may_be_full_at_every_object() {
             });
             let result = crashed.try_prune(&options);
             if let Err(e) = result {
-                assert!(e.kind() == ErrorKind::Io && e.to_string().contains("No space left"), "{e}");
+                assert!(e.kind() == ErrorKind::Full && e.to_string().contains("No space left"), "{e}");
             }
             crashed.storage.before(|_| Ok(()));
             crashed.recovers();

@@ -74,13 +74,9 @@ impl<'a> Findings<'a> {
         self.said.insert(finding);
     }
 
-    /// The same of an error, which begins with what it is about.
+    /// The same of an error.
     pub fn error(&mut self, error: &Error) {
-        let text = error.to_string();
-        match text.split_once(": ") {
-            Some((object, message)) => self.damage(object, message),
-            None => self.damage("a tree", text),
-        }
+        self.damage(error.subject().unwrap_or("a tree"), error.without_subject());
     }
 
     /// A chunk that snapshots need is in no pack that the index knows.

@@ -199,8 +199,10 @@ fn live_snapshots(
 
 /// What the error says besides the object's name, which the finding says itself.
 pub(super) fn bare(name: &Name, error: &Error) -> String {
-    let text = error.to_string();
-    text.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(text)
+    match error.subject() {
+        Some(subject) if subject == name.to_string() => error.without_subject(),
+        _ => error.to_string(),
+    }
 }
 
 /// Looks at every copy of the key slots that are not in `without`. Answers how many lack only their last copies: somebody

@@ -1,7 +1,6 @@
 //! Carrying a prune out, step by step.
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -235,7 +234,7 @@ impl Prune<'_> {
                 self.report.written.bytes += bytes;
                 ended.map(|()| true)
             }
-            Err(e) if is_full(&e) => {
+            Err(e) if e.kind() == ErrorKind::Full => {
                 let message = format!("it is not finished, since the disk is full: {e}");
                 self.observer.event(&Event::Warning { subject: b"repack", message: &message });
                 ended.map(|()| false)
@@ -251,7 +250,7 @@ impl Prune<'_> {
         self.check_stop()?;
         let (repo, report) = (self.repo, &mut self.report);
         match steady(repo, |_| segments::rewrite(repo, &self.view.index, report)) {
-            Err(e) if is_full(&e) => {
+            Err(e) if e.kind() == ErrorKind::Full => {
                 let message = format!("it still names packs that are gone, since the disk is full; the next prune goes on: {e}");
                 self.observer.event(&Event::Warning { subject: b"index", message: &message });
                 Ok(())
@@ -281,10 +280,4 @@ impl Prune<'_> {
         }
         self.repo.storage().sync()
     }
-}
-
-/// Whether an error says that there is no room.
-fn is_full(e: &Error) -> bool {
-    let kind = e.raw_os_error().map(|number| io::Error::from_raw_os_error(number).kind());
-    matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }

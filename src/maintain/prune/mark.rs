@@ -123,7 +123,7 @@ impl Marks {
             {
                 return Err(lost_parent(&snapshot, parent));
             }
-            self.snapshot(&snapshot, walk).map_err(|e| e.context(format!("snapshot {}", id.short())))?;
+            self.snapshot(&snapshot, walk).map_err(|e| e.about(format!("snapshot {}", id.short())))?;
         }
         Ok(())
     }

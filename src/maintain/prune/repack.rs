@@ -148,7 +148,7 @@ impl<'a> Repack<'a> {
             };
             if let Err(e) = copied {
                 damaged::add_frame(&mut self.done.found, id, number);
-                first = first.and(Err(e.context(format!("{}, frame {number}", Name::Pack(id)))));
+                first = first.and(Err(e.about(format!("{}, frame {number}", Name::Pack(id)))));
             }
         }
         Ok(first)
@@ -168,7 +168,7 @@ impl<'a> Repack<'a> {
                 if is_damage(&e) {
                     damaged::add(&mut self.done.found, id, &Extent::Whole);
                 }
-                Ok(Err(e.context(Name::Pack(id))))
+                Ok(Err(e.about(Name::Pack(id))))
             }
         }
     }

@@ -27,9 +27,6 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 const FIRST_ATTEMPTS: u32 = 3;
 /// For so long a server that was given up is not asked again, or for a quarter of the timeout.
 const LEFT_ALONE: Duration = Duration::from_secs(5);
-/// What Linux calls a disk or a quota that is full: callers know them by number.
-const ENOSPC: i32 = 28;
-const EDQUOT: i32 = 122;
 
 /// A connection, or the place for one.
 #[derive(Default)]
@@ -417,8 +414,6 @@ fn refused(status: u16, body: &[u8]) -> Fault {
     let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal::new(code, format!("the server answers {status}")));
     let text = format!("the server says: {}", crate::model::escape(refusal.message.as_bytes()));
     match refusal.error {
-        Code::NoSpace => Fault::Final(Error::io(text, std::io::Error::from_raw_os_error(ENOSPC))),
-        Code::Quota => Fault::Final(Error::io(text, std::io::Error::from_raw_os_error(EDQUOT))),
         Code::TooMany | Code::Unavailable | Code::TooSlow => Fault::Later(Error::new(ErrorKind::Io, text)),
         code => Fault::Final(Error::new(code.kind(), text)),
     }

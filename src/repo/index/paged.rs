@@ -109,7 +109,7 @@ impl PagedSegment {
             Err(_) if source.drop_cached() => Self::read(repo, &source, id, size),
             other => other,
         }
-        .map_err(|e| e.context(Name::Segment(id)))
+        .map_err(|e| e.about(Name::Segment(id)))
     }
 
     fn read(repo: &Repository, source: &Source, id: SegmentId, size: u64) -> Result<Self> {
@@ -275,7 +275,7 @@ impl PagedSegment {
 
     fn open_page(&self, number: usize, sealed: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let opened = self.key.open_to(number as u64, &self.header, sealed, plain);
-        opened.map_err(|e| e.context(format!("page {number}")).context(Name::Segment(self.id)))
+        opened.map_err(|e| e.context(format!("page {number}")).about(Name::Segment(self.id)))
     }
 
     /// Reads and opens a page; a cached copy that does not open is fetched again.
@@ -309,7 +309,7 @@ impl PagedSegment {
     fn decode_entries(&self, page: usize, plain: &[u8]) -> Result<Vec<Entry>> {
         let count = (self.entries - (page * ENTRIES_A_PAGE) as u64).min(ENTRIES_A_PAGE as u64);
         let entries =
-            segment::decode_entries(plain, count as usize, self.frames()).map_err(|e| e.context(Name::Segment(self.id)))?;
+            segment::decode_entries(plain, count as usize, self.frames()).map_err(|e| e.about(Name::Segment(self.id)))?;
         let next = self.entry_pages.get(page + 1).map(|(first, _)| *first);
         let last = entries.last().map(|e| e.key);
         if entries.first().map(|e| e.key) != Some(self.entry_pages[page].0) || next.zip(last).is_some_and(|(n, l)| l > n) {
@@ -320,7 +320,7 @@ impl PagedSegment {
 
     fn decode_frames(&self, page: usize, plain: &[u8]) -> Result<Vec<FrameInfo>> {
         let frames = segment::decode_frames(plain, (page * FRAMES_A_PAGE) as u32, &self.starts);
-        frames.map_err(|e| e.context(Name::Segment(self.id)))
+        frames.map_err(|e| e.about(Name::Segment(self.id)))
     }
 
     /// A frame by its number in the segment.

@@ -402,10 +402,10 @@ fn is_newer(repo: &Repository, first: &[u8]) -> bool {
 pub fn read_directory(repo: &Repository, id: PackId, size: u64) -> Result<(Arc<PackKey>, Vec<DirectoryEntry>)> {
     let name = Name::Pack(id);
     let read = |range: std::ops::Range<u64>, out: &mut Vec<u8>| repo.storage().read(&name, Some(range), out);
-    let damaged = |e: Error| e.context(name);
+    let damaged = |e: Error| e.about(name);
     let mut bytes = Vec::new();
     if size < (PREAMBLE + pack::TAIL + CHECKSUM) as u64 {
-        return Err(Error::corrupt(format!("{name}: {size} bytes are too few for a pack")));
+        return Err(Error::corrupt(format!("{size} bytes are too few for a pack")).about(name));
     }
     read(0..PREAMBLE as u64, &mut bytes)?;
     let key = PackKey::open(repo, &bytes).map_err(damaged)?;

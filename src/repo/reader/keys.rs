@@ -64,7 +64,7 @@ impl ChunkReader {
             self.read_pack(id, range, &mut first)?;
             self.keep(kind, id, 0, &first);
         }
-        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.context(name))
+        PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.about(name))
     }
 
     /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.

@@ -414,7 +414,7 @@ impl ChunkReader {
         }
         let mut prefix = PREFIX.take();
         let decoded = bases(self, frame.pack.kind, &frame.info.bases, &mut prefix)
-            .map_err(|e| e.context(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))
+            .map_err(|e| e.about(format!("{}, frame {}, a base of it", Name::Pack(frame.pack.id), frame.number)))
             .and_then(|()| self.decode_with(frame, given, &prefix, plain));
         if prefix.capacity() <= KEPT_PREFIX {
             PREFIX.set(prefix);
@@ -461,7 +461,7 @@ impl ChunkReader {
     ) -> Result<()> {
         let name = Name::Pack(frame.pack.id);
         if key.preamble().kind != frame.pack.kind {
-            return Err(Error::corrupt(format!("{name}: it holds something else than the index says")));
+            return Err(Error::corrupt("it holds something else than the index says").about(name));
         }
         WORKING.with_borrow_mut(|slot| {
             let working = match slot {
@@ -471,7 +471,7 @@ impl ChunkReader {
             let range = frame.info.offset..frame.info.offset + u64::from(frame.info.stored);
             let Working { decoder, sealed, scratch } = working;
             let mut decode = |sealed: &[u8]| key.decode(frame.number, &frame.info, sealed, prefix, decoder, scratch, plain);
-            let damaged = |e: Error| e.context(format!("{name}, frame {}", frame.number));
+            let damaged = |e: Error| e.about(format!("{name}, frame {}", frame.number));
             if let Some(given) = given {
                 decode(given).map_err(damaged)?;
             } else if !self.kept(frame.pack.kind, frame.pack.id, &range, sealed, |sealed| decode(sealed).is_ok()) {

@@ -119,7 +119,7 @@ impl TreeReader {
     fn page(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<Page>) -> Result<Page> {
         self.pages.get_or_insert_with(id, || {
             let chunk = self.chunks.chunk(PackKind::Tree, id)?;
-            decode(&chunk).map_err(|e| e.context(format_args!("tree page {}", id.short())))
+            decode(&chunk).map_err(|e| e.about(format_args!("tree page {}", id.short())))
         })
     }
 

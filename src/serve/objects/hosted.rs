@@ -326,13 +326,10 @@ impl Drop for Reserved {
 
 /// What a client is told of a failure here: no paths, which are none of its business; the log has them.
 pub fn refuse(e: &Error) -> Refusal {
-    let full = e.raw_os_error().map(|number| io::Error::from_raw_os_error(number).kind());
-    match (e.kind(), full) {
-        (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
-            Refusal::new(Code::NoSpace, "the server's disk is full")
-        }
-        (ErrorKind::NotFound, _) => Refusal::new(Code::NotFound, "it is not there"),
-        (ErrorKind::NoRepository, _) => Refusal::new(Code::NoRepository, "there is no repository of this name"),
+    match e.kind() {
+        ErrorKind::Full => Refusal::new(Code::NoSpace, "the server's disk is full"),
+        ErrorKind::NotFound => Refusal::new(Code::NotFound, "it is not there"),
+        ErrorKind::NoRepository => Refusal::new(Code::NoRepository, "there is no repository of this name"),
         _ => {
             tracing::error!(error = %e, "a request failed");
             Refusal::new(Code::Failed, "the server failed: its log says how")
