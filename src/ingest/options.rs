@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::chunk::codec::Compression;
 use crate::ingest::still::Still;
 use crate::model::{SetText, Snapshot, SnapshotId, Timestamp};
+use crate::repo::pack::writer::PACK_TARGET;
 
 /// Which snapshot an ingest takes unchanged files from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,8 +88,6 @@ pub struct IngestOptions {
     pub never: Vec<std::path::PathBuf>,
 }
 
-/// A unit of transfer that object stores take in one request, and few enough names for a directory.
-const PACK_SIZE: u64 = 16 << 20;
 /// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
 const SEGMENT_CHUNKS: usize = 1 << 18;
 /// One segment of another writer on a busy disk.
@@ -112,7 +111,7 @@ impl Default for IngestOptions {
             changed_is_ok: Vec::new(),
             count_ahead: false,
             dry_run: false,
-            pack_size: PACK_SIZE,
+            pack_size: PACK_TARGET,
             segment_chunks: SEGMENT_CHUNKS,
             still: None,
             set: None,

@@ -43,7 +43,7 @@ const QUOTA: u64 = 300_000;
 fn carry_out(storage: &RemoteStorage, own: u8, step: &Step) {
     let fits = |result: yester::Result<Created>| match result {
         Ok(_) => {}
-        Err(e) => assert!(e.raw_os_error() == Some(122) || e.kind() == ErrorKind::Exists, "{e}"),
+        Err(e) => assert!(matches!(e.kind(), ErrorKind::Full | ErrorKind::Exists), "{e}"),
     };
     match step {
         // Of a content that others send as well, at the same time.

@@ -17,18 +17,14 @@ use crate::model::{ChunkKey, PackId, SnapshotId};
 use crate::observe::{Event, Observer};
 use crate::repo::damaged::{self, Found};
 use crate::repo::index::Location;
-use crate::repo::index::segment::Segment;
-use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame, StoredPack};
+use crate::repo::pack::writer::{OpenPacks, PACK_TARGET, PACKS_A_SEGMENT, PackIndexer, Written};
+use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame};
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::repo::{Repository, index::Index};
 use crate::storage::Name;
 
-/// A new pack is closed from this on, as an ingest's.
-const PACK_TARGET: u64 = 16 << 20;
 /// A frame that is put together of parts of others is closed from this on.
 const FRAME: usize = 512 << 10;
-/// New packs that a segment is written for.
-const PACKS_A_SEGMENT: usize = 16;
 
 /// What was written.
 #[derive(Debug, Default, Clone)]
@@ -47,23 +43,14 @@ pub struct Repack<'a> {
     index: &'a Index,
     reader: &'a ChunkReader,
     survey: &'a mut Survey,
-    session: SnapshotId,
     sealer: FrameSealer,
-    /// The open pack of each kind.
-    open: [Option<Build>; 2],
-    waiting: Vec<StoredPack>,
-    done: Repacked,
+    open: OpenPacks<'a>,
+    /// Parts of frames of each kind, for the next frame.
+    gathered: [PlainFrame; 2],
+    indexer: PackIndexer<'a>,
+    found: Found,
     sealed: Vec<u8>,
     prefix: Vec<u8>,
-}
-
-/// A pack under construction.
-struct Build {
-    key: PackKey,
-    frames: Vec<SealedFrame>,
-    stored: u64,
-    /// Parts of frames, for the next one.
-    gathered: PlainFrame,
 }
 
 impl<'a> Repack<'a> {
@@ -81,11 +68,11 @@ impl<'a> Repack<'a> {
             index,
             reader,
             survey,
-            session,
             sealer,
-            open: [None, None],
-            waiting: Vec::new(),
-            done: Repacked::default(),
+            open: OpenPacks::new(repo, session),
+            gathered: Default::default(),
+            indexer: PackIndexer::new(repo),
+            found: Found::default(),
             sealed: Vec::new(),
             prefix: Vec::new(),
         })
@@ -112,8 +99,9 @@ impl<'a> Repack<'a> {
         }
         self.close(PackKind::Data)?;
         self.close(PackKind::Tree)?;
-        self.index()?;
-        Ok(self.done)
+        self.indexer.write_segment()?;
+        let Written { packs, bytes } = self.indexer.written();
+        Ok(Repacked { packs, bytes, found: self.found })
     }
 
     /// Copies from one pack. The inner error is the first one of reading it: frames that are damaged are left out.
@@ -147,7 +135,7 @@ impl<'a> Repack<'a> {
                 false => self.parts(&key, number, entry, &wanted)?,
             };
             if let Err(e) = copied {
-                damaged::add_frame(&mut self.done.found, id, number);
+                damaged::add_frame(&mut self.found, id, number);
                 first = first.and(Err(e.about(format!("{}, frame {number}", Name::Pack(id)))));
             }
         }
@@ -166,7 +154,7 @@ impl<'a> Repack<'a> {
             Ok(key) => Ok(Ok((Arc::new(key), self.index.directory_of(id)?))),
             Err(e) => {
                 if is_damage(&e) {
-                    damaged::add(&mut self.done.found, id, &Extent::Whole);
+                    damaged::add(&mut self.found, id, &Extent::Whole);
                 }
                 Ok(Err(e.about(Name::Pack(id))))
             }
@@ -208,7 +196,7 @@ impl<'a> Repack<'a> {
         let range = entry.frame.offset..entry.frame.offset + u64::from(entry.frame.stored);
         let read = self.repo.storage().read(&Name::Pack(id), Some(range), &mut self.sealed);
         if read.as_ref().is_err_and(is_damage) {
-            damaged::add_frame(&mut self.done.found, id, number);
+            damaged::add_frame(&mut self.found, id, number);
         }
         read
     }
@@ -223,10 +211,9 @@ impl<'a> Repack<'a> {
     }
 
     fn whole(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry) -> Result<Result<()>> {
-        let build = build(&mut self.open, self.repo, key.preamble().kind, self.session)?;
-        let next = build.frames.len() as u32;
+        let open = self.open.of(key.preamble().kind)?;
         let (keys, from) = (self.repo.keys(), (&**key, number));
-        match self.sealer.reseal(keys, from, entry, &self.sealed, &self.prefix, &build.key, next) {
+        match self.sealer.reseal(keys, from, entry, &self.sealed, &self.prefix, open.build.key(), open.next) {
             Ok(frame) => self.add(key.preamble().kind, frame).map(Ok),
             Err(e) => Ok(Err(e)),
         }
@@ -256,11 +243,11 @@ impl<'a> Repack<'a> {
                 delta.chunks.push((id, *len));
                 continue;
             }
-            let build = build(&mut self.open, self.repo, kind, self.session)?;
-            build.gathered.bytes.extend_from_slice(bytes);
-            build.gathered.chunks.push((id, *len));
-            let full = build.gathered.bytes.len() >= FRAME.min(entry.frame.plain as usize);
-            if full || build.gathered.chunks.len() == MAX_FRAME_CHUNKS {
+            let gathered = &mut self.gathered[kind as usize - 1];
+            gathered.bytes.extend_from_slice(bytes);
+            gathered.chunks.push((id, *len));
+            let full = gathered.bytes.len() >= FRAME.min(entry.frame.plain as usize);
+            if full || gathered.chunks.len() == MAX_FRAME_CHUNKS {
                 self.seal_gathered(kind)?;
             }
         }
@@ -271,55 +258,36 @@ impl<'a> Repack<'a> {
     }
 
     fn seal_gathered(&mut self, kind: PackKind) -> Result<()> {
-        let gathered = self.open[kind as usize - 1].as_mut().map(|build| std::mem::take(&mut build.gathered));
-        match gathered.filter(|frame| !frame.chunks.is_empty()) {
-            Some(frame) => self.seal(kind, &frame),
-            None => Ok(()),
-        }
+        let frame = std::mem::take(&mut self.gathered[kind as usize - 1]);
+        if frame.chunks.is_empty() { Ok(()) } else { self.seal(kind, &frame) }
     }
 
     fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
-        let build = build(&mut self.open, self.repo, kind, self.session)?;
+        let open = self.open.of(kind)?;
         let fetch = |kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
         // What was worth being a difference is tried each time.
         let deltas = Deltas { trials: &DeltaTrials::default(), fetch: &fetch };
-        let number = build.frames.len() as u32;
-        let frame = self.sealer.seal(self.repo.keys(), &build.key, number, frame, Some(&deltas))?;
+        let frame = self.sealer.seal(self.repo.keys(), open.build.key(), open.next, frame, Some(&deltas))?;
         self.add(kind, frame)
     }
 
     fn add(&mut self, kind: PackKind, frame: SealedFrame) -> Result<()> {
-        let build = build(&mut self.open, self.repo, kind, self.session)?;
-        build.stored += frame.bytes.len() as u64;
-        build.frames.push(frame);
-        if build.stored >= PACK_TARGET { self.close(kind) } else { Ok(()) }
+        let open = self.open.of(kind)?;
+        open.build.add(open.next, frame);
+        open.next += 1;
+        if open.build.bytes() >= PACK_TARGET { self.close(kind) } else { Ok(()) }
     }
 
     /// Stores the open pack of a kind, if there is one.
     fn close(&mut self, kind: PackKind) -> Result<()> {
-        let gathered = self.open[kind as usize - 1].as_mut().map(|build| std::mem::take(&mut build.gathered));
-        if let Some(frame) = gathered.filter(|frame| !frame.chunks.is_empty()) {
-            // With it the pack may become full and be closed in there.
-            self.seal(kind, &frame)?;
+        // With it the pack may become full and be closed in there.
+        self.seal_gathered(kind)?;
+        if let Some(build) = self.open.close(kind) {
+            self.indexer.add(build.store(self.repo)?);
+            if self.indexer.waiting().0 == PACKS_A_SEGMENT {
+                self.indexer.write_segment()?;
+            }
         }
-        let Some(build) = self.open[kind as usize - 1].take() else { return Ok(()) };
-        let stored = pack::store(self.repo, &build.key, build.frames)?;
-        self.done.packs += 1;
-        self.done.bytes += stored.size;
-        self.waiting.push(stored);
-        if self.waiting.len() == PACKS_A_SEGMENT { self.index() } else { Ok(()) }
-    }
-
-    /// Packs first, then the segment that names them.
-    fn index(&mut self) -> Result<()> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        self.repo.storage().sync()?;
-        let (_, size) = Segment::of_packs(&self.waiting).store(self.repo, Vec::new())?;
-        self.repo.storage().sync()?;
-        self.done.bytes += size;
-        self.waiting.clear();
         Ok(())
     }
 }
@@ -333,15 +301,4 @@ enum Wanted {
     AsItIs,
     /// It is copied into a frame without bases.
     ByItself,
-}
-
-fn build<'b>(open: &'b mut [Option<Build>; 2], repo: &Repository, kind: PackKind, session: SnapshotId) -> Result<&'b mut Build> {
-    let place = &mut open[kind as usize - 1];
-    match place {
-        Some(build) => Ok(build),
-        None => {
-            let key = PackKey::generate(repo, kind, session)?;
-            Ok(place.insert(Build { key, frames: Vec::new(), stored: 0, gathered: PlainFrame::default() }))
-        }
-    }
 }

@@ -16,6 +16,7 @@ use crate::storage::{Created, Name};
 
 pub mod buffers;
 pub mod run;
+pub mod writer;
 
 /// A pack's preamble and the key that it leads to.
 #[derive(Debug)]
