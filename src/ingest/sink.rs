@@ -21,7 +21,6 @@ use crate::repo::pack::writer::{OpenPacks, PACKS_A_SEGMENT, PackBuild, PackIndex
 use crate::repo::pack::{DeltaTrials, Deltas, FrameSealer, PlainFrame, StoredPack};
 use crate::repo::reader::ChunkReader;
 
-
 /// A frame to be sealed.
 #[derive(Debug)]
 pub struct SealJob {

@@ -1,26 +1,24 @@
 //! How much snapshots hold, and how much of the repository they take.
 //!
-//! Every page of the snapshots' trees is read once. What was counted is a bit for each entry of the index; that, caches
-//! and a list of pages to visit are all that is in memory.
+//! Every page of the snapshots' trees is read once. In memory are a bit for each entry of the index, a cache of frames
+//! and a list of pages to visit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::format::page::PageKind;
-use crate::model::{ChunkId, Content, Item, Kind, Node, Root, Snapshot, Xattrs};
+use crate::model::{ChunkId, Snapshot};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
-use crate::repo::index::{Index, Location, missing_chunk};
+use crate::repo::bits::EntryBits;
+use crate::repo::index::{Index, missing_chunk};
 use crate::repo::reader::ChunkReader;
-use crate::repo::tree::TreeReader;
+use crate::repo::tree::walk::{TreePage, Visitor, walk};
 use crate::storage::{Class, Name};
 
 /// Decoded frames that are kept.
 const FRAMES: u64 = 32 << 20;
-/// Decoded pages that are kept.
-const PAGES: u64 = 8 << 20;
 
 /// Different chunks of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,15 +114,9 @@ fn counted(
 ) -> Result<Stats> {
     let mut out = Stats { snapshots: snapshots.len() as u64, ..Stats::default() };
     objects(repo, index, &mut out)?;
-    let chunks = Arc::new(ChunkReader::new(repo.clone(), index.clone(), FRAMES)?);
-    let mut count = Count {
-        trees: TreeReader::new(chunks, PAGES)?,
-        counted: index.entry_counts().iter().map(|entries| vec![0; entries.div_ceil(64) as usize]).collect(),
-        index,
-        data: Share::default(),
-        tree: Share::default(),
-        waiting: Vec::new(),
-    };
+    let reader = ChunkReader::new(repo.clone(), index.clone(), FRAMES)?;
+    let counted = EntryBits::new(index);
+    let mut count = Count { index, counted, data: Share::default(), tree: Share::default(), stop, observer };
     for snapshot in snapshots {
         let statistics = &snapshot.statistics;
         out.files += statistics.files;
@@ -132,20 +124,7 @@ fn counted(
         out.others += statistics.others;
         out.bytes = out.bytes.saturating_add(statistics.bytes);
         let seen = |e: Error| e.about(Name::Snapshot(snapshot.id)).context("cannot count; yester check says what is damaged");
-        count.snapshot(snapshot).map_err(seen)?;
-        while let Some(page) = count.waiting.pop() {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));
-            }
-            count.page(&page).map_err(seen)?;
-            observer.event(&Event::Progress {
-                entries: count.tree.count,
-                bytes: count.data.plain,
-                total_entries: 0,
-                total_bytes: 0,
-                unit: "pages",
-            });
-        }
+        walk(&reader, snapshot, &mut count).map_err(seen)?;
     }
     (out.data, out.trees) = (count.data.chunks(), count.tree.chunks());
     Ok(out)
@@ -189,82 +168,22 @@ impl Share {
     }
 }
 
-/// A page to visit.
-struct Page {
-    id: ChunkId,
-    kind: PageKind,
-    level: u8,
-}
-
 /// What was counted so far.
 struct Count<'a> {
-    trees: TreeReader,
     index: &'a Index,
-    /// A bit for each entry of each segment.
-    counted: Vec<Vec<u64>>,
+    /// Chunks that were counted, each at its first place.
+    counted: EntryBits,
     data: Share,
     tree: Share,
-    waiting: Vec<Page>,
+    stop: &'a AtomicBool,
+    observer: &'a dyn Observer,
 }
 
 impl Count<'_> {
-    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.node(&snapshot.root)?;
-        for (root, kind) in [(&snapshot.scan, PageKind::Scan), (&snapshot.links, PageKind::Links)] {
-            root.iter().try_for_each(|root| self.root(root, kind))?;
-        }
-        Ok(())
-    }
-
-    fn node(&mut self, node: &Node) -> Result<()> {
-        if let Xattrs::Stored(id) = &node.meta.xattrs {
-            self.chunk(PackKind::Tree, id)?;
-        }
-        match &node.kind {
-            Kind::File(Content::Items(items)) => self.items(items),
-            Kind::File(Content::Tree { root, .. }) => self.root(root, PageKind::Recipe),
-            Kind::Directory(directory) => directory.root.iter().try_for_each(|root| self.root(root, PageKind::Directory)),
-            _ => Ok(()),
-        }
-    }
-
-    fn items(&mut self, items: &[Item]) -> Result<()> {
-        items.iter().try_for_each(|item| match item {
-            Item::Chunk { id, .. } => self.chunk(PackKind::Data, id).map(drop),
-            Item::Hole { .. } => Ok(()),
-        })
-    }
-
-    fn root(&mut self, root: &Root, kind: PageKind) -> Result<()> {
-        self.visit(Page { id: root.page, kind, level: root.height })
-    }
-
-    /// Has the page visited, if it was not yet.
-    fn visit(&mut self, page: Page) -> Result<()> {
-        if self.chunk(PackKind::Tree, &page.id)? {
-            self.waiting.push(page);
-        }
-        Ok(())
-    }
-
-    fn page(&mut self, page: &Page) -> Result<()> {
-        if page.level > 0 {
-            let children = self.trees.children(&page.id, page.kind, page.level)?;
-            let level = page.level - 1;
-            return children.iter().try_for_each(|child| self.visit(Page { id: child.page, kind: page.kind, level }));
-        }
-        match page.kind {
-            PageKind::Directory => self.trees.nodes(&page.id)?.nodes.iter().try_for_each(|node| self.node(node)),
-            PageKind::Recipe => self.items(&self.trees.item_page(&page.id)?.clone()),
-            // Nothing is below these.
-            PageKind::Scan | PageKind::Links => Ok(()),
-        }
-    }
-
     /// Counts a chunk; false: it was counted before.
-    fn chunk(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
+    fn count(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let location = self.index.find(kind, &id.key())?.ok_or_else(|| missing_chunk(id))?;
-        if !self.first_time(&location) {
+        if self.counted.set(location.entry()) {
             return Ok(false);
         }
         let frame = self.index.frame(&location)?.info;
@@ -277,14 +196,22 @@ impl Count<'_> {
         share.stored += (u128::from(frame.stored) << 16) * u128::from(location.len) / u128::from(frame.plain.max(1));
         Ok(true)
     }
+}
 
-    fn first_time(&mut self, location: &Location) -> bool {
-        let (segment, entry) = location.entry();
-        let word = self.counted.get_mut(segment as usize).and_then(|words| words.get_mut(entry as usize / 64));
-        let Some(word) = word else { return false };
-        let bit = 1 << (entry % 64);
-        let first = *word & bit == 0;
-        *word |= bit;
-        first
+impl Visitor for Count<'_> {
+    fn page(&mut self, page: &TreePage) -> Result<bool> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));
+        }
+        self.count(PackKind::Tree, &page.id)
+    }
+
+    fn chunk(&mut self, kind: PackKind, id: &ChunkId) -> Result<()> {
+        self.count(kind, id).map(drop)
+    }
+
+    fn read(&mut self, _: u64) {
+        let (entries, bytes) = (self.tree.count, self.data.plain);
+        self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
     }
 }

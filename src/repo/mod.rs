@@ -17,6 +17,7 @@ use crate::storage::{Class, Storage};
 pub mod at_work;
 pub mod attributes;
 pub mod beat;
+pub(crate) mod bits;
 pub mod cache;
 pub mod damaged;
 pub mod index;

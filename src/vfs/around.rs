@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item};
+use crate::repo::bits::Bits;
 use crate::vfs::below::Below;
 use crate::vfs::push::{Kernel, Store};
 
@@ -83,7 +84,7 @@ impl Around {
 struct Places {
     /// The last read of it.
     job: Job,
-    given: Vec<u64>,
+    given: Bits,
     /// How many of them were read before they were given, and afterwards.
     read: u32,
     again: u32,
@@ -94,19 +95,17 @@ struct Places {
 impl Places {
     fn new(job: Job) -> Self {
         let size = Some(job.content.size()).filter(|size| *size <= LONGEST).unwrap_or(0);
-        Places { job, given: vec![0; size.div_ceil(PLACE).div_ceil(64) as usize], read: 0, again: 0, credit: 0 }
+        Places { job, given: Bits::new(size.div_ceil(PLACE)), read: 0, again: 0, credit: 0 }
     }
 
     fn has(&self, place: u64) -> bool {
-        self.given.get((place / 64) as usize).is_none_or(|word| word >> (place % 64) & 1 == 1)
+        self.given.get(place).unwrap_or(true)
     }
 
     /// Notes that a range was given: the places that begin in it.
     fn gave(&mut self, (from, to): (u64, u64)) {
         for place in from.div_ceil(PLACE)..to.div_ceil(PLACE) {
-            if let Some(word) = self.given.get_mut((place / 64) as usize) {
-                *word |= 1 << (place % 64);
-            }
+            self.given.set(place);
         }
     }
 
@@ -126,7 +125,7 @@ impl Places {
         }
         self.again += 1;
         if self.again > MANY {
-            self.given.fill(0);
+            self.given.clear();
             self.again = 0;
         }
     }

@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::format::page::{self, PageKind};
-use crate::maintain::prune::bits::Bits;
 use crate::maintain::prune::view::View;
-use crate::model::{ChunkId, Content, Item, Kind, Node, Root, Snapshot, SnapshotId, Xattrs};
+use crate::model::{ChunkId, Snapshot, SnapshotId};
 use crate::observe::{Event, Observer};
+use crate::repo::bits::EntryBits;
 use crate::repo::index::{Index, missing_chunk};
 use crate::repo::reader::ChunkReader;
 use crate::repo::small::{self, Small};
+use crate::repo::tree::walk::{TreePage, Visitor, walk};
 use crate::repo::{Repository, marks, snapshots};
 use crate::storage::Name;
 
@@ -30,9 +30,9 @@ const PAGES_A_WORD: u64 = 256;
 pub struct Marks {
     index: Arc<Index>,
     /// Chunks that snapshots need.
-    pub live: Bits,
+    pub live: EntryBits,
     /// Pages that were gone through.
-    walked: Bits,
+    walked: EntryBits,
     /// Snapshots and fences that were looked at.
     seen: HashSet<SnapshotId>,
     /// How many of these are snapshots.
@@ -43,11 +43,8 @@ pub struct Marks {
     bytes: u64,
 }
 
-/// A page to go through: what it is, and its level.
-type Visit = (PageKind, ChunkId, u8);
-
-/// Reads pages for a mark.
-pub struct Walk<'a> {
+/// How pages are read for a mark.
+pub struct Reading<'a> {
     /// The chunks behind the pages.
     pub reader: &'a ChunkReader,
     /// Snapshots that count as forgotten.
@@ -61,46 +58,24 @@ pub struct Walk<'a> {
 impl Marks {
     /// Nothing is marked.
     pub fn new(index: Arc<Index>) -> Self {
-        let (live, walked) = (Bits::new(&index), Bits::new(&index));
+        let (live, walked) = (EntryBits::new(&index), EntryBits::new(&index));
         Marks { index, live, walked, seen: HashSet::new(), snapshots: 0, made_up: Vec::new(), pages: 0, bytes: 0 }
     }
 
-    /// The same marks in another index: a segment that both have keeps its bits; for the entries of a new one the old
-    /// index is asked. All copies of a chunk have equal bits, so any of them tells.
+    /// The same marks in another index.
     pub fn carry(&mut self, index: &Arc<Index>) -> Result<()> {
-        let old = self.index.segments();
-        if index.segments().iter().map(|s| s.id()).eq(old.iter().map(|s| s.id())) {
-            self.index = index.clone();
-            return Ok(());
+        if !index.segments().iter().map(|s| s.id()).eq(self.index.segments().iter().map(|s| s.id())) {
+            [self.live, self.walked] = EntryBits::carry([&self.live, &self.walked], &self.index, index)?;
         }
-        let (mut live, mut walked) = (Bits::new(index), Bits::new(index));
-        for (at, segment) in index.segments().iter().enumerate() {
-            if let Some(from) = old.iter().position(|s| s.id() == segment.id()) {
-                live.take(at, &self.live, from);
-                walked.take(at, &self.walked, from);
-                continue;
-            }
-            index.scan(at, &mut |location, key, pack| {
-                if let Some(known) = self.index.find(pack.kind, key)? {
-                    if self.live.get(known.entry()) {
-                        live.set(location.entry());
-                    }
-                    if self.walked.get(known.entry()) {
-                        walked.set(location.entry());
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        (self.index, self.live, self.walked) = (index.clone(), live, walked);
+        self.index = index.clone();
         Ok(())
     }
 
     /// Marks what the snapshots of `view` need that were not looked at before. What was marked for a snapshot that is
     /// forgotten by now stays marked: too much is kept, never too little. The index of the marks must be the view's.
-    pub fn update(&mut self, repo: &Repository, view: &View, walk: &Walk<'_>) -> Result<()> {
+    pub fn update(&mut self, repo: &Repository, view: &View, reading: &Reading<'_>) -> Result<()> {
         let listed: HashSet<&SnapshotId> = view.snapshots.iter().collect();
-        for id in view.snapshots.iter().filter(|id| !walk.without.contains(id)) {
+        for id in view.snapshots.iter().filter(|id| !reading.without.contains(id)) {
             if !self.seen.insert(*id) {
                 continue;
             }
@@ -123,7 +98,8 @@ impl Marks {
             {
                 return Err(lost_parent(&snapshot, parent));
             }
-            self.snapshot(&snapshot, walk).map_err(|e| e.about(format!("snapshot {}", id.short())))?;
+            walk(reading.reader, &snapshot, &mut Marking { marks: self, reading })
+                .map_err(|e| e.about(format!("snapshot {}", id.short())))?;
         }
         Ok(())
     }
@@ -137,83 +113,6 @@ impl Marks {
         Ok(None)
     }
 
-    fn snapshot(&mut self, snapshot: &Snapshot, walk: &Walk<'_>) -> Result<()> {
-        let mut stack: Vec<Visit> = Vec::new();
-        let root = |kind: PageKind, root: &Root| (kind, root.page, root.height);
-        stack.extend(snapshot.links.iter().map(|links| root(PageKind::Links, links)));
-        stack.extend(snapshot.scan.iter().map(|scan| root(PageKind::Scan, scan)));
-        self.node(&snapshot.root, &mut stack)?;
-        while let Some(visit) = stack.pop() {
-            if walk.stop.load(Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
-            }
-            self.page(visit, &mut stack, walk)?;
-        }
-        Ok(())
-    }
-
-    /// Goes through a page for the first time: marks it and what it names; its children go on the stack.
-    fn page(&mut self, (kind, id, level): Visit, stack: &mut Vec<Visit>, walk: &Walk<'_>) -> Result<()> {
-        let mut before = false;
-        let places = self.index.find_all(PackKind::Tree, &id.key())?;
-        for place in &places {
-            self.live.set(place.entry());
-            before = self.walked.set(place.entry());
-        }
-        if places.is_empty() {
-            return Err(missing_chunk(&id));
-        }
-        // Leaves of scan records and hard links name nothing.
-        if before || level == 0 && matches!(kind, PageKind::Scan | PageKind::Links) {
-            return Ok(());
-        }
-        let bytes = walk.reader.chunk(PackKind::Tree, &id)?;
-        self.count(bytes.len() as u64, walk.observer);
-        let at = stack.len();
-        if level > 0 {
-            stack.extend(page::children(&bytes, kind, level)?.iter().map(|child| (kind, child.page, level - 1)));
-        } else if kind == PageKind::Directory {
-            page::nodes(&bytes)?.iter().try_for_each(|node| self.node(node, stack))?;
-        } else {
-            self.items(&page::items(&bytes)?)?;
-        }
-        // What stands first is popped first: pages lie in the packs in about this order.
-        stack[at..].reverse();
-        Ok(())
-    }
-
-    fn node(&mut self, node: &Node, stack: &mut Vec<Visit>) -> Result<()> {
-        if let Xattrs::Stored(id) = &node.meta.xattrs {
-            self.chunk(PackKind::Tree, id)?;
-        }
-        match &node.kind {
-            Kind::Directory(directory) => {
-                stack.extend(directory.root.iter().map(|root| (PageKind::Directory, root.page, root.height)));
-            }
-            Kind::File(Content::Tree { root, .. }) => stack.push((PageKind::Recipe, root.page, root.height)),
-            Kind::File(Content::Items(items)) => self.items(items)?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn items(&mut self, items: &[Item]) -> Result<()> {
-        for item in items {
-            if let Item::Chunk { id, .. } = item {
-                self.chunk(PackKind::Data, id)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn chunk(&mut self, kind: PackKind, id: &ChunkId) -> Result<()> {
-        let places = self.index.find_all(kind, &id.key())?;
-        for place in &places {
-            self.live.set(place.entry());
-        }
-        if places.is_empty() { Err(missing_chunk(id)) } else { Ok(()) }
-    }
-
     fn count(&mut self, bytes: u64, observer: &dyn Observer) {
         self.pages += 1;
         self.bytes += bytes;
@@ -221,6 +120,39 @@ impl Marks {
             let (entries, bytes) = (self.pages, self.bytes);
             observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
         }
+    }
+}
+
+/// Marks what a walk names, at all of its places.
+struct Marking<'a> {
+    marks: &'a mut Marks,
+    reading: &'a Reading<'a>,
+}
+
+impl Visitor for Marking<'_> {
+    fn page(&mut self, page: &TreePage) -> Result<bool> {
+        if self.reading.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
+        }
+        let mut before = false;
+        let places = self.marks.index.find_all(PackKind::Tree, &page.id.key())?;
+        for place in &places {
+            self.marks.live.set(place.entry());
+            before = self.marks.walked.set(place.entry());
+        }
+        if places.is_empty() { Err(missing_chunk(&page.id)) } else { Ok(!before) }
+    }
+
+    fn chunk(&mut self, kind: PackKind, id: &ChunkId) -> Result<()> {
+        let places = self.marks.index.find_all(kind, &id.key())?;
+        for place in &places {
+            self.marks.live.set(place.entry());
+        }
+        if places.is_empty() { Err(missing_chunk(id)) } else { Ok(()) }
+    }
+
+    fn read(&mut self, bytes: u64) {
+        self.marks.count(bytes, self.reading.observer);
     }
 }
 

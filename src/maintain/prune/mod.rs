@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::watch::Watch;
-use crate::maintain::prune::mark::{Marks, Walk};
+use crate::maintain::prune::mark::{Marks, Reading};
 use crate::maintain::prune::sessions::{Living, Patience, Settle};
 use crate::maintain::prune::steady::steady;
 use crate::maintain::prune::survey::Survey;
@@ -31,7 +31,6 @@ use crate::repo::beat::DEAD_AFTER;
 use crate::repo::damaged::{self, Found};
 use crate::repo::reader::ChunkReader;
 
-mod bits;
 mod carry;
 mod mark;
 mod marked;
@@ -166,7 +165,7 @@ impl<'a> Prune<'a> {
         let (view, reader, marks, survey) = steady(repo, |_| {
             let view = View::read(repo, None)?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
-            let walk = Walk { reader: &reader, without: &options.without, stop, observer };
+            let walk = Reading { reader: &reader, without: &options.without, stop, observer };
             let mut marks = Marks::new(view.index.clone());
             let marked = marks.update(repo, &view, &walk).map_err(|e| view.blame(e));
             if options.record {
@@ -208,7 +207,7 @@ impl<'a> Prune<'a> {
                 false => self.marks = Marks::new(self.view.index.clone()),
             }
             let (stop, observer) = (self.stop, self.observer);
-            let walk = Walk { reader: &self.reader, without: &self.options.without, stop, observer };
+            let walk = Reading { reader: &self.reader, without: &self.options.without, stop, observer };
             self.marks.update(repo, &self.view, &walk)?;
             self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
             Ok(())

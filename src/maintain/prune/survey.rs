@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
-use crate::maintain::prune::bits::Bits;
 use crate::maintain::prune::mark::Marks;
 use crate::maintain::prune::packs::{Packs, Standing};
 use crate::maintain::prune::view::View;
 use crate::model::{ChunkKey, PackId};
+use crate::repo::bits::EntryBits;
 use crate::repo::index::{Index, Location};
 
 /// What came out.
@@ -26,9 +26,9 @@ pub struct Survey {
     /// Packs and frames, with what is live in each.
     pub packs: Packs,
     /// Chunks that snapshots need, and bases of the difference frames that are to stay.
-    pub needed: Bits,
+    pub needed: EntryBits,
     /// Chunks with several copies that count, at the first of them.
-    contested: Bits,
+    contested: EntryBits,
     /// The place of each pack when there is a choice: the fullest of what is needed first.
     rank: Vec<u32>,
     /// Needed chunks of which there are only copies that are damaged.
@@ -46,7 +46,7 @@ impl Survey {
     pub fn new(view: &View, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
         let index = view.index.clone();
         let packs = Packs::new(view)?;
-        let (needed, contested) = (marks.live.clone(), Bits::new(&index));
+        let (needed, contested) = (marks.live.clone(), EntryBits::new(&index));
         let mut survey = Survey { index, packs, needed, contested, rank: Vec::new(), lost: 0, missing: 0, example: None };
         survey.live(marks)?;
         survey.bases()?;

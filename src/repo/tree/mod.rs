@@ -16,6 +16,7 @@ use crate::model::{ChunkId, Content, Directory, Item, LinkGroup, Node, Root, Xat
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::writer::{Place, Span};
 
+pub(crate) mod walk;
 pub mod writer;
 
 /// A leaf of a directory, decoded.
