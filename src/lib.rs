@@ -10,6 +10,7 @@
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
 //! | `ingest`, `restore` | directories and streams in, a snapshot out; and back | `repo` and what it stands on |
 //! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |
+//! | `query` | looking: differences, finding, histories | `repo` and what it stands on |
 //! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
 //! | `local` | what this machine remembers of a repository | `repo`, `model`, `sys` |
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
@@ -39,6 +40,7 @@ pub mod maintain;
 pub mod model;
 pub mod mount;
 pub mod observe;
+pub mod query;
 pub mod remote;
 pub mod repo;
 pub mod restore;

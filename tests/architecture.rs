@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
@@ -24,6 +24,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("restore", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("vfs", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
+    ("query", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("remote", &["storage", "format", "model", "sys"]),
     ("jobs", &["ingest", "maintain", "local", "remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("serve", &["remote", "storage", "format", "model", "sys"]),
@@ -70,7 +71,7 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (
         &[
             "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
-            "copy", "restore", "vfs", "mount", "remote", "jobs", "serve",
+            "copy", "restore", "vfs", "mount", "query", "remote", "jobs", "serve",
         ],
         &["std", "env"],
     ),

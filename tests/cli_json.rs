@@ -110,6 +110,7 @@ fn every_line_that_is_printed_is_on_the_page() {
         &["version"],
         &["cat", "latest:nowhere"],
         &["export", "--erofs", "image", "latest"],
+        &["diff", "latest:src", "."],
         &["man", "man1"],
     ] {
         look(args);

@@ -250,9 +250,7 @@ fn words_of_other_tools_are_understood() {
     for unlock in [&["unlock"][..], &["unlock", "--remove-all"], &["break-lock"]] {
         assert!(run(&world, &options, unlock).ok().text().starts_with("nothing is ever locked"));
     }
-    for (word, said) in
-        [("find", "yester mount"), ("diff", "yester mount"), ("rebuild-index", "yester repair index"), ("rm", "yester forget")]
-    {
+    for (word, said) in [("find", "yester mount"), ("rebuild-index", "yester repair index"), ("rm", "yester forget")] {
         world.run(&[word, "x"]).fails(2, &[word, said]);
     }
     world.run(&["nonsense"]).fails(2, &["nonsense", "see: yester --help"]);

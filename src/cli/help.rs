@@ -64,6 +64,14 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "diff",
+        &[
+            ("yester diff latest~1 latest", "what came, went and changed"),
+            ("yester diff --patch latest:/etc /etc", "what changed since then, in text files line by line"),
+            ("yester diff '2 days ago:/home' latest", "a directory, in the past and in the newest"),
+        ],
+    ),
+    (
         "export",
         &[
             ("yester export --erofs home.img latest:/home", "a directory, as an image"),

@@ -202,20 +202,29 @@ struct JsonNode {
     left_out: Vec<&'static str>,
 }
 
+/// The kind of an entry, as `--json` has it.
+pub fn type_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::File(_) => "file",
+        Kind::Directory(_) => "dir",
+        Kind::Symlink(_) => "symlink",
+        Kind::Fifo => "fifo",
+        Kind::Socket => "socket",
+        Kind::CharDevice(..) => "chardev",
+        Kind::BlockDevice(..) => "dev",
+    }
+}
+
 fn json(path: &[u8], node: &Node, owners: &Owners) -> JsonNode {
-    let (r#type, target, device) = match &node.kind {
-        Kind::File(_) => ("file", None, None),
-        Kind::Directory(_) => ("dir", None, None),
-        Kind::Symlink(target) => ("symlink", Some(target), None),
-        Kind::Fifo => ("fifo", None, None),
-        Kind::Socket => ("socket", None, None),
-        Kind::CharDevice(major, minor) => ("chardev", None, Some((*major, *minor))),
-        Kind::BlockDevice(major, minor) => ("dev", None, Some((*major, *minor))),
+    let (target, device) = match &node.kind {
+        Kind::Symlink(target) => (Some(target), None),
+        Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => (None, Some((*major, *minor))),
+        _ => (None, None),
     };
     JsonNode {
         message_type: "node",
         path: JsonPath::new(if path.is_empty() { b"/" } else { path }),
-        r#type,
+        r#type: type_name(&node.kind),
         size: node.size(),
         mode: node.meta.mode,
         permissions: mode(node),

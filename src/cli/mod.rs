@@ -18,6 +18,7 @@ mod config;
 mod configured;
 mod context;
 mod copy;
+mod diff;
 mod exit;
 mod export;
 mod forget;
@@ -110,6 +111,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Snapshots(args) => snapshots::run(context, &args),
         Command::Ls(args) => ls::run(context, &args),
         Command::Cat(args) => cat::run(context, &args),
+        Command::Diff(args) => diff::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Mount(args) => mount::run(context, &args, in_background),
         Command::Umount(args) => umount::run(context, &args),

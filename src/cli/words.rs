@@ -2,10 +2,7 @@
 
 /// Words that are no command, and what to do instead.
 const WORDS: &[(&[&str], &str)] = &[
-    (
-        &["find", "grep", "diff", "compare"],
-        "yester mount DIR shows every snapshot as a directory; find, grep and diff work there",
-    ),
+    (&["find", "grep"], "yester mount DIR shows every snapshot as a directory; find and grep work there"),
     (&["export-tar", "tar"], "yester mount DIR shows every snapshot as a directory, which tar can read"),
     (&["import", "import-tar"], "yester ingest DIR stores what another tool has restored to DIR"),
     (&["copy", "sync", "clone", "transfer", "replicate"], "a repository cannot be copied into another one by this version"),

@@ -125,7 +125,8 @@ fn a_client_of_another_token_enters_no_series() {
     let notes = std::fs::read_dir(server.root.join("web/.writers")).unwrap();
     let mut notes: Vec<_> = notes.map(|note| note.unwrap().file_name().into_string().unwrap()).collect();
     let mut left = [of_token(&world, &owner, Some(ids[0])), of_token(&world, &owner, Some(ids[1]))].concat();
-    (notes.sort(), left.sort());
+    notes.sort();
+    left.sort();
     let objects = std::fs::read_dir(server.root.join("web/snapshots")).unwrap().map(|o| o.unwrap().file_name());
     assert_eq!(notes, left, "there are {:?}", objects.collect::<Vec<_>>());
 }

@@ -1,0 +1,12 @@
+//! Looking: what differs between snapshots, where something is, what became of a path.
+//!
+//! Everything stands on [`sweep()`]: several trees gone through at once, each distinct page once.
+
+pub mod content;
+pub mod diff;
+mod live;
+pub mod set;
+pub mod sweep;
+
+pub use set::Set;
+pub use sweep::{Version, Visit, sweep};

@@ -1,0 +1,170 @@
+//! Several trees gone through at once, directory by directory.
+//!
+//! Trees share pages. Of each directory every distinct page is read once, with the set of the snapshots it belongs to;
+//! where only differences are wanted, what all have in common is not read at all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::page::PageKind;
+use crate::model::{ChunkId, Directory, Node};
+use crate::query::Set;
+use crate::repo::tree::{NodePage, TreeReader};
+
+/// One state of an entry, and the snapshots in which it is so.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// The entry.
+    pub node: Node,
+    /// The snapshots.
+    pub set: Set,
+}
+
+/// What is done with what is found.
+pub trait Visit {
+    /// Gets the states of the entry at `path` (from the root, with slashes). Answers whether to go on below it.
+    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool>;
+
+    /// Something could not be read: the rest goes on after `Ok`.
+    fn failed(&mut self, _path: &[u8], error: Error) -> Result<()> {
+        Err(error)
+    }
+}
+
+/// A directory that is to be gone through: its path, and its states.
+type Todo = (Vec<u8>, Vec<(Directory, Set)>);
+
+/// A page of the entries of a directory that is gone through: its first name, and whose it is.
+struct Leaf {
+    key: Vec<u8>,
+    page: ChunkId,
+    set: Set,
+}
+
+/// Goes through `roots`, the states of the directory at `path` (empty for the root). A directory's entries come by name,
+/// then those of the directories in it. What is in all of `common` in the same state is left out.
+pub fn sweep(
+    trees: &TreeReader,
+    path: &[u8],
+    roots: Vec<(Directory, Set)>,
+    common: Option<&Set>,
+    visit: &mut dyn Visit,
+) -> Result<()> {
+    let mut todo: Vec<Todo> = vec![(path.to_vec(), roots)];
+    while let Some((path, states)) = todo.pop() {
+        let start = todo.len();
+        let result = directory(trees, &path, &states, common, visit, &mut todo);
+        // The last pushed is taken first.
+        todo[start..].reverse();
+        if let Err(Stop::Unreadable(e)) = result {
+            let shown = if path.is_empty() { "/".to_owned() } else { crate::model::escape(&path) };
+            visit.failed(&path, e.context(shown))?;
+        } else if let Err(Stop::Asked(e)) = result {
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+/// Why a directory was not gone through to its end.
+enum Stop {
+    Unreadable(Error),
+    Asked(Error),
+}
+
+fn directory(
+    trees: &TreeReader,
+    path: &[u8],
+    states: &[(Directory, Set)],
+    common: Option<&Set>,
+    visit: &mut dyn Visit,
+    todo: &mut Vec<Todo>,
+) -> std::result::Result<(), Stop> {
+    let mut leaves = leaves(trees, states, common).map_err(Stop::Unreadable)?.into_iter().peekable();
+    let mut open: Vec<(Arc<NodePage>, usize, Set)> = Vec::new();
+    loop {
+        // What begins before the first name that is open may hold that name, or one before it.
+        let mut first = open.iter().map(|(page, at, _)| page.nodes[*at].name.clone()).min();
+        while let Some(leaf) = leaves.next_if(|leaf| first.as_ref().is_none_or(|first| leaf.key <= *first)) {
+            let page = trees.nodes(&leaf.page).map_err(Stop::Unreadable)?;
+            let Some(node) = page.nodes.first() else { continue };
+            if first.as_ref().is_none_or(|first| node.name < *first) {
+                first = Some(node.name.clone());
+            }
+            open.push((page, 0, leaf.set));
+        }
+        let Some(name) = first else { return Ok(()) };
+        let mut versions: Vec<Version> = Vec::new();
+        open.retain_mut(|(page, at, set)| {
+            let node = &page.nodes[*at];
+            if node.name != name {
+                return true;
+            }
+            match versions.iter_mut().find(|version| version.node == *node) {
+                Some(version) => version.set.add(set),
+                None => versions.push(Version { node: node.clone(), set: set.clone() }),
+            }
+            *at += 1;
+            *at < page.nodes.len()
+        });
+        if let ([version], Some(common)) = (versions.as_slice(), common)
+            && version.set.holds(common)
+        {
+            continue;
+        }
+        let path = [path, b"/", &name].concat();
+        if !visit.entry(&path, &versions).map_err(Stop::Asked)? {
+            continue;
+        }
+        let below = directories(&versions);
+        if !below.is_empty() {
+            todo.push((path, below));
+        }
+    }
+}
+
+/// The distinct directories among states of an entry: those that hold the same are one.
+pub(crate) fn directories(versions: &[Version]) -> Vec<(Directory, Set)> {
+    let mut out: Vec<(Directory, Set)> = Vec::new();
+    for version in versions {
+        let Some(directory) = version.node.directory().filter(|directory| directory.root.is_some()) else { continue };
+        match out.iter_mut().find(|(known, _)| known == directory) {
+            Some((_, set)) => set.add(&version.set),
+            None => out.push((*directory, version.set.clone())),
+        }
+    }
+    out
+}
+
+/// The distinct pages of entries of a directory's states, by first name. A page belongs to one place among the names, so
+/// what all have in common needs no comparing.
+fn leaves(trees: &TreeReader, states: &[(Directory, Set)], common: Option<&Set>) -> Result<Vec<Leaf>> {
+    let mut levels: BTreeMap<u8, HashMap<ChunkId, (Vec<u8>, Set)>> = BTreeMap::new();
+    let put = |levels: &mut BTreeMap<u8, HashMap<_, (Vec<u8>, Set)>>, level, page, key: &[u8], set: &Set| {
+        let pages = levels.entry(level).or_default();
+        pages.entry(page).or_insert_with(|| (key.to_vec(), Set::default())).1.add(set);
+    };
+    for (directory, set) in states {
+        if let Some(root) = &directory.root {
+            put(&mut levels, root.height, root.page, b"", set);
+        }
+    }
+    let mut out = Vec::new();
+    while let Some((level, pages)) = levels.pop_last() {
+        for (page, (key, set)) in pages {
+            if common.is_some_and(|common| set.holds(common)) {
+                continue;
+            }
+            if level == 0 {
+                out.push(Leaf { key, page, set });
+                continue;
+            }
+            for child in trees.children(&page, PageKind::Directory, level)?.iter() {
+                put(&mut levels, level - 1, child.page, &child.key, &set);
+            }
+        }
+    }
+    out.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(out)
+}

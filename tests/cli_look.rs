@@ -1,0 +1,129 @@
+//! Looking through snapshots: what differs, and how little is read for it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod program;
+
+#[path = "common/build.rs"]
+#[allow(dead_code)]
+mod build;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use build::Spec;
+use program::{Run, World, shown, with};
+use yester::model::Owners;
+use yester::query::diff::{self, Action, Options, Other};
+use yester::storage::memory::MemoryStorage;
+
+fn run(world: &World, options: &[String], args: &[&str]) -> Run {
+    world.run(&with(options, args))
+}
+
+/// Two snapshots of src.
+fn two() -> (World, [String; 4]) {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/a", "one\ntwo\nthree\n");
+    world.file("src/gone", "gone");
+    world.file("src/mode", "mode");
+    world.file("src/moved", "the same content in both");
+    world.file("src/dir/x", "x");
+    world.file("src/dir/y", "y");
+    world.file("src/same/z", "z");
+    run(&world, &options, &["ingest", "src"]).ok();
+    world.file("src/a", "one\n2\nthree\n");
+    world.file("src/new/file", "new file");
+    fs::remove_file(world.at("src/gone")).unwrap();
+    fs::set_permissions(world.at("src/mode"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(world.at("src/moved"), world.at("src/same/moved")).unwrap();
+    fs::rename(world.at("src/dir"), world.at("src/other")).unwrap();
+    run(&world, &options, &["ingest", "src"]).ok();
+    (world, options)
+}
+
+/// The lines without what leads to src.
+fn lines(world: &World, run: Run) -> Vec<String> {
+    let src = shown(&world.at("src"));
+    run.ok().text().lines().map(|line| line.replace(&src, "")).collect()
+}
+
+const DIFFERENCES: [&str; 8] = [
+    "M /a (content, time, 14 B -> 12 B)",
+    "- /gone (4 B)",
+    "m /mode (mode)",
+    "+ /new/",
+    "+ /new/file (8 B)",
+    "R /dir/ -> /other/ (with 2 entries below it)",
+    "R /moved -> /same/moved",
+    "2 added, 1 removed, 1 changed, 1 with other metadata, 2 renamed; +20 B, -18 B",
+];
+
+#[test]
+fn differences_between_snapshots_are_listed() {
+    let (world, options) = two();
+    let src = shown(&world.at("src"));
+    assert_eq!(lines(&world, run(&world, &options, &["diff", "latest~1", "latest"])), DIFFERENCES);
+    // A path on one side holds for both, and paths are whole.
+    let below = lines(&world, run(&world, &options, &["diff", &format!("latest~1:{src}"), "latest"]));
+    assert_eq!(below, DIFFERENCES);
+    let json = run(&world, &options, &["diff", "--json", "latest~1", "latest"]).ok().json();
+    let actions: Vec<&str> = json.iter().filter_map(|line| line["action"].as_str()).collect();
+    assert_eq!(actions, ["changed", "removed", "metadata", "added", "added", "renamed", "renamed"]);
+    assert_eq!(json[6]["from"].as_str().unwrap(), format!("{src}/moved"));
+    assert_eq!(lines(&world, run(&world, &options, &["diff", "latest", "latest"])), ["nothing differs"]);
+    let patch = run(&world, &options, &["diff", "--patch", "latest~1", "latest"]).ok().text();
+    assert!(patch.contains("\n-two\n+2\n three\n"), "{patch}");
+    assert!(patch.contains("--- /dev/null") && patch.contains("+new file"), "{patch}");
+    run(&world, &options, &["diff", "latest~1", "abcd"]).fails(1, &["there is no snapshot abcd"]);
+}
+
+#[test]
+fn a_snapshot_is_compared_with_this_machine() {
+    let (world, options) = two();
+    let src = shown(&world.at("src"));
+    assert_eq!(lines(&world, run(&world, &options, &["diff", "latest", &src])), ["nothing differs"]);
+    let old = lines(&world, run(&world, &options, &["diff", "latest~1", &src]));
+    for line in ["M /a (content, time, 14 B -> 12 B)", "- /gone (4 B)", "m /mode (mode)", "+ /new/file (8 B)", "- /dir/x (1 B)"] {
+        assert!(old.contains(&line.to_owned()), "{line}: {old:?}");
+    }
+    // The same size and time: only reading tells.
+    let time = fs::metadata(world.at("src/a")).unwrap().modified().unwrap();
+    let file = world.file("src/a", "ONE\n2\nthree\n");
+    fs::File::options().write(true).open(file).unwrap().set_modified(time).unwrap();
+    assert_eq!(lines(&world, run(&world, &options, &["diff", "latest", "./src"]))[0], "nothing differs");
+    let read = run(&world, &options, &["diff", "--read-data", "--patch", "latest:src", "./src"]).ok().text();
+    assert!(read.contains("M ") && read.contains("\n-one\n+ONE\n"), "{read}");
+    run(&world, &options, &["diff", "latest:src/a", "./src"]).fails(2, &["only a directory"]);
+}
+
+/// A tree of many directories, with `edit` in some of their files.
+fn tree(edit: &str) -> Spec {
+    let file = |dir: usize, at: usize| {
+        let text = if dir.is_multiple_of(10) && at == 3 { edit } else { "text" };
+        Spec::inline(&format!("file{at:03}"), text)
+    };
+    let dirs = (0..100).map(|dir| Spec::dir(&format!("dir{dir:03}"), (0..100).map(|at| file(dir, at)).collect()));
+    Spec::dir("", vec![Spec::dir("top", dirs.collect())])
+}
+
+#[test]
+fn ten_changes_cost_few_pages() {
+    let repo = build::repository(Arc::new(MemoryStorage::default()));
+    let (one, two) = ("before", "after");
+    let before = build::snapshot(&repo, &tree(one), Owners::default());
+    let after = build::snapshot(&repo, &tree(two), Owners::default());
+    let trees = build::reader(&repo);
+    let mut changes = Vec::new();
+    let other = Other::Tree(&after.root);
+    let whole = diff::diff(&trees, &before.root, other, Options::default(), &mut |change| {
+        changes.push((change.action, change.path.clone()));
+        Ok(())
+    });
+    assert!(whole.unwrap());
+    assert_eq!(changes.len(), 10, "{changes:?}");
+    assert_eq!(changes[1], (Action::Changed, b"/top/dir010/file003".to_vec()));
+    let asked = trees.chunks().counts.asked.get();
+    assert!(asked <= 60, "{asked} pages were read");
+}
