@@ -17,7 +17,7 @@ use super::output::{JsonPath, Output, exact, lossy};
 use super::select::{Chooser, Filters, Spec, described};
 use super::{gone, paths, units};
 
-/// Say what differs between two snapshots, or a snapshot and this machine
+/// Say what differs between two snapshots, or one and this machine
 ///
 /// B is a snapshot, or a directory of this machine: that begins with / or a dot. If only one of them has a path, it
 /// holds for both. What is the same in both is not read. Lines begin with + added, - removed, M content changed, m only

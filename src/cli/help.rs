@@ -75,7 +75,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
         "export",
         &[
             ("yester export --erofs home.img latest:/home", "a directory, as an image"),
-            ("mount -o ro home.img /mnt", "look into it, as root, without yester"),
+            ("yester export --erofs all.img latest", "everything; mount -o ro all.img /mnt shows it"),
         ],
     ),
     (
