@@ -111,6 +111,8 @@ fn every_line_that_is_printed_is_on_the_page() {
         &["cat", "latest:nowhere"],
         &["export", "--erofs", "image", "latest"],
         &["diff", "latest:src", "."],
+        &["find", "a"],
+        &["history", "src/a"],
         &["man", "man1"],
     ] {
         look(args);

@@ -192,7 +192,7 @@ fn a_mount_of_filters_that_nothing_passes_is_refused() {
 #[test]
 fn a_signal_asks_for_progress() {
     let (world, options) = world();
-    for (json, answer) in [(false, "entries"), (true, "")] {
+    for json in [false, true] {
         let mut args = with(&options, &["ingest", "--files-from", "-"]);
         args.extend(json.then(|| "--json".to_owned()));
         let mut command = world.command(&args);
@@ -210,7 +210,9 @@ fn a_signal_asks_for_progress() {
         child.stdin.take().unwrap().write_all(shown(&world.at("src")).as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && err.contains(answer), "{out} {err}");
+        assert!(output.status.success(), "{out} {err}");
+        // It may answer before it has seen an entry: then there is only the time.
+        assert!(json || err.lines().any(|line| line.starts_with("yester: ") && line.contains(" s")), "{out} {err}");
         assert!(!json || out.lines().any(|line| line.contains(r#""message_type":"status""#)), "{out}");
     }
 }
@@ -250,7 +252,7 @@ fn words_of_other_tools_are_understood() {
     for unlock in [&["unlock"][..], &["unlock", "--remove-all"], &["break-lock"]] {
         assert!(run(&world, &options, unlock).ok().text().starts_with("nothing is ever locked"));
     }
-    for (word, said) in [("find", "yester mount"), ("rebuild-index", "yester repair index"), ("rm", "yester forget")] {
+    for (word, said) in [("grep", "yester find"), ("rebuild-index", "yester repair index"), ("rm", "yester forget")] {
         world.run(&[word, "x"]).fails(2, &[word, said]);
     }
     world.run(&["nonsense"]).fails(2, &["nonsense", "see: yester --help"]);

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    cat, check, completions, config, copy, diff, export, forget, ingest, init, key, ls, man, mount, prune, remote::RemoteArgs,
-    repair, restore, runs, serve, snapshots, stats, umount, unlock,
+    cat, check, completions, config, copy, diff, export, find, forget, history, ingest, init, key, ls, man, mount, prune,
+    remote::RemoteArgs, repair, restore, runs, serve, snapshots, stats, umount, unlock,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -79,6 +79,8 @@ pub enum Command {
     Ls(ls::LsArgs),
     #[command(visible_alias = "dump")]
     Cat(cat::CatArgs),
+    Find(Box<find::FindArgs>),
+    History(history::HistoryArgs),
     #[command(visible_alias = "compare")]
     Diff(diff::DiffArgs),
     Export(export::ExportArgs),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use yester::model::{Kind, Node};
+use yester::model::{Kind, Node, escape};
 use yester::query::diff::{self, Action, Change, Options, Other};
 use yester::repo::tree::TreeReader;
-use yester::{Error, Result};
+use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
@@ -43,6 +43,14 @@ pub struct DiffArgs {
     filters: Filters,
 }
 
+/// Who names a directory as it stands here may mean it.
+fn with_hint(error: Error, args: &DiffArgs) -> Error {
+    match error.kind() == ErrorKind::Invalid && Path::new(&args.b).is_dir() {
+        true => Error::invalid(format!("{error}; the directory of this machine is ./{}", escape(args.b.as_bytes()))),
+        false => error,
+    }
+}
+
 /// Compares.
 pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     let mut a = Spec::parse(&args.a)?;
@@ -64,7 +72,7 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
         Ok((trees.walk_to(&snapshot.root, &spec.names())?.0, described(snapshot)))
     };
     let (before, _) = node(&a)?;
-    let after = b.as_ref().map(node).transpose()?;
+    let after = b.as_ref().map(node).transpose().map_err(|e| with_hint(e, args))?;
     // Paths are whole where both sides have the same.
     let path = |path: &Option<PathBuf>| path.as_deref().filter(|path| *path != Path::new("/")).map(Path::to_owned);
     let other = b.as_ref().map_or(live.clone(), |b| b.path.clone());

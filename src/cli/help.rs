@@ -64,6 +64,22 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "find",
+        &[
+            ("yester find '*.odt'", "such names in all snapshots, and which have them"),
+            ("yester find --deleted plan.txt", "only what the newest snapshot has not"),
+            ("yester find --larger 1G --type f --last", "large files, and the last snapshot of each"),
+        ],
+    ),
+    (
+        "history",
+        &[
+            ("yester history ~/plan.txt", "its versions"),
+            ("yester cat v3:$HOME/plan.txt", "one of them"),
+            ("yester history --bisect 'grep -q total \"$1\"' ~/list", "since when a line is missing"),
+        ],
+    ),
+    (
         "diff",
         &[
             ("yester diff latest~1 latest", "what came, went and changed"),

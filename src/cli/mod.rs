@@ -21,10 +21,12 @@ mod copy;
 mod diff;
 mod exit;
 mod export;
+mod find;
 mod forget;
 mod gone;
 mod guard;
 mod help;
+mod history;
 mod ingest;
 mod init;
 mod inputs;
@@ -111,6 +113,8 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Snapshots(args) => snapshots::run(context, &args),
         Command::Ls(args) => ls::run(context, &args),
         Command::Cat(args) => cat::run(context, &args),
+        Command::Find(args) => find::run(context, &args),
+        Command::History(args) => history::run(context, &args),
         Command::Diff(args) => diff::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Mount(args) => mount::run(context, &args, in_background),

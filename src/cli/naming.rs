@@ -18,6 +18,8 @@ pub enum SnapshotName {
     },
     /// The newest that is older than this.
     Before(Timestamp),
+    /// The newest that has this version of a path, as `yester history` numbers them.
+    Version(usize),
     /// The one whose id begins so.
     Id(String),
 }
@@ -44,6 +46,9 @@ impl SnapshotName {
         }
         if text.len() >= 4 && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Ok(SnapshotName::Id(text.to_owned()));
+        }
+        if let Some(number) = text.strip_prefix('v') {
+            return number.parse().map(SnapshotName::Version).map_err(|_| wrong());
         }
         let end = ago(text, now).or_else(|| end_of(text, now.time_zone())).ok_or_else(wrong)?;
         let nanos = end.timestamp().as_nanosecond();

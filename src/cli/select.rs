@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use yester::model::{Snapshot, Timestamp, escape};
+use yester::query::history;
 use yester::repo::Repository;
 use yester::repo::snapshots::{self, Filter};
 use yester::repo::tree::TreeReader;
@@ -116,6 +117,10 @@ impl Chooser {
                 let mut passing = self.newest_first(host.as_deref(), None);
                 passing.nth(back).ok_or_else(|| self.none(name, host.as_deref()))
             }
+            SnapshotName::Version(_) => {
+                let text = "is a version of a path: write it with the path, as";
+                Err(Error::invalid(format!("{name} {text} {name}:/PATH (see: yester history --help)")))
+            }
             SnapshotName::Before(time) => {
                 let found = self.newest_first(None, Some(time)).next().ok_or_else(|| self.none(name, None))?;
                 self.say(&format!("{name} is snapshot {}", described(found)));
@@ -140,6 +145,7 @@ impl Chooser {
             }
             SnapshotName::Latest { host, back } => (host, None, back),
             SnapshotName::Before(time) => (None, Some(time), 0),
+            SnapshotName::Version(number) => return self.version(trees, name, number, &names),
         };
         let mut passing = self.newest_first(host.as_deref(), before);
         let Some(newest) = passing.next() else { return Err(self.none(name, host.as_deref())) };
@@ -164,6 +170,28 @@ impl Chooser {
         Err(match found {
             0 => self.elsewhere(trees, newest, &names),
             n => not_found(format!("{name}: only {} {path}", units::counted(n as u64, "snapshot has", "snapshots have"))),
+        })
+    }
+
+    /// The snapshots that pass and whose given paths let them have this path, oldest first.
+    pub fn that_may_have(&self, names: &[&[u8]]) -> Result<Vec<&Snapshot>> {
+        if let Some(e) = &self.damaged {
+            return Err(Error::new(e.kind(), e.to_string()));
+        }
+        self.require_some()?;
+        Ok(self.all.iter().filter(|s| self.filter.matches(s) && may_have(s, names)).collect())
+    }
+
+    /// The newest snapshot of a version of a path.
+    fn version(&self, trees: &TreeReader, name: &str, number: usize, names: &[&[u8]]) -> Result<&Snapshot> {
+        let snapshots = self.that_may_have(names)?;
+        let versions = history::versions(trees, &snapshots, names)?;
+        let mut runs = history::runs(&versions, snapshots.len());
+        runs.retain(|run| run.node.is_some());
+        let run = number.checked_sub(1).and_then(|at| runs.get(at));
+        run.and_then(|run| snapshots.get(run.last)).copied().ok_or_else(|| {
+            let count = units::counted(runs.len() as u64, "version", "versions");
+            not_found(format!("{name}: there are {count} of {} (see: yester history)", shown(names)))
         })
     }
 

@@ -2,7 +2,10 @@
 
 /// Words that are no command, and what to do instead.
 const WORDS: &[(&[&str], &str)] = &[
-    (&["find", "grep"], "yester mount DIR shows every snapshot as a directory; find and grep work there"),
+    (
+        &["grep", "search"],
+        "yester find finds files by name in all snapshots; yester mount DIR shows them as directories, where grep works",
+    ),
     (&["export-tar", "tar"], "yester mount DIR shows every snapshot as a directory, which tar can read"),
     (&["import", "import-tar"], "yester ingest DIR stores what another tool has restored to DIR"),
     (&["copy", "sync", "clone", "transfer", "replicate"], "a repository cannot be copied into another one by this version"),

@@ -303,7 +303,7 @@ impl Attempt<'_> {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
         }
         if assembled.given.is_empty() && assembled.statistics.errors > 0 {
-            return Err(Error::new(ErrorKind::Io, "none of the given paths could be read"));
+            return Err(Error::new(ErrorKind::Io, "nothing that was given could be read"));
         }
         let mut statistics = walked.statistics;
         let built = assembled.statistics;

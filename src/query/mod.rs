@@ -4,6 +4,8 @@
 
 pub mod content;
 pub mod diff;
+pub mod find;
+pub mod history;
 mod live;
 pub mod set;
 pub mod sweep;

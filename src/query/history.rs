@@ -1,0 +1,115 @@
+//! What became of a path.
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::model::{Kind, Node, Snapshot};
+use crate::query::sweep::{Version, Visit, sweep};
+use crate::query::{Set, diff};
+use crate::repo::tree::TreeReader;
+
+/// Snapshots that follow one another with a path in one state.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The state; `None`: it is not there.
+    pub node: Option<Node>,
+    /// The first of the snapshots, by its place in the list.
+    pub first: usize,
+    /// The last.
+    pub last: usize,
+}
+
+/// The states of the entry called `names` (from the root) in `snapshots`. A directory that is the same in several is
+/// looked into once.
+pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) -> Result<Vec<Version>> {
+    let roots = snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.root.clone(), Set::one(at)));
+    let mut states = distinct(roots);
+    for name in names {
+        let mut below = Vec::new();
+        for state in states {
+            let Some(directory) = state.node.directory() else { continue };
+            if let Some(entry) = trees.lookup(directory, name)? {
+                below.push((entry.node().clone(), state.set));
+            }
+        }
+        states = distinct(below.into_iter());
+    }
+    Ok(states)
+}
+
+/// States that lead to the same are one.
+fn distinct(states: impl Iterator<Item = (Node, Set)>) -> Vec<Version> {
+    let mut out: Vec<Version> = Vec::new();
+    let mut directories: HashMap<crate::model::ChunkId, Vec<usize>> = HashMap::new();
+    for (node, set) in states {
+        let root = node.directory().and_then(|directory| directory.root);
+        let known = match root {
+            Some(root) => directories.get(&root.page).into_iter().flatten().find(|at| out[**at].node == node).copied(),
+            None => out.iter().position(|version| version.node == node),
+        };
+        match known {
+            Some(at) => out[at].set.add(&set),
+            None => {
+                if let Some(root) = root {
+                    directories.entry(root.page).or_default().push(out.len());
+                }
+                out.push(Version { node, set });
+            }
+        }
+    }
+    out
+}
+
+/// The states in the order of `count` snapshots. What is not there before it came first is left out.
+pub fn runs(versions: &[Version], count: usize) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::new();
+    for at in 0..count {
+        let node = versions.iter().find(|version| version.set.has(at)).map(|version| &version.node);
+        match out.last_mut() {
+            Some(last) if same(last.node.as_ref(), node) => last.last = at,
+            None if node.is_none() => {}
+            _ => out.push(Run { node: node.cloned(), first: at, last: at }),
+        }
+    }
+    out
+}
+
+fn same(before: Option<&Node>, after: Option<&Node>) -> bool {
+    match (before, after) {
+        (None, None) => true,
+        (Some(before), Some(after)) => reasons(before, after).is_empty(),
+        _ => false,
+    }
+}
+
+/// What changed from one state to the next: as [`diff::metadata`], `content`, `kind`, or `entries` of a directory.
+pub fn reasons(before: &Node, after: &Node) -> Vec<&'static str> {
+    let mut reasons = Vec::new();
+    match (&before.kind, &after.kind) {
+        (Kind::Directory(a), Kind::Directory(b)) => reasons.extend((a != b).then_some("entries")),
+        (a, b) if std::mem::discriminant(a) != std::mem::discriminant(b) => reasons.push("kind"),
+        (a, b) => reasons.extend((a != b).then_some("content")),
+    }
+    // What only leads to a given path is as it happened to be.
+    if before.given && after.given {
+        reasons.extend(diff::metadata(&before.meta, &after.meta));
+    }
+    reasons
+}
+
+/// Takes a path with its states.
+pub type Take<'a> = dyn FnMut(&[u8], &[Version]) -> Result<()> + 'a;
+
+/// Gives every path below the directory that is in these states to `out`, with its states, where they are not the same
+/// in all of `common`.
+pub fn below(trees: &TreeReader, path: &[u8], versions: &[Version], common: &Set, out: &mut Take<'_>) -> Result<()> {
+    sweep(trees, path, crate::query::sweep::directories(versions), Some(common), &mut Below(out))
+}
+
+struct Below<'a>(&'a mut Take<'a>);
+
+impl Visit for Below<'_> {
+    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool> {
+        (self.0)(path, versions).map(|()| true)
+    }
+}
