@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use yester::ErrorKind;
 use yester::remote::protocol::{RepositoryName, object_path};
 use yester::remote::tokens::Grant;
 use yester::storage::{Class, Name, Storage};
@@ -178,7 +179,7 @@ fn a_disk_without_room_is_said_before_the_body() {
     must_create(&storage, &first, &object);
     let (large, body) = pack(&noise(2, 8 << 20));
     let e = storage.create(&large, &[&body]).unwrap_err();
-    assert_eq!(e.raw_os_error(), Some(28), "callers do not take it for a full disk: {e}");
+    assert_eq!(e.kind(), ErrorKind::Full, "callers do not take it for a full disk: {e}");
     assert!(e.to_string().contains("no room"), "{e}");
     // What fills up while it is written is cut, and leaves nothing.
     let filler = std::thread::spawn({
@@ -187,7 +188,7 @@ fn a_disk_without_room_is_said_before_the_body() {
     });
     assert!(filler.join().unwrap());
     let (second, other) = pack(&noise(3, 900_000));
-    assert_eq!(storage.create(&second, &[&other]).unwrap_err().raw_os_error(), Some(28));
+    assert_eq!(storage.create(&second, &[&other]).unwrap_err().kind(), ErrorKind::Full);
     assert!(put(&storage, &Name::Session(id(1)), &noise(4, 50_000)).is_err());
     std::fs::remove_file(root.join("filler")).unwrap();
     must_create(&storage, &second, &other);
