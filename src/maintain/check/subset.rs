@@ -60,6 +60,7 @@ impl Subset {
 /// The packs that are to be read, which threads take one by one.
 pub(super) struct ToRead {
     packs: Vec<(PackId, u64)>,
+    bytes: u64,
     next: AtomicUsize,
     /// No pack is begun after this.
     end: Option<Instant>,
@@ -70,7 +71,8 @@ impl ToRead {
     pub(super) fn new(packs: Vec<(PackId, u64)>, most: Option<Duration>) -> Self {
         // A time that the clock cannot show never comes.
         let end = most.and_then(|most| Instant::now().checked_add(most));
-        ToRead { packs, next: AtomicUsize::new(0), end }
+        let bytes = packs.iter().map(|(_, size)| size).sum();
+        ToRead { packs, bytes, next: AtomicUsize::new(0), end }
     }
 
     /// The next pack with its size.
@@ -93,7 +95,7 @@ impl ToRead {
 
     /// How many bytes there were at first.
     pub(super) fn bytes(&self) -> u64 {
-        self.packs.iter().map(|(_, size)| size).sum()
+        self.bytes
     }
 }
 
