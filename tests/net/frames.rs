@@ -146,11 +146,17 @@ impl Raw {
         }
     }
 
-    /// Reads until a stream's headers have come.
+    /// Reads until a stream's headers have come. Pings are answered: a server that is busy for long asks with them
+    /// whether its client is still there.
     pub fn answered(&mut self, number: u32) {
-        while let Some((kind, _, stream, _)) = self.frame() {
-            if kind == HEADERS && stream == number {
-                return;
+        self.stream.set_read_timeout(Some(PATIENT)).unwrap();
+        while let Some((kind, flags, stream, payload)) = self.frame() {
+            match kind {
+                HEADERS if stream == number => return,
+                PING if flags == 0 => {
+                    self.send(&frame(PING, ACK, 0, &payload));
+                }
+                _ => {}
             }
         }
         panic!("no answer came");
