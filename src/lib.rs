@@ -1,6 +1,6 @@
 //! yester: a FUSE-mounted, versioned backup file system.
 //!
-//! Rooms, and what each may use (held by `tests/architecture.rs`):
+//! Rooms, and what each may use (held by `tests/rules/architecture.rs`):
 //!
 //! | room | what it is | may use |
 //! |---|---|---|

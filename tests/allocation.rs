@@ -2,9 +2,9 @@
 //! its own: it watches the whole process' address space.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "common/decoders.rs"]
-#[allow(dead_code)]
-mod decoders;
+mod common;
+
+use common::decoders;
 
 use std::path::Path;
 

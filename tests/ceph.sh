@@ -80,7 +80,7 @@ if [ -z "${YESTER_TEST_S3:-}" ]; then
   export YESTER_TEST_S3=s3:http://127.0.0.1:7480/yester/$(date +%s)
 fi
 cd "$here"
-cargo test --locked --test net -- --nocapture store::a_store_of_ones_own
+cargo test --locked --test network -- --nocapture store::a_store_of_ones_own
 
 # Ingests that are killed at any time leave nothing that has to be mended.
 W=$(mktemp -d)

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use yester::storage::Class;
 
-use crate::forge::{Forge, inline};
-use crate::program::{Run, World, finish, shown, with};
-use crate::{Nobody, Place, Small, is_root};
+use crate::bad_input::{Nobody, Place, Small, is_root};
+use crate::common::forge::{Forge, inline};
+use crate::common::program::{Run, World, finish, shown, with};
 
 /// Runs the program through a shell that prepares something first (limits, closed descriptors, mounts).
 fn through(place: &Place, shell: &str, script: &str, args: &[&str]) -> Run {
@@ -333,7 +333,7 @@ fn row_66_few_open_files() {
     run(&["restore", "latest", "--target", "out"]).ok();
     run(&["check", "--read-data"]).ok();
     run(&["stats"]).ok();
-    assert_eq!(crate::names(&place.world.at("out")).len(), 302);
+    assert_eq!(crate::bad_input::names(&place.world.at("out")).len(), 302);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use yester::format::envelope::{self, ObjectType};
 use yester::model::{RepositoryId, SnapshotId, Timestamp};
 use yester::storage::{Class, Name};
 
-use crate::program::{World, finish, shown, with};
-use crate::{Place, checksum, spoil};
+use crate::bad_input::{Place, checksum, spoil};
+use crate::common::program::{World, finish, shown, with};
 
 /// Writes all copies of the configuration as the repository's key would confirm it.
 fn reconfigure(place: &Place, config: &Config) {
@@ -48,7 +48,7 @@ fn row_02_init_in_a_directory_with_files() {
     let world = World::new();
     world.file("full/file", "mine");
     world.run(&["-r", "full", "--key-file", "key", "init"]).fails(1, &[&shown(&world.at("full")), "not empty"]);
-    assert_eq!(crate::names(&world.at("full")), ["file"]);
+    assert_eq!(crate::bad_input::names(&world.at("full")), ["file"]);
     assert!(!world.at("key").exists());
 }
 

@@ -13,8 +13,8 @@ use yester::repo::index::segment::{Segment, SegmentWriter};
 use yester::repo::pack::StoredPack;
 use yester::storage::{Class, Name};
 
-use crate::forge::{self, Forge, RawPack};
-use crate::{Place, spoil};
+use crate::bad_input::{Place, spoil};
+use crate::common::forge::{self, Forge, RawPack};
 
 const PLAIN: &[u8] = b"the plain bytes of the only chunk of the only file";
 
@@ -336,7 +336,7 @@ fn row_26_zstd_window_of_2_gib() {
     let options = forged.place.options.join(" ");
     let limited = format!("ulimit -v 1000000; exec {} {options} cat latest:/f", env!("CARGO_BIN_EXE_yester"));
     let mut shell = std::process::Command::new("sh");
-    let run = crate::program::finish(shell.args(["-c", &limited]).current_dir(forged.place.world.home()));
+    let run = crate::common::program::finish(shell.args(["-c", &limited]).current_dir(forged.place.world.home()));
     assert_eq!(run.ok().out, plain);
 }
 
@@ -392,7 +392,7 @@ fn row_29_one_kind_in_the_place_of_another() {
     let forged = Forged::new(honest);
     spoil(&forged.path(), |bytes| {
         bytes[108] = PackKind::Tree as u8;
-        crate::checksum(bytes);
+        crate::bad_input::checksum(bytes);
     });
     forged.cannot_be_read(&[&forged.name(), "/f"]);
     forged.check_names(&[]);

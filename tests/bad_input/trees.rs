@@ -13,8 +13,8 @@ use yester::model::{Content, Directory, Item, Kind, LinkGroup, Node, Root, Snaps
 use yester::repo::index::segment::Segment;
 use yester::storage::{Class, Name};
 
-use crate::forge::{self, Forge, RawPack, inline, node};
-use crate::{Nobody, Place, Small, is_root};
+use crate::bad_input::{Nobody, Place, Small, is_root};
+use crate::common::forge::{self, Forge, RawPack, inline, node};
 
 /// A repository whose only snapshot has the root that `make` makes.
 fn forged(make: impl FnOnce(&mut Forge<'_>) -> Node) -> Place {
@@ -188,7 +188,7 @@ fn row_45_directories_that_hold_each_other_many_times() {
     let Some(small) = Small::mount(&place.world.at("small"), "size=8m,nr_inodes=2000") else { return };
     let free = "takes 19";
     place.run(&["restore", "latest", "--target", "small/out"]).fails(1, &["not enough room", "small/out", free, "entries"]);
-    assert_eq!(crate::names(&small.0), Vec::<String>::new());
+    assert_eq!(crate::bad_input::names(&small.0), Vec::<String>::new());
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn row_50_devices_for_those_who_are_not_root() {
     {
         assert!(run.err.contains(words), "{words:?} is not in {}", run.err);
     }
-    let mut found = crate::names(&place.world.at("nobody/out"));
+    let mut found = crate::bad_input::names(&place.world.at("nobody/out"));
     found.sort();
     assert_eq!(found, ["pipe", "sock", "suid"]);
     assert!(fs::symlink_metadata(place.world.at("nobody/out/pipe")).unwrap().file_type().is_fifo());

@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::program::{World, shown, with};
-use crate::support::{End, Faults, Kept, Source, compare};
+use crate::beside::support::{End, Faults, Kept, Source, compare};
+use crate::common::program::{World, shown, with};
 
 /// Writers, each with a source and a host of its own.
 const WRITERS: usize = 2;

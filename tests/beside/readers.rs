@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::program::{World, shown, with};
-use crate::support::{End, Faults, Kept, Source, compare};
+use crate::beside::support::{End, Faults, Kept, Source, compare};
+use crate::common::program::{World, shown, with};
 
 struct Beside {
     world: World,

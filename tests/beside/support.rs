@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::program::{Run, World, shown, with};
+use crate::common::program::{Run, World, shown, with};
 
 /// How many files a source has.
 pub const FILES: u64 = 24;

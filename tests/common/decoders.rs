@@ -1,6 +1,6 @@
 //! Every decoder with any bytes: it must not panic, and what it takes must survive encoding and decoding again.
 //!
-//! One function a fuzz target (`fuzz/fuzz_targets`); `tests/properties.rs` calls the same ones.
+//! One function a fuzz target (`fuzz/fuzz_targets`); `tests/formats/properties.rs` calls the same ones.
 
 use std::cell::RefCell;
 

@@ -8,10 +8,10 @@ use yester::format::pack::FrameInfo;
 use yester::repo::Repository;
 use yester::repo::index::Index;
 
-use crate::mounted::{run, shell};
-use crate::program::{World, shown, with};
-use crate::served::{Served, open};
-use crate::tiny::noise;
+use crate::common::mounted::{run, shell};
+use crate::common::program::{World, shown, with};
+use crate::common::tiny::noise;
+use crate::mount_hostile::served::{Served, open};
 
 /// Bytes that compress.
 fn text(seed: u64, len: usize) -> Vec<u8> {

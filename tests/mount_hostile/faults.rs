@@ -18,8 +18,8 @@ use yester::storage::record::{RecordingStorage, Weather};
 use yester::storage::{Class, Name, Storage};
 use yester::vfs::MountOptions;
 
-use crate::mounted::{Mounted, PATIENCE, until};
-use crate::tiny::{About, Tiny, dir, file, noise};
+use crate::common::mounted::{Mounted, PATIENCE, until};
+use crate::common::tiny::{About, Tiny, dir, file, noise};
 
 /// The same repository, read through a storage that can be told to stall and to fail.
 fn under_weather(tiny: Tiny) -> (Tiny, Arc<RecordingStorage>) {

@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use yester::model::SnapshotId;
 use yester::vfs::MountOptions;
 
-use crate::build::long_directory;
-use crate::mounted::{Mounted, sample, shell, shrink, until};
-use crate::program::{World, shown, with};
-use crate::served::{Served, open};
-use crate::tiny::{About, Tiny, dir, file, noise};
+use crate::common::build::long_directory;
+use crate::common::mounted::{Mounted, sample, shell, shrink, until};
+use crate::common::program::{World, shown, with};
+use crate::common::tiny::{About, Tiny, dir, file, noise};
+use crate::mount_hostile::served::{Served, open};
 
 /// An entry: name, inode number, and where to go on after it.
 type Listed = (Vec<u8>, u64, u64);

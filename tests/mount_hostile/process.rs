@@ -13,10 +13,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::mounted::{is_root, shell, until};
-use crate::program::{World, shown, with};
-use crate::served::{Served, runs};
-use crate::tiny::noise;
+use crate::common::mounted::{is_root, shell, until};
+use crate::common::program::{World, shown, with};
+use crate::common::tiny::noise;
+use crate::mount_hostile::served::{Served, runs};
 
 /// A repository with a snapshot of `src`, which holds a big file, and `small`.
 fn repository(world: &World) -> [String; 4] {

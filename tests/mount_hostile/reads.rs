@@ -9,8 +9,8 @@ use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 use yester::vfs::MountOptions;
 
-use crate::mounted::Mounted;
-use crate::tiny::{About, CHUNK, Piece, Tiny, dir, file, noise, sparse};
+use crate::common::mounted::Mounted;
+use crate::common::tiny::{About, CHUNK, Piece, Tiny, dir, file, noise, sparse};
 
 /// The largest offset that there is.
 const LAST: u64 = i64::MAX as u64;

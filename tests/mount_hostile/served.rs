@@ -8,7 +8,7 @@ use yester::chunk::keys::Credential;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
 
-use crate::program::{World, shown, with};
+use crate::common::program::{World, shown, with};
 
 /// A mount of a repository, by `yester mount`.
 pub struct Served<'a> {

@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::mounted::{is_root, run, shell};
-use crate::program::{World, shown, with};
-use crate::served::Served;
+use crate::common::mounted::{is_root, run, shell};
+use crate::common::program::{World, shown, with};
+use crate::mount_hostile::served::Served;
 
 /// User, group, and further groups.
 type User = (u32, u32, &'static str);

@@ -5,8 +5,8 @@ use std::path::Path;
 use rustix::mount::MountFlags;
 use yester::vfs::MountOptions;
 
-use crate::mounted::{Mounted, run, sample, shell};
-use crate::tiny::{About, Tiny};
+use crate::common::mounted::{Mounted, run, sample, shell};
+use crate::common::tiny::{About, Tiny};
 
 /// Entries of every kind, below a snapshot and made up.
 const PLACES: [&str; 14] = [

@@ -10,9 +10,9 @@ use yester::remote::tokens::Grant;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Created, Name, Storage};
 
-use crate::child::Program;
-use crate::rows::{Plain, answers};
-use crate::support::*;
+use crate::net::child::Program;
+use crate::net::rows::{Plain, answers};
+use crate::net::support::*;
 
 /// The bytes of everything that is stored.
 fn stored(storage: &dyn Storage) -> u64 {

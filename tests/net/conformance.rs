@@ -7,7 +7,7 @@ use yester::storage::directory::DirectoryStorage;
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Created, Name, Storage};
 
-use crate::support::*;
+use crate::net::support::*;
 
 pub fn suite(storage: Arc<dyn Storage>) {
     every_class_is_created_once_and_read_back(&*storage);

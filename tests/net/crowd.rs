@@ -8,8 +8,8 @@ use yester::maintain::check::{CheckOptions, check};
 use yester::observe::Silent;
 use yester::repo::{Repository, snapshots};
 
-use crate::fixture::{Fixture, source};
-use crate::support::*;
+use crate::common::trees::fixture::{Fixture, source};
+use crate::net::support::*;
 
 const CLIENTS: u8 = 8;
 

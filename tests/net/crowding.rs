@@ -11,11 +11,11 @@ use yester::remote::tokens::Grant;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Created, Name, Storage};
 
-use crate::child::Program;
-use crate::frames::{INITIAL_WINDOW, Raw};
-use crate::proxy::{Fault, Plan, Proxy};
-use crate::rows::{Plain, answers};
-use crate::support::*;
+use crate::net::child::Program;
+use crate::net::frames::{INITIAL_WINDOW, Raw};
+use crate::net::proxy::{Fault, Plan, Proxy};
+use crate::net::rows::{Plain, answers};
+use crate::net::support::*;
 
 /// One connect after the other, a thousand of them, says nothing and is left open.
 fn bare(port: u16) -> Vec<TcpStream> {
@@ -146,7 +146,7 @@ fn what_is_not_taken_is_cut_though_the_socket_moves() {
         // Pings go to and fro all the while.
         let mut pinging = raw.stream.try_clone().unwrap();
         let pings = std::thread::spawn(move || {
-            while pinging.write_all(&crate::frames::frame(crate::frames::PING, 0, 0, &[7; 8])).is_ok() {
+            while pinging.write_all(&crate::net::frames::frame(crate::net::frames::PING, 0, 0, &[7; 8])).is_ok() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });

@@ -4,10 +4,10 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::program::{Variables, variables};
-use crate::program_run::{World, finish, shown};
-use crate::proxy::{FAIR, Fault, Plan, Proxy};
-use crate::support::noise;
+use crate::common::program::{World, finish, shown};
+use crate::net::program::{Variables, variables};
+use crate::net::proxy::{FAIR, Fault, Plan, Proxy};
+use crate::net::support::noise;
 
 struct Chance(u64);
 

@@ -6,8 +6,8 @@ use yester::ErrorKind;
 use yester::remote::client::{RemoteOptions, RemoteStorage};
 use yester::storage::{Class, Created, Name, Storage};
 
-use crate::proxy::{Fault, Plan, Proxy};
-use crate::support::*;
+use crate::net::proxy::{Fault, Plan, Proxy};
+use crate::net::support::*;
 
 const FAULTS: [Fault; 7] =
     [Fault::Cut, Fault::Reset, Fault::Stall, Fault::Truncate, Fault::Corrupt, Fault::Duplicate, Fault::Trickle];

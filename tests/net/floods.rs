@@ -8,10 +8,10 @@ use yester::remote::protocol::{RepositoryName, object_path};
 use yester::remote::tokens::Grant;
 use yester::storage::{Class, Name, Storage};
 
-use crate::child::Program;
-use crate::frames::*;
-use crate::rows::{Plain, answers};
-use crate::support::*;
+use crate::net::child::Program;
+use crate::net::frames::*;
+use crate::net::rows::{Plain, answers};
+use crate::net::support::*;
 
 /// What the server may take for all of these, beyond what it needs.
 const MOST_MEMORY: u64 = 96 << 20;

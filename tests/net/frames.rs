@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::rows::Plain;
-use crate::support::PATIENT;
+use crate::net::rows::Plain;
+use crate::net::support::PATIENT;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;

@@ -5,7 +5,7 @@ use yester::remote::client::RemoteStorage;
 use yester::remote::protocol::Capability;
 use yester::storage::{Class, Created, Name, Storage};
 
-use crate::support::*;
+use crate::net::support::*;
 
 /// What nobody without the capability prune can do. `own` is a session that the client has begun.
 fn cannot_take_anything_away(full: &dyn Storage, appender: &dyn Storage) {

@@ -12,9 +12,9 @@ use yester::remote::tls::Trust;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Name, Storage};
 
-use crate::program_run::{World, shown};
-use crate::rows::{TOKEN, own};
-use crate::support::*;
+use crate::common::program::{World, shown};
+use crate::net::rows::{TOKEN, own};
+use crate::net::support::*;
 
 type Out<'a> = dyn FnMut(&[u8]) -> std::io::Result<()> + 'a;
 

@@ -12,8 +12,8 @@ use yester::remote::tokens::Grant;
 use yester::serve::objects::{ServeOptions, listen};
 use yester::storage::{Class, Storage};
 
-use crate::rows::{Plain, answers};
-use crate::support::*;
+use crate::net::rows::{Plain, answers};
+use crate::net::support::*;
 
 #[test]
 fn five_hundred_who_say_nothing_keep_nobody_out() {

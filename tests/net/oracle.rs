@@ -5,11 +5,11 @@ use std::sync::Arc;
 use yester::remote::client::RemoteStorage;
 use yester::storage::Storage;
 
-use crate::capture::{self, Births, Tree, assert_same};
-use crate::exits;
-use crate::fixture::{BASE, Fixture};
-use crate::generate::Live;
-use crate::support::*;
+use crate::common::trees::capture::{self, Births, Tree, assert_same};
+use crate::common::trees::exits;
+use crate::common::trees::fixture::{BASE, Fixture};
+use crate::common::trees::generate::Live;
+use crate::net::support::*;
 
 pub fn run(storage: Arc<dyn Storage>, seed: u64) {
     let fixture = Fixture::on(storage);

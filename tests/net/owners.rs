@@ -6,9 +6,9 @@ use yester::model::RepositoryId;
 use yester::remote::protocol::Capability;
 use yester::storage::{Class, Name, Storage};
 
-use crate::program::{Variables, run, served, variables};
-use crate::program_run::{World, shown};
-use crate::support::*;
+use crate::common::program::{World, shown};
+use crate::net::program::{Variables, run, served, variables};
+use crate::net::support::*;
 
 /// The id of the repository `web`.
 fn repository(server: &Server) -> RepositoryId {

@@ -15,8 +15,8 @@ use yester::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 use yester::sys::process::Identity;
 use yester::vfs::MountOptions;
 
-use crate::fixture::{Fixture, source};
-use crate::support::*;
+use crate::common::trees::fixture::{Fixture, source};
+use crate::net::support::*;
 
 /// For so long a request waits for another one to be under way with it, once.
 const MEETING: Duration = Duration::from_secs(60);

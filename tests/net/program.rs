@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::program_run::{Run, World, finish, shown};
-use crate::support::{FULL, Server};
+use crate::common::program::{Run, World, finish, shown};
+use crate::net::support::{FULL, Server};
 
 /// Where the repository is, as the environment says it.
 pub type Variables = Vec<(String, String)>;
@@ -28,7 +28,7 @@ fn source(world: &World) -> PathBuf {
     for n in 0..200 {
         world.file(&format!("src/{}/{n}", n % 7), format!("file {n} ").repeat(n * 10));
     }
-    world.file("src/big", crate::support::noise(1, 5 << 20));
+    world.file("src/big", crate::net::support::noise(1, 5 << 20));
     std::os::unix::fs::symlink("big", world.at("src/link")).unwrap();
     world.at("src")
 }
@@ -42,11 +42,11 @@ pub fn every_command(world: &World, variables: &Variables) {
     run(&["init"]).ok();
     run(&["init"]).fails(1, &["already"]);
     run(&["ingest", "-q", &text]).ok();
-    std::fs::write(source.join("big"), crate::support::noise(2, 5 << 20)).unwrap();
+    std::fs::write(source.join("big"), crate::net::support::noise(2, 5 << 20)).unwrap();
     run(&["ingest", "-q", &text]).ok();
     assert_eq!(run(&["snapshots", "--json"]).ok().json().len(), 2);
     assert!(run(&["ls", &format!("latest:{text}")]).ok().text().contains("link"));
-    assert!(run(&["cat", &format!("latest~1:{text}/big")]).ok().out == crate::support::noise(1, 5 << 20));
+    assert!(run(&["cat", &format!("latest~1:{text}/big")]).ok().out == crate::net::support::noise(1, 5 << 20));
     let past = world.at("past");
     std::fs::create_dir(&past).unwrap();
     run(&["mount", &shown(&past)]).ok();

@@ -15,7 +15,7 @@ use yester::remote::tokens::Grant;
 use yester::serve::objects::ServeOptions;
 use yester::storage::{Class, Created, Name, Storage};
 
-use crate::support::*;
+use crate::net::support::*;
 
 pub const TOKEN: &str = "yester-token-0123456789abcdef-00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 

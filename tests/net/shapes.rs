@@ -6,9 +6,9 @@ use yester::remote::protocol::{Capability, RepositoryName, object_path};
 use yester::remote::tokens::Grant;
 use yester::storage::{Class, Name, Storage};
 
-use crate::child::Program;
-use crate::rows::answers;
-use crate::support::*;
+use crate::net::child::Program;
+use crate::net::rows::answers;
+use crate::net::support::*;
 
 fn grant(capabilities: &[Capability]) -> Grant {
     let repository = Some(RepositoryName::parse("web").unwrap());

@@ -10,10 +10,10 @@ use yester::remote::s3::address::StoreAddress;
 use yester::remote::s3::credentials::S3Options;
 use yester::storage::{Class, Created, Name, Storage};
 
-use crate::program::{Variables, every_command, run, variables};
-use crate::program_run::{World, shown};
-use crate::s3_server::{Fault, Kind, Manner, S3Server, Seen};
-use crate::support::*;
+use crate::common::program::{World, shown};
+use crate::common::s3::{Fault, Kind, Manner, S3Server, Seen};
+use crate::net::program::{Variables, every_command, run, variables};
+use crate::net::support::*;
 
 pub fn address(text: &str) -> StoreAddress {
     match location::parse(text.as_ref()).unwrap() {
@@ -36,7 +36,7 @@ pub fn storage(server: &S3Server) -> S3Storage {
 #[test]
 fn conformance() {
     let server = S3Server::start();
-    crate::conformance::suite(Arc::new(storage(&server)));
+    crate::net::conformance::suite(Arc::new(storage(&server)));
     let seen = server.take();
     assert!(seen.iter().all(|seen| seen.key.starts_with("web/")), "a key is outside of the prefix");
     // Nothing of the proof is left but its verdict.
@@ -48,7 +48,7 @@ fn conformance_in_small_pages_and_without_metadata() {
     let server = S3Server::start();
     server.page(3);
     server.metadata(false);
-    crate::conformance::suite(Arc::new(storage(&server)));
+    crate::net::conformance::suite(Arc::new(storage(&server)));
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn some_of_everything(storage: &dyn Storage) {
     while let Err(e) = storage.create(&pack, &[&object]) {
         assert_eq!(e.kind(), ErrorKind::Unsettled, "{e}");
         tries += 1;
-        (pack, object) = crate::support::pack(&noise(tries, 300_000));
+        (pack, object) = crate::net::support::pack(&noise(tries, 300_000));
     }
     let mut out = Vec::new();
     storage.read(&pack, Some(1000..200_000), &mut out).unwrap();
@@ -242,7 +242,7 @@ fn prune_in_a_store_that_does_not_decide_wants_to_be_alone() {
 fn what_is_wrong_with_a_store_is_said_in_one_line() {
     let (world, server) = (World::new(), S3Server::start());
     let variables = store_variables(&server, &world);
-    let run = |args: &[&str]| crate::program::run(&world, &variables, args);
+    let run = |args: &[&str]| crate::net::program::run(&world, &variables, args);
     run(&["snapshots"]).fails(10, &["no repository at s3:http://127.0.0.1", "yester init"]);
     let bucket = server.address("web").replace("/bucket/", "/nobucket/");
     run(&["-r", &bucket, "init"]).fails(10, &["NoSuchBucket"]);
@@ -273,10 +273,10 @@ fn a_store_of_ones_own() {
     if given.is_some() {
         options.s3.variables = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();
     }
-    crate::conformance::suite(Arc::new(S3Storage::create(&address(&at("suite")), &options).unwrap()));
+    crate::net::conformance::suite(Arc::new(S3Storage::create(&address(&at("suite")), &options).unwrap()));
     let oracle = S3Storage::create(&address(&at("oracle")), &options).unwrap();
     assert!(oracle.decides().unwrap(), "it does not decide between two writers");
-    crate::oracle::run(Arc::new(oracle), 21);
+    crate::net::oracle::run(Arc::new(oracle), 21);
     let world = World::new();
     let (repo, key) = (at("program"), shown(&world.at("key")));
     let mut variables = variables(&[("YESTER_REPO", &repo), ("YESTER_KEY_FILE", &key)]);

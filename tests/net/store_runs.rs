@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::program::{Variables, run, variables};
-use crate::program_run::{World, shown};
-use crate::s3_server::{Fault, S3Server};
-use crate::store::store_variables;
-use crate::support::noise;
+use crate::common::program::{World, shown};
+use crate::common::s3::{Fault, S3Server};
+use crate::net::program::{Variables, run, variables};
+use crate::net::store::store_variables;
+use crate::net::support::noise;
 
 fn source(world: &World, seed: u8) {
     for n in 0..20 {

@@ -10,9 +10,9 @@ use yester::chunk::codec::{Compression, Decoder, Encoder};
 use yester::model::{Item, Kind, Snapshot};
 use yester::repo::tree::TreeReader;
 
-use crate::capture::{self, Tree};
-use crate::check_all;
-use crate::fixture::{BASE, Fixture};
+use crate::common::trees::capture::{self, Tree};
+use crate::common::trees::fixture::{BASE, Fixture};
+use crate::oracle::check_all;
 
 const GRID: u64 = 64 << 10;
 const PAGE: usize = 8192;

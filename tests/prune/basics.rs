@@ -3,7 +3,7 @@
 use yester::maintain::prune::{PruneOptions, Unused};
 use yester::storage::Class;
 
-use crate::support::{Reader, World, noise};
+use crate::prune::support::{Reader, World, noise};
 
 #[test]
 fn what_is_not_needed_goes_and_all_else_stays() {

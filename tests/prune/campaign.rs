@@ -12,7 +12,7 @@ use yester::observe::{Event, Observer, Silent};
 use yester::repo::Repository;
 use yester::storage::{Class, Name, Storage};
 
-use crate::support::{Reader, World, noise};
+use crate::prune::support::{Reader, World, noise};
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(900);

@@ -8,8 +8,8 @@ use yester::model::SnapshotId;
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name};
 
-use crate::faults::{self, Faults};
-use crate::support::{World, noise};
+use crate::common::faults::{self, Faults};
+use crate::prune::support::{World, noise};
 
 fn is_change(operation: &Operation) -> bool {
     matches!(operation, Operation::Create(..) | Operation::Delete(_) | Operation::Sync)

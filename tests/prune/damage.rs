@@ -9,7 +9,7 @@ use yester::repo::index::Index;
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
-use crate::support::{World, noise, now};
+use crate::prune::support::{World, noise, now};
 
 /// A world with something to delete, all of which must still be there afterwards.
 fn world() -> World {

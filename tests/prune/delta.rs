@@ -7,8 +7,8 @@ use yester::repo::index::Index;
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
-use crate::faults;
-use crate::support::{World, deltas, noise};
+use crate::common::faults;
+use crate::prune::support::{World, deltas, noise};
 
 /// A big file with `edits` small changes, all of them in different chunks.
 fn text(version: u64, edits: usize) -> Vec<u8> {

@@ -12,8 +12,8 @@ use yester::repo::Repository;
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
-use crate::faults::Faults;
-use crate::support::{World, noise};
+use crate::common::faults::Faults;
+use crate::prune::support::{World, noise};
 
 /// A disk image of many frames, of which each is a pack, or nearly.
 const IMAGE: usize = 33 << 20;

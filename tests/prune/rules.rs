@@ -14,8 +14,8 @@ use yester::repo::{Repository, beat, session, snapshots};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
-use crate::faults;
-use crate::support::{Reader, Tree, World, noise, now};
+use crate::common::faults;
+use crate::prune::support::{Reader, Tree, World, noise, now};
 
 fn lists(operation: &Operation) -> bool {
     matches!(operation, Operation::Create(Name::Condemned(_), _))
@@ -245,7 +245,7 @@ fn a_fenced_ingest_begins_again_and_commits() {
                 let open = open_sessions(&repo).unwrap();
                 let fence: Vec<SnapshotId> = open.iter().map(|(id, _)| *id).collect();
                 assert_eq!(fence.len(), 1);
-                crate::support::prune(&repo, &PruneOptions { fence: fence.clone(), ..options.clone() }).unwrap();
+                crate::prune::support::prune(&repo, &PruneOptions { fence: fence.clone(), ..options.clone() }).unwrap();
                 *told.lock().unwrap() = Some(fence[0]);
             }
             left = left.wrapping_sub(1);

@@ -28,7 +28,7 @@ use yester::storage::memory::MemoryStorage;
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
-use crate::faults::{self, Faults};
+use crate::common::faults::{self, Faults};
 
 /// Path and content of every file.
 pub type Tree = BTreeMap<Vec<u8>, Vec<u8>>;

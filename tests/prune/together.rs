@@ -12,8 +12,8 @@ use yester::repo::{Repository, session};
 use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
-use crate::faults;
-use crate::support::{World, noise, now, prune};
+use crate::common::faults;
+use crate::prune::support::{World, noise, now, prune};
 
 /// A disk image of many frames, of which each is a pack, or nearly.
 const IMAGE: usize = 33 << 20;

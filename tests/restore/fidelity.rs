@@ -7,8 +7,8 @@ use yester::error::ErrorKind;
 use yester::model::Kind;
 use yester::restore::RestoreOptions;
 
-use crate::build::{CHUNK, Part, Spec, noise};
-use crate::support::{World, assert_tree, is_root, some_owner, temporaries};
+use crate::common::build::{CHUNK, Part, Spec, noise};
+use crate::restore::support::{World, assert_tree, is_root, some_owner, temporaries};
 
 /// The ACL `u::rw-,u:77:r--,g::r--,m::r--,o::---`.
 const ACL: &[u8] = &[

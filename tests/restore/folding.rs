@@ -16,8 +16,8 @@ use fuser::{
 use yester::observe::{Event, Observer};
 use yester::restore::{Overwrite, RestoreOptions, restore};
 
-use crate::build::Spec;
-use crate::support::{World, is_root, temporaries};
+use crate::common::build::Spec;
+use crate::restore::support::{World, is_root, temporaries};
 
 const NOW: Duration = Duration::ZERO;
 

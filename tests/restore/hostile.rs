@@ -8,8 +8,8 @@ use yester::model::{Kind, Owners};
 use yester::restore::{Overwrite, RestoreOptions, RestoreRequest, restore};
 use yester::storage::{Class, Name, Storage};
 
-use crate::build::{self, CHUNK, Spec, noise};
-use crate::support::{World, is_root, temporaries};
+use crate::common::build::{self, CHUNK, Spec, noise};
+use crate::restore::support::{World, is_root, temporaries};
 
 /// The packs of data, by what the index says.
 pub fn data_packs(world: &World) -> Vec<Name> {
@@ -201,7 +201,10 @@ fn without_root_what_may_be_is_restored_and_the_rest_is_told() {
     let mut command = std::process::Command::new(program);
     std::os::unix::process::CommandExt::gid(&mut command, 65534);
     std::os::unix::process::CommandExt::uid(&mut command, 65534);
-    let command = command.args(["--exact", "hostile::as_nobody"]).env("TMPDIR", place.path()).current_dir("/");
+    let command = command
+        .args(["--exact", &crate::common::whole_name(module_path!(), "as_nobody")])
+        .env("TMPDIR", place.path())
+        .current_dir("/");
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

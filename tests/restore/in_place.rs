@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use yester::restore::{Overwrite, RestoreOptions};
 use yester::storage::Storage;
 
-use crate::build::{CHUNK, Part, Spec, noise};
-use crate::support::{World, assert_tree, bytes_of, is_root, temporaries};
+use crate::common::build::{CHUNK, Part, Spec, noise};
+use crate::restore::support::{World, assert_tree, bytes_of, is_root, temporaries};
 
 fn me(spec: Spec) -> Spec {
     let mut spec = spec.owner(yester::sys::process::user(), yester::sys::process::group());
@@ -94,7 +94,7 @@ fn a_file_is_closed_before_it_gets_what_others_must_not_read() {
     prepared(&world);
     let path = world.path("image");
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    for name in crate::hostile::data_packs(&world) {
+    for name in crate::restore::hostile::data_packs(&world) {
         world.storage.delete(&name).unwrap();
     }
     let report = world.restore(&options());

@@ -6,8 +6,8 @@ use yester::model::{LeftOut, Rule};
 use yester::restore::RestoreOptions;
 use yester::restore::spare::DeleteAlso;
 
-use crate::build::Spec;
-use crate::support::World;
+use crate::common::build::Spec;
+use crate::restore::support::World;
 
 fn with(left_out: LeftOut) -> Spec {
     let mut dir = Spec::dir("d", vec![Spec::file("known", "k"), Spec::dir("sub", vec![])]);

@@ -10,8 +10,8 @@ use yester::model::Kind;
 use yester::observe::{Event, Observer};
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, restore};
 
-use crate::build::{CHUNK, Part, Spec, noise};
-use crate::support::{World, assert_tree, temporaries};
+use crate::common::build::{CHUNK, Part, Spec, noise};
+use crate::restore::support::{World, assert_tree, temporaries};
 
 fn me(spec: Spec) -> Spec {
     let mut spec = spec.owner(yester::sys::process::user(), yester::sys::process::group());
@@ -94,7 +94,7 @@ fn holes_in_what_is_there_are_compared_too() {
     ));
     let world = World::new(&tree);
     fs::create_dir(world.target()).unwrap();
-    let mut full = crate::support::bytes_of(&tree.children[0]);
+    let mut full = crate::restore::support::bytes_of(&tree.children[0]);
     full[CHUNK + 100] = 1;
     fs::write(world.path("f"), &full).unwrap();
     world.restore_all(&RestoreOptions::default());

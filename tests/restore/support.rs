@@ -17,7 +17,7 @@ use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::storage::memory::MemoryStorage;
 use yester::sys::{Dir, xattr};
 
-use crate::build::{self, Part, Spec};
+use crate::common::build::{self, Part, Spec};
 
 /// Collects warnings.
 #[derive(Default)]

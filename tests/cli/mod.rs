@@ -1,0 +1,12 @@
+//! The command line: what users type, and what they are told.
+
+mod basics;
+mod everything;
+mod gone;
+mod ingest;
+mod json;
+mod key;
+mod look;
+mod prune;
+mod seen;
+mod sessions;

@@ -1,0 +1,7 @@
+//! Damage: how it is found, what each command does beside it, and how it heals.
+
+mod checks;
+mod flips;
+mod healing;
+mod moving;
+mod table;

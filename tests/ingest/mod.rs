@@ -1,0 +1,5 @@
+//! What is stored of what an ingest is given: options, strange sources, streams.
+
+mod options;
+mod sources;
+mod streams;

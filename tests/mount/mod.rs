@@ -1,0 +1,7 @@
+//! The mount, the view behind it, and images of snapshots.
+
+mod basics;
+mod image;
+mod point;
+mod requests;
+mod view;

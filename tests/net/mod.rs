@@ -1,0 +1,26 @@
+//! Repositories on other machines: one suite over every storage, a proxy that breaks connections in every way, hostile
+//! clients and servers by row, and whole runs of the program over a server and over ssh.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod account;
+mod child;
+mod conformance;
+mod crowd;
+mod crowding;
+mod cuts;
+mod faults;
+mod floods;
+mod frames;
+mod hostile;
+mod liars;
+mod limits;
+mod oracle;
+mod owners;
+mod pipeline;
+mod program;
+mod proxy;
+mod rows;
+mod shapes;
+mod store;
+mod store_runs;
+mod support;

@@ -1,0 +1,15 @@
+//! Prune: what it deletes, what it must not, and what is left when it is stopped anywhere. The rules are those of
+//! docs/durability.md, which names these tests.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod basics;
+mod campaign;
+mod crash;
+mod damage;
+mod delta;
+mod in_step;
+mod rules;
+mod thousand;
+mod together;

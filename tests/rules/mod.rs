@@ -1,0 +1,4 @@
+//! Rules that the sources and the README keep.
+
+mod architecture;
+mod readme;

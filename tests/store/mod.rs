@@ -1,0 +1,10 @@
+//! Objects, the index, this machine's memory, file systems below a repository, copies.
+
+mod copy;
+mod file_systems;
+mod forget;
+mod index;
+mod local_state;
+mod objects;
+mod requests;
+mod years;
