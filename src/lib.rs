@@ -21,7 +21,7 @@
 //! | `format` | bytes ↔ values, pure | `model` |
 //! | `model` | ids, nodes, snapshots: immutable values | `error` |
 //! | `sys` | the operating system; the only `unsafe` | `model` |
-//! | `error`, `observe` | the error type; events for who watches | nothing |
+//! | `error`, `observe` | the error type; what is reported, and to whom | nothing |
 //!
 //! The command line (`cli`, part of the binary) stands above all of them and is the only room that prints.
 

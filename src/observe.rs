@@ -1,5 +1,9 @@
-//! Events out of the library: it never prints and never reads the environment.
+//! What the library reports, to whoever runs it: it never prints and never reads the environment.
+//!
+//! An operation is given an [`Observer`] and reports to it while it runs. What is open for longer, as a repository or the
+//! connection to a server, holds [`Reports`]. The program decides what is shown and what is logged.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Something a user may want to see while an operation runs.
@@ -8,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Event<'a> {
     /// One thing could not be done as asked; the operation goes on and will say so at its end.
     Warning {
-        /// The object or path, as bytes (a path need not be UTF-8).
+        /// The object or path, as bytes (a path need not be UTF-8); empty where the message names it.
         subject: &'a [u8],
         /// What happened to it.
         message: &'a str,
@@ -128,6 +132,40 @@ impl Observer for Silent {
     fn event(&self, _event: &Event<'_>) {}
 }
 
+/// Where something that stays open reports what a user or an operator should know: an [`Observer`] that it shares.
+#[derive(Clone)]
+pub struct Reports(Arc<dyn Observer>);
+
+impl Reports {
+    /// Reports to this observer.
+    pub fn to(observer: Arc<dyn Observer>) -> Self {
+        Reports(observer)
+    }
+
+    /// Reports a [warning](Event::Warning). The subject may be empty, where the message names it.
+    pub fn warn(&self, subject: impl AsRef<[u8]>, message: impl AsRef<str>) {
+        self.0.event(&Event::Warning { subject: subject.as_ref(), message: message.as_ref() });
+    }
+
+    /// Reports a [note](Event::Note). The subject may be empty, where the message names it.
+    pub fn note(&self, subject: impl AsRef<[u8]>, message: impl AsRef<str>) {
+        self.0.event(&Event::Note { subject: subject.as_ref(), message: message.as_ref() });
+    }
+}
+
+impl Default for Reports {
+    /// Reports to nobody.
+    fn default() -> Self {
+        Reports(Arc::new(Silent))
+    }
+}
+
+impl std::fmt::Debug for Reports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reports")
+    }
+}
+
 /// A shared counter for statistics; relaxed, since nothing is ordered by it.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -141,5 +179,45 @@ impl Counter {
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::keys::Credential;
+    use crate::format::config::{ChunkerParameters, Derivation};
+    use crate::model::Timestamp;
+    use crate::repo::{InitOptions, Repository};
+    use crate::storage::memory::MemoryStorage;
+    use crate::storage::{Class, Name, Storage};
+
+    #[derive(Default)]
+    struct Heard(parking_lot::Mutex<Vec<String>>);
+
+    impl Observer for Heard {
+        fn event(&self, event: &Event<'_>) {
+            if let Event::Warning { subject, .. } = event {
+                self.0.lock().push(String::from_utf8_lossy(subject).into_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_opens_a_repository_hears_what_is_wrong_with_copies() {
+        let (storage, credential) = (Arc::new(MemoryStorage::default()), Credential::KeyFile([1; 32]));
+        let derivation = Derivation::Passphrase { memory: 8, passes: 1, lanes: 1 };
+        let (chunker, now) = (ChunkerParameters::DEFAULT, Timestamp::default());
+        let options = InitOptions { chunker, derivation, now, label: Vec::new() };
+        Repository::init(storage.clone(), &credential, &options).unwrap();
+        let listed = [Class::Config, Class::Keys].map(|class| storage.list(class).unwrap()).concat();
+        let is_hit = |name: &Name| matches!(name, Name::Config(_, 1) | Name::Key(_, 0));
+        let damaged: Vec<Name> = listed.into_iter().map(|(name, _)| name).filter(is_hit).collect();
+        assert_eq!(damaged.len(), 2);
+        damaged.iter().for_each(|name| storage.damage(name, |object| object[40] ^= 1));
+        let heard = Arc::new(Heard::default());
+        Repository::open_with(storage, &credential, &Reports::to(heard.clone())).unwrap();
+        let heard = heard.0.lock();
+        assert!(damaged.iter().all(|name| heard.contains(&name.to_string())), "{heard:?}");
     }
 }

@@ -24,7 +24,7 @@ use super::configured::Configured;
 use super::output::note;
 use super::paths;
 use super::place::{Place, Places};
-use super::{remote, variables};
+use super::{log, remote, variables};
 
 /// How often a passphrase may be typed.
 const TRIES: u32 = 3;
@@ -198,7 +198,7 @@ impl Context {
     pub fn open(&self) -> Result<Arc<Repository>> {
         let place = self.place()?;
         let storage = self.storage(&place)?;
-        let (repo, _) = self.unlock(&place, |key| Repository::open(storage.clone(), key))?;
+        let (repo, _) = self.unlock(&place, |key| Repository::open_with(storage.clone(), key, &log::reports()))?;
         Ok(Arc::new(self.with_cache(&place, repo)))
     }
 

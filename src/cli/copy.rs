@@ -21,7 +21,7 @@ use super::output::{Output, note};
 use super::place::Place;
 use super::progress::Display;
 use super::select::{self, Filters};
-use super::{remote, signals, units, variables};
+use super::{log, remote, signals, units, variables};
 
 /// Copy snapshots from another repository into this one
 ///
@@ -150,7 +150,7 @@ fn source(context: &Context, args: &CopyArgs) -> Result<Repository> {
             return Err(Error::new(ErrorKind::Key, format!("there is no key for {}: {text}", place.shown())));
         }
     };
-    let repo = Repository::open(storage, &credential).map_err(|e| e.context(place.shown()))?;
+    let repo = Repository::open_with(storage, &credential, &log::reports()).map_err(|e| e.context(place.shown()))?;
     Ok(context.with_cache(&place, repo))
 }
 

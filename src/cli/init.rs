@@ -16,8 +16,8 @@ use super::carry::carry;
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, lossy, note};
-use super::paths;
 use super::place::Place;
+use super::{log, paths};
 
 /// Make a repository
 ///
@@ -66,7 +66,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     let place = context.place()?;
     match context.storage(&place) {
         Ok(storage) => {
-            let (repo, _) = context.unlock(&place, |key| Repository::open(storage.clone(), key))?;
+            let (repo, _) = context.unlock(&place, |key| Repository::open_with(storage.clone(), key, &log::reports()))?;
             // A token that may only add must not change keys: somebody else ends it then.
             if let Err(e) = repo.finish_keys() {
                 tracing::debug!("an unfinished addition or removal of a key slot could not be ended: {e}");
@@ -123,7 +123,7 @@ fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<M
     }
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
     let storage = context.new_storage(place)?;
-    let repo = Repository::init(storage, &credential, &context::init_options())?;
+    let repo = Repository::init(storage, &credential, &context::init_options())?.reporting_to(&log::reports());
     Ok(Made { repo: Arc::new(repo), key_file })
 }
 

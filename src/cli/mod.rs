@@ -31,6 +31,7 @@ mod ingest;
 mod init;
 mod inputs;
 mod key;
+mod log;
 mod ls;
 mod man;
 mod mount;
@@ -84,7 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     // A server's log is what it is watched by.
     let serves = matches!(&cli.command, Command::Serve(args) if args.listens());
     exit::IN_BACKGROUND.store(in_background, std::sync::atomic::Ordering::Relaxed);
-    progress::log(cli.global.verbose + u8::from(serves || in_background), in_background || serves);
+    log::start(cli.global.verbose + u8::from(serves || in_background), in_background || serves);
     signals::asked();
     yester::sys::process::raise_file_limit();
     match dispatch(cli, in_background) {

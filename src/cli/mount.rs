@@ -20,7 +20,7 @@ use super::exit::Outcome;
 use super::guard::Guard;
 use super::output::{JsonPath, Output, lossy};
 use super::select::{Chooser, Filters, Spec};
-use super::{background, gone, paths, units};
+use super::{background, gone, log, paths, units};
 
 /// Show the snapshots as a file system
 ///
@@ -83,7 +83,7 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
     let place = context.place()?;
     let storage = context.storage(&place)?;
     if args.foreground {
-        let (repo, _) = context.unlock(&place, |key| Repository::open(storage.clone(), key))?;
+        let (repo, _) = context.unlock(&place, |key| Repository::open_with(storage.clone(), key, &log::reports()))?;
         let mut said = Ok(());
         serve(context, repo, &plan, |_, warning| {
             warning.iter().for_each(|text| gone::say(context, text));
@@ -110,7 +110,7 @@ fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
     let served = background::begin().and_then(|(key, token)| {
         context.hand_over(token);
         let plan = args.plan(context)?;
-        let repo = Repository::open(context.storage(&context.place()?)?, &key)?;
+        let repo = Repository::open_with(context.storage(&context.place()?)?, &key, &log::reports())?;
         // A mount may stay for months: what a user types elsewhere too does not stay with it.
         drop(key);
         serve(context, repo, &plan, ready)

@@ -328,16 +328,3 @@ impl Observer for Display {
         self.shared.listing
     }
 }
-
-/// Sends the library's log to standard error: warnings, with `-v` what is done, with `-vv` how. A log file gets times.
-pub fn log(verbose: u8, with_time: bool) {
-    let level = match verbose {
-        0 => tracing::Level::WARN,
-        1 => tracing::Level::INFO,
-        _ => tracing::Level::DEBUG,
-    };
-    let builder =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).with_target(false);
-    // A second subscriber in one process is refused; the first one serves.
-    let _ = if with_time { builder.try_init() } else { builder.without_time().try_init() };
-}

@@ -13,8 +13,7 @@ use yester::remote::tls::{Fingerprint, Trust};
 use yester::{Error, Result};
 
 use super::args::Global;
-use super::units;
-use super::variables;
+use super::{log, units, variables};
 
 /// Where the name of a bucket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -117,5 +116,6 @@ pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
         ssh: if ssh.is_empty() { default.ssh } else { ssh },
         remote_program: remote.unwrap_or(default.remote_program),
         s3: store_options(args),
+        reports: log::reports(),
     })
 }

@@ -12,6 +12,7 @@ use crate::keys::copies::{Copies, Repaired, State};
 use crate::keys::removal::Place;
 use crate::keys::slots::{self, Slot, SlotOptions, Unlocked};
 use crate::model::SlotId;
+use crate::observe::Reports;
 use crate::storage::{Name, Storage};
 
 /// An unlocked repository's keys.
@@ -30,14 +31,20 @@ impl std::fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// Unlocks the repository on `storage`. Any one copy of the configuration, and of the credential's slot, is enough.
+    /// Unlocks the repository on `storage`, and reports to nobody.
     pub fn open(storage: Arc<dyn Storage>, credential: &Credential) -> Result<Self> {
+        Self::open_with(storage, credential, &Reports::default())
+    }
+
+    /// Unlocks the repository on `storage`. Any one copy of the configuration, and of the credential's slot, is enough;
+    /// what is wrong with others is reported.
+    pub fn open_with(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
         let configurations = Configurations::read(&*storage)?;
         let repositories = configurations.repositories();
         if repositories.is_empty() {
             return Err(configurations.error(&*storage));
         }
-        let mut unlocked = slots::unlock(&*storage, &repositories, credential, &BTreeSet::new())?;
+        let mut unlocked = slots::unlock(&*storage, &repositories, credential, &BTreeSet::new(), reports)?;
         let judged = configurations.judge(&unlocked.master.keys());
         let (ignored, unreadable) = (judged.ignored(), judged.unreadable(&*storage));
         let Some(Authentic { config, copies }) = judged.newest()? else {
@@ -46,17 +53,18 @@ impl KeyRing {
             return Err(unreadable.unwrap_or(changed));
         };
         for (name, why) in ignored {
-            tracing::warn!("ignored, since it is not authentic: {name}: {why} (yester repair keys removes it)");
+            let why = format!("ignored, since it is not authentic: {why} (yester repair keys removes it)");
+            reports.warn(name.to_string(), why);
         }
         for (name, state) in copies.states().filter(|(_, state)| matches!(state, State::Damaged(_))) {
             let why = slots::describe(state);
-            tracing::warn!("{name}: {why} (see: yester key list)");
+            reports.warn(name.to_string(), format!("{why} (see: yester key list)"));
         }
         if unlocked.unfinished {
             let place = Place { storage: &*storage, repository: config.repository, keys: &unlocked.master.keys() };
             let removed = place.look()?.removed;
             if removed.contains(&unlocked.slot) {
-                unlocked = slots::unlock(&*storage, &[config.repository], credential, &removed)
+                unlocked = slots::unlock(&*storage, &[config.repository], credential, &removed, reports)
                     .map_err(|e| e.context("the slot that this key opens was removed"))?;
             }
         }
@@ -450,7 +458,9 @@ mod tests {
         assert!(again.master.is(&ring.master) && open(&storage, &FILE).is_ok());
         // Nor when the configuration is lost and nothing but slots tells the repository.
         storage.list(Class::Config).unwrap().iter().for_each(|(name, _)| storage.delete(name).unwrap());
-        let text = recovery::without_text(&*storage, &words, ChunkerParameters::DEFAULT, Timestamp::default()).unwrap();
+        let text =
+            recovery::without_text(&*storage, &words, ChunkerParameters::DEFAULT, Timestamp::default(), &Reports::default())
+                .unwrap();
         assert_eq!(text.config.repository, ring.config.repository);
         recovery::restore_configuration(&*storage, &text).unwrap();
         // Who has the key removes them; what says that it is of a newer version, one by one.
@@ -551,8 +561,8 @@ mod tests {
         let chunker = ChunkerParameters::DEFAULT;
         let init = InitOptions { chunker, derivation: QUICK, now: Timestamp::default(), label: Vec::new() };
         assert_eq!(Repository::init(storage.clone(), &FILE, &init).unwrap_err().kind(), ErrorKind::Exists);
-        assert!(recovery::without_text(&*storage, &OTHER, chunker, Timestamp::default()).is_err());
-        let text = recovery::without_text(&*storage, &FILE, chunker, Timestamp::default()).unwrap();
+        assert!(recovery::without_text(&*storage, &OTHER, chunker, Timestamp::default(), &Reports::default()).is_err());
+        let text = recovery::without_text(&*storage, &FILE, chunker, Timestamp::default(), &Reports::default()).unwrap();
         assert_eq!(recover(&storage, &text, &OTHER).unwrap(), Some(1));
         let new = open(&storage, &FILE).unwrap();
         assert!(new.master.is(&ring.master) && new.config.repository == ring.config.repository);

@@ -14,6 +14,7 @@ use crate::keys::binding;
 use crate::keys::configuration::{self, Configurations};
 use crate::keys::slots::{self, SlotOptions};
 use crate::model::{RepositoryId, SlotId, Timestamp};
+use crate::observe::Reports;
 use crate::storage::{Class, Name, Storage};
 
 /// Objects of one class that are looked at before it is said that the key fits none.
@@ -74,11 +75,12 @@ pub fn without_text(
     credential: &Credential,
     chunker: ChunkerParameters,
     now: Timestamp,
+    reports: &Reports,
 ) -> Result<Recovery> {
     let mut failed = None;
     // What a slot says of its repository is not authentic before something that the key sealed says the same.
     for repository in slots::repositories(storage)? {
-        let opened = slots::unlock(storage, &[repository], credential, &BTreeSet::new());
+        let opened = slots::unlock(storage, &[repository], credential, &BTreeSet::new(), reports);
         let found = opened.and_then(|unlocked| {
             let config = Config { repository, created: now, chunker, mandatory: 0 };
             let text = Recovery::new(config, unlocked.master.expose());

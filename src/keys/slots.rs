@@ -9,6 +9,7 @@ use crate::format::envelope::{self, ObjectType};
 use crate::keys::copies::{Copies, State};
 use crate::keys::removal;
 use crate::model::{RepositoryId, SlotId, Timestamp};
+use crate::observe::Reports;
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 /// What is wrong with a copy of a slot whose MAC is not of the repository's key.
@@ -236,6 +237,7 @@ pub(crate) fn unlock(
     repositories: &[RepositoryId],
     credential: &Credential,
     without: &BTreeSet<SlotId>,
+    reports: &Reports,
 ) -> Result<Unlocked> {
     let listed = storage.list(Class::Keys)?;
     let unfinished = removal::is_unfinished(&listed);
@@ -259,7 +261,7 @@ pub(crate) fn unlock(
         Some((master, slot)) => {
             // One copy less does no harm, but it will when the others go too.
             for (name, e) in &search.damaged {
-                tracing::warn!("{name}: {e} (see: yester key list)");
+                reports.warn(name.to_string(), format!("{e} (see: yester key list)"));
             }
             Ok(Unlocked { master, slot, unfinished })
         }

@@ -67,16 +67,16 @@ fn ask<T>(view: &View, what: &'static str, ino: INodeNo, call: impl FnOnce(&View
     tracing::trace!(target: REQUESTS, what, ino = ino.0);
     match catch_unwind(AssertUnwindSafe(|| call(view))) {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(fault)) => Err(errno(&fault, what, ino)),
+        Ok(Err(fault)) => Err(errno(view, &fault, what, ino)),
         Err(_) => {
-            tracing::error!("{what} of inode {ino}: the program has a bug here");
+            view.reports().warn(format!("{what} of inode {ino}"), "the program has a bug here");
             Err(Errno::EIO)
         }
     }
 }
 
 /// The one place where faults become error numbers. Damage is never "not found".
-fn errno(fault: &Fault, what: &str, ino: INodeNo) -> Errno {
+fn errno(view: &View, fault: &Fault, what: &str, ino: INodeNo) -> Errno {
     match fault {
         Fault::Stale => Errno::ESTALE,
         Fault::NotDirectory => Errno::ENOTDIR,
@@ -86,7 +86,7 @@ fn errno(fault: &Fault, what: &str, ino: INodeNo) -> Errno {
         Fault::PastEnd => Errno::ENXIO,
         Fault::NameTooLong => Errno::ENAMETOOLONG,
         Fault::Unreadable(e) => {
-            tracing::warn!("{what} of inode {ino}: {e}");
+            view.reports().warn(format!("{what} of inode {ino}"), e.to_string());
             Errno::EIO
         }
     }

@@ -12,6 +12,7 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::fuse::Adapter;
 use crate::mount::point;
+use crate::observe::Reports;
 use crate::repo::Repository;
 use crate::sys::mount as system;
 use crate::vfs::MountOptions;
@@ -89,7 +90,7 @@ pub fn mount(
         }
     }
     ready();
-    serve(&place, &ended, shutdown)
+    serve(&place, &ended, shutdown, repo.reports())
 }
 
 /// The thread of a session, which unmounts nothing when it ends. By itself fuser 0.18 takes away whatever is mounted at
@@ -107,7 +108,7 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 /// Waits for the end of the session, from inside or outside.
-fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdown) -> Result<()> {
+fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdown, reports: &Reports) -> Result<()> {
     let outcome = |result: std::io::Result<()>| {
         // Whoever aborts a connection leaves the mount where it is; so does a session that failed.
         point::clear(place, result.is_err())?;
@@ -119,7 +120,8 @@ fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdow
     }
     match point::detach(place, false) {
         Err(e) if e.kind() == ErrorKind::Busy => {
-            tracing::warn!("{e}; it is taken out of the tree and ends in {} seconds", GRACE.as_secs());
+            let next = format!("it is taken out of the tree and ends in {} seconds", GRACE.as_secs());
+            reports.warn("", format!("{e}; {next}"));
             point::detach(place, true)?;
         }
         other => other?,

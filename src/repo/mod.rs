@@ -11,6 +11,7 @@ use crate::keys::keyring::KeyRing;
 use crate::keys::slots::{self, SlotOptions};
 use crate::keys::{configuration, removal};
 use crate::model::{RepositoryId, SegmentId, Timestamp};
+use crate::observe::Reports;
 use crate::repo::cache::{SegmentCache, Source};
 use crate::storage::{Class, Storage};
 
@@ -46,6 +47,7 @@ pub struct Repository {
     memory: small::Memory,
     /// Whether an addition or removal of a key slot was found to be stopped half way.
     unfinished_keys: bool,
+    reports: Reports,
 }
 
 /// What `init` needs to know.
@@ -82,12 +84,17 @@ impl Repository {
         Ok(Self::of(storage, config, keys))
     }
 
-    /// Opens the repository on `storage`.
+    /// Opens the repository on `storage`, which reports to nobody.
     pub fn open(storage: Arc<dyn Storage>, credential: &Credential) -> Result<Self> {
-        let ring = KeyRing::open(storage, credential)?;
+        Self::open_with(storage, credential, &Reports::default())
+    }
+
+    /// Opens the repository on `storage`. What it has to say, now and while it is open, goes to `reports`.
+    pub fn open_with(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
+        let ring = KeyRing::open_with(storage, credential, reports)?;
         let keys = ring.master.keys();
         let unfinished_keys = ring.unfinished;
-        Ok(Repository { unfinished_keys, ..Self::of(ring.storage, ring.config, keys) })
+        Ok(Repository { unfinished_keys, reports: reports.clone(), ..Self::of(ring.storage, ring.config, keys) })
     }
 
     /// Ends additions and removals of key slots that were stopped half way, if opening met any.
@@ -98,12 +105,24 @@ impl Repository {
 
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
-        Repository { storage, config, keys, cache: None, scratch, memory: small::Memory::default(), unfinished_keys: false }
+        let (memory, reports) = (small::Memory::default(), Reports::default());
+        Repository { storage, config, keys, cache: None, scratch, memory, unfinished_keys: false, reports }
+    }
+
+    /// What it has to say from now on goes to `reports`.
+    pub fn reporting_to(mut self, reports: &Reports) -> Self {
+        self.reports = reports.clone();
+        self
+    }
+
+    /// Where it reports what a user should know and no operation answers for.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
     }
 
     /// The same repository on another storage.
     pub(crate) fn on(&self, storage: Arc<dyn Storage>) -> Self {
-        Self::of(storage, self.config.clone(), self.keys.clone())
+        Self::of(storage, self.config.clone(), self.keys.clone()).reporting_to(&self.reports)
     }
 
     /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together

@@ -113,10 +113,11 @@ pub fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
     let new: Vec<&(Name, Error)> = ignored.iter().filter(|(name, _)| told.insert(*name)).collect();
     match new.as_slice() {
         [] => {}
-        [(_, e)] => tracing::warn!("ignored, since it is not authentic: {e} ({next})"),
+        [(_, e)] => repo.reports().warn("", format!("ignored, since it is not authentic: {e} ({next})")),
         [(name, e), rest @ ..] => {
             let class = name.class().prefix();
-            tracing::warn!("ignored, since they are not authentic: {e}, and {} more in {class}/ ({next})", rest.len());
+            let more = format!("and {} more in {class}/ ({next})", rest.len());
+            repo.reports().warn("", format!("ignored, since they are not authentic: {e}, {more}"));
         }
     }
 }

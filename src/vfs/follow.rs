@@ -198,7 +198,8 @@ impl Shared {
             Ok(shown) => shown,
             Err(e) => {
                 watch.listed = Instant::now();
-                tracing::warn!("the snapshots could not be listed, the mount shows what it knows: {e}");
+                let text = "the snapshots could not be listed, the mount shows what it knows";
+                watch.reports().warn("", format!("{text}: {e}"));
                 return;
             }
         };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
 use crate::model::{Snapshot, SnapshotId};
+use crate::observe::Reports;
 use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, Filter};
 use crate::repo::times;
@@ -48,6 +49,11 @@ impl Watch {
         Watch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
     }
 
+    /// Where is said what cannot be shown.
+    pub fn reports(&self) -> &Reports {
+        self.chunks.repo().reports()
+    }
+
     /// Lists again and answers the snapshots to show, oldest first. Those that are gone stay known, so that their
     /// inode numbers are not used again and open files can be read on while their data is there.
     pub fn list(&mut self) -> Result<Vec<Arc<Mounted>>> {
@@ -75,7 +81,7 @@ impl Watch {
                 // Forgotten and pruned since it was listed.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => {
-                    tracing::warn!("a snapshot is not shown: {e}");
+                    self.reports().warn("", format!("a snapshot is not shown: {e}"));
                     Known::Damaged(Instant::now())
                 }
             };
@@ -97,7 +103,8 @@ impl Watch {
         match self.ranges.take(&snapshot.id, snapshot.nodes()) {
             Some(base) => Known::Snapshot(Arc::new(Mounted { base, snapshot })),
             None => {
-                tracing::warn!("snapshot {} is not shown: there are no inode numbers left", snapshot.id.short());
+                let name = format!("snapshot {}", snapshot.id.short());
+                self.reports().warn(name, "is not shown: there are no inode numbers left");
                 Known::Nothing
             }
         }

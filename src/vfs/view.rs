@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
 use crate::model::node::MAX_NAME;
+use crate::observe::Reports;
 use crate::repo::Repository;
 use crate::repo::index::Index;
 use crate::repo::reader::{ChunkReader, ReadCounts};
@@ -55,6 +56,11 @@ impl View {
         };
         let prefetch = Prefetch::new(below.clone(), part * 8)?;
         Ok(View { follower, below, prefetch, shower: Shower::new(options.owner_root) })
+    }
+
+    /// Where is said what no request can answer.
+    pub(crate) fn reports(&self) -> &Reports {
+        self.below.trees().chunks().repo().reports()
     }
 
     /// What was fetched and decoded so far.

@@ -16,6 +16,7 @@ use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
+use super::log;
 use super::output::{Output, note};
 use super::paths;
 use super::place::Place;
@@ -113,7 +114,7 @@ fn slot(label: Option<Vec<u8>>) -> SlotOptions {
 fn open(context: &Context) -> Result<(Place, KeyRing, Credential)> {
     let place = context.place()?;
     let storage = context.storage(&place)?;
-    let (ring, credential) = context.unlock(&place, |key| KeyRing::open(storage.clone(), key))?;
+    let (ring, credential) = context.unlock(&place, |key| KeyRing::open_with(storage.clone(), key, &log::reports()))?;
     Ok((place, ring, credential))
 }
 

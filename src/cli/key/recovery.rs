@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::super::context::{self, Context};
 use super::super::exit::{self, Outcome};
 use super::super::place::Place;
-use super::super::{paths, units};
+use super::super::{log, paths, units};
 use super::{NewKeyArgs, advice, kind, open, repair_after, say, slot};
 
 /// Print the recovery text, to be kept on paper
@@ -143,7 +143,7 @@ fn with_text(context: &Context, place: &Place, file: &Path, new: &NewKeyArgs) ->
     lines.extend(advice(&new_key));
     lines.extend(written(number));
     say(context, &lines, &json(&text, Some(id.to_string()), number))?;
-    Ok(repair_after(context, &KeyRing::open(storage, &new_key.credential)?))
+    Ok(repair_after(context, &KeyRing::open_with(storage, &new_key.credential, &log::reports())?))
 }
 
 fn without_text(context: &Context, place: &Place, new: &NewKeyArgs) -> Result<Outcome> {
@@ -153,12 +153,13 @@ fn without_text(context: &Context, place: &Place, new: &NewKeyArgs) -> Result<Ou
         ));
     }
     let storage = context.storage_to_mend(place)?;
-    let open = |key: &Credential| recovery::without_text(&*storage, key, ChunkerParameters::DEFAULT, context::now());
+    let (chunker, now) = (ChunkerParameters::DEFAULT, context::now());
+    let open = |key: &Credential| recovery::without_text(&*storage, key, chunker, now, &log::reports());
     let (text, credential) = context.unlock(place, open)?;
     let number = recovery::restore_configuration(&*storage, &text)?;
     let lines = written(number).unwrap_or_else(|| "the configuration is good: nothing was written".to_owned());
     say(context, &[lines], &json(&text, None, number))?;
-    Ok(repair_after(context, &KeyRing::open(storage, &credential)?))
+    Ok(repair_after(context, &KeyRing::open_with(storage, &credential, &log::reports())?))
 }
 
 fn written(number: Option<u32>) -> Option<String> {

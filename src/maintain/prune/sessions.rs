@@ -177,7 +177,7 @@ impl Settle<'_> {
             }
             let text = e.to_string();
             if told.as_ref() != Some(&text) {
-                tracing::info!("waiting: {text}");
+                repo.reports().note("", format!("waiting: {text}"));
                 told = Some(text);
             }
             thread::sleep(PAUSE);

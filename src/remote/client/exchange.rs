@@ -13,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::error::Elapsed;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Reports;
 use crate::remote::client::body::Pieces;
 use crate::remote::client::fault::{Fault, Patience};
 use crate::remote::client::transport::{Sender, Target, cause, connect};
@@ -57,6 +58,8 @@ pub struct Line {
     pub timeout: Duration,
     /// Limits of bytes a second, up and down.
     pub rates: (Option<Rate>, Option<Rate>),
+    /// Who is told of attempts that failed.
+    pub reports: Reports,
 }
 
 /// What is asked for.
@@ -114,7 +117,8 @@ impl Line {
         let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
         let (known, timeout, rates) = (AtomicBool::new(false), Duration::from_secs(60), (None, None));
         let health = Mutex::new(Health { heard: Instant::now(), given_up: None });
-        Ok(Line { target, authority, repository, token: token.transpose()?, slots, known, health, timeout, rates })
+        let (token, reports) = (token.transpose()?, Reports::default());
+        Ok(Line { target, authority, repository, token, slots, known, health, timeout, rates, reports })
     }
 
     /// How many connections there may be.
@@ -174,7 +178,7 @@ impl Line {
         let stranger = matches!(fault, Fault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
         match pause {
             Some(pause) if !stranger || patience.attempts() < self.first_attempts() => {
-                tracing::info!(reason = %fault.error(), "trying again");
+                self.reports.note("", format!("trying again: {}", fault.error()));
                 tokio::time::sleep(pause).await;
                 Ok(())
             }

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::id::to_hex;
+use crate::observe::Reports;
 use crate::remote::address::Address;
 use crate::remote::list::{ListParser, Listed};
 use crate::remote::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
@@ -72,6 +73,8 @@ pub struct RemoteOptions {
     pub remote_program: String,
     /// What only object stores need.
     pub s3: S3Options,
+    /// Who is told of attempts that failed, and of what a store cannot do.
+    pub reports: Reports,
 }
 
 impl Default for RemoteOptions {
@@ -86,6 +89,7 @@ impl Default for RemoteOptions {
             ssh: vec!["ssh".into()],
             remote_program: "yester".to_owned(),
             s3: S3Options::default(),
+            reports: Reports::default(),
         }
     }
 }
@@ -140,6 +144,7 @@ fn line(address: &Address, options: &RemoteOptions) -> Result<Line> {
         }
     };
     line.timeout = *timeout;
+    line.reports = options.reports.clone();
     line.rates = (options.limit_upload.clone().map(Rate::by), options.limit_download.clone().map(Rate::by));
     Ok(line)
 }

@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Reports;
 use crate::remote::client::RemoteOptions;
 use crate::remote::client::fault::Patience;
 use crate::remote::rate::{Limit, Rate};
@@ -57,6 +58,7 @@ pub struct S3Storage {
     shared: Arc<Shared>,
     connections: usize,
     timeout: Duration,
+    reports: Reports,
     /// Whether credentials that have expired may be replaced while one waits.
     renewable: bool,
     /// The storage class of packs that hold content of files.
@@ -153,6 +155,7 @@ impl S3Storage {
             shared,
             connections,
             timeout: options.timeout,
+            reports: options.reports.clone(),
             renewable,
             data_class: options.s3.data_class.clone(),
             known: Mutex::default(),

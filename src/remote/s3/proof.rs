@@ -54,11 +54,9 @@ impl S3Storage {
             _ => self.try_it().await?,
         };
         if !holds {
-            tracing::warn!(
-                "{} does not decide between two who create the same object: let one machine write to it at a time, and prune \
-                 with --only-writer",
-                self.address
-            );
+            let text = "does not decide between two who create the same object: let one machine write to it at a time, and \
+                        prune with --only-writer";
+            self.reports.warn("", format!("{} {text}", self.address));
         }
         *known = Some(holds);
         Ok(holds)

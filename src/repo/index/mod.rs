@@ -148,7 +148,8 @@ impl Index {
                 return Err(e);
             }
             if old.is_none_or(|old| !old.ignored.contains(&id)) {
-                tracing::warn!("{e}; it is ignored (yester repair index makes anew what it said, yester prune removes it)");
+                let next = "it is ignored (yester repair index makes anew what it said, yester prune removes it)";
+                repo.reports().warn("", format!("{e}; {next}"));
             }
             index.ignored.push(id);
         }

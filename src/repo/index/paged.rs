@@ -199,7 +199,8 @@ impl PagedSegment {
             return Err(error);
         }
         let made = self.rescued.get_or_init(|| {
-            tracing::warn!("{error}; the directories of its packs are used instead (yester repair index makes it anew)");
+            let next = "the directories of its packs are used instead (yester repair index makes it anew)";
+            self.repo.reports().warn("", format!("{error}; {next}"));
             rescue::of_packs(&self.repo, &self.packs).map(Box::new).map_err(|e| e.to_string())
         });
         made.as_ref().map(|segment| &**segment).map_err(|e| error.context(format!("nothing can take its place ({e})")))

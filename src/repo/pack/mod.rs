@@ -330,7 +330,9 @@ pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> 
     let mut key = key;
     for _ in 1..NAMES {
         match store_once(repo, key, &frames, offset) {
-            Err(e) if e.kind() == ErrorKind::Unsettled => tracing::warn!(error = %e, "a pack is sent again, under another name"),
+            Err(e) if e.kind() == ErrorKind::Unsettled => {
+                repo.reports().warn("", format!("a pack is sent again, under another name: {e}"));
+            }
             Ok((id, size)) => return Ok(stored(id, kind, size, frames)),
             Err(e) => return Err(e),
         }

@@ -27,8 +27,9 @@ impl ChunkReader {
         let found = index.with_unnamed(&self.repo)?.map(Arc::new);
         if let Some(found) = &found {
             if looked.is_none() {
-                let text = "is missing: the packs that no segment names are looked into by their own directories";
-                tracing::warn!("something that the index should know {text} (yester repair index adds them to the index)");
+                let text = "something that the index should know is missing: the packs that no segment names are looked into \
+                            by their own directories (yester repair index adds them to the index)";
+                self.repo.reports().warn("", text);
             }
             *self.index.write() = found.clone();
         }
