@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    cat, check, completions, config, copy, diff, export, find, forget, history, ingest, init, key, ls, man, mount, prune,
-    remote::RemoteArgs, repair, restore, runs, serve, snapshots, stats, umount, unlock,
+    annotate, cat, check, completions, config, copy, diff, export, find, forget, history, ingest, init, key, ls, man, mount,
+    prune, remote::RemoteArgs, repair, restore, runs, serve, snapshots, stats, umount, unlock,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -93,6 +93,9 @@ pub enum Command {
     Check(check::CheckArgs),
     #[command(visible_alias = "du")]
     Stats(stats::StatsArgs),
+    Tag(annotate::TagArgs),
+    Note(annotate::NoteArgs),
+    Pin(annotate::PinArgs),
     Runs(runs::RunsArgs),
     Config(config::ConfigArgs),
     Repair(repair::RepairArgs),

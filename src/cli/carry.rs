@@ -22,6 +22,9 @@ const COMMANDS: &[&str] = &[
     "prune",
     "key",
     "runs",
+    "tag",
+    "note",
+    "pin",
 ];
 
 /// Commands of two words.

@@ -1,6 +1,6 @@
 //! `forget`: which snapshots stay, which go, and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 
 use clap::Args;
@@ -145,6 +145,7 @@ impl Keep {
             ],
             group_by,
             received: Default::default(),
+            pinned: Default::default(),
             tags: self.keep_tag.iter().map(|set| select::tags(set)).collect(),
         }
     }
@@ -195,19 +196,25 @@ impl ForgetArgs {
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (keep, filter) = args.rules(context)?;
     let repo = context.open_for(!args.dry_run)?;
-    let (all, damaged) = snapshots::list_with_damage(&repo)?;
+    let snapshots::Found { snapshots: all, damaged, remarks, received, .. } = snapshots::find_all(&repo)?;
+    let damaged: Vec<Error> = damaged.into_iter().map(|(_, e)| e).collect();
+    let now = context::now();
+    let pinned: HashSet<SnapshotId> = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
     if args.accept_gone {
         return gone::accept(context, &repo, &all, args.dry_run);
     }
-    let received = times::received(&repo)?;
     let display = Display::new(&context.global);
     let lost = gone::seen(context, &repo)?;
     let mut out = Output::new();
     let present = snapshots::names(&repo)?;
     let (going, series) = match args.names.is_empty() {
-        true => by_policy(args, &keep, &all, &filter, &received)?,
+        true => by_policy(args, Policy { received: received.clone(), pinned, ..keep.policy(args.group_by) }, &all, &filter)?,
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
+            if let Some(id) = ids.iter().find(|id| pinned.contains(id)) {
+                let id = id.short();
+                return Err(Error::invalid(format!("snapshot {id} is pinned (yester pin --remove {id} takes the pin away)")));
+            }
             let series = touched(&all, &ids, &received);
             (ids, series)
         }
@@ -255,12 +262,10 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
 /// What the policy lets go, and all series that it looked at.
 fn by_policy<'a>(
     args: &ForgetArgs,
-    keep: &Keep,
+    policy: Policy,
     all: &'a [Snapshot],
     filter: &Filter,
-    received: &Received,
 ) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
-    let policy = Policy { received: received.clone(), ..keep.policy(args.group_by) };
     let zone = TimeZone::system();
     let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
     Ok((series.iter().flat_map(|one| one.remove.iter().map(|s| s.id)).collect(), series))

@@ -121,6 +121,23 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ),
     ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
+        "tag",
+        &[
+            ("yester tag latest --add release", "add a tag to the newest"),
+            ("yester tag --host web --remove old", "remove one from all snapshots of a host"),
+            ("yester tag 1a2b3c4d --set ''", "remove all tags of one"),
+        ],
+    ),
+    ("note", &[("yester note latest 'before the upgrade'", "write it"), ("yester note latest", "read it")]),
+    (
+        "pin",
+        &[
+            ("yester pin latest", "forget leaves it"),
+            ("yester pin 1a2b3c4d --until 2027-12-31", "until then"),
+            ("yester pin", "list what is pinned"),
+        ],
+    ),
+    (
         "runs",
         &[
             ("yester runs --set web", "what became of the ingests of a set"),

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind as ClapKind;
 use yester::Result;
 
+mod annotate;
 mod args;
 mod background;
 mod carry;
@@ -124,6 +125,9 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Restore(args) => restore::run(context, &args),
         Command::Forget(args) => forget::run(context, &args),
         Command::Prune(args) => prune::run(context, &args),
+        Command::Tag(args) => annotate::tag(context, &args),
+        Command::Note(args) => annotate::note(context, &args),
+        Command::Pin(args) => annotate::pin(context, &args),
         Command::Runs(args) => runs::run(context, &args),
         Command::Config(args) => config::run(context, &args),
         Command::Key(args) => key::run(context, &args),

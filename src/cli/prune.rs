@@ -154,6 +154,7 @@ fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
             }
             (run.bytes, run.errors) = (report.packs.bytes, report.stuck.count);
             let _ = yester::repo::runs::expire(repo, context::now());
+            let _ = yester::repo::annotations::expire(repo);
         }
         Err(e) => runs::failed(&mut run, e),
     }

@@ -33,6 +33,11 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// Whether everything passes.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.tags.is_empty() && self.paths.is_empty()
+    }
+
     /// The library's filter.
     pub fn filter(&self) -> Result<Filter> {
         let absolute = |path: &PathBuf| paths::absolute(path).map(|p| paths::bytes(&p).to_vec());

@@ -1,11 +1,11 @@
 //! `snapshots`: a table a series, or a JSON line a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use yester::model::{Rule, Snapshot, Timestamp, escape};
+use yester::model::{Remarks, Rule, Snapshot, SnapshotId, Timestamp, escape};
 use yester::repo::snapshots as repo_snapshots;
 use yester::repo::times::{self, Received};
 use yester::{ErrorKind, Result};
@@ -15,7 +15,7 @@ use super::exit::{self, Outcome};
 use super::output::{Output, exact, lossy};
 use super::parts::{self, JsonPart};
 use super::select::Filters;
-use super::{gone, units};
+use super::{annotate, gone, units};
 
 /// List the snapshots
 ///
@@ -33,17 +33,17 @@ pub struct SnapshotsArgs {
 pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
     let repo = context.open()?;
-    let (all, damaged) = repo_snapshots::list_with_damage(&repo)?;
+    let repo_snapshots::Found { snapshots: all, damaged, remarks, received, .. } = repo_snapshots::find_all(&repo)?;
+    let damaged: Vec<yester::Error> = damaged.into_iter().map(|(_, e)| e).collect();
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
-    let received = times::received(&repo)?;
     let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX), &received);
     let mut out = Output::new();
     if context.global.json {
         let mut listed: Vec<&Snapshot> = series.values().flatten().copied().collect();
         listed.sort_by_key(|s| (s.time, s.id));
-        listed.into_iter().try_for_each(|s| out.json(&json(s, &received)))?;
+        listed.into_iter().try_for_each(|s| out.json(&json(s, &received, remarks.get(&s.id))))?;
     } else {
-        text(&mut out, &series, (&received, times::differ(&received, &all)), context.global.quiet)?;
+        text(&mut out, &series, (&received, times::differ(&received, &all)), &remarks, context.global.quiet)?;
     }
     out.finish()?;
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
@@ -82,12 +82,18 @@ fn differs(snapshot: &Snapshot, received: Timestamp) -> bool {
 }
 
 /// `tokens`: the repository has snapshots of several.
-fn text(out: &mut Output, series: &Series<'_>, (received, tokens): (&Received, bool), quiet: bool) -> Result<()> {
+fn text(
+    out: &mut Output,
+    series: &Series<'_>,
+    (received, tokens): (&Received, bool),
+    remarks: &AllRemarks,
+    quiet: bool,
+) -> Result<()> {
     let mut total = 0;
     for (((host, paths), by), snapshots) in series {
         let token = if tokens { token(*by) } else { String::new() };
         out.line(&format!("{}: {}{token}", escape(host), super::paths::several(paths)))?;
-        out.line(&table(snapshots, received).trim_fmt())?;
+        out.line(&table(snapshots, received, remarks).trim_fmt())?;
         out.line("")?;
         total += snapshots.len() as u64;
     }
@@ -111,7 +117,10 @@ pub fn time(snapshot: &Snapshot, received: &Received) -> String {
     }
 }
 
-fn table(snapshots: &[&Snapshot], received: &Received) -> Table {
+/// What was said of snapshots.
+type AllRemarks = HashMap<SnapshotId, Remarks>;
+
+fn table(snapshots: &[&Snapshot], received: &Received, remarks: &AllRemarks) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["ID", "Time", "Files", "Size", "Tags"]);
     for snapshot in snapshots {
@@ -122,7 +131,7 @@ fn table(snapshots: &[&Snapshot], received: &Received) -> Table {
             time(snapshot, received),
             units::count(statistics.files),
             units::size(statistics.bytes),
-            format!("{}{}", tags.join(", "), parts::mark(snapshot)),
+            format!("{}{}{}", tags.join(", "), parts::mark(snapshot), annotate::behind(remarks.get(&snapshot.id))),
         ]);
     }
     for right in [2, 3] {
@@ -146,6 +155,12 @@ struct JsonSnapshot {
     #[serde(skip_serializing_if = "Option::is_none")]
     paths_b64: Option<Vec<Option<String>>>,
     tags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pinned: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinned_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
     program_version: String,
@@ -208,7 +223,8 @@ struct JsonCounts {
     errors: u64,
 }
 
-fn json(snapshot: &Snapshot, received: &Received) -> JsonSnapshot {
+fn json(snapshot: &Snapshot, received: &Received, remarks: Option<&Remarks>) -> JsonSnapshot {
+    let (pinned, pinned_until) = remarks.map(annotate::json_pin).unwrap_or_default();
     let exact: Vec<Option<String>> = snapshot.paths.iter().map(|p| exact(p)).collect();
     let s = &snapshot.statistics;
     JsonSnapshot {
@@ -221,6 +237,9 @@ fn json(snapshot: &Snapshot, received: &Received) -> JsonSnapshot {
         paths: snapshot.paths.iter().map(|p| lossy(p)).collect(),
         paths_b64: exact.iter().any(Option::is_some).then_some(exact),
         tags: snapshot.tags.iter().map(|t| lossy(t)).collect(),
+        note: remarks.filter(|remarks| !remarks.note.is_empty()).map(|remarks| lossy(&remarks.note)),
+        pinned,
+        pinned_until,
         parent: snapshot.parent.map(|p| p.to_string()),
         program_version: lossy(&snapshot.program),
         received: times::at(received, snapshot.id).map(units::utc_time),

@@ -1,5 +1,6 @@
 //! Bytes ↔ values, pure: no input or output, no keys. Every byte is described in docs/format.md.
 
+pub mod annotation;
 pub mod composition;
 pub mod config;
 pub mod cursor;

@@ -113,7 +113,7 @@ fn statistics(s: &Statistics) -> [u64; 10] {
     ]
 }
 
-fn put_list(list: &[Vec<u8>], out: &mut Vec<u8>) {
+pub(super) fn put_list(list: &[Vec<u8>], out: &mut Vec<u8>) {
     list.iter().for_each(|text| out.bytes(text));
 }
 
@@ -150,7 +150,7 @@ fn text(cursor: &mut Cursor<'_>) -> Result<Vec<u8>> {
     }
 }
 
-fn texts(cursor: &mut Cursor<'_>) -> Result<Vec<Vec<u8>>> {
+pub(super) fn texts(cursor: &mut Cursor<'_>) -> Result<Vec<Vec<u8>>> {
     let mut out = Vec::new();
     while cursor.remaining() > 0 {
         if out.len() == MAX_LIST {

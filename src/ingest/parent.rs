@@ -26,7 +26,7 @@ pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> 
         },
         Parent::Auto => {
             // A damaged snapshot is no reason not to take a new one.
-            let snapshots::Found { snapshots: all, received, .. } = snapshots::find_all(repo)?;
+            let snapshots::Found { snapshots: all, received, .. } = snapshots::find_unannotated(repo)?;
             // A parent is trusted to say what has not changed: one that another client has put in this host's name is not.
             let client = repo.storage().client();
             let of_own = |s: &Snapshot| {

@@ -62,11 +62,17 @@ impl Observer for Logged {
     }
 }
 
+/// This host and this user, for what is written of who did something.
+pub fn who() -> (Vec<u8>, Vec<u8>) {
+    let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
+    (process::host_name(), user)
+}
+
 /// A run of `kind` that begins now.
 pub fn begin(kind: u64) -> Run {
-    let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
+    let (host, user) = who();
     let program = format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes();
-    Run { kind, host: process::host_name(), user, started: now(), program, ..Run::default() }
+    Run { kind, host, user, started: now(), program, ..Run::default() }
 }
 
 /// Sets how it ended: with this error.

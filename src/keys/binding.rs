@@ -12,7 +12,8 @@ pub fn id(name: &Name) -> Option<&SnapshotId> {
         | Name::Forgotten(id)
         | Name::Condemned(id)
         | Name::Damaged(id)
-        | Name::Run(id) => Some(id),
+        | Name::Run(id)
+        | Name::Annotation(id) => Some(id),
         _ => None,
     }
 }

@@ -75,7 +75,10 @@ pub fn by_policy<'a>(
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
         let mut found = Series { group_by: policy.group_by, token: token.map(str::to_owned), ..Series::default() };
-        for (snapshot, why) in newest_first.into_iter().zip(reasons).rev() {
+        for (snapshot, mut why) in newest_first.into_iter().zip(reasons).rev() {
+            if policy.pinned.contains(&snapshot.id) {
+                why.push("pinned".to_owned());
+            }
             match why.is_empty() {
                 true => found.remove.push(snapshot),
                 false => found.keep.push((snapshot, why)),

@@ -5,6 +5,7 @@
 //! counts, as far back as the number of periods *with snapshots* goes. When a number is not used up by the periods there
 //! are, the oldest snapshot is kept as well, so that the history becomes as long as was asked for.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,7 +13,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
 
 use crate::error::{Error, Result};
-use crate::model::{Snapshot, Timestamp, escape};
+use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
 use crate::repo::times::{self, Received};
 
 /// How many of something are kept.
@@ -124,6 +125,8 @@ pub struct Policy {
     pub group_by: GroupBy,
     /// Everything with all tags of one of these sets.
     pub tags: Vec<Vec<Vec<u8>>>,
+    /// Snapshots that are pinned: they stay.
+    pub pinned: HashSet<SnapshotId>,
     /// When a server received snapshots: the earlier of this and of what they say counts.
     pub received: Received,
 }

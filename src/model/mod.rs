@@ -1,5 +1,6 @@
 //! Immutable values: ids, nodes, snapshots. No input or output, no bytes on disk (that is `format`).
 
+pub mod annotation;
 pub mod composition;
 pub mod id;
 pub mod node;
@@ -8,6 +9,7 @@ pub mod patterns;
 pub mod run;
 pub mod snapshot;
 
+pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};

@@ -30,4 +30,6 @@ pub enum ObjectType {
     Removed = 12,
     /// What became of a run.
     Run = 13,
+    /// What was said of a snapshot later.
+    Annotation = 14,
 }

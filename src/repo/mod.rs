@@ -15,6 +15,7 @@ use crate::observe::Reports;
 use crate::repo::cache::{SegmentCache, Source};
 use crate::storage::{Class, Storage};
 
+pub mod annotations;
 pub mod at_work;
 pub mod attributes;
 pub mod beat;

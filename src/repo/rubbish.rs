@@ -37,7 +37,9 @@ pub fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<Swept> 
     if !dry_run {
         repo.storage().sync_everything()?;
     }
-    for class in [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged, Class::Runs] {
+    for class in
+        [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged, Class::Runs, Class::Annotations]
+    {
         let mut names: Vec<Name> = repo.storage().list(class)?.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.retain(|name| binding::id(name).is_some());
@@ -89,7 +91,9 @@ fn damaged(repo: &Repository, dry_run: bool, now: Timestamp, found: (Name, Objec
             }
             out.renewed.push((name, e));
         }
-        (Name::Forgotten(_) | Name::Condemned(_) | Name::Damaged(_) | Name::Run(_), _) if dry_run || remove(repo, &name)? => {
+        (Name::Forgotten(_) | Name::Condemned(_) | Name::Damaged(_) | Name::Run(_) | Name::Annotation(_), _)
+            if dry_run || remove(repo, &name)? =>
+        {
             out.removed.push((name, e))
         }
         (Name::Snapshot(id), _) => out.left.push((name, e.context(format!("yester forget {id} gives it up")))),

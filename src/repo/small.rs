@@ -1,7 +1,8 @@
 //! Reading small sealed objects: snapshots, fences, sessions, marks. What nobody with the key made counts for nothing and
 //! stops nobody; it is told once, and prune removes it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -9,7 +10,7 @@ use crate::chunk::seal::{self, Judged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::keys::binding::id;
-use crate::model::SnapshotId;
+use crate::model::{Annotation, SnapshotId};
 use crate::repo::Repository;
 use crate::storage::Name;
 
@@ -45,6 +46,8 @@ pub(super) struct Memory {
     told: Mutex<HashSet<Name>>,
     /// Snapshots that are authentic.
     pub snapshots: Mutex<HashSet<SnapshotId>>,
+    /// Annotations that are authentic.
+    pub annotations: Mutex<HashMap<SnapshotId, Arc<Annotation>>>,
     /// Snapshots whose marks are authentic.
     pub forgotten: Mutex<HashSet<SnapshotId>>,
 }
@@ -58,6 +61,7 @@ fn what(name: &Name) -> &'static str {
         Name::Condemned(_) => "a list of packs marked for deletion",
         Name::Damaged(_) => "a record of damage",
         Name::Run(_) => "a run",
+        Name::Annotation(_) => "an annotation",
         _ => "an object",
     }
 }

@@ -1,13 +1,15 @@
 //! Snapshots: committing, listing, naming.
 
+use std::collections::HashMap;
+
 use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
-use crate::model::{Snapshot, SnapshotId, escape};
+use crate::model::{Remarks, Snapshot, SnapshotId, escape};
 use crate::repo::Repository;
 use crate::repo::small::{self, Small};
-use crate::repo::{marks, parallel, times};
+use crate::repo::{annotations, marks, parallel, times};
 use crate::storage::{Class, Created, Name};
 
 /// Which snapshots an operation is about; empty lists let everything pass.
@@ -69,12 +71,25 @@ pub struct Found {
     pub damaged: Vec<(SnapshotId, Error)>,
     /// What nobody with the key made, and so counts for nothing.
     pub made_up: Vec<(Name, Error)>,
+    /// Notes and pins of them, where there are any.
+    pub remarks: HashMap<SnapshotId, Remarks>,
+    /// Annotations that cannot be read: what they say does not hold.
+    pub damaged_annotations: Vec<(SnapshotId, Error)>,
     /// When a server received them, and from whom, as far as that is known.
     pub received: times::Received,
 }
 
 /// Reads everything in `snapshots/` that is not forgotten. What is not authentic is told, once.
 pub fn find_all(repo: &Repository) -> Result<Found> {
+    let mut out = find_unannotated(repo)?;
+    let said = annotations::read_all(repo)?;
+    out.remarks = said.apply(&mut out.snapshots);
+    out.damaged_annotations = said.damaged;
+    Ok(out)
+}
+
+/// The same without annotations: tags are those that the snapshots were made with.
+pub fn find_unannotated(repo: &Repository) -> Result<Found> {
     let mut out = read_all(repo, &names(repo)?)?;
     out.received = times::received(repo)?;
     times::sort(&mut out.snapshots, &out.received);

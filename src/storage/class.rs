@@ -23,6 +23,8 @@ pub enum Class {
     Damaged,
     /// `runs/`
     Runs,
+    /// `annotations/`
+    Annotations,
 }
 
 /// What is fixed for a class.
@@ -43,7 +45,7 @@ const MAX_SMALL: u64 = 64 << 20;
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 10] = [
+    pub const ALL: [Class; 11] = [
         Class::Config,
         Class::Keys,
         Class::Packs,
@@ -54,6 +56,7 @@ impl Class {
         Class::Condemned,
         Class::Damaged,
         Class::Runs,
+        Class::Annotations,
     ];
 
     /// One line for each class. A class that is added here is optional: repositories that were made
@@ -72,6 +75,7 @@ impl Class {
             Class::Condemned => required("condemned", MAX_SMALL),
             Class::Damaged => optional("damaged", MAX_SMALL),
             Class::Runs => optional("runs", MAX_SMALL),
+            Class::Annotations => optional("annotations", MAX_SMALL),
         }
     }
 

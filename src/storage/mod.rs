@@ -56,6 +56,8 @@ pub enum Name {
     Damaged(SnapshotId),
     /// What became of a run.
     Run(SnapshotId),
+    /// What was said of a snapshot later.
+    Annotation(SnapshotId),
 }
 
 impl Name {
@@ -72,6 +74,7 @@ impl Name {
             Name::Condemned(_) => Class::Condemned,
             Name::Damaged(_) => Class::Damaged,
             Name::Run(_) => Class::Runs,
+            Name::Annotation(_) => Class::Annotations,
         }
     }
 
@@ -90,6 +93,7 @@ impl Name {
             Name::Condemned(_) => &[ObjectType::Condemned],
             Name::Damaged(_) => &[ObjectType::Damaged],
             Name::Run(_) => &[ObjectType::Run],
+            Name::Annotation(_) => &[ObjectType::Annotation],
         }
     }
 
@@ -103,7 +107,7 @@ impl Name {
             Name::Segment(id) => id.to_string(),
             Name::Beat(id, number) => format!("{id}.{number}"),
             Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) => id.to_string(),
-            Name::Condemned(id) | Name::Damaged(id) | Name::Run(id) => id.to_string(),
+            Name::Condemned(id) | Name::Damaged(id) | Name::Run(id) | Name::Annotation(id) => id.to_string(),
         }
     }
 
@@ -140,6 +144,7 @@ impl Name {
             Class::Condemned => SnapshotId::parse(leaf).ok().map(Name::Condemned),
             Class::Damaged => SnapshotId::parse(leaf).ok().map(Name::Damaged),
             Class::Runs => SnapshotId::parse(leaf).ok().map(Name::Run),
+            Class::Annotations => SnapshotId::parse(leaf).ok().map(Name::Annotation),
         }
     }
 }

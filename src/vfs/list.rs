@@ -9,8 +9,8 @@ use crate::model::{Snapshot, SnapshotId};
 use crate::observe::Reports;
 use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, Filter};
-use crate::repo::times;
 use crate::repo::{Repository, parallel};
+use crate::repo::{annotations, times};
 use crate::vfs::inode::Ranges;
 use crate::vfs::root::{Mounted, Numbers};
 
@@ -72,6 +72,10 @@ impl Watch {
             self.chunks.snapshots_listed();
         }
         let mut loaded = load_all(self.chunks.repo(), &new);
+        if !new.is_empty() {
+            let found = loaded.iter_mut().filter_map(|(_, found)| found.as_mut().ok()?.as_mut());
+            annotations::read_all(self.chunks.repo())?.apply(found);
+        }
         // Where two ranges overlap, the later snapshot gives way.
         loaded.sort_by_key(|(id, found)| (found.as_ref().ok().and_then(|s| s.as_ref().map(|s| s.time)), *id));
         for (id, found) in loaded {

@@ -1,5 +1,6 @@
 //! The command line: what users type, and what they are told.
 
+mod annotate;
 mod basics;
 mod everything;
 mod gone;

@@ -279,8 +279,12 @@ pub fn check_cuts(cutter: &Cutter, parameters: ChunkerParameters, data: &[u8]) -
     out
 }
 
-/// The body of a run.
+/// The body of a run, or of an annotation.
 pub fn run(bytes: &[u8]) {
+    if let Ok(annotation) = yester::format::annotation::decode_annotation(bytes) {
+        let again = yester::format::annotation::encode_annotation(&annotation).expect("what was read can be stored");
+        assert_eq!(yester::format::annotation::decode_annotation(&again).expect("what was encoded decodes"), annotation);
+    }
     let Ok(run) = yester::format::run::decode_run(bytes) else { return };
     let again = yester::format::run::encode_run(&run).expect("what was read can be stored");
     assert_eq!(yester::format::run::decode_run(&again).expect("what was encoded decodes"), run);

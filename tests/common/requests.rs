@@ -130,6 +130,7 @@ fn kind(name: &Name, variant: u8) -> ObjectType {
         Name::Condemned(_) => ObjectType::Condemned,
         Name::Damaged(_) => ObjectType::Damaged,
         Name::Run(_) => ObjectType::Run,
+        Name::Annotation(_) => ObjectType::Annotation,
     }
 }
 

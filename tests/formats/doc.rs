@@ -95,7 +95,7 @@ fn every_golden_object_has_the_envelope() {
     }
     let documented: BTreeSet<u8> = types.iter().map(|row| row[0].parse().unwrap()).collect();
     assert_eq!(seen, documented, "a golden object of every type");
-    assert_eq!(documented.last(), Some(&(ObjectType::Run as u8)));
+    assert_eq!(documented.last(), Some(&(ObjectType::Annotation as u8)));
 }
 
 #[test]
@@ -137,7 +137,9 @@ fn segments_and_sealed_objects_are_laid_out_as_documented() {
         assert_eq!(field(tail, "segment tail", "root"), at.to_le_bytes());
         assert_eq!(field(tail, "segment tail", "length"), (len as u32).to_le_bytes());
     }
-    for class in [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged, Class::Runs] {
+    for class in
+        [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged, Class::Runs, Class::Annotations]
+    {
         for (name, object) in golden::objects(&repo, class) {
             let salt = field(&object, "sealed", "salt").try_into().unwrap();
             let aad = [field(&object, "sealed", "header"), &golden::id_of(&name)].concat();
@@ -233,6 +235,7 @@ fn bodies_have_the_documented_fields() {
     assert_eq!(plain(Class::Condemned, ObjectType::Condemned).len() % 32, 0);
     check("damage", &plain(Class::Damaged, ObjectType::Damaged));
     check("run", &plain(Class::Runs, ObjectType::Run));
+    check("annotation", &plain(Class::Annotations, ObjectType::Annotation));
     let mut all = BTreeSet::new();
     for (name, object) in golden::objects(&repo, Class::Snapshots) {
         if object[8] == ObjectType::Snapshot as u8 {

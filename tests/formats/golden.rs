@@ -21,11 +21,12 @@ use yester::format::node;
 use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
-use yester::format::{filter, run, segment};
+use yester::format::{annotation, filter, run, segment};
 use yester::ingest::{Exclude, IngestOptions, Parent, Source, Still, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
-    ChunkId, Content, Item, Kind, Node, PackId, Run, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
+    Annotation, ChunkId, Content, Item, Kind, Node, PackId, Pin, Run, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp,
+    Xattrs,
 };
 use yester::observe::Silent;
 use yester::repo::index::Index;
@@ -101,7 +102,24 @@ fn write_marks(repo: &Repository) {
     put(ObjectType::Beat, Name::Beat(SnapshotId([0x5e; 32]), 3), &snapshot::encode_beat(3, TIME));
     put(ObjectType::Removed, Name::Removed(SlotId([0x0d; 16])), &[]);
     put(ObjectType::Run, Name::Run(SnapshotId([0x4a; 32])), &run::encode_run(&a_run()).unwrap());
+    let annotation = annotation::encode_annotation(&an_annotation(last)).unwrap();
+    put(ObjectType::Annotation, Name::Annotation(SnapshotId([0xa7; 32])), &annotation);
     put(ObjectType::Damaged, Name::Damaged(SnapshotId([0xda; 32])), &damage::encode_damage(&damage()));
+}
+
+/// Of a snapshot that is forgotten: the others are listed with the tags that they were made with.
+fn an_annotation(snapshot: SnapshotId) -> Annotation {
+    Annotation {
+        snapshot,
+        time: TIME,
+        host: b"host".to_vec(),
+        user: b"user".to_vec(),
+        clears_tags: true,
+        removed: vec![b"old".to_vec()],
+        added: vec![b"new".to_vec()],
+        note: Some(b"a note".to_vec()),
+        pin: Some(Pin::Until(TIME)),
+    }
 }
 
 fn a_run() -> Run {
@@ -500,6 +518,12 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         let plain = golden::plain_body(&repo, ObjectType::Run, &name, &object);
         assert_eq!(run::decode_run(&plain).unwrap(), a_run());
         assert_eq!(run::encode_run(&a_run()).unwrap(), plain, "{name}");
+    }
+    for (name, object) in golden::objects(&repo, Class::Annotations) {
+        let plain = golden::plain_body(&repo, ObjectType::Annotation, &name, &object);
+        let found = annotation::decode_annotation(&plain).unwrap();
+        assert_eq!(found, an_annotation(found.snapshot));
+        assert_eq!(annotation::encode_annotation(&found).unwrap(), plain, "{name}");
     }
     let marked = yester::repo::index::condemned::read_all(&repo).unwrap();
     assert_eq!(marked.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));

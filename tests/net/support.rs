@@ -158,6 +158,7 @@ pub fn kind(name: &Name) -> ObjectType {
         Name::Condemned(_) => ObjectType::Condemned,
         Name::Damaged(_) => ObjectType::Damaged,
         Name::Run(_) => ObjectType::Run,
+        Name::Annotation(_) => ObjectType::Annotation,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::keys::slots;
 use crate::model::{SlotId, Snapshot, SnapshotId};
 use crate::repo::index::condemned;
 use crate::repo::small::Small;
-use crate::repo::{Repository, beat, damaged, marks, parallel, session, snapshots};
+use crate::repo::{Repository, annotations, beat, damaged, marks, parallel, session, snapshots};
 use crate::storage::{COPIES, Class, Name};
 
 use super::CheckReport;
@@ -35,6 +35,10 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     let forgotten = forgotten(repo, findings, &listed)?;
     condemned(repo, findings)?;
     records(repo, findings)?;
+    for (id, e) in annotations::read_all(repo)?.damaged {
+        let name = Name::Annotation(id);
+        findings.damage(name, format!("{}; what it says does not hold, and yester repair objects removes it", bare(&name, &e)));
+    }
     live_snapshots(repo, findings, &listed, &forgotten)
 }
 

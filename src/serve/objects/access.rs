@@ -183,7 +183,9 @@ impl Principal {
         match name {
             Name::Forgotten(_) | Name::Condemned(_) | Name::Removed(_) => self.needs(Capability::Prune, &what()),
             _ if self.can_prune() && !matches!(name, Name::Session(_) | Name::Beat(..)) => Ok(()),
-            Name::Pack(_) | Name::Segment(_) | Name::Damaged(_) | Name::Run(_) => self.needs(Capability::Put, &what()),
+            Name::Pack(_) | Name::Segment(_) | Name::Damaged(_) | Name::Run(_) | Name::Annotation(_) => {
+                self.needs(Capability::Put, &what())
+            }
             Name::Session(id) => {
                 self.needs(Capability::Put, &what())?;
                 let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;
