@@ -9,15 +9,15 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
 
-use crate::chunk::codec::{Compression, Encoder};
+use crate::chunk::codec::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::chunks::Chunks;
 use crate::ingest::follow::Follow;
 use crate::ingest::others::Others;
-use crate::ingest::sink::{self, Sink, Stored};
+use crate::ingest::packing::{Packing, PackingPlan, first_real};
+use crate::ingest::sink::Stored;
 use crate::model::{Origin, Snapshot, SnapshotId, Timestamp};
 use crate::observe::Observer;
 use crate::repo::beat::{self, Beats};
@@ -141,43 +141,29 @@ impl<'a> Copier<'a> {
         snapshot: &Snapshot,
     ) -> Result<(Snapshot, u64, Stored)> {
         let (target, memory) = (&**self.target, &mut self.memory);
-        let cores = thread::available_parallelism().map_or(2, usize::from);
-        let (jobs_in, jobs) = bounded(cores + 1);
-        let (complete_in, complete) = bounded(0);
-        let (indexed_in, indexed) = unbounded();
-        let trials = DeltaTrials::default();
+        let plan = &PackingPlan {
+            repo: target,
+            session,
+            compression: Compression::Auto,
+            pack_size: PACK_SIZE,
+            segment_chunks: SEGMENT_CHUNKS,
+            trials: &DeltaTrials::default(),
+            old: None,
+            others,
+            shutdown: None,
+        };
         thread::scope(|scope| {
-            let mut workers = Vec::new();
-            for _ in 0..cores {
-                let (jobs, complete, trials) = (jobs.clone(), complete_in.clone(), &trials);
-                workers.push(
-                    scope.spawn(move || {
-                        sink::seal_frames(target, Encoder::new(Compression::Auto)?, trials, None, &jobs, &complete)
-                    }),
-                );
-            }
-            drop(jobs);
-            let storer = scope.spawn(move || sink::store_packs(target, complete, &indexed_in, SEGMENT_CHUNKS, others));
-            let sink = Sink::new(target, session, jobs_in, complete_in, PACK_SIZE);
+            let (sink, indexed, packing) = Packing::start(scope, plan);
             let follow = Follow::new(target, others, self.stop, Duration::ZERO);
             let chunks = Chunks::new(target.keys(), index, None, Some(sink), indexed, follow);
             let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.stop, self.observer);
             let rebuilt = rebuilder.run(snapshot);
-            let workers: Vec<Result<()>> = workers.into_iter().map(join).collect();
-            let stored = join(storer);
+            let (sealers, stored) = packing.join();
             // The echo of another stage's error says nothing.
-            match (rebuilt, stored, workers.into_iter().collect::<Result<()>>()) {
+            match (rebuilt, stored, sealers.into_iter().collect::<Result<()>>()) {
                 (Ok((copy, bytes_new)), Ok(stored), Ok(())) => Ok((copy, bytes_new, stored)),
-                (rebuilt, stored, worked) => {
-                    let mut errors: Vec<Error> = [rebuilt.err(), stored.err(), worked.err()].into_iter().flatten().collect();
-                    let real = errors.iter().position(|e| e.kind() != ErrorKind::Interrupted).unwrap_or(0);
-                    Err(if errors.is_empty() { sink::stopped() } else { errors.swap_remove(real) })
-                }
+                (rebuilt, stored, worked) => Err(first_real([rebuilt.err(), stored.err(), worked.err()].into_iter().flatten())),
             }
         })
     }
-}
-
-fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread of the copy panicked: this is a defect of yester")))
 }

@@ -9,7 +9,6 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::page::{self, PageKind, ScanRecord};
 use crate::ingest::assemble::streams::{EndedStream, Streams};
-use crate::ingest::budget::Budget;
 use crate::ingest::chunks::{BatchFile, Chunks, Previous};
 use crate::ingest::count::Counted;
 use crate::ingest::exclude::{self, Rules};
@@ -18,6 +17,7 @@ use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, Step, Wanted};
 use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::recipe::Recipe;
+use crate::ingest::shutdown::Shutdown;
 use crate::ingest::sink::stopped;
 use crate::ingest::tell::{self, Told};
 use crate::model::{Content, Directory, Item, Kind, LeftOut, Node, Root, Snapshot, Statistics, Xattrs};
@@ -66,7 +66,7 @@ enum Arrived {
 }
 
 /// Where files go to be read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Readers {
     /// Batches of small ones.
     pub small: Sender<Vec<Task>>,
@@ -89,8 +89,7 @@ pub struct Assembler<'a> {
     chunks: Chunks<'a>,
     readers: Readers,
     messages: &'a Receiver<Message>,
-    budget: &'a Budget,
-    lead: &'a Budget,
+    shutdown: &'a Shutdown<'a>,
     observer: &'a dyn Observer,
     rules: &'a Rules,
     arrived: HashMap<u64, Arrived>,
@@ -126,8 +125,7 @@ impl<'a> Assembler<'a> {
         chunks: Chunks<'a>,
         readers: Readers,
         messages: &'a Receiver<Message>,
-        budget: &'a Budget,
-        lead: &'a Budget,
+        shutdown: &'a Shutdown<'a>,
         observer: &'a dyn Observer,
         rules: &'a Rules,
         scratch: Option<&Path>,
@@ -139,8 +137,7 @@ impl<'a> Assembler<'a> {
             chunks,
             readers,
             messages,
-            budget,
-            lead,
+            shutdown,
             observer,
             rules,
             arrived: HashMap::new(),
@@ -176,7 +173,7 @@ impl<'a> Assembler<'a> {
                     Err(e) => return Err(e),
                 }
             }
-            self.lead.give(u64::MAX, count);
+            self.shutdown.lead.give(u64::MAX, count);
             self.progress(0);
         }
         self.finish(false)
@@ -467,7 +464,7 @@ impl<'a> Assembler<'a> {
 
     /// Waits for the file of `slot` and stores its chunks.
     fn await_file(&mut self, slot: u64) -> Result<(io::Result<ReadFile>, Content)> {
-        self.budget.advance(slot);
+        self.shutdown.bytes.advance(slot);
         let mut recipe = Recipe::default();
         loop {
             match self.arrived.get_mut(&slot) {
@@ -507,7 +504,7 @@ impl<'a> Assembler<'a> {
                     recipe.push(Item::Chunk { id, len }, &mut self.chunks)?;
                 }
                 self.progress(recipe.size);
-                self.budget.give(slot, held);
+                self.shutdown.bytes.give(slot, held);
             }
             Part::End(file) => return Ok(Some(*file)),
         }
@@ -532,7 +529,6 @@ impl<'a> Assembler<'a> {
 
     fn receive(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Stopped => return Err(stopped()),
             Message::Stream { number, part } => self.stream_part(number, part)?,
             Message::Piece { slot, part } => match self.arrived.entry(slot).or_insert_with(|| Arrived::Parts(VecDeque::new())) {
                 Arrived::Parts(parts) => parts.push_back(part),
@@ -552,7 +548,7 @@ impl<'a> Assembler<'a> {
                 }
                 // Its chunks are stored as they come; which slot they belong to no longer matters.
                 self.chunks.batch(bytes, &all)?;
-                self.budget.give(first, held);
+                self.shutdown.bytes.give(first, held);
             }
         }
         Ok(())

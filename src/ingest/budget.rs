@@ -93,11 +93,6 @@ impl Budget {
         }
     }
 
-    /// Whether the operation is over.
-    pub fn is_closed(&self) -> bool {
-        self.state().closed
-    }
-
     /// Ends all waiting, now and later.
     pub fn close(&self) {
         self.state().closed = true;

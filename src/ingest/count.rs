@@ -4,10 +4,10 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::ingest::exclude::{Marked, Rules};
 use crate::ingest::options::IngestOptions;
+use crate::ingest::shutdown::Shutdown;
 use crate::ingest::sources::{self, Place};
 use crate::sys::dir::Listing;
 use crate::sys::{Dir, FileKind, Stat};
@@ -19,7 +19,6 @@ const MOST_OPEN: usize = 256;
 #[derive(Debug, Default)]
 pub struct Counted {
     total: OnceLock<(u64, u64)>,
-    ended: AtomicBool,
 }
 
 impl Counted {
@@ -29,21 +28,11 @@ impl Counted {
     }
 }
 
-/// Ends the count when it is dropped.
-#[derive(Debug)]
-pub struct Until<'a>(pub &'a Counted);
-
-impl Drop for Until<'_> {
-    fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Counts: the body of a thread. It ends with the ingest, or when `stop` is set.
-pub fn count(options: &IngestOptions, rules: &Rules, root: &Place, stop: &AtomicBool, out: &Counted) {
+/// Counts: the body of a thread. It ends with the ingest.
+pub fn count(options: &IngestOptions, rules: &Rules, root: &Place, shutdown: &Shutdown<'_>, out: &Counted) {
     let mut streams = false;
     root.each(b"", |_, given| streams |= given.input.path().is_none());
-    let mut walk = Walk { options, rules, stop, ended: &out.ended, entries: 0, bytes: 0 };
+    let mut walk = Walk { options, rules, shutdown, entries: 0, bytes: 0 };
     // Of a stream nobody knows how long it is.
     if !streams && walk.place(root, b"").is_some() {
         let _ = out.total.set((walk.entries, walk.bytes));
@@ -53,8 +42,7 @@ pub fn count(options: &IngestOptions, rules: &Rules, root: &Place, stop: &Atomic
 struct Walk<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
-    stop: &'a AtomicBool,
-    ended: &'a AtomicBool,
+    shutdown: &'a Shutdown<'a>,
     entries: u64,
     bytes: u64,
 }
@@ -122,7 +110,7 @@ impl<'a> Walk<'a> {
         let mut stack: Vec<Level<'a>> = Vec::new();
         self.enter(&mut stack, Some(place), dir, &path, None)?;
         while let Some(level) = stack.last_mut() {
-            if self.stop.load(Ordering::Relaxed) || self.ended.load(Ordering::Relaxed) {
+            if self.shutdown.is_wanted() {
                 return None;
             }
             path.truncate(level.path_len);

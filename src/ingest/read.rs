@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -17,11 +17,11 @@ use crate::chunk::cutter::Cutter;
 use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::PackKind;
-use crate::ingest::budget::Budget;
 use crate::ingest::claims::{self, Claims};
 use crate::ingest::grid;
 use crate::ingest::handles::Handle;
 use crate::ingest::holes::{self, Hole};
+use crate::ingest::shutdown::Shutdown;
 use crate::ingest::sink::stopped;
 use crate::ingest::stream;
 use crate::model::{ChunkId, Content};
@@ -121,8 +121,6 @@ pub enum Message {
         /// What to give back to the budget.
         held: u64,
     },
-    /// A reader ended before its time: what it was to read will not come.
-    Stopped,
     /// The next part of a stream.
     Stream {
         /// The number of its input.
@@ -168,14 +166,12 @@ pub struct Reading<'a> {
     pub keys: &'a Keys,
     /// For cuts.
     pub cutter: &'a Cutter,
-    /// Bytes in flight.
-    pub budget: &'a Budget,
+    /// Has the budget of bytes in flight.
+    pub shutdown: &'a Shutdown<'a>,
     /// Files of a batch that one reader may have open; at least one.
     pub ahead: usize,
     /// Holes are read as zeros.
     pub no_holes: bool,
-    /// The user wants it to end.
-    pub stop: &'a AtomicBool,
     /// The device that was last found to have no `chattr` flags, plus one.
     pub flagless: AtomicU64,
     /// Which sizes are believed.
@@ -184,37 +180,25 @@ pub struct Reading<'a> {
     pub trees: Option<&'a TreeReader>,
 }
 
-/// Tells whoever waits for files when a reader ends in the middle of its work, by an error or a panic: the others go on
-/// waiting for tasks, and the channel stays open.
-struct Ending<'a> {
-    out: &'a Sender<Message>,
-    well: bool,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        if !self.well {
-            // Nobody waits: then nobody need be told.
-            let _ = self.out.send(Message::Stopped);
-        }
+impl<'a> Reading<'a> {
+    /// What readers share at the start. `ahead`, `no_holes` and `trees` are the fields.
+    pub fn new(
+        keys: &'a Keys,
+        cutter: &'a Cutter,
+        shutdown: &'a Shutdown<'a>,
+        ahead: usize,
+        no_holes: bool,
+        trees: Option<&'a TreeReader>,
+    ) -> Self {
+        Reading { keys, cutter, shutdown, ahead, no_holes, flagless: AtomicU64::new(0), claims: Claims::default(), trees }
     }
-}
 
-/// Does the work of a reader.
-pub fn until_the_end(out: &Sender<Message>, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let mut ending = Ending { out, well: false };
-    let result = work();
-    ending.well = result.is_ok();
-    result
-}
-
-impl Reading<'_> {
     /// Reads batches until there are none left: the body of a thread.
     pub fn read_small(&self, tasks: &Receiver<Vec<Task>>, out: &Sender<Message>) -> Result<()> {
-        for batch in tasks {
+        while let Some(batch) = self.shutdown.next(tasks) {
             let held = batch.iter().map(|t| t.stat.size).sum();
             let first = batch.first().map_or(0, |t| t.slot);
-            if !self.budget.take(first, held) || self.stop.load(Ordering::Relaxed) {
+            if !self.shutdown.bytes.take(first, held) || self.shutdown.is_wanted() {
                 return Err(stopped());
             }
             let mut bytes = Vec::with_capacity(held as usize + 4096);
@@ -289,7 +273,7 @@ impl Reading<'_> {
                 Lane { ask, told }
             };
             let lanes: Vec<Lane> = (0..LANES).map(lane).collect();
-            tasks.iter().try_for_each(|task| self.big_file(task, &lanes, out))
+            std::iter::from_fn(|| self.shutdown.next(tasks)).try_for_each(|task| self.big_file(task, &lanes, out))
         })
     }
 
@@ -369,6 +353,7 @@ impl Reading<'_> {
         lanes: &[Lane],
         send: &dyn Fn(Part) -> Result<()>,
     ) -> Result<io::Result<bool>> {
+        let budget = &self.shutdown.bytes;
         let piece = |at: u64| (at, PIECE.min((range.end - at) as usize));
         let mut pieces = range.clone().step_by(PIECE).map(piece).zip(lanes.iter().cycle()).peekable();
         // Those that were asked for, in order.
@@ -379,8 +364,8 @@ impl Reading<'_> {
             while asked.len() < lanes.len() && pieces.peek().is_some() {
                 // Only who has nothing under way may wait for what others give back.
                 match asked.is_empty() {
-                    true if !self.budget.take(slot, self.held()) || self.stop.load(Ordering::Relaxed) => return Err(stopped()),
-                    false if !self.budget.try_take(slot, self.held()) => break,
+                    true if !budget.take(slot, self.held()) || self.shutdown.is_wanted() => return Err(stopped()),
+                    false if !budget.try_take(slot, self.held()) => break,
                     _ => {}
                 }
                 if let Some(((at, len), lane)) = pieces.next() {
@@ -392,7 +377,7 @@ impl Reading<'_> {
             let (mut bytes, head) = match lane.told.recv().map_err(|_| stopped())? {
                 Ok(read) => read,
                 Err(e) => {
-                    self.budget.give(slot, self.held());
+                    budget.give(slot, self.held());
                     self.forget(slot, &asked);
                     return Ok(Err(e));
                 }
@@ -418,7 +403,7 @@ impl Reading<'_> {
     fn forget(&self, slot: u64, asked: &VecDeque<(&Lane, usize)>) {
         for (lane, _) in asked {
             if lane.told.recv().is_ok() {
-                self.budget.give(slot, self.held());
+                self.shutdown.bytes.give(slot, self.held());
             }
         }
     }

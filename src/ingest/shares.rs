@@ -1,29 +1,9 @@
-//! How an ingest shares out what the process may have, and what ends its threads.
+//! How an ingest shares out what the process may have.
 
 use std::thread;
 
-use crate::ingest::budget::Budget;
-use crate::ingest::scan::Scanner;
-
 /// Files that one reader opens before their turn, at most.
 const READ_AHEAD: usize = 16;
-
-/// Lets every thread come to its end when the one that plans panics: the scope waits for them before it says so.
-pub struct Ending<'a> {
-    /// What scans ahead.
-    pub scanner: &'a Scanner,
-    /// What is waited for.
-    pub budgets: [&'a Budget; 3],
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.scanner.close();
-            self.budgets.iter().for_each(|budget| budget.close());
-        }
-    }
-}
 
 /// What each part of an ingest may have of the files that the process may open.
 pub struct Shares {

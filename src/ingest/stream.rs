@@ -2,13 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use crate::chunk::cutter::Cutter;
 use crate::error::Result;
-use crate::ingest::budget::Budget;
 use crate::ingest::input::Input;
 use crate::ingest::read::{Cut, Message, Reading};
 use crate::ingest::sink::stopped;
@@ -61,19 +60,20 @@ pub fn start_all(inputs: &[Arc<dyn Input>], now: impl Fn() -> Timestamp) -> Vec<
     inputs.iter().enumerate().filter_map(start).collect()
 }
 
+/// What so many streams may hold together: none has to wait for another.
+pub fn budget_of(cutter: &Cutter, count: usize) -> u64 {
+    count as u64 * 2 * held_by_piece(cutter)
+}
+
+/// What a piece takes of it.
+fn held_by_piece(cutter: &Cutter) -> u64 {
+    (PIECE + cutter.max()) as u64
+}
+
 impl Reading<'_> {
-    /// What so many streams may hold together: none has to wait for another.
-    pub fn budget_of_streams(&self, count: usize) -> u64 {
-        count as u64 * 2 * self.held_by_stream()
-    }
-
-    /// What a piece takes of it.
-    fn held_by_stream(&self) -> u64 {
-        (PIECE + self.cutter.max()) as u64
-    }
-
     /// Reads a stream to its end: the body of a thread. When the ingest ends before it does, so does its command.
-    pub fn read_stream(&self, running: Running, budget: &Budget, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
+    pub fn read_stream(&self, running: Running, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
+        let held = held_by_piece(self.cutter);
         let Running { number, input, started, flow } = running;
         let send = |part| out.send(Message::Stream { number, part }).map_err(|_| stopped());
         let end = |failure| send(Part::End { started, failure });
@@ -86,7 +86,7 @@ impl Reading<'_> {
         };
         let (mut rest, mut total, mut ended) = (Vec::new(), 0, false);
         while !ended {
-            if !budget.take(number as u64, self.held_by_stream()) {
+            if !self.shutdown.streamed.take(number as u64, held) {
                 return Err(stopped());
             }
             let mut bytes = Vec::with_capacity(PIECE + self.cutter.max());
@@ -100,18 +100,18 @@ impl Reading<'_> {
                     Ok(Came::End) => ended = true,
                     Err(e) => return end(Some(e)),
                 }
-                self.is_wanted(budget)?;
+                self.is_wanted()?;
             }
             let mut cuts = Vec::new();
             let cut = self.cut(&bytes, 0, ended, None, &mut cuts);
             rest.extend_from_slice(bytes.get(cut..).unwrap_or_default());
             bytes.truncate(cut);
-            send(Part::Data { bytes, cuts, held: self.held_by_stream() })?;
+            send(Part::Data { bytes, cuts, held })?;
         }
         let status = loop {
             match flow.ended(WAIT, &mut said) {
                 Ok(Some(status)) => break status,
-                Ok(None) => self.is_wanted(budget)?,
+                Ok(None) => self.is_wanted()?,
                 Err(e) => return end(Some(e)),
             }
         };
@@ -122,8 +122,8 @@ impl Reading<'_> {
         })
     }
 
-    fn is_wanted(&self, budget: &Budget) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) || budget.is_closed() { Err(stopped()) } else { Ok(()) }
+    fn is_wanted(&self) -> Result<()> {
+        if self.shutdown.is_wanted() { Err(stopped()) } else { Ok(()) }
     }
 }
 

@@ -3,13 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
 
 use crate::error::Result;
 use crate::format::page::ScanRecord;
-use crate::ingest::budget::Budget;
 use crate::ingest::exclude::{self, Marked, Rules};
 use crate::ingest::handles::Handles;
 use crate::ingest::level::{self, Adoption, Level, Next};
@@ -18,7 +16,8 @@ use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::plan::leaves::MET;
 use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::read::Task;
-use crate::ingest::scan::{Cell, Scanned, Scanner};
+use crate::ingest::scan::{Cell, Scanned};
+use crate::ingest::shutdown::Shutdown;
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::Place;
 use crate::ingest::tell::Told;
@@ -117,13 +116,11 @@ pub struct Walked {
 pub struct Planner<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
-    scanner: &'a Scanner,
+    shutdown: &'a Shutdown<'a>,
     adoption: Adoption<'a>,
     parent: Option<ParentTree>,
     observer: &'a dyn Observer,
-    stop: &'a AtomicBool,
     outlets: Outlets,
-    lead: &'a Budget,
     handles: &'a Arc<Handles>,
     /// Levels whose directory is open, and the first of them that might be closed.
     open_levels: usize,
@@ -154,26 +151,22 @@ impl<'a> Planner<'a> {
     pub fn new(
         options: &'a IngestOptions,
         rules: &'a Rules,
-        scanner: &'a Scanner,
+        shutdown: &'a Shutdown<'a>,
         adoption: Adoption<'a>,
         parent: Option<ParentTree>,
         observer: &'a dyn Observer,
-        stop: &'a AtomicBool,
         outlets: Outlets,
-        lead: &'a Budget,
         handles: &'a Arc<Handles>,
         scratch: Option<&Path>,
     ) -> Self {
         Planner {
             options,
             rules,
-            scanner,
+            shutdown,
             adoption,
             parent,
             observer,
-            stop,
             outlets,
-            lead,
             handles,
             open_levels: 0,
             first_open: 0,
@@ -205,7 +198,7 @@ impl<'a> Planner<'a> {
         let mut stack: Vec<Level<'a>> = Vec::new();
         self.enter_place(&mut stack, root, b"", None, parent)?;
         while let Some(level) = stack.last_mut() {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.shutdown.is_wanted() {
                 return Err(stopped());
             }
             self.path.truncate(level.path_len);
@@ -223,7 +216,7 @@ impl<'a> Planner<'a> {
                     let mut cell = level.take_cell(at);
                     self.listed(&mut stack, at, &mut cell)?;
                     if let Some(unused) = cell {
-                        self.scanner.forget(&unused);
+                        self.shutdown.scanner.forget(&unused);
                     }
                 }
             }
@@ -279,7 +272,7 @@ impl<'a> Planner<'a> {
     fn make_room(&mut self, stack: &mut [Level<'a>]) -> Result<()> {
         let above = stack.len().saturating_sub(1);
         while self.open_levels >= self.handles.of_levels() && self.first_open < above {
-            self.open_levels -= usize::from(stack[self.first_open].close(self.scanner));
+            self.open_levels -= usize::from(stack[self.first_open].close(&self.shutdown.scanner));
             self.first_open += 1;
         }
         if self.handles.is_full() {
@@ -310,10 +303,10 @@ impl<'a> Planner<'a> {
         let steps = std::mem::replace(&mut self.steps, Vec::with_capacity(STEPS));
         let count = steps.len() as u64;
         self.outlets.steps.send(steps).map_err(|_| stopped())?;
-        if self.lead.is_short_of(count) {
+        if self.shutdown.lead.is_short_of(count) {
             self.flush_batch()?;
         }
-        if self.lead.take(u64::MAX, count) { Ok(()) } else { Err(stopped()) }
+        if self.shutdown.lead.take(u64::MAX, count) { Ok(()) } else { Err(stopped()) }
     }
 
     fn warn(&mut self, path: &[u8], message: &str) {
@@ -368,7 +361,7 @@ impl<'a> Planner<'a> {
         if level.marked != Marked::No {
             level.left_out.add(LeftOut::MARKED);
         }
-        level.announce(self.scanner);
+        level.announce(&self.shutdown.scanner);
         stack.push(level);
         self.opened(stack);
         Ok(())
@@ -449,7 +442,7 @@ impl<'a> Planner<'a> {
         let parent = self.parent_dir(&entry);
         self.make_room(stack)?;
         let scanned = match cell.take() {
-            Some(cell) => self.scanner.take(&cell),
+            Some(cell) => self.shutdown.scanner.take(&cell),
             None => dir.open_dir(&name).and_then(Scanned::of),
         };
         match scanned {
@@ -462,7 +455,7 @@ impl<'a> Planner<'a> {
                     level.device = device;
                 }
                 if let Some(level) = stack.last_mut() {
-                    level.announce(self.scanner);
+                    level.announce(&self.shutdown.scanner);
                 }
             }
             // Gone since it was looked at.
@@ -475,7 +468,7 @@ impl<'a> Planner<'a> {
         }
         drop(dir);
         if let [.., below, _] = stack.as_mut_slice() {
-            below.announce(self.scanner);
+            below.announce(&self.shutdown.scanner);
         }
         Ok(())
     }

@@ -1,0 +1,313 @@
+//! One session of an ingest: from its begin to the commit of the snapshot.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::snapshot::MAX_LIST;
+use crate::ingest::assemble::Assembled;
+use crate::ingest::exclude::{self, Rules};
+use crate::ingest::input::Input;
+use crate::ingest::options::{IngestOptions, IngestReport};
+use crate::ingest::others::Others;
+use crate::ingest::parent::{self, ParentTree};
+use crate::ingest::pipeline::{Output, Pipeline};
+use crate::ingest::plan::Walked;
+use crate::ingest::sink::{Stored, stopped};
+use crate::ingest::sources::Place;
+use crate::ingest::still::Frozen;
+use crate::ingest::{limits, now, parts};
+use crate::model::{Node, Snapshot, SnapshotId, Statistics, Timestamp};
+use crate::observe::{Event, Observer};
+use crate::repo::at_work::AtWork;
+use crate::repo::beat::{self, Beats};
+use crate::repo::index::{Index, merge};
+use crate::repo::reader::ChunkReader;
+use crate::repo::tree::TreeReader;
+use crate::repo::{Repository, damaged, session, snapshots};
+use crate::storage::Name;
+
+/// Decoded frames of the parent: of its trees, and those that frames are made differences from.
+const PARENT_FRAMES: u64 = 12 << 20;
+/// Decoded pages of the parent's trees.
+const PARENT_PAGES: u64 = 3 << 20;
+
+/// How an attempt ended.
+pub enum End {
+    /// The snapshot is stored, or need not be.
+    Done(Box<IngestReport>),
+    /// Its session was fenced: nothing of what it believed may be kept (rule 5 of the protocol).
+    Fenced,
+    /// It met damage that was not known, and may have counted on what is damaged.
+    Damaged,
+}
+
+/// What an attempt works with.
+pub struct Attempt<'a> {
+    /// Where it goes.
+    pub repo: &'a Arc<Repository>,
+    /// What is ingested.
+    pub inputs: &'a [Arc<dyn Input>],
+    /// The tree of given paths.
+    pub places: &'a Place,
+    /// What is left out.
+    pub rules: &'a Rules,
+    /// How it is ingested.
+    pub options: &'a IngestOptions,
+    /// The user wants it to end.
+    pub stop: &'a Arc<AtomicBool>,
+    /// Who is told.
+    pub observer: &'a dyn Observer,
+    /// An earlier session of this ingest was fenced, or met damage.
+    pub again: bool,
+}
+
+/// What a session found in the repository when it began.
+struct Base {
+    id: SnapshotId,
+    start: Timestamp,
+    /// The given paths, sorted.
+    paths: Vec<Vec<u8>>,
+    parent: Option<Snapshot>,
+    index: Arc<Index>,
+    /// Whether other sessions were open.
+    others: bool,
+    /// Reads the parent, and remembers the damage that it meets.
+    reader: Option<Arc<ChunkReader>>,
+}
+
+impl Attempt<'_> {
+    /// One session.
+    pub fn run(&self) -> Result<End> {
+        let start = now();
+        if self.options.dry_run {
+            return self.in_session(SnapshotId([0; 32]), start);
+        }
+        let id = session::begin(self.repo, start)?;
+        let beats = Beats::start(self.repo, id, beat::PERIOD);
+        let stored = self.in_session(id, start);
+        drop(beats);
+        match stored {
+            Ok(End::Done(report)) => {
+                // A commit was read back; a snapshot that was skipped leaves a fence.
+                match report.committed {
+                    true => session::end(self.repo, id)?,
+                    false => session::abandon(self.repo, id, now())?,
+                }
+                self.settle(&report);
+                Ok(End::Done(report))
+            }
+            Ok(End::Fenced) => {
+                session::end(self.repo, id)?;
+                Ok(End::Fenced)
+            }
+            Ok(End::Damaged) => {
+                session::abandon(self.repo, id, now())?;
+                Ok(End::Damaged)
+            }
+            // What a fenced writer looked for may have been deleted since: that is no error of the repository.
+            Err(_) if session::is_fenced(self.repo, id) => {
+                session::end(self.repo, id)?;
+                Ok(End::Fenced)
+            }
+            Err(e) => {
+                // The storage may be what failed; then the session stays, and prune settles it.
+                let _ = session::abandon(self.repo, id, now());
+                Err(e)
+            }
+        }
+    }
+
+    /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
+    fn settle(&self, report: &IngestReport) {
+        if report.snapshot.statistics.bytes_stored > 0 {
+            let settled = AtWork::new(report.snapshot.id)
+                .look(self.repo)
+                .and_then(|others| merge::settle(self.repo, &Index::load_with_damage(self.repo, None)?.0, !others));
+            // Somebody else who merges, or a prune, deleted a segment first.
+            if let Err(e) = settled
+                && e.kind() != ErrorKind::NotFound
+            {
+                let message = format!("the snapshot is stored, but the index could not be merged: {e}");
+                self.observer.event(&Event::Warning { subject: b"index", message: &message });
+            }
+        }
+    }
+
+    /// Says and writes down what the parent's reader found damaged. True: something of it was not known when the index was
+    /// loaded.
+    fn met_damage(&self, base: &Base) -> Result<bool> {
+        let found = base.reader.as_deref().map(ChunkReader::found).unwrap_or_default();
+        if found.is_empty() || base.index.damaged().covers(&found) {
+            return Ok(false);
+        }
+        for pack in found.keys() {
+            let message = "a part of it is damaged: what it held of these files is stored again (yester check --read-data \
+                           says what else that hits)";
+            self.observer.event(&Event::Warning { subject: Name::Pack(*pack).to_string().as_bytes(), message });
+        }
+        if self.options.dry_run {
+            return Ok(false);
+        }
+        damaged::record(self.repo, &found, "read by an ingest", now())?;
+        Ok(true)
+    }
+
+    /// Everything between the session's begin and its end.
+    fn in_session(&self, id: SnapshotId, start: Timestamp) -> Result<End> {
+        let mut base = self.base(id, start)?;
+        let parent_tree = self.parent_tree(&base)?;
+        base.reader = parent_tree.as_ref().map(|tree| tree.trees().chunks().clone());
+        let mut frozen = Frozen::begin(self.options.still.as_ref().filter(|_| !self.options.dry_run))?;
+        let mut stood_still = 0;
+        let output = self.run_pipeline(&base, parent_tree, &mut || stood_still = frozen.thaw());
+        // What was read of the parent may lie in the same frames as what was counted on without being read.
+        if self.met_damage(&base)? && !self.stop.load(Ordering::Relaxed) {
+            return Ok(End::Damaged);
+        }
+        let Output { walked, mut assembled, stored, parent_tree } = output?;
+        let root = self.root(&walked, &mut assembled)?;
+        let given = std::mem::take(&mut assembled.given);
+        let snapshot = self.snapshot(&base, root, &walked, &assembled, (&stored, stood_still))?;
+        let holds = || parent_tree.zip(base.parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &given));
+        let same = self.options.skip_if_unchanged && snapshot.statistics.errors == 0 && holds();
+        // That has read the parent, too.
+        if same && self.met_damage(&base)? {
+            return Ok(End::Damaged);
+        }
+        let committed = !self.options.dry_run && !same;
+        if committed && !self.commit(&snapshot, base.others || stored.counted_on_others)? {
+            return Ok(End::Fenced);
+        }
+        let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
+        Ok(End::Done(Box::new(IngestReport { snapshot, committed, missing_sources, unmatched })))
+    }
+
+    /// Reads what there is.
+    fn base(&self, id: SnapshotId, start: Timestamp) -> Result<Base> {
+        let paths = sorted(self.inputs.iter().map(|input| input.stored().to_vec()).collect());
+        // Snapshots first, then the index (rule 1 of every reader): what a snapshot names is in it.
+        let parent = parent::choose(self.repo, &paths, self.options)?;
+        let index = Arc::new(Index::load_for_writing(self.repo)?);
+        // Asked for after the index: whoever stored what is in it has ended by now, with a barrier, or is seen here.
+        let others = !self.options.dry_run && session::others(self.repo, id)?;
+        Ok(Base { id, start, paths, parent, index, others, reader: None })
+    }
+
+    /// What reads the parent.
+    fn parent_tree(&self, base: &Base) -> Result<Option<ParentTree>> {
+        let Some(snapshot) = &base.parent else { return Ok(None) };
+        // What a writer does not count on may be read all the same.
+        let seen = match base.index.ignored().is_empty() {
+            true => base.index.clone(),
+            false => Arc::new(Index::load_to_read(self.repo, Some(&base.index))?),
+        };
+        let chunks = Arc::new(ChunkReader::new(self.repo.clone(), seen, PARENT_FRAMES)?);
+        Ok(Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_PAGES)?), snapshot, self.options)))
+    }
+
+    fn run_pipeline(&self, base: &Base, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<Output> {
+        let pipeline = Pipeline {
+            repo: self.repo,
+            inputs: self.inputs,
+            places: self.places,
+            rules: self.rules,
+            options: self.options,
+            stop: self.stop,
+            observer: self.observer,
+            again: self.again,
+            session: base.id,
+            index: &base.index,
+            others: &Mutex::new(Others::new(base.id, base.index.clone(), base.others)),
+            parent: base.parent.as_ref(),
+            trees: parent_tree.as_ref().map(|tree| tree.trees().clone()),
+        };
+        pipeline.run(parent_tree, thaw)
+    }
+
+    /// The node of `/`, unless nothing of what was given could be ingested.
+    fn root(&self, walked: &Walked, assembled: &mut Assembled) -> Result<Node> {
+        let root = assembled.root.take().ok_or_else(stopped)?;
+        if walked.missing_sources == self.inputs.len() {
+            return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
+        }
+        if assembled.given.is_empty() && assembled.statistics.errors > 0 {
+            return Err(Error::new(ErrorKind::Io, "nothing that was given could be read"));
+        }
+        Ok(root)
+    }
+
+    /// The snapshot of what was stored while the sources stood still for so many milliseconds.
+    fn snapshot(
+        &self,
+        base: &Base,
+        root: Node,
+        walked: &Walked,
+        assembled: &Assembled,
+        (stored, stood_still): (&Stored, u64),
+    ) -> Result<Snapshot> {
+        let mut statistics = statistics(walked, assembled, stored);
+        let owners = limits::owners((&walked.uids, &walked.gids), MAX_LIST, &mut statistics, self.observer);
+        let finished = now();
+        let (found, time) = ((&assembled.ended[..], assembled.changed), (base.start, finished));
+        let mut composition = parts::composition(self.inputs, self.options, found, &statistics, time);
+        composition.frozen = stood_still;
+        parts::require(self.inputs, &composition.parts)?;
+        Ok(Snapshot {
+            id: base.id,
+            time: self.options.time.unwrap_or(base.start),
+            finished,
+            host: self.options.host.clone(),
+            user: self.options.user.clone(),
+            paths: base.paths.clone(),
+            tags: sorted(self.options.tags.clone()),
+            parent: base.parent.as_ref().map(|p| p.id),
+            root,
+            scan: assembled.scan,
+            scan_start: base.start,
+            links: assembled.links,
+            owners,
+            rules: exclude::recorded(&self.options.exclude, walked.repositories.as_deref()),
+            composition,
+            statistics,
+            program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
+        })
+    }
+
+    /// Stores the snapshot; false when the session was fenced, and it is not stored. `barrier`: it counts on what others
+    /// stored.
+    fn commit(&self, snapshot: &Snapshot, barrier: bool) -> Result<bool> {
+        if barrier {
+            self.repo.storage().sync_everything()?;
+        }
+        // A session goes after its fence. Where somebody took it away without one, nothing kept prune from what this counts
+        // on: then it is fenced here.
+        if session::has_ended(self.repo, snapshot.id)? {
+            session::fence(self.repo, snapshot.id, now())?;
+            return Ok(false);
+        }
+        snapshots::commit(self.repo, snapshot)
+    }
+}
+
+/// What the walk counted, corrected by what was stored: a size may be made up, and a file may change.
+fn statistics(walked: &Walked, assembled: &Assembled, stored: &Stored) -> Statistics {
+    let (mut statistics, built) = (walked.statistics, &assembled.statistics);
+    statistics.files -= built.files;
+    statistics.errors += built.errors;
+    statistics.files_new = built.files_new;
+    statistics.files_changed = built.files_changed;
+    statistics.files_unchanged += built.files_unchanged;
+    statistics.bytes = built.bytes;
+    statistics.bytes_new = built.bytes_new;
+    statistics.bytes_stored = stored.bytes;
+    statistics
+}
+
+fn sorted(mut list: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    list.sort_unstable();
+    list.dedup();
+    list
+}
