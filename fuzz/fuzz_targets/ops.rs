@@ -1,5 +1,7 @@
 #![no_main]
 
+#[path = "../../tests/common/record.rs"]
+mod record;
 #[path = "../../tests/common/ops.rs"]
 #[allow(dead_code)]
 mod ops;

@@ -17,7 +17,6 @@ pub(crate) mod leftovers;
 pub mod memory;
 pub(crate) mod naming;
 pub mod receipts;
-pub mod record;
 pub mod upload;
 pub mod walk;
 

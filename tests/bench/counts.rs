@@ -16,6 +16,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+#[path = "../common/record.rs"]
+mod record;
+
+use record::{Operation, RecordingStorage};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
@@ -28,7 +32,6 @@ use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::restore::{RestoreOptions, RestoreRequest, restore};
 use yester::storage::directory::DirectoryStorage;
-use yester::storage::record::{Operation, RecordingStorage};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::common::record::RecordingStorage;
 use program::{Run, World, finish, shown, with};
 use serde_json::Value;
 use yester::chunk::keys::Credential;
@@ -17,7 +18,6 @@ use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
 use yester::model::Timestamp;
 use yester::storage::directory::DirectoryStorage;
-use yester::storage::record::RecordingStorage;
 
 const SECRET: &str = "horse staple geheim";
 

@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::common::record::Operation;
 use yester::error::{Error, ErrorKind, Result};
 use yester::model::PackId;
 use yester::storage::memory::MemoryStorage;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Costs, Created, Name, Storage};
 
 /// Called before every operation; may act on the repository, and may make the operation fail.

@@ -15,6 +15,7 @@ pub mod mounted;
 pub mod ops;
 pub mod passthrough;
 pub mod program;
+pub mod record;
 pub mod requests;
 pub mod s3;
 pub mod texts;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::record::RecordingStorage;
 use yester::Result;
 use yester::chunk::codec::{Compression, Encoder};
 use yester::chunk::keys::Credential;
@@ -29,7 +30,6 @@ use yester::repo::tree::TreeReader;
 use yester::repo::tree::writer::{PageSink, TreeWriter};
 use yester::repo::{InitOptions, Repository, session, snapshots};
 use yester::storage::memory::MemoryStorage;
-use yester::storage::record::RecordingStorage;
 use yester::storage::{Class, Storage};
 
 const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 0 };

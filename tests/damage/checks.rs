@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::common::record::{Operation, RecordingStorage};
 use common::forge::{self, Forge, child, inline, node};
 use common::tiny::{About, CHUNK, Piece, Tiny, dir, file, noise, sparse};
 use program::{World, shown, with};
@@ -20,7 +21,6 @@ use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::{Content, Item, Kind, LinkGroup, PackId, Root, SnapshotId, Timestamp, Xattrs, escape};
 use yester::observe::{Event, Observer, Silent};
 use yester::repo::Repository;
-use yester::storage::record::{Operation, RecordingStorage};
 use yester::storage::{Class, Name, Storage};
 
 /// What was told.

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use crate::common::record::{RecordingStorage, Weather};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use yester::chunk::keys::Credential;
 use yester::model::SnapshotId;
 use yester::repo::Repository;
 use yester::storage::memory::MemoryStorage;
-use yester::storage::record::{RecordingStorage, Weather};
 use yester::storage::{Class, Name, Storage};
 use yester::vfs::MountOptions;
 

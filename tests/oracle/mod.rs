@@ -9,12 +9,12 @@ use crate::common::trees::exits;
 use crate::common::trees::generate;
 use std::time::Duration;
 
+use crate::common::record::Operation;
 use crate::common::trees::fixture::{BASE, Fixture};
 use capture::{Births, Tree, assert_same};
 use generate::Live;
 use yester::ingest::IngestOptions;
 use yester::model::Snapshot;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name};
 
 /// A file is trusted as unchanged only when it is two seconds older than the scan.

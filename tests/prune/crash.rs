@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::common::record::Operation;
 use yester::error::ErrorKind;
 use yester::maintain::prune::{PruneOptions, Unused};
 use yester::model::SnapshotId;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name};
 
 use crate::common::faults::{self, Faults};

@@ -1,12 +1,12 @@
 //! What prune does when something is wrong: nothing, and says so.
 
+use crate::common::record::Operation;
 use yester::error::{Error, ErrorKind};
 use yester::format::pack::PackKind;
 use yester::maintain::forget;
 use yester::observe::Silent;
 use yester::repo::damaged;
 use yester::repo::index::Index;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
 use crate::prune::support::{World, noise, now};

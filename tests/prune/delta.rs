@@ -1,10 +1,10 @@
 //! Delta frames: what they are differences from has to outlive everything else that needs it.
 
+use crate::common::record::Operation;
 use yester::format::pack::{FrameInfo, PackKind};
 use yester::format::segment::SegmentPack;
 use yester::maintain::prune::{PruneOptions, Unused};
 use yester::repo::index::Index;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
 use crate::common::faults;

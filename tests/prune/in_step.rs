@@ -4,12 +4,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::common::record::Operation;
 use yester::chunk::codec::Compression;
 use yester::ingest::{IngestOptions, IngestReport, Parent, Source, ingest};
 use yester::model::SnapshotId;
 use yester::observe::Silent;
 use yester::repo::Repository;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
 use crate::common::faults::Faults;

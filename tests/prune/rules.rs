@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::common::record::Operation;
 use yester::error::{Error, ErrorKind};
 use yester::format::snapshot::Session;
 use yester::ingest::{IngestOptions, Parent};
@@ -11,7 +12,6 @@ use yester::maintain::prune::{PruneOptions, Unused, open_sessions};
 use yester::model::{Snapshot, SnapshotId};
 use yester::repo::index::Index;
 use yester::repo::{Repository, beat, session, snapshots};
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
 use crate::common::faults;

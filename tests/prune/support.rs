@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::common::record::Operation;
 use yester::chunk::codec::Compression;
 use yester::chunk::keys::Credential;
 use yester::chunk::seal;
@@ -25,7 +26,6 @@ use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, session, snapshots};
 use yester::storage::memory::MemoryStorage;
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
 use crate::common::faults::{self, Faults};

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::common::record::Operation;
 use yester::chunk::codec::Compression;
 use yester::error::ErrorKind;
 use yester::ingest::{IngestOptions, IngestReport, Parent, Source, ingest};
@@ -9,7 +10,6 @@ use yester::maintain::prune::{PruneOptions, open_sessions};
 use yester::model::{PackId, SnapshotId};
 use yester::observe::Silent;
 use yester::repo::{Repository, session};
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name, Storage};
 
 use crate::common::faults;

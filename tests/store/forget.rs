@@ -7,6 +7,7 @@ use crate::common::tiny;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::common::record::Operation;
 use faults::Faults;
 use jiff::civil::date;
 use jiff::tz::TimeZone;
@@ -17,7 +18,6 @@ use yester::maintain::retention::{Count, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, Timestamp};
 use yester::observe::{Event, Observer, Silent};
 use yester::repo::snapshots::{self, Filter};
-use yester::storage::record::Operation;
 use yester::storage::{Class, Name};
 
 const NOW: Timestamp = Timestamp { secs: 4_000_000_000, nanos: 0 };

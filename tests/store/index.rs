@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::record::{Operation, RecordingStorage, Weather};
 use program::{World, shown, with};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
@@ -21,7 +22,6 @@ use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::storage::memory::MemoryStorage;
-use yester::storage::record::{Operation, RecordingStorage, Weather};
 use yester::storage::{Class, Name, Storage};
 
 const KEY: Credential = Credential::KeyFile([1; 32]);

@@ -4,6 +4,7 @@ mod copy;
 mod file_systems;
 mod forget;
 mod index;
+mod key_slots;
 mod local_state;
 mod objects;
 mod requests;

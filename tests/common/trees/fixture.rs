@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::record::RecordingStorage;
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
@@ -14,7 +15,6 @@ use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::Storage;
 use yester::storage::directory::DirectoryStorage;
-use yester::storage::record::RecordingStorage;
 
 pub struct Fixture {
     pub scratch: tempfile::TempDir,

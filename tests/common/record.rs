@@ -1,5 +1,8 @@
 //! A storage that writes down what is asked of another and can be told to fail or to stall: for tests that count, for
 //! crashes between any two operations, and for what a bad network does to readers.
+//!
+//! The fuzz targets and benches use this by its path.
+#![allow(dead_code)] // Every program uses its own part of this.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Requests, Storage};
-use crate::sys::process::Identity;
+use yester::error::{Error, ErrorKind, Result};
+use yester::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Requests, Storage};
+use yester::sys::process::Identity;
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
