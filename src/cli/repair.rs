@@ -36,8 +36,8 @@ enum What {
         #[arg(short = 'n', long)]
         dry_run: bool,
     },
-    /// Write copies of the configuration and of key slots again that are damaged or missing, and remove configurations that
-    /// are not authentic
+    /// Write copies of the configuration and of key slots again that are damaged or missing, and remove those that are
+    /// not authentic
     Keys {
         /// Only say what would be done
         #[arg(short = 'n', long)]

@@ -40,8 +40,8 @@ pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
             return Err(Error::invalid(text));
         }
     }
-    // Names of owners need room, too.
-    match size <= MAX_BODY / 2 {
+    // The rest is for names of owners, MAX_LIST users and as many groups of MAX_NAME bytes, and what else a snapshot says.
+    match size <= MAX_BODY / 3 {
         true => Ok(()),
         false => {
             Err(Error::invalid(format!("the given paths and tags have {size} bytes, more than a snapshot holds: give fewer")))

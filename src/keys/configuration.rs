@@ -116,7 +116,7 @@ impl Configurations {
         states.sort_by_key(|(_, state)| !matches!(state, State::Unknown(_)));
         match states.first() {
             Some((name, State::Unknown(why))) => Error::new(ErrorKind::Io, format!("{name} in {place}: {why}")),
-            Some((name, State::Damaged(why))) => {
+            Some((name, State::Damaged(why) | State::MadeUp(why))) => {
                 let text = format!("no copy of the configuration of {place} is good: {name}: {why}");
                 Error::corrupt(format!("{text}; {next}"))
             }
@@ -178,7 +178,9 @@ impl Judged {
 
 /// The damaged ones of these copies, with what is wrong.
 fn damaged<'a>(copies: impl Iterator<Item = &'a Copies<Candidate>>) -> Vec<(Name, String)> {
-    let why = |(name, state): (Name, &State)| if let State::Damaged(why) = state { Some((name, why.clone())) } else { None };
+    let why = |(name, state): (Name, &State)| {
+        if let State::Damaged(why) | State::MadeUp(why) = state { Some((name, why.clone())) } else { None }
+    };
     copies.flat_map(|copies| copies.states().filter_map(why)).collect()
 }
 

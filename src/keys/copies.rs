@@ -15,8 +15,25 @@ pub enum State {
     Missing,
     /// Its own bytes show that it is not what was written: how.
     Damaged(String),
+    /// Nobody with the repository's key has made it: how that shows.
+    MadeUp(String),
     /// Nobody can tell: the storage failed, or a newer program wrote it. It is left alone.
     Unknown(String),
+}
+
+impl State {
+    /// How an object is that could not be decoded.
+    pub(crate) fn of(error: &Error, object: &[u8]) -> Self {
+        match error.kind() == ErrorKind::Unsupported && envelope::is_intact(object) {
+            true => State::Unknown(error.to_string()),
+            false => State::Damaged(error.to_string()),
+        }
+    }
+
+    /// Whether a good copy may take the place of this one.
+    pub fn may_be_replaced(&self) -> bool {
+        matches!(self, State::Missing | State::Damaged(_) | State::MadeUp(_))
+    }
 }
 
 /// The copies of one object.
@@ -47,6 +64,16 @@ impl<T> Copies<T> {
         listed: &[(Name, u64)],
         decode: impl Fn(&[u8]) -> Result<T>,
     ) -> Self {
+        Self::read_judged(storage, name, listed, |object| decode(object).map_err(|e| State::of(&e, object)))
+    }
+
+    /// The same with a `decode` that says itself how a copy is that holds nothing.
+    pub(crate) fn read_judged(
+        storage: &dyn Storage,
+        name: impl Fn(u8) -> Name,
+        listed: &[(Name, u64)],
+        decode: impl Fn(&[u8]) -> std::result::Result<T, State>,
+    ) -> Self {
         let names: Vec<Name> = (0..COPIES).map(name).collect();
         let mut copies = Copies { names, states: Vec::new(), holds: Vec::new(), values: Vec::new() };
         for at in 0..copies.names.len() {
@@ -66,7 +93,7 @@ impl<T> Copies<T> {
         storage: &dyn Storage,
         at: usize,
         size: u64,
-        decode: impl Fn(&[u8]) -> Result<T>,
+        decode: impl Fn(&[u8]) -> std::result::Result<T, State>,
     ) -> (State, Option<usize>) {
         if size > MAX_OBJECT {
             return (State::Damaged(format!("it has {size} bytes")), None);
@@ -87,8 +114,7 @@ impl<T> Copies<T> {
                 self.values.push((object, value));
                 (State::Whole, Some(self.values.len() - 1))
             }
-            Err(e) if e.kind() == ErrorKind::Unsupported && envelope::is_intact(&object) => (State::Unknown(e.to_string()), None),
-            Err(e) => (State::Damaged(e.to_string()), None),
+            Err(state) => (state, None),
         }
     }
 
@@ -149,7 +175,7 @@ impl<T> Copies<T> {
         // The missing ones first: while damaged ones are deleted, there are as many good ones as can be.
         for missing in [true, false] {
             for (name, state) in self.states() {
-                let wanted = if missing { *state == State::Missing } else { matches!(state, State::Damaged(_)) };
+                let wanted = state.may_be_replaced() && missing == (*state == State::Missing);
                 if wanted && write_again(storage, &name, bytes)? {
                     repaired.push(Repaired { name, was: state.clone() });
                 }

@@ -439,12 +439,16 @@ mod tests {
                 .unwrap();
         assert_eq!(text.config.repository, ring.config.repository);
         recovery::restore_configuration(&*storage, &text).unwrap();
-        // Who has the key removes them; what says that it is of a newer version, one by one.
-        assert_eq!(
-            again.remove_useless().unwrap().iter().map(|(name, _)| *name).collect::<Vec<_>>(),
-            [Name::Key(SlotId([2; 16]), 0)]
-        );
-        (0..2).for_each(|at| again.remove(SlotId([at; 16])).unwrap());
+        // Who has the key removes them, and what is no slot at all. One that was damaged stays: its bytes are all there is.
+        storage.create(&Name::Key(SlotId([3; 16]), 2), &[b"garbage"]).unwrap();
+        let mut rotten = Vec::new();
+        storage.read(&Name::Key(again.opened(), 0), None, &mut rotten).unwrap();
+        rotten[60] ^= 1;
+        storage.create(&Name::Key(SlotId([4; 16]), 0), &[&rotten]).unwrap();
+        let removed = again.remove_useless().unwrap();
+        let wanted = (0..4).map(|at| Name::Key(SlotId([at; 16]), if at == 3 { 2 } else { 0 }));
+        assert_eq!(removed.iter().map(|(name, _)| *name).collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+        again.remove(SlotId([4; 16])).unwrap();
         assert_eq!(again.slots().unwrap().len(), 2);
     }
 

@@ -58,8 +58,7 @@ impl Place<'_> {
                 Some(Judged::Newer(_)) | None => {}
             }
         }
-        let mut all = slots::read(self.storage, self.repository, &listed);
-        all.iter_mut().for_each(|slot| slot.judge(self.keys));
+        let all = slots::read(self, &listed);
         let counts = |slot: &Slot| !found.removed.contains(&slot.id);
         if all.iter().any(|slot| counts(slot) && may_be_read(slot)) {
             found.live = all.into_iter().filter(counts).collect();

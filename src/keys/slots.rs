@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::chunk::keys::{Credential, Keys, MasterKey};
+use crate::chunk::keys::{Credential, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, Derivation, KeySlot};
 use crate::format::envelope::{self, ObjectType};
 use crate::keys::copies::{Copies, State};
-use crate::keys::removal;
+use crate::keys::removal::{self, Place};
 use crate::model::{RepositoryId, SlotId, Timestamp};
 use crate::observe::Reports;
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 /// What is wrong with a copy of a slot whose MAC is not of the repository's key.
-pub(crate) const NOT_AUTHENTIC: &str = "it is not authentic: nobody with the repository's key has made it";
+const NOT_AUTHENTIC: &str = "it is not authentic: nobody with the repository's key has made it";
+const WHAT: &str = "a key slot";
 /// The longest label that is written, in bytes.
 const MAX_LABEL: usize = 1024;
 
@@ -28,31 +29,13 @@ pub struct SlotOptions {
     pub label: Vec<u8>,
 }
 
-/// What a copy of a slot holds.
-#[derive(Debug)]
-pub struct Held {
-    /// The slot.
-    pub slot: KeySlot,
-    /// The bytes that its MAC is of, but for its name, and the MAC.
-    said: Vec<u8>,
-    mac: [u8; 32],
-}
-
-impl Held {
-    /// Whether somebody with the repository's key has made this, as the slot of this name.
-    fn is_authentic(&self, keys: &Keys, id: SlotId) -> bool {
-        let (header, fields) = self.said.split_at_checked(envelope::HEADER).unwrap_or_default();
-        aws_lc_rs::constant_time::verify_slices_are_equal(&keys.slot_mac(header, id, fields), &self.mac).is_ok()
-    }
-}
-
 /// A slot and its copies.
 #[derive(Debug)]
 pub struct Slot {
     /// Its name.
     pub id: SlotId,
     /// How its copies are, and what they hold.
-    pub copies: Copies<Held>,
+    pub copies: Copies<KeySlot>,
     /// Nobody with the repository's key has made any of the copies that are there.
     pub made_up: bool,
 }
@@ -60,19 +43,7 @@ pub struct Slot {
 impl Slot {
     /// What it holds, where a copy of it can be read.
     pub fn value(&self) -> Option<&KeySlot> {
-        self.copies.values().next().map(|held| &held.slot)
-    }
-
-    /// Calls what nobody with the key has made damaged.
-    pub(crate) fn judge(&mut self, keys: &Keys) {
-        let whole = self.copies.whole();
-        self.copies.distrust(NOT_AUTHENTIC, |held| held.is_authentic(keys, self.id));
-        let counts_for_nothing = |state: &State| match state {
-            State::Missing => true,
-            State::Damaged(why) => why == NOT_AUTHENTIC,
-            State::Whole | State::Unknown(_) => false,
-        };
-        self.made_up = whole > 0 && self.copies.states().all(|(_, state)| counts_for_nothing(state));
+        self.copies.values().next()
     }
 }
 
@@ -132,8 +103,7 @@ fn verify(
     master: &MasterKey,
     credential: &Credential,
 ) -> Result<()> {
-    let mut slot = read_one(storage, &storage.list(Class::Keys)?, repository, id);
-    slot.judge(&master.keys());
+    let slot = read_one(Place { storage, repository, keys: &master.keys() }, &storage.list(Class::Keys)?, id);
     if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != State::Whole) {
         return Err(Error::corrupt(describe(state)).about(name));
     }
@@ -148,19 +118,26 @@ pub(crate) fn describe(state: &State) -> String {
     match state {
         State::Whole => "good".to_owned(),
         State::Missing => "missing".to_owned(),
-        State::Damaged(why) | State::Unknown(why) => why.clone(),
+        State::Damaged(why) | State::MadeUp(why) | State::Unknown(why) => why.clone(),
     }
 }
 
 /// Every slot of a listing of `keys/`, sorted by id, with all its copies.
-pub(crate) fn read(storage: &dyn Storage, repository: RepositoryId, listed: &[(Name, u64)]) -> Vec<Slot> {
-    let ids = names(listed).into_keys();
-    ids.map(|id| read_one(storage, listed, repository, id)).collect()
+pub(crate) fn read(place: Place<'_>, listed: &[(Name, u64)]) -> Vec<Slot> {
+    names(listed).into_keys().map(|id| read_one(place, listed, id)).collect()
 }
 
-fn read_one(storage: &dyn Storage, listed: &[(Name, u64)], repository: RepositoryId, id: SlotId) -> Slot {
-    let decode = |object: &[u8]| decode(object, |found| found == repository);
-    Slot { id, copies: Copies::read(storage, |copy| Name::Key(id, copy), listed, decode), made_up: false }
+fn read_one(place: Place<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
+    let copies = Copies::read_judged(place.storage, |copy| Name::Key(id, copy), listed, |object| judged(place, object, id));
+    let is_long = |name| listed.iter().any(|(listed, size)| *listed == name && *size > config::MAX_OBJECT);
+    let counts_for_nothing = |(name, state): (Name, &State)| match state {
+        State::Missing | State::MadeUp(_) => true,
+        State::Damaged(_) => is_long(name),
+        State::Whole | State::Unknown(_) => false,
+    };
+    let there = copies.states().any(|(_, state)| *state != State::Missing);
+    let made_up = there && copies.states().all(counts_for_nothing);
+    Slot { id, copies, made_up }
 }
 
 /// The repositories that slots say they are of, for who has no configuration to ask; the one that most say first.
@@ -172,7 +149,7 @@ pub(crate) fn repositories(storage: &dyn Storage) -> Result<Vec<RepositoryId>> {
         if !is_slot || storage.read(&name, None, &mut object).is_err() {
             continue;
         }
-        let Ok((id, _)) = envelope::unwrap(&object, ObjectType::KeySlot, "a key slot") else { continue };
+        let Ok((id, _)) = envelope::unwrap(&object, ObjectType::KeySlot, WHAT) else { continue };
         match found.iter_mut().find(|(_, known)| *known == id) {
             Some((count, _)) => *count += 1,
             None => found.push((1, id)),
@@ -213,19 +190,36 @@ fn names(listed: &[(Name, u64)]) -> BTreeMap<SlotId, Vec<(Name, u64)>> {
     out
 }
 
-/// Whether an intact slot is of the repository's key.
-pub(crate) fn is_authentic(object: &[u8], id: SlotId, keys: &Keys) -> Result<bool> {
-    Ok(decode(object, |_| true)?.is_authentic(keys, id))
+/// What a copy of the slot `id` holds, or how it is. What does not begin as a key slot of this repository does is no
+/// slot that was damaged later: nothing is lost with it. Header and MAC stand at the same place in every version.
+fn judged(place: Place<'_>, object: &[u8], id: SlotId) -> std::result::Result<KeySlot, State> {
+    let made_up = |why: String| Err(State::MadeUp(why));
+    match envelope::peek(object) {
+        Some(said) if said.kind != ObjectType::KeySlot as u8 => return made_up(format!("it is an object of type {}", said.kind)),
+        Some(said) if said.repository != place.repository => return made_up(foreign(said.repository)),
+        Some(_) => {}
+        None => return made_up("it is not a key slot".to_owned()),
+    }
+    let intact = envelope::parts(object, ObjectType::KeySlot, WHAT).map_err(|e| State::Damaged(e.to_string()))?;
+    let authentic = config::split_slot(intact.1).is_ok_and(|(fields, mac)| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&place.keys.slot_mac(intact.0, id, fields), mac).is_ok()
+    });
+    match authentic {
+        true => decode(object, |found| found == place.repository).map_err(|e| State::of(&e, object)),
+        false => made_up(NOT_AUTHENTIC.to_owned()),
+    }
 }
 
-fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<Held> {
-    let (found, body) = envelope::unwrap(object, ObjectType::KeySlot, "a key slot")?;
-    if !is_ours(found) {
-        return Err(Error::corrupt(format!("a key slot: it belongs to repository {}", found.short())));
+fn foreign(repository: RepositoryId) -> String {
+    format!("it belongs to repository {}", repository.short())
+}
+
+fn decode(object: &[u8], is_ours: impl Fn(RepositoryId) -> bool) -> Result<KeySlot> {
+    let (found, body) = envelope::unwrap(object, ObjectType::KeySlot, WHAT)?;
+    match is_ours(found) {
+        true => config::decode_slot(body),
+        false => Err(Error::corrupt(format!("{WHAT}: {}", foreign(found)))),
     }
-    let (fields, mac) = config::split_slot(body)?;
-    let said = [object.get(..envelope::HEADER).unwrap_or_default(), fields].concat();
-    Ok(Held { slot: config::decode_slot(body)?, said, mac: *mac })
 }
 
 /// The master key, by whichever slot of one of `repositories` the credential opens. Of each slot the first readable copy
@@ -292,7 +286,7 @@ impl Search<'_> {
             return true;
         }
         match read.and_then(|()| decode(&object, |found| self.repositories.contains(&found))) {
-            Ok(held) => self.read.push((id, *name, object, held.slot)),
+            Ok(slot) => self.read.push((id, *name, object, slot)),
             Err(e) => {
                 self.damaged.push((*name, e));
                 return false;

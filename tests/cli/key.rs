@@ -172,7 +172,7 @@ fn a_removed_slot_opens_nothing_and_one_always_stays() {
     assert!(run.code == Some(2) && run.err.contains("last one"), "{}", run.err);
     let run = fixture.words(&["key", "list"]);
     assert_eq!(run.code, Some(1));
-    assert!(run.text().contains("unreadable") && run.err.contains("key remove"), "{}{}", run.text(), run.err);
+    assert!(run.text().contains("unreadable") && run.err.contains("repair keys"), "{}{}", run.text(), run.err);
     fixture.words(&["key", "remove", &added, "--json"]).ok();
     fixture.words(&["key", "list"]).ok();
 }

@@ -9,31 +9,31 @@ What is modelled, one storage operation to a step, every interleaving:
   packs        a pack is a set of chunks; pack 0 holds chunk a
   segments     segment i names pack i; replacement and merged segments name many packs and replace segments
   snapshots    snapshot 0 = {a}; every writer ingests {a, b}: a is in the old snapshot, b is new to all
-  sessions, fences, forgotten, condemned sentences, commits still in flight
+  sessions, fences, forgotten, condemned deletion lists, commits still in flight
 A crash is an actor that is never scheduled again (no property here asks for progress), so every crash at every
 step is included. --unknown: a commit lands at any later time, again and again, or never; so does a segment.
 --delta: chunk b is stored as a difference against a and writers' snapshots hold b alone: b can be read only where a
 can. --repack: a pruner may copy live chunks to a new pack. --reland: a repeated upload lands after its pack was deleted.
 --wait: prune leaves open sessions alone where it may (prune --wait): segments that others have replaced stay while any
-session is open, and a sentence stays when one is. In every run the mark and the sentence come before any session is
+session is open, and a deletion list stays when one is. In every run the mark and the deletion list come before any session is
 settled, and only older sessions are: that is the order of --wait, and that of prune without it (which settles all of
 them before it marks) is a part of what is explored.
 --reload: before a writer uploads it may load segments, condemned and packs/ again, in this order, as often as it likes,
 and uploads only what is in none of them; what it counted on before it does not look for again.
-A sentence lists what its author's mark found dead; with `any_sentence` it lists any packs at all.
+A deletion list lists what its author's mark found dead; with `any_list` it lists any packs at all.
 
 Properties, in every state: (1) each chunk of each snapshot not forgotten is in a present pack; (2) a visible segment
 names such a pack (else the result says "only by a scan of packs"); (3) a fenced id never becomes a snapshot;
 (4) a forgotten snapshot never comes back.
 
 The protocol that holds (variant `repaired`) is design part 5 with these rules made exact:
-  R1  a sentence has a name never used before (in place of the number highest + 1); a session records which sentences
-      existed just before it was created, and is older than every sentence that it does not record;
+  R1  a deletion list has a name never used before (in place of the number highest + 1); a session records which lists
+      existed just before it was created, and is older than every deletion list that it does not record;
   R2  after the segments and condemned/, packs/ is listed, always, by writers and by prune: a pair counts only if its
-      pack is there (a fenced writer, or a merge, may write a segment after its packs are gone and their sentence too);
+      pack is there (a fenced writer, or a merge, may write a segment after its packs are gone and their deletion list too);
   R3  a fenced writer begins again: new session, segments, condemned and packs read again, every chunk looked up;
-  R4  prune counts another copy of a live chunk only in a pack that is present, visible and under no sentence;
-  R5  a sentence goes only when all its packs are deleted and, after that, every open session has ended or is fenced;
+  R4  prune counts another copy of a live chunk only in a pack that is present, visible and under no deletion list;
+  R5  a deletion list goes only when all its packs are deleted and, after that, every open session has ended or is fenced;
   R6  an upload of unknown outcome is never sent again under the same name (see --reland).
 and, with --delta, those of differences:
   D1  a writer counts a difference only where it counts its base, and stores the base again where it does not;
@@ -41,7 +41,7 @@ and, with --delta, those of differences:
 
 Simplifications, each of which only adds behaviour or cannot be observed: a LIST is one step; a writer's list of
 snapshots minus forgotten is one step (choosing the parent is free anyway); settling a session (create the fence or
-find the snapshot, then delete the session) is one step; the mark before a sentence is one step (`any_sentence` covers
+find the snapshot, then delete the session) is one step; the mark before a deletion list is one step (`any_list` covers
 the rest); prune reads the segments and condemned/ in one step (older segments only hide copies, or name packs that
 the listing after it does not show); each writer uploads at most K packs, then stops; prune may fence any older
 session, dead or alive. Readers are property 2. Exit status: 0 safe, 1 violation, 2 limit reached.
@@ -52,33 +52,33 @@ from collections import deque
 VARIANTS = {
  'repaired':        'the protocol with R1 to R6; every other variant changes only what it names',
  'written':         'the protocol as first written: numbers + presence_some + cond_present',
- 'numbers':         'sentences are numbered highest+1 and sessions record the highest number (names come back after removal)',
- 'presence_some':   'packs/ is listed only while a sentence exists',
+ 'numbers':         'deletion lists are numbered highest+1 and sessions record the highest number (names come back after removal)',
+ 'presence_some':   'packs/ is listed only while a deletion list exists',
  'no_presence':     'packs/ is not listed: a pair in a segment counts although its pack may be gone',
  'presence_first':  'packs/ is listed before condemned/ instead of after',
  'no_fence':        'prune does not wait for or fence older sessions',
  'snaps_first':     'prune lists snapshots before it settles the sessions',
- 'adopt_unchecked': 'subtrees are adopted unchecked although sentences exist',
+ 'adopt_unchecked': 'subtrees are adopted unchecked although deletion lists exist',
  'no_reread':       'condemned is not read again before the commit',
  'late_session':    'the session is created after the lists are read',
- 'cond_before_del': 'a sentence is removed before its dead packs are deleted',
- 'cond_no_wait':    'a sentence is removed once its packs are deleted: no wait for sessions, segments may still name them',
- 'cond_present':    'a sentence goes when no segment names its packs, though they may be there still',
- 'cond_named':      'a sentence goes when its packs are deleted and sessions ended, though segments may name them',
+ 'cond_before_del': 'a deletion list is removed before its dead packs are deleted',
+ 'cond_no_wait':    'a deletion list is removed once its packs are deleted: no wait for sessions, segments may still name them',
+ 'cond_present':    'a deletion list goes when no segment names its packs, though they may be there still',
+ 'cond_named':      'a deletion list goes when its packs are deleted and sessions ended, though segments may name them',
  'replaced_count':  'replaced segments are read like all others',
  'merge_drops':     'a merge keeps one pair per chunk instead of all',
  'forget_delete':   'forget deletes snapshots/<id> and leaves no forgotten/<id>',
  'forgotten_drop':  'prune deletes forgotten/<id> together with snapshots/<id>',
  'fence_drop':      'prune deletes the fence together with the session',
  'end_unread':      'a writer deletes its session without reading the outcome of its commit',
- 'resurrect':       'prune takes a pack found live out of its sentence',
+ 'resurrect':       'prune takes a pack found live out of its deletion list',
  'dup_condemned':   'prune counts copies in condemned packs when it looks for another copy of a live chunk',
  'retry_stale':     'a fenced writer re-checks against the segments it loaded before the fence',
  'reload_all':      'with --reload: a writer that loads the index again does not look which packs are condemned',
- 'kept':            'another repair: sentences are numbered and never removed; done/<n> says that n is carried out',
+ 'kept':            'another repair: deletion lists are numbered and never removed; done/<n> says that n is carried out',
  'base_uncounted':  'with --delta: a writer counts a difference whose base may be gone (D1 broken)',
  'base_unmarked':   'with --delta: prune does not need the bases of what it needs (D2 broken)',
- 'any_sentence':    'a sentence may name any packs (not a mutant: shows that the mark before a sentence is only a hint)',
+ 'any_list':        'a deletion list may name any packs (not a mutant: shows that the mark before a deletion list is only a hint)',
 }
 ap = argparse.ArgumentParser()
 for n, d in (('writers', 1), ('pruners', 1), ('mergers', 0), ('rounds', 1), ('retry', 1), ('uploads', 3)):
@@ -92,13 +92,13 @@ if opt.list:
 V, W, P, M, K, ROUNDS = set(opt.variant.split('+')), opt.writers, opt.pruners, opt.mergers, opt.uploads, opt.rounds
 if V - set(VARIANTS): ap.error('unknown variant; see --list')
 if 'written' in V: V |= {'numbers', 'presence_some', 'cond_present'}
-NUMBERED = bool(V & {'numbers', 'kept'})                # sentences are numbers, not random names
+NUMBERED = bool(V & {'numbers', 'kept'})                # deletion lists are numbers, not random names
 CHECK_ALWAYS = not V & {'presence_some', 'no_presence'}
 A, B, AB = 1, 2, 3                                      # chunks, as bits
 # ---- the state: a flat array of small numbers; masks are bit sets -------------------------------------------------
 NP = 1 + W * K + P * opt.repack                         # packs; segment i < NP names exactly pack i
 NV = P * ROUNDS + M                                     # further segments: replacements by prune, merges
-NS = P * ROUNDS                                         # sentences
+NS = P * ROUNDS                                         # deletion lists
 NI = 1 + 2 * W                                          # snapshot ids: 0 old; 1+2i and 2+2i for writer i
 assert NP + NV <= 16 and NI <= 16
 _n = 0
@@ -108,9 +108,9 @@ SM, SR = field(NV), field(NV)                           # of the further segment
 SN, FE, FO, PEND, GFE, GFO = field(), field(), field(), field(), field(), field()
 #   snapshots, fences, forgotten, commits in flight; ghosts: ever fenced, ever forgotten
 SE, T0 = field(), field(NI)                             # open sessions; what each knew of condemned when created
-CE, CP, CD = field(), field(NS), field()                # sentences present; the packs of each; carried out (variant kept)
-WR = field(6 * W); PC, ATT, UP, KN, CS, U = range(6)    # writer: step, attempt, uploads, packs known, sentences seen, chunks
-PR = field(6 * P); RD, T, C, X, L = range(1, 6)         # pruner: step, round, sentence, packs, two working sets
+CE, CP, CD = field(), field(NS), field()                # deletion lists present; the packs of each; carried out (variant kept)
+WR = field(6 * W); PC, ATT, UP, KN, CS, U = range(6)    # writer: step, attempt, uploads, packs known, deletion lists seen, chunks
+PR = field(6 * P); RD, T, C, X, L = range(1, 6)         # pruner: step, round, deletion list, packs, two working sets
 ME = field(3 * M)                                       # merger: step, segments read, packs named
 init = array('H', [0] * _n)
 init[PRES] = init[HASA] = init[SEG] = 1; init[SN] = 1
@@ -134,7 +134,7 @@ def segments(s):                                        # (visible segments, pac
     for v in range(NV):
         if s[SEG] >> (NP + v) & 1 and 'replaced_count' not in V: vis &= ~s[SR + v]
     return vis, names(s, vis)
-def condemned(s):                                       # packs under any sentence
+def condemned(s):                                       # packs under any deletion list
     c = 0
     for n in range(NS):
         if s[CE] >> n & 1: c |= s[CP + n]
@@ -244,14 +244,14 @@ def pruner(s, j, emit):
         for f in fields or (T, C, X, L): t[p + f] = 0
     def finish(): clear(); t[p + RD] += 1; t[p] = P_IDLE
     if pc in (P_IDLE, P_READY) and s[p + RD] < ROUNDS:
-        for m in range(NS):                             # carry out any sentence that exists
+        for m in range(NS):                             # carry out any deletion list that exists
             if s[CE] >> m & 1:
                 q = s[:]; q[p + T] = m; q[p + C] = s[CP + m]
                 q[p] = B_SNAPS if V & {'no_fence', 'snaps_first'} else B_SESS
-                emit('P%d' % j, 'reads sentence %d: packs %s' % (m, bin(s[CP + m])[2:]), q)
-    if pc == P_IDLE and s[p + RD] < ROUNDS:             # mark, to write a sentence
+                emit('P%d' % j, 'reads deletion list %d: packs %s' % (m, bin(s[CP + m])[2:]), q)
+    if pc == P_IDLE and s[p + RD] < ROUNDS:             # mark, to write a deletion list
         c = condemned(s); live = needed(s[SN] & ~s[FO]); avail = segments(s)[1] & s[PRES] & ~c
-        if 'any_sentence' in V:
+        if 'any_list' in V:
             sets = [m for m in range(1, 1 << NP) if not m & ~(s[PRES] & ~c)]
         else: sets = [m for m in [dead_packs(s, s[PRES] & ~c, live, avail, True)] if m]
         n = s[CE].bit_length() if NUMBERED else j * ROUNDS + s[p + RD]
@@ -268,10 +268,10 @@ def pruner(s, j, emit):
     elif pc == P_REPACK:
         t[SEG] |= 1 << (NP - P + j); t[p] = P_IDLE; say = 'writes the segment of the repacked pack'
     elif pc == P_COND:
-        if s[CE] >> n & 1: t[p] = P_IDLE; say = 'finds the sentence name taken'
-        else: t[CE] |= 1 << n; t[CP + n] = own; t[p] = P_READY; say = 'writes sentence %d: packs %s' % (n, bin(own)[2:])
+        if s[CE] >> n & 1: t[p] = P_IDLE; say = 'finds the deletion list name taken'
+        else: t[CE] |= 1 << n; t[CP + n] = own; t[p] = P_READY; say = 'writes deletion list %d: packs %s' % (n, bin(own)[2:])
         clear()
-    elif pc == B_SESS:                                  # sessions that did not know the sentence when they were created
+    elif pc == B_SESS:                                  # sessions that did not know the deletion list when they were created
         for k in range(1, NI):
             if s[SE] >> k & 1 and (s[T0 + k] <= n if NUMBERED else not s[T0 + k] >> n & 1): t[p + X] |= 1 << k
         t[p] = B_FENCE if t[p + X] else (B_FORG if 'snaps_first' in V else B_SNAPS); say = 'lists sessions'
@@ -311,16 +311,16 @@ def pruner(s, j, emit):
         b = s[p + X] & -s[p + X]; t[SEG] &= ~b; t[p + X] &= ~b; v = b.bit_length() - 1 - NP; say = 'deletes segment %d' % (v + NP)
         if v >= 0: t[SM + v] = t[SR + v] = 0
         if not t[p + X]: t[p] = B_DROP
-    elif pc == B_DROP:                                  # may the sentence go?
+    elif pc == B_DROP:                                  # may the deletion list go?
         named = (0 if 'cond_present' in V else s[PRES]) | (0 if V & {'cond_no_wait', 'cond_named'} else names(s, s[SEG]))
-        say = 'looks whether sentence %d may go' % n
+        say = 'looks whether deletion list %d may go' % n
         if named & own or opt.wait and s[SE]: finish()
         else: t[p] = B_RM if V & {'cond_no_wait', 'no_fence'} else B_DSESS
     elif pc == B_DSESS:                                 # wait for, or fence, all that may have loaded a segment naming them
         t[p + X] = s[SE]; t[p] = B_DFENCE if s[SE] else B_RM; say = 'lists sessions'
     elif pc == B_RM:
-        finish(); say = 'removes sentence %d' % n
-        if 'kept' in V: t[CD] |= 1 << n; say = 'marks sentence %d carried out' % n
+        finish(); say = 'removes deletion list %d' % n
+        if 'kept' in V: t[CD] |= 1 << n; say = 'marks deletion list %d carried out' % n
         else: t[CE] &= ~(1 << n); t[CP + n] = 0
     if say: emit('P%d' % j, say, t)
 

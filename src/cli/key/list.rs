@@ -78,7 +78,11 @@ pub fn report<T>(context: &Context, ring: &KeyRing, configuration: &Copies<T>, s
     wrong.extend(ignored.map(|(name, why)| format!("{name} counts for nothing: {why} (yester repair keys removes it)")));
     for slot in slots {
         let id = slot.id.short();
-        wrong.extend(troubles(&slot.copies, &format!("key slot {id}"), &format!("yester key remove {id} removes it")));
+        let lost = match slot.made_up {
+            true => "yester repair keys removes it".to_owned(),
+            false => format!("yester key remove {id} removes it"),
+        };
+        wrong.extend(troubles(&slot.copies, &format!("key slot {id}"), &lost));
     }
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for text in rest {
@@ -131,7 +135,7 @@ fn json(slot: &Slot, opened: SlotId) -> JsonSlot {
 fn json_copies<T>(copies: &Copies<T>) -> Vec<JsonCopy> {
     let one = |(name, found): (yester::storage::Name, &State)| {
         let message = match found {
-            State::Damaged(why) | State::Unknown(why) => Some(why.clone()),
+            State::Damaged(why) | State::MadeUp(why) | State::Unknown(why) => Some(why.clone()),
             State::Whole | State::Missing => None,
         };
         JsonCopy { name: name.to_string(), state: state(found), message }
@@ -150,8 +154,10 @@ fn troubles<T>(copies: &Copies<T>, what: &str, lost: &str) -> Vec<String> {
         .states()
         .filter_map(|(name, found)| match found {
             State::Whole => None,
+            // One that was never made, where none is good.
+            State::Missing if copies.whole() == 0 => None,
             State::Missing => Some(format!("{name} is missing ({next})")),
-            State::Damaged(why) => Some(format!("{name} is damaged: {why} ({next})")),
+            State::Damaged(why) | State::MadeUp(why) => Some(format!("{name} is damaged: {why} ({next})")),
             State::Unknown(why) if copies.whole() == 0 => Some(format!("{name}: {why} (it is left alone; {lost})")),
             State::Unknown(why) => Some(format!("{name}: {why} (it is left alone)")),
         })

@@ -163,7 +163,7 @@ fn state(state: &State) -> &'static str {
     match state {
         State::Whole => "good",
         State::Missing => "missing",
-        State::Damaged(_) => "damaged",
+        State::Damaged(_) | State::MadeUp(_) => "damaged",
         State::Unknown(_) => "unknown",
     }
 }

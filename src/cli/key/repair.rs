@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use yester::Result;
-use yester::keys::copies::{Copies, Repaired, State};
+use yester::keys::copies::{Copies, Repaired};
 
 use super::super::context::Context;
 use super::super::exit::Outcome;
@@ -53,6 +53,6 @@ fn bad<T>(copies: &Copies<T>) -> Vec<Repaired> {
     if copies.whole() == 0 || copies.differ() {
         return Vec::new();
     }
-    let bad = copies.states().filter(|(_, found)| matches!(found, State::Missing | State::Damaged(_)));
+    let bad = copies.states().filter(|(_, found)| found.may_be_replaced());
     bad.map(|(name, found)| Repaired { name, was: found.clone() }).collect()
 }

@@ -1,20 +1,19 @@
 //! The small objects: configuration, key slots, sessions, marks, deletion lists, snapshots.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config;
-use crate::format::envelope::{self, ObjectType};
+use crate::format::envelope::ObjectType;
 use crate::keys::binding;
 use crate::keys::configuration::Configurations;
 use crate::keys::copies::State;
 use crate::keys::removal::Place;
-use crate::keys::slots;
-use crate::model::{SlotId, Snapshot, SnapshotId};
+use crate::keys::slots::{self, Slot};
+use crate::model::{Snapshot, SnapshotId};
 use crate::repo::index::condemned;
 use crate::repo::small::Small;
 use crate::repo::{Repository, annotations, beat, damaged, marks, parallel, session, snapshots};
-use crate::storage::{COPIES, Class, Name};
+use crate::storage::{Class, Name};
 
 use super::CheckReport;
 use super::findings::Findings;
@@ -67,8 +66,7 @@ fn keys(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
     for (name, e) in &found.made_up {
         findings.damage(name, format!("{}; it counts for nothing, and yester repair keys removes it", bare(name, e)));
     }
-    let unfinished = copies(repo, findings, &found.removed)?;
-    Ok(unfinished + (found.removed.len() + found.void.len()) as u64)
+    Ok(copies(findings, &found.live) + (found.removed.len() + found.void.len()) as u64)
 }
 
 /// Something that is not as it was written, or was not written by anybody with the key.
@@ -209,56 +207,28 @@ pub(super) fn bare(name: &Name, error: &Error) -> String {
     }
 }
 
-/// Looks at every copy of the key slots that are not in `without`. Answers how many lack only their last copies: somebody
+/// Says what is wrong with the copies of the key slots that count. Answers how many lack only their last copies: somebody
 /// was stopped who added one.
-fn copies(repo: &Repository, findings: &mut Findings<'_>, without: &BTreeSet<SlotId>) -> Result<u64> {
-    // Of each slot what is wrong with its copies.
-    let mut all: BTreeMap<SlotId, Vec<Option<String>>> = BTreeMap::new();
-    let mut object = Vec::new();
-    for (name, _) in repo.storage().list(Class::Keys)? {
-        let Name::Key(slot, copy) = name else { continue };
-        if without.contains(&slot) {
-            continue;
-        }
-        let read = repo.storage().read(&name, None, &mut object).and_then(|()| slot_is_sound(repo, &object)).and_then(|()| {
-            match slots::is_authentic(&object, slot, repo.keys())? {
-                true => Ok(()),
-                false => Err(Error::corrupt(slots::NOT_AUTHENTIC)),
-            }
-        });
-        let found = all.entry(slot).or_insert_with(|| vec![Some(MISSING.to_owned()); usize::from(COPIES)]);
-        if let Some(place) = found.get_mut(usize::from(copy)) {
-            *place = read.err().map(|e| bare(&name, &e));
-        }
-    }
+fn copies(findings: &mut Findings<'_>, slots: &[Slot]) -> u64 {
     let mut unfinished = 0;
-    for (slot, found) in &all {
-        let whole = found.iter().take_while(|wrong| wrong.is_none()).count();
-        let lacks_last = (1..found.len()).contains(&whole) && found.iter().skip(whole).flatten().all(|wrong| wrong == MISSING);
-        if lacks_last && found.iter().skip(whole).all(Option::is_some) {
+    for slot in slots {
+        if slot.copies.lacks_last() {
             unfinished += 1;
             continue;
         }
-        let next = match found.iter().any(Option::is_none) {
-            true => "yester repair keys writes it again from a good copy".to_owned(),
-            false if found.iter().flatten().all(|wrong| wrong == MISSING || wrong == slots::NOT_AUTHENTIC) => {
-                "yester repair keys removes it".to_owned()
-            }
-            false => format!("no copy of it is good; yester key remove {} removes it", slot.short()),
+        let next = match slot.copies.whole() {
+            0 if slot.made_up => "it counts for nothing, and yester repair keys removes it".to_owned(),
+            0 => format!("no copy of it is good; yester key remove {} removes it", slot.id.short()),
+            _ => "yester repair keys writes it again from a good copy".to_owned(),
         };
-        for (copy, wrong) in (0..).zip(found) {
-            if let Some(wrong) = wrong {
-                findings.damage(Name::Key(*slot, copy), format!("{wrong}; {next}"));
+        for (name, state) in slot.copies.states() {
+            match state {
+                State::Whole => {}
+                State::Missing if slot.made_up => {}
+                State::Missing => findings.damage(name, format!("{MISSING}; {next}")),
+                state => findings.damage(name, format!("{}; {next}", slots::describe(state))),
             }
         }
     }
-    Ok(unfinished)
-}
-
-fn slot_is_sound(repo: &Repository, object: &[u8]) -> Result<()> {
-    let (repository, body) = envelope::unwrap(object, ObjectType::KeySlot, "a key slot")?;
-    if repository != repo.id() {
-        return Err(Error::corrupt(format!("it belongs to repository {}", repository.short())));
-    }
-    config::decode_slot(body).map(drop)
+    unfinished
 }
