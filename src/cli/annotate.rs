@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use yester::jobs::runs;
 use yester::model::{Annotation, Pin, Remarks, Snapshot, SnapshotId, Timestamp, escape};
-use yester::repo::snapshots::Found;
+use yester::repo::snapshots::SnapshotList;
 use yester::repo::{Repository, annotations, snapshots};
 use yester::{Error, ErrorKind, Result};
 
@@ -179,7 +179,7 @@ fn shown(pin: Pin) -> String {
     }
 }
 
-fn pinned(context: &Context, found: &Found, args: &PinArgs) -> Result<Outcome> {
+fn pinned(context: &Context, found: &SnapshotList, args: &PinArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
     let now = context::now();
     let mut out = Output::new();

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use yester::chunk::keys::Credential;
 use yester::error::IoContext;
-use yester::jobs::credential::{self, Token};
+use yester::jobs::credential::{self, ServerToken};
 use yester::{Error, ErrorKind, Result};
 
 use super::{exit, paths};
@@ -37,7 +37,7 @@ pub struct Started {
 }
 
 /// Starts this program again and returns when it has answered. `state` is the directory of its log.
-pub fn start(key: &Credential, token: Option<Token>, state: Option<&Path>) -> Result<Started> {
+pub fn start(key: &Credential, token: Option<ServerToken>, state: Option<&Path>) -> Result<Started> {
     let failed = || "cannot start the background process".to_owned();
     let program = std::env::current_exe().at(failed)?;
     let log = state.map(|dir| dir.join("mount.log"));
@@ -100,7 +100,7 @@ pub fn take_mark(arguments: &mut Vec<OsString>) -> bool {
 }
 
 /// Begins the work in the background: a session of its own, and the key and token that the starting process hands over.
-pub fn begin() -> Result<(Credential, Option<Token>)> {
+pub fn begin() -> Result<(Credential, Option<ServerToken>)> {
     // Refused when this process leads a group already: then it has no terminal to lose either.
     let _ = yester::sys::process::detach();
     // Not through the buffer of standard input, which would keep a copy for ever.

@@ -57,11 +57,11 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let repo = context.open()?;
     let display = Display::new(&context.global);
     let json = context.global.json;
-    let findings = Findings { display: &display, json, wrong: Mutex::new(Ok(())) };
+    let findings = FindingsPrinter { display: &display, json, wrong: Mutex::new(Ok(())) };
     let vanished = gone::seen(context, &repo)?;
     let told = |id| findings.event(&Event::Damage { object: &gone::object(id), message: gone::TEXT });
     vanished.iter().for_each(told);
-    let mut memory = Memory::new(context, &repo);
+    let mut memory = VerifiedMemory::new(context, &repo);
     let options = CheckOptions {
         read: args.read_data.then_some(Subset::All).or(args.read_data_subset),
         verified: memory.all(),
@@ -116,7 +116,7 @@ fn parse_subset(text: &str) -> Result<Subset, String> {
 }
 
 /// When packs were verified, in this machine's memory. It is opened for a moment at a time: others need it too.
-struct Memory<'a> {
+struct VerifiedMemory<'a> {
     context: &'a Context,
     repo: &'a Repository,
     sound: Vec<PackId>,
@@ -124,9 +124,9 @@ struct Memory<'a> {
     kept: Instant,
 }
 
-impl<'a> Memory<'a> {
+impl<'a> VerifiedMemory<'a> {
     fn new(context: &'a Context, repo: &'a Repository) -> Self {
-        Memory { context, repo, sound: Vec::new(), damaged: Vec::new(), kept: Instant::now() }
+        VerifiedMemory { context, repo, sound: Vec::new(), damaged: Vec::new(), kept: Instant::now() }
     }
 
     fn state(&self) -> Option<LocalState> {
@@ -162,7 +162,7 @@ impl<'a> Memory<'a> {
 }
 
 /// Shows what is found: as text on standard error, as JSON on standard output.
-struct Findings<'a> {
+struct FindingsPrinter<'a> {
     display: &'a Display,
     json: bool,
     /// The first line that could not be written.
@@ -177,7 +177,7 @@ struct JsonDamage<'a> {
 }
 
 #[derive(Serialize)]
-struct JsonHit<'a> {
+struct JsonDamagedPath<'a> {
     message_type: &'static str,
     snapshot: &'a str,
     #[serde(flatten)]
@@ -185,7 +185,7 @@ struct JsonHit<'a> {
     message: &'a str,
 }
 
-impl Findings<'_> {
+impl FindingsPrinter<'_> {
     fn write<T: Serialize>(&self, value: &T) {
         let mut out = Output::new();
         let written = out.json(value).and_then(|()| out.finish());
@@ -196,7 +196,7 @@ impl Findings<'_> {
     }
 }
 
-impl Observer for Findings<'_> {
+impl Observer for FindingsPrinter<'_> {
     fn event(&self, event: &Event<'_>) {
         let short = |snapshot: &str| snapshot.chars().take(8).collect::<String>();
         match event {
@@ -204,7 +204,7 @@ impl Observer for Findings<'_> {
                 self.write(&JsonDamage { message_type: "damage", object, message });
             }
             Event::Hit { snapshot, path, message } if self.json => {
-                self.write(&JsonHit { message_type: "hit", snapshot, path: JsonPath::new(path), message });
+                self.write(&JsonDamagedPath { message_type: "hit", snapshot, path: JsonPath::new(path), message });
             }
             Event::Damage { object, message } => {
                 self.display.note(&format!("yester: damage: {}: {}", one_line(object), one_line(message)));
@@ -291,7 +291,7 @@ fn verdict(report: &CheckReport) -> String {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct CheckSummary {
     message_type: &'static str,
     sound: bool,
     damage: u64,
@@ -319,8 +319,8 @@ struct Summary {
     total_duration: f64,
 }
 
-fn summary(report: &CheckReport, time: Duration) -> Summary {
-    Summary {
+fn summary(report: &CheckReport, time: Duration) -> CheckSummary {
+    CheckSummary {
         message_type: "summary",
         sound: report.is_sound(),
         damage: report.damage,

@@ -67,7 +67,7 @@ fn checked(context: &Context, configuration: &Configuration) -> Result<Outcome> 
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct JsonConfig {
     message_type: &'static str,
     name: String,
     file: String,
@@ -89,17 +89,17 @@ fn show(context: &Context, configuration: &Configuration) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn shown<T: Serialize>(all: &Configuration, message_type: &'static str, name: &str, named: &Named<T>) -> Result<Shown> {
+fn shown<T: Serialize>(all: &Configuration, message_type: &'static str, name: &str, named: &Named<T>) -> Result<JsonConfig> {
     let place = all.problem(named, &[], "");
     let text = toml::to_string_pretty(&named.value).map_err(|e| Error::invalid(e.to_string()))?;
-    Ok(Shown { message_type, name: name.to_owned(), file: paths::shown(&place.file), line: place.line, text })
+    Ok(JsonConfig { message_type, name: name.to_owned(), file: paths::shown(&place.file), line: place.line, text })
 }
 
-fn print(context: &Context, out: &mut Output, section: &str, shown: &Shown) -> Result<()> {
+fn print(context: &Context, out: &mut Output, section: &str, shown: &JsonConfig) -> Result<()> {
     if context.global.json {
         return out.json(shown);
     }
-    let Shown { name, file, line, text, .. } = shown;
+    let JsonConfig { name, file, line, text, .. } = shown;
     // Tables of the text belong below the name.
     let text: Vec<String> = text
         .lines()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use yester::ingest::{IngestOptions, Input, Stream, sources};
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{LimitKeys, Repository, Set};
+use yester::jobs::config::keys::{LimitKeys, RepositoryKeys, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
 use yester::model::SetText;
@@ -132,10 +132,10 @@ fn set_of(command: &Command) -> Option<&str> {
 }
 
 /// Takes over what neither options nor the environment say.
-fn fill(global: &mut Global, it: &Repository) -> Result<()> {
+fn fill(global: &mut Global, it: &RepositoryKeys) -> Result<()> {
     let unset = |name: &str| std::env::var_os(name).is_none();
     global.repo = it.location.clone().map(OsString::from);
-    let options = credential::Options {
+    let options = credential::CredentialOptions {
         key_file: global.key_file.clone(),
         password_command: global.password_command.clone(),
         password_file: global.password_file.clone(),

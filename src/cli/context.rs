@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::jobs::config::keys::Set;
-use yester::jobs::credential::{self, Options, Origin};
+use yester::jobs::credential::{self, CredentialOptions, CredentialOrigin};
 use yester::jobs::{foreign, open};
 use yester::model::{RepositoryId, Timestamp};
 use yester::remote::client::RemoteOptions;
@@ -23,7 +23,7 @@ use super::args::Global;
 use super::configured::Configured;
 use super::output::note;
 use super::paths;
-use super::place::{Place, Places};
+use super::place::{NamedRepository, UserDirectories};
 use super::{log, remote, variables};
 
 /// How often a passphrase may be typed.
@@ -40,7 +40,7 @@ pub struct Context {
     /// The options.
     pub global: Global,
     /// The user's directories.
-    pub places: Places,
+    pub places: UserDirectories,
     /// What a server is shown, when another process has said.
     token: OnceLock<Option<Zeroizing<String>>>,
     configured: Configured,
@@ -58,7 +58,7 @@ impl Context {
     pub fn new(global: Global, configured: Configured) -> Self {
         Context {
             global,
-            places: Places::new(|name| std::env::var_os(name)),
+            places: UserDirectories::new(|name| std::env::var_os(name)),
             token: OnceLock::new(),
             configured,
             opened: Mutex::default(),
@@ -71,7 +71,7 @@ impl Context {
     }
 
     /// Which repository this is about.
-    pub fn place(&self) -> Result<Place> {
+    pub fn place(&self) -> Result<NamedRepository> {
         let name = match &self.global.repo {
             Some(name) => Some(name.clone()),
             None => variables::own("YESTER_REPO")?,
@@ -80,18 +80,18 @@ impl Context {
     }
 
     /// What the options say of the credential that unlocks the repository.
-    pub fn credential_options(&self) -> Options {
+    pub fn credential_options(&self) -> CredentialOptions {
         let Global { key_file, password_command, password_file, .. } = self.global.clone();
-        Options { key_file, password_command, password_file }
+        CredentialOptions { key_file, password_command, password_file }
     }
 
     /// Where the user said the key is.
-    pub fn given(&self) -> Result<Option<Origin>> {
+    pub fn given(&self) -> Result<Option<CredentialOrigin>> {
         credential::given(&self.credential_options(), "YESTER_", |name| std::env::var_os(name))
     }
 
     /// Where the repository's objects are, whether or not it can be unlocked.
-    pub fn storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
+    pub fn storage(&self, place: &NamedRepository) -> Result<Arc<dyn Storage>> {
         open::storage(&place.location, || self.remote()).map(|storage| self.opened(storage)).map_err(|e| {
             if e.kind() != ErrorKind::NoRepository
                 || !place.implied
@@ -123,7 +123,7 @@ impl Context {
     }
 
     /// An empty place for a new repository.
-    pub fn new_storage(&self, place: &Place) -> Result<Arc<dyn Storage>> {
+    pub fn new_storage(&self, place: &NamedRepository) -> Result<Arc<dyn Storage>> {
         open::new_storage(&place.location, || self.remote()).map(|storage| self.opened(storage))
     }
 
@@ -148,12 +148,12 @@ impl Context {
     }
 
     /// The repository's objects, with `config/` and `keys/` made anew where they are gone.
-    pub fn storage_to_mend(&self, place: &Place) -> Result<Arc<dyn Storage>> {
+    pub fn storage_to_mend(&self, place: &NamedRepository) -> Result<Arc<dyn Storage>> {
         open::storage_for_recovery(&place.location, || self.remote())
     }
 
     /// Opens something with what unlocks the repository. Who is asked for a passphrase on the terminal has three tries.
-    pub fn unlock<T>(&self, place: &Place, mut open: impl FnMut(&Credential) -> Result<T>) -> Result<(T, Credential)> {
+    pub fn unlock<T>(&self, place: &NamedRepository, mut open: impl FnMut(&Credential) -> Result<T>) -> Result<(T, Credential)> {
         let mut left = TRIES;
         loop {
             let (credential, asked) = self.credential(place)?;
@@ -167,13 +167,13 @@ impl Context {
 
     /// What unlocks the repository, and whether somebody was asked for it: what the user gave; else the default
     /// repository's key file; else an answer on the terminal.
-    fn credential(&self, place: &Place) -> Result<(Credential, bool)> {
+    fn credential(&self, place: &NamedRepository) -> Result<(Credential, bool)> {
         if let Some(origin) = self.given()? {
             return Ok((credential::load(&origin)?, false));
         }
         let default = self.places.key_file().filter(|_| self.places.is_default(place));
         if let Some(file) = default.as_ref().filter(|file| file.exists()) {
-            return Ok((credential::load(&Origin::KeyFile(file.clone()))?, false));
+            return Ok((credential::load(&CredentialOrigin::KeyFile(file.clone()))?, false));
         }
         let shown = place.shown();
         if credential::can_ask() {
@@ -187,7 +187,7 @@ impl Context {
     /// The files that the repository is unlocked by: lost, nothing in it can be read.
     pub fn secrets(&self) -> Result<Vec<PathBuf>> {
         let file = match self.given()? {
-            Some(Origin::KeyFile(file) | Origin::PasswordFile(file)) => Some(file),
+            Some(CredentialOrigin::KeyFile(file) | CredentialOrigin::PasswordFile(file)) => Some(file),
             Some(_) => None,
             None => self.places.key_file(),
         };
@@ -213,7 +213,7 @@ impl Context {
     }
 
     /// The same repository with its cache, where that is of use: when it is on another machine, or when asked for.
-    pub fn with_cache(&self, place: &Place, repo: Repository) -> Repository {
+    pub fn with_cache(&self, place: &NamedRepository, repo: Repository) -> Repository {
         let wanted = self.global.cache_dir.is_some() || place.local().is_none_or(yester::sys::mount::is_remote);
         match self.cache(repo.id()).filter(|_| wanted) {
             Some(directory) => repo.with_cache(&directory, CACHE),

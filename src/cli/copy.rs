@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 use yester::copy::{self, Copier};
-use yester::jobs::credential::{self, Options, Origin};
+use yester::jobs::credential::{self, CredentialOptions, CredentialOrigin};
 use yester::jobs::{location, open};
 use yester::model::{Snapshot, escape};
 use yester::repo::{Repository, snapshots};
@@ -18,7 +18,7 @@ use yester::{Error, ErrorKind, Result};
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{Output, note};
-use super::place::Place;
+use super::place::NamedRepository;
 use super::progress::Display;
 use super::select::{self, Filters};
 use super::{log, remote, signals, units, variables};
@@ -64,7 +64,7 @@ pub fn run(context: &Context, args: &CopyArgs) -> Result<Outcome> {
     let present = copy::present(&target)?;
     let (here, going): (Vec<Snapshot>, Vec<Snapshot>) =
         chosen.into_iter().partition(|snapshot| present.contains(&copy::origin(&source, snapshot)));
-    let mut totals = Totals { skipped: here.len() as u64, ..Totals::default() };
+    let mut totals = CopyTotals { skipped: here.len() as u64, ..CopyTotals::default() };
     if !args.dry_run && !going.is_empty() {
         carry_out(context, (&source, &target), &going, &mut totals)?;
     } else {
@@ -79,7 +79,7 @@ pub fn run(context: &Context, args: &CopyArgs) -> Result<Outcome> {
 }
 
 #[derive(Default)]
-struct Totals {
+struct CopyTotals {
     copied: u64,
     skipped: u64,
     failed: u64,
@@ -91,7 +91,7 @@ fn carry_out(
     context: &Context,
     (source, target): (&Arc<Repository>, &Arc<Repository>),
     going: &[Snapshot],
-    totals: &mut Totals,
+    totals: &mut CopyTotals,
 ) -> Result<()> {
     let trees = context::trees(source)?;
     let stop = signals::stop_flag()?;
@@ -126,9 +126,9 @@ fn carry_out(
 fn source(context: &Context, args: &CopyArgs) -> Result<Repository> {
     let name = args.from_repo.clone().map_or_else(|| variables::own("YESTER_FROM_REPO"), |name| Ok(Some(name)))?;
     let name = name.ok_or_else(|| Error::invalid("which repository to copy from? give --from-repo or set YESTER_FROM_REPO"))?;
-    let place = Place { location: location::parse(&name)?, implied: false };
+    let place = NamedRepository { location: location::parse(&name)?, implied: false };
     let CopyArgs { from_key_file, from_password_command, from_password_file, .. } = args;
-    let options = Options {
+    let options = CredentialOptions {
         key_file: from_key_file.clone(),
         password_command: from_password_command.clone(),
         password_file: from_password_file.clone(),
@@ -142,7 +142,7 @@ fn source(context: &Context, args: &CopyArgs) -> Result<Repository> {
         Some(origin) => credential::load(&origin)?,
         None if context.places.is_default(&place) && context.places.key_file().is_some_and(|file| file.exists()) => {
             let file = context.places.key_file().unwrap_or_default();
-            credential::load(&Origin::KeyFile(file))?
+            credential::load(&CredentialOrigin::KeyFile(file))?
         }
         None if credential::can_ask() => credential::ask(&format!("passphrase of {}: ", place.shown()))?,
         None => {
@@ -166,7 +166,7 @@ fn chosen(context: &Context, source: &Repository, args: &CopyArgs) -> Result<Vec
 }
 
 #[derive(Serialize)]
-struct Line {
+struct JsonCopyLine {
     message_type: &'static str,
     origin: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,7 +177,7 @@ fn line(context: &Context, snapshot: &Snapshot, copy: Option<&Snapshot>) -> Resu
     let mut out = Output::new();
     if context.global.json {
         let snapshot_id = copy.map(|copy| copy.id.to_string());
-        out.json(&Line { message_type: "copied", origin: snapshot.id.to_string(), snapshot_id })?;
+        out.json(&JsonCopyLine { message_type: "copied", origin: snapshot.id.to_string(), snapshot_id })?;
     } else if !context.global.quiet {
         let paths: Vec<String> = snapshot.paths.iter().map(|path| escape(path)).collect();
         let what = match copy {
@@ -190,7 +190,7 @@ fn line(context: &Context, snapshot: &Snapshot, copy: Option<&Snapshot>) -> Resu
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct CopySummary {
     message_type: &'static str,
     dry_run: bool,
     snapshots_copied: u64,
@@ -201,10 +201,10 @@ struct Summary {
     total_duration: f64,
 }
 
-fn summary(context: &Context, dry_run: bool, totals: &Totals, time: Duration) -> Result<()> {
+fn summary(context: &Context, dry_run: bool, totals: &CopyTotals, time: Duration) -> Result<()> {
     let mut out = Output::new();
     if context.global.json {
-        out.json(&Summary {
+        out.json(&CopySummary {
             message_type: "summary",
             dry_run,
             snapshots_copied: totals.copied,

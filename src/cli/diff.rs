@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use yester::model::{Kind, Node, escape};
-use yester::query::diff::{self, Action, Change, Options, Other};
+use yester::query::diff::{self, DiffAction, DiffOptions, Difference, Other};
 use yester::repo::tree::TreeReader;
 use yester::{Error, ErrorKind, Result};
 
@@ -78,38 +78,38 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     let other = b.as_ref().map_or(live.clone(), |b| b.path.clone());
     let base = if path(&a.path) == path(&other) { path(&a.path) } else { None };
     let base = base.map(|base| paths::bytes(&base).to_vec()).unwrap_or_default();
-    let mut listing = Listing {
+    let mut listing = DiffPrinter {
         out: Output::new(),
         json: context.global.json,
         patch: args.patch,
         trees: &trees,
         base,
         live: live.clone(),
-        summary: Summary { message_type: "summary", ..Summary::default() },
+        summary: DiffSummary { message_type: "summary", ..DiffSummary::default() },
     };
     let other = match (&after, &live) {
         (Some((after, _)), _) => Other::Tree(after),
         (None, Some(live)) => Other::Live(live, args.read_data),
         (None, None) => return Err(Error::invalid("there is nothing to compare with")),
     };
-    let whole = diff::diff(&trees, &before, other, Options { times: args.times }, &mut |change| listing.show(change))?;
+    let whole = diff::diff(&trees, &before, other, DiffOptions { times: args.times }, &mut |change| listing.show(change))?;
     listing.summary.renames_looked_for = whole && live.is_none();
     listing.end(context.global.quiet)?;
     Ok(Outcome::Done)
 }
 
-struct Listing<'a> {
+struct DiffPrinter<'a> {
     out: Output,
     json: bool,
     patch: bool,
     trees: &'a TreeReader,
     base: Vec<u8>,
     live: Option<PathBuf>,
-    summary: Summary,
+    summary: DiffSummary,
 }
 
 #[derive(Serialize, Default)]
-struct Summary {
+struct DiffSummary {
     message_type: &'static str,
     added: u64,
     removed: u64,
@@ -144,18 +144,18 @@ struct JsonChange<'a> {
     patch: Option<String>,
 }
 
-impl Listing<'_> {
+impl DiffPrinter<'_> {
     fn whole(&self, path: &[u8]) -> Vec<u8> {
         let path = [&self.base, path].concat();
         if path.is_empty() { b"/".to_vec() } else { path }
     }
 
-    fn show(&mut self, change: &Change) -> Result<()> {
+    fn show(&mut self, change: &Difference) -> Result<()> {
         self.count(change);
         let (path, from) = (self.whole(&change.path), change.from.as_ref().map(|from| self.whole(from)));
         let node = change.after.as_ref().or(change.before.as_ref());
         let directory = node.and_then(Node::directory);
-        let below = directory.filter(|_| change.action == Action::Renamed).map(|d| d.descendants);
+        let below = directory.filter(|_| change.action == DiffAction::Renamed).map(|d| d.descendants);
         let patch = if self.patch { self.patch(change, &path)? } else { None };
         let (letter, action) = word(change.action);
         if self.json {
@@ -187,31 +187,31 @@ impl Listing<'_> {
         self.out.bytes(&patch.unwrap_or_default())
     }
 
-    fn count(&mut self, change: &Change) {
+    fn count(&mut self, change: &Difference) {
         let summary = &mut self.summary;
         let size = |node: &Option<Node>| node.as_ref().map_or(0, Node::size);
         let (before, after) = (size(&change.before), size(&change.after));
         let counter = match change.action {
-            Action::Added => &mut summary.added,
-            Action::Removed => &mut summary.removed,
-            Action::Changed => &mut summary.changed,
-            Action::Metadata => &mut summary.metadata,
-            Action::Renamed => &mut summary.renamed,
-            Action::LeftOut => &mut summary.left_out,
+            DiffAction::Added => &mut summary.added,
+            DiffAction::Removed => &mut summary.removed,
+            DiffAction::Changed => &mut summary.changed,
+            DiffAction::Metadata => &mut summary.metadata,
+            DiffAction::Renamed => &mut summary.renamed,
+            DiffAction::LeftOut => &mut summary.left_out,
         };
         *counter += 1;
         match change.action {
-            Action::Added | Action::Removed | Action::Changed => {
+            DiffAction::Added | DiffAction::Removed | DiffAction::Changed => {
                 summary.bytes_added = summary.bytes_added.saturating_add(after);
                 summary.bytes_removed = summary.bytes_removed.saturating_add(before);
             }
-            Action::Metadata | Action::Renamed | Action::LeftOut => {}
+            DiffAction::Metadata | DiffAction::Renamed | DiffAction::LeftOut => {}
         }
     }
 
     /// What changed in a file, as `diff -u` shows it; nothing for what is no file.
-    fn patch(&self, change: &Change, path: &[u8]) -> Result<Option<Vec<u8>>> {
-        if matches!(change.action, Action::Metadata | Action::Renamed | Action::LeftOut) {
+    fn patch(&self, change: &Difference, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        if matches!(change.action, DiffAction::Metadata | DiffAction::Renamed | DiffAction::LeftOut) {
             return Ok(None);
         }
         let file = |node: &Option<Node>| node.as_ref().is_some_and(|node| matches!(node.kind, Kind::File(_)));
@@ -270,7 +270,7 @@ fn text(trees: &TreeReader, node: Option<&Node>, live: Option<&Path>) -> Result<
     Ok((!bytes.contains(&0)).then_some(bytes))
 }
 
-fn unified(before: &[u8], after: &[u8], change: &Change, path: &[u8]) -> Vec<u8> {
+fn unified(before: &[u8], after: &[u8], change: &Difference, path: &[u8]) -> Vec<u8> {
     let diff = similar::TextDiff::from_lines(before, after);
     let name = |side: &str, there: bool| if there { format!("{side}{}", lossy(path)) } else { "/dev/null".to_owned() };
     let (old, new) = (name("a", change.before.is_some()), name("b", change.after.is_some()));
@@ -280,19 +280,19 @@ fn unified(before: &[u8], after: &[u8], change: &Change, path: &[u8]) -> Vec<u8>
     out
 }
 
-fn word(action: Action) -> (char, &'static str) {
+fn word(action: DiffAction) -> (char, &'static str) {
     match action {
-        Action::Added => ('+', "added"),
-        Action::Removed => ('-', "removed"),
-        Action::Changed => ('M', "changed"),
-        Action::Metadata => ('m', "metadata"),
-        Action::Renamed => ('R', "renamed"),
-        Action::LeftOut => ('x', "left_out"),
+        DiffAction::Added => ('+', "added"),
+        DiffAction::Removed => ('-', "removed"),
+        DiffAction::Changed => ('M', "changed"),
+        DiffAction::Metadata => ('m', "metadata"),
+        DiffAction::Renamed => ('R', "renamed"),
+        DiffAction::LeftOut => ('x', "left_out"),
     }
 }
 
 /// What stands behind the path.
-fn remark(change: &Change, below: Option<u64>) -> String {
+fn remark(change: &Difference, below: Option<u64>) -> String {
     let size = |node: &Option<Node>| node.as_ref().filter(|n| matches!(n.kind, Kind::File(_))).map(|n| units::size(n.size()));
     let mut parts: Vec<String> = change.reasons.iter().map(|reason| (*reason).to_owned()).collect();
     match (size(&change.before), size(&change.after)) {

@@ -37,7 +37,7 @@ pub struct ExportArgs {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct ExportSummary {
     message_type: &'static str,
     #[serde(flatten)]
     path: JsonPath,
@@ -79,22 +79,22 @@ pub fn run(context: &Context, args: &ExportArgs) -> Result<Outcome> {
     let made = image::export(&trees, snapshot, position, (out.as_file(), directory), MEMORY, &mut |_| {});
     let made = made.map_err(|e| e.context(&name))?;
     out.persist_noclobber(&file).map_err(|e| cannot(e.error))?;
-    say(context, &Said { file: &file, id, made, seconds: began.elapsed().as_secs_f64() })?;
+    say(context, &ExportMessage { file: &file, id, made, seconds: began.elapsed().as_secs_f64() })?;
     Ok(outcome(&made.losses))
 }
 
-struct Said<'a> {
+struct ExportMessage<'a> {
     file: &'a Path,
     id: String,
     made: Exported,
     seconds: f64,
 }
 
-fn say(context: &Context, said: &Said<'_>) -> Result<()> {
+fn say(context: &Context, said: &ExportMessage<'_>) -> Result<()> {
     let (made, losses) = (&said.made, &said.made.losses);
     let mut out = Output::new();
     if context.global.json {
-        out.json(&Summary {
+        out.json(&ExportSummary {
             message_type: "summary",
             path: JsonPath::new(paths::bytes(said.file)),
             snapshot_id: said.id.clone(),

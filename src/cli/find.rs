@@ -5,8 +5,8 @@ use regex::bytes::RegexBuilder;
 use serde::Serialize;
 use yester::model::patterns::Patterns;
 use yester::model::{Kind, Snapshot, Timestamp};
-use yester::query::find::{self, Query, Told};
-use yester::query::{Set, Version, content};
+use yester::query::find::{self, FindReceiver, Query};
+use yester::query::{EntryVersion, SnapshotSet, content};
 use yester::repo::snapshots;
 use yester::repo::tree::TreeReader;
 use yester::{Error, ErrorKind, Result};
@@ -14,7 +14,7 @@ use yester::{Error, ErrorKind, Result};
 use super::context::{self, Context};
 use super::exit::{self, Outcome};
 use super::output::{JsonPath, Output};
-use super::patterns::Bases;
+use super::patterns::PatternRoots;
 use super::select::Filters;
 use super::{gone, units};
 
@@ -77,7 +77,7 @@ pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
     let trees = context::trees(&repo)?;
     trees.chunks().snapshots_listed();
     let query = args.query(&chosen)?;
-    let mut listing = Listing {
+    let mut listing = FindPrinter {
         out: Output::new(),
         json: context.global.json,
         trees: &trees,
@@ -97,7 +97,7 @@ pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
 
 impl FindArgs {
     fn query(&self, snapshots: &[Snapshot]) -> Result<Query> {
-        let patterns = Bases::new().all(&self.patterns)?;
+        let patterns = PatternRoots::new().all(&self.patterns)?;
         let expression = |text: &String| {
             let built = RegexBuilder::new(text).case_insensitive(self.ignore_case).build();
             built.map_err(|e| Error::invalid(format!("the expression {text:?} cannot be used: {e}")))
@@ -125,7 +125,7 @@ impl FindArgs {
     }
 }
 
-struct Listing<'a> {
+struct FindPrinter<'a> {
     out: Output,
     json: bool,
     trees: &'a TreeReader,
@@ -159,18 +159,18 @@ struct JsonHit {
     ranges: Vec<JsonRange>,
 }
 
-impl Told for Listing<'_> {
-    fn hit(&mut self, path: &[u8], mut versions: Vec<Version>, all: &Set) -> Result<()> {
+impl FindReceiver for FindPrinter<'_> {
+    fn hit(&mut self, path: &[u8], mut versions: Vec<EntryVersion>, all: &SnapshotSet) -> Result<()> {
         if self.deleted && !self.is_deleted(all) {
             return Ok(());
         }
         if self.last {
-            let newest = |version: &Version| {
+            let newest = |version: &EntryVersion| {
                 let snapshot = version.set.iter().filter_map(|at| Some((self.snapshots.get(at)?.time, at))).max();
                 snapshot.map(|(time, at)| ((time, at), at))
             };
             let last = versions.into_iter().filter_map(|version| Some((newest(&version)?, version))).max_by_key(|(at, _)| at.0);
-            versions = last.map(|((_, at), version)| Version { set: Set::one(at), ..version }).into_iter().collect();
+            versions = last.map(|((_, at), version)| EntryVersion { set: SnapshotSet::one(at), ..version }).into_iter().collect();
         }
         versions.iter().try_for_each(|version| self.show(path, version))
     }
@@ -180,9 +180,9 @@ impl Told for Listing<'_> {
     }
 }
 
-impl Listing<'_> {
+impl FindPrinter<'_> {
     /// Whether a series has it somewhere, and not in its newest snapshot.
-    fn is_deleted(&self, all: &Set) -> bool {
+    fn is_deleted(&self, all: &SnapshotSet) -> bool {
         let mut series = self.snapshots.iter().enumerate().collect::<Vec<_>>();
         series.retain(|(at, snapshot)| self.snapshots.get(at + 1).is_none_or(|next| next.series() != snapshot.series()));
         series.iter().any(|(newest, snapshot)| {
@@ -191,7 +191,7 @@ impl Listing<'_> {
         })
     }
 
-    fn show(&mut self, path: &[u8], version: &Version) -> Result<()> {
+    fn show(&mut self, path: &[u8], version: &EntryVersion) -> Result<()> {
         let (node, ranges) = (&version.node, self.ranges(&version.set));
         let short = |at: usize| self.snapshots.get(at).map(|snapshot| snapshot.id.short()).unwrap_or_default();
         if self.json {
@@ -226,7 +226,7 @@ impl Listing<'_> {
     }
 
     /// Rows of snapshots that follow one another in a series: first and last.
-    fn ranges(&self, set: &Set) -> Vec<(usize, usize)> {
+    fn ranges(&self, set: &SnapshotSet) -> Vec<(usize, usize)> {
         let mut out: Vec<(usize, usize)> = Vec::new();
         for at in set.iter() {
             let series = |at: usize| self.snapshots.get(at).map(Snapshot::series);

@@ -9,10 +9,10 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use yester::jobs::config::keys::{Amount, Keep as Rule, Set};
 use yester::maintain::forget::{self, Series};
-use yester::maintain::retention::{Count, GroupBy, Policy, Within};
+use yester::maintain::retention::{GroupBy, KeepCount, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, escape};
 use yester::observe::{Event, Observer};
-use yester::repo::snapshots::{self, Filter};
+use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::repo::times::{self, Received};
 use yester::sys::process;
 use yester::{Error, Result};
@@ -35,7 +35,7 @@ pub struct ForgetArgs {
     #[arg(value_name = "SNAP", conflicts_with = "policy")]
     names: Vec<String>,
     #[command(flatten)]
-    keep: Keep,
+    keep: KeepArgs,
     /// Keep what this set of the configuration file says
     #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "policy"])]
     set: Option<String>,
@@ -65,28 +65,28 @@ pub struct ForgetArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[group(id = "policy", multiple = true)]
 #[command(next_help_heading = "What stays (N: a number, or unlimited)")]
-struct Keep {
+struct KeepArgs {
     /// The N newest
     #[arg(short = 'l', long, value_name = "N")]
-    keep_last: Option<Count>,
+    keep_last: Option<KeepCount>,
     /// Everything this close to the newest: 30d, 1y6m, 36h
     #[arg(long, value_name = "SPAN")]
     keep_within: Option<Within>,
     /// The newest of each of the last N hours that have any
     #[arg(long, value_name = "N")]
-    keep_hourly: Option<Count>,
+    keep_hourly: Option<KeepCount>,
     /// The newest of each of the last N days that have any
     #[arg(short = 'd', long, value_name = "N")]
-    keep_daily: Option<Count>,
+    keep_daily: Option<KeepCount>,
     /// The newest of each of the last N weeks that have any
     #[arg(short = 'w', long, value_name = "N")]
-    keep_weekly: Option<Count>,
+    keep_weekly: Option<KeepCount>,
     /// The newest of each of the last N months that have any
     #[arg(short = 'm', long, value_name = "N")]
-    keep_monthly: Option<Count>,
+    keep_monthly: Option<KeepCount>,
     /// The newest of each of the last N years that have any
     #[arg(short = 'y', long, value_name = "N")]
-    keep_yearly: Option<Count>,
+    keep_yearly: Option<KeepCount>,
     /// The newest of each hour this close to the newest
     #[arg(long, value_name = "SPAN")]
     keep_within_hourly: Option<Within>,
@@ -107,12 +107,12 @@ struct Keep {
     keep_tag: Vec<OsString>,
 }
 
-impl Keep {
+impl KeepArgs {
     /// What the configuration file says of a set.
     fn of_set(set: &Set) -> Result<Self> {
-        let mut keep = Keep::default();
+        let mut keep = KeepArgs::default();
         for (rule, Amount(amount)) in &set.keep {
-            let count = || amount.parse::<Count>().map(Some).map_err(Error::invalid);
+            let count = || amount.parse::<KeepCount>().map(Some).map_err(Error::invalid);
             match rule {
                 Rule::Last => keep.keep_last = count()?,
                 Rule::Hourly => keep.keep_hourly = count()?,
@@ -127,7 +127,7 @@ impl Keep {
     }
 
     fn policy(&self, group_by: GroupBy) -> Policy {
-        let count = |given: Option<Count>| given.unwrap_or_default();
+        let count = |given: Option<KeepCount>| given.unwrap_or_default();
         Policy {
             last: count(self.keep_last),
             hourly: count(self.keep_hourly),
@@ -158,7 +158,7 @@ impl ForgetArgs {
     }
 
     /// What is kept, and of which snapshots: as it was typed, or as the set has it.
-    fn rules(&self, context: &Context) -> Result<(Keep, Filter)> {
+    fn rules(&self, context: &Context) -> Result<(KeepArgs, SnapshotFilter)> {
         let mut filter = self.filters.filter()?;
         let Some(name) = &self.set else { return Ok((self.keep.clone(), filter)) };
         let set = context.set(name)?;
@@ -168,11 +168,11 @@ impl ForgetArgs {
         let host = set.host.as_ref().map_or_else(process::host_name, |host| host.clone().into_bytes());
         filter.hosts = vec![host];
         filter.paths.extend(configured::inputs(set, &[]).iter().map(|input| input.stored().to_vec()));
-        Ok((Keep::of_set(set)?, filter))
+        Ok((KeepArgs::of_set(set)?, filter))
     }
 
     /// Why, for the marks: what was asked for.
-    fn why(&self, keep: &Keep) -> Vec<u8> {
+    fn why(&self, keep: &KeepArgs) -> Vec<u8> {
         if !self.names.is_empty() {
             return b"named".to_vec();
         }
@@ -196,7 +196,7 @@ impl ForgetArgs {
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (keep, filter) = args.rules(context)?;
     let repo = context.open_for(!args.dry_run)?;
-    let snapshots::Found { snapshots: all, damaged, remarks, received, .. } = snapshots::find_all(&repo)?;
+    let snapshots::SnapshotList { snapshots: all, damaged, remarks, received, .. } = snapshots::find_all(&repo)?;
     let damaged: Vec<Error> = damaged.into_iter().map(|(_, e)| e).collect();
     let now = context::now();
     let pinned: HashSet<SnapshotId> = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
@@ -264,7 +264,7 @@ fn by_policy<'a>(
     args: &ForgetArgs,
     policy: Policy,
     all: &'a [Snapshot],
-    filter: &Filter,
+    filter: &SnapshotFilter,
 ) -> Result<(Vec<SnapshotId>, Vec<Series<'a>>)> {
     let zone = TimeZone::system();
     let series = forget::by_policy(all, filter, &policy, &zone, context::now(), args.unsafe_allow_remove_all)?;
@@ -364,12 +364,12 @@ struct JsonSeries {
     token_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paths_b64: Option<Vec<Option<String>>>,
-    keep: Vec<JsonSnapshot>,
-    remove: Vec<JsonSnapshot>,
+    keep: Vec<JsonForgetSnapshot>,
+    remove: Vec<JsonForgetSnapshot>,
 }
 
 #[derive(Serialize)]
-struct JsonSnapshot {
+struct JsonForgetSnapshot {
     id: String,
     short_id: String,
     time: String,
@@ -379,7 +379,7 @@ struct JsonSnapshot {
 }
 
 fn json(series: &Series<'_>) -> JsonSeries {
-    let snapshot = |snapshot: &Snapshot, reasons: &[String]| JsonSnapshot {
+    let snapshot = |snapshot: &Snapshot, reasons: &[String]| JsonForgetSnapshot {
         id: snapshot.id.to_string(),
         short_id: snapshot.id.short(),
         time: units::utc_time(snapshot.time),
@@ -402,7 +402,7 @@ fn json(series: &Series<'_>) -> JsonSeries {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct ForgetSummary {
     message_type: &'static str,
     dry_run: bool,
     snapshots_forgotten: Vec<String>,
@@ -420,7 +420,13 @@ fn summary(
     if context.global.json {
         let snapshots_forgotten = forgotten.iter().map(SnapshotId::to_string).collect();
         let (snapshots_kept, snapshots_failed) = (staying, failed);
-        return out.json(&Summary { message_type: "forgotten", dry_run, snapshots_forgotten, snapshots_kept, snapshots_failed });
+        return out.json(&ForgetSummary {
+            message_type: "forgotten",
+            dry_run,
+            snapshots_forgotten,
+            snapshots_kept,
+            snapshots_failed,
+        });
     }
     if context.global.quiet {
         return Ok(());

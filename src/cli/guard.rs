@@ -28,20 +28,20 @@ const MARK: &str = "--guard";
 const GRACE: Duration = Duration::from_millis(200);
 
 /// The guard of a mount; ends when this is dropped.
-pub struct Guard {
+pub struct MountGuard {
     process: Child,
     to: Option<ChildStdin>,
 }
 
-impl Guard {
+impl MountGuard {
     /// Starts one for this process, which must go on in the thread that calls this. `None` where that is refused: a
     /// mount works without.
-    pub fn start() -> Option<Guard> {
+    pub fn start() -> Option<MountGuard> {
         let mut command = Command::new(std::env::current_exe().ok()?);
         command.arg(MARK).arg(process::id().to_string()).env_clear();
         let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         match started {
-            Ok(mut process) => Some(Guard { to: process.stdin.take(), process }),
+            Ok(mut process) => Some(MountGuard { to: process.stdin.take(), process }),
             Err(e) => {
                 tracing::debug!("no guard for this mount: {e}");
                 None
@@ -61,7 +61,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for MountGuard {
     fn drop(&mut self) {
         drop(self.to.take());
         let _ = self.process.wait();

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use clap::Args;
 use serde::Serialize;
 use yester::model::{Kind, Node, Snapshot};
-use yester::query::history::{self, Run};
-use yester::query::{Set, Version, content};
+use yester::query::history::{self, HistoryRun};
+use yester::query::{EntryVersion, SnapshotSet, content};
 use yester::repo::tree::TreeReader;
 use yester::{Error, ErrorKind, Result};
 
@@ -55,7 +55,7 @@ pub fn run(context: &Context, args: &HistoryArgs) -> Result<Outcome> {
         return Err(Error::new(ErrorKind::NotFound, text));
     }
     let runs = history::runs(&versions, snapshots.len());
-    let mut listing = Listing { out: Output::new(), json: context.global.json, trees: &trees, snapshots: &snapshots };
+    let mut listing = HistoryPrinter { out: Output::new(), json: context.global.json, trees: &trees, snapshots: &snapshots };
     if let Some(command) = &args.bisect {
         listing.bisect(paths::bytes(&path), &runs, command)?;
     } else {
@@ -68,7 +68,7 @@ pub fn run(context: &Context, args: &HistoryArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-struct Listing<'a> {
+struct HistoryPrinter<'a> {
     out: Output,
     json: bool,
     trees: &'a TreeReader,
@@ -98,15 +98,15 @@ struct JsonVersion {
     content: Option<String>,
 }
 
-impl Listing<'_> {
-    fn show(&mut self, path: &[u8], runs: &[Run], named: bool) -> Result<()> {
+impl HistoryPrinter<'_> {
+    fn show(&mut self, path: &[u8], runs: &[HistoryRun], named: bool) -> Result<()> {
         if named && !self.json {
             let mut line = self.out.name(path).into_owned();
             line.push(b'\n');
             self.out.bytes(&line)?;
         }
         let mut number = 0;
-        let mut before: Option<&Run> = None;
+        let mut before: Option<&HistoryRun> = None;
         for run in runs {
             number += usize::from(run.node.is_some());
             self.line(path, run, before, number)?;
@@ -115,7 +115,7 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn line(&mut self, path: &[u8], run: &Run, before: Option<&Run>, number: usize) -> Result<()> {
+    fn line(&mut self, path: &[u8], run: &HistoryRun, before: Option<&HistoryRun>, number: usize) -> Result<()> {
         let node = run.node.as_ref();
         let old = before.and_then(|run| run.node.as_ref());
         let (action, reasons) = match (old, node) {
@@ -152,10 +152,10 @@ impl Listing<'_> {
         self.out.line(&format!("{label:<4} {} {range:<18} {size:>9} {action}{why}", units::local_time(time)))
     }
 
-    fn below(&mut self, path: &[u8], versions: &[Version]) -> Result<()> {
+    fn below(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<()> {
         let (trees, count) = (self.trees, self.snapshots.len());
         let base = if path == b"/" { b"" } else { path };
-        history::below(trees, base, versions, &Set::below(count), &mut |path, versions| {
+        history::below(trees, base, versions, &SnapshotSet::below(count), &mut |path, versions| {
             let runs = history::runs(versions, count);
             // A directory that only holds something else shows by what it holds.
             match runs.as_slice() {
@@ -166,8 +166,8 @@ impl Listing<'_> {
     }
 
     /// Finds the first version that the command calls bad, between the oldest, which must be good, and the newest.
-    fn bisect(&mut self, path: &[u8], runs: &[Run], command: &OsString) -> Result<()> {
-        let files: Vec<(usize, &Run)> = runs.iter().filter(|run| run.node.is_some()).enumerate().collect();
+    fn bisect(&mut self, path: &[u8], runs: &[HistoryRun], command: &OsString) -> Result<()> {
+        let files: Vec<(usize, &HistoryRun)> = runs.iter().filter(|run| run.node.is_some()).enumerate().collect();
         let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(()) };
         if !self.is_bad(last.1, command)? {
             return Err(Error::new(ErrorKind::NotFound, "the command succeeds for the newest version: there is nothing to find"));
@@ -188,7 +188,7 @@ impl Listing<'_> {
         }
     }
 
-    fn is_bad(&self, run: &Run, command: &OsString) -> Result<bool> {
+    fn is_bad(&self, run: &HistoryRun, command: &OsString) -> Result<bool> {
         let Some(Kind::File(content)) = run.node.as_ref().map(|node| &node.kind) else {
             return Err(Error::invalid("--bisect takes a path that is a file in every version"));
         };

@@ -21,7 +21,7 @@ use super::context::Context;
 use super::exit::Outcome;
 use super::output::{Output, note};
 use super::parts::{self, JsonPart};
-use super::patterns::Bases;
+use super::patterns::PatternRoots;
 use super::progress::Display;
 use super::streams::StreamArgs;
 use super::{gone, init, inputs, select, sets, signals, units};
@@ -254,7 +254,7 @@ impl IngestArgs {
             skip_if_unchanged: self.skip_if_unchanged,
             count_ahead: !self.no_scan,
             dry_run: self.dry_run,
-            changed_is_ok: Bases::new().all(&self.changed_is_ok)?,
+            changed_is_ok: PatternRoots::new().all(&self.changed_is_ok)?,
             ..default
         })
     }
@@ -262,7 +262,7 @@ impl IngestArgs {
 
 impl ExcludeArgs {
     fn options(&self) -> Result<Exclude> {
-        let bases = Bases::new();
+        let bases = PatternRoots::new();
         // What is typed can take back what files say: of those that match the last one counts.
         let mut patterns = Vec::new();
         for file in &self.exclude_file {
@@ -318,7 +318,7 @@ fn text(report: &IngestReport, time: Duration, dry_run: bool) -> String {
 
 /// Names and units are restic's where it has the same thing.
 #[derive(Serialize)]
-struct Summary {
+struct IngestSummary {
     message_type: &'static str,
     dry_run: bool,
     committed: bool,
@@ -346,10 +346,10 @@ struct Summary {
     total_duration: f64,
 }
 
-fn summary(report: &IngestReport, time: Duration, dry_run: bool) -> Summary {
+fn summary(report: &IngestReport, time: Duration, dry_run: bool) -> IngestSummary {
     let snapshot = &report.snapshot;
     let s = &snapshot.statistics;
-    Summary {
+    IngestSummary {
         message_type: "summary",
         dry_run,
         committed: report.committed,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
-use yester::jobs::credential::{self, New, Origin};
+use yester::jobs::credential::{self, CredentialOrigin, New};
 use yester::jobs::foreign;
 use yester::repo::Repository;
 use yester::storage::directory::DirectoryStorage;
@@ -16,7 +16,7 @@ use super::carry::carry;
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{JsonPath, Output, lossy, note};
-use super::place::Place;
+use super::place::NamedRepository;
 use super::{log, paths};
 
 /// Make a repository
@@ -27,7 +27,7 @@ use super::{log, paths};
 pub struct InitArgs {}
 
 /// A repository that was made, and with which key file.
-struct Made {
+struct CreatedRepository {
     repo: Arc<Repository>,
     key_file: Option<PathBuf>,
 }
@@ -88,7 +88,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     Ok(made.repo)
 }
 
-impl Made {
+impl CreatedRepository {
     fn advice(&self) -> Vec<String> {
         let Some(file) = self.key_file.as_deref().map(paths::shown) else {
             return vec![
@@ -104,7 +104,7 @@ impl Made {
         ]
     }
 
-    fn json(&self, place: &Place) -> Initialized {
+    fn json(&self, place: &NamedRepository) -> Initialized {
         Initialized {
             message_type: "initialized",
             id: self.repo.id().to_string(),
@@ -115,7 +115,7 @@ impl Made {
 }
 
 /// Makes a repository at `place`; `key_file` is what to use when the user gave nothing.
-fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<Made> {
+fn make(context: &Context, place: &NamedRepository, key_file: Option<PathBuf>) -> Result<CreatedRepository> {
     // Before any question is asked and any key made.
     match place.local() {
         Some(path) => check_free(path)?,
@@ -124,7 +124,7 @@ fn make(context: &Context, place: &Place, key_file: Option<PathBuf>) -> Result<M
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
     let storage = context.new_storage(place)?;
     let repo = Repository::init(storage, &credential, &context::init_options())?.reporting_to(&log::reports());
-    Ok(Made { repo: Arc::new(repo), key_file })
+    Ok(CreatedRepository { repo: Arc::new(repo), key_file })
 }
 
 fn check_free(path: &Path) -> Result<()> {
@@ -140,7 +140,7 @@ fn check_free(path: &Path) -> Result<()> {
 }
 
 /// As [`check_free`], on another machine: what is in the way is a repository with something in it.
-fn check_free_elsewhere(context: &Context, place: &Place) -> Result<()> {
+fn check_free_elsewhere(context: &Context, place: &NamedRepository) -> Result<()> {
     match context.storage(place) {
         Err(e) if e.kind() == ErrorKind::NoRepository => Ok(()),
         Err(e) => Err(e),
@@ -152,8 +152,8 @@ fn check_free_elsewhere(context: &Context, place: &Place) -> Result<()> {
 }
 
 /// The credential of a new repository, and the key file that holds it.
-fn new_credential(context: &Context, place: &Place, default: Option<PathBuf>) -> Result<New> {
-    let origin = context.given()?.or(default.map(Origin::KeyFile));
+fn new_credential(context: &Context, place: &NamedRepository, default: Option<PathBuf>) -> Result<New> {
+    let origin = context.given()?.or(default.map(CredentialOrigin::KeyFile));
     if origin.is_none() && !credential::can_ask() {
         let text = "a new repository needs a key and there is no terminal to ask on: give --key-file (made if it does \
                     not exist), --password-file or --password-command, or set YESTER_PASSWORD";

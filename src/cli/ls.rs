@@ -33,7 +33,7 @@ pub struct LsArgs {
 }
 
 /// How entries are shown.
-struct Listing<'a> {
+struct LsPrinter<'a> {
     out: Output,
     json: bool,
     long: bool,
@@ -54,7 +54,7 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<Outcome> {
     let mut path: Vec<u8> = names.iter().flat_map(|name| [b"/", *name].concat()).collect();
     let json = context.global.json;
     let whole_paths = args.recursive || node.directory().is_none();
-    let mut listing = Listing { out: Output::new(), json, long: args.long, whole_paths, owners: &snapshot.owners };
+    let mut listing = LsPrinter { out: Output::new(), json, long: args.long, whole_paths, owners: &snapshot.owners };
     match node.directory() {
         Some(directory) => walk(&reader, *directory, &mut path, args.recursive, &mut listing)?,
         None => listing.show(&path, &node)?,
@@ -68,7 +68,7 @@ pub fn run(context: &Context, args: &LsArgs) -> Result<Outcome> {
 
 /// Shows the entries of `directory`, whose path is `path`, in the order of their names; with `deep` also what is below
 /// them. In memory is one entry a level.
-fn walk(reader: &TreeReader, directory: Directory, path: &mut Vec<u8>, deep: bool, listing: &mut Listing<'_>) -> Result<()> {
+fn walk(reader: &TreeReader, directory: Directory, path: &mut Vec<u8>, deep: bool, listing: &mut LsPrinter<'_>) -> Result<()> {
     let first = |directory: &Directory| reader.entry_number(directory, 0);
     let mut levels: Vec<(Directory, Option<Entry>, usize)> = vec![(directory, first(&directory)?, path.len())];
     while let Some((directory, next, parent_len)) = levels.last_mut() {
@@ -88,7 +88,7 @@ fn walk(reader: &TreeReader, directory: Directory, path: &mut Vec<u8>, deep: boo
     Ok(())
 }
 
-impl Listing<'_> {
+impl LsPrinter<'_> {
     fn show(&mut self, path: &[u8], node: &Node) -> Result<()> {
         if self.json {
             return self.out.json(&json(path, node, self.owners));

@@ -32,7 +32,7 @@ pub struct ManArgs {
 }
 
 #[derive(Serialize)]
-struct Written {
+struct JsonManWritten {
     message_type: &'static str,
     #[serde(flatten)]
     path: JsonPath,
@@ -54,7 +54,7 @@ pub fn run(context: &Context, args: &ManArgs) -> Result<Outcome> {
     let mut out = Output::new();
     if context.global.json {
         let path = JsonPath::new(paths::bytes(&directory));
-        out.json(&Written { message_type: "manual", path, pages: pages.len() })?;
+        out.json(&JsonManWritten { message_type: "manual", path, pages: pages.len() })?;
     } else if !context.global.quiet {
         out.line(&format!("wrote {} pages to {}", pages.len(), paths::shown(&directory)))?;
     }

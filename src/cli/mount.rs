@@ -17,7 +17,7 @@ use yester::{Error, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
-use super::guard::Guard;
+use super::guard::MountGuard;
 use super::output::{JsonPath, Output, lossy};
 use super::select::{Chooser, Filters, Spec};
 use super::{background, gone, log, paths, units};
@@ -55,7 +55,7 @@ pub struct MountArgs {
 }
 
 /// What was typed, understood.
-struct Plan {
+struct MountPlan {
     mountpoint: PathBuf,
     /// What is mounted, where that is not everything.
     what: Option<Spec>,
@@ -64,7 +64,7 @@ struct Plan {
 }
 
 #[derive(Serialize)]
-struct Mounted {
+struct JsonMounted {
     message_type: &'static str,
     #[serde(flatten)]
     path: JsonPath,
@@ -123,7 +123,7 @@ fn serve_in_background(context: &Context, args: &MountArgs) -> Result<()> {
 }
 
 impl MountArgs {
-    fn plan(&self, context: &Context) -> Result<Plan> {
+    fn plan(&self, context: &Context) -> Result<MountPlan> {
         let (what, mountpoint) = match self.places.as_slice() {
             [mountpoint] => (None, mountpoint),
             [what, mountpoint] => (Some(Spec::parse(what)?), mountpoint),
@@ -144,13 +144,18 @@ impl MountArgs {
             avoid: context.place()?.local().map(Path::to_owned).into_iter().collect(),
         };
         let mountpoint = paths::absolute(Path::new(mountpoint))?;
-        Ok(Plan { mountpoint, what, filters: self.filters.clone(), options })
+        Ok(MountPlan { mountpoint, what, filters: self.filters.clone(), options })
     }
 }
 
 /// Mounts the repository and serves until somebody unmounts; SIGINT and SIGTERM are requests to do so.
 /// `ready` is called when the mount answers, with what there is to say of the repository.
-fn serve(context: &Context, repo: Repository, plan: &Plan, ready: impl FnOnce(&Shutdown, Option<String>) + Send) -> Result<()> {
+fn serve(
+    context: &Context,
+    repo: Repository,
+    plan: &MountPlan,
+    ready: impl FnOnce(&Shutdown, Option<String>) + Send,
+) -> Result<()> {
     yester::sys::process::return_large_blocks();
     let place = context.place()?;
     let repo = Arc::new(context.with_cache(&place, repo));
@@ -170,7 +175,7 @@ fn serve(context: &Context, repo: Repository, plan: &Plan, ready: impl FnOnce(&S
     drop(chooser);
     options.avoid.extend(context.cache(repo.id()));
     // Before the connection is there, so that it does not share it.
-    let mut guard = Guard::start();
+    let mut guard = MountGuard::start();
     let served = mount(&repo, &options, &plan.mountpoint, &shutdown, || {
         guard.iter_mut().for_each(|guard| guard.watch(&plan.mountpoint));
         tracing::info!("mounted {} at {}", place.shown(), paths::shown(&plan.mountpoint));
@@ -187,7 +192,7 @@ fn say(context: &Context, mountpoint: &Path, pid: u32, log: Option<&Path>) -> Re
     let mut out = Output::new();
     if context.global.json {
         let log = log.map(|log| lossy(paths::bytes(log)));
-        out.json(&Mounted { message_type: "mounted", path: JsonPath::new(paths::bytes(mountpoint)), pid, log })?;
+        out.json(&JsonMounted { message_type: "mounted", path: JsonPath::new(paths::bytes(mountpoint)), pid, log })?;
     } else if !context.global.quiet {
         let shown = paths::shown(mountpoint);
         out.line(&format!("mounted at {shown} (take it away with: yester umount {shown})"))?;

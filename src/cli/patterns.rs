@@ -17,21 +17,21 @@ Patterns:
   yester ingest -n -v PATH -e PATTERN shows what a pattern does, and stores nothing.";
 
 /// Where relative beginnings of patterns lead.
-pub struct Bases {
+pub struct PatternRoots {
     /// The working directory.
     pub here: Option<PathBuf>,
     /// The user's home directory.
     pub home: Option<PathBuf>,
 }
 
-impl Bases {
+impl PatternRoots {
     /// Those of this process.
     pub fn new() -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        Bases { here: std::env::current_dir().ok(), home }
+        PatternRoots { here: std::env::current_dir().ok(), home }
     }
 
-    /// All of `patterns`, each as [`Bases::resolve`] has it.
+    /// All of `patterns`, each as [`PatternRoots::resolve`] has it.
     pub fn all(&self, patterns: &[String]) -> Result<Vec<String>> {
         patterns.iter().map(|pattern| self.resolve(pattern)).collect()
     }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn beginnings_are_put_in() {
-        let bases = Bases { here: Some("/here/a[b]".into()), home: Some("/home/me".into()) };
+        let bases = PatternRoots { here: Some("/here/a[b]".into()), home: Some("/home/me".into()) };
         let of = |pattern: &str| bases.resolve(pattern).unwrap();
         assert_eq!(of("./cache"), "/here/a[[]b[]]/cache");
         assert_eq!(of("../t/x"), "/here/t/x");
@@ -98,7 +98,7 @@ mod tests {
         for bad in ["$X/y", "${TMPDIR}/y"] {
             assert!(bases.resolve(bad).unwrap_err().to_string().contains("$HOME"), "{bad}");
         }
-        let nowhere = Bases { here: None, home: None };
+        let nowhere = PatternRoots { here: None, home: None };
         assert!(nowhere.resolve("~/x").is_err() && nowhere.resolve("./x").is_err());
     }
 }

@@ -8,7 +8,7 @@ use yester::{Error, Result};
 
 /// The user's directories of yester; `None` where neither HOME nor the XDG variable says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct UserDirectories {
     data: Option<PathBuf>,
     config: Option<PathBuf>,
     state: Option<PathBuf>,
@@ -17,14 +17,14 @@ pub struct Places {
 
 /// A repository, as it was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct NamedRepository {
     /// Where it is.
     pub location: Location,
     /// Nobody named it: it is the user's default one, which `ingest` may make.
     pub implied: bool,
 }
 
-impl Place {
+impl NamedRepository {
     /// Its directory, if it is on this machine.
     pub fn local(&self) -> Option<&Path> {
         self.location.local()
@@ -41,7 +41,7 @@ impl Place {
     }
 }
 
-impl Places {
+impl UserDirectories {
     /// The places that the variables of `get` lead to. As the XDG rules ask, what is not absolute is ignored.
     pub fn new(get: impl Fn(&str) -> Option<OsString>) -> Self {
         let absolute = |name: &str| get(name).map(PathBuf::from).filter(|p| p.is_absolute());
@@ -50,7 +50,7 @@ impl Places {
             let base = absolute(variable).or_else(|| home.as_ref().map(|h| h.join(below)))?;
             Some(base.join("yester"))
         };
-        Places {
+        UserDirectories {
             data: place("XDG_DATA_HOME", ".local/share"),
             config: place("XDG_CONFIG_HOME", ".config"),
             state: place("XDG_STATE_HOME", ".local/state"),
@@ -80,15 +80,15 @@ impl Places {
     }
 
     /// The repository that `name` means; without one, the default.
-    pub fn find(&self, name: Option<&OsStr>) -> Result<Place> {
+    pub fn find(&self, name: Option<&OsStr>) -> Result<NamedRepository> {
         match name {
-            None => Ok(Place { location: Location::Local(self.repository()?), implied: true }),
-            Some(name) => Ok(Place { location: location::parse(name)?, implied: false }),
+            None => Ok(NamedRepository { location: Location::Local(self.repository()?), implied: true }),
+            Some(name) => Ok(NamedRepository { location: location::parse(name)?, implied: false }),
         }
     }
 
     /// Whether `place` is the default repository, named or not.
-    pub fn is_default(&self, place: &Place) -> bool {
+    pub fn is_default(&self, place: &NamedRepository) -> bool {
         place.implied || self.repository().is_ok_and(|path| place.local() == Some(&path))
     }
 }
@@ -99,8 +99,8 @@ mod tests {
 
     use super::*;
 
-    fn places(variables: &[(&str, &str)]) -> Places {
-        Places::new(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+    fn places(variables: &[(&str, &str)]) -> UserDirectories {
+        UserDirectories::new(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
     }
 
     #[test]

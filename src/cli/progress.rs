@@ -38,14 +38,14 @@ pub fn can_ask() -> bool {
 
 /// Shows events.
 pub struct Display {
-    shared: Arc<Shared>,
+    shared: Arc<DisplayShared>,
     ticker: Mutex<Option<Ticker>>,
 }
 
 /// What ends the thread that draws, and the thread.
 type Ticker = (Sender<()>, JoinHandle<()>);
 
-struct Shared {
+struct DisplayShared {
     bar: Option<ProgressBar>,
     json: bool,
     quiet: bool,
@@ -54,10 +54,10 @@ struct Shared {
     /// Names are escaped in a list that is read on a terminal.
     escaped: bool,
     listing: bool,
-    state: Mutex<State>,
+    state: Mutex<DisplayState>,
 }
 
-struct State {
+struct DisplayState {
     status: Status,
     /// Lines for standard output that were not written yet.
     waiting: Vec<u8>,
@@ -87,14 +87,14 @@ impl Display {
     /// A display after the options. The bar is there only when standard error is a terminal.
     pub fn new(global: &Global) -> Self {
         let wanted = std::io::stderr().is_terminal() && !global.quiet && !global.json;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(DisplayShared {
             bar: wanted.then(|| ProgressBar::no_length().with_style(style(SPINNER))),
             json: global.json,
             quiet: global.quiet,
             status: global.json && !global.quiet,
             escaped: std::io::stdout().is_terminal(),
             listing: global.verbose > 0,
-            state: Mutex::new(State { status: Status::new(), waiting: Vec::new() }),
+            state: Mutex::new(DisplayState { status: Status::new(), waiting: Vec::new() }),
         });
         let display = Display { shared, ticker: Mutex::new(None) };
         display.resume();
@@ -174,8 +174,8 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl DisplayShared {
+    fn state(&self) -> MutexGuard<'_, DisplayState> {
         self.state.lock()
     }
 
@@ -208,7 +208,7 @@ impl Shared {
     }
 
     /// Writes what waits to standard output.
-    fn flush(&self, state: &mut State) {
+    fn flush(&self, state: &mut DisplayState) {
         if state.waiting.is_empty() {
             return;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 use yester::jobs::runs;
-use yester::maintain::prune::{Plan, Prune, PruneOptions, Report, Tally, Unused, open_sessions};
+use yester::maintain::prune::{Prune, PruneOptions, PrunePlan, Report, Tally, Unused, open_sessions};
 use yester::model::{PackId, Run, SnapshotId};
 use yester::repo::Repository;
 use yester::storage::Name;
@@ -184,7 +184,7 @@ fn packs(tally: Tally) -> String {
     format!("{}, {}", units::counted(tally.count, "pack", "packs"), units::size(tally.bytes))
 }
 
-fn text(out: &mut Output, plan: &Plan, dry_run: bool) -> Result<()> {
+fn text(out: &mut Output, plan: &PrunePlan, dry_run: bool) -> Result<()> {
     let live = units::counted(plan.live, "snapshot", "snapshots");
     out.line(&format!("{} for {live}", packs(plan.packs)))?;
     for (tally, what) in [(plan.marked, "left by an earlier prune"), (plan.dead, "not needed")] {
@@ -264,7 +264,7 @@ struct Planned {
     bytes_freed: u64,
 }
 
-fn planned(plan: &Plan, dry_run: bool) -> Planned {
+fn planned(plan: &PrunePlan, dry_run: bool) -> Planned {
     Planned {
         message_type: "plan",
         dry_run,
@@ -286,7 +286,7 @@ fn planned(plan: &Plan, dry_run: bool) -> Planned {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct PruneSummary {
     message_type: &'static str,
     bytes_freed: u64,
     bytes_announced: u64,
@@ -303,8 +303,8 @@ struct Summary {
     total_duration: f64,
 }
 
-fn summary(report: &Report, plan: &Plan, time: Duration) -> Summary {
-    Summary {
+fn summary(report: &Report, plan: &PrunePlan, time: Duration) -> PruneSummary {
+    PruneSummary {
         message_type: "summary",
         bytes_freed: report.freed(),
         bytes_announced: plan.freed,

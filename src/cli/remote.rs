@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use yester::jobs::credential::Token;
+use yester::jobs::credential::ServerToken;
 use yester::remote::client::RemoteOptions;
 use yester::remote::rate::Limit;
 use yester::remote::s3::credentials::S3Options;
@@ -93,7 +93,7 @@ fn store_options(args: &RemoteArgs) -> S3Options {
 }
 
 /// What the options and the environment say; an option beats every variable.
-pub fn options(global: &Global, token: Option<Token>) -> Result<RemoteOptions> {
+pub fn options(global: &Global, token: Option<ServerToken>) -> Result<RemoteOptions> {
     let args = &global.remote;
     let default = RemoteOptions::default();
     let mut trust = Trust { fingerprint: None, authorities: args.cacert.clone() };

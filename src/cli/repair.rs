@@ -124,7 +124,7 @@ fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
 }
 
 #[derive(Serialize)]
-struct JsonObjects {
+struct JsonRemovedObjects {
     message_type: &'static str,
     dry_run: bool,
     removed: Vec<String>,
@@ -139,7 +139,7 @@ fn objects(context: &Context, dry_run: bool) -> Result<Outcome> {
     let names = |list: &[(Name, Error)]| list.iter().map(|(name, _)| name.to_string()).collect();
     if context.global.json {
         let (removed, renewed, left) = (names(&done.removed), names(&done.renewed), names(&done.left));
-        out.json(&JsonObjects { message_type: "repair_objects", dry_run, removed, renewed, left })?;
+        out.json(&JsonRemovedObjects { message_type: "repair_objects", dry_run, removed, renewed, left })?;
     } else if !context.global.quiet {
         let (removed, renewed) = if dry_run { ("would remove", "would write anew") } else { ("removed", "wrote anew") };
         for (what, list) in [(removed, &done.removed), (renewed, &done.renewed)] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use yester::jobs::guards::{self, Guard};
+use yester::jobs::guards::{self, ServiceGuard};
 use yester::jobs::runs;
 use yester::model::Run;
 use yester::repo::Repository;
@@ -20,7 +20,7 @@ use yester::{Error, Result};
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::Output;
-use super::patterns::Bases;
+use super::patterns::PatternRoots;
 use super::progress::Display;
 use super::select::{Chooser, Filters, Spec};
 use super::{gone, paths, progress, restore_set, signals, units};
@@ -45,8 +45,8 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "PART", requires = "set")]
     pub part: Vec<String>,
     /// When an entry that is there already is replaced
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::IfChanged)]
-    overwrite: When,
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ReplaceWhen::IfChanged)]
+    overwrite: ReplaceWhen,
     /// Remove what is in the restored directories and not in the snapshot
     ///
     /// Never removed is what the snapshot could not have had: what was excluded, what is in directories that could not be
@@ -85,10 +85,10 @@ pub struct RestoreArgs {
     no_space_check: bool,
     /// Refuse (exit code 13) while this is alive: tcp://HOST:PORT, unix:PATH, pidfile:PATH, unit:NAME, mounted:PATH, busy:PATH
     #[arg(long, value_name = "GUARD")]
-    pub refuse_while: Vec<Guard>,
+    pub refuse_while: Vec<ServiceGuard>,
     /// Restore though this guard of --refuse-while is alive
     #[arg(long, value_name = "GUARD")]
-    pub even_while_alive: Vec<Guard>,
+    pub even_while_alive: Vec<ServiceGuard>,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
@@ -101,7 +101,7 @@ pub struct RestoreArgs {
 
 /// When what is there already is replaced.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum When {
+enum ReplaceWhen {
     /// When its size or time differs
     IfChanged,
     /// When its content differs, whatever its size and time say
@@ -210,12 +210,12 @@ impl RestoreArgs {
     /// How it is restored.
     pub fn options(&self, context: &Context) -> Result<RestoreOptions> {
         let overwrite = match self.overwrite {
-            When::IfChanged => Overwrite::IfChanged,
-            When::Always => Overwrite::Always,
-            When::IfNewer => Overwrite::IfNewer,
-            When::Never => Overwrite::Never,
+            ReplaceWhen::IfChanged => Overwrite::IfChanged,
+            ReplaceWhen::Always => Overwrite::Always,
+            ReplaceWhen::IfNewer => Overwrite::IfNewer,
+            ReplaceWhen::Never => Overwrite::Never,
         };
-        let bases = Bases::new();
+        let bases = PatternRoots::new();
         Ok(RestoreOptions {
             overwrite,
             delete: self.delete,
@@ -277,7 +277,7 @@ fn text(report: &RestoreReport, time: Duration, dry_run: bool) -> String {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct RestoreSummary {
     message_type: &'static str,
     dry_run: bool,
     files_restored: u64,
@@ -297,8 +297,8 @@ struct Summary {
     total_duration: f64,
 }
 
-fn summary(report: &RestoreReport, time: Duration, dry_run: bool) -> Summary {
-    Summary {
+fn summary(report: &RestoreReport, time: Duration, dry_run: bool) -> RestoreSummary {
+    RestoreSummary {
         message_type: "summary",
         dry_run,
         files_restored: report.files,

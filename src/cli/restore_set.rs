@@ -8,8 +8,8 @@ use serde::Serialize;
 use yester::jobs::back::Back;
 use yester::jobs::config::check::{self, Programs};
 use yester::jobs::config::keys::{Set, StreamKeys, When};
-use yester::jobs::guards::{self, Guard};
-use yester::jobs::hooks::Step;
+use yester::jobs::guards::{self, ServiceGuard};
+use yester::jobs::hooks::HookRun;
 use yester::jobs::runs::{self, Logged};
 use yester::model::{Kind, Part, Run, Snapshot, escape};
 use yester::repo::Repository;
@@ -30,7 +30,7 @@ use super::{configured, gone, paths, select, signals};
 const PATHS: &str = "paths";
 
 /// What a restore of a set does.
-struct Way<'a> {
+struct SetRestore<'a> {
     context: &'a Context,
     args: &'a RestoreArgs,
     snapshot: Arc<Snapshot>,
@@ -47,10 +47,10 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome>
     gone::warn(context, &repo)?;
     let snapshot = Arc::new(chosen(context, &repo, args, name)?);
     let set = set_of(context, &snapshot, name)?;
-    let refuse = set.restore.refuse_while.iter().map(|guard| guard.parse::<Guard>().map_err(Error::invalid));
+    let refuse = set.restore.refuse_while.iter().map(|guard| guard.parse::<ServiceGuard>().map_err(Error::invalid));
     let refuse = refuse.chain(args.refuse_while.iter().cloned().map(Ok)).collect::<Result<Vec<_>>>()?;
     let target = args.target()?;
-    let way = Way {
+    let way = SetRestore {
         context,
         args,
         snapshot,
@@ -139,7 +139,7 @@ fn set_of(context: &Context, snapshot: &Snapshot, name: &str) -> Result<Set> {
     }
 }
 
-impl Way<'_> {
+impl SetRestore<'_> {
     fn wants(&self, part: &str) -> bool {
         self.args.part.is_empty() || self.args.part.iter().any(|wanted| wanted == part)
     }
@@ -175,7 +175,7 @@ impl Way<'_> {
         &self,
         display: &Arc<Display>,
         logged: &Arc<Logged>,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<HookRun>,
     ) -> Result<(Option<RestoreReport>, Option<String>)> {
         let stop = signals::stop_flag()?;
         let report = self.files(display, logged)?;
@@ -289,7 +289,7 @@ struct Announced<'a> {
     dry_run: bool,
 }
 
-fn failure(step: &Step) -> Option<String> {
+fn failure(step: &HookRun) -> Option<String> {
     let failure = step.failure.as_ref()?;
     Some(format!("{} failed: {failure}; what comes after it was not run", escape(step.name.as_bytes())))
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use yester::model::{Snapshot, Timestamp, escape};
 use yester::query::history;
 use yester::repo::Repository;
-use yester::repo::snapshots::{self, Filter};
+use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::repo::tree::TreeReader;
 use yester::{Error, ErrorKind, Result};
 
@@ -39,9 +39,9 @@ impl Filters {
     }
 
     /// The library's filter.
-    pub fn filter(&self) -> Result<Filter> {
+    pub fn filter(&self) -> Result<SnapshotFilter> {
         let absolute = |path: &PathBuf| paths::absolute(path).map(|p| paths::bytes(&p).to_vec());
-        Ok(Filter {
+        Ok(SnapshotFilter {
             hosts: self.hosts.iter().map(|h| h.as_bytes().to_vec()).collect(),
             tags: self.tags.iter().map(|set| tags(set)).collect(),
             paths: self.paths.iter().map(absolute).collect::<Result<_>>()?,
@@ -97,7 +97,7 @@ pub fn snapshot(context: &Context, repo: &Repository, name: &str, filters: &Filt
 
 /// The snapshots among which a name is looked for.
 pub struct Chooser {
-    filter: Filter,
+    filter: SnapshotFilter,
     /// All, oldest first.
     all: Vec<Snapshot>,
     /// What could not be read of others.
@@ -202,7 +202,7 @@ impl Chooser {
 
     /// Refuses filters that no snapshot passes.
     pub fn require_some(&self) -> Result<()> {
-        let Filter { hosts, tags, paths } = &self.filter;
+        let SnapshotFilter { hosts, tags, paths } = &self.filter;
         let filtered = !(hosts.is_empty() && tags.is_empty() && paths.is_empty());
         match self.newest_first(None, None).next() {
             None if filtered && !self.all.is_empty() => Err(self.none("these filters", None)),

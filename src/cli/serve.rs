@@ -14,7 +14,7 @@ use yester::remote::protocol::{Capability, RepositoryName};
 use yester::remote::tls::Fingerprint;
 use yester::remote::tokens::{Grant, Token};
 use yester::serve::objects::limits::Limits;
-use yester::serve::objects::{ServeOptions, StdioOptions, Stop, listen, own_certificate, serve_stdio, tokens};
+use yester::serve::objects::{ServeOptions, ServerStop, StdioOptions, listen, own_certificate, serve_stdio, tokens};
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
@@ -189,7 +189,7 @@ fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
         limits,
     };
     let server = listen(options)?;
-    let stop = Stop::default();
+    let stop = ServerStop::default();
     let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
     let (handle, trigger) = (signals.handle(), stop.clone());
     let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.stop()));

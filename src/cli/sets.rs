@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use yester::Result;
-use yester::ingest::{IngestReport, Still};
+use yester::ingest::{FreezeHooks, IngestReport};
 use yester::jobs::config::keys::Set;
 use yester::jobs::hooks::Runner;
 use yester::jobs::runs::{self, Logged};
@@ -61,9 +61,9 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
 }
 
 /// What makes the source of a set stand still.
-fn still(runner: &Arc<Runner>, display: &Arc<Logged>) -> Still {
+fn still(runner: &Arc<Runner>, display: &Arc<Logged>) -> FreezeHooks {
     let (freezes, thaws, display) = (runner.clone(), runner.clone(), display.clone());
-    Still {
+    FreezeHooks {
         freeze: Arc::new(move || freezes.run("freeze")),
         thaw: Arc::new(move || {
             if let Err(e) = thaws.run("thaw") {

@@ -33,7 +33,7 @@ pub struct SnapshotsArgs {
 pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
     let repo = context.open()?;
-    let repo_snapshots::Found { snapshots: all, damaged, remarks, received, .. } = repo_snapshots::find_all(&repo)?;
+    let repo_snapshots::SnapshotList { snapshots: all, damaged, remarks, received, .. } = repo_snapshots::find_all(&repo)?;
     let damaged: Vec<yester::Error> = damaged.into_iter().map(|(_, e)| e).collect();
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
     let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX), &received);
@@ -56,11 +56,11 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
 }
 
 /// Snapshots by host, given paths and the token that put them.
-type Series<'a> = BTreeMap<((&'a [u8], &'a [Vec<u8>]), Option<&'a str>), Vec<&'a Snapshot>>;
+type SnapshotsBySeries<'a> = BTreeMap<((&'a [u8], &'a [Vec<u8>]), Option<&'a str>), Vec<&'a Snapshot>>;
 
 /// Parts snapshots (oldest first) into their series and keeps the newest of each.
-fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize, received: &'a Received) -> Series<'a> {
-    let mut series: Series<'a> = BTreeMap::new();
+fn by_series<'a>(snapshots: &[&'a Snapshot], latest: usize, received: &'a Received) -> SnapshotsBySeries<'a> {
+    let mut series: SnapshotsBySeries<'a> = BTreeMap::new();
     for snapshot in snapshots {
         series.entry((snapshot.series(), times::by(received, snapshot.id))).or_default().push(snapshot);
     }
@@ -84,7 +84,7 @@ fn differs(snapshot: &Snapshot, received: Timestamp) -> bool {
 /// `tokens`: the repository has snapshots of several.
 fn text(
     out: &mut Output,
-    series: &Series<'_>,
+    series: &SnapshotsBySeries<'_>,
     (received, tokens): (&Received, bool),
     remarks: &AllRemarks,
     quiet: bool,

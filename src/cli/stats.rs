@@ -4,7 +4,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use yester::Result;
-use yester::maintain::stats::{Chunks, Objects, Stats, stats};
+use yester::maintain::stats::{ChunkTotals, Objects, Stats, stats};
 use yester::model::Snapshot;
 use yester::repo::{Repository, snapshots};
 
@@ -67,7 +67,7 @@ fn table(counted: &Stats) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     let times = |what: &str, ratio: Option<f64>| ratio.map(|ratio| format!("{what} {ratio:.2} to 1"));
-    let chunks = |chunks: &Chunks, many| format!("{} {many}", units::count(chunks.count));
+    let chunks = |chunks: &ChunkTotals, many| format!("{} {many}", units::count(chunks.count));
     let objects = |objects: &Objects, one, many| units::counted(objects.count, one, many);
     let snapshots = units::counted(counted.snapshots, "snapshot", "snapshots");
     let files = units::counted(counted.files, "file", "files");
@@ -108,11 +108,11 @@ struct JsonStats {
     compression_ratio: Option<f64>,
     data: JsonChunks,
     trees: JsonChunks,
-    data_packs: JsonObjects,
-    tree_packs: JsonObjects,
-    unused_packs: JsonObjects,
-    index_segments: JsonObjects,
-    other_objects: JsonObjects,
+    data_packs: JsonObjectTotals,
+    tree_packs: JsonObjectTotals,
+    unused_packs: JsonObjectTotals,
+    index_segments: JsonObjectTotals,
+    other_objects: JsonObjectTotals,
     repository_size: u64,
 }
 
@@ -124,14 +124,14 @@ struct JsonChunks {
 }
 
 #[derive(Serialize)]
-struct JsonObjects {
+struct JsonObjectTotals {
     count: u64,
     size: u64,
 }
 
 fn json(counted: &Stats) -> JsonStats {
-    let chunks = |c: Chunks| JsonChunks { chunks: c.count, uncompressed_size: c.plain, stored_size: c.stored };
-    let objects = |o: Objects| JsonObjects { count: o.count, size: o.bytes };
+    let chunks = |c: ChunkTotals| JsonChunks { chunks: c.count, uncompressed_size: c.plain, stored_size: c.stored };
+    let objects = |o: Objects| JsonObjectTotals { count: o.count, size: o.bytes };
     JsonStats {
         message_type: "stats",
         snapshots_count: counted.snapshots,

@@ -20,7 +20,7 @@ pub struct UnlockArgs {
 }
 
 #[derive(Serialize)]
-struct Unlocked {
+struct JsonUnlocked {
     message_type: &'static str,
     message: &'static str,
 }
@@ -29,7 +29,7 @@ struct Unlocked {
 pub fn run(context: &Context, _: &UnlockArgs) -> Result<Outcome> {
     let mut out = Output::new();
     if context.global.json {
-        out.json(&Unlocked { message_type: "unlocked", message: UNLOCK })?;
+        out.json(&JsonUnlocked { message_type: "unlocked", message: UNLOCK })?;
     } else if !context.global.quiet {
         out.line(UNLOCK)?;
     }

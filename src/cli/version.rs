@@ -8,7 +8,7 @@ use super::exit::Outcome;
 use super::output::Output;
 
 #[derive(Serialize)]
-struct Version {
+struct JsonProgramVersion {
     message_type: &'static str,
     program: &'static str,
     version: &'static str,
@@ -22,7 +22,7 @@ pub fn run(context: &Context) -> Result<Outcome> {
     let mut out = Output::new();
     if context.global.json {
         let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-        out.json(&Version { message_type: "version", program, version, os, arch })?;
+        out.json(&JsonProgramVersion { message_type: "version", program, version, os, arch })?;
     } else {
         out.line(&format!("{program} {version}"))?;
     }

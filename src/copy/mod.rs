@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::chunk::codec::Compression;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::chunks::Chunks;
+use crate::ingest::chunks::FrameBuilder;
 use crate::ingest::follow::Follow;
 use crate::ingest::others::Others;
 use crate::ingest::packing::{Packing, PackingPlan, first_real};
@@ -28,7 +28,7 @@ use crate::repo::{Repository, session, snapshots};
 
 mod rebuild;
 
-use rebuild::{Memory, Rebuilder};
+use rebuild::{CopiedIds, Rebuilder};
 
 /// A pack is closed from this on.
 const PACK_SIZE: u64 = 16 << 20;
@@ -66,7 +66,7 @@ pub struct Copier<'a> {
     target: &'a Arc<Repository>,
     stop: &'a Arc<AtomicBool>,
     observer: &'a dyn Observer,
-    memory: Memory,
+    memory: CopiedIds,
 }
 
 impl<'a> Copier<'a> {
@@ -78,7 +78,7 @@ impl<'a> Copier<'a> {
         stop: &'a Arc<AtomicBool>,
         observer: &'a dyn Observer,
     ) -> Self {
-        Copier { source, trees, target, stop, observer, memory: Memory::default() }
+        Copier { source, trees, target, stop, observer, memory: CopiedIds::default() }
     }
 
     /// Copies one snapshot. What was stored of a copy that fails is found by the next one.
@@ -102,7 +102,7 @@ impl<'a> Copier<'a> {
                 }
             }
             // Somebody pruned: nothing that is remembered need be there still.
-            self.memory = Memory::default();
+            self.memory = CopiedIds::default();
         }
         let text = "the session was fenced again and again: is something pruning this repository without end?";
         Err(Error::new(ErrorKind::Busy, text))
@@ -155,7 +155,7 @@ impl<'a> Copier<'a> {
         thread::scope(|scope| {
             let (sink, indexed, packing) = Packing::start(scope, plan);
             let follow = Follow::new(target, others, self.stop, Duration::ZERO);
-            let chunks = Chunks::new(target.keys(), index, None, Some(sink), indexed, follow);
+            let chunks = FrameBuilder::new(target.keys(), index, None, Some(sink), indexed, follow);
             let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.stop, self.observer);
             let rebuilt = rebuilder.run(snapshot);
             let (sealers, stored) = packing.join();

@@ -7,13 +7,13 @@ use crate::chunk::keys::Keys;
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::format::page::{self, Child, PageKind};
-use crate::ingest::chunks::Chunks;
+use crate::ingest::chunks::FrameBuilder;
 use crate::ingest::recipe::Recipe;
 use crate::ingest::sink;
 use crate::model::{ChunkId, Content, Directory, Item, Kind, Node, Root, Snapshot, Xattrs};
 use crate::observe::{Event, Observer};
 use crate::repo::index::Index;
-use crate::repo::index::known::Known;
+use crate::repo::index::known::KnownChunks;
 use crate::repo::tree::writer::{PageSink, TreeWriter};
 use crate::repo::tree::{Entry, TreeReader};
 
@@ -22,19 +22,19 @@ const MOST: usize = 400_000;
 
 /// Names of the source, and what they are in the target.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct CopiedIds {
     /// Chunks of content.
     data: HashMap<ChunkId, ChunkId>,
     /// Whole directories, by the page of their root.
     directories: HashMap<ChunkId, Root>,
 }
 
-impl Memory {
+impl CopiedIds {
     /// Forgets what cannot be counted on any more. Whether everything below a directory is there is not looked at, so
     /// directories are believed only within one session.
     pub fn forget_what_is_not_in(&mut self, index: &Index) -> Result<()> {
         self.directories.clear();
-        let mut known = Known::default();
+        let mut known = KnownChunks::default();
         let mut kept = HashMap::new();
         for (here, there) in self.data.drain() {
             if known.find(index, PackKind::Data, &there.key())?.is_some() {
@@ -47,7 +47,7 @@ impl Memory {
 }
 
 /// A directory whose entries are being copied.
-struct Open {
+struct OpenDirectory {
     node: Node,
     source: Directory,
     /// The entry that was copied last.
@@ -59,8 +59,8 @@ struct Open {
 pub struct Rebuilder<'a> {
     keys: &'a Keys,
     trees: &'a TreeReader,
-    chunks: Chunks<'a>,
-    memory: &'a mut Memory,
+    chunks: FrameBuilder<'a>,
+    memory: &'a mut CopiedIds,
     stop: &'a AtomicBool,
     observer: &'a dyn Observer,
     total: (u64, u64),
@@ -73,8 +73,8 @@ impl<'a> Rebuilder<'a> {
     pub fn new(
         keys: &'a Keys,
         trees: &'a TreeReader,
-        chunks: Chunks<'a>,
-        memory: &'a mut Memory,
+        chunks: FrameBuilder<'a>,
+        memory: &'a mut CopiedIds,
         stop: &'a AtomicBool,
         observer: &'a dyn Observer,
     ) -> Self {
@@ -127,14 +127,14 @@ impl<'a> Rebuilder<'a> {
         done.ok_or_else(|| Error::corrupt("a tree has no root"))
     }
 
-    fn open(&mut self, mut node: Node) -> Result<Open> {
+    fn open(&mut self, mut node: Node) -> Result<OpenDirectory> {
         node.meta.xattrs = self.xattrs(&node.meta.xattrs)?;
         let source = node.directory().copied().unwrap_or_default();
         self.progress(1, 0);
-        Ok(Open { node, source, last: None, writer: TreeWriter::new(PageKind::Directory) })
+        Ok(OpenDirectory { node, source, last: None, writer: TreeWriter::new(PageKind::Directory) })
     }
 
-    fn close(&mut self, open: Open) -> Result<Node> {
+    fn close(&mut self, open: OpenDirectory) -> Result<Node> {
         let root = open.writer.finish(&mut self.chunks)?;
         if let Some((here, there)) = open.source.root.zip(root) {
             if self.memory.directories.len() >= MOST {

@@ -13,36 +13,36 @@ pub const MAX_DAMAGED_FRAMES: usize = 65_536;
 
 /// What is damaged of one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Extent {
+pub enum DamagedExtent {
     /// All of it: nothing in it can be opened.
     Whole,
     /// These frames. Without any: only what is around the frames, its directory or its checksum.
     Frames(BTreeSet<u32>),
 }
 
-impl Extent {
+impl DamagedExtent {
     /// Whether this frame is damaged.
     pub fn has(&self, frame: u32) -> bool {
         match self {
-            Extent::Whole => true,
-            Extent::Frames(frames) => frames.contains(&frame),
+            DamagedExtent::Whole => true,
+            DamagedExtent::Frames(frames) => frames.contains(&frame),
         }
     }
 
     /// Adds what another look found.
-    pub fn add(&mut self, other: &Extent) {
+    pub fn add(&mut self, other: &DamagedExtent) {
         match (&mut *self, other) {
-            (Extent::Frames(frames), Extent::Frames(more)) => frames.extend(more),
-            _ => *self = Extent::Whole,
+            (DamagedExtent::Frames(frames), DamagedExtent::Frames(more)) => frames.extend(more),
+            _ => *self = DamagedExtent::Whole,
         }
     }
 
     /// Whether `other` says nothing that this does not say.
-    pub fn covers(&self, other: &Extent) -> bool {
+    pub fn covers(&self, other: &DamagedExtent) -> bool {
         match (self, other) {
-            (Extent::Whole, _) => true,
-            (Extent::Frames(frames), Extent::Frames(others)) => others.is_subset(frames),
-            (Extent::Frames(_), Extent::Whole) => false,
+            (DamagedExtent::Whole, _) => true,
+            (DamagedExtent::Frames(frames), DamagedExtent::Frames(others)) => others.is_subset(frames),
+            (DamagedExtent::Frames(_), DamagedExtent::Whole) => false,
         }
     }
 }
@@ -51,7 +51,7 @@ impl Extent {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Damage {
     /// Packs, and what of each is damaged.
-    pub packs: BTreeMap<PackId, Extent>,
+    pub packs: BTreeMap<PackId, DamagedExtent>,
     /// The host that found it.
     pub host: Vec<u8>,
     /// When.
@@ -69,7 +69,7 @@ pub fn encode_damage(damage: &Damage) -> Vec<u8> {
         for (id, extent) in &damage.packs {
             v.extend_from_slice(&id.0);
             match extent {
-                Extent::Frames(frames) if frames.len() <= MAX_DAMAGED_FRAMES => {
+                DamagedExtent::Frames(frames) if frames.len() <= MAX_DAMAGED_FRAMES => {
                     v.varint(frames.len() as u64 + 1);
                     let mut next = 0;
                     for frame in frames {
@@ -120,8 +120,8 @@ pub fn decode_damage(bytes: &[u8]) -> Result<Damage> {
     Ok(out)
 }
 
-fn extent(v: &mut Cursor<'_>) -> Result<Extent> {
-    let Some(count) = v.varint()?.checked_sub(1) else { return Ok(Extent::Whole) };
+fn extent(v: &mut Cursor<'_>) -> Result<DamagedExtent> {
+    let Some(count) = v.varint()?.checked_sub(1) else { return Ok(DamagedExtent::Whole) };
     if count > MAX_DAMAGED_FRAMES as u64 {
         return Err(v.error("it names too many frames"));
     }
@@ -133,7 +133,7 @@ fn extent(v: &mut Cursor<'_>) -> Result<Extent> {
         frames.insert(frame);
         next = u64::from(frame) + 1;
     }
-    Ok(Extent::Frames(frames))
+    Ok(DamagedExtent::Frames(frames))
 }
 
 #[cfg(test)]
@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let frames = |numbers: &[u32]| Extent::Frames(numbers.iter().copied().collect());
-        let packs = [(1, Extent::Whole), (2, frames(&[])), (3, frames(&[0, 1, 7, u32::MAX]))];
+        let frames = |numbers: &[u32]| DamagedExtent::Frames(numbers.iter().copied().collect());
+        let packs = [(1, DamagedExtent::Whole), (2, frames(&[])), (3, frames(&[0, 1, 7, u32::MAX]))];
         let packs = packs.into_iter().map(|(n, extent)| (PackId([n; 32]), extent)).collect();
         let time = Timestamp { secs: 5, nanos: 6 };
         let damage = Damage { packs, host: b"web1".to_vec(), time, why: b"check".to_vec() };
@@ -156,18 +156,18 @@ mod tests {
 
     #[test]
     fn too_many_frames_are_the_whole_pack() {
-        let all = Extent::Frames((0..=MAX_DAMAGED_FRAMES as u32).collect());
+        let all = DamagedExtent::Frames((0..=MAX_DAMAGED_FRAMES as u32).collect());
         let damage = Damage { packs: [(PackId([1; 32]), all)].into(), ..Damage::default() };
-        assert_eq!(decode_damage(&encode_damage(&damage)).unwrap().packs[&PackId([1; 32])], Extent::Whole);
+        assert_eq!(decode_damage(&encode_damage(&damage)).unwrap().packs[&PackId([1; 32])], DamagedExtent::Whole);
     }
 
     #[test]
     fn extents_add_up() {
-        let frames = |numbers: &[u32]| Extent::Frames(numbers.iter().copied().collect());
+        let frames = |numbers: &[u32]| DamagedExtent::Frames(numbers.iter().copied().collect());
         let mut sum = frames(&[1]);
         sum.add(&frames(&[3]));
-        assert!(sum.covers(&frames(&[1, 3])) && !sum.covers(&frames(&[2])) && !sum.covers(&Extent::Whole));
-        sum.add(&Extent::Whole);
+        assert!(sum.covers(&frames(&[1, 3])) && !sum.covers(&frames(&[2])) && !sum.covers(&DamagedExtent::Whole));
+        sum.add(&DamagedExtent::Whole);
         assert!(sum.covers(&frames(&[2])) && sum.has(9));
     }
 }

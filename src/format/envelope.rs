@@ -46,7 +46,7 @@ pub fn wrap(kind: ObjectType, id: RepositoryId, body: &[u8]) -> Vec<u8> {
 
 /// What a header says, whatever program wrote it. Nothing of it is judged but the magic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Said {
+pub struct HeaderFields {
     /// The number of the object's type.
     pub kind: u8,
     /// The format version.
@@ -56,12 +56,12 @@ pub struct Said {
 }
 
 /// Reads the first bytes of an object, also of one that a newer program wrote; `None` when they are no header.
-pub fn peek(bytes: &[u8]) -> Option<Said> {
+pub fn peek(bytes: &[u8]) -> Option<HeaderFields> {
     let header: &[u8; HEADER] = bytes.first_chunk()?;
     let mut repository = [0; 16];
     repository.copy_from_slice(&header[12..]);
     let version = u16::from_le_bytes([header[10], header[11]]);
-    (header[..8] == MAGIC).then_some(Said { kind: header[8], version, repository: RepositoryId(repository) })
+    (header[..8] == MAGIC).then_some(HeaderFields { kind: header[8], version, repository: RepositoryId(repository) })
 }
 
 /// Checks magic, type and version of the first bytes of an object and returns its repository id.

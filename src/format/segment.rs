@@ -37,7 +37,7 @@ pub const ROOT_NONCE: u64 = 1 << 32;
 
 /// Where a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// The chunk.
     pub key: ChunkKey,
     /// The frame's number within the segment.
@@ -232,7 +232,7 @@ pub fn decode_frames(bytes: &[u8], first: u32, starts: &[u32]) -> Result<Vec<Fra
 
 /// Encodes one page of entries of a segment with `frames` frames, which must be sorted by key. An error for what no
 /// reader would take.
-pub fn encode_entries(entries: &[Entry], frames: u32) -> Result<Vec<u8>> {
+pub fn encode_entries(entries: &[IndexEntry], frames: u32) -> Result<Vec<u8>> {
     let out = encode_entries_unchecked(entries);
     match decode_entries(&out, entries.len(), frames)? == entries {
         true => Ok(out),
@@ -241,7 +241,7 @@ pub fn encode_entries(entries: &[Entry], frames: u32) -> Result<Vec<u8>> {
 }
 
 /// The same bytes, whether or not a reader would take them: for tests of readers.
-pub fn encode_entries_unchecked(entries: &[Entry]) -> Vec<u8> {
+pub fn encode_entries_unchecked(entries: &[IndexEntry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * 24);
     for entry in entries {
         out.extend_from_slice(&entry.key.0);
@@ -253,11 +253,11 @@ pub fn encode_entries_unchecked(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// Decodes one page of `count` entries of a segment with `frames` frames. Keys must not fall.
-pub fn decode_entries(bytes: &[u8], count: usize, frames: u32) -> Result<Vec<Entry>> {
+pub fn decode_entries(bytes: &[u8], count: usize, frames: u32) -> Result<Vec<IndexEntry>> {
     let mut cursor = Cursor::new(bytes, "a segment's entries");
-    let mut out: Vec<Entry> = Vec::with_capacity(count.min(cursor.remaining() / 19 + 1));
+    let mut out: Vec<IndexEntry> = Vec::with_capacity(count.min(cursor.remaining() / 19 + 1));
     for _ in 0..count {
-        let entry = Entry {
+        let entry = IndexEntry {
             key: ChunkKey(cursor.array()?),
             frame: cursor.number(u64::from(frames.saturating_sub(1)))? as u32,
             offset: cursor.number(MAX_FRAME as u64)? as u32,

@@ -9,17 +9,17 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::format::page::{self, PageKind, ScanRecord};
 use crate::ingest::assemble::streams::{EndedStream, Streams};
-use crate::ingest::chunks::{BatchFile, Chunks, Previous};
+use crate::ingest::chunks::{BatchFile, FrameBuilder, Previous};
 use crate::ingest::count::Counted;
 use crate::ingest::exclude::{self, Rules};
-use crate::ingest::groups::Groups;
+use crate::ingest::groups::LinkGroups;
 use crate::ingest::holes::Hole;
-use crate::ingest::plan::{self, Begun, Step, Wanted};
-use crate::ingest::read::{Cut, Message, Part, ReadFile, SmallFile, Task, is_small};
+use crate::ingest::plan::{self, Begun, ContentSource, WalkStep};
+use crate::ingest::read::{Cut, FilePart, Message, ReadFile, SmallFile, Task, is_small};
 use crate::ingest::recipe::Recipe;
-use crate::ingest::shutdown::Shutdown;
+use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::stopped;
-use crate::ingest::tell::{self, Told};
+use crate::ingest::tell::{self, EntryNotice};
 use crate::model::{Content, Directory, Item, Kind, LeftOut, Node, Root, Snapshot, Statistics, Xattrs};
 use crate::observe::{Action, Event, Observer};
 use crate::repo::tree::writer::{PageSink, TreeWriter};
@@ -62,7 +62,7 @@ struct Building {
 /// A file that is ready, or becomes so.
 enum Arrived {
     Whole(io::Result<ReadFile>, Content),
-    Parts(VecDeque<Part>),
+    Parts(VecDeque<FilePart>),
 }
 
 /// Where files go to be read.
@@ -86,10 +86,10 @@ impl Readers {
 
 /// Builds one snapshot's trees.
 pub struct Assembler<'a> {
-    chunks: Chunks<'a>,
+    chunks: FrameBuilder<'a>,
     readers: Readers,
     messages: &'a Receiver<Message>,
-    shutdown: &'a Shutdown<'a>,
+    shutdown: &'a StageShutdown<'a>,
     observer: &'a dyn Observer,
     rules: &'a Rules,
     arrived: HashMap<u64, Arrived>,
@@ -102,7 +102,7 @@ pub struct Assembler<'a> {
     given: Vec<(Vec<u8>, Node)>,
     scan: TreeWriter,
     last_record: ScanRecord,
-    groups: Groups,
+    groups: LinkGroups,
     /// The parent's hard link groups.
     links: Option<Root>,
     position: u64,
@@ -122,10 +122,10 @@ impl<'a> Assembler<'a> {
     /// as differences from those of `parent`.
     #[allow(clippy::too_many_arguments)]
     pub fn new(
-        chunks: Chunks<'a>,
+        chunks: FrameBuilder<'a>,
         readers: Readers,
         messages: &'a Receiver<Message>,
-        shutdown: &'a Shutdown<'a>,
+        shutdown: &'a StageShutdown<'a>,
         observer: &'a dyn Observer,
         rules: &'a Rules,
         scratch: Option<&Path>,
@@ -151,7 +151,7 @@ impl<'a> Assembler<'a> {
             scan: TreeWriter::new(PageKind::Scan).over(parent.and_then(|parent| parent.scan)),
             links: parent.and_then(|parent| parent.links),
             last_record: ScanRecord::default(),
-            groups: Groups::new(scratch),
+            groups: LinkGroups::new(scratch),
             position: 0,
             statistics: Statistics::default(),
             bytes_done: 0,
@@ -163,7 +163,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Works until the steps end. What was read before an interruption is stored all the same: the next ingest finds it.
-    pub fn run(mut self, steps: &Receiver<Vec<Step>>) -> Result<Assembled> {
+    pub fn run(mut self, steps: &Receiver<Vec<WalkStep>>) -> Result<Assembled> {
         while let Some(steps) = self.next_steps(steps)? {
             let count = steps.len() as u64;
             for step in steps {
@@ -205,9 +205,9 @@ impl<'a> Assembler<'a> {
         })
     }
 
-    fn step(&mut self, step: Step) -> Result<()> {
+    fn step(&mut self, step: WalkStep) -> Result<()> {
         match step {
-            Step::Enter(begun, before) => {
+            WalkStep::Enter(begun, before) => {
                 if let Some(before) = &before {
                     self.scan.align(self.position, before.position);
                 }
@@ -225,10 +225,10 @@ impl<'a> Assembler<'a> {
                 });
                 Ok(())
             }
-            Step::Leave(left_out) => self.leave(left_out),
-            Step::Leaf(begun, wanted) => self.leaf(begun, wanted),
-            Step::Tell(told) => {
-                let Told { action, name, kind, reason, bytes } = *told;
+            WalkStep::Leave(left_out) => self.leave(left_out),
+            WalkStep::Leaf(begun, wanted) => self.leaf(begun, wanted),
+            WalkStep::Tell(told) => {
+                let EntryNotice { action, name, kind, reason, bytes } = *told;
                 let path = [&self.path[..], b"/", &name].concat();
                 self.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes });
                 Ok(())
@@ -329,15 +329,15 @@ impl<'a> Assembler<'a> {
         Ok(Xattrs::Stored(self.chunks.page(&bytes)?))
     }
 
-    fn leaf(&mut self, begun: Box<Begun>, wanted: Wanted) -> Result<()> {
+    fn leaf(&mut self, begun: Box<Begun>, wanted: ContentSource) -> Result<()> {
         let Begun { mut node, xattrs, mut record, before, doubtful } = *begun;
         // The walk has counted what it took over from the parent.
-        let counts = matches!(wanted, Wanted::Link(_) | Wanted::Read(_) | Wanted::Stream(_));
-        let link = matches!(wanted, Wanted::Link(_));
+        let counts = matches!(wanted, ContentSource::Link(_) | ContentSource::Read(_) | ContentSource::Stream(_));
+        let link = matches!(wanted, ContentSource::Link(_));
         match wanted {
-            Wanted::Parent => {}
-            Wanted::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
-            Wanted::Link(task) => match node.link.map_or(Ok(None), |group| self.groups.first(&group))? {
+            ContentSource::Parent => {}
+            ContentSource::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
+            ContentSource::Link(task) => match node.link.map_or(Ok(None), |group| self.groups.first(&group))? {
                 Some(first) => {
                     (node.kind, node.meta.xattrs) = (first.kind, first.meta.xattrs);
                     (node.meta.flags, node.left_out) = (first.meta.flags, first.left_out);
@@ -351,12 +351,12 @@ impl<'a> Assembler<'a> {
                     }
                 }
             },
-            Wanted::Stream(number) => {
+            ContentSource::Stream(number) => {
                 if !self.stream(&mut node, number, before.as_deref())? {
                     return Ok(());
                 }
             }
-            Wanted::Read(slot) => {
+            ContentSource::Read(slot) => {
                 if !self.read(&mut node, &mut record, slot)? {
                     return Ok(());
                 }
@@ -489,15 +489,15 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    fn part(&mut self, slot: u64, part: Part, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
+    fn part(&mut self, slot: u64, part: FilePart, recipe: &mut Recipe) -> Result<Option<io::Result<ReadFile>>> {
         match part {
-            Part::Begin(size, base) => {
+            FilePart::Begin(size, base) => {
                 recipe.base = base;
                 self.chunks.begin_big(size)?;
             }
-            Part::Again => *recipe = Recipe::over(recipe.base.take()),
-            Part::Hole(len) => recipe.push(Item::Hole { len }, &mut self.chunks)?,
-            Part::Data { bytes, cuts, held } => {
+            FilePart::Again => *recipe = Recipe::over(recipe.base.take()),
+            FilePart::Hole(len) => recipe.push(Item::Hole { len }, &mut self.chunks)?,
+            FilePart::Data { bytes, cuts, held } => {
                 for Cut { id, start, len } in cuts {
                     let previous = recipe.base.as_ref().map(|content| Previous { content, offset: recipe.size });
                     self.chunks.big(&id, &bytes[start as usize..(start + len) as usize], previous)?;
@@ -506,7 +506,7 @@ impl<'a> Assembler<'a> {
                 self.progress(recipe.size);
                 self.shutdown.bytes.give(slot, held);
             }
-            Part::End(file) => return Ok(Some(*file)),
+            FilePart::End(file) => return Ok(Some(*file)),
         }
         Ok(None)
     }

@@ -13,10 +13,10 @@ use crate::ingest::input::Input;
 use crate::ingest::options::{IngestOptions, IngestReport};
 use crate::ingest::others::Others;
 use crate::ingest::parent::{self, ParentTree};
-use crate::ingest::pipeline::{Output, Pipeline};
-use crate::ingest::plan::Walked;
+use crate::ingest::pipeline::{Pipeline, PipelineOutput};
+use crate::ingest::plan::WalkReport;
 use crate::ingest::sink::{Stored, stopped};
-use crate::ingest::sources::Place;
+use crate::ingest::sources::SourceEntry;
 use crate::ingest::still::Frozen;
 use crate::ingest::{limits, now, parts};
 use crate::model::{Node, Snapshot, SnapshotId, Statistics, Timestamp};
@@ -51,7 +51,7 @@ pub struct Attempt<'a> {
     /// What is ingested.
     pub inputs: &'a [Arc<dyn Input>],
     /// The tree of given paths.
-    pub places: &'a Place,
+    pub places: &'a SourceEntry,
     /// What is left out.
     pub rules: &'a Rules,
     /// How it is ingested.
@@ -167,7 +167,7 @@ impl Attempt<'_> {
         if self.met_damage(&base)? && !self.stop.load(Ordering::Relaxed) {
             return Ok(End::Damaged);
         }
-        let Output { walked, mut assembled, stored, parent_tree } = output?;
+        let PipelineOutput { walked, mut assembled, stored, parent_tree } = output?;
         let root = self.root(&walked, &mut assembled)?;
         let given = std::mem::take(&mut assembled.given);
         let snapshot = self.snapshot(&base, root, &walked, &assembled, (&stored, stood_still))?;
@@ -208,7 +208,7 @@ impl Attempt<'_> {
         Ok(Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_PAGES)?), snapshot, self.options)))
     }
 
-    fn run_pipeline(&self, base: &Base, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<Output> {
+    fn run_pipeline(&self, base: &Base, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
         let pipeline = Pipeline {
             repo: self.repo,
             inputs: self.inputs,
@@ -228,7 +228,7 @@ impl Attempt<'_> {
     }
 
     /// The node of `/`, unless nothing of what was given could be ingested.
-    fn root(&self, walked: &Walked, assembled: &mut Assembled) -> Result<Node> {
+    fn root(&self, walked: &WalkReport, assembled: &mut Assembled) -> Result<Node> {
         let root = assembled.root.take().ok_or_else(stopped)?;
         if walked.missing_sources == self.inputs.len() {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
@@ -244,7 +244,7 @@ impl Attempt<'_> {
         &self,
         base: &Base,
         root: Node,
-        walked: &Walked,
+        walked: &WalkReport,
         assembled: &Assembled,
         (stored, stood_still): (&Stored, u64),
     ) -> Result<Snapshot> {
@@ -293,7 +293,7 @@ impl Attempt<'_> {
 }
 
 /// What the walk counted, corrected by what was stored: a size may be made up, and a file may change.
-fn statistics(walked: &Walked, assembled: &Assembled, stored: &Stored) -> Statistics {
+fn statistics(walked: &WalkReport, assembled: &Assembled, stored: &Stored) -> Statistics {
     let (mut statistics, built) = (walked.statistics, &assembled.statistics);
     statistics.files -= built.files;
     statistics.errors += built.errors;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
-struct State {
+struct BudgetState {
     used: u64,
     /// What each slot holds.
     held: HashMap<u64, u64>,
@@ -14,7 +14,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl BudgetState {
     /// The head may take beyond the limit while it holds little, or nothing would ever move again.
     fn may_take(&self, slot: u64, bytes: u64, limit: u64) -> bool {
         let holds = self.held.get(&slot).copied().unwrap_or(0);
@@ -27,20 +27,20 @@ const HEAD: u64 = 4 << 20;
 
 /// Counts bytes that readers hold until the assembler has taken them.
 #[derive(Debug)]
-pub struct Budget {
+pub struct ReadBudget {
     limit: u64,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
     changed: Condvar,
 }
 
-impl Budget {
+impl ReadBudget {
     /// At most `limit` bytes, and a little beyond it for the slot at the head.
     pub fn new(limit: u64) -> Self {
-        let state = State { used: 0, held: HashMap::new(), head: 0, closed: false };
-        Budget { limit, state: Mutex::new(state), changed: Condvar::new() }
+        let state = BudgetState { used: 0, held: HashMap::new(), head: 0, closed: false };
+        ReadBudget { limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BudgetState> {
         self.state.lock()
     }
 
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_head_may_take_but_not_without_end() {
-        let budget = Budget::new(10);
+        let budget = ReadBudget::new(10);
         assert!(budget.take(5, 10));
         assert!(budget.take(0, HEAD));
         assert!(!budget.try_take(0, 1) && !budget.try_take(6, 1));

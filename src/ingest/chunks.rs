@@ -15,11 +15,11 @@ use crate::ingest::grid;
 use crate::ingest::read::{BATCH, Cut};
 use crate::ingest::sink::{Indexed, Sink};
 use crate::model::{ChunkId, ChunkKey, Content, Item};
-use crate::repo::index::known::{self, Known};
-use crate::repo::index::{FrameRef, Index, Location};
+use crate::repo::index::known::{self, KnownChunks};
+use crate::repo::index::{ChunkLocation, FrameRef, Index};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
-use crate::repo::tree::writer::{PageSink, Place};
+use crate::repo::tree::writer::{PagePosition, PageSink};
 
 mod theirs;
 
@@ -145,15 +145,15 @@ impl Gathered {
 
 /// The bases of a frame that is a difference, for what would be a difference from that.
 #[derive(Debug)]
-struct Lent {
+struct BorrowedBases {
     frame: (u32, u32),
     /// Each with its length, in the frame's order.
     bases: Vec<(ChunkKey, u32)>,
     bytes: u64,
 }
 
-impl Lent {
-    fn of(index: &Index, number: (u32, u32), frame: &FrameRef) -> Result<Lent> {
+impl BorrowedBases {
+    fn of(index: &Index, number: (u32, u32), frame: &FrameRef) -> Result<BorrowedBases> {
         let mut bases = Vec::with_capacity(frame.info.bases.len());
         for key in &frame.info.bases {
             if let Some(location) = known::plain(index, frame.pack.kind, key)? {
@@ -161,7 +161,7 @@ impl Lent {
             }
         }
         let bytes = bases.iter().map(|(_, len)| u64::from(*len)).sum();
-        Ok(Lent { frame: number, bases, bytes })
+        Ok(BorrowedBases { frame: number, bases, bytes })
     }
 
     /// The one at exactly the place of a chunk, where each chunk of the frame has one of its own length in order: fields
@@ -181,7 +181,7 @@ impl Lent {
     /// Adds those at about the same place among the bases as `chunk` has among the `plain` bytes of the frame, since both
     /// are in the order of the walk; and those around it, should there be room in the end. All of them at once would
     /// leave none for others.
-    fn around(&self, chunk: &Location, plain: u32, into: &mut Gathered) {
+    fn around(&self, chunk: &ChunkLocation, plain: u32, into: &mut Gathered) {
         let scaled = |at: u32| u64::from(at) * self.bytes / u64::from(plain.max(1));
         let (from, to) = (scaled(chunk.offset), scaled(chunk.offset + chunk.len));
         let mut at = 0;
@@ -220,13 +220,13 @@ pub struct BatchFile {
 
 /// Gathers new chunks into frames and gives them to the sink.
 #[derive(Debug)]
-pub struct Chunks<'a> {
+pub struct FrameBuilder<'a> {
     keys: &'a Keys,
     /// The index as it was at first: of what the parent has, and what frames may be differences from.
     index: &'a Index,
     /// The index as it was when others had last added to it.
     fresh: Option<Arc<Index>>,
-    known: Known,
+    known: KnownChunks,
     /// Reads the recipes of previous versions.
     trees: Option<Arc<TreeReader>>,
     /// Chunks that this ingest is about to store, and those that no segment has yet.
@@ -245,12 +245,12 @@ pub struct Chunks<'a> {
     big_frame: usize,
     tree: Gathered,
     /// The frame whose bases were lent last.
-    lent: Option<Lent>,
+    lent: Option<BorrowedBases>,
     /// Plain bytes of new data chunks.
     pub bytes_new: u64,
 }
 
-impl<'a> Chunks<'a> {
+impl<'a> FrameBuilder<'a> {
     /// Gathers for `sink`; `trees` reads the parent.
     pub fn new(
         keys: &'a Keys,
@@ -260,11 +260,11 @@ impl<'a> Chunks<'a> {
         indexed: Receiver<Indexed>,
         follow: Follow<'a>,
     ) -> Self {
-        Chunks {
+        FrameBuilder {
             keys,
             index,
             fresh: None,
-            known: Known::default(),
+            known: KnownChunks::default(),
             trees,
             stored: HashSet::default(),
             own: index.of_session(),
@@ -298,7 +298,7 @@ impl<'a> Chunks<'a> {
                 && self.fresh.as_ref().is_none_or(|index| index.began() < fresh.began())
             {
                 // Places in the one index say nothing of the other.
-                (self.fresh, self.known) = (Some(fresh), Known::default());
+                (self.fresh, self.known) = (Some(fresh), KnownChunks::default());
             }
             if let Some(ahead) = ahead {
                 self.follow.begin(ahead);
@@ -450,7 +450,7 @@ impl<'a> Chunks<'a> {
     }
 
     /// Adds the pages at `place` of the parent as bases.
-    fn page_bases(&mut self, place: &Place<'_>, into: &mut Gathered) -> Result<()> {
+    fn page_bases(&mut self, place: &PagePosition<'_>, into: &mut Gathered) -> Result<()> {
         let mut found = Vec::new();
         if let Some(trees) = &self.trees {
             // The same for a page.
@@ -472,7 +472,7 @@ impl<'a> Chunks<'a> {
         let frame = self.index.frame(&location)?;
         let lent = match self.lent.take().filter(|lent| lent.frame == location.frame_order()) {
             Some(lent) => lent,
-            None => Lent::of(self.index, location.frame_order(), &frame)?,
+            None => BorrowedBases::of(self.index, location.frame_order(), &frame)?,
         };
         let place = match lent.same_place((location.offset, location.len), frame.info.plain).filter(|_| same) {
             Some((key, len)) => into.base(key, len),
@@ -499,8 +499,8 @@ impl<'a> Chunks<'a> {
     }
 }
 
-impl Chunks<'_> {
-    fn new_page(&mut self, bytes: &[u8], place: Option<&Place<'_>>) -> Result<ChunkId> {
+impl FrameBuilder<'_> {
+    fn new_page(&mut self, bytes: &[u8], place: Option<&PagePosition<'_>>) -> Result<ChunkId> {
         let id = self.keys.chunk_id(PackKind::Tree, bytes);
         if !self.is_new(PackKind::Tree, &id)? {
             return Ok(id);
@@ -521,12 +521,12 @@ impl Chunks<'_> {
     }
 }
 
-impl PageSink for Chunks<'_> {
+impl PageSink for FrameBuilder<'_> {
     fn page(&mut self, bytes: &[u8]) -> Result<ChunkId> {
         self.new_page(bytes, None)
     }
 
-    fn page_at(&mut self, bytes: &[u8], place: &Place<'_>) -> Result<ChunkId> {
+    fn page_at(&mut self, bytes: &[u8], place: &PagePosition<'_>) -> Result<ChunkId> {
         self.new_page(bytes, Some(place))
     }
 }
@@ -558,7 +558,7 @@ mod tests {
     #[test]
     fn a_difference_lends_what_is_at_its_own_place() {
         let bases = vec![(key(1), 64), (key(2), 64), (key(3), 32)];
-        let lent = Lent { frame: (0, 0), bases, bytes: 160 };
+        let lent = BorrowedBases { frame: (0, 0), bases, bytes: 160 };
         assert_eq!(lent.same_place((64, 64), 160), Some((key(2), 64)));
         assert_eq!(lent.same_place((128, 32), 160), Some((key(3), 32)));
         for (other, plain) in [((60, 64), 160), ((64, 60), 160), ((64, 64), 161), ((160, 64), 160)] {

@@ -18,12 +18,12 @@ const MORE: usize = 64 << 10;
 
 /// Which sizes are believed.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub struct TrustedSizes {
     /// The device that was last found to tell true sizes, plus one.
     honest: AtomicU64,
 }
 
-impl Claims {
+impl TrustedSizes {
     /// Whether the size of this open file is only a claim.
     pub fn doubts(&self, file: &File, stat: &Stat) -> bool {
         let device = dir::device_number(stat.device).wrapping_add(1);
@@ -70,12 +70,12 @@ mod tests {
     fn a_file_of_proc_gives_more_than_its_size() {
         let file = File::open("/proc/cpuinfo").expect("a file");
         let stat = dir::stat(&file).expect("a stat");
-        assert!(stat.size == 0 && Claims::default().doubts(&file, &stat));
+        assert!(stat.size == 0 && TrustedSizes::default().doubts(&file, &stat));
         let mut out = vec![7];
         let read = read_to_end(&file, &mut out).expect("reading");
         assert!(read > 0 && out.len() == read + 1);
         let plain = tempfile::tempfile().expect("a file");
-        let claims = Claims::default();
+        let claims = TrustedSizes::default();
         let stat = dir::stat(&plain).expect("a stat");
         assert!(!claims.doubts(&plain, &stat) && !claims.doubts(&plain, &stat));
         assert_eq!(read_to_end(&plain, &mut out).expect("reading"), 0);

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use crate::ingest::exclude::{Marked, Rules};
 use crate::ingest::options::IngestOptions;
-use crate::ingest::shutdown::Shutdown;
-use crate::ingest::sources::{self, Place};
+use crate::ingest::shutdown::StageShutdown;
+use crate::ingest::sources::{self, SourceEntry};
 use crate::sys::dir::Listing;
 use crate::sys::{Dir, FileKind, Stat};
 
@@ -29,30 +29,30 @@ impl Counted {
 }
 
 /// Counts: the body of a thread. It ends with the ingest.
-pub fn count(options: &IngestOptions, rules: &Rules, root: &Place, shutdown: &Shutdown<'_>, out: &Counted) {
+pub fn count(options: &IngestOptions, rules: &Rules, root: &SourceEntry, shutdown: &StageShutdown<'_>, out: &Counted) {
     let mut streams = false;
     root.each(b"", |_, given| streams |= given.input.path().is_none());
-    let mut walk = Walk { options, rules, shutdown, entries: 0, bytes: 0 };
+    let mut walk = CountWalk { options, rules, shutdown, entries: 0, bytes: 0 };
     // Of a stream nobody knows how long it is.
     if !streams && walk.place(root, b"").is_some() {
         let _ = out.total.set((walk.entries, walk.bytes));
     }
 }
 
-struct Walk<'a> {
+struct CountWalk<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
-    shutdown: &'a Shutdown<'a>,
+    shutdown: &'a StageShutdown<'a>,
     entries: u64,
     bytes: u64,
 }
 
 /// A directory that is counted.
-struct Level<'a> {
+struct CountLevel<'a> {
     dir: Dir,
     listing: Listing,
     at: usize,
-    place: Option<&'a Place>,
+    place: Option<&'a SourceEntry>,
     marked: Marked,
     device: (u32, u32),
     path_len: usize,
@@ -60,9 +60,9 @@ struct Level<'a> {
 
 /// What is not counted since it is not there, or cannot be looked at, is not stored either. `None` in all of this: there is
 /// no count.
-impl<'a> Walk<'a> {
+impl<'a> CountWalk<'a> {
     /// A place of the tree of given paths, and what is below it. `path` is its own.
-    fn place(&mut self, place: &'a Place, path: &[u8]) -> Option<()> {
+    fn place(&mut self, place: &'a SourceEntry, path: &[u8]) -> Option<()> {
         match &place.input {
             Some(given) => self.given(place, given.input.path()?, path),
             None => {
@@ -76,7 +76,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A given path.
-    fn given(&mut self, place: &'a Place, given: &Path, path: &[u8]) -> Option<()> {
+    fn given(&mut self, place: &'a SourceEntry, given: &Path, path: &[u8]) -> Option<()> {
         if self.rules.never_takes(given).is_some() {
             return Some(());
         }
@@ -105,9 +105,9 @@ impl<'a> Walk<'a> {
     }
 
     /// A given directory, whole.
-    fn directory(&mut self, place: &'a Place, dir: Dir, path: &[u8]) -> Option<()> {
+    fn directory(&mut self, place: &'a SourceEntry, dir: Dir, path: &[u8]) -> Option<()> {
         let mut path = path.to_vec();
-        let mut stack: Vec<Level<'a>> = Vec::new();
+        let mut stack: Vec<CountLevel<'a>> = Vec::new();
         self.enter(&mut stack, Some(place), dir, &path, None)?;
         while let Some(level) = stack.last_mut() {
             if self.shutdown.is_wanted() {
@@ -158,8 +158,8 @@ impl<'a> Walk<'a> {
     /// `mounted`: another file system begins here, which stays empty; the device of the one it is on.
     fn enter(
         &mut self,
-        stack: &mut Vec<Level<'a>>,
-        place: Option<&'a Place>,
+        stack: &mut Vec<CountLevel<'a>>,
+        place: Option<&'a SourceEntry>,
         dir: Dir,
         path: &[u8],
         mounted: Option<(u32, u32)>,
@@ -177,7 +177,15 @@ impl<'a> Walk<'a> {
         if stack.len() >= MOST_OPEN {
             return None;
         }
-        stack.push(Level { dir, listing, at: 0, place, marked, device: mounted.unwrap_or(stat.device), path_len: path.len() });
+        stack.push(CountLevel {
+            dir,
+            listing,
+            at: 0,
+            place,
+            marked,
+            device: mounted.unwrap_or(stat.device),
+            path_len: path.len(),
+        });
         Some(())
     }
 }

@@ -91,7 +91,7 @@ impl Rules {
     }
 
     /// What is kept of attributes that were found. Those that no snapshot can hold are left out and told.
-    pub fn attributes(&self, mut found: xattr::Found) -> xattr::Found {
+    pub fn attributes(&self, mut found: xattr::ReadXattrs) -> xattr::ReadXattrs {
         let wanted = |name: &[u8]| !self.xattrs.excludes(name);
         let mut kept = 0;
         found.list.retain(|(name, value)| {

@@ -15,23 +15,23 @@ const RECORD: usize = 8 + 4 + 8 + 4;
 
 /// The groups so far.
 #[derive(Debug)]
-pub struct Groups {
+pub struct LinkGroups {
     table: Table<RECORD>,
     nodes: Heap,
 }
 
-struct Known {
+struct GroupRecord {
     first: u64,
     count: u32,
     at: u64,
     len: u32,
 }
 
-impl Known {
-    fn of(record: &[u8; RECORD]) -> Known {
+impl GroupRecord {
+    fn of(record: &[u8; RECORD]) -> GroupRecord {
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| record[at + i]));
         let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| record[at + i]));
-        Known { first: long(0), count: short(8), at: long(12), len: short(20) }
+        GroupRecord { first: long(0), count: short(8), at: long(12), len: short(20) }
     }
 
     fn record(&self) -> [u8; RECORD] {
@@ -48,16 +48,16 @@ fn remember() -> String {
     "cannot remember hard links".to_owned()
 }
 
-impl Groups {
+impl LinkGroups {
     /// None yet. What becomes too much for memory goes to files without a name in `scratch`.
     pub fn new(scratch: Option<&Path>) -> Self {
-        Groups { table: Table::new(scratch), nodes: Heap::new(scratch) }
+        LinkGroups { table: Table::new(scratch), nodes: Heap::new(scratch) }
     }
 
     /// The node that was first in `group`.
     pub fn first(&self, group: &LinkGroup) -> Result<Option<Node>> {
         let Some(record) = self.table.get(&group.0) else { return Ok(None) };
-        let known = Known::of(&record);
+        let known = GroupRecord::of(&record);
         let bytes = self.nodes.read(known.at, known.len as usize).at(remember)?;
         crate::format::node::decode(&mut Cursor::new(&bytes, "a hard link")).map(Some)
     }
@@ -67,13 +67,13 @@ impl Groups {
         let Some(group) = node.link else { return Ok(()) };
         let known = match self.table.get(&group.0) {
             Some(record) => {
-                let known = Known::of(&record);
-                Known { count: known.count.saturating_add(1), ..known }
+                let known = GroupRecord::of(&record);
+                GroupRecord { count: known.count.saturating_add(1), ..known }
             }
             None => {
                 let mut bytes = Vec::new();
                 crate::format::node::encode(node, &mut bytes)?;
-                Known { first: position, count: 1, at: self.nodes.push(&bytes).at(remember)?, len: bytes.len() as u32 }
+                GroupRecord { first: position, count: 1, at: self.nodes.push(&bytes).at(remember)?, len: bytes.len() as u32 }
             }
         };
         self.table.put(&group.0, &known.record()).at(remember)?;
@@ -85,7 +85,7 @@ impl Groups {
         let mut writer = TreeWriter::new(PageKind::Links).over(before);
         let mut bytes = Vec::new();
         let mut push = |group: &[u8; 16], record: &[u8; RECORD]| {
-            let known = Known::of(record);
+            let known = GroupRecord::of(record);
             bytes.clear();
             page::put_link(&LinkEntry { group: LinkGroup(*group), first: known.first, count: known.count }, &mut bytes);
             writer.push(&bytes, 0, group, || u64::from(group[0]), sink)

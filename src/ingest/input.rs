@@ -17,7 +17,7 @@ use crate::ingest::options::Source;
 use crate::ingest::scan::Scanned;
 use crate::ingest::sources;
 use crate::model::escape;
-use crate::sys::flow::Flow;
+use crate::sys::flow::CommandStream;
 use crate::sys::{Dir, FileKind, Stat};
 
 /// Something that is ingested, and where it stands in the snapshot.
@@ -40,7 +40,7 @@ pub trait Input: fmt::Debug + Send + Sync {
 
     /// Starts what has to run beside the walk; called once, before it. `None` for what is only looked at when the walk
     /// comes to it.
-    fn start(&self) -> Option<io::Result<Flow>> {
+    fn start(&self) -> Option<io::Result<CommandStream>> {
         None
     }
 
@@ -152,14 +152,14 @@ impl Input for Stream {
         &self.stored
     }
 
-    fn start(&self) -> Option<io::Result<Flow>> {
+    fn start(&self) -> Option<io::Result<CommandStream>> {
         Some(match &self.from {
-            From::Command(command, variables) => Flow::start(command, variables).map_err(|e| {
+            From::Command(command, variables) => CommandStream::start(command, variables).map_err(|e| {
                 let program = command.first().map(|word| escape(word.as_bytes())).unwrap_or_default();
                 io::Error::new(e.kind(), format!("{program} cannot be run: {e}"))
             }),
             From::File(file) => match file.lock().take() {
-                Some(file) => Ok(Flow::of(file)),
+                Some(file) => Ok(CommandStream::of(file)),
                 None => Err(io::Error::other("it was read already, and cannot be read again: ingest it again")),
             },
         })

@@ -10,18 +10,18 @@ use crate::ingest::exclude::Marked;
 use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentDir;
 use crate::ingest::scan::{self, Cell, Scanned, Scanner};
-use crate::ingest::sources::Place;
+use crate::ingest::sources::SourceEntry;
 use crate::model::{Content, Item, Kind, LeftOut, Node, Xattrs};
 use crate::repo::index::Index;
-use crate::repo::index::known::Known;
+use crate::repo::index::known::KnownChunks;
 
 /// Subdirectories that are announced before they are needed.
 const WINDOW: usize = 24;
 
 /// A directory that is being walked.
-pub struct Level<'a> {
+pub struct WalkLevel<'a> {
     /// The given paths at and below it.
-    pub place: Option<&'a Place>,
+    pub place: Option<&'a SourceEntry>,
     /// Its listing; `None` for a directory that only leads to given paths.
     pub scanned: Option<Scanned>,
     /// Names of `place` that are not in the listing come between its names.
@@ -48,7 +48,7 @@ pub struct Level<'a> {
     pub cut: bool,
 }
 
-impl<'a> Level<'a> {
+impl<'a> WalkLevel<'a> {
     /// The next name of a level: of its listing, or of the given paths below it that the listing does not have.
     pub fn next_name(&mut self) -> Option<Next<'a>> {
         let len = self.scanned.as_ref().map_or(0, |s| s.listing.len());
@@ -94,7 +94,7 @@ impl<'a> Level<'a> {
     }
 }
 
-impl Level<'_> {
+impl WalkLevel<'_> {
     /// The open directory.
     pub fn dir(&self) -> Option<&Arc<Handle>> {
         self.scanned.as_ref()?.dir.as_ref()
@@ -117,7 +117,7 @@ impl Level<'_> {
 
 /// Opens the topmost level again, which was closed: from the level below, which is done with, or by its path from the
 /// next one above that is open. `path` is its path.
-pub fn reopen(stack: &mut [Level<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
+pub fn reopen(stack: &mut [WalkLevel<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
     let Some((top, above)) = stack.split_last_mut() else { return Ok(()) };
     let Some(scanned) = &mut top.scanned else { return Ok(()) };
     let (device, inode) = (scanned.stat.device, scanned.stat.inode);
@@ -145,7 +145,7 @@ pub enum Next<'a> {
 #[derive(Debug)]
 pub struct Adoption<'a> {
     index: &'a Index,
-    known: Known,
+    known: KnownChunks,
     unseen: bool,
 }
 
@@ -153,7 +153,7 @@ impl<'a> Adoption<'a> {
     /// Adoption from a parent that is in `index`. A writer that was fenced and begins again looks everything up
     /// (rule 5).
     pub fn new(index: &'a Index, again: bool) -> Self {
-        Adoption { index, known: Known::default(), unseen: !again && !index.is_suspicious() }
+        Adoption { index, known: KnownChunks::default(), unseen: !again && !index.is_suspicious() }
     }
 
     /// Whether the content of this file may be taken over.

@@ -49,7 +49,7 @@ mod tell;
 
 pub use input::{Input, Stream};
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
-pub use still::Still;
+pub use still::FreezeHooks;
 
 /// How often a writer whose session was fenced begins again.
 const FENCED_TRIES: u32 = 5;

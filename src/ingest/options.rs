@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::chunk::codec::Compression;
-use crate::ingest::still::Still;
+use crate::ingest::still::FreezeHooks;
 use crate::model::{SetText, Snapshot, SnapshotId, Timestamp};
 use crate::repo::pack::writer::PACK_TARGET;
 
@@ -78,7 +78,7 @@ pub struct IngestOptions {
     /// stored this many chunks since the last one (or 16 packs).
     pub segment_chunks: usize,
     /// Makes the source stand still while it is read.
-    pub still: Option<Still>,
+    pub still: Option<FreezeHooks>,
     /// The set that is ingested, for the snapshot to keep.
     pub set: Option<SetText>,
     /// An ingest that walks the same tree in step with another one, and lets that one go ahead, may always wait so long for

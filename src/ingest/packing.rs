@@ -12,7 +12,7 @@ use crate::chunk::codec::{Compression, Encoder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::others::Others;
 use crate::ingest::shares::cores;
-use crate::ingest::shutdown::Shutdown;
+use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::{self, Indexed, Sink, Stored, stopped};
 use crate::model::SnapshotId;
 use crate::repo::Repository;
@@ -38,7 +38,7 @@ pub struct PackingPlan<'a> {
     /// What is known of other writers.
     pub others: &'a Mutex<Others>,
     /// Begins when one of the threads fails.
-    pub shutdown: Option<&'a Shutdown<'a>>,
+    pub shutdown: Option<&'a StageShutdown<'a>>,
 }
 
 /// Sealers and the storer at work.
@@ -79,7 +79,7 @@ impl<'scope> Packing<'scope> {
     }
 }
 
-fn guarded<T>(shutdown: Option<&Shutdown<'_>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn guarded<T>(shutdown: Option<&StageShutdown<'_>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match shutdown {
         Some(shutdown) => shutdown.guard(work),
         None => work(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::options::{IngestOptions, Parent};
-use crate::ingest::plan::Before;
+use crate::ingest::plan::ParentDirectory;
 use crate::model::{Directory, Node, Root, Snapshot, Timestamp};
 use crate::repo::tree::{Entry, TreeReader};
 use crate::repo::{Repository, snapshots, times};
@@ -26,7 +26,7 @@ pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> 
         },
         Parent::Auto => {
             // A damaged snapshot is no reason not to take a new one.
-            let snapshots::Found { snapshots: all, received, .. } = snapshots::find_unannotated(repo)?;
+            let snapshots::SnapshotList { snapshots: all, received, .. } = snapshots::find_unannotated(repo)?;
             // A parent is trusted to say what has not changed: one that another client has put in this host's name is not.
             let client = repo.storage().client();
             let of_own = |s: &Snapshot| {
@@ -75,8 +75,8 @@ impl ParentDir {
     }
 
     /// What the directory's pages may be differences from.
-    pub fn before(&self) -> Option<Before> {
-        self.directory.root.map(|root| Before { root, position: self.position })
+    pub fn before(&self) -> Option<ParentDirectory> {
+        self.directory.root.map(|root| ParentDirectory { root, position: self.position })
     }
 }
 

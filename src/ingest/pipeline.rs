@@ -15,7 +15,7 @@
 //!
 //! A stage closes its output by dropping its end of the channel, and ends when its input is closed. Packs that are full wait
 //! for their last frame at the sealers, so the assembler holds an end of the channel of packs, too.
-//! What ends a stage before that is [`Shutdown`] and nothing else: a stage that fails or panics begins it, and it reaches
+//! What ends a stage before that is [`StageShutdown`] and nothing else: a stage that fails or panics begins it, and it reaches
 //! everything that anybody waits at.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::chunk::cutter::Cutter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::assemble::streams::Streams;
 use crate::ingest::assemble::{Assembled, Assembler, Readers};
-use crate::ingest::chunks::Chunks;
+use crate::ingest::chunks::FrameBuilder;
 use crate::ingest::count::{self, Counted};
 use crate::ingest::exclude::Rules;
 use crate::ingest::follow::Follow;
@@ -41,12 +41,12 @@ use crate::ingest::options::IngestOptions;
 use crate::ingest::others::Others;
 use crate::ingest::packing::{Packing, PackingPlan, first_real, join};
 use crate::ingest::parent::ParentTree;
-use crate::ingest::plan::{Outlets, Planner, Step, Walked};
-use crate::ingest::read::{Message, Reading};
+use crate::ingest::plan::{Outlets, Planner, WalkReport, WalkStep};
+use crate::ingest::read::{Message, ReaderContext};
 use crate::ingest::shares::Shares;
-use crate::ingest::shutdown::{Limits, Shutdown};
+use crate::ingest::shutdown::{StageLimits, StageShutdown};
 use crate::ingest::sink::{Indexed, Sink, Stored};
-use crate::ingest::sources::{self, Place};
+use crate::ingest::sources::{self, SourceEntry};
 use crate::ingest::stream::Running;
 use crate::ingest::{now, stream};
 use crate::model::{Content, Kind, Snapshot, SnapshotId};
@@ -71,7 +71,7 @@ pub struct Pipeline<'a> {
     /// What is ingested.
     pub inputs: &'a [Arc<dyn Input>],
     /// The tree of given paths.
-    pub places: &'a Place,
+    pub places: &'a SourceEntry,
     /// What is left out.
     pub rules: &'a Rules,
     /// How it is ingested.
@@ -95,9 +95,9 @@ pub struct Pipeline<'a> {
 }
 
 /// What came out of all stages.
-pub struct Output {
+pub struct PipelineOutput {
     /// Of the planner.
-    pub walked: Walked,
+    pub walked: WalkReport,
     /// Of the assembler.
     pub assembled: Assembled,
     /// Of the storer.
@@ -110,7 +110,7 @@ pub struct Output {
 struct Shared<'a> {
     cutter: &'a Cutter,
     shares: Shares,
-    shutdown: &'a Shutdown<'a>,
+    shutdown: &'a StageShutdown<'a>,
     handles: Arc<Handles>,
     counted: Counted,
 }
@@ -128,13 +128,13 @@ type Thread<'scope, T> = ScopedJoinHandle<'scope, Result<T>>;
 
 impl Pipeline<'_> {
     /// Runs all stages. `thaw` is called when everything was read.
-    pub fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<Output> {
+    pub fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
         let cutter = self.repo.cutter()?;
         let shares = Shares::of(process::file_limit(), self.options.readers);
         let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, now) };
         let streamed = stream::budget_of(&cutter, running.len());
-        let limits = Limits { scanned: shares.scanned, bytes: READ_BUDGET, steps: LEAD, streamed };
-        let shutdown = &Shutdown::new(self.stop, &limits);
+        let limits = StageLimits { scanned: shares.scanned, bytes: READ_BUDGET, steps: LEAD, streamed };
+        let shutdown = &StageShutdown::new(self.stop, &limits);
         let handles = Handles::new(shares.directories);
         let shared = &Shared { cutter: &cutter, shares, shutdown, handles, counted: Counted::default() };
         let reading = &self.reading(shared);
@@ -163,12 +163,12 @@ impl Pipeline<'_> {
         })
     }
 
-    fn reading<'a>(&'a self, shared: &'a Shared<'a>) -> Reading<'a> {
+    fn reading<'a>(&'a self, shared: &'a Shared<'a>) -> ReaderContext<'a> {
         let (keys, trees) = (self.repo.keys(), self.trees.as_deref());
-        Reading::new(keys, shared.cutter, shared.shutdown, shared.shares.ahead, self.options.no_holes, trees)
+        ReaderContext::new(keys, shared.cutter, shared.shutdown, shared.shares.ahead, self.options.no_holes, trees)
     }
 
-    fn packing<'a>(&'a self, trials: &'a DeltaTrials, shutdown: &'a Shutdown<'a>) -> PackingPlan<'a> {
+    fn packing<'a>(&'a self, trials: &'a DeltaTrials, shutdown: &'a StageShutdown<'a>) -> PackingPlan<'a> {
         let IngestOptions { compression, pack_size, segment_chunks, .. } = *self.options;
         PackingPlan {
             repo: self.repo,
@@ -205,7 +205,7 @@ impl Pipeline<'_> {
     fn start_readers<'scope, 'env>(
         &'env self,
         scope: &'scope Scope<'scope, 'env>,
-        reading: &'env Reading<'env>,
+        reading: &'env ReaderContext<'env>,
         shared: &'env Shared<'env>,
         streams: Vec<Running>,
     ) -> (Readers, Receiver<Message>, Vec<Thread<'scope, ()>>) {
@@ -235,7 +235,7 @@ impl Pipeline<'_> {
         scope: &'scope Scope<'scope, 'env>,
         shared: &'env Shared<'env>,
         input: AssemblerInput<'env>,
-    ) -> (Sender<Vec<Step>>, Thread<'scope, Assembled>) {
+    ) -> (Sender<Vec<WalkStep>>, Thread<'scope, Assembled>) {
         let (steps_in, steps) = unbounded();
         let thread = scope.spawn(move || {
             let assembled = shared.shutdown.guard(|| self.assemble(shared, input, &steps));
@@ -246,13 +246,13 @@ impl Pipeline<'_> {
     }
 
     /// The assembler.
-    fn assemble(&self, shared: &Shared<'_>, input: AssemblerInput<'_>, steps: &Receiver<Vec<Step>>) -> Result<Assembled> {
+    fn assemble(&self, shared: &Shared<'_>, input: AssemblerInput<'_>, steps: &Receiver<Vec<WalkStep>>) -> Result<Assembled> {
         let AssemblerInput { tasks, messages, streams, sink, indexed } = input;
         // While the source is made to stand still, nobody is waited for.
         let wait = if self.options.still.is_some() { Duration::ZERO } else { self.options.wait_for_others };
         let follow = Follow::new(self.repo, self.others, self.stop, wait);
         let sink = (!self.options.dry_run).then_some(sink);
-        let chunks = Chunks::new(self.repo.keys(), self.index, self.trees.clone(), sink, indexed, follow);
+        let chunks = FrameBuilder::new(self.repo.keys(), self.index, self.trees.clone(), sink, indexed, follow);
         let scratch = self.repo.scratch();
         let assembler = Assembler::new(
             chunks,
@@ -275,7 +275,7 @@ impl Pipeline<'_> {
         shared: &Shared<'_>,
         outlets: Outlets,
         parent_tree: Option<ParentTree>,
-    ) -> Result<(Walked, Option<ParentTree>)> {
+    ) -> Result<(WalkReport, Option<ParentTree>)> {
         let planner = Planner::new(
             self.options,
             self.rules,
@@ -293,11 +293,11 @@ impl Pipeline<'_> {
     /// What came out of all stages. A stage that only ended since another did tells nothing by its error.
     fn outcome(
         &self,
-        walked: Result<(Walked, Option<ParentTree>)>,
+        walked: Result<(WalkReport, Option<ParentTree>)>,
         assembled: Result<Assembled>,
         stored: Result<Stored>,
         workers: Vec<Result<()>>,
-    ) -> Result<Output> {
+    ) -> Result<PipelineOutput> {
         let errors = [walked.as_ref().err(), assembled.as_ref().err(), stored.as_ref().err()];
         let wanted = self.stop.load(Ordering::Relaxed);
         let real = |e: &Error| e.kind() != ErrorKind::Interrupted || wanted;
@@ -306,6 +306,6 @@ impl Pipeline<'_> {
             return Err(first_real(stages.into_iter().flatten().chain(workers.into_iter().filter_map(Result::err))));
         }
         let (walked, parent_tree) = walked?;
-        Ok(Output { walked, assembled: assembled?, stored: stored?, parent_tree })
+        Ok(PipelineOutput { walked, assembled: assembled?, stored: stored?, parent_tree })
     }
 }

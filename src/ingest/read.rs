@@ -17,16 +17,16 @@ use crate::chunk::cutter::Cutter;
 use crate::chunk::keys::Keys;
 use crate::error::Result;
 use crate::format::pack::PackKind;
-use crate::ingest::claims::{self, Claims};
+use crate::ingest::claims::{self, TrustedSizes};
 use crate::ingest::grid;
 use crate::ingest::handles::Handle;
 use crate::ingest::holes::{self, Hole};
-use crate::ingest::shutdown::Shutdown;
+use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::stopped;
 use crate::ingest::stream;
 use crate::model::{ChunkId, Content};
 use crate::repo::tree::TreeReader;
-use crate::sys::direct::Once;
+use crate::sys::direct::DirectFile;
 use crate::sys::{self, FileKind, Stat, xattr};
 
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
@@ -68,7 +68,7 @@ pub struct ReadFile {
     /// What it was when its last byte had been read.
     pub stat: Stat,
     /// Its extended attributes.
-    pub xattrs: xattr::Found,
+    pub xattrs: xattr::ReadXattrs,
     /// Its `chattr` flags.
     pub flags: u32,
     /// Its content changed at every try.
@@ -126,20 +126,20 @@ pub enum Message {
         /// The number of its input.
         number: usize,
         /// The part.
-        part: stream::Part,
+        part: stream::StreamPart,
     },
     /// The next part of a big file.
     Piece {
         /// Its slot.
         slot: u64,
         /// The part.
-        part: Part,
+        part: FilePart,
     },
 }
 
 /// A part of a big file.
 #[derive(Debug)]
-pub enum Part {
+pub enum FilePart {
     /// A file begins: how long it was when the walk saw it, and its previous version.
     Begin(u64, Option<Content>),
     /// Chunks, one after the other without gap.
@@ -161,13 +161,13 @@ pub enum Part {
 
 /// What all readers share.
 #[derive(Debug)]
-pub struct Reading<'a> {
+pub struct ReaderContext<'a> {
     /// For ids.
     pub keys: &'a Keys,
     /// For cuts.
     pub cutter: &'a Cutter,
     /// Has the budget of bytes in flight.
-    pub shutdown: &'a Shutdown<'a>,
+    pub shutdown: &'a StageShutdown<'a>,
     /// Files of a batch that one reader may have open; at least one.
     pub ahead: usize,
     /// Holes are read as zeros.
@@ -175,22 +175,31 @@ pub struct Reading<'a> {
     /// The device that was last found to have no `chattr` flags, plus one.
     pub flagless: AtomicU64,
     /// Which sizes are believed.
-    pub claims: Claims,
+    pub claims: TrustedSizes,
     /// Reads the parent's recipes.
     pub trees: Option<&'a TreeReader>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> ReaderContext<'a> {
     /// What readers share at the start. `ahead`, `no_holes` and `trees` are the fields.
     pub fn new(
         keys: &'a Keys,
         cutter: &'a Cutter,
-        shutdown: &'a Shutdown<'a>,
+        shutdown: &'a StageShutdown<'a>,
         ahead: usize,
         no_holes: bool,
         trees: Option<&'a TreeReader>,
     ) -> Self {
-        Reading { keys, cutter, shutdown, ahead, no_holes, flagless: AtomicU64::new(0), claims: Claims::default(), trees }
+        ReaderContext {
+            keys,
+            cutter,
+            shutdown,
+            ahead,
+            no_holes,
+            flagless: AtomicU64::new(0),
+            claims: TrustedSizes::default(),
+            trees,
+        }
     }
 
     /// Reads batches until there are none left: the body of a thread.
@@ -280,18 +289,18 @@ impl<'a> Reading<'a> {
     fn big_file(&self, mut task: Task, lanes: &[Lane], out: &Sender<Message>) -> Result<()> {
         let base = task.base.take();
         let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
-        send(Part::Begin(task.stat.size, base.clone()))?;
+        send(FilePart::Begin(task.stat.size, base.clone()))?;
         for tried in 1.. {
             // An error of the source is a part; an error of `send` ends everything.
             let end = match self.stream(&task, base.as_ref(), tried, lanes, &send)? {
                 Ok(None) => {
-                    send(Part::Again)?;
+                    send(FilePart::Again)?;
                     continue;
                 }
                 Ok(Some(file)) => Ok(file),
                 Err(e) => Err(e),
             };
-            return send(Part::End(Box::new(end)));
+            return send(FilePart::End(Box::new(end)));
         }
         Ok(())
     }
@@ -303,10 +312,10 @@ impl<'a> Reading<'a> {
         base: Option<&Content>,
         tried: u32,
         lanes: &[Lane],
-        send: &dyn Fn(Part) -> Result<()>,
+        send: &dyn Fn(FilePart) -> Result<()>,
     ) -> Result<io::Result<Option<ReadFile>>> {
         let (file, before) = match open(task) {
-            Ok((file, stat)) => (Arc::new(Once::new(file)), stat),
+            Ok((file, stat)) => (Arc::new(DirectFile::new(file)), stat),
             Err(e) => return Ok(Err(e)),
         };
         sys::dir::advise_sequential(file.file());
@@ -325,7 +334,7 @@ impl<'a> Reading<'a> {
                 Err(e) => return Ok(Err(e)),
             };
             if start > at {
-                send(Part::Hole(start - at))?;
+                send(FilePart::Hole(start - at))?;
             }
             match self.extent(task.slot, &file, start..end, grid, lanes, send)? {
                 Ok(true) => at = end,
@@ -347,11 +356,11 @@ impl<'a> Reading<'a> {
     fn extent(
         &self,
         slot: u64,
-        file: &Arc<Once>,
+        file: &Arc<DirectFile>,
         range: Range<u64>,
         grid: bool,
         lanes: &[Lane],
-        send: &dyn Fn(Part) -> Result<()>,
+        send: &dyn Fn(FilePart) -> Result<()>,
     ) -> Result<io::Result<bool>> {
         let budget = &self.shutdown.bytes;
         let piece = |at: u64| (at, PIECE.min((range.end - at) as usize));
@@ -369,7 +378,7 @@ impl<'a> Reading<'a> {
                     _ => {}
                 }
                 if let Some(((at, len), lane)) = pieces.next() {
-                    lane.ask.send(Ask { file: file.clone(), at, len, head: self.cutter.max() }).map_err(|_| stopped())?;
+                    lane.ask.send(ReadRequest { file: file.clone(), at, len, head: self.cutter.max() }).map_err(|_| stopped())?;
                     asked.push_back((lane, len));
                 }
             }
@@ -391,7 +400,7 @@ impl<'a> Reading<'a> {
             let cut = self.cut(&bytes[begin..], begin, last, grid.then_some(cut_to), &mut cuts);
             cut_to += cut as u64;
             rest = bytes.split_off(begin + cut);
-            send(Part::Data { bytes, cuts, held: self.held() })?;
+            send(FilePart::Data { bytes, cuts, held: self.held() })?;
             if ended {
                 self.forget(slot, &asked);
                 return Ok(Ok(false));
@@ -415,9 +424,9 @@ impl<'a> Reading<'a> {
 }
 
 /// Reads what a reader of big files will want next: the body of a thread. It ends with the reader.
-fn read_ahead(asked: &Receiver<Ask>, tell: &Sender<io::Result<(Vec<u8>, usize)>>) {
-    for Ask { file, at, len, head } in asked {
-        let (mut bytes, head) = Once::buffer(head, len);
+fn read_ahead(asked: &Receiver<ReadRequest>, tell: &Sender<io::Result<(Vec<u8>, usize)>>) {
+    for ReadRequest { file, at, len, head } in asked {
+        let (mut bytes, head) = DirectFile::buffer(head, len);
         let result = file.read(at, len, &mut bytes).map(|_| (bytes, head));
         // Who is told closes it.
         drop(file);
@@ -429,8 +438,8 @@ fn read_ahead(asked: &Receiver<Ask>, tell: &Sender<io::Result<(Vec<u8>, usize)>>
 
 /// A part of a file to be read.
 #[derive(Debug)]
-struct Ask {
-    file: Arc<Once>,
+struct ReadRequest {
+    file: Arc<DirectFile>,
     at: u64,
     len: usize,
     /// Room before it, for the rest of the piece before: less than the longest chunk.
@@ -441,7 +450,7 @@ struct Ask {
 /// chunk.
 #[derive(Debug)]
 struct Lane {
-    ask: Sender<Ask>,
+    ask: Sender<ReadRequest>,
     told: Receiver<io::Result<(Vec<u8>, usize)>>,
 }
 
@@ -467,7 +476,7 @@ impl ReadFile {
     }
 }
 
-impl Reading<'_> {
+impl ReaderContext<'_> {
     /// Attributes and the state after the last byte.
     fn finish(&self, file: &File, before: &Stat) -> io::Result<ReadFile> {
         let (xattrs, flags) = (xattr::find(file), self.flags(file, before));

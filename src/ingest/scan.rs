@@ -25,7 +25,7 @@ pub struct Scanned {
     /// Its own stat.
     pub stat: Stat,
     /// Its extended attributes.
-    pub xattrs: xattr::Found,
+    pub xattrs: xattr::ReadXattrs,
     /// Its `chattr` flags.
     pub flags: u32,
     /// Its names.
@@ -82,7 +82,7 @@ pub fn closed() -> io::Error {
 }
 
 #[derive(Debug)]
-enum State {
+enum ScanState {
     /// It is in this directory.
     Waiting(Arc<Handle>),
     Running,
@@ -94,20 +94,20 @@ enum State {
 #[derive(Debug)]
 pub struct Cell {
     name: Vec<u8>,
-    state: Mutex<State>,
+    state: Mutex<ScanState>,
     done: Condvar,
 }
 
 impl Cell {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ScanState> {
         self.state.lock()
     }
 
     /// Takes the cell for scanning, if nobody has; the directory that it is in.
     fn claim(&self) -> Option<Arc<Handle>> {
         let mut state = self.state();
-        match std::mem::replace(&mut *state, State::Running) {
-            State::Waiting(parent) => Some(parent),
+        match std::mem::replace(&mut *state, ScanState::Running) {
+            ScanState::Waiting(parent) => Some(parent),
             other => {
                 *state = other;
                 None
@@ -149,7 +149,7 @@ impl Scanner {
 
     /// Announces directories, in the order in which they will be needed; they come before all announced earlier.
     pub fn announce(&self, dir: &Arc<Handle>, names: impl DoubleEndedIterator<Item = Vec<u8>>) -> Vec<Arc<Cell>> {
-        let waiting = || Mutex::new(State::Waiting(dir.clone()));
+        let waiting = || Mutex::new(ScanState::Waiting(dir.clone()));
         let cell = |name| Arc::new(Cell { name, state: waiting(), done: Condvar::new() });
         let cells: Vec<Arc<Cell>> = names.map(cell).collect();
         let mut queue = self.queue();
@@ -167,8 +167,8 @@ impl Scanner {
         }
         let mut state = cell.state();
         loop {
-            match std::mem::replace(&mut *state, State::Taken) {
-                State::Done(result) => {
+            match std::mem::replace(&mut *state, ScanState::Taken) {
+                ScanState::Done(result) => {
                     drop(state);
                     self.one_less();
                     return result.map(|scanned| *scanned);
@@ -181,8 +181,8 @@ impl Scanner {
 
     /// Lets go of an announced directory that is not needed, or whose own directory is to be closed.
     pub fn forget(&self, cell: &Cell) {
-        let state = std::mem::replace(&mut *cell.state(), State::Taken);
-        if matches!(state, State::Done(_)) {
+        let state = std::mem::replace(&mut *cell.state(), ScanState::Taken);
+        if matches!(state, ScanState::Done(_)) {
             self.one_less();
         }
     }
@@ -208,9 +208,9 @@ impl Scanner {
             drop(parent);
             let forgotten = {
                 let mut state = cell.state();
-                let forgotten = matches!(*state, State::Taken);
+                let forgotten = matches!(*state, ScanState::Taken);
                 if !forgotten {
-                    *state = State::Done(result.map(Box::new));
+                    *state = ScanState::Done(result.map(Box::new));
                 }
                 forgotten
             };

@@ -7,14 +7,14 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::ingest::budget::Budget;
+use crate::ingest::budget::ReadBudget;
 use crate::ingest::scan::Scanner;
 
 /// What the threads of an ingest wait at, and what ends all this waiting at once. It begins when a stage fails or panics,
 /// and when the assembler is done. The user's flag does not begin it by itself: the planner and the readers look at the
 /// flag, and fail.
 #[derive(Debug)]
-pub struct Shutdown<'a> {
+pub struct StageShutdown<'a> {
     user: &'a AtomicBool,
     begun: AtomicBool,
     /// Dropped when it begins: then the other end is closed, which ends waiting at a channel.
@@ -23,16 +23,16 @@ pub struct Shutdown<'a> {
     /// What scans directories ahead of the planner.
     pub scanner: Scanner,
     /// Bytes of files that readers hold.
-    pub bytes: Budget,
+    pub bytes: ReadBudget,
     /// Steps that the planner is ahead of the assembler.
-    pub lead: Budget,
+    pub lead: ReadBudget,
     /// Bytes of streams that their readers hold.
-    pub streamed: Budget,
+    pub streamed: ReadBudget,
 }
 
 /// How much of everything may be waited for.
 #[derive(Debug)]
-pub struct Limits {
+pub struct StageLimits {
     /// Directories that are scanned ahead.
     pub scanned: usize,
     /// Bytes of files.
@@ -43,19 +43,19 @@ pub struct Limits {
     pub streamed: u64,
 }
 
-impl<'a> Shutdown<'a> {
+impl<'a> StageShutdown<'a> {
     /// Nothing has ended yet. `user` is set when the user wants it to end.
-    pub fn new(user: &'a AtomicBool, limits: &Limits) -> Self {
+    pub fn new(user: &'a AtomicBool, limits: &StageLimits) -> Self {
         let (running, ended) = bounded(0);
-        Shutdown {
+        StageShutdown {
             user,
             begun: AtomicBool::new(false),
             running: Mutex::new(Some(running)),
             ended,
             scanner: Scanner::new(limits.scanned),
-            bytes: Budget::new(limits.bytes),
-            lead: Budget::new(limits.steps),
-            streamed: Budget::new(limits.streamed),
+            bytes: ReadBudget::new(limits.bytes),
+            lead: ReadBudget::new(limits.steps),
+            streamed: ReadBudget::new(limits.streamed),
         }
     }
 
@@ -93,7 +93,7 @@ impl<'a> Shutdown<'a> {
 }
 
 struct Guard<'a> {
-    shutdown: &'a Shutdown<'a>,
+    shutdown: &'a StageShutdown<'a>,
     well: bool,
 }
 
@@ -112,13 +112,13 @@ mod tests {
     use super::*;
     use crate::Error;
 
-    const LIMITS: Limits = Limits { scanned: 1, bytes: 1, steps: 1, streamed: 1 };
+    const LIMITS: StageLimits = StageLimits { scanned: 1, bytes: 1, steps: 1, streamed: 1 };
 
     #[test]
     fn a_stage_that_fails_or_panics_ends_all_waiting() {
         let user = AtomicBool::new(false);
         for panics in [false, true] {
-            let shutdown = Shutdown::new(&user, &LIMITS);
+            let shutdown = StageShutdown::new(&user, &LIMITS);
             let (_sender, channel) = bounded::<u8>(0);
             assert!(shutdown.bytes.take(9, 1) && shutdown.lead.take(9, 1) && shutdown.streamed.take(9, 1));
             std::thread::scope(|scope| {

@@ -14,16 +14,16 @@ use crate::model::node::check_name;
 
 /// A name on the way to given paths, or a given path itself.
 #[derive(Debug, Default)]
-pub struct Place {
+pub struct SourceEntry {
     /// What is stored here, when something was given for this place.
-    pub input: Option<Given>,
+    pub input: Option<NumberedInput>,
     /// What is below it.
-    pub below: BTreeMap<Vec<u8>, Place>,
+    pub below: BTreeMap<Vec<u8>, SourceEntry>,
 }
 
 /// An input, and its number among all of them.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct NumberedInput {
     /// Its number.
     pub number: usize,
     /// The input.
@@ -31,8 +31,8 @@ pub struct Given {
 }
 
 /// Builds the tree. Two inputs for one place are a usage error.
-pub fn places(inputs: &[Arc<dyn Input>]) -> Result<Place> {
-    let mut root = Place::default();
+pub fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
+    let mut root = SourceEntry::default();
     for (number, input) in inputs.iter().enumerate() {
         let mut place = &mut root;
         for name in names(input.stored())? {
@@ -41,15 +41,15 @@ pub fn places(inputs: &[Arc<dyn Input>]) -> Result<Place> {
         if place.input.as_ref().is_some_and(|other| input.differs(&*other.input)) {
             return Err(Error::invalid(format!("two sources would be stored as {}", escape(input.stored()))));
         }
-        place.input = Some(Given { number, input: input.clone() });
+        place.input = Some(NumberedInput { number, input: input.clone() });
     }
     Ok(root)
 }
 
-impl Place {
+impl SourceEntry {
     /// Calls `visit` with every input at and below this place: where it stands, and what it is. There may be thousands of
     /// levels.
-    pub fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p Given)) {
+    pub fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p NumberedInput)) {
         let mut rest = vec![(path.to_vec(), self)];
         while let Some((path, place)) = rest.pop() {
             if let Some(given) = &place.input {

@@ -8,14 +8,14 @@ use crate::error::Result;
 
 /// What makes a source stand still, and what lets it go on.
 #[derive(Clone)]
-pub struct Still {
+pub struct FreezeHooks {
     /// Called before anything is read; when it fails, nothing is.
     pub freeze: Arc<dyn Fn() -> Result<()> + Send + Sync>,
     /// Called when everything was read, or will not be; also when `freeze` failed.
     pub thaw: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl fmt::Debug for Still {
+impl fmt::Debug for FreezeHooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Still")
     }
@@ -24,13 +24,13 @@ impl fmt::Debug for Still {
 /// A source that stands still. It goes on when this is dropped, at the latest.
 #[derive(Debug)]
 pub struct Frozen<'a> {
-    still: Option<&'a Still>,
+    still: Option<&'a FreezeHooks>,
     since: Instant,
 }
 
 impl<'a> Frozen<'a> {
     /// Makes it stand still.
-    pub fn begin(still: Option<&'a Still>) -> Result<Self> {
+    pub fn begin(still: Option<&'a FreezeHooks>) -> Result<Self> {
         let frozen = Frozen { still, since: Instant::now() };
         still.map_or(Ok(()), |still| (still.freeze)())?;
         Ok(frozen)
@@ -66,7 +66,7 @@ mod tests {
             let thawed = Arc::new(AtomicUsize::new(0));
             let count = thawed.clone();
             let freeze = move || if fails { Err(crate::Error::invalid("no")) } else { Ok(()) };
-            let still = Still {
+            let still = FreezeHooks {
                 freeze: Arc::new(freeze),
                 thaw: Arc::new(move || count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed)),
             };

@@ -9,11 +9,11 @@ use crossbeam_channel::Sender;
 use crate::chunk::cutter::Cutter;
 use crate::error::Result;
 use crate::ingest::input::Input;
-use crate::ingest::read::{Cut, Message, Reading};
+use crate::ingest::read::{Cut, Message, ReaderContext};
 use crate::ingest::sink::stopped;
 use crate::model::{Timestamp, escape};
 use crate::observe::{Event, Observer};
-use crate::sys::flow::{self, Came, Flow};
+use crate::sys::flow::{self, Came, CommandStream};
 
 /// Bytes of a stream that are cut at once.
 const PIECE: usize = 512 << 10;
@@ -27,12 +27,12 @@ pub struct Running {
     pub number: usize,
     input: Arc<dyn Input>,
     started: Timestamp,
-    flow: io::Result<Flow>,
+    flow: io::Result<CommandStream>,
 }
 
 /// The next part of a stream.
 #[derive(Debug)]
-pub enum Part {
+pub enum StreamPart {
     /// Chunks, one after the other without gap.
     Data {
         /// Their bytes.
@@ -70,13 +70,13 @@ fn held_by_piece(cutter: &Cutter) -> u64 {
     (PIECE + cutter.max()) as u64
 }
 
-impl Reading<'_> {
+impl ReaderContext<'_> {
     /// Reads a stream to its end: the body of a thread. When the ingest ends before it does, so does its command.
     pub fn read_stream(&self, running: Running, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
         let held = held_by_piece(self.cutter);
         let Running { number, input, started, flow } = running;
         let send = |part| out.send(Message::Stream { number, part }).map_err(|_| stopped());
-        let end = |failure| send(Part::End { started, failure });
+        let end = |failure| send(StreamPart::End { started, failure });
         let mut said = |line: &[u8]| {
             observer.event(&Event::Note { subject: input.shown(), message: &String::from_utf8_lossy(line) });
         };
@@ -106,7 +106,7 @@ impl Reading<'_> {
             let cut = self.cut(&bytes, 0, ended, None, &mut cuts);
             rest.extend_from_slice(bytes.get(cut..).unwrap_or_default());
             bytes.truncate(cut);
-            send(Part::Data { bytes, cuts, held })?;
+            send(StreamPart::Data { bytes, cuts, held })?;
         }
         let status = loop {
             match flow.ended(WAIT, &mut said) {

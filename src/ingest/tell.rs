@@ -6,7 +6,7 @@ use crate::sys::FileKind;
 
 /// Something to say in its place among the steps: of an entry that is in no step of its own.
 #[derive(Debug)]
-pub struct Told {
+pub struct EntryNotice {
     /// What became of it.
     pub action: Action,
     /// Its name in the directory that began last.
@@ -19,21 +19,27 @@ pub struct Told {
     pub bytes: u64,
 }
 
-impl Told {
+impl EntryNotice {
     /// An entry that the parent snapshot has and the source has no more.
-    pub fn gone(node: &Node) -> Box<Told> {
+    pub fn gone(node: &Node) -> Box<EntryNotice> {
         let below = node.directory().map_or(0, |directory| directory.descendants);
         let reason = match below {
             0 => String::new(),
             1 => "with 1 entry below it".to_owned(),
             n => format!("with {n} entries below it"),
         };
-        Box::new(Told { action: Action::Removed, name: node.name.clone(), kind: kind_of(&node.kind), reason, bytes: node.size() })
+        Box::new(EntryNotice {
+            action: Action::Removed,
+            name: node.name.clone(),
+            kind: kind_of(&node.kind),
+            reason,
+            bytes: node.size(),
+        })
     }
 
     /// An entry that the user does not want in the snapshot.
-    pub fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<Told> {
-        Box::new(Told { action: Action::LeftOut, name: name.to_vec(), kind: kind_on_disk(kind), reason, bytes })
+    pub fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<EntryNotice> {
+        Box::new(EntryNotice { action: Action::LeftOut, name: name.to_vec(), kind: kind_on_disk(kind), reason, bytes })
     }
 }
 

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::now;
 use crate::jobs::config::check::words;
-use crate::jobs::hooks::{Ended, LIMIT, Step, attend};
+use crate::jobs::hooks::{Ended, HookRun, LIMIT, attend};
 use crate::jobs::units;
 use crate::model::{Content, Item};
 use crate::observe::{Event, Observer};
 use crate::repo::tree::TreeReader;
-use crate::sys::flow::Flow;
+use crate::sys::flow::CommandStream;
 
 /// What commands of a restore are run with.
 pub struct Back<'a> {
@@ -28,19 +28,20 @@ pub struct Back<'a> {
 
 impl Back<'_> {
     /// Runs a step.
-    pub fn step(&self, name: &str, command: &[String], timeout: Option<&str>) -> Step {
+    pub fn step(&self, name: &str, command: &[String], timeout: Option<&str>) -> HookRun {
         let started = now();
         let result = self.run(name, command, timeout);
-        Step { name: name.to_owned(), started, finished: now(), failure: result.err().map(|e| e.to_string()) }
+        HookRun { name: name.to_owned(), started, finished: now(), failure: result.err().map(|e| e.to_string()) }
     }
 
     fn run(&self, name: &str, command: &[String], timeout: Option<&str>) -> Result<()> {
         let limit = timeout.map_or(Ok(LIMIT), units::parse_wait).map_err(Error::invalid)?;
-        let mut flow = Flow::start(&words(command), &self.variables).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+        let mut flow =
+            CommandStream::start(&words(command), &self.variables).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         self.follow(&mut flow, name, Some(limit))
     }
 
-    fn follow(&self, flow: &mut Flow, name: &str, limit: Option<Duration>) -> Result<()> {
+    fn follow(&self, flow: &mut CommandStream, name: &str, limit: Option<Duration>) -> Result<()> {
         let until = limit.map(|limit| Instant::now() + limit);
         let wanted = || match (self.stop.load(Ordering::Relaxed), until) {
             (true, _) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
@@ -61,19 +62,19 @@ impl Back<'_> {
     }
 
     /// Gives a file of a snapshot to a command on its standard input.
-    pub fn pour(&self, name: &str, command: &[String], trees: &TreeReader, content: &Content) -> Step {
+    pub fn pour(&self, name: &str, command: &[String], trees: &TreeReader, content: &Content) -> HookRun {
         let started = now();
         let result = self.fed(name, command, trees, content);
-        Step { name: name.to_owned(), started, finished: now(), failure: result.err().map(|e| e.to_string()) }
+        HookRun { name: name.to_owned(), started, finished: now(), failure: result.err().map(|e| e.to_string()) }
     }
 
     fn fed(&self, name: &str, command: &[String], trees: &TreeReader, content: &Content) -> Result<()> {
-        let start = Flow::start_fed(&words(command), &self.variables);
+        let start = CommandStream::start_fed(&words(command), &self.variables);
         let (mut flow, input) = start.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         // When the file cannot be read to its end, the command is ended before its input is: it must not take half of
         // the file for all of it.
         let broken = AtomicBool::new(false);
-        let input = Input { pipe: Some(input), broken: &broken };
+        let input = CommandInput { pipe: Some(input), broken: &broken };
         std::thread::scope(|scope| {
             let feeder = scope.spawn(|| input.write(trees, content, self.stop));
             let followed = self.follow_fed(&mut flow, name, &broken);
@@ -88,7 +89,7 @@ impl Back<'_> {
         })
     }
 
-    fn follow_fed(&self, flow: &mut Flow, name: &str, broken: &AtomicBool) -> Result<()> {
+    fn follow_fed(&self, flow: &mut CommandStream, name: &str, broken: &AtomicBool) -> Result<()> {
         let mut told = |line: &[u8]| {
             let message = String::from_utf8_lossy(line);
             self.observer.event(&Event::Note { subject: name.as_bytes(), message: &message });
@@ -105,12 +106,12 @@ impl Back<'_> {
 }
 
 /// The standard input of a command.
-struct Input<'a> {
+struct CommandInput<'a> {
     pipe: Option<ChildStdin>,
     broken: &'a AtomicBool,
 }
 
-impl Input<'_> {
+impl CommandInput<'_> {
     fn write(mut self, trees: &TreeReader, content: &Content, stop: &AtomicBool) -> Result<()> {
         let Some(mut pipe) = self.pipe.take() else { return Ok(()) };
         let mut closed = false;

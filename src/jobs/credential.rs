@@ -30,11 +30,11 @@ const LIMIT: usize = 64 << 10;
 pub type Secret = Zeroizing<Vec<u8>>;
 
 /// A token for a server.
-pub type Token = Zeroizing<String>;
+pub type ServerToken = Zeroizing<String>;
 
 /// Where a credential comes from.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum CredentialOrigin {
     /// The content of a file, without its last newline.
     PasswordFile(PathBuf),
     /// The output of a shell command, without its last newline.
@@ -47,7 +47,7 @@ pub enum Origin {
 
 /// What the options say of a credential; at most one of them is there.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct CredentialOptions {
     /// A key file.
     pub key_file: Option<PathBuf>,
     /// A shell command that prints a passphrase.
@@ -56,7 +56,7 @@ pub struct Options {
     pub password_file: Option<PathBuf>,
 }
 
-impl Options {
+impl CredentialOptions {
     /// Whether there is one.
     pub fn any(&self) -> bool {
         self.key_file.is_some() || self.password_command.is_some() || self.password_file.is_some()
@@ -65,23 +65,27 @@ impl Options {
 
 /// What the user gave: an option beats every variable; among the variables, whose names begin with `prefix`, a key file,
 /// a command, a file and the passphrase itself come in this order.
-pub fn given(options: &Options, prefix: &str, get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Origin>> {
+pub fn given(
+    options: &CredentialOptions,
+    prefix: &str,
+    get: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<CredentialOrigin>> {
     let options = [
-        options.key_file.clone().map(Origin::KeyFile),
-        options.password_command.clone().map(Origin::PasswordCommand),
-        options.password_file.clone().map(Origin::PasswordFile),
+        options.key_file.clone().map(CredentialOrigin::KeyFile),
+        options.password_command.clone().map(CredentialOrigin::PasswordCommand),
+        options.password_file.clone().map(CredentialOrigin::PasswordFile),
     ];
     if let Some(given) = options.into_iter().flatten().next() {
         return Ok(Some(given));
     }
     let set = |name: &str| variables::value(&format!("{prefix}{name}"), &get);
     let found = [
-        set("KEY_FILE")?.map(|v| Origin::KeyFile(v.into())),
-        set("PASSWORD_COMMAND")?.map(Origin::PasswordCommand),
-        set("PASSWORD_FILE")?.map(|v| Origin::PasswordFile(v.into())),
-        get(&format!("{prefix}PASSWORD")).map(|v| Origin::Password(Zeroizing::new(v.into_vec()))),
+        set("KEY_FILE")?.map(|v| CredentialOrigin::KeyFile(v.into())),
+        set("PASSWORD_COMMAND")?.map(CredentialOrigin::PasswordCommand),
+        set("PASSWORD_FILE")?.map(|v| CredentialOrigin::PasswordFile(v.into())),
+        get(&format!("{prefix}PASSWORD")).map(|v| CredentialOrigin::Password(Zeroizing::new(v.into_vec()))),
     ];
-    if found.iter().flatten().next() == Some(&Origin::Password(Zeroizing::new(Vec::new()))) {
+    if found.iter().flatten().next() == Some(&CredentialOrigin::Password(Zeroizing::new(Vec::new()))) {
         let text = format!("{prefix}PASSWORD is set, and the passphrase is empty: an empty one protects nothing");
         return Err(Error::new(ErrorKind::Key, text));
     }
@@ -100,16 +104,16 @@ pub struct New {
 
 /// The credential of a repository that is made, or of a new slot of the one at `repository`. A key file that does not
 /// exist is made. `None` for `origin` asks on the terminal.
-pub fn new(origin: Option<Origin>, repository: Option<&Path>, prompt: &str) -> Result<New> {
+pub fn new(origin: Option<CredentialOrigin>, repository: Option<&Path>, prompt: &str) -> Result<New> {
     match origin {
-        Some(Origin::KeyFile(file)) => {
+        Some(CredentialOrigin::KeyFile(file)) => {
             let file = paths::absolute(&file)?;
             if repository.is_some_and(|repository| file.starts_with(repository)) {
                 let text = "is inside the repository: whoever gets hold of one would have the other";
                 return Err(Error::invalid(format!("the key file {} {text}", shown(&file))));
             }
             let made = file.symlink_metadata().is_err();
-            let credential = if made { make_key_file(&file)? } else { load(&Origin::KeyFile(file.clone()))? };
+            let credential = if made { make_key_file(&file)? } else { load(&CredentialOrigin::KeyFile(file.clone()))? };
             Ok(New { credential, key_file: Some(file), made })
         }
         Some(origin) => Ok(New { credential: load(&origin)?, key_file: None, made: false }),
@@ -118,17 +122,17 @@ pub fn new(origin: Option<Origin>, repository: Option<&Path>, prompt: &str) -> R
 }
 
 /// Reads the credential from where it is.
-pub fn load(origin: &Origin) -> Result<Credential> {
+pub fn load(origin: &CredentialOrigin) -> Result<Credential> {
     crate::sys::process::protect_memory();
     match origin {
-        Origin::PasswordFile(path) => {
+        CredentialOrigin::PasswordFile(path) => {
             let what = || format!("cannot read the password file {}", shown(path));
             let file = File::open(path).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?;
             passphrase(read_line(file).at(what).map_err(|e| e.with_kind(ErrorKind::Key))?)
         }
-        Origin::PasswordCommand(command) => passphrase(run(command, "password")?),
-        Origin::Password(password) => passphrase(password.clone()),
-        Origin::KeyFile(path) => key_file(path),
+        CredentialOrigin::PasswordCommand(command) => passphrase(run(command, "password")?),
+        CredentialOrigin::Password(password) => passphrase(password.clone()),
+        CredentialOrigin::KeyFile(path) => key_file(path),
     }
 }
 
@@ -251,7 +255,7 @@ fn key_text(key: &[u8; 32]) -> Zeroizing<[u8; 65]> {
 }
 
 /// The token for a server, after the variables of `get`: of a command, a file, or itself.
-pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>> {
+pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<ServerToken>> {
     let set = |name: &str| variables::value(name, &get);
     let (command, file, token) = (set("YESTER_TOKEN_COMMAND")?, set("YESTER_TOKEN_FILE")?, set("YESTER_TOKEN")?);
     let bytes = if let Some(command) = command {
@@ -275,7 +279,7 @@ pub fn token(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>> {
 }
 
 /// Writes a credential and a token to the process that will serve a mount.
-pub fn hand_over(credential: &Credential, token: Option<&Token>, mut to: impl Write) -> io::Result<()> {
+pub fn hand_over(credential: &Credential, token: Option<&ServerToken>, mut to: impl Write) -> io::Result<()> {
     let token = token.map_or("", |token| token.as_str());
     to.write_all(token.as_bytes())?;
     to.write_all(b"\n")?;
@@ -286,7 +290,7 @@ pub fn hand_over(credential: &Credential, token: Option<&Token>, mut to: impl Wr
 }
 
 /// Reads what [`hand_over`] wrote.
-pub fn take_over(from: impl Read) -> Result<(Credential, Option<Token>)> {
+pub fn take_over(from: impl Read) -> Result<(Credential, Option<ServerToken>)> {
     crate::sys::process::protect_memory();
     let missing = || Error::new(ErrorKind::Key, "the process that asked for this mount handed no key over");
     let bytes = read_limited(from).map_err(|_| missing())?;
@@ -305,7 +309,7 @@ pub fn take_over(from: impl Read) -> Result<(Credential, Option<Token>)> {
 mod tests {
     use super::*;
 
-    fn origin(options: &Options, variables: &[(&str, &str)]) -> Option<Origin> {
+    fn origin(options: &CredentialOptions, variables: &[(&str, &str)]) -> Option<CredentialOrigin> {
         given(options, "YESTER_", |name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())).unwrap()
     }
 
@@ -313,15 +317,15 @@ mod tests {
     fn an_option_beats_every_variable() {
         let all =
             [("YESTER_KEY_FILE", "k"), ("YESTER_PASSWORD_COMMAND", "c"), ("YESTER_PASSWORD_FILE", "f"), ("YESTER_PASSWORD", "p")];
-        let option = Options { password_file: Some("option".into()), ..Options::default() };
-        assert!(origin(&option, &all) == Some(Origin::PasswordFile("option".into())));
-        let none = Options::default();
-        assert!(origin(&none, &all) == Some(Origin::KeyFile("k".into())));
-        assert!(origin(&none, &all[1..]) == Some(Origin::PasswordCommand("c".into())));
-        assert!(origin(&none, &all[2..]) == Some(Origin::PasswordFile("f".into())));
-        assert!(origin(&none, &all[3..]) == Some(Origin::Password(Zeroizing::new(b"p".to_vec()))));
+        let option = CredentialOptions { password_file: Some("option".into()), ..CredentialOptions::default() };
+        assert!(origin(&option, &all) == Some(CredentialOrigin::PasswordFile("option".into())));
+        let none = CredentialOptions::default();
+        assert!(origin(&none, &all) == Some(CredentialOrigin::KeyFile("k".into())));
+        assert!(origin(&none, &all[1..]) == Some(CredentialOrigin::PasswordCommand("c".into())));
+        assert!(origin(&none, &all[2..]) == Some(CredentialOrigin::PasswordFile("f".into())));
+        assert!(origin(&none, &all[3..]) == Some(CredentialOrigin::Password(Zeroizing::new(b"p".to_vec()))));
         assert!(origin(&none, &[]).is_none());
-        let empty = given(&Options::default(), "YESTER_", |name| (name == "YESTER_PASSWORD").then(OsString::new));
+        let empty = given(&CredentialOptions::default(), "YESTER_", |name| (name == "YESTER_PASSWORD").then(OsString::new));
         assert!(empty.is_err_and(|e| e.to_string().contains("YESTER_PASSWORD")));
     }
 

@@ -21,7 +21,7 @@ const NAMED: usize = 3;
 
 /// Something that shows that a service is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Guard {
+pub enum ServiceGuard {
     /// Something accepts connections at `host:port`.
     Tcp(String),
     /// Something accepts connections at a Unix socket.
@@ -36,7 +36,7 @@ pub enum Guard {
     Busy(PathBuf),
 }
 
-impl FromStr for Guard {
+impl FromStr for ServiceGuard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -52,47 +52,47 @@ impl FromStr for Guard {
             "tcp" => {
                 let address = rest.strip_prefix("//").ok_or_else(wrong)?;
                 let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-                port.filter(|(host, _)| !host.is_empty()).map(|_| Guard::Tcp(address.to_owned())).ok_or_else(wrong)
+                port.filter(|(host, _)| !host.is_empty()).map(|_| ServiceGuard::Tcp(address.to_owned())).ok_or_else(wrong)
             }
-            "unix" => path().map(Guard::Unix),
-            "pidfile" => path().map(Guard::PidFile),
-            "mounted" => path().map(Guard::Mounted),
-            "busy" => path().map(Guard::Busy),
-            "unit" if !rest.is_empty() && !rest.starts_with('-') => Ok(Guard::Unit(rest.to_owned())),
+            "unix" => path().map(ServiceGuard::Unix),
+            "pidfile" => path().map(ServiceGuard::PidFile),
+            "mounted" => path().map(ServiceGuard::Mounted),
+            "busy" => path().map(ServiceGuard::Busy),
+            "unit" if !rest.is_empty() && !rest.starts_with('-') => Ok(ServiceGuard::Unit(rest.to_owned())),
             _ => Err(wrong()),
         }
     }
 }
 
-impl fmt::Display for Guard {
+impl fmt::Display for ServiceGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |path: &Path| escape(path.as_os_str().as_bytes());
         match self {
-            Guard::Tcp(address) => write!(f, "tcp://{address}"),
-            Guard::Unix(path) => write!(f, "unix:{}", shown(path)),
-            Guard::PidFile(path) => write!(f, "pidfile:{}", shown(path)),
-            Guard::Unit(name) => write!(f, "unit:{name}"),
-            Guard::Mounted(path) => write!(f, "mounted:{}", shown(path)),
-            Guard::Busy(path) => write!(f, "busy:{}", shown(path)),
+            ServiceGuard::Tcp(address) => write!(f, "tcp://{address}"),
+            ServiceGuard::Unix(path) => write!(f, "unix:{}", shown(path)),
+            ServiceGuard::PidFile(path) => write!(f, "pidfile:{}", shown(path)),
+            ServiceGuard::Unit(name) => write!(f, "unit:{name}"),
+            ServiceGuard::Mounted(path) => write!(f, "mounted:{}", shown(path)),
+            ServiceGuard::Busy(path) => write!(f, "busy:{}", shown(path)),
         }
     }
 }
 
-impl Guard {
+impl ServiceGuard {
     /// What is alive; `None` if nothing is. An error if that cannot be told: then it may be alive.
     pub fn alive(&self) -> Result<Option<String>> {
         let failed = |e: &dyn fmt::Display| Error::new(ErrorKind::Io, format!("{self} cannot be told: {e}"));
         match self {
-            Guard::Tcp(address) => {
+            ServiceGuard::Tcp(address) => {
                 let mut all = address.to_socket_addrs().map_err(|e| failed(&e))?;
                 let answers = all.any(|address| TcpStream::connect_timeout(&address, WAIT).is_ok());
                 Ok(answers.then(|| format!("something answers at {address}")))
             }
-            Guard::Unix(path) => {
+            ServiceGuard::Unix(path) => {
                 let answers = UnixStream::connect(path).is_ok();
                 Ok(answers.then(|| format!("something answers at {}", escape(path.as_os_str().as_bytes()))))
             }
-            Guard::PidFile(path) => match fs::read_to_string(path) {
+            ServiceGuard::PidFile(path) => match fs::read_to_string(path) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(failed(&e)),
                 Ok(text) => match text.trim().parse() {
@@ -100,19 +100,19 @@ impl Guard {
                     Err(_) => Err(failed(&"there is no number in it")),
                 },
             },
-            Guard::Unit(name) => unit(name).map_err(|e| failed(&e)),
-            Guard::Mounted(path) => {
+            ServiceGuard::Unit(name) => unit(name).map_err(|e| failed(&e)),
+            ServiceGuard::Mounted(path) => {
                 let table = mount::table().map_err(|e| failed(&e))?;
                 let mounted = table.iter().any(|mount| mount.point == *path);
                 Ok(mounted.then(|| format!("something is mounted on {}", escape(path.as_os_str().as_bytes()))))
             }
-            Guard::Busy(path) => busy(path).map_err(|e| failed(&e)),
+            ServiceGuard::Busy(path) => busy(path).map_err(|e| failed(&e)),
         }
     }
 }
 
 /// Refuses when any of these is alive, but for those in `anyway`.
-pub fn ask(guards: &[Guard], anyway: &[Guard]) -> Result<()> {
+pub fn ask(guards: &[ServiceGuard], anyway: &[ServiceGuard]) -> Result<()> {
     for guard in guards.iter().filter(|guard| !anyway.contains(guard)) {
         if let Some(alive) = guard.alive()? {
             let text =
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     fn alive(text: &str) -> Option<String> {
-        let guard: Guard = text.parse().expect("a guard");
+        let guard: ServiceGuard = text.parse().expect("a guard");
         assert_eq!(guard.to_string(), text);
         guard.alive().expect("it can be told")
     }
@@ -191,7 +191,7 @@ mod tests {
         for bad in
             ["", "tcp:h:1", "tcp://h", "tcp://:1", "tcp://h:x", "unix:x", "pidfile:", "unit:", "unit:-x", "ftp://h:1", "busy"]
         {
-            assert!(bad.parse::<Guard>().is_err(), "{bad}");
+            assert!(bad.parse::<ServiceGuard>().is_err(), "{bad}");
         }
     }
 
@@ -218,7 +218,7 @@ mod tests {
         assert!(alive(&busy).is_some_and(|text| text.contains(&format!("process {}", child.id()))));
         child.kill().and_then(|()| child.wait()).expect("it ends");
         assert_eq!(alive(&busy), None);
-        let guard: Guard = "mounted:/proc".parse().expect("a guard");
+        let guard: ServiceGuard = "mounted:/proc".parse().expect("a guard");
         let refused = ask(std::slice::from_ref(&guard), &[]).expect_err("it is alive");
         assert_eq!(refused.kind(), ErrorKind::Alive);
         assert!(ask(std::slice::from_ref(&guard), std::slice::from_ref(&guard)).is_ok());

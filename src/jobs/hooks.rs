@@ -14,7 +14,7 @@ use crate::jobs::config::keys::{Hook, Hooks};
 use crate::jobs::units;
 use crate::model::{Timestamp, escape};
 use crate::observe::{Event, Observer};
-use crate::sys::flow::{self, Came, Flow};
+use crate::sys::flow::{self, Came, CommandStream};
 
 /// How long a hook may take when nobody says.
 pub const LIMIT: Duration = Duration::from_secs(3600);
@@ -27,7 +27,7 @@ const LINE: usize = 1000;
 
 /// A hook that was run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct HookRun {
     /// Which hook.
     pub name: String,
     /// When it began.
@@ -44,7 +44,7 @@ pub struct Runner {
     observer: Arc<dyn Observer>,
     stop: Arc<AtomicBool>,
     variables: Mutex<Vec<(OsString, OsString)>>,
-    steps: Mutex<Vec<Step>>,
+    steps: Mutex<Vec<HookRun>>,
 }
 
 impl Runner {
@@ -66,7 +66,7 @@ impl Runner {
     }
 
     /// What was run until now.
-    pub fn steps(&self) -> Vec<Step> {
+    pub fn steps(&self) -> Vec<HookRun> {
         self.steps.lock().clone()
     }
 
@@ -76,7 +76,7 @@ impl Runner {
         let started = now();
         let result = self.command(name, hook);
         let failure = result.as_ref().err().map(ToString::to_string);
-        self.steps.lock().push(Step { name: name.to_owned(), started, finished: now(), failure });
+        self.steps.lock().push(HookRun { name: name.to_owned(), started, finished: now(), failure });
         result
     }
 
@@ -85,7 +85,7 @@ impl Runner {
         let limit = hook.timeout.as_deref().map_or(Ok(LIMIT), units::parse_wait).map_err(Error::invalid)?;
         let mut variables = self.variables();
         variables.push(("YESTER_HOOK".into(), name.into()));
-        let mut flow = Flow::start(&words(&hook.command), &variables).map_err(|e| failed(&e.to_string()))?;
+        let mut flow = CommandStream::start(&words(&hook.command), &variables).map_err(|e| failed(&e.to_string()))?;
         let subject = format!("hook {name}");
         let mut told = |line: &[u8]| {
             self.observer.event(&Event::Note { subject: subject.as_bytes(), message: &String::from_utf8_lossy(line) });
@@ -119,7 +119,7 @@ pub enum Ended {
 
 /// Follows a command to its end: every line that it writes is told.
 pub fn attend(
-    flow: &mut Flow,
+    flow: &mut CommandStream,
     told: &mut dyn FnMut(&[u8]),
     still_wanted: &dyn Fn() -> Result<()>,
 ) -> std::result::Result<(), Ended> {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::run::{MAX_LOG, MAX_STEPS};
 use crate::ingest::now;
-use crate::jobs::hooks::Step;
+use crate::jobs::hooks::HookRun;
 use crate::model::{Run, RunStep, escape};
 use crate::observe::{Event, Observer};
 use crate::repo::{Repository, runs};
@@ -82,8 +82,8 @@ pub fn failed(run: &mut Run, error: &Error) {
 }
 
 /// Hooks as steps.
-pub fn steps(steps: Vec<Step>) -> Vec<RunStep> {
-    let step = |step: Step| RunStep {
+pub fn steps(steps: Vec<HookRun>) -> Vec<RunStep> {
+    let step = |step: HookRun| RunStep {
         name: step.name.into_bytes(),
         started: step.started,
         finished: step.finished,

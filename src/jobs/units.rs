@@ -1,7 +1,7 @@
 //! Sizes, times to wait and levels of compression as people write them.
 
 use crate::chunk::codec::Compression;
-use crate::remote::rate::Rule;
+use crate::remote::rate::RateRule;
 
 /// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
 const FASTEST: i32 = -1;
@@ -60,7 +60,7 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
 }
 
 /// A part of a limit: `2M`, `off`, `8M 08:00-18:00`.
-pub fn parse_limit(text: &str) -> Result<Rule, String> {
+pub fn parse_limit(text: &str) -> Result<RateRule, String> {
     let wrong = || format!("{text:?} is no limit: write 2M, off, or 8M 08:00-18:00");
     let (rate, hours) = match text.trim().split_once(' ') {
         Some((rate, hours)) => (rate, Some(hours.trim())),
@@ -79,7 +79,7 @@ pub fn parse_limit(text: &str) -> Result<Rule, String> {
         }
     };
     let rate = if rate == "off" { None } else { Some(parse_rate(rate)?) };
-    Ok(Rule { minutes, rate })
+    Ok(RateRule { minutes, rate })
 }
 
 /// `auto`, `off`, `fastest`, or a level.
@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn limits_are_read() {
         let good = [
-            ("2M", Rule { minutes: None, rate: Some(2 << 20) }),
-            ("off", Rule { minutes: None, rate: None }),
-            ("8M 08:00-18:30", Rule { minutes: Some((480, 1110)), rate: Some(8 << 20) }),
-            ("off 22:00-24:00", Rule { minutes: Some((1320, 1440)), rate: None }),
+            ("2M", RateRule { minutes: None, rate: Some(2 << 20) }),
+            ("off", RateRule { minutes: None, rate: None }),
+            ("8M 08:00-18:30", RateRule { minutes: Some((480, 1110)), rate: Some(8 << 20) }),
+            ("off 22:00-24:00", RateRule { minutes: Some((1320, 1440)), rate: None }),
         ];
         good.into_iter().for_each(|(text, rule)| assert_eq!(parse_limit(text), Ok(rule), "{text}"));
         for bad in ["", "1", "2M 8-18", "2M 08:00", "2M 25:00-26:00", "2M 08:60-09:00", "fast 08:00-09:00"] {

@@ -6,7 +6,7 @@ use crate::chunk::keys::Keys;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, Config};
 use crate::format::envelope::{self, HEADER, ObjectType};
-use crate::keys::copies::{Copies, State};
+use crate::keys::copies::{Copies, CopyState};
 use crate::model::RepositoryId;
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
@@ -43,7 +43,7 @@ pub(crate) struct Configurations {
 
 /// Configurations of which the key has said which are authentic. Copies of others count as damaged.
 #[derive(Debug)]
-pub(crate) struct Judged(Configurations);
+pub(crate) struct JudgedConfigurations(Configurations);
 
 /// A configuration that the key has confirmed.
 #[derive(Debug)]
@@ -100,11 +100,11 @@ impl Configurations {
     }
 
     /// Lets the key say which are authentic.
-    pub fn judge(mut self, keys: &Keys) -> Judged {
+    pub fn judge(mut self, keys: &Keys) -> JudgedConfigurations {
         for (_, copies) in &mut self.numbers {
             copies.distrust("it is not authentic under the repository's key", |candidate| candidate.is_authentic(keys));
         }
-        Judged(self)
+        JudgedConfigurations(self)
     }
 
     /// Why nothing in `config/` can be used.
@@ -113,10 +113,10 @@ impl Configurations {
         let next = "yester key recover writes it anew";
         let mut states: Vec<_> = self.numbers.iter().flat_map(|(_, copies)| copies.states()).collect();
         // What cannot be looked at may be good: nothing is to be written anew because of it.
-        states.sort_by_key(|(_, state)| !matches!(state, State::Unknown(_)));
+        states.sort_by_key(|(_, state)| !matches!(state, CopyState::Unknown(_)));
         match states.first() {
-            Some((name, State::Unknown(why))) => Error::new(ErrorKind::Io, format!("{name} in {place}: {why}")),
-            Some((name, State::Damaged(why) | State::MadeUp(why))) => {
+            Some((name, CopyState::Unknown(why))) => Error::new(ErrorKind::Io, format!("{name} in {place}: {why}")),
+            Some((name, CopyState::Damaged(why) | CopyState::MadeUp(why))) => {
                 let text = format!("no copy of the configuration of {place} is good: {name}: {why}");
                 Error::corrupt(format!("{text}; {next}"))
             }
@@ -132,7 +132,7 @@ impl Configurations {
     }
 }
 
-impl Judged {
+impl JudgedConfigurations {
     /// The newest authentic one; `None`: there is none. An error if that is of a newer program. What is not authentic says
     /// nothing, whatever it claims.
     pub fn newest(self) -> Result<Option<Authentic>> {
@@ -161,8 +161,9 @@ impl Judged {
 
     /// The next number after those of configurations that are authentic or cannot be looked at.
     pub fn free_number(&self) -> Result<u32> {
-        let counts =
-            |copies: &Copies<Candidate>| copies.states().any(|(_, state)| matches!(state, State::Whole | State::Unknown(_)));
+        let counts = |copies: &Copies<Candidate>| {
+            copies.states().any(|(_, state)| matches!(state, CopyState::Whole | CopyState::Unknown(_)))
+        };
         let highest = self.0.numbers.iter().find(|(_, copies)| counts(copies)).map_or(0, |(number, _)| *number);
         let is_taken = |number: &u32| self.0.numbers.iter().any(|(taken, _)| taken == number);
         let free = (highest..=u32::MAX).skip(1).find(|number| !is_taken(number));
@@ -172,14 +173,14 @@ impl Judged {
     /// The error of what cannot be looked at, and may be authentic.
     pub fn unreadable(&self, storage: &dyn Storage) -> Option<Error> {
         let mut states = self.0.numbers.iter().flat_map(|(_, copies)| copies.states());
-        states.any(|(_, state)| matches!(state, State::Unknown(_))).then(|| self.0.error(storage))
+        states.any(|(_, state)| matches!(state, CopyState::Unknown(_))).then(|| self.0.error(storage))
     }
 }
 
 /// The damaged ones of these copies, with what is wrong.
 fn damaged<'a>(copies: impl Iterator<Item = &'a Copies<Candidate>>) -> Vec<(Name, String)> {
-    let why = |(name, state): (Name, &State)| {
-        if let State::Damaged(why) | State::MadeUp(why) = state { Some((name, why.clone())) } else { None }
+    let why = |(name, state): (Name, &CopyState)| {
+        if let CopyState::Damaged(why) | CopyState::MadeUp(why) = state { Some((name, why.clone())) } else { None }
     };
     copies.flat_map(|copies| copies.states().filter_map(why)).collect()
 }

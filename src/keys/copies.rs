@@ -8,7 +8,7 @@ use crate::storage::{COPIES, Created, Name, Storage};
 
 /// How one copy is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum CopyState {
     /// It is whole.
     Whole,
     /// It is not there.
@@ -21,18 +21,18 @@ pub enum State {
     Unknown(String),
 }
 
-impl State {
+impl CopyState {
     /// How an object is that could not be decoded.
     pub(crate) fn of(error: &Error, object: &[u8]) -> Self {
         match error.kind() == ErrorKind::Unsupported && envelope::is_intact(object) {
-            true => State::Unknown(error.to_string()),
-            false => State::Damaged(error.to_string()),
+            true => CopyState::Unknown(error.to_string()),
+            false => CopyState::Damaged(error.to_string()),
         }
     }
 
     /// Whether a good copy may take the place of this one.
     pub fn may_be_replaced(&self) -> bool {
-        matches!(self, State::Missing | State::Damaged(_) | State::MadeUp(_))
+        matches!(self, CopyState::Missing | CopyState::Damaged(_) | CopyState::MadeUp(_))
     }
 }
 
@@ -40,7 +40,7 @@ impl State {
 #[derive(Debug)]
 pub struct Copies<T> {
     names: Vec<Name>,
-    states: Vec<State>,
+    states: Vec<CopyState>,
     /// What each whole copy holds, as a place in `values`.
     holds: Vec<Option<usize>>,
     values: Vec<(Vec<u8>, T)>,
@@ -52,7 +52,7 @@ pub struct Repaired {
     /// Its name.
     pub name: Name,
     /// What was wrong with it.
-    pub was: State,
+    pub was: CopyState,
 }
 
 impl<T> Copies<T> {
@@ -64,7 +64,7 @@ impl<T> Copies<T> {
         listed: &[(Name, u64)],
         decode: impl Fn(&[u8]) -> Result<T>,
     ) -> Self {
-        Self::read_judged(storage, name, listed, |object| decode(object).map_err(|e| State::of(&e, object)))
+        Self::read_judged(storage, name, listed, |object| decode(object).map_err(|e| CopyState::of(&e, object)))
     }
 
     /// The same with a `decode` that says itself how a copy is that holds nothing.
@@ -72,7 +72,7 @@ impl<T> Copies<T> {
         storage: &dyn Storage,
         name: impl Fn(u8) -> Name,
         listed: &[(Name, u64)],
-        decode: impl Fn(&[u8]) -> std::result::Result<T, State>,
+        decode: impl Fn(&[u8]) -> std::result::Result<T, CopyState>,
     ) -> Self {
         let names: Vec<Name> = (0..COPIES).map(name).collect();
         let mut copies = Copies { names, states: Vec::new(), holds: Vec::new(), values: Vec::new() };
@@ -80,7 +80,7 @@ impl<T> Copies<T> {
             let size = listed.iter().find(|(name, _)| copies.names.get(at) == Some(name)).map(|(_, size)| *size);
             let (state, holds) = match size {
                 Some(size) => copies.take(storage, at, size, &decode),
-                None => (State::Missing, None),
+                None => (CopyState::Missing, None),
             };
             copies.states.push(state);
             copies.holds.push(holds);
@@ -93,46 +93,46 @@ impl<T> Copies<T> {
         storage: &dyn Storage,
         at: usize,
         size: u64,
-        decode: impl Fn(&[u8]) -> std::result::Result<T, State>,
-    ) -> (State, Option<usize>) {
+        decode: impl Fn(&[u8]) -> std::result::Result<T, CopyState>,
+    ) -> (CopyState, Option<usize>) {
         if size > MAX_OBJECT {
-            return (State::Damaged(format!("it has {size} bytes")), None);
+            return (CopyState::Damaged(format!("it has {size} bytes")), None);
         }
         let mut object = Vec::new();
         match self.names.get(at).map(|name| storage.read(name, None, &mut object)) {
             Some(Ok(())) => {}
-            Some(Err(e)) if e.kind() == ErrorKind::NotFound => return (State::Missing, None),
-            Some(Err(e)) if e.kind() == ErrorKind::Corrupt => return (State::Damaged(e.to_string()), None),
-            Some(Err(e)) => return (State::Unknown(e.to_string()), None),
-            None => return (State::Missing, None),
+            Some(Err(e)) if e.kind() == ErrorKind::NotFound => return (CopyState::Missing, None),
+            Some(Err(e)) if e.kind() == ErrorKind::Corrupt => return (CopyState::Damaged(e.to_string()), None),
+            Some(Err(e)) => return (CopyState::Unknown(e.to_string()), None),
+            None => return (CopyState::Missing, None),
         }
         if let Some(same) = self.values.iter().position(|(bytes, _)| *bytes == object) {
-            return (State::Whole, Some(same));
+            return (CopyState::Whole, Some(same));
         }
         match decode(&object) {
             Ok(value) => {
                 self.values.push((object, value));
-                (State::Whole, Some(self.values.len() - 1))
+                (CopyState::Whole, Some(self.values.len() - 1))
             }
             Err(state) => (state, None),
         }
     }
 
     /// Each copy's name and state.
-    pub fn states(&self) -> impl Iterator<Item = (Name, &State)> {
+    pub fn states(&self) -> impl Iterator<Item = (Name, &CopyState)> {
         self.names.iter().copied().zip(&self.states)
     }
 
     /// How many copies are whole.
     pub fn whole(&self) -> usize {
-        self.states.iter().filter(|state| **state == State::Whole).count()
+        self.states.iter().filter(|state| **state == CopyState::Whole).count()
     }
 
     /// Whether the first copies are whole and the others missing: so it is when a slot was not added to the end.
     pub fn lacks_last(&self) -> bool {
-        let whole = self.states.iter().take_while(|state| **state == State::Whole).count();
+        let whole = self.states.iter().take_while(|state| **state == CopyState::Whole).count();
         let rest = self.states.iter().skip(whole);
-        (1..self.states.len()).contains(&whole) && !self.differ() && rest.into_iter().all(|state| *state == State::Missing)
+        (1..self.states.len()).contains(&whole) && !self.differ() && rest.into_iter().all(|state| *state == CopyState::Missing)
     }
 
     /// Whether copies that are whole hold different things. Nobody but a person or a hostile store makes such; nothing
@@ -155,7 +155,7 @@ impl<T> Copies<T> {
             let Some(at) = *holds else { continue };
             *holds = places.get(at).copied().flatten();
             if holds.is_none() {
-                *state = State::Damaged(why.to_owned());
+                *state = CopyState::Damaged(why.to_owned());
             }
         }
         let mut good = good.into_iter();
@@ -168,14 +168,14 @@ impl<T> Copies<T> {
     /// Does nothing where no copy is whole, or whole ones differ.
     pub(crate) fn repair(&self, storage: &dyn Storage) -> Result<Vec<Repaired>> {
         let [(bytes, _)] = self.values.as_slice() else { return Ok(Vec::new()) };
-        let Some(source) = self.states().find(|(_, state)| **state == State::Whole).map(|(name, _)| name) else {
+        let Some(source) = self.states().find(|(_, state)| **state == CopyState::Whole).map(|(name, _)| name) else {
             return Ok(Vec::new());
         };
         let mut repaired = Vec::new();
         // The missing ones first: while damaged ones are deleted, there are as many good ones as can be.
         for missing in [true, false] {
             for (name, state) in self.states() {
-                let wanted = state.may_be_replaced() && missing == (*state == State::Missing);
+                let wanted = state.may_be_replaced() && missing == (*state == CopyState::Missing);
                 if wanted && write_again(storage, &name, bytes)? {
                     repaired.push(Repaired { name, was: state.clone() });
                 }

@@ -8,9 +8,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::Config;
 use crate::format::recovery::Recovery;
 use crate::keys::configuration::{Authentic, Candidate, Configurations};
-use crate::keys::copies::{Copies, Repaired, State};
-use crate::keys::removal::Place;
-use crate::keys::slots::{self, Slot, SlotOptions, Unlocked};
+use crate::keys::copies::{Copies, CopyState, Repaired};
+use crate::keys::removal::SlotStore;
+use crate::keys::slots::{self, Slot, SlotOptions, UnlockedSlot};
 use crate::model::SlotId;
 use crate::observe::Reports;
 use crate::storage::{Name, Storage};
@@ -56,19 +56,19 @@ impl KeyRing {
             let why = format!("ignored, since it is not authentic: {why} (yester repair keys removes it)");
             reports.warn(name.to_string(), why);
         }
-        for (name, state) in copies.states().filter(|(_, state)| matches!(state, State::Damaged(_))) {
+        for (name, state) in copies.states().filter(|(_, state)| matches!(state, CopyState::Damaged(_))) {
             let why = slots::describe(state);
             reports.warn(name.to_string(), format!("{why} (see: yester key list)"));
         }
         if unlocked.unfinished {
-            let place = Place { storage: &*storage, repository: config.repository, keys: &unlocked.master.keys() };
+            let place = SlotStore { storage: &*storage, repository: config.repository, keys: &unlocked.master.keys() };
             let removed = place.look()?.removed;
             if removed.contains(&unlocked.slot) {
                 unlocked = slots::unlock(&*storage, &[config.repository], credential, &removed, reports)
                     .map_err(|e| e.context("the slot that this key opens was removed"))?;
             }
         }
-        let Unlocked { master, slot: opened, unfinished } = unlocked;
+        let UnlockedSlot { master, slot: opened, unfinished } = unlocked;
         Ok(KeyRing { storage, master, config, opened, unfinished })
     }
 
@@ -99,7 +99,7 @@ impl KeyRing {
     pub fn useless(&self) -> Result<Vec<(Name, String)>> {
         let mut out = Configurations::read(&*self.storage)?.judge(&self.master.keys()).useless();
         for slot in self.slots()?.iter().filter(|slot| slot.made_up) {
-            let there = slot.copies.states().filter(|(_, state)| **state != State::Missing);
+            let there = slot.copies.states().filter(|(_, state)| **state != CopyState::Missing);
             out.extend(there.map(|(name, state)| (name, slots::describe(state))));
         }
         Ok(out)
@@ -130,9 +130,9 @@ impl KeyRing {
         if self.unfinished { self.with_place(|place| place.finish()) } else { Ok(()) }
     }
 
-    fn with_place<T>(&self, work: impl FnOnce(Place<'_>) -> Result<T>) -> Result<T> {
+    fn with_place<T>(&self, work: impl FnOnce(SlotStore<'_>) -> Result<T>) -> Result<T> {
         let keys = self.master.keys();
-        work(Place { storage: &*self.storage, repository: self.config.repository, keys: &keys })
+        work(SlotStore { storage: &*self.storage, repository: self.config.repository, keys: &keys })
     }
 
     /// Adds a slot for `credential`. It is durable, and was read back and opened, when this returns.
@@ -337,7 +337,7 @@ mod tests {
                 let (repaired, result) = ring.repair();
                 result.unwrap();
                 assert_eq!(repaired.len(), 6);
-                assert_eq!(repaired.iter().filter(|copy| copy.was == State::Missing).count(), 3);
+                assert_eq!(repaired.iter().filter(|copy| copy.was == CopyState::Missing).count(), 3);
                 assert_eq!(precious(&*storage), before, "damage {at}, copy {good}");
             }
         }

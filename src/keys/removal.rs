@@ -10,14 +10,14 @@ use crate::chunk::keys::Keys;
 use crate::chunk::seal::{self, Judged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
-use crate::keys::copies::State;
+use crate::keys::copies::CopyState;
 use crate::keys::slots::{self, Slot};
 use crate::model::{RepositoryId, SlotId};
 use crate::storage::{COPIES, Class, Created, Name, Storage};
 
 /// Where the slots are, and what removals of them are judged by.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct SlotStore<'a> {
     pub storage: &'a dyn Storage,
     pub repository: RepositoryId,
     pub keys: &'a Keys,
@@ -25,7 +25,7 @@ pub(crate) struct Place<'a> {
 
 /// The slots of a repository, by what counts.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct SlotsByState {
     /// Those that count.
     pub live: Vec<Slot>,
     /// Those whose removal has begun.
@@ -44,10 +44,10 @@ pub(crate) fn is_unfinished(listed: &[(Name, u64)]) -> bool {
     copies != slots.len() * usize::from(COPIES) || copies != listed.len()
 }
 
-impl Place<'_> {
+impl SlotStore<'_> {
     /// Reads the slots and their removals.
-    pub fn look(self) -> Result<Found> {
-        let mut found = Found::default();
+    pub fn look(self) -> Result<SlotsByState> {
+        let mut found = SlotsByState::default();
         let listed = self.storage.list(Class::Keys)?;
         for (name, _) in &listed {
             let Name::Removed(id) = *name else { continue };
@@ -118,7 +118,7 @@ impl Place<'_> {
             self.storage.delete(name)?;
         }
         // A slot that only could not be read now may be good: then nothing is decided.
-        let unknown = |slot: &Slot| slot.copies.states().any(|(_, state)| matches!(state, State::Unknown(_)));
+        let unknown = |slot: &Slot| slot.copies.states().any(|(_, state)| matches!(state, CopyState::Unknown(_)));
         if !found.live.iter().any(unknown) {
             found.void.iter().try_for_each(|id| self.storage.delete(&Name::Removed(*id)))?;
         }

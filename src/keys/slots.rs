@@ -6,8 +6,8 @@ use crate::chunk::keys::{Credential, MasterKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, Derivation, KeySlot};
 use crate::format::envelope::{self, ObjectType};
-use crate::keys::copies::{Copies, State};
-use crate::keys::removal::{self, Place};
+use crate::keys::copies::{Copies, CopyState};
+use crate::keys::removal::{self, SlotStore};
 use crate::model::{RepositoryId, SlotId, Timestamp};
 use crate::observe::Reports;
 use crate::storage::{COPIES, Class, Created, Name, Storage};
@@ -48,7 +48,7 @@ impl Slot {
 }
 
 /// A slot that opened.
-pub(crate) struct Unlocked {
+pub(crate) struct UnlockedSlot {
     /// What was in it.
     pub master: MasterKey,
     /// Its name.
@@ -103,8 +103,8 @@ fn verify(
     master: &MasterKey,
     credential: &Credential,
 ) -> Result<()> {
-    let slot = read_one(Place { storage, repository, keys: &master.keys() }, &storage.list(Class::Keys)?, id);
-    if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != State::Whole) {
+    let slot = read_one(SlotStore { storage, repository, keys: &master.keys() }, &storage.list(Class::Keys)?, id);
+    if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != CopyState::Whole) {
         return Err(Error::corrupt(describe(state)).about(name));
     }
     match slot.value().map(|value| MasterKey::unwrap(value, credential, id)).transpose()?.flatten() {
@@ -114,28 +114,28 @@ fn verify(
 }
 
 /// A state in words.
-pub(crate) fn describe(state: &State) -> String {
+pub(crate) fn describe(state: &CopyState) -> String {
     match state {
-        State::Whole => "good".to_owned(),
-        State::Missing => "missing".to_owned(),
-        State::Damaged(why) | State::MadeUp(why) | State::Unknown(why) => why.clone(),
+        CopyState::Whole => "good".to_owned(),
+        CopyState::Missing => "missing".to_owned(),
+        CopyState::Damaged(why) | CopyState::MadeUp(why) | CopyState::Unknown(why) => why.clone(),
     }
 }
 
 /// Every slot of a listing of `keys/`, sorted by id, with all its copies.
-pub(crate) fn read(place: Place<'_>, listed: &[(Name, u64)]) -> Vec<Slot> {
+pub(crate) fn read(place: SlotStore<'_>, listed: &[(Name, u64)]) -> Vec<Slot> {
     names(listed).into_keys().map(|id| read_one(place, listed, id)).collect()
 }
 
-fn read_one(place: Place<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
+fn read_one(place: SlotStore<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
     let copies = Copies::read_judged(place.storage, |copy| Name::Key(id, copy), listed, |object| judged(place, object, id));
     let is_long = |name| listed.iter().any(|(listed, size)| *listed == name && *size > config::MAX_OBJECT);
-    let counts_for_nothing = |(name, state): (Name, &State)| match state {
-        State::Missing | State::MadeUp(_) => true,
-        State::Damaged(_) => is_long(name),
-        State::Whole | State::Unknown(_) => false,
+    let counts_for_nothing = |(name, state): (Name, &CopyState)| match state {
+        CopyState::Missing | CopyState::MadeUp(_) => true,
+        CopyState::Damaged(_) => is_long(name),
+        CopyState::Whole | CopyState::Unknown(_) => false,
     };
-    let there = copies.states().any(|(_, state)| *state != State::Missing);
+    let there = copies.states().any(|(_, state)| *state != CopyState::Missing);
     let made_up = there && copies.states().all(counts_for_nothing);
     Slot { id, copies, made_up }
 }
@@ -192,20 +192,20 @@ fn names(listed: &[(Name, u64)]) -> BTreeMap<SlotId, Vec<(Name, u64)>> {
 
 /// What a copy of the slot `id` holds, or how it is. What does not begin as a key slot of this repository does is no
 /// slot that was damaged later: nothing is lost with it. Header and MAC stand at the same place in every version.
-fn judged(place: Place<'_>, object: &[u8], id: SlotId) -> std::result::Result<KeySlot, State> {
-    let made_up = |why: String| Err(State::MadeUp(why));
+fn judged(place: SlotStore<'_>, object: &[u8], id: SlotId) -> std::result::Result<KeySlot, CopyState> {
+    let made_up = |why: String| Err(CopyState::MadeUp(why));
     match envelope::peek(object) {
         Some(said) if said.kind != ObjectType::KeySlot as u8 => return made_up(format!("it is an object of type {}", said.kind)),
         Some(said) if said.repository != place.repository => return made_up(foreign(said.repository)),
         Some(_) => {}
         None => return made_up("it is not a key slot".to_owned()),
     }
-    let intact = envelope::parts(object, ObjectType::KeySlot, WHAT).map_err(|e| State::Damaged(e.to_string()))?;
+    let intact = envelope::parts(object, ObjectType::KeySlot, WHAT).map_err(|e| CopyState::Damaged(e.to_string()))?;
     let authentic = config::split_slot(intact.1).is_ok_and(|(fields, mac)| {
         aws_lc_rs::constant_time::verify_slices_are_equal(&place.keys.slot_mac(intact.0, id, fields), mac).is_ok()
     });
     match authentic {
-        true => decode(object, |found| found == place.repository).map_err(|e| State::of(&e, object)),
+        true => decode(object, |found| found == place.repository).map_err(|e| CopyState::of(&e, object)),
         false => made_up(NOT_AUTHENTIC.to_owned()),
     }
 }
@@ -232,7 +232,7 @@ pub(crate) fn unlock(
     credential: &Credential,
     without: &BTreeSet<SlotId>,
     reports: &Reports,
-) -> Result<Unlocked> {
+) -> Result<UnlockedSlot> {
     let listed = storage.list(Class::Keys)?;
     let unfinished = removal::is_unfinished(&listed);
     let mut slots = names(&listed);
@@ -257,7 +257,7 @@ pub(crate) fn unlock(
             for (name, e) in &search.damaged {
                 reports.warn(name.to_string(), format!("{e} (see: yester key list)"));
             }
-            Ok(Unlocked { master, slot, unfinished })
+            Ok(UnlockedSlot { master, slot, unfinished })
         }
         None => Err(search.failed(slots.is_empty())),
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::error::Result;
-use crate::local::watch::{Clock, Seen};
+use crate::local::watch::{Clock, SeenBeat};
 use crate::model::{PackId, RepositoryId, SnapshotId, Timestamp};
 use crate::repo::{Repository, marks};
 
@@ -56,7 +56,7 @@ pub struct LocalState {
     broken: AtomicBool,
 }
 
-type Request = Box<dyn FnOnce(&Store) + Send>;
+type Request = Box<dyn FnOnce(&StateDatabase) + Send>;
 
 impl LocalState {
     /// Opens the memory of `repository` below `directory` (made if need be). `None` when it cannot be had: it is in
@@ -94,7 +94,7 @@ impl LocalState {
         let path = path.to_owned();
         let run = move || {
             // A database that panicked is not closed: its destructors would panic too, and two at once end the process.
-            let store = match catch_unwind(|| Store::open(&path, repository)) {
+            let store = match catch_unwind(|| StateDatabase::open(&path, repository)) {
                 Ok(Ok(store)) => std::mem::ManuallyDrop::new(store),
                 Ok(Err(failure)) => return drop(opened.send(Err(failure))),
                 Err(_) => return drop(opened.send(Err(Failure::Damaged))),
@@ -116,7 +116,7 @@ impl LocalState {
     }
 
     /// Asks the thread; `None` when it does not answer.
-    fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Store) -> T + Send + 'static) -> Option<T> {
+    fn ask<T: Send + 'static>(&self, question: impl FnOnce(&StateDatabase) -> T + Send + 'static) -> Option<T> {
         if self.broken.load(Ordering::Relaxed) {
             return None;
         }
@@ -155,7 +155,7 @@ impl LocalState {
     /// `list` lists the snapshots of the repository. It is called when what was seen has been read: another process may
     /// remember one at any time, and one that is remembered is listed from then on.
     pub fn vanished(&self, repo: &Repository, list: impl FnOnce() -> Result<Vec<SnapshotId>>) -> Result<Vec<SnapshotId>> {
-        let seen = self.ask(|store| store.keys(Table::Seen)).unwrap_or_default();
+        let seen = self.ask(|store| store.keys(StateTable::Seen)).unwrap_or_default();
         let seen: HashSet<SnapshotId> = seen.into_iter().map(SnapshotId).collect();
         let present: HashSet<SnapshotId> = list()?.into_iter().collect();
         let mut gone: Vec<SnapshotId> = seen.difference(&present).copied().collect();
@@ -168,8 +168,8 @@ impl LocalState {
         if !new.is_empty() || !forgotten.is_empty() {
             // Failing to remember costs this look at the next time.
             self.ask(move |store| {
-                forgotten.iter().for_each(|id| store.remove(Table::Seen, &id.0));
-                new.iter().for_each(|id| store.put(Table::Seen, &id.0, &[]));
+                forgotten.iter().for_each(|id| store.remove(StateTable::Seen, &id.0));
+                new.iter().for_each(|id| store.put(StateTable::Seen, &id.0, &[]));
                 store.flush();
             });
         }
@@ -181,7 +181,7 @@ impl LocalState {
     pub fn note_seen(&self, ids: &[SnapshotId]) -> bool {
         let ids = ids.to_vec();
         let noted = self.ask(move |store| {
-            ids.iter().for_each(|id| store.put(Table::Seen, &id.0, &[]));
+            ids.iter().for_each(|id| store.put(StateTable::Seen, &id.0, &[]));
             store.flush();
         });
         noted.is_some()
@@ -189,12 +189,12 @@ impl LocalState {
 
     /// When the pack was last read whole and found to be sound.
     pub fn verified(&self, pack: PackId) -> Option<Timestamp> {
-        self.ask(move |store| decode_time(&store.get(Table::Verified, &pack.0)?))?
+        self.ask(move |store| decode_time(&store.get(StateTable::Verified, &pack.0)?))?
     }
 
     /// The same of all packs that were.
     pub fn all_verified(&self) -> HashMap<PackId, Timestamp> {
-        let all = self.ask(|store| store.all(Table::Verified)).unwrap_or_default();
+        let all = self.ask(|store| store.all(StateTable::Verified)).unwrap_or_default();
         all.into_iter().filter_map(|(key, value)| Some((PackId(key), decode_time(&value)?))).collect()
     }
 
@@ -202,7 +202,7 @@ impl LocalState {
     pub fn note_verified(&self, packs: &[PackId], now: Timestamp) -> bool {
         let packs = packs.to_vec();
         let noted = self.ask(move |store| {
-            packs.iter().for_each(|pack| store.put(Table::Verified, &pack.0, &encode_time(now)));
+            packs.iter().for_each(|pack| store.put(StateTable::Verified, &pack.0, &encode_time(now)));
             store.flush();
         });
         noted.is_some()
@@ -212,26 +212,26 @@ impl LocalState {
     pub fn drop_verified(&self, packs: &[PackId]) -> bool {
         let packs = packs.to_vec();
         let dropped = self.ask(move |store| {
-            packs.iter().for_each(|pack| store.remove(Table::Verified, &pack.0));
+            packs.iter().for_each(|pack| store.remove(StateTable::Verified, &pack.0));
             store.flush();
         });
         dropped.is_some()
     }
 
     /// What was seen here of the sessions of writers.
-    pub fn sessions(&self) -> HashMap<SnapshotId, Seen> {
-        let all = self.ask(|store| store.all(Table::Sessions)).unwrap_or_default();
+    pub fn sessions(&self) -> HashMap<SnapshotId, SeenBeat> {
+        let all = self.ask(|store| store.all(StateTable::Sessions)).unwrap_or_default();
         all.into_iter().filter_map(|(key, value)| Some((SnapshotId(key), decode_seen(&value)?))).collect()
     }
 
     /// Remembers what was seen of the sessions of writers, and nothing else of any. False: it does not.
-    pub fn note_sessions(&self, seen: &HashMap<SnapshotId, Seen>) -> bool {
+    pub fn note_sessions(&self, seen: &HashMap<SnapshotId, SeenBeat>) -> bool {
         let seen: HashMap<[u8; 32], Vec<u8>> = seen.iter().map(|(id, seen)| (id.0, encode_seen(seen))).collect();
         let noted = self.ask(move |store| {
-            for key in store.keys(Table::Sessions).into_iter().filter(|key| !seen.contains_key(key)) {
-                store.remove(Table::Sessions, &key);
+            for key in store.keys(StateTable::Sessions).into_iter().filter(|key| !seen.contains_key(key)) {
+                store.remove(StateTable::Sessions, &key);
             }
-            seen.iter().for_each(|(key, value)| store.put(Table::Sessions, key, value));
+            seen.iter().for_each(|(key, value)| store.put(StateTable::Sessions, key, value));
             store.flush();
         });
         noted.is_some()
@@ -260,32 +260,32 @@ enum Failure {
 
 /// What is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Table {
+enum StateTable {
     Seen,
     Verified,
     Sessions,
 }
 
-impl Table {
-    const ALL: [Table; 3] = [Table::Seen, Table::Verified, Table::Sessions];
+impl StateTable {
+    const ALL: [StateTable; 3] = [StateTable::Seen, StateTable::Verified, StateTable::Sessions];
 
     fn name(self) -> &'static [u8] {
         match self {
-            Table::Seen => b"snapshots seen",
-            Table::Verified => b"packs verified",
-            Table::Sessions => b"sessions seen",
+            StateTable::Seen => b"snapshots seen",
+            StateTable::Verified => b"packs verified",
+            StateTable::Sessions => b"sessions seen",
         }
     }
 }
 
 /// The open database, on its thread.
-struct Store {
+struct StateDatabase {
     db: sled::Db,
     trees: [sled::Tree; 3],
     repository: RepositoryId,
 }
 
-impl Store {
+impl StateDatabase {
     fn open(path: &Path, repository: RepositoryId) -> Result<Self, Failure> {
         let failed = |e: sled::Error| match e {
             sled::Error::Io(e) if is_damage(&e) => Failure::Damaged,
@@ -296,21 +296,21 @@ impl Store {
         };
         let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
         let db = config.open().map_err(failed)?;
-        let tree = |table: Table| db.open_tree(table.name()).map_err(failed);
-        let trees = [tree(Table::Seen)?, tree(Table::Verified)?, tree(Table::Sessions)?];
-        Ok(Store { db, trees, repository })
+        let tree = |table: StateTable| db.open_tree(table.name()).map_err(failed);
+        let trees = [tree(StateTable::Seen)?, tree(StateTable::Verified)?, tree(StateTable::Sessions)?];
+        Ok(StateDatabase { db, trees, repository })
     }
 
-    fn tree(&self, table: Table) -> &sled::Tree {
+    fn tree(&self, table: StateTable) -> &sled::Tree {
         let [seen, verified, sessions] = &self.trees;
         match table {
-            Table::Seen => seen,
-            Table::Verified => verified,
-            Table::Sessions => sessions,
+            StateTable::Seen => seen,
+            StateTable::Verified => verified,
+            StateTable::Sessions => sessions,
         }
     }
 
-    fn checksum(&self, table: Table, key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
+    fn checksum(&self, table: StateTable, key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
         let mut hasher = blake3::Hasher::new_derive_key("local state of yester, a value");
         hasher.update(&self.repository.0).update(&[table as u8, key.len() as u8]).update(key).update(value);
         let mut sum = [0; CHECKSUM];
@@ -319,23 +319,23 @@ impl Store {
     }
 
     /// The content of a stored value, if it is what was put there.
-    fn open_value(&self, table: Table, key: &[u8], stored: &[u8]) -> Option<Vec<u8>> {
+    fn open_value(&self, table: StateTable, key: &[u8], stored: &[u8]) -> Option<Vec<u8>> {
         let (value, sum) = stored.split_last_chunk::<CHECKSUM>()?;
         (*sum == self.checksum(table, key, value)).then(|| value.to_vec())
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+    fn get(&self, table: StateTable, key: &[u8]) -> Option<Vec<u8>> {
         let stored = self.tree(table).get(key).ok()??;
         self.open_value(table, key, &stored)
     }
 
     /// Whatever goes wrong here costs a fact that is not remembered.
-    fn put(&self, table: Table, key: &[u8], value: &[u8]) {
+    fn put(&self, table: StateTable, key: &[u8], value: &[u8]) {
         let stored = [value, &self.checksum(table, key, value)].concat();
         let _ = self.tree(table).insert(key, stored);
     }
 
-    fn remove(&self, table: Table, key: &[u8]) {
+    fn remove(&self, table: StateTable, key: &[u8]) {
         let _ = self.tree(table).remove(key);
     }
 
@@ -344,20 +344,20 @@ impl Store {
     }
 
     /// All entries of a table that are what was put there, up to the first that cannot be read.
-    fn all(&self, table: Table) -> Vec<([u8; 32], Vec<u8>)> {
+    fn all(&self, table: StateTable) -> Vec<([u8; 32], Vec<u8>)> {
         let entries = self.tree(table).iter().map_while(|entry| entry.ok());
         let sound =
             entries.filter_map(|(key, stored)| Some((key.as_ref().try_into().ok()?, self.open_value(table, &key, &stored)?)));
         sound.collect()
     }
 
-    fn keys(&self, table: Table) -> Vec<[u8; 32]> {
+    fn keys(&self, table: StateTable) -> Vec<[u8; 32]> {
         self.all(table).into_iter().map(|(key, _)| key).collect()
     }
 
-    fn everything(&self) -> Vec<(Table, [u8; 32], Vec<u8>)> {
-        let of = |table: Table| self.all(table).into_iter().map(move |(key, value)| (table, key, value));
-        Table::ALL.into_iter().flat_map(of).collect()
+    fn everything(&self) -> Vec<(StateTable, [u8; 32], Vec<u8>)> {
+        let of = |table: StateTable| self.all(table).into_iter().map(move |(key, value)| (table, key, value));
+        StateTable::ALL.into_iter().flat_map(of).collect()
     }
 }
 
@@ -375,17 +375,17 @@ fn encode_time(time: Timestamp) -> [u8; 12] {
     out
 }
 
-fn encode_seen(seen: &Seen) -> Vec<u8> {
-    let Seen { beat, first } = seen;
+fn encode_seen(seen: &SeenBeat) -> Vec<u8> {
+    let SeenBeat { beat, first } = seen;
     [&beat.to_le_bytes()[..], &first.boot, &first.uptime.to_le_bytes(), &first.wall.to_le_bytes()].concat()
 }
 
-fn decode_seen(bytes: &[u8]) -> Option<Seen> {
+fn decode_seen(bytes: &[u8]) -> Option<SeenBeat> {
     let (beat, rest) = bytes.split_first_chunk::<8>()?;
     let (boot, rest) = rest.split_first_chunk::<16>()?;
     let (uptime, wall) = rest.split_first_chunk::<8>()?;
     let (uptime, wall) = (u64::from_le_bytes(*uptime), i64::from_le_bytes(wall.try_into().ok()?));
-    Some(Seen { beat: u64::from_le_bytes(*beat), first: Clock { boot: *boot, uptime, wall } })
+    Some(SeenBeat { beat: u64::from_le_bytes(*beat), first: Clock { boot: *boot, uptime, wall } })
 }
 
 fn decode_time(bytes: &[u8]) -> Option<Timestamp> {
@@ -437,16 +437,16 @@ mod tests {
         assert_eq!(state.verified(pack), Some(NOW));
         // The same bytes at another key, and in another table; and one bit of them.
         let forged = state.ask(move |store| {
-            let good = store.tree(Table::Verified).get(pack.0).ok().flatten().expect("it was put there");
-            let _ = store.tree(Table::Verified).insert(other.0, good.clone());
-            let _ = store.tree(Table::Seen).insert(pack.0, good.clone());
+            let good = store.tree(StateTable::Verified).get(pack.0).ok().flatten().expect("it was put there");
+            let _ = store.tree(StateTable::Verified).insert(other.0, good.clone());
+            let _ = store.tree(StateTable::Seen).insert(pack.0, good.clone());
             let mut bad = good.to_vec();
             bad[0] ^= 1;
-            let _ = store.tree(Table::Verified).insert(pack.0, bad);
+            let _ = store.tree(StateTable::Verified).insert(pack.0, bad);
         });
         assert!(forged.is_some());
         assert_eq!((state.verified(pack), state.verified(other), state.all_verified().len()), (None, None, 0));
-        assert!(state.ask(|store| store.keys(Table::Seen)).is_some_and(|seen| seen.is_empty()));
+        assert!(state.ask(|store| store.keys(StateTable::Seen)).is_some_and(|seen| seen.is_empty()));
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Clock {
 
 /// What was seen of a session: its newest sign of life, and since when that is the newest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenBeat {
     /// The number of the sign; 0: none.
     pub beat: u64,
     /// When it was seen for the first time.
@@ -52,7 +52,7 @@ pub struct Seen {
 
 /// A session that stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Still {
+pub struct StalledSession {
     /// Since when, by the clock of this machine.
     pub since: Timestamp,
     /// For how long.
@@ -61,20 +61,20 @@ pub struct Still {
 
 /// Watches the sessions of one repository.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct SessionWatch {
     /// Where this machine remembers.
     place: Option<(PathBuf, RepositoryId)>,
-    seen: Mutex<HashMap<SnapshotId, Seen>>,
+    seen: Mutex<HashMap<SnapshotId, SeenBeat>>,
 }
 
-impl Watch {
+impl SessionWatch {
     /// Remembers below `directory`; `None`: only as long as this process runs.
     pub fn new(directory: Option<&Path>, repository: RepositoryId) -> Self {
-        Watch { place: directory.map(|directory| (directory.to_owned(), repository)), seen: Mutex::default() }
+        SessionWatch { place: directory.map(|directory| (directory.to_owned(), repository)), seen: Mutex::default() }
     }
 
     /// Takes note of the newest sign of life of each session that is open; answers how long each stands still.
-    pub fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, Still> {
+    pub fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, StalledSession> {
         let mut seen = self.seen.lock();
         // Another process may need it just now: then what this process has seen must do.
         if let Some(state) = self.place.as_ref().and_then(|(directory, id)| LocalState::open(directory, *id)) {
@@ -86,16 +86,19 @@ impl Watch {
         } else {
             *seen = merge(&[&seen], sessions, now);
         }
-        let still = |seen: &Seen| Still { since: Timestamp { secs: seen.first.wall, nanos: 0 }, time: now.since(&seen.first) };
+        let still = |seen: &SeenBeat| StalledSession {
+            since: Timestamp { secs: seen.first.wall, nanos: 0 },
+            time: now.since(&seen.first),
+        };
         seen.iter().map(|(id, seen)| (*id, still(seen))).collect()
     }
 }
 
 /// Of each session what was known of its newest sign, or that it was seen now; others are forgotten.
-fn merge(known: &[&HashMap<SnapshotId, Seen>], sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, Seen> {
+fn merge(known: &[&HashMap<SnapshotId, SeenBeat>], sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, SeenBeat> {
     let of = |(id, beat): &(SnapshotId, u64)| {
         let found = known.iter().filter_map(|known| known.get(id)).find(|seen| seen.beat == *beat);
-        (*id, found.cloned().unwrap_or_else(|| Seen { beat: *beat, first: now.clone() }))
+        (*id, found.cloned().unwrap_or_else(|| SeenBeat { beat: *beat, first: now.clone() }))
     };
     sessions.iter().map(of).collect()
 }
@@ -110,21 +113,21 @@ mod tests {
         Clock { boot: [boot; 16], uptime, wall }
     }
 
-    fn still(watch: &Watch, beat: u64, now: Clock) -> u64 {
+    fn still(watch: &SessionWatch, beat: u64, now: Clock) -> u64 {
         watch.look(&[(ID, beat)], &now)[&ID].time.as_secs()
     }
 
     #[test]
     fn a_session_stands_still_as_long_as_its_sign_is_the_same() {
         let place = tempfile::tempdir().expect("a directory");
-        let watch = Watch::new(Some(place.path()), RepositoryId([1; 16]));
+        let watch = SessionWatch::new(Some(place.path()), RepositoryId([1; 16]));
         assert_eq!(still(&watch, 0, at(1, 100, 5000)), 0);
         assert_eq!(still(&watch, 0, at(1, 160, 5060)), 60);
         // The clock was set; what has passed since the boot counts.
         assert_eq!(still(&watch, 0, at(1, 170, 999_999)), 70);
         assert_eq!(still(&watch, 1, at(1, 180, 5080)), 0);
         // The next run, after a boot, remembers.
-        let next = Watch::new(Some(place.path()), RepositoryId([1; 16]));
+        let next = SessionWatch::new(Some(place.path()), RepositoryId([1; 16]));
         assert_eq!(still(&next, 1, at(2, 10, 6080)), 1000);
         assert_eq!(still(&next, 2, at(2, 20, 6090)), 0);
         // One that ended is forgotten.
@@ -134,7 +137,7 @@ mod tests {
 
     #[test]
     fn without_a_memory_a_process_sees_what_it_sees() {
-        let watch = Watch::default();
+        let watch = SessionWatch::default();
         assert_eq!(still(&watch, 3, at(1, 100, 5000)), 0);
         assert_eq!(still(&watch, 3, at(1, 130, 5000)), 30);
     }

@@ -10,7 +10,7 @@ use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
 use crate::repo::marks;
-use crate::repo::snapshots::{self, Filter};
+use crate::repo::snapshots::{self, SnapshotFilter};
 use crate::repo::times;
 use crate::storage::Name;
 
@@ -55,7 +55,7 @@ const MUCH: u64 = 10;
 /// nothing: it is refused unless `all` may go and a filter says which.
 pub fn by_policy<'a>(
     snapshots: &'a [Snapshot],
-    filter: &Filter,
+    filter: &SnapshotFilter,
     policy: &Policy,
     zone: &TimeZone,
     now: Timestamp,
@@ -107,7 +107,7 @@ pub fn by_names(
     repo: &Repository,
     snapshots: &[Snapshot],
     names: &[String],
-    filter: &Filter,
+    filter: &SnapshotFilter,
     lost: &[SnapshotId],
     all: bool,
 ) -> Result<Vec<SnapshotId>> {

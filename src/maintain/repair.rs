@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::damage::Extent;
+use crate::format::damage::DamagedExtent;
 use crate::format::envelope::CHECKSUM;
 use crate::model::{PackId, SegmentId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
-use crate::repo::damaged::{self, Found};
+use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::index::segment::Segment;
 use crate::repo::index::{Index, list_packs};
 use crate::repo::pack::{self, StoredPack};
@@ -60,7 +60,7 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
     wanted.sort_unstable();
     let mut out = IndexRepair { damaged, ..IndexRepair::default() };
     let mut waiting: Vec<StoredPack> = Vec::new();
-    let mut found = Found::new();
+    let mut found = DamagedPacks::new();
     let mut held = 0;
     let total = wanted.len() as u64;
     let read = |id: PackId, size: u64| verified(repo, id, size).map_err(|e| (id, e));
@@ -69,14 +69,14 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
             Ok((pack, damage)) => {
                 if let Some(frames) = damage {
                     out.hurt.push((pack.id, frames.len() as u64));
-                    damaged::add(&mut found, pack.id, &Extent::Frames(frames));
+                    damaged::add(&mut found, pack.id, &DamagedExtent::Frames(frames));
                 }
                 out.packs += 1;
                 held += pack.entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
                 waiting.push(pack);
             }
             Err((id, e)) if e.kind() == ErrorKind::Corrupt => {
-                damaged::add(&mut found, id, &Extent::Whole);
+                damaged::add(&mut found, id, &DamagedExtent::Whole);
                 out.lost.push((id, e));
             }
             // Pruned since it was listed.
@@ -107,7 +107,7 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
 }
 
 /// Before the index names a pack, everybody must be able to know what of it is damaged.
-fn write_down(repo: &Repository, dry_run: bool, found: &Found) -> Result<()> {
+fn write_down(repo: &Repository, dry_run: bool, found: &DamagedPacks) -> Result<()> {
     if dry_run { Ok(()) } else { damaged::record(repo, found, "yester repair index", now()).map(drop) }
 }
 

@@ -18,7 +18,7 @@ use crate::repo::times::{self, Received};
 
 /// How many of something are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Count {
+pub enum KeepCount {
     /// None of them by this rule.
     #[default]
     None,
@@ -28,35 +28,35 @@ pub enum Count {
     All,
 }
 
-impl Count {
+impl KeepCount {
     fn is_left(self) -> bool {
-        !matches!(self, Count::None | Count::Of(0))
+        !matches!(self, KeepCount::None | KeepCount::Of(0))
     }
 
     fn take(&mut self) {
-        if let Count::Of(n) = self {
+        if let KeepCount::Of(n) = self {
             *n -= 1;
         }
     }
 }
 
-impl fmt::Display for Count {
+impl fmt::Display for KeepCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Count::None => f.write_str("0"),
-            Count::Of(n) => write!(f, "{n}"),
-            Count::All => f.write_str("unlimited"),
+            KeepCount::None => f.write_str("0"),
+            KeepCount::Of(n) => write!(f, "{n}"),
+            KeepCount::All => f.write_str("unlimited"),
         }
     }
 }
 
-impl FromStr for Count {
+impl FromStr for KeepCount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "unlimited" | "all" | "-1" => Ok(Count::All),
-            _ => text.parse().map(Count::Of).map_err(|_| format!("{text:?} is no number; write 7, or unlimited")),
+            "unlimited" | "all" | "-1" => Ok(KeepCount::All),
+            _ => text.parse().map(KeepCount::Of).map_err(|_| format!("{text:?} is no number; write 7, or unlimited")),
         }
     }
 }
@@ -106,17 +106,17 @@ impl fmt::Display for Within {
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// The newest ones.
-    pub last: Count,
+    pub last: KeepCount,
     /// The newest of each hour that has any.
-    pub hourly: Count,
+    pub hourly: KeepCount,
     /// The newest of each day.
-    pub daily: Count,
+    pub daily: KeepCount,
     /// The newest of each ISO week.
-    pub weekly: Count,
+    pub weekly: KeepCount,
     /// The newest of each month.
-    pub monthly: Count,
+    pub monthly: KeepCount,
     /// The newest of each year.
-    pub yearly: Count,
+    pub yearly: KeepCount,
     /// Everything so close to the newest.
     pub within: Option<Within>,
     /// The newest of each hour, day, ISO week, month and year (in this order) so close to the newest.
@@ -198,8 +198,8 @@ impl Near {
 type Period = fn(&Zoned, u64) -> (i64, i64);
 
 /// One of the counting rules at work.
-struct Rule {
-    left: Count,
+struct CountingRule {
+    left: KeepCount,
     period: Period,
     /// Why it keeps the newest of a period, and why the very oldest.
     reasons: [&'static str; 2],
@@ -207,9 +207,9 @@ struct Rule {
     last: Option<(i64, i64)>,
 }
 
-impl Rule {
-    fn new(left: Count, period: Period, reasons: [&'static str; 2]) -> Self {
-        Rule { left, period, reasons, last: None }
+impl CountingRule {
+    fn new(left: KeepCount, period: Period, reasons: [&'static str; 2]) -> Self {
+        CountingRule { left, period, reasons, last: None }
     }
 
     /// Why it keeps snapshot `number` of the series, if it does; `chosen` is the one that stands for its period.
@@ -261,12 +261,12 @@ impl Policy {
     /// Applies the rules to snapshots with times, the newest first.
     fn count(&self, timed: &[Timed<'_>], zone: &TimeZone, out: &mut [Vec<String>]) {
         let mut rules = [
-            Rule::new(self.last, |_, number| (number as i64, 0), ["last snapshot"; 2]),
-            Rule::new(self.hourly, hour, ["hourly snapshot", "oldest hourly snapshot"]),
-            Rule::new(self.daily, daily, ["daily snapshot", "oldest daily snapshot"]),
-            Rule::new(self.weekly, week, ["weekly snapshot", "oldest weekly snapshot"]),
-            Rule::new(self.monthly, month, ["monthly snapshot", "oldest monthly snapshot"]),
-            Rule::new(self.yearly, yearly, ["yearly snapshot", "oldest yearly snapshot"]),
+            CountingRule::new(self.last, |_, number| (number as i64, 0), ["last snapshot"; 2]),
+            CountingRule::new(self.hourly, hour, ["hourly snapshot", "oldest hourly snapshot"]),
+            CountingRule::new(self.daily, daily, ["daily snapshot", "oldest daily snapshot"]),
+            CountingRule::new(self.weekly, week, ["weekly snapshot", "oldest weekly snapshot"]),
+            CountingRule::new(self.monthly, month, ["monthly snapshot", "oldest monthly snapshot"]),
+            CountingRule::new(self.yearly, yearly, ["yearly snapshot", "oldest yearly snapshot"]),
         ];
         let newest = timed.first().map(|t| t.counting);
         let since = self.within.as_ref().and_then(|within| since(within, newest, zone));

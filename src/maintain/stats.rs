@@ -22,7 +22,7 @@ const FRAMES: u64 = 32 << 20;
 
 /// Different chunks of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Chunks {
+pub struct ChunkTotals {
     /// How many.
     pub count: u64,
     /// Their plain bytes.
@@ -55,9 +55,9 @@ pub struct Stats {
     /// Bytes of their files: what restoring all of them writes.
     pub bytes: u64,
     /// Different chunks of these files.
-    pub data: Chunks,
+    pub data: ChunkTotals,
     /// Different pages of their trees, and other chunks of tree packs.
-    pub trees: Chunks,
+    pub trees: ChunkTotals,
     /// Packs of data, of the whole repository.
     pub data_packs: Objects,
     /// Packs of trees, likewise.
@@ -116,7 +116,7 @@ fn counted(
     objects(repo, index, &mut out)?;
     let reader = ChunkReader::new(repo.clone(), index.clone(), FRAMES)?;
     let counted = EntryBits::new(index);
-    let mut count = Count { index, counted, data: Share::default(), tree: Share::default(), stop, observer };
+    let mut count = StatsCounter { index, counted, data: Share::default(), tree: Share::default(), stop, observer };
     for snapshot in snapshots {
         let statistics = &snapshot.statistics;
         out.files += statistics.files;
@@ -163,13 +163,13 @@ struct Share {
 }
 
 impl Share {
-    fn chunks(&self) -> Chunks {
-        Chunks { count: self.count, plain: self.plain, stored: u64::try_from(self.stored >> 16).unwrap_or(u64::MAX) }
+    fn chunks(&self) -> ChunkTotals {
+        ChunkTotals { count: self.count, plain: self.plain, stored: u64::try_from(self.stored >> 16).unwrap_or(u64::MAX) }
     }
 }
 
 /// What was counted so far.
-struct Count<'a> {
+struct StatsCounter<'a> {
     index: &'a Index,
     /// Chunks that were counted, each at its first place.
     counted: EntryBits,
@@ -179,7 +179,7 @@ struct Count<'a> {
     observer: &'a dyn Observer,
 }
 
-impl Count<'_> {
+impl StatsCounter<'_> {
     /// Counts a chunk; false: it was counted before.
     fn count(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let location = self.index.find(kind, &id.key())?.ok_or_else(|| missing_chunk(id))?;
@@ -198,7 +198,7 @@ impl Count<'_> {
     }
 }
 
-impl Visitor for Count<'_> {
+impl Visitor for StatsCounter<'_> {
     fn page(&mut self, page: &TreePage) -> Result<bool> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));

@@ -16,7 +16,7 @@ use fuser::{
 
 use crate::model::Timestamp;
 use crate::mount::workers::{self, Workers};
-use crate::vfs::attr::{Answer, Attr, Fault, Type};
+use crate::vfs::attr::{Attr, Type, ViewFault, ViewResult};
 use crate::vfs::view::View;
 
 /// How long the kernel may keep what never changes.
@@ -63,7 +63,7 @@ impl Adapter {
 }
 
 /// Calls the view. A panic there is a bug; it must not take the thread with it, and its caller gets EIO.
-fn ask<T>(view: &View, what: &'static str, ino: INodeNo, call: impl FnOnce(&View) -> Answer<T>) -> Result<T, Errno> {
+fn ask<T>(view: &View, what: &'static str, ino: INodeNo, call: impl FnOnce(&View) -> ViewResult<T>) -> Result<T, Errno> {
     tracing::trace!(target: REQUESTS, what, ino = ino.0);
     match catch_unwind(AssertUnwindSafe(|| call(view))) {
         Ok(Ok(answer)) => Ok(answer),
@@ -76,16 +76,16 @@ fn ask<T>(view: &View, what: &'static str, ino: INodeNo, call: impl FnOnce(&View
 }
 
 /// The one place where faults become error numbers. Damage is never "not found".
-fn errno(view: &View, fault: &Fault, what: &str, ino: INodeNo) -> Errno {
+fn errno(view: &View, fault: &ViewFault, what: &str, ino: INodeNo) -> Errno {
     match fault {
-        Fault::Stale => Errno::ESTALE,
-        Fault::NotDirectory => Errno::ENOTDIR,
-        Fault::IsDirectory => Errno::EISDIR,
-        Fault::Invalid => Errno::EINVAL,
-        Fault::NoAttribute => Errno::ENODATA,
-        Fault::PastEnd => Errno::ENXIO,
-        Fault::NameTooLong => Errno::ENAMETOOLONG,
-        Fault::Unreadable(e) => {
+        ViewFault::Stale => Errno::ESTALE,
+        ViewFault::NotDirectory => Errno::ENOTDIR,
+        ViewFault::IsDirectory => Errno::EISDIR,
+        ViewFault::Invalid => Errno::EINVAL,
+        ViewFault::NoAttribute => Errno::ENODATA,
+        ViewFault::PastEnd => Errno::ENXIO,
+        ViewFault::NameTooLong => Errno::ENAMETOOLONG,
+        ViewFault::Unreadable(e) => {
             view.reports().warn(format!("{what} of inode {ino}"), e.to_string());
             Errno::EIO
         }
@@ -340,11 +340,11 @@ impl Filesystem for Adapter {
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.work(move |view| {
             let answer = ask(view, "lseek", ino, |view| {
-                let from = u64::try_from(offset).map_err(|_| Fault::PastEnd)?;
+                let from = u64::try_from(offset).map_err(|_| ViewFault::PastEnd)?;
                 match whence {
                     SEEK_DATA => view.seek_data(ino.0, from),
                     SEEK_HOLE => view.seek_hole(ino.0, from),
-                    _ => Err(Fault::Invalid),
+                    _ => Err(ViewFault::Invalid),
                 }
             });
             match answer {

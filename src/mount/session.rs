@@ -16,7 +16,7 @@ use crate::observe::Reports;
 use crate::repo::Repository;
 use crate::sys::mount as system;
 use crate::vfs::MountOptions;
-use crate::vfs::root::Change;
+use crate::vfs::root::Invalidation;
 use crate::vfs::view::View;
 
 /// How long a mount that was asked to end goes on for those who still use it.
@@ -136,13 +136,13 @@ fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdow
 
 /// Tells the kernel what it must forget. Holds nothing that a request could wait for: the kernel may ask while it
 /// forgets.
-fn notify(changes: &Receiver<Change>, notifier: &Notifier) {
+fn notify(changes: &Receiver<Invalidation>, notifier: &Notifier) {
     for change in changes {
         let told = match &change {
-            Change::Entry { parent, name } => {
+            Invalidation::Entry { parent, name } => {
                 notifier.inval_entry(INodeNo(*parent), std::os::unix::ffi::OsStrExt::from_bytes(name.as_slice()))
             }
-            Change::Directory(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+            Invalidation::Directory(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
         };
         if let Err(e) = told {
             // The kernel keeps made-up entries for a second only: they will be right soon.

@@ -16,10 +16,10 @@ pub const MOST: usize = 512;
 /// A thread that was not needed for so long ends.
 const IDLE: Duration = Duration::from_secs(5);
 
-type Job = Box<dyn FnOnce() + Send>;
+type WorkerJob = Box<dyn FnOnce() + Send>;
 
 #[derive(Debug, Default)]
-struct Counts {
+struct WorkerCounts {
     /// Requests that threads of the session serve now.
     at_work: AtomicUsize,
     /// Further threads.
@@ -33,9 +33,9 @@ struct Counts {
 pub struct Workers {
     /// Requests that the session may serve itself.
     own: usize,
-    counts: Arc<Counts>,
-    jobs: Sender<Job>,
-    waiting: Receiver<Job>,
+    counts: Arc<WorkerCounts>,
+    jobs: Sender<WorkerJob>,
+    waiting: Receiver<WorkerJob>,
 }
 
 /// Takes one from a count, if there is one.
@@ -75,7 +75,7 @@ impl Workers {
         }
     }
 
-    fn hand_over(&self, job: Job) -> Result<(), Job> {
+    fn hand_over(&self, job: WorkerJob) -> Result<(), WorkerJob> {
         if take(&self.counts.idle) {
             return self.jobs.send(job).map_err(|refused| refused.0);
         }
@@ -99,7 +99,7 @@ impl Workers {
 }
 
 /// Does jobs: one that was sent already, then others as they come.
-fn work(counts: &Counts, waiting: &Receiver<Job>) {
+fn work(counts: &WorkerCounts, waiting: &Receiver<WorkerJob>) {
     let mut next = waiting.recv();
     while let Ok(job) = next {
         job();

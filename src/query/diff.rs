@@ -5,13 +5,13 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::model::{ChunkId, Content, Directory, Kind, Metadata, Node};
-use crate::query::sweep::{Version, Visit, sweep};
-use crate::query::{Set, content, live};
+use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
+use crate::query::{SnapshotSet, content, live};
 use crate::repo::tree::TreeReader;
 
 /// What became of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum DiffAction {
     /// It is only in the second tree.
     Added,
     /// It is only in the first tree.
@@ -28,9 +28,9 @@ pub enum Action {
 
 /// One difference.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub struct Difference {
     /// What became of it.
-    pub action: Action,
+    pub action: DiffAction,
     /// Its path, below what is compared; of a renamed entry the new one.
     pub path: Vec<u8>,
     /// The old path of a renamed entry.
@@ -54,7 +54,7 @@ pub enum Other<'a> {
 
 /// How two trees are compared.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub struct DiffOptions {
     /// Whether directories count whose time is all that differs.
     pub times: bool,
 }
@@ -65,13 +65,13 @@ const HELD: usize = 200_000;
 /// Gathers differences.
 pub(crate) struct Gathering<'a> {
     trees: &'a TreeReader,
-    options: Options,
-    done: Vec<Change>,
+    options: DiffOptions,
+    done: Vec<Difference>,
     /// Entries of one side only, not yet looked into.
     tops: [Vec<(Vec<u8>, Node)>; 2],
     /// There are too many to look for what was renamed: they are given out at once.
     many: bool,
-    out: &'a mut dyn FnMut(&Change) -> Result<()>,
+    out: &'a mut dyn FnMut(&Difference) -> Result<()>,
 }
 
 /// Compares `before` with `after`, and gives every difference to `out`, by path. Answers whether it was looked for what
@@ -80,8 +80,8 @@ pub fn diff(
     trees: &TreeReader,
     before: &Node,
     after: Other<'_>,
-    options: Options,
-    out: &mut dyn FnMut(&Change) -> Result<()>,
+    options: DiffOptions,
+    out: &mut dyn FnMut(&Difference) -> Result<()>,
 ) -> Result<bool> {
     let mut gathering = Gathering { trees, options, done: Vec::new(), tops: Default::default(), many: false, out };
     match after {
@@ -93,12 +93,15 @@ pub fn diff(
 
 impl Gathering<'_> {
     fn trees(&mut self, before: &Node, after: &Node) -> Result<()> {
-        let roots: Vec<(Directory, Set)> =
-            [before, after].iter().enumerate().filter_map(|(at, node)| Some((*node.directory()?, Set::one(at)))).collect();
+        let roots: Vec<(Directory, SnapshotSet)> = [before, after]
+            .iter()
+            .enumerate()
+            .filter_map(|(at, node)| Some((*node.directory()?, SnapshotSet::one(at))))
+            .collect();
         self.both(b"", before, after)?;
         if roots.len() == 2 {
             let trees = self.trees;
-            sweep(trees, b"", roots, Some(&Set::below(2)), self)?;
+            sweep(trees, b"", roots, Some(&SnapshotSet::below(2)), self)?;
         }
         Ok(())
     }
@@ -131,9 +134,9 @@ impl Gathering<'_> {
         if reasons.is_empty() || only_time {
             return Ok(());
         }
-        let action = if content { Action::Changed } else { Action::Metadata };
+        let action = if content { DiffAction::Changed } else { DiffAction::Metadata };
         let (before, after) = (Some(before.clone()), Some(after.clone()));
-        self.push(Change { action, path: path.to_vec(), from: None, before, after, reasons })
+        self.push(Difference { action, path: path.to_vec(), from: None, before, after, reasons })
     }
 
     /// An entry that is on one side only.
@@ -146,13 +149,13 @@ impl Gathering<'_> {
     }
 
     /// An entry of one side, by itself.
-    pub(crate) fn single(&mut self, action: Action, path: &[u8], node: &Node) -> Result<()> {
+    pub(crate) fn single(&mut self, action: DiffAction, path: &[u8], node: &Node) -> Result<()> {
         let node = Some(node.clone());
-        let (before, after) = if action == Action::Removed { (node, None) } else { (None, node) };
-        self.push(Change { action, path: path.to_vec(), from: None, before, after, reasons: Vec::new() })
+        let (before, after) = if action == DiffAction::Removed { (node, None) } else { (None, node) };
+        self.push(Difference { action, path: path.to_vec(), from: None, before, after, reasons: Vec::new() })
     }
 
-    fn push(&mut self, change: Change) -> Result<()> {
+    fn push(&mut self, change: Difference) -> Result<()> {
         if self.many {
             return (self.out)(&change);
         }
@@ -179,11 +182,11 @@ impl Gathering<'_> {
 
     /// An entry of one side with all that is below it.
     fn whole(&mut self, side: usize, path: &[u8], node: &Node) -> Result<()> {
-        let action = [Action::Removed, Action::Added][side.min(1)];
+        let action = [DiffAction::Removed, DiffAction::Added][side.min(1)];
         self.single(action, path, node)?;
         let Some(directory) = node.directory() else { return Ok(()) };
         let trees = self.trees;
-        sweep(trees, path, vec![(*directory, Set::one(0))], None, &mut Whole { gathering: self, action })
+        sweep(trees, path, vec![(*directory, SnapshotSet::one(0))], None, &mut WholeDirectory { gathering: self, action })
     }
 
     fn finish(mut self) -> Result<bool> {
@@ -199,8 +202,8 @@ impl Gathering<'_> {
     }
 
     /// Notes what has the same content on both sides, and returns the rest.
-    fn renamed(&mut self, removed: Vec<Top>, added: Vec<Top>) -> (Vec<Top>, Vec<Top>) {
-        let mut by_content: HashMap<Key, Vec<Top>> = HashMap::new();
+    fn renamed(&mut self, removed: Vec<TopEntry>, added: Vec<TopEntry>) -> (Vec<TopEntry>, Vec<TopEntry>) {
+        let mut by_content: HashMap<RenameKey, Vec<TopEntry>> = HashMap::new();
         let mut left = Vec::new();
         for top in removed {
             match key(self.trees, &top.1) {
@@ -219,20 +222,20 @@ impl Gathering<'_> {
             let (from, before) = list.swap_remove(at);
             let reasons = metadata(&before.meta, &after.meta);
             let (from, before, after) = (Some(from), Some(before), Some(after));
-            self.done.push(Change { action: Action::Renamed, path, from, before, after, reasons });
+            self.done.push(Difference { action: DiffAction::Renamed, path, from, before, after, reasons });
         }
         left.extend(by_content.into_values().flatten());
         (left, rest)
     }
 
     /// Notes entries of one side, and puts what is in them in the place of directories.
-    fn opened(&mut self, side: usize, tops: Vec<Top>) -> Result<()> {
+    fn opened(&mut self, side: usize, tops: Vec<TopEntry>) -> Result<()> {
         for (path, node) in tops {
             if self.many {
                 self.whole(side, &path, &node)?;
                 continue;
             }
-            self.single([Action::Removed, Action::Added][side.min(1)], &path, &node)?;
+            self.single([DiffAction::Removed, DiffAction::Added][side.min(1)], &path, &node)?;
             let Some(directory) = node.directory() else { continue };
             let trees = self.trees;
             for entry in trees.entries(directory) {
@@ -244,12 +247,12 @@ impl Gathering<'_> {
     }
 }
 
-type Top = (Vec<u8>, Node);
+type TopEntry = (Vec<u8>, Node);
 
 /// What is equal when an entry was renamed: whether it is a directory, its content, and its size.
-type Key = (bool, ChunkId, u64);
+type RenameKey = (bool, ChunkId, u64);
 
-fn key(trees: &TreeReader, node: &Node) -> Option<Key> {
+fn key(trees: &TreeReader, node: &Node) -> Option<RenameKey> {
     match &node.kind {
         Kind::File(content) if content.size() > 0 => Some((false, content::id(trees, content), content.size())),
         Kind::Directory(directory) => directory.root.map(|root| (true, root.page, directory.descendants)),
@@ -257,8 +260,8 @@ fn key(trees: &TreeReader, node: &Node) -> Option<Key> {
     }
 }
 
-impl Visit for Gathering<'_> {
-    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool> {
+impl SweepVisitor for Gathering<'_> {
+    fn entry(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<bool> {
         let of = |side: usize| versions.iter().find(|version| version.set.has(side)).map(|version| &version.node);
         match (of(0), of(1)) {
             (Some(before), Some(after)) => {
@@ -273,13 +276,13 @@ impl Visit for Gathering<'_> {
 }
 
 /// Gives out everything below a directory of one side.
-struct Whole<'g, 'a> {
+struct WholeDirectory<'g, 'a> {
     gathering: &'g mut Gathering<'a>,
-    action: Action,
+    action: DiffAction,
 }
 
-impl Visit for Whole<'_, '_> {
-    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool> {
+impl SweepVisitor for WholeDirectory<'_, '_> {
+    fn entry(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<bool> {
         for version in versions {
             self.gathering.single(self.action, path, &version.node)?;
         }

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use crate::error::{Error, Result};
 use crate::model::patterns::Patterns;
 use crate::model::{Directory, Kind, Node, Snapshot, Timestamp};
-use crate::query::sweep::{Version, Visit, sweep};
-use crate::query::{Set, content};
+use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
+use crate::query::{SnapshotSet, content};
 use crate::repo::tree::TreeReader;
 
 /// What is looked for: all of it must hold.
@@ -62,23 +62,23 @@ impl Query {
 }
 
 /// Who is told.
-pub trait Told {
+pub trait FindReceiver {
     /// An entry that was looked for: its path, its states that match, and all snapshots in which there is something at
     /// this path.
-    fn hit(&mut self, path: &[u8], versions: Vec<Version>, all: &Set) -> Result<()>;
+    fn hit(&mut self, path: &[u8], versions: Vec<EntryVersion>, all: &SnapshotSet) -> Result<()>;
 
     /// Something could not be read: the rest goes on.
     fn failed(&mut self, error: Error);
 }
 
 /// Looks through `snapshots`, whose numbers are their places in the list. Hits come as they are found.
-pub fn find(trees: &TreeReader, snapshots: &[Snapshot], query: &Query, told: &mut dyn Told) -> Result<()> {
-    let mut roots: Vec<(Directory, Set)> = Vec::new();
+pub fn find(trees: &TreeReader, snapshots: &[Snapshot], query: &Query, told: &mut dyn FindReceiver) -> Result<()> {
+    let mut roots: Vec<(Directory, SnapshotSet)> = Vec::new();
     for (at, snapshot) in snapshots.iter().enumerate() {
         let Some(directory) = snapshot.root.directory() else { continue };
         match roots.iter_mut().find(|(known, _)| known == directory) {
-            Some((_, set)) => set.add(&Set::one(at)),
-            None => roots.push((*directory, Set::one(at))),
+            Some((_, set)) => set.add(&SnapshotSet::one(at)),
+            None => roots.push((*directory, SnapshotSet::one(at))),
         }
     }
     sweep(trees, b"", roots, None, &mut Finding { trees, query, told })
@@ -87,16 +87,16 @@ pub fn find(trees: &TreeReader, snapshots: &[Snapshot], query: &Query, told: &mu
 struct Finding<'a> {
     trees: &'a TreeReader,
     query: &'a Query,
-    told: &'a mut dyn Told,
+    told: &'a mut dyn FindReceiver,
 }
 
-impl Visit for Finding<'_> {
-    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool> {
+impl SweepVisitor for Finding<'_> {
+    fn entry(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<bool> {
         if !self.query.path(path) {
             return Ok(true);
         }
-        let mut found: Vec<Version> = Vec::new();
-        let mut all = Set::default();
+        let mut found: Vec<EntryVersion> = Vec::new();
+        let mut all = SnapshotSet::default();
         for version in versions {
             all.add(&version.set);
             if !self.query.node(self.trees, &version.node) {

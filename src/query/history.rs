@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::model::{Kind, Node, Snapshot};
-use crate::query::sweep::{Version, Visit, sweep};
-use crate::query::{Set, diff};
+use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
+use crate::query::{SnapshotSet, diff};
 use crate::repo::tree::TreeReader;
 
 /// Snapshots that follow one another with a path in one state.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct HistoryRun {
     /// The state; `None`: it is not there.
     pub node: Option<Node>,
     /// The first of the snapshots, by its place in the list.
@@ -21,8 +21,8 @@ pub struct Run {
 
 /// The states of the entry called `names` (from the root) in `snapshots`. A directory that is the same in several is
 /// looked into once.
-pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) -> Result<Vec<Version>> {
-    let roots = snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.root.clone(), Set::one(at)));
+pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) -> Result<Vec<EntryVersion>> {
+    let roots = snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.root.clone(), SnapshotSet::one(at)));
     let mut states = distinct(roots);
     for name in names {
         let mut below = Vec::new();
@@ -38,8 +38,8 @@ pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) ->
 }
 
 /// States that lead to the same are one.
-fn distinct(states: impl Iterator<Item = (Node, Set)>) -> Vec<Version> {
-    let mut out: Vec<Version> = Vec::new();
+fn distinct(states: impl Iterator<Item = (Node, SnapshotSet)>) -> Vec<EntryVersion> {
+    let mut out: Vec<EntryVersion> = Vec::new();
     let mut directories: HashMap<crate::model::ChunkId, Vec<usize>> = HashMap::new();
     for (node, set) in states {
         let root = node.directory().and_then(|directory| directory.root);
@@ -53,7 +53,7 @@ fn distinct(states: impl Iterator<Item = (Node, Set)>) -> Vec<Version> {
                 if let Some(root) = root {
                     directories.entry(root.page).or_default().push(out.len());
                 }
-                out.push(Version { node, set });
+                out.push(EntryVersion { node, set });
             }
         }
     }
@@ -61,14 +61,14 @@ fn distinct(states: impl Iterator<Item = (Node, Set)>) -> Vec<Version> {
 }
 
 /// The states in the order of `count` snapshots. What is not there before it came first is left out.
-pub fn runs(versions: &[Version], count: usize) -> Vec<Run> {
-    let mut out: Vec<Run> = Vec::new();
+pub fn runs(versions: &[EntryVersion], count: usize) -> Vec<HistoryRun> {
+    let mut out: Vec<HistoryRun> = Vec::new();
     for at in 0..count {
         let node = versions.iter().find(|version| version.set.has(at)).map(|version| &version.node);
         match out.last_mut() {
             Some(last) if same(last.node.as_ref(), node) => last.last = at,
             None if node.is_none() => {}
-            _ => out.push(Run { node: node.cloned(), first: at, last: at }),
+            _ => out.push(HistoryRun { node: node.cloned(), first: at, last: at }),
         }
     }
     out
@@ -98,18 +98,24 @@ pub fn reasons(before: &Node, after: &Node) -> Vec<&'static str> {
 }
 
 /// Takes a path with its states.
-pub type Take<'a> = dyn FnMut(&[u8], &[Version]) -> Result<()> + 'a;
+pub type TakeVersions<'a> = dyn FnMut(&[u8], &[EntryVersion]) -> Result<()> + 'a;
 
 /// Gives every path below the directory that is in these states to `out`, with its states, where they are not the same
 /// in all of `common`.
-pub fn below(trees: &TreeReader, path: &[u8], versions: &[Version], common: &Set, out: &mut Take<'_>) -> Result<()> {
-    sweep(trees, path, crate::query::sweep::directories(versions), Some(common), &mut Below(out))
+pub fn below(
+    trees: &TreeReader,
+    path: &[u8],
+    versions: &[EntryVersion],
+    common: &SnapshotSet,
+    out: &mut TakeVersions<'_>,
+) -> Result<()> {
+    sweep(trees, path, crate::query::sweep::directories(versions), Some(common), &mut HistoryVisitor(out))
 }
 
-struct Below<'a>(&'a mut Take<'a>);
+struct HistoryVisitor<'a>(&'a mut TakeVersions<'a>);
 
-impl Visit for Below<'_> {
-    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool> {
+impl SweepVisitor for HistoryVisitor<'_> {
+    fn entry(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<bool> {
         (self.0)(path, versions).map(|()| true)
     }
 }

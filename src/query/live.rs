@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Xattrs, escape};
 use crate::query::content;
-use crate::query::diff::{Action, Gathering, metadata};
+use crate::query::diff::{DiffAction, Gathering, metadata};
 use crate::repo::tree::{Entry, TreeReader};
 use crate::sys::dir::{Dir, FileKind, Stat};
 use crate::sys::xattr;
 
 /// A directory that is gone through: its entries in the snapshot, and on this machine.
-struct Level {
+struct LiveLevel {
     dir: Dir,
     names: Vec<Vec<u8>>,
     at: usize,
@@ -33,7 +33,7 @@ pub(crate) fn compare(trees: &TreeReader, before: &Node, path: &Path, read: bool
     let there = node(&stat, b"", Vec::new(), xattr::list(&dir).ok());
     live.directory(b"", before, &there)?;
     let mut path = Vec::new();
-    let mut levels: Vec<Level> = live.open(dir, before, 0, &path)?.into_iter().collect();
+    let mut levels: Vec<LiveLevel> = live.open(dir, before, 0, &path)?.into_iter().collect();
     while let Some(level) = levels.last_mut() {
         path.truncate(level.path_len);
         let Some((name, entry)) = live.step(level)? else {
@@ -57,16 +57,16 @@ struct Live<'g, 'a> {
 }
 
 impl Live<'_, '_> {
-    fn open(&self, dir: Dir, node: &Node, path_len: usize, path: &[u8]) -> Result<Option<Level>> {
+    fn open(&self, dir: Dir, node: &Node, path_len: usize, path: &[u8]) -> Result<Option<LiveLevel>> {
         let list = dir.list().at(|| format!("cannot list {}", escape(path)))?;
         let names = (0..list.len()).map(|at| list.name(at).to_vec()).collect();
         let directory = node.directory().copied().unwrap_or_default();
         let next = self.trees.entry_number(&directory, 0)?;
-        Ok(Some(Level { dir, names, at: 0, directory, next, path_len, left_out: node.left_out }))
+        Ok(Some(LiveLevel { dir, names, at: 0, directory, next, path_len, left_out: node.left_out }))
     }
 
     /// The next name of a directory, with the entry of the snapshot; it is on this machine if it is the next there.
-    fn step(&self, level: &mut Level) -> Result<Option<(Vec<u8>, Option<Entry>)>> {
+    fn step(&self, level: &mut LiveLevel) -> Result<Option<(Vec<u8>, Option<Entry>)>> {
         let there = level.names.get(level.at);
         let ours = level.next.as_ref().map(|entry| &entry.node().name);
         let name = match (there, ours) {
@@ -88,7 +88,7 @@ impl Live<'_, '_> {
     }
 
     /// One name. Answers with what is to be gone into: a directory on both sides.
-    fn entry(&mut self, level: &mut Level, path: &[u8], name: &[u8], entry: Option<Entry>) -> Result<Option<(Dir, Node)>> {
+    fn entry(&mut self, level: &mut LiveLevel, path: &[u8], name: &[u8], entry: Option<Entry>) -> Result<Option<(Dir, Node)>> {
         let there = level.names.get(level.at).is_some_and(|there| there == name);
         level.at += usize::from(there);
         let stat = if there { Some(level.dir.stat(name).at(|| format!("cannot look at {}", escape(path)))?) } else { None };
@@ -129,7 +129,7 @@ impl Live<'_, '_> {
         Ok(None)
     }
 
-    fn same(&self, level: &Level, name: &[u8], content: &Content, path: &[u8]) -> Result<bool> {
+    fn same(&self, level: &LiveLevel, name: &[u8], content: &Content, path: &[u8]) -> Result<bool> {
         let file = level.dir.open_file(name).at(|| format!("cannot open {}", escape(path)))?;
         content::same(self.trees, content, &file).map_err(|e| e.context(escape(path)))
     }
@@ -156,11 +156,11 @@ impl Live<'_, '_> {
     }
 
     /// What is only on this machine, with all that is below it.
-    fn added(&mut self, level: &Level, path: &[u8], name: &[u8], found: &Node) -> Result<()> {
+    fn added(&mut self, level: &LiveLevel, path: &[u8], name: &[u8], found: &Node) -> Result<()> {
         if level.left_out != LeftOut::default() {
-            return self.out.single(Action::LeftOut, path, found);
+            return self.out.single(DiffAction::LeftOut, path, found);
         }
-        self.out.single(Action::Added, path, found)?;
+        self.out.single(DiffAction::Added, path, found)?;
         if found.directory().is_none() {
             return Ok(());
         }
@@ -180,7 +180,7 @@ impl Live<'_, '_> {
             let path = [path.as_slice(), b"/", &name].concat();
             let stat = dir.stat(&name).at(|| format!("cannot look at {}", escape(&path)))?;
             let target = if stat.kind == FileKind::Symlink { dir.read_link(&name).unwrap_or_default() } else { Vec::new() };
-            self.out.single(Action::Added, &path, &node(&stat, &name, target, None))?;
+            self.out.single(DiffAction::Added, &path, &node(&stat, &name, target, None))?;
             if stat.kind == FileKind::Directory {
                 let (dir, names) = open(dir, &name, &path)?;
                 levels.push((dir, names, path));
@@ -191,7 +191,7 @@ impl Live<'_, '_> {
 }
 
 /// An entry of this machine as a node. Of a file's content only the size is known.
-fn node(stat: &Stat, name: &[u8], target: Vec<u8>, xattrs: Option<xattr::List>) -> Node {
+fn node(stat: &Stat, name: &[u8], target: Vec<u8>, xattrs: Option<xattr::XattrList>) -> Node {
     let kind = match stat.kind {
         FileKind::Directory => Kind::Directory(Directory::default()),
         FileKind::Symlink => Kind::Symlink(target),

@@ -10,5 +10,5 @@ mod live;
 pub mod set;
 pub mod sweep;
 
-pub use set::Set;
-pub use sweep::{Version, Visit, sweep};
+pub use set::SnapshotSet;
+pub use sweep::{EntryVersion, SweepVisitor, sweep};

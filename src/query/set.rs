@@ -2,26 +2,26 @@
 
 /// Some of the snapshots that are looked through: bit `n` stands for snapshot number `n`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Set(Vec<u64>);
+pub struct SnapshotSet(Vec<u64>);
 
-impl Set {
+impl SnapshotSet {
     /// The set of one.
     pub fn one(at: usize) -> Self {
         let mut bits = vec![0; at / 64 + 1];
         bits[at / 64] |= 1 << (at % 64);
-        Set(bits)
+        SnapshotSet(bits)
     }
 
     /// All numbers below `count`.
     pub fn below(count: usize) -> Self {
-        (0..count).fold(Set::default(), |mut set, at| {
-            set.add(&Set::one(at));
+        (0..count).fold(SnapshotSet::default(), |mut set, at| {
+            set.add(&SnapshotSet::one(at));
             set
         })
     }
 
     /// Adds all of `other`.
-    pub fn add(&mut self, other: &Set) {
+    pub fn add(&mut self, other: &SnapshotSet) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);
         }
@@ -34,7 +34,7 @@ impl Set {
     }
 
     /// Whether all of `other` are in it.
-    pub fn holds(&self, other: &Set) -> bool {
+    pub fn holds(&self, other: &SnapshotSet) -> bool {
         other.0.iter().enumerate().all(|(at, bits)| self.0.get(at).copied().unwrap_or(0) & bits == *bits)
     }
 
@@ -60,10 +60,10 @@ mod tests {
 
     #[test]
     fn sets_hold_numbers() {
-        let mut set = Set::one(3);
-        set.add(&Set::one(70));
+        let mut set = SnapshotSet::one(3);
+        set.add(&SnapshotSet::one(70));
         assert_eq!(set.iter().collect::<Vec<_>>(), [3, 70]);
-        assert!(Set::below(71).holds(&set) && !set.holds(&Set::below(4)) && set.len() == 2);
-        assert!(Set::below(0).is_empty() && Set::below(65).len() == 65);
+        assert!(SnapshotSet::below(71).holds(&set) && !set.holds(&SnapshotSet::below(4)) && set.len() == 2);
+        assert!(SnapshotSet::below(0).is_empty() && SnapshotSet::below(65).len() == 65);
     }
 }

@@ -9,22 +9,22 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::page::PageKind;
 use crate::model::{ChunkId, Directory, Node};
-use crate::query::Set;
+use crate::query::SnapshotSet;
 use crate::repo::tree::{NodePage, TreeReader};
 
 /// One state of an entry, and the snapshots in which it is so.
 #[derive(Debug, Clone)]
-pub struct Version {
+pub struct EntryVersion {
     /// The entry.
     pub node: Node,
     /// The snapshots.
-    pub set: Set,
+    pub set: SnapshotSet,
 }
 
 /// What is done with what is found.
-pub trait Visit {
+pub trait SweepVisitor {
     /// Gets the states of the entry at `path` (from the root, with slashes). Answers whether to go on below it.
-    fn entry(&mut self, path: &[u8], versions: &[Version]) -> Result<bool>;
+    fn entry(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<bool>;
 
     /// Something could not be read: the rest goes on after `Ok`.
     fn failed(&mut self, _path: &[u8], error: Error) -> Result<()> {
@@ -33,13 +33,13 @@ pub trait Visit {
 }
 
 /// A directory that is to be gone through: its path, and its states.
-type Todo = (Vec<u8>, Vec<(Directory, Set)>);
+type Todo = (Vec<u8>, Vec<(Directory, SnapshotSet)>);
 
 /// A page of the entries of a directory that is gone through: its first name, and whose it is.
-struct Leaf {
+struct SweepLeaf {
     key: Vec<u8>,
     page: ChunkId,
-    set: Set,
+    set: SnapshotSet,
 }
 
 /// Goes through `roots`, the states of the directory at `path` (empty for the root). A directory's entries come by name,
@@ -47,9 +47,9 @@ struct Leaf {
 pub fn sweep(
     trees: &TreeReader,
     path: &[u8],
-    roots: Vec<(Directory, Set)>,
-    common: Option<&Set>,
-    visit: &mut dyn Visit,
+    roots: Vec<(Directory, SnapshotSet)>,
+    common: Option<&SnapshotSet>,
+    visit: &mut dyn SweepVisitor,
 ) -> Result<()> {
     let mut todo: Vec<Todo> = vec![(path.to_vec(), roots)];
     while let Some((path, states)) = todo.pop() {
@@ -57,10 +57,10 @@ pub fn sweep(
         let result = directory(trees, &path, &states, common, visit, &mut todo);
         // The last pushed is taken first.
         todo[start..].reverse();
-        if let Err(Stop::Unreadable(e)) = result {
+        if let Err(SweepStop::Unreadable(e)) = result {
             let shown = if path.is_empty() { "/".to_owned() } else { crate::model::escape(&path) };
             visit.failed(&path, e.context(shown))?;
-        } else if let Err(Stop::Asked(e)) = result {
+        } else if let Err(SweepStop::Asked(e)) = result {
             return Err(e);
         }
     }
@@ -68,7 +68,7 @@ pub fn sweep(
 }
 
 /// Why a directory was not gone through to its end.
-enum Stop {
+enum SweepStop {
     Unreadable(Error),
     Asked(Error),
 }
@@ -76,18 +76,18 @@ enum Stop {
 fn directory(
     trees: &TreeReader,
     path: &[u8],
-    states: &[(Directory, Set)],
-    common: Option<&Set>,
-    visit: &mut dyn Visit,
+    states: &[(Directory, SnapshotSet)],
+    common: Option<&SnapshotSet>,
+    visit: &mut dyn SweepVisitor,
     todo: &mut Vec<Todo>,
-) -> std::result::Result<(), Stop> {
-    let mut leaves = leaves(trees, states, common).map_err(Stop::Unreadable)?.into_iter().peekable();
-    let mut open: Vec<(Arc<NodePage>, usize, Set)> = Vec::new();
+) -> std::result::Result<(), SweepStop> {
+    let mut leaves = leaves(trees, states, common).map_err(SweepStop::Unreadable)?.into_iter().peekable();
+    let mut open: Vec<(Arc<NodePage>, usize, SnapshotSet)> = Vec::new();
     loop {
         // What begins before the first name that is open may hold that name, or one before it.
         let mut first = open.iter().map(|(page, at, _)| page.nodes[*at].name.clone()).min();
         while let Some(leaf) = leaves.next_if(|leaf| first.as_ref().is_none_or(|first| leaf.key <= *first)) {
-            let page = trees.nodes(&leaf.page).map_err(Stop::Unreadable)?;
+            let page = trees.nodes(&leaf.page).map_err(SweepStop::Unreadable)?;
             let Some(node) = page.nodes.first() else { continue };
             if first.as_ref().is_none_or(|first| node.name < *first) {
                 first = Some(node.name.clone());
@@ -95,7 +95,7 @@ fn directory(
             open.push((page, 0, leaf.set));
         }
         let Some(name) = first else { return Ok(()) };
-        let mut versions: Vec<Version> = Vec::new();
+        let mut versions: Vec<EntryVersion> = Vec::new();
         open.retain_mut(|(page, at, set)| {
             let node = &page.nodes[*at];
             if node.name != name {
@@ -103,7 +103,7 @@ fn directory(
             }
             match versions.iter_mut().find(|version| version.node == *node) {
                 Some(version) => version.set.add(set),
-                None => versions.push(Version { node: node.clone(), set: set.clone() }),
+                None => versions.push(EntryVersion { node: node.clone(), set: set.clone() }),
             }
             *at += 1;
             *at < page.nodes.len()
@@ -114,7 +114,7 @@ fn directory(
             continue;
         }
         let path = [path, b"/", &name].concat();
-        if !visit.entry(&path, &versions).map_err(Stop::Asked)? {
+        if !visit.entry(&path, &versions).map_err(SweepStop::Asked)? {
             continue;
         }
         let below = directories(&versions);
@@ -125,8 +125,8 @@ fn directory(
 }
 
 /// The distinct directories among states of an entry: those that hold the same are one.
-pub(crate) fn directories(versions: &[Version]) -> Vec<(Directory, Set)> {
-    let mut out: Vec<(Directory, Set)> = Vec::new();
+pub(crate) fn directories(versions: &[EntryVersion]) -> Vec<(Directory, SnapshotSet)> {
+    let mut out: Vec<(Directory, SnapshotSet)> = Vec::new();
     for version in versions {
         let Some(directory) = version.node.directory().filter(|directory| directory.root.is_some()) else { continue };
         match out.iter_mut().find(|(known, _)| known == directory) {
@@ -139,11 +139,11 @@ pub(crate) fn directories(versions: &[Version]) -> Vec<(Directory, Set)> {
 
 /// The distinct pages of entries of a directory's states, by first name. A page belongs to one place among the names, so
 /// what all have in common needs no comparing.
-fn leaves(trees: &TreeReader, states: &[(Directory, Set)], common: Option<&Set>) -> Result<Vec<Leaf>> {
-    let mut levels: BTreeMap<u8, HashMap<ChunkId, (Vec<u8>, Set)>> = BTreeMap::new();
-    let put = |levels: &mut BTreeMap<u8, HashMap<_, (Vec<u8>, Set)>>, level, page, key: &[u8], set: &Set| {
+fn leaves(trees: &TreeReader, states: &[(Directory, SnapshotSet)], common: Option<&SnapshotSet>) -> Result<Vec<SweepLeaf>> {
+    let mut levels: BTreeMap<u8, HashMap<ChunkId, (Vec<u8>, SnapshotSet)>> = BTreeMap::new();
+    let put = |levels: &mut BTreeMap<u8, HashMap<_, (Vec<u8>, SnapshotSet)>>, level, page, key: &[u8], set: &SnapshotSet| {
         let pages = levels.entry(level).or_default();
-        pages.entry(page).or_insert_with(|| (key.to_vec(), Set::default())).1.add(set);
+        pages.entry(page).or_insert_with(|| (key.to_vec(), SnapshotSet::default())).1.add(set);
     };
     for (directory, set) in states {
         if let Some(root) = &directory.root {
@@ -157,7 +157,7 @@ fn leaves(trees: &TreeReader, states: &[(Directory, Set)], common: Option<&Set>)
                 continue;
             }
             if level == 0 {
-                out.push(Leaf { key, page, set });
+                out.push(SweepLeaf { key, page, set });
                 continue;
             }
             for child in trees.children(&page, PageKind::Directory, level)?.iter() {

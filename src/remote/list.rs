@@ -28,7 +28,7 @@ pub fn list_end(count: usize) -> String {
 
 /// A list that was read.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObjects {
     /// The objects, by name: their sizes, and when they were received.
     pub objects: Vec<(Name, u64, Timestamp)>,
     /// Who put them, as far as that is told, by name.
@@ -116,7 +116,7 @@ impl ListParser {
     }
 
     /// The whole list, by name. A name that a file system gave twice, as it may while its directory changes, is there once.
-    pub fn finish(mut self) -> Result<Listed> {
+    pub fn finish(mut self) -> Result<ListedObjects> {
         if !self.ended || !self.rest.is_empty() {
             return Err(self.wrong("it ends too early"));
         }
@@ -124,7 +124,7 @@ impl ListParser {
         self.found.dedup_by_key(|(name, ..)| *name);
         self.by.sort_unstable();
         self.by.dedup_by_key(|(name, _)| *name);
-        Ok(Listed { objects: self.found, by: self.by })
+        Ok(ListedObjects { objects: self.found, by: self.by })
     }
 
     fn wrong(&self, what: &str) -> Error {

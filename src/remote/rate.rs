@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
     /// The first one that holds counts.
-    rules: Vec<Rule>,
+    rules: Vec<RateRule>,
     zone: TimeZone,
 }
 
 /// A part of a limit: minutes of the day from and to (which may be the next day's), and bytes a second, if there is a limit
 /// then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
+pub struct RateRule {
     /// When it holds; always, if nothing is said.
     pub minutes: Option<(u16, u16)>,
     /// Bytes a second.
@@ -27,17 +27,17 @@ pub struct Rule {
 impl Limit {
     /// The same at every time.
     pub fn of(bytes_a_second: u64) -> Self {
-        Limit { rules: vec![Rule { minutes: None, rate: Some(bytes_a_second) }], zone: TimeZone::UTC }
+        Limit { rules: vec![RateRule { minutes: None, rate: Some(bytes_a_second) }], zone: TimeZone::UTC }
     }
 
     /// By the time of day in `zone`.
-    pub fn by_time(rules: Vec<Rule>, zone: TimeZone) -> Self {
+    pub fn by_time(rules: Vec<RateRule>, zone: TimeZone) -> Self {
         Limit { rules, zone }
     }
 
     /// What holds at this minute of the day.
     fn at(&self, minute: u16) -> Option<u64> {
-        let holds = |rule: &&Rule| match rule.minutes {
+        let holds = |rule: &&RateRule| match rule.minutes {
             None => true,
             Some((from, to)) if from <= to => (from..to).contains(&minute),
             Some((from, to)) => minute >= from || minute < to,
@@ -47,7 +47,7 @@ impl Limit {
 
     /// What holds now.
     fn now(&self) -> Option<u64> {
-        if let [Rule { minutes: None, rate }] = self.rules.as_slice() {
+        if let [RateRule { minutes: None, rate }] = self.rules.as_slice() {
             return rate.map(|rate| rate.max(1));
         }
         let time = Timestamp::now().to_zoned(self.zone.clone());
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_holds_counts() {
-        let rule = |minutes, rate| Rule { minutes, rate };
+        let rule = |minutes, rate| RateRule { minutes, rate };
         let rules = vec![rule(Some((480, 1080)), Some(5)), rule(Some((1320, 360)), None), rule(None, Some(9))];
         let limit = Limit::by_time(rules, TimeZone::UTC);
         let at = [(0, None), (359, None), (360, Some(9)), (480, Some(5)), (1079, Some(5)), (1080, Some(9)), (1320, None)];

@@ -79,19 +79,19 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 
 /// What a server shows: a chain of certificates and its key.
 #[derive(Debug)]
-pub struct Identity {
+pub struct TlsIdentity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Reads a chain and its key from PEM files.
     pub fn read(chain: &Path, key: &Path) -> Result<Self> {
         let chain = certificates(chain)?;
         let what = || format!("cannot read the private key in {}", shown(key));
         let bytes = zeroize::Zeroizing::new(fs::read(key).at(what)?);
         let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| wrong(what(), e))?;
-        Ok(Identity { chain, key })
+        Ok(TlsIdentity { chain, key })
     }
 
     /// The files of the identity in `directory`, chain and key; made there (a certificate that it signs itself) when there

@@ -9,25 +9,25 @@ use crate::error::Result;
 use crate::model::SnapshotId;
 use crate::repo::{Repository, beat, session};
 use crate::storage::{Class, Name};
-use crate::sys::process::Identity;
+use crate::sys::process::ProcessIdentity;
 
 /// What one process has seen of the sessions of others.
 #[derive(Debug)]
 pub struct AtWork {
     own: SnapshotId,
-    seen: HashMap<SnapshotId, Seen>,
+    seen: HashMap<SnapshotId, SeenSession>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenSession {
     /// Who it is of, where that could be read.
-    who: Option<Identity>,
+    who: Option<ProcessIdentity>,
     /// The number of its newest sign of life, and since when that is the newest.
     beat: u64,
     since: Instant,
 }
 
-impl Seen {
+impl SeenSession {
     /// A process of this machine is asked. Others give signs of life.
     fn is_at_work(&self, now: Instant) -> bool {
         match &self.who {
@@ -64,7 +64,7 @@ impl AtWork {
         listed.retain(|id, (open, _)| *open && *id != self.own);
         self.seen.retain(|id, _| listed.contains_key(id));
         for (id, (_, beat)) in listed {
-            let new = || Seen { who: session::read(repo, id).ok().map(|s| session::identity(&s)), beat, since: now };
+            let new = || SeenSession { who: session::read(repo, id).ok().map(|s| session::identity(&s)), beat, since: now };
             let seen = self.seen.entry(id).or_insert_with(new);
             if seen.beat != beat {
                 (seen.beat, seen.since) = (beat, now);
@@ -107,16 +107,16 @@ mod tests {
     }
 
     /// Puts the session of a process into the repository, as that process would.
-    fn put(repo: &Repository, who: Identity) {
-        let Identity { host, machine, boot, namespace, pid, started } = who;
+    fn put(repo: &Repository, who: ProcessIdentity) {
+        let ProcessIdentity { host, machine, boot, namespace, pid, started } = who;
         let session = Session { host, boot, pid, started, machine, namespace, time: Timestamp::default(), lists: Vec::new() };
         let plain = encode_session(&session).unwrap();
         let object = seal::seal_object(ObjectType::Session, repo.id(), &OTHER.0, &repo.keys().snapshot, &plain).unwrap();
         repo.storage().create(&Name::Session(OTHER), &[&object]).unwrap();
     }
 
-    fn elsewhere() -> Identity {
-        Identity { host: b"far".to_vec(), machine: b"m".to_vec(), boot: b"b".to_vec(), ..Identity::this() }
+    fn elsewhere() -> ProcessIdentity {
+        ProcessIdentity { host: b"far".to_vec(), machine: b"m".to_vec(), boot: b"b".to_vec(), ..ProcessIdentity::this() }
     }
 
     #[test]
@@ -144,11 +144,11 @@ mod tests {
     fn a_process_that_has_ended_is_not_at_work_from_the_first_look() {
         let repo = repository();
         // No process begins before the machine does: what is under this number now is another one.
-        put(&repo, Identity { started: 1, ..Identity::this() });
+        put(&repo, ProcessIdentity { started: 1, ..ProcessIdentity::this() });
         let mut at_work = AtWork::new(OWN);
         assert!(!at_work.look(&repo).unwrap() && !at_work.is_at_work(OTHER));
         repo.storage().delete(&Name::Session(OTHER)).unwrap();
-        put(&repo, Identity::this());
+        put(&repo, ProcessIdentity::this());
         let mut at_work = AtWork::new(OWN);
         assert!(at_work.look(&repo).unwrap() && at_work.is_at_work(OTHER));
     }

@@ -34,7 +34,7 @@ impl Bits {
 }
 
 /// A bit for each entry of each visible segment, by
-/// [`Location::entry`](crate::repo::index::Location::entry).
+/// [`ChunkLocation::entry`](crate::repo::index::ChunkLocation::entry).
 #[derive(Debug, Clone, Default)]
 pub struct EntryBits(Vec<Bits>);
 

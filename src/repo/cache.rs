@@ -206,13 +206,13 @@ impl SegmentCache {
 
 /// Where the bytes of a segment come from: a copy on this disk, or the repository.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct SegmentSource {
     storage: Arc<dyn Storage>,
     cache: Option<Arc<SegmentCache>>,
     id: SegmentId,
     copy: Arc<Mutex<Option<Arc<File>>>>,
     /// The segment itself, in a directory: it can be read on when prune has deleted it.
-    opened: Arc<Mutex<Option<Arc<Kept>>>>,
+    opened: Arc<Mutex<Option<Arc<CountedFile>>>>,
 }
 
 /// Segments that are kept open, of all repositories of this process.
@@ -222,9 +222,9 @@ const MOST_OPEN: usize = 64;
 
 /// A file that counts among those that are kept open.
 #[derive(Debug)]
-struct Kept(File);
+struct CountedFile(File);
 
-impl Kept {
+impl CountedFile {
     fn open(storage: &dyn Storage, id: SegmentId) -> Option<Self> {
         let more = |n: usize| (n < MOST_OPEN).then_some(n + 1);
         OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
@@ -232,30 +232,30 @@ impl Kept {
         if opened.is_none() {
             OPEN.fetch_sub(1, Ordering::Relaxed);
         }
-        opened.map(Kept)
+        opened.map(CountedFile)
     }
 }
 
-impl Drop for Kept {
+impl Drop for CountedFile {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Source {
+impl SegmentSource {
     /// The source of segment `id` of `size` bytes; makes the copy when there is a cache.
     pub fn new(storage: Arc<dyn Storage>, cache: Option<Arc<SegmentCache>>, id: SegmentId, size: u64) -> Self {
         let file = cache.as_ref().and_then(|cache| cache.fetch(&*storage, &id, size));
-        let opened = if file.is_none() { Kept::open(&*storage, id) } else { None };
+        let opened = if file.is_none() { CountedFile::open(&*storage, id) } else { None };
         let (copy, opened) = (Arc::new(Mutex::new(file.map(Arc::new))), Arc::new(Mutex::new(opened.map(Arc::new))));
-        Source { storage, cache, id, copy, opened }
+        SegmentSource { storage, cache, id, copy, opened }
     }
 
     fn copy(&self) -> Option<Arc<File>> {
         self.copy.lock().clone()
     }
 
-    fn opened(&self) -> Option<Arc<Kept>> {
+    fn opened(&self) -> Option<Arc<CountedFile>> {
         self.opened.lock().clone()
     }
 

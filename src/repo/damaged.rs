@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::damage::{Damage, Extent, MAX_DAMAGED_PACKS, decode_damage, encode_damage};
+use crate::format::damage::{Damage, DamagedExtent, MAX_DAMAGED_PACKS, decode_damage, encode_damage};
 use crate::format::envelope::ObjectType;
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::repo::Repository;
@@ -16,7 +16,7 @@ use crate::storage::{Class, Name};
 use crate::sys::process;
 
 /// What somebody found, by pack.
-pub type Found = BTreeMap<PackId, Extent>;
+pub type DamagedPacks = BTreeMap<PackId, DamagedExtent>;
 
 /// A record of damage in the repository.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct Record {
 /// All that is known.
 #[derive(Debug, Default)]
 pub struct Damaged {
-    packs: HashMap<PackId, Extent>,
+    packs: HashMap<PackId, DamagedExtent>,
     /// The records, in the order of their names.
     pub records: Vec<Record>,
     /// Records that cannot be opened, with their sizes: they say nothing.
@@ -73,7 +73,7 @@ impl Damaged {
     }
 
     /// What is damaged of a pack.
-    pub fn of(&self, pack: &PackId) -> Option<&Extent> {
+    pub fn of(&self, pack: &PackId) -> Option<&DamagedExtent> {
         self.packs.get(pack)
     }
 
@@ -83,12 +83,12 @@ impl Damaged {
     }
 
     /// The packs of which something is damaged.
-    pub fn packs(&self) -> impl Iterator<Item = (&PackId, &Extent)> {
+    pub fn packs(&self) -> impl Iterator<Item = (&PackId, &DamagedExtent)> {
         self.packs.iter()
     }
 
     /// Whether all of `found` is known already.
-    pub fn covers(&self, found: &Found) -> bool {
+    pub fn covers(&self, found: &DamagedPacks) -> bool {
         found.iter().all(|(pack, extent)| self.of(pack).is_some_and(|known| known.covers(extent)))
     }
 
@@ -111,8 +111,8 @@ impl Damaged {
 }
 
 /// Nothing of the frames, to begin with.
-fn nothing() -> Extent {
-    Extent::Frames(Default::default())
+fn nothing() -> DamagedExtent {
+    DamagedExtent::Frames(Default::default())
 }
 
 /// Opens a record.
@@ -124,23 +124,23 @@ pub fn open(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Damage> 
 }
 
 /// Adds to `found` that of a pack this is damaged.
-pub fn add(found: &mut Found, pack: PackId, extent: &Extent) {
+pub fn add(found: &mut DamagedPacks, pack: PackId, extent: &DamagedExtent) {
     found.entry(pack).or_insert_with(nothing).add(extent);
 }
 
 /// Adds a frame to `found`.
-pub fn add_frame(found: &mut Found, pack: PackId, frame: u32) {
-    add(found, pack, &Extent::Frames([frame].into()));
+pub fn add_frame(found: &mut DamagedPacks, pack: PackId, frame: u32) {
+    add(found, pack, &DamagedExtent::Frames([frame].into()));
 }
 
 /// Writes down what of `found` is not known yet; answers of how many packs that was. Durable when this returns. `why`
 /// says how it was found, for people.
-pub fn record(repo: &Repository, found: &Found, why: &str, now: Timestamp) -> Result<usize> {
+pub fn record(repo: &Repository, found: &DamagedPacks, why: &str, now: Timestamp) -> Result<usize> {
     if found.is_empty() {
         return Ok(0);
     }
     let known = Damaged::load(repo)?;
-    let new: Vec<(PackId, Extent)> = found
+    let new: Vec<(PackId, DamagedExtent)> = found
         .iter()
         .filter(|(pack, extent)| known.of(pack).is_none_or(|known| !known.covers(extent)))
         .map(|(pack, extent)| (*pack, extent.clone()))

@@ -12,7 +12,7 @@ use crate::keys::slots::{self, SlotOptions};
 use crate::keys::{configuration, removal};
 use crate::model::{RepositoryId, SegmentId, Timestamp};
 use crate::observe::Reports;
-use crate::repo::cache::{SegmentCache, Source};
+use crate::repo::cache::{SegmentCache, SegmentSource};
 use crate::storage::{Class, Storage};
 
 pub mod annotations;
@@ -45,7 +45,7 @@ pub struct Repository {
     cache: Option<Arc<SegmentCache>>,
     /// Where long segments are put together.
     scratch: Option<PathBuf>,
-    memory: small::Memory,
+    memory: small::SmallMemory,
     /// Whether an addition or removal of a key slot was found to be stopped half way.
     unfinished_keys: bool,
     reports: Reports,
@@ -100,13 +100,13 @@ impl Repository {
 
     /// Ends additions and removals of key slots that were stopped half way, if opening met any.
     pub fn finish_keys(&self) -> Result<()> {
-        let place = removal::Place { storage: &*self.storage, repository: self.id(), keys: &self.keys };
+        let place = removal::SlotStore { storage: &*self.storage, repository: self.id(), keys: &self.keys };
         if self.unfinished_keys { place.finish() } else { Ok(()) }
     }
 
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
-        let (memory, reports) = (small::Memory::default(), Reports::default());
+        let (memory, reports) = (small::SmallMemory::default(), Reports::default());
         Repository { storage, config, keys, cache: None, scratch, memory, unfinished_keys: false, reports }
     }
 
@@ -147,8 +147,8 @@ impl Repository {
     }
 
     /// Where the bytes of an index segment of `size` bytes come from.
-    pub fn segment_source(&self, id: SegmentId, size: u64) -> Source {
-        Source::new(self.storage.clone(), self.cache.clone(), id, size)
+    pub fn segment_source(&self, id: SegmentId, size: u64) -> SegmentSource {
+        SegmentSource::new(self.storage.clone(), self.cache.clone(), id, size)
     }
 
     /// Where its objects are.

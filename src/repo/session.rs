@@ -10,7 +10,7 @@ use crate::repo::index::condemned;
 use crate::repo::small::{self, Small};
 use crate::repo::{marks, snapshots};
 use crate::storage::{Class, Created, Name};
-use crate::sys::process::Identity;
+use crate::sys::process::ProcessIdentity;
 
 /// Registers a session for this process under a new id, which is also the id of the snapshot it will commit. The
 /// lists are read before it is created: it is older than every list that it does not name. One that does not open
@@ -18,7 +18,7 @@ use crate::sys::process::Identity;
 pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
     let mut lists: Vec<SnapshotId> = condemned::read_all(repo)?.lists.iter().map(|list| list.id).collect();
     lists.sort_unstable();
-    let Identity { host, machine, boot, namespace, pid, started } = Identity::this();
+    let ProcessIdentity { host, machine, boot, namespace, pid, started } = ProcessIdentity::this();
     let session = Session { host, boot, pid, started, machine, namespace, time: now, lists };
     let id = SnapshotId::random()?;
     let plain = snapshot::encode_session(&session)?;
@@ -41,9 +41,9 @@ pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Session>> {
 }
 
 /// The process that a session is of.
-pub fn identity(session: &Session) -> Identity {
+pub fn identity(session: &Session) -> ProcessIdentity {
     let Session { host, boot, pid, started, machine, namespace, .. } = session.clone();
-    Identity { host, machine, boot, namespace, pid, started }
+    ProcessIdentity { host, machine, boot, namespace, pid, started }
 }
 
 /// Whether other sessions are open than this one: their writers may have been killed before what they stored, and what

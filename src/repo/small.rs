@@ -42,7 +42,7 @@ impl<T> Small<T> {
 
 /// What an open repository remembers of small objects, so that nothing is read or told twice.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct SmallMemory {
     told: Mutex<HashSet<Name>>,
     /// Snapshots that are authentic.
     pub snapshots: Mutex<HashSet<SnapshotId>>,

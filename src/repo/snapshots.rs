@@ -14,7 +14,7 @@ use crate::storage::{Class, Created, Name};
 
 /// Which snapshots an operation is about; empty lists let everything pass.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct SnapshotFilter {
     /// One of these hosts.
     pub hosts: Vec<Vec<u8>>,
     /// All of one of these sets of tags.
@@ -23,7 +23,7 @@ pub struct Filter {
     pub paths: Vec<Vec<u8>>,
 }
 
-impl Filter {
+impl SnapshotFilter {
     /// Whether `snapshot` passes.
     pub fn matches(&self, snapshot: &Snapshot) -> bool {
         let host = self.hosts.is_empty() || self.hosts.contains(&snapshot.host);
@@ -64,7 +64,7 @@ pub fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<S
 
 /// Everything in `snapshots/` that is not forgotten.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct SnapshotList {
     /// Snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that cannot be read, or not by this program, and why.
@@ -80,7 +80,7 @@ pub struct Found {
 }
 
 /// Reads everything in `snapshots/` that is not forgotten. What is not authentic is told, once.
-pub fn find_all(repo: &Repository) -> Result<Found> {
+pub fn find_all(repo: &Repository) -> Result<SnapshotList> {
     let mut out = find_unannotated(repo)?;
     let said = annotations::read_all(repo)?;
     out.remarks = said.apply(&mut out.snapshots);
@@ -89,15 +89,15 @@ pub fn find_all(repo: &Repository) -> Result<Found> {
 }
 
 /// The same without annotations: tags are those that the snapshots were made with.
-pub fn find_unannotated(repo: &Repository) -> Result<Found> {
+pub fn find_unannotated(repo: &Repository) -> Result<SnapshotList> {
     let mut out = read_all(repo, &names(repo)?)?;
     out.received = times::received(repo)?;
     times::sort(&mut out.snapshots, &out.received);
     Ok(out)
 }
 
-fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<Found> {
-    let mut out = Found::default();
+fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<SnapshotList> {
+    let mut out = SnapshotList::default();
     for (id, found) in ids.iter().zip(parallel::many(repo, ids, |id| judge(repo, *id))) {
         match found {
             Ok(Small::Sound(Some(snapshot))) => out.snapshots.push(snapshot),
@@ -140,7 +140,7 @@ pub fn list(repo: &Repository) -> Result<Vec<Snapshot>> {
 
 /// Finds the snapshot that `text` names among `snapshots` (oldest first): `latest`, `latest~N`, or the first digits of
 /// its id, at least four.
-pub fn find<'a>(snapshots: &'a [Snapshot], text: &str, filter: &Filter) -> Result<&'a Snapshot> {
+pub fn find<'a>(snapshots: &'a [Snapshot], text: &str, filter: &SnapshotFilter) -> Result<&'a Snapshot> {
     if let Some(back) = latest(text) {
         let mut passing = snapshots.iter().rev().filter(|s| filter.matches(s));
         return passing.nth(back?).ok_or_else(|| Error::new(ErrorKind::NotFound, no_latest(snapshots, text)));

@@ -8,10 +8,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
 use crate::observe::Silent;
 use crate::repo::tree::TreeReader;
-use crate::restore::filter::Filter;
-use crate::restore::run::Run;
-use crate::restore::target::Target;
-use crate::restore::{RestoreOptions, Source, shown, walk};
+use crate::restore::filter::PathFilter;
+use crate::restore::run::RestoreRun;
+use crate::restore::target::RestoreTarget;
+use crate::restore::{RestoreOptions, RestoreSource, shown, walk};
 
 /// Paths that are named when much would be deleted.
 pub(crate) const NAMED: usize = 5;
@@ -68,12 +68,12 @@ pub(crate) fn limit(
     tree: &Arc<TreeReader>,
     options: &RestoreOptions,
     target: &Path,
-    sources: &[Source<'_>],
-    filter: &Filter,
+    sources: &[RestoreSource<'_>],
+    filter: &PathFilter,
 ) -> Result<u64> {
     let survey = RestoreOptions { dry_run: true, ..options.clone() };
-    let place = Target::prepare(target, &options.forbidden, true)?;
-    let mut run = Run::new(tree, &survey, &Silent, place, sources)?;
+    let place = RestoreTarget::prepare(target, &options.forbidden, true)?;
+    let mut run = RestoreRun::new(tree, &survey, &Silent, place, sources)?;
     run.only_deletions = true;
     for source in sources {
         walk::restore_source(&run, source, filter);

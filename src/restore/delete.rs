@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Directory as Model, escape};
-use crate::restore::filter::{Filter, Verdict};
+use crate::restore::filter::{FilterVerdict, PathFilter};
 use crate::restore::locks;
-use crate::restore::run::{Run, TEMPORARY};
+use crate::restore::run::{RestoreRun, TEMPORARY};
 use crate::restore::spare::{Spare, Why};
-use crate::restore::target::{Directory, State};
-use crate::storage::leftovers::Writer;
+use crate::restore::target::{DirectoryState, TargetDirectory};
+use crate::storage::leftovers::WriterProcess;
 use crate::sys::{FileKind, Listing, Stat};
 
 fn failed(e: std::io::Error) -> Error {
@@ -19,7 +19,7 @@ fn failed(e: std::io::Error) -> Error {
 /// What bounds a removal.
 pub(crate) struct Scope<'s> {
     /// Entries that this excludes stay.
-    pub filter: Option<&'s Filter>,
+    pub filter: Option<&'s PathFilter>,
     /// So do entries that the snapshot could not have had.
     pub spare: &'s Spare,
     /// The path inside the snapshot of the entry that goes.
@@ -28,7 +28,7 @@ pub(crate) struct Scope<'s> {
 
 /// Removes the entry `name` of `directory`, with everything below it that `scope` lets go. What stays keeps the
 /// directories that it is in. Answers whether all of it went.
-pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], scope: Scope<'_>) -> Result<bool> {
+pub(crate) fn remove(run: &RestoreRun<'_>, directory: &Arc<TargetDirectory>, name: &[u8], scope: Scope<'_>) -> Result<bool> {
     let dir = run.target.open(directory).map_err(failed)?;
     let (stat, above) = (dir.stat(name).map_err(failed)?, dir.stat_self().map_err(failed)?);
     let Scope { filter, spare, path } = scope;
@@ -45,9 +45,9 @@ pub(crate) fn remove(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], sco
 
 /// Removes what a restore that was killed has left in `directory`, where the process that wrote it is known to be gone. A
 /// file of such a name that the snapshot has in `model` is none.
-pub(crate) fn leftovers(run: &Run<'_>, directory: &Directory, model: &Model) -> Result<()> {
+pub(crate) fn leftovers(run: &RestoreRun<'_>, directory: &TargetDirectory, model: &Model) -> Result<()> {
     let dir = run.target.open(directory).map_err(failed)?;
-    let names = dir.find(|name| Writer::has_left(TEMPORARY, name)).map_err(|e| Error::io("cannot list it", e))?;
+    let names = dir.find(|name| WriterProcess::has_left(TEMPORARY, name)).map_err(|e| Error::io("cannot list it", e))?;
     for name in names {
         let is_file = || dir.stat(&name).is_ok_and(|stat| stat.kind != FileKind::Directory);
         if run.tree.lookup(model, &name)?.is_none() && is_file() {
@@ -58,8 +58,8 @@ pub(crate) fn leftovers(run: &Run<'_>, directory: &Directory, model: &Model) -> 
 }
 
 /// A directory that is being emptied.
-struct Level {
-    directory: Arc<Directory>,
+struct DeleteLevel {
+    directory: Arc<TargetDirectory>,
     listing: Listing,
     next: usize,
     path_len: usize,
@@ -68,19 +68,19 @@ struct Level {
 }
 
 struct Removal<'r, 'a> {
-    run: &'r Run<'a>,
-    filter: Option<&'r Filter>,
+    run: &'r RestoreRun<'a>,
+    filter: Option<&'r PathFilter>,
     spare: &'r Spare,
     path: Vec<u8>,
     device: (u32, u32),
     /// Something stays.
     kept: bool,
     /// A stack of its own: how deep a tree is must not matter.
-    stack: Vec<Level>,
+    stack: Vec<DeleteLevel>,
 }
 
 impl Removal<'_, '_> {
-    fn tree(&mut self, parent: &Arc<Directory>, name: &[u8]) -> Result<()> {
+    fn tree(&mut self, parent: &Arc<TargetDirectory>, name: &[u8]) -> Result<()> {
         self.enter(parent, name)?;
         let mut result = Ok(());
         while !self.stack.is_empty() {
@@ -94,7 +94,7 @@ impl Removal<'_, '_> {
     }
 
     /// Whether the entry at the current path stays; then it is counted.
-    fn stays(&mut self, directory: &Directory, name: &[u8], stat: &Stat) -> bool {
+    fn stays(&mut self, directory: &TargetDirectory, name: &[u8], stat: &Stat) -> bool {
         let forbidden = self.run.target.is_forbidden(stat);
         let why = if forbidden { Some(Why::Forbidden) } else { self.spare.entry(&self.path, stat, self.device) };
         if let Some(why) = why {
@@ -104,8 +104,8 @@ impl Removal<'_, '_> {
         why.is_some()
     }
 
-    fn enter(&mut self, parent: &Arc<Directory>, name: &[u8]) -> Result<()> {
-        let directory = self.run.target.child(parent, name, State { real: true, ..State::default() }, None);
+    fn enter(&mut self, parent: &Arc<TargetDirectory>, name: &[u8]) -> Result<()> {
+        let directory = self.run.target.child(parent, name, DirectoryState { real: true, ..DirectoryState::default() }, None);
         match self.list(&directory) {
             Ok((mut listing, marked)) => {
                 let path_len = self.path.len();
@@ -113,7 +113,7 @@ impl Removal<'_, '_> {
                     self.run.spared(Why::Excluded, &directory, b"", FileKind::Directory);
                     (listing, self.kept) = (Listing::default(), true);
                 }
-                self.stack.push(Level { directory, listing, next: 0, path_len, keep: marked });
+                self.stack.push(DeleteLevel { directory, listing, next: 0, path_len, keep: marked });
                 Ok(())
             }
             Err(e) => {
@@ -124,7 +124,7 @@ impl Removal<'_, '_> {
     }
 
     /// What is in a directory, and whether its content stays for what a file in it says.
-    fn list(&self, directory: &Directory) -> Result<(Listing, bool)> {
+    fn list(&self, directory: &TargetDirectory) -> Result<(Listing, bool)> {
         let dir = self.run.target.open(directory).map_err(failed)?;
         let marked = self.spare.is_marked(&dir);
         if !marked {
@@ -144,7 +144,7 @@ impl Removal<'_, '_> {
         level.next += 1;
         self.path.push(b'/');
         self.path.extend_from_slice(&name);
-        if self.filter.is_some_and(|filter| filter.judge(&self.path, true) == Verdict::Skip) {
+        if self.filter.is_some_and(|filter| filter.judge(&self.path, true) == FilterVerdict::Skip) {
             (level.keep, self.kept) = (true, true);
             return Ok(());
         }
@@ -162,7 +162,7 @@ impl Removal<'_, '_> {
     }
 
     /// Removes an entry that is no directory.
-    fn entry(&mut self, directory: &Directory, name: &[u8], stat: &Stat) -> Result<()> {
+    fn entry(&mut self, directory: &TargetDirectory, name: &[u8], stat: &Stat) -> Result<()> {
         self.run.may_delete()?;
         if !self.run.options.dry_run {
             let dir = self.run.target.open(directory).map_err(failed)?;
@@ -194,7 +194,7 @@ impl Removal<'_, '_> {
         Ok(())
     }
 
-    fn leave(&mut self) -> Option<(Arc<Directory>, bool)> {
+    fn leave(&mut self) -> Option<(Arc<TargetDirectory>, bool)> {
         let level = self.stack.pop()?;
         self.run.release(&level.directory);
         Some((level.directory, level.keep))
@@ -203,7 +203,7 @@ impl Removal<'_, '_> {
 
 /// Makes way for an entry of source `source` that is no directory where a directory is: an empty one is removed, any other
 /// only when the user wants things removed.
-pub(crate) fn make_way(run: &Run<'_>, directory: &Arc<Directory>, name: &[u8], source: usize) -> Result<()> {
+pub(crate) fn make_way(run: &RestoreRun<'_>, directory: &Arc<TargetDirectory>, name: &[u8], source: usize) -> Result<()> {
     let dir = run.target.open(directory).map_err(failed)?;
     let in_place = |e| Error::io("cannot remove the directory in its place", e);
     if run.options.dry_run {

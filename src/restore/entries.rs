@@ -6,16 +6,16 @@ use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
 use crate::observe::Action;
 use crate::restore::existing::file_kind;
-use crate::restore::job::{Job, put};
+use crate::restore::job::{RestoreJob, put};
 use crate::restore::links::FirstLink;
-use crate::restore::locks::{self, Unlocked};
-use crate::restore::metadata::{self, Object, Wanted};
+use crate::restore::locks::{self, FlagsGuard};
+use crate::restore::metadata::{self, Object, WantedMetadata};
 use crate::restore::names;
 use crate::sys::Dir;
 use crate::sys::dir::LOCKS;
 
 /// Makes an entry that needs no frame.
-pub(crate) fn make(job: &Job<'_, '_>) {
+pub(crate) fn make(job: &RestoreJob<'_, '_>) {
     if let Kind::File(content) = &job.node.kind {
         // An empty file is created when it is completed.
         if let Content::Inline(bytes) = content
@@ -30,7 +30,7 @@ pub(crate) fn make(job: &Job<'_, '_>) {
     }
 }
 
-fn create(dir: &Dir, job: &Job<'_, '_>, name: &[u8]) -> io::Result<()> {
+fn create(dir: &Dir, job: &RestoreJob<'_, '_>, name: &[u8]) -> io::Result<()> {
     match &job.node.kind {
         Kind::Symlink(target) => dir.make_symlink(target, name),
         Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => {
@@ -41,12 +41,12 @@ fn create(dir: &Dir, job: &Job<'_, '_>, name: &[u8]) -> io::Result<()> {
 }
 
 /// Where nothing is in the way it is made under its own name: it appears as a whole.
-fn make_special(job: &Job<'_, '_>) -> Result<()> {
+fn make_special(job: &RestoreJob<'_, '_>) -> Result<()> {
     let run = job.run;
     if matches!(job.node.kind, Kind::CharDevice(..) | Kind::BlockDevice(..)) && !run.privileged {
         return Err(Error::invalid("it is a device, and only root makes devices"));
     }
-    let wanted = Wanted::of(run, job.source, &job.node)?;
+    let wanted = WantedMetadata::of(run, job.source, &job.node)?;
     let dir = job.dir()?;
     let name = if job.there.is_some() { run.temporary() } else { job.node.name.clone() };
     create(&dir, job, &name).map_err(|e| match e.kind() {
@@ -78,14 +78,14 @@ fn make_special(job: &Job<'_, '_>) -> Result<()> {
 }
 
 /// Whether what is there is the link that shall be there.
-pub(crate) fn is_linked(job: &Job<'_, '_>) -> bool {
+pub(crate) fn is_linked(job: &RestoreJob<'_, '_>) -> bool {
     let first = job.first.as_ref().and_then(|first| first.inode.get());
     job.there.is_some_and(|stat| first == Some(&(stat.device, stat.inode)))
 }
 
 /// Makes a later link of a group. False when it must be made as an entry of its own: the first one failed, or the
 /// file system links no further.
-pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
+pub(crate) fn link(job: &RestoreJob<'_, '_>) -> Result<bool> {
     let run = job.run;
     let Some(first) = &job.first else { return Ok(false) };
     let Some(inode) = first.inode.get() else { return Ok(false) };
@@ -128,7 +128,7 @@ pub(crate) fn link(job: &Job<'_, '_>) -> Result<bool> {
     Ok(true)
 }
 
-fn unlock(job: &Job<'_, '_>, first: &FirstLink) -> Option<Unlocked> {
+fn unlock(job: &RestoreJob<'_, '_>, first: &FirstLink) -> Option<FlagsGuard> {
     let from = first.dir(job.run).ok()?;
     let stat = from.stat(&first.name).ok().filter(|stat| first.inode.get() == Some(&(stat.device, stat.inode)))?;
     locks::lift(job.run, &from, &first.name, &stat)

@@ -7,14 +7,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Item};
 use crate::observe::Action;
-use crate::repo::index::{FrameRef, Index, Location};
-use crate::repo::pack::run::{Extent, Run as Together};
+use crate::repo::index::{ChunkLocation, FrameRef, Index};
+use crate::repo::pack::run::{RunExtent, SealedRun as Together};
 use crate::repo::parallel::claim;
 use crate::restore::entries;
 use crate::restore::in_place::Adopted;
-use crate::restore::job::{Job, Way};
-use crate::restore::plan::{FrameRead, Piece, Plan, Spot, plan};
-use crate::restore::run::Run;
+use crate::restore::job::{RestoreJob, WriteMethod};
+use crate::restore::plan::{FilePiece, FramePosition, FrameRead, WindowPlan, plan};
+use crate::restore::run::RestoreRun;
 
 /// The most pieces in one window.
 const MAX_PIECES: u64 = 64 << 10;
@@ -30,34 +30,34 @@ const ENTRIES_AT_ONCE: usize = 64;
 /// A bounded number of jobs.
 #[derive(Default)]
 pub(crate) struct Window<'r, 'a> {
-    jobs: Vec<Arc<Job<'r, 'a>>>,
+    jobs: Vec<Arc<RestoreJob<'r, 'a>>>,
     /// Pieces of the jobs; those of one job stand together.
-    pieces: Vec<Piece>,
+    pieces: Vec<FilePiece>,
     /// Jobs that need no pieces.
     at_once: Vec<u32>,
     /// Jobs whose last piece is in this window or before.
     closed: Vec<u32>,
     /// Later links of groups, made after everything else.
-    links: Vec<Arc<Job<'r, 'a>>>,
+    links: Vec<Arc<RestoreJob<'r, 'a>>>,
     weight: u64,
 }
 
 impl<'r, 'a> Window<'r, 'a> {
-    fn add(&mut self, job: &Arc<Job<'r, 'a>>) -> u32 {
+    fn add(&mut self, job: &Arc<RestoreJob<'r, 'a>>) -> u32 {
         self.weight += weight(job);
         self.jobs.push(job.clone());
         (self.jobs.len() - 1) as u32
     }
 
     /// Adds a later link of a group.
-    pub(crate) fn add_link(&mut self, job: Arc<Job<'r, 'a>>) {
+    pub(crate) fn add_link(&mut self, job: Arc<RestoreJob<'r, 'a>>) {
         self.weight += weight(&job);
         self.links.push(job);
     }
 
     /// Whether it should be executed before more is added. A third of the memory is for windows, of which three can
     /// be alive: one filled, one waiting, one executed.
-    pub(crate) fn is_full(&self, run: &Run<'_>) -> bool {
+    pub(crate) fn is_full(&self, run: &RestoreRun<'_>) -> bool {
         let memory = run.options.memory.max(1 << 20) / 9;
         let pieces = self.pieces.len() as u64;
         pieces >= MAX_PIECES.min(memory / 128) || self.weight + pieces * 96 >= memory
@@ -70,7 +70,7 @@ impl<'r, 'a> Window<'r, 'a> {
 }
 
 /// Bytes of memory that a job takes, roughly.
-fn weight(job: &Job<'_, '_>) -> u64 {
+fn weight(job: &RestoreJob<'_, '_>) -> u64 {
     use crate::model::{Content, Kind, Xattrs};
     let content = match &job.node.kind {
         Kind::File(Content::Inline(bytes)) => bytes.len(),
@@ -86,7 +86,11 @@ fn weight(job: &Job<'_, '_>) -> u64 {
 }
 
 /// Adds an entry and all its pieces. `flush` is called with a full window and empties it.
-pub(crate) fn feed<'r, 'a>(window: &mut Window<'r, 'a>, job: &Arc<Job<'r, 'a>>, flush: &mut dyn FnMut(&mut Window<'r, 'a>)) {
+pub(crate) fn feed<'r, 'a>(
+    window: &mut Window<'r, 'a>,
+    job: &Arc<RestoreJob<'r, 'a>>,
+    flush: &mut dyn FnMut(&mut Window<'r, 'a>),
+) {
     let mut number = window.add(job);
     let Some(content) = job.content().filter(|c| c.size() > 0 && !matches!(c, crate::model::Content::Inline(_))) else {
         window.at_once.push(number);
@@ -100,7 +104,7 @@ pub(crate) fn feed<'r, 'a>(window: &mut Window<'r, 'a>, job: &Arc<Job<'r, 'a>>, 
         let id = if let Item::Chunk { id, .. } = item { Some(*id) } else { None };
         if id.is_some() || job.local {
             job.expect(1);
-            window.pieces.push(Piece { job: number, offset, len: item.len(), id });
+            window.pieces.push(FilePiece { job: number, offset, len: item.len(), id });
         }
         Ok(!job.run.stopped())
     });
@@ -111,7 +115,7 @@ pub(crate) fn feed<'r, 'a>(window: &mut Window<'r, 'a>, job: &Arc<Job<'r, 'a>>, 
 }
 
 /// Executes a window.
-pub(crate) fn execute<'r, 'a>(run: &'r Run<'a>, window: Window<'r, 'a>) {
+pub(crate) fn execute<'r, 'a>(run: &'r RestoreRun<'a>, window: Window<'r, 'a>) {
     if run.stopped() || window.is_empty() {
         return;
     }
@@ -135,15 +139,15 @@ pub(crate) fn execute<'r, 'a>(run: &'r Run<'a>, window: Window<'r, 'a>) {
     run.progress();
 }
 
-fn spots(index: &Index, id: &ChunkId) -> impl Iterator<Item = Spot> + use<> {
+fn spots(index: &Index, id: &ChunkId) -> impl Iterator<Item = FramePosition> + use<> {
     let key = id.key();
     // What the index cannot say now is asked for again, piece by piece, where the error has a file to belong to.
     let found = index.find_all(PackKind::Data, &key).unwrap_or_default();
-    found.into_iter().map(|l| Spot { frame: l.frame_order(), at: l.offset, len: l.len })
+    found.into_iter().map(|l| FramePosition { frame: l.frame_order(), at: l.offset, len: l.len })
 }
 
 /// Compares the files that are there with the pieces; answers which pieces must be fetched.
-fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
+fn compare(run: &RestoreRun<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
     let fetch: Vec<AtomicBool> =
         window.pieces.iter().map(|piece| AtomicBool::new(piece.id.is_some() && !window.jobs[piece.job as usize].local)).collect();
     let mut ranges: Vec<(usize, usize)> = Vec::new();
@@ -187,12 +191,12 @@ fn compare(run: &Run<'_>, window: &Window<'_, '_>) -> Vec<AtomicBool> {
 
 /// Memory of one thread.
 #[derive(Default)]
-struct Buffers {
+struct ReadBuffers {
     sealed: Vec<u8>,
     plain: Vec<u8>,
 }
 
-fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan: &Plan) {
+fn read_frames(run: &RestoreRun<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan: &WindowPlan) {
     let groups: Vec<&[u32]> = window.at_once.chunks(ENTRIES_AT_ONCE).collect();
     let reads = runs(run, index, plan);
     let lost: Vec<&[u32]> = plan.lost.chunks(ENTRIES_AT_ONCE).collect();
@@ -200,7 +204,7 @@ fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan:
         run.workers,
         groups.len() + reads.len() + lost.len(),
         || run.stopped(),
-        Buffers::default,
+        ReadBuffers::default,
         |buffers, at| {
             if let Some(reads) = reads.get(at) {
                 let together = together(run, window, index, reads, std::mem::take(&mut buffers.sealed));
@@ -220,7 +224,7 @@ fn read_frames(run: &Run<'_>, window: &Window<'_, '_>, index: &Arc<Index>, plan:
 }
 
 /// The frames of a plan in parts for one thread each: from a storage that is far away, what one request fetches.
-fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]> {
+fn runs<'p>(run: &RestoreRun<'_>, index: &Index, plan: &'p WindowPlan) -> Vec<&'p [FrameRead]> {
     let most = run.tree.chunks().repo().storage().costs().worth_one_read;
     if most == 0 {
         return plan.frames.chunks(FRAMES_AT_ONCE).collect();
@@ -230,12 +234,12 @@ fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]
     let all: u64 = frames.iter().flatten().map(|frame| u64::from(frame.info.stored)).sum();
     let most = most.min((all / (PARTS_A_THREAD * run.workers as u64)).max(SMALLEST_PART));
     // A frame that the index cannot tell of now is a part of its own, and has its error there.
-    let (mut parts, mut start, mut extent) = (Vec::new(), 0, None::<Extent>);
+    let (mut parts, mut start, mut extent) = (Vec::new(), 0, None::<RunExtent>);
     for (at, frame) in frames.iter().enumerate() {
         let follows = extent.as_mut().zip(frame.as_ref()).is_some_and(|(extent, frame)| extent.extend(frame, most));
         if !follows {
             parts.extend(plan.frames.get(start..at).filter(|part| !part.is_empty()));
-            (start, extent) = (at, frame.as_ref().map(Extent::of));
+            (start, extent) = (at, frame.as_ref().map(RunExtent::of));
         }
     }
     parts.extend(plan.frames.get(start..).filter(|part| !part.is_empty()));
@@ -243,7 +247,13 @@ fn runs<'p>(run: &Run<'_>, index: &Index, plan: &'p Plan) -> Vec<&'p [FrameRead]
 }
 
 /// Frames that are fetched with one request, as far as anybody wants them still.
-fn together(run: &Run<'_>, window: &Window<'_, '_>, index: &Index, reads: &[FrameRead], buffer: Vec<u8>) -> Option<Together> {
+fn together(
+    run: &RestoreRun<'_>,
+    window: &Window<'_, '_>,
+    index: &Index,
+    reads: &[FrameRead],
+    buffer: Vec<u8>,
+) -> Option<Together> {
     let chunks = run.tree.chunks();
     if run.stopped() || !chunks.repo().storage().costs().high_latency() {
         return None;
@@ -261,7 +271,7 @@ fn is_wanted(window: &Window<'_, '_>, read: &FrameRead) -> bool {
 /// Decodes one frame, which it fetches if it is not among those that were fetched `together`, and writes what it holds.
 /// A buffer for its bytes comes from the caller.
 fn read_frame(
-    run: &Run<'_>,
+    run: &RestoreRun<'_>,
     window: &Window<'_, '_>,
     index: &Arc<Index>,
     read: &FrameRead,
@@ -311,7 +321,7 @@ fn read_frame(
     batch.write(window, plain);
 }
 
-fn job_of<'w, 'r, 'a>(window: &'w Window<'r, 'a>, piece: u32) -> &'w Arc<Job<'r, 'a>> {
+fn job_of<'w, 'r, 'a>(window: &'w Window<'r, 'a>, piece: u32) -> &'w Arc<RestoreJob<'r, 'a>> {
     &window.jobs[window.pieces[piece as usize].job as usize]
 }
 
@@ -326,7 +336,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn extend(&mut self, piece: &Piece, at: u32) -> bool {
+    fn extend(&mut self, piece: &FilePiece, at: u32) -> bool {
         let follows = self.pieces > 0
             && piece.job == self.job
             && piece.offset == self.offset + self.len
@@ -354,7 +364,7 @@ impl Batch {
 /// Writes a piece from another copy of its chunk than the one that failed; without one, its file fails with `error`.
 /// What was not found is looked for in newer segments first, as prune may have moved it (rule 10 of the protocol).
 fn from_elsewhere(
-    run: &Run<'_>,
+    run: &RestoreRun<'_>,
     window: &Window<'_, '_>,
     number: u32,
     failed: Option<(&Arc<Index>, (u32, u32))>,
@@ -370,14 +380,14 @@ fn from_elsewhere(
 }
 
 fn other_copy(
-    run: &Run<'_>,
-    job: &Job<'_, '_>,
-    piece: &Piece,
+    run: &RestoreRun<'_>,
+    job: &RestoreJob<'_, '_>,
+    piece: &FilePiece,
     id: &ChunkId,
     failed: Option<(&Arc<Index>, (u32, u32))>,
     error: Error,
 ) -> Result<()> {
-    let skip = |index: &Arc<Index>, location: &Location| {
+    let skip = |index: &Arc<Index>, location: &ChunkLocation| {
         let same = failed.is_some_and(|(old, frame)| Arc::ptr_eq(old, index) && frame == location.frame_order());
         same || u64::from(location.len) != piece.len
     };
@@ -387,7 +397,7 @@ fn other_copy(
 }
 
 /// Makes the links of a window. What cannot be linked is restored as an entry of its own.
-fn link<'r, 'a>(run: &'r Run<'a>, window: &Window<'r, 'a>) {
+fn link<'r, 'a>(run: &'r RestoreRun<'a>, window: &Window<'r, 'a>) {
     let failed: Vec<AtomicBool> = window.links.iter().map(|_| AtomicBool::new(false)).collect();
     let links: Vec<_> = window.links.iter().zip(&failed).collect();
     let groups: Vec<_> = links.chunks(ENTRIES_AT_ONCE).collect();
@@ -414,7 +424,7 @@ fn link<'r, 'a>(run: &'r Run<'a>, window: &Window<'r, 'a>) {
 }
 
 /// What executing the window would do, for a dry run.
-fn count(run: &Run<'_>, window: &Window<'_, '_>, plan: &Plan) {
+fn count(run: &RestoreRun<'_>, window: &Window<'_, '_>, plan: &WindowPlan) {
     run.counts.frames.add(plan.frames.len() as u64);
     let bytes: u64 = plan.frames.iter().flat_map(|f| &f.writes).map(|w| window.pieces[w.piece as usize].len).sum();
     run.counts.bytes.add(bytes);
@@ -443,7 +453,7 @@ fn count(run: &Run<'_>, window: &Window<'_, '_>, plan: &Plan) {
             }
             Ok(Adopted::Never) => {
                 let state = job.state();
-                if job.local && state.way == Way::New {
+                if job.local && state.way == WriteMethod::New {
                     // What is right goes to the new file, too.
                     run.counts.bytes.add(state.right);
                     run.counts.bytes_local.add(state.right);

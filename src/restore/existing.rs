@@ -2,8 +2,8 @@
 
 use crate::model::{Kind, Node};
 use crate::restore::Overwrite;
-use crate::restore::metadata::Wanted;
-use crate::restore::run::Run;
+use crate::restore::metadata::WantedMetadata;
+use crate::restore::run::RestoreRun;
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 /// What becomes of an entry that is not a directory.
@@ -45,7 +45,14 @@ pub(crate) fn may_replace(overwrite: Overwrite, node: &Node, there: &Stat) -> bo
 }
 
 /// Compares `node` with the entry `name` of `dir`, which is `there`, without reading content.
-pub(crate) fn decide(run: &Run<'_>, dir: &Dir, name: &[u8], node: &Node, wanted: &Wanted, there: &Stat) -> Decision {
+pub(crate) fn decide(
+    run: &RestoreRun<'_>,
+    dir: &Dir,
+    name: &[u8],
+    node: &Node,
+    wanted: &WantedMetadata,
+    there: &Stat,
+) -> Decision {
     let overwrite = run.options.overwrite;
     let same_content = same_content(overwrite, dir, name, node, there);
     if same_content == Some(true) {

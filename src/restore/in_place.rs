@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 
 use crate::error::{Error, Result};
 use crate::model::Content;
-use crate::restore::job::{Job, Way};
-use crate::restore::local::Piece;
+use crate::restore::job::{RestoreJob, WriteMethod};
+use crate::restore::local::FilePiece;
 use crate::restore::locks;
-use crate::restore::metadata::{self, Object, Wanted};
+use crate::restore::metadata::{self, Object, WantedMetadata};
 use crate::sys::{Dir, FileKind, Stat, dir, xattr};
 
 /// Zeros that are written at once where no hole can be made.
@@ -26,12 +26,12 @@ pub(crate) enum Adopted {
 }
 
 /// Whether the file that is there may be written to: one that has no other names.
-pub(crate) fn way(run: &crate::restore::run::Run<'_>, there: Option<&Stat>, local: bool) -> Way {
+pub(crate) fn way(run: &crate::restore::run::RestoreRun<'_>, there: Option<&Stat>, local: bool) -> WriteMethod {
     let may = run.options.in_place && local && there.is_some_and(|stat| stat.kind == FileKind::File && stat.links == 1);
-    if may { Way::MaybeInPlace } else { Way::New }
+    if may { WriteMethod::MaybeInPlace } else { WriteMethod::New }
 }
 
-impl Job<'_, '_> {
+impl RestoreJob<'_, '_> {
     /// Opens the file that is there for writing, if it still is the one that was looked at.
     pub(crate) fn open_there(&self, dir: &Dir) -> io::Result<File> {
         let file = dir.open_for_writing(&self.node.name)?;
@@ -45,22 +45,22 @@ impl Job<'_, '_> {
     /// Before the first byte of the file that is there is changed. False when a new file must be made instead: it cannot
     /// be written to (a program that runs), or would show what only others may read.
     pub(crate) fn begin_in_place(&self) -> Result<bool> {
-        if self.state().way != Way::MaybeInPlace {
-            return Ok(self.state().way == Way::InPlace);
+        if self.state().way != WriteMethod::MaybeInPlace {
+            return Ok(self.state().way == WriteMethod::InPlace);
         }
-        let wanted = Wanted::of(self.run, self.source, &self.node)?;
+        let wanted = WantedMetadata::of(self.run, self.source, &self.node)?;
         let dir = self.dir()?;
         if let Some(there) = &self.there {
             locks::clear(self.run, &dir, &self.node.name, there);
         }
         let opened = self.open_there(&dir);
         let begun = opened.is_ok_and(|file| self.there.is_some_and(|there| metadata::narrow(&file, &there, &wanted).is_ok()));
-        self.state().way = if begun { Way::InPlace } else { Way::New };
+        self.state().way = if begun { WriteMethod::InPlace } else { WriteMethod::New };
         Ok(begun)
     }
 
     /// Makes a hole in the file that is there.
-    pub(crate) fn punch(&self, piece: &Piece) -> Result<()> {
+    pub(crate) fn punch(&self, piece: &FilePiece) -> Result<()> {
         let file = {
             let mut state = self.state();
             self.file(&mut state)?
@@ -80,7 +80,7 @@ impl Job<'_, '_> {
     }
 
     /// The file that is there has its content: gives it its size and metadata.
-    pub(crate) fn complete_in_place(&self, wanted: &Wanted) -> Result<()> {
+    pub(crate) fn complete_in_place(&self, wanted: &WantedMetadata) -> Result<()> {
         let file = {
             let mut state = self.state();
             self.file(&mut state)?
@@ -103,7 +103,7 @@ impl Job<'_, '_> {
 
     /// What a run would do with a file that was found right.
     pub(crate) fn adopted(&self) -> Result<Adopted> {
-        let (Some(there), wanted) = (self.there, Wanted::of(self.run, self.source, &self.node)?) else {
+        let (Some(there), wanted) = (self.there, WantedMetadata::of(self.run, self.source, &self.node)?) else {
             return Ok(Adopted::Never);
         };
         if there.links > 1 && !self.run.claim(&there)? {

@@ -16,15 +16,15 @@ use crate::observe::Action;
 use crate::restore::delete;
 use crate::restore::links::FirstLink;
 use crate::restore::locks;
-use crate::restore::metadata::{self, Object, Place, Wanted};
+use crate::restore::metadata::{self, EntryPath, Object, WantedMetadata};
 use crate::restore::names;
-use crate::restore::run::Run;
-use crate::restore::target::Directory;
+use crate::restore::run::RestoreRun;
+use crate::restore::target::TargetDirectory;
 use crate::sys::{Dir, FileKind, Stat, dir};
 
 /// How a file's content gets to where it belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Way {
+pub(crate) enum WriteMethod {
     /// Under a temporary name, which takes the file's own when it is complete.
     #[default]
     New,
@@ -36,8 +36,8 @@ pub(crate) enum Way {
 
 /// What the threads change.
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    pub way: Way,
+pub(crate) struct JobState {
+    pub way: WriteMethod,
     /// In a dry run: something differs, and bytes of chunks that are right.
     pub differs: bool,
     pub right: u64,
@@ -53,7 +53,7 @@ pub(crate) struct State {
     pub local: Option<Arc<File>>,
 }
 
-impl State {
+impl JobState {
     /// Whether a temporary file exists.
     pub(crate) fn has_temporary(&self) -> bool {
         self.temporary.is_some()
@@ -61,26 +61,26 @@ impl State {
 }
 
 /// An entry that is to be made: a file that is written in pieces, or anything that is made at once.
-pub(crate) struct Job<'r, 'a> {
-    pub run: &'r Run<'a>,
+pub(crate) struct RestoreJob<'r, 'a> {
+    pub run: &'r RestoreRun<'a>,
     pub source: usize,
-    pub directory: Arc<Directory>,
+    pub directory: Arc<TargetDirectory>,
     pub node: Node,
     /// What is there now.
     pub there: Option<Stat>,
     /// Whether the content of what is there is compared and used.
     pub local: bool,
     pub first: Option<Arc<FirstLink>>,
-    pub state: Mutex<State>,
+    pub state: Mutex<JobState>,
     /// Pieces not yet written, and one for as long as more may come.
     left: AtomicU64,
 }
 
-impl<'r, 'a> Job<'r, 'a> {
+impl<'r, 'a> RestoreJob<'r, 'a> {
     /// A job in `directory`, which it holds.
-    pub(crate) fn new(run: &'r Run<'a>, source: usize, directory: &Arc<Directory>, node: Node) -> Self {
+    pub(crate) fn new(run: &'r RestoreRun<'a>, source: usize, directory: &Arc<TargetDirectory>, node: Node) -> Self {
         let (directory, left) = (directory.hold(), AtomicU64::new(1));
-        Job { run, source, directory, node, there: None, local: false, first: None, state: Mutex::default(), left }
+        RestoreJob { run, source, directory, node, there: None, local: false, first: None, state: Mutex::default(), left }
     }
 
     /// The content of a regular file.
@@ -88,11 +88,11 @@ impl<'r, 'a> Job<'r, 'a> {
         if let Kind::File(content) = &self.node.kind { Some(content) } else { None }
     }
 
-    pub(crate) fn place(&self) -> Place<'_> {
-        Place { directory: &self.directory, name: &self.node.name }
+    pub(crate) fn place(&self) -> EntryPath<'_> {
+        EntryPath { directory: &self.directory, name: &self.node.name }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, JobState> {
         self.state.lock()
     }
 
@@ -109,7 +109,7 @@ impl<'r, 'a> Job<'r, 'a> {
         };
         if first {
             let error = match way {
-                Way::InPlace => error.context("it is partly old and partly new now, restore it again"),
+                WriteMethod::InPlace => error.context("it is partly old and partly new now, restore it again"),
                 _ => error,
             };
             self.run.error(&self.run.target.path_of(&self.directory, &self.node.name), error);
@@ -134,13 +134,15 @@ impl<'r, 'a> Job<'r, 'a> {
     }
 
     /// The temporary file, created at first.
-    pub(crate) fn file(&self, state: &mut State) -> Result<Arc<File>> {
+    pub(crate) fn file(&self, state: &mut JobState) -> Result<Arc<File>> {
         if let Some(file) = &state.file {
             return Ok(file.clone());
         }
         let dir = self.dir()?;
         let file = match &state.temporary {
-            None if state.way == Way::InPlace => self.open_there(&dir).map_err(|e| Error::io("cannot open it again", e))?,
+            None if state.way == WriteMethod::InPlace => {
+                self.open_there(&dir).map_err(|e| Error::io("cannot open it again", e))?
+            }
             Some(name) => dir.open_for_writing(name).map_err(|e| Error::io("cannot open its temporary file again", e))?,
             None => {
                 let name = self.run.temporary();
@@ -192,16 +194,16 @@ impl<'r, 'a> Job<'r, 'a> {
     }
 
     fn try_complete(&self) -> Result<()> {
-        let wanted = Wanted::of(self.run, self.source, &self.node)?;
+        let wanted = WantedMetadata::of(self.run, self.source, &self.node)?;
         let way = self.state().way;
-        if way == Way::InPlace {
+        if way == WriteMethod::InPlace {
             return self.complete_in_place(&wanted);
         }
         if self.state().temporary.is_none() && self.there.is_some() && self.local {
             if self.adopt(&wanted)? {
                 return Ok(());
             }
-            if way == Way::MaybeInPlace && self.begin_in_place()? {
+            if way == WriteMethod::MaybeInPlace && self.begin_in_place()? {
                 return self.complete_in_place(&wanted);
             }
             // The content is right but the inode has other names: it is made anew.
@@ -235,7 +237,7 @@ impl<'r, 'a> Job<'r, 'a> {
     }
 
     /// Takes the file that is there, whose content was compared: sets its metadata. False when it cannot be taken.
-    fn adopt(&self, wanted: &Wanted) -> Result<bool> {
+    fn adopt(&self, wanted: &WantedMetadata) -> Result<bool> {
         let (dir, failed) = (self.dir()?, |e| Error::io("cannot look at what is there", e));
         let file = match self.state().local.take() {
             Some(file) => file,
@@ -316,7 +318,7 @@ impl<'r, 'a> Job<'r, 'a> {
     }
 }
 
-impl Drop for Job<'_, '_> {
+impl Drop for RestoreJob<'_, '_> {
     fn drop(&mut self) {
         self.discard();
         self.run.release(&self.directory);
@@ -331,7 +333,7 @@ pub(crate) fn read_exact(file: &File, offset: u64, len: u32, out: &mut Vec<u8>) 
 
 /// Gives what was made as `temporary` the name of the job's entry. Where nothing was, nothing is replaced; what was there is:
 /// a file or link at once, a directory only when it is empty, or with `--delete`.
-pub(crate) fn put(job: &Job<'_, '_>, temporary: &[u8]) -> Result<()> {
+pub(crate) fn put(job: &RestoreJob<'_, '_>, temporary: &[u8]) -> Result<()> {
     let (run, directory, name) = (job.run, &job.directory, &job.node.name);
     let Some(there) = &job.there else { return names::put_new(run, directory, temporary, name) };
     let dir = job.dir()?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::restore::run::Run;
-use crate::restore::target::{Directory, State};
+use crate::restore::run::RestoreRun;
+use crate::restore::target::{DirectoryState, TargetDirectory};
 use crate::sys::{Dir, FileKind, Stat};
 
 /// What to do about something else in the place of a directory that only leads to what is restored.
@@ -14,7 +14,7 @@ const STAYS: &str = "in the place of a directory that only leads to what is rest
 /// Opens what is at `name` of `dir` in the place of a directory that only leads to something: in place, a link to a
 /// directory is followed. Nobody else's link may lead to what is not theirs: whoever can make links in a directory could
 /// send a restore anywhere.
-pub(crate) fn follow(run: &Run<'_>, dir: &Dir, name: &[u8], there: &Stat) -> Result<Dir> {
+pub(crate) fn follow(run: &RestoreRun<'_>, dir: &Dir, name: &[u8], there: &Stat) -> Result<Dir> {
     if there.kind != FileKind::Symlink {
         return Err(Error::invalid(format!("something else is {STAYS}")));
     }
@@ -34,13 +34,13 @@ pub(crate) fn follow(run: &Run<'_>, dir: &Dir, name: &[u8], there: &Stat) -> Res
 }
 
 /// The directory `name` of `above` as it is there; for what is only asked about.
-pub(crate) fn look(run: &Run<'_>, above: &Arc<Directory>, name: &[u8]) -> Arc<Directory> {
+pub(crate) fn look(run: &RestoreRun<'_>, above: &Arc<TargetDirectory>, name: &[u8]) -> Arc<TargetDirectory> {
     let followed = || {
         let dir = run.target.open(above).ok().filter(|_| run.target.in_place && above.real)?;
         let stat = dir.stat(name).ok().filter(|stat| stat.kind == FileKind::Symlink)?;
         follow(run, &dir, name, &stat).ok()
     };
-    let mut place = run.target.child(above, name, State { real: above.real, ..State::default() }, None);
+    let mut place = run.target.child(above, name, DirectoryState { real: above.real, ..DirectoryState::default() }, None);
     if let (Some(dir), Some(place)) = (followed(), Arc::get_mut(&mut place)) {
         place.pin(Arc::new(dir));
     }

@@ -8,10 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Kind, LinkGroup, Node};
-use crate::restore::Source;
-use crate::restore::run::Run;
-use crate::restore::target::Directory;
-use crate::sys::table::{Key, Table, key_of};
+use crate::restore::RestoreSource;
+use crate::restore::run::RestoreRun;
+use crate::restore::target::TargetDirectory;
+use crate::sys::table::{Table, TableKey, key_of};
 use crate::sys::{Dir, Stat};
 
 /// Working memory for each group in memory: several times what one takes with its entry's content.
@@ -21,9 +21,9 @@ const SPILLED: usize = 8 + 8 + 8 + 1;
 
 /// Where the first link is.
 #[derive(Debug)]
-pub(crate) enum Spot {
+pub(crate) enum LinkLocation {
     /// In a directory that is held.
-    Held(Arc<Directory>),
+    Held(Arc<TargetDirectory>),
     /// Below the target, by the names of directories.
     Below(Vec<Vec<u8>>),
 }
@@ -31,7 +31,7 @@ pub(crate) enum Spot {
 /// The first restored link of a group: where it is, and its inode once it is complete.
 #[derive(Debug)]
 pub(crate) struct FirstLink {
-    spot: Spot,
+    spot: LinkLocation,
     pub name: Vec<u8>,
     /// What it is, and what is in it: the other links are the same, or they are none.
     pub kind: Kind,
@@ -46,43 +46,43 @@ impl FirstLink {
     }
 
     /// The directory it is in.
-    pub(crate) fn dir(&self, run: &Run<'_>) -> io::Result<Arc<Dir>> {
+    pub(crate) fn dir(&self, run: &RestoreRun<'_>) -> io::Result<Arc<Dir>> {
         match &self.spot {
-            Spot::Held(directory) => run.target.open(directory),
-            Spot::Below(names) => Ok(Arc::new(run.open_names(names)?)),
+            LinkLocation::Held(directory) => run.target.open(directory),
+            LinkLocation::Below(names) => Ok(Arc::new(run.open_names(names)?)),
         }
     }
 }
 
 /// A group whose links are not all seen: its first one, where that stands in the snapshot, and how many are to come.
-struct Open {
+struct OpenGroup {
     first: Arc<FirstLink>,
     position: u64,
     left: u32,
 }
 
 /// The groups of one source.
-pub(crate) struct Groups<'r> {
-    source: &'r Source<'r>,
-    recent: HashMap<LinkGroup, Open>,
+pub(crate) struct RestoredGroups<'r> {
+    source: &'r RestoreSource<'r>,
+    recent: HashMap<LinkGroup, OpenGroup>,
     most: usize,
     spilled: Option<Table<SPILLED>>,
     scratch: Option<PathBuf>,
 }
 
-impl<'r> Groups<'r> {
+impl<'r> RestoredGroups<'r> {
     /// None yet.
-    pub(crate) fn new(run: &Run<'_>, source: &'r Source<'r>) -> Self {
+    pub(crate) fn new(run: &RestoreRun<'_>, source: &'r RestoreSource<'r>) -> Self {
         let most = (run.options.memory / MEMORY_A_GROUP).max(16) as usize;
-        Groups { source, recent: HashMap::new(), most, spilled: None, scratch: run.scratch() }
+        RestoredGroups { source, recent: HashMap::new(), most, spilled: None, scratch: run.scratch() }
     }
 
     /// The first link of the group of `node`, and whether it was met before. `place` and `position` are the node's own.
     pub(crate) fn find(
         &mut self,
-        run: &Run<'_>,
+        run: &RestoreRun<'_>,
         group: &LinkGroup,
-        place: &Arc<Directory>,
+        place: &Arc<TargetDirectory>,
         position: u64,
         node: &Node,
     ) -> Result<(Arc<FirstLink>, bool)> {
@@ -97,7 +97,7 @@ impl<'r> Groups<'r> {
         if let Some(first) = self.find_spilled(run, group)? {
             return Ok((Arc::new(first), true));
         }
-        let (spot, name, kind) = (Spot::Held(place.clone()), node.name.clone(), node.kind.clone());
+        let (spot, name, kind) = (LinkLocation::Held(place.clone()), node.name.clone(), node.kind.clone());
         let first = Arc::new(FirstLink { spot, name, kind, inode: OnceLock::new() });
         let entry = match &self.source.snapshot.links {
             Some(root) => run.tree.link(root, group)?,
@@ -107,7 +107,7 @@ impl<'r> Groups<'r> {
         let left = entry.map_or(u32::MAX, |entry| entry.count.saturating_sub(1));
         if left > 0 {
             self.spill()?;
-            self.recent.insert(*group, Open { first: first.clone(), position, left });
+            self.recent.insert(*group, OpenGroup { first: first.clone(), position, left });
         }
         Ok((first, false))
     }
@@ -132,17 +132,17 @@ impl<'r> Groups<'r> {
         Ok(())
     }
 
-    fn find_spilled(&self, run: &Run<'_>, group: &LinkGroup) -> Result<Option<FirstLink>> {
+    fn find_spilled(&self, run: &RestoreRun<'_>, group: &LinkGroup) -> Result<Option<FirstLink>> {
         let Some(table) = &self.spilled else { return Ok(None) };
         let Some((position, inode)) = table.get(&key_of(&group.0)).map(|record| parse(&record)) else { return Ok(None) };
         let (mut names, kind) = self.path_of(run, position)?;
         let name = names.pop().unwrap_or_default();
         let inode = inode.map_or_else(OnceLock::new, OnceLock::from);
-        Ok(Some(FirstLink { spot: Spot::Below(names), name, kind, inode }))
+        Ok(Some(FirstLink { spot: LinkLocation::Below(names), name, kind, inode }))
     }
 
     /// Where the node at `position`, reckoned from the source's own, goes in the target, and its kind.
-    fn path_of(&self, run: &Run<'_>, position: u64) -> Result<(Vec<Vec<u8>>, Kind)> {
+    fn path_of(&self, run: &RestoreRun<'_>, position: u64) -> Result<(Vec<Vec<u8>>, Kind)> {
         let gone = || Error::corrupt("a tree does not hold what it counts (see: yester check)");
         let mut names: Vec<Vec<u8>> = Vec::new();
         if !self.source.direct {
@@ -171,9 +171,9 @@ fn record(position: u64, inode: Option<&((u32, u32), u64)>) -> [u8; SPILLED] {
     out
 }
 
-type Inode = ((u32, u32), u64);
+type InodeId = ((u32, u32), u64);
 
-fn parse(record: &[u8; SPILLED]) -> (u64, Option<Inode>) {
+fn parse(record: &[u8; SPILLED]) -> (u64, Option<InodeId>) {
     let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| record[at + i]));
     let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| record[at + i]));
     (long(0), (record[24] != 0).then(|| ((short(16), short(20)), long(8))))
@@ -182,12 +182,12 @@ fn parse(record: &[u8; SPILLED]) -> (u64, Option<Inode>) {
 /// Inodes with several names that were there before, and that an entry of this run is now: no second one may be it,
 /// unless it is a link of the first.
 #[derive(Debug)]
-pub(crate) struct Claims(Table<0>);
+pub(crate) struct ClaimedInodes(Table<0>);
 
-impl Claims {
+impl ClaimedInodes {
     /// None yet; a table that grows large goes to `scratch`.
     pub(crate) fn new(scratch: Option<PathBuf>) -> Self {
-        Claims(Table::new(scratch.as_deref()))
+        ClaimedInodes(Table::new(scratch.as_deref()))
     }
 
     /// Takes the inode for an entry; false when another has it.
@@ -196,7 +196,7 @@ impl Claims {
     }
 }
 
-fn inode_key(stat: &Stat) -> Key {
+fn inode_key(stat: &Stat) -> TableKey {
     let numbers = [u64::from(stat.device.0), u64::from(stat.device.1), stat.inode];
     key_of(numbers.map(u64::to_le_bytes).as_flattened())
 }

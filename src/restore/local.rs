@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{ChunkId, Item};
-use crate::restore::job::{Job, Way, read_exact};
+use crate::restore::job::{RestoreJob, WriteMethod, read_exact};
 use crate::sys::{FileKind, dir};
 
 /// One piece of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct FilePiece {
     /// The number of its file among those of the window.
     pub job: u32,
     /// Where it stands in the file.
@@ -20,10 +20,10 @@ pub struct Piece {
     pub id: Option<ChunkId>,
 }
 
-impl Job<'_, '_> {
+impl RestoreJob<'_, '_> {
     /// Compares the next pieces of the file, in order, with what is there. Calls `fetch` with the number of each piece
     /// that must come from the repository; the others are dealt with when this returns.
-    pub(crate) fn compare(&self, pieces: &[Piece], mut fetch: impl FnMut(usize)) {
+    pub(crate) fn compare(&self, pieces: &[FilePiece], mut fetch: impl FnMut(usize)) {
         let mut buffer = Vec::new();
         for (at, piece) in pieces.iter().enumerate() {
             if self.run.stopped() || self.failed() {
@@ -44,7 +44,7 @@ impl Job<'_, '_> {
 
     /// Whether what is there has this piece right; the bytes of a chunk are then in `buffer`. What cannot be read is
     /// not right.
-    fn is_right(&self, piece: &Piece, buffer: &mut Vec<u8>) -> bool {
+    fn is_right(&self, piece: &FilePiece, buffer: &mut Vec<u8>) -> bool {
         let Some(file) = self.local_file() else { return false };
         match piece.id {
             Some(id) => read_exact(&file, piece.offset, piece.len as u32, buffer).is_ok() && self.is_chunk(buffer, &id),
@@ -75,7 +75,7 @@ impl Job<'_, '_> {
     }
 
     /// Does what the comparison asks for; false when the piece must be fetched.
-    fn settle(&self, piece: &Piece, right: bool, buffer: &[u8]) -> Result<bool> {
+    fn settle(&self, piece: &FilePiece, right: bool, buffer: &[u8]) -> Result<bool> {
         let untouched = {
             let state = self.state();
             state.clean == piece.offset && !state.has_temporary()
@@ -87,7 +87,7 @@ impl Job<'_, '_> {
         if untouched && !self.begin_in_place()? {
             self.copy_clean()?;
         }
-        let in_place = self.state().way == Way::InPlace;
+        let in_place = self.state().way == WriteMethod::InPlace;
         match (piece.id, right) {
             (None, false) if in_place => self.punch(piece).map(|()| true),
             // The new file has the hole already.
@@ -127,9 +127,9 @@ impl Job<'_, '_> {
     }
 }
 
-impl Job<'_, '_> {
-    /// For a dry run: compares as [`Job::compare`] does, and changes nothing.
-    pub(crate) fn compare_only(&self, pieces: &[Piece], mut fetch: impl FnMut(usize)) {
+impl RestoreJob<'_, '_> {
+    /// For a dry run: compares as [`RestoreJob::compare`] does, and changes nothing.
+    pub(crate) fn compare_only(&self, pieces: &[FilePiece], mut fetch: impl FnMut(usize)) {
         let mut buffer = Vec::new();
         for (at, piece) in pieces.iter().enumerate().take_while(|_| !self.run.stopped()) {
             let right = self.is_right(piece, &mut buffer);

@@ -5,43 +5,43 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::restore::run::Run;
+use crate::restore::run::RestoreRun;
 use crate::sys::dir::{self, LOCKS};
 use crate::sys::{Dir, FileKind, Stat};
 
 /// An entry that is changeable until this goes: then it has its flags again. It may have other names, which are not
 /// this run's to change, or have been removed.
 #[derive(Debug)]
-pub(crate) struct Unlocked {
+pub(crate) struct FlagsGuard {
     file: File,
     flags: u32,
 }
 
-impl Drop for Unlocked {
+impl Drop for FlagsGuard {
     fn drop(&mut self) {
         // It could be set before, and nobody can be told of more than that.
         let _ = dir::set_flags(&self.file, self.flags);
     }
 }
 
-fn may(run: &Run<'_>, stat: &Stat) -> bool {
+fn may(run: &RestoreRun<'_>, stat: &Stat) -> bool {
     // Nothing else has flags, and a device must not be opened.
     let kind = matches!(stat.kind, FileKind::File | FileKind::Directory);
     stat.locked && kind && run.privileged && !run.options.dry_run
 }
 
 /// Makes the entry `name`, of which `stat` is known, changeable for a while. What fails is told by the change.
-pub(crate) fn lift(run: &Run<'_>, dir: &Dir, name: &[u8], stat: &Stat) -> Option<Unlocked> {
+pub(crate) fn lift(run: &RestoreRun<'_>, dir: &Dir, name: &[u8], stat: &Stat) -> Option<FlagsGuard> {
     if !may(run, stat) {
         return None;
     }
     let file = open(dir, name, stat).ok()?;
     let flags = clear_open(&file).ok()?;
-    Some(Unlocked { file, flags })
+    Some(FlagsGuard { file, flags })
 }
 
 /// Makes the entry `name`, of which `stat` is known, changeable; answers which flags were cleared.
-pub(crate) fn clear(run: &Run<'_>, dir: &Dir, name: &[u8], stat: &Stat) -> u32 {
+pub(crate) fn clear(run: &RestoreRun<'_>, dir: &Dir, name: &[u8], stat: &Stat) -> u32 {
     if !may(run, stat) {
         return 0;
     }
@@ -49,7 +49,7 @@ pub(crate) fn clear(run: &Run<'_>, dir: &Dir, name: &[u8], stat: &Stat) -> u32 {
 }
 
 /// Makes an open directory, of which `stat` is known, changeable; answers which flags were cleared.
-pub(crate) fn clear_dir(run: &Run<'_>, dir: &Dir, stat: &Stat) -> u32 {
+pub(crate) fn clear_dir(run: &RestoreRun<'_>, dir: &Dir, stat: &Stat) -> u32 {
     if may(run, stat) { clear_open(dir).unwrap_or(0) & LOCKS } else { 0 }
 }
 

@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::model::{Kind, Node, Timestamp};
 use crate::repo::attributes::AttributeFilter;
 use crate::restore::locks;
-use crate::restore::run::Run;
+use crate::restore::run::RestoreRun;
 use crate::restore::spare::KeptAttributes;
-use crate::restore::target::Directory;
+use crate::restore::target::TargetDirectory;
 use crate::sys::{Dir, FileKind, Stat, dir, xattr};
 
 /// Attributes that are as in the snapshot, or not there.
@@ -23,12 +23,12 @@ const SUID_SGID: u16 = 0o6000;
 
 /// What an entry's metadata must be on this system, for this user.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedMetadata {
     uid: u32,
     gid: u32,
     mode: u16,
     mtime: Timestamp,
-    xattrs: xattr::List,
+    xattrs: xattr::XattrList,
     flags: u32,
     /// Links have no mode of their own.
     symlink: bool,
@@ -46,9 +46,9 @@ pub(crate) struct Wanted {
     kept: Arc<KeptAttributes>,
 }
 
-impl Wanted {
+impl WantedMetadata {
     /// Reads it off `node` of source `source`. Fails when its attributes are damaged.
-    pub(crate) fn of(run: &Run<'_>, source: usize, node: &Node) -> Result<Wanted> {
+    pub(crate) fn of(run: &RestoreRun<'_>, source: usize, node: &Node) -> Result<WantedMetadata> {
         let owners = run.owners(source);
         let without = run.without.clone();
         let mut xattrs = run.tree.xattrs(node)?;
@@ -62,7 +62,7 @@ impl Wanted {
         let (uid, gid) = (owners.user(node.meta.uid), owners.group(node.meta.gid));
         let gives = (run.privileged || uid == run.me.0, run.privileged || run.groups.contains(&gid));
         let stripped = gives != (true, true) && !directory && node.meta.mode & SUID_SGID != 0;
-        Ok(Wanted {
+        Ok(WantedMetadata {
             uid,
             gid,
             mode: if stripped { node.meta.mode & !SUID_SGID } else { node.meta.mode },
@@ -81,7 +81,7 @@ impl Wanted {
     }
 
     /// Whether an entry that is there is as wanted. `stat` and `xattrs` are what it has.
-    pub(crate) fn is_met(&self, stat: &Stat, xattrs: &xattr::List) -> bool {
+    pub(crate) fn is_met(&self, stat: &Stat, xattrs: &xattr::XattrList) -> bool {
         self.owner_and_mode(stat)
             && stat.mtime == self.mtime
             && (!self.stripped || self.lenient)
@@ -101,20 +101,20 @@ impl Wanted {
     }
 
     /// Attributes that are there and should not be; those that belong to the system (labels, signatures) may stay.
-    fn extra<'x>(&'x self, have: &'x xattr::List) -> impl Iterator<Item = &'x [u8]> {
+    fn extra<'x>(&'x self, have: &'x xattr::XattrList) -> impl Iterator<Item = &'x [u8]> {
         let wanted = |name: &Vec<u8>| self.xattrs.binary_search_by(|(n, _)| n.cmp(name)).is_ok();
         let left = |name: &Vec<u8>| self.keeps(name) || self.lenient && is_roots(name);
         have.iter().map(|(name, _)| name).filter(move |name| is_ours(name) && !wanted(name) && !left(name)).map(Vec::as_slice)
     }
 
     /// Attributes that are not there, or with another value.
-    fn missing<'x>(&'x self, have: &'x xattr::List) -> impl Iterator<Item = &'x (Vec<u8>, Vec<u8>)> {
+    fn missing<'x>(&'x self, have: &'x xattr::XattrList) -> impl Iterator<Item = &'x (Vec<u8>, Vec<u8>)> {
         let found = |pair: &(Vec<u8>, Vec<u8>)| have.binary_search(pair).is_ok();
         self.xattrs.iter().filter(move |pair| !found(pair))
     }
 
     /// Whether the flags are as wanted of what `open` opens, which is `there`. Where none can be had, none are wanted.
-    pub(crate) fn flags_met(&self, run: &Run<'_>, there: &Stat, open: impl FnOnce() -> io::Result<File>) -> bool {
+    pub(crate) fn flags_met(&self, run: &RestoreRun<'_>, there: &Stat, open: impl FnOnce() -> io::Result<File>) -> bool {
         if there.kind != FileKind::File || run.is_flagless(there.device) {
             return self.flags == 0;
         }
@@ -178,7 +178,7 @@ impl Object<'_> {
         }
     }
 
-    fn xattrs(&self) -> io::Result<xattr::List> {
+    fn xattrs(&self) -> io::Result<xattr::XattrList> {
         match self {
             Object::File(file) => xattr::list(file),
             Object::Dir(dir) => xattr::list(dir),
@@ -205,20 +205,26 @@ impl Object<'_> {
 
 /// Where an entry is, for messages.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'p> {
-    pub directory: &'p Directory,
+pub(crate) struct EntryPath<'p> {
+    pub directory: &'p TargetDirectory,
     pub name: &'p [u8],
 }
 
 /// Sets everything but the flags on an object. `fresh`: this run made it, in a directory where nothing is inherited,
 /// so that it needs no look.
-pub(crate) fn apply(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted, fresh: bool) -> io::Result<()> {
+pub(crate) fn apply(
+    run: &RestoreRun<'_>,
+    place: EntryPath<'_>,
+    object: Object<'_>,
+    wanted: &WantedMetadata,
+    fresh: bool,
+) -> io::Result<()> {
     let have = if fresh { None } else { Some((object.stat()?, object.xattrs()?)) };
     let warn = |what: &str, error: &dyn std::fmt::Display| run.warn(place.directory, place.name, what, error);
     let owner = have.as_ref().map_or(run.me, |(stat, _)| (stat.uid, stat.gid));
     // First of all: a change of the owner clears suid bits and capabilities.
     let owned = set_owner(run, place, object, wanted, owner);
-    let none = xattr::List::new();
+    let none = xattr::XattrList::new();
     let there = have.as_ref().map_or(&none, |(_, xattrs)| xattrs);
     let mut touched = false;
     let failed = |name: &[u8], e: io::Error| {
@@ -245,7 +251,7 @@ pub(crate) fn apply(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted:
 }
 
 /// Gives a file that takes the place of another the attributes of that one which are neither set nor removed.
-pub(crate) fn keep_attributes(run: &Run<'_>, place: Place<'_>, old: &Dir, new: &File, wanted: &Wanted) {
+pub(crate) fn keep_attributes(run: &RestoreRun<'_>, place: EntryPath<'_>, old: &Dir, new: &File, wanted: &WantedMetadata) {
     if wanted.without.is_empty() && wanted.kept.is_empty() {
         return;
     }
@@ -261,7 +267,7 @@ pub(crate) fn keep_attributes(run: &Run<'_>, place: Place<'_>, old: &Dir, new: &
 }
 
 /// Sets owner and group as far as this user may; answers whether they are as wanted.
-fn set_owner(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted, owner: (u32, u32)) -> bool {
+fn set_owner(run: &RestoreRun<'_>, place: EntryPath<'_>, object: Object<'_>, wanted: &WantedMetadata, owner: (u32, u32)) -> bool {
     let (uid, gid) = (wanted.uid, wanted.gid);
     if owner == (uid, gid) {
         return true;
@@ -284,7 +290,14 @@ fn set_owner(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wante
     now == (uid, gid)
 }
 
-fn set_mode(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted, before: Option<&Stat>, owned: bool) {
+fn set_mode(
+    run: &RestoreRun<'_>,
+    place: EntryPath<'_>,
+    object: Object<'_>,
+    wanted: &WantedMetadata,
+    before: Option<&Stat>,
+    owned: bool,
+) {
     if wanted.symlink {
         return;
     }
@@ -305,7 +318,7 @@ fn set_mode(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted
 }
 
 /// Before new content is written into a file that is there: from now on nobody may read it who must not read the new one.
-pub(crate) fn narrow(file: &File, there: &Stat, wanted: &Wanted) -> io::Result<()> {
+pub(crate) fn narrow(file: &File, there: &Stat, wanted: &WantedMetadata) -> io::Result<()> {
     if (there.uid, there.gid) != (wanted.uid, wanted.gid) && wanted.gives == (true, true) {
         dir::set_owner(file, wanted.uid, wanted.gid)?;
     }
@@ -315,7 +328,7 @@ pub(crate) fn narrow(file: &File, there: &Stat, wanted: &Wanted) -> io::Result<(
 
 /// Sets the `chattr` flags of a file or directory, the last thing that is done to it: it may be immutable afterwards.
 /// What it has and should not is cleared, too: flags that were there, or that its directory gave it.
-pub(crate) fn apply_flags(run: &Run<'_>, place: Place<'_>, object: Object<'_>, wanted: &Wanted) {
+pub(crate) fn apply_flags(run: &RestoreRun<'_>, place: EntryPath<'_>, object: Object<'_>, wanted: &WantedMetadata) {
     if !wanted.can_have_flags {
         return;
     }
@@ -340,18 +353,18 @@ pub(crate) fn apply_flags(run: &Run<'_>, place: Place<'_>, object: Object<'_>, w
 }
 
 /// Sets a directory's own metadata, when everything below it is done.
-pub(crate) fn finish_directory(run: &Run<'_>, directory: &Arc<Directory>) {
+pub(crate) fn finish_directory(run: &RestoreRun<'_>, directory: &Arc<TargetDirectory>) {
     let Some(finish) = &directory.finish else { return lock_again(run, directory) };
     let failed = |e: Error| run.error(&run.target.path_of(directory, b""), e);
     let dir = match run.target.open(directory) {
         Ok(dir) => dir,
         Err(e) => return failed(Error::io("cannot open the directory to set its metadata", e)),
     };
-    let wanted = match Wanted::of(run, finish.source, &finish.node) {
+    let wanted = match WantedMetadata::of(run, finish.source, &finish.node) {
         Ok(wanted) => wanted,
         Err(e) => return failed(e),
     };
-    let place = Place { directory, name: b"" };
+    let place = EntryPath { directory, name: b"" };
     match apply(run, place, Object::Dir(&dir), &wanted, false) {
         Ok(()) => apply_flags(run, place, Object::Dir(&dir), &wanted),
         Err(e) => failed(Error::io("cannot set the directory's metadata", e)),
@@ -359,7 +372,7 @@ pub(crate) fn finish_directory(run: &Run<'_>, directory: &Arc<Directory>) {
 }
 
 /// A directory whose metadata is not restored gets back what was cleared to put something into it.
-fn lock_again(run: &Run<'_>, directory: &Directory) {
+fn lock_again(run: &RestoreRun<'_>, directory: &TargetDirectory) {
     if directory.locks == 0 {
         return;
     }

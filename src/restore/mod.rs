@@ -47,9 +47,9 @@ pub(crate) mod verify;
 pub(crate) mod walk;
 
 use danger::Confirm;
-use run::Run;
+use run::RestoreRun;
 use spare::DeleteAlso;
-use target::Target;
+use target::RestoreTarget;
 
 /// What happens to an entry that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -198,14 +198,14 @@ pub fn restore(
 ) -> Result<RestoreReport> {
     let in_place = target::is_root(&request.target);
     let sources = resolve(reader, request, in_place)?;
-    let filter = filter::Filter::new(&options.include, &options.exclude)?;
+    let filter = filter::PathFilter::new(&options.include, &options.exclude)?;
     process::raise_file_limit();
     let most_deleted = match options.delete && !options.dry_run {
         true => danger::limit(reader, options, &request.target, &sources, &filter)?,
         false => u64::MAX,
     };
-    let target = Target::prepare(&request.target, &options.forbidden, options.dry_run)?;
-    let mut run = Run::new(reader, options, observer, target, &sources)?;
+    let target = RestoreTarget::prepare(&request.target, &options.forbidden, options.dry_run)?;
+    let mut run = RestoreRun::new(reader, options, observer, target, &sources)?;
     run.most_deleted = most_deleted;
     preflight::space(&run, &sources, &filter)?;
     for source in &sources {
@@ -222,7 +222,7 @@ pub fn restore(
 
 /// One source, found in its snapshot.
 #[derive(Debug)]
-pub(crate) struct Source<'a> {
+pub(crate) struct RestoreSource<'a> {
     /// Its number in the request.
     pub number: usize,
     /// The snapshot.
@@ -235,7 +235,7 @@ pub(crate) struct Source<'a> {
     pub direct: bool,
 }
 
-impl Source<'_> {
+impl RestoreSource<'_> {
     /// The path inside the snapshot of what is the target itself.
     pub(crate) fn prefix(&self) -> Vec<u8> {
         if !self.direct {
@@ -247,7 +247,7 @@ impl Source<'_> {
     }
 }
 
-fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest, in_place: bool) -> Result<Vec<Source<'a>>> {
+fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest, in_place: bool) -> Result<Vec<RestoreSource<'a>>> {
     if request.sources.is_empty() {
         return Err(Error::invalid("nothing to restore: name a snapshot (see: yester snapshots)"));
     }
@@ -262,7 +262,7 @@ fn resolve<'a>(reader: &TreeReader, request: &'a RestoreRequest, in_place: bool)
             let entry = reader.lookup(directory, name)?.ok_or_else(|| not_there(snapshot, &shown()))?;
             parents.push(std::mem::replace(&mut node, entry.node().clone()));
         }
-        Ok(Source { number, snapshot, parents, node, direct: single || path.is_empty() })
+        Ok(RestoreSource { number, snapshot, parents, node, direct: single || path.is_empty() })
     };
     request.sources.iter().enumerate().map(find).collect()
 }

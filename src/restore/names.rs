@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::model::escape;
-use crate::restore::run::Run;
-use crate::restore::target::Directory;
+use crate::restore::run::RestoreRun;
+use crate::restore::target::TargetDirectory;
 use crate::sys::{Dir, Listing, Stat};
 
 /// Under which other name the entry is listed that was found as `name`; `None` when it is listed as that. `known` is what
@@ -46,7 +46,7 @@ pub(crate) fn taken_meanwhile(dir: &Dir, name: &[u8]) -> Error {
 }
 
 /// Gives the entry `temporary` the name `name`, which was free when it was looked for.
-pub(crate) fn put_new(run: &Run<'_>, directory: &Arc<Directory>, temporary: &[u8], name: &[u8]) -> Result<()> {
+pub(crate) fn put_new(run: &RestoreRun<'_>, directory: &Arc<TargetDirectory>, temporary: &[u8], name: &[u8]) -> Result<()> {
     let dir = run.target.open(directory).map_err(|e| Error::io("cannot open its directory", e))?;
     let failed = |e: io::Error| match e.kind() {
         io::ErrorKind::AlreadyExists => taken_meanwhile(&dir, name),

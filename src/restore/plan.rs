@@ -2,12 +2,12 @@
 
 use crate::model::ChunkId;
 
-pub use crate::restore::local::Piece;
+pub use crate::restore::local::FilePiece;
 
 /// A chunk's place: its frame, by its order among all, and the bytes in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Spot {
-    /// The frame, as [`crate::repo::index::Location::frame_order`] counts.
+pub struct FramePosition {
+    /// The frame, as [`crate::repo::index::ChunkLocation::frame_order`] counts.
     pub frame: (u32, u32),
     /// Where the chunk begins in the frame's plain bytes.
     pub at: u32,
@@ -35,7 +35,7 @@ pub struct FrameRead {
 
 /// What is done for a window.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
+pub struct WindowPlan {
     /// Frames in the order of the packs.
     pub frames: Vec<FrameRead>,
     /// Pieces whose chunk the index does not have with the right length: looked for one by one, with an error in the end.
@@ -44,16 +44,16 @@ pub struct Plan {
 
 /// Plans the pieces that `wanted` lets through. `locate` gives the places of a chunk, which may be several; one in the
 /// frame that was taken last is preferred, as it costs nothing more.
-pub fn plan<L>(pieces: &[Piece], wanted: impl Fn(usize) -> bool, mut locate: impl FnMut(&ChunkId) -> L) -> Plan
+pub fn plan<L>(pieces: &[FilePiece], wanted: impl Fn(usize) -> bool, mut locate: impl FnMut(&ChunkId) -> L) -> WindowPlan
 where
-    L: Iterator<Item = Spot>,
+    L: Iterator<Item = FramePosition>,
 {
-    let mut spots: Vec<(Spot, u32)> = Vec::with_capacity(pieces.len());
+    let mut spots: Vec<(FramePosition, u32)> = Vec::with_capacity(pieces.len());
     let mut lost = Vec::new();
     let mut last = None;
     for (number, piece) in pieces.iter().enumerate().filter(|(number, _)| wanted(*number)) {
         let Some(id) = &piece.id else { continue };
-        let mut best: Option<Spot> = None;
+        let mut best: Option<FramePosition> = None;
         for spot in locate(id).filter(|spot| u64::from(spot.len) == piece.len) {
             if best.is_none() || Some(spot.frame) == last {
                 best = Some(spot);
@@ -76,21 +76,21 @@ where
             None => frames.push(FrameRead { frame: spot.frame, writes: vec![write] }),
         }
     }
-    Plan { frames, lost }
+    WindowPlan { frames, lost }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn piece(job: u32, offset: u64, id: u8) -> Piece {
-        Piece { job, offset, len: 10, id: Some(ChunkId([id; 32])) }
+    fn piece(job: u32, offset: u64, id: u8) -> FilePiece {
+        FilePiece { job, offset, len: 10, id: Some(ChunkId([id; 32])) }
     }
 
     /// Chunk n is in frame n / 4 of segment 0; chunks from 200 on nowhere.
-    fn locate(id: &ChunkId) -> std::option::IntoIter<Spot> {
+    fn locate(id: &ChunkId) -> std::option::IntoIter<FramePosition> {
         let n = u32::from(id.0[0]);
-        (n < 200).then_some(Spot { frame: (0, n / 4), at: n % 4 * 10, len: 10 }).into_iter()
+        (n < 200).then_some(FramePosition { frame: (0, n / 4), at: n % 4 * 10, len: 10 }).into_iter()
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn holes_and_what_is_there_cost_nothing() {
-        let pieces = [piece(0, 0, 1), Piece { id: None, ..piece(0, 10, 0) }, piece(0, 20, 2)];
+        let pieces = [piece(0, 0, 1), FilePiece { id: None, ..piece(0, 10, 0) }, piece(0, 20, 2)];
         let plan = plan(&pieces, |n| n != 0, locate);
         assert_eq!(plan.frames.len(), 1);
         assert_eq!(plan.frames[0].writes, [Write { piece: 2, at: 20 }]);
@@ -115,13 +115,14 @@ mod tests {
     fn of_several_places_the_frame_at_hand_is_taken() {
         let both = |_: &ChunkId| {
             [
-                Spot { frame: (0, 1), at: 0, len: 10 },
-                Spot { frame: (0, 7), at: 0, len: 10 },
-                Spot { frame: (1, 0), at: 0, len: 9 },
+                FramePosition { frame: (0, 1), at: 0, len: 10 },
+                FramePosition { frame: (0, 7), at: 0, len: 10 },
+                FramePosition { frame: (1, 0), at: 0, len: 9 },
             ]
             .into_iter()
         };
-        let first = |id: &ChunkId| if id.0[0] == 1 { vec![Spot { frame: (0, 7), at: 10, len: 10 }] } else { both(id).collect() };
+        let first =
+            |id: &ChunkId| if id.0[0] == 1 { vec![FramePosition { frame: (0, 7), at: 10, len: 10 }] } else { both(id).collect() };
         let plan = plan(&[piece(0, 0, 1), piece(0, 10, 2)], |_| true, |id| first(id).into_iter());
         assert_eq!(plan.frames.len(), 1);
         assert_eq!(plan.frames[0].frame, (0, 7));

@@ -7,11 +7,11 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{Directory as Model, Kind, Node, Snapshot};
 use crate::repo::tree::Entry;
 use crate::restore::existing;
-use crate::restore::filter::{Filter, Verdict};
+use crate::restore::filter::{FilterVerdict, PathFilter};
 use crate::restore::leads;
-use crate::restore::run::Run;
-use crate::restore::target::{Directory, State};
-use crate::restore::{Overwrite, RestoreOptions, Source, shown};
+use crate::restore::run::RestoreRun;
+use crate::restore::target::{DirectoryState, TargetDirectory};
+use crate::restore::{Overwrite, RestoreOptions, RestoreSource, shown};
 use crate::sys::{Dir, FileKind, Stat};
 
 /// What a restore needs of a file system, and what is free there.
@@ -45,7 +45,7 @@ type Devices = HashMap<(u32, u32), Room>;
 
 /// Refuses what cannot fit, be it by its bytes or by the number of its entries. The snapshot's own counts are enough when
 /// there is plenty of room; only otherwise the tree is gone through for what will really be written.
-pub(crate) fn space(run: &Run<'_>, sources: &[Source<'_>], filter: &Filter) -> Result<()> {
+pub(crate) fn space(run: &RestoreRun<'_>, sources: &[RestoreSource<'_>], filter: &PathFilter) -> Result<()> {
     let entries = sources.iter().map(|source| source.node.weight()).fold(0u64, u64::saturating_add);
     let most = sources.iter().map(|source| source.snapshot.statistics.bytes).fold(0u64, u64::saturating_add);
     let whole = sources.iter().all(|source| source.parents.is_empty());
@@ -58,7 +58,7 @@ pub(crate) fn space(run: &Run<'_>, sources: &[Source<'_>], filter: &Filter) -> R
     }
     let mut devices = Devices::new();
     for source in sources {
-        let mut survey = Survey { run, snapshot: source.snapshot, filter, devices: &mut devices };
+        let mut survey = PreflightSurvey { run, snapshot: source.snapshot, filter, devices: &mut devices };
         survey.source(source)?;
     }
     match devices.values().find(|room| room.peak > room.free_bytes) {
@@ -84,31 +84,31 @@ fn free(dir: &Dir) -> std::io::Result<u64> {
     dir.space().map(|(free, total)| if total == 0 { u64::MAX } else { free })
 }
 
-struct Survey<'s> {
-    run: &'s Run<'s>,
+struct PreflightSurvey<'s> {
+    run: &'s RestoreRun<'s>,
     snapshot: &'s Snapshot,
-    filter: &'s Filter,
+    filter: &'s PathFilter,
     devices: &'s mut Devices,
 }
 
 /// A directory of the target: where it is, on which file system, and whether it is there already.
 #[derive(Clone)]
-struct Spot {
-    place: Arc<Directory>,
+struct PlannedDirectory {
+    place: Arc<TargetDirectory>,
     device: (u32, u32),
     there: bool,
 }
 
-struct Level {
+struct PreflightLevel {
     model: Model,
-    spot: Spot,
+    spot: PlannedDirectory,
     taken: bool,
     next: Option<Entry>,
     path_len: usize,
 }
 
-impl Survey<'_> {
-    fn source(&mut self, source: &Source<'_>) -> Result<()> {
+impl PreflightSurvey<'_> {
+    fn source(&mut self, source: &RestoreSource<'_>) -> Result<()> {
         let mut path: Vec<u8> = Vec::new();
         let mut place = self.run.target.directory(false, false, None);
         for node in source.parents.iter().skip(1).chain([&source.node]).filter(|node| !node.name.is_empty()) {
@@ -119,7 +119,7 @@ impl Survey<'_> {
             }
         }
         let verdict = self.filter.judge(if path.is_empty() { b"/" } else { &path }, false);
-        if verdict == Verdict::Skip {
+        if verdict == FilterVerdict::Skip {
             return Ok(());
         }
         let root = self.spot(self.run.target.directory(false, false, None), (0, 0));
@@ -127,29 +127,29 @@ impl Survey<'_> {
         if source.node.directory().is_none() {
             return self.entry(&spot, &source.node);
         }
-        self.tree(&source.node, spot, verdict == Verdict::Take, path)
+        self.tree(&source.node, spot, verdict == FilterVerdict::Take, path)
     }
 
-    fn below(&self, place: &Arc<Directory>, name: &[u8]) -> Arc<Directory> {
-        self.run.target.child(place, name, State { real: place.real, ..State::default() }, None)
+    fn below(&self, place: &Arc<TargetDirectory>, name: &[u8]) -> Arc<TargetDirectory> {
+        self.run.target.child(place, name, DirectoryState { real: place.real, ..DirectoryState::default() }, None)
     }
 
     /// Looks at a directory; one that is not there will be on the file system `above`.
-    fn spot(&mut self, place: Arc<Directory>, above: (u32, u32)) -> Spot {
+    fn spot(&mut self, place: Arc<TargetDirectory>, above: (u32, u32)) -> PlannedDirectory {
         let opened = self.run.target.open(&place).ok();
         let Some((dir, stat)) = opened.and_then(|dir| dir.stat_self().ok().map(|stat| (dir, stat))) else {
-            return Spot { place, device: above, there: false };
+            return PlannedDirectory { place, device: above, there: false };
         };
         let (free_bytes, free_entries) = (free(&dir).unwrap_or(u64::MAX), dir.free_entries().unwrap_or(u64::MAX));
         self.devices.entry(stat.device).or_insert(Room { bytes: 0, peak: 0, free_bytes, entries: 0, free_entries });
-        Spot { place, device: stat.device, there: true }
+        PlannedDirectory { place, device: stat.device, there: true }
     }
 
-    fn tree(&mut self, node: &Node, spot: Spot, taken: bool, mut path: Vec<u8>) -> Result<()> {
+    fn tree(&mut self, node: &Node, spot: PlannedDirectory, taken: bool, mut path: Vec<u8>) -> Result<()> {
         let tree = self.run.tree;
         let model = node.directory().copied().unwrap_or_default();
         let next = tree.entry_number(&model, 0).unwrap_or_default();
-        let mut levels = vec![Level { model, spot, taken, next, path_len: path.len() }];
+        let mut levels = vec![PreflightLevel { model, spot, taken, next, path_len: path.len() }];
         while let Some(level) = levels.last_mut().filter(|_| !self.run.stopped()) {
             path.truncate(level.path_len);
             // Damage is for the restore itself to tell.
@@ -163,20 +163,26 @@ impl Survey<'_> {
             path.extend_from_slice(&node.name);
             let verdict = self.filter.judge(&path, level.taken);
             let spot = level.spot.clone();
-            if verdict == Verdict::Take {
+            if verdict == FilterVerdict::Take {
                 self.entry(&spot, node)?;
             }
-            if let (Kind::Directory(model), Verdict::Take | Verdict::Pass) = (&node.kind, verdict) {
-                let below = match node.given && verdict == Verdict::Take {
+            if let (Kind::Directory(model), FilterVerdict::Take | FilterVerdict::Pass) = (&node.kind, verdict) {
+                let below = match node.given && verdict == FilterVerdict::Take {
                     true => self.below(&spot.place, &node.name),
                     false => leads::look(self.run, &spot.place, &node.name),
                 };
                 let spot = match spot.there {
                     true => self.spot(below, spot.device),
-                    false => Spot { place: below, ..spot },
+                    false => PlannedDirectory { place: below, ..spot },
                 };
                 let next = tree.entry_number(model, 0).unwrap_or_default();
-                levels.push(Level { model: *model, spot, taken: verdict == Verdict::Take, next, path_len: path.len() });
+                levels.push(PreflightLevel {
+                    model: *model,
+                    spot,
+                    taken: verdict == FilterVerdict::Take,
+                    next,
+                    path_len: path.len(),
+                });
             }
         }
         Ok(())
@@ -185,7 +191,7 @@ impl Survey<'_> {
     /// Adds what an entry needs: its bytes, less what the file that it replaces gives back, and its place in the file
     /// system's table, unless it has one or shares that of another link. A tree may state more entries than anybody can
     /// go through (directories that hold each other many times), so too many end this at once.
-    fn entry(&mut self, spot: &Spot, node: &Node) -> Result<()> {
+    fn entry(&mut self, spot: &PlannedDirectory, node: &Node) -> Result<()> {
         let there = match spot.there {
             true => self.run.target.open(&spot.place).and_then(|dir| dir.stat(&node.name)).ok(),
             false => None,

@@ -15,14 +15,14 @@ use crate::observe::{Counter, Event, Observer};
 use crate::repo::attributes::AttributeFilter;
 use crate::repo::tree::TreeReader;
 use crate::restore::danger::{self, Deletion};
-use crate::restore::links::Claims;
+use crate::restore::links::ClaimedInodes;
 use crate::restore::metadata;
 use crate::restore::owners::OwnerMap;
 use crate::restore::spare::{Spare, Why};
-use crate::restore::target::{Directory, Target};
-use crate::restore::told::Told;
-use crate::restore::{RestoreOptions, RestoreReport, Source, shown};
-use crate::storage::leftovers::Writer;
+use crate::restore::target::{RestoreTarget, TargetDirectory};
+use crate::restore::told::UnsetMetadata;
+use crate::restore::{RestoreOptions, RestoreReport, RestoreSource, shown};
+use crate::storage::leftovers::WriterProcess;
 use crate::sys::dir::device_number;
 use crate::sys::{Dir, FileKind, Stat, process};
 
@@ -41,7 +41,7 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// The counts behind [`RestoreReport`].
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct RestoreCounts {
     pub files: Counter,
     pub directories: Counter,
     pub others: Counter,
@@ -62,11 +62,11 @@ pub(crate) struct Counts {
 }
 
 /// One restore under way.
-pub(crate) struct Run<'a> {
+pub(crate) struct RestoreRun<'a> {
     pub tree: &'a Arc<TreeReader>,
     pub options: &'a RestoreOptions,
-    pub target: Target,
-    pub counts: Counts,
+    pub target: RestoreTarget,
+    pub counts: RestoreCounts,
     /// Whether this user may set owners, suid bits and devices.
     pub privileged: bool,
     /// Owner and group of what this process makes.
@@ -85,9 +85,9 @@ pub(crate) struct Run<'a> {
     owners: Vec<OwnerMap>,
     fatal: Mutex<Option<Error>>,
     stopped: AtomicBool,
-    told: Told,
+    told: UnsetMetadata,
     /// What only root may do, or may not be done here, and is no error.
-    told_lightly: Told,
+    told_lightly: UnsetMetadata,
     spared: Mutex<BTreeMap<Why, (u64, Vec<u8>)>>,
     first_deleted: Mutex<Vec<Vec<u8>>>,
     spares: Vec<Spare>,
@@ -102,12 +102,12 @@ pub(crate) struct Run<'a> {
     devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
     /// The device that was last found to have no `chattr` flags, plus one.
     flagless: AtomicU64,
-    claims: Mutex<Option<Claims>>,
+    claims: Mutex<Option<ClaimedInodes>>,
     /// Links to what is immutable are made one at a time: it is not, meanwhile.
     pub unlocking: Mutex<()>,
     /// Directories that lead to sources, by path; several sources may share them.
-    shared: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
-    writer: Writer,
+    shared: Mutex<HashMap<Vec<u8>, Arc<TargetDirectory>>>,
+    writer: WriterProcess,
     open_files: AtomicUsize,
     most_open_files: usize,
     /// Threads that work at once; each may have a handful of files open.
@@ -115,13 +115,13 @@ pub(crate) struct Run<'a> {
     totals: (AtomicU64, AtomicU64),
 }
 
-impl<'a> Run<'a> {
+impl<'a> RestoreRun<'a> {
     pub(crate) fn new(
         tree: &'a Arc<TreeReader>,
         options: &'a RestoreOptions,
         observer: &'a dyn Observer,
-        target: Target,
-        sources: &[Source<'_>],
+        target: RestoreTarget,
+        sources: &[RestoreSource<'_>],
     ) -> Result<Self> {
         let limit = process::file_limit();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -130,11 +130,11 @@ impl<'a> Run<'a> {
             true => OwnerMap::default(),
             false => OwnerMap::of(&snapshot.owners),
         };
-        Ok(Run {
+        Ok(RestoreRun {
             tree,
             options,
             target,
-            counts: Counts::default(),
+            counts: RestoreCounts::default(),
             privileged: process::user() == 0,
             me: (process::user(), process::group()),
             groups: process::groups(),
@@ -146,12 +146,12 @@ impl<'a> Run<'a> {
             owners: sources.iter().map(|source| map(source.snapshot)).collect(),
             fatal: Mutex::default(),
             stopped: AtomicBool::new(false),
-            told: Told::default(),
-            told_lightly: Told::default(),
+            told: UnsetMetadata::default(),
+            told_lightly: UnsetMetadata::default(),
             spared: Mutex::default(),
             first_deleted: Mutex::default(),
             spares: sources.iter().map(|source| Spare::of(source.snapshot, options.delete_also)).collect(),
-            prefixes: sources.iter().map(Source::prefix).collect(),
+            prefixes: sources.iter().map(RestoreSource::prefix).collect(),
             followed: Mutex::default(),
             failed: Mutex::default(),
             renames_blindly: AtomicBool::new(false),
@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
             claims: Mutex::default(),
             unlocking: Mutex::default(),
             shared: Mutex::default(),
-            writer: Writer::this_process(),
+            writer: WriterProcess::this_process(),
             open_files: AtomicUsize::new(0),
             most_open_files: (limit / 8).min(OPEN_FILES) as usize,
             workers: workers.clamp(1, (limit / 16).clamp(1, MAX_WORKERS) as usize),
@@ -208,13 +208,13 @@ impl<'a> Run<'a> {
     }
 
     /// A property could not be set. `what` names the kind of property; each kind is told once, at the end.
-    pub(crate) fn warn(&self, directory: &Directory, name: &[u8], what: &str, error: &dyn std::fmt::Display) {
+    pub(crate) fn warn(&self, directory: &TargetDirectory, name: &[u8], what: &str, error: &dyn std::fmt::Display) {
         self.counts.warnings.add(1);
         self.told.note(what, error, || self.target.path_of(directory, name));
     }
 
     /// An entry did not get what only root may give it, and need not.
-    pub(crate) fn not_given(&self, directory: &Directory, name: &[u8], what: &str, error: &dyn std::fmt::Display) {
+    pub(crate) fn not_given(&self, directory: &TargetDirectory, name: &[u8], what: &str, error: &dyn std::fmt::Display) {
         self.counts.not_given.add(1);
         self.told_lightly.note(what, error, || self.target.path_of(directory, name));
     }
@@ -225,12 +225,12 @@ impl<'a> Run<'a> {
     }
 
     /// The path inside the snapshot of source `number` of what is at `name` in `directory`.
-    pub(crate) fn snapshot_path(&self, number: usize, directory: &Directory, name: &[u8]) -> Vec<u8> {
+    pub(crate) fn snapshot_path(&self, number: usize, directory: &TargetDirectory, name: &[u8]) -> Vec<u8> {
         [self.prefixes[number].as_slice(), &self.target.below(directory, name)].concat()
     }
 
     /// An entry stays that the snapshot does not have; without a name the content of the directory.
-    pub(crate) fn spared(&self, why: Why, directory: &Directory, name: &[u8], kind: FileKind) {
+    pub(crate) fn spared(&self, why: Why, directory: &TargetDirectory, name: &[u8], kind: FileKind) {
         self.counts.spared.add(1);
         self.tell_spared(directory, name, kind, why.short());
         let mut spared = self.spared.lock();
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
     }
 
     /// An entry is deleted, or would be.
-    pub(crate) fn deleted(&self, directory: &Directory, name: &[u8]) {
+    pub(crate) fn deleted(&self, directory: &TargetDirectory, name: &[u8]) {
         if self.counts.deleted.add(1) <= danger::NAMED as u64 {
             let path = self.target.path_of(directory, name);
             self.first_deleted.lock().push(path);
@@ -260,7 +260,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps the way to a directory that was found through a link.
-    pub(crate) fn follow(&self, directory: &Directory, dir: &Arc<Dir>) {
+    pub(crate) fn follow(&self, directory: &TargetDirectory, dir: &Arc<Dir>) {
         let path = self.target.below(directory, b"");
         self.followed.lock().insert(path, dir.clone());
     }
@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
         self.writer.name(TEMPORARY, NUMBERS.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks to keep one more file open; whoever gets it gives it back with [`Run::closed`].
+    /// Asks to keep one more file open; whoever gets it gives it back with [`RestoreRun::closed`].
     pub(crate) fn may_keep_open(&self) -> bool {
         let more = |n: usize| (n < self.most_open_files).then_some(n + 1);
         self.open_files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -295,7 +295,7 @@ impl<'a> Run<'a> {
     }
 
     /// Lets go of a directory; whoever is last sets its metadata, and then its parent's, if that was the last there.
-    pub(crate) fn release(&self, directory: &Arc<Directory>) {
+    pub(crate) fn release(&self, directory: &Arc<TargetDirectory>) {
         let mut at = Some(directory);
         while let Some(directory) = at {
             if !directory.let_go() {
@@ -311,12 +311,12 @@ impl<'a> Run<'a> {
     }
 
     /// The directory at `path` that an earlier source went through, held once more.
-    pub(crate) fn shared(&self, path: &[u8]) -> Option<Arc<Directory>> {
+    pub(crate) fn shared(&self, path: &[u8]) -> Option<Arc<TargetDirectory>> {
         self.shared.lock().get(path).map(|directory| directory.hold())
     }
 
     /// Keeps a directory that leads to a source until the end.
-    pub(crate) fn share(&self, path: Vec<u8>, directory: &Arc<Directory>) {
+    pub(crate) fn share(&self, path: Vec<u8>, directory: &Arc<TargetDirectory>) {
         self.shared.lock().insert(path, directory.hold());
     }
 
@@ -331,7 +331,7 @@ impl<'a> Run<'a> {
     /// Takes an inode with several names, which was there, for one entry; false when it is another's already.
     pub(crate) fn claim(&self, stat: &Stat) -> Result<bool> {
         let mut claims = self.claims.lock();
-        let claims = claims.get_or_insert_with(|| Claims::new(self.scratch()));
+        let claims = claims.get_or_insert_with(|| ClaimedInodes::new(self.scratch()));
         claims.claim(stat).at(|| "cannot remember which hard links are in use".to_owned())
     }
 

@@ -29,9 +29,9 @@ pub(crate) struct Finish {
 
 /// A directory below the target. It is finished when everything that holds it has let go.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct TargetDirectory {
     id: u64,
-    parent: Option<Arc<Directory>>,
+    parent: Option<Arc<TargetDirectory>>,
     /// Its name; empty for the target itself.
     pub name: Vec<u8>,
     /// Whether this run made it: then nothing can be in it that this run did not put there.
@@ -53,7 +53,7 @@ pub(crate) struct Directory {
     holders: AtomicU64,
 }
 
-impl Directory {
+impl TargetDirectory {
     /// Counts one more holder.
     pub(crate) fn hold(self: &Arc<Self>) -> Arc<Self> {
         self.holders.fetch_add(1, Ordering::Relaxed);
@@ -74,12 +74,12 @@ impl Directory {
     }
 
     /// The directory it is in; `None` for the target.
-    pub(crate) fn parent(&self) -> Option<&Arc<Directory>> {
+    pub(crate) fn parent(&self) -> Option<&Arc<TargetDirectory>> {
         self.parent.as_ref()
     }
 }
 
-impl Drop for Directory {
+impl Drop for TargetDirectory {
     /// A chain of a hundred thousand directories must not be dropped by as many nested calls.
     fn drop(&mut self) {
         let mut next = self.parent.take();
@@ -89,24 +89,24 @@ impl Drop for Directory {
     }
 }
 
-/// What is to be known of a new [`Directory`].
+/// What is to be known of a new [`TargetDirectory`].
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    /// See [`Directory::made`].
+pub(crate) struct DirectoryState {
+    /// See [`TargetDirectory::made`].
     pub made: bool,
-    /// See [`Directory::real`].
+    /// See [`TargetDirectory::real`].
     pub real: bool,
-    /// See [`Directory::clean`].
+    /// See [`TargetDirectory::clean`].
     pub clean: bool,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenDirectories {
     directories: HashMap<u64, (Arc<Dir>, u64)>,
     clock: u64,
 }
 
-impl Open {
+impl OpenDirectories {
     /// The descriptor of directory `id`, if it is kept; it counts as used.
     fn get(&mut self, id: u64) -> Option<Arc<Dir>> {
         self.clock += 1;
@@ -118,7 +118,7 @@ impl Open {
 
 /// The target directory.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct RestoreTarget {
     /// Its path as the user gave it, for messages.
     pub path: PathBuf,
     /// Whether this run made it.
@@ -126,13 +126,13 @@ pub(crate) struct Target {
     /// Whether it is the root of this system: what is restored there comes back where it was.
     pub in_place: bool,
     root: Option<Arc<Dir>>,
-    open: Mutex<Open>,
+    open: Mutex<OpenDirectories>,
     most_open: usize,
     numbers: AtomicU64,
     forbidden: Vec<(u64, u64)>,
 }
 
-impl Target {
+impl RestoreTarget {
     /// Checks the target, makes it when it is not there, and opens it.
     pub(crate) fn prepare(path: &Path, forbidden: &[PathBuf], dry_run: bool) -> Result<Self> {
         // Without a trailing slash or dot, so that a link is seen as what it is.
@@ -152,7 +152,7 @@ impl Target {
         let in_place = is_root(&path);
         let most_open = (process::file_limit() / 8).clamp(4, OPEN_DIRECTORIES as u64) as usize;
         let (open, next) = (Mutex::default(), AtomicU64::new(1));
-        Ok(Target { path, made: !exists, in_place, root, open, most_open, numbers: next, forbidden: numbers })
+        Ok(RestoreTarget { path, made: !exists, in_place, root, open, most_open, numbers: next, forbidden: numbers })
     }
 
     /// The target's descriptor; `None` only in a dry run, when it is not there.
@@ -161,13 +161,19 @@ impl Target {
     }
 
     /// The target as a directory that `finish` is for. `made`: this run made it, and nothing is in it yet.
-    pub(crate) fn directory(&self, made: bool, clean: bool, finish: Option<Finish>) -> Arc<Directory> {
-        let state = State { made, real: self.root.is_some(), clean };
+    pub(crate) fn directory(&self, made: bool, clean: bool, finish: Option<Finish>) -> Arc<TargetDirectory> {
+        let state = DirectoryState { made, real: self.root.is_some(), clean };
         Arc::new(self.new_directory(0, None, Vec::new(), state, finish))
     }
 
     /// The directory `name` of `parent`, which it holds. It is held once itself.
-    pub(crate) fn child(&self, parent: &Arc<Directory>, name: &[u8], state: State, finish: Option<Finish>) -> Arc<Directory> {
+    pub(crate) fn child(
+        &self,
+        parent: &Arc<TargetDirectory>,
+        name: &[u8],
+        state: DirectoryState,
+        finish: Option<Finish>,
+    ) -> Arc<TargetDirectory> {
         let id = self.numbers.fetch_add(1, Ordering::Relaxed);
         Arc::new(self.new_directory(id, Some(parent.hold()), name.to_vec(), state, finish))
     }
@@ -175,18 +181,18 @@ impl Target {
     fn new_directory(
         &self,
         id: u64,
-        parent: Option<Arc<Directory>>,
+        parent: Option<Arc<TargetDirectory>>,
         name: Vec<u8>,
-        state: State,
+        state: DirectoryState,
         finish: Option<Finish>,
-    ) -> Directory {
-        let State { made, real, clean } = state;
+    ) -> TargetDirectory {
+        let DirectoryState { made, real, clean } = state;
         let (identity, below, holders) = (OnceLock::new(), AtomicU64::new(0), AtomicU64::new(1));
-        Directory { id, parent, name, made, real, clean, finish, pinned: None, locks: 0, identity, below, holders }
+        TargetDirectory { id, parent, name, made, real, clean, finish, pinned: None, locks: 0, identity, below, holders }
     }
 
     /// A descriptor of `directory`: kept, or opened from the nearest one that is.
-    pub(crate) fn open(&self, directory: &Directory) -> io::Result<Arc<Dir>> {
+    pub(crate) fn open(&self, directory: &TargetDirectory) -> io::Result<Arc<Dir>> {
         let root = self.root.as_ref().ok_or(io::ErrorKind::NotFound)?;
         if directory.parent.is_none() {
             return Ok(root.clone());
@@ -215,7 +221,7 @@ impl Target {
     }
 
     /// The nearest open directory on the way to `directory`, and the names from there, the last one first.
-    fn nearest<'n>(&self, directory: &'n Directory, root: &Arc<Dir>) -> (Arc<Dir>, Vec<&'n [u8]>) {
+    fn nearest<'n>(&self, directory: &'n TargetDirectory, root: &Arc<Dir>) -> (Arc<Dir>, Vec<&'n [u8]>) {
         let mut open = self.open.lock();
         let (mut names, mut at): (Vec<&[u8]>, _) = (Vec::new(), directory);
         while let Some(parent) = &at.parent {
@@ -230,7 +236,7 @@ impl Target {
 
     /// Opens `directory` from one that is in it: on the way out of a tree of any depth, each directory costs one step and
     /// not its whole path. `None` when the one below was moved meanwhile.
-    fn open_above(&self, below: &Dir, directory: &Directory) -> Option<Arc<Dir>> {
+    fn open_above(&self, below: &Dir, directory: &TargetDirectory) -> Option<Arc<Dir>> {
         let (device, inode) = directory.identity.get()?;
         let dir = Arc::new(below.open_above(*device, *inode).ok()?);
         self.keep(directory, dir.clone());
@@ -238,8 +244,8 @@ impl Target {
     }
 
     /// Before `directory` is left and closed: makes sure that the one that it is in is open.
-    pub(crate) fn climb(&self, directory: &Directory) {
-        let inner = |above: &&Arc<Directory>| above.parent.is_some() && above.pinned.is_none();
+    pub(crate) fn climb(&self, directory: &TargetDirectory) {
+        let inner = |above: &&Arc<TargetDirectory>| above.parent.is_some() && above.pinned.is_none();
         let Some(above) = directory.parent.as_ref().filter(inner) else { return };
         let below = {
             let mut open = self.open.lock();
@@ -249,7 +255,7 @@ impl Target {
         let _ = below.and_then(|below| self.open_above(&below, above));
     }
 
-    fn keep(&self, directory: &Directory, dir: Arc<Dir>) {
+    fn keep(&self, directory: &TargetDirectory, dir: Arc<Dir>) {
         if let Some(parent) = &directory.parent {
             parent.below.store(directory.id, Ordering::Relaxed);
         }
@@ -267,7 +273,7 @@ impl Target {
     }
 
     /// Forgets the descriptor of a directory that is finished.
-    pub(crate) fn close(&self, directory: &Directory) {
+    pub(crate) fn close(&self, directory: &TargetDirectory) {
         self.open.lock().directories.remove(&directory.id);
     }
 
@@ -277,7 +283,7 @@ impl Target {
     }
 
     /// The names below the target that lead to an entry, each behind a slash.
-    pub(crate) fn below(&self, directory: &Directory, name: &[u8]) -> Vec<u8> {
+    pub(crate) fn below(&self, directory: &TargetDirectory, name: &[u8]) -> Vec<u8> {
         let mut names = vec![name];
         let mut at = directory;
         while let Some(parent) = &at.parent {
@@ -288,7 +294,7 @@ impl Target {
     }
 
     /// The path of an entry for messages: the target's and the names below it.
-    pub(crate) fn path_of(&self, directory: &Directory, name: &[u8]) -> Vec<u8> {
+    pub(crate) fn path_of(&self, directory: &TargetDirectory, name: &[u8]) -> Vec<u8> {
         let mut path = std::os::unix::ffi::OsStrExt::as_bytes(self.path.as_os_str()).to_vec();
         if path.last() == Some(&b'/') {
             path.pop();
@@ -369,21 +375,21 @@ mod tests {
     #[test]
     fn descriptors_are_found_again_and_links_are_refused() {
         let place = tempfile::tempdir().unwrap();
-        let target = Target::prepare(place.path(), &[], false).unwrap();
+        let target = RestoreTarget::prepare(place.path(), &[], false).unwrap();
         let root = target.directory(false, true, None);
         let mut at = root.clone();
         for _ in 0..3 {
             for number in 0..OPEN_DIRECTORIES {
                 let name = format!("d{number}").into_bytes();
                 let _ = target.open(&at).unwrap().make_dir(&name, 0o700);
-                let child = target.child(&at, &name, State { real: true, ..State::default() }, None);
+                let child = target.child(&at, &name, DirectoryState { real: true, ..DirectoryState::default() }, None);
                 assert!(target.open(&child).is_ok());
             }
-            at = target.child(&at, b"d0", State { real: true, ..State::default() }, None);
+            at = target.child(&at, b"d0", DirectoryState { real: true, ..DirectoryState::default() }, None);
         }
         assert!(target.open.lock().directories.len() <= target.most_open);
         target.root().unwrap().make_symlink(b"d0", b"link").unwrap();
-        let link = target.child(&root, b"link", State { real: true, ..State::default() }, None);
+        let link = target.child(&root, b"link", DirectoryState { real: true, ..DirectoryState::default() }, None);
         assert!(target.open(&link).is_err());
         assert!(target.path_of(&at, b"x").ends_with(b"/d0/d0/d0/x"));
     }
@@ -391,18 +397,18 @@ mod tests {
     #[test]
     fn a_path_far_longer_than_path_max_opens() {
         let place = tempfile::tempdir().unwrap();
-        let target = Target::prepare(place.path(), &[], false).unwrap();
+        let target = RestoreTarget::prepare(place.path(), &[], false).unwrap();
         let mut at = target.directory(false, true, None);
         for _ in 0..40 {
             let name = vec![b'n'; 250];
             target.open(&at).unwrap().make_dir(&name, 0o700).unwrap();
-            at = target.child(&at, &name, State { real: true, ..State::default() }, None);
+            at = target.child(&at, &name, DirectoryState { real: true, ..DirectoryState::default() }, None);
         }
         target.open.lock().directories.clear();
         assert!(target.open(&at).is_ok());
         // Back, one by one, without a long way round.
         let above = at.parent().unwrap().clone();
-        let is_open = |directory: &Directory| target.open.lock().directories.contains_key(&directory.id);
+        let is_open = |directory: &TargetDirectory| target.open.lock().directories.contains_key(&directory.id);
         target.climb(&at);
         assert!(is_open(&above));
         // One that was moved is not taken to be in the directory that it was in.
@@ -426,9 +432,9 @@ mod tests {
         std::os::unix::fs::symlink("repo", place.path().join("link")).unwrap();
         let forbidden = [place.path().join("repo")];
         for bad in ["file", "link", "link/", "repo", "repo/packs", "link/new", "link/packs/a/b"] {
-            assert!(Target::prepare(&place.path().join(bad), &forbidden, true).is_err(), "{bad} was taken");
+            assert!(RestoreTarget::prepare(&place.path().join(bad), &forbidden, true).is_err(), "{bad} was taken");
         }
-        assert!(Target::prepare(&place.path().join("new/er"), &forbidden, true).is_ok());
+        assert!(RestoreTarget::prepare(&place.path().join("new/er"), &forbidden, true).is_ok());
         assert!(!place.path().join("new").exists());
     }
 }

@@ -4,14 +4,14 @@ use crate::model::{Kind, Node};
 use crate::observe::{Action, EntryKind, Event};
 use crate::restore::Overwrite;
 use crate::restore::existing::file_kind;
-use crate::restore::job::Job;
-use crate::restore::run::Run;
-use crate::restore::target::Directory;
+use crate::restore::job::RestoreJob;
+use crate::restore::run::RestoreRun;
+use crate::restore::target::TargetDirectory;
 use crate::sys::{FileKind, Stat};
 
-impl Run<'_> {
+impl RestoreRun<'_> {
     /// Says what became of `node`, which is in `directory`.
-    pub(crate) fn tell(&self, directory: &Directory, node: &Node, action: Action, reason: &str) {
+    pub(crate) fn tell(&self, directory: &TargetDirectory, node: &Node, action: Action, reason: &str) {
         if self.listing {
             let (path, kind) = (self.target.path_of(directory, &node.name), kind_of(file_kind(&node.kind)));
             self.observer.event(&Event::Entry { action, path: &path, kind, reason, bytes: node.size() });
@@ -19,12 +19,12 @@ impl Run<'_> {
     }
 
     /// Says which file is at work.
-    pub(crate) fn tell_current(&self, directory: &Directory, node: &Node) {
+    pub(crate) fn tell_current(&self, directory: &TargetDirectory, node: &Node) {
         self.observer.event(&Event::Current { subject: &self.target.path_of(directory, &node.name) });
     }
 
     /// Says that an entry which the snapshot does not have stays.
-    pub(crate) fn tell_spared(&self, directory: &Directory, name: &[u8], kind: FileKind, reason: &str) {
+    pub(crate) fn tell_spared(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, reason: &str) {
         if self.listing {
             let (path, action) = (self.target.path_of(directory, name), Action::Kept);
             self.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason, bytes: 0 });
@@ -32,7 +32,7 @@ impl Run<'_> {
     }
 
     /// Says that an entry which the snapshot does not have was removed.
-    pub(crate) fn tell_removed(&self, directory: &Directory, name: &[u8], kind: FileKind, bytes: u64) {
+    pub(crate) fn tell_removed(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, bytes: u64) {
         if self.listing {
             let (path, action) = (self.target.path_of(directory, name), Action::Removed);
             self.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason: "", bytes });
@@ -40,7 +40,7 @@ impl Run<'_> {
     }
 }
 
-impl Job<'_, '_> {
+impl RestoreJob<'_, '_> {
     /// Says that the entry was made, in place of what was there.
     pub(crate) fn tell_made(&self) {
         let (action, reason) = match &self.there {

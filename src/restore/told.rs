@@ -12,7 +12,7 @@ const KINDS: usize = 20;
 
 /// One kind of what could not be set.
 #[derive(Debug)]
-struct Kind {
+struct UnsetKind {
     count: u64,
     /// The first such entry, and why.
     first: Vec<u8>,
@@ -21,18 +21,18 @@ struct Kind {
 
 /// What could not be set so far.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<BTreeMap<String, Kind>>);
+pub(crate) struct UnsetMetadata(Mutex<BTreeMap<String, UnsetKind>>);
 
 /// One line about one kind.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct UnsetLine {
     /// The first such entry.
     pub subject: Vec<u8>,
     /// What could not be set, why, and of how many others.
     pub message: String,
 }
 
-impl Told {
+impl UnsetMetadata {
     /// Notes that `what` of an entry could not be set. `subject` is asked for only for the first of a kind.
     pub(crate) fn note(&self, what: &str, error: &dyn std::fmt::Display, subject: impl FnOnce() -> Vec<u8>) {
         let mut kinds = self.0.lock();
@@ -40,22 +40,25 @@ impl Told {
         match kinds.get_mut(what) {
             Some(kind) => kind.count += 1,
             None => {
-                let kind = Kind { count: 1, first: subject(), error: error.to_string() };
+                let kind = UnsetKind { count: 1, first: subject(), error: error.to_string() };
                 kinds.insert(what.to_owned(), kind);
             }
         }
     }
 
     /// A line for each kind, in order; there are none afterwards.
-    pub(crate) fn take(&self) -> Vec<Line> {
+    pub(crate) fn take(&self) -> Vec<UnsetLine> {
         let kinds = std::mem::take(&mut *self.0.lock());
-        let line = |(what, kind): (String, Kind)| {
+        let line = |(what, kind): (String, UnsetKind)| {
             let others = match kind.count {
                 1 => String::new(),
                 2 => " (nor of 1 other entry)".to_owned(),
                 n => format!(" (nor of {} other entries)", n - 1),
             };
-            Line { subject: kind.first, message: format!("cannot set its {}{others}: {}", escape(what.as_bytes()), kind.error) }
+            UnsetLine {
+                subject: kind.first,
+                message: format!("cannot set its {}{others}: {}", escape(what.as_bytes()), kind.error),
+            }
         };
         kinds.into_iter().map(line).collect()
     }
@@ -67,7 +70,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_once() {
-        let told = Told::default();
+        let told = UnsetMetadata::default();
         for n in 0..3 {
             told.note("owner", &"not permitted", || vec![b'a' + n]);
         }
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_hostile_tree_cannot_fill_memory_with_kinds() {
-        let told = Told::default();
+        let told = UnsetMetadata::default();
         (0..1000).for_each(|n| told.note(&format!("attribute user.{n}"), &"no", Vec::new));
         assert_eq!(told.take().len(), KINDS + 1);
     }

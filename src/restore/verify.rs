@@ -9,24 +9,24 @@ use crate::format::pack::PackKind;
 use crate::model::{Content, Directory as Model, Item, Kind, Node};
 use crate::repo::tree::Entry;
 use crate::restore::existing::{self, file_kind};
-use crate::restore::filter::{Filter, Verdict};
+use crate::restore::filter::{FilterVerdict, PathFilter};
 use crate::restore::job::read_exact;
 use crate::restore::leads;
-use crate::restore::run::Run;
-use crate::restore::target::Directory;
-use crate::restore::{Overwrite, Source};
+use crate::restore::run::RestoreRun;
+use crate::restore::target::TargetDirectory;
+use crate::restore::{Overwrite, RestoreSource};
 use crate::sys::{Dir, FileKind, dir};
 
-struct Level {
+struct VerifyLevel {
     model: Model,
-    place: Arc<Directory>,
+    place: Arc<TargetDirectory>,
     taken: bool,
     next: Option<Entry>,
     path_len: usize,
 }
 
 /// Compares one source. What differs is told and counted by `run`.
-pub(crate) fn source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
+pub(crate) fn source(run: &RestoreRun<'_>, source: &RestoreSource<'_>, filter: &PathFilter) {
     let mut path: Vec<u8> = Vec::new();
     let mut place = run.target.directory(false, false, None);
     for node in source.parents.iter().skip(1).chain([&source.node]).filter(|node| !node.name.is_empty()) {
@@ -37,20 +37,20 @@ pub(crate) fn source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
         }
     }
     let verdict = filter.judge(if path.is_empty() { b"/" } else { &path }, false);
-    if verdict == Verdict::Skip {
+    if verdict == FilterVerdict::Skip {
         return;
     }
     match source.node.directory() {
-        Some(model) => tree(run, *model, place, verdict == Verdict::Take, path, filter),
+        Some(model) => tree(run, *model, place, verdict == FilterVerdict::Take, path, filter),
         None => told(run, &place, &source.node),
     }
 }
 
-fn tree(run: &Run<'_>, model: Model, place: Arc<Directory>, taken: bool, mut path: Vec<u8>, filter: &Filter) {
+fn tree(run: &RestoreRun<'_>, model: Model, place: Arc<TargetDirectory>, taken: bool, mut path: Vec<u8>, filter: &PathFilter) {
     let tree = run.tree;
     // Damage was told when the entries were restored.
     let first = |model: &Model| tree.entry_number(model, 0).unwrap_or_default();
-    let mut levels = vec![Level { model, place, taken, next: first(&model), path_len: path.len() }];
+    let mut levels = vec![VerifyLevel { model, place, taken, next: first(&model), path_len: path.len() }];
     while let Some(level) = levels.last_mut().filter(|_| !run.stopped()) {
         path.truncate(level.path_len);
         let Some(entry) = level.next.take() else {
@@ -62,22 +62,22 @@ fn tree(run: &Run<'_>, model: Model, place: Arc<Directory>, taken: bool, mut pat
         path.push(b'/');
         path.extend_from_slice(&node.name);
         match (filter.judge(&path, level.taken), &node.kind) {
-            (Verdict::Skip, _) => {}
+            (FilterVerdict::Skip, _) => {}
             // It is not there, which was told, or as the user wanted it: neither is what is in it.
-            (Verdict::Take, Kind::Directory(_)) if !is_there(run, &level.place, node) => {}
+            (FilterVerdict::Take, Kind::Directory(_)) if !is_there(run, &level.place, node) => {}
             (verdict, Kind::Directory(below)) => {
                 let place = leads::look(run, &level.place, &node.name);
                 let (model, path_len) = (*below, path.len());
-                levels.push(Level { model, place, taken: verdict == Verdict::Take, next: first(&model), path_len });
+                levels.push(VerifyLevel { model, place, taken: verdict == FilterVerdict::Take, next: first(&model), path_len });
             }
-            (Verdict::Pass, _) => {}
-            (Verdict::Take, _) => told(run, &level.place.clone(), node),
+            (FilterVerdict::Pass, _) => {}
+            (FilterVerdict::Take, _) => told(run, &level.place.clone(), node),
         }
     }
 }
 
 /// Whether a directory is there. One that is not, and should be, is told.
-fn is_there(run: &Run<'_>, place: &Arc<Directory>, node: &Node) -> bool {
+fn is_there(run: &RestoreRun<'_>, place: &Arc<TargetDirectory>, node: &Node) -> bool {
     let subject = run.target.path_of(place, &node.name);
     if run.has_failed(&subject) {
         return false;
@@ -94,7 +94,7 @@ fn is_there(run: &Run<'_>, place: &Arc<Directory>, node: &Node) -> bool {
     }
 }
 
-fn told(run: &Run<'_>, place: &Directory, node: &Node) {
+fn told(run: &RestoreRun<'_>, place: &TargetDirectory, node: &Node) {
     // What could not be restored was told.
     let subject = run.target.path_of(place, &node.name);
     if run.has_failed(&subject) {
@@ -109,7 +109,7 @@ fn gone(e: std::io::Error) -> Error {
     Error::io("what was restored cannot be read back", e)
 }
 
-fn entry(run: &Run<'_>, dir: &Dir, node: &Node) -> Result<()> {
+fn entry(run: &RestoreRun<'_>, dir: &Dir, node: &Node) -> Result<()> {
     let there = dir.stat(&node.name).map_err(gone)?;
     let wrong = |what: &str| Err(Error::corrupt(format!("what is there at the end is {what}")));
     // What stayed as the user wanted it is none of this run's.
@@ -138,7 +138,7 @@ fn entry(run: &Run<'_>, dir: &Dir, node: &Node) -> Result<()> {
 }
 
 /// Whether a file holds exactly this.
-fn holds(run: &Run<'_>, file: &File, content: &Content) -> Result<bool> {
+fn holds(run: &RestoreRun<'_>, file: &File, content: &Content) -> Result<bool> {
     let mut buffer = Vec::new();
     if let Content::Inline(bytes) = content {
         buffer.resize(bytes.len(), 0);

@@ -16,28 +16,28 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Timestamp;
-use crate::storage::leftovers::{self, Writer};
+use crate::storage::leftovers::{self, WriterProcess};
 use crate::storage::naming::{self, Naming};
 use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage, receipts};
-use crate::sys::process::Identity;
+use crate::sys::process::ProcessIdentity;
 use crate::sys::{Dir, FileKind, process};
 
 /// The number of `packs/00`; those below are of the classes.
 const FIRST_SHARD: usize = 256;
 
 /// A directory of the repository.
-enum Place<'a> {
+enum ClassDirectory<'a> {
     Kept(&'a Dir),
     Opened(Dir),
 }
 
-impl std::ops::Deref for Place<'_> {
+impl std::ops::Deref for ClassDirectory<'_> {
     type Target = Dir;
 
     fn deref(&self) -> &Dir {
         match self {
-            Place::Kept(dir) => dir,
-            Place::Opened(dir) => dir,
+            ClassDirectory::Kept(dir) => dir,
+            ClassDirectory::Opened(dir) => dir,
         }
     }
 }
@@ -57,7 +57,7 @@ pub struct DirectoryStorage {
     /// has failed: what it was to make durable will never be known to be.
     barrier: Mutex<bool>,
     /// Who writes, as temporary names say it.
-    writer: Writer,
+    writer: WriterProcess,
     /// How objects get their names.
     pub(super) naming: Naming,
 }
@@ -76,7 +76,7 @@ impl DirectoryStorage {
         let root = Dir::open(path).at(failed)?;
         free(path, &root)?;
         close(&root).at(failed)?;
-        naming::prove(&root, &Writer::this_process()).at(failed)?;
+        naming::prove(&root, &WriterProcess::this_process()).at(failed)?;
         for class in Class::ALL {
             root.make_dir(class.prefix().as_bytes(), 0o700).at(failed)?;
         }
@@ -130,7 +130,7 @@ impl DirectoryStorage {
         let packs = root.open_dir(b"packs").map_err(none)?;
         packs.open_dir(b"00").map_err(none)?;
         let path = path.canonicalize().at(|| format!("cannot open the repository {shown}"))?;
-        let writer = Writer::this_process();
+        let writer = WriterProcess::this_process();
         let (dirty, barrier) = (Mutex::default(), Mutex::default());
         let naming = Naming::of(&root, writer.clone()).at(|| format!("cannot open the repository {shown}"))?;
         Ok(DirectoryStorage { path, root, classes, packs, dirty, barrier, writer, naming })
@@ -160,7 +160,7 @@ impl DirectoryStorage {
     }
 
     /// The directory that an object is in, and its number.
-    fn place(&self, name: &Name) -> Result<(usize, Place<'_>)> {
+    fn place(&self, name: &Name) -> Result<(usize, ClassDirectory<'_>)> {
         let at = match name {
             Name::Pack(id) => FIRST_SHARD + usize::from(id.0[0]),
             _ => Class::ALL.iter().position(|c| *c == name.class()).unwrap_or_default(),
@@ -169,7 +169,7 @@ impl DirectoryStorage {
     }
 
     /// The directory that a new object goes to; one that may be missing is made.
-    fn place_of_new(&self, name: &Name) -> Result<(usize, Place<'_>)> {
+    fn place_of_new(&self, name: &Name) -> Result<(usize, ClassDirectory<'_>)> {
         let class = name.class();
         match self.place(name) {
             Err(e) if e.kind() == ErrorKind::NotFound && class.is_optional() => {
@@ -200,8 +200,10 @@ impl DirectoryStorage {
     pub(super) fn temporary(&self, name: &Name) -> Result<(usize, Dir, Vec<u8>)> {
         let (at, place) = self.place_of_new(name)?;
         let dir = match place {
-            Place::Kept(dir) => dir.try_clone().at(|| format!("cannot open the directory of {name} in {}", self.shown()))?,
-            Place::Opened(dir) => dir,
+            ClassDirectory::Kept(dir) => {
+                dir.try_clone().at(|| format!("cannot open the directory of {name} in {}", self.shown()))?
+            }
+            ClassDirectory::Opened(dir) => dir,
         };
         Ok((at, dir, self.writer.temporary()))
     }
@@ -280,10 +282,10 @@ impl DirectoryStorage {
         there.into_iter().chain(FIRST_SHARD..FIRST_SHARD + 256)
     }
 
-    fn directory(&self, at: usize) -> io::Result<Place<'_>> {
+    fn directory(&self, at: usize) -> io::Result<ClassDirectory<'_>> {
         match at.checked_sub(FIRST_SHARD) {
-            Some(shard) => self.packs.open_dir(format!("{shard:02x}").as_bytes()).map(Place::Opened),
-            None => self.class_directory(at).map(Place::Kept),
+            Some(shard) => self.packs.open_dir(format!("{shard:02x}").as_bytes()).map(ClassDirectory::Opened),
+            None => self.class_directory(at).map(ClassDirectory::Kept),
         }
     }
 
@@ -471,7 +473,7 @@ impl Storage for DirectoryStorage {
         Ok(out)
     }
 
-    fn leftovers_of(&self, process: &Identity) -> Result<Leftovers> {
+    fn leftovers_of(&self, process: &ProcessIdentity) -> Result<Leftovers> {
         let failed = || format!("cannot remove unfinished objects in {}", self.describe());
         let mut out = Leftovers::default();
         for at in self.directories() {

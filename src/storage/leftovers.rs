@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::storage::Leftovers;
-use crate::sys::process::Identity;
+use crate::sys::process::ProcessIdentity;
 use crate::sys::{Dir, lock};
 
 const PREFIX: &str = ".tmp-";
@@ -18,7 +18,7 @@ const LONGEST: u64 = 255;
 
 /// A process, as temporary names say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writer {
+pub struct WriterProcess {
     host: String,
     boot: String,
     namespace: u64,
@@ -32,20 +32,20 @@ fn tag(text: &[u8]) -> String {
 }
 
 /// Hosts of one name are several machines.
-fn host_tag(identity: &Identity) -> String {
+fn host_tag(identity: &ProcessIdentity) -> String {
     tag(&[&identity.host[..], b"\0", &identity.machine].concat())
 }
 
-impl Writer {
+impl WriterProcess {
     /// This process.
     pub fn this_process() -> Self {
-        Self::of(&Identity::this())
+        Self::of(&ProcessIdentity::this())
     }
 
     /// Any process.
-    pub fn of(identity: &Identity) -> Self {
-        let Identity { namespace, pid, started, .. } = *identity;
-        Writer { host: host_tag(identity), boot: tag(&identity.boot), namespace, pid, started }
+    pub fn of(identity: &ProcessIdentity) -> Self {
+        let ProcessIdentity { namespace, pid, started, .. } = *identity;
+        WriterProcess { host: host_tag(identity), boot: tag(&identity.boot), namespace, pid, started }
     }
 
     /// A new temporary name of this process. Nobody else in it has the same, whichever storage is written to.
@@ -56,13 +56,13 @@ impl Writer {
 
     /// The name, beginning with `prefix`, of its temporary file number `unique`.
     pub fn name(&self, prefix: &str, unique: u64) -> Vec<u8> {
-        let Writer { host, boot, namespace, pid, started } = self;
+        let WriterProcess { host, boot, namespace, pid, started } = self;
         format!("{prefix}{host}-{boot}-{namespace}-{pid}-{started}-{unique}").into_bytes()
     }
 
     /// Whether `name` is a temporary name that begins with `prefix`, of a process that is known to be gone.
     pub fn has_left(prefix: &str, name: &[u8]) -> bool {
-        name.starts_with(prefix.as_bytes()) && Writer::parse(prefix, name).is_some_and(|writer| writer.is_gone())
+        name.starts_with(prefix.as_bytes()) && WriterProcess::parse(prefix, name).is_some_and(|writer| writer.is_gone())
     }
 
     /// Who writes a file of this name; `None` when it is no temporary name of this program.
@@ -70,7 +70,7 @@ impl Writer {
         let mut parts = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.split('-');
         let (host, boot) = (parts.next()?.to_owned(), parts.next()?.to_owned());
         let (namespace, pid, started) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let writer = Writer { host, boot, namespace, pid, started };
+        let writer = WriterProcess { host, boot, namespace, pid, started };
         let unique: u64 = parts.next()?.parse().ok()?;
         (parts.next().is_none() && writer.name(prefix, unique) == name).then_some(writer)
     }
@@ -95,7 +95,7 @@ impl Writer {
 
     /// Whether it is known to be gone. Tags stand for names: a writer of this host and boot has this process' tags.
     fn is_gone(&self) -> bool {
-        let mut identity = Identity::this();
+        let mut identity = ProcessIdentity::this();
         if self.boot != tag(&identity.boot) {
             if self.host != host_tag(&identity) {
                 return false;
@@ -108,20 +108,21 @@ impl Writer {
 }
 
 /// Whose claim this is: nothing where there is none, and where it does not say.
-fn owner(dir: &Dir, claim: &[u8]) -> io::Result<Option<Option<Writer>>> {
+fn owner(dir: &Dir, claim: &[u8]) -> io::Result<Option<Option<WriterProcess>>> {
     let mut name = Vec::new();
     // It may go at any moment; over a network also while it is read.
     match dir.open_file(claim).and_then(|file| file.take(LONGEST).read_to_end(&mut name)) {
-        Ok(_) => Ok(Some(Writer::parse(PREFIX, &name))),
+        Ok(_) => Ok(Some(WriterProcess::parse(PREFIX, &name))),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
 /// Removes what this process left in `dir`, and adds it to `out`.
-pub fn remove_of(dir: &Dir, process: &Identity, out: &mut Leftovers) -> io::Result<()> {
-    let writer = Writer::of(process);
-    let names = dir.find(|name| name.starts_with(PREFIX.as_bytes()) && Writer::parse(PREFIX, name).as_ref() == Some(&writer))?;
+pub fn remove_of(dir: &Dir, process: &ProcessIdentity, out: &mut Leftovers) -> io::Result<()> {
+    let writer = WriterProcess::of(process);
+    let names =
+        dir.find(|name| name.starts_with(PREFIX.as_bytes()) && WriterProcess::parse(PREFIX, name).as_ref() == Some(&writer))?;
     for name in names {
         let bytes = dir.stat(&name).map(|stat| stat.size).unwrap_or_default();
         match dir.remove(&name) {
@@ -140,7 +141,7 @@ pub fn find(dir: &Dir, remove: bool, out: &mut Leftovers) -> io::Result<()> {
     for at in 0..names.len() {
         let name = names.name(at);
         let is_claim = name.starts_with(CLAIM.as_bytes());
-        if !is_claim && !Writer::has_left(PREFIX, name) {
+        if !is_claim && !WriterProcess::has_left(PREFIX, name) {
             continue;
         }
         if is_claim && !owner(dir, name)?.flatten().is_some_and(|owner| owner.is_gone()) {
@@ -167,20 +168,20 @@ mod tests {
     #[test]
     fn only_what_is_known_to_be_dead_is_taken() {
         let scratch = tempfile::tempdir().unwrap();
-        let me = Writer::this_process();
-        let dead = Writer { started: me.started + 1, ..me.clone() };
-        let before_boot = Writer { boot: tag(b"another boot"), ..me.clone() };
+        let me = WriterProcess::this_process();
+        let dead = WriterProcess { started: me.started + 1, ..me.clone() };
+        let before_boot = WriterProcess { boot: tag(b"another boot"), ..me.clone() };
         // A host of another name before, a process of another namespace, and one of another host.
-        let renamed = Writer { host: tag(b"an old name"), ..dead.clone() };
-        let contained = Writer { namespace: me.namespace + 1, ..dead.clone() };
-        let elsewhere = Writer { host: tag(b"another host"), ..before_boot.clone() };
+        let renamed = WriterProcess { host: tag(b"an old name"), ..dead.clone() };
+        let contained = WriterProcess { namespace: me.namespace + 1, ..dead.clone() };
+        let elsewhere = WriterProcess { host: tag(b"another host"), ..before_boot.clone() };
         let names = [&me, &dead, &before_boot, &elsewhere, &renamed, &contained].map(|writer| writer.temporary());
         for name in &names {
-            assert!(Writer::parse(PREFIX, name).is_some());
+            assert!(WriterProcess::parse(PREFIX, name).is_some());
             std::fs::write(scratch.path().join(std::str::from_utf8(name).unwrap()), b"12345").unwrap();
         }
         for foreign in [".tmp-", ".tmp-1-2-3", ".tmp-a-b-0-1-2-03", "notes", ".tmp-a-b-1-2-3-4-5"] {
-            assert_eq!(Writer::parse(PREFIX, foreign.as_bytes()), None, "{foreign}");
+            assert_eq!(WriterProcess::parse(PREFIX, foreign.as_bytes()), None, "{foreign}");
             std::fs::write(scratch.path().join(foreign), b"x").unwrap();
         }
         let dir = Dir::open(scratch.path()).unwrap();

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::model::{ObjectType, PackId, SegmentId, SlotId, SnapshotId, Timestamp};
-use crate::sys::process::Identity;
+use crate::sys::process::ProcessIdentity;
 
 mod class;
 mod costs;
@@ -260,7 +260,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     }
 
     /// Removes what this process, which counts as dead, left of objects that it did not finish.
-    fn leftovers_of(&self, _process: &Identity) -> Result<Leftovers> {
+    fn leftovers_of(&self, _process: &ProcessIdentity) -> Result<Leftovers> {
         Ok(Leftovers::default())
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::storage::Created;
-use crate::storage::leftovers::{CLAIM, Writer};
+use crate::storage::leftovers::{CLAIM, WriterProcess};
 use crate::sys::Dir;
 use crate::sys::lock::is_unknown;
 
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// How names are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum NamingMethod {
     /// By a rename that replaces nothing.
     Rename,
     /// By a second link.
@@ -41,38 +41,38 @@ pub enum Way {
 #[derive(Debug)]
 pub struct Naming {
     way: AtomicU8,
-    writer: Writer,
+    writer: WriterProcess,
 }
 
 impl Naming {
     /// As it is done in the repository whose top directory is `root`.
-    pub fn of(root: &Dir, writer: Writer) -> io::Result<Self> {
+    pub fn of(root: &Dir, writer: WriterProcess) -> io::Result<Self> {
         let way = match root.stat(MARK) {
-            Ok(_) => Way::Claim,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Way::Rename,
+            Ok(_) => NamingMethod::Claim,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => NamingMethod::Rename,
             Err(e) => return Err(e),
         };
         Ok(Naming { way: AtomicU8::new(way as u8), writer })
     }
 
-    fn way(&self) -> Way {
+    fn way(&self) -> NamingMethod {
         match self.way.load(Ordering::Relaxed) {
-            0 => Way::Rename,
-            1 => Way::Link,
-            _ => Way::Claim,
+            0 => NamingMethod::Rename,
+            1 => NamingMethod::Link,
+            _ => NamingMethod::Claim,
         }
     }
 
     /// Gives `temporary` in `dir` the name `leaf`, if that is free; the temporary name is gone then in any case. After an
     /// error it may still be there.
     pub fn give(&self, dir: &Dir, temporary: &[u8], leaf: &[u8]) -> io::Result<Created> {
-        if self.way() == Way::Rename {
+        if self.way() == NamingMethod::Rename {
             match rename(dir, temporary, leaf) {
-                Err(e) if is_unknown(&e) => self.way.store(Way::Link as u8, Ordering::Relaxed),
+                Err(e) if is_unknown(&e) => self.way.store(NamingMethod::Link as u8, Ordering::Relaxed),
                 other => return other,
             }
         }
-        if self.way() == Way::Claim {
+        if self.way() == NamingMethod::Claim {
             return self.by_claim(dir, temporary, leaf);
         }
         match link(dir, temporary, leaf) {
@@ -180,13 +180,13 @@ fn link(dir: &Dir, temporary: &[u8], leaf: &[u8]) -> io::Result<Created> {
 }
 
 /// Finds how names can be given in a new repository's top directory, by trying, and notes it there if need be.
-pub fn prove(root: &Dir, writer: &Writer) -> io::Result<Way> {
+pub fn prove(root: &Dir, writer: &WriterProcess) -> io::Result<NamingMethod> {
     let names = [(); 2].map(|()| writer.temporary());
     let found = prove_with(root, &names);
     for name in &names {
         let _ = root.remove(name);
     }
-    if found.as_ref().is_ok_and(|way| *way == Way::Claim) {
+    if found.as_ref().is_ok_and(|way| *way == NamingMethod::Claim) {
         let mut mark = root.create_file(MARK, 0o600)?;
         mark.write_all(MARK_TEXT)?;
         mark.sync_data()?;
@@ -196,8 +196,8 @@ pub fn prove(root: &Dir, writer: &Writer) -> io::Result<Way> {
 
 type Give = fn(&Dir, &[u8], &[u8]) -> io::Result<Created>;
 
-fn prove_with(root: &Dir, names: &[Vec<u8>; 2]) -> io::Result<Way> {
-    for (way, give) in [(Way::Rename, rename as Give), (Way::Link, link)] {
+fn prove_with(root: &Dir, names: &[Vec<u8>; 2]) -> io::Result<NamingMethod> {
+    for (way, give) in [(NamingMethod::Rename, rename as Give), (NamingMethod::Link, link)] {
         match works(root, names, give) {
             Ok(true) => return Ok(way),
             Ok(false) => {}
@@ -212,7 +212,7 @@ fn prove_with(root: &Dir, names: &[Vec<u8>; 2]) -> io::Result<Way> {
     }
     write(root, &names[0])?;
     match write(root, &names[0]) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Way::Claim),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(NamingMethod::Claim),
         _ => Err(io::Error::new(io::ErrorKind::Unsupported, "the file system lets two processes make the same file")),
     }
 }

@@ -14,7 +14,7 @@ use crate::sys::Dir;
 /// A class that is being listed. What is there from the beginning to the end is found; what comes or goes meanwhile may be.
 /// An object may be found twice.
 #[derive(Debug)]
-pub struct Walk {
+pub struct ClassWalk {
     storage: Arc<DirectoryStorage>,
     class: Class,
     /// The numbers of the directories that are not read yet.
@@ -22,10 +22,10 @@ pub struct Walk {
     current: Option<Dir>,
 }
 
-impl Walk {
+impl ClassWalk {
     /// Begins to list a class.
     pub fn new(storage: &Arc<DirectoryStorage>, class: Class) -> Self {
-        Walk { storage: storage.clone(), class, places: DirectoryStorage::places(class), current: None }
+        ClassWalk { storage: storage.clone(), class, places: DirectoryStorage::places(class), current: None }
     }
 
     /// Some more of them: name, size, time of the last change. None may be found in one directory, and more in the next;
@@ -76,7 +76,7 @@ mod tests {
         }
         std::fs::write(scratch.path().join("repo/snapshots/foreign"), b"x").unwrap();
         for class in Class::ALL {
-            let (mut walk, mut found, mut pieces) = (Walk::new(&storage, class), Vec::new(), 0);
+            let (mut walk, mut found, mut pieces) = (ClassWalk::new(&storage, class), Vec::new(), 0);
             while let Some(some) = walk.some().unwrap() {
                 pieces += usize::from(!some.is_empty());
                 found.extend(some);
@@ -97,7 +97,7 @@ mod tests {
         }
         let storage = Arc::new(DirectoryStorage::open(&path).unwrap());
         for class in Class::ALL.into_iter().filter(|class| class.is_optional()) {
-            let mut walk = Walk::new(&storage, class);
+            let mut walk = ClassWalk::new(&storage, class);
             while let Some(some) = walk.some().unwrap() {
                 assert!(some.is_empty());
             }

@@ -22,7 +22,7 @@ const KNOWN: [i64; 2] = [0xEF53, 0x5846_5342];
 /// A file that is read once. Several threads may read it; whether reads are direct is a property of its descriptor, so
 /// they wait for each other where one wants them so and the other does not.
 #[derive(Debug)]
-pub struct Once {
+pub struct DirectFile {
     file: File,
     mode: RwLock<Mode>,
 }
@@ -36,28 +36,28 @@ struct Mode {
 }
 
 /// Keeps the mode as it is: who has changed it is alone.
-enum Held<'a> {
+enum ModeLock<'a> {
     Shared(RwLockReadGuard<'a, Mode>),
     Alone(RwLockWriteGuard<'a, Mode>),
 }
 
-impl Deref for Held<'_> {
+impl Deref for ModeLock<'_> {
     type Target = Mode;
 
     fn deref(&self) -> &Mode {
         match self {
-            Held::Shared(mode) => mode,
-            Held::Alone(mode) => mode,
+            ModeLock::Shared(mode) => mode,
+            ModeLock::Alone(mode) => mode,
         }
     }
 }
 
-impl Once {
+impl DirectFile {
     /// Nothing is read yet.
     pub fn new(file: File) -> Self {
         #[allow(clippy::unnecessary_cast)]
         let can = fs::fstatfs(&file).is_ok_and(|stat| KNOWN.contains(&(stat.f_type as i64)));
-        Once { file, mode: RwLock::new(Mode { can, is_direct: false }) }
+        DirectFile { file, mode: RwLock::new(Mode { can, is_direct: false }) }
     }
 
     /// The file.
@@ -65,7 +65,7 @@ impl Once {
         &self.file
     }
 
-    /// A buffer of `head` zeros, behind which [`Once::read`] of `len` bytes may be direct; and where they end: not far
+    /// A buffer of `head` zeros, behind which [`DirectFile::read`] of `len` bytes may be direct; and where they end: not far
     /// behind `head`.
     pub fn buffer(head: usize, len: usize) -> (Vec<u8>, usize) {
         let mut buffer = Vec::with_capacity(ALIGN + head + len.next_multiple_of(ALIGN));
@@ -114,16 +114,16 @@ impl Once {
     }
 
     /// How it is read as long as this is held: as one wants, if that can be.
-    fn mode(&self, wants: Option<bool>) -> Held<'_> {
+    fn mode(&self, wants: Option<bool>) -> ModeLock<'_> {
         let mode = self.mode.read();
         match wants {
             Some(direct) if direct != mode.is_direct && mode.can => {
                 drop(mode);
                 let mut mode = self.mode.write();
                 self.set(&mut mode, direct);
-                Held::Alone(mode)
+                ModeLock::Alone(mode)
             }
-            _ => Held::Shared(mode),
+            _ => ModeLock::Shared(mode),
         }
     }
 
@@ -165,19 +165,19 @@ mod tests {
     use super::*;
 
     /// A file of so many bytes on the disk that holds the sources, and what is in it.
-    fn file(len: usize) -> (Once, Vec<u8>) {
+    fn file(len: usize) -> (DirectFile, Vec<u8>) {
         let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
         let mut bytes = vec![0; len];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         file.write_all(&bytes).expect("written");
-        (Once::new(file), bytes)
+        (DirectFile::new(file), bytes)
     }
 
     /// All of a file in pieces of `len`.
-    fn read(once: &Once, head: usize, len: usize) -> Vec<u8> {
+    fn read(once: &DirectFile, head: usize, len: usize) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
-            let (mut buffer, start) = Once::buffer(head, len);
+            let (mut buffer, start) = DirectFile::buffer(head, len);
             assert!(start >= head && start < head + ALIGN && buffer.len() == start);
             let read = once.read(all.len() as u64, len, &mut buffer).expect("read");
             assert_eq!(buffer.len(), start + read);

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Receives lines of standard error, without their ends.
-pub type Said<'a> = &'a mut dyn FnMut(&[u8]);
+pub type LineSink<'a> = &'a mut dyn FnMut(&[u8]);
 
 /// What came within the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Came {
 
 /// A flow of bytes. When it is dropped, its command is ended with everything in its process group.
 #[derive(Debug)]
-pub struct Flow {
+pub struct CommandStream {
     out: Option<File>,
     err: Option<File>,
     child: Option<Child>,
@@ -48,10 +48,10 @@ pub struct Flow {
     last: Vec<u8>,
 }
 
-impl Flow {
+impl CommandStream {
     /// What an open file gives until its end.
     pub fn of(file: File) -> Self {
-        Flow { out: Some(file), err: None, child: None, line: Vec::new(), last: Vec::new() }
+        CommandStream { out: Some(file), err: None, child: None, line: Vec::new(), last: Vec::new() }
     }
 
     /// Starts a command (its name and arguments) in a process group of its own, with these variables beside those of this
@@ -85,11 +85,11 @@ impl Flow {
             let _ = rustix::pipe::fcntl_setpipe_size(out, PIPE);
         }
         let input = child.stdin.take();
-        Ok((Flow { out, err, child: Some(child), line: Vec::new(), last: Vec::new() }, input))
+        Ok((CommandStream { out, err, child: Some(child), line: Vec::new(), last: Vec::new() }, input))
     }
 
     /// Appends at most `most` bytes to `into`, waiting no longer than `wait` for the first.
-    pub fn read(&mut self, into: &mut Vec<u8>, most: usize, wait: Duration, said: Said<'_>) -> io::Result<Came> {
+    pub fn read(&mut self, into: &mut Vec<u8>, most: usize, wait: Duration, said: LineSink<'_>) -> io::Result<Came> {
         let (ready, _) = self.poll(wait, said)?;
         let Some(out) = &mut self.out else { return Ok(Came::End) };
         if !ready {
@@ -111,7 +111,7 @@ impl Flow {
     }
 
     /// Waits no longer than `wait` for the command to end. `None`: it has not. What was no command has ended well.
-    pub fn ended(&mut self, wait: Duration, said: Said<'_>) -> io::Result<Option<ExitStatus>> {
+    pub fn ended(&mut self, wait: Duration, said: LineSink<'_>) -> io::Result<Option<ExitStatus>> {
         let until = Instant::now() + wait;
         loop {
             let Some(child) = &mut self.child else { return Ok(Some(ExitStatus::default())) };
@@ -156,7 +156,7 @@ impl Flow {
     }
 
     /// Waits for something to be read: whether output is there, and whether standard error was.
-    fn poll(&mut self, wait: Duration, said: Said<'_>) -> io::Result<(bool, bool)> {
+    fn poll(&mut self, wait: Duration, said: LineSink<'_>) -> io::Result<(bool, bool)> {
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         let mut files: Vec<PollFd<'_>> =
             self.out.iter().chain(&self.err).map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)).collect();
@@ -173,7 +173,7 @@ impl Flow {
         Ok((out, err))
     }
 
-    fn hear(&mut self, said: Said<'_>) {
+    fn hear(&mut self, said: LineSink<'_>) {
         let mut bytes = [0; 4096];
         let read = self.err.as_ref().map_or(Ok(0), |err| rustix::io::read(err, &mut bytes));
         match read {
@@ -193,7 +193,7 @@ impl Flow {
         }
     }
 
-    fn end_line(&mut self, said: Said<'_>) {
+    fn end_line(&mut self, said: LineSink<'_>) {
         let line = std::mem::take(&mut self.line);
         let line = line.trim_ascii_end();
         if !line.is_empty() {
@@ -203,7 +203,7 @@ impl Flow {
     }
 }
 
-impl Drop for Flow {
+impl Drop for CommandStream {
     fn drop(&mut self) {
         self.stop();
     }
@@ -232,11 +232,11 @@ mod tests {
 
     const WAIT: Duration = Duration::from_millis(100);
 
-    fn shell(script: &str) -> Flow {
-        Flow::start(&["sh".into(), "-c".into(), script.into()], &[("GIVEN".into(), "yes".into())]).expect("a shell")
+    fn shell(script: &str) -> CommandStream {
+        CommandStream::start(&["sh".into(), "-c".into(), script.into()], &[("GIVEN".into(), "yes".into())]).expect("a shell")
     }
 
-    fn all(flow: &mut Flow, lines: &mut Vec<String>) -> (Vec<u8>, ExitStatus) {
+    fn all(flow: &mut CommandStream, lines: &mut Vec<String>) -> (Vec<u8>, ExitStatus) {
         let mut out = Vec::new();
         let mut said = |line: &[u8]| lines.push(String::from_utf8_lossy(line).into_owned());
         while flow.read(&mut out, 1000, WAIT, &mut said).expect("reading") != Came::End {}
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!((flow.last_line(), failure(status)), (&b"three"[..], Some("exit status 4".to_owned())));
         let (_, status) = all(&mut shell("kill -9 $$"), &mut lines);
         assert_eq!(failure(status), Some("killed by signal 9".to_owned()));
-        assert!(Flow::start(&["/nonexistent/program".into()], &[]).is_err() && Flow::start(&[], &[]).is_err());
+        assert!(CommandStream::start(&["/nonexistent/program".into()], &[]).is_err() && CommandStream::start(&[], &[]).is_err());
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn an_open_file_is_read_to_its_end() {
         let mut out = Vec::new();
-        let mut flow = Flow::of(File::open("/dev/null").expect("a file"));
+        let mut flow = CommandStream::of(File::open("/dev/null").expect("a file"));
         assert_eq!(flow.read(&mut out, 10, WAIT, &mut |_| {}).expect("reading"), Came::End);
         assert!(flow.ended(WAIT, &mut |_| {}).expect("waiting").is_some_and(|status| status.success()));
     }

@@ -58,7 +58,7 @@ pub fn uptime() -> Option<u64> {
 
 /// A process, as others can tell whether it still lives.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Identity {
+pub struct ProcessIdentity {
     /// The name of its host.
     pub host: Vec<u8>,
     /// See [`machine_id`].
@@ -73,15 +73,15 @@ pub struct Identity {
     pub started: u64,
 }
 
-impl Identity {
+impl ProcessIdentity {
     /// This process.
     pub fn this() -> Self {
-        Identity { pid: id(), started: start_time(id()).unwrap_or(0), ..Self::here() }
+        ProcessIdentity { pid: id(), started: start_time(id()).unwrap_or(0), ..Self::here() }
     }
 
     /// This machine, and no process of it.
     fn here() -> Self {
-        Identity { host: host_name(), machine: machine_id(), boot: boot_id(), namespace: namespace(), pid: 0, started: 0 }
+        ProcessIdentity { host: host_name(), machine: machine_id(), boot: boot_id(), namespace: namespace(), pid: 0, started: 0 }
     }
 
     /// Whether it can be told here whether this process lives: it runs since the same boot, whatever the host was called

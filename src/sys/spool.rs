@@ -12,12 +12,12 @@ use crate::sys::map;
 /// Bytes that are being written.
 #[derive(Debug)]
 pub struct Spool {
-    held: Held,
+    held: SpoolStorage,
     len: u64,
 }
 
 #[derive(Debug)]
-enum Held {
+enum SpoolStorage {
     Memory(Vec<u8>),
     File(BufWriter<File>),
 }
@@ -25,21 +25,21 @@ enum Held {
 impl Spool {
     /// Bytes in memory; `expected` of them are allocated at once.
     pub fn in_memory(expected: usize) -> Self {
-        Spool { held: Held::Memory(Vec::with_capacity(expected)), len: 0 }
+        Spool { held: SpoolStorage::Memory(Vec::with_capacity(expected)), len: 0 }
     }
 
     /// Bytes in a file that has no name, in `directory`: it is gone with the process, however that ends.
     pub fn in_file(directory: &Path) -> io::Result<Self> {
         let file = tempfile::tempfile_in(directory)?;
-        Ok(Spool { held: Held::File(BufWriter::with_capacity(1 << 20, file)), len: 0 })
+        Ok(Spool { held: SpoolStorage::File(BufWriter::with_capacity(1 << 20, file)), len: 0 })
     }
 
     /// Appends.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.len += bytes.len() as u64;
         match &mut self.held {
-            Held::Memory(held) => held.write_all(bytes),
-            Held::File(file) => file.write_all(bytes),
+            SpoolStorage::Memory(held) => held.write_all(bytes),
+            SpoolStorage::File(file) => file.write_all(bytes),
         }
     }
 
@@ -56,8 +56,8 @@ impl Spool {
     /// All of them, to read.
     pub fn finish(self) -> io::Result<Spooled> {
         match self.held {
-            Held::Memory(held) => Ok(Spooled(Bytes::Memory(held))),
-            Held::File(file) => map::whole(&file.into_inner()?).map(|map| Spooled(Bytes::Mapped(map))),
+            SpoolStorage::Memory(held) => Ok(Spooled(Bytes::Memory(held))),
+            SpoolStorage::File(file) => map::whole(&file.into_inner()?).map(|map| Spooled(Bytes::Mapped(map))),
         }
     }
 }

@@ -18,29 +18,29 @@ const BUFFER: usize = 1 << 20;
 const SMALLEST: u64 = 256;
 
 /// Is shown keys and values.
-pub type Visit<'v, const V: usize, E> = dyn FnMut(&Key, &[u8; V]) -> Result<(), E> + 'v;
+pub type TableVisitor<'v, const V: usize, E> = dyn FnMut(&TableKey, &[u8; V]) -> Result<(), E> + 'v;
 
 /// What names a value: 16 bytes of a hash. Keys that are no hashes make a table slow and large.
-pub type Key = [u8; 16];
+pub type TableKey = [u8; 16];
 
 #[derive(Debug)]
-enum Held {
+enum TableStorage {
     Memory(Vec<u8>),
     Mapped(MmapMut),
 }
 
-impl Held {
+impl TableStorage {
     fn bytes(&self) -> &[u8] {
         match self {
-            Held::Memory(bytes) => bytes,
-            Held::Mapped(map) => map,
+            TableStorage::Memory(bytes) => bytes,
+            TableStorage::Mapped(map) => map,
         }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
-            Held::Memory(bytes) => bytes,
-            Held::Mapped(map) => map,
+            TableStorage::Memory(bytes) => bytes,
+            TableStorage::Mapped(map) => map,
         }
     }
 }
@@ -48,7 +48,7 @@ impl Held {
 /// Values of `V` bytes by key. Nothing is ever removed.
 #[derive(Debug)]
 pub struct Table<const V: usize> {
-    held: Held,
+    held: TableStorage,
     /// How many places there are but for the tail: a power of two.
     places: u64,
     len: u64,
@@ -57,11 +57,11 @@ pub struct Table<const V: usize> {
 
 impl<const V: usize> Table<V> {
     /// Whether the place is taken, the key, the value.
-    const RECORD: usize = 1 + size_of::<Key>() + V;
+    const RECORD: usize = 1 + size_of::<TableKey>() + V;
 
     /// An empty table. The file is made in `directory`; without one, or where it cannot be made, all stays in memory.
     pub fn new(directory: Option<&Path>) -> Self {
-        let held = Held::Memory(vec![0; (SMALLEST + TAIL) as usize * Self::RECORD]);
+        let held = TableStorage::Memory(vec![0; (SMALLEST + TAIL) as usize * Self::RECORD]);
         Table { held, places: SMALLEST, len: 0, directory: directory.map(Path::to_owned) }
     }
 
@@ -77,17 +77,17 @@ impl<const V: usize> Table<V> {
 
     /// Whether it has grown out of memory.
     pub fn is_spilled(&self) -> bool {
-        matches!(self.held, Held::Mapped(_))
+        matches!(self.held, TableStorage::Mapped(_))
     }
 
     /// The value of `key`.
-    pub fn get(&self, key: &Key) -> Option<[u8; V]> {
+    pub fn get(&self, key: &TableKey) -> Option<[u8; V]> {
         let (_, record) = self.find(key).filter(|(_, record)| record[0] != 0)?;
-        record[1 + size_of::<Key>()..].try_into().ok()
+        record[1 + size_of::<TableKey>()..].try_into().ok()
     }
 
     /// Sets the value of `key`; false when it had one. Fails when there is no memory to grow.
-    pub fn put(&mut self, key: &Key, value: &[u8; V]) -> io::Result<bool> {
+    pub fn put(&mut self, key: &TableKey, value: &[u8; V]) -> io::Result<bool> {
         loop {
             let found = self.find(key).map(|(at, record)| (at, record[0] == 0));
             let Some((at, new)) = found else {
@@ -108,13 +108,13 @@ impl<const V: usize> Table<V> {
     }
 
     /// The place where `key` stands or would stand, and what is there; `None` when the table must grow first.
-    fn find(&self, key: &Key) -> Option<(u64, &[u8])> {
+    fn find(&self, key: &TableKey) -> Option<(u64, &[u8])> {
         let home = self.home(key);
         let records = self.held.bytes().chunks_exact(Self::RECORD).skip(home as usize);
         (home..).zip(records).find(|(_, record)| record[0] == 0 || record[1..17] == key[..])
     }
 
-    fn home(&self, key: &Key) -> u64 {
+    fn home(&self, key: &TableKey) -> u64 {
         let mut high = [0; 8];
         high.copy_from_slice(&key[..8]);
         u64::from_be_bytes(high) >> (64 - self.places.trailing_zeros())
@@ -129,22 +129,22 @@ impl<const V: usize> Table<V> {
         Ok(())
     }
 
-    fn room(&self, bytes: u64) -> io::Result<Held> {
+    fn room(&self, bytes: u64) -> io::Result<TableStorage> {
         let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
         if bytes > IN_MEMORY
             && let Some(directory) = &self.directory
             && let Ok(map) = tempfile::tempfile_in(directory).and_then(|file| map::writable(&file, bytes))
         {
-            return Ok(Held::Mapped(map));
+            return Ok(TableStorage::Mapped(map));
         }
         // A disk that is full, or has no such files, is no reason to give up.
-        Ok(Held::Memory(vec![0; bytes]))
+        Ok(TableStorage::Memory(vec![0; bytes]))
     }
 
     /// Calls `visit` with every key and value, in the order of the keys; an error of it ends that.
-    pub fn each<E>(&self, visit: &mut Visit<'_, V, E>) -> Result<(), E> {
+    pub fn each<E>(&self, visit: &mut TableVisitor<'_, V, E>) -> Result<(), E> {
         // What stands without a gap is in no order; before and behind the gaps, it is.
-        let mut together: Vec<(Key, [u8; V])> = Vec::new();
+        let mut together: Vec<(TableKey, [u8; V])> = Vec::new();
         for record in self.held.bytes().chunks_exact(Self::RECORD) {
             if record[0] != 0 {
                 let (mut key, mut value) = ([0; 16], [0; V]);
@@ -158,7 +158,7 @@ impl<const V: usize> Table<V> {
         Self::flush(&mut together, visit)
     }
 
-    fn flush<E>(together: &mut Vec<(Key, [u8; V])>, visit: &mut Visit<'_, V, E>) -> Result<(), E> {
+    fn flush<E>(together: &mut Vec<(TableKey, [u8; V])>, visit: &mut TableVisitor<'_, V, E>) -> Result<(), E> {
         together.sort_unstable_by_key(|(key, _)| *key);
         together.drain(..).try_for_each(|(key, value)| visit(&key, &value))
     }
@@ -210,7 +210,7 @@ impl Heap {
 }
 
 /// The first 16 bytes of the BLAKE3 of `bytes`: a key for what is no hash itself.
-pub fn key_of(bytes: &[u8]) -> Key {
+pub fn key_of(bytes: &[u8]) -> TableKey {
     let mut key = [0; 16];
     key.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
     key
@@ -238,9 +238,9 @@ mod tests {
                 assert_eq!(table.get(&key_of(&number.to_le_bytes())), Some(number.to_le_bytes()));
             }
             assert_eq!(table.get(&key_of(b"another")), None);
-            let mut keys: Vec<Key> = Vec::new();
+            let mut keys: Vec<TableKey> = Vec::new();
             let mut sum = 0;
-            let visit = &mut |key: &Key, value: &[u8; 8]| {
+            let visit = &mut |key: &TableKey, value: &[u8; 8]| {
                 keys.push(*key);
                 sum += u64::from_le_bytes(*value);
                 Ok::<(), io::Error>(())

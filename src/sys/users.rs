@@ -44,13 +44,13 @@ pub fn group_id(name: &[u8]) -> Option<u32> {
     .run(|entry: &libc::group| entry.gr_gid)
 }
 
-struct Lookup<F>(F);
+struct UserLookup<F>(F);
 
-fn lookup<T, F: FnMut(&mut [u8], *mut T, *mut *mut T) -> i32>(call: F) -> Lookup<F> {
-    Lookup(call)
+fn lookup<T, F: FnMut(&mut [u8], *mut T, *mut *mut T) -> i32>(call: F) -> UserLookup<F> {
+    UserLookup(call)
 }
 
-impl<F> Lookup<F> {
+impl<F> UserLookup<F> {
     fn run<T, R>(mut self, read: impl FnOnce(&T) -> R) -> Option<R>
     where
         F: FnMut(&mut [u8], *mut T, *mut *mut T) -> i32,

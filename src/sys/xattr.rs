@@ -13,42 +13,42 @@ use crate::sys::dir::Dir;
 const MOST: usize = 8 << 20;
 
 /// Name and value of each attribute, sorted by name, each name once.
-pub type List = Vec<(Vec<u8>, Vec<u8>)>;
+pub type XattrList = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The attributes that could be read, and why others could not.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ReadXattrs {
     /// What could be read.
-    pub list: List,
+    pub list: XattrList,
     /// The first failure: of the names, or of a value, which it names.
     pub failed: Option<io::Error>,
 }
 
-impl Found {
-    fn whole(self) -> io::Result<List> {
+impl ReadXattrs {
+    fn whole(self) -> io::Result<XattrList> {
         self.failed.map_or(Ok(self.list), Err)
     }
 }
 
 /// The attributes of an open file or directory; empty where the file system has none.
-pub fn list(fd: impl AsFd) -> io::Result<List> {
+pub fn list(fd: impl AsFd) -> io::Result<XattrList> {
     find(fd).whole()
 }
 
 /// The attributes of the entry `name` of `dir`, itself and not what it links to.
-pub fn list_at(dir: &Dir, name: &[u8]) -> io::Result<List> {
+pub fn list_at(dir: &Dir, name: &[u8]) -> io::Result<XattrList> {
     find_at(dir, name).whole()
 }
 
 /// What can be read of the attributes of an open file or directory.
-pub fn find(fd: impl AsFd) -> Found {
+pub fn find(fd: impl AsFd) -> ReadXattrs {
     let fd = fd.as_fd();
     collect(|buf| fs::flistxattr(fd, spare_capacity(buf)), |name, buf| fs::fgetxattr(fd, name, spare_capacity(buf)))
 }
 
 /// What can be read of the attributes of an entry itself. Goes through `/proc/self/fd`, as the kernel has no `*xattrat`
 /// before 6.13.
-pub fn find_at(dir: &Dir, name: &[u8]) -> Found {
+pub fn find_at(dir: &Dir, name: &[u8]) -> ReadXattrs {
     let path = proc_path(dir, name);
     collect(
         |buf| fs::llistxattr(path.as_slice(), spare_capacity(buf)),
@@ -98,12 +98,12 @@ fn grown(mut call: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>) -> rus
 fn collect(
     list: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>,
     mut get: impl FnMut(&[u8], &mut Vec<u8>) -> rustix::io::Result<usize>,
-) -> Found {
-    let mut out = Found::default();
+) -> ReadXattrs {
+    let mut out = ReadXattrs::default();
     let names = match grown(list) {
         Ok(names) => names,
         Err(Errno::NOTSUP | Errno::NOSYS) => return out,
-        Err(e) => return Found { failed: Some(e.into()), ..out },
+        Err(e) => return ReadXattrs { failed: Some(e.into()), ..out },
     };
     let mut names: Vec<&[u8]> = names.split(|&b| b == 0).filter(|name| !name.is_empty()).collect();
     // A name may be listed twice while attributes change.
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     /// The attributes `user.a` and `user.b`, as calls would answer; `value` answers for each.
-    fn two(value: impl Fn(&[u8]) -> rustix::io::Result<&'static [u8]>) -> Found {
+    fn two(value: impl Fn(&[u8]) -> rustix::io::Result<&'static [u8]>) -> ReadXattrs {
         let put = |bytes: &[u8], buf: &mut Vec<u8>| {
             buf.extend_from_slice(bytes);
             Ok(bytes.len())

@@ -17,8 +17,8 @@ use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item};
 use crate::repo::pack::run::FrameRun;
-use crate::vfs::below::Below;
-use crate::vfs::push::Store;
+use crate::vfs::below::NodeFinder;
+use crate::vfs::push::PageCacheStore;
 
 /// What is decoded and given at once.
 const PIECE: u64 = 512 << 10;
@@ -34,7 +34,7 @@ const PAGE: u64 = 4096;
 
 /// How far one file was given to one reader.
 #[derive(Debug)]
-pub struct Given {
+pub struct ReadAheadState {
     /// Where what was given ends: the page there was left out.
     end: u64,
     /// How much is given next.
@@ -43,10 +43,10 @@ pub struct Given {
     reached: Arc<AtomicU64>,
 }
 
-impl Given {
+impl ReadAheadState {
     /// Nothing yet.
     pub fn new() -> Self {
-        Given { end: 0, window: FIRST, reached: Arc::default() }
+        ReadAheadState { end: 0, window: FIRST, reached: Arc::default() }
     }
 
     /// Where what was given ends.
@@ -75,7 +75,7 @@ impl Given {
 
 /// A part of a file, for one thread: the inode number that the kernel knows, the content, and where in it.
 #[derive(Debug)]
-pub struct Piece {
+pub struct ReadAheadPiece {
     ino: u64,
     content: Arc<Content>,
     range: Range<u64>,
@@ -88,9 +88,9 @@ pub fn reading(
     ino: u64,
     content: &Content,
     reached: u64,
-    given: &mut Given,
+    given: &mut ReadAheadState,
     high_latency: bool,
-    take: impl Fn(Piece) -> bool,
+    take: impl Fn(ReadAheadPiece) -> bool,
 ) -> bool {
     if !matches!(content, Content::Tree { .. } | Content::Items(_)) {
         return false;
@@ -101,7 +101,7 @@ pub fn reading(
         while end < window.end {
             let range = end..(end + if high_latency { FAR_PIECE } else { PIECE }).min(window.end);
             // Refused: there are too many readers, this one asks.
-            if !take(Piece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() }) {
+            if !take(ReadAheadPiece { ino, content: content.clone(), range: range.clone(), reached: given.reached.clone() }) {
                 break;
             }
             end = range.end;
@@ -114,7 +114,7 @@ pub fn reading(
 }
 
 /// Gives a piece. `bytes` is a buffer.
-pub fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) -> Result<()> {
+pub fn give(below: &NodeFinder, store: &PageCacheStore, piece: &ReadAheadPiece, bytes: &mut Vec<u8>) -> Result<()> {
     let Range { start, end } = piece.range;
     let overtaken = |end: u64| piece.reached.load(Ordering::Relaxed) >= end;
     if !overtaken(end) {
@@ -131,7 +131,7 @@ pub fn give(below: &Below, store: &Store, piece: &Piece, bytes: &mut Vec<u8>) ->
 }
 
 /// Has what a piece needs read with few requests, on high-latency storage.
-fn load(below: &Below, piece: &Piece) -> Result<()> {
+fn load(below: &NodeFinder, piece: &ReadAheadPiece) -> Result<()> {
     let chunks = below.trees().chunks();
     let most = chunks.repo().storage().costs().worth_one_read;
     if most == 0 {
@@ -159,7 +159,7 @@ mod tests {
 
     /// Plays a reader of a file of `size` bytes whose kernel asks for 128 KiB wherever nothing was given; what it asks.
     fn asked(size: u64) -> Vec<u64> {
-        let (mut given, mut windows) = (Given::new(), Vec::<Range<u64>>::new());
+        let (mut given, mut windows) = (ReadAheadState::new(), Vec::<Range<u64>>::new());
         let (mut at, mut asked) = (0, Vec::new());
         while at < size {
             match windows.iter().find(|window| window.contains(&at)) {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn one_page_is_left_out_between_windows() {
-        let mut given = Given::new();
+        let mut given = ReadAheadState::new();
         let first = given.window(0, 1 << 30).unwrap();
         given.gave(first.end);
         let second = given.window(1 << 20, 1 << 30).unwrap();
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_reader_who_overtakes_is_given_what_lies_before_it() {
-        let mut given = Given::new();
+        let mut given = ReadAheadState::new();
         given.gave(1 << 20);
         assert_eq!(given.window(50 << 20, 1 << 30).unwrap().start, (50 << 20) + MARGIN);
         assert_eq!(given.window((1 << 30) - 5, 1 << 30), None);

@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item};
 use crate::repo::bits::Bits;
-use crate::vfs::below::Below;
-use crate::vfs::push::{Kernel, Store};
+use crate::vfs::below::NodeFinder;
+use crate::vfs::push::{Kernel, PageCacheStore};
 
 /// A longer request has the kernel's own reading ahead in it, which begins with so much.
 const READ_AHEAD: u64 = 16 << 10;
@@ -47,7 +47,7 @@ const LONGEST: u64 = 1 << 40;
 
 /// What was read: the inode number that the kernel knows, the file's content, and where in it.
 #[derive(Debug)]
-struct Job {
+struct ReadAroundJob {
     ino: u64,
     content: Content,
     offset: u64,
@@ -56,12 +56,12 @@ struct Job {
 /// The thread that gives.
 #[derive(Debug)]
 pub struct Around {
-    jobs: Sender<Job>,
+    jobs: Sender<ReadAroundJob>,
 }
 
 impl Around {
     /// Starts the thread; it ends with this.
-    pub fn new(below: Arc<Below>, kernel: Kernel, high_latency: bool) -> Result<Self> {
+    pub fn new(below: Arc<NodeFinder>, kernel: Kernel, high_latency: bool) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(WAITING);
         std::thread::Builder::new()
             .name("mount-around".to_owned())
@@ -74,16 +74,16 @@ impl Around {
     pub fn reading(&self, ino: u64, content: &Content, (offset, size): (u64, u64)) {
         if size < READ_AHEAD && content.size() > SHORTEST && matches!(content, Content::Tree { .. } | Content::Items(_)) {
             // A full queue: the reader is quicker than this, and need not wait.
-            let _ = self.jobs.try_send(Job { ino, content: content.clone(), offset });
+            let _ = self.jobs.try_send(ReadAroundJob { ino, content: content.clone(), offset });
         }
     }
 }
 
 /// A file of which places were given.
 #[derive(Debug)]
-struct Places {
+struct GivenRanges {
     /// The last read of it.
-    job: Job,
+    job: ReadAroundJob,
     given: Bits,
     /// How many of them were read before they were given, and afterwards.
     read: u32,
@@ -92,10 +92,10 @@ struct Places {
     credit: u32,
 }
 
-impl Places {
-    fn new(job: Job) -> Self {
+impl GivenRanges {
+    fn new(job: ReadAroundJob) -> Self {
         let size = Some(job.content.size()).filter(|size| *size <= LONGEST).unwrap_or(0);
-        Places { job, given: Bits::new(size.div_ceil(PLACE)), read: 0, again: 0, credit: 0 }
+        GivenRanges { job, given: Bits::new(size.div_ceil(PLACE)), read: 0, again: 0, credit: 0 }
     }
 
     fn has(&self, place: u64) -> bool {
@@ -144,8 +144,8 @@ impl Places {
     }
 }
 
-fn work(below: &Below, kernel: &Kernel, jobs: &Receiver<Job>, high_latency: bool) {
-    let (mut bytes, mut files) = (Vec::new(), VecDeque::<Places>::new());
+fn work(below: &NodeFinder, kernel: &Kernel, jobs: &Receiver<ReadAroundJob>, high_latency: bool) {
+    let (mut bytes, mut files) = (Vec::new(), VecDeque::<GivenRanges>::new());
     loop {
         let owing = files.iter().position(|file| file.credit > 0).filter(|_| !high_latency);
         let job = match owing {
@@ -169,7 +169,7 @@ fn work(below: &Below, kernel: &Kernel, jobs: &Receiver<Job>, high_latency: bool
 }
 
 /// Notes a read; answers where its file is among those that are remembered.
-fn note(files: &mut VecDeque<Places>, job: Job) -> usize {
+fn note(files: &mut VecDeque<GivenRanges>, job: ReadAroundJob) -> usize {
     let offset = job.offset;
     let at = match files.iter().position(|file| file.job.ino == job.ino) {
         Some(at) => {
@@ -178,7 +178,7 @@ fn note(files: &mut VecDeque<Places>, job: Job) -> usize {
         }
         None => {
             files.truncate(FILES - 1);
-            files.push_front(Places::new(job));
+            files.push_front(GivenRanges::new(job));
             0
         }
     };
@@ -187,7 +187,7 @@ fn note(files: &mut VecDeque<Places>, job: Job) -> usize {
 }
 
 /// Gives the frame at `offset`, if it is decoded or was not asked for; answers which range that was.
-fn give(below: &Below, store: &Store, job: &Job, offset: u64, bytes: &mut Vec<u8>) -> Result<(u64, u64)> {
+fn give(below: &NodeFinder, store: &PageCacheStore, job: &ReadAroundJob, offset: u64, bytes: &mut Vec<u8>) -> Result<(u64, u64)> {
     if offset != job.offset {
         below.trees().read(&job.content, offset, 1, bytes)?;
     }
@@ -203,7 +203,7 @@ fn give(below: &Below, store: &Store, job: &Job, offset: u64, bytes: &mut Vec<u8
 }
 
 /// The range around `offset` whose chunks lie in one frame with the chunk there, if that frame is decoded; else empty.
-fn same_frame(below: &Below, content: &Content, offset: u64) -> Result<(u64, u64)> {
+fn same_frame(below: &NodeFinder, content: &Content, offset: u64) -> Result<(u64, u64)> {
     let chunks = below.trees().chunks();
     let index = chunks.index();
     let mut pieces = Vec::new();
@@ -229,9 +229,9 @@ mod tests {
     use super::*;
 
     /// A file of so many places.
-    fn file(places: u64) -> Places {
+    fn file(places: u64) -> GivenRanges {
         let content = Content::Items(vec![Item::Hole { len: places * PLACE }]);
-        Places::new(Job { ino: 5, content, offset: 0 })
+        GivenRanges::new(ReadAroundJob { ino: 5, content, offset: 0 })
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct DirEntry<'a> {
 
 /// Totals of the file system, for `df`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct FileSystemTotals {
     /// Logical bytes of all files in the snapshots shown.
     pub bytes: u64,
     /// Entries in the snapshots shown.
@@ -78,7 +78,7 @@ pub struct Totals {
 
 /// Why an operation has no answer. A name that is not there is no fault: `lookup` answers `None`.
 #[derive(Debug)]
-pub enum Fault {
+pub enum ViewFault {
     /// The inode number belongs to nothing that this mount knows (any more).
     Stale,
     /// A directory was needed.
@@ -97,28 +97,28 @@ pub enum Fault {
     Unreadable(Error),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ViewFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Stale => f.write_str("the inode is gone"),
-            Fault::NotDirectory => f.write_str("not a directory"),
-            Fault::IsDirectory => f.write_str("a directory"),
-            Fault::Invalid => f.write_str("not for this kind of entry"),
-            Fault::NoAttribute => f.write_str("no such attribute"),
-            Fault::PastEnd => f.write_str("no data from there on"),
-            Fault::NameTooLong => f.write_str("the name is too long"),
-            Fault::Unreadable(e) => e.fmt(f),
+            ViewFault::Stale => f.write_str("the inode is gone"),
+            ViewFault::NotDirectory => f.write_str("not a directory"),
+            ViewFault::IsDirectory => f.write_str("a directory"),
+            ViewFault::Invalid => f.write_str("not for this kind of entry"),
+            ViewFault::NoAttribute => f.write_str("no such attribute"),
+            ViewFault::PastEnd => f.write_str("no data from there on"),
+            ViewFault::NameTooLong => f.write_str("the name is too long"),
+            ViewFault::Unreadable(e) => e.fmt(f),
         }
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ViewFault {}
 
-impl From<Error> for Fault {
+impl From<Error> for ViewFault {
     fn from(e: Error) -> Self {
-        Fault::Unreadable(e)
+        ViewFault::Unreadable(e)
     }
 }
 
 /// The result of an operation of the view.
-pub type Answer<T> = std::result::Result<T, Fault>;
+pub type ViewResult<T> = std::result::Result<T, ViewFault>;

@@ -10,8 +10,8 @@ use quick_cache::sync::Cache;
 
 use crate::model::{Directory, Node};
 use crate::repo::tree::{Entry, TreeReader};
-use crate::vfs::attr::{Answer, Fault};
-use crate::vfs::root::Mounted;
+use crate::vfs::attr::{ViewFault, ViewResult};
+use crate::vfs::root::MountedSnapshot;
 
 /// Directories that are remembered, at about 100 bytes each.
 const REMEMBERED: usize = 16 << 10;
@@ -20,9 +20,9 @@ const RECENT: usize = 16;
 
 /// A directory of a snapshot.
 #[derive(Debug, Clone)]
-pub struct Dir {
+pub struct SnapshotDir {
     /// The snapshot.
-    pub tree: Arc<Mounted>,
+    pub tree: Arc<MountedSnapshot>,
     /// Its position in the snapshot's preorder.
     pub position: u64,
     /// What is in it.
@@ -31,7 +31,7 @@ pub struct Dir {
     pub parent: Option<u64>,
 }
 
-impl Dir {
+impl SnapshotDir {
     /// Its inode number.
     pub fn ino(&self) -> u64 {
         self.tree.base + self.position
@@ -45,51 +45,51 @@ impl Dir {
 
 /// A node where it is, without a copy.
 #[derive(Debug, Clone)]
-enum Place {
-    Root(Arc<Mounted>),
+enum NodeLocation {
+    Root(Arc<MountedSnapshot>),
     Entry(Entry),
 }
 
 /// A node that was found.
 #[derive(Debug, Clone)]
-pub struct Found {
-    place: Place,
+pub struct FoundNode {
+    place: NodeLocation,
     /// The directory it is in; `None` for the snapshot's root.
-    pub parent: Option<Dir>,
+    pub parent: Option<SnapshotDir>,
 }
 
-impl Found {
+impl FoundNode {
     /// The node.
     pub fn node(&self) -> &Node {
         match &self.place {
-            Place::Root(mounted) => &mounted.snapshot.root,
-            Place::Entry(entry) => entry.node(),
+            NodeLocation::Root(mounted) => &mounted.snapshot.root,
+            NodeLocation::Entry(entry) => entry.node(),
         }
     }
 
     /// Its number among the entries of its directory; `None` for the snapshot's root.
     pub fn number(&self) -> Option<u64> {
         match &self.place {
-            Place::Root(_) => None,
-            Place::Entry(entry) => Some(entry.number),
+            NodeLocation::Root(_) => None,
+            NodeLocation::Entry(entry) => Some(entry.number),
         }
     }
 }
 
 /// Finds nodes, and remembers directories.
 #[derive(Debug)]
-pub struct Below {
+pub struct NodeFinder {
     trees: Arc<TreeReader>,
-    known: Cache<u64, Dir>,
-    recent: RwLock<[Option<Dir>; RECENT]>,
+    known: Cache<u64, SnapshotDir>,
+    recent: RwLock<[Option<SnapshotDir>; RECENT]>,
     next: AtomicUsize,
 }
 
-impl Below {
+impl NodeFinder {
     /// Remembers nothing yet.
     pub fn new(trees: Arc<TreeReader>) -> Self {
         let known = Cache::new(REMEMBERED);
-        Below { trees, known, recent: RwLock::default(), next: AtomicUsize::new(0) }
+        NodeFinder { trees, known, recent: RwLock::default(), next: AtomicUsize::new(0) }
     }
 
     /// The trees behind it.
@@ -98,48 +98,48 @@ impl Below {
     }
 
     /// The node at `position` of `tree`.
-    pub fn node(&self, tree: &Arc<Mounted>, position: u64) -> Answer<Found> {
-        let root = || Dir { tree: tree.clone(), position: 0, directory: root_directory(tree), parent: None };
+    pub fn node(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<FoundNode> {
+        let root = || SnapshotDir { tree: tree.clone(), position: 0, directory: root_directory(tree), parent: None };
         if position == 0 {
-            return Ok(Found { place: Place::Root(tree.clone()), parent: None });
+            return Ok(FoundNode { place: NodeLocation::Root(tree.clone()), parent: None });
         }
         let ino = tree.base + position;
         let recent = self.nearest(ino);
-        let from_recent = recent.as_ref().map(Dir::ino);
+        let from_recent = recent.as_ref().map(SnapshotDir::ino);
         let mut dir = recent.unwrap_or_else(root);
         loop {
-            let entry = self.trees.entry_at(&dir.directory, position - dir.position)?.ok_or(Fault::Stale)?;
+            let entry = self.trees.entry_at(&dir.directory, position - dir.position)?.ok_or(ViewFault::Stale)?;
             let at = dir.position + entry.offset;
             if at == position {
                 if from_recent != Some(dir.ino()) {
                     self.touch(&dir);
                 }
-                return Ok(Found { place: Place::Entry(entry), parent: Some(dir) });
+                return Ok(FoundNode { place: NodeLocation::Entry(entry), parent: Some(dir) });
             }
-            let directory = *entry.node().directory().ok_or(Fault::Stale)?;
-            dir = Dir { tree: dir.tree, position: at, directory, parent: Some(dir.position) };
+            let directory = *entry.node().directory().ok_or(ViewFault::Stale)?;
+            dir = SnapshotDir { tree: dir.tree, position: at, directory, parent: Some(dir.position) };
         }
     }
 
     /// The directory at `position` of `tree`.
-    pub fn dir(&self, tree: &Arc<Mounted>, position: u64) -> Answer<Dir> {
+    pub fn dir(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<SnapshotDir> {
         if let Some(dir) = self.known.get(&(tree.base + position)) {
             return Ok(dir);
         }
         let found = self.node(tree, position)?;
-        let directory = *found.node().directory().ok_or(Fault::NotDirectory)?;
-        let dir = Dir { tree: tree.clone(), position, directory, parent: found.parent.map(|p| p.position) };
+        let directory = *found.node().directory().ok_or(ViewFault::NotDirectory)?;
+        let dir = SnapshotDir { tree: tree.clone(), position, directory, parent: found.parent.map(|p| p.position) };
         self.remember(dir.clone());
         Ok(dir)
     }
 
     /// Remembers a directory that was come by.
-    pub fn remember(&self, dir: Dir) {
+    pub fn remember(&self, dir: SnapshotDir) {
         self.known.insert(dir.ino(), dir);
     }
 
     /// The entry called `name` of `dir`. Its directory is likely to be asked for what is below it next.
-    pub fn lookup(&self, dir: &Dir, name: &[u8]) -> Answer<Option<Entry>> {
+    pub fn lookup(&self, dir: &SnapshotDir, name: &[u8]) -> ViewResult<Option<Entry>> {
         let entry = self.trees.lookup(&dir.directory, name)?;
         if entry.is_some() {
             self.touch(dir);
@@ -148,14 +148,14 @@ impl Below {
     }
 
     /// The deepest recent directory that holds the inode.
-    fn nearest(&self, ino: u64) -> Option<Dir> {
+    fn nearest(&self, ino: u64) -> Option<SnapshotDir> {
         let recent = self.recent.read().unwrap_or_else(|e| e.into_inner());
         recent.iter().flatten().filter(|dir| dir.holds(ino)).max_by_key(|dir| dir.position).cloned()
     }
 
     /// Puts a directory among the recent ones.
-    pub fn touch(&self, dir: &Dir) {
-        let known = |recent: &[Option<Dir>; RECENT]| recent.iter().flatten().any(|d| d.ino() == dir.ino());
+    pub fn touch(&self, dir: &SnapshotDir) {
+        let known = |recent: &[Option<SnapshotDir>; RECENT]| recent.iter().flatten().any(|d| d.ino() == dir.ino());
         if known(&self.recent.read().unwrap_or_else(|e| e.into_inner())) {
             return;
         }
@@ -165,6 +165,6 @@ impl Below {
 }
 
 /// What is in the root of a snapshot; nothing if, against the rules, it is no directory.
-fn root_directory(tree: &Mounted) -> Directory {
+fn root_directory(tree: &MountedSnapshot) -> Directory {
     tree.snapshot.root.directory().copied().unwrap_or_default()
 }

@@ -8,11 +8,11 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
-use crate::vfs::attr::{Answer, Attr, Fault, Totals};
-use crate::vfs::below::Dir;
+use crate::vfs::attr::{Attr, FileSystemTotals, ViewFault, ViewResult};
+use crate::vfs::below::SnapshotDir;
 use crate::vfs::inode::{FIRST, ROOT};
-use crate::vfs::list::Watch;
-use crate::vfs::root::{Change, IDS, Made, Mounted, Root};
+use crate::vfs::list::SnapshotWatch;
+use crate::vfs::root::{IDS, Invalidation, MountedSnapshot, VirtualEntry, VirtualRoot};
 
 /// The repository's list of snapshots is not read more often than this.
 const POLL: Duration = Duration::from_secs(1);
@@ -21,43 +21,43 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is at the root of the mount.
 #[derive(Debug)]
-pub enum Top {
+pub enum MountRoot {
     /// Made-up directories.
-    Made(Root),
+    Made(VirtualRoot),
     /// A directory of a snapshot.
-    Tree(Dir),
+    Tree(SnapshotDir),
 }
 
 /// Everything that a new list of snapshots changes.
 #[derive(Debug)]
-pub struct State {
+pub struct FollowerState {
     /// Every snapshot that has inode numbers, sorted by their beginning.
-    placed: Vec<Arc<Mounted>>,
-    top: Top,
+    placed: Vec<Arc<MountedSnapshot>>,
+    top: MountRoot,
     /// Totals of what is shown.
-    pub totals: Totals,
+    pub totals: FileSystemTotals,
 }
 
 /// What an inode number stands for.
-pub enum Node<'a> {
+pub enum InodeTarget<'a> {
     /// Something made up.
-    Made(&'a Made),
+    Made(&'a VirtualEntry),
     /// A position in the preorder of a snapshot.
-    Below(Arc<Mounted>, u64),
+    Below(Arc<MountedSnapshot>, u64),
 }
 
-impl State {
-    fn made(watch: &mut Watch, shown: &[Arc<Mounted>], before: Option<&Root>) -> State {
+impl FollowerState {
+    fn made(watch: &mut SnapshotWatch, shown: &[Arc<MountedSnapshot>], before: Option<&VirtualRoot>) -> FollowerState {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp { secs: now.as_secs() as i64, nanos: now.subsec_nanos() };
-        let top = Top::Made(Root::build(shown, &mut watch.numbers, before, now));
-        State { placed: watch.placed(), totals: totals(shown), top }
+        let top = MountRoot::Made(VirtualRoot::build(shown, &mut watch.numbers, before, now));
+        FollowerState { placed: watch.placed(), totals: totals(shown), top }
     }
 
     /// The inode number within the ranges of snapshots.
     fn inside(&self, ino: u64) -> u64 {
         match &self.top {
-            Top::Tree(dir) if ino == ROOT => dir.ino(),
+            MountRoot::Tree(dir) if ino == ROOT => dir.ino(),
             _ => ino,
         }
     }
@@ -65,7 +65,7 @@ impl State {
     /// The inode number that the kernel knows.
     pub fn outside(&self, ino: u64) -> u64 {
         match &self.top {
-            Top::Tree(dir) if ino == dir.ino() => ROOT,
+            MountRoot::Tree(dir) if ino == dir.ino() => ROOT,
             _ => ino,
         }
     }
@@ -77,53 +77,53 @@ impl State {
 
     /// Whether the number belongs to something made up.
     pub fn is_made(&self, ino: u64) -> bool {
-        matches!(self.top, Top::Made(_)) && ino < FIRST
+        matches!(self.top, MountRoot::Made(_)) && ino < FIRST
     }
 
     /// The number that `..` has in a directory of a snapshot.
-    pub fn parent(&self, dir: &Dir) -> u64 {
+    pub fn parent(&self, dir: &SnapshotDir) -> u64 {
         match (&self.top, dir.parent) {
-            (Top::Tree(top), _) if top.ino() == dir.ino() => ROOT,
+            (MountRoot::Tree(top), _) if top.ino() == dir.ino() => ROOT,
             (_, Some(position)) => self.outside(dir.tree.base + position),
             (_, None) => IDS,
         }
     }
 
     /// What a number stands for.
-    pub fn node(&self, ino: u64) -> Answer<Node<'_>> {
+    pub fn node(&self, ino: u64) -> ViewResult<InodeTarget<'_>> {
         if self.is_made(ino) {
-            let Top::Made(root) = &self.top else { return Err(Fault::Stale) };
-            return root.get(ino).map(Node::Made).ok_or(Fault::Stale);
+            let MountRoot::Made(root) = &self.top else { return Err(ViewFault::Stale) };
+            return root.get(ino).map(InodeTarget::Made).ok_or(ViewFault::Stale);
         }
         let ino = self.inside(ino);
         let at = self.placed.partition_point(|m| m.base <= ino);
-        let tree = at.checked_sub(1).and_then(|at| self.placed.get(at)).ok_or(Fault::Stale)?;
+        let tree = at.checked_sub(1).and_then(|at| self.placed.get(at)).ok_or(ViewFault::Stale)?;
         let position = ino - tree.base;
-        if position < tree.snapshot.nodes() { Ok(Node::Below(tree.clone(), position)) } else { Err(Fault::Stale) }
+        if position < tree.snapshot.nodes() { Ok(InodeTarget::Below(tree.clone(), position)) } else { Err(ViewFault::Stale) }
     }
 }
 
 /// Holds the state and replaces it.
 #[derive(Debug)]
 pub struct Follower {
-    shared: Arc<Shared>,
+    shared: Arc<FollowerShared>,
     /// Where a thread waits that lists; `None` where nothing is followed.
     wishes: Option<Sender<Sender<()>>>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: RwLock<Arc<State>>,
-    watch: Option<Mutex<Watch>>,
+struct FollowerShared {
+    state: RwLock<Arc<FollowerState>>,
+    watch: Option<Mutex<SnapshotWatch>>,
     notified: AtomicBool,
-    changes: (Sender<Change>, Receiver<Change>),
+    changes: (Sender<Invalidation>, Receiver<Invalidation>),
 }
 
 impl Follower {
     /// Shows `shown` and what comes to the list later.
-    pub fn snapshots(mut watch: Watch, shown: &[Arc<Mounted>]) -> Result<Follower> {
-        let state = State::made(&mut watch, shown, None);
-        let shared = Arc::new(Shared::new(state, Some(watch)));
+    pub fn snapshots(mut watch: SnapshotWatch, shown: &[Arc<MountedSnapshot>]) -> Result<Follower> {
+        let state = FollowerState::made(&mut watch, shown, None);
+        let shared = Arc::new(FollowerShared::new(state, Some(watch)));
         let (wishes, receiver) = crossbeam_channel::bounded::<Sender<()>>(1);
         let lister = shared.clone();
         std::thread::Builder::new()
@@ -139,14 +139,14 @@ impl Follower {
     }
 
     /// Shows one directory of a snapshot for ever.
-    pub fn directory(dir: Dir) -> Follower {
+    pub fn directory(dir: SnapshotDir) -> Follower {
         let tree = dir.tree.clone();
-        let state = State { totals: totals(std::slice::from_ref(&tree)), placed: vec![tree], top: Top::Tree(dir) };
-        Follower { shared: Arc::new(Shared::new(state, None)), wishes: None }
+        let state = FollowerState { totals: totals(std::slice::from_ref(&tree)), placed: vec![tree], top: MountRoot::Tree(dir) };
+        Follower { shared: Arc::new(FollowerShared::new(state, None)), wishes: None }
     }
 
     /// The state now.
-    pub fn state(&self) -> Arc<State> {
+    pub fn state(&self) -> Arc<FollowerState> {
         self.shared.state()
     }
 
@@ -166,19 +166,19 @@ impl Follower {
     }
 
     /// What changes in the made-up directories from now on. For one receiver.
-    pub fn changes(&self) -> Receiver<Change> {
+    pub fn changes(&self) -> Receiver<Invalidation> {
         self.shared.notified.store(true, Ordering::Relaxed);
         self.shared.changes.1.clone()
     }
 }
 
-impl Shared {
-    fn new(state: State, watch: Option<Watch>) -> Shared {
+impl FollowerShared {
+    fn new(state: FollowerState, watch: Option<SnapshotWatch>) -> FollowerShared {
         let (state, watch) = (RwLock::new(Arc::new(state)), watch.map(Mutex::new));
-        Shared { state, watch, notified: AtomicBool::new(false), changes: crossbeam_channel::unbounded() }
+        FollowerShared { state, watch, notified: AtomicBool::new(false), changes: crossbeam_channel::unbounded() }
     }
 
-    fn state(&self) -> Arc<State> {
+    fn state(&self) -> Arc<FollowerState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -204,9 +204,9 @@ impl Shared {
             }
         };
         let before = self.state();
-        let Top::Made(old) = &before.top else { return };
-        let after = State::made(&mut watch, &shown, Some(old));
-        let Top::Made(root) = &after.top else { return };
+        let MountRoot::Made(old) = &before.top else { return };
+        let after = FollowerState::made(&mut watch, &shown, Some(old));
+        let MountRoot::Made(root) = &after.top else { return };
         let changes = old.changes(root);
         if changes.is_empty() {
             return;
@@ -218,8 +218,8 @@ impl Shared {
     }
 }
 
-fn totals(shown: &[Arc<Mounted>]) -> Totals {
-    shown.iter().fold(Totals::default(), |totals, m| Totals {
+fn totals(shown: &[Arc<MountedSnapshot>]) -> FileSystemTotals {
+    shown.iter().fold(FileSystemTotals::default(), |totals, m| FileSystemTotals {
         bytes: totals.bytes.saturating_add(m.snapshot.statistics.bytes),
         entries: totals.entries.saturating_add(m.snapshot.nodes()),
     })

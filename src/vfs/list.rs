@@ -8,27 +8,27 @@ use crate::error::{ErrorKind, Result};
 use crate::model::{Snapshot, SnapshotId};
 use crate::observe::Reports;
 use crate::repo::reader::ChunkReader;
-use crate::repo::snapshots::{self, Filter};
+use crate::repo::snapshots::{self, SnapshotFilter};
 use crate::repo::{Repository, parallel};
 use crate::repo::{annotations, times};
 use crate::vfs::inode::Ranges;
-use crate::vfs::root::{Mounted, Numbers};
+use crate::vfs::root::{MountedSnapshot, Numbers};
 
 /// A damaged snapshot is tried again after this time: its storage may have recovered.
 const AGAIN: Duration = Duration::from_secs(60);
 
-enum Known {
-    Snapshot(Arc<Mounted>),
+enum KnownSnapshot {
+    Snapshot(Arc<MountedSnapshot>),
     /// A fence, or a snapshot that the filter keeps out.
     Nothing,
     Damaged(Instant),
 }
 
 /// What the mount knows of the repository's snapshots.
-pub struct Watch {
+pub struct SnapshotWatch {
     chunks: Arc<ChunkReader>,
-    filter: Filter,
-    known: HashMap<SnapshotId, Known>,
+    filter: SnapshotFilter,
+    known: HashMap<SnapshotId, KnownSnapshot>,
     ranges: Ranges,
     /// Numbers of made-up entries.
     pub numbers: Numbers,
@@ -36,17 +36,17 @@ pub struct Watch {
     pub listed: Instant,
 }
 
-impl std::fmt::Debug for Watch {
+impl std::fmt::Debug for SnapshotWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Watch of {} snapshots", self.known.len())
     }
 }
 
-impl Watch {
+impl SnapshotWatch {
     /// Knows nothing yet. `chunks` reads what is in the snapshots, and is told when there are new ones.
-    pub fn new(chunks: Arc<ChunkReader>, filter: Filter) -> Self {
+    pub fn new(chunks: Arc<ChunkReader>, filter: SnapshotFilter) -> Self {
         let (known, ranges, numbers) = (HashMap::new(), Ranges::default(), Numbers::default());
-        Watch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
+        SnapshotWatch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
     }
 
     /// Where is said what cannot be shown.
@@ -56,7 +56,7 @@ impl Watch {
 
     /// Lists again and answers the snapshots to show, oldest first. Those that are gone stay known, so that their
     /// inode numbers are not used again and open files can be read on while their data is there.
-    pub fn list(&mut self) -> Result<Vec<Arc<Mounted>>> {
+    pub fn list(&mut self) -> Result<Vec<Arc<MountedSnapshot>>> {
         let names = snapshots::names(self.chunks.repo())?;
         self.listed = Instant::now();
         let new: Vec<SnapshotId> = names
@@ -64,7 +64,7 @@ impl Watch {
             .copied()
             .filter(|id| match self.known.get(id) {
                 None => true,
-                Some(Known::Damaged(since)) => since.elapsed() > AGAIN,
+                Some(KnownSnapshot::Damaged(since)) => since.elapsed() > AGAIN,
                 Some(_) => false,
             })
             .collect();
@@ -81,20 +81,20 @@ impl Watch {
         for (id, found) in loaded {
             let known = match found {
                 Ok(Some(snapshot)) if self.filter.matches(&snapshot) => self.place(snapshot),
-                Ok(_) => Known::Nothing,
+                Ok(_) => KnownSnapshot::Nothing,
                 // Forgotten and pruned since it was listed.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => {
                     self.reports().warn("", format!("a snapshot is not shown: {e}"));
-                    Known::Damaged(Instant::now())
+                    KnownSnapshot::Damaged(Instant::now())
                 }
             };
             self.known.insert(id, known);
         }
-        let mut shown: Vec<Arc<Mounted>> = names
+        let mut shown: Vec<Arc<MountedSnapshot>> = names
             .iter()
             .filter_map(|id| match self.known.get(id) {
-                Some(Known::Snapshot(mounted)) => Some(mounted.clone()),
+                Some(KnownSnapshot::Snapshot(mounted)) => Some(mounted.clone()),
                 _ => None,
             })
             .collect();
@@ -103,29 +103,30 @@ impl Watch {
         Ok(shown)
     }
 
-    fn place(&mut self, snapshot: Snapshot) -> Known {
+    fn place(&mut self, snapshot: Snapshot) -> KnownSnapshot {
         match self.ranges.take(&snapshot.id, snapshot.nodes()) {
-            Some(base) => Known::Snapshot(Arc::new(Mounted { base, snapshot })),
+            Some(base) => KnownSnapshot::Snapshot(Arc::new(MountedSnapshot { base, snapshot })),
             None => {
                 let name = format!("snapshot {}", snapshot.id.short());
                 self.reports().warn(name, "is not shown: there are no inode numbers left");
-                Known::Nothing
+                KnownSnapshot::Nothing
             }
         }
     }
 
     /// Every snapshot that ever had inode numbers in this mount, sorted by their beginning.
-    pub fn placed(&self) -> Vec<Arc<Mounted>> {
-        let mounted = |known: &Known| if let Known::Snapshot(mounted) = known { Some(mounted.clone()) } else { None };
-        let mut out: Vec<Arc<Mounted>> = self.known.values().filter_map(mounted).collect();
+    pub fn placed(&self) -> Vec<Arc<MountedSnapshot>> {
+        let mounted =
+            |known: &KnownSnapshot| if let KnownSnapshot::Snapshot(mounted) = known { Some(mounted.clone()) } else { None };
+        let mut out: Vec<Arc<MountedSnapshot>> = self.known.values().filter_map(mounted).collect();
         out.sort_by_key(|m| m.base);
         out
     }
 }
 
-type Loaded = (SnapshotId, Result<Option<Snapshot>>);
+type LoadedSnapshot = (SnapshotId, Result<Option<Snapshot>>);
 
 /// Reads snapshots with as many calls under way as the storage likes.
-fn load_all(repo: &Repository, ids: &[SnapshotId]) -> Vec<Loaded> {
+fn load_all(repo: &Repository, ids: &[SnapshotId]) -> Vec<LoadedSnapshot> {
     parallel::many(repo, ids, |id| (*id, snapshots::load(repo, *id)))
 }

@@ -12,7 +12,7 @@
 //!
 //! The semantics are in `docs/mount.md`.
 
-use crate::repo::snapshots::Filter;
+use crate::repo::snapshots::SnapshotFilter;
 use std::path::PathBuf;
 
 mod ahead;
@@ -39,7 +39,7 @@ pub struct MountOptions {
     /// the root. `None`: the whole repository.
     pub scope: Option<(String, Vec<u8>)>,
     /// Which snapshots are shown, and among which `latest` is the newest.
-    pub filter: Filter,
+    pub filter: SnapshotFilter,
     /// Lets other users in; the modes, owners and ACLs that the mount shows decide what they may read.
     pub allow_other: bool,
     /// Shows everything as root's.
@@ -59,7 +59,7 @@ impl Default for MountOptions {
     fn default() -> Self {
         MountOptions {
             scope: None,
-            filter: Filter::default(),
+            filter: SnapshotFilter::default(),
             allow_other: false,
             owner_root: false,
             without_xattrs: false,

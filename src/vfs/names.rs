@@ -80,12 +80,12 @@ fn fitted(mut name: Vec<u8>, of: &[u8]) -> Vec<u8> {
 }
 
 /// Host and given paths.
-pub type Series<'a> = (&'a [u8], &'a [Vec<u8>]);
+pub type SeriesKey<'a> = (&'a [u8], &'a [Vec<u8>]);
 
 /// A readable name for each series: `host-etc+var-lib-app`. Series that would have the same name get a hash of host
 /// and paths appended, all of them.
-pub fn series<'a>(all: impl Iterator<Item = Series<'a>>) -> HashMap<Series<'a>, Vec<u8>> {
-    let mut groups: HashMap<Vec<u8>, HashSet<Series<'_>>> = HashMap::new();
+pub fn series<'a>(all: impl Iterator<Item = SeriesKey<'a>>) -> HashMap<SeriesKey<'a>, Vec<u8>> {
+    let mut groups: HashMap<Vec<u8>, HashSet<SeriesKey<'_>>> = HashMap::new();
     for key in all {
         groups.entry(readable(key.0, key.1)).or_default().insert(key);
     }
@@ -112,7 +112,7 @@ fn readable(host: &[u8], paths: &[Vec<u8>]) -> Vec<u8> {
     escaped(&raw)
 }
 
-fn hashed(name: &[u8], (host, paths): Series<'_>) -> Vec<u8> {
+fn hashed(name: &[u8], (host, paths): SeriesKey<'_>) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
     for part in std::iter::once(host).chain(paths.iter().map(Vec::as_slice)) {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -155,7 +155,7 @@ mod tests {
     fn series_are_told_apart() {
         let (one, two, three) = ([b"/a/b".to_vec()], [b"/a-b".to_vec()], [b"/etc".to_vec(), b"/var/lib".to_vec()]);
         let root = [b"/".to_vec()];
-        let keys: [Series<'_>; 4] = [(b"h", &one), (b"h", &two), (b"h", &three), (b"h", &root)];
+        let keys: [SeriesKey<'_>; 4] = [(b"h", &one), (b"h", &two), (b"h", &three), (b"h", &root)];
         let names = series(keys.iter().copied());
         assert_eq!(names[&keys[2]], b"h-etc+var-lib");
         assert_eq!(names[&keys[3]], b"h-%2F");

@@ -17,11 +17,11 @@ use crate::format::pack::PackKind;
 use crate::model::{Content, Item, Kind, PackId};
 use crate::repo::index::{FrameRef, Index};
 use crate::repo::pack::run::FrameRun;
-use crate::vfs::ahead::{self, Given, Piece};
+use crate::vfs::ahead::{self, ReadAheadPiece, ReadAheadState};
 use crate::vfs::around::Around;
-use crate::vfs::below::{Below, Dir, Found};
-use crate::vfs::push::{Kernel, Push, Store};
-use crate::vfs::root::Mounted;
+use crate::vfs::below::{FoundNode, NodeFinder, SnapshotDir};
+use crate::vfs::push::{Kernel, PageCacheStore, Push};
+use crate::vfs::root::MountedSnapshot;
 
 /// Readers that are followed at once.
 const STREAMS: usize = 16;
@@ -48,13 +48,13 @@ const AWHILE: Duration = Duration::from_millis(250);
 /// A reader that was quiet for so long has no share of the memory.
 const QUIET: Duration = Duration::from_secs(2);
 
-enum Job {
+enum PrefetchJob {
     /// Walk on for a stream.
     Walk(u64),
     /// Decode neighbouring frames of one pack.
     Frames(Vec<FrameRef>),
     /// Give the kernel a part of a file.
-    Give(Piece),
+    Give(ReadAheadPiece),
     /// Look whether to stop.
     Wake,
 }
@@ -64,9 +64,9 @@ type At = (u64, u64);
 
 /// One reader.
 #[derive(Debug)]
-struct Stream {
+struct ReaderStream {
     number: u64,
-    tree: Arc<Mounted>,
+    tree: Arc<MountedSnapshot>,
     /// Where its last read ended.
     reader: At,
     /// Where the walk goes on.
@@ -79,11 +79,11 @@ struct Stream {
     across: bool,
     walking: bool,
     /// What was given to the kernel of the file that is read.
-    given: Given,
+    given: ReadAheadState,
     seen: Instant,
 }
 
-impl Stream {
+impl ReaderStream {
     /// Notes a read; false when it was not in order.
     fn follow(&mut self, position: u64, offset: u64, size: u64) -> bool {
         let (file, end) = self.reader;
@@ -93,7 +93,7 @@ impl Stream {
             false => offset == 0,
         };
         if !ordered || position != file {
-            self.given = Given::new();
+            self.given = ReadAheadState::new();
         }
         self.across |= ordered && position != file;
         self.hits = if ordered { self.hits.saturating_add(1) } else { 0 };
@@ -118,9 +118,9 @@ impl Stream {
 }
 
 #[derive(Debug)]
-struct Shared {
-    below: Arc<Below>,
-    streams: Mutex<Vec<Stream>>,
+struct PrefetchShared {
+    below: Arc<NodeFinder>,
+    streams: Mutex<Vec<ReaderStream>>,
     /// Bytes that may lie ahead of all readers together.
     window: u64,
     stop: AtomicBool,
@@ -129,8 +129,8 @@ struct Shared {
 /// The pool.
 #[derive(Debug)]
 pub struct Prefetch {
-    shared: Arc<Shared>,
-    jobs: Sender<Job>,
+    shared: Arc<PrefetchShared>,
+    jobs: Sender<PrefetchJob>,
     numbers: AtomicU64,
     threads: usize,
     kernel: Kernel,
@@ -140,13 +140,13 @@ pub struct Prefetch {
     high_latency: bool,
 }
 
-impl std::fmt::Debug for Job {
+impl std::fmt::Debug for PrefetchJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Job::Walk(_) => "Walk",
-            Job::Frames(_) => "Frames",
-            Job::Give(_) => "Give",
-            Job::Wake => "Wake",
+            PrefetchJob::Walk(_) => "Walk",
+            PrefetchJob::Frames(_) => "Frames",
+            PrefetchJob::Give(_) => "Give",
+            PrefetchJob::Wake => "Wake",
         })
     }
 }
@@ -154,9 +154,10 @@ impl std::fmt::Debug for Job {
 impl Prefetch {
     /// Starts as many threads as there are cores, or as many as a high-latency storage serves at once. `frames` is the size of
     /// the frame cache: a quarter of it is used.
-    pub fn new(below: Arc<Below>, frames: u64) -> Result<Self> {
+    pub fn new(below: Arc<NodeFinder>, frames: u64) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(JOBS);
-        let shared = Arc::new(Shared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });
+        let shared =
+            Arc::new(PrefetchShared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });
         let kernel = Kernel::default();
         let costs = shared.below.trees().chunks().repo().storage().costs();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -177,7 +178,7 @@ impl Prefetch {
     }
 
     /// Says how to put bytes of a file into the kernel's page cache.
-    pub fn connect(&self, store: Box<Store>) {
+    pub fn connect(&self, store: Box<PageCacheStore>) {
         self.kernel.connect(store);
     }
 
@@ -187,9 +188,10 @@ impl Prefetch {
     }
 
     /// Notes that a directory was listed to its end: a reader who goes from file to file will read what is in it.
-    pub fn listed(&self, dir: &Dir) {
+    pub fn listed(&self, dir: &SnapshotDir) {
         let streams = self.shared.streams();
-        let goes_on = |s: &Stream| s.tree.base == dir.tree.base && s.across && s.hits >= ACROSS && s.seen.elapsed() < AWHILE;
+        let goes_on =
+            |s: &ReaderStream| s.tree.base == dir.tree.base && s.across && s.hits >= ACROSS && s.seen.elapsed() < AWHILE;
         if streams.iter().any(goes_on) {
             drop(streams);
             self.push.listed(dir);
@@ -197,10 +199,17 @@ impl Prefetch {
     }
 
     /// Notes that inode `ino`, which is the file at `position`, is being read: offset and bytes.
-    pub fn reading(&self, tree: &Arc<Mounted>, (ino, position): (u64, u64), found: &Found, (offset, size): (u64, u64)) {
+    pub fn reading(
+        &self,
+        tree: &Arc<MountedSnapshot>,
+        (ino, position): (u64, u64),
+        found: &FoundNode,
+        (offset, size): (u64, u64),
+    ) {
         let mut streams = self.shared.streams();
-        let near =
-            |s: &Stream| s.tree.base == tree.base && position >= s.reader.0 && position <= s.cursor.0.max(s.reader.0) + SKIP;
+        let near = |s: &ReaderStream| {
+            s.tree.base == tree.base && position >= s.reader.0 && position <= s.cursor.0.max(s.reader.0) + SKIP
+        };
         let own =
             streams.iter().enumerate().filter(|(_, s)| near(s)).min_by_key(|(_, s)| position - s.reader.0).map(|(at, _)| at);
         let Some(at) = own else {
@@ -216,7 +225,7 @@ impl Prefetch {
         }
         if let (true, Kind::File(content)) = (ordered && stream.hits >= WITHIN && self.kernel.get().is_some(), &found.node().kind)
         {
-            let take = |piece| self.jobs.try_send(Job::Give(piece)).is_ok();
+            let take = |piece| self.jobs.try_send(PrefetchJob::Give(piece)).is_ok();
             if ahead::reading(ino, content, stream.reader.1, &mut stream.given, self.high_latency, take) {
                 return;
             }
@@ -230,7 +239,7 @@ impl Prefetch {
             stream.walking = true;
             let number = stream.number;
             drop(streams);
-            if self.jobs.try_send(Job::Walk(number)).is_err() {
+            if self.jobs.try_send(PrefetchJob::Walk(number)).is_err() {
                 self.shared.with(number, |s| s.walking = false);
             }
         }
@@ -242,14 +251,14 @@ impl Drop for Prefetch {
         self.shared.stop.store(true, Ordering::Relaxed);
         for _ in 0..self.threads {
             // A full queue wakes them as well.
-            let _ = self.jobs.try_send(Job::Wake);
+            let _ = self.jobs.try_send(PrefetchJob::Wake);
         }
     }
 }
 
 /// Begins to follow a reader, in the place of the one that was quiet for longest if need be.
-fn start(streams: &mut Vec<Stream>, number: u64, tree: &Arc<Mounted>, reader: At) {
-    let stream = Stream {
+fn start(streams: &mut Vec<ReaderStream>, number: u64, tree: &Arc<MountedSnapshot>, reader: At) {
+    let stream = ReaderStream {
         number,
         tree: tree.clone(),
         reader,
@@ -258,7 +267,7 @@ fn start(streams: &mut Vec<Stream>, number: u64, tree: &Arc<Mounted>, reader: At
         hits: 0,
         across: false,
         walking: false,
-        given: Given::new(),
+        given: ReadAheadState::new(),
         seen: Instant::now(),
     };
     if streams.len() < STREAMS {
@@ -272,41 +281,41 @@ fn window(hits: u32, most: u64) -> u64 {
     (FIRST_WINDOW << hits.min(10)).min(most.max(FIRST_WINDOW))
 }
 
-impl Shared {
-    fn streams(&self) -> MutexGuard<'_, Vec<Stream>> {
+impl PrefetchShared {
+    fn streams(&self) -> MutexGuard<'_, Vec<ReaderStream>> {
         self.streams.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn with<T>(&self, number: u64, act: impl FnOnce(&mut Stream) -> T) -> Option<T> {
+    fn with<T>(&self, number: u64, act: impl FnOnce(&mut ReaderStream) -> T) -> Option<T> {
         self.streams().iter_mut().find(|s| s.number == number).map(act)
     }
 
-    fn work(&self, jobs: &Sender<Job>, receiver: &Receiver<Job>, kernel: &Kernel) {
+    fn work(&self, jobs: &Sender<PrefetchJob>, receiver: &Receiver<PrefetchJob>, kernel: &Kernel) {
         let mut bytes = Vec::new();
         while let Ok(job) = receiver.recv() {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
             match job {
-                Job::Walk(number) => self.walk(number, jobs),
+                PrefetchJob::Walk(number) => self.walk(number, jobs),
                 // An error is the reader's to meet.
-                Job::Frames(frames) => match &frames[..] {
+                PrefetchJob::Frames(frames) => match &frames[..] {
                     [frame] => drop(self.below.trees().chunks().frame(frame)),
                     frames => self.below.trees().chunks().load(frames),
                 },
-                Job::Give(piece) => {
+                PrefetchJob::Give(piece) => {
                     if let Some(store) = kernel.get() {
                         // As well.
                         let _ = ahead::give(&self.below, store, &piece, &mut bytes);
                     }
                 }
-                Job::Wake => {}
+                PrefetchJob::Wake => {}
             }
         }
     }
 
     /// Walks on from a stream's cursor until its window is full.
-    fn walk(&self, number: u64, jobs: &Sender<Job>) {
+    fn walk(&self, number: u64, jobs: &Sender<PrefetchJob>) {
         let readers = self.streams().iter().filter(|s| s.hits > 0 && s.seen.elapsed() < QUIET).count().max(1) as u64;
         let begun = self.with(number, |s| {
             let room = window(s.hits, self.window / readers).saturating_sub(s.lies_ahead());
@@ -315,7 +324,8 @@ impl Shared {
         let Some((tree, cursor, across, room)) = begun else { return };
         let most = self.below.trees().chunks().repo().storage().costs().worth_one_read / RUNS_A_READ;
         let run = FrameRun::new(most);
-        let mut walk = Walk { shared: self, jobs, tree, at: cursor, room, pieces: Vec::new(), last: [None; 4], next: 0, run };
+        let mut walk =
+            PrefetchWalk { shared: self, jobs, tree, at: cursor, room, pieces: Vec::new(), last: [None; 4], next: 0, run };
         let end = if across { cursor.0.saturating_add(WALK) } else { cursor.0 };
         // A damaged node ends the walk; the reader will meet it.
         while walk.at.0 <= end && walk.at.0 < walk.tree.snapshot.nodes() && walk.room > 0 && walk.node().is_some() {}
@@ -331,10 +341,10 @@ impl Shared {
     }
 }
 
-struct Walk<'a> {
-    shared: &'a Shared,
-    jobs: &'a Sender<Job>,
-    tree: Arc<Mounted>,
+struct PrefetchWalk<'a> {
+    shared: &'a PrefetchShared,
+    jobs: &'a Sender<PrefetchJob>,
+    tree: Arc<MountedSnapshot>,
     at: At,
     room: u64,
     pieces: Vec<(At, u64)>,
@@ -344,14 +354,14 @@ struct Walk<'a> {
     run: FrameRun,
 }
 
-impl Walk<'_> {
+impl PrefetchWalk<'_> {
     /// Asks for a frame, or for what is left to be asked for; false when nobody takes jobs.
     fn send(&mut self, frame: Option<FrameRef>) -> bool {
         let frames = match frame {
             Some(frame) => self.run.add(frame),
             None => self.run.take(),
         };
-        frames.is_empty() || self.jobs.try_send(Job::Frames(frames)).is_ok()
+        frames.is_empty() || self.jobs.try_send(PrefetchJob::Frames(frames)).is_ok()
     }
 
     /// Takes what fits of the node at the cursor and goes on behind it.

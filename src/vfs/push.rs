@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
-use crate::vfs::below::{Below, Dir, Found};
+use crate::vfs::below::{FoundNode, NodeFinder, SnapshotDir};
 
 /// A longer file is read in several requests anyway, and the kernel reads ahead in it.
 const LONGEST: u64 = 128 << 10;
@@ -29,11 +29,11 @@ const MOST_THREADS: usize = 4;
 const DIRECTORIES: usize = 64;
 
 /// Puts bytes of an inode, from an offset on, into the kernel's page cache.
-pub type Store = dyn Fn(u64, u64, &[u8]) -> io::Result<()> + Send + Sync;
+pub type PageCacheStore = dyn Fn(u64, u64, &[u8]) -> io::Result<()> + Send + Sync;
 
 /// How the kernel is reached, once it is known.
 #[derive(Clone, Default)]
-pub struct Kernel(Arc<OnceLock<Box<Store>>>);
+pub struct Kernel(Arc<OnceLock<Box<PageCacheStore>>>);
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -43,12 +43,12 @@ impl std::fmt::Debug for Kernel {
 
 impl Kernel {
     /// Says how to reach it. Until then nothing is given.
-    pub fn connect(&self, store: Box<Store>) {
+    pub fn connect(&self, store: Box<PageCacheStore>) {
         let _ = self.0.set(store);
     }
 
     /// How to reach it.
-    pub fn get(&self) -> Option<&Store> {
+    pub fn get(&self) -> Option<&PageCacheStore> {
         self.0.get().map(|store| &**store)
     }
 }
@@ -65,28 +65,28 @@ struct Progress {
     busy: bool,
 }
 
-type Given = Mutex<VecDeque<Progress>>;
+type PushQueue = Mutex<VecDeque<Progress>>;
 
 /// The threads that give.
 #[derive(Debug)]
 pub struct Push {
     kernel: Kernel,
-    given: Arc<Given>,
-    jobs: Sender<Dir>,
+    given: Arc<PushQueue>,
+    jobs: Sender<SnapshotDir>,
 }
 
-fn lock(given: &Given) -> MutexGuard<'_, VecDeque<Progress>> {
+fn lock(given: &PushQueue) -> MutexGuard<'_, VecDeque<Progress>> {
     given.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Push {
     /// Starts its threads; they end with this.
-    pub fn new(below: Arc<Below>, kernel: Kernel) -> Result<Self> {
+    pub fn new(below: Arc<NodeFinder>, kernel: Kernel) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(16);
-        let given: Arc<Given> = Arc::default();
+        let given: Arc<PushQueue> = Arc::default();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MOST_THREADS);
         for _ in 0..threads {
-            let worker = Worker { below: below.clone(), kernel: kernel.clone(), given: given.clone() };
+            let worker = PushWorker { below: below.clone(), kernel: kernel.clone(), given: given.clone() };
             let receiver = receiver.clone();
             std::thread::Builder::new()
                 .name("mount-push".to_owned())
@@ -97,19 +97,19 @@ impl Push {
     }
 
     /// Notes that a reader who goes from file to file reads `found`.
-    pub fn reading(&self, found: &Found) {
+    pub fn reading(&self, found: &FoundNode) {
         if let (Some(dir), Some(number)) = (&found.parent, found.number()) {
             self.go_on(dir, Some(number));
         }
     }
 
     /// Notes that such a reader has listed a directory to its end.
-    pub fn listed(&self, dir: &Dir) {
+    pub fn listed(&self, dir: &SnapshotDir) {
         self.go_on(dir, None);
     }
 
     /// Gives what comes after entry `asked`, or everything when nothing was asked for yet.
-    fn go_on(&self, dir: &Dir, asked: Option<u64>) {
+    fn go_on(&self, dir: &SnapshotDir, asked: Option<u64>) {
         if self.kernel.get().is_none() {
             return;
         }
@@ -135,14 +135,14 @@ impl Push {
     }
 }
 
-struct Worker {
-    below: Arc<Below>,
+struct PushWorker {
+    below: Arc<NodeFinder>,
     kernel: Kernel,
-    given: Arc<Given>,
+    given: Arc<PushQueue>,
 }
 
-impl Worker {
-    fn work(&self, jobs: &Receiver<Dir>) {
+impl PushWorker {
+    fn work(&self, jobs: &Receiver<SnapshotDir>) {
         let mut content = Vec::new();
         for dir in jobs {
             if let Some(store) = self.kernel.get() {
@@ -153,12 +153,12 @@ impl Worker {
         }
     }
 
-    fn with<T>(&self, dir: &Dir, act: impl FnOnce(&mut Progress) -> T) -> Option<T> {
+    fn with<T>(&self, dir: &SnapshotDir, act: impl FnOnce(&mut Progress) -> T) -> Option<T> {
         lock(&self.given).iter_mut().find(|p| p.ino == dir.ino()).map(act)
     }
 
     /// Gives what comes after the reader, who may be going on meanwhile.
-    fn give(&self, dir: &Dir, store: &Store, content: &mut Vec<u8>) -> Result<()> {
+    fn give(&self, dir: &SnapshotDir, store: &PageCacheStore, content: &mut Vec<u8>) -> Result<()> {
         let trees = self.below.trees();
         let (mut bytes, mut files) = (0, 0);
         let start = self.with(dir, |p| p.given.max(p.from)).unwrap_or(u64::MAX);

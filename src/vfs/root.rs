@@ -1,7 +1,7 @@
 //! The directories and links that the mount makes up: `latest`, `ids/`, `snapshots/`, `hosts/`, `tags/`, `series/`.
 //!
 //! Every snapshot's tree exists once, below `ids/`; all else are relative links to it, since a directory with several
-//! parents confuses the kernel. Values only: one [`Root`] is one state of the list of snapshots.
+//! parents confuses the kernel. Values only: one [`VirtualRoot`] is one state of the list of snapshots.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const SERIES: u64 = 7;
 
 /// A snapshot and where its inode numbers begin.
 #[derive(Debug)]
-pub struct Mounted {
+pub struct MountedSnapshot {
     /// The inode number of its root; position `p` of its preorder has `base + p`.
     pub base: u64,
     /// The snapshot.
@@ -28,7 +28,7 @@ pub struct Mounted {
 
 /// A made-up entry.
 #[derive(Debug)]
-pub struct Made {
+pub struct VirtualEntry {
     /// The directory it is in.
     pub parent: u64,
     /// When it changed: a directory, when an entry came or went; a link, its snapshot's time.
@@ -66,7 +66,7 @@ impl MadeDir {
 
 /// Something that the kernel may know otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum Invalidation {
     /// The name is gone from the directory, or means something else.
     Entry {
         /// The directory.
@@ -99,19 +99,24 @@ impl Numbers {
 
 /// One state of everything that is made up.
 #[derive(Debug, Default)]
-pub struct Root {
-    nodes: HashMap<u64, Made>,
+pub struct VirtualRoot {
+    nodes: HashMap<u64, VirtualEntry>,
 }
 
-impl Root {
+impl VirtualRoot {
     /// The entry with this number.
-    pub fn get(&self, ino: u64) -> Option<&Made> {
+    pub fn get(&self, ino: u64) -> Option<&VirtualEntry> {
         self.nodes.get(&ino)
     }
 
     /// The state that shows `snapshots`, oldest first. Directories that are as they were `before` keep their time.
-    pub fn build(snapshots: &[Arc<Mounted>], numbers: &mut Numbers, before: Option<&Root>, now: Timestamp) -> Root {
-        let mut builder = Builder { root: Root::default(), numbers, now };
+    pub fn build(
+        snapshots: &[Arc<MountedSnapshot>],
+        numbers: &mut Numbers,
+        before: Option<&VirtualRoot>,
+        now: Timestamp,
+    ) -> VirtualRoot {
+        let mut builder = Builder { root: VirtualRoot::default(), numbers, now };
         for (ino, name) in
             [(ROOT, ""), (IDS, "ids"), (SNAPSHOTS, "snapshots"), (HOSTS, "hosts"), (TAGS, "tags"), (SERIES, "series")]
         {
@@ -123,7 +128,7 @@ impl Root {
             if let MadeKind::Directory(dir) = &mut made.kind {
                 dir.entries = dir.names.iter().map(|(name, ino)| (*ino, name.clone())).collect();
                 dir.entries.sort_unstable();
-                if let Some(Made { time, kind: MadeKind::Directory(old), .. }) = before.and_then(|b| b.get(*ino))
+                if let Some(VirtualEntry { time, kind: MadeKind::Directory(old), .. }) = before.and_then(|b| b.get(*ino))
                     && old.entries == dir.entries
                 {
                     made.time = *time;
@@ -134,7 +139,7 @@ impl Root {
     }
 
     /// What is different in `after`.
-    pub fn changes(&self, after: &Root) -> Vec<Change> {
+    pub fn changes(&self, after: &VirtualRoot) -> Vec<Invalidation> {
         let mut out = Vec::new();
         for (ino, made) in &self.nodes {
             let MadeKind::Directory(old) = &made.kind else { continue };
@@ -144,24 +149,24 @@ impl Root {
             }
             for (entry, name) in &old.entries {
                 if new.find(name) != Some(*entry) {
-                    out.push(Change::Entry { parent: *ino, name: name.clone() });
+                    out.push(Invalidation::Entry { parent: *ino, name: name.clone() });
                 }
             }
-            out.push(Change::Directory(*ino));
+            out.push(Invalidation::Directory(*ino));
         }
         out
     }
 }
 
 struct Builder<'a> {
-    root: Root,
+    root: VirtualRoot,
     numbers: &'a mut Numbers,
     now: Timestamp,
 }
 
 impl Builder<'_> {
     fn directory(&mut self, parent: u64, name: &[u8], ino: u64) {
-        let made = Made { parent, time: self.now, kind: MadeKind::Directory(MadeDir::default()) };
+        let made = VirtualEntry { parent, time: self.now, kind: MadeKind::Directory(MadeDir::default()) };
         if self.root.nodes.contains_key(&ino) {
             return;
         }
@@ -172,7 +177,7 @@ impl Builder<'_> {
     }
 
     fn name(&mut self, parent: u64, name: &[u8], ino: u64, directory: bool) {
-        if let Some(Made { kind: MadeKind::Directory(dir), .. }) = self.root.nodes.get_mut(&parent) {
+        if let Some(VirtualEntry { kind: MadeKind::Directory(dir), .. }) = self.root.nodes.get_mut(&parent) {
             dir.names.insert(name.to_vec(), ino);
             dir.subdirs += u32::from(directory);
         }
@@ -181,7 +186,7 @@ impl Builder<'_> {
     /// A link's number depends on its target too: the kernel keeps targets for ever.
     fn link(&mut self, parent: u64, place: &[u8], name: &[u8], target: &[u8], time: Timestamp) {
         let ino = self.numbers.of([place, b"/", name, b"\0", target].concat());
-        self.root.nodes.insert(ino, Made { parent, time, kind: MadeKind::Link(target.to_vec()) });
+        self.root.nodes.insert(ino, VirtualEntry { parent, time, kind: MadeKind::Link(target.to_vec()) });
         self.name(parent, name, ino, false);
     }
 
@@ -193,7 +198,7 @@ impl Builder<'_> {
         (ino, place)
     }
 
-    fn fill(&mut self, snapshots: &[Arc<Mounted>]) {
+    fn fill(&mut self, snapshots: &[Arc<MountedSnapshot>]) {
         let plain: Vec<&Snapshot> = snapshots.iter().map(|m| &m.snapshot).collect();
         let (ids, times) = (names::ids(&plain), names::times(&plain));
         let series = names::series(plain.iter().map(|s| s.series()));

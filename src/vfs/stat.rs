@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::model::{Kind, Node, Xattrs};
 use crate::repo::tree::TreeReader;
 use crate::sys::process;
-use crate::vfs::attr::{Answer, Attr, Type};
-use crate::vfs::root::{Made, MadeKind, Mounted};
+use crate::vfs::attr::{Attr, Type, ViewResult};
+use crate::vfs::root::{MadeKind, MountedSnapshot, VirtualEntry};
 
 /// How nodes are shown.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Shower {
     }
 
     /// The attributes of a made-up entry.
-    pub fn made(&self, ino: u64, made: &Made) -> Attr {
+    pub fn made(&self, ino: u64, made: &VirtualEntry) -> Attr {
         let (kind, mode, nlink, size) = match &made.kind {
             MadeKind::Directory(dir) => (Type::Directory, 0o555, dir.subdirs.saturating_add(2), 0),
             MadeKind::Link(target) => (Type::Symlink, 0o777, 1, target.len() as u64),
@@ -35,7 +35,7 @@ impl Shower {
     }
 
     /// The attributes of the node at `position` of `tree`. All links of a file have the number of the first.
-    pub fn attr(&self, trees: &TreeReader, tree: &Mounted, position: u64, node: &Node) -> Answer<Attr> {
+    pub fn attr(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> ViewResult<Attr> {
         let mut attr = self.plain(tree, position, node);
         if let (Some(group), Some(root)) = (&node.link, &tree.snapshot.links)
             && let Some(link) = trees.link(root, group)?.filter(|link| link.first < tree.snapshot.nodes())
@@ -54,14 +54,14 @@ impl Shower {
     }
 
     /// The attributes, or, when some of them are damaged, what is known without them, and false.
-    pub fn attr_or_guess(&self, trees: &TreeReader, tree: &Mounted, position: u64, node: &Node) -> (Attr, bool) {
+    pub fn attr_or_guess(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> (Attr, bool) {
         match self.attr(trees, tree, position, node) {
             Ok(attr) => (attr, true),
             Err(_) => (self.plain(tree, position, node), false),
         }
     }
 
-    fn plain(&self, tree: &Mounted, position: u64, node: &Node) -> Attr {
+    fn plain(&self, tree: &MountedSnapshot, position: u64, node: &Node) -> Attr {
         let size = node.size();
         let mut nlink = 1;
         let (kind, size, blocks, rdev) = match &node.kind {

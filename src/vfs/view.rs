@@ -17,20 +17,20 @@ use crate::repo::reader::{ChunkReader, ReadCounts};
 use crate::repo::snapshots;
 use crate::repo::tree::TreeReader;
 use crate::vfs::MountOptions;
-use crate::vfs::attr::{Answer, Attr, DirEntry, Fault, Totals};
-use crate::vfs::below::{Below, Dir, Found};
-use crate::vfs::follow::{Follower, Node, State};
-use crate::vfs::list::Watch;
+use crate::vfs::attr::{Attr, DirEntry, FileSystemTotals, ViewFault, ViewResult};
+use crate::vfs::below::{FoundNode, NodeFinder, SnapshotDir};
+use crate::vfs::follow::{Follower, FollowerState, InodeTarget};
+use crate::vfs::list::SnapshotWatch;
 use crate::vfs::prefetch::Prefetch;
-use crate::vfs::push::Store;
-use crate::vfs::root::{Change, Made, MadeDir, MadeKind, Mounted};
+use crate::vfs::push::PageCacheStore;
+use crate::vfs::root::{Invalidation, MadeDir, MadeKind, MountedSnapshot, VirtualEntry};
 use crate::vfs::stat::Shower;
 
 /// The file system.
 #[derive(Debug)]
 pub struct View {
     follower: Follower,
-    below: Arc<Below>,
+    below: Arc<NodeFinder>,
     prefetch: Prefetch,
     shower: Shower,
 }
@@ -46,8 +46,8 @@ impl View {
         let part = options.memory / 11;
         let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?.with_unnamed_packs());
         let trees = Arc::new(TreeReader::new(chunks.clone(), part * 3)?);
-        let below = Arc::new(Below::new(trees));
-        let mut watch = Watch::new(chunks, options.filter.clone());
+        let below = Arc::new(NodeFinder::new(trees));
+        let mut watch = SnapshotWatch::new(chunks, options.filter.clone());
         let shown = watch.list()?;
         let top = options.scope.as_ref().map(|(name, path)| scope(&below, &shown, name, path)).transpose()?;
         let follower = match top {
@@ -75,16 +75,16 @@ impl View {
     }
 
     /// What changes in the made-up directories from now on. For one receiver.
-    pub fn changes(&self) -> Receiver<Change> {
+    pub fn changes(&self) -> Receiver<Invalidation> {
         self.follower.changes()
     }
 
-    fn state(&self) -> Arc<State> {
+    fn state(&self) -> Arc<FollowerState> {
         self.follower.state()
     }
 
     /// The state to answer a question about `ino` with: of what is made up, the newest that can be had.
-    fn state_for(&self, ino: u64) -> Arc<State> {
+    fn state_for(&self, ino: u64) -> Arc<FollowerState> {
         let state = self.state();
         if !state.is_made(ino) {
             return state;
@@ -99,23 +99,23 @@ impl View {
     }
 
     /// The number of `name` in `parent` with its attributes; `None` when there is no such name.
-    pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Option<Attr>> {
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> ViewResult<Option<Attr>> {
         if name.len() > MAX_NAME {
-            return Err(Fault::NameTooLong);
+            return Err(ViewFault::NameTooLong);
         }
         let state = self.state_for(parent);
         match state.node(parent)? {
-            Node::Made(made) => {
-                let MadeKind::Directory(dir) = &made.kind else { return Err(Fault::NotDirectory) };
+            InodeTarget::Made(made) => {
+                let MadeKind::Directory(dir) = &made.kind else { return Err(ViewFault::NotDirectory) };
                 dir.find(name).map(|ino| self.attr_of(&state, ino)).transpose()
             }
-            Node::Below(tree, position) => {
+            InodeTarget::Below(tree, position) => {
                 let dir = self.below.dir(&tree, position)?;
                 let Some(entry) = self.below.lookup(&dir, name)? else { return Ok(None) };
                 let position = dir.position + entry.offset;
                 if let Some(directory) = entry.node().directory() {
                     let (directory, parent) = (*directory, Some(dir.position));
-                    self.below.remember(Dir { tree: tree.clone(), position, directory, parent });
+                    self.below.remember(SnapshotDir { tree: tree.clone(), position, directory, parent });
                 }
                 self.shower.attr(self.below.trees(), &tree, position, entry.node()).map(|attr| Some(state.outward(attr)))
             }
@@ -123,15 +123,15 @@ impl View {
     }
 
     /// The attributes of an inode.
-    pub fn getattr(&self, ino: u64) -> Answer<Attr> {
+    pub fn getattr(&self, ino: u64) -> ViewResult<Attr> {
         let state = self.state_for(ino);
         self.attr_of(&state, ino)
     }
 
-    fn attr_of(&self, state: &State, ino: u64) -> Answer<Attr> {
+    fn attr_of(&self, state: &FollowerState, ino: u64) -> ViewResult<Attr> {
         match state.node(ino)? {
-            Node::Made(made) => Ok(self.shower.made(ino, made)),
-            Node::Below(tree, position) => {
+            InodeTarget::Made(made) => Ok(self.shower.made(ino, made)),
+            InodeTarget::Below(tree, position) => {
                 let found = self.below.node(&tree, position)?;
                 self.shower.attr(self.below.trees(), &tree, position, found.node()).map(|attr| state.outward(attr))
             }
@@ -145,14 +145,14 @@ impl View {
 
     /// Gives out the entries of a directory from `offset` on (0 at first, then what the last entry said), until
     /// `take` answers that it is full.
-    pub fn readdir(&self, ino: u64, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
+    pub fn readdir(&self, ino: u64, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> ViewResult<()> {
         let state = if offset == 0 { self.state_for(ino) } else { self.state() };
         match state.node(ino)? {
-            Node::Made(Made { parent, kind: MadeKind::Directory(dir), .. }) => {
+            InodeTarget::Made(VirtualEntry { parent, kind: MadeKind::Directory(dir), .. }) => {
                 self.list_made(&state, (ino, *parent), dir, offset, take)
             }
-            Node::Made(_) => Err(Fault::NotDirectory),
-            Node::Below(tree, position) => {
+            InodeTarget::Made(_) => Err(ViewFault::NotDirectory),
+            InodeTarget::Below(tree, position) => {
                 let dir = self.below.dir(&tree, position)?;
                 // The question after the last entry: now the kernel knows the inodes of all of them.
                 if offset >= dir.directory.entries + 2 {
@@ -164,7 +164,13 @@ impl View {
     }
 
     /// `.` and `..`; false when `take` is full.
-    fn dots(&self, state: &State, dots: (u64, u64), offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<bool> {
+    fn dots(
+        &self,
+        state: &FollowerState,
+        dots: (u64, u64),
+        offset: u64,
+        take: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> ViewResult<bool> {
         for (next, ino, name) in [(1, dots.0, b".".as_slice()), (2, dots.1, b"..")] {
             if offset < next {
                 let attr = self.attr_of(state, ino)?;
@@ -179,12 +185,12 @@ impl View {
     /// An entry's offset is its inode number and two: see [`MadeDir::entries`].
     fn list_made(
         &self,
-        state: &State,
+        state: &FollowerState,
         dots: (u64, u64),
         dir: &MadeDir,
         offset: u64,
         take: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> Answer<()> {
+    ) -> ViewResult<()> {
         if !self.dots(state, dots, offset, take)? {
             return Ok(());
         }
@@ -199,7 +205,13 @@ impl View {
     }
 
     /// Entry number `n` has offset `n + 3`.
-    fn list_below(&self, state: &State, dir: &Dir, offset: u64, take: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Answer<()> {
+    fn list_below(
+        &self,
+        state: &FollowerState,
+        dir: &SnapshotDir,
+        offset: u64,
+        take: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> ViewResult<()> {
         let own = state.outside(dir.ino());
         if !self.dots(state, (own, state.parent(dir)), offset, take)? {
             return Ok(());
@@ -220,42 +232,42 @@ impl View {
     }
 
     /// The target of a symbolic link.
-    pub fn readlink(&self, ino: u64) -> Answer<Vec<u8>> {
+    pub fn readlink(&self, ino: u64) -> ViewResult<Vec<u8>> {
         let state = self.state();
         match state.node(ino)? {
-            Node::Made(Made { kind: MadeKind::Link(target), .. }) => Ok(target.clone()),
-            Node::Made(_) => Err(Fault::Invalid),
-            Node::Below(tree, position) => match &self.below.node(&tree, position)?.node().kind {
+            InodeTarget::Made(VirtualEntry { kind: MadeKind::Link(target), .. }) => Ok(target.clone()),
+            InodeTarget::Made(_) => Err(ViewFault::Invalid),
+            InodeTarget::Below(tree, position) => match &self.below.node(&tree, position)?.node().kind {
                 crate::model::Kind::Symlink(target) => Ok(target.clone()),
-                _ => Err(Fault::Invalid),
+                _ => Err(ViewFault::Invalid),
             },
         }
     }
 
     /// Finds a node below a snapshot; `None` for what is made up.
-    fn found(&self, ino: u64) -> Answer<Option<(Arc<Mounted>, u64, Found)>> {
+    fn found(&self, ino: u64) -> ViewResult<Option<(Arc<MountedSnapshot>, u64, FoundNode)>> {
         match self.state().node(ino)? {
-            Node::Made(_) => Ok(None),
-            Node::Below(tree, position) => {
+            InodeTarget::Made(_) => Ok(None),
+            InodeTarget::Below(tree, position) => {
                 let found = self.below.node(&tree, position)?;
                 Ok(Some((tree, position, found)))
             }
         }
     }
 
-    fn file(&self, ino: u64) -> Answer<(Arc<Mounted>, u64, Found)> {
-        let (tree, position, found) = self.found(ino)?.ok_or(Fault::IsDirectory)?;
+    fn file(&self, ino: u64) -> ViewResult<(Arc<MountedSnapshot>, u64, FoundNode)> {
+        let (tree, position, found) = self.found(ino)?.ok_or(ViewFault::IsDirectory)?;
         match found.node().kind {
             crate::model::Kind::File(_) => Ok((tree, position, found)),
-            crate::model::Kind::Directory(_) => Err(Fault::IsDirectory),
-            _ => Err(Fault::Invalid),
+            crate::model::Kind::Directory(_) => Err(ViewFault::IsDirectory),
+            _ => Err(ViewFault::Invalid),
         }
     }
 
     /// Up to `size` bytes of a regular file from `offset` on into `out` (replaced); fewer only at its end.
-    pub fn read(&self, ino: u64, offset: u64, size: usize, out: &mut Vec<u8>) -> Answer<()> {
+    pub fn read(&self, ino: u64, offset: u64, size: usize, out: &mut Vec<u8>) -> ViewResult<()> {
         let (tree, position, found) = self.file(ino)?;
-        let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
+        let crate::model::Kind::File(content) = &found.node().kind else { return Err(ViewFault::Invalid) };
         let range = (offset, size as u64);
         self.prefetch.reading(&tree, (ino, position), &found, range);
         self.below.trees().read(content, offset, size, out)?;
@@ -264,26 +276,26 @@ impl View {
     }
 
     /// Says how to put bytes of a file into the kernel's page cache: what readers will want next is then given unasked.
-    pub fn connect(&self, store: Box<Store>) {
+    pub fn connect(&self, store: Box<PageCacheStore>) {
         self.prefetch.connect(store);
     }
 
     /// The first offset from `offset` on that is not in a hole.
-    pub fn seek_data(&self, ino: u64, offset: u64) -> Answer<u64> {
-        self.seek(ino, offset, false)?.ok_or(Fault::PastEnd)
+    pub fn seek_data(&self, ino: u64, offset: u64) -> ViewResult<u64> {
+        self.seek(ino, offset, false)?.ok_or(ViewFault::PastEnd)
     }
 
     /// The first offset from `offset` on that is in a hole; a file ends with one.
-    pub fn seek_hole(&self, ino: u64, offset: u64) -> Answer<u64> {
+    pub fn seek_hole(&self, ino: u64, offset: u64) -> ViewResult<u64> {
         let (_, _, found) = self.file(ino)?;
         Ok(self.seek(ino, offset, true)?.unwrap_or_else(|| found.node().size()))
     }
 
-    fn seek(&self, ino: u64, offset: u64, hole: bool) -> Answer<Option<u64>> {
+    fn seek(&self, ino: u64, offset: u64, hole: bool) -> ViewResult<Option<u64>> {
         let (_, _, found) = self.file(ino)?;
-        let crate::model::Kind::File(content) = &found.node().kind else { return Err(Fault::Invalid) };
+        let crate::model::Kind::File(content) = &found.node().kind else { return Err(ViewFault::Invalid) };
         if offset >= content.size() {
-            return Err(Fault::PastEnd);
+            return Err(ViewFault::PastEnd);
         }
         if let crate::model::Content::Inline(_) = content {
             return Ok((!hole).then_some(offset));
@@ -301,7 +313,7 @@ impl View {
 
     /// The names of the extended attributes. The mount's own are not among them, so that copies and comparisons see
     /// what the source had.
-    pub fn listxattr(&self, ino: u64) -> Answer<Vec<Vec<u8>>> {
+    pub fn listxattr(&self, ino: u64) -> ViewResult<Vec<Vec<u8>>> {
         let Some((_, _, found)) = self.found(ino)? else { return Ok(Vec::new()) };
         let list = self.below.trees().xattrs(found.node())?;
         Ok(list.into_iter().map(|(name, _)| name).collect())
@@ -309,8 +321,8 @@ impl View {
 
     /// An extended attribute. Below a snapshot `user.yester.snapshot` is its id, `user.yester.btime` the time of birth
     /// at the source, in seconds, where it is known.
-    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
-        let Some((tree, position, found)) = self.found(ino)? else { return Err(Fault::NoAttribute) };
+    pub fn getxattr(&self, ino: u64, name: &[u8]) -> ViewResult<Vec<u8>> {
+        let Some((tree, position, found)) = self.found(ino)? else { return Err(ViewFault::NoAttribute) };
         let list = self.below.trees().xattrs(found.node())?;
         if let Ok(at) = list.binary_search_by(|(n, _)| n.as_slice().cmp(name)) {
             return Ok(list.into_iter().nth(at).map(|(_, value)| value).unwrap_or_default());
@@ -318,32 +330,32 @@ impl View {
         match name {
             b"user.yester.snapshot" => Ok(tree.snapshot.id.to_string().into_bytes()),
             b"user.yester.btime" => self.birth(&tree, position),
-            _ => Err(Fault::NoAttribute),
+            _ => Err(ViewFault::NoAttribute),
         }
     }
 
-    fn birth(&self, tree: &Mounted, position: u64) -> Answer<Vec<u8>> {
-        let root = tree.snapshot.scan.as_ref().ok_or(Fault::NoAttribute)?;
+    fn birth(&self, tree: &MountedSnapshot, position: u64) -> ViewResult<Vec<u8>> {
+        let root = tree.snapshot.scan.as_ref().ok_or(ViewFault::NoAttribute)?;
         let (first, records) = self.below.trees().scan_page(root, position)?;
         let record = position.checked_sub(first).and_then(|at| records.get(at as usize));
-        let birth = record.and_then(|r| r.birth).ok_or(Fault::NoAttribute)?;
+        let birth = record.and_then(|r| r.birth).ok_or(ViewFault::NoAttribute)?;
         // As `stat` and `touch -d @` write times: before 1970 the nanoseconds count forwards from the second before.
         Ok(format!("{}.{:09}", birth.secs, birth.nanos).into_bytes())
     }
 
     /// The `chattr` flags of a file or directory (`FS_IOC_GETFLAGS`).
-    pub fn flags(&self, ino: u64) -> Answer<u32> {
+    pub fn flags(&self, ino: u64) -> ViewResult<u32> {
         Ok(self.found(ino)?.map_or(0, |(_, _, found)| found.node().meta.flags))
     }
 
     /// Totals of what is shown.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> FileSystemTotals {
         self.state().totals
     }
 }
 
 /// The directory that a mount of one snapshot, or of a part of one, shows.
-fn scope(below: &Below, shown: &[Arc<Mounted>], name: &str, path: &[u8]) -> Result<Dir> {
+fn scope(below: &NodeFinder, shown: &[Arc<MountedSnapshot>], name: &str, path: &[u8]) -> Result<SnapshotDir> {
     let all: Vec<_> = shown.iter().map(|m| m.snapshot.clone()).collect();
     let id = snapshots::find(&all, name, &Default::default())?.id;
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot {name}"));
@@ -351,7 +363,7 @@ fn scope(below: &Below, shown: &[Arc<Mounted>], name: &str, path: &[u8]) -> Resu
     let names: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
     let (_, position) = below.trees().walk_to(&tree.snapshot.root, &names)?;
     below.dir(&tree, position).map_err(|fault| match fault {
-        Fault::Unreadable(e) => e,
+        ViewFault::Unreadable(e) => e,
         _ => Error::invalid(format!("/{} is not a directory: only directories can be mounted", escape(&names.join(&b'/')))),
     })
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use yester::chunk::seal::SealKey;
 use yester::format::cursor::Put;
 use yester::format::pack::{Codec, DirectoryEntry, FrameInfo, PackKind};
-use yester::format::segment::Entry;
+use yester::format::segment::IndexEntry;
 use yester::model::{ChunkId, ChunkKey, Item};
 use yester::repo::index::segment::{Segment, SegmentWriter};
 use yester::repo::pack::StoredPack;
@@ -194,7 +194,7 @@ fn row_22_frames_and_chunks_past_the_end() {
 fn reindex(forged: &Forged, frames: &[FrameInfo], entries: &[(ChunkKey, u32, u32, u32)]) {
     let place = &forged.place;
     let index = yester::repo::index::Index::load(&place.repo).unwrap();
-    let mut all: Vec<Entry> = Vec::new();
+    let mut all: Vec<IndexEntry> = Vec::new();
     let mut infos: Vec<FrameInfo> = frames.to_vec();
     let mut packs = vec![];
     for pack in index.packs() {
@@ -206,14 +206,19 @@ fn reindex(forged: &Forged, frames: &[FrameInfo], entries: &[(ChunkKey, u32, u32
             for entry in directory {
                 let (frame, mut offset) = (infos.len() as u32, 0);
                 for (key, len) in &entry.chunks {
-                    all.push(Entry { key: *key, frame, offset, len: *len });
+                    all.push(IndexEntry { key: *key, frame, offset, len: *len });
                     offset += len;
                 }
                 infos.push(entry.frame);
             }
         }
     }
-    all.extend(entries.iter().map(|(key, frame, offset, len)| Entry { key: *key, frame: *frame, offset: *offset, len: *len }));
+    all.extend(entries.iter().map(|(key, frame, offset, len)| IndexEntry {
+        key: *key,
+        frame: *frame,
+        offset: *offset,
+        len: *len,
+    }));
     all.sort_by_key(|entry| entry.key);
     place.files(Class::Index).iter().for_each(|path| fs::remove_file(path).unwrap());
     let mut writer = SegmentWriter::new(&place.repo, all.len() as u64).unwrap().unchecked();

@@ -13,8 +13,8 @@ use build::Spec;
 use program::{Run, World, shown, with};
 use yester::model::Owners;
 use yester::model::patterns::Patterns;
-use yester::query::diff::{self, Action, Options, Other};
-use yester::query::{Set, Version, find};
+use yester::query::diff::{self, DiffAction, DiffOptions, Other};
+use yester::query::{EntryVersion, SnapshotSet, find};
 use yester::storage::memory::MemoryStorage;
 
 fn run(world: &World, options: &[String], args: &[&str]) -> Run {
@@ -175,8 +175,8 @@ fn tree(edit: &str) -> Spec {
 #[derive(Default)]
 struct Count(usize);
 
-impl find::Told for Count {
-    fn hit(&mut self, _: &[u8], versions: Vec<Version>, _: &Set) -> yester::Result<()> {
+impl find::FindReceiver for Count {
+    fn hit(&mut self, _: &[u8], versions: Vec<EntryVersion>, _: &SnapshotSet) -> yester::Result<()> {
         self.0 += versions.len();
         Ok(())
     }
@@ -212,13 +212,13 @@ fn ten_changes_cost_few_pages() {
     let trees = build::reader(&repo);
     let mut changes = Vec::new();
     let other = Other::Tree(&after.root);
-    let whole = diff::diff(&trees, &before.root, other, Options::default(), &mut |change| {
+    let whole = diff::diff(&trees, &before.root, other, DiffOptions::default(), &mut |change| {
         changes.push((change.action, change.path.clone()));
         Ok(())
     });
     assert!(whole.unwrap());
     assert_eq!(changes.len(), 10, "{changes:?}");
-    assert_eq!(changes[1], (Action::Changed, b"/top/dir010/file003".to_vec()));
+    assert_eq!(changes[1], (DiffAction::Changed, b"/top/dir010/file003".to_vec()));
     let asked = trees.chunks().counts.asked.get();
     assert!(asked <= 60, "{asked} pages were read");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use yester::local::state::LocalState;
 use yester::model::{PackId, RepositoryId, SegmentId, Timestamp};
-use yester::repo::cache::{SegmentCache, Source};
+use yester::repo::cache::{SegmentCache, SegmentSource};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Name, Storage};
 
@@ -45,7 +45,7 @@ fn cache(directory: &Path, kind: u8, bytes: &[u8]) {
         Some(size) if kind & 32 != 0 => u64::from_le_bytes(*size),
         _ => whole.len() as u64,
     };
-    let source = Source::new(storage, Some(cache.clone()), id, said);
+    let source = SegmentSource::new(storage, Some(cache.clone()), id, said);
     let mut out = Vec::new();
     let (from, to) = (u64::from(kind) * 3, u64::from(kind) * 9 + 1);
     if source.read(from..to, &mut out).is_ok() && bytes.len() != said as usize {

@@ -21,7 +21,7 @@ use yester::model::{
 };
 use yester::observe::Silent;
 use yester::repo::index::Index;
-use yester::repo::index::known::{self, Known};
+use yester::repo::index::known::{self, KnownChunks};
 use yester::repo::index::merge;
 use yester::repo::index::segment::Segment;
 use yester::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, StoredPack};
@@ -237,7 +237,7 @@ fn files(next: &mut impl FnMut() -> u8) -> Files {
 struct Writer<'r> {
     repo: &'r Arc<Repository>,
     index: Arc<Index>,
-    known: Known,
+    known: KnownChunks,
     session: SnapshotId,
     /// Bit 0: a frame a chunk; bit 1: no differences; bit 2: a segment a pack.
     style: usize,
@@ -250,7 +250,7 @@ impl<'r> Writer<'r> {
     fn new(repo: &'r Arc<Repository>, session: SnapshotId, style: usize) -> Result<Self> {
         let index = Arc::new(Index::load_for_writing(repo)?);
         let (pending, data, trees) = (BTreeSet::new(), Vec::new(), Vec::new());
-        Ok(Writer { repo, index, known: Known::default(), session, style, pending, data, trees })
+        Ok(Writer { repo, index, known: KnownChunks::default(), session, style, pending, data, trees })
     }
 
     fn add(&mut self, kind: PackKind, bytes: &[u8], base: Option<&[u8]>) -> Result<ChunkId> {

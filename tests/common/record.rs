@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use yester::error::{Error, ErrorKind, Result};
 use yester::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Requests, Storage};
-use yester::sys::process::Identity;
+use yester::sys::process::ProcessIdentity;
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,19 +30,19 @@ pub enum Operation {
     Sync,
 }
 
-/// What a read or a list meets.
+/// What a read or a list meets: a fault, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weather {
+pub enum Fault {
     /// It is answered.
-    Fair,
+    None,
     /// It fails.
-    Failing,
-    /// It waits until the weather is another.
-    Stalled,
+    Fail,
+    /// It waits until the fault is taken away.
+    Stall,
 }
 
 /// What is asked for: a class's list when there is no name.
-type Forecast = dyn Fn(Class, Option<&Name>) -> Weather + Send + Sync;
+type Faults = dyn Fn(Class, Option<&Name>) -> Fault + Send + Sync;
 
 /// Records every call that is passed on to `inner`.
 pub struct RecordingStorage {
@@ -51,7 +51,7 @@ pub struct RecordingStorage {
     /// Creates, deletes and syncs left before all of them fail.
     changes_left: AtomicU64,
     /// What reads and lists meet, and how many of them wait.
-    weather: Mutex<(Arc<Forecast>, usize)>,
+    faults: Mutex<(Arc<Faults>, usize)>,
     changed: Condvar,
 }
 
@@ -64,9 +64,9 @@ impl fmt::Debug for RecordingStorage {
 impl RecordingStorage {
     /// Records what is asked of `inner`.
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        let fair: Arc<Forecast> = Arc::new(|_, _| Weather::Fair);
+        let none: Arc<Faults> = Arc::new(|_, _| Fault::None);
         let changes_left = AtomicU64::new(u64::MAX);
-        RecordingStorage { inner, log: Mutex::default(), changes_left, weather: Mutex::new((fair, 0)), changed: Condvar::new() }
+        RecordingStorage { inner, log: Mutex::default(), changes_left, faults: Mutex::new((none, 0)), changed: Condvar::new() }
     }
 
     /// What was asked since the last call of this.
@@ -79,32 +79,32 @@ impl RecordingStorage {
         self.changes_left.store(n, Ordering::SeqCst);
     }
 
-    /// From now on reads and lists meet what `forecast` says of them, those that wait already too.
-    pub fn weather(&self, forecast: impl Fn(Class, Option<&Name>) -> Weather + Send + Sync + 'static) {
-        self.sky().0 = Arc::new(forecast);
+    /// From now on reads and lists meet what `faults` says of them, those that wait already too.
+    pub fn set_faults(&self, faults: impl Fn(Class, Option<&Name>) -> Fault + Send + Sync + 'static) {
+        self.faults().0 = Arc::new(faults);
         self.changed.notify_all();
     }
 
     /// Reads and lists that are stalled now.
     pub fn stalled(&self) -> usize {
-        self.sky().1
+        self.faults().1
     }
 
-    fn sky(&self) -> MutexGuard<'_, (Arc<Forecast>, usize)> {
-        self.weather.lock()
+    fn faults(&self) -> MutexGuard<'_, (Arc<Faults>, usize)> {
+        self.faults.lock()
     }
 
     /// Waits while what is asked for stalls.
     fn meet(&self, class: Class, name: Option<&Name>) -> Result<()> {
-        let mut sky = self.sky();
+        let mut faults = self.faults();
         loop {
-            match sky.0(class, name) {
-                Weather::Fair => return Ok(()),
-                Weather::Failing => return Err(Error::new(ErrorKind::Io, "the storage was told to fail")),
-                Weather::Stalled => {
-                    sky.1 += 1;
-                    self.changed.wait(&mut sky);
-                    sky.1 -= 1;
+            match faults.0(class, name) {
+                Fault::None => return Ok(()),
+                Fault::Fail => return Err(Error::new(ErrorKind::Io, "the storage was told to fail")),
+                Fault::Stall => {
+                    faults.1 += 1;
+                    self.changed.wait(&mut faults);
+                    faults.1 -= 1;
                 }
             }
         }
@@ -174,7 +174,7 @@ impl Storage for RecordingStorage {
         self.inner.leftovers(remove)
     }
 
-    fn leftovers_of(&self, process: &Identity) -> Result<Leftovers> {
+    fn leftovers_of(&self, process: &ProcessIdentity) -> Result<Leftovers> {
         self.inner.leftovers_of(process)
     }
 

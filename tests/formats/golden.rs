@@ -15,14 +15,14 @@ use tempfile::TempDir;
 use yester::chunk::codec::Compression;
 use yester::chunk::seal;
 use yester::format::config::{self, ChunkerParameters, Derivation};
-use yester::format::damage::{self, Damage, Extent};
+use yester::format::damage::{self, Damage, DamagedExtent};
 use yester::format::envelope::{self, ObjectType};
 use yester::format::node;
 use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
 use yester::format::{annotation, filter, run, segment};
-use yester::ingest::{Exclude, IngestOptions, Parent, Source, Still, ingest};
+use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
     Annotation, ChunkId, Content, Item, Kind, Node, PackId, Pin, Run, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp,
@@ -79,7 +79,7 @@ fn ingest_golden(repo: &Arc<Repository>, source: &Path) {
         tags: vec![b"two".to_vec(), b"one".to_vec()],
         exclude: Exclude { patterns: vec!["*.left-out".into()], ..Exclude::default() },
         set: Some(SetText { name: b"golden".to_vec(), text: b"paths = [\"/golden\"]\n".to_vec() }),
-        still: Some(Still { freeze: Arc::new(|| Ok(())), thaw: Arc::new(|| ()) }),
+        still: Some(FreezeHooks { freeze: Arc::new(|| Ok(())), thaw: Arc::new(|| ()) }),
         ..IngestOptions::default()
     };
     let report = ingest(repo, &sources, &options, &Arc::new(AtomicBool::new(false)), &Silent).unwrap();
@@ -145,8 +145,8 @@ fn a_run() -> Run {
 
 /// Of packs that are not there.
 fn damage() -> Damage {
-    let frames = Extent::Frames([0, 3, 300].into());
-    let packs = [(PackId([0x11; 32]), Extent::Whole), (PackId([0x33; 32]), frames)].into();
+    let frames = DamagedExtent::Frames([0, 3, 300].into());
+    let packs = [(PackId([0x11; 32]), DamagedExtent::Whole), (PackId([0x33; 32]), frames)].into();
     Damage { packs, host: b"golden".to_vec(), time: TIME, why: b"a test".to_vec() }
 }
 

@@ -520,10 +520,10 @@ proptest! {
         if let Ok(bytes) = segment::encode_frames(&infos) {
             prop_assert_eq!(segment::decode_frames(&bytes, 0, &[0, infos.len() as u32]).unwrap(), infos);
         }
-        let places: Vec<segment::Entry> = entries
+        let places: Vec<segment::IndexEntry> = entries
             .iter()
             .flat_map(|entry| &entry.chunks)
-            .map(|(key, len)| segment::Entry { key: *key, frame: by, offset: *len, len: *len })
+            .map(|(key, len)| segment::IndexEntry { key: *key, frame: by, offset: *len, len: *len })
             .collect();
         if let Ok(bytes) = segment::encode_entries(&places, frames) {
             prop_assert_eq!(segment::decode_entries(&bytes, places.len(), frames).unwrap(), places);
@@ -661,7 +661,7 @@ proptest! {
 /// All places that a segment has for a key: pack, frame, offset, length. With and without the filter they are the same.
 fn places_of(segment: &PagedSegment, key: &ChunkKey, pages: &Pages) -> Vec<(PackId, u32, u32, u32)> {
     let mut found = Vec::new();
-    let mut visit = |_: u32, entry: &yester::format::segment::Entry| {
+    let mut visit = |_: u32, entry: &yester::format::segment::IndexEntry| {
         let (pack, number) = segment.pack_of(entry.frame);
         found.push((segment.packs()[pack].id, number, entry.offset, entry.len));
     };

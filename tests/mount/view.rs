@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use yester::model::{Content, Item, Kind, SnapshotId, Timestamp};
-use yester::repo::snapshots::Filter;
+use yester::repo::snapshots::SnapshotFilter;
 use yester::vfs::MountOptions;
 use yester::vfs::View;
-use yester::vfs::attr::{Attr, Fault, Type};
+use yester::vfs::attr::{Attr, Type, ViewFault};
 
 use crate::common;
 use common::tiny::{About, CHUNK, Piece, Tiny, Tree, What, dir, file, noise, sparse, symlink};
@@ -126,7 +126,7 @@ fn every_inode_is_one_path_and_stays_so() {
     }
     // One past the last node is nothing.
     let last = seen.keys().max().unwrap();
-    assert!(matches!(view.getattr(last + 1), Err(Fault::Stale)));
+    assert!(matches!(view.getattr(last + 1), Err(ViewFault::Stale)));
     assert_eq!(seen.len() as u64, last - root + 1);
 }
 
@@ -208,11 +208,11 @@ fn attributes_of_other_kinds() {
     assert_eq!(find(&view, "empty").blocks, 0);
     assert_eq!(find(&view, "pipe").kind, Type::Fifo);
     let big = find(&view, "big").ino;
-    assert!(matches!(view.readlink(big), Err(Fault::Invalid)));
-    assert!(matches!(view.lookup(big, b"x"), Err(Fault::NotDirectory)));
-    assert!(matches!(view.read(ROOT, 0, 1, &mut Vec::new()), Err(Fault::IsDirectory)));
+    assert!(matches!(view.readlink(big), Err(ViewFault::Invalid)));
+    assert!(matches!(view.lookup(big, b"x"), Err(ViewFault::NotDirectory)));
+    assert!(matches!(view.read(ROOT, 0, 1, &mut Vec::new()), Err(ViewFault::IsDirectory)));
     let pipe = find(&view, "pipe").ino;
-    assert!(matches!(view.read(pipe, 0, 1, &mut Vec::new()), Err(Fault::Invalid)));
+    assert!(matches!(view.read(pipe, 0, 1, &mut Vec::new()), Err(ViewFault::Invalid)));
 }
 
 #[test]
@@ -225,14 +225,14 @@ fn holes_are_found() {
         assert_eq!(view.seek_data(hollow, from).unwrap(), data, "data from {from}");
         assert_eq!(view.seek_hole(hollow, from).unwrap(), hole, "a hole from {from}");
     }
-    assert!(matches!(view.seek_data(hollow, 95_000), Err(Fault::PastEnd)));
+    assert!(matches!(view.seek_data(hollow, 95_000), Err(ViewFault::PastEnd)));
     assert_eq!(view.seek_hole(hollow, 99_999).unwrap(), 99_999);
-    assert!(matches!(view.seek_hole(hollow, 100_000), Err(Fault::PastEnd)));
+    assert!(matches!(view.seek_hole(hollow, 100_000), Err(ViewFault::PastEnd)));
     let big = find(&view, "big").ino;
     assert_eq!((view.seek_data(big, 5).unwrap(), view.seek_hole(big, 5).unwrap()), (5, 700_001));
     let small = find(&view, "sub/deeper/deepest").ino;
     assert_eq!((view.seek_data(small, 5).unwrap(), view.seek_hole(small, 5).unwrap()), (5, 100));
-    assert!(matches!(view.seek_hole(find(&view, "empty").ino, 0), Err(Fault::PastEnd)));
+    assert!(matches!(view.seek_hole(find(&view, "empty").ino, 0), Err(ViewFault::PastEnd)));
 }
 
 #[test]
@@ -250,10 +250,10 @@ fn attributes_of_the_mount_are_readable_but_not_listed() {
     assert_eq!(view.getxattr(rich, b"user.b").unwrap(), b"2");
     assert_eq!(view.getxattr(rich, b"user.a").unwrap(), b"");
     assert!(view.listxattr(plain).unwrap().is_empty());
-    assert!(matches!(view.getxattr(plain, b"user.b"), Err(Fault::NoAttribute)));
+    assert!(matches!(view.getxattr(plain, b"user.b"), Err(ViewFault::NoAttribute)));
     assert_eq!(view.getxattr(rich, b"user.yester.snapshot").unwrap(), id.to_string().into_bytes());
     assert_eq!(view.getxattr(plain, b"user.yester.btime").unwrap(), b"-5.000000007");
-    assert!(matches!(view.getxattr(rich, b"user.yester.btime"), Err(Fault::NoAttribute)));
+    assert!(matches!(view.getxattr(rich, b"user.yester.btime"), Err(ViewFault::NoAttribute)));
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn the_root_leads_to_every_snapshot() {
     assert_eq!((totals.bytes, totals.entries), (2 * 12_345, 4));
 
     let only = |filter| View::open(&tiny.repo, &MountOptions { filter, ..MountOptions::default() }).unwrap();
-    let web = only(Filter { hosts: vec![b"web1".to_vec()], ..Filter::default() });
+    let web = only(SnapshotFilter { hosts: vec![b"web1".to_vec()], ..SnapshotFilter::default() });
     assert_eq!((names(&web, "ids"), target(&web, "latest")), (vec![one.id.short()], "ids/11111111".to_owned()));
 }
 
@@ -337,17 +337,17 @@ fn snapshots_come_and_go_in_a_running_mount() {
     view.refresh();
     // A link with another target has another number: the kernel keeps targets.
     assert_ne!(find(&view, "latest").ino, old_latest);
-    assert!(matches!(view.readlink(old_latest), Err(Fault::Stale)));
+    assert!(matches!(view.readlink(old_latest), Err(ViewFault::Stale)));
     assert_ne!(find(&view, "snapshots").mtime, old_time);
     assert_eq!(content(&view, find(&view, "ids/22222222/f").ino), noise(2, 30_000));
     let told: Vec<_> = changes.try_iter().collect();
-    let latest = yester::vfs::root::Change::Entry { parent: ROOT, name: b"latest".to_vec() };
+    let latest = yester::vfs::root::Invalidation::Entry { parent: ROOT, name: b"latest".to_vec() };
     assert!(told.contains(&latest), "{told:?}");
 
     tiny.forget(one.id);
     view.refresh();
     assert!(view.lookup(find(&view, "ids").ino, b"11111111").unwrap().is_none());
-    let gone = yester::vfs::root::Change::Entry { parent: find(&view, "ids").ino, name: b"11111111".to_vec() };
+    let gone = yester::vfs::root::Invalidation::Entry { parent: find(&view, "ids").ino, name: b"11111111".to_vec() };
     assert!(changes.try_iter().any(|c| c == gone));
     // Who has a file of it open reads on while the data is there.
     assert_eq!(content(&view, f), noise(1, 30_000));
@@ -365,7 +365,7 @@ fn damage_is_an_error_of_its_own_and_the_rest_works() {
     let mut out = Vec::new();
     for _ in 0..2 {
         let answer = view.read(find(&view, "bad").ino, 0, 1000, &mut out);
-        assert!(matches!(answer, Err(Fault::Unreadable(_))), "{answer:?}");
+        assert!(matches!(answer, Err(ViewFault::Unreadable(_))), "{answer:?}");
     }
     assert_eq!(content(&view, find(&view, "good").ino)[100_000..], good[100_000..]);
     // The damaged frame holds what is at the beginning; what is behind it can be read.
@@ -381,9 +381,9 @@ fn a_lost_tree_is_unreadable_and_not_empty() {
     tiny.lose(made.tree.as_ref().unwrap());
     let view = open(&tiny);
     let lost = find(&view, &format!("ids/{}", made.id.short())).ino;
-    assert!(matches!(view.lookup(lost, b"f"), Err(Fault::Unreadable(_))));
-    assert!(matches!(view.lookup(lost, b"other"), Err(Fault::Unreadable(_))));
-    assert!(matches!(view.readdir(lost, 2, &mut |_| false), Err(Fault::Unreadable(_))));
+    assert!(matches!(view.lookup(lost, b"f"), Err(ViewFault::Unreadable(_))));
+    assert!(matches!(view.lookup(lost, b"other"), Err(ViewFault::Unreadable(_))));
+    assert!(matches!(view.readdir(lost, 2, &mut |_| false), Err(ViewFault::Unreadable(_))));
     let latest = String::from_utf8(view.readlink(find(&view, "latest").ino).unwrap()).unwrap();
     assert_eq!(content(&view, find(&view, &format!("{latest}/g")).ino), b"g");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use crate::common::record::{RecordingStorage, Weather};
+use crate::common::record::{Fault, RecordingStorage};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use yester::chunk::keys::Credential;
 use yester::model::SnapshotId;
@@ -22,7 +22,7 @@ use crate::common::mounted::{Mounted, PATIENCE, until};
 use crate::common::tiny::{About, Tiny, dir, file, noise};
 
 /// The same repository, read through a storage that can be told to stall and to fail.
-fn under_weather(tiny: Tiny) -> (Tiny, Arc<RecordingStorage>) {
+fn with_faults(tiny: Tiny) -> (Tiny, Arc<RecordingStorage>) {
     let storage = Arc::new(RecordingStorage::new(tiny.storage.clone()));
     let repo = Repository::open(storage.clone(), &Credential::KeyFile([7; 32])).unwrap();
     (Tiny { repo: Arc::new(repo), storage: tiny.storage }, storage)
@@ -51,7 +51,7 @@ impl Clears {
         let watched = storage.clone();
         let watchdog = std::thread::spawn(move || {
             if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                watched.weather(|_, _| Weather::Failing);
+                watched.set_faults(|_, _| Fault::Fail);
             }
         });
         Clears { storage: storage.clone(), done: Some(done), watchdog: Some(watchdog) }
@@ -62,7 +62,7 @@ impl Drop for Clears {
     fn drop(&mut self) {
         self.done = None;
         let _ = self.watchdog.take().map(JoinHandle::join);
-        self.storage.weather(|_, _| Weather::Fair);
+        self.storage.set_faults(|_, _| Fault::None);
     }
 }
 
@@ -75,10 +75,10 @@ const EIO: Option<i32> = Some(5);
 #[test]
 fn a_storage_that_stalls_keeps_nobody_else_waiting() {
     let (tiny, stuck) = two_snapshots();
-    let (tiny, storage) = under_weather(tiny);
+    let (tiny, storage) = with_faults(tiny);
     let mounted = Mounted::new(&tiny, MountOptions::default());
     let done = AtomicUsize::new(0);
-    storage.weather(move |_, name| if name == Some(&stuck) { Weather::Stalled } else { Weather::Fair });
+    storage.set_faults(move |_, name| if name == Some(&stuck) { Fault::Stall } else { Fault::None });
     std::thread::scope(|scope| {
         let _clears = Clears::new(&storage);
         for n in 0..200 {
@@ -97,7 +97,7 @@ fn a_storage_that_stalls_keeps_nobody_else_waiting() {
         assert_eq!(fs::metadata(mounted.path("ids/11111111/f199")).unwrap().len(), 40_000);
         assert_eq!(fs::read_dir(mounted.path("ids")).unwrap().count(), 2);
         assert_eq!(done.load(Ordering::SeqCst), 0, "somebody was given data that the storage did not give");
-        storage.weather(|_, _| Weather::Fair);
+        storage.set_faults(|_, _| Fault::None);
     });
     assert_eq!(done.load(Ordering::SeqCst), 200);
 }
@@ -109,9 +109,9 @@ fn packs_that_stall_keep_nobody_from_other_packs() {
     let made: Vec<_> =
         (1..=100).map(|n| tiny.commit_as(SnapshotId([n; 32]), &dir([("f", file(content(n)))]), About::at(n.into()))).collect();
     let stuck: HashSet<Name> = made[1..].iter().map(|made| Name::Pack(made.data.as_ref().unwrap().id)).collect();
-    let (tiny, storage) = under_weather(tiny);
+    let (tiny, storage) = with_faults(tiny);
     let mounted = Mounted::new(&tiny, MountOptions::default());
-    storage.weather(move |_, name| if name.is_some_and(|n| stuck.contains(n)) { Weather::Stalled } else { Weather::Fair });
+    storage.set_faults(move |_, name| if name.is_some_and(|n| stuck.contains(n)) { Fault::Stall } else { Fault::None });
     let read = &|n: u8| fs::read(mounted.path(&format!("ids/{}/f", format!("{n:02x}").repeat(4))));
     std::thread::scope(|scope| {
         let _clears = Clears::new(&storage);
@@ -120,7 +120,7 @@ fn packs_that_stall_keep_nobody_from_other_packs() {
         // Each of them waits for its own pack, and for nobody who waits for another.
         until(|| storage.stalled() == 99);
         assert!(read(1).unwrap() == content(1));
-        storage.weather(|_, _| Weather::Fair);
+        storage.set_faults(|_, _| Fault::None);
         assert!(readers.into_iter().all(|reader| reader.join().unwrap()));
     });
 }
@@ -128,10 +128,10 @@ fn packs_that_stall_keep_nobody_from_other_packs() {
 #[test]
 fn a_list_that_stalls_is_not_waited_for() {
     let (tiny, _) = two_snapshots();
-    let (tiny, storage) = under_weather(tiny);
+    let (tiny, storage) = with_faults(tiny);
     let mounted = Mounted::new(&tiny, MountOptions::default());
     let _clears = Clears::new(&storage);
-    storage.weather(|class, name| if class == Class::Snapshots && name.is_none() { Weather::Stalled } else { Weather::Fair });
+    storage.set_faults(|class, name| if class == Class::Snapshots && name.is_none() { Fault::Stall } else { Fault::None });
     // Whoever looks has the list read again, once it is a second old.
     let ids = || fs::read_dir(mounted.path("ids")).unwrap().count();
     until(|| ids() == 2 && storage.stalled() == 1);
@@ -139,18 +139,18 @@ fn a_list_that_stalls_is_not_waited_for() {
     assert!(fs::read(mounted.path("latest/big")).unwrap() == noise(1000, 900_000));
     assert_eq!(fs::read_dir(mounted.path("")).unwrap().count(), 6);
     assert_eq!((ids(), storage.stalled()), (2, 1), "what is known is shown, and one list is enough");
-    storage.weather(|_, _| Weather::Fair);
+    storage.set_faults(|_, _| Fault::None);
     until(|| ids() == 3 && fs::read(mounted.path("latest/f")).is_ok_and(|f| f == b"3"));
 }
 
 #[test]
 fn a_storage_that_fails_is_eio_and_recovers() {
     let (tiny, _) = two_snapshots();
-    let (tiny, storage) = under_weather(tiny);
+    let (tiny, storage) = with_faults(tiny);
     let mounted = Mounted::new(&tiny, MountOptions::default());
     let two = mounted.path("ids/22222222");
     assert!(fs::read(two.join("small")).unwrap() == noise(1001, 5000));
-    storage.weather(|_, _| Weather::Failing);
+    storage.set_faults(|_, _| Fault::Fail);
     let one = mounted.path("ids/11111111");
     for _ in 0..2 {
         // Nothing of this tree was ever read: neither what is there nor what is not is known.
@@ -163,7 +163,7 @@ fn a_storage_that_fails_is_eio_and_recovers() {
     assert!(fs::read(two.join("small")).unwrap() == noise(1001, 5000));
     assert_eq!(fs::metadata(two.join("big")).unwrap().len(), 900_000);
     assert_eq!(fs::read_dir(mounted.path("ids")).unwrap().count(), 2);
-    storage.weather(|_, _| Weather::Fair);
+    storage.set_faults(|_, _| Fault::None);
     assert!(fs::read(one.join("f000")).unwrap() == noise(0, 40_000));
     assert_eq!(errno(fs::metadata(one.join("no such file"))), Some(2));
     assert_eq!(fs::read_dir(&one).unwrap().filter(|e| e.is_ok()).count(), 200);

@@ -35,7 +35,7 @@ impl Net {
         RemoteOptions { timeout, ..self.server.options(&self.token) }
     }
 
-    /// A client through the proxy that has connected already, in fair weather or not.
+    /// A client through the proxy that has connected already, with faults or without.
     fn client(&self, timeout: Duration) -> yester::Result<RemoteStorage> {
         RemoteStorage::open(&at_port(self.proxy.port, "web"), &self.options(timeout))
     }

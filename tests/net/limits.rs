@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use yester::remote::client::{RemoteOptions, RemoteStorage};
 use yester::remote::protocol::Capability;
-use yester::remote::tls::{Identity, Trust};
+use yester::remote::tls::{TlsIdentity, Trust};
 use yester::remote::tokens::Grant;
 use yester::serve::objects::{ServeOptions, listen};
 use yester::storage::{Class, Storage};
@@ -197,7 +197,7 @@ fn a_server_that_stops_ends_what_is_under_way() {
 #[test]
 fn a_renewed_certificate_is_shown_without_a_restart() {
     let scratch = tempfile::tempdir().unwrap();
-    let made = |name: &str| Identity::made(&scratch.path().join(name), &["localhost".to_owned()], &[]).unwrap();
+    let made = |name: &str| TlsIdentity::made(&scratch.path().join(name), &["localhost".to_owned()], &[]).unwrap();
     let (old, new, shown) = (made("old"), made("new"), scratch.path().join("shown"));
     std::fs::create_dir(&shown).unwrap();
     let files = (shown.join("chain.pem"), shown.join("key.pem"));
@@ -214,7 +214,7 @@ fn a_renewed_certificate_is_shown_without_a_restart() {
     let storage = server.storage("web");
     let token = server.token(server.grant("web", &FULL));
     let sees = |pair: &(PathBuf, PathBuf)| {
-        let fingerprint = Identity::read(&pair.0, &pair.1).unwrap().fingerprint();
+        let fingerprint = TlsIdentity::read(&pair.0, &pair.1).unwrap().fingerprint();
         let trust = Trust { fingerprint, authorities: None };
         RemoteStorage::open(&server.address("web"), &RemoteOptions { trust, ..server.options(&token) }).is_ok()
     };

@@ -12,7 +12,7 @@ use yester::observe::Silent;
 use yester::remote::client::RemoteStorage;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
-use yester::sys::process::Identity;
+use yester::sys::process::ProcessIdentity;
 use yester::vfs::MountOptions;
 
 use crate::common::trees::fixture::{Fixture, source};
@@ -109,7 +109,7 @@ impl Storage for Watched {
         self.inner.leftovers(remove)
     }
 
-    fn leftovers_of(&self, process: &Identity) -> Result<Leftovers> {
+    fn leftovers_of(&self, process: &ProcessIdentity) -> Result<Leftovers> {
         self.inner.leftovers_of(process)
     }
 

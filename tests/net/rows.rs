@@ -10,7 +10,7 @@ use std::time::Duration;
 use yester::ErrorKind;
 use yester::remote::client::{RemoteOptions, RemoteStorage};
 use yester::remote::protocol::Capability;
-use yester::remote::tls::{Identity, Trust, server_config};
+use yester::remote::tls::{TlsIdentity, Trust, server_config};
 use yester::remote::tokens::Grant;
 use yester::serve::objects::ServeOptions;
 use yester::storage::{Class, Created, Name, Storage};
@@ -28,13 +28,13 @@ fn canned(answer: &str) -> (u16, Trust) {
 
 /// A server's own certificate, with HTTP/1.1 behind it.
 pub fn own(directory: &Path) -> (rustls::ServerConfig, Trust) {
-    let (chain, key) = Identity::made(directory, &["localhost".to_owned()], &[]).unwrap();
-    let identity = Identity::read(&chain, &key).unwrap();
+    let (chain, key) = TlsIdentity::made(directory, &["localhost".to_owned()], &[]).unwrap();
+    let identity = TlsIdentity::read(&chain, &key).unwrap();
     let trust = Trust { fingerprint: identity.fingerprint(), authorities: None };
     (config(identity), trust)
 }
 
-fn config(identity: Identity) -> rustls::ServerConfig {
+fn config(identity: TlsIdentity) -> rustls::ServerConfig {
     let resolver = rustls::sign::SingleCertAndKey::from(identity.certified().unwrap());
     let mut config = (*server_config(Arc::new(resolver)).unwrap()).clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -167,7 +167,7 @@ fn signed(directory: &Path, change: impl FnOnce(&mut rcgen::CertificateParams)) 
     for (name, text) in [("ca.pem", &authority_pem), ("cert.pem", &certificate.pem()), ("key.pem", &key.serialize_pem())] {
         std::fs::write(directory.join(name), text).unwrap();
     }
-    let identity = Identity::read(&directory.join("cert.pem"), &directory.join("key.pem")).unwrap();
+    let identity = TlsIdentity::read(&directory.join("cert.pem"), &directory.join("key.pem")).unwrap();
     let port = serve(config(identity), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     (port, Trust { fingerprint: None, authorities: Some(directory.join("ca.pem")) })
 }

@@ -13,7 +13,7 @@ use yester::remote::protocol::{Capability, RepositoryName};
 use yester::remote::tls::{Fingerprint, Trust};
 use yester::remote::tokens::Grant;
 use yester::serve::objects::limits::Limits;
-use yester::serve::objects::{ServeOptions, Stop, listen, tokens};
+use yester::serve::objects::{ServeOptions, ServerStop, listen, tokens};
 use yester::storage::{Created, Name, Storage};
 use zeroize::Zeroizing;
 
@@ -27,7 +27,7 @@ pub struct Server {
     pub root: PathBuf,
     pub port: u16,
     pub fingerprint: Option<Fingerprint>,
-    stop: Stop,
+    stop: ServerStop,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -53,7 +53,7 @@ impl Server {
         let root = options.root.clone();
         let listening = listen(options).unwrap();
         let (port, fingerprint) = (listening.address.port(), listening.fingerprint);
-        let stop = Stop::default();
+        let stop = ServerStop::default();
         let watched = stop.clone();
         let thread = std::thread::spawn(move || listening.run(&watched));
         Server { root, port, fingerprint, stop, thread: Some(thread) }

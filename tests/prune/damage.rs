@@ -185,7 +185,7 @@ fn what_is_damaged_everywhere_does_not_stop_it() {
         world.storage.inner.damage(&first, damage);
         if known {
             let Name::Pack(id) = first else { panic!("a pack") };
-            let found = [(id, yester::format::damage::Extent::Whole)].into();
+            let found = [(id, yester::format::damage::DamagedExtent::Whole)].into();
             damaged::record(&world.repo, &found, "a test", now()).unwrap();
         }
         world.write("another", &noise(3, 40_000));

@@ -18,7 +18,7 @@ use yester::format::envelope::ObjectType;
 use yester::format::snapshot::Session;
 use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
 use yester::maintain::forget;
-use yester::maintain::prune::{Plan, Prune, PruneOptions, Report, Unused};
+use yester::maintain::prune::{Prune, PruneOptions, PrunePlan, Report, Unused};
 use yester::model::{Directory, Kind, PackId, SnapshotId, Timestamp};
 use yester::observe::Silent;
 use yester::repo::index::Index;
@@ -127,17 +127,17 @@ impl World {
         PruneOptions { memory: 8 << 20, ..PruneOptions::new(now()) }
     }
 
-    pub fn try_prune(&self, options: &PruneOptions) -> Result<(Plan, Report)> {
+    pub fn try_prune(&self, options: &PruneOptions) -> Result<(PrunePlan, Report)> {
         prune(&self.repo, options)
     }
 
     /// Prunes without repacking.
-    pub fn sweep(&self) -> (Plan, Report) {
+    pub fn sweep(&self) -> (PrunePlan, Report) {
         self.try_prune(&PruneOptions { max_unused: Unused::Unlimited, ..self.prune_options() }).unwrap()
     }
 
     /// Prunes and leaves nothing unused.
-    pub fn prune(&self) -> (Plan, Report) {
+    pub fn prune(&self) -> (PrunePlan, Report) {
         self.try_prune(&PruneOptions { max_unused: Unused::Bytes(0), ..self.prune_options() }).unwrap()
     }
 
@@ -158,7 +158,7 @@ impl World {
 }
 
 /// Plans a prune and does it.
-pub fn prune(repo: &Arc<Repository>, options: &PruneOptions) -> Result<(Plan, Report)> {
+pub fn prune(repo: &Arc<Repository>, options: &PruneOptions) -> Result<(PrunePlan, Report)> {
     let stop = AtomicBool::new(false);
     let prune = Prune::prepare(repo, options, &stop, &Silent)?;
     let plan = prune.plan().clone();

@@ -11,10 +11,10 @@ use jiff::tz::TimeZone;
 use support::{World, noise};
 use yester::maintain::forget::by_policy;
 use yester::maintain::prune::{Prune, PruneOptions};
-use yester::maintain::retention::{Count, Policy};
+use yester::maintain::retention::{KeepCount, Policy};
 use yester::model::{SnapshotId, Timestamp};
 use yester::observe::Silent;
-use yester::repo::snapshots::{self, Filter};
+use yester::repo::snapshots::{self, SnapshotFilter};
 
 /// Counts what this thread has from the heap, and the most it ever had. Prune is one thread.
 struct Counting;
@@ -96,9 +96,14 @@ fn a_thousand_snapshots_are_forgotten_by_policy_and_pruned() {
     }
     let all = snapshots::list(&world.repo).unwrap();
     assert_eq!(all.len() as u64, SNAPSHOTS);
-    let policy =
-        Policy { last: Count::Of(5), daily: Count::Of(7), weekly: Count::Of(4), monthly: Count::All, ..Policy::default() };
-    let series = by_policy(&all, &Filter::default(), &policy, &TimeZone::UTC, support::now(), false).unwrap();
+    let policy = Policy {
+        last: KeepCount::Of(5),
+        daily: KeepCount::Of(7),
+        weekly: KeepCount::Of(4),
+        monthly: KeepCount::All,
+        ..Policy::default()
+    };
+    let series = by_policy(&all, &SnapshotFilter::default(), &policy, &TimeZone::UTC, support::now(), false).unwrap();
     let [series] = &series[..] else { panic!("one series") };
     assert!((15..25).contains(&series.keep.len()), "{}", series.keep.len());
     series.remove.iter().for_each(|snapshot| world.forget(snapshot.id));

@@ -411,9 +411,9 @@ fn too_little_room_is_said_before_anything_is_written() {
 
 #[test]
 fn what_a_killed_run_left_goes_and_nothing_else() {
-    use yester::sys::process::Identity;
+    use yester::sys::process::ProcessIdentity;
     let tag = |text: &[u8]| yester::model::id::to_hex(&blake3::hash(text).as_bytes()[..6]);
-    let Identity { host, machine, boot, namespace, pid, started, .. } = Identity::this();
+    let ProcessIdentity { host, machine, boot, namespace, pid, started, .. } = ProcessIdentity::this();
     let (host, boot) = (tag(&[&host[..], b"\0", &machine].concat()), tag(&boot));
     let name = |host: &str, started: u64, number: u64| format!(".yester-{host}-{boot}-{namespace}-{pid}-{started}-{number}");
     let (dead, alive) = (name(&host, started + 1, 7), name(&host, started, u64::MAX));

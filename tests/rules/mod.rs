@@ -1,4 +1,5 @@
 //! Rules that the sources and the README keep.
 
 mod architecture;
+mod glossary;
 mod readme;

@@ -15,7 +15,7 @@ use program::{World, shown, with};
 use yester::model::SnapshotId;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Created, Name, Storage};
-use yester::sys::process::Identity;
+use yester::sys::process::ProcessIdentity;
 
 const WITHOUT_NOREPLACE: Abilities = Abilities { noreplace: false, links: true, modes: true };
 const WITHOUT_LINKS: Abilities = Abilities { noreplace: false, links: false, modes: false };
@@ -96,7 +96,7 @@ fn of_many_who_want_a_name_one_gets_it() {
 /// A process that is gone and was on this machine: its temporary name, as the program writes it.
 fn gone() -> String {
     let tag = |text: &[u8]| blake3::hash(text).to_hex()[..12].to_owned();
-    let this = Identity::this();
+    let this = ProcessIdentity::this();
     let (host, boot) = (tag(&[&this.host[..], b"\0", &this.machine].concat()), tag(&this.boot));
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();

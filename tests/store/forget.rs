@@ -14,10 +14,10 @@ use jiff::tz::TimeZone;
 use tiny::{About, Tiny, dir, file};
 use yester::error::{Error, ErrorKind};
 use yester::maintain::forget::{by_names, by_policy, forget};
-use yester::maintain::retention::{Count, Policy, Within};
+use yester::maintain::retention::{KeepCount, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, Timestamp};
 use yester::observe::{Event, Observer, Silent};
-use yester::repo::snapshots::{self, Filter};
+use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::storage::{Class, Name};
 
 const NOW: Timestamp = Timestamp { secs: 4_000_000_000, nanos: 0 };
@@ -77,9 +77,9 @@ fn each_rule_keeps_the_newest_of_its_periods() {
         let why = reasons(&policy, &utc, &all);
         (0..why.len()).filter(|at| !why[*at].is_empty()).collect::<Vec<_>>()
     };
-    let of = Count::Of;
+    let of = KeepCount::Of;
     assert_eq!(kept(Policy { last: of(2), ..Policy::default() }), [4, 5]);
-    assert_eq!(kept(Policy { last: Count::All, ..Policy::default() }), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(kept(Policy { last: KeepCount::All, ..Policy::default() }), [0, 1, 2, 3, 4, 5]);
     assert_eq!(kept(Policy { hourly: of(3), ..Policy::default() }), [3, 4, 5]);
     assert_eq!(kept(Policy { daily: of(2), ..Policy::default() }), [4, 5]);
     assert_eq!(kept(Policy { weekly: of(3), ..Policy::default() }), [1, 4, 5]);
@@ -104,14 +104,14 @@ fn days_are_those_of_the_zone() {
     let all: Vec<Snapshot> = times.iter().enumerate().map(|(n, secs)| snapshot(n as u64, *secs, &[])).collect();
     let kept =
         |policy: &Policy, zone: &TimeZone| reasons(policy, zone, &all).iter().map(|why| !why.is_empty()).collect::<Vec<_>>();
-    let daily = Policy { daily: Count::Of(3), ..Policy::default() };
+    let daily = Policy { daily: KeepCount::Of(3), ..Policy::default() };
     assert_eq!(kept(&daily, &berlin), [true, true, false, false, true]);
     assert_eq!(kept(&daily, &TimeZone::UTC), [true, true, false, false, true]);
-    let two = Policy { daily: Count::Of(2), ..Policy::default() };
+    let two = Policy { daily: KeepCount::Of(2), ..Policy::default() };
     assert_eq!(kept(&two, &berlin), [false, true, false, false, true]);
-    let hourly = Policy { hourly: Count::Of(2), ..Policy::default() };
+    let hourly = Policy { hourly: KeepCount::Of(2), ..Policy::default() };
     assert_eq!(kept(&hourly, &berlin), [false, false, false, true, true]);
-    assert_eq!(kept(&Policy { hourly: Count::Of(3), ..Policy::default() }, &berlin), [false, true, false, true, true]);
+    assert_eq!(kept(&Policy { hourly: KeepCount::Of(3), ..Policy::default() }, &berlin), [false, true, false, true, true]);
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn a_time_of_the_future_counts_for_nothing() {
     let mut all: Vec<Snapshot> = (0..4).map(|n| snapshot(n, NOW.secs - (9 - n as i64) * day, &[])).collect();
     all.extend((4..11).map(|n| snapshot(n, NOW.secs + (10 + n as i64) * day, &[])));
     let policies = [
-        Policy { last: Count::Of(2), ..Policy::default() },
-        Policy { daily: Count::Of(2), ..Policy::default() },
+        Policy { last: KeepCount::Of(2), ..Policy::default() },
+        Policy { daily: KeepCount::Of(2), ..Policy::default() },
         Policy { within: Some("7d".parse().unwrap()), ..Policy::default() },
     ];
     for policy in &policies {
@@ -178,7 +178,7 @@ fn a_time_of_the_future_counts_for_nothing() {
     sorted.iter_mut().enumerate().for_each(|(n, s)| s.time.secs = now.secs + if n < 4 { n as i64 - 9 } else { 10 * 365 * day });
     yester::repo::times::sort(&mut sorted, &Default::default());
     assert_eq!(sorted.last().unwrap().id, all[3].id);
-    assert_eq!(snapshots::find(&sorted, "latest", &Filter::default()).unwrap().id, all[3].id);
+    assert_eq!(snapshots::find(&sorted, "latest", &SnapshotFilter::default()).unwrap().id, all[3].id);
     yester::repo::times::sort(&mut sorted[..7], &Default::default());
 }
 
@@ -200,12 +200,12 @@ fn a_complete_snapshot_is_kept_before_an_incomplete_one() {
         incomplete(4, second + 9000),
     ];
     let why = |policy| reasons(&policy, &utc, &all);
-    assert_eq!(why(Policy { daily: Count::Of(1), ..Policy::default() }), ["", "", "daily snapshot", "", ""]);
-    assert_eq!(why(Policy { daily: Count::Of(2), ..Policy::default() }), ["daily snapshot", "", "daily snapshot", "", ""]);
-    let last = why(Policy { last: Count::Of(2), ..Policy::default() });
+    assert_eq!(why(Policy { daily: KeepCount::Of(1), ..Policy::default() }), ["", "", "daily snapshot", "", ""]);
+    assert_eq!(why(Policy { daily: KeepCount::Of(2), ..Policy::default() }), ["daily snapshot", "", "daily snapshot", "", ""]);
+    let last = why(Policy { last: KeepCount::Of(2), ..Policy::default() });
     assert_eq!(last, ["", "", "last complete snapshot", "last snapshot", "last snapshot"]);
     // A day of which there is no complete one has the newest.
-    let why = reasons(&Policy { daily: Count::Of(1), ..Policy::default() }, &utc, &all[3..]);
+    let why = reasons(&Policy { daily: KeepCount::Of(1), ..Policy::default() }, &utc, &all[3..]);
     assert_eq!(why, ["", "daily snapshot"]);
 }
 
@@ -218,9 +218,9 @@ fn an_empty_snapshot_that_pushes_others_out_is_named() {
         out
     };
     let all = [sized(0, 1_000_000), sized(1, 900_000), sized(2, 0), sized(3, 99_999)];
-    let policy = |n| Policy { last: Count::Of(n), ..Policy::default() };
+    let policy = |n| Policy { last: KeepCount::Of(n), ..Policy::default() };
     let small = |n| {
-        let series = by_policy(&all, &Filter::default(), &policy(n), &TimeZone::UTC, NOW, false).unwrap();
+        let series = by_policy(&all, &SnapshotFilter::default(), &policy(n), &TimeZone::UTC, NOW, false).unwrap();
         series[0].small.iter().map(|s| s.id).collect::<Vec<_>>()
     };
     assert_eq!(small(2), [all[2].id, all[3].id]);
@@ -249,7 +249,7 @@ fn spans_keep_one_of_each_period() {
     assert_eq!(kept(2, "10d").len(), 2);
     assert_eq!(kept(3, "2m"), vec!["monthly within 2m"; 2]);
     assert_eq!(kept(4, "5y"), vec!["yearly within 5y"; 2]);
-    let both = Policy { last: Count::Of(1), within_each: Default::default(), ..Policy::default() };
+    let both = Policy { last: KeepCount::Of(1), within_each: Default::default(), ..Policy::default() };
     assert_eq!(reasons(&both, &utc, &all).iter().filter(|why| !why.is_empty()).count(), 1);
 }
 
@@ -262,8 +262,8 @@ fn series_are_what_they_are_grouped_by() {
     };
     let all = [with(1, "a", "/x", "t"), with(2, "a", "/y", "t"), with(3, "b", "/x", "u"), with(4, "b", "/x", "t")];
     let kept = |by: &str| {
-        let policy = Policy { last: Count::Of(1), group_by: by.parse().unwrap(), ..Policy::default() };
-        let series = by_policy(&all, &Filter::default(), &policy, &TimeZone::UTC, NOW, false).unwrap();
+        let policy = Policy { last: KeepCount::Of(1), group_by: by.parse().unwrap(), ..Policy::default() };
+        let series = by_policy(&all, &SnapshotFilter::default(), &policy, &TimeZone::UTC, NOW, false).unwrap();
         let mut kept: Vec<i64> = series.iter().flat_map(|one| one.keep.iter().map(|(kept, _)| kept.time.secs)).collect();
         kept.sort_unstable();
         kept
@@ -301,7 +301,7 @@ fn counting_agrees_with_sets_of_periods() {
         times.sort_unstable();
         let all: Vec<Snapshot> = times.iter().enumerate().map(|(n, secs)| snapshot(n as u64, *secs, &[])).collect();
         let n = 1 + random(12);
-        let of = Count::Of(n);
+        let of = KeepCount::Of(n);
         let cases: [(Policy, &str); 3] = [
             (Policy { hourly: of, ..Policy::default() }, "%F %H"),
             (Policy { daily: of, ..Policy::default() }, "%F"),
@@ -342,17 +342,17 @@ fn tiny() -> (Tiny, Vec<SnapshotId>) {
 fn policies_apply_to_each_series_that_passes_the_filter() {
     let (tiny, ids) = tiny();
     let all = snapshots::list(&tiny.repo).unwrap();
-    let policy = Policy { last: Count::Of(1), ..Policy::default() };
-    let apply = |policy: &Policy, filter: &Filter, unsafe_all: bool| {
+    let policy = Policy { last: KeepCount::Of(1), ..Policy::default() };
+    let apply = |policy: &Policy, filter: &SnapshotFilter, unsafe_all: bool| {
         by_policy(&all, filter, policy, &TimeZone::UTC, NOW, unsafe_all).map(|series| {
             let of = |s: &[&Snapshot]| s.iter().map(|s| s.id).collect::<Vec<_>>();
             series.iter().map(|s| (s.keep.iter().map(|(s, _)| s.id).collect::<Vec<_>>(), of(&s.remove))).collect::<Vec<_>>()
         })
     };
-    let everything = Filter::default();
+    let everything = SnapshotFilter::default();
     let expected = vec![(vec![ids[1]], vec![ids[0]]), (vec![ids[2]], vec![]), (vec![ids[4]], vec![ids[3]])];
     assert_eq!(apply(&policy, &everything, false).unwrap(), expected);
-    let two = Filter { hosts: vec![b"two".to_vec()], ..Filter::default() };
+    let two = SnapshotFilter { hosts: vec![b"two".to_vec()], ..SnapshotFilter::default() };
     assert_eq!(apply(&policy, &two, false).unwrap(), expected[2..]);
     // A policy that says nothing, or keeps nothing of a series.
     let nothing = Policy::default();
@@ -364,7 +364,7 @@ fn policies_apply_to_each_series_that_passes_the_filter() {
     let tagged = Policy { tags: vec![vec![b"none has it".to_vec()]], ..Policy::default() };
     usage(apply(&tagged, &everything, false));
     assert_eq!(apply(&tagged, &everything, true).unwrap().iter().map(|(keep, _)| keep.len()).sum::<usize>(), 0);
-    let zero = Policy { last: Count::Of(0), ..Policy::default() };
+    let zero = Policy { last: KeepCount::Of(0), ..Policy::default() };
     usage(apply(&zero, &everything, true));
 }
 
@@ -374,7 +374,7 @@ fn names_are_found_and_the_last_snapshot_is_guarded() {
     let all = snapshots::list(&tiny.repo).unwrap();
     let name = |texts: &[&str], lost: &[SnapshotId], unsafe_all: bool| {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        by_names(&tiny.repo, &all, &texts, &Filter::default(), lost, unsafe_all)
+        by_names(&tiny.repo, &all, &texts, &SnapshotFilter::default(), lost, unsafe_all)
     };
     let full: Vec<String> = ids.iter().map(SnapshotId::to_string).collect();
     assert_eq!(name(&["latest", &full[0], "latest"], &[], false).unwrap(), [ids[4], ids[0]]);

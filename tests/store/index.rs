@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::record::{Operation, RecordingStorage, Weather};
+use crate::common::record::{Fault, Operation, RecordingStorage};
 use program::{World, shown, with};
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
@@ -232,9 +232,9 @@ fn a_segment_that_stalls_keeps_nobody_from_the_cache() {
     fixture.ingest(&IngestOptions::default()).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let repo = fixture.open().with_cache(scratch.path(), 1 << 30);
-    fixture.storage.weather(|class, name| match (class, name) {
-        (Class::Index, Some(_)) => Weather::Stalled,
-        _ => Weather::Fair,
+    fixture.storage.set_faults(|class, name| match (class, name) {
+        (Class::Index, Some(_)) => Fault::Stall,
+        _ => Fault::None,
     });
     let (done, kept) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
@@ -247,7 +247,7 @@ fn a_segment_that_stalls_keeps_nobody_from_the_cache() {
             done.send(()).unwrap();
         });
         let kept = kept.recv_timeout(Duration::from_secs(60));
-        fixture.storage.weather(|_, _| Weather::Fair);
+        fixture.storage.set_faults(|_, _| Fault::None);
         loading.join().unwrap().unwrap();
         kept.expect("who keeps a page of a tree waits for a segment");
     });

@@ -13,7 +13,7 @@ use super::super::context::Context;
 use super::super::exit::Outcome;
 use super::super::output::lossy;
 use super::super::paths;
-use super::super::place::Place;
+use super::super::place::NamedRepository;
 use super::{NewKeyArgs, advice, kind, open_to_write, repair_after, say, slot};
 
 /// Add a key slot: another passphrase or key file
@@ -108,7 +108,7 @@ pub fn passwd(context: &Context, args: &PasswdArgs) -> Result<Outcome> {
 }
 
 /// What to do with the default repository's key file when it opens nothing any more: it is what is tried first.
-fn in_the_way(context: &Context, place: &Place, old: &Credential, new: Option<&PathBuf>) -> Option<String> {
+fn in_the_way(context: &Context, place: &NamedRepository, old: &Credential, new: Option<&PathBuf>) -> Option<String> {
     let used = context.given().is_ok_and(|given| given.is_none())
         && context.places.is_default(place)
         && matches!(old, Credential::KeyFile(_));

@@ -4,7 +4,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use yester::format::config::{Derivation, KeySlot};
-use yester::keys::copies::{Copies, State};
+use yester::keys::copies::{Copies, CopyState};
 use yester::keys::keyring::KeyRing;
 use yester::keys::slots::Slot;
 use yester::model::{SlotId, escape};
@@ -37,18 +37,18 @@ struct JsonSlot {
     label_b64: Option<String>,
     current: bool,
     good_copies: usize,
-    copies: Vec<JsonCopy>,
+    copies: Vec<JsonListedCopy>,
 }
 
 #[derive(Serialize)]
 struct JsonConfiguration {
     message_type: &'static str,
     good_copies: usize,
-    copies: Vec<JsonCopy>,
+    copies: Vec<JsonListedCopy>,
 }
 
 #[derive(Serialize)]
-struct JsonCopy {
+struct JsonListedCopy {
     name: String,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,13 +132,13 @@ fn json(slot: &Slot, opened: SlotId) -> JsonSlot {
     }
 }
 
-fn json_copies<T>(copies: &Copies<T>) -> Vec<JsonCopy> {
-    let one = |(name, found): (yester::storage::Name, &State)| {
+fn json_copies<T>(copies: &Copies<T>) -> Vec<JsonListedCopy> {
+    let one = |(name, found): (yester::storage::Name, &CopyState)| {
         let message = match found {
-            State::Damaged(why) | State::MadeUp(why) | State::Unknown(why) => Some(why.clone()),
-            State::Whole | State::Missing => None,
+            CopyState::Damaged(why) | CopyState::MadeUp(why) | CopyState::Unknown(why) => Some(why.clone()),
+            CopyState::Whole | CopyState::Missing => None,
         };
-        JsonCopy { name: name.to_string(), state: state(found), message }
+        JsonListedCopy { name: name.to_string(), state: state(found), message }
     };
     copies.states().map(one).collect()
 }
@@ -153,13 +153,13 @@ fn troubles<T>(copies: &Copies<T>, what: &str, lost: &str) -> Vec<String> {
     let mut out: Vec<String> = copies
         .states()
         .filter_map(|(name, found)| match found {
-            State::Whole => None,
+            CopyState::Whole => None,
             // One that was never made, where none is good.
-            State::Missing if copies.whole() == 0 => None,
-            State::Missing => Some(format!("{name} is missing ({next})")),
-            State::Damaged(why) | State::MadeUp(why) => Some(format!("{name} is damaged: {why} ({next})")),
-            State::Unknown(why) if copies.whole() == 0 => Some(format!("{name}: {why} (it is left alone; {lost})")),
-            State::Unknown(why) => Some(format!("{name}: {why} (it is left alone)")),
+            CopyState::Missing if copies.whole() == 0 => None,
+            CopyState::Missing => Some(format!("{name} is missing ({next})")),
+            CopyState::Damaged(why) | CopyState::MadeUp(why) => Some(format!("{name} is damaged: {why} ({next})")),
+            CopyState::Unknown(why) if copies.whole() == 0 => Some(format!("{name}: {why} (it is left alone; {lost})")),
+            CopyState::Unknown(why) => Some(format!("{name}: {why} (it is left alone)")),
         })
         .collect();
     if copies.differ() {

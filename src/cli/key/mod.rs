@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use yester::chunk::keys::Credential;
 use yester::format::config::Derivation;
-use yester::jobs::credential::{self, New, Options};
-use yester::keys::copies::{Repaired, State};
+use yester::jobs::credential::{self, CredentialOptions, New};
+use yester::keys::copies::{CopyState, Repaired};
 use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
 use yester::{Error, ErrorKind, Result};
@@ -19,7 +19,7 @@ use super::exit::Outcome;
 use super::log;
 use super::output::{Output, note};
 use super::paths;
-use super::place::Place;
+use super::place::NamedRepository;
 
 mod change;
 mod list;
@@ -45,7 +45,7 @@ enum KeyCommand {
     Add(change::AddArgs),
     Remove(change::RemoveArgs),
     Passwd(change::PasswdArgs),
-    Export(recovery::ExportArgs),
+    Export(recovery::RecoveryExportArgs),
     Recover(recovery::RecoverArgs),
 }
 
@@ -80,8 +80,8 @@ pub fn run(context: &Context, args: &KeyArgs) -> Result<Outcome> {
 }
 
 impl NewKeyArgs {
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> CredentialOptions {
+        CredentialOptions {
             key_file: self.new_key_file.clone(),
             password_command: self.new_password_command.clone(),
             password_file: self.new_password_file.clone(),
@@ -89,7 +89,7 @@ impl NewKeyArgs {
     }
 
     /// Reads the new credential, or makes it, or asks for it.
-    fn credential(&self, place: &Place) -> Result<New> {
+    fn credential(&self, place: &NamedRepository) -> Result<New> {
         let origin = credential::given(&self.options(), "YESTER_NEW_", |name| std::env::var_os(name))?;
         if origin.is_none() && !credential::can_ask() {
             let text = "there is no terminal to ask for the new passphrase on: give --new-key-file (made if it does not exist), \
@@ -111,7 +111,7 @@ fn slot(label: Option<Vec<u8>>) -> SlotOptions {
 }
 
 /// Unlocks the repository.
-fn open(context: &Context) -> Result<(Place, KeyRing, Credential)> {
+fn open(context: &Context) -> Result<(NamedRepository, KeyRing, Credential)> {
     let place = context.place()?;
     let storage = context.storage(&place)?;
     let (ring, credential) = context.unlock(&place, |key| KeyRing::open_with(storage.clone(), key, &log::reports()))?;
@@ -119,7 +119,7 @@ fn open(context: &Context) -> Result<(Place, KeyRing, Credential)> {
 }
 
 /// The same for a command that changes keys: what was stopped half way is ended first.
-fn open_to_write(context: &Context) -> Result<(Place, KeyRing, Credential)> {
+fn open_to_write(context: &Context) -> Result<(NamedRepository, KeyRing, Credential)> {
     let opened = open(context)?;
     context::finish_keys(opened.1.finish());
     Ok(opened)
@@ -159,12 +159,12 @@ fn note_repaired(context: &Context, copy: &Repaired) {
 }
 
 /// A copy's state in a word.
-fn state(state: &State) -> &'static str {
+fn state(state: &CopyState) -> &'static str {
     match state {
-        State::Whole => "good",
-        State::Missing => "missing",
-        State::Damaged(_) | State::MadeUp(_) => "damaged",
-        State::Unknown(_) => "unknown",
+        CopyState::Whole => "good",
+        CopyState::Missing => "missing",
+        CopyState::Damaged(_) | CopyState::MadeUp(_) => "damaged",
+        CopyState::Unknown(_) => "unknown",
     }
 }
 

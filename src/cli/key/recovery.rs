@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::super::context::{self, Context};
 use super::super::exit::{self, Outcome};
-use super::super::place::Place;
+use super::super::place::NamedRepository;
 use super::super::{log, paths, units};
 use super::{NewKeyArgs, advice, kind, open, repair_after, say, slot};
 
@@ -31,7 +31,7 @@ use super::{NewKeyArgs, advice, kind, open, repair_after, say, slot};
 /// can be read, by anybody: print it, and keep the paper where only you can get at it. It stays good when key slots come
 /// and go.
 #[derive(Debug, Args)]
-pub struct ExportArgs {}
+pub struct RecoveryExportArgs {}
 
 /// Get back in with the recovery text
 ///
@@ -64,7 +64,7 @@ struct Recovered {
 }
 
 /// Prints the text.
-pub fn export(context: &Context, _: &ExportArgs) -> Result<Outcome> {
+pub fn export(context: &Context, _: &RecoveryExportArgs) -> Result<Outcome> {
     let (place, ring, _) = open(context)?;
     let text = page(&place, &ring.recovery())?;
     if !context.global.json {
@@ -89,7 +89,7 @@ fn print(text: &[u8]) -> Result<Outcome> {
     }
 }
 
-fn page(place: &Place, recovery: &Recovery) -> Result<Zeroizing<String>> {
+fn page(place: &NamedRepository, recovery: &Recovery) -> Result<Zeroizing<String>> {
     let lines = recovery.lines()?;
     let config = &recovery.config;
     let before = format!(
@@ -127,7 +127,7 @@ pub fn recover(context: &Context, args: &RecoverArgs) -> Result<Outcome> {
     }
 }
 
-fn with_text(context: &Context, place: &Place, file: &Path, new: &NewKeyArgs) -> Result<Outcome> {
+fn with_text(context: &Context, place: &NamedRepository, file: &Path, new: &NewKeyArgs) -> Result<Outcome> {
     if context.credential_options().any() {
         let text = "the recovery text needs no key to open the repository: what is to open it from now on is given by \
                     --new-key-file, --new-password-file or --new-password-command";
@@ -146,7 +146,7 @@ fn with_text(context: &Context, place: &Place, file: &Path, new: &NewKeyArgs) ->
     Ok(repair_after(context, &KeyRing::open_with(storage, &new_key.credential, &log::reports())?))
 }
 
-fn without_text(context: &Context, place: &Place, new: &NewKeyArgs) -> Result<Outcome> {
+fn without_text(context: &Context, place: &NamedRepository, new: &NewKeyArgs) -> Result<Outcome> {
     if new.options().any() || new.label.is_some() {
         return Err(Error::invalid(
             "without FILE nothing but a lost configuration is written: a new key is added by yester key add",

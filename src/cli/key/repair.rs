@@ -12,12 +12,12 @@ use super::{list, open, open_to_write, say, state};
 struct Done {
     message_type: &'static str,
     dry_run: bool,
-    copies: Vec<JsonCopy>,
+    copies: Vec<JsonRepairedCopy>,
     removed: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct JsonCopy {
+struct JsonRepairedCopy {
     name: String,
     was: &'static str,
 }
@@ -41,7 +41,7 @@ pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
     if lines.is_empty() {
         lines.push("there is no copy to write again".to_owned());
     }
-    let copies = copies.iter().map(|copy| JsonCopy { name: copy.name.to_string(), was: state(&copy.was) }).collect();
+    let copies = copies.iter().map(|copy| JsonRepairedCopy { name: copy.name.to_string(), was: state(&copy.was) }).collect();
     let removed = removed.iter().map(|(name, _)| name.to_string()).collect();
     say(context, &lines, &Done { message_type: "repair_keys", dry_run, copies, removed })?;
     result?;

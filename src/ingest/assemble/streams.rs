@@ -7,21 +7,21 @@ use crossbeam_channel::{Receiver, never, select};
 
 use crate::error::Result;
 use crate::ingest::assemble::Assembler;
-use crate::ingest::budget::Budget;
+use crate::ingest::budget::ReadBudget;
 use crate::ingest::chunks::{Gathered, Previous};
 use crate::ingest::now;
-use crate::ingest::plan::Step;
+use crate::ingest::plan::WalkStep;
 use crate::ingest::read::Cut;
 use crate::ingest::recipe::Recipe;
 use crate::ingest::sink::stopped;
-use crate::ingest::stream::Part;
+use crate::ingest::stream::StreamPart;
 use crate::model::{Content, Item, Kind, Node, Timestamp};
 use crate::observe::Event;
 
 /// The streams of an ingest.
 #[derive(Debug)]
 pub struct Streams<'a> {
-    budget: &'a Budget,
+    budget: &'a ReadBudget,
     arriving: HashMap<usize, Arriving>,
     /// Bytes of those that have not ended.
     bytes: u64,
@@ -52,7 +52,7 @@ pub struct EndedStream {
 
 impl<'a> Streams<'a> {
     /// Streams that hold what they read in `budget`; those of these numbers, each with its previous version.
-    pub fn new(budget: &'a Budget, before: impl IntoIterator<Item = (usize, Option<Content>)>) -> Self {
+    pub fn new(budget: &'a ReadBudget, before: impl IntoIterator<Item = (usize, Option<Content>)>) -> Self {
         let arriving = |base| Arriving { recipe: Recipe::over(base), ..Arriving::default() };
         Streams { budget, arriving: before.into_iter().map(|(number, base)| (number, arriving(base))).collect(), bytes: 0 }
     }
@@ -60,7 +60,7 @@ impl<'a> Streams<'a> {
 
 impl Assembler<'_> {
     /// The next steps of the walk; until they come, streams are stored. `None` at the end.
-    pub(super) fn next_steps(&mut self, steps: &Receiver<Vec<Step>>) -> Result<Option<Vec<Step>>> {
+    pub(super) fn next_steps(&mut self, steps: &Receiver<Vec<WalkStep>>) -> Result<Option<Vec<WalkStep>>> {
         if self.streams.arriving.is_empty() {
             return Ok(steps.recv().ok());
         }
@@ -78,10 +78,10 @@ impl Assembler<'_> {
     }
 
     /// Stores the next part of a stream.
-    pub(super) fn stream_part(&mut self, number: usize, part: Part) -> Result<()> {
+    pub(super) fn stream_part(&mut self, number: usize, part: StreamPart) -> Result<()> {
         let Some(stream) = self.streams.arriving.get_mut(&number) else { return Ok(()) };
         match part {
-            Part::Data { bytes, cuts, held } => {
+            StreamPart::Data { bytes, cuts, held } => {
                 for Cut { id, start, len } in cuts {
                     let at = stream.recipe.size;
                     let previous = stream.recipe.base.as_ref().map(|content| Previous { content, offset: at });
@@ -93,7 +93,7 @@ impl Assembler<'_> {
                 self.streams.budget.give(number as u64, held);
                 self.progress(self.streams.bytes);
             }
-            Part::End { started, failure } => {
+            StreamPart::End { started, failure } => {
                 self.chunks.end_stream(&mut stream.gathered)?;
                 stream.end = Some((started, failure));
             }

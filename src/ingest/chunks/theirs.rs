@@ -2,24 +2,24 @@
 
 use crate::error::Result;
 use crate::format::pack::PackKind;
-use crate::ingest::chunks::{Chunks, Gathered};
+use crate::ingest::chunks::{FrameBuilder, Gathered};
 use crate::model::ChunkKey;
 use crate::repo::index::Index;
-use crate::repo::index::known::Known;
+use crate::repo::index::known::KnownChunks;
 use crate::repo::pack::PlainFrame;
 
-impl Chunks<'_> {
+impl FrameBuilder<'_> {
     /// The frame without what somebody who goes ahead has stored; waits for that.
     pub(super) fn without_theirs(&mut self, mut gathered: Gathered) -> Result<Gathered> {
         let keys: Vec<ChunkKey> = gathered.frame.chunks.iter().map(|(id, _)| id.key()).collect();
         let (mut fresh, mut known) = (self.fresh.take(), std::mem::take(&mut self.known));
-        let look = |index: &Index, known: &mut Known| -> Result<Vec<bool>> {
+        let look = |index: &Index, known: &mut KnownChunks| -> Result<Vec<bool>> {
             keys.iter().map(|key| Ok(known.find(index, PackKind::Data, key)?.is_some())).collect()
         };
         let mut theirs = fresh.as_deref().map_or(Ok(Vec::new()), |index| look(index, &mut known))?;
         if !theirs.contains(&true) {
             self.follow.wait(&mut |index| {
-                known = Known::default();
+                known = KnownChunks::default();
                 theirs = look(&index, &mut known)?;
                 fresh = Some(index);
                 Ok(theirs.contains(&true))

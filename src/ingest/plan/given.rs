@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::exclude::Marked;
 use crate::ingest::input::Opened;
-use crate::ingest::level::Level;
+use crate::ingest::level::WalkLevel;
 use crate::ingest::parent::{ParentDir, ParentEntry};
 use crate::ingest::plan::left_out::leave_out;
-use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
-use crate::ingest::sources::{self, Given, Place};
+use crate::ingest::plan::{Begun, ContentSource, Planner, WalkStep, metadata, record};
+use crate::ingest::sources::{self, NumberedInput, SourceEntry};
 use crate::model::{Content, Directory, Kind, LeftOut, Metadata, Node, escape};
 use crate::observe::Event;
 use crate::sys::{Dir, FileKind, Stat, dir, process, xattr};
@@ -27,8 +27,8 @@ impl<'a> Planner<'a> {
     /// Enters a place of the tree of given paths: a given path itself, or one that only leads to others.
     pub(super) fn enter_place(
         &mut self,
-        stack: &mut Vec<Level<'a>>,
-        place: &'a Place,
+        stack: &mut Vec<WalkLevel<'a>>,
+        place: &'a SourceEntry,
         name: &[u8],
         entry: Option<ParentEntry>,
         parent: Option<ParentDir>,
@@ -37,7 +37,7 @@ impl<'a> Planner<'a> {
             self.path.push(b'/');
             self.path.extend_from_slice(name);
         }
-        let Some(Given { number, input }) = &place.input else {
+        let Some(NumberedInput { number, input }) = &place.input else {
             return self.enter_lead(stack, place, name, parent);
         };
         self.seen.insert(self.path.clone());
@@ -73,7 +73,13 @@ impl<'a> Planner<'a> {
     }
 
     /// A directory that was not given: it leads to what was, with its live metadata where there is one.
-    fn enter_lead(&mut self, stack: &mut Vec<Level<'a>>, place: &'a Place, name: &[u8], parent: Option<ParentDir>) -> Result<()> {
+    fn enter_lead(
+        &mut self,
+        stack: &mut Vec<WalkLevel<'a>>,
+        place: &'a SourceEntry,
+        name: &[u8],
+        parent: Option<ParentDir>,
+    ) -> Result<()> {
         let live = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
         let scanned = Dir::open(&sources::live_path(&live)).and_then(|dir| {
             let stat = dir.stat_self()?;
@@ -86,7 +92,7 @@ impl<'a> Planner<'a> {
             }
             // Nothing below it is there either: what was given of it is told at the end.
             Err(_) if !self.path.is_empty() && !place.is_there() => return Ok(()),
-            Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::List::new(), ScanRecord::default()),
+            Err(_) => (Metadata { mode: 0o755, ..Metadata::default() }, xattr::XattrList::new(), ScanRecord::default()),
         };
         self.walked.statistics.directories += 1;
         let node = Node {
@@ -99,11 +105,11 @@ impl<'a> Planner<'a> {
             left_out: LeftOut::default(),
         };
         self.owners(&node);
-        self.step(Step::Enter(
+        self.step(WalkStep::Enter(
             Box::new(Begun { node, xattrs, record, before: None, doubtful: false }),
             parent.as_ref().and_then(ParentDir::before),
         ))?;
-        stack.push(Level {
+        stack.push(WalkLevel {
             place: Some(place),
             scanned: None,
             extra: place.below.keys().map(Vec::as_slice).collect::<Vec<_>>().into_iter().peekable(),
@@ -141,7 +147,7 @@ impl<'a> Planner<'a> {
         self.owners(&node);
         let before = entry.as_ref().map(|entry| Box::new(entry.node().clone()));
         let begun = Begun { node, xattrs: Vec::new(), record: ScanRecord::default(), before, doubtful: false };
-        self.step(Step::Leaf(Box::new(begun), Wanted::Stream(number)))
+        self.step(WalkStep::Leaf(Box::new(begun), ContentSource::Stream(number)))
     }
 
     /// Says that a given path is a link, and that what it leads to is not stored by that.
@@ -163,7 +169,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Says which given paths the walk did not come to, and why: they count as missing.
-    pub(super) fn tell_rest(&mut self, root: &Place) {
+    pub(super) fn tell_rest(&mut self, root: &SourceEntry) {
         if self.given_links > NAMED {
             let message = format!("{} of them are links, and only the links are stored", self.given_links);
             self.note(b"given paths", &message);

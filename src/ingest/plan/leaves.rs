@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{IoContext, Result};
 use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentEntry;
-use crate::ingest::plan::{Begun, Planner, Step, Wanted, metadata, record};
+use crate::ingest::plan::{Begun, ContentSource, Planner, WalkStep, metadata, record};
 use crate::ingest::read::{BATCH, Task, is_small};
 use crate::ingest::sink::stopped;
 use crate::model::{Content, Kind, LeftOut, LinkGroup, Node};
@@ -61,7 +61,7 @@ impl Planner<'_> {
         if stat.kind == FileKind::File {
             self.walked.statistics.files += 1;
             let wanted = self.file(dir, own_name, stat, entry, &mut begun, met == Met::Another)?;
-            return self.step(Step::Leaf(begun, wanted));
+            return self.step(WalkStep::Leaf(begun, wanted));
         }
         match special(dir, own_name, &stat) {
             Ok(kind) => {
@@ -72,7 +72,7 @@ impl Planner<'_> {
                 }
                 self.walked.statistics.others += 1;
                 begun.xattrs = self.attributes(xattr::find_at(dir, own_name), &mut begun.node.left_out);
-                self.step(Step::Leaf(begun, Wanted::Nothing))
+                self.step(WalkStep::Leaf(begun, ContentSource::Nothing))
             }
             Err(e) => {
                 let path = self.path.clone();
@@ -120,14 +120,14 @@ impl Planner<'_> {
         entry: Option<ParentEntry>,
         begun: &mut Begun,
         earlier: bool,
-    ) -> Result<Wanted> {
+    ) -> Result<ContentSource> {
         let slot = self.slots;
         self.slots += 1;
         let mut task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base: None };
         let before = || entry.as_ref().map(|e| Box::new(e.node().clone()));
         if earlier {
             begun.before = begun.before.take().or_else(before);
-            return Ok(Wanted::Link(Box::new(task)));
+            return Ok(ContentSource::Link(Box::new(task)));
         }
         let node = &mut begun.node;
         if let (Some(parent), Some(entry)) = (&mut self.parent, &entry)
@@ -139,7 +139,7 @@ impl Planner<'_> {
             node.meta.flags = entry.node().meta.flags;
             node.left_out = entry.node().left_out;
             self.walked.statistics.files_unchanged += 1;
-            return Ok(Wanted::Parent);
+            return Ok(ContentSource::Parent);
         }
         task.base = entry.as_ref().and_then(|e| match &e.node().kind {
             Kind::File(content @ (Content::Items(_) | Content::Tree { .. })) => Some(content.clone()),
@@ -150,7 +150,7 @@ impl Planner<'_> {
             true => self.batch(task)?,
             false => self.outlets.big.send(task).map_err(|_| stopped())?,
         }
-        Ok(Wanted::Read(slot))
+        Ok(ContentSource::Read(slot))
     }
 
     fn batch(&mut self, task: Task) -> Result<()> {

@@ -1,8 +1,8 @@
 //! What of a directory does not get into the snapshot.
 
 use crate::error::Result;
-use crate::ingest::level::Level;
-use crate::ingest::plan::{Begun, Planner, Step, metadata, record};
+use crate::ingest::level::WalkLevel;
+use crate::ingest::plan::{Begun, Planner, WalkStep, metadata, record};
 use crate::model::{Directory, Kind, LeftOut, Node};
 use crate::sys::{Dir, Stat, xattr};
 
@@ -25,12 +25,12 @@ impl Planner<'_> {
         };
         self.walked.statistics.directories += 1;
         self.owners(&node);
-        self.step(Step::Enter(Box::new(Begun { node, xattrs, record: record(stat), before: None, doubtful: false }), None))?;
-        self.step(Step::Leave(left_out))
+        self.step(WalkStep::Enter(Box::new(Begun { node, xattrs, record: record(stat), before: None, doubtful: false }), None))?;
+        self.step(WalkStep::Leave(left_out))
     }
 
     /// The entry at the current path is a repository, which the directory on top of the stack is stored without.
-    pub(super) fn leave_out_repository(&mut self, stack: &mut [Level<'_>]) {
+    pub(super) fn leave_out_repository(&mut self, stack: &mut [WalkLevel<'_>]) {
         leave_out(stack, LeftOut::EXCLUDED);
         match &mut self.walked.repositories {
             Some(paths) if paths.len() < MOST_REPOSITORIES => paths.push(self.path.clone()),
@@ -40,7 +40,7 @@ impl Planner<'_> {
 }
 
 /// Notes what is left out of the directory on top of the stack.
-pub(super) fn leave_out(stack: &mut [Level<'_>], what: LeftOut) {
+pub(super) fn leave_out(stack: &mut [WalkLevel<'_>], what: LeftOut) {
     if let Some(level) = stack.last_mut() {
         level.left_out.add(what);
     }

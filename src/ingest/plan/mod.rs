@@ -10,17 +10,17 @@ use crate::error::Result;
 use crate::format::page::ScanRecord;
 use crate::ingest::exclude::{self, Marked, Rules};
 use crate::ingest::handles::Handles;
-use crate::ingest::level::{self, Adoption, Level, Next};
+use crate::ingest::level::{self, Adoption, Next, WalkLevel};
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::plan::leaves::MET;
 use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::read::Task;
 use crate::ingest::scan::{Cell, Scanned};
-use crate::ingest::shutdown::Shutdown;
+use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::stopped;
-use crate::ingest::sources::Place;
-use crate::ingest::tell::Told;
+use crate::ingest::sources::SourceEntry;
+use crate::ingest::tell::EntryNotice;
 use crate::model::node::{MAX_NAME, check_name};
 use crate::model::{Directory, Kind, LeftOut, Metadata, Node, Root, Statistics};
 use crate::observe::{Event, Observer};
@@ -34,20 +34,20 @@ mod left_out;
 
 /// One step of the walk, for the assembler.
 #[derive(Debug)]
-pub enum Step {
+pub enum WalkStep {
     /// A directory begins; with the parent's, if it has it.
-    Enter(Box<Begun>, Option<Before>),
+    Enter(Box<Begun>, Option<ParentDirectory>),
     /// An entry that is no directory.
-    Leaf(Box<Begun>, Wanted),
+    Leaf(Box<Begun>, ContentSource),
     /// The directory that began last ends; this of it was left out.
     Leave(LeftOut),
     /// Something is said of an entry that is in no step.
-    Tell(Box<Told>),
+    Tell(Box<EntryNotice>),
 }
 
 /// The parent's directory of the same path.
 #[derive(Debug)]
-pub struct Before {
+pub struct ParentDirectory {
     /// Its pages.
     pub root: Root,
     /// Its preorder position.
@@ -60,7 +60,7 @@ pub struct Begun {
     /// The node; its content is empty until the assembler fills it in.
     pub node: Node,
     /// Its attributes, where the walk has read them.
-    pub xattrs: xattr::List,
+    pub xattrs: xattr::XattrList,
     /// What change detection will want to know.
     pub record: ScanRecord,
     /// The parent's node of this path: of files that are read or linked, and where somebody wants to know of every entry.
@@ -71,7 +71,7 @@ pub struct Begun {
 
 /// Where a leaf's content comes from.
 #[derive(Debug)]
-pub enum Wanted {
+pub enum ContentSource {
     /// It is in the node.
     Nothing,
     /// It is taken over from the parent, and already in the node.
@@ -90,7 +90,7 @@ const STEPS: usize = 128;
 #[derive(Debug)]
 pub struct Outlets {
     /// Steps, in order.
-    pub steps: Sender<Vec<Step>>,
+    pub steps: Sender<Vec<WalkStep>>,
     /// Batches of small files.
     pub small: Sender<Vec<Task>>,
     /// Big files.
@@ -99,7 +99,7 @@ pub struct Outlets {
 
 /// What the walk counted.
 #[derive(Debug)]
-pub struct Walked {
+pub struct WalkReport {
     /// Files, directories, others, unchanged files, errors.
     pub statistics: Statistics,
     /// Given paths that are not there.
@@ -116,7 +116,7 @@ pub struct Walked {
 pub struct Planner<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
-    shutdown: &'a Shutdown<'a>,
+    shutdown: &'a StageShutdown<'a>,
     adoption: Adoption<'a>,
     parent: Option<ParentTree>,
     observer: &'a dyn Observer,
@@ -126,7 +126,7 @@ pub struct Planner<'a> {
     open_levels: usize,
     first_open: usize,
     path: Vec<u8>,
-    steps: Vec<Step>,
+    steps: Vec<WalkStep>,
     batch: Vec<Task>,
     batch_bytes: u64,
     slots: u64,
@@ -140,7 +140,7 @@ pub struct Planner<'a> {
     given_links: u64,
     /// The entry at hand could not be stored.
     lost: bool,
-    walked: Walked,
+    walked: WalkReport,
     /// Somebody wants to know of every entry.
     listing: bool,
 }
@@ -151,7 +151,7 @@ impl<'a> Planner<'a> {
     pub fn new(
         options: &'a IngestOptions,
         rules: &'a Rules,
-        shutdown: &'a Shutdown<'a>,
+        shutdown: &'a StageShutdown<'a>,
         adoption: Adoption<'a>,
         parent: Option<ParentTree>,
         observer: &'a dyn Observer,
@@ -180,7 +180,7 @@ impl<'a> Planner<'a> {
             seen: HashSet::new(),
             given_links: 0,
             lost: false,
-            walked: Walked {
+            walked: WalkReport {
                 statistics: Statistics::default(),
                 missing_sources: 0,
                 repositories: Some(Vec::new()),
@@ -193,9 +193,9 @@ impl<'a> Planner<'a> {
 
     /// Walks everything. `root` is the tree of given paths, `parent_root` the parent's node of `/`.
     /// Gives the parent's tree back.
-    pub fn walk(mut self, root: &'a Place, parent_root: Option<&Node>) -> Result<(Walked, Option<ParentTree>)> {
+    pub fn walk(mut self, root: &'a SourceEntry, parent_root: Option<&Node>) -> Result<(WalkReport, Option<ParentTree>)> {
         let parent = parent_root.and_then(|node| self.parent.as_ref()?.directory(node, 0));
-        let mut stack: Vec<Level<'a>> = Vec::new();
+        let mut stack: Vec<WalkLevel<'a>> = Vec::new();
         self.enter_place(&mut stack, root, b"", None, parent)?;
         while let Some(level) = stack.last_mut() {
             if self.shutdown.is_wanted() {
@@ -231,13 +231,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Leaves the topmost level. The one below it is opened again, should it be closed.
-    fn leave(&mut self, stack: &mut Vec<Level<'a>>) -> Result<()> {
+    fn leave(&mut self, stack: &mut Vec<WalkLevel<'a>>) -> Result<()> {
         let mut left = stack.pop();
         if let Some(level) = &mut left {
             self.rest_is_gone(level)?;
         }
         let left_out = left.as_ref().map_or(LeftOut::default(), |level| level.left_out);
-        let left = left.as_ref().and_then(Level::dir);
+        let left = left.as_ref().and_then(WalkLevel::dir);
         self.first_open = self.first_open.min(stack.len().saturating_sub(1));
         let closed = stack.last().is_some_and(|level| level.scanned.is_some() && level.dir().is_none());
         if closed {
@@ -257,19 +257,19 @@ impl<'a> Planner<'a> {
             }
         }
         self.open_levels -= usize::from(left.is_some());
-        self.step(Step::Leave(left_out))
+        self.step(WalkStep::Leave(left_out))
     }
 
     /// Counts the directory of the topmost level.
-    fn opened(&mut self, stack: &[Level<'a>]) {
-        if let Some(dir) = stack.last().and_then(Level::dir) {
+    fn opened(&mut self, stack: &[WalkLevel<'a>]) {
+        if let Some(dir) = stack.last().and_then(WalkLevel::dir) {
             dir.count(self.handles);
             self.open_levels += 1;
         }
     }
 
     /// Before another directory is opened: closes levels far above, and waits for readers when they have too many.
-    fn make_room(&mut self, stack: &mut [Level<'a>]) -> Result<()> {
+    fn make_room(&mut self, stack: &mut [WalkLevel<'a>]) -> Result<()> {
         let above = stack.len().saturating_sub(1);
         while self.open_levels >= self.handles.of_levels() && self.first_open < above {
             self.open_levels -= usize::from(stack[self.first_open].close(&self.shutdown.scanner));
@@ -289,7 +289,7 @@ impl<'a> Planner<'a> {
         self.parent.as_ref()?.directory(entry.node(), entry.position)
     }
 
-    fn step(&mut self, step: Step) -> Result<()> {
+    fn step(&mut self, step: WalkStep) -> Result<()> {
         self.steps.push(step);
         if self.steps.len() >= STEPS {
             self.send_steps()?;
@@ -317,8 +317,8 @@ impl<'a> Planner<'a> {
     /// A directory of the source.
     fn enter(
         &mut self,
-        stack: &mut Vec<Level<'a>>,
-        place: Option<&'a Place>,
+        stack: &mut Vec<WalkLevel<'a>>,
+        place: Option<&'a SourceEntry>,
         mut scanned: Scanned,
         name: &[u8],
         parent: Option<ParentDir>,
@@ -339,11 +339,11 @@ impl<'a> Planner<'a> {
         self.owners(&node);
         let before = parent.as_ref().filter(|_| self.listing).map(|parent| Box::new(parent.node().clone()));
         let begun = Begun { node, xattrs, record: record(&scanned.stat), before, doubtful: false };
-        self.step(Step::Enter(Box::new(begun), parent.as_ref().and_then(ParentDir::before)))?;
+        self.step(WalkStep::Enter(Box::new(begun), parent.as_ref().and_then(ParentDir::before)))?;
         let listed = |name: &[u8]| scanned.listing.contains(name);
         let extra: Vec<&[u8]> =
             place.map_or_else(Vec::new, |p| p.below.keys().map(Vec::as_slice).filter(|n| !listed(n)).collect());
-        let mut level = Level {
+        let mut level = WalkLevel {
             place,
             extra: extra.into_iter().peekable(),
             at: 0,
@@ -368,7 +368,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What there is of the attributes of the entry at the current path; what is not is told, and noted in `left_out`.
-    fn attributes(&mut self, found: xattr::Found, left_out: &mut LeftOut) -> xattr::List {
+    fn attributes(&mut self, found: xattr::ReadXattrs, left_out: &mut LeftOut) -> xattr::XattrList {
         let found = self.rules.attributes(found);
         if let Some(e) = found.failed {
             let path = self.path.clone();
@@ -380,7 +380,7 @@ impl<'a> Planner<'a> {
 
     /// Entry `at` of the directory on top of the stack.
     /// `cell` is its announced scan; what is left there is not needed.
-    fn listed(&mut self, stack: &mut Vec<Level<'a>>, at: usize, cell: &mut Option<Arc<Cell>>) -> Result<()> {
+    fn listed(&mut self, stack: &mut Vec<WalkLevel<'a>>, at: usize, cell: &mut Option<Arc<Cell>>) -> Result<()> {
         let Some(level) = stack.last_mut() else { return Ok(()) };
         let Some(scanned) = level.scanned.as_mut() else { return Ok(()) };
         let name = scanned.listing.name(at).to_vec();

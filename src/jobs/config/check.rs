@@ -8,12 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::jobs::config::keys::{Hook, Keep, Repository, Set};
+use crate::jobs::config::keys::{Hook, Keep, RepositoryKeys, Set};
 use crate::jobs::config::text::{Problem, nearest};
 use crate::jobs::config::{Configuration, Named};
-use crate::jobs::guards::Guard;
+use crate::jobs::guards::ServiceGuard;
 use crate::jobs::{location, units};
-use crate::maintain::retention::{Count, Within};
+use crate::maintain::retention::{KeepCount, Within};
 use crate::model::escape;
 use crate::model::node::check_name;
 use crate::model::patterns::Patterns;
@@ -56,7 +56,7 @@ pub fn all(configuration: &Configuration, programs: Programs<'_>) -> Vec<Problem
 }
 
 /// What is wrong with a repository.
-pub fn repository(all: &Configuration, named: &Named<Repository>) -> Vec<Problem> {
+pub fn repository(all: &Configuration, named: &Named<RepositoryKeys>) -> Vec<Problem> {
     let it = &named.value;
     let mut problems = Vec::new();
     let mut say = |key: &str, message: String| problems.push(all.problem(named, &[key], message));
@@ -159,7 +159,7 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
     for (keep, amount) in &it.keep {
         let parsed = match keep {
             Keep::Within => Within::from_str(&amount.0).map(drop),
-            _ => Count::from_str(&amount.0).map(drop),
+            _ => KeepCount::from_str(&amount.0).map(drop),
         };
         if let Err(message) = parsed {
             problems.push(all.problem(named, &["keep", keep.name()], message));
@@ -183,7 +183,7 @@ pub fn unfit(set: &Set, programs: Programs<'_>) -> Vec<(Vec<&'static str>, Strin
         }
     }
     for guard in &set.restore.refuse_while {
-        if let Err(message) = Guard::from_str(guard) {
+        if let Err(message) = ServiceGuard::from_str(guard) {
             out.push((vec!["restore", "refuse-while"], message));
         }
     }

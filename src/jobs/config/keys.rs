@@ -15,9 +15,9 @@ pub struct FileKeys {
     /// More files, or directories of them (`*.toml`), from where this file is.
     pub include: Vec<PathBuf>,
     /// The repository of every command that names no other.
-    pub repository: Option<Repository>,
+    pub repository: Option<RepositoryKeys>,
     /// More of them, by name.
-    pub repositories: BTreeMap<String, Repository>,
+    pub repositories: BTreeMap<String, RepositoryKeys>,
     /// Sets, by name.
     pub sets: BTreeMap<String, Set>,
 }
@@ -25,7 +25,7 @@ pub struct FileKeys {
 /// A repository and what opens it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Repository {
+pub struct RepositoryKeys {
     /// Another repository, whose keys hold where this one says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub like: Option<String>,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::config::keys::{Repository, Set};
+use crate::jobs::config::keys::{RepositoryKeys, Set};
 use crate::jobs::config::text::{Document, Problem, nearest};
 use crate::model::escape;
 
@@ -41,7 +41,7 @@ pub struct Named<T> {
 pub struct Configuration {
     documents: Vec<Document>,
     /// Repositories by name.
-    pub repositories: BTreeMap<String, Named<Repository>>,
+    pub repositories: BTreeMap<String, Named<RepositoryKeys>>,
     /// Sets by name.
     pub sets: BTreeMap<String, Named<Set>>,
 }
@@ -68,7 +68,7 @@ impl Configuration {
     }
 
     /// The repository of this name.
-    pub fn repository(&self, name: &str) -> Option<&Named<Repository>> {
+    pub fn repository(&self, name: &str) -> Option<&Named<RepositoryKeys>> {
         self.repositories.get(name)
     }
 

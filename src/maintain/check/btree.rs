@@ -110,8 +110,8 @@ pub(super) fn short(hasher: blake3::Hasher) -> u64 {
 }
 
 /// What comes next in a tree.
-pub(super) enum Step {
-    /// A leaf, for the caller to look at and to answer with [`Cursor::leaf_done`].
+pub(super) enum TreeStep {
+    /// A leaf, for the caller to look at and to answer with [`TreeCursor::leaf_done`].
     Leaf(Stated),
     /// A page that was visited before, with what is below it; it is counted already.
     Known(Sum),
@@ -122,7 +122,7 @@ pub(super) enum Step {
 }
 
 /// A way through one tree, from its first leaf to its last. It holds a page number a level, and no pages.
-pub(super) struct Cursor {
+pub(super) struct TreeCursor {
     kind: PageKind,
     next: Option<Stated>,
     leaf: Option<u64>,
@@ -138,31 +138,31 @@ struct Inner {
     sum: Sum,
 }
 
-impl Cursor {
+impl TreeCursor {
     pub fn new(kind: PageKind, root: Stated) -> Self {
-        Cursor { kind, next: Some(root), leaf: None, open: Vec::new(), sum: Sum::default() }
+        TreeCursor { kind, next: Some(root), leaf: None, open: Vec::new(), sum: Sum::default() }
     }
 
     /// Goes on. `reuse` says whether what is known of a page is enough.
-    pub fn step(&mut self, trees: &TreeReader, memo: &mut Memo, reuse: impl Fn(&Sum) -> bool) -> Step {
+    pub fn step(&mut self, trees: &TreeReader, memo: &mut Memo, reuse: impl Fn(&Sum) -> bool) -> TreeStep {
         loop {
             if let Some(stated) = self.next.take() {
                 let mark = stated.mark(self.kind);
                 if let Some(sum) = memo.get(mark).filter(&reuse) {
                     self.add(sum);
-                    return Step::Known(sum);
+                    return TreeStep::Known(sum);
                 }
                 if stated.level == 0 {
                     self.leaf = Some(mark);
-                    return Step::Leaf(stated);
+                    return TreeStep::Leaf(stated);
                 }
                 if let Err(e) = self.open(trees, &stated) {
                     self.add(Sum::HIT);
-                    return Step::Broken(stated, e);
+                    return TreeStep::Broken(stated, e);
                 }
                 self.open.push(Inner { stated, mark, at: 0, sum: Sum::default() });
             }
-            let Some(inner) = self.open.last_mut() else { return Step::Done(self.sum) };
+            let Some(inner) = self.open.last_mut() else { return TreeStep::Done(self.sum) };
             match child(trees, self.kind, inner) {
                 Ok(Some(next)) => self.next = Some(next),
                 Ok(None) => {
@@ -176,13 +176,13 @@ impl Cursor {
                     let stated = inner.stated.clone();
                     self.open.pop();
                     self.add(Sum::HIT);
-                    return Step::Broken(stated, e);
+                    return TreeStep::Broken(stated, e);
                 }
             }
         }
     }
 
-    /// What is in the leaf that [`Cursor::step`] gave.
+    /// What is in the leaf that [`TreeCursor::step`] gave.
     pub fn leaf_done(&mut self, sum: Sum, memo: &mut Memo) {
         if let Some(mark) = self.leaf.take() {
             memo.put(mark, sum);

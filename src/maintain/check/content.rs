@@ -3,16 +3,16 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
-use crate::format::damage::Extent;
+use crate::format::damage::DamagedExtent;
 use crate::format::pack::PackKind;
 use crate::format::page::PageKind;
 use crate::model::{ChunkId, ChunkKey, Content, Item, PackId, Root};
 use crate::repo::damaged::Damaged;
-use crate::repo::index::{Index, Location};
+use crate::repo::index::{ChunkLocation, Index};
 
-use super::btree::{Cursor, Memo, Stated, Step, Sum};
+use super::btree::{Memo, Stated, Sum, TreeCursor, TreeStep};
 use super::catalog::Catalog;
-use super::structure::Walk;
+use super::structure::TreeCheck;
 use super::{Findings, Present};
 
 /// Frames whose state is remembered at a time: neighbours in a directory are neighbours in frames.
@@ -20,7 +20,7 @@ const VERDICTS: usize = 4096;
 
 /// What is known to be lost or damaged of the packs.
 #[derive(Debug, Default)]
-pub(super) struct Damage {
+pub(super) struct KnownDamage {
     /// Packs that are there, with the bytes that are there of them.
     present: Present,
     /// Packs of which nothing can be opened.
@@ -31,17 +31,17 @@ pub(super) struct Damage {
     chunks: HashSet<(PackId, u32, u32)>,
 }
 
-impl Damage {
+impl KnownDamage {
     pub fn new(catalog: &Catalog) -> Self {
-        Damage { present: catalog.present().clone(), ..Damage::default() }
+        KnownDamage { present: catalog.present().clone(), ..KnownDamage::default() }
     }
 
     /// Takes over what is written down in the repository.
     pub fn recorded(&mut self, known: &Damaged) {
         for (pack, extent) in known.packs() {
             match extent {
-                Extent::Whole => self.pack(*pack),
-                Extent::Frames(frames) => frames.iter().for_each(|frame| self.frame(*pack, *frame)),
+                DamagedExtent::Whole => self.pack(*pack),
+                DamagedExtent::Frames(frames) => frames.iter().for_each(|frame| self.frame(*pack, *frame)),
             }
         }
     }
@@ -70,7 +70,7 @@ impl Damage {
     }
 
     /// Whether the chunk itself is whole, in a frame that is not known to be lost.
-    fn spares(&self, index: &Index, location: &Location) -> Result<bool> {
+    fn spares(&self, index: &Index, location: &ChunkLocation) -> Result<bool> {
         let frame = index.frame(location)?;
         let end = frame.info.offset + u64::from(frame.info.stored);
         Ok(self.present.get(&frame.pack.id).is_some_and(|size| end <= *size)
@@ -81,7 +81,7 @@ impl Damage {
 
     /// Whether the frame of a location can be decoded as far as is known: it is there, and so are its bases, each of
     /// them in a frame without bases.
-    fn frame_is_good(&self, index: &Index, location: &Location) -> Result<bool> {
+    fn frame_is_good(&self, index: &Index, location: &ChunkLocation) -> Result<bool> {
         let frame = index.frame(location)?;
         let end = frame.info.offset + u64::from(frame.info.stored);
         let there = self.present.get(&frame.pack.id).is_some_and(|size| end <= *size)
@@ -105,7 +105,7 @@ impl Damage {
 
 /// What became of a chunk that a tree refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ChunkState {
     /// It is where the index says, as far as is known.
     Good,
     /// No segment knows it.
@@ -117,34 +117,34 @@ pub(super) enum State {
 }
 
 /// Looks chunks up, and remembers the last frames.
-pub(super) struct Lookup<'a> {
+pub(super) struct ChunkLookup<'a> {
     index: &'a Index,
-    damage: &'a Damage,
+    damage: &'a KnownDamage,
     frames: HashMap<(u32, u32), bool>,
 }
 
-impl<'a> Lookup<'a> {
-    pub fn new(index: &'a Index, damage: &'a Damage) -> Self {
-        Lookup { index, damage, frames: HashMap::new() }
+impl<'a> ChunkLookup<'a> {
+    pub fn new(index: &'a Index, damage: &'a KnownDamage) -> Self {
+        ChunkLookup { index, damage, frames: HashMap::new() }
     }
 
     /// The state of a chunk; `len` is what a recipe says of it.
-    pub fn state(&mut self, kind: PackKind, id: &ChunkId, len: Option<u32>) -> Result<State> {
-        let mut state = State::Unknown;
+    pub fn state(&mut self, kind: PackKind, id: &ChunkId, len: Option<u32>) -> Result<ChunkState> {
+        let mut state = ChunkState::Unknown;
         for location in self.index.find_all(kind, &id.key())? {
             if len.is_some_and(|len| len != location.len) {
-                state = State::OtherLength;
+                state = ChunkState::OtherLength;
                 continue;
             }
             if self.frame(&location)? && (self.damage.chunks.is_empty() || self.damage.spares(self.index, &location)?) {
-                return Ok(State::Good);
+                return Ok(ChunkState::Good);
             }
-            state = State::Lost;
+            state = ChunkState::Lost;
         }
         Ok(state)
     }
 
-    fn frame(&mut self, location: &Location) -> Result<bool> {
+    fn frame(&mut self, location: &ChunkLocation) -> Result<bool> {
         if let Some(good) = self.frames.get(&location.frame_order()) {
             return Ok(*good);
         }
@@ -160,7 +160,7 @@ impl<'a> Lookup<'a> {
 /// What a file loses.
 const LOST: &str = "some of its content is lost";
 
-impl Walk<'_> {
+impl TreeCheck<'_> {
     /// Looks at the content of a file; answers what is wrong with it.
     pub(super) fn content(&mut self, content: &Content, findings: &mut Findings<'_>) -> Result<Option<&'static str>> {
         match content {
@@ -181,10 +181,12 @@ impl Walk<'_> {
             bytes = bytes.saturating_add(u64::from(*len));
             self.references += 1;
             match self.lookup.state(PackKind::Data, id, Some(*len))? {
-                State::Good => continue,
-                State::Unknown => findings.lost_chunk(id),
-                State::OtherLength => findings.damage(format!("chunk {}", id.short()), "recipes and index differ in its length"),
-                State::Lost => {}
+                ChunkState::Good => continue,
+                ChunkState::Unknown => findings.lost_chunk(id),
+                ChunkState::OtherLength => {
+                    findings.damage(format!("chunk {}", id.short()), "recipes and index differ in its length")
+                }
+                ChunkState::Lost => {}
             }
             whole = false;
         }
@@ -192,23 +194,23 @@ impl Walk<'_> {
     }
 
     fn recipe(&mut self, root: &Root, size: u64, data: u64, findings: &mut Findings<'_>) -> Result<Option<&'static str>> {
-        let mut cursor = Cursor::new(PageKind::Recipe, Stated::root(root, None, Some(size)));
+        let mut cursor = TreeCursor::new(PageKind::Recipe, Stated::root(root, None, Some(size)));
         loop {
             // What was found below a page is all that is wanted of it: a file is hit once.
             match cursor.step(&self.trees, &mut self.memo, |_| true) {
-                Step::Leaf(stated) => {
+                TreeStep::Leaf(stated) => {
                     let sum = self.recipe_leaf(&stated, findings)?;
                     cursor.leaf_done(sum, &mut self.memo);
                 }
-                Step::Broken(stated, error) => self.broken_page(&stated, error, findings)?,
-                Step::Known(_) => {}
-                Step::Done(sum) if sum.hits > 0 => return Ok(Some(LOST)),
-                Step::Done(sum) if sum.value != data => {
+                TreeStep::Broken(stated, error) => self.broken_page(&stated, error, findings)?,
+                TreeStep::Known(_) => {}
+                TreeStep::Done(sum) if sum.hits > 0 => return Ok(Some(LOST)),
+                TreeStep::Done(sum) if sum.value != data => {
                     let text = "the file has another number of bytes in chunks than it says";
                     findings.damage(format!("recipe page {}", root.page.short()), text);
                     return Ok(Some(text));
                 }
-                Step::Done(_) => return Ok(None),
+                TreeStep::Done(_) => return Ok(None),
             }
         }
     }
@@ -231,8 +233,8 @@ impl Walk<'_> {
     /// A page that cannot be read: it is a finding, unless what it is in is known to be lost already.
     pub(super) fn broken_page(&mut self, stated: &Stated, error: crate::error::Error, findings: &mut Findings<'_>) -> Result<()> {
         match self.lookup.state(PackKind::Tree, &stated.page, None)? {
-            State::Lost => {}
-            State::Unknown => findings.lost_chunk(&stated.page),
+            ChunkState::Lost => {}
+            ChunkState::Unknown => findings.lost_chunk(&stated.page),
             _ => findings.error(&error),
         }
         Ok(())
@@ -242,19 +244,19 @@ impl Walk<'_> {
 /// Goes through a tree of scan records or hard links in one go. `same`: what is found below a page is the same in every
 /// snapshot.
 pub(super) fn drain(
-    walk: &mut Walk<'_>,
+    walk: &mut TreeCheck<'_>,
     kind: PageKind,
     root: Stated,
     same: bool,
     findings: &mut Findings<'_>,
-    leaf: &mut dyn FnMut(&mut Walk<'_>, &Stated) -> Result<Sum>,
+    leaf: &mut dyn FnMut(&mut TreeCheck<'_>, &Stated) -> Result<Sum>,
 ) -> Result<Sum> {
-    let mut cursor = Cursor::new(kind, root);
+    let mut cursor = TreeCursor::new(kind, root);
     let mut own = Memo::default();
     loop {
         let memo = if same { &mut walk.memo } else { &mut own };
         match cursor.step(&walk.trees, memo, |_| same) {
-            Step::Leaf(stated) => {
+            TreeStep::Leaf(stated) => {
                 walk.visited()?;
                 let sum = match leaf(walk, &stated) {
                     Ok(sum) => sum,
@@ -265,9 +267,9 @@ pub(super) fn drain(
                 };
                 cursor.leaf_done(sum, if same { &mut walk.memo } else { &mut own });
             }
-            Step::Broken(stated, error) => walk.broken_page(&stated, error, findings)?,
-            Step::Known(_) => {}
-            Step::Done(sum) => return Ok(sum),
+            TreeStep::Broken(stated, error) => walk.broken_page(&stated, error, findings)?,
+            TreeStep::Known(_) => {}
+            TreeStep::Done(sum) => return Ok(sum),
         }
     }
 }

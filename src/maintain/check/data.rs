@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::damage::Extent;
+use crate::format::damage::DamagedExtent;
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use crate::format::segment::SegmentPack;
@@ -28,7 +28,7 @@ use crate::repo::reader::{ChunkReader, is_damage};
 use crate::storage::Name;
 
 use super::catalog::{Catalog, REPAIR};
-use super::content::Damage;
+use super::content::KnownDamage;
 use super::moved;
 use super::news::News;
 use super::objects::bare;
@@ -44,7 +44,7 @@ const THREADS: usize = 32;
 
 /// What was found in one pack.
 #[derive(Debug, Default)]
-struct Found {
+struct PackFindings {
     messages: Vec<String>,
     /// Nothing of it can be opened.
     whole: bool,
@@ -57,9 +57,9 @@ struct Found {
     bytes: u64,
 }
 
-impl Found {
+impl PackFindings {
     /// Adds what was found in later frames. Of several bad ones only the first is told of.
-    fn add(&mut self, later: Found) {
+    fn add(&mut self, later: PackFindings) {
         if self.frames.is_empty() && self.chunks.is_empty() {
             self.messages.extend(later.messages);
         }
@@ -69,10 +69,10 @@ impl Found {
     }
 
     /// What there is to write down.
-    fn extent(&self) -> Option<Extent> {
+    fn extent(&self) -> Option<DamagedExtent> {
         match self.torn || !self.own.is_empty() {
-            true if self.whole => Some(Extent::Whole),
-            true => Some(Extent::Frames(self.own.iter().copied().collect())),
+            true if self.whole => Some(DamagedExtent::Whole),
+            true => Some(DamagedExtent::Frames(self.own.iter().copied().collect())),
             false => None,
         }
     }
@@ -85,7 +85,7 @@ pub(super) fn read(
     subset: &Subset,
     options: &CheckOptions,
     findings: &mut Findings<'_>,
-    damage: &mut Damage,
+    damage: &mut KnownDamage,
     report: &mut CheckReport,
     news: &mut News,
     tell: &mut dyn FnMut(PackId, bool),
@@ -97,7 +97,7 @@ pub(super) fn read(
     chosen.retain(|(id, _)| !is_fresh(options, id) || news.known.of(id).is_some());
     report.fresh_packs = (all - chosen.len()) as u64;
     let queue = ToRead::new(chosen, options.max_duration);
-    let reading = Reading::new(catalog, queue, options, findings.observer())?;
+    let reading = PackCheck::new(catalog, queue, options, findings.observer())?;
     let before = findings.count();
     reading.run(|pack, found| {
         report.read_packs += 1;
@@ -136,7 +136,7 @@ fn is_fresh(options: &CheckOptions, id: &PackId) -> bool {
 }
 
 /// What the threads share.
-struct Reading<'a> {
+struct PackCheck<'a> {
     catalog: &'a Catalog,
     /// The index of now: segments that the catalog's has may be deleted while packs are read.
     index: RwLock<Arc<Index>>,
@@ -150,16 +150,16 @@ struct Reading<'a> {
     observer: &'a dyn Observer,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> PackCheck<'a> {
     fn new(catalog: &'a Catalog, packs: ToRead, options: &'a CheckOptions, observer: &'a dyn Observer) -> Result<Self> {
         let chunks = ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), BASES)?;
         let (idle, done, bytes) = Default::default();
         let index = RwLock::new(catalog.index().clone());
-        Ok(Reading { catalog, index, chunks, packs, idle, done, bytes, options, observer })
+        Ok(PackCheck { catalog, index, chunks, packs, idle, done, bytes, options, observer })
     }
 
     /// Reads all packs and hands each one's findings to `take`, on this thread.
-    fn run(&self, mut take: impl FnMut(PackId, Found)) -> Result<()> {
+    fn run(&self, mut take: impl FnMut(PackId, PackFindings)) -> Result<()> {
         let cores = thread::available_parallelism().map_or(1, |n| n.get());
         // A thread that waits for a remote storage needs no core. On a disk of this machine the system reads ahead, and each
         // thread has buffers of some MiB.
@@ -190,8 +190,13 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn work<'w>(&'w self, send: &Sender<Result<(PackId, Found)>>, give: Sender<Part<'w>>, parts: Receiver<Part<'w>>) {
-        let mut worker = match Worker::new(self, give, parts.clone()) {
+    fn work<'w>(
+        &'w self,
+        send: &Sender<Result<(PackId, PackFindings)>>,
+        give: Sender<FrameBatch<'w>>,
+        parts: Receiver<FrameBatch<'w>>,
+    ) {
+        let mut worker = match CheckWorker::new(self, give, parts.clone()) {
             Ok(worker) => worker,
             Err(e) => return drop(send.send(Err(e))),
         };
@@ -218,12 +223,12 @@ impl<'a> Reading<'a> {
 }
 
 /// One thread's memory.
-struct Worker<'a> {
-    reading: &'a Reading<'a>,
+struct CheckWorker<'a> {
+    reading: &'a PackCheck<'a>,
     /// To threads that have no pack left.
-    give: Option<Sender<Part<'a>>>,
+    give: Option<Sender<FrameBatch<'a>>>,
     /// What was given.
-    parts: Receiver<Part<'a>>,
+    parts: Receiver<FrameBatch<'a>>,
     decoder: Decoder,
     piece: Vec<u8>,
     scratch: Vec<u8>,
@@ -234,21 +239,21 @@ struct Worker<'a> {
 }
 
 /// Frames of a piece, for another thread.
-struct Part<'a> {
-    open: Arc<Open<'a>>,
+struct FrameBatch<'a> {
+    open: Arc<CheckedPack<'a>>,
     piece: Arc<Vec<u8>>,
     /// Where the piece begins in the pack.
     start: u64,
     which: Range<usize>,
     /// Takes the first frame and what was found.
-    reply: Sender<(usize, Result<Found>)>,
+    reply: Sender<(usize, Result<PackFindings>)>,
 }
 
 /// How a pack's directory and the index differ, and the chunks that the index does not know there: frame and offset.
 type Differences = (Option<String>, Vec<(u32, u32)>);
 
 /// A pack that is being read.
-struct Open<'a> {
+struct CheckedPack<'a> {
     pack: &'a SegmentPack,
     size: u64,
     /// `None`: it cannot be had, and no frame can be opened.
@@ -258,14 +263,14 @@ struct Open<'a> {
     by_directory: bool,
 }
 
-impl<'a> Worker<'a> {
-    fn new(reading: &'a Reading<'a>, give: Sender<Part<'a>>, parts: Receiver<Part<'a>>) -> Result<Self> {
+impl<'a> CheckWorker<'a> {
+    fn new(reading: &'a PackCheck<'a>, give: Sender<FrameBatch<'a>>, parts: Receiver<FrameBatch<'a>>) -> Result<Self> {
         let (piece, scratch, plain, prefix, based) = Default::default();
-        Ok(Worker { reading, give: Some(give), parts, decoder: Decoder::new()?, piece, scratch, plain, prefix, based })
+        Ok(CheckWorker { reading, give: Some(give), parts, decoder: Decoder::new()?, piece, scratch, plain, prefix, based })
     }
 
-    fn pack(&mut self, id: PackId, size: u64) -> Result<Found> {
-        let mut found = Found::default();
+    fn pack(&mut self, id: PackId, size: u64) -> Result<PackFindings> {
+        let mut found = PackFindings::default();
         let Some(pack) = self.reading.catalog.packs().get(&id) else { return Ok(found) };
         let open = Arc::new(self.open(pack, size, &mut found)?);
         self.read_pieces(&open, &mut found)?;
@@ -273,7 +278,7 @@ impl<'a> Worker<'a> {
             self.compare_with_index(&open, &mut found)?;
         }
         if !found.messages.is_empty() && self.was_moved(id)? {
-            return Ok(Found::default());
+            return Ok(PackFindings::default());
         }
         if let Some(first) = found.frames.first() {
             let (bad, all) = (found.frames.len(), open.entries.len());
@@ -285,17 +290,17 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads key and directory. A damaged directory is made anew from the index: readers do not need it.
-    fn open(&mut self, pack: &'a SegmentPack, size: u64, found: &mut Found) -> Result<Open<'a>> {
+    fn open(&mut self, pack: &'a SegmentPack, size: u64, found: &mut PackFindings) -> Result<CheckedPack<'a>> {
         let repo = self.reading.catalog.repo();
         let name = Name::Pack(pack.id);
         match read_directory(repo, pack.id, size) {
             Ok((key, entries)) => {
                 if key.preamble().kind == pack.kind {
-                    return Ok(Open { pack, size, key: Some(key), entries, by_directory: true });
+                    return Ok(CheckedPack { pack, size, key: Some(key), entries, by_directory: true });
                 }
                 found.messages.push("it holds something else than the index says".to_owned());
                 (found.whole, found.torn) = (true, true);
-                return Ok(Open { pack, size, key: None, entries: Vec::new(), by_directory: false });
+                return Ok(CheckedPack { pack, size, key: None, entries: Vec::new(), by_directory: false });
             }
             Err(e) => {
                 found.torn = is_damage(&e);
@@ -307,7 +312,7 @@ impl<'a> Worker<'a> {
         let key = key.ok().filter(|key| key.preamble().kind == pack.kind).map(Arc::new);
         found.whole = key.is_none();
         let entries = moved::ask(self.reading.catalog.repo(), &self.reading.index, |index| index.directory_of(pack.id))?;
-        Ok(Open { pack, size, key, entries, by_directory: false })
+        Ok(CheckedPack { pack, size, key, entries, by_directory: false })
     }
 
     /// Whether prune has deleted the pack meanwhile.
@@ -320,7 +325,7 @@ impl<'a> Worker<'a> {
     }
 
     /// The directory must say what every segment says that names the pack, and these nothing more.
-    fn compare_with_index(&self, open: &Open<'_>, found: &mut Found) -> Result<()> {
+    fn compare_with_index(&self, open: &CheckedPack<'_>, found: &mut PackFindings) -> Result<()> {
         let (differs, unknown) =
             moved::ask(self.reading.catalog.repo(), &self.reading.index, |index| self.differences(index, open))?;
         // By the index they cannot be found there.
@@ -332,7 +337,7 @@ impl<'a> Worker<'a> {
     }
 
     /// What differs, and the chunks that the index does not know to be in the pack.
-    fn differences(&self, index: &Arc<Index>, open: &Open<'_>) -> Result<Differences> {
+    fn differences(&self, index: &Arc<Index>, open: &CheckedPack<'_>) -> Result<Differences> {
         let (catalog, pack) = (self.reading.catalog, open.pack);
         let is_first = Arc::ptr_eq(index, catalog.index());
         let counts: Vec<u64> = if is_first { catalog.entries(pack.id).collect() } else { Vec::new() };
@@ -364,7 +369,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads the pack from its first to its last byte and looks at every frame on the way.
-    fn read_pieces(&mut self, open: &Arc<Open<'a>>, found: &mut Found) -> Result<()> {
+    fn read_pieces(&mut self, open: &Arc<CheckedPack<'a>>, found: &mut PackFindings) -> Result<()> {
         let mut hasher = Some(blake3::Hasher::new());
         let (mut at, mut next) = (0, 0);
         while at < open.size {
@@ -410,7 +415,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Looks at frames of the piece at hand, which begins at `start`, together with whoever has nothing else to do.
-    fn share(&mut self, open: &Arc<Open<'a>>, which: Range<usize>, start: u64, found: &mut Found) -> Result<()> {
+    fn share(&mut self, open: &Arc<CheckedPack<'a>>, which: Range<usize>, start: u64, found: &mut PackFindings) -> Result<()> {
         let helpers = self.reading.idle.load(Ordering::Relaxed).min(which.len().saturating_sub(1));
         let piece = Arc::new(std::mem::take(&mut self.piece));
         let (reply, replies) = crossbeam_channel::bounded(helpers);
@@ -420,7 +425,7 @@ impl<'a> Worker<'a> {
                 let (open, piece, which, reply) = (open.clone(), piece.clone(), border(n)..border(n + 1), reply.clone());
                 // They wait for parts until this thread is done with its packs. Should one of them end before, this thread
                 // takes the part back, below.
-                let _ = give.send(Part { open, piece, start, which, reply });
+                let _ = give.send(FrameBatch { open, piece, start, which, reply });
             }
         }
         drop(reply);
@@ -431,7 +436,7 @@ impl<'a> Worker<'a> {
         {
             self.help(part);
         }
-        let mut theirs: Vec<(usize, Result<Found>)> = replies.iter().collect();
+        let mut theirs: Vec<(usize, Result<PackFindings>)> = replies.iter().collect();
         theirs.sort_unstable_by_key(|(first, _)| *first);
         self.piece = Arc::try_unwrap(piece).unwrap_or_default();
         own?;
@@ -445,9 +450,9 @@ impl<'a> Worker<'a> {
     }
 
     /// Looks at what another thread gave away.
-    fn help(&mut self, part: Part<'_>) {
-        let Part { open, piece, start, which, reply } = part;
-        let mut found = Found::default();
+    fn help(&mut self, part: FrameBatch<'_>) {
+        let FrameBatch { open, piece, start, which, reply } = part;
+        let mut found = PackFindings::default();
         let first = which.start;
         let result = self.frames(&open, &piece, which, start, &mut found).map(|()| found);
         drop(piece);
@@ -456,7 +461,14 @@ impl<'a> Worker<'a> {
     }
 
     /// Opens and decodes frames of the piece that begins at `start`, and hashes their chunks.
-    fn frames(&mut self, open: &Open<'_>, piece: &[u8], which: Range<usize>, start: u64, found: &mut Found) -> Result<()> {
+    fn frames(
+        &mut self,
+        open: &CheckedPack<'_>,
+        piece: &[u8],
+        which: Range<usize>,
+        start: u64,
+        found: &mut PackFindings,
+    ) -> Result<()> {
         let Some(key) = &open.key else {
             found.frames.extend(which.map(|n| n as u32));
             return Ok(());
@@ -507,7 +519,7 @@ impl<'a> Worker<'a> {
     fn frame(
         &mut self,
         key: &PackKey,
-        open: &Open<'_>,
+        open: &CheckedPack<'_>,
         number: u32,
         info: &FrameInfo,
         (piece, start): (&[u8], u64),
@@ -526,7 +538,7 @@ impl<'a> Worker<'a> {
     }
 
     /// The chunks of the decoded frame that are not what they should be, with their offsets.
-    fn wrong(&self, open: &Open<'_>, entry: &DirectoryEntry) -> Vec<(u32, ChunkKey)> {
+    fn wrong(&self, open: &CheckedPack<'_>, entry: &DirectoryEntry) -> Vec<(u32, ChunkKey)> {
         let keys = self.reading.catalog.repo().keys();
         let (mut offset, mut wrong) = (0, Vec::new());
         for (key, len) in &entry.chunks {
@@ -547,7 +559,7 @@ fn sealed_in<'p>(piece: &'p [u8], start: u64, info: &FrameInfo) -> Option<&'p [u
 }
 
 /// Where the piece that begins at `at` ends, and the first frame behind it: whole frames, and at the end all the rest.
-fn piece_end(open: &Open<'_>, at: u64, next: usize) -> (u64, usize) {
+fn piece_end(open: &CheckedPack<'_>, at: u64, next: usize) -> (u64, usize) {
     let (mut end, mut until) = (at, next);
     while let Some(entry) = open.entries.get(until) {
         let frame_end = entry.frame.offset + u64::from(entry.frame.stored);

@@ -26,7 +26,7 @@ pub(super) struct Findings<'a> {
 }
 
 /// A moment, to go back to.
-pub(super) struct Mark {
+pub(super) struct FindingsMark {
     held: usize,
     count: u64,
 }
@@ -105,12 +105,12 @@ impl<'a> Findings<'a> {
     }
 
     /// What was found so far, while findings are held back.
-    pub fn mark(&self) -> Mark {
-        Mark { held: self.held.as_ref().map_or(0, Vec::len), count: self.count }
+    pub fn mark(&self) -> FindingsMark {
+        FindingsMark { held: self.held.as_ref().map_or(0, Vec::len), count: self.count }
     }
 
     /// Takes back what was found since.
-    pub fn back_to(&mut self, mark: &Mark) {
+    pub fn back_to(&mut self, mark: &FindingsMark) {
         self.count = mark.count;
         self.chunks.clear();
         for finding in self.held.iter_mut().flat_map(|held| held.drain(mark.held.min(held.len())..)) {

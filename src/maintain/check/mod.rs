@@ -20,7 +20,7 @@ use crate::format::segment::SegmentPack;
 use crate::model::{PackId, Snapshot, Timestamp};
 use crate::observe::Observer;
 use crate::repo::Repository;
-use crate::repo::damaged::Found;
+use crate::repo::damaged::DamagedPacks;
 use crate::storage::{Class, Name};
 
 mod affected;
@@ -40,10 +40,10 @@ pub use subset::Subset;
 
 use affected::Affected;
 use catalog::{Catalog, REPAIR};
-use content::Damage;
+use content::KnownDamage;
 use findings::Findings;
 use news::News;
-use structure::{Memo, Walk};
+use structure::{Memo, TreeCheck};
 
 /// How often a repository that changes while it is checked is looked at again.
 const ATTEMPTS: usize = 10;
@@ -150,7 +150,7 @@ pub fn check(
     let mut left = ATTEMPTS;
     while run.report.hits > 0 || run.damage.has_content() {
         let affected = Affected::naming(observer, options.names);
-        let mut walk = Walk::new(&run.catalog, &run.damage, memo, affected, &options.stop)?;
+        let mut walk = TreeCheck::new(&run.catalog, &run.damage, memo, affected, &options.stop)?;
         let walked = run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings));
         match walked {
             // A segment was deleted: others have taken its place (rule 10 of the protocol).
@@ -177,10 +177,10 @@ pub fn check(
 }
 
 /// One look at everything but the content of packs.
-struct Run {
+struct StructureCheck {
     snapshots: Vec<Snapshot>,
     catalog: Catalog,
-    damage: Damage,
+    damage: KnownDamage,
     memo: Memo,
     report: CheckReport,
     news: News,
@@ -189,7 +189,7 @@ struct Run {
 /// Looks until nothing is wrong, or nothing changed meanwhile: prune moves chunks and deletes what it moved (rule 10
 /// of the protocol). What is damaged stays so however often it is looked at; of what was moved, each look misses
 /// something else.
-fn settled(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<Run> {
+fn settled(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<StructureCheck> {
     let mut left = ATTEMPTS;
     let mut always: Option<HashSet<(String, String)>> = None;
     loop {
@@ -210,7 +210,7 @@ fn settled(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findin
             };
             if let Some(run) = run.take_if(|_| both.is_empty()) {
                 findings.hold();
-                return Ok(Run { report: CheckReport { hits: 0, hit_snapshots: 0, ..run.report }, ..run });
+                return Ok(StructureCheck { report: CheckReport { hits: 0, hit_snapshots: 0, ..run.report }, ..run });
             }
             always = Some(both);
         }
@@ -230,11 +230,11 @@ fn names(repo: &Repository) -> Result<HashSet<Name>> {
     Ok(out)
 }
 
-fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<Run> {
+fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<StructureCheck> {
     let mut report = CheckReport::default();
     let snapshots = objects::check(repo, findings, &mut report)?;
     let mut catalog = Catalog::build(repo, findings, &options.stop)?;
-    let mut damage = Damage::new(&catalog);
+    let mut damage = KnownDamage::new(&catalog);
     let mut news = News::new(catalog.index().damaged().clone());
     damage.recorded(&news.known);
     let mark = findings.mark();
@@ -246,7 +246,7 @@ fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<
         findings.back_to(&mark);
         let unnamed = catalog.take_in_unnamed(findings, &options.stop)?;
         let before = walked.missing;
-        damage = Damage::new(&catalog);
+        damage = KnownDamage::new(&catalog);
         damage.recorded(&news.known);
         walked = walk(&catalog, &damage, &snapshots, options, findings)?;
         if walked.missing < before {
@@ -260,20 +260,20 @@ fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<
     walked.report(&catalog, &mut report);
     report.snapshots = snapshots.len() as u64;
     news.add(&walked.found);
-    Ok(Run { snapshots, catalog, damage, memo: walked.memo, report, news })
+    Ok(StructureCheck { snapshots, catalog, damage, memo: walked.memo, report, news })
 }
 
 /// What going through the trees found.
-struct Walked {
+struct TreesChecked {
     memo: Memo,
     missing: u64,
     pages: u64,
     references: u64,
     hits: (u64, u64),
-    found: Found,
+    found: DamagedPacks,
 }
 
-impl Walked {
+impl TreesChecked {
     fn report(&self, catalog: &Catalog, report: &mut CheckReport) {
         (report.pages, report.references) = (self.pages, self.references);
         (report.hits, report.hit_snapshots) = self.hits;
@@ -283,19 +283,19 @@ impl Walked {
 
 fn walk(
     catalog: &Catalog,
-    damage: &Damage,
+    damage: &KnownDamage,
     snapshots: &[Snapshot],
     options: &CheckOptions,
     findings: &mut Findings<'_>,
-) -> Result<Walked> {
+) -> Result<TreesChecked> {
     let affected = Affected::counting(findings.observer());
-    let mut walk = Walk::new(catalog, damage, Memo::default(), affected, &options.stop)?;
+    let mut walk = TreeCheck::new(catalog, damage, Memo::default(), affected, &options.stop)?;
     for (done, snapshot) in snapshots.iter().enumerate() {
         walk.progress(done as u64, snapshots.len() as u64);
         walk.snapshot(snapshot, findings)?;
     }
     walk.finish(findings);
-    Ok(Walked {
+    Ok(TreesChecked {
         missing: walk.missing(),
         pages: walk.pages(),
         references: walk.references(),

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::format::damage::Extent;
+use crate::format::damage::DamagedExtent;
 use crate::model::{PackId, Timestamp, escape};
 use crate::repo::Repository;
-use crate::repo::damaged::{self, Damaged, Found};
+use crate::repo::damaged::{self, Damaged, DamagedPacks};
 use crate::storage::Name;
 
 use super::catalog::Catalog;
@@ -18,7 +18,7 @@ pub(super) struct News {
     /// What the repository knew.
     pub known: Arc<Damaged>,
     /// What was found.
-    pub found: Found,
+    pub found: DamagedPacks,
     /// Packs that were read whole.
     pub read: HashSet<PackId>,
     /// Those of them that were known to be damaged and are sound.
@@ -33,20 +33,21 @@ impl News {
     }
 
     /// Adds what a reader found.
-    pub fn add(&mut self, found: &Found) {
+    pub fn add(&mut self, found: &DamagedPacks) {
         found.iter().for_each(|(pack, extent)| damaged::add(&mut self.found, *pack, extent));
     }
 
     /// Tells of the packs that are known to be damaged and were not looked at now.
     pub fn tell(&self, catalog: &Catalog, findings: &mut Findings<'_>) {
-        let there = |pack: &&(&PackId, &Extent)| catalog.present().contains_key(pack.0) && catalog.packs().contains_key(pack.0);
+        let there =
+            |pack: &&(&PackId, &DamagedExtent)| catalog.present().contains_key(pack.0) && catalog.packs().contains_key(pack.0);
         let mut packs: Vec<_> = self.known.packs().filter(|(pack, _)| !self.read.contains(*pack)).collect();
         packs.sort_by_key(|(pack, _)| **pack);
         for (pack, extent) in packs.iter().filter(there) {
             let what = match extent {
-                Extent::Whole => "nothing of it can be opened".to_owned(),
-                Extent::Frames(frames) if frames.is_empty() => "its checksum or its directory is wrong".to_owned(),
-                Extent::Frames(frames) => format!("{} of its frames are damaged", frames.len()),
+                DamagedExtent::Whole => "nothing of it can be opened".to_owned(),
+                DamagedExtent::Frames(frames) if frames.is_empty() => "its checksum or its directory is wrong".to_owned(),
+                DamagedExtent::Frames(frames) => format!("{} of its frames are damaged", frames.len()),
             };
             let by = self.known.records_of(pack).last().map(|record| {
                 let time = jiff::Timestamp::from_second(record.damage.time.secs).map(|time| time.to_string());
@@ -60,7 +61,7 @@ impl News {
     /// Packs that the index names and that are not there: the index may be made anew without them.
     pub fn add_missing(&mut self, catalog: &Catalog) {
         let missing = catalog.packs().keys().filter(|pack| !catalog.present().contains_key(*pack));
-        missing.for_each(|pack| damaged::add(&mut self.found, *pack, &Extent::Whole));
+        missing.for_each(|pack| damaged::add(&mut self.found, *pack, &DamagedExtent::Whole));
     }
 
     /// Writes down what was found and takes back what is not so any more. That this fails is no failure of the check.

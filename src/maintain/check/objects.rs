@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::keys::binding;
 use crate::keys::configuration::Configurations;
-use crate::keys::copies::State;
-use crate::keys::removal::Place;
+use crate::keys::copies::CopyState;
+use crate::keys::removal::SlotStore;
 use crate::keys::slots::{self, Slot};
 use crate::model::{Snapshot, SnapshotId};
 use crate::repo::index::condemned;
@@ -51,8 +51,8 @@ fn configuration(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
     match judged.newest()? {
         None => findings.damage("config", "no copy of the configuration is good; yester key recover writes it anew"),
         Some(found) => {
-            for (name, state) in found.copies.states().filter(|(_, state)| **state != State::Whole) {
-                let wrong = if *state == State::Missing { MISSING.to_owned() } else { slots::describe(state) };
+            for (name, state) in found.copies.states().filter(|(_, state)| **state != CopyState::Whole) {
+                let wrong = if *state == CopyState::Missing { MISSING.to_owned() } else { slots::describe(state) };
                 findings.damage(name, format!("{wrong}; {next}"));
             }
         }
@@ -62,7 +62,7 @@ fn configuration(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
 
 /// Looks at the key slots; answers how many were not added or removed to the end.
 fn keys(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
-    let found = Place { storage: &**repo.storage(), repository: repo.id(), keys: repo.keys() }.look()?;
+    let found = SlotStore { storage: &**repo.storage(), repository: repo.id(), keys: repo.keys() }.look()?;
     for (name, e) in &found.made_up {
         findings.damage(name, format!("{}; it counts for nothing, and yester repair keys removes it", bare(name, e)));
     }
@@ -223,9 +223,9 @@ fn copies(findings: &mut Findings<'_>, slots: &[Slot]) -> u64 {
         };
         for (name, state) in slot.copies.states() {
             match state {
-                State::Whole => {}
-                State::Missing if slot.made_up => {}
-                State::Missing => findings.damage(name, format!("{MISSING}; {next}")),
+                CopyState::Whole => {}
+                CopyState::Missing if slot.made_up => {}
+                CopyState::Missing => findings.damage(name, format!("{MISSING}; {next}")),
                 state => findings.damage(name, format!("{}; {next}", slots::describe(state))),
             }
         }

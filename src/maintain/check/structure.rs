@@ -12,15 +12,15 @@ use crate::format::pack::PackKind;
 use crate::format::page::{LinkEntry, PageKind};
 use crate::model::{Content, Directory, Kind, Metadata, Node, Root, Snapshot, Xattrs};
 use crate::observe::Event;
-use crate::repo::damaged::Found;
+use crate::repo::damaged::DamagedPacks;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::storage::Name;
 
 use super::affected::Affected;
-use super::btree::{Cursor, Stated, Step, Sum, short};
+use super::btree::{Stated, Sum, TreeCursor, TreeStep, short};
 use super::catalog::Catalog;
-use super::content::{Damage, Lookup, State, drain};
+use super::content::{ChunkLookup, ChunkState, KnownDamage, drain};
 use super::{Findings, stopped};
 
 pub(super) use super::btree::Memo;
@@ -31,9 +31,9 @@ const FRAMES: u64 = 24 << 20;
 const PAGES: u64 = 16 << 20;
 
 /// A way through the trees of all snapshots.
-pub(super) struct Walk<'a> {
+pub(super) struct TreeCheck<'a> {
     pub(super) trees: TreeReader,
-    pub(super) lookup: Lookup<'a>,
+    pub(super) lookup: ChunkLookup<'a>,
     pub(super) memo: Memo,
     pub(super) references: u64,
     affected: Affected<'a>,
@@ -43,28 +43,28 @@ pub(super) struct Walk<'a> {
 }
 
 /// A directory under way.
-struct Level {
+struct CheckLevel {
     directory: Directory,
     mark: u64,
-    cursor: Cursor,
+    cursor: TreeCursor,
     /// The leaf that is being visited, and the number of its next node.
     leaf: Option<(Stated, usize, Sum)>,
     /// Bytes of the directory's path.
     path: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> TreeCheck<'a> {
     pub fn new(
         catalog: &'a Catalog,
-        damage: &'a Damage,
+        damage: &'a KnownDamage,
         memo: Memo,
         affected: Affected<'a>,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         let chunks = Arc::new(ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), FRAMES)?);
         let trees = TreeReader::new(chunks, PAGES)?;
-        let lookup = Lookup::new(catalog.index(), damage);
-        Ok(Walk { trees, lookup, memo, references: 0, affected, pages: 0, missing: 0, stop })
+        let lookup = ChunkLookup::new(catalog.index(), damage);
+        Ok(TreeCheck { trees, lookup, memo, references: 0, affected, pages: 0, missing: 0, stop })
     }
 
     pub fn progress(&self, done: u64, all: u64) {
@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
     /// Everything below a directory, whose path is `path`.
     fn directory(&mut self, root: &Directory, path: &mut Vec<u8>, findings: &mut Findings<'_>) -> Result<Sum> {
         let mut total = Sum::default();
-        let mut stack: Vec<Level> = self.enter(root, path.len(), &mut total).into_iter().collect();
+        let mut stack: Vec<CheckLevel> = self.enter(root, path.len(), &mut total).into_iter().collect();
         while let Some(level) = stack.last_mut() {
             path.truncate(level.path);
             if level.leaf.is_some() {
@@ -126,7 +126,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Begins a directory; `None`: it is empty, or all about it is known and was added to `sum`.
-    fn enter(&mut self, directory: &Directory, path: usize, sum: &mut Sum) -> Option<Level> {
+    fn enter(&mut self, directory: &Directory, path: usize, sum: &mut Sum) -> Option<CheckLevel> {
         let root = directory.root?;
         let stated = Stated::root(&root, Some(directory.entries), Some(directory.descendants));
         let mut hasher = blake3::Hasher::new();
@@ -140,19 +140,19 @@ impl<'a> Walk<'a> {
                 None
             }
             None => {
-                let cursor = Cursor::new(PageKind::Directory, stated);
-                Some(Level { directory: *directory, mark, cursor, leaf: None, path })
+                let cursor = TreeCursor::new(PageKind::Directory, stated);
+                Some(CheckLevel { directory: *directory, mark, cursor, leaf: None, path })
             }
         }
     }
 
     /// Goes on to the next leaf of a directory; at its end answers what is below it.
-    fn next_leaf(&mut self, level: &mut Level, path: &[u8], findings: &mut Findings<'_>) -> Result<Option<Sum>> {
+    fn next_leaf(&mut self, level: &mut CheckLevel, path: &[u8], findings: &mut Findings<'_>) -> Result<Option<Sum>> {
         let full = self.affected.is_full();
         match level.cursor.step(&self.trees, &mut self.memo, |sum| sum.hits == 0 || full) {
-            Step::Known(sum) => self.affected.more(sum.hits),
-            Step::Broken(stated, error) => self.lost_page(&stated, error, path, findings)?,
-            Step::Leaf(stated) => {
+            TreeStep::Known(sum) => self.affected.more(sum.hits),
+            TreeStep::Broken(stated, error) => self.lost_page(&stated, error, path, findings)?,
+            TreeStep::Leaf(stated) => {
                 self.visited()?;
                 match self.leaf(&stated) {
                     Ok(()) => level.leaf = Some((stated, 0, Sum::default())),
@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
                     }
                 }
             }
-            Step::Done(mut sum) => {
+            TreeStep::Done(mut sum) => {
                 if sum.hits == 0 && sum.subdirs != level.directory.subdirs {
                     let page = level.directory.root.map(|root| root.page.short()).unwrap_or_default();
                     findings
@@ -197,7 +197,12 @@ impl<'a> Walk<'a> {
 
     /// Looks at the next node of the leaf that is being visited, and adds its name to `path`. Answers what is below it,
     /// if it is a directory.
-    fn next_node(&mut self, level: &mut Level, path: &mut Vec<u8>, findings: &mut Findings<'_>) -> Result<Option<Directory>> {
+    fn next_node(
+        &mut self,
+        level: &mut CheckLevel,
+        path: &mut Vec<u8>,
+        findings: &mut Findings<'_>,
+    ) -> Result<Option<Directory>> {
         let Some((stated, at, sum)) = &mut level.leaf else { return Ok(None) };
         // The page is not held while what is below its nodes is visited: trees may be deep.
         let page = match self.trees.nodes(&stated.page) {
@@ -238,8 +243,8 @@ impl<'a> Walk<'a> {
             && let Err(e) = self.trees.xattrs(node)
         {
             match self.lookup.state(PackKind::Tree, id, None)? {
-                State::Lost => {}
-                State::Unknown => findings.lost_chunk(id),
+                ChunkState::Lost => {}
+                ChunkState::Unknown => findings.lost_chunk(id),
                 _ => findings.error(&e),
             }
             wrong = wrong.or(Some("its extended attributes are lost"));
@@ -324,7 +329,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What was found damaged of packs while trees were read.
-    pub fn found(&self) -> Found {
+    pub fn found(&self) -> DamagedPacks {
         self.trees.chunks().found()
     }
 

@@ -9,7 +9,7 @@ use crate::maintain::prune::plan::RESERVE;
 use crate::maintain::prune::repack::{Repack, Repacked};
 use crate::maintain::prune::sessions::{Living, Settle};
 use crate::maintain::prune::steady::steady;
-use crate::maintain::prune::{Plan, Prune, Report, marked, plan, segments, sessions};
+use crate::maintain::prune::{Prune, PrunePlan, Report, marked, plan, segments, sessions};
 use crate::model::{PackId, SnapshotId};
 use crate::observe::Event;
 use crate::repo::beat::{self, Beats};
@@ -76,7 +76,7 @@ impl Prune<'_> {
 
     /// Whether there is nothing to do at all.
     fn is_idle(&self) -> Result<bool> {
-        let Plan { marked, dead, repack, snapshots, leftovers, .. } = self.plan;
+        let PrunePlan { marked, dead, repack, snapshots, leftovers, .. } = self.plan;
         let gone = self.survey.packs.list.iter().any(|pack| pack.standing == Standing::Gone);
         let nothing = [marked, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
         let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::maintain::prune::view::View;
+use crate::maintain::prune::view::RepositoryView;
 use crate::model::{ChunkId, Snapshot, SnapshotId};
 use crate::observe::{Event, Observer};
 use crate::repo::bits::EntryBits;
@@ -44,7 +44,7 @@ pub struct Marks {
 }
 
 /// How pages are read for a mark.
-pub struct Reading<'a> {
+pub struct MarkReader<'a> {
     /// The chunks behind the pages.
     pub reader: &'a ChunkReader,
     /// Snapshots that count as forgotten.
@@ -73,7 +73,7 @@ impl Marks {
 
     /// Marks what the snapshots of `view` need that were not looked at before. What was marked for a snapshot that is
     /// forgotten by now stays marked: too much is kept, never too little. The index of the marks must be the view's.
-    pub fn update(&mut self, repo: &Repository, view: &View, reading: &Reading<'_>) -> Result<()> {
+    pub fn update(&mut self, repo: &Repository, view: &RepositoryView, reading: &MarkReader<'_>) -> Result<()> {
         let listed: HashSet<&SnapshotId> = view.snapshots.iter().collect();
         for id in view.snapshots.iter().filter(|id| !reading.without.contains(id)) {
             if !self.seen.insert(*id) {
@@ -126,7 +126,7 @@ impl Marks {
 /// Marks what a walk names, at all of its places.
 struct Marking<'a> {
     marks: &'a mut Marks,
-    reading: &'a Reading<'a>,
+    reading: &'a MarkReader<'a>,
 }
 
 impl Visitor for Marking<'_> {

@@ -18,17 +18,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::watch::Watch;
-use crate::maintain::prune::mark::{Marks, Reading};
-use crate::maintain::prune::sessions::{Living, Patience, Settle};
+use crate::local::watch::SessionWatch;
+use crate::maintain::prune::mark::{MarkReader, Marks};
+use crate::maintain::prune::sessions::{Living, SessionWait, Settle};
 use crate::maintain::prune::steady::steady;
 use crate::maintain::prune::survey::Survey;
-use crate::maintain::prune::view::View;
+use crate::maintain::prune::view::RepositoryView;
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
 use crate::repo::beat::DEAD_AFTER;
-use crate::repo::damaged::{self, Found};
+use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::reader::ChunkReader;
 
 mod carry;
@@ -44,7 +44,7 @@ mod survey;
 mod tell;
 mod view;
 
-pub use plan::{Plan, Tally, Unused};
+pub use plan::{PrunePlan, Tally, Unused};
 pub use sessions::open as open_sessions;
 
 /// How to prune.
@@ -134,16 +134,16 @@ pub struct Prune<'a> {
     options: &'a PruneOptions,
     stop: &'a AtomicBool,
     observer: &'a dyn Observer,
-    patience: Patience<'a>,
+    patience: SessionWait<'a>,
     /// Until when sessions that live are waited for.
     until: Option<Instant>,
     reader: ChunkReader,
-    view: View,
+    view: RepositoryView,
     marks: Marks,
     survey: Survey,
     /// Packs that were copied from, and are to go.
     avoid: HashSet<PackId>,
-    plan: Plan,
+    plan: PrunePlan,
     report: Report,
 }
 
@@ -156,16 +156,17 @@ impl<'a> Prune<'a> {
         stop: &'a AtomicBool,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
-        let patience = Patience { watch: Watch::new(options.state.as_deref(), repo.id()), dead_after: options.dead_after, stop };
+        let patience =
+            SessionWait { watch: SessionWatch::new(options.state.as_deref(), repo.id()), dead_after: options.dead_after, stop };
         let until = options.wait.map(|wait| Instant::now() + wait);
         if until.is_none() {
             let (older_than, living) = (None, Living::Refuse);
             Settle { fence: &options.fence, older_than, now: options.now, patience: &patience, living }.find(repo)?;
         }
         let (view, reader, marks, survey) = steady(repo, |_| {
-            let view = View::read(repo, None)?;
+            let view = RepositoryView::read(repo, None)?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
-            let walk = Reading { reader: &reader, without: &options.without, stop, observer };
+            let walk = MarkReader { reader: &reader, without: &options.without, stop, observer };
             let mut marks = Marks::new(view.index.clone());
             let marked = marks.update(repo, &view, &walk).map_err(|e| view.blame(e));
             if options.record {
@@ -190,7 +191,7 @@ impl<'a> Prune<'a> {
     }
 
     /// What it will do.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &PrunePlan {
         &self.plan
     }
 
@@ -199,7 +200,7 @@ impl<'a> Prune<'a> {
     fn look(&mut self) -> Result<()> {
         let repo = self.repo;
         steady(repo, |first| {
-            self.view = View::read(repo, Some(&self.view.index))?;
+            self.view = RepositoryView::read(repo, Some(&self.view.index))?;
             self.reader.set_index(self.view.index.clone());
             match first {
                 true => self.marks.carry(&self.view.index)?,
@@ -207,7 +208,7 @@ impl<'a> Prune<'a> {
                 false => self.marks = Marks::new(self.view.index.clone()),
             }
             let (stop, observer) = (self.stop, self.observer);
-            let walk = Reading { reader: &self.reader, without: &self.options.without, stop, observer };
+            let walk = MarkReader { reader: &self.reader, without: &self.options.without, stop, observer };
             self.marks.update(repo, &self.view, &walk)?;
             self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
             Ok(())
@@ -216,7 +217,7 @@ impl<'a> Prune<'a> {
 }
 
 /// Writes down what was found damaged. On a full disk that cannot be done, and prune has to work there all the same.
-fn write_down(repo: &Repository, found: &Found, now: Timestamp, observer: &dyn Observer) {
+fn write_down(repo: &Repository, found: &DamagedPacks, now: Timestamp, observer: &dyn Observer) {
     if let Err(e) = damaged::record(repo, found, "yester prune", now) {
         let message = format!("damage was found and could not be written down: {e}");
         observer.event(&Event::Warning { subject: b"damaged", message: &message });

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::damage::Extent;
-use crate::maintain::prune::view::View;
+use crate::format::damage::DamagedExtent;
+use crate::maintain::prune::view::RepositoryView;
 use crate::model::PackId;
-use crate::repo::index::{Index, Location};
+use crate::repo::index::{ChunkLocation, Index};
 
 /// How a pack stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,13 +89,13 @@ const COMPLETE: u32 = 1 << 31;
 
 /// A frame: eight bytes, since there are many.
 #[derive(Debug, Clone, Copy)]
-pub struct Frame {
+pub struct FrameUse {
     state: u32,
     /// Plain bytes of needed chunks whose copy in it is to stay.
     pub live: u32,
 }
 
-impl Frame {
+impl FrameUse {
     /// The number of its pack.
     pub fn pack(&self) -> usize {
         (self.state & PACK) as usize
@@ -138,13 +138,13 @@ pub struct Packs {
     /// The packs, in no order.
     pub list: Vec<Pack>,
     /// The frames of each segment, in their order.
-    pub frames: Vec<Vec<Frame>>,
+    pub frames: Vec<Vec<FrameUse>>,
     numbers: HashMap<PackId, u32>,
 }
 
 impl Packs {
     /// What `view` shows of them.
-    pub fn new(view: &View) -> Result<Packs> {
+    pub fn new(view: &RepositoryView) -> Result<Packs> {
         let index = &view.index;
         let (mut list, mut numbers) = (Vec::new(), HashMap::<PackId, u32>::new());
         let marked = view.marked();
@@ -162,7 +162,7 @@ impl Packs {
                     Some(_) => Standing::Useless,
                 };
                 let damage = index.damaged().of(&named.id);
-                let whole = size == Some(named.size) && damage != Some(&Extent::Whole);
+                let whole = size == Some(named.size) && damage != Some(&DamagedExtent::Whole);
                 let mut pack = Pack::new(named.id, size.unwrap_or(named.size), whole, standing, Some(segment));
                 pack.damaged = damage.is_some();
                 list.push(pack);
@@ -182,7 +182,7 @@ impl Packs {
                 let number = numbers.get(&pack.id).copied().unwrap_or_default();
                 let damaged = if index.damaged().has(&pack.id, in_pack) { DAMAGED } else { 0 };
                 let delta = if info.bases.is_empty() { 0 } else { DELTA };
-                all.push(Frame { state: number | delta | damaged, live: 0 });
+                all.push(FrameUse { state: number | delta | damaged, live: 0 });
                 let pack = &mut list[number as usize];
                 if pack.segment == Some(segment) {
                     pack.plain += u64::from(info.plain);
@@ -200,24 +200,24 @@ impl Packs {
     }
 
     /// The frame of a location.
-    pub fn frame(&self, location: &Location) -> &Frame {
+    pub fn frame(&self, location: &ChunkLocation) -> &FrameUse {
         let (segment, frame) = location.frame_order();
         &self.frames[segment as usize][frame as usize]
     }
 
     /// The same, to be changed.
-    pub fn frame_mut(&mut self, location: &Location) -> &mut Frame {
+    pub fn frame_mut(&mut self, location: &ChunkLocation) -> &mut FrameUse {
         let (segment, frame) = location.frame_order();
         &mut self.frames[segment as usize][frame as usize]
     }
 
     /// The pack of a location.
-    pub fn of(&self, location: &Location) -> &Pack {
+    pub fn of(&self, location: &ChunkLocation) -> &Pack {
         &self.list[self.frame(location).pack()]
     }
 
     /// Counts a chunk for the pack it is in, once, however many segments name the pack.
-    pub fn count(&mut self, location: &Location) {
+    pub fn count(&mut self, location: &ChunkLocation) {
         let number = self.frame(location).pack();
         let pack = &mut self.list[number];
         if pack.segment == Some(location.frame_order().0 as usize) {
@@ -233,7 +233,7 @@ impl Packs {
             let (frames, list) = (&self.frames[segment], &mut self.list);
             let mut number = 0;
             index.scan_frames(segment, &mut |_, _, info| {
-                let frame: &Frame = &frames[number];
+                let frame: &FrameUse = &frames[number];
                 number += 1;
                 let pack = &mut list[frame.pack()];
                 if pack.segment == Some(segment) {

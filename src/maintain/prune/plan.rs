@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::format::segment::SegmentPack;
 use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::survey::Survey;
-use crate::maintain::prune::view::View;
+use crate::maintain::prune::view::RepositoryView;
 use crate::model::PackId;
 use crate::storage::Leftovers;
 
@@ -77,7 +77,7 @@ impl Tally {
 
 /// What a prune will do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct PrunePlan {
     /// Snapshots that stay.
     pub live: u64,
     /// All packs.
@@ -148,7 +148,13 @@ pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
 
 /// The first of `repack` for whose copies there will be room when `free` bytes are free now, dead packs go before, and the
 /// packs that were copied from go after each round. `None`: nobody can tell how much room there is.
-pub fn with_room(view: &View, survey: &Survey, mut repack: Vec<usize>, leftovers: Leftovers, free: Option<u64>) -> Vec<usize> {
+pub fn with_room(
+    view: &RepositoryView,
+    survey: &Survey,
+    mut repack: Vec<usize>,
+    leftovers: Leftovers,
+    free: Option<u64>,
+) -> Vec<usize> {
     let Some(free) = free else { return repack };
     let list = &survey.packs.list;
     let goes = |pack: &&Pack| pack.is_dead() || pack.standing == Standing::Marked && !pack.held;
@@ -179,8 +185,8 @@ pub fn dead(survey: &Survey) -> Vec<PackId> {
 }
 
 /// What carrying this out frees.
-pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers) -> Plan {
-    let mut plan = Plan { leftovers: Tally { count: leftovers.files, bytes: leftovers.bytes }, ..Plan::default() };
+pub fn plan(view: &RepositoryView, survey: &Survey, repack: &[usize], leftovers: Leftovers) -> PrunePlan {
+    let mut plan = PrunePlan { leftovers: Tally { count: leftovers.files, bytes: leftovers.bytes }, ..PrunePlan::default() };
     let mut gone: HashSet<PackId> = HashSet::new();
     let (mut chunks, mut copies) = (0, 0);
     plan.lost = survey.lost;
@@ -229,7 +235,7 @@ pub fn plan(view: &View, survey: &Survey, repack: &[usize], leftovers: Leftovers
 
 /// What the segments that name `gone` packs, and those that are replaced already, are longer than what will stand for
 /// them.
-fn index_shrinks(view: &View, survey: &Survey, gone: &HashSet<PackId>) -> u64 {
+fn index_shrinks(view: &RepositoryView, survey: &Survey, gone: &HashSet<PackId>) -> u64 {
     let replaced: u64 = view.index.replaced().iter().filter_map(|id| view.segments.get(id)).sum();
     let chunks = |named: &SegmentPack| survey.packs.named(&named.id).map_or(0, |pack| pack.chunks);
     let (mut before, mut after) = (0, 0);

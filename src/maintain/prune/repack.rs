@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::chunk::codec::{Compression, Encoder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::damage::Extent;
+use crate::format::damage::DamagedExtent;
 use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PREAMBLE, PackKind};
 use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::survey::Survey;
 use crate::model::{ChunkKey, PackId, SnapshotId};
 use crate::observe::{Event, Observer};
-use crate::repo::damaged::{self, Found};
-use crate::repo::index::Location;
-use crate::repo::pack::writer::{OpenPacks, PACK_TARGET, PACKS_A_SEGMENT, PackIndexer, Written};
+use crate::repo::damaged::{self, DamagedPacks};
+use crate::repo::index::ChunkLocation;
+use crate::repo::pack::writer::{OpenPacks, PACK_TARGET, PACKS_A_SEGMENT, PackIndexer, WrittenPacks};
 use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFrame, SealedFrame};
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::repo::{Repository, index::Index};
@@ -34,7 +34,7 @@ pub struct Repacked {
     /// Bytes of packs and segments.
     pub bytes: u64,
     /// What was found damaged.
-    pub found: Found,
+    pub found: DamagedPacks,
 }
 
 /// Copies for one session.
@@ -48,7 +48,7 @@ pub struct Repack<'a> {
     /// Parts of frames of each kind, for the next frame.
     gathered: [PlainFrame; 2],
     indexer: PackIndexer<'a>,
-    found: Found,
+    found: DamagedPacks,
     sealed: Vec<u8>,
     prefix: Vec<u8>,
 }
@@ -72,7 +72,7 @@ impl<'a> Repack<'a> {
             open: OpenPacks::new(repo, session),
             gathered: Default::default(),
             indexer: PackIndexer::new(repo),
-            found: Found::default(),
+            found: DamagedPacks::default(),
             sealed: Vec::new(),
             prefix: Vec::new(),
         })
@@ -100,7 +100,7 @@ impl<'a> Repack<'a> {
         self.close(PackKind::Data)?;
         self.close(PackKind::Tree)?;
         self.indexer.write_segment()?;
-        let Written { packs, bytes } = self.indexer.written();
+        let WrittenPacks { packs, bytes } = self.indexer.written();
         Ok(Repacked { packs, bytes, found: self.found })
     }
 
@@ -117,7 +117,7 @@ impl<'a> Repack<'a> {
             }
             let number = number as u32;
             let wanted = self.wanted(id, number, key.preamble().kind, entry)?;
-            if wanted.iter().all(|wanted| *wanted == Wanted::No) {
+            if wanted.iter().all(|wanted| *wanted == RepackChoice::No) {
                 continue;
             }
             if let Err(e) = self.fetch(id, number, entry) {
@@ -129,7 +129,7 @@ impl<'a> Repack<'a> {
                 first = first.and(Err(e));
                 continue;
             }
-            let whole = wanted.iter().all(|wanted| *wanted == Wanted::AsItIs);
+            let whole = wanted.iter().all(|wanted| *wanted == RepackChoice::AsItIs);
             let copied = match whole {
                 true => self.whole(&key, number, entry)?,
                 false => self.parts(&key, number, entry, &wanted)?,
@@ -154,7 +154,7 @@ impl<'a> Repack<'a> {
             Ok(key) => Ok(Ok((Arc::new(key), self.index.directory_of(id)?))),
             Err(e) => {
                 if is_damage(&e) {
-                    damaged::add(&mut self.found, id, &Extent::Whole);
+                    damaged::add(&mut self.found, id, &DamagedExtent::Whole);
                 }
                 Ok(Err(e.about(Name::Pack(id))))
             }
@@ -162,7 +162,7 @@ impl<'a> Repack<'a> {
     }
 
     /// Which chunks of a frame are to be copied.
-    fn wanted(&mut self, id: PackId, number: u32, kind: PackKind, entry: &DirectoryEntry) -> Result<Vec<Wanted>> {
+    fn wanted(&mut self, id: PackId, number: u32, kind: PackKind, entry: &DirectoryEntry) -> Result<Vec<RepackChoice>> {
         let mut offset = 0;
         let mut out = Vec::with_capacity(entry.chunks.len());
         for (key, len) in &entry.chunks {
@@ -170,7 +170,7 @@ impl<'a> Repack<'a> {
             let own = places.iter().find(|place| place.offset == offset && self.index.frame_key(place) == (id, number)).copied();
             out.push(match own {
                 Some(own) => self.fate(&own, &places)?,
-                None => Wanted::No,
+                None => RepackChoice::No,
             });
             offset += len;
         }
@@ -178,17 +178,17 @@ impl<'a> Repack<'a> {
     }
 
     /// What becomes of one copy of a chunk, of all that there are.
-    fn fate(&mut self, own: &Location, places: &[Location]) -> Result<Wanted> {
+    fn fate(&mut self, own: &ChunkLocation, places: &[ChunkLocation]) -> Result<RepackChoice> {
         if !self.survey.needed.get(own.entry()) || self.survey.packs.frame(own).is_damaged() {
-            return Ok(Wanted::No);
+            return Ok(RepackChoice::No);
         }
         if self.survey.packs.of(own).standing != Standing::Usable {
             // Marked for deletion: whoever needs it, as a base too, needs it to stand by itself somewhere else.
-            return Ok(if self.survey.plain(places).is_empty() { Wanted::ByItself } else { Wanted::No });
+            return Ok(if self.survey.plain(places).is_empty() { RepackChoice::ByItself } else { RepackChoice::No });
         }
-        let copy = |place: &Location| (self.index.frame_key(place), place.offset);
+        let copy = |place: &ChunkLocation| (self.index.frame_key(place), place.offset);
         let stays = self.survey.stays(places)?;
-        Ok(if stays.is_some_and(|stays| copy(&stays) == copy(own)) { Wanted::AsItIs } else { Wanted::No })
+        Ok(if stays.is_some_and(|stays| copy(&stays) == copy(own)) { RepackChoice::AsItIs } else { RepackChoice::No })
     }
 
     /// Reads a frame's sealed bytes.
@@ -219,7 +219,7 @@ impl<'a> Repack<'a> {
         }
     }
 
-    fn parts(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry, wanted: &[Wanted]) -> Result<Result<()>> {
+    fn parts(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry, wanted: &[RepackChoice]) -> Result<Result<()>> {
         let kind = key.preamble().kind;
         let mut plain = Vec::new();
         if let Err(e) = self.sealer.open(key, number, &entry.frame, &self.sealed, &self.prefix, &mut plain) {
@@ -230,7 +230,7 @@ impl<'a> Repack<'a> {
         let mut rest = &plain[..];
         for ((chunk, len), wanted) in entry.chunks.iter().zip(wanted) {
             let Some(bytes) = rest.split_off(..*len as usize) else { return Ok(Err(Error::corrupt("a frame is too short"))) };
-            if *wanted == Wanted::No {
+            if *wanted == RepackChoice::No {
                 continue;
             }
             let id = self.repo.keys().chunk_id(kind, bytes);
@@ -238,7 +238,7 @@ impl<'a> Repack<'a> {
                 let text = format!("chunk {}… has other content than its name says", chunk.short());
                 return Ok(Err(Error::corrupt(text)));
             }
-            if *wanted == Wanted::AsItIs && !delta.bases.is_empty() {
+            if *wanted == RepackChoice::AsItIs && !delta.bases.is_empty() {
                 delta.bytes.extend_from_slice(bytes);
                 delta.chunks.push((id, *len));
                 continue;
@@ -294,7 +294,7 @@ impl<'a> Repack<'a> {
 
 /// What becomes of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum RepackChoice {
     /// Nothing: it is not needed, or another copy stays.
     No,
     /// It is copied; with all of its frame, as it is.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::error::Result;
-use crate::maintain::prune::view::View;
+use crate::maintain::prune::view::RepositoryView;
 use crate::maintain::prune::{Report, sessions};
 use crate::model::{PackId, SegmentId, SnapshotId};
 use crate::repo::Repository;
@@ -12,9 +12,9 @@ use crate::storage::Name;
 
 /// Writes what the segments that name gone packs say of all others into a new one, and deletes them and all that are
 /// replaced already (rule 8). Packs that are gone are those that the storage does not have (a missing one was asked for
-/// by name: see [`View::read`]).
+/// by name: see [`RepositoryView::read`]).
 pub fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()> {
-    let view = View::read(repo, Some(old))?;
+    let view = RepositoryView::read(repo, Some(old))?;
     let index = &view.index;
     let is_gone = |id: &PackId| !view.packs.contains_key(id);
     let which: Vec<usize> =
@@ -46,7 +46,7 @@ pub fn carried_out(repo: &Repository, old: &Index, lists: &[SnapshotId]) -> Resu
     if lists.is_empty() {
         return Ok(Vec::new());
     }
-    let view = View::read(repo, Some(old))?;
+    let view = RepositoryView::read(repo, Some(old))?;
     // What replaced segments name is not known here: they are deleted first.
     if !view.index.replaced().is_empty() {
         return Ok(Vec::new());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Session;
-use crate::local::watch::{Clock, Still, Watch};
+use crate::local::watch::{Clock, SessionWatch, StalledSession};
 use crate::model::{SnapshotId, Timestamp, escape};
 use crate::repo::small::{self, Small};
 use crate::repo::{Repository, beat, parallel, session};
@@ -26,7 +26,7 @@ pub fn open(repo: &Repository) -> Result<Vec<(SnapshotId, Result<Session>)>> {
 }
 
 /// What is in `sessions/`.
-struct Listed {
+struct ListedSessions {
     sessions: Vec<(SnapshotId, Result<Session>)>,
     /// What nobody with the key made, and so is no session.
     made_up: Vec<Name>,
@@ -34,7 +34,7 @@ struct Listed {
     beats: HashMap<SnapshotId, Vec<u64>>,
 }
 
-impl Listed {
+impl ListedSessions {
     /// The number of the newest sign of life that is authentic; 0: there is none.
     fn newest(&self, repo: &Repository, id: SnapshotId) -> u64 {
         let beats = self.beats.get(&id).map(Vec::as_slice).unwrap_or_default();
@@ -45,7 +45,7 @@ impl Listed {
 /// What stands in `sessions/` and nobody with the key made, and the signs of life of what is no session. The latter go
 /// whoever made them: no writer lives by them.
 pub fn made_up(repo: &Repository) -> Result<Vec<Name>> {
-    let Listed { sessions, mut made_up, beats } = list(repo)?;
+    let ListedSessions { sessions, mut made_up, beats } = list(repo)?;
     let open: HashSet<SnapshotId> = sessions.into_iter().map(|(id, _)| id).collect();
     let lone = beats.into_iter().filter(|(id, _)| !open.contains(id));
     made_up.extend(lone.flat_map(|(id, numbers)| numbers.into_iter().map(move |number| Name::Beat(id, number))));
@@ -53,7 +53,7 @@ pub fn made_up(repo: &Repository) -> Result<Vec<Name>> {
 }
 
 /// Reads everything in `sessions/`; what has ended meanwhile is left out. What is not authentic is told, once.
-fn list(repo: &Repository) -> Result<Listed> {
+fn list(repo: &Repository) -> Result<ListedSessions> {
     let (mut ids, mut beats) = (Vec::new(), HashMap::<SnapshotId, Vec<u64>>::new());
     for (name, _) in repo.storage().list(Class::Sessions)? {
         match name {
@@ -74,14 +74,14 @@ fn list(repo: &Repository) -> Result<Listed> {
     }
     small::tell(repo, &ignored, "yester prune removes it");
     beats.values_mut().for_each(|numbers| numbers.sort_unstable());
-    Ok(Listed { sessions, made_up: ignored.into_iter().map(|(name, _)| name).collect(), beats })
+    Ok(ListedSessions { sessions, made_up: ignored.into_iter().map(|(name, _)| name).collect(), beats })
 }
 
 /// How sessions are judged and waited for.
 #[derive(Debug)]
-pub struct Patience<'a> {
+pub struct SessionWait<'a> {
     /// How long others stood still.
-    pub watch: Watch,
+    pub watch: SessionWatch,
     /// After this time without a sign of life a writer is dead that cannot be asked.
     pub dead_after: Duration,
     /// Ends the waiting.
@@ -98,7 +98,7 @@ pub struct Settle<'a> {
     /// The time, for the fences.
     pub now: Timestamp,
     /// How they are judged.
-    pub patience: &'a Patience<'a>,
+    pub patience: &'a SessionWait<'a>,
     /// What is done about those that live.
     pub living: Living,
 }
@@ -219,7 +219,7 @@ impl Settle<'_> {
         Ok(())
     }
 
-    fn busy(&self, id: SnapshotId, session: &Result<Session>, still: Option<&Still>) -> Error {
+    fn busy(&self, id: SnapshotId, session: &Result<Session>, still: Option<&StalledSession>) -> Error {
         let who = match session {
             Ok(session) => {
                 let (pid, host, since) = (session.pid, escape(&session.host), shown(session.time));
@@ -228,7 +228,7 @@ impl Settle<'_> {
             Err(e) => format!("that cannot be read ({e})"),
         };
         let what = match still {
-            Some(Still { since, .. }) => {
+            Some(StalledSession { since, .. }) => {
                 let dead = since.secs.saturating_add(i64::try_from(self.patience.dead_after.as_secs()).unwrap_or(i64::MAX));
                 let dead = shown(Timestamp { secs: dead, nanos: 0 });
                 format!(

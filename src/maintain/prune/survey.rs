@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::maintain::prune::mark::Marks;
 use crate::maintain::prune::packs::{Packs, Standing};
-use crate::maintain::prune::view::View;
+use crate::maintain::prune::view::RepositoryView;
 use crate::model::{ChunkKey, PackId};
 use crate::repo::bits::EntryBits;
-use crate::repo::index::{Index, Location};
+use crate::repo::index::{ChunkLocation, Index};
 
 /// What came out.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Survey {
     /// Surveys what `marks` say is live in the repository of `view`. A needed chunk that is in no pack that is there is an
     /// error: then something was lost, and nothing may be deleted.
     /// Copies in packs of `avoid` stay only where there is no other.
-    pub fn new(view: &View, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
+    pub fn new(view: &RepositoryView, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
         let index = view.index.clone();
         let packs = Packs::new(view)?;
         let (needed, contested) = (marks.live.clone(), EntryBits::new(&index));
@@ -92,7 +92,7 @@ impl Survey {
     }
 
     /// The copies that count: those in frames without bases, if there are any; else those in complete delta frames.
-    fn counting(&mut self, places: &[Location]) -> Result<Vec<Location>> {
+    fn counting(&mut self, places: &[ChunkLocation]) -> Result<Vec<ChunkLocation>> {
         let plain = self.plain(places);
         if !plain.is_empty() {
             return Ok(plain);
@@ -108,8 +108,8 @@ impl Survey {
     }
 
     /// The copies that count and stand by themselves.
-    pub fn plain(&self, places: &[Location]) -> Vec<Location> {
-        let counts = |place: &&Location| {
+    pub fn plain(&self, places: &[ChunkLocation]) -> Vec<ChunkLocation> {
+        let counts = |place: &&ChunkLocation| {
             let frame = self.packs.frame(place);
             self.packs.of(place).standing == Standing::Usable && !frame.is_delta() && !frame.is_damaged()
         };
@@ -117,7 +117,7 @@ impl Survey {
     }
 
     /// Whether every base of a location's frame has a copy that counts in a frame without bases.
-    fn is_complete(&mut self, place: &Location) -> Result<bool> {
+    fn is_complete(&mut self, place: &ChunkLocation) -> Result<bool> {
         if let Some(known) = self.packs.frame(place).complete() {
             return Ok(known);
         }
@@ -129,13 +129,13 @@ impl Survey {
         Ok(complete)
     }
 
-    fn bases_of(&self, place: &Location) -> Result<Vec<(PackKind, ChunkKey)>> {
+    fn bases_of(&self, place: &ChunkLocation) -> Result<Vec<(PackKind, ChunkKey)>> {
         let frame = self.index.frame(place)?;
         Ok(frame.info.bases.into_iter().map(|base| (frame.pack.kind, base)).collect())
     }
 
     /// One of these copies stays.
-    fn keep(&mut self, places: &[Location], counting: &[Location]) {
+    fn keep(&mut self, places: &[ChunkLocation], counting: &[ChunkLocation]) {
         let mut packs: Vec<usize> = Vec::with_capacity(counting.len());
         for place in counting {
             let frame = self.packs.frame_mut(place);
@@ -159,7 +159,7 @@ impl Survey {
     }
 
     /// Nothing of this chunk counts: whatever it can be read from stays until it is copied to where it does.
-    fn hold(&mut self, key: &ChunkKey, places: &[Location]) -> Result<()> {
+    fn hold(&mut self, key: &ChunkKey, places: &[ChunkLocation]) -> Result<()> {
         let mut can_be_read = false;
         for place in places {
             if !self.packs.of(place).is_readable() || self.packs.frame(place).is_damaged() {
@@ -213,7 +213,7 @@ impl Survey {
     }
 
     /// None of these copies can be read: all that are there stay as they are. False: there are none.
-    fn give_up(&mut self, places: &[Location]) -> bool {
+    fn give_up(&mut self, places: &[ChunkLocation]) -> bool {
         let mut there = false;
         for place in places {
             let number = self.packs.frame(place).pack();
@@ -290,7 +290,7 @@ impl Survey {
     }
 
     /// Of the places of a needed chunk, the one whose copy stays; `None`: nothing counts.
-    pub fn stays(&mut self, places: &[Location]) -> Result<Option<Location>> {
+    pub fn stays(&mut self, places: &[ChunkLocation]) -> Result<Option<ChunkLocation>> {
         let counting = self.counting(places)?;
         let best = counting.into_iter().min_by_key(|place| (self.rank[self.packs.frame(place).pack()], place.entry()));
         Ok(best)

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, SegmentId, SnapshotId};
 use crate::repo::Repository;
-use crate::repo::index::condemned::{self, List, Lists};
+use crate::repo::index::condemned::{self, DeletionList, Lists};
 use crate::repo::index::{self, Index};
 use crate::repo::marks;
 use crate::storage::{Class, Name};
 
 /// One look at the repository.
 #[derive(Debug)]
-pub struct View {
+pub struct RepositoryView {
     /// Snapshots that are not forgotten, and fences.
     pub snapshots: Vec<SnapshotId>,
     /// Objects that are not authentic, and count for nothing.
@@ -27,15 +27,15 @@ pub struct View {
     /// All segments, also replaced ones, with their sizes.
     pub segments: HashMap<SegmentId, u64>,
     /// Deletion lists with their packs.
-    pub lists: Vec<List>,
+    pub lists: Vec<DeletionList>,
     /// Packs with their sizes.
     pub packs: HashMap<PackId, u64>,
 }
 
-impl View {
+impl RepositoryView {
     /// Lists snapshots, then what is forgotten, segments, deletion lists, packs, in this order (rules 2, 6 and 7). An error
     /// of any listing is final. Segments that `old` has open are used again.
-    pub fn read(repo: &Repository, old: Option<&Index>) -> Result<View> {
+    pub fn read(repo: &Repository, old: Option<&Index>) -> Result<RepositoryView> {
         let listed = repo.storage().list(Class::Snapshots)?;
         let ids = listed.iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(*id) } else { None });
         let (forgotten, ignored) = marks::judged(repo, &ids.collect::<Vec<_>>())?;
@@ -66,7 +66,7 @@ impl View {
         let Lists { lists, void, .. } = condemned::read_all(repo)?;
         let ignored = ignored.into_iter().chain(void).map(|(name, _)| name).collect();
         let packs = index::list_packs(repo)?;
-        let view = View { snapshots, ignored, leavings, index, broken, segments, lists, packs };
+        let view = RepositoryView { snapshots, ignored, leavings, index, broken, segments, lists, packs };
         view.confirm_missing(repo)?;
         Ok(view)
     }

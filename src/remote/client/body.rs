@@ -10,25 +10,25 @@ use tokio::sync::mpsc;
 
 /// The body of a request.
 #[derive(Debug)]
-pub struct Pieces {
+pub struct RequestBody {
     pieces: Option<mpsc::Receiver<Bytes>>,
     left: u64,
 }
 
-impl Pieces {
+impl RequestBody {
     /// No body.
     pub fn none() -> Self {
-        Pieces { pieces: None, left: 0 }
+        RequestBody { pieces: None, left: 0 }
     }
 
     /// A body of so many bytes, and where its pieces go in.
     pub fn measured(length: u64) -> (mpsc::Sender<Bytes>, Self) {
         let (sender, pieces) = mpsc::channel(2);
-        (sender, Pieces { pieces: Some(pieces), left: length })
+        (sender, RequestBody { pieces: Some(pieces), left: length })
     }
 }
 
-impl Body for Pieces {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = io::Error;
 

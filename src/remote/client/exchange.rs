@@ -14,9 +14,9 @@ use tokio::time::error::Elapsed;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Reports;
-use crate::remote::client::body::Pieces;
-use crate::remote::client::fault::{Fault, Patience};
-use crate::remote::client::transport::{Sender, Target, cause, connect};
+use crate::remote::client::body::RequestBody;
+use crate::remote::client::fault::{ProgressTimeout, RequestFault};
+use crate::remote::client::transport::{RequestSender, ServerTarget, cause, connect};
 use crate::remote::protocol::{Code, REPOSITORY_HEADER, Refusal, VERSION, VERSION_HEADER};
 use crate::remote::rate::Rate;
 
@@ -31,8 +31,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// A connection, or the place for one.
 #[derive(Default)]
-struct Slot {
-    sender: tokio::sync::Mutex<Option<Sender>>,
+struct ConnectionSlot {
+    sender: tokio::sync::Mutex<Option<RequestSender>>,
     load: AtomicUsize,
 }
 
@@ -44,13 +44,13 @@ struct Health {
 }
 
 /// What all requests to one repository share.
-pub struct Line {
-    target: Target,
+pub struct ConnectionPool {
+    target: ServerTarget,
     /// What goes before the path.
     authority: String,
     repository: HeaderValue,
     token: Option<HeaderValue>,
-    slots: Vec<Slot>,
+    slots: Vec<ConnectionSlot>,
     /// Whether the server ever answered.
     known: AtomicBool,
     health: Mutex<Health>,
@@ -64,7 +64,7 @@ pub struct Line {
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct RequestParts {
     /// The method.
     pub method: Method,
     /// The path.
@@ -73,10 +73,10 @@ pub struct Ask {
     pub header: Option<(&'static str, String)>,
 }
 
-impl Ask {
+impl RequestParts {
     /// A request.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Ask { method, path: path.into(), header: None }
+        RequestParts { method, path: path.into(), header: None }
     }
 
     /// With a header.
@@ -87,24 +87,30 @@ impl Ask {
 }
 
 /// Counts a request of a connection while it lives.
-struct Loaded<'a>(&'a Slot);
+struct LoadGuard<'a>(&'a ConnectionSlot);
 
-impl Drop for Loaded<'_> {
+impl Drop for LoadGuard<'_> {
     fn drop(&mut self) {
         self.0.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// An answer, and the load that it still is.
-pub struct Answer<'a> {
+pub struct LoadedResponse<'a> {
     /// Status, headers, body.
     pub response: Response<Incoming>,
-    loaded: Loaded<'a>,
+    loaded: LoadGuard<'a>,
 }
 
-impl Line {
+impl ConnectionPool {
     /// A line to a repository.
-    pub fn new(target: Target, authority: String, repository: &str, token: Option<&str>, connections: usize) -> Result<Self> {
+    pub fn new(
+        target: ServerTarget,
+        authority: String,
+        repository: &str,
+        token: Option<&str>,
+        connections: usize,
+    ) -> Result<Self> {
         let header = |text: &str| HeaderValue::from_str(text);
         let repository = header(repository).map_err(|_| Error::invalid("the repository's name cannot be sent"))?;
         let token = token.map(|token| {
@@ -114,11 +120,11 @@ impl Line {
             value.set_sensitive(true);
             Ok(value)
         });
-        let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
+        let slots = (0..connections.max(1)).map(|_| ConnectionSlot::default()).collect();
         let (known, timeout, rates) = (AtomicBool::new(false), Duration::from_secs(60), (None, None));
         let health = Mutex::new(Health { heard: Instant::now(), given_up: None });
         let (token, reports) = (token.transpose()?, Reports::default());
-        Ok(Line { target, authority, repository, token, slots, known, health, timeout, rates, reports })
+        Ok(ConnectionPool { target, authority, repository, token, slots, known, health, timeout, rates, reports })
     }
 
     /// How many connections there may be.
@@ -128,7 +134,7 @@ impl Line {
 
     /// Patience for one call. When another call has just given up, and nothing was heard since, there is none: a thousand
     /// calls must not wait for a dead server one after the other.
-    pub fn patience(&self) -> Result<Patience> {
+    pub fn patience(&self) -> Result<ProgressTimeout> {
         let health = self.health();
         match health.given_up {
             Some(at) if at.elapsed() < (self.timeout / 4).min(LEFT_ALONE) => {
@@ -138,7 +144,7 @@ impl Line {
                     format!("the server does not answer (nothing was heard of it for {seconds} seconds)"),
                 ))
             }
-            _ => Ok(Patience::new(self.timeout)),
+            _ => Ok(ProgressTimeout::new(self.timeout)),
         }
     }
 
@@ -160,12 +166,12 @@ impl Line {
     }
 
     /// Tries until there is an answer, patience is at its end, or trying again would not help.
-    pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut Patience) -> Result<T, Fault>) -> Result<T> {
+    pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut ProgressTimeout) -> Result<T, RequestFault>) -> Result<T> {
         let mut patience = self.patience()?;
         loop {
             let fault = match attempt(&mut patience).await {
                 Ok(value) => return Ok(value),
-                Err(Fault::Final(e)) => return Err(e),
+                Err(RequestFault::Final(e)) => return Err(e),
                 Err(fault) => fault,
             };
             self.rest(&mut patience, fault).await?;
@@ -173,9 +179,9 @@ impl Line {
     }
 
     /// Waits before the next attempt, or says why there is none.
-    pub async fn rest(&self, patience: &mut Patience, fault: Fault) -> Result<()> {
+    pub async fn rest(&self, patience: &mut ProgressTimeout, fault: RequestFault) -> Result<()> {
         let pause = patience.pause();
-        let stranger = matches!(fault, Fault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
+        let stranger = matches!(fault, RequestFault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
         match pause {
             Some(pause) if !stranger || patience.attempts() < self.first_attempts() => {
                 self.reports.note("", format!("trying again: {}", fault.error()));
@@ -197,17 +203,17 @@ impl Line {
     /// passphrase: once is enough.
     fn first_attempts(&self) -> u32 {
         match self.target {
-            Target::Ssh(_) => 1,
-            Target::Tls { .. } => FIRST_ATTEMPTS,
+            ServerTarget::Ssh(_) => 1,
+            ServerTarget::Tls { .. } => FIRST_ATTEMPTS,
         }
     }
 
     /// The connection with the least to do; new ones only when all others are busy.
-    async fn slot(&self, wait: Duration) -> Result<(Loaded<'_>, Sender), Fault> {
+    async fn slot(&self, wait: Duration) -> Result<(LoadGuard<'_>, RequestSender), RequestFault> {
         let least = self.slots.iter().min_by_key(|slot| slot.load.load(Ordering::Relaxed));
-        let slot = least.ok_or_else(|| Fault::broken("there is none"))?;
+        let slot = least.ok_or_else(|| RequestFault::broken("there is none"))?;
         slot.load.fetch_add(1, Ordering::Relaxed);
-        let loaded = Loaded(slot);
+        let loaded = LoadGuard(slot);
         let mut place = slot.sender.lock().await;
         if let Some(sender) = place.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok((loaded, sender.clone()));
@@ -219,18 +225,18 @@ impl Line {
     }
 
     /// Does not use the connection of a request any more that got no answer: it may be dead without knowing.
-    async fn drop_connection(&self, loaded: &Loaded<'_>) {
+    async fn drop_connection(&self, loaded: &LoadGuard<'_>) {
         if let Ok(mut place) = loaded.0.sender.try_lock() {
             *place = None;
         }
     }
 
     /// Does not use the connection of an answer any more.
-    pub async fn give_up(&self, answer: &Answer<'_>) {
+    pub async fn give_up(&self, answer: &LoadedResponse<'_>) {
         self.drop_connection(&answer.loaded).await;
     }
 
-    fn request(&self, ask: &Ask, body: Pieces) -> Result<Request<Pieces>, Fault> {
+    fn request(&self, ask: &RequestParts, body: RequestBody) -> Result<Request<RequestBody>, RequestFault> {
         let mut request = Request::builder()
             .method(ask.method.clone())
             .uri(format!("https://{}{}", self.authority, ask.path))
@@ -243,41 +249,46 @@ impl Line {
         if let Some((name, value)) = &ask.header {
             request = request.header(*name, value);
         }
-        request.body(body).map_err(|e| Fault::Final(Error::invalid(format!("the request cannot be made: {e}"))))
+        request.body(body).map_err(|e| RequestFault::Final(Error::invalid(format!("the request cannot be made: {e}"))))
     }
 
     /// Sends a request without a body.
-    pub async fn ask(&self, ask: &Ask, patience: &mut Patience) -> Result<Answer<'_>, Fault> {
+    pub async fn ask(&self, ask: &RequestParts, patience: &mut ProgressTimeout) -> Result<LoadedResponse<'_>, RequestFault> {
         let (loaded, mut sender) = self.slot(patience.wait()).await?;
-        let request = self.request(ask, Pieces::none())?;
+        let request = self.request(ask, RequestBody::none())?;
         let answered = self.answered(patience, &loaded, sender.send(request)).await?;
         self.judge(answered, loaded, patience).await
     }
 
     async fn answered<T>(
         &self,
-        patience: &Patience,
-        loaded: &Loaded<'_>,
+        patience: &ProgressTimeout,
+        loaded: &LoadGuard<'_>,
         answer: impl Future<Output = hyper::Result<T>>,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, RequestFault> {
         match tokio::time::timeout(patience.wait(), answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(e)) => {
                 self.drop_connection(loaded).await;
-                Err(Fault::broken(cause(&e)))
+                Err(RequestFault::broken(cause(&e)))
             }
             Err(_) => {
                 self.drop_connection(loaded).await;
-                Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer")))
+                Err(RequestFault::Broken(Error::new(ErrorKind::Io, "the server does not answer")))
             }
         }
     }
 
     /// Sends a request with a body, in pieces.
-    pub async fn upload(&self, ask: &Ask, parts: &[&[u8]], patience: &mut Patience) -> Result<Answer<'_>, Fault> {
+    pub async fn upload(
+        &self,
+        ask: &RequestParts,
+        parts: &[&[u8]],
+        patience: &mut ProgressTimeout,
+    ) -> Result<LoadedResponse<'_>, RequestFault> {
         let (loaded, mut sender) = self.slot(patience.wait()).await?;
         let length = parts.iter().map(|part| part.len() as u64).sum();
-        let (pieces, body) = Pieces::measured(length);
+        let (pieces, body) = RequestBody::measured(length);
         let request = self.request(ask, body)?;
         let written = sender.written.clone();
         let mut answer = std::pin::pin!(sender.send(request));
@@ -302,12 +313,12 @@ impl Line {
                     }
                     Err(_) => {
                         self.drop_connection(&loaded).await;
-                        return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server takes nothing more")));
+                        return Err(RequestFault::Broken(Error::new(ErrorKind::Io, "the server takes nothing more")));
                     }
                 },
                 // A refusal need not wait for the rest of the body.
                 answered = &mut answer => {
-                    let answered = answered.map_err(|e| Fault::broken(cause(&e)))?;
+                    let answered = answered.map_err(|e| RequestFault::broken(cause(&e)))?;
                     return self.judge_early(answered, loaded, patience).await;
                 }
             }
@@ -315,8 +326,8 @@ impl Line {
         drop(pieces);
         // Most of a body may still be here when all of it has been given away.
         let answered = match while_moving(patience, &written, answer.as_mut()).await {
-            Ok(answered) => answered.map_err(|e| Fault::broken(cause(&e))),
-            Err(_) => Err(Fault::Broken(Error::new(ErrorKind::Io, "the server does not answer"))),
+            Ok(answered) => answered.map_err(|e| RequestFault::broken(cause(&e))),
+            Err(_) => Err(RequestFault::Broken(Error::new(ErrorKind::Io, "the server does not answer"))),
         };
         let answered = match answered {
             Ok(answered) => answered,
@@ -331,37 +342,37 @@ impl Line {
         }
     }
 
-    /// As [`Line::judge`], of an answer that came before the whole body was given away: nobody can have stored what they do
+    /// As [`ConnectionPool::judge`], of an answer that came before the whole body was given away: nobody can have stored what they do
     /// not have, so it is no success, whatever it says.
     async fn judge_early<'a>(
         &'a self,
         response: Response<Incoming>,
-        loaded: Loaded<'a>,
-        patience: &mut Patience,
-    ) -> Result<Answer<'a>, Fault> {
+        loaded: LoadGuard<'a>,
+        patience: &mut ProgressTimeout,
+    ) -> Result<LoadedResponse<'a>, RequestFault> {
         let answer = self.judge(response, loaded, patience).await?;
         self.give_up(&answer).await;
         let text = "the server says that it has an object before all of it was sent: it is not to be trusted with it";
-        Err(Fault::Final(Error::new(ErrorKind::Io, text)))
+        Err(RequestFault::Final(Error::new(ErrorKind::Io, text)))
     }
 
     /// Whether an answer is of our server, and is one that helps.
     async fn judge<'a>(
         &'a self,
         mut response: Response<Incoming>,
-        loaded: Loaded<'a>,
-        patience: &mut Patience,
-    ) -> Result<Answer<'a>, Fault> {
+        loaded: LoadGuard<'a>,
+        patience: &mut ProgressTimeout,
+    ) -> Result<LoadedResponse<'a>, RequestFault> {
         let said = response.headers().get(VERSION_HEADER).and_then(|v| v.to_str().ok()?.parse::<u32>().ok());
         if said.is_none() {
-            return Err(Fault::Final(stranger(&response)));
+            return Err(RequestFault::Final(stranger(&response)));
         }
         self.known.store(true, Ordering::Relaxed);
         self.heard();
         if response.status().is_success() {
             return match said {
-                Some(VERSION) => Ok(Answer { response, loaded }),
-                _ => Err(Fault::Final(Error::new(ErrorKind::Unsupported, other_version(said.unwrap_or_default())))),
+                Some(VERSION) => Ok(LoadedResponse { response, loaded }),
+                _ => Err(RequestFault::Final(Error::new(ErrorKind::Unsupported, other_version(said.unwrap_or_default())))),
             };
         }
         let mut body = Vec::new();
@@ -377,7 +388,11 @@ impl Line {
 }
 
 /// Waits for `work` as long as there is patience; bytes that the connection takes meanwhile are progress.
-async fn while_moving<T>(patience: &mut Patience, written: &AtomicU64, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+async fn while_moving<T>(
+    patience: &mut ProgressTimeout,
+    written: &AtomicU64,
+    work: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
     let mut work = std::pin::pin!(work);
     let mut before = written.load(Ordering::Relaxed);
     loop {
@@ -404,7 +419,7 @@ fn stranger(response: &Response<Incoming>) -> Error {
     Error::new(ErrorKind::Unsupported, text.trim_end().to_owned())
 }
 
-fn refused(status: u16, body: &[u8]) -> Fault {
+fn refused(status: u16, body: &[u8]) -> RequestFault {
     // HEAD has no body: its status must do.
     let code = match status {
         401 => Code::Unauthorized,
@@ -418,7 +433,7 @@ fn refused(status: u16, body: &[u8]) -> Fault {
     let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal::new(code, format!("the server answers {status}")));
     let text = format!("the server says: {}", crate::model::escape(refusal.message.as_bytes()));
     match refusal.error {
-        Code::TooMany | Code::Unavailable | Code::TooSlow => Fault::Later(Error::new(ErrorKind::Io, text)),
-        code => Fault::Final(Error::new(code.kind(), text)),
+        Code::TooMany | Code::Unavailable | Code::TooSlow => RequestFault::Later(Error::new(ErrorKind::Io, text)),
+        code => RequestFault::Final(Error::new(code.kind(), text)),
     }
 }

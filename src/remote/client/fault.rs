@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Why a request has no answer that can be used.
 #[derive(Debug)]
-pub enum Fault {
+pub enum RequestFault {
     /// It never reached the server.
     NotSent(Error),
     /// Nobody can tell whether it did, or what came of it.
@@ -17,23 +17,23 @@ pub enum Fault {
     Final(Error),
 }
 
-impl Fault {
+impl RequestFault {
     /// The error behind it.
     pub fn error(self) -> Error {
         match self {
-            Fault::NotSent(e) | Fault::Broken(e) | Fault::Later(e) | Fault::Final(e) => e,
+            RequestFault::NotSent(e) | RequestFault::Broken(e) | RequestFault::Later(e) | RequestFault::Final(e) => e,
         }
     }
 
     /// A connection that broke.
     pub fn broken(what: impl std::fmt::Display) -> Self {
-        Fault::Broken(Error::new(ErrorKind::Io, format!("the connection broke: {what}")))
+        RequestFault::Broken(Error::new(ErrorKind::Io, format!("the connection broke: {what}")))
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for RequestFault {
     fn from(e: Error) -> Self {
-        Fault::Final(e)
+        RequestFault::Final(e)
     }
 }
 
@@ -46,17 +46,17 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// How long one still waits: so long after the last progress, however many attempts that takes.
 #[derive(Debug)]
-pub struct Patience {
+pub struct ProgressTimeout {
     timeout: Duration,
     since: Instant,
     bytes: u64,
     pauses: u32,
 }
 
-impl Patience {
+impl ProgressTimeout {
     /// Patience for one call.
     pub fn new(timeout: Duration) -> Self {
-        Patience { timeout, since: Instant::now(), bytes: 0, pauses: 0 }
+        ProgressTimeout { timeout, since: Instant::now(), bytes: 0, pauses: 0 }
     }
 
     /// Bytes moved. Too few of them are as good as none.
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn patience_ends_and_trickles_do_not_renew_it() {
-        let mut patience = Patience::new(Duration::from_secs(10));
+        let mut patience = ProgressTimeout::new(Duration::from_secs(10));
         assert!(patience.wait() <= Duration::from_secs(5));
         let began = patience.since;
         patience.progress(100);

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::id::to_hex;
 use crate::observe::Reports;
 use crate::remote::address::Address;
-use crate::remote::list::{ListParser, Listed};
+use crate::remote::list::{ListParser, ListedObjects};
 use crate::remote::protocol::{self, About, CONTENT_HEADER, LeftoversFound};
 use crate::remote::rate::{Limit, Rate};
 use crate::remote::s3::credentials::S3Options;
@@ -33,10 +33,10 @@ pub(crate) mod fault;
 mod ssh;
 mod transport;
 
-use exchange::{Answer, Ask, Line};
-use fault::{Fault, Patience};
+use exchange::{ConnectionPool, LoadedResponse, RequestParts};
+use fault::{ProgressTimeout, RequestFault};
 use ssh::SshCommand;
-use transport::Target;
+use transport::ServerTarget;
 
 /// Memory that is taken for an answer before its bytes are here.
 const AT_ONCE: usize = 32 << 20;
@@ -97,7 +97,7 @@ impl Default for RemoteOptions {
 /// A repository on another machine.
 pub struct RemoteStorage {
     address: Address,
-    line: Line,
+    line: ConnectionPool,
     /// Who the server says this is.
     client: Option<String>,
     /// Something was deleted that is not known to be durable.
@@ -120,7 +120,7 @@ impl Drop for RemoteStorage {
     }
 }
 
-fn line(address: &Address, options: &RemoteOptions) -> Result<Line> {
+fn line(address: &Address, options: &RemoteOptions) -> Result<ConnectionPool> {
     let RemoteOptions { token, trust, connections, timeout, ssh, remote_program, .. } = options;
     let mut line = match address {
         Address::Https { host, port, name } => {
@@ -128,9 +128,9 @@ fn line(address: &Address, options: &RemoteOptions) -> Result<Line> {
                 let text = "a repository on a server needs a token: set YESTER_TOKEN, YESTER_TOKEN_FILE or YESTER_TOKEN_COMMAND";
                 Error::new(ErrorKind::Key, text)
             })?;
-            let target = Target::Tls { host: host.clone(), port: *port, config: std::sync::Arc::new(trust.config()?) };
+            let target = ServerTarget::Tls { host: host.clone(), port: *port, config: std::sync::Arc::new(trust.config()?) };
             let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            Line::new(target, format!("{bracketed}:{port}"), name.as_str(), Some(token), *connections)?
+            ConnectionPool::new(target, format!("{bracketed}:{port}"), name.as_str(), Some(token), *connections)?
         }
         Address::Ssh { user, host, port, path } => {
             let command = SshCommand {
@@ -140,7 +140,7 @@ fn line(address: &Address, options: &RemoteOptions) -> Result<Line> {
                 port: *port,
                 remote: remote_program.clone(),
             };
-            Line::new(Target::Ssh(command), "stdio".to_owned(), &to_hex(path), None, 1)?
+            ConnectionPool::new(ServerTarget::Ssh(command), "stdio".to_owned(), &to_hex(path), None, 1)?
         }
     };
     line.timeout = *timeout;
@@ -172,7 +172,7 @@ impl RemoteStorage {
     /// Makes an empty one there. [`ErrorKind::Exists`] is for who looks what is in it.
     pub fn create(address: &Address, options: &RemoteOptions) -> Result<Self> {
         let storage = Self::connect(address, options)?;
-        let made = storage.call(&Ask::new(Method::PUT, "/v1/repository"));
+        let made = storage.call(&RequestParts::new(Method::PUT, "/v1/repository"));
         made.map_err(|e| e.context(format!("cannot make a repository at {address}")))?;
         Ok(storage)
     }
@@ -196,7 +196,7 @@ impl RemoteStorage {
     }
 
     /// A small request that may be repeated, and the body of its answer.
-    fn call(&self, ask: &Ask) -> Result<Vec<u8>> {
+    fn call(&self, ask: &RequestParts) -> Result<Vec<u8>> {
         let mut attempts = 0;
         self.wait(self.line.patiently(async |patience| {
             attempts += 1;
@@ -204,28 +204,32 @@ impl RemoteStorage {
         }))
     }
 
-    async fn small(&self, ask: &Ask, patience: &mut Patience) -> Result<Vec<u8>, Fault> {
+    async fn small(&self, ask: &RequestParts, patience: &mut ProgressTimeout) -> Result<Vec<u8>, RequestFault> {
         let mut answer = self.line.ask(ask, patience).await?;
         let mut body = Vec::new();
         while let Some(bytes) = self.frame(&mut answer, patience).await? {
             body.extend_from_slice(&bytes);
             if body.len() > LONGEST {
-                return Err(Fault::Final(Error::new(ErrorKind::Io, "the server's answer is too long")));
+                return Err(RequestFault::Final(Error::new(ErrorKind::Io, "the server's answer is too long")));
             }
         }
         Ok(body)
     }
 
     /// The next bytes of an answer's body.
-    async fn frame(&self, answer: &mut Answer<'_>, patience: &mut Patience) -> Result<Option<bytes::Bytes>, Fault> {
+    async fn frame(
+        &self,
+        answer: &mut LoadedResponse<'_>,
+        patience: &mut ProgressTimeout,
+    ) -> Result<Option<bytes::Bytes>, RequestFault> {
         loop {
             let next = tokio::time::timeout(patience.wait(), answer.response.body_mut().frame()).await;
             let frame = match next {
                 Ok(None) => return Ok(None),
-                Ok(Some(frame)) => frame.map_err(|e| Fault::broken(transport::cause(&e)))?,
+                Ok(Some(frame)) => frame.map_err(|e| RequestFault::broken(transport::cause(&e)))?,
                 Err(_) => {
                     self.line.give_up(answer).await;
-                    return Err(Fault::Broken(Error::new(ErrorKind::Io, "the server sends nothing more")));
+                    return Err(RequestFault::Broken(Error::new(ErrorKind::Io, "the server sends nothing more")));
                 }
             };
             let Ok(bytes) = frame.into_data() else { continue };
@@ -239,25 +243,25 @@ impl RemoteStorage {
     }
 
     fn about(&self) -> Result<About> {
-        let body = self.call(&Ask::new(Method::GET, "/v1/repository"))?;
+        let body = self.call(&RequestParts::new(Method::GET, "/v1/repository"))?;
         serde_json::from_slice(&body).map_err(|e| Error::new(ErrorKind::Io, format!("the server's answer makes no sense: {e}")))
     }
 
     /// The length of an object; `None` when it is not there.
-    async fn length(&self, name: &Name, patience: &mut Patience) -> Result<Option<u64>, Fault> {
-        match self.line.ask(&Ask::new(Method::HEAD, protocol::object_path(name)), patience).await {
+    async fn length(&self, name: &Name, patience: &mut ProgressTimeout) -> Result<Option<u64>, RequestFault> {
+        match self.line.ask(&RequestParts::new(Method::HEAD, protocol::object_path(name)), patience).await {
             Ok(answer) => {
                 let length = answer.response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-                let missing = || Fault::Final(Error::new(ErrorKind::Io, "the server does not say how long it is"));
+                let missing = || RequestFault::Final(Error::new(ErrorKind::Io, "the server does not say how long it is"));
                 length.ok_or_else(missing).map(Some)
             }
-            Err(Fault::Final(e)) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(RequestFault::Final(e)) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(fault) => Err(fault),
         }
     }
 
     async fn put(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
-        let mut ask = Ask::new(Method::PUT, protocol::object_path(name));
+        let mut ask = RequestParts::new(Method::PUT, protocol::object_path(name));
         if !protocol::names_content(name.class()) {
             let mut hasher = blake3::Hasher::new();
             for part in parts {
@@ -272,15 +276,15 @@ impl RemoteStorage {
             let fault = match self.line.upload(&ask, parts, &mut patience).await {
                 Ok(answer) if answer.response.status().as_u16() == 201 || maybe => return Ok(Created::New),
                 Ok(_) => return Ok(Created::Exists),
-                Err(Fault::Final(e)) if e.kind() == ErrorKind::Exists => return Ok(Created::Exists),
-                Err(Fault::Final(e)) => return Err(e),
+                Err(RequestFault::Final(e)) if e.kind() == ErrorKind::Exists => return Ok(Created::Exists),
+                Err(RequestFault::Final(e)) => return Err(e),
                 Err(fault) => fault,
             };
             attempts += 1;
             if attempts >= MOST_ATTEMPTS {
                 return Err(fault.error().context(format!("given up after {attempts} attempts")));
             }
-            let broken = matches!(fault, Fault::Broken(_));
+            let broken = matches!(fault, RequestFault::Broken(_));
             let reason = fault_text(&fault);
             self.line.rest(&mut patience, fault).await?;
             maybe |= broken;
@@ -309,9 +313,9 @@ impl RemoteStorage {
         name: &Name,
         range: Option<&Range<u64>>,
         out: &mut Vec<u8>,
-        patience: &mut Patience,
-    ) -> Result<(), Fault> {
-        let mut ask = Ask::new(Method::GET, protocol::object_path(name));
+        patience: &mut ProgressTimeout,
+    ) -> Result<(), RequestFault> {
+        let mut ask = RequestParts::new(Method::GET, protocol::object_path(name));
         let start = range.map_or(0, |range| range.start);
         let from = start + out.len() as u64;
         match range {
@@ -323,16 +327,17 @@ impl RemoteStorage {
         let mut answer = self.line.ask(&ask, patience).await?;
         let partial = answer.response.status().as_u16() == 206;
         if partial != ask.header.is_some() {
-            return Err(Fault::Final(Error::new(ErrorKind::Io, "the server does not send what was asked for")));
+            return Err(RequestFault::Final(Error::new(ErrorKind::Io, "the server does not send what was asked for")));
         }
         let length = answer.response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        let length = length.ok_or_else(|| Fault::Final(Error::new(ErrorKind::Io, "the server does not say how long it is")))?;
+        let length =
+            length.ok_or_else(|| RequestFault::Final(Error::new(ErrorKind::Io, "the server does not say how long it is")))?;
         if let Some(range) = range
             && length != range.end - from
         {
-            return Err(Fault::Final(Error::corrupt(format!("it is shorter than {} bytes", range.end))));
+            return Err(RequestFault::Final(Error::corrupt(format!("it is shorter than {} bytes", range.end))));
         }
-        let too_long = || Fault::Final(Error::corrupt("it is longer than any such object"));
+        let too_long = || RequestFault::Final(Error::corrupt("it is longer than any such object"));
         if range.is_none() && from.saturating_add(length) > protocol::max_object(name.class()) {
             return Err(too_long());
         }
@@ -341,16 +346,16 @@ impl RemoteStorage {
         out.try_reserve((end - out.len()).min(AT_ONCE)).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         while let Some(bytes) = self.frame(&mut answer, patience).await? {
             if bytes.len() > end - out.len() {
-                return Err(Fault::Final(Error::new(ErrorKind::Io, "the server sends more than was asked for")));
+                return Err(RequestFault::Final(Error::new(ErrorKind::Io, "the server sends more than was asked for")));
             }
             out.try_reserve(bytes.len()).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
             out.extend_from_slice(&bytes);
         }
-        if out.len() < end { Err(Fault::broken("the answer was cut")) } else { Ok(()) }
+        if out.len() < end { Err(RequestFault::broken("the answer was cut")) } else { Ok(()) }
     }
 
-    fn listed(&self, class: Class) -> Result<Listed> {
-        let ask = Ask::new(Method::GET, protocol::list_path(class));
+    fn listed(&self, class: Class) -> Result<ListedObjects> {
+        let ask = RequestParts::new(Method::GET, protocol::list_path(class));
         let mut attempts = 0;
         let listed = self.wait(self.line.patiently(async |patience| {
             attempts += 1;
@@ -359,17 +364,22 @@ impl RemoteStorage {
         listed.map_err(|e| e.context(format!("cannot list {}/ in {}", class.prefix(), self.address)))
     }
 
-    async fn one_list(&self, ask: &Ask, class: Class, patience: &mut Patience) -> Result<Listed, Fault> {
+    async fn one_list(
+        &self,
+        ask: &RequestParts,
+        class: Class,
+        patience: &mut ProgressTimeout,
+    ) -> Result<ListedObjects, RequestFault> {
         let mut answer = self.line.ask(ask, patience).await?;
         let mut parser = ListParser::new(class);
         while let Some(bytes) = self.frame(&mut answer, patience).await? {
             parser.feed(&bytes)?;
         }
-        parser.finish().map_err(Fault::Broken)
+        parser.finish().map_err(RequestFault::Broken)
     }
 
     fn found(&self, method: Method) -> Result<Leftovers> {
-        let body = self.call(&Ask::new(method, "/v1/leftovers"))?;
+        let body = self.call(&RequestParts::new(method, "/v1/leftovers"))?;
         let found: LeftoversFound = serde_json::from_slice(&body)
             .map_err(|e| Error::new(ErrorKind::Io, format!("the server's answer makes no sense: {e}")))?;
         Ok(Leftovers { files: found.files, bytes: found.bytes })
@@ -377,16 +387,18 @@ impl RemoteStorage {
 }
 
 /// A fault of an answer that would begin anew: a server that cuts each one must not keep its client for ever.
-fn anew(fault: Fault, attempts: u32) -> Fault {
+fn anew(fault: RequestFault, attempts: u32) -> RequestFault {
     match fault {
-        Fault::Broken(e) if attempts >= MOST_ATTEMPTS => Fault::Final(e.context(format!("given up after {attempts} attempts"))),
+        RequestFault::Broken(e) if attempts >= MOST_ATTEMPTS => {
+            RequestFault::Final(e.context(format!("given up after {attempts} attempts")))
+        }
         fault => fault,
     }
 }
 
-fn fault_text(fault: &Fault) -> String {
+fn fault_text(fault: &RequestFault) -> String {
     match fault {
-        Fault::NotSent(e) | Fault::Broken(e) | Fault::Later(e) | Fault::Final(e) => e.to_string(),
+        RequestFault::NotSent(e) | RequestFault::Broken(e) | RequestFault::Later(e) | RequestFault::Final(e) => e.to_string(),
     }
 }
 
@@ -416,7 +428,7 @@ impl Storage for RemoteStorage {
 
     fn delete(&self, name: &Name) -> Result<()> {
         self.deleted.store(true, Ordering::SeqCst);
-        let deleted = self.call(&Ask::new(Method::DELETE, protocol::object_path(name)));
+        let deleted = self.call(&RequestParts::new(Method::DELETE, protocol::object_path(name)));
         deleted.map(drop).map_err(|e| e.context(format!("cannot delete {name} in {}", self.address)))
     }
 
@@ -429,7 +441,7 @@ impl Storage for RemoteStorage {
     }
 
     fn sync_everything(&self) -> Result<()> {
-        let synced = self.call(&Ask::new(Method::POST, "/v1/sync"));
+        let synced = self.call(&RequestParts::new(Method::POST, "/v1/sync"));
         synced.map(drop).map_err(|e| e.context(format!("cannot make new names durable in {}", self.address)))
     }
 
@@ -443,7 +455,7 @@ impl Storage for RemoteStorage {
     }
 
     fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
-        let Listed { objects, by } = self.listed(class)?;
+        let ListedObjects { objects, by } = self.listed(class)?;
         let mut by: std::collections::HashMap<Name, String> = by.into_iter().collect();
         Ok(objects.into_iter().map(|(name, _, at)| (name, Receipt { at, by: by.remove(&name) })).collect())
     }

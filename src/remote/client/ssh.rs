@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader,
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::error::{Error, ErrorKind};
-use crate::remote::client::fault::Fault;
+use crate::remote::client::fault::RequestFault;
 use crate::remote::protocol::GREETING;
 
 /// What may come before the greeting: what a shell says to everybody.
@@ -55,10 +55,10 @@ pub struct Pipes {
 }
 
 /// Starts ssh and waits for the greeting of the far side.
-pub async fn connect(command: &SshCommand) -> Result<Pipes, Fault> {
+pub async fn connect(command: &SshCommand) -> Result<Pipes, RequestFault> {
     let program = command.program.first().cloned().unwrap_or_else(|| "ssh".into());
     let shown = crate::model::escape(std::os::unix::ffi::OsStrExt::as_bytes(program.as_os_str()));
-    let failed = |e| Fault::Final(Error::io(format!("cannot run {shown}"), e));
+    let failed = |e| RequestFault::Final(Error::io(format!("cannot run {shown}"), e));
     let mut start = Command::new(&program);
     start.args(command.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     // The far side needs none of our secrets, and SendEnv must not carry them there.
@@ -72,8 +72,8 @@ pub async fn connect(command: &SshCommand) -> Result<Pipes, Fault> {
     let mut pipes = Pipes { input: BufReader::new(input), output, _child: child };
     match greeting(&mut pipes.input).await {
         Ok(true) => Ok(pipes),
-        Ok(false) => Err(Fault::NotSent(ended(&mut pipes._child, &shown).await)),
-        Err(e) => Err(Fault::NotSent(Error::io(format!("cannot read from {shown}"), e))),
+        Ok(false) => Err(RequestFault::NotSent(ended(&mut pipes._child, &shown).await)),
+        Err(e) => Err(RequestFault::NotSent(Error::io(format!("cannot read from {shown}"), e))),
     }
 }
 

@@ -18,15 +18,15 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::error::{Error, ErrorKind};
-use crate::remote::client::body::Pieces;
-use crate::remote::client::fault::Fault;
+use crate::remote::client::body::RequestBody;
+use crate::remote::client::fault::RequestFault;
 use crate::remote::client::ssh::{self, SshCommand};
 use crate::remote::protocol;
 use crate::remote::tls;
 use crate::sys::socket;
 
 /// How to reach a server.
-pub enum Target {
+pub enum ServerTarget {
     /// By TLS.
     Tls {
         /// A name or an address.
@@ -42,38 +42,38 @@ pub enum Target {
 
 /// What sends requests over one connection, and how many bytes the connection has taken.
 #[derive(Clone)]
-pub struct Sender {
-    kind: Kind,
+pub struct RequestSender {
+    kind: HttpSender,
     /// Bytes that went so far, of all requests.
     pub written: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
-enum Kind {
+enum HttpSender {
     /// Many at once.
-    Two(http2::SendRequest<Pieces>),
+    Two(http2::SendRequest<RequestBody>),
     /// One after the other.
-    One(Arc<Mutex<http1::SendRequest<Pieces>>>),
+    One(Arc<Mutex<http1::SendRequest<RequestBody>>>),
 }
 
-impl Sender {
+impl RequestSender {
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         match &self.kind {
-            Kind::Two(sender) => sender.is_closed(),
+            HttpSender::Two(sender) => sender.is_closed(),
             // Somebody who uses it finds out.
-            Kind::One(sender) => sender.try_lock().is_ok_and(|sender| sender.is_closed()),
+            HttpSender::One(sender) => sender.try_lock().is_ok_and(|sender| sender.is_closed()),
         }
     }
 
     /// Sends a request.
-    pub async fn send(&mut self, request: Request<Pieces>) -> hyper::Result<Response<Incoming>> {
+    pub async fn send(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         match &mut self.kind {
-            Kind::Two(sender) => {
+            HttpSender::Two(sender) => {
                 sender.ready().await?;
                 sender.send_request(request).await
             }
-            Kind::One(sender) => {
+            HttpSender::One(sender) => {
                 let mut sender = sender.lock().await;
                 sender.ready().await?;
                 sender.send_request(request).await
@@ -83,23 +83,24 @@ impl Sender {
 }
 
 /// Makes a connection.
-pub async fn connect(target: &Target, patience: Duration) -> Result<Sender, Fault> {
+pub async fn connect(target: &ServerTarget, patience: Duration) -> Result<RequestSender, RequestFault> {
     match target {
-        Target::Tls { host, port, config } => {
-            let late = |_| Fault::NotSent(Error::new(ErrorKind::Io, format!("{host}:{port} does not answer")));
+        ServerTarget::Tls { host, port, config } => {
+            let late = |_| RequestFault::NotSent(Error::new(ErrorKind::Io, format!("{host}:{port} does not answer")));
             tokio::time::timeout(patience, connect_tls(host, *port, config.clone())).await.map_err(late)?
         }
-        Target::Ssh(command) => {
-            let late = |_| Fault::NotSent(Error::new(ErrorKind::Io, "ssh does not connect"));
+        ServerTarget::Ssh(command) => {
+            let late = |_| RequestFault::NotSent(Error::new(ErrorKind::Io, "ssh does not connect"));
             let stream = tokio::time::timeout(patience, ssh::connect(command)).await.map_err(late)??;
             two(stream).await
         }
     }
 }
 
-async fn connect_tls(host: &str, port: u16, config: Arc<rustls::ClientConfig>) -> Result<Sender, Fault> {
-    let failed =
-        |e: std::io::Error| Fault::NotSent(Error::io(format!("cannot connect to {host}:{port}"), e).with_kind(ErrorKind::Io));
+async fn connect_tls(host: &str, port: u16, config: Arc<rustls::ClientConfig>) -> Result<RequestSender, RequestFault> {
+    let failed = |e: std::io::Error| {
+        RequestFault::NotSent(Error::io(format!("cannot connect to {host}:{port}"), e).with_kind(ErrorKind::Io))
+    };
     let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     socket::keep_little_unsent(&stream);
@@ -107,9 +108,9 @@ async fn connect_tls(host: &str, port: u16, config: Arc<rustls::ClientConfig>) -
     let name = name.map_err(|_| Error::invalid(format!("{host} is no name of a host")))?;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| match tls::explain(&e) {
         Some(text) if tls::is_about_trust(&e) => {
-            Fault::Final(Error::new(ErrorKind::Io, format!("the server cannot be trusted: {text}")))
+            RequestFault::Final(Error::new(ErrorKind::Io, format!("the server cannot be trusted: {text}")))
         }
-        Some(text) => Fault::NotSent(Error::new(ErrorKind::Io, text)),
+        Some(text) => RequestFault::NotSent(Error::new(ErrorKind::Io, text)),
         None => failed(e),
     })?;
     match stream.get_ref().1.alpn_protocol() {
@@ -118,8 +119,8 @@ async fn connect_tls(host: &str, port: u16, config: Arc<rustls::ClientConfig>) -
     }
 }
 
-fn unfinished(e: hyper::Error) -> Fault {
-    Fault::NotSent(Error::new(ErrorKind::Io, format!("no HTTP came of a connection: {}", cause(&e))))
+fn unfinished(e: hyper::Error) -> RequestFault {
+    RequestFault::NotSent(Error::new(ErrorKind::Io, format!("no HTTP came of a connection: {}", cause(&e))))
 }
 
 /// The innermost cause of an error of HTTP, which says most.
@@ -131,7 +132,7 @@ pub fn cause(e: &hyper::Error) -> String {
     cause.to_string()
 }
 
-async fn two(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender, Fault> {
+async fn two(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<RequestSender, RequestFault> {
     let (stream, written) = Counting::new(stream);
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -147,15 +148,15 @@ async fn two(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Re
         .await
         .map_err(unfinished)?;
     tokio::spawn(connection);
-    Ok(Sender { kind: Kind::Two(sender), written })
+    Ok(RequestSender { kind: HttpSender::Two(sender), written })
 }
 
-async fn one(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender, Fault> {
+async fn one(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<RequestSender, RequestFault> {
     let (stream, written) = Counting::new(stream);
     let (sender, connection) =
         http1::Builder::new().max_headers(64).max_buf_size(64 << 10).handshake(TokioIo::new(stream)).await.map_err(unfinished)?;
     tokio::spawn(connection);
-    Ok(Sender { kind: Kind::One(Arc::new(Mutex::new(sender))), written })
+    Ok(RequestSender { kind: HttpSender::One(Arc::new(Mutex::new(sender))), written })
 }
 
 /// A stream that counts the bytes that go.

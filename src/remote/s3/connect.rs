@@ -15,11 +15,11 @@ use crate::remote::s3::http::Going;
 use crate::remote::tls;
 
 /// What sends requests over one connection.
-pub type Sender = http1::SendRequest<Going>;
+pub type S3Sender = http1::SendRequest<Going>;
 
 /// Where a request goes.
 #[derive(Debug)]
-pub struct Place {
+pub struct RequestTarget {
     /// Scheme, host and port: requests with the same one may share connections.
     pub key: String,
     /// The host's name with its port, where it is said.
@@ -30,13 +30,13 @@ pub struct Place {
 }
 
 /// Where this address leads.
-pub fn place(uri: &Uri) -> Result<Place> {
+pub fn place(uri: &Uri) -> Result<RequestTarget> {
     let none = || Error::invalid("the endpoint has no host");
     let host = uri.authority().ok_or_else(none)?.as_str().to_owned();
     let tls = uri.scheme_str() == Some("https");
     let name = uri.host().ok_or_else(none)?.trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    Ok(Place { key: format!("{tls} {host}"), host, name, port, tls })
+    Ok(RequestTarget { key: format!("{tls} {host}"), host, name, port, tls })
 }
 
 /// The innermost cause of an error of HTTP, which says most.
@@ -49,8 +49,8 @@ pub fn cause(e: &hyper::Error) -> String {
 }
 
 /// Makes a connection.
-pub async fn connect(place: &Place, config: &Arc<rustls::ClientConfig>) -> Result<Sender> {
-    let Place { name, port, host, .. } = place;
+pub async fn connect(place: &RequestTarget, config: &Arc<rustls::ClientConfig>) -> Result<S3Sender> {
+    let RequestTarget { name, port, host, .. } = place;
     let failed = |e| Error::io(format!("cannot connect to {host}"), e).with_kind(ErrorKind::Io);
     let stream = TcpStream::connect((name.as_str(), *port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
@@ -66,7 +66,7 @@ pub async fn connect(place: &Place, config: &Arc<rustls::ClientConfig>) -> Resul
     speak(stream).await
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender> {
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<S3Sender> {
     let (sender, connection) = http1::Builder::new()
         .max_headers(128)
         .handshake(TokioIo::new(stream))

@@ -8,7 +8,7 @@ use crate::storage::Requests;
 
 /// Counters of requests and bytes.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct RequestCounts {
     put: AtomicU64,
     get: AtomicU64,
     head: AtomicU64,
@@ -18,7 +18,7 @@ pub struct Counts {
     received: AtomicU64,
 }
 
-impl Counts {
+impl RequestCounts {
     /// One more request.
     pub fn request(&self, method: &Method, query: &str) {
         let counter = match *method {

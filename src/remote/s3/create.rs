@@ -13,7 +13,7 @@ use object_store::{Attribute, Attributes, GetOptions, ObjectStore, PutMode, PutO
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{PREAMBLE, PackKind, Preamble};
 use crate::model::id::to_hex;
-use crate::remote::client::fault::Patience;
+use crate::remote::client::fault::ProgressTimeout;
 use crate::remote::s3::fault::Trouble;
 use crate::remote::s3::{MOST_ONE_PUT, S3Storage};
 use crate::storage::{Class, Created, Name};
@@ -74,7 +74,7 @@ impl S3Storage {
         }
         let class = self.data_class.as_deref().filter(|_| is_data(name, parts));
         let sending = Sending::new(parts, class)?;
-        let mut patience = Patience::new(self.timeout);
+        let mut patience = ProgressTimeout::new(self.timeout);
         // Attempts of which nobody can tell what became of them.
         let mut unknown = 0;
         loop {

@@ -42,7 +42,7 @@ impl fmt::Debug for S3Options {
 }
 
 /// A builder with credentials, and what the files say besides.
-pub struct Found {
+pub struct FoundCredentials {
     /// Credentials are set.
     pub builder: AmazonS3Builder,
     /// The region of the profile.
@@ -52,7 +52,7 @@ pub struct Found {
 }
 
 /// Finds credentials.
-pub fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<Found> {
+pub fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<FoundCredentials> {
     let get = |name: &str| options.variables.get(name).filter(|value| !value.is_empty()).cloned();
     let files = Files::of(options);
     let named = get("AWS_PROFILE").or_else(|| get("AWS_DEFAULT_PROFILE"));
@@ -62,12 +62,12 @@ pub fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<Found> {
         (Some(id), Some(secret)) => {
             let builder = builder.with_access_key_id(id).with_secret_access_key(secret);
             let builder = get("AWS_SESSION_TOKEN").into_iter().fold(builder, AmazonS3Builder::with_token);
-            return Ok(Found { builder, region, renewable: false });
+            return Ok(FoundCredentials { builder, region, renewable: false });
         }
         (None, None) => {}
         _ => return Err(Error::new(ErrorKind::Key, "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or neither")),
     }
-    let renewable = |builder| Ok(Found { builder, region: region.clone(), renewable: true });
+    let renewable = |builder| Ok(FoundCredentials { builder, region: region.clone(), renewable: true });
     let web = get("AWS_WEB_IDENTITY_TOKEN_FILE").zip(get("AWS_ROLE_ARN"));
     if let Some((file, role)) = web {
         return renewable(web_identity(builder, file, role, get("AWS_ROLE_SESSION_NAME"), get("AWS_ENDPOINT_URL_STS")));
@@ -108,7 +108,7 @@ fn web_identity(
 }
 
 /// When each of the files was changed.
-type Stamp = [Option<SystemTime>; 2];
+type FileTimes = [Option<SystemTime>; 2];
 
 /// The two files of AWS's programs.
 #[derive(Debug, Clone)]
@@ -142,7 +142,7 @@ impl Files {
     }
 
     /// When they were changed.
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self) -> FileTimes {
         [&self.credentials, &self.config].map(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok())
     }
 }
@@ -182,7 +182,7 @@ fn value(text: &str, section: &str, key: &str) -> Option<String> {
 struct Profile {
     files: Files,
     profile: String,
-    cached: Mutex<Option<(Stamp, Arc<AwsCredential>)>>,
+    cached: Mutex<Option<(FileTimes, Arc<AwsCredential>)>>,
 }
 
 impl fmt::Debug for Profile {

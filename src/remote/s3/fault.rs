@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 /// An answer that is no success, as it came. It travels through the library's errors as their innermost cause.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub struct S3Refusal {
     /// The status.
     pub status: u16,
     /// The code of the error, where the answer had a body.
@@ -15,11 +15,11 @@ pub struct Refusal {
     pub message: String,
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for S3Refusal {}
 
-impl fmt::Display for Refusal {
+impl fmt::Display for S3Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Refusal { status, code, message } = self;
+        let S3Refusal { status, code, message } = self;
         match (code.is_empty(), message.is_empty()) {
             (true, _) => write!(f, "the store answers with status {status}"),
             (false, true) => write!(f, "the store answers {code} ({status})"),
@@ -28,7 +28,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Refusal {
+impl S3Refusal {
     /// Reads the answer's body.
     pub fn parse(status: u16, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
@@ -38,7 +38,7 @@ impl Refusal {
             let shown: String = inner.chars().filter(|c| !c.is_control()).take(300).collect();
             Some(shown)
         };
-        Refusal { status, code: within("Code").unwrap_or_default(), message: within("Message").unwrap_or_default() }
+        S3Refusal { status, code: within("Code").unwrap_or_default(), message: within("Message").unwrap_or_default() }
     }
 }
 
@@ -86,7 +86,7 @@ impl Trouble {
 pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
     let mut cause: &(dyn std::error::Error + 'static) = e;
     loop {
-        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+        if let Some(refusal) = cause.downcast_ref::<S3Refusal>() {
             return refused(refusal, renewable);
         }
         if let Some(NotSent(e)) = cause.downcast_ref::<NotSent>() {
@@ -107,7 +107,7 @@ pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
     }
 }
 
-fn refused(refusal: &Refusal, renewable: bool) -> Trouble {
+fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {
     let error = |kind, hint: &str| Error::new(kind, format!("{refusal}{hint}"));
     match (refusal.status, refusal.code.as_str()) {
         (_, "NoSuchBucket") => Trouble::Final(error(ErrorKind::NoRepository, ": make the bucket first, or name another")),

@@ -1,6 +1,6 @@
 //! HTTP to an object store, for the library that speaks S3: connections that are kept, limits, time-outs, counts.
 //!
-//! Every answer that is no success becomes an error that holds it ([`Refusal`]): the library never sees a status, so none
+//! Every answer that is no success becomes an error that holds it ([`S3Refusal`]): the library never sees a status, so none
 //! of its own rules about statuses apply.
 
 use std::pin::Pin;
@@ -20,9 +20,9 @@ use tokio::time::Sleep;
 
 use crate::error::{Error, ErrorKind};
 use crate::remote::rate::Rate;
-use crate::remote::s3::connect::{self, Sender};
-use crate::remote::s3::counts::Counts;
-use crate::remote::s3::fault::{NotSent, Refusal};
+use crate::remote::s3::connect::{self, S3Sender};
+use crate::remote::s3::counts::RequestCounts;
+use crate::remote::s3::fault::{NotSent, S3Refusal};
 
 /// The longest body of a refusal that is read.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -31,7 +31,7 @@ const LONGEST_LIST: usize = 16 << 20;
 
 /// What all requests to a store share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct HttpContext {
     /// What certificates are believed.
     pub tls: Arc<rustls::ClientConfig>,
     /// How long a request goes on without progress.
@@ -43,17 +43,17 @@ pub struct Shared {
     /// How many requests may be under way.
     pub permits: Arc<Semaphore>,
     /// What was asked.
-    pub counts: Counts,
+    pub counts: RequestCounts,
     /// What the store calls itself.
     pub server: Mutex<Option<String>>,
     /// Connections that nobody uses now, with where they lead.
-    pub idle: Mutex<Vec<(String, Sender)>>,
+    pub idle: Mutex<Vec<(String, S3Sender)>>,
 }
 
 /// Requests of one kind: to the store, or to what gives credentials.
 #[derive(Debug)]
 pub struct Service {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<HttpContext>,
     /// How long to wait for a connection.
     pub connecting: Duration,
 }
@@ -98,7 +98,7 @@ impl HttpService for Service {
         };
         if !status.is_success() {
             let text = collect(body, LONGEST_REFUSAL).await.unwrap_or_default();
-            let e = HttpError::new(HttpErrorKind::Unknown, Refusal::parse(status.as_u16(), &text));
+            let e = HttpError::new(HttpErrorKind::Unknown, S3Refusal::parse(status.as_u16(), &text));
             return Err(if store { e } else { no_credentials(&e) });
         }
         if lists {
@@ -134,9 +134,9 @@ impl Service {
     async fn send(
         &self,
         mut request: Request<Going>,
-        place: &connect::Place,
+        place: &connect::RequestTarget,
         moved: &AtomicU64,
-    ) -> Result<(Response<Incoming>, Sender), HttpError> {
+    ) -> Result<(Response<Incoming>, S3Sender), HttpError> {
         loop {
             let (mut sender, kept) = match self.kept(&place.key) {
                 Some(sender) => (sender, true),
@@ -159,7 +159,7 @@ impl Service {
     }
 
     /// Waits for the answer as long as something moves.
-    async fn answered(&self, sender: &mut Sender, request: Request<Going>, moved: &AtomicU64) -> Result<Answered, HttpError> {
+    async fn answered(&self, sender: &mut S3Sender, request: Request<Going>, moved: &AtomicU64) -> Result<Answered, HttpError> {
         let sent = sender.try_send_request(request);
         tokio::pin!(sent);
         let (mut last, mut since) = (moved.load(Ordering::Relaxed), Instant::now());
@@ -178,7 +178,7 @@ impl Service {
         }
     }
 
-    fn kept(&self, key: &str) -> Option<Sender> {
+    fn kept(&self, key: &str) -> Option<S3Sender> {
         let mut idle = self.shared.idle.lock();
         idle.retain(|(_, sender)| !sender.is_closed());
         let at = idle.iter().rposition(|(place, sender)| place == key && sender.is_ready())?;
@@ -228,7 +228,7 @@ async fn collect(mut body: Coming, most: usize) -> Result<Vec<u8>, HttpError> {
 /// The body of a request, at the rate that is allowed.
 pub struct Going {
     inner: HttpRequestBody,
-    shared: Arc<Shared>,
+    shared: Arc<HttpContext>,
     counted: bool,
     moved: Arc<AtomicU64>,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -279,9 +279,9 @@ fn wait(rate: Option<&Rate>, bytes: usize) -> Option<Pin<Box<Sleep>>> {
 /// The body of an answer. When it is all here, its connection serves others.
 struct Coming {
     incoming: Incoming,
-    shared: Arc<Shared>,
+    shared: Arc<HttpContext>,
     counted: bool,
-    back: Option<(String, Sender)>,
+    back: Option<(String, S3Sender)>,
     _permit: OwnedSemaphorePermit,
     /// The wait that a limit asks for.
     waiting: Option<Pin<Box<Sleep>>>,

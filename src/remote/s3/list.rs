@@ -17,7 +17,7 @@ const MOST_PAGES: u32 = 1_000_000;
 
 /// An object of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct ListedObject {
     /// Its name.
     pub name: Name,
     /// Its length.
@@ -27,7 +27,7 @@ pub struct Entry {
 }
 
 impl S3Storage {
-    pub(super) fn listed(&self, class: Class) -> Result<Vec<Entry>> {
+    pub(super) fn listed(&self, class: Class) -> Result<Vec<ListedObject>> {
         if class == Class::Config
             && let Some(listed) = self.first.lock().take()
         {
@@ -39,7 +39,7 @@ impl S3Storage {
 
     /// All objects of a class. What was there before and is not in the list is looked for: then either it was deleted, or
     /// the list is not to be trusted, and is asked for again.
-    pub(super) async fn entries(&self, class: Class) -> Result<Vec<Entry>> {
+    pub(super) async fn entries(&self, class: Class) -> Result<Vec<ListedObject>> {
         let mut tries = 0;
         let listed = self.patiently(async |_| {
             // Before the list begins: what is made meanwhile need not be in it.
@@ -79,7 +79,7 @@ impl S3Storage {
         Ok(None)
     }
 
-    async fn pages(&self, class: Class) -> Result<Vec<Entry>, Trouble> {
+    async fn pages(&self, class: Class) -> Result<Vec<ListedObject>, Trouble> {
         let prefix = self.address.key(&format!("{}/", class.prefix()));
         let (mut entries, mut token) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
@@ -91,7 +91,7 @@ impl S3Storage {
                 let at = object.last_modified;
                 let at = Timestamp { secs: at.timestamp(), nanos: at.timestamp_subsec_nanos() };
                 let name = name(class, &prefix, &object.location)?;
-                Some(Entry { name, size: listed_size(class, object.size), at })
+                Some(ListedObject { name, size: listed_size(class, object.size), at })
             }));
             match page.page_token {
                 None => return Ok(entries),

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Reports;
 use crate::remote::client::RemoteOptions;
-use crate::remote::client::fault::Patience;
+use crate::remote::client::fault::ProgressTimeout;
 use crate::remote::rate::{Limit, Rate};
 use crate::storage::{Class, Costs, Created, Name, Receipt, Requests, Storage};
 
@@ -38,7 +38,7 @@ mod proof;
 
 use address::StoreAddress;
 use fault::Trouble;
-use http::Shared;
+use http::HttpContext;
 
 /// Requests that are under way at once, when nobody says otherwise. Each needs a connection of its own.
 const CONNECTIONS: usize = 8;
@@ -55,7 +55,7 @@ const MOST_ATTEMPTS: u32 = 20;
 pub struct S3Storage {
     address: StoreAddress,
     store: AmazonS3,
-    shared: Arc<Shared>,
+    shared: Arc<HttpContext>,
     connections: usize,
     timeout: Duration,
     reports: Reports,
@@ -66,7 +66,7 @@ pub struct S3Storage {
     /// What is known to be there: made here, or listed before.
     known: Mutex<HashMap<Class, HashSet<Name>>>,
     /// A list of `config/` that has just been made, for who asks next.
-    first: Mutex<Option<Vec<list::Entry>>>,
+    first: Mutex<Option<Vec<list::ListedObject>>>,
     /// Whether the store decides between two who create the same name; `None` before that was looked at.
     holds: tokio::sync::Mutex<Option<bool>>,
     /// `None` only while this is dropped.
@@ -89,7 +89,7 @@ impl Drop for S3Storage {
 
 /// Gives the library its HTTP.
 #[derive(Debug)]
-struct Connector(Arc<Shared>);
+struct Connector(Arc<HttpContext>);
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -101,7 +101,7 @@ impl HttpConnector for Connector {
     }
 }
 
-fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<Shared>) -> Result<(AmazonS3, bool)> {
+fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<HttpContext>) -> Result<(AmazonS3, bool)> {
     let s3 = &options.s3;
     let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
     let builder = AmazonS3Builder::new().with_retry(retry).with_http_connector(Connector(shared.clone()));
@@ -132,13 +132,13 @@ impl S3Storage {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let host = address.endpoint(None);
         let host = host.split_once("://").map_or("", |(_, host)| host).to_owned();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HttpContext {
             host,
             tls: Arc::new(tls),
             timeout: options.timeout,
             rates: (rate(&options.limit_upload), rate(&options.limit_download)),
             permits: Arc::new(Semaphore::new(connections)),
-            counts: counts::Counts::default(),
+            counts: counts::RequestCounts::default(),
             server: Mutex::default(),
             idle: Mutex::default(),
         });
@@ -205,8 +205,8 @@ impl S3Storage {
     }
 
     /// Repeats what does no harm when it is done twice.
-    async fn patiently<T>(&self, mut work: impl AsyncFnMut(&mut Patience) -> Result<T, Trouble>) -> Result<T, Trouble> {
-        let mut patience = Patience::new(self.timeout);
+    async fn patiently<T>(&self, mut work: impl AsyncFnMut(&mut ProgressTimeout) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let mut patience = ProgressTimeout::new(self.timeout);
         let mut silent = 0;
         loop {
             let trouble = match work(&mut patience).await {
@@ -221,7 +221,7 @@ impl S3Storage {
     }
 
     /// Waits before the next attempt, or gives up.
-    async fn rest(&self, patience: &mut Patience, trouble: Trouble, silent: u32) -> Result<(), Trouble> {
+    async fn rest(&self, patience: &mut ProgressTimeout, trouble: Trouble, silent: u32) -> Result<(), Trouble> {
         match patience.pause().filter(|_| silent < MOST_ATTEMPTS) {
             Some(pause) => {
                 tokio::time::sleep(pause).await;
@@ -252,7 +252,7 @@ impl S3Storage {
         name: &Name,
         range: Option<&Range<u64>>,
         out: &mut Vec<u8>,
-        patience: &mut Patience,
+        patience: &mut ProgressTimeout,
     ) -> Result<(), Trouble> {
         let from = range.map_or(0, |range| range.start) + out.len() as u64;
         let wanted = match range {
@@ -349,7 +349,7 @@ impl Storage for S3Storage {
     }
 
     fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
-        let receipt = |entry: list::Entry| (entry.name, Receipt { at: entry.at, by: None });
+        let receipt = |entry: list::ListedObject| (entry.name, Receipt { at: entry.at, by: None });
         Ok(self.listed(class)?.into_iter().map(receipt).collect())
     }
 

@@ -25,7 +25,7 @@ const PATIENCE: usize = 10;
 
 /// What was found, as it is kept: `proof/verdict.json`.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-struct Verdict {
+struct ProofVerdict {
     /// Of this form.
     version: u32,
     /// One of many who create a name wins, always.
@@ -62,7 +62,7 @@ impl S3Storage {
         Ok(holds)
     }
 
-    async fn verdict(&self) -> Result<Option<Verdict>> {
+    async fn verdict(&self) -> Result<Option<ProofVerdict>> {
         let key = self.proof_key("verdict.json");
         match self.whole(&key).await {
             // What is not of this form counts for nothing, and is written anew.
@@ -86,7 +86,7 @@ impl S3Storage {
             holds = holds && self.settled(AT_ONCE).await?;
         }
         let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let verdict = Verdict { version: VERSION, holds, time, server: self.shared.server.lock().clone() };
+        let verdict = ProofVerdict { version: VERSION, holds, time, server: self.shared.server.lock().clone() };
         let text = serde_json::to_vec(&verdict).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
         let key = self.proof_key("verdict.json");
         let kept = self.patiently(async |_| {
@@ -100,7 +100,7 @@ impl S3Storage {
     /// A trial with so many at once, begun again as long as its outcome is unknown.
     async fn settled(&self, at_once: usize) -> Result<bool> {
         let mut last = None;
-        let mut patience = crate::remote::client::fault::Patience::new(self.timeout);
+        let mut patience = crate::remote::client::fault::ProgressTimeout::new(self.timeout);
         for n in 0..PATIENCE {
             match self.trial(at_once).await {
                 Ok(held) => return Ok(held),

@@ -14,7 +14,7 @@ use crate::storage::{Class, Name};
 
 /// A list.
 #[derive(Debug, Clone)]
-pub struct List {
+pub struct DeletionList {
     /// Its name.
     pub id: SnapshotId,
     /// The packs.
@@ -25,7 +25,7 @@ pub struct List {
 #[derive(Debug, Default)]
 pub struct Lists {
     /// Those that count.
-    pub lists: Vec<List>,
+    pub lists: Vec<DeletionList>,
     /// Those that are void.
     pub void: Vec<(Name, Error)>,
     /// Whether one of these was made with the key.
@@ -47,7 +47,7 @@ pub fn read_all(repo: &Repository) -> Result<Lists> {
     let mut out = Lists::default();
     for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| read(repo, *id))) {
         match found? {
-            Small::Sound(packs) => out.lists.push(List { id: *id, packs }),
+            Small::Sound(packs) => out.lists.push(DeletionList { id: *id, packs }),
             Small::Newer(e) => return Err(e),
             Small::Damaged(_, e) => {
                 out.damaged = true;

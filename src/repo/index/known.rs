@@ -10,21 +10,21 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::model::ChunkKey;
-use crate::repo::index::{Index, Location};
+use crate::repo::index::{ChunkLocation, Index};
 
 /// Frames whose answer is remembered; the chunks of one frame are mostly asked for one after the other.
 const REMEMBERED: usize = 1 << 16;
 
 /// Looks chunks up for a writer, in an index that was loaded for writing.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownChunks {
     /// Whether what is in a frame can be counted on.
     frames: HashMap<(u32, u32), bool>,
 }
 
-impl Known {
+impl KnownChunks {
     /// A copy of the chunk that can be counted on.
-    pub fn find(&mut self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Option<Location>> {
+    pub fn find(&mut self, index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Option<ChunkLocation>> {
         let Some(first) = index.find(kind, key)? else { return Ok(None) };
         if self.stands(index, kind, &first)? {
             return Ok(Some(first));
@@ -37,7 +37,7 @@ impl Known {
         Ok(None)
     }
 
-    fn stands(&mut self, index: &Index, kind: PackKind, location: &Location) -> Result<bool> {
+    fn stands(&mut self, index: &Index, kind: PackKind, location: &ChunkLocation) -> Result<bool> {
         let order = location.frame_order();
         if let Some(known) = self.frames.get(&order) {
             return Ok(*known);
@@ -55,7 +55,7 @@ impl Known {
 }
 
 /// A copy of the chunk in a frame without bases.
-pub fn plain(index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Option<Location>> {
+pub fn plain(index: &Index, kind: PackKind, key: &ChunkKey) -> Result<Option<ChunkLocation>> {
     for location in index.find_all(kind, key)? {
         if index.frame(&location)?.info.bases.is_empty() {
             return Ok(Some(location));

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::segment::{Entry, SegmentPack};
+use crate::format::segment::{IndexEntry, SegmentPack};
 use crate::model::{ChunkKey, PackId, SegmentId};
 use crate::repo::Repository;
 use crate::repo::index::Index;
@@ -66,21 +66,21 @@ pub fn settle(repo: &Repository, index: &Index, alone: bool) -> Result<usize> {
     Ok(written)
 }
 
-struct Part {
+struct MergePart {
     segment: Arc<PagedSegment>,
     /// The new number of the first frame of each pack; `None` for packs that are left out, or that an earlier part has.
     moved: Vec<Option<u32>>,
     entries: Entries,
 }
 
-impl Part {
+impl MergePart {
     /// The next entry of a pack that is kept, with the frame's new number.
-    fn next(&mut self) -> Result<Option<Entry>> {
+    fn next(&mut self) -> Result<Option<IndexEntry>> {
         for entry in self.entries.by_ref() {
             let entry = entry?;
             let (pack, number) = self.segment.pack_of(entry.frame);
             if let Some(first) = self.moved[pack] {
-                return Ok(Some(Entry { frame: first + number, ..entry }));
+                return Ok(Some(IndexEntry { frame: first + number, ..entry }));
             }
         }
         Ok(None)
@@ -108,7 +108,7 @@ pub fn merge(
                 packs.push(*pack);
             }
         }
-        open.push(Part { segment: segment.clone(), moved, entries: segment.all_entries() });
+        open.push(MergePart { segment: segment.clone(), moved, entries: segment.all_entries() });
     }
     if packs.is_empty() {
         return Ok(None);
@@ -127,8 +127,8 @@ pub fn merge(
     writer.finish(packs, replaces).map(Some)
 }
 
-fn merge_entries(parts: &mut [Part], writer: &mut SegmentWriter<'_>) -> Result<()> {
-    let mut waiting: Vec<Option<Entry>> = Vec::with_capacity(parts.len());
+fn merge_entries(parts: &mut [MergePart], writer: &mut SegmentWriter<'_>) -> Result<()> {
+    let mut waiting: Vec<Option<IndexEntry>> = Vec::with_capacity(parts.len());
     let mut heap: BinaryHeap<Reverse<(ChunkKey, usize)>> = BinaryHeap::new();
     for (at, part) in parts.iter_mut().enumerate() {
         let entry = part.next()?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{DirectoryEntry, FrameInfo, PackKind};
-use crate::format::segment::{Entry, SegmentPack};
+use crate::format::segment::{IndexEntry, SegmentPack};
 use crate::model::{ChunkKey, PackId, SegmentId};
 use crate::repo::Repository;
 use crate::repo::damaged::Damaged;
@@ -22,7 +22,7 @@ pub mod segment;
 
 /// Where a chunk is, as numbers into the index that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Location {
+pub struct ChunkLocation {
     segment: u32,
     frame: u32,
     entry: u32,
@@ -32,7 +32,7 @@ pub struct Location {
     pub len: u32,
 }
 
-impl Location {
+impl ChunkLocation {
     /// The frame's place in the order of segments, packs and frames: who reads frames in this order reads every pack
     /// from its start to its end. Equal for chunks of one frame.
     pub fn frame_order(&self) -> (u32, u32) {
@@ -179,7 +179,7 @@ impl Index {
             old.into_iter().flat_map(|index| &index.segments).map(|segment| (segment.id(), segment.clone())).collect();
         let mut gone_before = HashSet::new();
         let found = loop {
-            let found = Found::look(repo, &known)?;
+            let found = OpenedSegments::look(repo, &known)?;
             // One that is listed again and cannot be found again is not there, whatever the listing says.
             if found.gone.iter().all(|id| gone_before.contains(id)) {
                 break found;
@@ -191,7 +191,7 @@ impl Index {
             Some(index) => index.pages.clone(),
             None => Arc::new(Pages::new()?),
         };
-        let Found { segments, replaced, damaged, listed, began, .. } = found;
+        let OpenedSegments { segments, replaced, damaged, listed, began, .. } = found;
         let unsound = Arc::new(Damaged::load(repo)?);
         let index = Index {
             segments,
@@ -327,11 +327,15 @@ impl Index {
     }
 
     /// Visits every entry of one visible segment (by its number in [`Index::segments`]), sorted by key.
-    pub fn scan(&self, segment: usize, visit: &mut dyn FnMut(Location, &ChunkKey, &SegmentPack) -> Result<()>) -> Result<()> {
+    pub fn scan(
+        &self,
+        segment: usize,
+        visit: &mut dyn FnMut(ChunkLocation, &ChunkKey, &SegmentPack) -> Result<()>,
+    ) -> Result<()> {
         let Some(found) = self.segments.get(segment) else { return Ok(()) };
         for (number, entry) in found.all_entries().enumerate() {
-            let Entry { key, frame, offset, len } = entry?;
-            let location = Location { segment: segment as u32, frame, entry: number as u32, offset, len };
+            let IndexEntry { key, frame, offset, len } = entry?;
+            let location = ChunkLocation { segment: segment as u32, frame, entry: number as u32, offset, len };
             visit(location, &key, &found.packs()[found.pack_of(frame).0])?;
         }
         Ok(())
@@ -386,7 +390,7 @@ impl Index {
 
     /// Where the chunk is, in packs of `kind` only; for writers, in packs and frames that may be relied on only, and for
     /// readers in one that is known to be damaged only if there is no other.
-    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Result<Option<Location>> {
+    pub fn find(&self, kind: PackKind, key: &ChunkKey) -> Result<Option<ChunkLocation>> {
         if self.usable.is_none() && !self.damaged.is_empty() {
             return Ok(self.find_all(kind, key)?.first().copied());
         }
@@ -401,7 +405,7 @@ impl Index {
     }
 
     /// Every place where the chunk is: those last that are known to be damaged, and for writers not at all.
-    pub fn find_all(&self, kind: PackKind, key: &ChunkKey) -> Result<Vec<Location>> {
+    pub fn find_all(&self, kind: PackKind, key: &ChunkKey) -> Result<Vec<ChunkLocation>> {
         let mut out = Vec::new();
         for at in 0..self.segments.len() {
             self.find_in(at, kind, key, &mut |location| out.push(location))?;
@@ -412,17 +416,17 @@ impl Index {
         Ok(out)
     }
 
-    fn find_in(&self, at: usize, kind: PackKind, key: &ChunkKey, visit: &mut dyn FnMut(Location)) -> Result<()> {
+    fn find_in(&self, at: usize, kind: PackKind, key: &ChunkKey, visit: &mut dyn FnMut(ChunkLocation)) -> Result<()> {
         let segment = &self.segments[at];
         // Writers mostly ask for what is not there, and with several segments so does everybody.
         let filter = self.usable.is_some() || self.segments.len() > 1;
-        let mut take = |number: u32, entry: &Entry| {
+        let mut take = |number: u32, entry: &IndexEntry| {
             let (pack, in_pack) = segment.pack_of(entry.frame);
             let sound = || self.damaged.is_empty() || !self.damaged.has(&segment.packs()[pack].id, in_pack);
             let usable = self.usable.as_ref().is_none_or(|usable| usable[at][pack] && sound());
             if usable && segment.packs()[pack].kind == kind {
-                let Entry { frame, offset, len, .. } = *entry;
-                visit(Location { segment: at as u32, frame, entry: number, offset, len });
+                let IndexEntry { frame, offset, len, .. } = *entry;
+                visit(ChunkLocation { segment: at as u32, frame, entry: number, offset, len });
             }
         };
         let found = match self.rescue {
@@ -433,24 +437,24 @@ impl Index {
     }
 
     /// The frame of a location that this index gave.
-    pub fn frame(&self, location: &Location) -> Result<FrameRef> {
+    pub fn frame(&self, location: &ChunkLocation) -> Result<FrameRef> {
         self.frame_at(location.frame_order())
     }
 
     /// The pack and the number of a location's frame, without a look at the frame itself.
-    pub fn frame_key(&self, location: &Location) -> (PackId, u32) {
+    pub fn frame_key(&self, location: &ChunkLocation) -> (PackId, u32) {
         let segment = &self.segments[location.segment as usize];
         let (pack, number) = segment.pack_of(location.frame);
         (segment.packs()[pack].id, number)
     }
 
     /// Whether the frame of a location is known to be damaged.
-    pub fn is_damaged(&self, location: &Location) -> bool {
+    pub fn is_damaged(&self, location: &ChunkLocation) -> bool {
         let (pack, frame) = self.frame_key(location);
         self.damaged.has(&pack, frame)
     }
 
-    /// The frame at a place in the order of [`Location::frame_order`].
+    /// The frame at a place in the order of [`ChunkLocation::frame_order`].
     pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
         let segment = self.segments.get(order.0 as usize);
         let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
@@ -465,7 +469,7 @@ impl Index {
 }
 
 /// Segments that were listed and opened.
-struct Found {
+struct OpenedSegments {
     segments: Vec<Arc<PagedSegment>>,
     replaced: Vec<SegmentId>,
     damaged: Vec<(SegmentId, Error)>,
@@ -475,9 +479,9 @@ struct Found {
     began: Instant,
 }
 
-impl Found {
+impl OpenedSegments {
     /// Lists the segments and opens those that are not `known`.
-    fn look(repo: &Repository, known: &HashMap<SegmentId, Arc<PagedSegment>>) -> Result<Found> {
+    fn look(repo: &Repository, known: &HashMap<SegmentId, Arc<PagedSegment>>) -> Result<OpenedSegments> {
         let began = Instant::now();
         let mut listed = list_segments(repo)?;
         // A segment is mostly longer than those that it replaces: with the longest first, those need not be opened.
@@ -508,7 +512,7 @@ impl Found {
         let mut listed: Vec<SegmentId> = listed.into_iter().map(|(_, id)| id).collect();
         let replaced = listed.iter().copied().filter(|id| replaced.contains(id)).collect();
         listed.sort_unstable();
-        Ok(Found { segments, replaced, damaged, gone, listed, began })
+        Ok(OpenedSegments { segments, replaced, damaged, gone, listed, began })
     }
 }
 

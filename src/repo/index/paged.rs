@@ -11,11 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
 use crate::format::filter::{self, BLOCK, BLOCKS_A_PAGE};
 use crate::format::pack::FrameInfo;
-use crate::format::segment::{self, ENTRIES_A_PAGE, Entry, FRAMES_A_PAGE, PREAMBLE, ROOT_NONCE, SegmentPack, TAIL};
+use crate::format::segment::{self, ENTRIES_A_PAGE, FRAMES_A_PAGE, IndexEntry, PREAMBLE, ROOT_NONCE, SegmentPack, TAIL};
 use crate::model::{ChunkKey, SegmentId};
 use crate::observe::Counter;
 use crate::repo::Repository;
-use crate::repo::cache::Source;
+use crate::repo::cache::SegmentSource;
 use crate::repo::index::rescue;
 use crate::storage::Name;
 
@@ -27,19 +27,19 @@ const READ_AHEAD: u64 = 1 << 20;
 const PAGES: u64 = 16 << 20;
 
 #[derive(Debug, Clone)]
-enum Page {
-    Entries(Arc<Vec<Entry>>),
+enum SegmentPage {
+    Entries(Arc<Vec<IndexEntry>>),
     Frames(Arc<Vec<FrameInfo>>),
 }
 
 #[derive(Debug, Clone)]
-struct PageWeight;
+struct SegmentPageWeight;
 
-impl Weighter<(SegmentId, u32), Page> for PageWeight {
-    fn weight(&self, _: &(SegmentId, u32), page: &Page) -> u64 {
+impl Weighter<(SegmentId, u32), SegmentPage> for SegmentPageWeight {
+    fn weight(&self, _: &(SegmentId, u32), page: &SegmentPage) -> u64 {
         64 + match page {
-            Page::Entries(entries) => entries.len() * size_of::<Entry>(),
-            Page::Frames(frames) => frames.iter().map(|f| size_of::<FrameInfo>() + f.bases.len() * 16).sum(),
+            SegmentPage::Entries(entries) => entries.len() * size_of::<IndexEntry>(),
+            SegmentPage::Frames(frames) => frames.iter().map(|f| size_of::<FrameInfo>() + f.bases.len() * 16).sum(),
         } as u64
     }
 }
@@ -47,7 +47,7 @@ impl Weighter<(SegmentId, u32), Page> for PageWeight {
 /// Decoded pages of several segments, under a byte budget, and counts of what was asked of them.
 #[derive(Debug)]
 pub struct Pages {
-    cache: Cache<(SegmentId, u32), Page, PageWeight>,
+    cache: Cache<(SegmentId, u32), SegmentPage, SegmentPageWeight>,
     /// Segments that look-ups went into, after the filter.
     pub touched: Counter,
     /// Pages fetched and decoded.
@@ -63,14 +63,14 @@ impl Pages {
             .shards(4)
             .build()
             .map_err(|e| Error::invalid(format!("a cache of index pages: {e}")))?;
-        let cache = Cache::with_options(options, PageWeight, Default::default(), Default::default());
+        let cache = Cache::with_options(options, SegmentPageWeight, Default::default(), Default::default());
         Ok(Pages { cache, touched: Counter::default(), fetched: Counter::default() })
     }
 }
 
 /// Where a page is in its segment.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct PageSpan {
     start: u64,
     len: u32,
 }
@@ -80,16 +80,16 @@ struct Place {
 pub struct PagedSegment {
     id: SegmentId,
     size: u64,
-    source: Source,
+    source: SegmentSource,
     key: SealKey,
     header: [u8; HEADER],
     replaces: Vec<SegmentId>,
     packs: Vec<SegmentPack>,
     /// See [`segment::pack_starts`].
     starts: Vec<u32>,
-    frame_pages: Vec<Place>,
-    entry_pages: Vec<(ChunkKey, Place)>,
-    filter_pages: Vec<Place>,
+    frame_pages: Vec<PageSpan>,
+    entry_pages: Vec<(ChunkKey, PageSpan)>,
+    filter_pages: Vec<PageSpan>,
     /// Pages of the filter, read when they are needed and then kept: ten bits a chunk.
     filter: Vec<OnceLock<Vec<u8>>>,
     entries: u64,
@@ -112,7 +112,7 @@ impl PagedSegment {
         .map_err(|e| e.about(Name::Segment(id)))
     }
 
-    fn read(repo: &Repository, source: &Source, id: SegmentId, size: u64) -> Result<Self> {
+    fn read(repo: &Repository, source: &SegmentSource, id: SegmentId, size: u64) -> Result<Self> {
         if size < (PREAMBLE + TAIL + CHECKSUM) as u64 {
             return Err(Error::corrupt(format!("an index segment: {size} bytes are too few")));
         }
@@ -152,7 +152,7 @@ impl PagedSegment {
         let mut at = PREAMBLE as u64;
         let mut place = |len: u32| {
             at += u64::from(len);
-            Place { start: at - u64::from(len), len }
+            PageSpan { start: at - u64::from(len), len }
         };
         let out = PagedSegment {
             id,
@@ -181,7 +181,7 @@ impl PagedSegment {
 
     /// What is wrong with a segment that says that it is of another version: only one that is what its name says, and was
     /// made by somebody with the key, is believed.
-    fn judge(repo: &Repository, source: &Source, id: SegmentId, size: u64, first: &[u8], newer: Error) -> Result<Error> {
+    fn judge(repo: &Repository, source: &SegmentSource, id: SegmentId, size: u64, first: &[u8], newer: Error) -> Result<Error> {
         if checksum(source, size)? != id.0 {
             return Ok(Error::corrupt("its checksum does not match"));
         }
@@ -207,8 +207,14 @@ impl PagedSegment {
     }
 
     /// The same as [`PagedSegment::find`], for readers: where a page is damaged, the directories of the packs are asked.
-    pub fn find_or_rescue(&self, key: &ChunkKey, filter: bool, pages: &Pages, visit: &mut dyn FnMut(u32, &Entry)) -> Result<()> {
-        let mut found: Vec<(u32, Entry)> = Vec::new();
+    pub fn find_or_rescue(
+        &self,
+        key: &ChunkKey,
+        filter: bool,
+        pages: &Pages,
+        visit: &mut dyn FnMut(u32, &IndexEntry),
+    ) -> Result<()> {
+        let mut found: Vec<(u32, IndexEntry)> = Vec::new();
         match self.find(key, filter, pages, &mut |number, entry| found.push((number, *entry))) {
             Ok(()) => {
                 found.iter().for_each(|(number, entry)| visit(*number, entry));
@@ -280,7 +286,7 @@ impl PagedSegment {
     }
 
     /// Reads and opens a page; a cached copy that does not open is fetched again.
-    fn plain_page(&self, number: usize, place: Place, pages: &Pages) -> Result<Vec<u8>> {
+    fn plain_page(&self, number: usize, place: PageSpan, pages: &Pages) -> Result<Vec<u8>> {
         let (mut sealed, mut plain) = (Vec::new(), Vec::new());
         let range = place.start..place.start + u64::from(place.len);
         pages.fetched.add(1);
@@ -295,19 +301,19 @@ impl PagedSegment {
         Ok(plain)
     }
 
-    fn entry_page(&self, page: usize, pages: &Pages) -> Result<Arc<Vec<Entry>>> {
+    fn entry_page(&self, page: usize, pages: &Pages) -> Result<Arc<Vec<IndexEntry>>> {
         let number = self.frame_pages.len() + page;
         let found = pages.cache.get_or_insert_with(&(self.id, number as u32), || {
             let plain = self.plain_page(number, self.entry_pages[page].1, pages)?;
-            Ok::<_, Error>(Page::Entries(Arc::new(self.decode_entries(page, &plain)?)))
+            Ok::<_, Error>(SegmentPage::Entries(Arc::new(self.decode_entries(page, &plain)?)))
         })?;
         match found {
-            Page::Entries(entries) => Ok(entries),
-            Page::Frames(_) => Err(Error::corrupt("a page of an index segment is of two kinds")),
+            SegmentPage::Entries(entries) => Ok(entries),
+            SegmentPage::Frames(_) => Err(Error::corrupt("a page of an index segment is of two kinds")),
         }
     }
 
-    fn decode_entries(&self, page: usize, plain: &[u8]) -> Result<Vec<Entry>> {
+    fn decode_entries(&self, page: usize, plain: &[u8]) -> Result<Vec<IndexEntry>> {
         let count = (self.entries - (page * ENTRIES_A_PAGE) as u64).min(ENTRIES_A_PAGE as u64);
         let entries =
             segment::decode_entries(plain, count as usize, self.frames()).map_err(|e| e.about(Name::Segment(self.id)))?;
@@ -331,18 +337,18 @@ impl PagedSegment {
         let place = *self.frame_pages.get(page).ok_or_else(none)?;
         let found = pages.cache.get_or_insert_with(&(self.id, page as u32), || {
             let plain = self.plain_page(page, place, pages)?;
-            Ok::<_, Error>(Page::Frames(Arc::new(self.decode_frames(page, &plain)?)))
+            Ok::<_, Error>(SegmentPage::Frames(Arc::new(self.decode_frames(page, &plain)?)))
         })?;
         match found {
-            Page::Frames(frames) => frames.get(number as usize % FRAMES_A_PAGE).cloned().ok_or_else(none),
-            Page::Entries(_) => Err(none()),
+            SegmentPage::Frames(frames) => frames.get(number as usize % FRAMES_A_PAGE).cloned().ok_or_else(none),
+            SegmentPage::Entries(_) => Err(none()),
         }
     }
 
     /// Whether the filter lets the key pass; false: the segment does not have it.
     fn passes(&self, key: &ChunkKey, pages: &Pages) -> Result<bool> {
         let Some(last) = self.filter_pages.last() else { return Ok(true) };
-        let blocks_of = |place: &Place| (place.len as usize).saturating_sub(TAG) / BLOCK;
+        let blocks_of = |place: &PageSpan| (place.len as usize).saturating_sub(TAG) / BLOCK;
         let blocks = (self.filter_pages.len() - 1) * BLOCKS_A_PAGE + blocks_of(last);
         let block = filter::block_of(key, blocks as u64) as usize;
         let page = block / BLOCKS_A_PAGE;
@@ -365,7 +371,7 @@ impl PagedSegment {
 
     /// Visits all entries of `key`, with their numbers. With `filter` the filter is asked first: worth it where most
     /// keys are not to be found.
-    pub fn find(&self, key: &ChunkKey, filter: bool, pages: &Pages, visit: &mut dyn FnMut(u32, &Entry)) -> Result<()> {
+    pub fn find(&self, key: &ChunkKey, filter: bool, pages: &Pages, visit: &mut dyn FnMut(u32, &IndexEntry)) -> Result<()> {
         let (Some((first, _)), true) = (self.entry_pages.first(), self.entries > 0) else { return Ok(()) };
         if key < first || filter && !self.passes(key, pages)? {
             return Ok(());
@@ -386,7 +392,7 @@ impl PagedSegment {
         Ok(())
     }
 
-    fn place(&self, number: usize) -> Option<Place> {
+    fn place(&self, number: usize) -> Option<PageSpan> {
         let entries = self.frame_pages.len();
         let filter = entries + self.entry_pages.len();
         match number {
@@ -428,7 +434,7 @@ impl PagedSegment {
 }
 
 /// BLAKE3 of all of a segment but its last 32 bytes.
-fn checksum(source: &Source, size: u64) -> Result<[u8; CHECKSUM]> {
+fn checksum(source: &SegmentSource, size: u64) -> Result<[u8; CHECKSUM]> {
     let (mut hasher, mut part) = (blake3::Hasher::new(), Vec::new());
     let end = size.saturating_sub(CHECKSUM as u64);
     for start in (0..end).step_by(READ_AHEAD as usize) {
@@ -476,13 +482,13 @@ pub struct Entries {
     segment: Arc<PagedSegment>,
     run: PageRun,
     page: usize,
-    loaded: std::vec::IntoIter<Entry>,
+    loaded: std::vec::IntoIter<IndexEntry>,
 }
 
 impl Iterator for Entries {
-    type Item = Result<Entry>;
+    type Item = Result<IndexEntry>;
 
-    fn next(&mut self) -> Option<Result<Entry>> {
+    fn next(&mut self) -> Option<Result<IndexEntry>> {
         if let Some(entry) = self.loaded.next() {
             return Some(Ok(entry));
         }

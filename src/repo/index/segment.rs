@@ -5,7 +5,9 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::format::envelope::{self, HEADER, ObjectType};
 use crate::format::filter::{self, BLOCK, BLOCKS_A_PAGE};
 use crate::format::pack::FrameInfo;
-use crate::format::segment::{self, ENTRIES_A_PAGE, Entry, FRAMES_A_PAGE, MAX_ENTRIES, ROOT_NONCE, SegmentPack, SegmentRoot};
+use crate::format::segment::{
+    self, ENTRIES_A_PAGE, FRAMES_A_PAGE, IndexEntry, MAX_ENTRIES, ROOT_NONCE, SegmentPack, SegmentRoot,
+};
 use crate::model::SegmentId;
 use crate::repo::Repository;
 use crate::repo::pack::StoredPack;
@@ -23,7 +25,7 @@ pub struct Segment {
     packs: Vec<SegmentPack>,
     /// Their frames, pack after pack.
     frames: Vec<FrameInfo>,
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
 }
 
 impl Segment {
@@ -38,7 +40,7 @@ impl Segment {
                 out.frames.push(entry.frame.clone());
                 let mut offset = 0;
                 for (key, len) in &entry.chunks {
-                    out.entries.push(Entry { key: *key, frame, offset, len: *len });
+                    out.entries.push(IndexEntry { key: *key, frame, offset, len: *len });
                     offset += len;
                 }
             }
@@ -71,7 +73,7 @@ pub struct SegmentWriter<'a> {
     all_frames: u64,
     /// Whether only what readers take is written.
     checked: bool,
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
     filter: Vec<[u8; BLOCK]>,
 }
 
@@ -148,7 +150,7 @@ impl<'a> SegmentWriter<'a> {
     }
 
     /// Appends an entry; its key must not be below the last one's.
-    pub fn entry(&mut self, entry: Entry) -> Result<()> {
+    pub fn entry(&mut self, entry: IndexEntry) -> Result<()> {
         if self.root.entries == 0 {
             self.frame_page()?;
         }

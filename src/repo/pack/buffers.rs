@@ -19,7 +19,7 @@ const STEP: usize = 32 << 10;
 
 /// Free buffers.
 #[derive(Debug, Default)]
-pub struct Buffers(Mutex<Free>);
+pub struct BufferPool(Mutex<Free>);
 
 #[derive(Debug, Default)]
 struct Free {
@@ -32,10 +32,10 @@ struct Free {
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    home: Arc<Buffers>,
+    home: Arc<BufferPool>,
 }
 
-impl Buffers {
+impl BufferPool {
     /// An empty buffer with room for `len` bytes, and not for many more.
     pub fn take(&self, len: usize) -> Vec<u8> {
         if len < SMALLEST {
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_used_again_by_what_fits() {
-        let buffers = Arc::new(Buffers::default());
+        let buffers = Arc::new(BufferPool::default());
         let mut first = buffers.take(200 << 10);
         first.extend_from_slice(&[7; 1000]);
         let place = first.as_ptr();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_may_be() {
-        let buffers = Arc::new(Buffers::default());
+        let buffers = Arc::new(BufferPool::default());
         let taken: Vec<Buffer> = (0..40).map(|_| buffers.keep(buffers.take(1 << 20))).collect();
         drop(taken);
         let free = buffers.0.lock();

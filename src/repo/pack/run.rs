@@ -18,15 +18,15 @@ fn place(frame: &FrameRef) -> Range<u64> {
 
 /// The bytes that a run of frames takes, while it is being put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extent {
+pub struct RunExtent {
     pack: PackId,
     bytes: Range<u64>,
 }
 
-impl Extent {
+impl RunExtent {
     /// Of one frame.
     pub fn of(frame: &FrameRef) -> Self {
-        Extent { pack: frame.pack.id, bytes: place(frame) }
+        RunExtent { pack: frame.pack.id, bytes: place(frame) }
     }
 
     /// Takes in the next frame; false when it is elsewhere, or the run would be longer than `most` bytes.
@@ -45,7 +45,7 @@ impl Extent {
 #[derive(Debug)]
 pub struct FrameRun {
     most: u64,
-    extent: Option<Extent>,
+    extent: Option<RunExtent>,
     frames: Vec<FrameRef>,
 }
 
@@ -66,7 +66,7 @@ impl FrameRun {
             self.frames.push(frame);
             return Vec::new();
         }
-        self.extent = Some(Extent::of(&frame));
+        self.extent = Some(RunExtent::of(&frame));
         std::mem::replace(&mut self.frames, vec![frame])
     }
 
@@ -79,28 +79,28 @@ impl FrameRun {
 
 /// Sealed bytes of neighbouring frames.
 #[derive(Debug)]
-pub struct Run {
+pub struct SealedRun {
     pack: PackId,
     start: u64,
     sealed: Vec<u8>,
 }
 
-impl Run {
+impl SealedRun {
     /// Reads frames of one pack, in the order of their places. `None`: there are not two of them, or they are not of one
-    /// pack. The bytes go to `buffer`, which [`Run::into_buffer`] gives back.
+    /// pack. The bytes go to `buffer`, which [`SealedRun::into_buffer`] gives back.
     pub fn read<'f>(
         storage: &dyn Storage,
         frames: impl IntoIterator<Item = &'f FrameRef>,
         buffer: Vec<u8>,
     ) -> Result<Option<Self>> {
         let mut frames = frames.into_iter().peekable();
-        let Some(mut extent) = frames.next().map(Extent::of) else { return Ok(None) };
+        let Some(mut extent) = frames.next().map(RunExtent::of) else { return Ok(None) };
         if frames.peek().is_none() || !frames.all(|frame| extent.extend(frame, u64::MAX)) {
             return Ok(None);
         }
         let mut sealed = buffer;
         storage.read(&Name::Pack(extent.pack), Some(extent.bytes.clone()), &mut sealed)?;
-        Ok(Some(Run { pack: extent.pack, start: extent.bytes.start, sealed }))
+        Ok(Some(SealedRun { pack: extent.pack, start: extent.bytes.start, sealed }))
     }
 
     /// Its memory, for the next.
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_run_ends_where_it_would_be_long_or_leave_the_pack() {
-        let mut extent = Extent::of(&frame(1, 100, 100));
+        let mut extent = RunExtent::of(&frame(1, 100, 100));
         assert!(extent.extend(&frame(1, 200, 50), 1000));
         assert!(!extent.extend(&frame(1, 250, 1000), 1000), "longer than allowed");
         assert!(!extent.extend(&frame(2, 250, 10), 1000), "another pack");
@@ -147,11 +147,14 @@ mod tests {
         let content: Vec<u8> = (0..200).collect();
         storage.create(&Name::Pack(PackId([1; 32])), &[&content]).unwrap();
         let frames = [frame(1, 10, 5), frame(1, 20, 5)];
-        let run = Run::read(&storage, &frames, Vec::new()).unwrap().unwrap();
+        let run = SealedRun::read(&storage, &frames, Vec::new()).unwrap().unwrap();
         assert_eq!(run.get(&frames[0]), Some(&content[10..15]));
         assert_eq!(run.get(&frames[1]), Some(&content[20..25]));
         assert_eq!((run.get(&frame(2, 10, 5)), run.get(&frame(1, 9, 5)), run.get(&frame(1, 21, 5))), (None, None, None));
-        assert!(Run::read(&storage, &frames[..1], Vec::new()).unwrap().is_none());
-        assert!(Run::read(&storage, &[frame(1, 10, 5), frame(1, 199, 5)], Vec::new()).is_err(), "it reaches beyond the end");
+        assert!(SealedRun::read(&storage, &frames[..1], Vec::new()).unwrap().is_none());
+        assert!(
+            SealedRun::read(&storage, &[frame(1, 10, 5), frame(1, 199, 5)], Vec::new()).is_err(),
+            "it reaches beyond the end"
+        );
     }
 }

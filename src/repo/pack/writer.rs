@@ -124,7 +124,7 @@ impl<'a> OpenPacks<'a> {
 
 /// What was written.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenPacks {
     /// Packs.
     pub packs: u64,
     /// Bytes of packs and segments.
@@ -138,13 +138,13 @@ pub struct PackIndexer<'a> {
     waiting: Vec<StoredPack>,
     /// Chunks of the packs that wait.
     chunks: usize,
-    written: Written,
+    written: WrittenPacks,
 }
 
 impl<'a> PackIndexer<'a> {
     /// No packs yet.
     pub fn new(repo: &'a Repository) -> Self {
-        PackIndexer { repo, waiting: Vec::new(), chunks: 0, written: Written::default() }
+        PackIndexer { repo, waiting: Vec::new(), chunks: 0, written: WrittenPacks::default() }
     }
 
     /// Notes a pack that was stored. It waits for a segment.
@@ -176,7 +176,7 @@ impl<'a> PackIndexer<'a> {
     }
 
     /// What was written so far.
-    pub fn written(&self) -> Written {
+    pub fn written(&self) -> WrittenPacks {
         self.written
     }
 }

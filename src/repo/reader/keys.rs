@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::damage::Extent;
+use crate::format::damage::DamagedExtent;
 use crate::format::pack::{PREAMBLE, PackKind};
 use crate::model::PackId;
 use crate::repo::damaged;
@@ -17,7 +17,7 @@ use super::{ChunkReader, is_damage};
 impl ChunkReader {
     /// Remembers that a frame is damaged, if it is and not what it was decoded with. `key`: the pack's, if it has one.
     pub(super) fn note(&self, frame: &FrameRef, key: Option<&PackKey>, error: &Error) {
-        let (id, whole) = (frame.pack.id, Extent::Whole);
+        let (id, whole) = (frame.pack.id, DamagedExtent::Whole);
         let extent = match key {
             _ if !is_damage(error) => return,
             None => whole,
@@ -35,7 +35,7 @@ impl ChunkReader {
                 if sound && (!frame.info.bases.is_empty() || !is_damage(error)) {
                     return;
                 }
-                Extent::Frames([frame.number].into())
+                DamagedExtent::Frames([frame.number].into())
             }
         };
         damaged::add(&mut self.found.lock(), id, &extent);

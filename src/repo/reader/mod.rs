@@ -19,11 +19,11 @@ use crate::format::pack::{MAX_PREFIX, PackKind};
 use crate::model::{ChunkId, ChunkKey, PackId, SegmentId};
 use crate::observe::Counter;
 use crate::repo::Repository;
-use crate::repo::damaged::{self, Found};
-use crate::repo::index::{FrameRef, Index, Location, missing_chunk};
+use crate::repo::damaged::{self, DamagedPacks};
+use crate::repo::index::{ChunkLocation, FrameRef, Index, missing_chunk};
 use crate::repo::pack::PackKey;
-use crate::repo::pack::buffers::{Buffer, Buffers};
-use crate::repo::pack::run::Run;
+use crate::repo::pack::buffers::{Buffer, BufferPool};
+use crate::repo::pack::run::SealedRun;
 use crate::storage::Name;
 
 mod keys;
@@ -31,7 +31,7 @@ mod unnamed;
 
 /// A decoded frame.
 #[derive(Debug)]
-pub struct Frame {
+pub struct DecodedFrame {
     /// Its plain bytes.
     pub plain: Buffer,
     /// Offsets of the chunks that were hashed and found to be what their id says.
@@ -41,7 +41,7 @@ pub struct Frame {
 /// A verified chunk: a part of a frame that stays in memory as long as this does.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    frame: Arc<Frame>,
+    frame: Arc<DecodedFrame>,
     range: Range<usize>,
 }
 
@@ -78,8 +78,8 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 struct FrameWeight;
 
-impl Weighter<FrameKey, Arc<Frame>> for FrameWeight {
-    fn weight(&self, _: &FrameKey, frame: &Arc<Frame>) -> u64 {
+impl Weighter<FrameKey, Arc<DecodedFrame>> for FrameWeight {
+    fn weight(&self, _: &FrameKey, frame: &Arc<DecodedFrame>) -> u64 {
         frame.plain.capacity() as u64 + 256
     }
 }
@@ -107,8 +107,8 @@ pub struct ChunkReader {
     keys: RwLock<HashMap<PackId, Arc<PackKey>>>,
     /// One lock for each pack whose key is being fetched: who needs another pack must not wait for it.
     loading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
-    frames: Cache<FrameKey, Arc<Frame>, FrameWeight>,
-    buffers: Arc<Buffers>,
+    frames: Cache<FrameKey, Arc<DecodedFrame>, FrameWeight>,
+    buffers: Arc<BufferPool>,
     /// When the last listing of segments began that showed those of `index`. Held while they are listed and loaded.
     checked: Mutex<Instant>,
     stale: Mutex<Stale>,
@@ -116,7 +116,7 @@ pub struct ChunkReader {
     /// that was done last.
     unnamed: Option<Mutex<Option<Vec<SegmentId>>>>,
     /// What was found damaged of packs.
-    found: Mutex<Found>,
+    found: Mutex<DamagedPacks>,
     /// What it did so far.
     pub counts: ReadCounts,
 }
@@ -153,10 +153,10 @@ thread_local! {
 }
 
 /// Gathers the bases of a frame.
-type Bases = dyn Fn(&ChunkReader, PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()>;
+type BaseReader = dyn Fn(&ChunkReader, PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()>;
 
 /// The chunk at a location of a decoded frame.
-fn chunk_of(frame: Arc<Frame>, location: &Location) -> Result<Chunk> {
+fn chunk_of(frame: Arc<DecodedFrame>, location: &ChunkLocation) -> Result<Chunk> {
     let range = location.offset as usize..(location.offset + location.len) as usize;
     match frame.plain.get(range.clone()) {
         Some(_) => Ok(Chunk { frame, range }),
@@ -198,7 +198,7 @@ impl ChunkReader {
     }
 
     /// What was found damaged of packs so far: frames that are not what was written, packs that cannot be opened.
-    pub fn found(&self) -> Found {
+    pub fn found(&self) -> DamagedPacks {
         self.found.lock().clone()
     }
 
@@ -261,7 +261,7 @@ impl ChunkReader {
         kind: PackKind,
         id: &ChunkId,
         error: Option<Error>,
-        skip: &dyn Fn(&Arc<Index>, &Location) -> bool,
+        skip: &dyn Fn(&Arc<Index>, &ChunkLocation) -> bool,
     ) -> Result<Chunk> {
         let moved = error.as_ref().is_none_or(|e| e.kind() == ErrorKind::NotFound);
         let mut first = error;
@@ -287,7 +287,7 @@ impl ChunkReader {
         index: &Arc<Index>,
         kind: PackKind,
         id: &ChunkId,
-        skip: &dyn Fn(&Arc<Index>, &Location) -> bool,
+        skip: &dyn Fn(&Arc<Index>, &ChunkLocation) -> bool,
     ) -> Result<Chunk, Missed> {
         let gone = |e: Error| {
             let moved = self.is_gone(&e);
@@ -330,12 +330,12 @@ impl ChunkReader {
     }
 
     /// The chunk at a location of `index`, verified.
-    pub fn chunk_at(&self, index: &Index, location: &Location, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
+    pub fn chunk_at(&self, index: &Index, location: &ChunkLocation, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
         self.part(&index.frame(location)?, location, kind, |found| found == id, id.short())
     }
 
     /// A decoded frame, from the cache or the storage.
-    pub fn frame(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
+    pub fn frame(&self, frame: &FrameRef) -> Result<Arc<DecodedFrame>> {
         self.frames.get_or_insert_with(&frame_key(frame), || self.fetch(frame, None))
     }
 
@@ -344,12 +344,12 @@ impl ChunkReader {
         [false, true].iter().any(|delta| self.frames.contains_key(&(pack, number, *delta)))
     }
 
-    fn fetch(&self, frame: &FrameRef, run: Option<&Run>) -> Result<Arc<Frame>> {
+    fn fetch(&self, frame: &FrameRef, run: Option<&SealedRun>) -> Result<Arc<DecodedFrame>> {
         self.framed(frame, |plain| self.decode_frame(frame, run, plain))
     }
 
     /// A frame in which a chunk was not what it should be, decoded again from bases that are looked at.
-    fn frame_again(&self, frame: &FrameRef) -> Result<Arc<Frame>> {
+    fn frame_again(&self, frame: &FrameRef) -> Result<Arc<DecodedFrame>> {
         let key = frame_key(frame);
         // Another pack stood in the place of its own when this was fetched: it may have been mended since.
         self.frames.remove(&key);
@@ -358,16 +358,16 @@ impl ChunkReader {
         self.frames.get_or_insert_with(&key, || self.framed(frame, decode))
     }
 
-    fn framed(&self, frame: &FrameRef, decode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Arc<Frame>> {
+    fn framed(&self, frame: &FrameRef, decode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Arc<DecodedFrame>> {
         let mut plain = self.buffers.take(frame.info.plain as usize);
         decode(&mut plain)?;
-        Ok(Arc::new(Frame { plain: self.buffers.keep(plain), verified: Mutex::default() }))
+        Ok(Arc::new(DecodedFrame { plain: self.buffers.keep(plain), verified: Mutex::default() }))
     }
 
     /// Neighbouring frames of one pack, read with one request, for [`ChunkReader::decode_frame`]. `None`: one frame is
     /// read as well by itself. Memory for them comes from the caller.
-    pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>, buffer: Vec<u8>) -> Result<Option<Run>> {
-        Run::read(&**self.repo.storage(), frames, buffer)
+    pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>, buffer: Vec<u8>) -> Result<Option<SealedRun>> {
+        SealedRun::read(&**self.repo.storage(), frames, buffer)
     }
 
     /// Decodes neighbouring frames of one pack into the cache, fetched with one request; those that somebody else is
@@ -399,7 +399,7 @@ impl ChunkReader {
     /// Fetches and decodes a frame into `plain` (replaced), past the cache. Its sealed bytes are taken from `run`, if they
     /// are there and good. The bases of a difference are not hashed: who hashes what comes out knows whether they were
     /// right, and if not, [`ChunkReader::chunk_at`] looks closer.
-    pub fn decode_frame(&self, frame: &FrameRef, run: Option<&Run>, plain: &mut Vec<u8>) -> Result<()> {
+    pub fn decode_frame(&self, frame: &FrameRef, run: Option<&SealedRun>, plain: &mut Vec<u8>) -> Result<()> {
         let given = run.and_then(|run| run.get(frame));
         match self.decode_of(frame, given, &ChunkReader::bases_unseen, plain) {
             // There may be better ones elsewhere.
@@ -408,7 +408,7 @@ impl ChunkReader {
         }
     }
 
-    fn decode_of(&self, frame: &FrameRef, given: Option<&[u8]>, bases: &Bases, plain: &mut Vec<u8>) -> Result<()> {
+    fn decode_of(&self, frame: &FrameRef, given: Option<&[u8]>, bases: &BaseReader, plain: &mut Vec<u8>) -> Result<()> {
         if frame.info.bases.is_empty() {
             return self.decode_with(frame, given, &[], plain);
         }
@@ -502,7 +502,7 @@ impl ChunkReader {
         kind: PackKind,
         bases: &[ChunkKey],
         out: &mut Vec<u8>,
-        part: impl Fn(&FrameRef, &Location, &ChunkKey) -> Result<Chunk>,
+        part: impl Fn(&FrameRef, &ChunkLocation, &ChunkKey) -> Result<Chunk>,
     ) -> Result<()> {
         out.clear();
         let mut index = self.index();
@@ -527,7 +527,7 @@ impl ChunkReader {
         index: &Index,
         kind: PackKind,
         key: &ChunkKey,
-        part: impl Fn(&FrameRef, &Location, &ChunkKey) -> Result<Chunk>,
+        part: impl Fn(&FrameRef, &ChunkLocation, &ChunkKey) -> Result<Chunk>,
     ) -> Result<Chunk> {
         let mut last = None;
         let seen = |e: Error| {
@@ -552,7 +552,7 @@ impl ChunkReader {
     fn part(
         &self,
         found: &FrameRef,
-        location: &Location,
+        location: &ChunkLocation,
         kind: PackKind,
         is_right: impl Fn(&ChunkId) -> bool,
         name: impl std::fmt::Display,

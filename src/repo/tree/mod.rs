@@ -14,7 +14,7 @@ use crate::format::pack::PackKind;
 use crate::format::page::{self, Child, LinkEntry, PageKind, ScanRecord};
 use crate::model::{ChunkId, Content, Directory, Item, LinkGroup, Node, Root, Xattrs};
 use crate::repo::reader::ChunkReader;
-use crate::repo::tree::writer::{Place, Span};
+use crate::repo::tree::writer::{PagePosition, Span};
 
 pub(crate) mod walk;
 pub mod writer;
@@ -47,7 +47,7 @@ impl Entry {
 }
 
 #[derive(Debug, Clone)]
-enum Page {
+enum CachedPage {
     Nodes(Arc<NodePage>),
     Inner(Arc<Vec<Child>>),
     Items(Arc<Vec<Item>>),
@@ -56,16 +56,16 @@ enum Page {
 }
 
 #[derive(Debug, Clone)]
-struct PageWeight;
+struct CachedPageWeight;
 
-impl Weighter<ChunkId, Page> for PageWeight {
-    fn weight(&self, _: &ChunkId, page: &Page) -> u64 {
+impl Weighter<ChunkId, CachedPage> for CachedPageWeight {
+    fn weight(&self, _: &ChunkId, page: &CachedPage) -> u64 {
         64 + match page {
-            Page::Nodes(p) => p.nodes.iter().map(|n| 240 + n.name.len() as u64 + content_weight(n)).sum(),
-            Page::Inner(p) => p.len() as u64 * 96,
-            Page::Items(p) => p.len() as u64 * 48,
-            Page::Scan(p) => p.len() as u64 * 48,
-            Page::Links(p) => p.len() as u64 * 32,
+            CachedPage::Nodes(p) => p.nodes.iter().map(|n| 240 + n.name.len() as u64 + content_weight(n)).sum(),
+            CachedPage::Inner(p) => p.len() as u64 * 96,
+            CachedPage::Items(p) => p.len() as u64 * 48,
+            CachedPage::Scan(p) => p.len() as u64 * 48,
+            CachedPage::Links(p) => p.len() as u64 * 32,
         }
     }
 }
@@ -88,7 +88,7 @@ fn content_weight(node: &Node) -> u64 {
 #[derive(Debug)]
 pub struct TreeReader {
     chunks: Arc<ChunkReader>,
-    pages: Cache<ChunkId, Page, PageWeight>,
+    pages: Cache<ChunkId, CachedPage, CachedPageWeight>,
 }
 
 /// Where a descent ended: a leaf, what its parent says it holds, and what lies before it.
@@ -109,7 +109,7 @@ impl TreeReader {
             .shards(2)
             .build()
             .map_err(|e| Error::invalid(format!("a page cache of {budget} bytes: {e}")))?;
-        Ok(TreeReader { chunks, pages: Cache::with_options(options, PageWeight, Default::default(), Default::default()) })
+        Ok(TreeReader { chunks, pages: Cache::with_options(options, CachedPageWeight, Default::default(), Default::default()) })
     }
 
     /// The chunks behind the trees.
@@ -117,7 +117,7 @@ impl TreeReader {
         &self.chunks
     }
 
-    fn page(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<Page>) -> Result<Page> {
+    fn page(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<CachedPage>) -> Result<CachedPage> {
         self.pages.get_or_insert_with(id, || {
             let chunk = self.chunks.chunk(PackKind::Tree, id)?;
             decode(&chunk).map_err(|e| e.about(format_args!("tree page {}", id.short())))
@@ -137,41 +137,41 @@ impl TreeReader {
                 before.push(sum);
                 sum.saturating_add(node.weight())
             });
-            Ok(Page::Nodes(Arc::new(NodePage { nodes, before })))
+            Ok(CachedPage::Nodes(Arc::new(NodePage { nodes, before })))
         })? {
-            Page::Nodes(page) => Ok(page),
+            CachedPage::Nodes(page) => Ok(page),
             _ => Err(Self::wrong_kind(id)),
         }
     }
 
     /// A leaf of a recipe.
     pub(crate) fn item_page(&self, id: &ChunkId) -> Result<Arc<Vec<Item>>> {
-        match self.page(id, |bytes| Ok(Page::Items(Arc::new(page::items(bytes)?))))? {
-            Page::Items(items) => Ok(items),
+        match self.page(id, |bytes| Ok(CachedPage::Items(Arc::new(page::items(bytes)?))))? {
+            CachedPage::Items(items) => Ok(items),
             _ => Err(Self::wrong_kind(id)),
         }
     }
 
     /// A leaf of scan records.
     pub(crate) fn scan_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<ScanRecord>>> {
-        match self.page(id, |bytes| Ok(Page::Scan(Arc::new(page::scan_records(bytes)?))))? {
-            Page::Scan(records) => Ok(records),
+        match self.page(id, |bytes| Ok(CachedPage::Scan(Arc::new(page::scan_records(bytes)?))))? {
+            CachedPage::Scan(records) => Ok(records),
             _ => Err(Self::wrong_kind(id)),
         }
     }
 
     /// A leaf of hard link groups.
     pub(crate) fn link_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<LinkEntry>>> {
-        match self.page(id, |bytes| Ok(Page::Links(Arc::new(page::links(bytes)?))))? {
-            Page::Links(links) => Ok(links),
+        match self.page(id, |bytes| Ok(CachedPage::Links(Arc::new(page::links(bytes)?))))? {
+            CachedPage::Links(links) => Ok(links),
             _ => Err(Self::wrong_kind(id)),
         }
     }
 
     /// An inner page, which stands on `level`.
     pub(crate) fn children(&self, id: &ChunkId, kind: PageKind, level: u8) -> Result<Arc<Vec<Child>>> {
-        match self.page(id, |bytes| Ok(Page::Inner(Arc::new(page::children(bytes, kind, level)?))))? {
-            Page::Inner(children) => Ok(children),
+        match self.page(id, |bytes| Ok(CachedPage::Inner(Arc::new(page::children(bytes, kind, level)?))))? {
+            CachedPage::Inner(children) => Ok(children),
             _ => Err(Self::wrong_kind(id)),
         }
     }
@@ -210,7 +210,7 @@ impl TreeReader {
     }
 
     /// Calls `visit` with the pages of the tree before that cover `place`, in order, until it answers false.
-    pub fn pages_at(&self, place: &Place<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
+    pub fn pages_at(&self, place: &PagePosition<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
         self.pages_below(&place.before.page, place.before.height, 0, place, visit).map(drop)
     }
 
@@ -219,7 +219,7 @@ impl TreeReader {
         page: &ChunkId,
         height: u8,
         skipped: u64,
-        place: &Place<'_>,
+        place: &PagePosition<'_>,
         visit: &mut dyn FnMut(&ChunkId) -> Result<bool>,
     ) -> Result<bool> {
         match height.cmp(&place.level) {

@@ -35,7 +35,7 @@ pub trait Visitor {
 /// Visits all that a snapshot names. Pages are read in the order in which ingest writes them. Leaves
 /// of scan records and hard links name nothing, and are not read.
 pub fn walk<V: Visitor>(reader: &ChunkReader, snapshot: &Snapshot, visitor: &mut V) -> Result<()> {
-    let mut walk = Walk { visitor, stack: Vec::new() };
+    let mut walk = TreeWalk { visitor, stack: Vec::new() };
     snapshot.links.iter().for_each(|root| walk.push(PageKind::Links, root));
     snapshot.scan.iter().for_each(|root| walk.push(PageKind::Scan, root));
     walk.node(&snapshot.root)?;
@@ -50,13 +50,13 @@ pub fn walk<V: Visitor>(reader: &ChunkReader, snapshot: &Snapshot, visitor: &mut
     Ok(())
 }
 
-struct Walk<'v, V> {
+struct TreeWalk<'v, V> {
     visitor: &'v mut V,
     /// Pages that were named; the next one is the last.
     stack: Vec<TreePage>,
 }
 
-impl<V: Visitor> Walk<'_, V> {
+impl<V: Visitor> TreeWalk<'_, V> {
     fn push(&mut self, kind: PageKind, root: &Root) {
         self.stack.push(TreePage { kind, id: root.page, level: root.height });
     }

@@ -15,7 +15,7 @@ pub enum Span<'a> {
 
 /// Where a finished page belongs in the tree that its own tree takes the place of.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct PagePosition<'a> {
     /// That tree.
     pub before: &'a Root,
     /// What both are.
@@ -32,7 +32,7 @@ pub trait PageSink {
     fn page(&mut self, bytes: &[u8]) -> Result<ChunkId>;
 
     /// The same for a page that may be similar to those at `place`.
-    fn page_at(&mut self, bytes: &[u8], _place: &Place<'_>) -> Result<ChunkId> {
+    fn page_at(&mut self, bytes: &[u8], _place: &PagePosition<'_>) -> Result<ChunkId> {
         self.page(bytes)
     }
 }
@@ -49,14 +49,14 @@ pub struct TreeWriter {
     /// Children waiting on each level above the leaves.
     levels: Vec<Vec<Child>>,
     /// The tree that this one takes the place of.
-    before: Option<Before>,
+    before: Option<PreviousTree>,
     /// Whether only pages that readers take are stored.
     checked: bool,
 }
 
 /// What is known of the tree that one under construction takes the place of.
 #[derive(Debug)]
-struct Before {
+struct PreviousTree {
     root: Root,
     /// The key of the newest entry.
     last: Vec<u8>,
@@ -76,7 +76,7 @@ impl TreeWriter {
 
     /// The same, for a tree that takes the place of another: the sink is told where each page would be there.
     pub fn over(self, before: Option<Root>) -> Self {
-        let before = before.map(|root| Before { root, last: Vec::new(), closed: 0, shift: 0 });
+        let before = before.map(|root| PreviousTree { root, last: Vec::new(), closed: 0, shift: 0 });
         TreeWriter { before, ..self }
     }
 
@@ -176,7 +176,7 @@ impl TreeWriter {
                 Span::Numbers(end.saturating_sub(covered), end)
             }
         };
-        sink.page_at(bytes, &Place { before: &before.root, kind: self.kind, level, span })
+        sink.page_at(bytes, &PagePosition { before: &before.root, kind: self.kind, level, span })
     }
 
     fn add_child(&mut self, level: usize, child: Child, sink: &mut dyn PageSink) -> Result<()> {

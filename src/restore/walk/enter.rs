@@ -10,13 +10,13 @@ use crate::restore::existing;
 use crate::restore::leads;
 use crate::restore::locks;
 use crate::restore::names;
-use crate::restore::target::{Directory, Finish, State};
-use crate::restore::walk::{KEPT, Level, Walker, look};
+use crate::restore::target::{DirectoryState, Finish, TargetDirectory};
+use crate::restore::walk::{KEPT, RestoreLevel, Walker, look};
 use crate::sys::{Dir, FileKind, Stat, xattr};
 
 impl Walker<'_, '_> {
     /// Makes or takes the directory of level `at`, and lists it when what is superfluous shall go.
-    pub(super) fn enter(&mut self, at: usize) -> Option<Arc<Directory>> {
+    pub(super) fn enter(&mut self, at: usize) -> Option<Arc<TargetDirectory>> {
         let level = &self.levels[at];
         if level.parent
             && let Some(shared) = self.run.shared(&self.path_of_level(at))
@@ -57,7 +57,7 @@ impl Walker<'_, '_> {
     }
 
     /// Lists the directory of level `at`, of which what the snapshot does not have shall go, unless it could not have it.
-    fn list(&mut self, at: usize, place: &Arc<Directory>) -> io::Result<()> {
+    fn list(&mut self, at: usize, place: &Arc<TargetDirectory>) -> io::Result<()> {
         let dir = self.run.target.open(place)?;
         let stat = dir.stat_self()?;
         let above = at.checked_sub(1).map(|above| &self.levels[above]).filter(|above| above.is_asked_for());
@@ -75,12 +75,12 @@ impl Walker<'_, '_> {
     }
 
     /// What a directory gets at its end: its metadata when it was asked for, or when this run makes it.
-    fn finish(&self, level: &Level, made: bool) -> Option<Finish> {
+    fn finish(&self, level: &RestoreLevel, made: bool) -> Option<Finish> {
         let wanted = level.is_asked_for() || made;
         wanted.then(|| Finish { node: level.node.clone(), source: self.source.number })
     }
 
-    fn enter_target(&self, level: &Level) -> Result<Option<Arc<Directory>>> {
+    fn enter_target(&self, level: &RestoreLevel) -> Result<Option<Arc<TargetDirectory>>> {
         let target = &self.run.target;
         let made = target.made && self.source.number == 0;
         let (clean, locks) = match target.root() {
@@ -98,7 +98,7 @@ impl Walker<'_, '_> {
         Ok(Some(place))
     }
 
-    fn enter_below(&mut self, above: &Arc<Directory>, at: usize) -> Result<Option<Arc<Directory>>> {
+    fn enter_below(&mut self, above: &Arc<TargetDirectory>, at: usize) -> Result<Option<Arc<TargetDirectory>>> {
         let run = self.run;
         let there = match above.real && !above.made {
             true => {
@@ -117,7 +117,7 @@ impl Walker<'_, '_> {
         let new = |real| {
             run.counts.directories.add(1);
             run.tell(above, &level.node, Action::New, "");
-            let state = State { made: !level.parent, real, clean: above.clean };
+            let state = DirectoryState { made: !level.parent, real, clean: above.clean };
             Ok(Some(run.target.child(above, name, state, self.finish(level, true))))
         };
         if !above.real {
@@ -168,12 +168,12 @@ impl Walker<'_, '_> {
     /// Takes a directory that is there; one that was found through a link is open.
     fn merge(
         &self,
-        above: &Arc<Directory>,
+        above: &Arc<TargetDirectory>,
         dir: &Dir,
-        level: &Level,
+        level: &RestoreLevel,
         stat: &Stat,
         followed: Option<Dir>,
-    ) -> Result<Option<Arc<Directory>>> {
+    ) -> Result<Option<Arc<TargetDirectory>>> {
         let (run, name) = (self.run, &level.node.name);
         if run.target.is_forbidden(stat) {
             return Err(Error::invalid("left alone: it is the repository"));
@@ -183,7 +183,7 @@ impl Walker<'_, '_> {
         if finish.is_some() && !run.privileged && !run.options.dry_run && stat.uid == run.me.0 && stat.mode & 0o700 != 0o700 {
             dir.set_mode(name, stat.mode | 0o700).map_err(|e| Error::io("cannot make the directory accessible", e))?;
         }
-        let mut place = run.target.child(above, name, State { real: true, ..State::default() }, finish);
+        let mut place = run.target.child(above, name, DirectoryState { real: true, ..DirectoryState::default() }, finish);
         if let (Some(dir), Some(place)) = (followed.map(Arc::new), Arc::get_mut(&mut place)) {
             run.follow(place, &dir);
             place.pin(dir);
@@ -229,6 +229,6 @@ impl Walker<'_, '_> {
 
 /// Whether what is made in a directory inherits nothing from it.
 fn is_clean(dir: &Dir, stat: &Stat) -> bool {
-    let no_default = |list: xattr::List| !list.iter().any(|(name, _)| name == b"system.posix_acl_default");
+    let no_default = |list: xattr::XattrList| !list.iter().any(|(name, _)| name == b"system.posix_acl_default");
     stat.mode & 0o2000 == 0 && xattr::list(dir).is_ok_and(no_default)
 }

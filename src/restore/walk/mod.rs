@@ -8,20 +8,20 @@ use crate::error::{Error, Result};
 use crate::model::{Content, Directory as Model, Kind, Node};
 use crate::observe::Action;
 use crate::repo::tree::Entry;
-use crate::restore::Source;
+use crate::restore::RestoreSource;
 use crate::restore::delete::{self, Scope};
 use crate::restore::entries;
 use crate::restore::execute::{Window, execute, feed};
 use crate::restore::existing::{self, Decision};
-use crate::restore::filter::{Filter, Verdict};
+use crate::restore::filter::{FilterVerdict, PathFilter};
 use crate::restore::in_place;
-use crate::restore::job::Job;
-use crate::restore::links::{FirstLink, Groups};
+use crate::restore::job::RestoreJob;
+use crate::restore::links::{FirstLink, RestoredGroups};
 use crate::restore::locks;
-use crate::restore::metadata::{self, Object, Place, Wanted};
-use crate::restore::run::Run;
+use crate::restore::metadata::{self, EntryPath, Object, WantedMetadata};
+use crate::restore::run::RestoreRun;
 use crate::restore::spare::Why;
-use crate::restore::target::Directory;
+use crate::restore::target::TargetDirectory;
 use crate::sys::{Dir, FileKind, Listing, Stat};
 
 /// Why an entry that differs stays as it is.
@@ -30,7 +30,7 @@ const KEPT: &str = "differs; --overwrite keeps it";
 mod enter;
 
 /// Restores one source. What fails is told and counted by `run`.
-pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter) {
+pub(crate) fn restore_source(run: &RestoreRun<'_>, source: &RestoreSource<'_>, filter: &PathFilter) {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(1);
         scope.spawn(move || receiver.into_iter().for_each(|window| execute(run, window)));
@@ -42,7 +42,7 @@ pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter
             window: Window::default(),
             levels: Vec::new(),
             path: Vec::new(),
-            groups: Groups::new(run, source),
+            groups: RestoredGroups::new(run, source),
             position: 0,
             seen: 0,
         };
@@ -51,24 +51,24 @@ pub(crate) fn restore_source(run: &Run<'_>, source: &Source<'_>, filter: &Filter
 }
 
 /// Where the walk is in a directory.
-enum Cursor {
+enum WalkPosition {
     Start,
     At(Entry),
     End,
 }
 
 /// A directory that the walk is in.
-struct Level {
+struct RestoreLevel {
     node: Node,
     /// Where it is in the target, once something in it is restored.
-    place: Option<Arc<Directory>>,
+    place: Option<Arc<TargetDirectory>>,
     /// Whether it is restored itself; otherwise it only leads to something that is.
     taken: bool,
     /// Whether it only leads to a source; such directories are shared by sources.
     parent: bool,
     /// Whether it cannot be had: nothing below it is tried.
     blocked: bool,
-    cursor: Cursor,
+    cursor: WalkPosition,
     /// What is in it, when the rest is to be removed; and how far it was looked at.
     listing: Option<(Listing, usize)>,
     /// Why nothing in it is removed.
@@ -87,7 +87,7 @@ struct Level {
     position: u64,
 }
 
-impl Level {
+impl RestoreLevel {
     fn model(&self) -> Model {
         self.node.directory().copied().unwrap_or_default()
     }
@@ -99,15 +99,15 @@ impl Level {
 }
 
 struct Walker<'r, 'a> {
-    run: &'r Run<'a>,
-    source: &'r Source<'r>,
-    filter: &'r Filter,
+    run: &'r RestoreRun<'a>,
+    source: &'r RestoreSource<'r>,
+    filter: &'r PathFilter,
     sender: SyncSender<Window<'r, 'a>>,
     window: Window<'r, 'a>,
-    levels: Vec<Level>,
+    levels: Vec<RestoreLevel>,
     /// The absolute path inside the snapshot.
     path: Vec<u8>,
-    groups: Groups<'r>,
+    groups: RestoredGroups<'r>,
     /// Where the entry that is visited stands, reckoned from the source.
     position: u64,
     seen: u64,
@@ -134,7 +134,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                     self.run.error(&self.path, error);
                     if let Some(level) = self.levels.last_mut() {
                         level.listing = None;
-                        level.cursor = Cursor::End;
+                        level.cursor = WalkPosition::End;
                     }
                 }
             }
@@ -156,8 +156,8 @@ impl<'r, 'a> Walker<'r, 'a> {
         if whole {
             let path = if self.path.is_empty() { b"/".as_slice() } else { &self.path };
             let verdict = self.filter.visit(path, false);
-            if verdict != Verdict::Skip {
-                self.push(self.source.node.clone(), verdict == Verdict::Take, false);
+            if verdict != FilterVerdict::Skip {
+                self.push(self.source.node.clone(), verdict == FilterVerdict::Take, false);
             }
             return;
         }
@@ -165,7 +165,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         for node in parents {
             self.push(node.clone(), false, true);
             if let Some(level) = self.levels.last_mut() {
-                level.cursor = Cursor::End;
+                level.cursor = WalkPosition::End;
             }
         }
         self.visit(&self.source.node);
@@ -174,13 +174,13 @@ impl<'r, 'a> Walker<'r, 'a> {
     fn push(&mut self, node: Node, taken: bool, parent: bool) {
         let (path_len, position, blocked) = (self.path.len(), self.position, false);
         self.run.counts.taken.add(u64::from(taken));
-        self.levels.push(Level {
+        self.levels.push(RestoreLevel {
             node,
             place: None,
             taken,
             parent,
             blocked,
-            cursor: Cursor::Start,
+            cursor: WalkPosition::Start,
             listing: None,
             shield: None,
             foreign: false,
@@ -201,12 +201,12 @@ impl<'r, 'a> Walker<'r, 'a> {
         let Some(level) = self.levels.last_mut().filter(|level| !level.blocked) else { return Ok(None) };
         self.path.truncate(level.path_len);
         let model = level.model();
-        let next = match std::mem::replace(&mut level.cursor, Cursor::End) {
-            Cursor::Start => self.run.tree.entry_number(&model, 0)?,
-            Cursor::At(entry) => self.run.tree.next(&model, &entry)?,
-            Cursor::End => None,
+        let next = match std::mem::replace(&mut level.cursor, WalkPosition::End) {
+            WalkPosition::Start => self.run.tree.entry_number(&model, 0)?,
+            WalkPosition::At(entry) => self.run.tree.next(&model, &entry)?,
+            WalkPosition::End => None,
         };
-        level.cursor = next.clone().map_or(Cursor::End, Cursor::At);
+        level.cursor = next.clone().map_or(WalkPosition::End, WalkPosition::At);
         Ok(next)
     }
 
@@ -230,10 +230,10 @@ impl<'r, 'a> Walker<'r, 'a> {
         }
         let inside = self.levels.last().is_some_and(|level| level.taken);
         match (self.filter.visit(&self.path, inside), &node.kind) {
-            (Verdict::Skip, _) => {}
-            (verdict, Kind::Directory(_)) => self.push(node.clone(), verdict == Verdict::Take, false),
-            (Verdict::Pass, _) => {}
-            (Verdict::Take, _) => {
+            (FilterVerdict::Skip, _) => {}
+            (verdict, Kind::Directory(_)) => self.push(node.clone(), verdict == FilterVerdict::Take, false),
+            (FilterVerdict::Pass, _) => {}
+            (FilterVerdict::Take, _) => {
                 self.run.counts.taken.add(1);
                 if let Some(place) = self.place()
                     && let Err(error) = self.leaf(&place, node)
@@ -260,7 +260,7 @@ impl<'r, 'a> Walker<'r, 'a> {
     }
 
     /// The directory that the walk is in, made if need be with those above it. `None` when it cannot be had.
-    fn place(&mut self) -> Option<Arc<Directory>> {
+    fn place(&mut self) -> Option<Arc<TargetDirectory>> {
         // Those above a place that was found have theirs, too.
         let first = self.levels.iter().rposition(|level| level.place.is_some()).map_or(0, |found| found + 1);
         for at in first..self.levels.len() {
@@ -292,7 +292,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                 return;
             }
             let path = [&self.path[..level.path_len], b"/", name].concat();
-            if level.aliases.iter().any(|alias| alias == name) || self.filter.judge(&path, level.taken) != Verdict::Take {
+            if level.aliases.iter().any(|alias| alias == name) || self.filter.judge(&path, level.taken) != FilterVerdict::Take {
                 continue;
             }
             let spare = self.run.spare(self.source.number);
@@ -310,7 +310,7 @@ impl<'r, 'a> Walker<'r, 'a> {
     }
 
     /// Judges an entry that is no directory, and puts it into the window when it must be made.
-    fn leaf(&mut self, place: &Arc<Directory>, node: &Node) -> Result<()> {
+    fn leaf(&mut self, place: &Arc<TargetDirectory>, node: &Node) -> Result<()> {
         let run = self.run;
         let dir = match place.real && !place.made {
             true => Some(run.target.open(place).map_err(|e| Error::io("cannot open its directory", e))?),
@@ -343,7 +343,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         }
         let mut local = false;
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
-            let wanted = Wanted::of(run, self.source.number, node)?;
+            let wanted = WantedMetadata::of(run, self.source.number, node)?;
             match existing::decide(run, dir, &node.name, node, &wanted, stat) {
                 Decision::Write { .. } | Decision::Metadata if run.target.is_forbidden(stat) => {
                     run.counts.kept.add(1);
@@ -367,7 +367,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                     return Ok(());
                 }
                 Decision::Metadata => {
-                    self.set_metadata(Place { directory: place, name: &node.name }, dir, &wanted, stat)?;
+                    self.set_metadata(EntryPath { directory: place, name: &node.name }, dir, &wanted, stat)?;
                     run.counts.metadata.add(1);
                     run.tell(place, node, Action::Changed, "metadata");
                     complete(&first, stat);
@@ -376,7 +376,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                 Decision::Write { local: there } => local = there && has_pieces(&node.kind),
             }
         }
-        let mut job = Job::new(run, self.source.number, place, node.clone());
+        let mut job = RestoreJob::new(run, self.source.number, place, node.clone());
         job.state().way = in_place::way(run, there.as_ref(), local);
         (job.there, job.local, job.first) = (there, local, first);
         match known {
@@ -386,7 +386,7 @@ impl<'r, 'a> Walker<'r, 'a> {
         Ok(())
     }
 
-    fn set_metadata(&self, place: Place<'_>, dir: &Dir, wanted: &Wanted, there: &Stat) -> Result<()> {
+    fn set_metadata(&self, place: EntryPath<'_>, dir: &Dir, wanted: &WantedMetadata, there: &Stat) -> Result<()> {
         if self.run.options.dry_run {
             return Ok(());
         }
@@ -397,12 +397,12 @@ impl<'r, 'a> Walker<'r, 'a> {
         Ok(())
     }
 
-    fn feed(&mut self, job: Job<'r, 'a>) {
+    fn feed(&mut self, job: RestoreJob<'r, 'a>) {
         let sender = &self.sender;
         feed(&mut self.window, &Arc::new(job), &mut |window| flush(sender, window));
     }
 
-    fn later_link(&mut self, job: Job<'r, 'a>) {
+    fn later_link(&mut self, job: RestoreJob<'r, 'a>) {
         let kept = |stat: &Stat| !existing::may_replace(self.run.options.overwrite, &job.node, stat);
         if job.there.as_ref().is_some_and(kept) {
             let (counter, action, reason) = match entries::is_linked(&job) {
@@ -436,7 +436,7 @@ fn has_pieces(kind: &Kind) -> bool {
 }
 
 /// What is at `name`; nothing can be where this run made the directory.
-fn look(dir: &Dir, directory: &Directory, name: &[u8]) -> Result<Option<Stat>> {
+fn look(dir: &Dir, directory: &TargetDirectory, name: &[u8]) -> Result<Option<Stat>> {
     if directory.made {
         return Ok(None);
     }

@@ -12,27 +12,27 @@ const OBJECTS_AT_LEAST: u64 = 10_000;
 
 /// So many objects, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Amount {
+pub struct Usage {
     /// How many.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
 }
 
-impl Amount {
+impl Usage {
     /// One object of so many bytes.
     pub fn one(bytes: u64) -> Self {
-        Amount { objects: 1, bytes }
+        Usage { objects: 1, bytes }
     }
 
-    fn plus(self, other: Amount) -> Self {
+    fn plus(self, other: Usage) -> Self {
         let (objects, bytes) = (self.objects.saturating_add(other.objects), self.bytes.saturating_add(other.bytes));
-        Amount { objects, bytes }
+        Usage { objects, bytes }
     }
 
-    fn minus(self, other: Amount) -> Self {
+    fn minus(self, other: Usage) -> Self {
         let (objects, bytes) = (self.objects.saturating_sub(other.objects), self.bytes.saturating_sub(other.bytes));
-        Amount { objects, bytes }
+        Usage { objects, bytes }
     }
 }
 
@@ -45,14 +45,14 @@ pub fn most_objects(quota: u64) -> u64 {
 #[derive(Debug, Default)]
 pub struct Account {
     /// What is there, when it was counted; `None` while nobody needs to know.
-    held: Option<(Amount, Instant)>,
+    held: Option<(Usage, Instant)>,
     /// What is being uploaded.
-    coming: Amount,
+    coming: Usage,
 }
 
 impl Account {
     /// What is there and on its way. `count` looks.
-    pub fn used<E>(&mut self, count: impl FnOnce() -> Result<Amount, E>) -> Result<Amount, E> {
+    pub fn used<E>(&mut self, count: impl FnOnce() -> Result<Usage, E>) -> Result<Usage, E> {
         let held = match self.held {
             Some((held, _)) => held,
             None => {
@@ -66,15 +66,10 @@ impl Account {
 
     /// Notes an object that is about to come, if `quota` has room for it; `quota` of `None` has. Taken back by
     /// [`Account::settle`].
-    pub fn reserve(
-        &mut self,
-        bytes: u64,
-        quota: Option<u64>,
-        count: impl Fn() -> Result<Amount, Refusal>,
-    ) -> Result<(), Refusal> {
-        let wanted = Amount::one(bytes);
+    pub fn reserve(&mut self, bytes: u64, quota: Option<u64>, count: impl Fn() -> Result<Usage, Refusal>) -> Result<(), Refusal> {
+        let wanted = Usage::one(bytes);
         if let Some(quota) = quota {
-            let is_full = |used: Amount| {
+            let is_full = |used: Usage| {
                 let after = used.plus(wanted);
                 after.bytes > quota || after.objects > most_objects(quota)
             };
@@ -85,7 +80,7 @@ impl Account {
                 used = self.used(&count)?;
             }
             if is_full(used) {
-                let Amount { objects, bytes: held } = used;
+                let Usage { objects, bytes: held } = used;
                 let text = match held.saturating_add(bytes) > quota {
                     true => format!("the quota is used up: {held} of {quota} bytes are used, and {bytes} more are needed"),
                     false => {
@@ -102,16 +97,16 @@ impl Account {
 
     /// What was reserved has come, or will not.
     pub fn settle(&mut self, bytes: u64, came: bool) {
-        self.coming = self.coming.minus(Amount::one(bytes));
+        self.coming = self.coming.minus(Usage::one(bytes));
         if let (true, Some((held, _))) = (came, &mut self.held) {
-            *held = held.plus(Amount::one(bytes));
+            *held = held.plus(Usage::one(bytes));
         }
     }
 
     /// An object of so many bytes is gone.
     pub fn gone(&mut self, bytes: u64) {
         if let Some((held, _)) = &mut self.held {
-            *held = held.minus(Amount::one(bytes));
+            *held = held.minus(Usage::one(bytes));
         }
     }
 }

@@ -9,8 +9,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::serve::objects::limits::Held;
-use crate::serve::objects::watch::{Busy, Flow};
+use crate::serve::objects::limits::HeldPermits;
+use crate::serve::objects::watch::{Busy, ResponseFlow};
 
 /// Bytes that are given away at once: few where they are taken slowly, so that a slow line is not taken for a dead one.
 const LEAST: usize = 4 << 10;
@@ -20,31 +20,31 @@ const SOON: Duration = Duration::from_millis(250);
 const LATE: Duration = Duration::from_secs(1);
 
 /// Bytes in memory that count in a client's share until nothing holds them any more: also while they wait to be sent.
-pub struct Kept {
+pub struct CountedBytes {
     bytes: Vec<u8>,
-    _held: Option<Held>,
+    _held: Option<HeldPermits>,
 }
 
-impl Kept {
+impl CountedBytes {
     /// These bytes, with the share that they take.
-    pub fn bytes(bytes: Vec<u8>, held: Option<Held>) -> Bytes {
-        Bytes::from_owner(Kept { bytes, _held: held })
+    pub fn bytes(bytes: Vec<u8>, held: Option<HeldPermits>) -> Bytes {
+        Bytes::from_owner(CountedBytes { bytes, _held: held })
     }
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 /// A part of an answer, and the answer's watch, which must not end before the part is gone.
-struct Part {
+struct ResponsePart {
     bytes: Bytes,
-    _flow: Arc<Flow>,
+    _flow: Arc<ResponseFlow>,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for ResponsePart {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -56,13 +56,13 @@ pub struct Measured {
     rest: Bytes,
     part: usize,
     given: Option<Instant>,
-    flow: Arc<Flow>,
+    flow: Arc<ResponseFlow>,
     _busy: Busy,
 }
 
 impl Measured {
     /// Watches a body.
-    pub fn new(body: Body, flow: Arc<Flow>, busy: Busy) -> Self {
+    pub fn new(body: Body, flow: Arc<ResponseFlow>, busy: Busy) -> Self {
         Measured { body, rest: Bytes::new(), part: LEAST, given: None, flow, _busy: busy }
     }
 
@@ -102,7 +102,7 @@ impl HttpBody for Measured {
         let bytes = self.rest.split_to(length);
         self.flow.gives();
         self.given = Some(Instant::now());
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Part { bytes, _flow: self.flow.clone() })))))
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(ResponsePart { bytes, _flow: self.flow.clone() })))))
     }
 
     fn is_end_stream(&self) -> bool {

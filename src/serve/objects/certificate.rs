@@ -11,15 +11,15 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::error::Result;
-use crate::remote::tls::{Fingerprint, Identity, shown};
+use crate::remote::tls::{Fingerprint, TlsIdentity, shown};
 
 /// How often the files are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What changes when a file is replaced or written: its inode, its size, and when that was.
-type Stamp = Option<(u64, u64, i64, i64)>;
+type FileStamp = Option<(u64, u64, i64, i64)>;
 
-fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> FileStamp {
     let meta = fs::metadata(path).ok()?;
     Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
 }
@@ -27,7 +27,7 @@ fn stamp(path: &Path) -> Stamp {
 #[derive(Debug)]
 struct Current {
     shown: Arc<CertifiedKey>,
-    stamps: (Stamp, Stamp),
+    stamps: (FileStamp, FileStamp),
     looked: Instant,
 }
 
@@ -43,7 +43,7 @@ impl Certificate {
     /// What is in these PEM files now. Also answers its fingerprint.
     pub fn read(chain: PathBuf, key: PathBuf) -> Result<(Self, Option<Fingerprint>)> {
         let stamps = (stamp(&chain), stamp(&key));
-        let identity = Identity::read(&chain, &key)?;
+        let identity = TlsIdentity::read(&chain, &key)?;
         let fingerprint = identity.fingerprint();
         let current = Mutex::new(Current { shown: Arc::new(identity.certified()?), stamps, looked: Instant::now() });
         Ok((Certificate { chain, key, current }, fingerprint))
@@ -59,7 +59,7 @@ impl Certificate {
         let stamps = (stamp(&self.chain), stamp(&self.key));
         if stamps != current.stamps {
             let name = shown(&self.chain);
-            match Identity::read(&self.chain, &self.key).and_then(Identity::certified) {
+            match TlsIdentity::read(&self.chain, &self.key).and_then(TlsIdentity::certified) {
                 Ok(new) => {
                     tracing::info!(certificate = %name, "the certificate was read again");
                     (current.shown, current.stamps) = (Arc::new(new), stamps);

@@ -16,12 +16,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::error::IoContext;
 use crate::remote::list;
 use crate::remote::protocol::{Code, Refusal};
-use crate::serve::objects::body::Kept;
+use crate::serve::objects::body::CountedBytes;
 use crate::serve::objects::hosted::{Hosted, refuse};
 use crate::serve::objects::limits::Client;
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::{Server, blocking};
-use crate::storage::walk::Walk;
+use crate::storage::walk::ClassWalk;
 use crate::storage::{Class, Name};
 
 /// Bytes that are read at once.
@@ -30,12 +30,12 @@ const PIECE: usize = 512 << 10;
 const LINES: usize = 48 << 10;
 
 /// A body that comes in pieces from a task. It is cut when the task gives up.
-struct Pieces {
+struct DownloadBody {
     pieces: mpsc::Receiver<Bytes>,
     left: u64,
 }
 
-impl HttpBody for Pieces {
+impl HttpBody for DownloadBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -106,7 +106,7 @@ pub async fn object(
     }
     add(&server.metrics.sent, size);
     let (sender, pieces) = mpsc::channel(1);
-    let body = Body::new(Pieces { pieces, left: size });
+    let body = Body::new(DownloadBody { pieces, left: size });
     if size <= PIECE as u64 {
         let piece = read(server, client, file, name, part).await?;
         // The channel has room for it.
@@ -147,7 +147,7 @@ async fn read(
         file.read_exact_at(&mut bytes, part.start).at(|| format!("cannot read {name}")).map_err(|e| refuse(&e))?;
         Ok(bytes)
     });
-    Ok(Kept::bytes(bytes.await?, held))
+    Ok(CountedBytes::bytes(bytes.await?, held))
 }
 
 /// A list that is read from the directory as it is taken.
@@ -155,7 +155,7 @@ struct Lister {
     server: Arc<Server>,
     client: Arc<Client>,
     /// `None` after the last line.
-    walk: Option<Walk>,
+    walk: Option<ClassWalk>,
     hosted: Arc<Hosted>,
     count: usize,
 }
@@ -190,7 +190,7 @@ impl Lister {
         if let Some(rate) = &self.client.rate {
             rate.take(text.len()).await;
         }
-        Ok(Some(Kept::bytes(text, held)))
+        Ok(Some(CountedBytes::bytes(text, held)))
     }
 }
 
@@ -202,7 +202,7 @@ pub async fn list(
     class: Class,
     request: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Refusal> {
-    let walk = Some(Walk::new(&hosted.storage, class));
+    let walk = Some(ClassWalk::new(&hosted.storage, class));
     let mut lister = Lister { server: server.clone(), client: client.clone(), walk, hosted: hosted.clone(), count: 0 };
     let first = lister.piece().await?;
     let (sender, pieces) = mpsc::channel::<Bytes>(1);
@@ -219,7 +219,7 @@ pub async fn list(
     respond(Response::builder().header(header::CONTENT_TYPE, "text/plain"), Body::new(Unmeasured(pieces)))
 }
 
-/// As [`Pieces`], of a length that nobody knows.
+/// As [`DownloadBody`], of a length that nobody knows.
 struct Unmeasured(mpsc::Receiver<Bytes>);
 
 impl HttpBody for Unmeasured {

@@ -18,7 +18,7 @@ use crate::serve::objects::watch::Activity;
 
 /// Where a connection stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+enum ConnectionState {
     /// Nothing has come.
     Silent,
     /// Something has come; no TLS, no token, or none that is good.
@@ -29,9 +29,9 @@ enum Kind {
 
 /// An open connection.
 #[derive(Debug)]
-struct Place {
+struct OpenConnection {
     address: IpAddr,
-    kind: Kind,
+    kind: ConnectionState,
     activity: Arc<Activity>,
     handle: Option<AbortHandle>,
 }
@@ -43,7 +43,7 @@ pub struct Gate {
     /// Whether addresses tell clients apart: not behind something that speaks TLS for the server.
     by_address: bool,
     /// By number, which is in the order in which they came.
-    open: Mutex<BTreeMap<u64, Place>>,
+    open: Mutex<BTreeMap<u64, OpenConnection>>,
 }
 
 /// What counts as one address: whoever has an IPv6 network has 2^64 addresses in it.
@@ -67,7 +67,7 @@ impl Gate {
         Gate { limits: limits.clone(), by_address, open: Mutex::default() }
     }
 
-    fn open(&self) -> parking_lot::MutexGuard<'_, BTreeMap<u64, Place>> {
+    fn open(&self) -> parking_lot::MutexGuard<'_, BTreeMap<u64, OpenConnection>> {
         self.open.lock()
     }
 
@@ -75,8 +75,8 @@ impl Gate {
     pub fn enter(&self, number: u64, address: IpAddr, activity: Arc<Activity>) -> usize {
         let mut open = self.open();
         let address = group(address);
-        open.insert(number, Place { address, kind: Kind::Silent, activity, handle: None });
-        self.trim(&mut open, &Kind::Silent, address)
+        open.insert(number, OpenConnection { address, kind: ConnectionState::Silent, activity, handle: None });
+        self.trim(&mut open, &ConnectionState::Silent, address)
     }
 
     /// It has a task.
@@ -89,17 +89,17 @@ impl Gate {
     /// Something came of it. Answers how many others had to go for it.
     pub fn speaks(&self, number: u64) -> usize {
         let mut open = self.open();
-        let Some(place) = open.get_mut(&number).filter(|place| place.kind == Kind::Silent) else { return 0 };
-        place.kind = Kind::Stranger;
+        let Some(place) = open.get_mut(&number).filter(|place| place.kind == ConnectionState::Silent) else { return 0 };
+        place.kind = ConnectionState::Stranger;
         let address = place.address;
-        self.trim(&mut open, &Kind::Stranger, address)
+        self.trim(&mut open, &ConnectionState::Stranger, address)
     }
 
     /// Makes room among those that are not known yet: for this address among its own, then for all.
-    fn trim(&self, open: &mut BTreeMap<u64, Place>, kind: &Kind, address: IpAddr) -> usize {
-        let all = if *kind == Kind::Silent { self.limits.silent } else { self.limits.strangers };
+    fn trim(&self, open: &mut BTreeMap<u64, OpenConnection>, kind: &ConnectionState, address: IpAddr) -> usize {
+        let all = if *kind == ConnectionState::Silent { self.limits.silent } else { self.limits.strangers };
         let own = if self.by_address { (all / 2).max(1) } else { all };
-        let of = |open: &BTreeMap<u64, Place>, address: IpAddr| -> Vec<u64> {
+        let of = |open: &BTreeMap<u64, OpenConnection>, address: IpAddr| -> Vec<u64> {
             open.iter().filter(|(_, p)| p.kind == *kind && p.address == address).map(|(n, _)| *n).collect()
         };
         let mut cut = 0;
@@ -122,15 +122,16 @@ impl Gate {
     pub fn known(&self, number: u64, token: &str) -> usize {
         let mut open = self.open();
         let Some(place) = open.get_mut(&number) else { return 0 };
-        place.kind = Kind::Known(token.to_owned());
-        let tokens = || open.values().filter_map(|p| if let Kind::Known(token) = &p.kind { Some(token) } else { None });
+        place.kind = ConnectionState::Known(token.to_owned());
+        let tokens =
+            || open.values().filter_map(|p| if let ConnectionState::Known(token) = &p.kind { Some(token) } else { None });
         let own = tokens().filter(|t| *t == token).count();
         let victim = match own > self.limits.client_connections {
             true => Some(token.to_owned()),
             false if tokens().count() > self.limits.connections => most(tokens().cloned()),
             false => None,
         };
-        let Some(victim) = victim.map(Kind::Known) else { return 0 };
+        let Some(victim) = victim.map(ConnectionState::Known) else { return 0 };
         let others = open.iter().filter(|(n, p)| **n != number && p.kind == victim);
         // Of several that rest as long the oldest.
         match others.rev().max_by_key(|(_, p)| p.activity.rest()).map(|(n, _)| *n) {
@@ -142,13 +143,13 @@ impl Gate {
     /// Makes room for a descriptor: the oldest that is silent, or a stranger, goes.
     pub fn make_room(&self) {
         let mut open = self.open();
-        let oldest = |kind: Kind| open.iter().find(|(_, p)| p.kind == kind).map(|(n, _)| *n);
-        if let Some(number) = oldest(Kind::Silent).or_else(|| oldest(Kind::Stranger)) {
+        let oldest = |kind: ConnectionState| open.iter().find(|(_, p)| p.kind == kind).map(|(n, _)| *n);
+        if let Some(number) = oldest(ConnectionState::Silent).or_else(|| oldest(ConnectionState::Stranger)) {
             Self::cut(&mut open, number);
         }
     }
 
-    fn cut(open: &mut BTreeMap<u64, Place>, number: u64) -> usize {
+    fn cut(open: &mut BTreeMap<u64, OpenConnection>, number: u64) -> usize {
         match open.remove(&number).and_then(|place| place.handle) {
             Some(handle) => {
                 handle.abort();

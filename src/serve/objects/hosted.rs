@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{RepositoryId, SnapshotId};
 use crate::remote::protocol::{Code, Refusal};
-use crate::serve::objects::account::{Account, Amount};
+use crate::serve::objects::account::{Account, Usage};
 use crate::serve::objects::shape;
 use crate::storage::directory::DirectoryStorage;
 use crate::storage::receipts::{self, WRITERS};
@@ -211,11 +211,11 @@ impl Hosted {
         self.account.lock()
     }
 
-    fn count(&self) -> Result<Amount> {
-        let mut total = Amount::default();
+    fn count(&self) -> Result<Usage> {
+        let mut total = Usage::default();
         for class in Class::ALL {
             for (_, size) in self.storage.list(class)? {
-                total = Amount { objects: total.objects + 1, bytes: total.bytes.saturating_add(size) };
+                total = Usage { objects: total.objects + 1, bytes: total.bytes.saturating_add(size) };
             }
         }
         Ok(total)

@@ -75,14 +75,14 @@ pub struct Client {
 
 /// Permits for bytes in memory; gone when dropped.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code, reason = "they are only held")] Vec<OwnedSemaphorePermit>);
+pub struct HeldPermits(#[allow(dead_code, reason = "they are only held")] Vec<OwnedSemaphorePermit>);
 
 /// Bytes that each client may hold beside the bytes of all.
 const RESERVE: usize = 512 << 10;
 
 /// Memory and clients.
 #[derive(Debug)]
-pub struct Budget {
+pub struct ClientBudget {
     total: Arc<Semaphore>,
     limits: Limits,
     clients: Mutex<HashMap<ClientKey, Weak<Client>>>,
@@ -95,11 +95,11 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
-impl Budget {
+impl ClientBudget {
     /// A budget after the numbers.
     pub fn new(limits: &Limits) -> Self {
         let total = Arc::new(Semaphore::new(units(limits.total_bytes) as usize));
-        Budget { total, limits: limits.clone(), clients: Mutex::default() }
+        ClientBudget { total, limits: limits.clone(), clients: Mutex::default() }
     }
 
     /// The client that a principal is.
@@ -121,7 +121,7 @@ impl Budget {
     }
 
     /// Waits until these bytes may be in memory. `None`: never, as the server ends.
-    pub async fn hold(&self, client: &Client, bytes: usize) -> Option<Held> {
+    pub async fn hold(&self, client: &Client, bytes: usize) -> Option<HeldPermits> {
         let own = client.bytes.clone().acquire_many_owned(units(bytes.min(self.limits.client_bytes))).await.ok()?;
         let reserve = client.reserve.clone().acquire_many_owned(units(bytes.min(RESERVE)));
         let total = self.total.clone().acquire_many_owned(units(bytes.min(self.limits.total_bytes)));
@@ -131,7 +131,7 @@ impl Budget {
             total = total => total.ok()?,
             reserve = reserve => reserve.ok()?,
         };
-        Some(Held(vec![own, second]))
+        Some(HeldPermits(vec![own, second]))
     }
 }
 

@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Error, IoContext, Result};
-use crate::remote::tls::{Fingerprint, Identity, server_config};
+use crate::remote::tls::{Fingerprint, TlsIdentity, server_config};
 use crate::serve::objects::access::Door;
 use crate::serve::objects::certificate::Certificate;
 use crate::serve::objects::connections::{self, Listener};
 use crate::serve::objects::limits::Limits;
-use crate::serve::objects::{OWN, Server, Stop, runtime, tokens};
+use crate::serve::objects::{OWN, Server, ServerStop, runtime, tokens};
 use crate::sys::process;
 
 /// How a server runs.
@@ -74,7 +74,7 @@ pub fn listen(options: ServeOptions) -> Result<Listening> {
     let files = match (no_tls, certificate) {
         (true, _) => None,
         (false, Some(given)) => Some(given),
-        (false, None) => Some(Identity::made(&root.join(OWN), &own_names(names), &[listen.ip(), LOOPBACK])?),
+        (false, None) => Some(TlsIdentity::made(&root.join(OWN), &own_names(names), &[listen.ip(), LOOPBACK])?),
     };
     let certificate = files.map(|(chain, key)| Certificate::read(chain, key)).transpose()?;
     let (certificate, fingerprint) = certificate.unzip();
@@ -98,7 +98,7 @@ fn own_names(given: Vec<String>) -> Vec<String> {
 
 impl Listening {
     /// Answers until `stop`.
-    pub fn run(self, stop: &Stop) {
+    pub fn run(self, stop: &ServerStop) {
         let Listening { runtime, server, listener, .. } = self;
         runtime.block_on(connections::serve(server, listener, stop.watch()));
         runtime.shutdown_background();

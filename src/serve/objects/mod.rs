@@ -35,7 +35,7 @@ use connections::Asker;
 use gate::Gate;
 use hosted::{Hosted, refuse};
 use journal::Journal;
-use limits::{Budget, Client, Limits};
+use limits::{Client, ClientBudget, Limits};
 use metrics::Metrics;
 
 pub use listen::{Listening, ServeOptions, listen};
@@ -48,7 +48,7 @@ pub const OWN: &str = ".server";
 pub struct Server {
     door: Arc<Door>,
     open: Arc<Mutex<HashMap<PathBuf, Arc<Hosted>>>>,
-    budget: Budget,
+    budget: ClientBudget,
     limits: Limits,
     gate: Gate,
     journal: Journal,
@@ -75,7 +75,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> +
 impl Server {
     /// A server; `by_address` where the addresses of those who connect tell them apart.
     fn new(door: Door, limits: Limits, by_address: bool) -> Arc<Self> {
-        let (budget, gate) = (Budget::new(&limits), Gate::new(&limits, by_address));
+        let (budget, gate) = (ClientBudget::new(&limits), Gate::new(&limits, by_address));
         let (journal, metrics) = (Journal::default(), Metrics::default());
         Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, journal, metrics })
     }
@@ -148,15 +148,15 @@ impl Server {
 
 /// Stops a server: what is under way ends, nothing new is taken.
 #[derive(Debug, Clone)]
-pub struct Stop(channel::Sender<bool>);
+pub struct ServerStop(channel::Sender<bool>);
 
-impl Default for Stop {
+impl Default for ServerStop {
     fn default() -> Self {
-        Stop(channel::Sender::new(false))
+        ServerStop(channel::Sender::new(false))
     }
 }
 
-impl Stop {
+impl ServerStop {
     /// Asks the server to stop.
     pub fn stop(&self) {
         self.0.send_replace(true);

@@ -19,8 +19,8 @@ use crate::serve::objects::upload::Incoming;
 use crate::serve::objects::{Admitted, Server, blocking, download, upload};
 use crate::storage::{Class, Created, Name, Storage};
 
-type Answer = Result<Response<Body>, Refusal>;
-type Shared = State<Arc<Server>>;
+type RouteResult = Result<Response<Body>, Refusal>;
+type ServerState = State<Arc<Server>>;
 type Asked = Extension<Asker>;
 
 /// The answer that is a refusal.
@@ -79,13 +79,13 @@ fn class(text: &str) -> Result<Class, Refusal> {
     protocol::parse_class(text).ok_or_else(|| Refusal::new(Code::Invalid, "there is no such class of objects"))
 }
 
-async fn metrics(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+async fn metrics(State(server): ServerState, asker: Asked, headers: HeaderMap) -> RouteResult {
     let who = server.principal(&headers, &asker).await?;
     who.needs(Capability::Metrics, "read the counters")?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics.text(server.gate.count())).into_response())
 }
 
-async fn about(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+async fn about(State(server): ServerState, asker: Asked, headers: HeaderMap) -> RouteResult {
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let Principal { quota, capabilities, id, .. } = who;
     let free = blocking(move || {
@@ -99,7 +99,7 @@ async fn about(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answe
     Ok(json(StatusCode::OK, &About { free: free.await?, capabilities, client: Some(id) }))
 }
 
-async fn create_repository(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+async fn create_repository(State(server): ServerState, asker: Asked, headers: HeaderMap) -> RouteResult {
     let who = server.principal(&headers, &asker).await?;
     who.needs(Capability::Put, "make a repository")?;
     let made = server.create(&who).await?;
@@ -110,7 +110,7 @@ async fn create_repository(State(server): Shared, asker: Asked, headers: HeaderM
     Ok(empty(if made { StatusCode::CREATED } else { StatusCode::OK }))
 }
 
-async fn sync(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer {
+async fn sync(State(server): ServerState, asker: Asked, headers: HeaderMap) -> RouteResult {
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     // Of use to those who write or delete, and dear: every directory is synced.
     who.needs(Capability::Put, "ask for a barrier").or_else(|_| who.needs(Capability::Prune, "ask for a barrier"))?;
@@ -118,7 +118,7 @@ async fn sync(State(server): Shared, asker: Asked, headers: HeaderMap) -> Answer
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
-async fn leftovers(State(server): Shared, method: Method, asker: Asked, headers: HeaderMap) -> Answer {
+async fn leftovers(State(server): ServerState, method: Method, asker: Asked, headers: HeaderMap) -> RouteResult {
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let remove = method == Method::DELETE;
     match remove {
@@ -132,7 +132,7 @@ async fn leftovers(State(server): Shared, method: Method, asker: Asked, headers:
     Ok(json(StatusCode::OK, &LeftoversFound { files: found.files, bytes: found.bytes }))
 }
 
-async fn list(State(server): Shared, Words(text): Words<String>, asker: Asked, headers: HeaderMap) -> Answer {
+async fn list(State(server): ServerState, Words(text): Words<String>, asker: Asked, headers: HeaderMap) -> RouteResult {
     let class = class(&text)?;
     let Admitted { who, hosted, client, request } = server.admit(&headers, &asker).await?;
     who.needs(Capability::List, &format!("list {}/", class.prefix()))?;
@@ -140,12 +140,12 @@ async fn list(State(server): Shared, Words(text): Words<String>, asker: Asked, h
 }
 
 async fn read(
-    State(server): Shared,
+    State(server): ServerState,
     Words((first, second)): Words<(String, String)>,
     method: Method,
     asker: Asked,
     headers: HeaderMap,
-) -> Answer {
+) -> RouteResult {
     let name = object(&first, &second)?;
     let Admitted { who, hosted, client, request } = server.admit(&headers, &asker).await?;
     who.may_read(name.class())?;
@@ -153,12 +153,12 @@ async fn read(
 }
 
 async fn create(
-    State(server): Shared,
+    State(server): ServerState,
     Words((first, second)): Words<(String, String)>,
     asker: Asked,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> RouteResult {
     let name = object(&first, &second)?;
     let Admitted { who, hosted, client, request: _request } = server.admit(&headers, &asker).await?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -177,11 +177,11 @@ async fn create(
 }
 
 async fn delete(
-    State(server): Shared,
+    State(server): ServerState,
     Words((first, second)): Words<(String, String)>,
     asker: Asked,
     headers: HeaderMap,
-) -> Answer {
+) -> RouteResult {
     let name = object(&first, &second)?;
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let deleted = blocking(move || {

@@ -1,6 +1,6 @@
 //! What an object must look like to be one: all that can be told of it without the key.
 
-use crate::format::envelope::{self, CHECKSUM, HEADER, Said};
+use crate::format::envelope::{self, CHECKSUM, HEADER, HeaderFields};
 use crate::model::RepositoryId;
 use crate::remote::protocol::{Code, Refusal};
 use crate::storage::Name;
@@ -16,7 +16,7 @@ pub fn malformed(name: &Name, why: &str) -> Refusal {
 /// The repository that a header names, if an object of this name may begin with it. Versions and flags of newer programs
 /// are theirs to judge: their clients must be able to store.
 pub fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal> {
-    let Some(Said { kind, version, repository }) = envelope::peek(header) else {
+    let Some(HeaderFields { kind, version, repository }) = envelope::peek(header) else {
         return Err(malformed(name, "its first bytes are not those of a yester object"));
     };
     if !name.kinds().iter().any(|known| *known as u8 == kind) {

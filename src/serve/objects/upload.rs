@@ -16,7 +16,7 @@ use crate::model::id::from_hex;
 use crate::remote::protocol::{self, Code, Refusal};
 use crate::serve::objects::access::Principal;
 use crate::serve::objects::hosted::{Hosted, Reserved, refuse};
-use crate::serve::objects::limits::{Client, Held};
+use crate::serve::objects::limits::{Client, HeldPermits};
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::{Server, blocking, shape};
 use crate::storage::upload::Upload;
@@ -104,7 +104,7 @@ struct Inlet<'a> {
 
 impl Inlet<'_> {
     /// The next bytes, at most about [`PIECE`]; `None` at the end.
-    async fn piece(&mut self) -> Result<Option<(Vec<Bytes>, Held)>, Refusal> {
+    async fn piece(&mut self) -> Result<Option<(Vec<Bytes>, HeldPermits)>, Refusal> {
         if self.left == 0 {
             return self.end().await;
         }
@@ -125,7 +125,7 @@ impl Inlet<'_> {
         Ok(Some((pieces, held)))
     }
 
-    async fn end(&mut self) -> Result<Option<(Vec<Bytes>, Held)>, Refusal> {
+    async fn end(&mut self) -> Result<Option<(Vec<Bytes>, HeldPermits)>, Refusal> {
         match self.frame().await? {
             Some(bytes) if !bytes.is_empty() => Err(too_long()),
             _ => Ok(None),
@@ -175,7 +175,7 @@ pub struct Incoming {
 }
 
 /// Where the bytes go.
-enum Place {
+enum UploadDestination {
     /// Into a temporary file, for which there is room.
     New(Upload, Reserved),
     /// Nowhere: the name is taken. They are compared with what is there, which takes no room.
@@ -183,16 +183,16 @@ enum Place {
 }
 
 /// Finds room for an object, before any of it is taken.
-fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> Result<Place, Refusal> {
+fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> Result<UploadDestination, Refusal> {
     let failed = |e: crate::Error| refuse(&e);
     if hosted.has(&name) {
-        return Ok(Place::Taken);
+        return Ok(UploadDestination::Taken);
     }
     let reserved = hosted.reserve(length, quota)?;
     if hosted.storage.free_space().map_err(failed)?.is_some_and(|free| free < length) {
         return Err(Refusal::new(Code::NoSpace, "the server's disk has no room for it"));
     }
-    Ok(Place::New(Upload::begin(&hosted.storage, name).map_err(failed)?, reserved))
+    Ok(UploadDestination::New(Upload::begin(&hosted.storage, name).map_err(failed)?, reserved))
 }
 
 /// Receives an object. [`Created::Exists`] when it was there already, the same. What cannot be an object of its name is
@@ -234,7 +234,7 @@ async fn take_in(
                 if let Some(repository) = checker.take(piece)? {
                     of = room.must_be_of(&name, repository)?;
                 }
-                if let Place::New(upload, _) = &mut to {
+                if let UploadDestination::New(upload, _) = &mut to {
                     upload.write(piece).map_err(|e| refuse(&e))?;
                 }
             }
@@ -245,7 +245,7 @@ async fn take_in(
     }
     let hash = checker.check()?;
     let (room, id, sessions) = (hosted.clone(), who.id.clone(), server.limits.sessions);
-    let created = blocking(move || commit(&room, &Whole { name, of, hash, length }, to, (&id, sessions))).await?;
+    let created = blocking(move || commit(&room, &ReceivedObject { name, of, hash, length }, to, (&id, sessions))).await?;
     if created == Created::New {
         add(&server.metrics.created, 1);
         add(&server.metrics.received, length);
@@ -255,7 +255,7 @@ async fn take_in(
 }
 
 /// An object that has come.
-struct Whole {
+struct ReceivedObject {
     name: Name,
     /// The repository that its header names.
     of: RepositoryId,
@@ -264,12 +264,12 @@ struct Whole {
 }
 
 /// Gives the object its name; durable when this returns.
-fn commit(hosted: &Arc<Hosted>, whole: &Whole, to: Place, who: (&str, usize)) -> Result<Created, Refusal> {
-    let Whole { name, of, hash, length } = whole;
+fn commit(hosted: &Arc<Hosted>, whole: &ReceivedObject, to: UploadDestination, who: (&str, usize)) -> Result<Created, Refusal> {
+    let ReceivedObject { name, of, hash, length } = whole;
     let failed = |e: crate::Error| refuse(&e);
     let created = match to {
-        Place::New(upload, reserved) => hosted.store((name, *of), upload, reserved, who)?,
-        Place::Taken => Created::Exists,
+        UploadDestination::New(upload, reserved) => hosted.store((name, *of), upload, reserved, who)?,
+        UploadDestination::Taken => Created::Exists,
     };
     if created == Created::Exists {
         // Whoever made it may not have made it durable.

@@ -27,7 +27,7 @@ pub struct Activity {
     requests: AtomicU64,
     admitted: AtomicBool,
     /// Answers that the other side has not taken in full.
-    flows: Mutex<Vec<Weak<Flow>>>,
+    flows: Mutex<Vec<Weak<ResponseFlow>>>,
 }
 
 impl Default for Activity {
@@ -77,8 +77,8 @@ impl Activity {
     }
 
     /// An answer that begins: watched while the value lives.
-    pub fn flow(self: &Arc<Self>) -> Arc<Flow> {
-        let flow = Arc::new(Flow { activity: self.clone(), given: AtomicU64::new(self.now()) });
+    pub fn flow(self: &Arc<Self>) -> Arc<ResponseFlow> {
+        let flow = Arc::new(ResponseFlow { activity: self.clone(), given: AtomicU64::new(self.now()) });
         let mut flows = self.flows.lock();
         if flows.len() == flows.capacity() {
             flows.retain(|flow| flow.strong_count() > 0);
@@ -131,13 +131,13 @@ impl Activity {
 
 /// An answer on its way: the server owes the next bytes, or the other side has to take what it was given.
 #[derive(Debug)]
-pub struct Flow {
+pub struct ResponseFlow {
     activity: Arc<Activity>,
     /// When the other side was given something that it has to take, as milliseconds; 0 when it is the server's turn.
     given: AtomicU64,
 }
 
-impl Flow {
+impl ResponseFlow {
     /// The other side has something to take.
     pub fn gives(&self) {
         self.given.store(self.activity.now(), Ordering::Relaxed);

@@ -34,11 +34,11 @@ impl Areas {
     /// A new area.
     pub fn area(&self) -> Result<Area> {
         Ok(Area(match self {
-            Areas::Memory(left) => Held::Memory { bytes: Vec::new(), taken: 0, left: left.clone() },
+            Areas::Memory(left) => AreaStorage::Memory { bytes: Vec::new(), taken: 0, left: left.clone() },
             Areas::Files(directory) => {
                 let file = tempfile::tempfile_in(directory)
                     .map_err(|e| Error::io(format!("cannot make a file without a name in {}", directory.display()), e))?;
-                Held::File { file, written: 0, tail: Vec::with_capacity(TAIL) }
+                AreaStorage::File { file, written: 0, tail: Vec::with_capacity(TAIL) }
             }
         }))
     }
@@ -46,17 +46,17 @@ impl Areas {
 
 /// One run of bytes.
 #[derive(Debug)]
-pub struct Area(Held);
+pub struct Area(AreaStorage);
 
 #[derive(Debug)]
-enum Held {
+enum AreaStorage {
     Memory { bytes: Vec<u8>, taken: u64, left: Arc<AtomicU64> },
     File { file: File, written: u64, tail: Vec<u8> },
 }
 
 impl Drop for Area {
     fn drop(&mut self) {
-        if let Held::Memory { taken, left, .. } = &self.0 {
+        if let AreaStorage::Memory { taken, left, .. } = &self.0 {
             left.fetch_add(*taken, Ordering::AcqRel);
         }
     }
@@ -70,8 +70,8 @@ impl Area {
     /// Its bytes.
     pub fn len(&self) -> u64 {
         match &self.0 {
-            Held::Memory { bytes, .. } => bytes.len() as u64,
-            Held::File { written, tail, .. } => written + tail.len() as u64,
+            AreaStorage::Memory { bytes, .. } => bytes.len() as u64,
+            AreaStorage::File { written, tail, .. } => written + tail.len() as u64,
         }
     }
 
@@ -83,7 +83,7 @@ impl Area {
     /// Appends.
     pub fn append(&mut self, new: &[u8]) -> Result<()> {
         match &mut self.0 {
-            Held::Memory { bytes, taken, left } => {
+            AreaStorage::Memory { bytes, taken, left } => {
                 if bytes.len() + new.len() > bytes.capacity() {
                     // As much as the vector would take by itself.
                     let more = (bytes.capacity() as u64).max(new.len() as u64).max(4096);
@@ -96,7 +96,7 @@ impl Area {
                 }
                 bytes.extend_from_slice(new);
             }
-            Held::File { file, written, tail } => {
+            AreaStorage::File { file, written, tail } => {
                 if tail.len() + new.len() > TAIL {
                     file.write_all_at(tail, *written).map_err(io)?;
                     *written += tail.len() as u64;
@@ -124,8 +124,8 @@ impl Area {
     pub fn patch(&mut self, at: u64, new: &[u8]) -> Result<()> {
         self.within(at, new.len())?;
         match &mut self.0 {
-            Held::Memory { bytes, .. } => bytes[at as usize..][..new.len()].copy_from_slice(new),
-            Held::File { file, written, tail } => {
+            AreaStorage::Memory { bytes, .. } => bytes[at as usize..][..new.len()].copy_from_slice(new),
+            AreaStorage::File { file, written, tail } => {
                 let before = written.saturating_sub(at).min(new.len() as u64) as usize;
                 file.write_all_at(&new[..before], at).map_err(io)?;
                 if before < new.len() {
@@ -141,8 +141,8 @@ impl Area {
     pub fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
         self.within(at, out.len())?;
         match &self.0 {
-            Held::Memory { bytes, .. } => out.copy_from_slice(&bytes[at as usize..][..out.len()]),
-            Held::File { file, written, tail } => {
+            AreaStorage::Memory { bytes, .. } => out.copy_from_slice(&bytes[at as usize..][..out.len()]),
+            AreaStorage::File { file, written, tail } => {
                 let before = written.saturating_sub(at).min(out.len() as u64) as usize;
                 file.read_exact_at(&mut out[..before], at).map_err(io)?;
                 if before < out.len() {

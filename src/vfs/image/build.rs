@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Content, Directory, Kind, LinkGroup, Node, Timestamp};
 use crate::vfs::image::area::{Area, Areas};
-use crate::vfs::image::bytes::{self, INODE, Inode, Layout, PLACE_AT, SIZE_AT, SLOT, Seen, Superblock};
-use crate::vfs::image::directory::{self, Listing};
+use crate::vfs::image::bytes::{self, INODE, Inode, InodeFields, Layout, PLACE_AT, SIZE_AT, SLOT, Superblock};
+use crate::vfs::image::directory::{self, DirectoryBlocks};
 use crate::vfs::image::holes::{self, NOWHERE};
 use crate::vfs::image::made::Image;
 use crate::vfs::image::tree::Tree;
@@ -43,7 +43,7 @@ pub struct Losses {
 
 /// What an image is called.
 #[derive(Debug, Clone, Copy)]
-pub struct Name {
+pub struct ImageName {
     /// Its own number, made of what is in it.
     pub uuid: [u8; 16],
     /// The time it is of.
@@ -52,7 +52,7 @@ pub struct Name {
 
 /// Makes the metadata of an image of `tree`. An error of kind [`ErrorKind::Unsupported`] says that there is no room for
 /// them, or that the tree is too large for EROFS.
-pub fn build<T: Tree>(tree: &T, areas: &Areas, name: Name) -> Result<Image> {
+pub fn build<T: Tree>(tree: &T, areas: &Areas, name: ImageName) -> Result<Image> {
     let mut build = Build {
         tree,
         inodes: areas.area()?,
@@ -86,7 +86,7 @@ struct Build<'t, T> {
 }
 
 /// A directory on the way down.
-struct Frame<E> {
+struct DirectoryFrame<E> {
     directory: Directory,
     position: u64,
     next: Option<E>,
@@ -102,9 +102,9 @@ impl<T: Tree> Build<'_, T> {
         let root = self.tree.root()?;
         visit(self, 0, &root)?;
         let mut stack = Vec::new();
-        let enter = |tree: &T, stack: &mut Vec<Frame<T::Entry>>, position, directory: &Directory| {
+        let enter = |tree: &T, stack: &mut Vec<DirectoryFrame<T::Entry>>, position, directory: &Directory| {
             let next = tree.first(directory)?;
-            stack.push(Frame { directory: *directory, position, next });
+            stack.push(DirectoryFrame { directory: *directory, position, next });
             Ok::<(), Error>(())
         };
         if let Some(directory) = root.directory() {
@@ -248,7 +248,7 @@ impl<T: Tree> Build<'_, T> {
         Ok(Some(size))
     }
 
-    fn seen(&self, number: u32) -> Result<Seen> {
+    fn seen(&self, number: u32) -> Result<InodeFields> {
         self.inodes.array(u64::from(number) * SLOT).map(|inode| bytes::seen(&inode))
     }
 
@@ -291,7 +291,7 @@ impl<T: Tree> Build<'_, T> {
 
     fn directory(&mut self, position: u64, directory: &Directory, (own, parent): (u32, u32)) -> Result<()> {
         let (seen, block, before) = (self.seen(own)?, self.next_block()?, self.blocks.len());
-        let mut listing = Listing::new(u64::from(own), u64::from(parent));
+        let mut listing = DirectoryBlocks::new(u64::from(own), u64::from(parent));
         let (mut inline, mut size) = (Vec::new(), 0);
         let blocks = &mut self.blocks;
         let mut take = |block: &[u8]| {
@@ -325,7 +325,7 @@ impl<T: Tree> Build<'_, T> {
     }
 
     /// The third pass: addresses for files, in preorder.
-    fn address(mut self, mut files: Area, name: Name) -> Result<Image> {
+    fn address(mut self, mut files: Area, name: ImageName) -> Result<Image> {
         let data = self.next_block()?;
         let (mut next, mut last) = (u64::from(data), 0);
         for position in 0..self.numbers.len() / 4 {
@@ -366,7 +366,7 @@ impl<T: Tree> Build<'_, T> {
     }
 
     /// Makes a map of holes speak of places in the image.
-    fn shift(&mut self, map: u64, seen: &Seen, begin: u32) -> Result<()> {
+    fn shift(&mut self, map: u64, seen: &InodeFields, begin: u32) -> Result<()> {
         for at in 0..seen.size.div_ceil(BLOCK << seen.place) {
             let piece = u32::from_le_bytes(self.inodes.array(map + at * 4)?);
             if piece != NOWHERE {

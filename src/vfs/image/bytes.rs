@@ -77,7 +77,7 @@ fn count(attributes: u64) -> u16 {
 
 /// What is read back of an inode while an image is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct InodeFields {
     /// Type and permissions.
     pub mode: u16,
     /// Whether its content is behind it.
@@ -97,7 +97,7 @@ pub const SIZE_AT: u64 = 8;
 pub const PLACE_AT: u64 = 16;
 
 /// Reads an inode that [`Inode::bytes`] made.
-pub fn seen(bytes: &[u8; INODE as usize]) -> Seen {
+pub fn seen(bytes: &[u8; INODE as usize]) -> InodeFields {
     let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
     let layout = u16_at(0) >> 1;
@@ -107,7 +107,7 @@ pub fn seen(bytes: &[u8; INODE as usize]) -> Seen {
     };
     let size = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
     let (inline, pieces) = (layout == Layout::Inline as u16, layout == Layout::Pieces as u16);
-    Seen { mode: u16_at(4), inline, pieces, attributes, size, place: u32_at(16) }
+    InodeFields { mode: u16_at(4), inline, pieces, attributes, size, place: u32_at(16) }
 }
 
 /// What the superblock says.

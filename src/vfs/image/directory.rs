@@ -8,7 +8,7 @@ const ENTRY: usize = 12;
 
 /// One directory that is being written.
 #[derive(Debug)]
-pub struct Listing {
+pub struct DirectoryBlocks {
     entries: Vec<(u64, u8, Vec<u8>)>,
     /// Bytes of the current block.
     used: usize,
@@ -18,16 +18,16 @@ pub struct Listing {
 }
 
 /// Takes the blocks of a directory, whole but for the last.
-pub type Take<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+pub type TakeBlocks<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 
-impl Listing {
+impl DirectoryBlocks {
     /// A directory with this inode number, in a directory with that.
-    pub fn new(own: u64, parent: u64) -> Listing {
-        Listing { entries: Vec::new(), used: 0, last: Vec::new(), dots: vec![(b"..", parent), (b".", own)] }
+    pub fn new(own: u64, parent: u64) -> DirectoryBlocks {
+        DirectoryBlocks { entries: Vec::new(), used: 0, last: Vec::new(), dots: vec![(b"..", parent), (b".", own)] }
     }
 
     /// Adds an entry. Names that do not ascend are damage.
-    pub fn add(&mut self, name: &[u8], inode: u64, kind: u8, take: Take<'_>) -> Result<()> {
+    pub fn add(&mut self, name: &[u8], inode: u64, kind: u8, take: TakeBlocks<'_>) -> Result<()> {
         if !self.last.is_empty() && self.last.as_slice() >= name {
             return Err(Error::corrupt("the names of a directory are not in order"));
         }
@@ -39,7 +39,7 @@ impl Listing {
         self.put(name, inode, kind, take)
     }
 
-    fn put(&mut self, name: &[u8], inode: u64, kind: u8, take: Take<'_>) -> Result<()> {
+    fn put(&mut self, name: &[u8], inode: u64, kind: u8, take: TakeBlocks<'_>) -> Result<()> {
         if self.used + ENTRY + name.len() > BLOCK as usize {
             let mut block = self.block();
             block.resize(BLOCK as usize, 0);
@@ -67,7 +67,7 @@ impl Listing {
     }
 
     /// The last block, as long as it is.
-    pub fn finish(mut self, take: Take<'_>) -> Result<()> {
+    pub fn finish(mut self, take: TakeBlocks<'_>) -> Result<()> {
         while let Some((dot, inode)) = self.dots.pop() {
             self.put(dot, inode, DIRECTORY, take)?;
         }
@@ -98,7 +98,7 @@ mod tests {
 
     fn blocks(names: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
         let mut out = Vec::new();
-        let mut listing = Listing::new(2, 2);
+        let mut listing = DirectoryBlocks::new(2, 2);
         for name in names {
             listing.add(name, 9, 1, &mut |block| {
                 out.push(block.to_vec());

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::model::{Content, Item, Snapshot};
 use crate::repo::tree::TreeReader;
-use crate::vfs::below::Below;
+use crate::vfs::below::NodeFinder;
 use crate::vfs::image::BLOCK;
 use crate::vfs::image::area::Areas;
-use crate::vfs::image::build::{Losses, Name, build};
+use crate::vfs::image::build::{ImageName, Losses, build};
 use crate::vfs::image::made::Lying;
 use crate::vfs::image::reader::{self, Reader};
-use crate::vfs::image::tree::Part;
+use crate::vfs::image::tree::ImagePart;
 use crate::vfs::prefetch::Prefetch;
-use crate::vfs::root::Mounted;
+use crate::vfs::root::MountedSnapshot;
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 20;
@@ -33,7 +33,7 @@ pub struct Exported {
 }
 
 /// The number of an image of a directory of a snapshot: the same whenever it is made.
-pub(crate) fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> Name {
+pub(crate) fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> ImageName {
     let mut hash = blake3::Hasher::new();
     hash.update(b"yester image").update(&snapshot.id.0).update(&position.to_le_bytes()).update(shown);
     let mut uuid = [0; 16];
@@ -41,7 +41,7 @@ pub(crate) fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> Name {
     // Version and variant of random numbers.
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
-    Name { uuid, time: snapshot.time }
+    ImageName { uuid, time: snapshot.time }
 }
 
 /// Writes the image of the directory at `position` of a snapshot into `out`, which is empty. Metadata are put together in
@@ -54,14 +54,14 @@ pub fn export(
     memory: u64,
     told: &mut dyn FnMut(u64),
 ) -> Result<Exported> {
-    let below = Arc::new(Below::new(trees.clone()));
+    let below = Arc::new(NodeFinder::new(trees.clone()));
     let name = name(&snapshot, position, b"");
-    let tree = Arc::new(Mounted { base: 0, snapshot });
-    let part = Part::new(below.clone(), tree, position, false, false);
+    let tree = Arc::new(MountedSnapshot { base: 0, snapshot });
+    let part = ImagePart::new(below.clone(), tree, position, false, false);
     let image = build(&part, &Areas::files(spool), name)?;
     let prefetch = Arc::new(Prefetch::new(below, memory)?);
     let reader = Reader::new(part, image, prefetch);
-    let mut writer = Writer { out: BufWriter::with_capacity(BUFFER, out), at: 0, told };
+    let mut writer = ImageWriter { out: BufWriter::with_capacity(BUFFER, out), at: 0, told };
     writer.metadata(&reader)?;
     for number in 0..reader.image().files() {
         let file = reader.image().file(number)?;
@@ -72,7 +72,7 @@ pub fn export(
     Ok(Exported { bytes, files: reader.image().files(), losses: reader.image().losses() })
 }
 
-struct Writer<'a> {
+struct ImageWriter<'a> {
     out: BufWriter<&'a File>,
     /// Where the next byte goes.
     at: u64,
@@ -83,7 +83,7 @@ fn io(e: std::io::Error) -> Error {
     Error::io("cannot write the image", e)
 }
 
-impl Writer<'_> {
+impl ImageWriter<'_> {
     fn put(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         if at != self.at {
             // Over a hole, or to the next block.

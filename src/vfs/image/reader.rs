@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
-use crate::vfs::attr::Fault;
-use crate::vfs::below::Found;
+use crate::vfs::attr::ViewFault;
+use crate::vfs::below::FoundNode;
 use crate::vfs::image::made::{Image, Lying};
-use crate::vfs::image::tree::{Part, plain};
+use crate::vfs::image::tree::{ImagePart, plain};
 use crate::vfs::prefetch::Prefetch;
 
 /// An image with the tree behind it.
 #[derive(Debug)]
 pub struct Reader {
-    part: Part,
+    part: ImagePart,
     image: Image,
     prefetch: Arc<Prefetch>,
 }
 
 impl Reader {
     /// Of an image that was made of `part`. Readers of data are run ahead of by `prefetch`.
-    pub(crate) fn new(part: Part, image: Image, prefetch: Arc<Prefetch>) -> Reader {
+    pub(crate) fn new(part: ImagePart, image: Image, prefetch: Arc<Prefetch>) -> Reader {
         Reader { part, image, prefetch }
     }
 
@@ -64,28 +64,28 @@ impl Reader {
     }
 
     /// The node of a file.
-    pub(super) fn found(&self, file: Lying) -> Result<Found> {
+    pub(super) fn found(&self, file: Lying) -> Result<FoundNode> {
         self.part.found(file.position).map_err(plain)
     }
 
     /// Notes that a part of a file is being read.
-    pub(super) fn ahead(&self, file: Lying, found: &Found, offset: u64, size: u64) {
+    pub(super) fn ahead(&self, file: Lying, found: &FoundNode, offset: u64, size: u64) {
         let position = self.part.position(file.position);
         let tree = self.part.mounted();
         self.prefetch.reading(tree, (tree.base + position, position), found, (offset, size));
     }
 
     /// The tree.
-    pub(super) fn part(&self) -> &Part {
+    pub(super) fn part(&self) -> &ImagePart {
         &self.part
     }
 }
 
 /// The content of a node that must be a file.
-pub(super) fn content(found: &Found) -> Result<&Content> {
+pub(super) fn content(found: &FoundNode) -> Result<&Content> {
     match &found.node().kind {
         Kind::File(content) => Ok(content),
-        _ => Err(plain(Fault::Invalid)),
+        _ => Err(plain(ViewFault::Invalid)),
     }
 }
 

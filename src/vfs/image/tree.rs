@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::model::{Content, Directory, Item, Node};
 use crate::repo::tree::{Entry, TreeReader};
-use crate::vfs::attr::{Answer, Fault};
-use crate::vfs::below::{Below, Found};
-use crate::vfs::root::Mounted;
+use crate::vfs::attr::{ViewFault, ViewResult};
+use crate::vfs::below::{FoundNode, NodeFinder};
+use crate::vfs::root::MountedSnapshot;
 use crate::vfs::stat::Shower;
 
 /// What is shown of a node besides what it says itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown {
+pub struct ShownAttributes {
     /// Permissions.
     pub mode: u16,
     /// Owner and group.
@@ -36,7 +36,7 @@ pub trait Tree {
     /// An entry's position less its directory's.
     fn offset(&self, entry: &Self::Entry) -> u64;
     /// What is shown of the node at a position.
-    fn shown(&self, position: u64, node: &Node) -> Result<Shown>;
+    fn shown(&self, position: u64, node: &Node) -> Result<ShownAttributes>;
     /// Its extended attributes, sorted.
     fn xattrs(&self, node: &Node) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
     /// The position of the first link of the same file. Whoever asks does not believe that it is one.
@@ -49,9 +49,9 @@ pub trait Tree {
 
 /// A directory of a snapshot with all below it.
 #[derive(Debug)]
-pub struct Part {
-    below: Arc<Below>,
-    tree: Arc<Mounted>,
+pub struct ImagePart {
+    below: Arc<NodeFinder>,
+    tree: Arc<MountedSnapshot>,
     /// Where it is in the snapshot.
     position: u64,
     shower: Shower,
@@ -59,19 +59,25 @@ pub struct Part {
 }
 
 /// A fault that no kernel hears of.
-pub fn plain(fault: Fault) -> Error {
+pub fn plain(fault: ViewFault) -> Error {
     match fault {
-        Fault::Unreadable(e) => e,
+        ViewFault::Unreadable(e) => e,
         other => Error::corrupt(format!("a tree does not hold together: {other}")),
     }
 }
 
-impl Part {
+impl ImagePart {
     /// The directory at `position` of a snapshot.
-    pub(crate) fn new(below: Arc<Below>, tree: Arc<Mounted>, position: u64, owner_root: bool, without_xattrs: bool) -> Part {
+    pub(crate) fn new(
+        below: Arc<NodeFinder>,
+        tree: Arc<MountedSnapshot>,
+        position: u64,
+        owner_root: bool,
+        without_xattrs: bool,
+    ) -> ImagePart {
         let shower = Shower::new(owner_root);
         shower.kernel_judges_acls.store(!without_xattrs, std::sync::atomic::Ordering::Relaxed);
-        Part { below, tree, position, shower, without_xattrs }
+        ImagePart { below, tree, position, shower, without_xattrs }
     }
 
     pub(super) fn trees(&self) -> &TreeReader {
@@ -79,7 +85,7 @@ impl Part {
     }
 
     /// The snapshot.
-    pub(super) fn mounted(&self) -> &Arc<Mounted> {
+    pub(super) fn mounted(&self) -> &Arc<MountedSnapshot> {
         &self.tree
     }
 
@@ -89,13 +95,13 @@ impl Part {
     }
 
     /// The node at a position.
-    pub(super) fn found(&self, position: u64) -> Answer<Found> {
-        let position = self.position.checked_add(position).ok_or(Fault::Stale)?;
+    pub(super) fn found(&self, position: u64) -> ViewResult<FoundNode> {
+        let position = self.position.checked_add(position).ok_or(ViewFault::Stale)?;
         self.below.node(&self.tree, position)
     }
 }
 
-impl Tree for Part {
+impl Tree for ImagePart {
     type Entry = Entry;
 
     fn root(&self) -> Result<Node> {
@@ -118,9 +124,9 @@ impl Tree for Part {
         entry.offset
     }
 
-    fn shown(&self, position: u64, node: &Node) -> Result<Shown> {
+    fn shown(&self, position: u64, node: &Node) -> Result<ShownAttributes> {
         let attr = self.shower.attr(self.trees(), &self.tree, self.position + position, node).map_err(plain)?;
-        Ok(Shown { mode: attr.mode, owner: (attr.uid, attr.gid), links: attr.nlink })
+        Ok(ShownAttributes { mode: attr.mode, owner: (attr.uid, attr.gid), links: attr.nlink })
     }
 
     fn xattrs(&self, node: &Node) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {

@@ -100,7 +100,7 @@ impl Walk {
         }
     }
 
-    fn take(&mut self, path: Vec<u8>, stat: &Stat, content: String, own: (xattr::List, u32)) {
+    fn take(&mut self, path: Vec<u8>, stat: &Stat, content: String, own: (xattr::XattrList, u32)) {
         if stat.kind != FileKind::Directory {
             self.inodes.entry((stat.device, stat.inode)).or_default().push(path.clone());
         }

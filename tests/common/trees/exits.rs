@@ -13,7 +13,7 @@ use yester::restore::{RestoreOptions, RestoreRequest, restore};
 use yester::sys::{Dir, FileKind};
 use yester::vfs::MountOptions;
 use yester::vfs::View;
-use yester::vfs::attr::{Fault, Type};
+use yester::vfs::attr::{Type, ViewFault};
 
 use super::capture::{self, Record, Tree};
 use super::fixture::{BASE, Fixture};
@@ -80,7 +80,7 @@ pub fn view(fixture: &Fixture, snapshot: &Snapshot) -> Tree {
 fn content(view: &View, ino: u64, size: u64) -> String {
     let next = |at| match view.seek_data(ino, at) {
         Ok(start) => view.seek_hole(ino, start).map(|end| Some((start, end))),
-        Err(Fault::PastEnd) => Ok(None),
+        Err(ViewFault::PastEnd) => Ok(None),
         Err(fault) => Err(fault),
     };
     let found = capture::content(size, next, |at, len, out| view.read(ino, at, len, out)).expect("content is read");
