@@ -107,6 +107,7 @@ pub fn tag(context: &Context, args: &TagArgs) -> Result<Outcome> {
         return Err(Error::invalid("which snapshots? name them, or give --host, --tag or --path (see: yester tag --help)"));
     }
     let repo = context.open_for(true)?;
+    let said = annotations::read_all(&repo)?;
     let mut changed = Vec::new();
     for snapshot in chosen(context, &repo, &args.names, &args.filters)? {
         let added = if set { tags(&args.set) } else { added.clone() };
@@ -114,7 +115,7 @@ pub fn tag(context: &Context, args: &TagArgs) -> Result<Outcome> {
         let mut after = snapshot.clone();
         annotation.apply(&mut after, &mut Remarks::default());
         if after.tags != snapshot.tags {
-            annotations::write(&repo, &annotation)?;
+            annotations::write(&repo, &said, &annotation)?;
             changed.push(after);
         }
     }
@@ -127,20 +128,20 @@ pub fn tag(context: &Context, args: &TagArgs) -> Result<Outcome> {
 /// Shows or writes a note.
 pub fn note(context: &Context, args: &NoteArgs) -> Result<Outcome> {
     let repo = context.open_for(args.text.is_some())?;
-    let snapshot = select::snapshot(context, &repo, &args.name, &args.filters)?;
+    let mut snapshot = select::snapshot(context, &repo, &args.name, &args.filters)?;
+    let said = annotations::read_all(&repo)?;
     let Some(text) = &args.text else {
-        let found = snapshots::find_all(&repo)?;
+        let remarks = said.apply([&mut snapshot]).remove(&snapshot.id).unwrap_or_default();
         let mut out = Output::new();
-        let note = found.remarks.get(&snapshot.id).map(|remarks| remarks.note.clone()).unwrap_or_default();
         match context.global.json {
-            true => out.json(&json(&snapshot, &found.remarks.get(&snapshot.id).cloned().unwrap_or_default()))?,
-            false if note.is_empty() => return Err(Error::new(ErrorKind::NotFound, none(&snapshot))),
-            false => out.line(&escape(&note))?,
+            true => out.json(&json(&snapshot, &remarks))?,
+            false if remarks.note.is_empty() => return Err(Error::new(ErrorKind::NotFound, none(&snapshot))),
+            false => out.line(&escape(&remarks.note))?,
         }
         out.finish()?;
         return Ok(Outcome::Done);
     };
-    annotations::write(&repo, &Annotation { note: Some(text.as_bytes().to_vec()), ..blank(snapshot.id) })?;
+    annotations::write(&repo, &said, &Annotation { note: Some(text.as_bytes().to_vec()), ..blank(snapshot.id) })?;
     let what = if text.is_empty() { "no note" } else { "noted" };
     told(context, &[snapshot], |_| what.to_owned())
 }
@@ -165,8 +166,9 @@ pub fn pin(context: &Context, args: &PinArgs) -> Result<Outcome> {
         None => Pin::Forever,
     };
     let chosen = chosen(context, &repo, &args.names, &args.filters)?;
+    let said = annotations::read_all(&repo)?;
     for snapshot in &chosen {
-        annotations::write(&repo, &Annotation { pin: Some(pin), ..blank(snapshot.id) })?;
+        annotations::write(&repo, &said, &Annotation { pin: Some(pin), ..blank(snapshot.id) })?;
     }
     told(context, &chosen, |_| shown(pin))
 }

@@ -29,7 +29,7 @@ const COMMANDS: &[&str] = &[
 
 /// Commands of two words.
 const PARTED: &[(&str, &[&str])] =
-    &[("key", &["list", "add", "remove", "passwd", "export", "recover"]), ("repair", &["index", "keys"])];
+    &[("key", &["list", "add", "remove", "passwd", "export", "recover"]), ("repair", &["index", "keys", "objects"])];
 
 static REPO: OnceLock<String> = OnceLock::new();
 

@@ -15,7 +15,7 @@ use yester::observe::{Event, Observer};
 use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::repo::times::{self, Received};
 use yester::sys::process;
-use yester::{Error, Result};
+use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
@@ -196,7 +196,8 @@ impl ForgetArgs {
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (keep, filter) = args.rules(context)?;
     let repo = context.open_for(!args.dry_run)?;
-    let snapshots::SnapshotList { snapshots: all, damaged, remarks, received, .. } = snapshots::find_all(&repo)?;
+    let snapshots::SnapshotList { snapshots: all, damaged, remarks, unread_annotations, received, .. } =
+        snapshots::find_all(&repo)?;
     let damaged: Vec<Error> = damaged.into_iter().map(|(_, e)| e).collect();
     let now = context::now();
     let pinned: HashSet<SnapshotId> = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
@@ -208,7 +209,10 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let mut out = Output::new();
     let present = snapshots::names(&repo)?;
     let (going, series) = match args.names.is_empty() {
-        true => by_policy(args, Policy { received: received.clone(), pinned, ..keep.policy(args.group_by) }, &all, &filter)?,
+        true => {
+            pins_are_known(&unread_annotations)?;
+            by_policy(args, Policy { received: received.clone(), pinned, ..keep.policy(args.group_by) }, &all, &filter)?
+        }
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
             if let Some(id) = ids.iter().find(|id| pinned.contains(id)) {
@@ -257,6 +261,16 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
             Ok(Outcome::Partial(format!("{count} could not be forgotten")))
         }
     }
+}
+
+/// An annotation that cannot be read may be a pin: then no policy forgets.
+fn pins_are_known(unread: &[(SnapshotId, Error)]) -> Result<()> {
+    let Some((_, e)) = unread.first() else { return Ok(()) };
+    let next = match e.kind() {
+        ErrorKind::Unsupported => "use the newer yester",
+        _ => "yester repair objects gives it up",
+    };
+    Err(Error::new(e.kind(), format!("no policy forgets while this may be a pin: {e} ({next})")))
 }
 
 /// What the policy lets go, and all series that it looked at.

@@ -70,12 +70,12 @@ pub fn decode_annotation(bytes: &[u8]) -> Result<Annotation> {
         match tag {
             1 => snapshot = Some(SnapshotId(v.array()?)),
             2 => out.time = v.timestamp()?,
-            4 => out.host = text(&mut v)?,
-            6 => out.user = text(&mut v)?,
+            4 => out.host = v.text(MAX_TEXT)?,
+            6 => out.user = v.text(MAX_TEXT)?,
             8 => out.clears_tags = true,
             10 => out.removed = texts(&mut v)?,
             12 => out.added = texts(&mut v)?,
-            14 => out.note = Some(text(&mut v)?),
+            14 => out.note = Some(v.text(MAX_TEXT)?),
             16 => out.pin = Some(pin(&mut v)?),
             _ => return Ok(false),
         }
@@ -93,13 +93,6 @@ fn pin(v: &mut Cursor<'_>) -> Result<Pin> {
         1 => Ok(Pin::Forever),
         2 => Ok(Pin::Until(v.timestamp()?)),
         _ => Err(Error::new(ErrorKind::Unsupported, "an annotation has a kind of pin that only a newer yester knows")),
-    }
-}
-
-fn text(v: &mut Cursor<'_>) -> Result<Vec<u8>> {
-    match v.remaining() <= MAX_TEXT {
-        true => Ok(v.bytes_to_end()),
-        false => Err(v.error("a text is too long")),
     }
 }
 

@@ -69,26 +69,19 @@ fn part(bytes: &[u8]) -> Result<Part> {
         match tag {
             KIND => out.kind = v.varint()?,
             STATE => out.state = v.varint()?,
-            PATH => out.path = text(&mut v)?,
+            PATH => out.path = v.text(MAX_TEXT)?,
             STARTED => out.started = v.timestamp()?,
             PART_FINISHED => out.finished = v.timestamp()?,
             BYTES => out.bytes = v.varint()?,
             CHANGED => out.changed = v.varint()?,
             ERRORS => out.errors = v.varint()?,
-            MESSAGE => out.message = text(&mut v)?,
+            MESSAGE => out.message = v.text(MAX_TEXT)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
     })?;
     cursor.end()?;
     Ok(out)
-}
-
-fn text(cursor: &mut Cursor<'_>) -> Result<Vec<u8>> {
-    match cursor.remaining() <= MAX_TEXT {
-        true => Ok(cursor.bytes_to_end()),
-        false => Err(cursor.error("a text is too long")),
-    }
 }
 
 /// Appends a set: its name and its text.

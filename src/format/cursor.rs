@@ -117,6 +117,11 @@ impl<'a> Cursor<'a> {
         std::mem::take(&mut self.rest).to_vec()
     }
 
+    /// A text that fills what is left, at most `max` bytes.
+    pub fn text(&mut self, max: usize) -> Result<Vec<u8>> {
+        if self.remaining() <= max { Ok(self.bytes_to_end()) } else { Err(self.error("a text is too long")) }
+    }
+
     /// A point in time: seconds in zigzag form, nanoseconds below 10⁹.
     pub fn timestamp(&mut self) -> Result<Timestamp> {
         let secs = self.signed()?;

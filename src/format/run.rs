@@ -59,19 +59,19 @@ pub fn decode_run(bytes: &[u8]) -> Result<Run> {
         match tag {
             1 => out.kind = v.varint()?,
             2 => out.state = v.varint()?,
-            4 => out.host = text(&mut v, MAX_TEXT)?,
-            6 => out.user = text(&mut v, MAX_TEXT)?,
-            8 => out.set = text(&mut v, MAX_TEXT)?,
+            4 => out.host = v.text(MAX_TEXT)?,
+            6 => out.user = v.text(MAX_TEXT)?,
+            8 => out.set = v.text(MAX_TEXT)?,
             10 => started = Some(v.timestamp()?),
             12 => out.finished = v.timestamp()?,
             14 => out.snapshot = Some(SnapshotId(v.array()?)),
             16 => out.bytes = v.varint()?,
             18 => out.errors = v.varint()?,
-            20 => out.target = text(&mut v, MAX_TEXT)?,
-            22 => out.message = text(&mut v, MAX_TEXT)?,
+            20 => out.target = v.text(MAX_TEXT)?,
+            22 => out.message = v.text(MAX_TEXT)?,
             24 => out.steps = steps(&mut v)?,
-            26 => out.log = text(&mut v, MAX_LOG)?,
-            28 => out.program = text(&mut v, MAX_TEXT)?,
+            26 => out.log = v.text(MAX_LOG)?,
+            28 => out.program = v.text(MAX_TEXT)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
@@ -92,13 +92,6 @@ fn steps(v: &mut Cursor<'_>) -> Result<Vec<RunStep>> {
         out.push(RunStep { name, started, finished, failure: v.bytes(MAX_TEXT)?.to_vec() });
     }
     Ok(out)
-}
-
-fn text(v: &mut Cursor<'_>, most: usize) -> Result<Vec<u8>> {
-    match v.remaining() <= most {
-        true => Ok(v.bytes_to_end()),
-        false => Err(v.error("a text is too long")),
-    }
 }
 
 #[cfg(test)]

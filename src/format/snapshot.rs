@@ -142,14 +142,6 @@ fn rules(cursor: &mut Cursor<'_>) -> Result<Vec<Rule>> {
     Ok(out)
 }
 
-/// One text that fills its field.
-fn text(cursor: &mut Cursor<'_>) -> Result<Vec<u8>> {
-    match cursor.remaining() <= MAX_TEXT {
-        true => Ok(cursor.bytes_to_end()),
-        false => Err(cursor.error("a text is too long")),
-    }
-}
-
 pub(super) fn texts(cursor: &mut Cursor<'_>) -> Result<Vec<Vec<u8>>> {
     let mut out = Vec::new();
     while cursor.remaining() > 0 {
@@ -201,8 +193,8 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
         match tag {
             TIME => time = Some(v.timestamp()?),
             FINISHED => out.finished = v.timestamp()?,
-            HOST => out.host = text(&mut v)?,
-            USER => out.user = text(&mut v)?,
+            HOST => out.host = v.text(MAX_TEXT)?,
+            USER => out.user = v.text(MAX_TEXT)?,
             PATHS => out.paths = texts(&mut v)?,
             TAGS => out.tags = texts(&mut v)?,
             PARENT => out.parent = Some(SnapshotId(v.array()?)),
@@ -213,7 +205,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
             USERS => out.owners.users = owners(&mut v)?,
             GROUPS => out.owners.groups = owners(&mut v)?,
             STATISTICS => out.statistics = decode_statistics(&mut v)?,
-            PROGRAM => out.program = text(&mut v)?,
+            PROGRAM => out.program = v.text(MAX_TEXT)?,
             RULES => out.rules = rules(&mut v)?,
             PARTS => out.composition.parts = composition::parts(&mut v)?,
             SET => out.composition.set = Some(composition::set(&mut v)?),
@@ -317,8 +309,8 @@ pub fn decode_session(bytes: &[u8]) -> Result<Session> {
                     out.lists.push(SnapshotId(v.array()?));
                 }
             }
-            2 => out.host = text(&mut v)?,
-            4 => out.boot = text(&mut v)?,
+            2 => out.host = v.text(MAX_TEXT)?,
+            4 => out.boot = v.text(MAX_TEXT)?,
             6 => out.pid = v.number32()?,
             8 => out.started = v.varint()?,
             10 => out.time = v.timestamp()?,
@@ -397,10 +389,10 @@ pub fn decode_mark(bytes: &[u8]) -> Result<Mark> {
     cursor.fields(|tag, mut v| {
         match tag {
             1 => snapshot = Some(SnapshotId(v.array()?)),
-            2 => host = text(&mut v)?,
+            2 => host = v.text(MAX_TEXT)?,
             4 => time = v.timestamp()?,
-            6 => user = text(&mut v)?,
-            8 => why = text(&mut v)?,
+            6 => user = v.text(MAX_TEXT)?,
+            8 => why = v.text(MAX_TEXT)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)

@@ -12,9 +12,6 @@ use crate::ingest::sources::{self, SourceEntry};
 use crate::sys::dir::Listing;
 use crate::sys::{Dir, FileKind, Stat};
 
-/// Directories that the walk holds open at one time. What is deeper is not counted, and then nothing is said at all.
-const MOST_OPEN: usize = 256;
-
 /// Entries and bytes of everything that was given, once they are counted.
 #[derive(Debug, Default)]
 pub struct Counted {
@@ -28,11 +25,18 @@ impl Counted {
     }
 }
 
-/// Counts: the body of a thread. It ends with the ingest.
-pub fn count(options: &IngestOptions, rules: &Rules, root: &SourceEntry, shutdown: &StageShutdown<'_>, out: &Counted) {
+/// Counts: the body of a thread. It ends with the ingest. `deepest`: the directories below one another that may be open;
+/// where there are more, nothing is counted at all.
+pub fn count(
+    options: &IngestOptions,
+    rules: &Rules,
+    root: &SourceEntry,
+    (shutdown, deepest): (&StageShutdown<'_>, usize),
+    out: &Counted,
+) {
     let mut streams = false;
     root.each(b"", |_, given| streams |= given.input.path().is_none());
-    let mut walk = CountWalk { options, rules, shutdown, entries: 0, bytes: 0 };
+    let mut walk = CountWalk { options, rules, shutdown, deepest, entries: 0, bytes: 0 };
     // Of a stream nobody knows how long it is.
     if !streams && walk.place(root, b"").is_some() {
         let _ = out.total.set((walk.entries, walk.bytes));
@@ -43,6 +47,7 @@ struct CountWalk<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
     shutdown: &'a StageShutdown<'a>,
+    deepest: usize,
     entries: u64,
     bytes: u64,
 }
@@ -174,7 +179,7 @@ impl<'a> CountWalk<'a> {
                 self.place(below, &[path, b"/", name].concat())?;
             }
         }
-        if stack.len() >= MOST_OPEN {
+        if stack.len() >= self.deepest {
             return None;
         }
         stack.push(CountLevel {

@@ -15,8 +15,9 @@
 //!
 //! A stage closes its output by dropping its end of the channel, and ends when its input is closed. Packs that are full wait
 //! for their last frame at the sealers, so the assembler holds an end of the channel of packs, too.
-//! What ends a stage before that is [`StageShutdown`] and nothing else: a stage that fails or panics begins it, and it reaches
-//! everything that anybody waits at.
+//! What ends a stage before that is [`StageShutdown`] and nothing else: a stage that fails or panics begins it, and it ends
+//! all waiting at channels and budgets. Two waits end otherwise: the assembler's for another ingest of the same tree is
+//! bounded in time, and the planner's for open directories ends when readers drop their tasks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -195,7 +196,8 @@ impl Pipeline<'_> {
     /// Without a parent, whose size would be a guess: starts the count.
     fn start_count<'scope, 'env>(&'env self, scope: &'scope Scope<'scope, 'env>, shared: &'env Shared<'env>) {
         if self.options.count_ahead && self.parent.is_none() {
-            let run = || count::count(self.options, self.rules, self.places, shared.shutdown, &shared.counted);
+            let run =
+                || count::count(self.options, self.rules, self.places, (shared.shutdown, shared.shares.counted), &shared.counted);
             // Without a thread there is no count.
             let _ = thread::Builder::new().name("count".to_owned()).spawn_scoped(scope, run);
         }

@@ -5,6 +5,9 @@ use std::thread;
 /// Files that one reader opens before their turn, at most.
 const READ_AHEAD: usize = 16;
 
+/// Directories below one another that the count goes into, at most.
+const COUNTED: usize = 256;
+
 /// What each part of an ingest may have of the files that the process may open.
 pub struct Shares {
     /// Threads that read small files.
@@ -15,6 +18,8 @@ pub struct Shares {
     pub big_readers: usize,
     /// Directories that are scanned ahead.
     pub scanned: usize,
+    /// Directories that the count may have open.
+    pub counted: usize,
     /// Directories of the walk and of files to be read.
     pub directories: usize,
 }
@@ -27,9 +32,10 @@ impl Shares {
         let ahead = (limit / 8 / small_readers).clamp(1, READ_AHEAD);
         let big_readers = cores().clamp(2, 8).min((limit / 16).max(1));
         let scanned = (limit / 16).clamp(2, 48);
+        let counted = (limit / 16).clamp(2, COUNTED);
         // Sealers read previous versions of what they seal; 16 are for the repository, the process and its terminal.
-        let others = small_readers * ahead + big_readers + scanned + 2 * cores() + 16;
-        Shares { small_readers, ahead, big_readers, scanned, directories: limit.saturating_sub(others).clamp(6, 4096) }
+        let others = small_readers * ahead + big_readers + scanned + counted + 2 * cores() + 16;
+        Shares { small_readers, ahead, big_readers, scanned, counted, directories: limit.saturating_sub(others).clamp(6, 4096) }
     }
 }
 

@@ -77,6 +77,10 @@ impl<'a> StageShutdown<'a> {
         if self.begun.load(Ordering::Relaxed) {
             return None;
         }
+        // Mostly something is there: then nothing is waited at.
+        if let Ok(message) = channel.try_recv() {
+            return Some(message);
+        }
         select! {
             recv(channel) -> message => message.ok(),
             recv(self.ended) -> _ => None,

@@ -8,19 +8,32 @@ use crate::chunk::seal;
 use crate::error::{Error, Result};
 use crate::format::annotation::{decode_annotation, encode_annotation};
 use crate::format::envelope::ObjectType;
-use crate::model::{Annotation, Remarks, Snapshot, SnapshotId};
+use crate::model::{Annotation, Remarks, Snapshot, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::repo::small::{self, Small};
 use crate::repo::{parallel, rubbish, snapshots};
 use crate::storage::{Class, Name};
 
-/// Writes an annotation under a new id.
-pub fn write(repo: &Repository, annotation: &Annotation) -> Result<()> {
+/// Writes an annotation under a new id. It holds over all that `said` has of its snapshot: where one of these is of the
+/// future, its time is moved behind it.
+pub fn write(repo: &Repository, said: &Said, annotation: &Annotation) -> Result<()> {
     let id = SnapshotId::random()?;
-    let plain = encode_annotation(annotation)?;
+    let mut annotation = annotation.clone();
+    if let Some(after) = said.last(annotation.snapshot).and_then(after) {
+        annotation.time = annotation.time.max(after);
+    }
+    let plain = encode_annotation(&annotation)?;
     let object = seal::seal_object(ObjectType::Annotation, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
     repo.storage().create(&Name::Annotation(id), &[&object])?;
     repo.storage().sync()
+}
+
+/// The next moment; `None` after the last one that there is.
+fn after(time: Timestamp) -> Option<Timestamp> {
+    match time.nanos {
+        999_999_999.. => Some(Timestamp { secs: time.secs.checked_add(1)?, nanos: 0 }),
+        nanos => Some(Timestamp { nanos: nanos + 1, ..time }),
+    }
 }
 
 /// What all annotations say, as they were found.
@@ -28,11 +41,16 @@ pub fn write(repo: &Repository, annotation: &Annotation) -> Result<()> {
 pub struct Said {
     /// Annotations by their ids, those of each snapshot in the order in which they hold.
     of: HashMap<SnapshotId, Vec<(SnapshotId, Arc<Annotation>)>>,
-    /// Those that are damaged, and why.
-    pub damaged: Vec<(SnapshotId, Error)>,
+    /// Those that were made with the key and cannot be read, or not by this program, and why. Each may be a pin.
+    pub unread: Vec<(SnapshotId, Error)>,
 }
 
 impl Said {
+    /// The time of the last one of a snapshot.
+    fn last(&self, snapshot: SnapshotId) -> Option<Timestamp> {
+        self.of.get(&snapshot)?.last().map(|(_, annotation)| annotation.time)
+    }
+
     /// Changes the tags of these snapshots to what holds now.
     pub fn apply<'a>(&self, snapshots: impl IntoIterator<Item = &'a mut Snapshot>) -> HashMap<SnapshotId, Remarks> {
         let mut out = HashMap::new();
@@ -81,10 +99,9 @@ pub fn read_all(repo: &Repository) -> Result<Said> {
     for (id, found) in new.into_iter().zip(found) {
         match found? {
             Small::Sound(annotation) => sound.push((id, Arc::new(annotation))),
-            Small::Damaged(_, e) => out.damaged.push((id, e)),
+            Small::Damaged(_, e) | Small::Newer(e) => out.unread.push((id, e)),
             Small::MadeUp(e) => made_up.push((Name::Annotation(id), e)),
-            // What a newer program says is for newer programs.
-            Small::Newer(_) | Small::Gone => {}
+            Small::Gone => {}
         }
     }
     small::tell(repo, &made_up, "yester prune removes it");
@@ -112,12 +129,25 @@ pub fn expire(repo: &Repository) -> Result<u64> {
         gone += 1;
     }
     let known: HashSet<SnapshotId> = said.of.values().flatten().map(|(id, _)| *id).collect();
-    let damaged = |id: &SnapshotId| said.damaged.iter().any(|(other, _)| other == id);
+    let unread = |id: &SnapshotId| said.unread.iter().any(|(other, _)| other == id);
     for (name, _) in repo.storage().list(Class::Annotations)? {
-        let is_other = matches!(&name, Name::Annotation(id) if !known.contains(id) && !damaged(id));
+        let is_other = matches!(&name, Name::Annotation(id) if !known.contains(id) && !unread(id));
         if is_other && rubbish::remove(repo, &name)? {
             gone += 1;
         }
     }
     Ok(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_moment_is_later() {
+        let time = |secs, nanos| Timestamp { secs, nanos };
+        assert_eq!(after(time(1, 5)), Some(time(1, 6)));
+        assert_eq!(after(time(1, 999_999_999)), Some(time(2, 0)));
+        assert_eq!(after(time(i64::MAX, 999_999_999)), None);
+    }
 }

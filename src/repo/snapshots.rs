@@ -73,8 +73,8 @@ pub struct SnapshotList {
     pub made_up: Vec<(Name, Error)>,
     /// Notes and pins of them, where there are any.
     pub remarks: HashMap<SnapshotId, Remarks>,
-    /// Annotations that cannot be read: what they say does not hold.
-    pub damaged_annotations: Vec<(SnapshotId, Error)>,
+    /// Annotations that cannot be read: what they say does not hold, and may have been a pin.
+    pub unread_annotations: Vec<(SnapshotId, Error)>,
     /// When a server received them, and from whom, as far as that is known.
     pub received: times::Received,
 }
@@ -84,7 +84,7 @@ pub fn find_all(repo: &Repository) -> Result<SnapshotList> {
     let mut out = find_unannotated(repo)?;
     let said = annotations::read_all(repo)?;
     out.remarks = said.apply(&mut out.snapshots);
-    out.damaged_annotations = said.damaged;
+    out.unread_annotations = said.unread;
     Ok(out)
 }
 

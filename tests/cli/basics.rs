@@ -7,13 +7,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 
 use program::{Run, World, finish, shown, with};
-use yester::chunk::keys::Credential;
 use yester::model::{Directory, Kind, Metadata, Node, Snapshot, SnapshotId, Statistics, Timestamp};
-use yester::repo::{Repository, snapshots};
-use yester::storage::directory::DirectoryStorage;
+use yester::repo::snapshots;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -21,9 +18,7 @@ fn mode(path: &Path) -> u32 {
 
 /// Commits a snapshot of an empty tree, `hour` hours after 2026-11-20T00:00:00Z.
 fn commit(world: &World, id: u8, hour: i64, host: &str, tags: &[&str]) {
-    let key = fs::read_to_string(world.at("key")).unwrap();
-    let key = Credential::KeyFile(yester::model::id::from_hex(key.trim()).unwrap());
-    let repo = Repository::open(Arc::new(DirectoryStorage::open(&world.at("repo")).unwrap()), &key).unwrap();
+    let repo = world.open_repository();
     let time = Timestamp { secs: 1_795_132_800 + hour * 3600, nanos: 5 };
     let root = Node {
         name: Vec::new(),

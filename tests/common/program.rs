@@ -5,8 +5,12 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use tempfile::TempDir;
+use yester::chunk::keys::Credential;
+use yester::repo::Repository;
+use yester::storage::directory::DirectoryStorage;
 
 /// A home directory of its own, and nothing of the environment that runs the tests.
 pub struct World {
@@ -107,6 +111,13 @@ impl World {
         let options = ["--repo".to_owned(), shown(&self.at("repo")), "--key-file".to_owned(), shown(&self.at("key"))];
         self.run(&[&options[..], &["init".to_owned()]].concat()).ok();
         options
+    }
+
+    /// The same repository through the library.
+    pub fn open_repository(&self) -> Repository {
+        let key = std::fs::read_to_string(self.at("key")).unwrap();
+        let key = Credential::KeyFile(yester::model::id::from_hex(key.trim()).unwrap());
+        Repository::open(Arc::new(DirectoryStorage::open(&self.at("repo")).unwrap()), &key).unwrap()
     }
 }
 

@@ -55,6 +55,9 @@ fn prepare() -> (World, [String; 4]) {
         world.run(&with(&options, &["ingest", "src"])).ok();
     }
     world.run(&with(&options, &["forget", "latest~1"])).ok();
+    world.run(&with(&options, &["tag", "latest", "--add", "x"])).ok();
+    // Writes down what became of it.
+    world.run(&with(&options, &["check"])).ok();
     (world, options)
 }
 
@@ -95,6 +98,8 @@ fn chosen(repo: &Path, object: &str) -> Vec<PathBuf> {
             all.into_iter().filter(|path| forgotten.iter().all(|mark| mark.file_name() != path.file_name())).take(1).collect()
         }
         "the mark of a forgotten snapshot" => forgotten,
+        "an annotation" => files(repo, "annotations"),
+        "a run" => files(repo, "runs"),
         other => panic!("no such object: {other}"),
     }
 }
@@ -115,6 +120,8 @@ fn made_up(repo: &Path, object: &str) -> PathBuf {
         "a session" => repo.join(format!("sessions/{ID}")),
         "a list of packs marked for deletion" => repo.join(format!("condemned/{ID}")),
         "a record of damage" => repo.join(format!("damaged/{ID}")),
+        "an annotation" => repo.join(format!("annotations/{ID}")),
+        "a run" => repo.join(format!("runs/{ID}")),
         "the mark of a snapshot" => repo.join("forgotten").join(files(repo, "snapshots")[0].file_name().unwrap()),
         other => panic!("no such object: {other}"),
     }
@@ -133,6 +140,8 @@ fn claimed(repo: &Path, object: &str) -> Vec<u8> {
         "the mark of a snapshot" => ("forgotten", 8),
         "a list of packs marked for deletion" => ("snapshots", 9),
         "a record of damage" => ("snapshots", 10),
+        "a run" => ("snapshots", 13),
+        "an annotation" => ("snapshots", 14),
         other => panic!("no such object: {other}"),
     };
     let mut out = fs::read(&files(repo, class)[0]).unwrap();

@@ -436,7 +436,7 @@ print(told.hexdigest())";
     };
     let few = |args: &[&str]| {
         let mut command = Command::new("prlimit");
-        command.args(["--nofile=128:128", env!("CARGO_BIN_EXE_yester")]).args(with(&options, args));
+        command.args(["--nofile=64:64", env!("CARGO_BIN_EXE_yester")]).args(with(&options, args));
         program::finish(command.current_dir(world.home()).env_clear().env("HOME", world.home())).ok()
     };
     python(&[make]);

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
 const ROOMS: [(&str, &[&str]); 20] = [
@@ -104,23 +104,11 @@ impl Source {
 }
 
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    let mut directories = vec![root.clone()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path: PathBuf = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-                let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                files.push(Source { path, lines: text.lines().count(), words: words(code) });
-            }
-        }
-    }
-    files
+    let source = |(path, text): (String, String)| {
+        let (lines, words) = (text.lines().count(), words(super::without_tests(&text)));
+        Source { path, lines, words }
+    };
+    super::sources().into_iter().map(source).collect()
 }
 
 /// The identifiers and single signs of Rust code; comments, strings, characters and what follows `'` are left out.

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::{sources, without_tests};
 
 /// Names that stand for several types, and why. The list may only shrink: each must really repeat.
 const REPEATED: [(&str, &str); 0] = [];
-
-const TESTS: &str = "\n#[cfg(test)]\nmod tests {";
 
 /// Where each type is declared, below `src/`, by name.
 fn declared(sources: &[(String, String)]) -> BTreeMap<String, Vec<String>> {
     let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (path, text) in sources {
-        for line in text.split(TESTS).next().unwrap_or_default().lines() {
+        for line in without_tests(text).lines() {
             if let Some(name) = type_name(line) {
                 out.entry(name.to_owned()).or_default().push(path.clone());
             }
@@ -50,24 +50,6 @@ fn breaches(sources: &[(String, String)], repeated: &[&str]) -> Vec<String> {
     for name in repeated {
         if declared.get(*name).is_none_or(|places| places.len() < 2) {
             out.push(format!("{name} no longer repeats: take it from the list"));
-        }
-    }
-    out
-}
-
-fn sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut out = Vec::new();
-    let mut directories = vec![root.clone()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path: PathBuf = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let short = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                out.push((short, fs::read_to_string(&path).unwrap()));
-            }
         }
     }
     out

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::annotation::decode_annotation;
 use crate::format::envelope::ObjectType;
+use crate::format::run::decode_run;
 use crate::keys::binding;
 use crate::keys::configuration::Configurations;
 use crate::keys::copies::CopyState;
@@ -11,8 +13,8 @@ use crate::keys::removal::SlotStore;
 use crate::keys::slots::{self, Slot};
 use crate::model::{Snapshot, SnapshotId};
 use crate::repo::index::condemned;
-use crate::repo::small::Small;
-use crate::repo::{Repository, annotations, beat, damaged, marks, parallel, session, snapshots};
+use crate::repo::small::{self, Small};
+use crate::repo::{Repository, beat, damaged, marks, parallel, session, snapshots};
 use crate::storage::{Class, Name};
 
 use super::CheckReport;
@@ -34,10 +36,8 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     let forgotten = forgotten(repo, findings, &listed)?;
     condemned(repo, findings)?;
     records(repo, findings)?;
-    for (id, e) in annotations::read_all(repo)?.damaged {
-        let name = Name::Annotation(id);
-        findings.damage(name, format!("{}; what it says does not hold, and yester repair objects removes it", bare(&name, &e)));
-    }
+    annotations(repo, findings)?;
+    runs(repo, findings)?;
     live_snapshots(repo, findings, &listed, &forgotten)
 }
 
@@ -153,6 +153,27 @@ fn records(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
     for (id, _, e) in damaged::Damaged::load(repo)?.unreadable {
         let name = Name::Damaged(id);
         findings.damage(name, format!("{}; it says nothing, and yester prune removes it", bare(&name, &e)));
+    }
+    Ok(())
+}
+
+/// Reads what was said of snapshots later.
+fn annotations(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    let ids = ids(repo, Class::Annotations)?;
+    let read = |id: &SnapshotId| small::read(repo, &Name::Annotation(*id), |_, plain| decode_annotation(plain));
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, read)) {
+        let next = "what it said of a snapshot does not hold, and no policy forgets; yester repair objects removes it";
+        wrong(findings, &Name::Annotation(*id), &found?, next, REMOVES);
+    }
+    Ok(())
+}
+
+/// Reads what became of runs.
+fn runs(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    let ids = ids(repo, Class::Runs)?;
+    let read = |id: &SnapshotId| small::read(repo, &Name::Run(*id), |_, plain| decode_run(plain));
+    for (id, found) in ids.iter().zip(parallel::many(repo, &ids, read)) {
+        wrong(findings, &Name::Run(*id), &found?, "nothing depends on it; yester prune removes it", REMOVES);
     }
     Ok(())
 }
