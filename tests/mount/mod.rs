@@ -3,5 +3,4 @@
 mod basics;
 mod image;
 mod point;
-mod requests;
 mod view;

@@ -1,5 +1,8 @@
-//! How much the kernel has to ask: counted, since every request is two switches between processes.
+//! How much the kernel has to ask: counted, since every request is two switches between processes. One test in a process
+//! of its own: it counts the requests of every mount in the process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,7 +16,6 @@ use tracing::{Event, Metadata, Subscriber, span};
 use yester::mount::{Shutdown, mount};
 use yester::vfs::MountOptions;
 
-use crate::common;
 use common::tiny::{About, Tiny, dir, file, noise};
 
 static COUNTS: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
