@@ -151,6 +151,8 @@ fn every_kind_of_bad_input_is_named_before_anything_runs() {
         ("[repositories.x]\nlocation = \"/x\"\nlimit-upload = [\"8M 8-18\"]\n", "is no limit: write 2M, off, or 8M 08:00-18:00"),
         ("[repositories.x]\nlocation = \"/x\"\nlimit-upload = 5\n", "repositories.x.limit-upload: invalid type: integer `5`"),
         ("[repositories.x]\nlocation = \"/x\"\ntls-fingerprint = \"1\"\n", "repositories.x.tls-fingerprint"),
+        ("[sets]\nx = 3\n", "invalid type: integer `3`, expected a table of keys"),
+        ("[repositories]\nx = 3\n", "invalid type: integer `3`, expected a table of keys"),
         ("this is no toml\n", "config.toml:6"),
     ];
     for (text, expected) in rows {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One file.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct FileKeys {
     /// More files, or directories of them (`*.toml`), from where this file is.
     pub include: Vec<PathBuf>,
@@ -24,7 +24,7 @@ pub struct FileKeys {
 
 /// A repository and what opens it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct RepositoryKeys {
     /// Another repository, whose keys hold where this one says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,7 @@ pub struct RepositoryKeys {
 
 /// What belongs together on a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct Set {
     /// Another set, whose keys hold where this one says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ pub struct Set {
 
 /// A command whose output is a file of the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table of keys")]
 pub struct StreamKeys {
     /// The file: an absolute path in the snapshot.
     pub at: String,
@@ -160,7 +160,7 @@ pub struct StreamKeys {
 
 /// How a set goes back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct RestoreKeys {
     /// What must not be alive.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -179,7 +179,7 @@ impl RestoreKeys {
 
 /// A command that is run after a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table of keys")]
 pub struct StepKeys {
     /// What it is called.
     pub name: String,
@@ -203,7 +203,7 @@ pub enum When {
 
 /// Commands around an ingest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct Hooks {
     /// First of all; when it fails, nothing is ingested.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -255,7 +255,7 @@ pub struct Hook {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table of keys")]
 struct HookTable {
     command: Vec<String>,
     timeout: Option<String>,
