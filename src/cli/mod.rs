@@ -55,6 +55,7 @@ mod serve;
 mod sets;
 mod signals;
 mod snapshots;
+mod staged;
 mod stats;
 mod status;
 mod streams;

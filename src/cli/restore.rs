@@ -23,6 +23,7 @@ use super::output::Output;
 use super::patterns::PatternRoots;
 use super::progress::Display;
 use super::select::{Chooser, Filters, Spec};
+use super::staged::{self, StagedArgs};
 use super::{gone, paths, progress, restore_set, signals, units};
 
 /// Copy snapshots, directories or files of them back
@@ -33,7 +34,7 @@ use super::{gone, paths, progress, restore_set, signals, units};
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Which snapshots, and what of them
-    #[arg(value_name = "SNAP[:PATH]", required_unless_present = "set")]
+    #[arg(value_name = "SNAP[:PATH]", required_unless_present_any = ["set", "rollback", "discard_old"])]
     pub specs: Vec<OsString>,
     /// The directory to restore to, made if it is missing (/: in place)
     #[arg(short, long, value_name = "DIR", required_unless_present = "set")]
@@ -89,6 +90,8 @@ pub struct RestoreArgs {
     /// Restore though this guard of --refuse-while is alive
     #[arg(long, value_name = "GUARD")]
     pub even_while_alive: Vec<ServiceGuard>,
+    #[command(flatten)]
+    pub staged: StagedArgs,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
@@ -126,6 +129,9 @@ enum Also {
 /// Restores.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let began = Instant::now();
+    if args.staged.is_later() {
+        return staged::later(context, args);
+    }
     if let Some(name) = &args.set {
         return restore_set::run(context, args, name);
     }
@@ -138,7 +144,10 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let mut options = args.options(context)?;
     let display = Arc::new(Display::new(&context.global));
     options.confirm = confirm(&display);
-    let report = restore(&reader, &request, &options, &*display);
+    let report = match args.staged.staged {
+        true => staged::at_once(&reader, &request, &options, &*display),
+        false => staged::settle(&request, &options, &*display).and_then(|()| restore(&reader, &request, &options, &*display)),
+    };
     display.finish();
     // What was found damaged on the way; whoever may not write has done nothing wrong.
     let _ = yester::repo::damaged::record(&repo, &reader.chunks().found(), "yester restore", context::now());

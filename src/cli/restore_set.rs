@@ -15,6 +15,7 @@ use yester::model::{Kind, Part, Run, Snapshot, escape};
 use yester::repo::Repository;
 use yester::repo::snapshots;
 use yester::repo::tree::TreeReader;
+use yester::restore::staged::{Staged, all};
 use yester::restore::{RestoreReport, RestoreRequest, restore};
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
@@ -24,7 +25,7 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
 use super::restore::{self as single, RestoreArgs};
-use super::{configured, gone, paths, select, signals};
+use super::{configured, gone, paths, select, signals, staged};
 
 /// The word for all paths of a set.
 const PATHS: &str = "paths";
@@ -178,13 +179,31 @@ impl SetRestore<'_> {
         steps: &mut Vec<HookRun>,
     ) -> Result<(Option<RestoreReport>, Option<String>)> {
         let stop = signals::stop_flag()?;
-        let report = self.files(display, logged)?;
-        if let Some(report) = &report
-            && let Outcome::Partial(text) = single::outcome(report)
-        {
-            return Ok((Some(*report), Some(format!("{text}: no command was run"))));
-        }
+        let (report, mut staged) = self.files(display, logged)?;
         let back = Back { observer: &**logged, stop: &stop, variables: self.variables() };
+        let mut failure = report.as_ref().and_then(|report| match single::outcome(report) {
+            Outcome::Partial(text) => Some(format!("{text}: no command was run")),
+            Outcome::Done => None,
+        });
+        if failure.is_none() {
+            failure = self.pour(&back, display, steps)?;
+            if let Some(text) = &mut failure
+                && let Some(staged) = staged.take()
+            {
+                take_back(staged, text)?;
+            }
+            if failure.is_none() {
+                failure = self.steps(&back, display, steps)?;
+            }
+        }
+        if let Some(mut staged) = staged {
+            staged.keep()?;
+        }
+        Ok((report, failure))
+    }
+
+    /// Streams into their commands. Answers which one failed, and why.
+    fn pour(&self, back: &Back<'_>, display: &Display, steps: &mut Vec<HookRun>) -> Result<Option<String>> {
         for stream in self.streams().0 {
             if !self.announce("stream", &stream.at, &stream.restore, display)? {
                 continue;
@@ -198,9 +217,14 @@ impl SetRestore<'_> {
             };
             steps.push(back.pour(&stream.at, &stream.restore, &self.reader, content));
             if let Some(failure) = steps.last().and_then(failure) {
-                return Ok((report, Some(failure)));
+                return Ok(Some(failure));
             }
         }
+        Ok(None)
+    }
+
+    /// Steps, in order. Answers which one failed, and why.
+    fn steps(&self, back: &Back<'_>, display: &Display, steps: &mut Vec<HookRun>) -> Result<Option<String>> {
         let changed = self.snapshot.host != process::host_name();
         let all = self.args.part.is_empty() && self.in_place;
         for step in self.set.restore.steps.iter().filter(|step| all && (changed || step.when != Some(When::HostChanged))) {
@@ -209,20 +233,20 @@ impl SetRestore<'_> {
             }
             steps.push(back.step(&step.name, &step.command, step.timeout.as_deref()));
             if let Some(failure) = steps.last().and_then(failure) {
-                return Ok((report, Some(failure)));
+                return Ok(Some(failure));
             }
         }
-        Ok((report, None))
+        Ok(None)
     }
 
     /// Restores what are files: to where they were, or all of them below the target.
-    fn files(&self, display: &Arc<Display>, logged: &Arc<Logged>) -> Result<Option<RestoreReport>> {
+    fn files(&self, display: &Arc<Display>, logged: &Arc<Logged>) -> Result<(Option<RestoreReport>, Option<Staged>)> {
         let mut options = self.args.options(self.context)?;
         options.confirm = single::confirm(display);
         let (_, files) = self.streams();
         let with_paths = self.wants(PATHS) && !self.set.paths.is_empty();
         if !with_paths && files.is_empty() {
-            return Ok(None);
+            return Ok((None, None));
         }
         let is_there = |path: &[u8]| self.reader.walk_to(&self.snapshot.root, &names(path)).is_ok();
         let unwanted = self.set.streams.iter().filter(|stream| !files.iter().any(|file| file.at == stream.at));
@@ -243,7 +267,13 @@ impl SetRestore<'_> {
             }
         }
         let request = RestoreRequest { sources, target: self.args.target()? };
-        restore(&self.reader, &request, &options, &**logged).map(Some)
+        if self.args.staged.staged {
+            let set = self.snapshot.composition.set.as_ref().map(|set| set.name.as_slice()).unwrap_or_default();
+            let (report, staged) = all::restore(&self.reader, &request, &options, set, &**logged)?;
+            return Ok((Some(report), staged));
+        }
+        staged::settle(&request, &options, &**logged)?;
+        restore(&self.reader, &request, &options, &**logged).map(|report| (Some(report), None))
     }
 
     /// What commands are told.
@@ -287,6 +317,13 @@ struct Announced<'a> {
     name: &'a str,
     command: &'a [String],
     dry_run: bool,
+}
+
+/// Takes back what was exchanged, since a command failed that belongs to it.
+fn take_back(mut staged: Staged, failure: &mut String) -> Result<()> {
+    staged.roll_back().and_then(|()| staged.discard())?;
+    failure.push_str("; what was exchanged was taken back");
+    Ok(())
 }
 
 fn failure(step: &HookRun) -> Option<String> {

@@ -23,7 +23,7 @@ pub(crate) fn follow(run: &RestoreRun<'_>, dir: &Dir, name: &[u8], there: &Stat)
     }
     let opened = dir.open_dir_following(name).map_err(|e| Error::io(format!("a link that leads nowhere is {STAYS}"), e))?;
     let stat = opened.stat_self().map_err(|e| Error::io("cannot look at what it leads to", e))?;
-    if ![0, run.me.0, stat.uid].contains(&there.uid) {
+    if !may_follow(run.me.0, there, &stat) {
         let text = format!(
             "it is a link of user {} to a directory of user {}, which may be a trap: it is not followed",
             there.uid, stat.uid
@@ -31,6 +31,11 @@ pub(crate) fn follow(run: &RestoreRun<'_>, dir: &Dir, name: &[u8], there: &Stat)
         return Err(Error::invalid(text));
     }
     Ok(opened)
+}
+
+/// Whether user `me` may go through this link to a directory: it is root's, the user's own, or the directory's owner's.
+pub(crate) fn may_follow(me: u32, link: &Stat, directory: &Stat) -> bool {
+    [0, me, directory.uid].contains(&link.uid)
 }
 
 /// The directory `name` of `above` as it is there; for what is only asked about.

@@ -40,6 +40,7 @@ pub mod plan;
 pub(crate) mod preflight;
 pub(crate) mod run;
 pub mod spare;
+pub mod staged;
 pub(crate) mod target;
 pub(crate) mod tell;
 pub(crate) mod told;

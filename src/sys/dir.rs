@@ -363,6 +363,22 @@ impl Dir {
         Ok(fs::renameat_with(&self.0, old, &self.0, new, RenameFlags::NOREPLACE)?)
     }
 
+    /// Exchanges two entries of this directory in one step.
+    pub fn exchange(&self, one: &[u8], other: &[u8]) -> io::Result<()> {
+        Ok(fs::renameat_with(&self.0, one, &self.0, other, RenameFlags::EXCHANGE)?)
+    }
+
+    /// Renames into another directory; `AlreadyExists` when the new name is taken, where the file system knows that call.
+    pub fn rename_new_to(&self, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()> {
+        match fs::renameat_with(&self.0, old, &to.0, new, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => match to.stat(new) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => Ok(fs::renameat(&self.0, old, &to.0, new)?),
+            },
+            done => Ok(done?),
+        }
+    }
+
     /// Removes an entry that is not a directory.
     pub fn remove(&self, name: &[u8]) -> io::Result<()> {
         Ok(fs::unlinkat(&self.0, name, AtFlags::empty())?)

@@ -15,6 +15,16 @@ pub fn lock(dir: &Dir) -> io::Result<Dir> {
     Ok(own)
 }
 
+/// Locks a directory as [`lock`] does, without waiting: `None` if somebody else has it.
+pub fn try_lock(dir: &Dir) -> io::Result<Option<Dir>> {
+    let own = dir.open_below(b"")?;
+    match flock(&own, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(own)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Whether the file system does not know a call or a flag of it, rather than being unable to do it this time.
 pub fn is_unknown(e: &io::Error) -> bool {
     let unknown = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTTY, Errno::PERM, Errno::MLINK];

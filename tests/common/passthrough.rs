@@ -7,7 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -25,11 +26,41 @@ pub struct Abilities {
     pub links: bool,
     /// Modes that can be set.
     pub modes: bool,
+    /// `RENAME_EXCHANGE`.
+    pub exchange: bool,
+}
+
+/// Counts the calls that change something, and kills whoever makes a certain one.
+#[derive(Debug, Default)]
+pub struct Changes {
+    made: AtomicU64,
+    deadly: AtomicU64,
+}
+
+impl Changes {
+    /// Counts from 0 again. The process that makes change number `deadly` (from 1; 0: none) is killed in it.
+    pub fn count(&self, deadly: u64) {
+        self.made.store(0, Ordering::SeqCst);
+        self.deadly.store(deadly, Ordering::SeqCst);
+    }
+
+    /// How many there were.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    fn one(&self, by: &Request) {
+        if self.made.fetch_add(1, Ordering::SeqCst) + 1 == self.deadly.load(Ordering::SeqCst) {
+            let pid = rustix::process::Pid::from_raw(by.pid() as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
 }
 
 /// It, mounted; gone when this is dropped.
 pub struct Passthrough {
     pub point: tempfile::TempDir,
+    pub changes: Arc<Changes>,
     session: Option<BackgroundSession>,
 }
 
@@ -41,8 +72,10 @@ impl Passthrough {
             Known { paths: HashMap::from([root.clone()]), numbers: HashMap::from([(root.1, 1)]), last: 1, ..Known::default() };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("passthrough".to_owned()), MountOption::DefaultPermissions];
-        let session = fuser::spawn_mount(Shows { known: Mutex::new(known), abilities }, point.path(), &config).unwrap();
-        Passthrough { point, session: Some(session) }
+        let changes = Arc::<Changes>::default();
+        let shows = Shows { known: Mutex::new(known), abilities, changes: changes.clone() };
+        let session = fuser::spawn_mount(shows, point.path(), &config).unwrap();
+        Passthrough { point, changes, session: Some(session) }
     }
 
     pub fn path(&self) -> &Path {
@@ -125,6 +158,14 @@ impl Known {
         }
     }
 
+    /// The names of two that were exchanged, and of all below them.
+    fn exchanged(&mut self, one: &Path, other: &Path) {
+        let aside = Path::new("/exchanged");
+        self.moved(one, Some(aside));
+        self.moved(other, Some(one));
+        self.moved(aside, Some(other));
+    }
+
     fn opened(&mut self, file: File) -> FileHandle {
         self.last += 1;
         self.open.insert(self.last, file);
@@ -139,6 +180,7 @@ fn errno(e: io::Error) -> Errno {
 struct Shows {
     known: Mutex<Known>,
     abilities: Abilities,
+    changes: Arc<Changes>,
 }
 
 const NEVER: Duration = Duration::ZERO;
@@ -178,7 +220,7 @@ impl Filesystem for Shows {
 
     fn setattr(
         &self,
-        _: &Request,
+        by: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -194,6 +236,7 @@ impl Filesystem for Shows {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.changes.one(by);
         let modes = self.abilities.modes;
         let set = |known: &mut Known| {
             let path = known.path(ino)?;
@@ -220,7 +263,8 @@ impl Filesystem for Shows {
         }
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(&self, by: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        self.changes.one(by);
         self.entry(reply, |known| {
             let path = known.below(parent, name)?;
             let mut builder = fs::DirBuilder::new();
@@ -230,7 +274,8 @@ impl Filesystem for Shows {
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, by: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.changes.one(by);
         self.empty(reply, |known| {
             let path = known.below(parent, name)?;
             fs::remove_file(&path).map_err(errno)?;
@@ -239,7 +284,8 @@ impl Filesystem for Shows {
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, by: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.changes.one(by);
         self.empty(reply, |known| {
             let path = known.below(parent, name)?;
             fs::remove_dir(&path).map_err(errno)?;
@@ -250,7 +296,7 @@ impl Filesystem for Shows {
 
     fn rename(
         &self,
-        _: &Request,
+        by: &Request,
         parent: INodeNo,
         name: &OsStr,
         to: INodeNo,
@@ -258,9 +304,16 @@ impl Filesystem for Shows {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let noreplace = self.abilities.noreplace;
+        self.changes.one(by);
+        let Abilities { noreplace, exchange, .. } = self.abilities;
         self.empty(reply, |known| {
             let (from, to) = (known.below(parent, name)?, known.below(to, new)?);
+            if exchange && flags == RenameFlags::RENAME_EXCHANGE {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, &to, flags).map_err(|e| errno(e.into()))?;
+                known.exchanged(&from, &to);
+                return Ok(());
+            }
             if !flags.is_empty() {
                 if !noreplace || flags != RenameFlags::RENAME_NOREPLACE {
                     return Err(Errno::EINVAL);
@@ -275,7 +328,8 @@ impl Filesystem for Shows {
         });
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, by: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.changes.one(by);
         if !self.abilities.links {
             return reply.error(Errno::EPERM);
         }
@@ -286,7 +340,8 @@ impl Filesystem for Shows {
         });
     }
 
-    fn symlink(&self, _: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(&self, by: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.changes.one(by);
         self.entry(reply, |known| {
             let path = known.below(parent, name)?;
             std::os::unix::fs::symlink(target, &path).map_err(errno)?;
@@ -313,7 +368,8 @@ impl Filesystem for Shows {
         }
     }
 
-    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
+    fn create(&self, by: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
+        self.changes.one(by);
         let create = |known: &mut Known| {
             let path = known.below(parent, name)?;
             let mut options = OpenOptions::new();
@@ -355,7 +411,7 @@ impl Filesystem for Shows {
 
     fn write(
         &self,
-        _: &Request,
+        by: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -365,6 +421,7 @@ impl Filesystem for Shows {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.changes.one(by);
         let write = |known: &mut Known| {
             let file = known.open.get(&fh.0).ok_or(Errno::EBADF)?;
             file.write_all_at(data, offset).map_err(errno)
@@ -382,7 +439,8 @@ impl Filesystem for Shows {
         });
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, by: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.changes.one(by);
         self.empty(reply, |known| known.open.get(&fh.0).ok_or(Errno::EBADF)?.sync_all().map_err(errno));
     }
 

@@ -4,3 +4,4 @@ mod config;
 mod parts;
 mod postgres;
 mod runs;
+mod staged;

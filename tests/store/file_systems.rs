@@ -17,9 +17,10 @@ use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Created, Name, Storage};
 use yester::sys::process::ProcessIdentity;
 
-const WITHOUT_NOREPLACE: Abilities = Abilities { noreplace: false, links: true, modes: true };
-const WITHOUT_LINKS: Abilities = Abilities { noreplace: false, links: false, modes: false };
-const ALL: [Abilities; 3] = [Abilities { noreplace: true, links: false, modes: true }, WITHOUT_NOREPLACE, WITHOUT_LINKS];
+const WITHOUT_NOREPLACE: Abilities = Abilities { noreplace: false, links: true, modes: true, exchange: false };
+const WITHOUT_LINKS: Abilities = Abilities { noreplace: false, links: false, modes: false, exchange: false };
+const ALL: [Abilities; 3] =
+    [Abilities { noreplace: true, links: false, modes: true, exchange: false }, WITHOUT_NOREPLACE, WITHOUT_LINKS];
 
 /// Every command that writes, in a repository on `place`.
 fn lives(world: &World, place: &Path) {
