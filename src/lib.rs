@@ -8,11 +8,12 @@
 //! | `jobs` | opening a repository by its location, credentials, the configuration file | all but `serve` and `mount` |
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
-//! | `ingest`, `restore` | directories and streams in, a snapshot out; and back | `repo` and what it stands on |
+//! | `ingest` | directories and streams in, a snapshot out | `local`, `repo` and what they stand on |
+//! | `restore` | a snapshot in, directories out | `repo` and what it stands on |
 //! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |
 //! | `query` | looking: differences, finding, histories | `repo` and what it stands on |
 //! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
-//! | `local` | what this machine remembers of a repository | `repo`, `model`, `sys` |
+//! | `local` | what this machine remembers of a repository | `repo`, `storage`, `model`, `sys` |
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
 //! | `keys` | configuration, key slots, recovery text | `storage`, `format`, `chunk`, `model` |
 //! | `remote` | repositories on other machines: protocol, client, ssh, TLS | `storage`, `format`, `model`, `sys` |

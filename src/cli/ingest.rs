@@ -157,6 +157,7 @@ pub fn take(
         options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);
     }
     options.never = never(context, &repo)?;
+    options.state = context.places.state().map(std::path::Path::to_owned);
     let report = ingest_all(&repo, inputs, &options, stop, display);
     let report = report.map_err(|e| interrupted(e, args.dry_run))?;
     if report.committed {

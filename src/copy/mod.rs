@@ -114,7 +114,7 @@ impl<'a> Copier<'a> {
         // What an earlier session of this copy stored may be condemned by now: it counts only if this index has it.
         self.memory.forget_what_is_not_in(&index)?;
         let others = session::others(self.target, id)?;
-        let beside = Mutex::new(Others::new(id, index.clone(), others));
+        let beside = Mutex::new(Others::new(id, index.clone(), others, Arc::default()));
         let (mut copy, bytes_new, stored) = self.pipeline(id, &index, &beside, snapshot)?;
         copy.id = id;
         copy.parent = None;

@@ -19,9 +19,10 @@ use crate::ingest::sink::{Stored, stopped};
 use crate::ingest::sources::SourceEntry;
 use crate::ingest::still::Frozen;
 use crate::ingest::{limits, now, parts};
+use crate::local::at_work::AtWork;
+use crate::local::watch::SessionWatch;
 use crate::model::{Node, Snapshot, SnapshotId, Statistics, Timestamp};
 use crate::observe::{Event, Observer};
-use crate::repo::at_work::AtWork;
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::{Index, merge};
 use crate::repo::reader::ChunkReader;
@@ -62,6 +63,8 @@ pub struct Attempt<'a> {
     pub observer: &'a dyn Observer,
     /// An earlier session of this ingest was fenced, or met damage.
     pub again: bool,
+    /// How long others stood still.
+    pub watch: &'a Arc<SessionWatch>,
 }
 
 /// What a session found in the repository when it began.
@@ -123,7 +126,7 @@ impl Attempt<'_> {
     /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
     fn settle(&self, report: &IngestReport) {
         if report.snapshot.statistics.bytes_stored > 0 {
-            let settled = AtWork::new(report.snapshot.id)
+            let settled = AtWork::new(report.snapshot.id, self.watch.clone())
                 .look(self.repo)
                 .and_then(|others| merge::settle(self.repo, &Index::load_with_damage(self.repo, None)?.0, !others));
             // Somebody else who merges, or a prune, deleted a segment first.
@@ -220,7 +223,7 @@ impl Attempt<'_> {
             again: self.again,
             session: base.id,
             index: &base.index,
-            others: &Mutex::new(Others::new(base.id, base.index.clone(), base.others)),
+            others: &Mutex::new(Others::new(base.id, base.index.clone(), base.others, self.watch.clone())),
             parent: base.parent.as_ref(),
             trees: parent_tree.as_ref().map(|tree| tree.trees().clone()),
         };

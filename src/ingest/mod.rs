@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::attempt::{Attempt, End};
 use crate::ingest::exclude::Rules;
+use crate::local::watch::SessionWatch;
 use crate::model::Timestamp;
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
@@ -97,10 +98,11 @@ pub fn ingest_all(
     let rules = Rules::new(options, &never)?;
     limits::check(inputs, options)?;
     process::raise_file_limit();
+    let watch = Arc::new(SessionWatch::new(options.state.as_deref(), repo.id()));
     let (mut fenced, mut damaged) = (0, 0);
     loop {
         let again = fenced + damaged > 0;
-        let attempt = Attempt { repo, inputs, places: &places, rules: &rules, options, stop, observer, again };
+        let attempt = Attempt { repo, inputs, places: &places, rules: &rules, options, stop, observer, again, watch: &watch };
         match attempt.run()? {
             End::Done(report) => return Ok(*report),
             End::Fenced => {

@@ -86,6 +86,8 @@ pub struct IngestOptions {
     pub wait_for_others: Duration,
     /// Paths that must never be ingested: the repository itself, the cache.
     pub never: Vec<std::path::PathBuf>,
+    /// Where this machine remembers since when sessions of other machines stand still; `None`: nowhere.
+    pub state: Option<std::path::PathBuf>,
 }
 
 /// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
@@ -117,6 +119,7 @@ impl Default for IngestOptions {
             set: None,
             wait_for_others: WAIT_FOR_OTHERS,
             never: Vec::new(),
+            state: None,
         }
     }
 }

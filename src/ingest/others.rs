@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::format::pack::{PREAMBLE, PackKind, Preamble};
+use crate::local::at_work::AtWork;
+use crate::local::watch::SessionWatch;
 use crate::model::{ChunkKey, PackId, SegmentId, SnapshotId};
 use crate::repo::Repository;
-use crate::repo::at_work::AtWork;
 use crate::repo::index::Index;
 use crate::repo::index::paged::PagedSegment;
 use crate::repo::pack::StoredPack;
@@ -65,8 +66,9 @@ pub struct Ahead {
 }
 
 impl Others {
-    /// Nothing has changed since `index` was loaded for this session. `at_work`: there are other sessions.
-    pub fn new(session: SnapshotId, index: Arc<Index>, at_work: bool) -> Self {
+    /// Nothing has changed since `index` was loaded for this session. `at_work`: there are other sessions, and `watch` knows
+    /// how long they stood still.
+    pub fn new(session: SnapshotId, index: Arc<Index>, at_work: bool, watch: Arc<SessionWatch>) -> Self {
         Others {
             session,
             began: Instant::now(),
@@ -75,7 +77,7 @@ impl Others {
             packs: 0,
             since_look: 0,
             since_loaded: 0,
-            sessions: AtWork::new(session),
+            sessions: AtWork::new(session, watch),
             at_work,
             recent: VecDeque::new(),
             fresh: None,

@@ -92,6 +92,11 @@ impl SessionWatch {
         };
         seen.iter().map(|(id, seen)| (*id, still(seen))).collect()
     }
+
+    /// How long the newest sign of life that was seen of a session is the same; nothing, where none was looked at.
+    pub fn stands(&self, id: SnapshotId, now: &Clock) -> Duration {
+        self.seen.lock().get(&id).map_or(Duration::ZERO, |seen| now.since(&seen.first))
+    }
 }
 
 /// Of each session what was known of its newest sign, or that it was seen now; others are forgotten.

@@ -16,7 +16,6 @@ use crate::repo::cache::{SegmentCache, SegmentSource};
 use crate::storage::{Class, Storage};
 
 pub mod annotations;
-pub mod at_work;
 pub mod attributes;
 pub mod beat;
 pub(crate) mod bits;
