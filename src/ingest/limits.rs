@@ -52,8 +52,8 @@ pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
 /// The names of the users and groups that own something, at most `most` of each. That there was no room for more is told
 /// and counted: then the ingest is not complete.
 pub fn owners(ids: (&BTreeSet<u32>, &BTreeSet<u32>), most: usize, counts: &mut Statistics, observer: &dyn Observer) -> Owners {
-    let (users, unnamed) = named(ids.0, most, users::user_name);
-    let (groups, more) = named(ids.1, most, users::group_name);
+    let (users, unnamed) = named(ids.0, most, users::user_names);
+    let (groups, more) = named(ids.1, most, users::group_names);
     let unnamed = unnamed + more;
     if unnamed > 0 {
         let message = format!("more owners have names than a snapshot holds: {unnamed} of them are stored by number only");
@@ -64,10 +64,11 @@ pub fn owners(ids: (&BTreeSet<u32>, &BTreeSet<u32>), most: usize, counts: &mut S
 }
 
 /// The names of these numbers, as far as a snapshot holds them, and how many it does not.
-fn named(ids: &BTreeSet<u32>, most: usize, name: impl Fn(u32) -> Option<Vec<u8>>) -> (Vec<(u32, Vec<u8>)>, u64) {
+fn named(ids: &BTreeSet<u32>, most: usize, names: impl Fn(&[u32]) -> Vec<Option<Vec<u8>>>) -> (Vec<(u32, Vec<u8>)>, u64) {
     let (mut out, mut unnamed) = (Vec::new(), 0);
-    for id in ids {
-        match name(*id) {
+    let ids: Vec<u32> = ids.iter().copied().collect();
+    for (id, name) in ids.iter().zip(names(&ids)) {
+        match name {
             Some(name) if out.len() < most && name.len() <= MAX_NAME => out.push((*id, name)),
             Some(_) => unnamed += 1,
             None => {}
@@ -101,8 +102,8 @@ mod tests {
     #[test]
     fn owners_beyond_what_a_snapshot_names_have_numbers_only() {
         let ids: BTreeSet<u32> = (0..MAX_LIST as u32 + 10).collect();
-        let (found, unnamed) =
-            named(&ids, MAX_LIST, |id| (id != 3).then(|| if id == 5 { vec![b'x'; 300] } else { b"u".to_vec() }));
+        let name = |id| (id != 3).then(|| if id == 5 { vec![b'x'; 300] } else { b"u".to_vec() });
+        let (found, unnamed) = named(&ids, MAX_LIST, |ids| ids.iter().map(|id| name(*id)).collect());
         assert_eq!((found.len(), unnamed), (MAX_LIST, 9));
         assert!(found.iter().all(|(id, _)| *id != 3 && *id != 5));
     }

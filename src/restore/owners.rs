@@ -19,10 +19,12 @@ const ACL_GROUP: u16 = 8;
 impl OwnerMap {
     /// Looks every name up on this system; a name that is not there keeps its number.
     pub(crate) fn of(owners: &Owners) -> Self {
-        let moved = |list: &[(u32, Vec<u8>)], find: fn(&[u8]) -> Option<u32>| {
-            list.iter().filter_map(|(id, name)| Some((*id, find(name)?))).filter(|(there, here)| there != here).collect()
+        let moved = |list: &[(u32, Vec<u8>)], find: fn(&[&[u8]]) -> Vec<Option<u32>>| {
+            let names: Vec<&[u8]> = list.iter().map(|(_, name)| name.as_slice()).collect();
+            let found = list.iter().zip(find(&names)).filter_map(|((there, _), here)| Some((*there, here?)));
+            found.filter(|(there, here)| there != here).collect()
         };
-        OwnerMap { users: moved(&owners.users, users::user_id), groups: moved(&owners.groups, users::group_id) }
+        OwnerMap { users: moved(&owners.users, users::user_ids), groups: moved(&owners.groups, users::group_ids) }
     }
 
     /// The user's number here.

@@ -5,8 +5,8 @@
 use crate::common::lying;
 use crate::common::program;
 
-use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -392,24 +392,4 @@ fn a_variable_without_a_value_is_an_error_that_names_it() {
 
 fn finish_ok(world: &World, variables: &[(&str, &str)], args: &[String]) {
     program::finish(Command::env(&mut world.command(args), variables[0].0, variables[0].1)).ok();
-}
-
-/// A snapshot holds the names of 65,536 users. Of these owners only the numbers are known, and they stand with the files.
-#[test]
-fn more_owners_than_a_snapshot_can_name_are_stored_and_read() {
-    let world = World::new();
-    let options = world.repository();
-    fs::create_dir(world.at("src")).unwrap();
-    for n in 1..=65_537u32 {
-        let path = world.at(&format!("src/{}/{n}", n % 64));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        File::create(&path).unwrap();
-        std::os::unix::fs::chown(&path, Some(1_000_000 + n), Some(2_000_000 + n)).unwrap();
-    }
-    world.run(&with(&options, &["ingest", "src"])).ok();
-    world.run(&with(&options, &["check"])).ok();
-    let inside = format!("latest:{}", world.at("src/1").display());
-    world.run(&with(&options, &["restore", &inside, "--target", "out"])).ok();
-    let owner = fs::metadata(world.at("out/65537")).unwrap();
-    assert_eq!((owner.uid(), owner.gid()), (1_065_537, 2_065_537));
 }
