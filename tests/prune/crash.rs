@@ -48,6 +48,7 @@ fn it_can_be_killed_at_every_step() {
             let result = crashed.try_prune(&options);
             assert!(result.is_err(), "step {n}: {result:?}");
             crashed.storage.fail_after(u64::MAX);
+            crashed.is_undamaged(&format!("killed at step {n}"));
             crashed.recovers();
         }
         met.extend(log);
@@ -111,6 +112,7 @@ fn the_disk_may_be_full_at_every_object() {
                 assert!(e.kind() == ErrorKind::Full && e.to_string().contains("No space left"), "{e}");
             }
             crashed.storage.before(|_| Ok(()));
+            crashed.is_undamaged(&format!("full at object {n}"));
             crashed.recovers();
         }
     }

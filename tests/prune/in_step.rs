@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::common::record::Operation;
 use yester::chunk::codec::Compression;
+use yester::error::Result;
 use yester::ingest::{IngestOptions, IngestReport, Parent, Source, ingest};
 use yester::model::SnapshotId;
 use yester::observe::Silent;
@@ -23,7 +24,7 @@ const IN_STEP: usize = 2;
 
 /// What the two know of each other.
 #[derive(Default)]
-struct Meeting {
+pub struct Meeting {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -38,7 +39,7 @@ struct State {
 impl Meeting {
     /// Before an operation of number `me`. The one whose session has the smaller id stands still at pack `stands_still`
     /// until the other has ended.
-    fn before(&self, me: usize, operation: &Operation, stands_still: usize) {
+    pub fn before(&self, me: usize, operation: &Operation, stands_still: usize) {
         let mut state = self.state.lock().unwrap();
         match operation {
             Operation::Create(Name::Session(id), _) => state.sessions[me] = Some(*id),
@@ -58,6 +59,22 @@ impl Meeting {
         }
     }
 
+    /// Whether the other one's session has the larger id.
+    pub fn is_ahead(&self, me: usize) -> bool {
+        let state = self.state.lock().unwrap();
+        state.sessions[me] < state.sessions[1 - me]
+    }
+
+    /// The session of this one, which has begun.
+    pub fn session(&self, one: usize) -> SnapshotId {
+        self.state.lock().unwrap().sessions[one].unwrap()
+    }
+
+    /// Packs that this one has begun to store.
+    pub fn packs(&self, one: usize) -> usize {
+        self.state.lock().unwrap().packs[one]
+    }
+
     fn end(&self, me: usize) {
         self.state.lock().unwrap().ended[me] = true;
         self.changed.notify_all();
@@ -74,23 +91,34 @@ fn bytes_of_packs(world: &World) -> u64 {
     world.storage.inner.list(Class::Packs).unwrap().iter().map(|(_, size)| size).sum()
 }
 
+/// What comes before each operation of each of the two.
+pub type Before = dyn Fn(usize, &Operation) -> Result<()> + Send + Sync;
+
 /// Two ingests of the source; the bytes of all packs. `stands_still`: the pack that the one that goes ahead never stores
 /// while the other is at work.
-fn both(mut world: World, wait: Duration, stands_still: usize) -> u64 {
+fn both(world: World, wait: Duration, stands_still: usize) -> u64 {
     let meeting = Arc::new(Meeting::default());
+    let met = meeting.clone();
+    let before = move |me: usize, operation: &Operation| {
+        met.before(me, operation, stands_still);
+        Ok(())
+    };
+    meet(world, wait, &meeting, Arc::new(before))
+}
+
+/// Two ingests of the source, with something before each of their operations; the bytes of all packs.
+pub fn meet(mut world: World, wait: Duration, meeting: &Meeting, before: Arc<Before>) -> u64 {
     let source = [Source { path: world.source.path().to_owned(), stored: b"/live".to_vec() }];
     let one = |me: usize| -> IngestReport {
         let storage = Faults::over(world.storage.inner.clone());
         let credential = yester::chunk::keys::Credential::KeyFile([9; 32]);
         let repo = Arc::new(Repository::open(storage.clone(), &credential).unwrap());
-        let told = meeting.clone();
-        storage.before(move |operation| {
-            told.before(me, operation, stands_still);
-            Ok(())
-        });
-        let report = ingest(&repo, &source, &options(wait), &Arc::default(), &Silent).unwrap();
+        let before = before.clone();
+        storage.before(move |operation| before(me, operation));
+        let report = ingest(&repo, &source, &options(wait), &Arc::default(), &Silent);
+        // Also when it failed: the other may wait for that.
         meeting.end(me);
-        report
+        report.unwrap()
     };
     let reports = thread::scope(|scope| {
         let threads = [0, 1].map(|me| scope.spawn(move || one(me)));
@@ -106,7 +134,7 @@ fn both(mut world: World, wait: Duration, stands_still: usize) -> u64 {
     bytes
 }
 
-fn with_image() -> World {
+pub fn with_image() -> World {
     let world = World::new();
     world.write("image", &noise(1, IMAGE));
     world

@@ -17,6 +17,7 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::format::envelope::ObjectType;
 use yester::format::snapshot::Session;
 use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
+use yester::maintain::check::{CheckOptions, check};
 use yester::maintain::forget;
 use yester::maintain::prune::{Prune, PruneOptions, PrunePlan, Report, Unused};
 use yester::model::{Directory, Kind, PackId, SnapshotId, Timestamp};
@@ -154,6 +155,14 @@ impl World {
     pub fn verify(&self) {
         let repo = Arc::new(Repository::open(self.storage.inner.clone(), &KEY).unwrap());
         verify(&repo, &self.history);
+    }
+
+    /// A check finds no damage, whatever was left half done.
+    #[track_caller]
+    pub fn is_undamaged(&self, case: &str) {
+        let repo = Arc::new(Repository::open(self.storage.inner.clone(), &KEY).unwrap());
+        let report = check(&repo, &CheckOptions::default(), &Silent, &mut |_, _| ()).unwrap();
+        assert!(report.is_sound(), "{case}: {report:?}");
     }
 }
 
