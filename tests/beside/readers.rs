@@ -65,7 +65,7 @@ impl Beside {
                 // A mount lists the snapshots once a second.
                 let tree = mount.join("ids").join(&chosen.id[..8]);
                 let mut tries = 0;
-                while !tree.exists() && tries < 1200 {
+                while !tree.exists() && tries < 6000 {
                     std::thread::sleep(std::time::Duration::from_millis(50));
                     tries += 1;
                 }

@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use yester::remote::tokens::Grant;
 use yester::serve::objects::tokens;
 use yester::storage::directory::DirectoryStorage;
+
+use crate::net::support::PATIENT;
 
 /// A server below a root that has the repository `web`.
 pub struct Program {
@@ -59,7 +60,7 @@ impl Program {
             "{method} {path} HTTP/1.1\r\nHost: x\r\nyester-protocol: 1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
         );
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(PATIENT)).unwrap();
         let _ = stream.write_all(&[head.as_bytes(), body].concat());
         let mut out = Vec::new();
         let _ = stream.read_to_end(&mut out);

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::net::rows::Plain;
 use crate::net::support::PATIENT;
@@ -73,7 +73,7 @@ impl Raw {
     /// The same with the server on this port of this machine.
     pub fn at(port: u16, token: &str, settings: &[(u16, u32)]) -> Raw {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(PATIENT)).unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         let payload: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
@@ -126,7 +126,7 @@ impl Raw {
     /// Reads on until the connection ends; the kinds of the frames. Pings are answered: who does not is cut for that.
     /// Panics if it does not end.
     pub fn ends(&mut self) -> Vec<u8> {
-        self.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        self.stream.set_read_timeout(Some(PATIENT)).unwrap();
         let (mut kinds, begin) = (Vec::new(), Instant::now());
         loop {
             assert!(begin.elapsed() < PATIENT, "the connection stays open after {} frames", kinds.len());

@@ -83,7 +83,8 @@ fn who_stands_still_is_cut() {
     // A busy machine may need longer to notice.
     let is_cut = |seconds| {
         let mut stream = plain.connect();
-        stream.write_all(head.as_bytes()).unwrap();
+        // On a busy machine it may be cut before this is said.
+        let _ = stream.write_all(head.as_bytes());
         std::thread::sleep(Duration::from_secs(seconds));
         let mut got = Vec::new();
         let _ = stream.read_to_end(&mut got);

@@ -537,7 +537,7 @@ fn a_writer_without_signs_of_life_is_dead() {
     loop {
         match world.try_prune(&after(1)) {
             Ok((_, report)) => break assert_eq!(report.sessions, 1),
-            Err(e) => assert!(e.kind() == ErrorKind::Busy && began.elapsed() < Duration::from_secs(60), "{e}"),
+            Err(e) => assert!(e.kind() == ErrorKind::Busy && began.elapsed() < Duration::from_secs(300), "{e}"),
         }
     }
     assert!(world.names(Class::Sessions).is_empty(), "its signs go with it");

@@ -246,7 +246,7 @@ fn a_segment_that_stalls_keeps_nobody_from_the_cache() {
             repo.cache().unwrap().keep_tree(&PackId([1; 32]), 0, &[7; 100]);
             done.send(()).unwrap();
         });
-        let kept = kept.recv_timeout(Duration::from_secs(60));
+        let kept = kept.recv_timeout(Duration::from_secs(300));
         fixture.storage.set_faults(|_, _| Fault::None);
         loading.join().unwrap().unwrap();
         kept.expect("who keeps a page of a tree waits for a segment");
