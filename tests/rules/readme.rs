@@ -166,3 +166,30 @@ fn the_semantics_of_the_mount_name_tests_that_exist() {
         }
     }
 }
+
+/// The tables of what was tried name tests that exist: a file of `tests/` or `src/` without its ending, and tests of it.
+#[test]
+fn what_was_tried_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for page in ["docs/durability.md", "docs/security.md"] {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        let table = text.split("<!-- tried -->").nth(1).and_then(|rest| rest.trim().split("\n\n").next()).unwrap();
+        let rows: Vec<&str> = table.lines().skip(2).collect();
+        assert!(rows.len() >= 15, "{page}: {} rows", rows.len());
+        for row in rows {
+            let (mut of, mut named) = (None, 0);
+            let holds = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+            for word in holds.split('`').skip(1).step_by(2) {
+                if word.contains('/') {
+                    let path = if word.starts_with("src/") { format!("{word}.rs") } else { format!("tests/{word}.rs") };
+                    of = Some((word, tests_in(&root.join(path))));
+                } else {
+                    let (file, tests) = of.as_ref().unwrap_or_else(|| panic!("{page}: whose test is {word}?"));
+                    assert!(tests.iter().any(|test| test == word), "{page}: there is no test {word} in {file}");
+                    named += 1;
+                }
+            }
+            assert!(named > 0, "{page}: no test is named in {row}");
+        }
+    }
+}
