@@ -11,7 +11,7 @@ use yester::{Error, Result};
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::Output;
-use super::select::{Chooser, Filters, Spec};
+use super::select::{self, Chooser, Filters, Spec};
 
 /// Write a file of a snapshot to standard output
 #[derive(Debug, Args)]
@@ -28,7 +28,10 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
     let spec = Spec::parse(&args.spec)?;
     let Some(path) = &spec.path else {
         let name = escape(spec.snapshot.as_bytes());
-        return Err(Error::invalid(format!("{name} names a snapshot and no file in it: write {name}:/PATH")));
+        return Err(Error::invalid(match select::is_path(&spec.snapshot) {
+            true => format!("{name} is a path, and in which snapshot? latest:{name} is in the newest that has it"),
+            false => format!("{name} names a snapshot and no file in it: write {name}:/PATH"),
+        }));
     };
     let repo = context.open()?;
     super::gone::warn(context, &repo)?;

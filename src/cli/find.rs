@@ -13,7 +13,7 @@ use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::{self, Outcome};
-use super::output::{JsonPath, Output};
+use super::output::{JsonPath, Output, note};
 use super::patterns::PatternRoots;
 use super::select::Filters;
 use super::{gone, units};
@@ -85,9 +85,14 @@ pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
         deleted: args.deleted,
         last: args.last,
         failed: damaged,
+        found: false,
     };
     find::find(&trees, &chosen, &query, &mut listing)?;
     listing.out.finish()?;
+    if !listing.found && !context.global.quiet && !context.global.json {
+        let count = units::counted(chosen.len() as u64, "snapshot", "snapshots");
+        note(&format!("yester: note: nothing like that is in {count}"));
+    }
     let Some((first, rest)) = listing.failed.split_first() else { return Ok(Outcome::Done) };
     for e in rest {
         exit::report(exit::FAILED, &e.to_string(), context.global.json);
@@ -133,6 +138,7 @@ struct FindPrinter<'a> {
     deleted: bool,
     last: bool,
     failed: Vec<Error>,
+    found: bool,
 }
 
 #[derive(Serialize)]
@@ -172,6 +178,7 @@ impl FindReceiver for FindPrinter<'_> {
             let last = versions.into_iter().filter_map(|version| Some((newest(&version)?, version))).max_by_key(|(at, _)| at.0);
             versions = last.map(|((_, at), version)| EntryVersion { set: SnapshotSet::one(at), ..version }).into_iter().collect();
         }
+        self.found |= !versions.is_empty();
         versions.iter().try_for_each(|version| self.show(path, version))
     }
 

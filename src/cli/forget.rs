@@ -46,20 +46,23 @@ pub struct ForgetArgs {
     #[command(flatten)]
     filters: Filters,
     /// Accept that snapshots which nobody forgot are gone: show them, and ask no more
-    #[arg(long, conflicts_with_all = ["names", "policy", "prune"])]
+    #[arg(long, conflicts_with_all = ["names", "policy", "prune"], help_heading = WHAT)]
     accept_gone: bool,
     /// Delete afterwards what no snapshot needs
-    #[arg(long)]
+    #[arg(long, help_heading = WHAT)]
     prune: bool,
     #[command(flatten)]
     how: How,
     /// Let a policy take all snapshots of a series, or names all there are
-    #[arg(long)]
+    #[arg(long, help_heading = WHAT)]
     unsafe_allow_remove_all: bool,
     /// Only say what would be done
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, help_heading = WHAT)]
     dry_run: bool,
 }
+
+/// What is neither about what stays nor a filter stands among the options without a heading.
+const WHAT: Option<&str> = None;
 
 /// What stays of every series.
 #[derive(Debug, Clone, Default, Args)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::Serialize;
 use yester::chunk::codec::Compression;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
@@ -53,7 +54,7 @@ pub struct IngestArgs {
     #[arg(long = "tag", value_name = "TAG[,TAG…]")]
     tags: Vec<OsString>,
     /// The host it is of [default: this one]
-    #[arg(short = 'H', long, value_name = "HOST")]
+    #[arg(short = 'H', long, value_name = "HOST", value_parser = OsStringValueParser::new().try_map(named))]
     host: Option<OsString>,
     /// The time it stands for [default: now]
     #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
@@ -137,6 +138,11 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     display.finish();
     tell(context, args, &report, began)?;
     Ok(outcome(&report))
+}
+
+/// A host has a name.
+fn named(host: OsString) -> Result<OsString, &'static str> {
+    if host.is_empty() { Err("a host has a name") } else { Ok(host) }
 }
 
 /// Opens the repository, which is then in `opened`, and takes the snapshot.
@@ -295,9 +301,11 @@ pub fn outcome(report: &IngestReport) -> Outcome {
     }
     let failed: Vec<_> = parts::failed(&report.snapshot).collect();
     missing.extend(failed.iter().map(|part| format!("{} failed", escape(&part.path))));
-    let errors = report.snapshot.statistics.errors.saturating_sub(failed.len() as u64);
+    // These are errors, too.
+    let told = failed.len() as u64 + report.missing_sources as u64;
+    let errors = report.snapshot.statistics.errors.saturating_sub(told);
     if errors > 0 {
-        missing.push(units::counted(errors, "entry", "entries") + " could not be read as it was");
+        missing.push(units::counted(errors, "entry could not be read as it was", "entries could not be read as they were"));
     }
     Outcome::Partial(format!("the snapshot is not complete: {}", missing.join(", ")))
 }

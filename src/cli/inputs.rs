@@ -64,9 +64,18 @@ pub fn require_one(inputs: &[Arc<dyn Input>]) -> Result<()> {
     Err(error.map_or_else(|| Error::new(ErrorKind::NotFound, text.clone()), |e| Error::io(text.clone(), e)))
 }
 
+/// Bytes of the longest path that Linux takes.
+const LONGEST: usize = 4095;
+
 /// The paths in a list, each ended by `end` (a newline or NUL); `-` is standard input. Empty ones are left out.
 pub fn listed_paths(list: &Path, end: u8) -> Result<Vec<PathBuf>> {
     let bytes = read(list)?;
+    if let Some((at, path)) = bytes.split(|b| *b == end).enumerate().find(|(_, path)| path.len() > LONGEST) {
+        let (number, length) = (at as u64 + 1, path.len());
+        let other = if end == 0 { "a path a line: --files-from" } else { "paths ended by NUL: --files-from0" };
+        let text = format!("{}: path {number} has {length} bytes, more than a path can have (for {other})", paths::shown(list));
+        return Err(Error::invalid(text));
+    }
     Ok(bytes.split(|b| *b == end).filter(|p| !p.is_empty()).map(|p| paths::from_bytes(p.to_vec())).collect())
 }
 

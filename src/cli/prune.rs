@@ -36,6 +36,7 @@ pub struct PruneArgs {
 
 /// How to prune: also for `forget --prune`.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = None::<&str>)]
 pub struct How {
     /// Unused space that may stay in packs that are needed in part: 5%, a size, or unlimited
     #[arg(long, value_name = "LIMIT", default_value = "5%", value_parser = unused)]

@@ -256,9 +256,15 @@ pub fn outcome(report: &RestoreReport) -> Outcome {
     if report.is_complete() {
         return Outcome::Done;
     }
-    let errors = units::counted(report.errors, "entry", "entries");
-    let warnings = units::counted(report.warnings, "property", "properties");
-    Outcome::Partial(format!("the restore is not complete: {errors} could not be restored, {warnings} could not be set"))
+    let counts = [
+        (report.errors.saturating_sub(report.unmatched), "entry", "entries", "could not be restored"),
+        (report.unmatched, "pattern", "patterns", "matched nothing"),
+        (report.warnings, "property", "properties", "could not be set"),
+    ];
+    let counts = counts.iter().filter(|(count, ..)| *count > 0);
+    let lacks: Vec<String> =
+        counts.map(|(count, one, many, what)| format!("{} {what}", units::counted(*count, one, many))).collect();
+    Outcome::Partial(format!("the restore is not complete: {}", lacks.join(", ")))
 }
 
 /// The last line.

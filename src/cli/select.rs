@@ -205,14 +205,19 @@ impl Chooser {
         let SnapshotFilter { hosts, tags, paths } = &self.filter;
         let filtered = !(hosts.is_empty() && tags.is_empty() && paths.is_empty());
         match self.newest_first(None, None).next() {
-            None if filtered && !self.all.is_empty() => Err(self.none("these filters", None)),
+            None if filtered && !self.all.is_empty() => Err(not_found(none_passes(&self.all))),
             _ => Ok(()),
         }
     }
 
     /// Understands a name. A damaged snapshot may be the one that is meant: `latest` must not silently become an older one.
     fn parse(&self, name: &str) -> Result<SnapshotName> {
-        let parsed = SnapshotName::parse(name.as_bytes(), &jiff::Zoned::now())?;
+        let parsed = SnapshotName::parse(name.as_bytes(), &jiff::Zoned::now()).map_err(|e| match is_path(name) {
+            true => {
+                Error::invalid(format!("{e}; the path in the newest snapshot that has it is latest:{}", escape(name.as_bytes())))
+            }
+            false => e,
+        })?;
         match &self.damaged {
             Some(e) if !matches!(parsed, SnapshotName::Id(_)) => Err(Error::new(e.kind(), format!("{name} cannot be told: {e}"))),
             _ => Ok(parsed),
@@ -238,16 +243,10 @@ impl Chooser {
         let oldest = self.newest_first(host, None).last();
         not_found(match (self.all.len(), oldest) {
             (0, _) => "the repository has no snapshots yet (make one with: yester ingest PATH)".to_owned(),
+            (_, None) if host.is_none() => format!("{name}: {}", none_passes(&self.all)),
             (all, None) => {
-                let mut hosts: Vec<String> = self.all.iter().map(|s| escape(&s.host)).collect();
-                hosts.sort_unstable();
-                hosts.dedup();
-                let filters = if host.is_some() { "is of that host" } else { "passes the filters" };
-                format!(
-                    "{name}: none of {} {filters}; there are some of: {}",
-                    units::counted(all as u64, "snapshot", "snapshots"),
-                    hosts.join(", ")
-                )
+                let all = units::counted(all as u64, "snapshot", "snapshots");
+                format!("{name}: none of {all} is of that host; there are some of: {}", hosts(&self.all))
             }
             (all, Some(oldest)) => {
                 let of = if all > passing { " that pass the filters" } else { "" };
@@ -300,6 +299,25 @@ fn has(trees: &TreeReader, snapshot: &Snapshot, names: &[&[u8]]) -> Result<bool>
         node = entry.node().clone();
     }
     Ok(true)
+}
+
+/// Whether somebody who writes this for a snapshot means a path.
+pub fn is_path(name: &str) -> bool {
+    name.contains('/') || Path::new(name).symlink_metadata().is_ok()
+}
+
+/// What to say where there are snapshots, and none passes the filters.
+pub fn none_passes(all: &[Snapshot]) -> String {
+    let count = units::counted(all.len() as u64, "snapshot", "snapshots");
+    format!("none of {count} passes the filters; there are some of: {}", hosts(all))
+}
+
+/// The hosts of these snapshots, each once.
+fn hosts(all: &[Snapshot]) -> String {
+    let mut hosts: Vec<String> = all.iter().map(|s| escape(&s.host)).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts.join(", ")
 }
 
 #[cfg(test)]

@@ -109,6 +109,9 @@ struct CreateArgs {
     /// Shorter for --can get,list
     #[arg(long, conflicts_with = "can")]
     read_only: bool,
+    /// What it is without any of these options: it may add, and take nothing away
+    #[arg(long, conflicts_with_all = ["can", "read_only", "full"])]
+    append_only: bool,
     /// The most that the repository may hold, as in 500G
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     quota: Option<u64>,

@@ -12,9 +12,9 @@ use yester::{ErrorKind, Result};
 
 use super::context::Context;
 use super::exit::{self, Outcome};
-use super::output::{Output, exact, lossy};
+use super::output::{Output, exact, lossy, note};
 use super::parts::{self, JsonPart};
-use super::select::Filters;
+use super::select::{self, Filters};
 use super::{annotate, gone, units};
 
 /// List the snapshots
@@ -46,6 +46,9 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
         text(&mut out, &series, (&received, times::differ(&received, &all)), &remarks, context.global.quiet)?;
     }
     out.finish()?;
+    if chosen.is_empty() && !all.is_empty() && !context.global.quiet && !context.global.json {
+        note(&format!("yester: note: {}", select::none_passes(&all)));
+    }
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
     wrong.extend(gone::seen(context, &repo)?.iter().map(|id| format!("{} {}", gone::object(id), gone::TEXT)));
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };

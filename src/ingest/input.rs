@@ -85,7 +85,8 @@ impl Input for Source {
     /// A directory, or the directory that it is in. A link that was given is stored as a link; one that was given with a
     /// slash behind it leads to what is stored.
     fn open(&self) -> Result<Opened> {
-        let failed = || escape(self.shown());
+        // Who is told knows the path.
+        let failed = || "cannot open it".to_owned();
         let path = self.path.as_path();
         let directory = |dir: io::Result<Dir>| Ok(Opened::Directory(Box::new(dir.and_then(Scanned::of).at(failed)?)));
         let Some((parent, name)) = sources::split(path).filter(|_| !sources::follows(path)) else {
@@ -96,7 +97,7 @@ impl Input for Source {
         let stat = dir.stat(&name).at(failed)?;
         match stat.kind {
             FileKind::Directory => directory(dir.open_dir(&name)),
-            FileKind::Unknown => Err(Error::new(ErrorKind::Invalid, format!("{} is of an unknown type", failed()))),
+            FileKind::Unknown => Err(Error::new(ErrorKind::Invalid, "it is of an unknown type")),
             _ => Ok(Opened::Entry(dir, name, Box::new(stat))),
         }
     }

@@ -30,8 +30,8 @@ pub fn tool(path: &Path) -> Option<&'static str> {
 /// What to say of it.
 pub fn said(path: &str, tool: &str) -> String {
     format!(
-        "{path} is a repository of {tool}, which yester does not read: keep it for restoring with {tool}, and make a new \
-         repository elsewhere with yester init"
+        "{path} is a repository of {tool}, which yester does not read: keep it for restoring with {tool}, and give \
+         another place for a repository of yester"
     )
 }
 

@@ -174,8 +174,10 @@ pub struct RestoreReport {
     pub deleted: u64,
     /// Entries that the snapshot does not have and that were not removed, since it could not have had them.
     pub spared: u64,
-    /// Entries that could not be restored.
+    /// Entries that could not be restored, and patterns that match nothing.
     pub errors: u64,
+    /// Patterns that match nothing.
+    pub unmatched: u64,
     /// Properties (owners, attributes, flags, devices) that this user or file system does not let be set.
     pub warnings: u64,
     /// Entries that did not get their owner, or what else only root may set; no error unless owners are required.
@@ -215,10 +217,14 @@ pub fn restore(
     for source in sources.iter().filter(|_| options.verify && !options.dry_run) {
         verify::source(&run, source, &filter);
     }
+    let mut unmatched = 0;
     if !run.stopped() {
-        filter.unmatched(|pattern| run.error(pattern, Error::invalid("this pattern matches nothing of what is restored")));
+        filter.unmatched(|pattern| {
+            unmatched += 1;
+            run.error(pattern, Error::invalid("this pattern matches nothing of what is restored"));
+        });
     }
-    run.finish()
+    Ok(RestoreReport { unmatched, ..run.finish()? })
 }
 
 /// One source, found in its snapshot.

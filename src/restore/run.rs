@@ -429,6 +429,7 @@ impl<'a> RestoreRun<'a> {
             deleted: c.deleted.get(),
             spared: c.spared.get(),
             errors: c.errors.get(),
+            unmatched: 0,
             warnings: c.warnings.get(),
             not_given: c.not_given.get(),
         }

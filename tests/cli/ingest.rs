@@ -139,7 +139,11 @@ fn what_is_missing_is_3_and_all_missing_is_1() {
     let run = world.run(&with(&options, &["ingest", "src", "gone"]));
     assert_eq!(run.code, Some(3), "{}", run.err);
     assert!(run.text().contains("snapshot ") && run.err.contains("gone"), "{}", run.err);
-    assert!(run.err.lines().last().unwrap().starts_with("yester: the snapshot is not complete"), "{}", run.err);
+    // What is missing is named once, and counted once.
+    assert_eq!(run.err.matches("/gone").count(), 1, "{}", run.err);
+    let last = run.err.lines().last().unwrap();
+    assert_eq!(last, "yester: the snapshot is not complete: 1 given path is not there or cannot be stored");
+    assert!(world.run(&with(&options, &["snapshots"])).ok().text().contains("(incomplete)"));
     world.run(&with(&options, &["ingest", "gone", "away"])).fails(1, &["gone"]);
     let json = world.run(&with(&options, &["ingest", "--json", "src", "gone"]));
     let summary = json.json().pop().unwrap();
@@ -208,6 +212,11 @@ fn lists_of_paths_are_read() {
     world.run(&with(&options, &["ingest", "--files-from0", "list"])).ok();
     let json = world.run(&with(&options, &["snapshots", "--json"])).ok().json();
     assert_eq!(paths(&json), serde_json::json!([shown(&world.at("src/new\nline"))]));
+    // One that is read in the other way has no name of its whole length in a message.
+    world.file("long", "src/a.txt\0".repeat(2000));
+    let refused =
+        world.run(&with(&options, &["ingest", "--files-from", "long"])).fails(2, &["path 1 has 20000 bytes", "--files-from0"]);
+    assert!(refused.err.len() < 300, "{}", refused.err);
     world.file("empty", "\n");
     world.run(&with(&options, &["ingest", "--files-from", "empty"])).fails(2, &["nothing to ingest"]);
 }

@@ -136,6 +136,8 @@ fn a_file_is_found_in_all_snapshots_that_have_it() {
     assert_eq!(find(&["--content", &content[..12]]).len(), 1);
     assert_eq!(find(&["--type", "f", "--larger", "1", "--smaller", "10", "f"]).len(), 1);
     assert_eq!(find(&["nowhere"]), [""; 0]);
+    let nothing = run(&world, &options, &["find", "nowhere"]).ok();
+    assert!(nothing.err.contains("nothing like that is in 5 snapshots"), "{}", nothing.err);
     run(&world, &options, &["find", "--regex", "("]).fails(2, &["the expression"]);
 }
 

@@ -185,6 +185,13 @@ fn a_mount_of_filters_that_nothing_passes_is_refused() {
     let (world, options, _) = three();
     fs::create_dir(world.at("m")).unwrap();
     run(&world, &options, &["mount", "--tag", "nosuch", "m"]).fails(1, &["none of 3 snapshots passes the filters", "db, web"]);
+    let listed = run(&world, &options, &["snapshots", "--tag", "nosuch"]).ok();
+    assert!(listed.err.contains("none of 3 snapshots passes the filters"), "{}", listed.err);
+    // A path alone is not enough, and the message says how it is written.
+    run(&world, &options, &["ls", "src/a"]).fails(2, &["latest:src/a"]);
+    run(&world, &options, &["restore", "src", "-t", "out"]).fails(2, &["names no snapshot", "latest:src"]);
+    run(&world, &options, &["cat", "src/a"]).fails(2, &["latest:src/a"]);
+    run(&world, &options, &["ingest", "--host", "", "src"]).fails(2, &["--host"]);
     run(&world, &options, &["mount", "-f", "latest:nowhere", "m"]).fails(1, &["nowhere is not in snapshot"]);
 }
 
@@ -285,7 +292,7 @@ fn repositories_of_other_tools_are_named() {
         for args in [&["snapshots"][..], &["ingest", "src"]] {
             world
                 .run(&[&["-r", name, "--key-file", "k"], args].concat())
-                .fails(10, &[&format!("a repository of {tool}"), "init"]);
+                .fails(10, &[&format!("a repository of {tool}"), "another place"]);
         }
         world.run(&["-r", name, "--key-file", "k", "init"]).fails(1, &[&format!("a repository of {tool}")]);
     }

@@ -323,6 +323,7 @@ fn a_pattern_that_matches_nothing_is_named() {
     let run = |more: &[&str]| world.run(&with(&options, &[&["restore", "latest:src", "--target", "out"], more].concat()));
     let nothing = run(&["-i", "nosuch"]);
     assert!(nothing.code == Some(3) && nothing.err.contains("nosuch: this pattern matches nothing"), "{}", nothing.err);
+    assert!(nothing.err.contains("the restore is not complete: 1 pattern matched nothing\n"), "{}", nothing.err);
     let some = run(&["-i", "a", "-i", "/elsewhere"]);
     assert!(some.code == Some(3) && some.err.contains("/elsewhere: ") && !some.err.contains(": a:"), "{}", some.err);
     assert!(world.at("out/dir/a").exists());

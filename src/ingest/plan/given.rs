@@ -56,7 +56,7 @@ impl<'a> Planner<'a> {
             Err(e) => {
                 self.walked.missing_sources += 1;
                 leave_out(stack, LeftOut::LOST);
-                self.warn(input.shown(), &format!("it cannot be ingested: {e}"));
+                self.warn(input.shown(), &format!("it cannot be ingested: {}", e.without_subject()));
                 match name.is_empty() || !place.below.is_empty() {
                     true => self.enter_lead(stack, place, name, parent),
                     false => Ok(()),

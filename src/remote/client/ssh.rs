@@ -78,9 +78,19 @@ pub async fn connect(command: &SshCommand) -> Result<Pipes, RequestFault> {
 }
 
 async fn ended(child: &mut Child, shown: &str) -> Error {
-    let status = child.wait().await.map(|status| status.to_string()).unwrap_or_default();
-    let text =
-        format!("{shown} ended without an answer of yester serve --stdio on the far side ({status}): is yester installed there?");
+    let status = child.wait().await.ok();
+    let text = match status {
+        // ssh itself failed, and not what it started.
+        Some(status) if status.code() == Some(255) => {
+            format!("{shown} did not get in, and says why above (try it by itself: {shown} with the same user and host)")
+        }
+        _ => {
+            let status = status.map(|status| status.to_string()).unwrap_or_default();
+            format!(
+                "{shown} ended without an answer of yester serve --stdio on the far side ({status}): is yester installed there?"
+            )
+        }
+    };
     Error::new(ErrorKind::Io, text)
 }
 
