@@ -4,14 +4,18 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use jiff::tz::TimeZone;
+use yester::ingest::bucket::BucketInput;
 use yester::ingest::{IngestOptions, Input, Stream, sources};
+use yester::jobs::buckets::ConfiguredBucket;
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{LimitKeys, RepositoryKeys, Set};
+use yester::jobs::config::keys::{BucketKeys, LimitKeys, RepositoryKeys, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
 use yester::model::SetText;
+use yester::remote::client::RemoteOptions;
 use yester::remote::rate::Limit;
 use yester::{Error, ErrorKind, Result};
 
@@ -179,6 +183,15 @@ pub fn inputs(set: &Set, variables: &[(OsString, OsString)]) -> Vec<Arc<dyn Inpu
         Arc::new(input.allow_empty(stream.allow_empty).required(stream.required)) as Arc<dyn Input>
     });
     paths.chain(streams).collect()
+}
+
+/// The buckets of a set. Setting `stop` ends all waiting for them.
+pub fn buckets(set: &Set, options: &RemoteOptions, stop: &Arc<AtomicBool>) -> Vec<Arc<dyn Input>> {
+    let bucket = |keys: &BucketKeys| {
+        let bucket = Arc::new(ConfiguredBucket::new(keys, options, stop));
+        Arc::new(BucketInput::new(keys.at.clone().into_bytes(), bucket, keys.required)) as Arc<dyn Input>
+    };
+    set.buckets.iter().map(bucket).collect()
 }
 
 /// Adds what a set says to what was typed, which counts last.

@@ -49,6 +49,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// What buckets of a set are spoken to with, where they say nothing of their own.
+    pub fn bucket_options(&self) -> Result<RemoteOptions> {
+        remote::options(&self.global, None)
+    }
+
     /// The set of this name, if there is one that can be restored here.
     pub fn set_to_restore(&self, name: &str) -> Result<Option<&Set>> {
         self.configured.set_to_restore(name)

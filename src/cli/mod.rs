@@ -48,6 +48,7 @@ mod remote;
 mod repair;
 mod requests;
 mod restore;
+mod restore_buckets;
 mod restore_set;
 mod runs;
 mod select;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use yester::jobs::buckets::back::ReplaceObject;
 use yester::jobs::guards::{self, ServiceGuard};
 use yester::jobs::runs;
 use yester::model::Run;
@@ -39,12 +40,15 @@ pub struct RestoreArgs {
     /// The directory to restore to, made if it is missing (/: in place)
     #[arg(short, long, value_name = "DIR", required_unless_present = "set")]
     pub target: Option<PathBuf>,
-    /// Restore a set: its paths, its streams into their commands, its steps [default target: /]
+    /// Restore a set: its paths, its buckets, its streams into their commands, its steps [default target: /]
     #[arg(long, value_name = "NAME", conflicts_with_all = ["include", "exclude", "delete"])]
     set: Option<String>,
-    /// Only this part of the set: paths, or the place of a stream (may be repeated)
+    /// Only this part of the set: paths, or the place of a stream or bucket (may be repeated)
     #[arg(long, value_name = "PART", requires = "set")]
     pub part: Vec<String>,
+    /// Delete objects of the set's buckets that are not in the snapshot
+    #[arg(long, requires = "set")]
+    pub delete_objects: bool,
     /// When an entry that is there already is replaced
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = ReplaceWhen::IfChanged)]
     overwrite: ReplaceWhen,
@@ -214,6 +218,16 @@ impl RestoreArgs {
     /// Where to; a set goes back to where it was.
     pub fn target(&self) -> Result<PathBuf> {
         self.target.as_deref().map_or_else(|| Ok(PathBuf::from("/")), paths::absolute)
+    }
+
+    /// When an object that is there already is replaced.
+    pub fn replace_objects(&self) -> ReplaceObject {
+        match self.overwrite {
+            ReplaceWhen::IfChanged => ReplaceObject::IfChanged,
+            ReplaceWhen::Always => ReplaceObject::Always,
+            ReplaceWhen::IfNewer => ReplaceObject::IfNewer,
+            ReplaceWhen::Never => ReplaceObject::Never,
+        }
     }
 
     /// How it is restored.

@@ -1,4 +1,4 @@
-//! `restore --set`: guards, completeness, paths, streams into their commands, steps, in this order.
+//! `restore --set`: guards, completeness, paths, buckets, streams into their commands, steps, in this order.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use yester::jobs::back::Back;
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{Set, StreamKeys, When};
+use yester::jobs::config::keys::{BucketKeys, Set, StreamKeys, When};
 use yester::jobs::guards::{self, ServiceGuard};
 use yester::jobs::hooks::HookRun;
 use yester::jobs::runs::{self, Logged};
@@ -25,18 +25,18 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
 use super::restore::{self as single, RestoreArgs};
-use super::{configured, gone, paths, select, signals, staged};
+use super::{configured, gone, paths, restore_buckets, select, signals, staged};
 
 /// The word for all paths of a set.
 const PATHS: &str = "paths";
 
 /// What a restore of a set does.
-struct SetRestore<'a> {
-    context: &'a Context,
-    args: &'a RestoreArgs,
-    snapshot: Arc<Snapshot>,
+pub struct SetRestore<'a> {
+    pub context: &'a Context,
+    pub args: &'a RestoreArgs,
+    pub snapshot: Arc<Snapshot>,
     set: Set,
-    reader: Arc<TreeReader>,
+    pub reader: Arc<TreeReader>,
     /// It goes back to where it was: streams go into their commands, and steps are run.
     in_place: bool,
 }
@@ -145,15 +145,30 @@ impl SetRestore<'_> {
         self.args.part.is_empty() || self.args.part.iter().any(|wanted| wanted == part)
     }
 
-    /// The streams that go into commands, and the other ones that are wanted.
-    fn streams(&self) -> (Vec<&StreamKeys>, Vec<&StreamKeys>) {
+    /// The streams that go into commands.
+    fn streams(&self) -> impl Iterator<Item = &StreamKeys> {
         let wanted = self.set.streams.iter().filter(|stream| self.wants(&stream.at));
-        wanted.partition(|stream| self.in_place && !stream.restore.is_empty())
+        wanted.filter(|stream| self.in_place && !stream.restore.is_empty())
+    }
+
+    /// The buckets that go back to where they were.
+    pub fn buckets(&self) -> Vec<&BucketKeys> {
+        self.set.buckets.iter().filter(|bucket| self.in_place && self.wants(&bucket.at)).collect()
+    }
+
+    /// The places of streams and buckets that become files, and those of all others.
+    fn places(&self) -> (Vec<&str>, Vec<&str>) {
+        let streams = self.set.streams.iter().map(|stream| (stream.at.as_str(), self.in_place && !stream.restore.is_empty()));
+        let buckets = self.set.buckets.iter().map(|bucket| (bucket.at.as_str(), self.in_place));
+        let is_file = |(at, elsewhere): &(&str, bool)| !elsewhere && self.wants(at);
+        let (files, others): (Vec<_>, Vec<_>) = streams.chain(buckets).partition(is_file);
+        (files.into_iter().map(|(at, _)| at).collect(), others.into_iter().map(|(at, _)| at).collect())
     }
 
     /// Refuses what is no part, and a snapshot in which a wanted part failed.
     fn is_possible(&self) -> Result<()> {
-        let parts: Vec<&str> = [PATHS].into_iter().chain(self.set.streams.iter().map(|stream| stream.at.as_str())).collect();
+        let (files, others) = self.places();
+        let parts: Vec<&str> = [PATHS].into_iter().chain(files).chain(others).collect();
         if let Some(unknown) = self.args.part.iter().find(|part| !parts.contains(&part.as_str())) {
             let text = format!("{} is no part of the set: there are {}", escape(unknown.as_bytes()), parts.join(", "));
             return Err(Error::invalid(text));
@@ -186,7 +201,10 @@ impl SetRestore<'_> {
             Outcome::Done => None,
         });
         if failure.is_none() {
-            failure = self.pour(&back, display, steps)?;
+            failure = restore_buckets::run(self, display, logged, steps)?;
+            if failure.is_none() {
+                failure = self.pour(&back, display, steps)?;
+            }
             if let Some(text) = &mut failure
                 && let Some(staged) = staged.take()
             {
@@ -204,7 +222,7 @@ impl SetRestore<'_> {
 
     /// Streams into their commands. Answers which one failed, and why.
     fn pour(&self, back: &Back<'_>, display: &Display, steps: &mut Vec<HookRun>) -> Result<Option<String>> {
-        for stream in self.streams().0 {
+        for stream in self.streams() {
             if !self.announce("stream", &stream.at, &stream.restore, display)? {
                 continue;
             }
@@ -243,27 +261,25 @@ impl SetRestore<'_> {
     fn files(&self, display: &Arc<Display>, logged: &Arc<Logged>) -> Result<(Option<RestoreReport>, Option<Staged>)> {
         let mut options = self.args.options(self.context)?;
         options.confirm = single::confirm(display);
-        let (_, files) = self.streams();
+        let (files, others) = self.places();
         let with_paths = self.wants(PATHS) && !self.set.paths.is_empty();
         if !with_paths && files.is_empty() {
             return Ok((None, None));
         }
         let is_there = |path: &[u8]| self.reader.walk_to(&self.snapshot.root, &names(path)).is_ok();
-        let unwanted = self.set.streams.iter().filter(|stream| !files.iter().any(|file| file.at == stream.at));
-        let unwanted = unwanted.filter(|stream| is_there(stream.at.as_bytes()));
+        let unwanted = others.into_iter().filter(|at| is_there(at.as_bytes()));
         let mut sources = Vec::new();
         if self.in_place {
             let of_set = self.set.paths.iter().map(|path| paths::bytes(path)).filter(|_| with_paths);
-            let wanted = of_set.chain(files.iter().map(|file| file.at.as_bytes())).filter(|path| is_there(path));
+            let wanted = of_set.chain(files.iter().map(|at| at.as_bytes())).filter(|path| is_there(path));
             sources.extend(wanted.map(|path| (self.snapshot.clone(), names(path).into_iter().map(<[u8]>::to_vec).collect())));
-            let below =
-                |stream: &&StreamKeys| self.set.paths.iter().any(|path| std::path::Path::new(&stream.at).starts_with(path));
-            options.exclude.extend(unwanted.filter(below).filter(|_| with_paths).map(|stream| literally(&stream.at)));
+            let below = |at: &&str| self.set.paths.iter().any(|path| std::path::Path::new(at).starts_with(path));
+            options.exclude.extend(unwanted.filter(below).filter(|_| with_paths).map(literally));
         } else {
             sources.push((self.snapshot.clone(), Vec::new()));
             match with_paths {
-                true => options.exclude.extend(unwanted.map(|stream| literally(&stream.at))),
-                false => options.include.extend(files.iter().map(|stream| literally(&stream.at))),
+                true => options.exclude.extend(unwanted.map(literally)),
+                false => options.include.extend(files.into_iter().map(literally)),
             }
         }
         let request = RestoreRequest { sources, target: self.args.target()? };
@@ -332,7 +348,7 @@ fn failure(step: &HookRun) -> Option<String> {
 }
 
 /// The names of an absolute path.
-fn names(path: &[u8]) -> Vec<&[u8]> {
+pub fn names(path: &[u8]) -> Vec<&[u8]> {
     path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect()
 }
 

@@ -32,6 +32,9 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     runner.set("YESTER_HOST", std::ffi::OsString::from(String::from_utf8_lossy(&options.host).into_owned()));
     let mut given = args.inputs()?;
     given.extend(configured::inputs(set, &runner.variables()));
+    if !set.buckets.is_empty() {
+        given.extend(configured::buckets(set, &context.bucket_options()?, &stop));
+    }
     yester::ingest::check(&given, &options)?;
     if set.hooks.freeze.is_some() || set.hooks.thaw.is_some() {
         options.still = Some(still(&runner, &logged));

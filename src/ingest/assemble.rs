@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
 use crate::format::page::{self, PageKind, ScanRecord};
+use crate::ingest::assemble::objects::ReadObjects;
 use crate::ingest::assemble::streams::{EndedStream, Streams};
 use crate::ingest::chunks::{BatchFile, FrameBuilder, Previous};
 use crate::ingest::count::Counted;
@@ -29,6 +30,7 @@ const INLINE_XATTRS: usize = 1 << 10;
 /// Scan records of one page, at most.
 const SCAN_RECORDS: u64 = 2048;
 
+pub mod objects;
 pub mod streams;
 
 /// What came out.
@@ -45,6 +47,8 @@ pub struct Assembled {
     pub given: Vec<(Vec<u8>, Node)>,
     /// The streams that the walk came to.
     pub ended: Vec<EndedStream>,
+    /// What was read of buckets, by the numbers of their inputs.
+    pub objects: HashMap<usize, ReadObjects>,
     /// Files that changed while they were read.
     pub changed: u64,
     /// New and changed files, errors and files lost to them, new bytes.
@@ -95,6 +99,7 @@ pub struct Assembler<'a> {
     arrived: HashMap<u64, Arrived>,
     streams: Streams<'a>,
     ended: Vec<EndedStream>,
+    objects: HashMap<usize, ReadObjects>,
     changed: u64,
     stack: Vec<Building>,
     path: Vec<u8>,
@@ -143,6 +148,7 @@ impl<'a> Assembler<'a> {
             arrived: HashMap::new(),
             streams,
             ended: Vec::new(),
+            objects: HashMap::new(),
             changed: 0,
             stack: Vec::new(),
             path: Vec::new(),
@@ -200,6 +206,7 @@ impl<'a> Assembler<'a> {
             links: roots.1,
             given: self.given,
             ended: self.ended,
+            objects: self.objects,
             changed: self.changed,
             statistics: self.statistics,
         })
@@ -332,7 +339,7 @@ impl<'a> Assembler<'a> {
     fn leaf(&mut self, begun: Box<Begun>, wanted: ContentSource) -> Result<()> {
         let Begun { mut node, xattrs, mut record, before, doubtful } = *begun;
         // The walk has counted what it took over from the parent.
-        let counts = matches!(wanted, ContentSource::Link(_) | ContentSource::Read(_) | ContentSource::Stream(_));
+        let counts = !matches!(wanted, ContentSource::Nothing | ContentSource::Parent);
         let link = matches!(wanted, ContentSource::Link(_));
         match wanted {
             ContentSource::Parent => {}
@@ -346,7 +353,7 @@ impl<'a> Assembler<'a> {
                     // The name that was to be read for all of them is gone, or is something else by now.
                     let slot = task.slot;
                     self.readers.send(*task)?;
-                    if !self.read(&mut node, &mut record, slot)? {
+                    if !self.read(&mut node, &mut record, slot, &|_| false)? {
                         return Ok(());
                     }
                 }
@@ -356,8 +363,13 @@ impl<'a> Assembler<'a> {
                     return Ok(());
                 }
             }
+            ContentSource::Object(slot, number) => {
+                if !self.object(&mut node, &mut record, slot, number)? {
+                    return Ok(());
+                }
+            }
             ContentSource::Read(slot) => {
-                if !self.read(&mut node, &mut record, slot)? {
+                if !self.read(&mut node, &mut record, slot, &|_| false)? {
                     return Ok(());
                 }
             }
@@ -390,18 +402,21 @@ impl<'a> Assembler<'a> {
         self.add(&node)
     }
 
-    /// Takes over what was read for `slot`; false when it could not be read, which is told.
-    fn read(&mut self, node: &mut Node, record: &mut ScanRecord, slot: u64) -> Result<bool> {
+    /// Takes over what was read for `slot`; false when it could not be read, which is told unless it is just `gone`.
+    fn read(&mut self, node: &mut Node, record: &mut ScanRecord, slot: u64, gone: &dyn Fn(&io::Error) -> bool) -> Result<bool> {
         if !matches!(self.arrived.get(&slot), Some(Arrived::Whole(..))) {
             let subject = self.path_of(node);
             self.observer.event(&Event::Current { subject: &subject });
         }
         let (file, content) = self.await_file(slot)?;
-        let file = match file {
+        let mut file = match file {
             Ok(file) => file,
+            Err(e) if gone(&e) => {
+                self.statistics.files += 1;
+                return Ok(false);
+            }
             Err(e) => return self.lose(node, &format!("it cannot be read: {e}")).map(|()| false),
         };
-        let mut file = file;
         file.xattrs = self.rules.attributes(file.xattrs);
         self.note_read(node, record, &file, content.size());
         node.meta.xattrs = self.keep_xattrs(&file.xattrs.list)?;

@@ -171,6 +171,7 @@ impl Attempt<'_> {
             return Ok(End::Damaged);
         }
         let PipelineOutput { walked, mut assembled, stored, parent_tree } = output?;
+        self.tell_buckets(&walked);
         let root = self.root(&walked, &mut assembled)?;
         let given = std::mem::take(&mut assembled.given);
         let snapshot = self.snapshot(&base, root, &walked, &assembled, (&stored, stood_still))?;
@@ -186,6 +187,18 @@ impl Attempt<'_> {
         }
         let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
         Ok(End::Done(Box::new(IngestReport { snapshot, committed, missing_sources, unmatched })))
+    }
+
+    /// Says what came of each bucket, and how long it was waited for its limits.
+    fn tell_buckets(&self, walked: &WalkReport) {
+        for walked in walked.buckets.iter().filter(|walked| walked.failure.is_none()) {
+            let Some((input, bucket)) = self.inputs.get(walked.number).and_then(|input| Some((input, input.bucket()?))) else {
+                continue;
+            };
+            let (objects, unchanged, waited) = (walked.objects, walked.unchanged, bucket.waited());
+            let message = format!("{objects} objects, of which {unchanged} are unchanged and were not read{waited}");
+            self.observer.event(&Event::Note { subject: input.shown(), message: &message });
+        }
     }
 
     /// Reads what there is.
@@ -254,8 +267,10 @@ impl Attempt<'_> {
         let mut statistics = statistics(walked, assembled, stored);
         let owners = limits::owners((&walked.uids, &walked.gids), MAX_LIST, &mut statistics, self.observer);
         let finished = now();
-        let (found, time) = ((&assembled.ended[..], assembled.changed), (base.start, finished));
-        let mut composition = parts::composition(self.inputs, self.options, found, &statistics, time);
+        let Assembled { ended, objects, changed, .. } = assembled;
+        let found = parts::PartsFound { ended, buckets: &walked.buckets, objects, changed: *changed };
+        let time = (base.start, finished);
+        let mut composition = parts::composition(self.inputs, self.options, &found, &statistics, time);
         composition.frozen = stood_still;
         parts::require(self.inputs, &composition.parts)?;
         Ok(Snapshot {

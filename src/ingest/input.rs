@@ -1,5 +1,6 @@
-//! What a snapshot is made of: inputs, each for one place of it. Two kinds: what stands at a path of this machine, and a
-//! stream: bytes that a command writes, or that this process is given, which become one file.
+//! What a snapshot is made of: inputs, each for one place of it. Three kinds: what stands at a path of this machine, a
+//! stream (bytes that a command writes, or that this process is given, which become one file), and a bucket, whose objects
+//! become files.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,10 +13,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ingest::bucket::Bucket;
 use crate::ingest::handles::Handle;
 use crate::ingest::options::Source;
 use crate::ingest::scan::Scanned;
 use crate::ingest::sources;
+use crate::model::bucket::PlacedObject;
 use crate::model::escape;
 use crate::sys::flow::CommandStream;
 use crate::sys::{Dir, FileKind, Stat};
@@ -47,6 +50,11 @@ pub trait Input: fmt::Debug + Send + Sync {
     /// What is there, when the walk comes to it.
     fn open(&self) -> Result<Opened>;
 
+    /// The bucket that it is.
+    fn bucket(&self) -> Option<&Arc<dyn Bucket>> {
+        None
+    }
+
     /// Whether there is to be no snapshot without it.
     fn is_required(&self) -> bool {
         false
@@ -67,6 +75,8 @@ pub enum Opened {
     Entry(Arc<Handle>, Vec<u8>, Box<Stat>),
     /// A file whose bytes come by themselves.
     Stream,
+    /// A bucket, listed.
+    Bucket(Arc<dyn Bucket>, Vec<PlacedObject>),
 }
 
 impl Input for Source {

@@ -17,6 +17,7 @@ use crate::sys::process;
 
 mod assemble;
 mod attempt;
+pub mod bucket;
 mod budget;
 pub(crate) mod chunks;
 mod claims;
@@ -30,6 +31,7 @@ mod holes;
 pub mod input;
 mod level;
 mod limits;
+mod objects;
 mod options;
 pub(crate) mod others;
 pub(crate) mod packing;

@@ -1,20 +1,37 @@
 //! What a snapshot says of its parts.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::MAX_TEXT;
+use crate::ingest::assemble::objects::ReadObjects;
 use crate::ingest::assemble::streams::EndedStream;
+use crate::ingest::bucket::WalkedBucket;
 use crate::ingest::input::Input;
 use crate::ingest::options::IngestOptions;
 use crate::model::{Composition, Part, Statistics, Timestamp, escape};
 
-/// The parts of what was ingested from `started` to `finished`, for a set or where there are streams. `missing` paths could
-/// not be ingested.
+/// Why an input that the walk did not come to is not there.
+const NO_PLACE: &[u8] = b"there is no place for it";
+
+/// What came of inputs that are no paths.
+pub struct PartsFound<'a> {
+    /// Streams.
+    pub ended: &'a [EndedStream],
+    /// Buckets, as the walk came to them.
+    pub buckets: &'a [WalkedBucket],
+    /// What was read of them.
+    pub objects: &'a HashMap<usize, ReadObjects>,
+    /// Files that changed while they were read.
+    pub changed: u64,
+}
+
+/// The parts of what was ingested from `started` to `finished`, for a set or where there are streams or buckets.
 pub fn composition(
     inputs: &[Arc<dyn Input>],
     options: &IngestOptions,
-    (ended, changed): (&[EndedStream], u64),
+    found: &PartsFound<'_>,
     statistics: &Statistics,
     (started, finished): (Timestamp, Timestamp),
 ) -> Composition {
@@ -22,12 +39,19 @@ pub fn composition(
     if options.set.is_none() && paths == inputs.len() || options.dry_run {
         return Composition::default();
     }
-    let streams: Vec<Part> = inputs.iter().enumerate().filter_map(|(number, input)| stream(number, &**input, ended)).collect();
+    let others: Vec<Part> = inputs
+        .iter()
+        .enumerate()
+        .filter_map(|(number, input)| match input.bucket() {
+            Some(_) => Some(bucket(number, &**input, found)),
+            None => stream(number, &**input, found.ended),
+        })
+        .collect();
     let mut parts = Vec::new();
     if paths > 0 {
-        let failed = streams.iter().filter(|part| part.state == Part::FAILED).count() as u64;
-        let errors = statistics.errors.saturating_sub(failed);
-        let stored: u64 = streams.iter().filter(|part| part.state != Part::FAILED).map(|part| part.bytes).sum();
+        let errors = statistics.errors.saturating_sub(others.iter().map(|part| part.errors).sum());
+        let stored: u64 = others.iter().filter(|part| part.state != Part::FAILED).map(|part| part.bytes).sum();
+        let changed = found.changed;
         let state = match (errors > changed, changed) {
             (true, _) => Part::INCOMPLETE,
             (false, 1..) => Part::CHANGED,
@@ -36,8 +60,23 @@ pub fn composition(
         let bytes = statistics.bytes.saturating_sub(stored);
         parts.push(Part { kind: Part::PATHS, state, started, finished, bytes, changed, errors, ..Part::default() });
     }
-    parts.extend(streams);
+    parts.extend(others);
     Composition { set: options.set.clone(), parts, frozen: 0, origin: None }
+}
+
+fn bucket(number: usize, input: &dyn Input, found: &PartsFound<'_>) -> Part {
+    let part = Part { kind: Part::BUCKET, state: Part::FAILED, path: input.stored().to_vec(), errors: 1, ..Part::default() };
+    let Some(walked) = found.buckets.iter().find(|walked| walked.number == number) else {
+        return Part { message: NO_PLACE.to_vec(), ..part };
+    };
+    let read = found.objects.get(&number).copied().unwrap_or_default();
+    let part =
+        Part { started: walked.started, finished: read.finished.max(walked.started), bytes: walked.bytes + read.bytes, ..part };
+    match &walked.failure {
+        Some(failure) => Part { message: failure.bytes().take(MAX_TEXT).collect(), ..part },
+        None if read.errors > 0 => Part { state: Part::INCOMPLETE, errors: read.errors, ..part },
+        None => Part { state: Part::COMPLETE, errors: 0, ..part },
+    }
 }
 
 fn stream(number: usize, input: &dyn Input, ended: &[EndedStream]) -> Option<Part> {
@@ -46,7 +85,7 @@ fn stream(number: usize, input: &dyn Input, ended: &[EndedStream]) -> Option<Par
     }
     let part = Part { kind: Part::STREAM, state: Part::FAILED, path: input.stored().to_vec(), errors: 1, ..Part::default() };
     let Some(ended) = ended.iter().find(|ended| ended.number == number) else {
-        return Some(Part { message: b"there is no place for it".to_vec(), ..part });
+        return Some(Part { message: NO_PLACE.to_vec(), ..part });
     };
     let part = Part { started: ended.started, finished: ended.finished, bytes: ended.bytes, ..part };
     Some(match &ended.failure {

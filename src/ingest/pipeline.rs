@@ -7,6 +7,7 @@
 //! readers     1 to 256  tasks: batches of small files messages                    planner and assembler are done
 //!             1 to 8    tasks: big files
 //!             1 each    streams                                                   the stream is over
+//!             some      objects of buckets: as many as there may be connections   the planner is done
 //! assembler   1         steps, messages, segments     frames                      the planner is done
 //! sealers     1 a core  frames                        packs                       the assembler is done
 //! storer      1         packs                         segments; the last one      the sealers are done
@@ -38,6 +39,7 @@ use crate::ingest::follow::Follow;
 use crate::ingest::handles::Handles;
 use crate::ingest::input::Input;
 use crate::ingest::level::Adoption;
+use crate::ingest::objects::ObjectTask;
 use crate::ingest::options::IngestOptions;
 use crate::ingest::others::Others;
 use crate::ingest::packing::{Packing, PackingPlan, first_real, join};
@@ -127,6 +129,15 @@ struct AssemblerInput<'a> {
 
 type Thread<'scope, T> = ScopedJoinHandle<'scope, Result<T>>;
 
+/// Readers that run.
+struct StartedReaders<'scope> {
+    tasks: Readers,
+    objects: Sender<Vec<ObjectTask>>,
+    /// What they have read.
+    messages: Receiver<Message>,
+    threads: Vec<Thread<'scope, ()>>,
+}
+
 impl Pipeline<'_> {
     /// Runs all stages. `thaw` is called when everything was read.
     pub fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
@@ -147,12 +158,13 @@ impl Pipeline<'_> {
             shutdown.guard(|| {
                 self.start_count(scope, shared);
                 (0..SCANNERS).for_each(|_| drop(scope.spawn(move || shutdown.scanner.work())));
-                let (tasks, messages, readers) = self.start_readers(scope, reading, shared, running);
+                let StartedReaders { tasks, objects, messages, threads: readers } =
+                    self.start_readers(scope, reading, shared, running);
                 let (sink, indexed, packing) = Packing::start(scope, plan);
                 let input = AssemblerInput { tasks: tasks.clone(), messages, streams, sink, indexed };
                 let (steps, assembler) = self.start_assembler(scope, shared, input);
-                let walked =
-                    shutdown.guard(|| self.walk(shared, Outlets { steps, small: tasks.small, big: tasks.big }, parent_tree));
+                let outlets = Outlets { steps, small: tasks.small, big: tasks.big, objects };
+                let walked = shutdown.guard(|| self.walk(shared, outlets, parent_tree));
                 shutdown.scanner.close();
                 let assembled = join(assembler);
                 // Everything was read: the packs may follow.
@@ -203,17 +215,18 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Starts all readers. Gives what takes tasks, and what they have read.
+    /// Starts all readers.
     fn start_readers<'scope, 'env>(
         &'env self,
         scope: &'scope Scope<'scope, 'env>,
         reading: &'env ReaderContext<'env>,
         shared: &'env Shared<'env>,
         streams: Vec<Running>,
-    ) -> (Readers, Receiver<Message>, Vec<Thread<'scope, ()>>) {
+    ) -> StartedReaders<'scope> {
         let shutdown = shared.shutdown;
         let (small_in, small) = unbounded();
         let (big_in, big) = unbounded();
+        let (objects_in, objects) = unbounded();
         let (messages_in, messages) = unbounded();
         let mut threads = Vec::new();
         for _ in 0..shared.shares.small_readers {
@@ -224,11 +237,16 @@ impl Pipeline<'_> {
             let (tasks, out) = (big.clone(), messages_in.clone());
             threads.push(scope.spawn(move || shutdown.guard(|| reading.read_big(&tasks, &out))));
         }
+        let connections: usize = self.inputs.iter().filter_map(|input| Some(input.bucket()?.connections())).sum();
+        for _ in 0..connections {
+            let (tasks, out) = (objects.clone(), messages_in.clone());
+            threads.push(scope.spawn(move || shutdown.guard(|| reading.read_objects(&tasks, &out))));
+        }
         for stream in streams {
             let out = messages_in.clone();
             threads.push(scope.spawn(move || shutdown.guard(|| reading.read_stream(stream, self.observer, &out))));
         }
-        (Readers { small: small_in, big: big_in }, messages, threads)
+        StartedReaders { tasks: Readers { small: small_in, big: big_in }, objects: objects_in, messages, threads }
     }
 
     /// Starts the assembler. Gives what takes steps. When it is done, all others are, but for those who write packs.

@@ -40,7 +40,7 @@ const LANES: usize = 3;
 /// Content up to this length stands in the node itself: an id would be half as long, and cost an index entry.
 pub const INLINE: u64 = 96;
 /// How often a file that changes while it is read is read again.
-const TRIES: u32 = 3;
+pub const TRIES: u32 = 3;
 
 /// A file to read.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //! without a terminal needs it as much as the command line.
 
 pub mod back;
+pub mod buckets;
 pub mod config;
 pub mod credential;
 pub mod foreign;

@@ -61,6 +61,8 @@ impl Part {
     pub const PATHS: u64 = 1;
     /// A file whose bytes came by themselves.
     pub const STREAM: u64 = 2;
+    /// A bucket whose objects are files below a path.
+    pub const BUCKET: u64 = 3;
 
     /// All of it is there as it was.
     pub const COMPLETE: u64 = 0;
@@ -76,6 +78,7 @@ impl Part {
         match self.kind {
             Self::PATHS => "paths",
             Self::STREAM => "stream",
+            Self::BUCKET => "bucket",
             _ => "unknown",
         }
     }

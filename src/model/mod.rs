@@ -1,6 +1,7 @@
 //! Immutable values: ids, nodes, snapshots. No input or output, no bytes on disk (that is `format`).
 
 pub mod annotation;
+pub mod bucket;
 pub mod composition;
 pub mod id;
 pub mod node;

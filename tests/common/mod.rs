@@ -8,6 +8,7 @@ pub mod build;
 pub mod decoders;
 pub mod faults;
 pub mod forge;
+pub mod gateway;
 pub mod golden;
 pub mod golden_tree;
 pub mod lying;

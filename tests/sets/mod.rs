@@ -1,6 +1,8 @@
 //! The configuration file, sets with their parts and hooks, and the runs that are written of them.
 
+mod buckets;
 mod config;
+mod keys;
 mod parts;
 mod postgres;
 mod runs;

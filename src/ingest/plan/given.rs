@@ -4,14 +4,17 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::ScanRecord;
+use crate::ingest::bucket::WalkedBucket;
 use crate::ingest::exclude::Marked;
 use crate::ingest::input::Opened;
 use crate::ingest::level::WalkLevel;
+use crate::ingest::now;
 use crate::ingest::parent::{ParentDir, ParentEntry};
 use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::plan::{Begun, ContentSource, Planner, WalkStep, metadata, record};
+use crate::ingest::sink::stopped;
 use crate::ingest::sources::{self, NumberedInput, SourceEntry};
 use crate::model::{Content, Directory, Kind, LeftOut, Metadata, Node, escape};
 use crate::observe::Event;
@@ -42,17 +45,19 @@ impl<'a> Planner<'a> {
         };
         self.seen.insert(self.path.clone());
         self.make_room(stack)?;
+        let started = now();
         let opened = input.open().and_then(|opened| {
             let stat = match &opened {
                 Opened::Directory(scanned) => Some(&scanned.stat),
                 Opened::Entry(_, _, stat) => Some(&**stat),
-                Opened::Stream => None,
+                Opened::Stream | Opened::Bucket(..) => None,
             };
             let never = stat.and_then(|stat| self.rules.never_enters(stat));
             let never = never.or_else(|| self.rules.never_takes(input.path()?));
             never.map_or(Ok(opened), |message| Err(Error::invalid(message)))
         });
         match opened {
+            Err(e) if input.bucket().is_some() => self.lose_bucket(stack, *number, &e),
             Err(e) => {
                 self.walked.missing_sources += 1;
                 leave_out(stack, LeftOut::LOST);
@@ -69,7 +74,30 @@ impl<'a> Planner<'a> {
                 self.leaf(&dir, &own_name, name, *stat, entry)
             }
             Ok(Opened::Stream) => self.stream(*number, name, entry),
+            Ok(Opened::Bucket(bucket, objects)) => {
+                let mut walked = WalkedBucket { number: *number, started, ..WalkedBucket::default() };
+                if self.options.dry_run {
+                    let message = format!("it has {} objects: a dry run reads none of them", objects.len());
+                    self.note(&self.path, &message);
+                    return Ok(());
+                }
+                self.bucket(&mut walked, (&bucket, objects), name, parent)?;
+                self.walked.buckets.push(walked);
+                Ok(())
+            }
         }
+    }
+
+    /// A bucket of which nothing can be stored.
+    fn lose_bucket(&mut self, stack: &mut [WalkLevel<'a>], number: usize, e: &Error) -> Result<()> {
+        if e.kind() == ErrorKind::Interrupted {
+            return Err(stopped());
+        }
+        leave_out(stack, LeftOut::LOST);
+        let (path, failure) = (self.path.clone(), Some(e.to_string()));
+        self.warn(&path, &format!("nothing of it is stored: {e}"));
+        self.walked.buckets.push(WalkedBucket { number, started: now(), failure, ..WalkedBucket::default() });
+        Ok(())
     }
 
     /// A directory that was not given: it leads to what was, with its live metadata where there is one.

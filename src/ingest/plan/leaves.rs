@@ -164,6 +164,7 @@ impl Planner<'_> {
 
     /// Gives the files that wait for more to the readers.
     pub(super) fn flush_batch(&mut self) -> Result<()> {
+        self.flush_objects()?;
         self.batch_bytes = 0;
         if self.batch.is_empty() {
             return Ok(());

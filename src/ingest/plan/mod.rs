@@ -8,9 +8,11 @@ use crossbeam_channel::Sender;
 
 use crate::error::Result;
 use crate::format::page::ScanRecord;
+use crate::ingest::bucket::WalkedBucket;
 use crate::ingest::exclude::{self, Marked, Rules};
 use crate::ingest::handles::Handles;
 use crate::ingest::level::{self, Adoption, Next, WalkLevel};
+use crate::ingest::objects::ObjectTask;
 use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::plan::leaves::MET;
@@ -31,6 +33,7 @@ mod given;
 mod gone;
 mod leaves;
 mod left_out;
+mod objects;
 
 /// One step of the walk, for the assembler.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ pub enum ContentSource {
     Link(Box<Task>),
     /// It comes by itself: the stream of the input of this number.
     Stream(usize),
+    /// It is an object that is read: this slot, of the input of this number.
+    Object(u64, usize),
 }
 
 /// Steps that travel together.
@@ -95,6 +100,8 @@ pub struct Outlets {
     pub small: Sender<Vec<Task>>,
     /// Big files.
     pub big: Sender<Task>,
+    /// Objects of buckets: one, or several small ones.
+    pub objects: Sender<Vec<ObjectTask>>,
 }
 
 /// What the walk counted.
@@ -104,6 +111,8 @@ pub struct WalkReport {
     pub statistics: Statistics,
     /// Given paths that are not there.
     pub missing_sources: usize,
+    /// Buckets that the walk came to.
+    pub buckets: Vec<WalkedBucket>,
     /// Repositories that were left out, by their path in the snapshot; `None` when there are too many.
     pub repositories: Option<Vec<Vec<u8>>>,
     /// Users and groups that own something.
@@ -129,6 +138,7 @@ pub struct Planner<'a> {
     steps: Vec<WalkStep>,
     batch: Vec<Task>,
     batch_bytes: u64,
+    objects: Vec<ObjectTask>,
     slots: u64,
     /// The groups of the inodes with several names that were met.
     links: Table<MET>,
@@ -174,6 +184,7 @@ impl<'a> Planner<'a> {
             steps: Vec::new(),
             batch: Vec::new(),
             batch_bytes: 0,
+            objects: Vec::new(),
             slots: 0,
             links: Table::new(scratch),
             made_up: HashMap::new(),
@@ -183,6 +194,7 @@ impl<'a> Planner<'a> {
             walked: WalkReport {
                 statistics: Statistics::default(),
                 missing_sources: 0,
+                buckets: Vec::new(),
                 repositories: Some(Vec::new()),
                 uids: Default::default(),
                 gids: Default::default(),

@@ -12,7 +12,7 @@ use crate::jobs::config::keys::{Hook, Keep, RepositoryKeys, Set};
 use crate::jobs::config::text::{Problem, nearest};
 use crate::jobs::config::{Configuration, Named};
 use crate::jobs::guards::ServiceGuard;
-use crate::jobs::{location, units};
+use crate::jobs::{buckets, location, units};
 use crate::maintain::retention::{KeepCount, Within};
 use crate::model::escape;
 use crate::model::node::check_name;
@@ -112,8 +112,8 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
     let it = &named.value;
     let mut problems = Vec::new();
     let mut say = |key: &str, message: String| problems.push(all.problem(named, &[key], message));
-    if it.paths.is_empty() && it.streams.is_empty() {
-        say("", "a set needs paths or streams".to_owned());
+    if it.paths.is_empty() && it.streams.is_empty() && it.buckets.is_empty() {
+        say("", "a set needs paths, streams or buckets".to_owned());
     }
     if let Some(name) = it.repository.as_ref().filter(|name| !all.repositories.contains_key(*name)) {
         let near = nearest(name, all.repositories.keys().map(String::as_str));
@@ -150,6 +150,17 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
             say("streams", format!("stream {}: {message}", number + 1));
         }
     }
+    for (number, bucket) in it.buckets.iter().enumerate() {
+        let same = |at: &str| at == bucket.at || Path::new(at).starts_with(&bucket.at) || Path::new(&bucket.at).starts_with(at);
+        let others = it.streams.iter().map(|stream| stream.at.as_str());
+        let others = others.chain(it.buckets.iter().take(number).map(|bucket| bucket.at.as_str()));
+        let inside = it.paths.iter().find(|path| path.starts_with(&bucket.at)).map(|path| escape(path.as_os_str().as_bytes()));
+        let inside = inside.or_else(|| others.into_iter().find(|at| same(at)).map(|at| escape(at.as_bytes())));
+        let message = inside.map(|other| format!("{} and {other} are in one place", escape(bucket.at.as_bytes())));
+        if let Some(message) = message.or_else(|| buckets::unfit(bucket).err().map(|e| e.to_string())) {
+            say("buckets", format!("bucket {}: {message}", number + 1));
+        }
+    }
     for (name, hook) in it.hooks.all() {
         if let Some(message) = obstacle_of(hook, programs) {
             problems.push(all.problem(named, &["hooks", name], message));
@@ -182,6 +193,11 @@ pub fn unfit(set: &Set, programs: Programs<'_>) -> Vec<(Vec<&'static str>, Strin
             out.push((vec!["streams"], format!("stream {}: {message}", number + 1)));
         }
     }
+    for (number, bucket) in set.buckets.iter().enumerate() {
+        if let Err(e) = buckets::unfit(bucket) {
+            out.push((vec!["buckets"], format!("bucket {}: {e}", number + 1)));
+        }
+    }
     for guard in &set.restore.refuse_while {
         if let Err(message) = ServiceGuard::from_str(guard) {
             out.push((vec!["restore", "refuse-while"], message));
@@ -201,19 +217,19 @@ fn obstacle_of(hook: &Hook, programs: Programs<'_>) -> Option<String> {
     program.or_else(|| hook.timeout.as_deref().and_then(|timeout| units::parse_wait(timeout).err()))
 }
 
-/// Refuses what is no place of a stream: an absolute path of names.
-fn stream_place(at: &str) -> Result<(), String> {
+/// Refuses what is no place of a stream or a bucket: an absolute path of names.
+pub(crate) fn stream_place(at: &str) -> Result<(), String> {
     let shown = escape(at.as_bytes());
     let Some(names) = at.strip_prefix('/') else {
         return Err(format!("at = {shown} is no absolute path in the snapshot"));
     };
     match names.split('/').all(|name| check_name(name.as_bytes()).is_ok()) {
         true => Ok(()),
-        false => Err(format!("at = {shown} is no path of a file")),
+        false => Err(format!("at = {shown} is no path in a snapshot")),
     }
 }
 
-fn relative(path: &Path) -> Option<String> {
+pub(crate) fn relative(path: &Path) -> Option<String> {
     let shown = escape(path.as_os_str().as_bytes());
     (!path.is_absolute()).then(|| format!("{shown} depends on the working directory: give an absolute path"))
 }

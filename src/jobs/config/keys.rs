@@ -128,6 +128,9 @@ pub struct Set {
     /// Commands whose output is stored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<StreamKeys>,
+    /// Buckets whose objects are stored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<BucketKeys>,
     /// Commands around it.
     #[serde(skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
@@ -156,6 +159,56 @@ pub struct StreamKeys {
     /// Without it there is no snapshot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
+}
+
+/// A bucket whose objects are files of the snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
+pub struct BucketKeys {
+    /// The directory that it is in the snapshot: an absolute path.
+    pub at: String,
+    /// Where it is: `s3:https://ENDPOINT/BUCKET/PREFIX`.
+    pub url: String,
+    /// The profile whose keys are used, whatever the environment says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Where the store expects the bucket's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket_in: Option<BucketPlace>,
+    /// The store's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_fingerprint: Option<String>,
+    /// Authorities that sign it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cacert: Option<PathBuf>,
+    /// Requests at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u16>,
+    /// Requests a second at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// Bytes a second that are sent at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_upload: Option<LimitKeys>,
+    /// Bytes a second that are received at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_download: Option<LimitKeys>,
+    /// Without it there is no snapshot.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+}
+
+/// Where the name of a bucket is in addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BucketPlace {
+    /// In the path.
+    Path,
+    /// In the name of the host.
+    Host,
 }
 
 /// How a set goes back.

@@ -84,7 +84,29 @@ impl Trouble {
 
 /// What an error of the library means. `renewable`: credentials that have expired may be replaced while one waits.
 pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
-    let mut cause: &(dyn std::error::Error + 'static) = e;
+    match (e, judge_cause(e, renewable)) {
+        (object_store::Error::InvalidPath { source }, Trouble::Unknown(_)) => {
+            Trouble::Final(Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}")))
+        }
+        (_, trouble) => trouble,
+    }
+}
+
+/// Whether the store says that it gets too many requests.
+pub fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(e);
+    while let Some(e) = cause {
+        if let Some(S3Refusal { status, code, .. }) = e.downcast_ref::<S3Refusal>() {
+            return matches!(status, 429 | 503) || code == "SlowDown";
+        }
+        cause = e.source();
+    }
+    false
+}
+
+/// What an error of HTTP means.
+pub fn judge_cause(e: &(dyn std::error::Error + 'static), renewable: bool) -> Trouble {
+    let mut cause = e;
     loop {
         if let Some(refusal) = cause.downcast_ref::<S3Refusal>() {
             return refused(refusal, renewable);
@@ -99,12 +121,7 @@ pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
             None => break,
         }
     }
-    match e {
-        object_store::Error::InvalidPath { source } => {
-            Trouble::Final(Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}")))
-        }
-        _ => Trouble::Unknown(Error::new(ErrorKind::Io, cause.to_string())),
-    }
+    Trouble::Unknown(Error::new(ErrorKind::Io, cause.to_string()))
 }
 
 fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {

@@ -27,14 +27,17 @@ use crate::remote::rate::{Limit, Rate};
 use crate::storage::{Class, Costs, Created, Name, Receipt, Requests, Storage};
 
 pub mod address;
+pub mod bucket;
 mod connect;
 mod counts;
 mod create;
 pub mod credentials;
 mod fault;
+pub mod gate;
 mod http;
 mod list;
 mod proof;
+mod sign;
 
 use address::StoreAddress;
 use fault::Trouble;
@@ -101,7 +104,15 @@ impl HttpConnector for Connector {
     }
 }
 
-fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<HttpContext>) -> Result<(AmazonS3, bool)> {
+/// What speaks to a store.
+struct ConnectedStore {
+    store: AmazonS3,
+    /// Whether credentials that have expired may be replaced while one waits.
+    renewable: bool,
+    region: String,
+}
+
+fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<HttpContext>) -> Result<ConnectedStore> {
     let s3 = &options.s3;
     let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
     let builder = AmazonS3Builder::new().with_retry(retry).with_http_connector(Connector(shared.clone()));
@@ -109,46 +120,53 @@ fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<HttpConte
     let variable = |name: &str| s3.variables.get(name).filter(|value| !value.is_empty()).cloned();
     let region = s3.region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
     let region = region.or_else(|| address.region().map(str::to_owned)).or(found.region);
+    let region = region.unwrap_or_else(|| "us-east-1".to_owned());
     let bucket = s3.virtual_hosts.then_some(address.bucket.as_str());
     let store = found
         .builder
         .with_endpoint(address.endpoint(bucket))
         .with_bucket_name(&address.bucket)
         .with_virtual_hosted_style_request(s3.virtual_hosts)
-        .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
+        .with_region(&region)
         .with_allow_http(!address.tls)
         .with_disable_bulk_delete(true)
         .with_disable_tagging(true)
         .build()
         .map_err(|e| Error::invalid(e.to_string()))?;
-    Ok((store, found.renewable))
+    Ok(ConnectedStore { store, renewable: found.renewable, region })
+}
+
+/// What requests to a store share, so many of them at once.
+fn context(address: &StoreAddress, options: &RemoteOptions, connections: usize) -> Result<Arc<HttpContext>> {
+    let rate = |limit: &Option<Limit>| limit.clone().map(|limit| Arc::new(Rate::by(limit)));
+    let mut tls = options.trust.config()?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let host = address.endpoint(None);
+    let host = host.split_once("://").map_or("", |(_, host)| host).to_owned();
+    Ok(Arc::new(HttpContext {
+        host,
+        tls: Arc::new(tls),
+        timeout: options.timeout,
+        rates: (rate(&options.limit_upload), rate(&options.limit_download)),
+        permits: Arc::new(Semaphore::new(connections)),
+        counts: counts::RequestCounts::default(),
+        server: Mutex::default(),
+        idle: Mutex::default(),
+    }))
+}
+
+fn threads() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let made = builder.worker_threads(2).thread_name("yester-net").enable_all().build();
+    made.map_err(|e| Error::io("cannot start the threads of the network", e))
 }
 
 impl S3Storage {
     fn connect(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
-        let rate = |limit: &Option<Limit>| limit.clone().map(|limit| Arc::new(Rate::by(limit)));
-        let mut tls = options.trust.config()?;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let host = address.endpoint(None);
-        let host = host.split_once("://").map_or("", |(_, host)| host).to_owned();
-        let shared = Arc::new(HttpContext {
-            host,
-            tls: Arc::new(tls),
-            timeout: options.timeout,
-            rates: (rate(&options.limit_upload), rate(&options.limit_download)),
-            permits: Arc::new(Semaphore::new(connections)),
-            counts: counts::RequestCounts::default(),
-            server: Mutex::default(),
-            idle: Mutex::default(),
-        });
-        let (store, renewable) = store(address, options, &shared).map_err(|e| e.context(address))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("yester-net")
-            .enable_all()
-            .build()
-            .map_err(|e| Error::io("cannot start the threads of the network", e))?;
+        let shared = context(address, options, connections)?;
+        let ConnectedStore { store, renewable, .. } = store(address, options, &shared).map_err(|e| e.context(address))?;
+        let runtime = threads()?;
         Ok(S3Storage {
             address: address.clone(),
             store,

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-mod answer;
+pub mod answer;
 mod handle;
 
 /// The bucket that is there.
