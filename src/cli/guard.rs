@@ -11,7 +11,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -52,8 +51,8 @@ impl MountGuard {
     /// Tells it what is mounted where.
     pub fn watch(&mut self, point: &Path) {
         let (Ok(point), Some(to)) = (fs::canonicalize(point), self.to.as_mut()) else { return };
-        let Ok(root) = fs::metadata(&point) else { return };
-        let mut message = root.dev().to_ne_bytes().to_vec();
+        let Some(device) = yester::mount::point::device(&point) else { return };
+        let mut message = device.to_ne_bytes().to_vec();
         message.extend_from_slice(point.as_os_str().as_bytes());
         message.push(0);
         // It is gone: then the mount goes on without.
@@ -109,9 +108,12 @@ pub fn run(parent: u32) {
         }
     }
     let watched = watched.lock().take();
-    if let (Some((device, point)), true) = (watched, process::has_threads(parent)) {
+    let Some((device, point)) = watched else { return };
+    if process::has_threads(parent) {
         let _ = mount::abort(device, &point);
     }
+    // They would go on showing what the kernel has of them.
+    yester::mount::point::remove_images(&point, true);
 }
 
 /// A device number, and where it is mounted.

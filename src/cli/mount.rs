@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -12,7 +12,7 @@ use yester::chunk::keys::Credential;
 use yester::error::IoContext;
 use yester::mount::{Shutdown, mount};
 use yester::repo::Repository;
-use yester::vfs::MountOptions;
+use yester::vfs::{MountOptions, Native};
 use yester::{Error, Result};
 
 use super::context::{self, Context};
@@ -44,6 +44,9 @@ pub struct MountArgs {
     /// Show no extended attributes and no ACLs: `cp -a` is then several times as fast
     #[arg(long)]
     no_xattrs: bool,
+    /// Have the kernel read snapshots by itself, as images of EROFS: for root
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Auto, hide_possible_values = true)]
+    native: When,
     /// Memory for decoded data, as in 256M
     #[arg(long, value_name = "SIZE", default_value = "66M", value_parser = units::parse_size)]
     memory: u64,
@@ -52,6 +55,17 @@ pub struct MountArgs {
     options: Vec<String>,
     #[command(flatten)]
     filters: Filters,
+}
+
+/// When an image is used.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum When {
+    /// Where it can be; the log says why not
+    Auto,
+    /// Never
+    Off,
+    /// It is an error where it cannot be
+    Require,
 }
 
 /// What was typed, understood.
@@ -140,6 +154,11 @@ impl MountArgs {
             allow_other: self.allow_other,
             owner_root: self.owner_root,
             without_xattrs: self.no_xattrs,
+            native: match self.native {
+                When::Auto => Native::Auto,
+                When::Off => Native::Off,
+                When::Require => Native::Require,
+            },
             extra: self.options.clone(),
             avoid: context.place()?.local().map(Path::to_owned).into_iter().collect(),
         };

@@ -15,6 +15,7 @@ use fuser::{
 };
 
 use crate::model::Timestamp;
+use crate::mount::native::Images;
 use crate::mount::workers::{self, Workers};
 use crate::vfs::attr::{Attr, Type, ViewFault, ViewResult};
 use crate::vfs::view::View;
@@ -43,6 +44,7 @@ const SET_FLAGS: [u32; 3] = [0x4008_6602, 0x4004_6602, 0x401c_5820];
 #[derive(Debug)]
 pub struct Adapter {
     view: Arc<View>,
+    images: Arc<Images>,
     workers: Workers,
     without_open: bool,
     without_opendir: bool,
@@ -51,8 +53,8 @@ pub struct Adapter {
 
 impl Adapter {
     /// An adapter to `view` for a session of so many threads, which may have been told to show no extended attributes.
-    pub fn new(view: Arc<View>, threads: usize, without_xattrs: bool) -> Self {
-        Adapter { view, workers: Workers::new(threads), without_open: false, without_opendir: false, without_xattrs }
+    pub fn new(view: Arc<View>, images: Arc<Images>, threads: usize, without_xattrs: bool) -> Self {
+        Adapter { view, images, workers: Workers::new(threads), without_open: false, without_opendir: false, without_xattrs }
     }
 
     /// Does what may have to wait for the storage.
@@ -199,7 +201,12 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if parent == INodeNo::ROOT
+            && let Some(image) = self.images.lookup(name.as_bytes(), req.uid())
+        {
+            return reply.entry_with_ttls(&LASTING, &Duration::ZERO, &file_attr(&image.attr()), ONLY);
+        }
         let name = name.to_owned();
         self.work(move |view| {
             let answer =
@@ -213,7 +220,14 @@ impl Filesystem for Adapter {
         });
     }
 
+    fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
+        self.images.forget(ino.0, count);
+    }
+
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(image) = self.images.get(ino.0) {
+            return reply.attr(&LASTING, &file_attr(&image.attr()));
+        }
         self.work(move |view| match ask(view, "getattr", ino, |view| view.getattr(ino.0)) {
             Ok(attr) => reply.attr(&ttl(attr.lasting), &file_attr(&attr)),
             Err(e) => reply.error(e),
@@ -256,6 +270,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(image) = self.images.get(ino.0) {
+            return self.work(move |view| {
+                BUFFER.with_borrow_mut(|buffer| {
+                    let read = |_: &View| Ok(image.reader().read(offset, size as usize, buffer)?);
+                    match ask(view, "image", ino, read) {
+                        Ok(()) => reply.data(buffer),
+                        Err(e) => reply.error(e),
+                    }
+                });
+            });
+        }
         self.work(move |view| {
             BUFFER.with_borrow_mut(|buffer| {
                 match ask(view, "read", ino, |view| view.read(ino.0, offset, size as usize, buffer)) {

@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `fuse` | the thin adapter between the kernel and the view |
+//! | `native` | the image of a snapshot that the kernel reads itself, mounted over the mount |
 //! | `workers` | threads for requests that wait for the storage |
 //! | `session` | mounting, serving, unmounting; with `fuse` the only file that knows `fuser` |
 //! | `point` | mount points: what is mounted where, what may be mounted on, what is dead and must go |
@@ -10,10 +11,11 @@
 //! The semantics are in `docs/mount.md`.
 
 mod fuse;
+mod native;
 pub mod point;
 pub mod session;
 mod workers;
 
-pub use crate::vfs::MountOptions;
+pub use crate::vfs::{MountOptions, Native};
 pub use point::unmount;
 pub use session::{Shutdown, mount};

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
-use crate::sys::{mount as system, process};
+use crate::sys::{loop_device, mount as system, process};
 
 /// The name under which mounts are listed.
 pub const NAME: &str = system::OWN;
 /// Dead mounts that may lie on top of each other.
 const STACK: usize = 16;
+/// A loop device lets go of its file within this when nobody uses it.
+const LETTING_GO: Duration = Duration::from_secs(2);
 /// A mount whose process does not answer for so long is alive: it is stopped, or overloaded.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,7 +53,34 @@ fn mounted(point: &Path) -> Result<Option<system::Mount>> {
 }
 
 fn is_ours(mount: &system::Mount) -> bool {
-    mount.is_of(NAME)
+    mount.is_of(NAME) || mount.image().is_some()
+}
+
+/// The number of the device of the FUSE mount at `point` (absolute), which an image may cover.
+pub fn device(point: &Path) -> Option<u64> {
+    let table = system::table().ok()?;
+    let mount = table.into_iter().rev().find(|mount| mount.point == point && mount.is_of(NAME))?;
+    Some(system::device(mount.device))
+}
+
+/// Takes away the images that cover `point` (absolute) and what is below it; `by_force` also those that are in use.
+/// Whether all are gone.
+pub fn remove_images(point: &Path, by_force: bool) -> bool {
+    let images = || {
+        let table = system::table().unwrap_or_default();
+        let below = table.into_iter().filter(|mount| mount.point.starts_with(point));
+        below.filter_map(|mount| mount.image().map(|minor| (mount.point, minor))).collect::<Vec<_>>()
+    };
+    // What was mounted last first.
+    for (place, minor) in images().into_iter().rev() {
+        if detach(&place, false).is_ok() {
+            loop_device::wait_until_free(minor, LETTING_GO);
+        } else if by_force {
+            // Or somebody else has taken it away meanwhile.
+            let _ = detach(&place, true);
+        }
+    }
+    images().is_empty()
 }
 
 /// Checks that `point` can be mounted on, and clears it of dead mounts of ours. Answers its absolute path.
@@ -65,6 +94,8 @@ pub fn prepare(point: &Path, avoid: &[PathBuf]) -> Result<PathBuf> {
     })?;
     for _ in 0..STACK {
         match mounted(&resolved)? {
+            // It answers by itself. Whether there is a process is known by what is below; that goes on without it.
+            Some(mount) if mount.image().is_some() && detach(&resolved, false).is_ok() => {}
             Some(mount) if is_ours(&mount) && is_dead(&resolved) => detach(&resolved, true)?,
             Some(mount) if is_ours(&mount) => {
                 let text = format!("there is a yester mount at {name} already (unmount it with: yester umount {name})");
@@ -127,6 +158,10 @@ pub fn clear(point: &Path, broken: bool) -> Result<()> {
 pub fn unmount(point: &Path) -> Result<()> {
     let name = shown(point);
     let resolved = resolve(point).map_err(|e| Error::io(format!("cannot unmount {name}"), e))?;
+    let has_images = mounted(&resolved)?.is_some_and(|mount| is_ours(&mount));
+    if has_images && !remove_images(&resolved, false) && !(is_dead(&resolved) && remove_images(&resolved, true)) {
+        return Err(busy(&name));
+    }
     let mut count = 0;
     loop {
         match mounted(&resolved)? {

@@ -1,5 +1,6 @@
 //! Mounting, serving, unmounting.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::fuse::Adapter;
+use crate::mount::native::{Images, ToKernel};
 use crate::mount::point;
 use crate::observe::Reports;
 use crate::repo::Repository;
@@ -67,9 +69,11 @@ pub fn mount(
     let view = Arc::new(View::open(repo, options)?);
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
-    let adapter = Adapter::new(view.clone(), config.n_threads.unwrap_or(1), options.without_xattrs);
+    let images = Arc::new(Images::new(view.clone(), &place, options)?);
+    let adapter = Adapter::new(view.clone(), images.clone(), config.n_threads.unwrap_or(1), options.without_xattrs);
     let session = Session::new(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
+    let (to_images, of_names) = (session.notifier(), session.notifier());
     view.connect(Box::new(move |ino, offset, content| pusher.store(INodeNo(ino), offset, content)));
     drop(view);
     start("mount-notify", move || notify(&changes, &notifier))?;
@@ -89,8 +93,14 @@ pub fn mount(
             return Err(Error::io(format!("the mount at {} does not answer", mountpoint.display()), e));
         }
     }
+    let forget = move |name: &[u8]| drop(of_names.inval_entry(INodeNo::ROOT, std::ffi::OsStr::from_bytes(name)));
+    let store = move |ino, offset, content: &[u8]| to_images.store(INodeNo(ino), offset, content);
+    if let Err(e) = images.start(ToKernel { store: Box::new(store), forget: Box::new(forget) }) {
+        let _ = point::detach(&place, true);
+        return Err(e);
+    }
     ready();
-    serve(&place, &ended, shutdown, repo.reports())
+    serve(&place, &images, (&ended, shutdown), repo.reports())
 }
 
 /// The thread of a session, which unmounts nothing when it ends. By itself fuser 0.18 takes away whatever is mounted at
@@ -108,8 +118,14 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 /// Waits for the end of the session, from inside or outside.
-fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdown, reports: &Reports) -> Result<()> {
+fn serve(
+    place: &Path,
+    images: &Images,
+    (ended, shutdown): (&Receiver<std::io::Result<()>>, &Shutdown),
+    reports: &Reports,
+) -> Result<()> {
     let outcome = |result: std::io::Result<()>| {
+        images.end();
         // Whoever aborts a connection leaves the mount where it is; so does a session that failed.
         point::clear(place, result.is_err())?;
         result.map_err(|e| Error::io("the mount broke off", e))
@@ -118,6 +134,7 @@ fn serve(place: &Path, ended: &Receiver<std::io::Result<()>>, shutdown: &Shutdow
         recv(ended) -> result => return outcome(result.unwrap_or(Ok(()))),
         recv(shutdown.wait) -> _ => {}
     }
+    images.end();
     match point::detach(place, false) {
         Err(e) if e.kind() == ErrorKind::Busy => {
             let next = format!("it is taken out of the tree and ends in {} seconds", GRACE.as_secs());

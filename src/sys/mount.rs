@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use crate::sys::loop_device;
+
 /// What this program's own mounts are called.
 pub const OWN: &str = "yester";
+
+/// What the names of images begin with that this program serves in its mounts.
+pub const IMAGE: &str = ".yester-image-";
 
 /// One mount, as `/proc/self/mountinfo` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +30,14 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether it is an image that this program serves, and through which loop device.
+    pub fn image(&self) -> Option<u32> {
+        let (b"erofs", (loop_device::MAJOR, minor)) = (self.kind.as_slice(), self.device) else { return None };
+        let file = loop_device::file_behind(minor)?;
+        let name = file.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        name.starts_with(IMAGE.as_bytes()).then_some(minor)
+    }
+
     /// Whether it is a FUSE file system called `name`: fusermount3 makes `fuse.name`, the system call `fuse`.
     pub fn is_of(&self, name: &str) -> bool {
         match self.kind.strip_prefix(b"fuse") {
@@ -88,6 +101,16 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 pub fn unmount(point: &Path, lazily: bool) -> io::Result<()> {
     let flags = UnmountFlags::NOFOLLOW | if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     Ok(rustix::mount::unmount(point, flags)?)
+}
+
+/// A device number from its two parts.
+pub fn device((major, minor): (u32, u32)) -> u64 {
+    rustix::fs::makedev(major, minor)
+}
+
+/// The number of the loop device with this minor number.
+pub fn loop_device(minor: u32) -> u64 {
+    rustix::fs::makedev(loop_device::MAJOR, minor)
 }
 
 /// How many bytes the kernel reads ahead in files of a device; root may set it.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{self, Resource, Rlimit};
 
@@ -172,6 +173,20 @@ pub fn has_threads(pid: u32) -> bool {
         // The state follows the command, which is in parentheses and may hold anything.
         let state = stat.iter().rposition(|&b| b == b')').and_then(|end| stat.get(end + 2)).copied();
         state.is_some_and(|state| !matches!(state, b'Z' | b'X'))
+    })
+}
+
+/// Whether a process other than this one stands in the directory `place` (absolute) or below, or has something of it
+/// open. Of processes that this one may not look at nothing is known.
+pub fn stand_in(place: &Path) -> bool {
+    let Ok(list) = fs::read_dir("/proc") else { return false };
+    let own = id().to_string();
+    list.flatten().any(|entry| {
+        let name = entry.file_name();
+        let is_other = name.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) && name != *own;
+        let leads = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(place));
+        let open = || fs::read_dir(entry.path().join("fd")).is_ok_and(|list| list.flatten().any(|fd| leads(fd.path())));
+        is_other && (leads(entry.path().join("cwd")) || leads(entry.path().join("root")) || open())
     })
 }
 

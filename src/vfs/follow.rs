@@ -38,6 +38,19 @@ pub struct FollowerState {
     pub totals: FileSystemTotals,
 }
 
+/// A tree that is shown.
+#[derive(Debug)]
+pub struct ShownTree {
+    /// Its name in `ids/`; empty for what is shown alone, at the root.
+    pub name: Vec<u8>,
+    /// The snapshot.
+    pub tree: Arc<MountedSnapshot>,
+    /// The directory of the snapshot.
+    pub position: u64,
+    /// Whether `latest` leads to it.
+    pub newest: bool,
+}
+
 /// What an inode number stands for.
 pub enum InodeTarget<'a> {
     /// Something made up.
@@ -73,6 +86,23 @@ impl FollowerState {
     /// Attributes with the inode number that the kernel knows.
     pub fn outward(&self, attr: Attr) -> Attr {
         Attr { ino: self.outside(attr.ino), ..attr }
+    }
+
+    /// The trees that can be an image each: all below `ids/`, or what is shown alone.
+    pub fn trees(&self) -> Vec<ShownTree> {
+        let root = match &self.top {
+            MountRoot::Tree(dir) => {
+                let (tree, position) = (dir.tree.clone(), dir.position);
+                return vec![ShownTree { name: Vec::new(), tree, position, newest: true }];
+            }
+            MountRoot::Made(root) => root,
+        };
+        let tree = |(base, name): &(u64, Vec<u8>)| {
+            let at = self.placed.binary_search_by_key(base, |placed| placed.base).ok()?;
+            let newest = root.newest() == Some(name);
+            Some(ShownTree { name: name.clone(), tree: self.placed.get(at)?.clone(), position: 0, newest })
+        };
+        root.trees().iter().filter_map(tree).collect()
     }
 
     /// Whether the number belongs to something made up.

@@ -105,7 +105,7 @@ impl SnapshotWatch {
 
     fn place(&mut self, snapshot: Snapshot) -> KnownSnapshot {
         match self.ranges.take(&snapshot.id, snapshot.nodes()) {
-            Some(base) => KnownSnapshot::Snapshot(Arc::new(MountedSnapshot { base, snapshot })),
+            Some(base) => KnownSnapshot::Snapshot(Arc::new(MountedSnapshot::new(base, snapshot))),
             None => {
                 let name = format!("snapshot {}", snapshot.id.short());
                 self.reports().warn(name, "is not shown: there are no inode numbers left");

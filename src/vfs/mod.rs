@@ -19,7 +19,7 @@ mod ahead;
 mod around;
 pub mod attr;
 mod below;
-mod follow;
+pub(crate) mod follow;
 pub mod image;
 pub mod inode;
 mod list;
@@ -31,6 +31,19 @@ mod stat;
 pub mod view;
 
 pub use view::View;
+
+/// Whether the kernel reads a snapshot as an image of EROFS, which the mount serves, in the place of asking for every
+/// entry through FUSE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Native {
+    /// Where it can be.
+    Auto,
+    /// Never.
+    #[default]
+    Off,
+    /// It is an error where it cannot be.
+    Require,
+}
 
 /// How to mount.
 #[derive(Debug, Clone)]
@@ -47,6 +60,8 @@ pub struct MountOptions {
     /// Shows no extended attributes and no ACLs: the kernel then answers for them, and does not ask for those of every
     /// file that is copied.
     pub without_xattrs: bool,
+    /// Whether a snapshot that is mounted alone is read by the kernel itself.
+    pub native: Native,
     /// Bytes of decoded data and trees that are kept in memory.
     pub memory: u64,
     /// Further mount options, each as in `-o`.
@@ -63,6 +78,7 @@ impl Default for MountOptions {
             allow_other: false,
             owner_root: false,
             without_xattrs: false,
+            native: Native::Off,
             memory: 66 << 20,
             extra: Vec::new(),
             avoid: Vec::new(),

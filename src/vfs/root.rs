@@ -4,7 +4,9 @@
 //! parents confuses the kernel. Values only: one [`VirtualRoot`] is one state of the list of snapshots.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use crate::model::{Snapshot, Timestamp};
 use crate::vfs::inode::{self, ROOT};
@@ -24,6 +26,39 @@ pub struct MountedSnapshot {
     pub base: u64,
     /// The snapshot.
     pub snapshot: Snapshot,
+    /// When somebody last asked for something in it.
+    pub(crate) asked: LastAsked,
+}
+
+impl MountedSnapshot {
+    /// A snapshot that nobody has looked into yet.
+    pub fn new(base: u64, snapshot: Snapshot) -> MountedSnapshot {
+        MountedSnapshot { base, snapshot, asked: LastAsked::default() }
+    }
+}
+
+/// When something was last asked for.
+#[derive(Debug, Default)]
+pub(crate) struct LastAsked(AtomicU64);
+
+impl LastAsked {
+    fn clock() -> u64 {
+        static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGIN.elapsed().as_millis() as u64 + 1
+    }
+
+    /// It is asked for now. Whether that is the first time.
+    pub fn now(&self) -> bool {
+        self.0.swap(Self::clock(), Ordering::Relaxed) == 0
+    }
+
+    /// For how long nobody has asked; `None` if nobody ever did.
+    pub fn quiet_for(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Duration::from_millis(Self::clock().saturating_sub(at))),
+        }
+    }
 }
 
 /// A made-up entry.
@@ -136,6 +171,21 @@ impl VirtualRoot {
             }
         }
         root
+    }
+
+    /// The trees below `ids/`: names and inode numbers.
+    pub fn trees(&self) -> &[(u64, Vec<u8>)] {
+        match self.get(IDS).map(|made| &made.kind) {
+            Some(MadeKind::Directory(dir)) => &dir.entries,
+            _ => &[],
+        }
+    }
+
+    /// The name of the newest snapshot's tree.
+    pub fn newest(&self) -> Option<&[u8]> {
+        let MadeKind::Directory(root) = &self.get(ROOT)?.kind else { return None };
+        let MadeKind::Link(target) = &self.get(root.find(b"latest")?)?.kind else { return None };
+        target.strip_prefix(b"ids/")
     }
 
     /// What is different in `after`.

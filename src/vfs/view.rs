@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
@@ -19,7 +19,10 @@ use crate::repo::tree::TreeReader;
 use crate::vfs::MountOptions;
 use crate::vfs::attr::{Attr, DirEntry, FileSystemTotals, ViewFault, ViewResult};
 use crate::vfs::below::{FoundNode, NodeFinder, SnapshotDir};
-use crate::vfs::follow::{Follower, FollowerState, InodeTarget};
+use crate::vfs::follow::{Follower, FollowerState, InodeTarget, ShownTree};
+use crate::vfs::image::area::Areas;
+use crate::vfs::image::tree::ImagePart;
+use crate::vfs::image::{self, Reader};
 use crate::vfs::list::SnapshotWatch;
 use crate::vfs::prefetch::Prefetch;
 use crate::vfs::push::PageCacheStore;
@@ -33,6 +36,11 @@ pub struct View {
     below: Arc<NodeFinder>,
     prefetch: Prefetch,
     shower: Shower,
+    /// Bytes that may be decoded ahead.
+    frames: u64,
+    owner_root: bool,
+    /// Somebody looks into a snapshot for the first time.
+    entered: (Sender<()>, Receiver<()>),
 }
 
 impl View {
@@ -55,7 +63,15 @@ impl View {
             Some(top) => Follower::directory(top),
         };
         let prefetch = Prefetch::new(below.clone(), part * 8)?;
-        Ok(View { follower, below, prefetch, shower: Shower::new(options.owner_root) })
+        Ok(View {
+            follower,
+            below,
+            prefetch,
+            shower: Shower::new(options.owner_root),
+            frames: part * 8,
+            owner_root: options.owner_root,
+            entered: crossbeam_channel::bounded(1),
+        })
     }
 
     /// Where is said what no request can answer.
@@ -93,6 +109,40 @@ impl View {
         self.state()
     }
 
+    /// Whether the storage answers slowly, so that nothing is read that nobody wants.
+    pub(crate) fn is_far(&self) -> bool {
+        self.below.trees().chunks().repo().storage().costs().high_latency()
+    }
+
+    /// The trees that are shown.
+    pub(crate) fn trees(&self) -> Vec<ShownTree> {
+        self.state().trees()
+    }
+
+    /// Says when somebody looks into a snapshot for the first time. For one receiver.
+    pub(crate) fn entered(&self) -> Receiver<()> {
+        self.entered.1.clone()
+    }
+
+    fn ask(&self, tree: &MountedSnapshot) {
+        if tree.asked.now() {
+            // Full: that somebody did is said already.
+            let _ = self.entered.0.try_send(());
+        }
+    }
+
+    /// The image of a tree, with its metadata in `areas`. Errors: something in it is damaged, or `areas` has no room.
+    pub(crate) fn image(&self, shown: &ShownTree, without_xattrs: bool, areas: &Areas) -> Result<Reader> {
+        let (tree, position) = (shown.tree.clone(), shown.position);
+        let as_shown = [u8::from(self.owner_root), u8::from(without_xattrs)];
+        let name = image::export::name(&tree.snapshot, position, &as_shown);
+        let part = ImagePart::new(self.below.clone(), tree, position, self.owner_root, without_xattrs);
+        let made = image::build(&part, areas, name)?;
+        // Of its own: the kernel does not know the files by the numbers that it would be given their bytes by.
+        let prefetch = Arc::new(Prefetch::new(self.below.clone(), self.frames)?);
+        Ok(Reader::new(part, made, prefetch))
+    }
+
     /// Lists the snapshots again, now.
     pub fn refresh(&self) {
         self.follower.refresh();
@@ -110,6 +160,7 @@ impl View {
                 dir.find(name).map(|ino| self.attr_of(&state, ino)).transpose()
             }
             InodeTarget::Below(tree, position) => {
+                self.ask(&tree);
                 let dir = self.below.dir(&tree, position)?;
                 let Some(entry) = self.below.lookup(&dir, name)? else { return Ok(None) };
                 let position = dir.position + entry.offset;
@@ -132,6 +183,10 @@ impl View {
         match state.node(ino)? {
             InodeTarget::Made(made) => Ok(self.shower.made(ino, made)),
             InodeTarget::Below(tree, position) => {
+                // Whoever lists `ids/` has looked into nothing.
+                if position > 0 {
+                    self.ask(&tree);
+                }
                 let found = self.below.node(&tree, position)?;
                 self.shower.attr(self.below.trees(), &tree, position, found.node()).map(|attr| state.outward(attr))
             }
@@ -153,6 +208,7 @@ impl View {
             }
             InodeTarget::Made(_) => Err(ViewFault::NotDirectory),
             InodeTarget::Below(tree, position) => {
+                self.ask(&tree);
                 let dir = self.below.dir(&tree, position)?;
                 // The question after the last entry: now the kernel knows the inodes of all of them.
                 if offset >= dir.directory.entries + 2 {
@@ -249,6 +305,7 @@ impl View {
         match self.state().node(ino)? {
             InodeTarget::Made(_) => Ok(None),
             InodeTarget::Below(tree, position) => {
+                self.ask(&tree);
                 let found = self.below.node(&tree, position)?;
                 Ok(Some((tree, position, found)))
             }

@@ -80,7 +80,7 @@ fn fsck_quickly(image: &Path) {
 
 /// Everything that `tests/same_tree.py` knows, of two trees.
 #[track_caller]
-fn same(a: &Path, b: &Path) {
+pub fn same(a: &Path, b: &Path) {
     let script = format!("{}/tests/same_tree.py", env!("CARGO_MANIFEST_DIR"));
     let out = run("python3", &[&script, &a.display().to_string(), &b.display().to_string()], Path::new("/"));
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
@@ -133,6 +133,15 @@ fn odd() -> Tree {
         ("socket", Tree::new(What::Socket)),
         ("sticky", dir([("a", file(*b"a"))]).with(|t| t.mode = 0o1777)),
     ])
+}
+
+/// The same without what EROFS does not show as it is.
+pub fn odd_without_holes() -> Tree {
+    let mut tree = odd();
+    let What::Dir(entries) = &mut tree.what else { unreachable!() };
+    let What::Dir(sample) = &mut entries.get_mut(&b"sample"[..]).unwrap().what else { unreachable!() };
+    sample.remove(&b"hollow"[..]).unwrap();
+    tree
 }
 
 #[test]

@@ -2,5 +2,6 @@
 
 mod basics;
 mod image;
+mod native;
 mod point;
 mod view;

@@ -7,6 +7,6 @@ mod faults;
 mod lists;
 mod process;
 mod reads;
-mod served;
+pub mod served;
 mod users;
 mod writes;

@@ -56,7 +56,7 @@ pub fn export(
 ) -> Result<Exported> {
     let below = Arc::new(NodeFinder::new(trees.clone()));
     let name = name(&snapshot, position, b"");
-    let tree = Arc::new(MountedSnapshot { base: 0, snapshot });
+    let tree = Arc::new(MountedSnapshot::new(0, snapshot));
     let part = ImagePart::new(below.clone(), tree, position, false, false);
     let image = build(&part, &Areas::files(spool), name)?;
     let prefetch = Arc::new(Prefetch::new(below, memory)?);
