@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    annotate, cat, check, completions, config, copy, diff, export, find, forget, history, ingest, init, key, ls, man, mount,
-    prune, remote::RemoteArgs, repair, restore, runs, serve, snapshots, stats, umount, unlock,
+    agent, annotate, cat, check, completions, config, copy, diff, export, find, forget, history, ingest, init, key, ls, man,
+    mount, overdue, prune, remote::RemoteArgs, repair, restore, runs, serve, set_list, snapshots, stats, umount, unlock,
 };
 
 /// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
@@ -96,6 +96,9 @@ pub enum Command {
     Tag(annotate::TagArgs),
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),
+    Sets(set_list::SetsArgs),
+    Overdue(overdue::OverdueArgs),
+    Agent(agent::AgentArgs),
     Runs(runs::RunsArgs),
     Config(config::ConfigArgs),
     Repair(repair::RepairArgs),

@@ -1,13 +1,17 @@
 //! `config`: what the configuration file says, and whether it can be carried out.
 
 use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use yester::jobs::config::check::{self, Programs};
+use yester::jobs::config::keys::Set;
 use yester::jobs::config::{Configuration, Named};
+use yester::jobs::schedule::Schedule;
+use yester::model::Timestamp;
 use yester::{Error, Result};
 
 use super::configured;
-use super::context::Context;
+use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{Output, note};
 use super::paths;
@@ -52,18 +56,42 @@ fn checked(context: &Context, configuration: &Configuration) -> Result<Outcome> 
         problems.iter().for_each(|problem| note(&format!("yester: {problem}")));
         return Err(Error::invalid(last.to_string()));
     }
+    let schedules: Vec<_> = configuration.sets.iter().filter_map(|(name, set)| Some((name, next(&set.value)?))).collect();
     let files: Vec<String> = configuration.files().map(paths::shown).collect();
     let (repositories, sets) = (configuration.repositories.len(), configuration.sets.len());
     let mut out = Output::new();
     if context.global.json {
+        for (name, slots) in schedules {
+            let next_times = slots.into_iter().map(units::utc_time).collect();
+            out.json(&JsonSchedule { message_type: "schedule", name, next_times })?;
+        }
         out.json(&Checked { message_type: "configuration", files, repositories, sets })?;
     } else if !context.global.quiet {
         let counted =
             [units::counted(repositories as u64, "repository", "repositories"), units::counted(sets as u64, "set", "sets")];
+        for (name, slots) in schedules {
+            let times: Vec<String> = slots.into_iter().map(units::local_time).collect();
+            out.line(&format!("set {name}: {}, …", times.join(", ")))?;
+        }
         out.line(&format!("{}: {}: nothing is wrong", files.join(", "), counted.join(", ")))?;
     }
     out.finish()?;
     Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct JsonSchedule<'a> {
+    message_type: &'static str,
+    name: &'a str,
+    next_times: Vec<String>,
+}
+
+/// The next three slots of a set.
+fn next(set: &Set) -> Option<Vec<Timestamp>> {
+    let (schedule, zone) = (Schedule::parse(set.schedule.as_deref()?).ok()?, TimeZone::system());
+    let first = schedule.next(context::now().secs, &zone);
+    let slots = std::iter::successors(first, |slot| schedule.next(*slot, &zone)).take(3);
+    Some(slots.map(|secs| Timestamp { secs, nanos: 0 }).collect())
 }
 
 #[derive(Serialize)]

@@ -92,7 +92,7 @@ pub fn load(global: &Global) -> Result<Configuration> {
 
 /// The options of every command, with those that the file has for the repository that is meant.
 pub fn apply(cli: &Cli) -> Result<(Global, Configured)> {
-    let mut global = cli.global.clone();
+    let global = cli.global.clone();
     let needs_none = matches!(
         cli.command,
         Command::Version
@@ -102,6 +102,9 @@ pub fn apply(cli: &Cli) -> Result<(Global, Configured)> {
             | Command::Serve(_)
             | Command::Unlock(_)
             | Command::Config(_)
+            | Command::Sets(_)
+            | Command::Overdue(_)
+            | Command::Agent(_)
     );
     let Some(file) = (if needs_none { None } else { file(&global)? }) else { return Ok((global, Configured::default())) };
     let configuration = Configuration::load(&file)?;
@@ -114,8 +117,23 @@ pub fn apply(cli: &Cli) -> Result<(Global, Configured)> {
             set.and_then(|set| set.value.repository.clone()).or_else(|| Some(config::DEFAULT.to_owned()))
         }
     };
+    filled(global, configuration, name.as_deref())
+}
+
+/// The options for the repository of a set, and the configuration: `--repo` and YESTER_REPO beat what the set says.
+pub fn of_set(global: &Global, configuration: &Configuration, set: &Set) -> Result<(Global, Configured)> {
+    let given = global.repo.clone().map_or_else(|| variables::own("YESTER_REPO"), |name| Ok(Some(name)))?;
+    let name = match given {
+        Some(given) => given.to_str().map(str::to_owned),
+        None => set.repository.clone().or_else(|| Some(config::DEFAULT.to_owned())),
+    };
+    filled(global.clone(), configuration.clone(), name.as_deref())
+}
+
+/// Takes over what the configuration says of the repository of this name.
+fn filled(mut global: Global, configuration: Configuration, name: Option<&str>) -> Result<(Global, Configured)> {
     let mut token_file = None;
-    if let Some(named) = name.and_then(|name| configuration.repository(&name)) {
+    if let Some(named) = name.and_then(|name| configuration.repository(name)) {
         if let Some(problem) = check::repository(&configuration, named).into_iter().next() {
             return Err(config::as_error(problem));
         }

@@ -138,6 +138,28 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "sets",
+        &[
+            ("yester sets", "when each set of the configuration was last good, and when it is next due"),
+            ("yester sets --all", "and those of all other hosts in its repositories"),
+        ],
+    ),
+    (
+        "overdue",
+        &[
+            ("yester overdue", "for monitoring: exit code 1 if a set has no snapshot that is new enough"),
+            ("yester overdue --all --json", "of all hosts, for programs"),
+        ],
+    ),
+    (
+        "agent",
+        &[
+            ("yester agent", "run sets when they are due, until it is stopped"),
+            ("yester agent --once", "run what is due and end, for cron and timers"),
+            ("yester agent --once -n", "only say what is due"),
+        ],
+    ),
+    (
         "runs",
         &[
             ("yester runs --set web", "what became of the ingests of a set"),

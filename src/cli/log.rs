@@ -6,7 +6,7 @@ use yester::model::escape;
 use yester::observe::{Event, Observer, Reports};
 
 /// Writes warnings and notes to the log.
-struct Log;
+pub struct Log;
 
 impl Observer for Log {
     fn event(&self, event: &Event<'_>) {

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind as ClapKind;
 use yester::Result;
 
+mod agent;
 mod annotate;
 mod args;
 mod background;
@@ -38,6 +39,7 @@ mod man;
 mod mount;
 mod naming;
 mod output;
+mod overdue;
 mod parts;
 mod paths;
 mod patterns;
@@ -53,6 +55,8 @@ mod restore_set;
 mod runs;
 mod select;
 mod serve;
+mod set_list;
+mod set_metrics;
 mod sets;
 mod signals;
 mod snapshots;
@@ -86,7 +90,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let json = cli.global.json;
     carry::given(cli.global.repo.as_ref());
     // A server's log is what it is watched by.
-    let serves = matches!(&cli.command, Command::Serve(args) if args.listens());
+    let serves = match &cli.command {
+        Command::Serve(args) => args.listens(),
+        Command::Agent(args) => args.stays(),
+        _ => false,
+    };
     exit::IN_BACKGROUND.store(in_background, std::sync::atomic::Ordering::Relaxed);
     log::start(cli.global.verbose + u8::from(serves || in_background), in_background || serves);
     signals::asked();
@@ -130,6 +138,9 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Tag(args) => annotate::tag(context, &args),
         Command::Note(args) => annotate::note(context, &args),
         Command::Pin(args) => annotate::pin(context, &args),
+        Command::Sets(args) => set_list::run(context, &args),
+        Command::Overdue(args) => overdue::run(context, &args),
+        Command::Agent(args) => agent::run(context, &args),
         Command::Runs(args) => runs::run(context, &args),
         Command::Config(args) => config::run(context, &args),
         Command::Key(args) => key::run(context, &args),

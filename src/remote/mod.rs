@@ -12,3 +12,4 @@ pub mod rate;
 pub mod s3;
 pub mod tls;
 pub mod tokens;
+pub mod webhook;

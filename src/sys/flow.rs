@@ -76,6 +76,16 @@ impl CommandStream {
         Ok((flow, input.ok_or(io::ErrorKind::BrokenPipe)?))
     }
 
+    /// The same with an open file on its standard input: a lock on it lives as long as the command.
+    pub fn start_holding(command: &[OsString], variables: &[(OsString, OsString)], file: File) -> io::Result<Self> {
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
+        };
+        let mut start = Command::new(program);
+        start.args(arguments).envs(variables.iter().map(|(name, value)| (name, value))).process_group(0);
+        Self::spawn(start.stdin(Stdio::from(file))).map(|(flow, _)| flow)
+    }
+
     fn spawn(start: &mut Command) -> io::Result<(Self, Option<ChildStdin>)> {
         let mut child = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let out = child.stdout.take().map(|out| File::from(OwnedFd::from(out)));
@@ -135,6 +145,14 @@ impl CommandStream {
     /// The last line of its standard error.
     pub fn last_line(&self) -> &[u8] {
         &self.last
+    }
+
+    /// Asks the command to end, and does not wait for it.
+    pub fn ask(&self) {
+        if let Some(group) = self.child.as_ref().and_then(|child| Pid::from_raw(child.id() as i32)) {
+            // It has ended already: then there is nothing to be told.
+            let _ = process::kill_process_group(group, Signal::TERM);
+        }
     }
 
     /// Ends the command and its process group: asked first, killed when it takes longer than a few seconds.

@@ -1,5 +1,6 @@
 //! What a file system can, and locks on its directories.
 
+use std::fs::File;
 use std::io;
 
 use rustix::fs::{FlockOperation, flock};
@@ -21,6 +22,15 @@ pub fn try_lock(dir: &Dir) -> io::Result<Option<Dir>> {
     match flock(&own, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(own)),
         Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Locks a file against all who lock it on this host, until it and what it was handed to are closed. False: somebody has it.
+pub fn try_lock_file(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(e.into()),
     }
 }

@@ -1,5 +1,6 @@
 //! The configuration file, sets with their parts and hooks, and the runs that are written of them.
 
+mod agent;
 mod buckets;
 mod config;
 mod keys;

@@ -8,16 +8,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::jobs::config::keys::{Hook, Keep, RepositoryKeys, Set};
+use crate::jobs::config::keys::{AgentKeys, Hook, Keep, RepositoryKeys, Set};
 use crate::jobs::config::text::{Problem, nearest};
 use crate::jobs::config::{Configuration, Named};
 use crate::jobs::guards::ServiceGuard;
+use crate::jobs::schedule::Schedule;
 use crate::jobs::{buckets, location, units};
 use crate::maintain::retention::{KeepCount, Within};
 use crate::model::escape;
 use crate::model::node::check_name;
 use crate::model::patterns::Patterns;
 use crate::remote::tls::Fingerprint;
+use crate::remote::webhook;
 
 /// The directories where programs are looked for: those of `PATH`.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,23 @@ pub fn all(configuration: &Configuration, programs: Programs<'_>) -> Vec<Problem
     }
     for named in configuration.sets.values() {
         problems.extend(set(configuration, named, programs));
+    }
+    problems.extend(configuration.agent.iter().flat_map(|named| agent(configuration, named, programs)));
+    problems
+}
+
+/// What is wrong with what the agent is told.
+pub fn agent(all: &Configuration, named: &Named<AgentKeys>, programs: Programs<'_>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if named.value.at_once == Some(0) {
+        problems.push(all.problem(named, &["at-once"], "it must be 1 at least"));
+    }
+    let notify = &named.value.notify;
+    if let Some(message) = notify.command.as_ref().and_then(|command| obstacle_of(command, programs)) {
+        problems.push(all.problem(named, &["notify", "command"], message));
+    }
+    if let Some(Err(e)) = notify.webhook.as_deref().map(webhook::Webhook::parse) {
+        problems.push(all.problem(named, &["notify", "webhook"], e.to_string()));
     }
     problems
 }
@@ -138,6 +157,14 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
     }
     if let Some(Err(e)) = it.compression.as_deref().map(units::parse_compression) {
         say("compression", e);
+    }
+    if let Some(Err(e)) = it.schedule.as_deref().map(Schedule::parse) {
+        say("schedule", e);
+    }
+    for (key, length) in [("splay", &it.splay), ("overdue-after", &it.overdue_after)] {
+        if let Some(Err(e)) = length.as_deref().map(units::parse_wait) {
+            say(key, e);
+        }
     }
     let mut places = HashMap::new();
     for (number, stream) in it.streams.iter().enumerate() {

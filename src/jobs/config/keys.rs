@@ -20,6 +20,39 @@ pub struct FileKeys {
     pub repositories: BTreeMap<String, RepositoryKeys>,
     /// Sets, by name.
     pub sets: BTreeMap<String, Set>,
+    /// How the agent runs them.
+    pub agent: Option<AgentKeys>,
+}
+
+/// How the agent runs sets, and whom it tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
+pub struct AgentKeys {
+    /// How many sets are run at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<u16>,
+    /// Whom it tells of troubles.
+    #[serde(skip_serializing_if = "NotifyKeys::is_empty")]
+    pub notify: NotifyKeys,
+}
+
+/// Who is told when something fails or is overdue, and when that is over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
+pub struct NotifyKeys {
+    /// A command that gets the message on its standard input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Hook>,
+    /// An address that the message is posted to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
+}
+
+impl NotifyKeys {
+    /// Whether nobody is told.
+    pub fn is_empty(&self) -> bool {
+        *self == NotifyKeys::default()
+    }
 }
 
 /// A repository and what opens it.
@@ -137,6 +170,15 @@ pub struct Set {
     /// How it goes back.
     #[serde(skip_serializing_if = "RestoreKeys::is_empty")]
     pub restore: RestoreKeys,
+    /// When the agent runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// The longest random delay of a run: a text as in `10m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub splay: Option<String>,
+    /// How old its last good snapshot may be: a text as in `26h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue_after: Option<String>,
     /// Which of its snapshots `forget --set` keeps.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<Keep, Amount>,

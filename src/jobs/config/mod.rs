@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::config::keys::{RepositoryKeys, Set};
+use crate::jobs::config::keys::{AgentKeys, RepositoryKeys, Set};
 use crate::jobs::config::text::{Document, Problem, nearest};
 use crate::model::escape;
 
@@ -44,6 +44,8 @@ pub struct Configuration {
     pub repositories: BTreeMap<String, Named<RepositoryKeys>>,
     /// Sets by name.
     pub sets: BTreeMap<String, Named<Set>>,
+    /// How the agent runs them.
+    pub agent: Option<Named<AgentKeys>>,
 }
 
 /// Where the file is looked for, unless somebody says: the user's, then the machine's.
@@ -79,6 +81,17 @@ impl Configuration {
             let near = nearest(name, self.sets.keys().map(String::as_str));
             Error::new(ErrorKind::NotFound, format!("there is no set {} in {}{near}", escape(name.as_bytes()), files.join(", ")))
         })
+    }
+
+    /// All of it as one file, with what is taken over from others.
+    pub fn text(&self) -> Result<String> {
+        let wrong = |e: toml::ser::Error| Error::invalid(e.to_string());
+        let repositories: BTreeMap<&String, &RepositoryKeys> = self.repositories.iter().map(|(n, it)| (n, &it.value)).collect();
+        let sets: BTreeMap<&String, &Set> = self.sets.iter().map(|(n, it)| (n, &it.value)).collect();
+        let mut table = toml::Table::new();
+        table.insert("repositories".to_owned(), toml::Value::try_from(repositories).map_err(wrong)?);
+        table.insert("sets".to_owned(), toml::Value::try_from(sets).map_err(wrong)?);
+        toml::to_string(&table).map_err(wrong)
     }
 
     /// A problem of a key below what is configured under a name.
@@ -123,6 +136,13 @@ impl Configuration {
         for (name, value) in keys.sets {
             let key = vec!["sets".to_owned(), name.clone()];
             self.add(|all| &mut all.sets, name, "sets", Named { value, key, document: number })?;
+        }
+        if let Some(value) = keys.agent {
+            let named = Named { value, key: vec!["agent".to_owned()], document: number };
+            if self.agent.is_some() {
+                return Err(self.problem(&named, &[], "there are two tables of this name"));
+            }
+            self.agent = Some(named);
         }
         stack.push(real.clone());
         for include in keys.include {

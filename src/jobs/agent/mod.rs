@@ -1,0 +1,9 @@
+//! The agent: it runs sets when they are due. What it does by the clock is in `plan`, what it remembers in `memory`; runs
+//! are processes of their own (`child`).
+
+pub mod alarms;
+pub mod child;
+pub mod memory;
+pub mod plan;
+pub mod rounds;
+pub mod work;
