@@ -1,5 +1,8 @@
 //! Quotas, sessions, and what the log says of who did what.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -17,6 +20,28 @@ use crate::net::support::*;
 /// The bytes of everything that is stored.
 fn stored(storage: &dyn Storage) -> u64 {
     Class::ALL.into_iter().flat_map(|class| storage.list(class).unwrap()).map(|(_, size)| size).sum()
+}
+
+/// The files of a repository: where each is, which file it is, since when, and its bytes.
+fn files(dir: &Path, out: &mut HashSet<(PathBuf, u64, (i64, i64), u64)>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let is_object = !entry.file_name().as_encoded_bytes().starts_with(b".");
+        match std::fs::symlink_metadata(entry.path()) {
+            Ok(found) if found.is_dir() && is_object => files(&entry.path(), out),
+            Ok(found) if is_object => {
+                out.insert((entry.path(), found.ino(), (found.mtime(), found.mtime_nsec()), found.len()));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The bytes of what is stored at one moment. A list is made while others store and delete, and may have what was never
+/// there together; what is in two of them was there between them.
+fn stored_at_once(root: &Path) -> u64 {
+    let mut looks = [HashSet::new(), HashSet::new()];
+    looks.iter_mut().for_each(|look| files(root, look));
+    looks[0].intersection(&looks[1]).map(|(_, _, _, bytes)| bytes).sum()
 }
 
 /// One thing that a client does; numbers stand for objects.
@@ -77,12 +102,12 @@ proptest! {
         std::thread::scope(|scope| {
             for (own, steps) in all.iter().enumerate() {
                 let storage = RemoteStorage::open(&server.address("web"), &server.options(&token)).unwrap();
-                let local = &local;
+                let root = server.root.join("web");
                 scope.spawn(move || {
                     for step in steps {
                         // Two of the four are the same client, racing with itself.
                         carry_out(&storage, own as u8 / 2, step);
-                        let bytes = stored(&**local);
+                        let bytes = stored_at_once(&root);
                         assert!(bytes <= QUOTA, "{bytes} bytes are stored");
                     }
                 });

@@ -163,7 +163,12 @@ fn a_server_that_stalls_for_ever_ends_in_a_clear_error() {
             read(&client, &name)?;
             client.list(Class::Packs)
         });
-        let said = failed.unwrap_err().to_string();
+        // Ten thousand bytes are no whole piece, unless a busy machine sends small ones: then each connection brings some of
+        // the pack, which is an end as well.
+        let said = match failed {
+            Ok(_) if (after, up) == (10_000, false) => continue,
+            failed => failed.unwrap_err().to_string(),
+        };
         assert!(said.contains("--timeout") || said.contains("does not answer") || said.contains("more"), "{said}");
     }
 }
