@@ -10,7 +10,7 @@ use super::{
     mount, overdue, prune, remote::RemoteArgs, repair, restore, runs, serve, set_list, snapshots, stats, umount, unlock,
 };
 
-/// A FUSE-mounted, versioned backup file system: every snapshot is a directory tree.
+/// A backup program: every snapshot can be looked into as a directory.
 #[derive(Debug, Parser)]
 #[command(name = "yester", version, propagate_version = false, disable_help_subcommand = true, arg_required_else_help = false)]
 #[command(after_help = "Exit codes: 0 done, 1 failed or damage found, 2 usage, 3 done but not all of it, 10 no repository, \

@@ -348,9 +348,10 @@ fn text(out: &mut Output, series: &Series<'_>, received: &Received, tokens: bool
     rows.sort_by_key(|(snapshot, ..)| (snapshot.time, snapshot.id));
     for (snapshot, what, why) in rows {
         let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
-        let mark = if snapshot.statistics.errors > 0 { " (incomplete)" } else { "" };
+        let mark = (snapshot.statistics.errors > 0).then(|| "(incomplete)".to_owned());
+        let marks: Vec<String> = [Some(tags.join(", ")).filter(|tags| !tags.is_empty()), mark].into_iter().flatten().collect();
         let time = super::snapshots::time(snapshot, received);
-        table.add_row([what, &snapshot.id.short(), &time, &format!("{}{mark}", tags.join(", ")), &why]);
+        table.add_row([what, &snapshot.id.short(), &time, &marks.join(" "), &why]);
     }
     out.line(&table.trim_fmt())?;
     out.line("")

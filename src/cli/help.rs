@@ -27,7 +27,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
         "init",
         &[
             ("yester init -r /mnt/disk/backup", "ask for a passphrase"),
-            ("yester init -r ssh://host/srv/backup --key-file ~/my.key", "elsewhere, with a key file, which is made"),
+            ("yester init -r ssh://host/srv/backup --key-file ~/my.key", "elsewhere; makes the key file"),
         ],
     ),
     (

@@ -319,7 +319,9 @@ fn text(report: &IngestReport, time: Duration, dry_run: bool) -> String {
     }
     let files = [(s.files_new, "new"), (s.files_changed, "changed"), (s.files_unchanged, "unchanged")];
     let files: Vec<String> = files.iter().map(|(n, what)| format!("{} {what}", units::count(*n))).collect();
-    let bytes = format!("{} stored ({} of new data)", units::size(s.bytes_stored), units::size(s.bytes_new));
+    // What small files hold stands in the trees, and is no data of its own.
+    let new = if s.bytes_new > 0 { format!(" ({} of new data)", units::size(s.bytes_new)) } else { String::new() };
+    let bytes = format!("{} stored{new}", units::size(s.bytes_stored));
     let what =
         if dry_run { "dry run, nothing saved".to_owned() } else { format!("snapshot {} saved", report.snapshot.id.short()) };
     format!("{what}: {} files; {bytes} in {}", files.join(", "), units::duration(time))

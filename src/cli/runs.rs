@@ -9,7 +9,7 @@ use yester::{ErrorKind, Result};
 
 use super::context::Context;
 use super::exit::{self, Outcome};
-use super::output::{Output, exact, lossy};
+use super::output::{Output, exact, lossy, note};
 use super::units;
 
 /// Show what became of ingests of sets, restores, checks and prunes
@@ -75,6 +75,7 @@ pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
             let (id, run) = runs::find(&repo, id)?;
             match context.global.json {
                 true => out.json(&json(id, &run, true))?,
+                false if run.log.is_empty() && !context.global.quiet => note("yester: note: it said nothing"),
                 false => out.bytes(&run.log)?,
             }
         }
@@ -114,7 +115,8 @@ fn show(out: &mut Output, id: SnapshotId, run: &Run) -> Result<()> {
     lines.extend(text("set", &run.set));
     lines.extend(run.snapshot.map(|id| format!("snapshot {id}")));
     lines.extend(text("target", &run.target));
-    lines.push(format!("{}, {}", units::size(run.bytes), units::counted(run.errors, "error", "errors")));
+    lines.extend((run.bytes > 0).then(|| units::size(run.bytes)));
+    lines.extend((run.errors > 0).then(|| units::counted(run.errors, "error", "errors")));
     lines.extend(text("because:", &run.message));
     for step in &run.steps {
         let how = if step.failure.is_empty() { "done".to_owned() } else { escape(&step.failure) };

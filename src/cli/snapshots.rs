@@ -134,7 +134,9 @@ fn table(snapshots: &[&Snapshot], received: &Received, remarks: &AllRemarks) -> 
             time(snapshot, received),
             units::count(statistics.files),
             units::size(statistics.bytes),
-            format!("{}{}{}", tags.join(", "), parts::mark(snapshot), annotate::behind(remarks.get(&snapshot.id))),
+            format!("{}{}{}", tags.join(", "), parts::mark(snapshot), annotate::behind(remarks.get(&snapshot.id)))
+                .trim_start()
+                .to_owned(),
         ]);
     }
     for right in [2, 3] {
