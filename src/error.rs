@@ -99,12 +99,12 @@ impl Error {
     }
 
     /// The object that it is about, where that is known.
-    pub fn subject(&self) -> Option<&str> {
+    pub(crate) fn subject(&self) -> Option<&str> {
         self.0.subject.as_deref()
     }
 
     /// What it says without its subject, for who names that.
-    pub fn without_subject(&self) -> String {
+    pub(crate) fn without_subject(&self) -> String {
         match &self.0.source {
             Some(source) => format!("{}{}: {source}", self.0.outer, self.0.message),
             None => format!("{}{}", self.0.outer, self.0.message),

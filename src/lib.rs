@@ -28,6 +28,8 @@
 
 // The library never panics on purpose and never prints; tests and the command line may.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
+// `pub` is what the program and the tests use; everything else is `pub(crate)`.
+#![warn(unreachable_pub)]
 
 pub mod chunk;
 pub mod copy;

@@ -172,7 +172,7 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds `n` and returns the new value.
-    pub fn add(&self, n: u64) -> u64 {
+    pub(crate) fn add(&self, n: u64) -> u64 {
         self.0.fetch_add(n, Ordering::Relaxed) + n
     }
 

@@ -20,7 +20,7 @@ pub enum Compression {
 
 /// The level of [`Compression::Auto`]: two cores reach 1 GB/s with it, and 5 takes
 /// twice the time for 8 % less.
-pub const AUTO_LEVEL: i32 = 3;
+pub(crate) const AUTO_LEVEL: i32 = 3;
 /// Entries of the compressor's table for differences, as a power of two: at least one for every third byte of prefix and
 /// frame, within these. A table that is larger than that only costs: it is cleared for every frame.
 const DELTA_TABLE: std::ops::RangeInclusive<u32> = 14..=19;

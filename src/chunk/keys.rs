@@ -56,7 +56,7 @@ pub struct Keys {
 
 impl MasterKey {
     /// A new one.
-    pub fn generate() -> Result<Self> {
+    pub(crate) fn generate() -> Result<Self> {
         random().map(MasterKey)
     }
 
@@ -125,7 +125,7 @@ impl MasterKey {
     }
 
     /// The key itself, for the recovery text and nothing else.
-    pub fn expose(&self) -> &[u8; 32] {
+    pub(crate) fn expose(&self) -> &[u8; 32] {
         &self.0
     }
 }

@@ -106,7 +106,7 @@ pub fn seal_object(kind: ObjectType, repository: RepositoryId, name: &[u8], clas
 
 /// What the bytes of a small object show of who made it.
 #[derive(Debug)]
-pub enum Judged {
+pub(crate) enum Judged {
     /// It is what somebody with the key stored under this name: its type and its plain body.
     Sound(ObjectType, Vec<u8>),
     /// Somebody with the key made it, with a newer program. It must be left alone.
@@ -120,7 +120,7 @@ pub enum Judged {
 /// Judges the bytes that are stored under `name`, which may be of any of `kinds`. The commitment tells who made them,
 /// whatever version they claim: header, salt and commitment stand at the same places in every version, and the
 /// commitment is of the header as it stands. `what` names the object in errors.
-pub fn judge_object(
+pub(crate) fn judge_object(
     kinds: &[ObjectType],
     repository: RepositoryId,
     name: &[u8],
@@ -186,7 +186,7 @@ pub fn open_object(
 }
 
 /// Whether an object that begins with `start` was made with the key under this name, as its commitment tells.
-pub fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, start: &[u8]) -> Result<bool> {
+pub(crate) fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, start: &[u8]) -> Result<bool> {
     let parts = start.get(HEADER..).and_then(|rest| rest.split_first_chunk::<32>());
     let Some((salt, rest)) = parts else { return Ok(false) };
     let key = SealKey::derive_bound(class, salt, &bound(&envelope::header(kind, repository), name))?;
@@ -201,7 +201,7 @@ fn open(key: &SealKey, bound: &[u8], rest: &[u8], what: &'static str) -> Result<
 }
 
 /// Bytes of a sealed object with nothing in it.
-pub const SMALLEST: usize = HEADER + 32 + 16 + TAG + CHECKSUM;
+pub(crate) const SMALLEST: usize = HEADER + 32 + 16 + TAG + CHECKSUM;
 
 fn bound(header: &[u8; HEADER], name: &[u8]) -> Vec<u8> {
     [&header[..], name].concat()

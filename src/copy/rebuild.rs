@@ -22,7 +22,7 @@ const MOST: usize = 400_000;
 
 /// Names of the source, and what they are in the target.
 #[derive(Debug, Default)]
-pub struct CopiedIds {
+pub(crate) struct CopiedIds {
     /// Chunks of content.
     data: HashMap<ChunkId, ChunkId>,
     /// Whole directories, by the page of their root.
@@ -32,7 +32,7 @@ pub struct CopiedIds {
 impl CopiedIds {
     /// Forgets what cannot be counted on any more. Whether everything below a directory is there is not looked at, so
     /// directories are believed only within one session.
-    pub fn forget_what_is_not_in(&mut self, index: &Index) -> Result<()> {
+    pub(crate) fn forget_what_is_not_in(&mut self, index: &Index) -> Result<()> {
         self.directories.clear();
         let mut known = KnownChunks::default();
         let mut kept = HashMap::new();
@@ -56,7 +56,7 @@ struct OpenDirectory {
 }
 
 /// Rebuilds one snapshot.
-pub struct Rebuilder<'a> {
+pub(crate) struct Rebuilder<'a> {
     keys: &'a Keys,
     trees: &'a TreeReader,
     chunks: FrameBuilder<'a>,
@@ -70,7 +70,7 @@ pub struct Rebuilder<'a> {
 
 impl<'a> Rebuilder<'a> {
     /// Reads by `trees`, and gives to `chunks` what the target lacks.
-    pub fn new(
+    pub(crate) fn new(
         keys: &'a Keys,
         trees: &'a TreeReader,
         chunks: FrameBuilder<'a>,
@@ -82,7 +82,7 @@ impl<'a> Rebuilder<'a> {
     }
 
     /// The snapshot with its trees in the target, and the plain bytes that were new there.
-    pub fn run(mut self, snapshot: &Snapshot) -> Result<(Snapshot, u64)> {
+    pub(crate) fn run(mut self, snapshot: &Snapshot) -> Result<(Snapshot, u64)> {
         self.total = (snapshot.nodes(), snapshot.statistics.bytes);
         let root = self.tree(&snapshot.root)?;
         let scan = self.same_pages(snapshot.scan.as_ref(), PageKind::Scan)?;

@@ -7,9 +7,9 @@ use crate::format::cursor::{Cursor, Put};
 use crate::model::{PackId, Timestamp};
 
 /// Packs of one object, at most.
-pub const MAX_DAMAGED_PACKS: usize = 65_536;
+pub(crate) const MAX_DAMAGED_PACKS: usize = 65_536;
 /// Frames of one pack that are told apart, at most. Where more are damaged, the whole pack counts as damaged.
-pub const MAX_DAMAGED_FRAMES: usize = 65_536;
+pub(crate) const MAX_DAMAGED_FRAMES: usize = 65_536;
 
 /// What is damaged of one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl DamagedExtent {
     }
 
     /// Whether `other` says nothing that this does not say.
-    pub fn covers(&self, other: &DamagedExtent) -> bool {
+    pub(crate) fn covers(&self, other: &DamagedExtent) -> bool {
         match (self, other) {
             (DamagedExtent::Whole, _) => true,
             (DamagedExtent::Frames(frames), DamagedExtent::Frames(others)) => others.is_subset(frames),
@@ -61,7 +61,7 @@ pub struct Damage {
 }
 
 /// Encodes the body. Nothing beyond the limits of [`decode_damage`] is written: the caller keeps to
-/// [`MAX_DAMAGED_PACKS`], and a pack with more damaged frames than [`MAX_DAMAGED_FRAMES`] is written as a whole.
+/// `MAX_DAMAGED_PACKS`, and a pack with more damaged frames than `MAX_DAMAGED_FRAMES` is written as a whole.
 pub fn encode_damage(damage: &Damage) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(1, |v| {

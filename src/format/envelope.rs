@@ -16,13 +16,13 @@ use crate::model::RepositoryId;
 pub use crate::model::ObjectType;
 
 /// The first eight bytes of every object.
-pub const MAGIC: [u8; 8] = *b"yester\x1a\n";
+pub(crate) const MAGIC: [u8; 8] = *b"yester\x1a\n";
 /// Bytes of the header.
 pub const HEADER: usize = 28;
 /// Bytes of the checksum.
 pub const CHECKSUM: usize = 32;
 /// The format version this program writes, and the newest it reads.
-pub const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 
 /// The header of an object of `kind` in repository `id`.
 pub fn header(kind: ObjectType, id: RepositoryId) -> [u8; HEADER] {
@@ -65,7 +65,7 @@ pub fn peek(bytes: &[u8]) -> Option<HeaderFields> {
 }
 
 /// Checks magic, type and version of the first bytes of an object and returns its repository id.
-pub fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Result<RepositoryId> {
+pub(crate) fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Result<RepositoryId> {
     let header: &[u8; HEADER] =
         bytes.first_chunk().ok_or_else(|| Error::corrupt(format!("{what}: {} bytes are too few for a header", bytes.len())))?;
     if header[..8] != MAGIC {
@@ -90,7 +90,7 @@ pub fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Resul
 }
 
 /// Checks header and checksum of a whole object; returns its repository id and its body.
-pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(RepositoryId, &'a [u8])> {
+pub(crate) fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(RepositoryId, &'a [u8])> {
     let id = check_header(bytes, kind, what)?;
     let (head, sum) = match bytes.split_last_chunk::<CHECKSUM>() {
         Some((head, sum)) if head.len() >= HEADER => (head, sum),
@@ -104,7 +104,7 @@ pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Resu
 
 /// The header and the body of a whole object of `kind` of any version: what stands at the same place in every one. Magic,
 /// type and checksum are checked.
-pub fn parts<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(&'a [u8; HEADER], &'a [u8])> {
+pub(crate) fn parts<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(&'a [u8; HEADER], &'a [u8])> {
     match check_header(bytes, kind, what) {
         Err(e) if e.kind() != ErrorKind::Unsupported => return Err(e),
         _ => {}

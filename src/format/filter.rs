@@ -9,7 +9,7 @@ use crate::model::ChunkKey;
 /// Bytes of one block.
 pub const BLOCK: usize = 64;
 /// Blocks of one page of a stored filter.
-pub const BLOCKS_A_PAGE: usize = 1024;
+pub(crate) const BLOCKS_A_PAGE: usize = 1024;
 /// Bits of filter for each key.
 const BITS_A_KEY: u64 = 10;
 /// Bits that a key sets, nine bits of the key for the place of each.

@@ -22,15 +22,15 @@ use crate::model::{ChunkKey, RepositoryId, SnapshotId};
 /// The longest chunk.
 pub const MAX_CHUNK: usize = 16 << 20;
 /// The longest plain content of a frame: one chunk of the greatest length.
-pub const MAX_FRAME: usize = MAX_CHUNK;
+pub(crate) const MAX_FRAME: usize = MAX_CHUNK;
 /// The most chunks in one frame.
-pub const MAX_FRAME_CHUNKS: usize = 1 << 16;
+pub(crate) const MAX_FRAME_CHUNKS: usize = 1 << 16;
 /// The most chunks whose plain bytes serve as a frame's prefix.
 pub const MAX_BASES: usize = 1024;
 /// The most bytes that such a prefix may have in all.
-pub const MAX_PREFIX: usize = 4 << 20;
+pub(crate) const MAX_PREFIX: usize = 4 << 20;
 /// The longest pack that a reader takes.
-pub const MAX_PACK: u64 = 1 << 30;
+pub(crate) const MAX_PACK: u64 = 1 << 30;
 /// Bytes before the first frame.
 pub const PREAMBLE: usize = 112;
 /// Bytes of the tail, without the checksum.
@@ -94,11 +94,11 @@ pub struct DirectoryEntry {
 }
 
 /// Bytes that a pack's key and commitment are of.
-pub const BOUND: usize = HEADER + 4;
+pub(crate) const BOUND: usize = HEADER + 4;
 
 /// What key and commitment of a pack that begins like this are of, in every version: its header, its kind and where its
 /// keys come from. So nobody without the key can make a pack that claims to be of another version.
-pub fn bound(preamble: &[u8; PREAMBLE]) -> [u8; BOUND] {
+pub(crate) fn bound(preamble: &[u8; PREAMBLE]) -> [u8; BOUND] {
     let mut out = [0; BOUND];
     out[..HEADER].copy_from_slice(&preamble[..HEADER]);
     out[HEADER..].copy_from_slice(&preamble[108..]);
@@ -237,7 +237,7 @@ pub fn encode_directory_unchecked<'a>(entries: impl IntoIterator<Item = &'a Dire
 }
 
 /// Stored and plain length, codec, bases: what directory and segments share.
-pub fn encode_frame(frame: &FrameInfo, out: &mut Vec<u8>) {
+pub(crate) fn encode_frame(frame: &FrameInfo, out: &mut Vec<u8>) {
     out.varint(u64::from(frame.stored));
     out.varint(u64::from(frame.plain));
     out.push(frame.codec as u8);
@@ -245,7 +245,7 @@ pub fn encode_frame(frame: &FrameInfo, out: &mut Vec<u8>) {
     frame.bases.iter().for_each(|base| out.extend_from_slice(&base.0));
 }
 
-/// Reads what [`encode_frame`] wrote; `offset` is where the frame begins.
+/// Reads what `encode_frame` wrote; `offset` is where the frame begins.
 pub fn decode_frame(cursor: &mut Cursor<'_>, offset: u64) -> Result<FrameInfo> {
     let stored = cursor.number(MAX_FRAME as u64 + (MAX_FRAME / 128) as u64 + 1024)? as u32;
     let plain = cursor.number(MAX_FRAME as u64)? as u32;

@@ -2,7 +2,7 @@
 //!
 //! A page is the plain content of a tree chunk. Leaves hold entries of their own kind; inner pages are the same for
 //! all: children with a count, a weight and a first key. Where a page ends is decided by its content (so that one
-//! new entry rewrites one leaf and the way up to it, whatever the size): see [`ends_page`].
+//! new entry rewrites one leaf and the way up to it, whatever the size): see `ends_page`.
 
 use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
@@ -23,25 +23,25 @@ pub enum PageKind {
 }
 
 /// A page is closed before it would grow beyond this many bytes (one entry may still be longer).
-pub const MAX_PAGE: usize = 64 << 10;
+pub(crate) const MAX_PAGE: usize = 64 << 10;
 /// A page is not closed by its content before it has this many bytes.
-pub const MIN_PAGE: usize = 16 << 10;
+pub(crate) const MIN_PAGE: usize = 16 << 10;
 /// The longest page that a reader takes: one entry with the longest fields still fits.
-pub const PAGE_LIMIT: usize = 1 << 20;
+pub(crate) const PAGE_LIMIT: usize = 1 << 20;
 /// Levels of inner pages that a reader follows; 32 children a page would reach beyond 2⁶⁴ entries.
 pub const MAX_HEIGHT: u8 = 12;
 /// The most children of an inner page.
-pub const MAX_CHILDREN: usize = 1024;
+pub(crate) const MAX_CHILDREN: usize = 1024;
 /// An inner page is not closed by its content before it has this many children.
-pub const MIN_CHILDREN: usize = 32;
+pub(crate) const MIN_CHILDREN: usize = 32;
 
 /// Whether an entry whose key hashes to `hash` may close a page: one in 256 does, so that pages have about
 /// `MIN_PAGE` bytes plus 256 entries.
-pub fn ends_page(hash: u64) -> bool {
+pub(crate) fn ends_page(hash: u64) -> bool {
     hash & 0xff == 0
 }
 
-/// The hash of a name, for [`ends_page`]: the first bytes of BLAKE3.
+/// The hash of a name, for `ends_page`: the first bytes of BLAKE3.
 pub fn key_hash(key: &[u8]) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&blake3::hash(key).as_bytes()[..8]);
@@ -91,7 +91,7 @@ pub fn start(kind: PageKind, level: u8, out: &mut Vec<u8>) {
 }
 
 /// Checks a page's kind and length and returns its level and a cursor behind it.
-pub fn open(bytes: &[u8], kind: PageKind) -> Result<(u8, Cursor<'_>)> {
+pub(crate) fn open(bytes: &[u8], kind: PageKind) -> Result<(u8, Cursor<'_>)> {
     let what = match kind {
         PageKind::Directory => "a directory page",
         PageKind::Recipe => "a recipe page",
@@ -155,7 +155,7 @@ fn leaf(bytes: &[u8], kind: PageKind) -> Result<Cursor<'_>> {
 
 /// Whether a reader takes this page as one of `kind` on `level`: asked before a page is stored, since what is in a
 /// snapshot cannot be mended any more.
-pub fn check(bytes: &[u8], kind: PageKind, level: u8) -> Result<()> {
+pub(crate) fn check(bytes: &[u8], kind: PageKind, level: u8) -> Result<()> {
     match (kind, level) {
         (_, 1..) => children(bytes, kind, level).map(drop),
         (PageKind::Directory, 0) => nodes(bytes).map(drop),

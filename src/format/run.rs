@@ -6,9 +6,9 @@ use crate::format::snapshot::MAX_TEXT;
 use crate::model::{Run, RunStep, SnapshotId, Timestamp};
 
 /// The longest end of a log.
-pub const MAX_LOG: usize = 256 << 10;
+pub(crate) const MAX_LOG: usize = 256 << 10;
 /// The most steps.
-pub const MAX_STEPS: usize = 1000;
+pub(crate) const MAX_STEPS: usize = 1000;
 
 /// Encodes the body. An error for what no reader would take.
 pub fn encode_run(run: &Run) -> Result<Vec<u8>> {

@@ -21,13 +21,13 @@ use crate::format::pack::{self, FrameInfo, MAX_CHUNK, MAX_FRAME, PackKind};
 use crate::model::{ChunkKey, PackId, SegmentId};
 
 /// Frames of one page of frames.
-pub const FRAMES_A_PAGE: usize = 256;
+pub(crate) const FRAMES_A_PAGE: usize = 256;
 /// Entries of one page of entries.
 pub const ENTRIES_A_PAGE: usize = 256;
 /// The longest sealed page that a reader takes.
-pub const MAX_PAGE: u32 = 8 << 20;
+pub(crate) const MAX_PAGE: u32 = 8 << 20;
 /// Entries and frames that a segment may have: their numbers are 32 bits.
-pub const MAX_ENTRIES: u64 = 4_294_967_295;
+pub(crate) const MAX_ENTRIES: u64 = 4_294_967_295;
 /// Bytes before the first page.
 pub const PREAMBLE: usize = HEADER + 48;
 /// Bytes of the tail, without the checksum.
@@ -241,7 +241,7 @@ pub fn encode_entries(entries: &[IndexEntry], frames: u32) -> Result<Vec<u8>> {
 }
 
 /// The same bytes, whether or not a reader would take them: for tests of readers.
-pub fn encode_entries_unchecked(entries: &[IndexEntry]) -> Vec<u8> {
+pub(crate) fn encode_entries_unchecked(entries: &[IndexEntry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * 24);
     for entry in entries {
         out.extend_from_slice(&entry.key.0);

@@ -12,7 +12,7 @@ pub const MAX_TEXT: usize = 1 << 16;
 /// The most paths, tags or owners.
 pub const MAX_LIST: usize = 1 << 16;
 /// The longest body: with what is around it, it fits what a server takes of a small object.
-pub const MAX_BODY: usize = 63 << 20;
+pub(crate) const MAX_BODY: usize = 63 << 20;
 
 /// What comes out of an encoder, if its own decoder takes it and makes the same of it. What is committed cannot be
 /// mended any more.

@@ -30,29 +30,29 @@ const INLINE_XATTRS: usize = 1 << 10;
 /// Scan records of one page, at most.
 const SCAN_RECORDS: u64 = 2048;
 
-pub mod objects;
-pub mod streams;
+pub(crate) mod objects;
+pub(crate) mod streams;
 
 /// What came out.
 #[derive(Debug)]
-pub struct Assembled {
+pub(crate) struct Assembled {
     /// The node of `/`; `None` when the walk was cut short.
-    pub root: Option<Node>,
+    pub(crate) root: Option<Node>,
     /// The scan records.
-    pub scan: Option<Root>,
+    pub(crate) scan: Option<Root>,
     /// The hard link groups.
-    pub links: Option<Root>,
+    pub(crate) links: Option<Root>,
     /// The nodes of the given paths, by path: what decides whether anything changed (the live metadata of what only
     /// leads to them does not).
-    pub given: Vec<(Vec<u8>, Node)>,
+    pub(crate) given: Vec<(Vec<u8>, Node)>,
     /// The streams that the walk came to.
-    pub ended: Vec<EndedStream>,
+    pub(crate) ended: Vec<EndedStream>,
     /// What was read of buckets, by the numbers of their inputs.
     pub objects: HashMap<usize, ReadObjects>,
     /// Files that changed while they were read.
-    pub changed: u64,
+    pub(crate) changed: u64,
     /// New and changed files, errors and files lost to them, new bytes.
-    pub statistics: Statistics,
+    pub(crate) statistics: Statistics,
 }
 
 /// A directory under construction.
@@ -71,11 +71,11 @@ enum Arrived {
 
 /// Where files go to be read.
 #[derive(Debug, Clone)]
-pub struct Readers {
+pub(crate) struct Readers {
     /// Batches of small ones.
-    pub small: Sender<Vec<Task>>,
+    pub(crate) small: Sender<Vec<Task>>,
     /// Big ones.
-    pub big: Sender<Task>,
+    pub(crate) big: Sender<Task>,
 }
 
 impl Readers {
@@ -89,7 +89,7 @@ impl Readers {
 }
 
 /// Builds one snapshot's trees.
-pub struct Assembler<'a> {
+pub(crate) struct Assembler<'a> {
     chunks: FrameBuilder<'a>,
     readers: Readers,
     messages: &'a Receiver<Message>,
@@ -126,7 +126,7 @@ impl<'a> Assembler<'a> {
     /// An assembler that hands new chunks to `chunks`. Files without a name are made in `scratch`. Pages may be stored
     /// as differences from those of `parent`.
     #[allow(clippy::too_many_arguments)]
-    pub fn new(
+    pub(crate) fn new(
         chunks: FrameBuilder<'a>,
         readers: Readers,
         messages: &'a Receiver<Message>,
@@ -169,7 +169,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Works until the steps end. What was read before an interruption is stored all the same: the next ingest finds it.
-    pub fn run(mut self, steps: &Receiver<Vec<WalkStep>>) -> Result<Assembled> {
+    pub(crate) fn run(mut self, steps: &Receiver<Vec<WalkStep>>) -> Result<Assembled> {
         while let Some(steps) = self.next_steps(steps)? {
             let count = steps.len() as u64;
             for step in steps {

@@ -36,7 +36,7 @@ const PARENT_FRAMES: u64 = 12 << 20;
 const PARENT_PAGES: u64 = 3 << 20;
 
 /// How an attempt ended.
-pub enum End {
+pub(crate) enum End {
     /// The snapshot is stored, or need not be.
     Done(Box<IngestReport>),
     /// Its session was fenced: nothing of what it believed may be kept (rule 5 of the protocol).
@@ -46,23 +46,23 @@ pub enum End {
 }
 
 /// What an attempt works with.
-pub struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     /// Where it goes.
-    pub repo: &'a Arc<Repository>,
+    pub(crate) repo: &'a Arc<Repository>,
     /// What is ingested.
-    pub inputs: &'a [Arc<dyn Input>],
+    pub(crate) inputs: &'a [Arc<dyn Input>],
     /// The tree of given paths.
-    pub places: &'a SourceEntry,
+    pub(crate) places: &'a SourceEntry,
     /// What is left out.
-    pub rules: &'a Rules,
+    pub(crate) rules: &'a Rules,
     /// How it is ingested.
-    pub options: &'a IngestOptions,
+    pub(crate) options: &'a IngestOptions,
     /// The user wants it to end.
-    pub stop: &'a Arc<AtomicBool>,
+    pub(crate) stop: &'a Arc<AtomicBool>,
     /// Who is told.
-    pub observer: &'a dyn Observer,
+    pub(crate) observer: &'a dyn Observer,
     /// An earlier session of this ingest was fenced, or met damage.
-    pub again: bool,
+    pub(crate) again: bool,
     /// How long others stood still.
     pub watch: &'a Arc<SessionWatch>,
 }
@@ -83,7 +83,7 @@ struct Base {
 
 impl Attempt<'_> {
     /// One session.
-    pub fn run(&self) -> Result<End> {
+    pub(crate) fn run(&self) -> Result<End> {
         let start = now();
         if self.options.dry_run {
             return self.in_session(SnapshotId([0; 32]), start);

@@ -27,7 +27,7 @@ const HEAD: u64 = 4 << 20;
 
 /// Counts bytes that readers hold until the assembler has taken them.
 #[derive(Debug)]
-pub struct ReadBudget {
+pub(crate) struct ReadBudget {
     limit: u64,
     state: Mutex<BudgetState>,
     changed: Condvar,
@@ -35,7 +35,7 @@ pub struct ReadBudget {
 
 impl ReadBudget {
     /// At most `limit` bytes, and a little beyond it for the slot at the head.
-    pub fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         let state = BudgetState { used: 0, held: HashMap::new(), head: 0, closed: false };
         ReadBudget { limit, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -45,7 +45,7 @@ impl ReadBudget {
     }
 
     /// Waits until `bytes` may be held for `slot`. False: the operation is over.
-    pub fn take(&self, slot: u64, bytes: u64) -> bool {
+    pub(crate) fn take(&self, slot: u64, bytes: u64) -> bool {
         let mut state = self.state();
         while !state.may_take(slot, bytes, self.limit) {
             self.changed.wait(&mut state);
@@ -56,7 +56,7 @@ impl ReadBudget {
     }
 
     /// Takes `bytes` for `slot` if that needs no waiting. False: it was not taken.
-    pub fn try_take(&self, slot: u64, bytes: u64) -> bool {
+    pub(crate) fn try_take(&self, slot: u64, bytes: u64) -> bool {
         let mut state = self.state();
         if state.closed || !state.may_take(slot, bytes, self.limit) {
             return false;
@@ -67,12 +67,12 @@ impl ReadBudget {
     }
 
     /// Whether taking `bytes` for a slot behind the head would wait.
-    pub fn is_short_of(&self, bytes: u64) -> bool {
+    pub(crate) fn is_short_of(&self, bytes: u64) -> bool {
         self.state().used + bytes > self.limit
     }
 
     /// Gives `bytes` of `slot` back.
-    pub fn give(&self, slot: u64, bytes: u64) {
+    pub(crate) fn give(&self, slot: u64, bytes: u64) {
         let mut state = self.state();
         state.used = state.used.saturating_sub(bytes);
         if let Some(held) = state.held.get_mut(&slot) {
@@ -85,7 +85,7 @@ impl ReadBudget {
     }
 
     /// The consumer now waits for `slot`: whatever is at or before it is at the head.
-    pub fn advance(&self, slot: u64) {
+    pub(crate) fn advance(&self, slot: u64) {
         let mut state = self.state();
         if slot > state.head {
             state.head = slot;
@@ -94,7 +94,7 @@ impl ReadBudget {
     }
 
     /// Ends all waiting, now and later.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }

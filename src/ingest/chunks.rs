@@ -53,7 +53,7 @@ const PLACES: usize = 64;
 
 /// Keys are the output of a keyed hash: their own first bytes are as good a hash as any.
 #[derive(Debug, Default)]
-pub struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -81,7 +81,7 @@ fn frame_of(size: u64) -> usize {
 
 /// A frame that is being filled.
 #[derive(Debug, Default)]
-pub struct Gathered {
+pub(crate) struct Gathered {
     frame: PlainFrame,
     /// Bytes of its bases, and where each of them begins there.
     prefix: usize,
@@ -200,27 +200,27 @@ impl BorrowedBases {
 
 /// A part of a file, with the previous version of the file.
 #[derive(Debug, Clone, Copy)]
-pub struct Previous<'a> {
+pub(crate) struct Previous<'a> {
     /// The previous version.
-    pub content: &'a Content,
+    pub(crate) content: &'a Content,
     /// Where the part begins in the file.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// A small file of a batch, as it is stored.
 #[derive(Debug)]
-pub struct BatchFile {
+pub(crate) struct BatchFile {
     /// Its chunks in the batch's buffer.
-    pub cuts: Vec<Cut>,
+    pub(crate) cuts: Vec<Cut>,
     /// Where it begins there.
-    pub start: usize,
+    pub(crate) start: usize,
     /// Its previous version.
-    pub base: Option<Content>,
+    pub(crate) base: Option<Content>,
 }
 
 /// Gathers new chunks into frames and gives them to the sink.
 #[derive(Debug)]
-pub struct FrameBuilder<'a> {
+pub(crate) struct FrameBuilder<'a> {
     keys: &'a Keys,
     /// The index as it was at first: of what the parent has, and what frames may be differences from.
     index: &'a Index,
@@ -247,12 +247,12 @@ pub struct FrameBuilder<'a> {
     /// The frame whose bases were lent last.
     lent: Option<BorrowedBases>,
     /// Plain bytes of new data chunks.
-    pub bytes_new: u64,
+    pub(crate) bytes_new: u64,
 }
 
 impl<'a> FrameBuilder<'a> {
     /// Gathers for `sink`; `trees` reads the parent.
-    pub fn new(
+    pub(crate) fn new(
         keys: &'a Keys,
         index: &'a Index,
         trees: Option<Arc<TreeReader>>,
@@ -317,7 +317,7 @@ impl<'a> FrameBuilder<'a> {
     }
 
     /// A batch of small files. When all of it is new the buffer itself is the frame.
-    pub fn batch(&mut self, bytes: Vec<u8>, files: &[BatchFile]) -> Result<()> {
+    pub(crate) fn batch(&mut self, bytes: Vec<u8>, files: &[BatchFile]) -> Result<()> {
         let mut new: Vec<(Cut, &BatchFile)> = Vec::new();
         for file in files {
             for cut in &file.cuts {
@@ -361,7 +361,7 @@ impl<'a> FrameBuilder<'a> {
     }
 
     /// A chunk of a big file.
-    pub fn big(&mut self, id: &ChunkId, bytes: &[u8], previous: Option<Previous<'_>>) -> Result<()> {
+    pub(crate) fn big(&mut self, id: &ChunkId, bytes: &[u8], previous: Option<Previous<'_>>) -> Result<()> {
         if !self.is_new(PackKind::Data, id)? {
             return Ok(());
         }
@@ -381,7 +381,7 @@ impl<'a> FrameBuilder<'a> {
 
     /// A chunk of a stream, which begins at `at` of it. Streams come at the same time, so each gathers for itself, in
     /// `into`.
-    pub fn stream(
+    pub(crate) fn stream(
         &mut self,
         id: &ChunkId,
         bytes: &[u8],
@@ -405,12 +405,12 @@ impl<'a> FrameBuilder<'a> {
     }
 
     /// Gives the last frame of a stream away.
-    pub fn end_stream(&mut self, gathered: &mut Gathered) -> Result<()> {
+    pub(crate) fn end_stream(&mut self, gathered: &mut Gathered) -> Result<()> {
         self.submit(PackKind::Data, std::mem::take(gathered))
     }
 
     /// A big file of `size` bytes begins. Files of moderate length share frames; a huge one has its own.
-    pub fn begin_big(&mut self, size: u64) -> Result<()> {
+    pub(crate) fn begin_big(&mut self, size: u64) -> Result<()> {
         let frame = frame_of(size);
         if (frame, self.big_frame) != (BIG_FRAME, BIG_FRAME) {
             self.end_big()?;
@@ -486,7 +486,7 @@ impl<'a> FrameBuilder<'a> {
     }
 
     /// Gives the last frames away and closes the packs.
-    pub fn finish(mut self) -> Result<u64> {
+    pub(crate) fn finish(mut self) -> Result<u64> {
         for (kind, frame) in [(PackKind::Data, std::mem::take(&mut self.small)), (PackKind::Tree, std::mem::take(&mut self.tree))]
         {
             self.submit(kind, frame)?;

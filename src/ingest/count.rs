@@ -14,20 +14,20 @@ use crate::sys::{Dir, FileKind, Stat};
 
 /// Entries and bytes of everything that was given, once they are counted.
 #[derive(Debug, Default)]
-pub struct Counted {
+pub(crate) struct Counted {
     total: OnceLock<(u64, u64)>,
 }
 
 impl Counted {
     /// Entries and bytes; `None` until all were counted.
-    pub fn total(&self) -> Option<(u64, u64)> {
+    pub(crate) fn total(&self) -> Option<(u64, u64)> {
         self.total.get().copied()
     }
 }
 
 /// Counts: the body of a thread. It ends with the ingest. `deepest`: the directories below one another that may be open;
 /// where there are more, nothing is counted at all.
-pub fn count(
+pub(crate) fn count(
     options: &IngestOptions,
     rules: &Rules,
     root: &SourceEntry,

@@ -24,7 +24,7 @@ const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// The rules of one ingest, ready to be asked.
 #[derive(Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     patterns: Patterns,
     changed_is_ok: Patterns,
     xattrs: AttributeFilter,
@@ -40,7 +40,7 @@ pub struct Rules {
 
 /// What the content of a directory says about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Marked {
+pub(crate) enum Marked {
     /// Nothing.
     No,
     /// It is left out but for the entry of this name.
@@ -51,7 +51,7 @@ pub enum Marked {
 
 impl Rules {
     /// Compiles the options; a malformed pattern is a usage error that names it.
-    pub fn new(all: &IngestOptions, never: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn new(all: &IngestOptions, never: &[PathBuf]) -> Result<Self> {
         let options = &all.exclude;
         let sensitive = options.patterns.iter().map(|p| (p.as_str(), false));
         let patterns = Patterns::new(sensitive.chain(options.patterns_ignore_case.iter().map(|p| (p.as_str(), true))))?;
@@ -72,7 +72,7 @@ impl Rules {
     }
 
     /// Why the entry at the absolute `path` is left out; `None` for one that is not.
-    pub fn excludes(&self, path: &[u8], stat: &Stat) -> Option<String> {
+    pub(crate) fn excludes(&self, path: &[u8], stat: &Stat) -> Option<String> {
         if let Some(pattern) = self.patterns.find(path) {
             return Some(format!("pattern {pattern}"));
         }
@@ -81,17 +81,17 @@ impl Rules {
     }
 
     /// Whether the file at the absolute `path` may change while it is read.
-    pub fn changed_is_ok(&self, path: &[u8]) -> bool {
+    pub(crate) fn changed_is_ok(&self, path: &[u8]) -> bool {
         self.changed_is_ok.find(path).is_some()
     }
 
     /// The patterns that nothing matched, as they were given.
-    pub fn unmatched(&self) -> Vec<String> {
+    pub(crate) fn unmatched(&self) -> Vec<String> {
         self.patterns.unmatched().chain(self.changed_is_ok.unmatched()).map(str::to_owned).collect()
     }
 
     /// What is kept of attributes that were found. Those that no snapshot can hold are left out and told.
-    pub fn attributes(&self, mut found: xattr::ReadXattrs) -> xattr::ReadXattrs {
+    pub(crate) fn attributes(&self, mut found: xattr::ReadXattrs) -> xattr::ReadXattrs {
         let wanted = |name: &[u8]| !self.xattrs.excludes(name);
         let mut kept = 0;
         found.list.retain(|(name, value)| {
@@ -107,14 +107,14 @@ impl Rules {
     }
 
     /// Why a given path is not taken, for where it is; `None` for all that may be.
-    pub fn never_takes(&self, path: &Path) -> Option<&'static str> {
+    pub(crate) fn never_takes(&self, path: &Path) -> Option<&'static str> {
         let real = std::fs::canonicalize(if sources::follows(path) { path } else { path.parent()? }).ok()?;
         let mut above = real.ancestors().filter_map(|above| std::fs::metadata(above).ok());
         above.any(|m| self.never.contains(&(m.dev(), m.ino()))).then_some(REPOSITORY)
     }
 
     /// Why a directory is never entered, whoever asks for it; `None` for all that may be.
-    pub fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
+    pub(crate) fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
         if self.mounts.iter().any(|(_, device)| *device == stat.device) {
             return Some("it is in a mounted repository and is left out");
         }
@@ -123,12 +123,12 @@ impl Rules {
     }
 
     /// Whether `path` is one of this program's own mounts: one that is dead, or another user's, cannot be examined.
-    pub fn is_own_mount(&self, path: &[u8]) -> bool {
+    pub(crate) fn is_own_mount(&self, path: &[u8]) -> bool {
         self.mounts.iter().any(|(point, _)| point.as_os_str().as_bytes() == path)
     }
 
     /// What the files in a directory say about it.
-    pub fn marked(&self, listing: &Listing, dir: Option<&Dir>) -> Marked {
+    pub(crate) fn marked(&self, listing: &Listing, dir: Option<&Dir>) -> Marked {
         let begins = |name: &[u8], header: &[u8]| {
             listing.contains(name) && (header.is_empty() || dir.is_some_and(|dir| begins_with(dir, name, header)))
         };
@@ -140,7 +140,7 @@ impl Rules {
 }
 
 /// What a snapshot keeps of the rules: `options`, and the `repositories` that were left out (`None`: too many to name).
-pub fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule> {
+pub(crate) fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule> {
     let of = |kind, texts: &[String]| texts.iter().map(|text| Rule::new(kind, text.as_bytes())).collect::<Vec<_>>();
     let mut rules = of(Rule::ATTRIBUTE, &options.xattrs);
     rules.extend(of(Rule::PATTERN, &options.patterns));
@@ -160,7 +160,7 @@ pub fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule
 }
 
 /// What is said of attributes that are not kept.
-pub fn not_kept(e: &std::io::Error) -> String {
+pub(crate) fn not_kept(e: &std::io::Error) -> String {
     let what = if e.kind() == std::io::ErrorKind::InvalidData { "stored" } else { "read" };
     format!("its extended attributes cannot be {what}: {e}")
 }

@@ -29,7 +29,7 @@ const IN_VAIN: u32 = 3;
 
 /// Waits for who goes ahead. One for each ingest.
 #[derive(Debug)]
-pub struct Follow<'a> {
+pub(crate) struct Follow<'a> {
     repo: &'a Repository,
     others: &'a Mutex<Others>,
     stop: &'a AtomicBool,
@@ -42,24 +42,24 @@ pub struct Follow<'a> {
 
 impl<'a> Follow<'a> {
     /// Follows nobody yet. Setting `stop` ends a wait.
-    pub fn new(repo: &'a Repository, others: &'a Mutex<Others>, stop: &'a AtomicBool, least: Duration) -> Self {
+    pub(crate) fn new(repo: &'a Repository, others: &'a Mutex<Others>, stop: &'a AtomicBool, least: Duration) -> Self {
         Follow { repo, others, stop, least, ahead: None, in_vain: 0, waited: Duration::ZERO }
     }
 
     /// Whether somebody is let ahead.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.ahead.is_some()
     }
 
     /// Lets somebody go ahead from now on, unless there was enough waiting.
-    pub fn begin(&mut self, ahead: Ahead) {
+    pub(crate) fn begin(&mut self, ahead: Ahead) {
         let enough = self.least.is_zero() || self.in_vain >= IN_VAIN || self.waited >= MOST_IN_ALL;
         self.ahead = (!enough).then_some(ahead);
     }
 
     /// Waits until `found` says yes to the index, as others have made it. When it does not in time, nobody is followed any
     /// more until it turns out again that somebody stores the same.
-    pub fn wait(&mut self, found: &mut dyn FnMut(Arc<Index>) -> Result<bool>) -> Result<()> {
+    pub(crate) fn wait(&mut self, found: &mut dyn FnMut(Arc<Index>) -> Result<bool>) -> Result<()> {
         let Some(ahead) = self.ahead else { return Ok(()) };
         let began = Instant::now();
         let longest = self.least.max((ahead.pace * TIMES).min(MOST)).min(MOST_IN_ALL.saturating_sub(self.waited));

@@ -12,7 +12,7 @@ use crate::model::{Content, Item};
 use crate::repo::tree::TreeReader;
 
 /// The distance of cuts in bytes.
-pub const GRID: u64 = 64 << 10;
+pub(crate) const GRID: u64 = 64 << 10;
 /// Shorter files are cut by content.
 const SHORTEST: u64 = 1 << 20;
 /// Pages of databases and file systems have this size or a multiple of it.
@@ -23,17 +23,17 @@ const LOOK: usize = 16;
 const TAR: (u64, &[u8; 5]) = (257, b"ustar");
 
 /// Whether a chunk fills a field of the grid.
-pub fn is_field(offset: u64, len: u32) -> bool {
+pub(crate) fn is_field(offset: u64, len: u32) -> bool {
     u64::from(len) == GRID && offset.is_multiple_of(GRID)
 }
 
 /// The length of the chunk that begins at `offset` of a file.
-pub fn length(offset: u64) -> usize {
+pub(crate) fn length(offset: u64) -> usize {
     (GRID - offset % GRID) as usize
 }
 
 /// Whether a file of `size` bytes is cut at the grid, with its content in the parent.
-pub fn suits(file: &File, size: u64, parent: Option<(&TreeReader, &Content)>) -> bool {
+pub(crate) fn suits(file: &File, size: u64, parent: Option<(&TreeReader, &Content)>) -> bool {
     if size < SHORTEST || !size.is_multiple_of(PAGE) {
         return false;
     }

@@ -15,7 +15,7 @@ const RECORD: usize = 8 + 4 + 8 + 4;
 
 /// The groups so far.
 #[derive(Debug)]
-pub struct LinkGroups {
+pub(crate) struct LinkGroups {
     table: Table<RECORD>,
     nodes: Heap,
 }
@@ -50,12 +50,12 @@ fn remember() -> String {
 
 impl LinkGroups {
     /// None yet. What becomes too much for memory goes to files without a name in `scratch`.
-    pub fn new(scratch: Option<&Path>) -> Self {
+    pub(crate) fn new(scratch: Option<&Path>) -> Self {
         LinkGroups { table: Table::new(scratch), nodes: Heap::new(scratch) }
     }
 
     /// The node that was first in `group`.
-    pub fn first(&self, group: &LinkGroup) -> Result<Option<Node>> {
+    pub(crate) fn first(&self, group: &LinkGroup) -> Result<Option<Node>> {
         let Some(record) = self.table.get(&group.0) else { return Ok(None) };
         let known = GroupRecord::of(&record);
         let bytes = self.nodes.read(known.at, known.len as usize).at(remember)?;
@@ -63,7 +63,7 @@ impl LinkGroups {
     }
 
     /// Counts `node`, which stands at `position`, if it is in a group.
-    pub fn join(&mut self, node: &Node, position: u64) -> Result<()> {
+    pub(crate) fn join(&mut self, node: &Node, position: u64) -> Result<()> {
         let Some(group) = node.link else { return Ok(()) };
         let known = match self.table.get(&group.0) {
             Some(record) => {
@@ -81,7 +81,7 @@ impl LinkGroups {
     }
 
     /// Writes the snapshot's table, sorted by group; `before` is the parent's.
-    pub fn write(&self, before: Option<Root>, sink: &mut dyn PageSink) -> Result<Option<Root>> {
+    pub(crate) fn write(&self, before: Option<Root>, sink: &mut dyn PageSink) -> Result<Option<Root>> {
         let mut writer = TreeWriter::new(PageKind::Links).over(before);
         let mut bytes = Vec::new();
         let mut push = |group: &[u8; 16], record: &[u8; RECORD]| {

@@ -12,7 +12,7 @@ use crate::sys::Dir;
 
 /// How many directories are open.
 #[derive(Debug)]
-pub struct Handles {
+pub(crate) struct Handles {
     limit: usize,
     open: Mutex<usize>,
     changed: Condvar,
@@ -20,12 +20,12 @@ pub struct Handles {
 
 impl Handles {
     /// At most `limit`, but for those that nobody else can let go.
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Handles { limit, open: Mutex::new(0), changed: Condvar::new() })
     }
 
     /// How many of them the levels of the walk may have.
-    pub fn of_levels(&self) -> usize {
+    pub(crate) fn of_levels(&self) -> usize {
         (self.limit / 2).max(2)
     }
 
@@ -34,12 +34,12 @@ impl Handles {
     }
 
     /// Whether one more must wait.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         *self.open() >= self.limit
     }
 
     /// Waits until one more may be open; `own` are the caller's, for which it would wait for ever.
-    pub fn wait(&self, own: usize) {
+    pub(crate) fn wait(&self, own: usize) {
         let mut open = self.open();
         while *open >= self.limit && *open > own {
             self.changed.wait(&mut open);
@@ -56,12 +56,12 @@ pub struct Handle {
 
 impl Handle {
     /// A directory that is not counted yet.
-    pub fn new(dir: Dir) -> Self {
+    pub(crate) fn new(dir: Dir) -> Self {
         Handle { dir, counted: OnceLock::new() }
     }
 
     /// Counts it until it is closed.
-    pub fn count(&self, handles: &Arc<Handles>) {
+    pub(crate) fn count(&self, handles: &Arc<Handles>) {
         if self.counted.set(handles.clone()).is_ok() {
             *handles.open() += 1;
         }

@@ -14,7 +14,7 @@ const BLOCK: usize = 512;
 
 /// A hole of a file whose bytes are in a buffer without those of its holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hole {
+pub(crate) struct Hole {
     /// Bytes of data before it.
     pub at: usize,
     /// Its length.
@@ -23,7 +23,7 @@ pub struct Hole {
 
 /// Finds the holes of `file`, whose bytes are `bytes` from `start` on, and takes their zeros out. Costs a system call only
 /// when there is a block of zeros.
-pub fn take_out(file: &File, bytes: &mut Vec<u8>, start: usize) -> io::Result<Vec<Hole>> {
+pub(crate) fn take_out(file: &File, bytes: &mut Vec<u8>, start: usize) -> io::Result<Vec<Hole>> {
     let Some(zeros) = first_zeros(&bytes[start..]) else { return Ok(Vec::new()) };
     let size = bytes.len() - start;
     let mut hole = dir::next_hole(file, zeros as u64)?;

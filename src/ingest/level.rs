@@ -19,38 +19,38 @@ use crate::repo::index::known::KnownChunks;
 const WINDOW: usize = 24;
 
 /// A directory that is being walked.
-pub struct WalkLevel<'a> {
+pub(crate) struct WalkLevel<'a> {
     /// The given paths at and below it.
-    pub place: Option<&'a SourceEntry>,
+    pub(crate) place: Option<&'a SourceEntry>,
     /// Its listing; `None` for a directory that only leads to given paths.
-    pub scanned: Option<Scanned>,
+    pub(crate) scanned: Option<Scanned>,
     /// Names of `place` that are not in the listing come between its names.
-    pub extra: Peekable<std::vec::IntoIter<&'a [u8]>>,
+    pub(crate) extra: Peekable<std::vec::IntoIter<&'a [u8]>>,
     /// The next entry of the listing.
-    pub at: usize,
+    pub(crate) at: usize,
     /// The same directory of the parent snapshot.
-    pub parent: Option<ParentDir>,
+    pub(crate) parent: Option<ParentDir>,
     /// Entries whose scan was announced.
-    pub announced: VecDeque<(usize, Arc<Cell>)>,
+    pub(crate) announced: VecDeque<(usize, Arc<Cell>)>,
     /// Where to look for the next ones.
-    pub announce_from: usize,
+    pub(crate) announce_from: usize,
     /// What its files say about it.
-    pub marked: Marked,
+    pub(crate) marked: Marked,
     /// Length of its path.
-    pub path_len: usize,
+    pub(crate) path_len: usize,
     /// The device it is on.
-    pub device: (u32, u32),
+    pub(crate) device: (u32, u32),
     /// What of it is not in the snapshot.
-    pub left_out: LeftOut,
+    pub(crate) left_out: LeftOut,
     /// It was met as an entry of the level above, which leads back to it through `..`.
-    pub inner: bool,
+    pub(crate) inner: bool,
     /// The rest of its listing could not be read.
-    pub cut: bool,
+    pub(crate) cut: bool,
 }
 
 impl<'a> WalkLevel<'a> {
     /// The next name of a level: of its listing, or of the given paths below it that the listing does not have.
-    pub fn next_name(&mut self) -> Option<Next<'a>> {
+    pub(crate) fn next_name(&mut self) -> Option<Next<'a>> {
         let len = self.scanned.as_ref().map_or(0, |s| s.listing.len());
         let listed = self.scanned.as_ref().filter(|_| self.at < len).map(|s| s.listing.name(self.at));
         let placed_first = match (self.extra.peek(), listed) {
@@ -69,7 +69,7 @@ impl<'a> WalkLevel<'a> {
     }
 
     /// The announced scan of entry `at`, if it was announced.
-    pub fn take_cell(&mut self, at: usize) -> Option<Arc<Cell>> {
+    pub(crate) fn take_cell(&mut self, at: usize) -> Option<Arc<Cell>> {
         while self.announced.front().is_some_and(|(number, _)| *number < at) {
             self.announced.pop_front();
         }
@@ -80,7 +80,7 @@ impl<'a> WalkLevel<'a> {
     }
 
     /// Announces the next subdirectories of a level to the scanner.
-    pub fn announce(&mut self, scanner: &Scanner) {
+    pub(crate) fn announce(&mut self, scanner: &Scanner) {
         let Some(scanned) = &self.scanned else { return };
         let Some(dir) = scanned.dir.as_ref().filter(|_| self.announced.len() <= WINDOW / 2 && self.marked == Marked::No) else {
             return;
@@ -96,18 +96,18 @@ impl<'a> WalkLevel<'a> {
 
 impl WalkLevel<'_> {
     /// The open directory.
-    pub fn dir(&self) -> Option<&Arc<Handle>> {
+    pub(crate) fn dir(&self) -> Option<&Arc<Handle>> {
         self.scanned.as_ref()?.dir.as_ref()
     }
 
     /// Leaves the rest of the listing out; given paths stay.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.cut = true;
         self.at = self.scanned.as_ref().map_or(0, |scanned| scanned.listing.len());
     }
 
     /// Closes the directory, if it can be opened again; answers whether this did.
-    pub fn close(&mut self, scanner: &Scanner) -> bool {
+    pub(crate) fn close(&mut self, scanner: &Scanner) -> bool {
         let Some(scanned) = self.scanned.as_mut().filter(|_| self.inner) else { return false };
         self.announced.drain(..).for_each(|(_, cell)| scanner.forget(&cell));
         self.announce_from = self.at;
@@ -117,7 +117,7 @@ impl WalkLevel<'_> {
 
 /// Opens the topmost level again, which was closed: from the level below, which is done with, or by its path from the
 /// next one above that is open. `path` is its path.
-pub fn reopen(stack: &mut [WalkLevel<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
+pub(crate) fn reopen(stack: &mut [WalkLevel<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
     let Some((top, above)) = stack.split_last_mut() else { return Ok(()) };
     let Some(scanned) = &mut top.scanned else { return Ok(()) };
     let (device, inode) = (scanned.stat.device, scanned.stat.inode);
@@ -133,7 +133,7 @@ pub fn reopen(stack: &mut [WalkLevel<'_>], below: Option<&Handle>, path: &[u8]) 
 }
 
 /// The next name of a level.
-pub enum Next<'a> {
+pub(crate) enum Next<'a> {
     /// A given path that the listing does not have.
     Placed(&'a [u8]),
     /// An entry of the listing.
@@ -143,7 +143,7 @@ pub enum Next<'a> {
 /// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
 /// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
 #[derive(Debug)]
-pub struct Adoption<'a> {
+pub(crate) struct Adoption<'a> {
     index: &'a Index,
     known: KnownChunks,
     unseen: bool,
@@ -152,12 +152,12 @@ pub struct Adoption<'a> {
 impl<'a> Adoption<'a> {
     /// Adoption from a parent that is in `index`. A writer that was fenced and begins again looks everything up
     /// (rule 5).
-    pub fn new(index: &'a Index, again: bool) -> Self {
+    pub(crate) fn new(index: &'a Index, again: bool) -> Self {
         Adoption { index, known: KnownChunks::default(), unseen: !again && !index.is_suspicious() }
     }
 
     /// Whether the content of this file may be taken over.
-    pub fn allows(&mut self, node: &Node) -> Result<bool> {
+    pub(crate) fn allows(&mut self, node: &Node) -> Result<bool> {
         if self.unseen {
             return Ok(true);
         }

@@ -14,7 +14,7 @@ use crate::observe::{Event, Observer};
 use crate::sys::users;
 
 /// Refuses more given paths or tags than a snapshot can name, and texts that are too long for it.
-pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
+pub(crate) fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
     let too_many = |count: usize, what: &str, instead: &str| {
         Err(Error::invalid(format!("{count} {what} were given; a snapshot holds at most {MAX_LIST}: {instead}")))
     };
@@ -51,7 +51,12 @@ pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
 
 /// The names of the users and groups that own something, at most `most` of each. That there was no room for more is told
 /// and counted: then the ingest is not complete.
-pub fn owners(ids: (&BTreeSet<u32>, &BTreeSet<u32>), most: usize, counts: &mut Statistics, observer: &dyn Observer) -> Owners {
+pub(crate) fn owners(
+    ids: (&BTreeSet<u32>, &BTreeSet<u32>),
+    most: usize,
+    counts: &mut Statistics,
+    observer: &dyn Observer,
+) -> Owners {
     let (users, unnamed) = named(ids.0, most, users::user_names);
     let (groups, more) = named(ids.1, most, users::group_names);
     let unnamed = unnamed + more;

@@ -28,7 +28,7 @@ mod grid;
 mod groups;
 mod handles;
 mod holes;
-pub mod input;
+pub(crate) mod input;
 mod level;
 mod limits;
 mod objects;

@@ -14,7 +14,7 @@ use crate::model::{Content, Timestamp};
 use crate::sys::{FileKind, Stat, process, xattr};
 
 /// Objects that are read by one thread, one after another, into one frame.
-pub const BATCH_OBJECTS: usize = 16;
+pub(crate) const BATCH_OBJECTS: usize = 16;
 /// Bytes of an object that are cut at once.
 const PIECE: usize = 1 << 20;
 /// Permissions of files that are objects.
@@ -22,7 +22,7 @@ const MODE: u16 = 0o600;
 
 /// An object to read.
 #[derive(Debug)]
-pub struct ObjectTask {
+pub(crate) struct ObjectTask {
     /// Its number among all that is read.
     pub slot: u64,
     /// The bucket.
@@ -34,7 +34,7 @@ pub struct ObjectTask {
 }
 
 /// The stat of an object's file.
-pub fn stat(size: u64, modified: Timestamp) -> Stat {
+pub(crate) fn stat(size: u64, modified: Timestamp) -> Stat {
     Stat {
         kind: FileKind::File,
         mode: MODE,
@@ -84,7 +84,7 @@ impl ObjectTask {
 
 impl ReaderContext<'_> {
     /// Reads batches of objects until there are none left: the body of a thread. A batch is one object, or small ones.
-    pub fn read_objects(&self, tasks: &Receiver<Vec<ObjectTask>>, out: &Sender<Message>) -> Result<()> {
+    pub(crate) fn read_objects(&self, tasks: &Receiver<Vec<ObjectTask>>, out: &Sender<Message>) -> Result<()> {
         while let Some(batch) = self.shutdown.next(tasks) {
             match batch.as_slice() {
                 [one] if one.object.size > SMALL => self.big_object(one, out)?,

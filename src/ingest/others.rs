@@ -32,13 +32,13 @@ const SAMPLE: usize = 16;
 
 /// What a writer knows of others.
 #[derive(Debug)]
-pub struct Others {
+pub(crate) struct Others {
     session: SnapshotId,
     began: Instant,
     /// The index as it was loaded last.
     index: Arc<Index>,
     /// Segments that this writer has stored.
-    pub own: HashSet<SegmentId>,
+    pub(crate) own: HashSet<SegmentId>,
     /// Packs that were stored, in all, since the last look, and since the index was loaded.
     packs: usize,
     since_look: usize,
@@ -49,26 +49,26 @@ pub struct Others {
     /// Chunks of the data packs that were stored last.
     recent: VecDeque<Vec<ChunkKey>>,
     /// The index, when it was loaded again and nobody was told.
-    pub fresh: Option<Arc<Index>>,
+    pub(crate) fresh: Option<Arc<Index>>,
     /// Who stores the same at the same time and goes ahead, when nobody was told.
-    pub ahead: Option<Ahead>,
+    pub(crate) ahead: Option<Ahead>,
     /// Whether the index was loaded again: something may have been counted on that others stored meanwhile.
-    pub counted_on: bool,
+    pub(crate) counted_on: bool,
 }
 
 /// A writer that stores the same as this one, and whom this one lets go ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ahead {
+pub(crate) struct Ahead {
     /// Its session.
-    pub session: SnapshotId,
+    pub(crate) session: SnapshotId,
     /// The time in which this writer stored as much as the other puts in one segment.
-    pub pace: Duration,
+    pub(crate) pace: Duration,
 }
 
 impl Others {
     /// Nothing has changed since `index` was loaded for this session. `at_work`: there are other sessions, and `watch` knows
     /// how long they stood still.
-    pub fn new(session: SnapshotId, index: Arc<Index>, at_work: bool, watch: Arc<SessionWatch>) -> Self {
+    pub(crate) fn new(session: SnapshotId, index: Arc<Index>, at_work: bool, watch: Arc<SessionWatch>) -> Self {
         Others {
             session,
             began: Instant::now(),
@@ -87,14 +87,14 @@ impl Others {
     }
 
     /// Another pack is about to be stored. Answers whether it is time for a look.
-    pub fn is_time(&mut self) -> bool {
+    pub(crate) fn is_time(&mut self) -> bool {
         self.packs += 1;
         self.since_look += 1;
         self.since_look >= PACKS_A_LOOK || self.packs == 2 || self.at_work && self.packs <= FIRST_PACKS
     }
 
     /// Takes note of what this writer has stored.
-    pub fn stored(&mut self, pack: &StoredPack) {
+    pub(crate) fn stored(&mut self, pack: &StoredPack) {
         if pack.kind != PackKind::Data {
             return;
         }
@@ -107,7 +107,7 @@ impl Others {
 
     /// Looks at what is listed, and loads the index again when somebody else has added to it. True: other writers are at
     /// work.
-    pub fn look(&mut self, repo: &Repository) -> Result<bool> {
+    pub(crate) fn look(&mut self, repo: &Repository) -> Result<bool> {
         self.since_loaded += std::mem::take(&mut self.since_look);
         self.at_work = self.sessions.look(repo)?;
         if self.since_loaded >= self.index.packs().count() / PACKS_A_LOAD {
@@ -122,7 +122,7 @@ impl Others {
 
     /// For who waits for another writer: the index, loaded again, if others have added enough to it; whether that writer
     /// is at work.
-    pub fn look_for(&mut self, repo: &Repository, other: SnapshotId) -> Result<(Option<Arc<Index>>, bool)> {
+    pub(crate) fn look_for(&mut self, repo: &Repository, other: SnapshotId) -> Result<(Option<Arc<Index>>, bool)> {
         self.sessions.look(repo)?;
         let open = self.sessions.is_at_work(other);
         let new = self.news(repo)?.len();

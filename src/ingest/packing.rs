@@ -20,36 +20,36 @@ use crate::repo::pack::DeltaTrials;
 use crate::repo::tree::TreeReader;
 
 /// How packs are made.
-pub struct PackingPlan<'a> {
+pub(crate) struct PackingPlan<'a> {
     /// Where they go.
-    pub repo: &'a Repository,
+    pub(crate) repo: &'a Repository,
     /// Whose they are.
-    pub session: SnapshotId,
+    pub(crate) session: SnapshotId,
     /// How frames are compressed.
-    pub compression: Compression,
+    pub(crate) compression: Compression,
     /// Bytes after which a pack is closed.
-    pub pack_size: u64,
+    pub(crate) pack_size: u64,
     /// Chunks after which a segment is written.
-    pub segment_chunks: usize,
+    pub(crate) segment_chunks: usize,
     /// What was learned of differences.
-    pub trials: &'a DeltaTrials,
+    pub(crate) trials: &'a DeltaTrials,
     /// Reads what frames may be differences from.
-    pub old: Option<Arc<TreeReader>>,
+    pub(crate) old: Option<Arc<TreeReader>>,
     /// What is known of other writers.
-    pub others: &'a Mutex<Others>,
+    pub(crate) others: &'a Mutex<Others>,
     /// Begins when one of the threads fails.
-    pub shutdown: Option<&'a StageShutdown<'a>>,
+    pub(crate) shutdown: Option<&'a StageShutdown<'a>>,
 }
 
 /// Sealers and the storer at work.
-pub struct Packing<'scope> {
+pub(crate) struct Packing<'scope> {
     sealers: Vec<ScopedJoinHandle<'scope, Result<()>>>,
     storer: ScopedJoinHandle<'scope, Result<Stored>>,
 }
 
 impl<'scope> Packing<'scope> {
     /// Starts a sealer for each core, and the storer. Gives what takes frames, and what tells of segments.
-    pub fn start<'env: 'scope>(
+    pub(crate) fn start<'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         plan: &PackingPlan<'env>,
     ) -> (Sink<'env>, Receiver<Indexed>, Packing<'scope>) {
@@ -74,7 +74,7 @@ impl<'scope> Packing<'scope> {
     }
 
     /// Waits for the end of all of them.
-    pub fn join(self) -> (Vec<Result<()>>, Result<Stored>) {
+    pub(crate) fn join(self) -> (Vec<Result<()>>, Result<Stored>) {
         (self.sealers.into_iter().map(join).collect(), join(self.storer))
     }
 }
@@ -87,12 +87,12 @@ fn guarded<T>(shutdown: Option<&StageShutdown<'_>>, work: impl FnOnce() -> Resul
 }
 
 /// The result of a thread.
-pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread panicked: this is a defect of yester")))
 }
 
 /// The error to tell of several: the first that is not only the echo of another.
-pub fn first_real(errors: impl IntoIterator<Item = Error>) -> Error {
+pub(crate) fn first_real(errors: impl IntoIterator<Item = Error>) -> Error {
     let mut errors: Vec<Error> = errors.into_iter().collect();
     let at = errors.iter().position(|e| e.kind() != ErrorKind::Interrupted).unwrap_or(0);
     if errors.is_empty() { stopped() } else { errors.swap_remove(at) }

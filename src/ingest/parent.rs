@@ -12,7 +12,7 @@ use crate::repo::{Repository, snapshots, times};
 use crate::sys::Stat;
 
 /// The parent of an ingest of `paths`: the newest of the series, else the newest of the host that covers one of them.
-pub fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> Result<Option<Snapshot>> {
+pub(crate) fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> Result<Option<Snapshot>> {
     let of_host = |s: &Snapshot| s.host == options.host;
     match options.parent {
         Parent::None => Ok(None),
@@ -50,7 +50,7 @@ fn covers(snapshot: &Snapshot, paths: &[Vec<u8>]) -> bool {
 
 /// A parent snapshot that is walked in step with the source.
 #[derive(Debug)]
-pub struct ParentTree {
+pub(crate) struct ParentTree {
     trees: Arc<TreeReader>,
     scan: Option<Root>,
     scan_start: Timestamp,
@@ -61,7 +61,7 @@ pub struct ParentTree {
 
 /// A directory of the parent, and where its walk is.
 #[derive(Debug, Clone)]
-pub struct ParentDir {
+pub(crate) struct ParentDir {
     node: Node,
     directory: Directory,
     position: u64,
@@ -70,34 +70,34 @@ pub struct ParentDir {
 
 impl ParentDir {
     /// Its node.
-    pub fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         &self.node
     }
 
     /// What the directory's pages may be differences from.
-    pub fn before(&self) -> Option<ParentDirectory> {
+    pub(crate) fn before(&self) -> Option<ParentDirectory> {
         self.directory.root.map(|root| ParentDirectory { root, position: self.position })
     }
 }
 
 /// An entry of the parent with its preorder position.
 #[derive(Debug, Clone)]
-pub struct ParentEntry {
+pub(crate) struct ParentEntry {
     entry: Entry,
     /// Its preorder position in the parent snapshot.
-    pub position: u64,
+    pub(crate) position: u64,
 }
 
 impl ParentEntry {
     /// The parent's node.
-    pub fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         self.entry.node()
     }
 }
 
 impl ParentTree {
     /// The tree of `snapshot`.
-    pub fn new(trees: Arc<TreeReader>, snapshot: &Snapshot, options: &IngestOptions) -> Self {
+    pub(crate) fn new(trees: Arc<TreeReader>, snapshot: &Snapshot, options: &IngestOptions) -> Self {
         ParentTree {
             trees,
             scan: snapshot.scan,
@@ -109,12 +109,12 @@ impl ParentTree {
     }
 
     /// The reader of its trees.
-    pub fn trees(&self) -> &Arc<TreeReader> {
+    pub(crate) fn trees(&self) -> &Arc<TreeReader> {
         &self.trees
     }
 
     /// A directory of the parent, from its node and position.
-    pub fn directory(&self, node: &Node, position: u64) -> Option<ParentDir> {
+    pub(crate) fn directory(&self, node: &Node, position: u64) -> Option<ParentDir> {
         let directory = *node.directory()?;
         // A parent that cannot be read costs a re-read, never the ingest.
         let next = self.trees.entry_number(&directory, 0).ok().flatten();
@@ -123,7 +123,7 @@ impl ParentTree {
 
     /// The entry of `dir` called `name`, when names are asked for in ascending order. Those that nobody asked for are
     /// said to `gone`.
-    pub fn entry(&self, dir: &mut ParentDir, name: &[u8], gone: &mut dyn FnMut(&Node)) -> Option<ParentEntry> {
+    pub(crate) fn entry(&self, dir: &mut ParentDir, name: &[u8], gone: &mut dyn FnMut(&Node)) -> Option<ParentEntry> {
         while let Some(entry) = &dir.next {
             match entry.node().name.as_slice().cmp(name) {
                 std::cmp::Ordering::Less => {
@@ -142,7 +142,7 @@ impl ParentTree {
     }
 
     /// The entries of `dir` that nobody asked for until its end.
-    pub fn rest(&self, dir: &mut ParentDir, gone: &mut dyn FnMut(&Node)) {
+    pub(crate) fn rest(&self, dir: &mut ParentDir, gone: &mut dyn FnMut(&Node)) {
         while let Some(entry) = dir.next.take() {
             gone(entry.node());
             dir.next = self.trees.next(&dir.directory, &entry).ok().flatten();
@@ -152,7 +152,7 @@ impl ParentTree {
     /// Whether `stat` shows the file that the parent has, unchanged since it was read: same size, times and inode, and
     /// not flagged. A file may change twice within one tick of its file system's clock, so the time that would show a
     /// change (the inode's, which nobody can set; else the content's) must be two seconds older than the parent's scan.
-    pub fn is_unchanged(&mut self, entry: &ParentEntry, stat: &Stat) -> bool {
+    pub(crate) fn is_unchanged(&mut self, entry: &ParentEntry, stat: &Stat) -> bool {
         let node = entry.node();
         let is_file = matches!(node.kind, crate::model::Kind::File(_));
         if !is_file || node.changed || node.size() != stat.size || node.meta.mtime != stat.mtime {
@@ -171,7 +171,7 @@ impl ParentTree {
     }
 
     /// Whether the parent has exactly these nodes at these paths.
-    pub fn holds(&self, root: &Node, given: &[(Vec<u8>, Node)]) -> bool {
+    pub(crate) fn holds(&self, root: &Node, given: &[(Vec<u8>, Node)]) -> bool {
         given.iter().all(|(path, node)| {
             let names: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect();
             self.trees.walk_to(root, &names).is_ok_and(|(found, _)| found == *node)

@@ -16,7 +16,7 @@ use crate::model::{Composition, Part, Statistics, Timestamp, escape};
 const NO_PLACE: &[u8] = b"there is no place for it";
 
 /// What came of inputs that are no paths.
-pub struct PartsFound<'a> {
+pub(crate) struct PartsFound<'a> {
     /// Streams.
     pub ended: &'a [EndedStream],
     /// Buckets, as the walk came to them.
@@ -28,7 +28,7 @@ pub struct PartsFound<'a> {
 }
 
 /// The parts of what was ingested from `started` to `finished`, for a set or where there are streams or buckets.
-pub fn composition(
+pub(crate) fn composition(
     inputs: &[Arc<dyn Input>],
     options: &IngestOptions,
     found: &PartsFound<'_>,
@@ -95,7 +95,7 @@ fn stream(number: usize, input: &dyn Input, ended: &[EndedStream]) -> Option<Par
 }
 
 /// Refuses a snapshot without a part that it must not be without.
-pub fn require(inputs: &[Arc<dyn Input>], parts: &[Part]) -> Result<()> {
+pub(crate) fn require(inputs: &[Arc<dyn Input>], parts: &[Part]) -> Result<()> {
     let required = |part: &&Part| inputs.iter().any(|input| input.is_required() && input.stored() == part.path);
     match parts.iter().filter(|part| part.state == Part::FAILED).find(required) {
         Some(part) => {

@@ -68,45 +68,45 @@ const LEAD: u64 = 4096;
 const SCANNERS: usize = 4;
 
 /// What the stages of one session work with.
-pub struct Pipeline<'a> {
+pub(crate) struct Pipeline<'a> {
     /// Where it goes.
-    pub repo: &'a Arc<Repository>,
+    pub(crate) repo: &'a Arc<Repository>,
     /// What is ingested.
-    pub inputs: &'a [Arc<dyn Input>],
+    pub(crate) inputs: &'a [Arc<dyn Input>],
     /// The tree of given paths.
-    pub places: &'a SourceEntry,
+    pub(crate) places: &'a SourceEntry,
     /// What is left out.
-    pub rules: &'a Rules,
+    pub(crate) rules: &'a Rules,
     /// How it is ingested.
-    pub options: &'a IngestOptions,
+    pub(crate) options: &'a IngestOptions,
     /// The user wants it to end.
-    pub stop: &'a AtomicBool,
+    pub(crate) stop: &'a AtomicBool,
     /// Who is told.
-    pub observer: &'a dyn Observer,
+    pub(crate) observer: &'a dyn Observer,
     /// An earlier session of this ingest was fenced, or met damage.
-    pub again: bool,
+    pub(crate) again: bool,
     /// The session.
-    pub session: SnapshotId,
+    pub(crate) session: SnapshotId,
     /// The index as it was when the session began.
-    pub index: &'a Arc<Index>,
+    pub(crate) index: &'a Arc<Index>,
     /// What is known of other writers.
-    pub others: &'a Mutex<Others>,
+    pub(crate) others: &'a Mutex<Others>,
     /// The parent.
-    pub parent: Option<&'a Snapshot>,
+    pub(crate) parent: Option<&'a Snapshot>,
     /// Reads the parent's trees.
-    pub trees: Option<Arc<TreeReader>>,
+    pub(crate) trees: Option<Arc<TreeReader>>,
 }
 
 /// What came out of all stages.
-pub struct PipelineOutput {
+pub(crate) struct PipelineOutput {
     /// Of the planner.
-    pub walked: WalkReport,
+    pub(crate) walked: WalkReport,
     /// Of the assembler.
-    pub assembled: Assembled,
+    pub(crate) assembled: Assembled,
     /// Of the storer.
-    pub stored: Stored,
+    pub(crate) stored: Stored,
     /// The parent's tree, which the planner had.
-    pub parent_tree: Option<ParentTree>,
+    pub(crate) parent_tree: Option<ParentTree>,
 }
 
 /// What the threads of several stages use.
@@ -140,7 +140,7 @@ struct StartedReaders<'scope> {
 
 impl Pipeline<'_> {
     /// Runs all stages. `thaw` is called when everything was read.
-    pub fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
+    pub(crate) fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
         let cutter = self.repo.cutter()?;
         let shares = Shares::of(process::file_limit(), self.options.readers);
         let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, now) };

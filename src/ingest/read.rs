@@ -30,58 +30,58 @@ use crate::sys::direct::DirectFile;
 use crate::sys::{self, FileKind, Stat, xattr};
 
 /// A file up to this size is read whole into a batch; larger ones get frames of their own.
-pub const SMALL: u64 = 256 << 10;
+pub(crate) const SMALL: u64 = 256 << 10;
 /// Bytes of the files of one batch, about: what one frame of small files holds.
-pub const BATCH: u64 = 1536 << 10;
+pub(crate) const BATCH: u64 = 1536 << 10;
 /// Bytes of one piece of a big file.
 const PIECE: usize = 1 << 20;
 /// Pieces of one big file that are read at the same time: a disk is quickest when it always has something to do.
 const LANES: usize = 3;
 /// Content up to this length stands in the node itself: an id would be half as long, and cost an index entry.
-pub const INLINE: u64 = 96;
+pub(crate) const INLINE: u64 = 96;
 /// How often a file that changes while it is read is read again.
-pub const TRIES: u32 = 3;
+pub(crate) const TRIES: u32 = 3;
 
 /// A file to read.
 #[derive(Debug)]
-pub struct Task {
+pub(crate) struct Task {
     /// Its number among the files that are read: the order of the walk.
-    pub slot: u64,
+    pub(crate) slot: u64,
     /// The directory it is in.
-    pub dir: Arc<Handle>,
+    pub(crate) dir: Arc<Handle>,
     /// Its name.
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// What the walk saw.
-    pub stat: Stat,
+    pub(crate) stat: Stat,
     /// The content of the file of this name in the parent: what it may be stored as a difference from.
-    pub base: Option<Content>,
+    pub(crate) base: Option<Content>,
 }
 
 /// Whether a file is read whole, in a batch.
-pub fn is_small(stat: &Stat) -> bool {
+pub(crate) fn is_small(stat: &Stat) -> bool {
     stat.size <= SMALL
 }
 
 /// A file that was read: everything but its bytes.
 #[derive(Debug)]
-pub struct ReadFile {
+pub(crate) struct ReadFile {
     /// What it was when its last byte had been read.
-    pub stat: Stat,
+    pub(crate) stat: Stat,
     /// Its extended attributes.
-    pub xattrs: xattr::ReadXattrs,
+    pub(crate) xattrs: xattr::ReadXattrs,
     /// Its `chattr` flags.
-    pub flags: u32,
+    pub(crate) flags: u32,
     /// Its content changed at every try.
-    pub changed: bool,
+    pub(crate) changed: bool,
     /// Its metadata moved at every try, and its content may have.
-    pub moved: bool,
+    pub(crate) moved: bool,
     /// Its size is only a claim: what it gave is all there is.
-    pub made_up: bool,
+    pub(crate) made_up: bool,
 }
 
 /// A chunk in a buffer.
 #[derive(Debug, Clone, Copy)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// Its id.
     pub id: ChunkId,
     /// Where it begins in the buffer.
@@ -92,24 +92,24 @@ pub struct Cut {
 
 /// A small file of a batch.
 #[derive(Debug)]
-pub struct SmallFile {
+pub(crate) struct SmallFile {
     /// Its slot.
-    pub slot: u64,
+    pub(crate) slot: u64,
     /// Its bytes in the batch's buffer, without those of its holes.
-    pub range: std::ops::Range<usize>,
+    pub(crate) range: std::ops::Range<usize>,
     /// Its chunks; none for content that stands in the node.
-    pub cuts: Vec<Cut>,
+    pub(crate) cuts: Vec<Cut>,
     /// Its holes; chunks end where they are.
-    pub holes: Vec<Hole>,
+    pub(crate) holes: Vec<Hole>,
     /// Its previous version.
-    pub base: Option<Content>,
+    pub(crate) base: Option<Content>,
     /// The rest, or why it could not be read.
-    pub file: io::Result<ReadFile>,
+    pub(crate) file: io::Result<ReadFile>,
 }
 
 /// What readers tell the assembler.
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// Several small files.
     Batch {
         /// The slot of the first.
@@ -139,7 +139,7 @@ pub enum Message {
 
 /// A part of a big file.
 #[derive(Debug)]
-pub enum FilePart {
+pub(crate) enum FilePart {
     /// A file begins: how long it was when the walk saw it, and its previous version.
     Begin(u64, Option<Content>),
     /// Chunks, one after the other without gap.
@@ -161,28 +161,28 @@ pub enum FilePart {
 
 /// What all readers share.
 #[derive(Debug)]
-pub struct ReaderContext<'a> {
+pub(crate) struct ReaderContext<'a> {
     /// For ids.
-    pub keys: &'a Keys,
+    pub(crate) keys: &'a Keys,
     /// For cuts.
-    pub cutter: &'a Cutter,
+    pub(crate) cutter: &'a Cutter,
     /// Has the budget of bytes in flight.
-    pub shutdown: &'a StageShutdown<'a>,
+    pub(crate) shutdown: &'a StageShutdown<'a>,
     /// Files of a batch that one reader may have open; at least one.
-    pub ahead: usize,
+    pub(crate) ahead: usize,
     /// Holes are read as zeros.
-    pub no_holes: bool,
+    pub(crate) no_holes: bool,
     /// The device that was last found to have no `chattr` flags, plus one.
-    pub flagless: AtomicU64,
+    pub(crate) flagless: AtomicU64,
     /// Which sizes are believed.
-    pub claims: TrustedSizes,
+    pub(crate) claims: TrustedSizes,
     /// Reads the parent's recipes.
-    pub trees: Option<&'a TreeReader>,
+    pub(crate) trees: Option<&'a TreeReader>,
 }
 
 impl<'a> ReaderContext<'a> {
     /// What readers share at the start. `ahead`, `no_holes` and `trees` are the fields.
-    pub fn new(
+    pub(crate) fn new(
         keys: &'a Keys,
         cutter: &'a Cutter,
         shutdown: &'a StageShutdown<'a>,
@@ -203,7 +203,7 @@ impl<'a> ReaderContext<'a> {
     }
 
     /// Reads batches until there are none left: the body of a thread.
-    pub fn read_small(&self, tasks: &Receiver<Vec<Task>>, out: &Sender<Message>) -> Result<()> {
+    pub(crate) fn read_small(&self, tasks: &Receiver<Vec<Task>>, out: &Sender<Message>) -> Result<()> {
         while let Some(batch) = self.shutdown.next(tasks) {
             let held = batch.iter().map(|t| t.stat.size).sum();
             let first = batch.first().map_or(0, |t| t.slot);
@@ -258,7 +258,7 @@ impl<'a> ReaderContext<'a> {
 
     /// Cuts and names chunks of `data`, which begins at `base` of its buffer; returns the bytes that were cut. Without
     /// `end`, what might still grow is left. `grid`: where `data` begins in a file that is cut at the grid.
-    pub fn cut(&self, data: &[u8], base: usize, end: bool, grid: Option<u64>, cuts: &mut Vec<Cut>) -> usize {
+    pub(crate) fn cut(&self, data: &[u8], base: usize, end: bool, grid: Option<u64>, cuts: &mut Vec<Cut>) -> usize {
         let mut at = 0;
         while at < data.len() && (end || data.len() - at >= self.cutter.max()) {
             let len = match grid {
@@ -273,7 +273,7 @@ impl<'a> ReaderContext<'a> {
     }
 
     /// Reads big files until there are none left: the body of a thread.
-    pub fn read_big(&self, tasks: &Receiver<Task>, out: &Sender<Message>) -> Result<()> {
+    pub(crate) fn read_big(&self, tasks: &Receiver<Task>, out: &Sender<Message>) -> Result<()> {
         thread::scope(|scope| {
             let lane = |_| {
                 let (ask, asked) = crossbeam_channel::bounded(1);

@@ -11,7 +11,7 @@ const INLINE_ITEMS: usize = 12;
 
 /// A recipe that grows.
 #[derive(Debug, Default)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     items: Vec<Item>,
     writer: Option<TreeWriter>,
     /// Bytes so far, and those that are not in holes.
@@ -23,12 +23,12 @@ pub struct Recipe {
 
 impl Recipe {
     /// Of a file whose previous version is `base`.
-    pub fn over(base: Option<Content>) -> Self {
+    pub(crate) fn over(base: Option<Content>) -> Self {
         Recipe { base, ..Recipe::default() }
     }
 
     /// Adds the next item.
-    pub fn push(&mut self, item: Item, sink: &mut dyn PageSink) -> Result<()> {
+    pub(crate) fn push(&mut self, item: Item, sink: &mut dyn PageSink) -> Result<()> {
         self.size += item.len();
         self.data += if matches!(item, Item::Chunk { .. }) { item.len() } else { 0 };
         if self.writer.is_none() {
@@ -57,7 +57,7 @@ impl Recipe {
     }
 
     /// The recipe as a node has it.
-    pub fn finish(self, sink: &mut dyn PageSink) -> Result<Content> {
+    pub(crate) fn finish(self, sink: &mut dyn PageSink) -> Result<Content> {
         let Some(writer) = self.writer else { return Ok(Content::Items(self.items)) };
         match writer.finish(sink)? {
             Some(root) => Ok(Content::Tree { root, size: self.size, data: self.data }),

@@ -21,15 +21,15 @@ const STATS: usize = 4096;
 #[derive(Debug)]
 pub struct Scanned {
     /// The directory; `None` while it is closed.
-    pub dir: Option<Arc<Handle>>,
+    pub(crate) dir: Option<Arc<Handle>>,
     /// Its own stat.
-    pub stat: Stat,
+    pub(crate) stat: Stat,
     /// Its extended attributes.
-    pub xattrs: xattr::ReadXattrs,
+    pub(crate) xattrs: xattr::ReadXattrs,
     /// Its `chattr` flags.
-    pub flags: u32,
+    pub(crate) flags: u32,
     /// Its names.
-    pub listing: Listing,
+    pub(crate) listing: Listing,
     /// Stats of a range of the names, from `first` on.
     stats: Vec<io::Result<Stat>>,
     first: usize,
@@ -37,7 +37,7 @@ pub struct Scanned {
 
 impl Scanned {
     /// Scans an open directory.
-    pub fn of(dir: Dir) -> io::Result<Scanned> {
+    pub(crate) fn of(dir: Dir) -> io::Result<Scanned> {
         let stat = dir.stat_self()?;
         let xattrs = xattr::find(&dir);
         let flags = sys::dir::user_flags(&dir).unwrap_or(0);
@@ -60,7 +60,7 @@ impl Scanned {
     }
 
     /// The stat of entry `at`. Entries must be asked for in order, each once.
-    pub fn take_stat(&mut self, at: usize) -> io::Result<Stat> {
+    pub(crate) fn take_stat(&mut self, at: usize) -> io::Result<Stat> {
         if at >= self.first + self.stats.len() {
             self.fill(at);
         }
@@ -68,7 +68,7 @@ impl Scanned {
     }
 
     /// Whether entry `at` is known to be a directory, without taking its stat.
-    pub fn is_directory(&self, at: usize) -> bool {
+    pub(crate) fn is_directory(&self, at: usize) -> bool {
         match at.checked_sub(self.first).and_then(|at| self.stats.get(at)) {
             Some(Ok(stat)) => stat.kind == FileKind::Directory,
             _ => self.listing.kind(at) == FileKind::Directory,
@@ -77,7 +77,7 @@ impl Scanned {
 }
 
 /// The error of a directory that is closed; who uses one opens it before.
-pub fn closed() -> io::Error {
+pub(crate) fn closed() -> io::Error {
     io::Error::other("its directory is closed")
 }
 
@@ -92,7 +92,7 @@ enum ScanState {
 
 /// A directory that is to be scanned.
 #[derive(Debug)]
-pub struct Cell {
+pub(crate) struct Cell {
     name: Vec<u8>,
     state: Mutex<ScanState>,
     done: Condvar,
@@ -130,7 +130,7 @@ struct Queue {
 
 /// The directories that come next.
 #[derive(Debug)]
-pub struct Scanner {
+pub(crate) struct Scanner {
     /// Scanned directories that may wait for the planner; each holds a descriptor.
     most_ahead: usize,
     queue: Mutex<Queue>,
@@ -139,7 +139,7 @@ pub struct Scanner {
 
 impl Scanner {
     /// A scanner that is at most so many directories ahead.
-    pub fn new(most_ahead: usize) -> Self {
+    pub(crate) fn new(most_ahead: usize) -> Self {
         Scanner { most_ahead, queue: Mutex::default(), changed: Condvar::new() }
     }
 
@@ -148,7 +148,7 @@ impl Scanner {
     }
 
     /// Announces directories, in the order in which they will be needed; they come before all announced earlier.
-    pub fn announce(&self, dir: &Arc<Handle>, names: impl DoubleEndedIterator<Item = Vec<u8>>) -> Vec<Arc<Cell>> {
+    pub(crate) fn announce(&self, dir: &Arc<Handle>, names: impl DoubleEndedIterator<Item = Vec<u8>>) -> Vec<Arc<Cell>> {
         let waiting = || Mutex::new(ScanState::Waiting(dir.clone()));
         let cell = |name| Arc::new(Cell { name, state: waiting(), done: Condvar::new() });
         let cells: Vec<Arc<Cell>> = names.map(cell).collect();
@@ -161,7 +161,7 @@ impl Scanner {
     }
 
     /// The scan of an announced directory; scans it here when nobody has begun.
-    pub fn take(&self, cell: &Cell) -> io::Result<Scanned> {
+    pub(crate) fn take(&self, cell: &Cell) -> io::Result<Scanned> {
         if let Some(parent) = cell.claim() {
             return cell.scan(&parent);
         }
@@ -180,7 +180,7 @@ impl Scanner {
     }
 
     /// Lets go of an announced directory that is not needed, or whose own directory is to be closed.
-    pub fn forget(&self, cell: &Cell) {
+    pub(crate) fn forget(&self, cell: &Cell) {
         let state = std::mem::replace(&mut *cell.state(), ScanState::Taken);
         if matches!(state, ScanState::Done(_)) {
             self.one_less();
@@ -193,7 +193,7 @@ impl Scanner {
     }
 
     /// Scans announced directories until the scanner is closed: the body of a thread.
-    pub fn work(&self) {
+    pub(crate) fn work(&self) {
         let mut queue = self.queue();
         while !queue.closed {
             let next = if queue.ahead < self.most_ahead { queue.cells.pop_front() } else { None };
@@ -224,7 +224,7 @@ impl Scanner {
     }
 
     /// Ends the threads.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.queue().closed = true;
         self.changed.notify_all();
     }

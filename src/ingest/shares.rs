@@ -9,24 +9,24 @@ const READ_AHEAD: usize = 16;
 const COUNTED: usize = 256;
 
 /// What each part of an ingest may have of the files that the process may open.
-pub struct Shares {
+pub(crate) struct Shares {
     /// Threads that read small files.
-    pub small_readers: usize,
+    pub(crate) small_readers: usize,
     /// Files that each of them may have open.
-    pub ahead: usize,
+    pub(crate) ahead: usize,
     /// Threads that read big files.
-    pub big_readers: usize,
+    pub(crate) big_readers: usize,
     /// Directories that are scanned ahead.
-    pub scanned: usize,
+    pub(crate) scanned: usize,
     /// Directories that the count may have open.
-    pub counted: usize,
+    pub(crate) counted: usize,
     /// Directories of the walk and of files to be read.
-    pub directories: usize,
+    pub(crate) directories: usize,
 }
 
 impl Shares {
     /// Of `limit`, when so many readers are wanted.
-    pub fn of(limit: u64, readers: usize) -> Shares {
+    pub(crate) fn of(limit: u64, readers: usize) -> Shares {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let small_readers = readers.clamp(1, 256).min((limit / 6).max(1));
         let ahead = (limit / 8 / small_readers).clamp(1, READ_AHEAD);
@@ -40,6 +40,6 @@ impl Shares {
 }
 
 /// Cores of this machine.
-pub fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(2, |n| n.get())
 }

@@ -14,38 +14,38 @@ use crate::ingest::scan::Scanner;
 /// and when the assembler is done. The user's flag does not begin it by itself: the planner and the readers look at the
 /// flag, and fail.
 #[derive(Debug)]
-pub struct StageShutdown<'a> {
+pub(crate) struct StageShutdown<'a> {
     user: &'a AtomicBool,
     begun: AtomicBool,
     /// Dropped when it begins: then the other end is closed, which ends waiting at a channel.
     running: Mutex<Option<Sender<Infallible>>>,
     ended: Receiver<Infallible>,
     /// What scans directories ahead of the planner.
-    pub scanner: Scanner,
+    pub(crate) scanner: Scanner,
     /// Bytes of files that readers hold.
-    pub bytes: ReadBudget,
+    pub(crate) bytes: ReadBudget,
     /// Steps that the planner is ahead of the assembler.
-    pub lead: ReadBudget,
+    pub(crate) lead: ReadBudget,
     /// Bytes of streams that their readers hold.
-    pub streamed: ReadBudget,
+    pub(crate) streamed: ReadBudget,
 }
 
 /// How much of everything may be waited for.
 #[derive(Debug)]
-pub struct StageLimits {
+pub(crate) struct StageLimits {
     /// Directories that are scanned ahead.
-    pub scanned: usize,
+    pub(crate) scanned: usize,
     /// Bytes of files.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Steps.
-    pub steps: u64,
+    pub(crate) steps: u64,
     /// Bytes of streams.
-    pub streamed: u64,
+    pub(crate) streamed: u64,
 }
 
 impl<'a> StageShutdown<'a> {
     /// Nothing has ended yet. `user` is set when the user wants it to end.
-    pub fn new(user: &'a AtomicBool, limits: &StageLimits) -> Self {
+    pub(crate) fn new(user: &'a AtomicBool, limits: &StageLimits) -> Self {
         let (running, ended) = bounded(0);
         StageShutdown {
             user,
@@ -60,7 +60,7 @@ impl<'a> StageShutdown<'a> {
     }
 
     /// Ends all waiting, now and later.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
         drop(self.running.lock().take());
         self.scanner.close();
@@ -68,12 +68,12 @@ impl<'a> StageShutdown<'a> {
     }
 
     /// Whether it has begun, or the user wants it to.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.begun.load(Ordering::Relaxed) || self.user.load(Ordering::Relaxed)
     }
 
     /// The next message of a channel; `None` when its senders are gone, or the shutdown has begun.
-    pub fn next<T>(&self, channel: &Receiver<T>) -> Option<T> {
+    pub(crate) fn next<T>(&self, channel: &Receiver<T>) -> Option<T> {
         if self.begun.load(Ordering::Relaxed) {
             return None;
         }
@@ -88,7 +88,7 @@ impl<'a> StageShutdown<'a> {
     }
 
     /// Does the work of a stage. The shutdown begins when it fails or panics.
-    pub fn guard<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn guard<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut guard = Guard { shutdown: self, well: false };
         let result = work();
         guard.well = result.is_ok();

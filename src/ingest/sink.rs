@@ -23,7 +23,7 @@ use crate::repo::reader::ChunkReader;
 
 /// A frame to be sealed.
 #[derive(Debug)]
-pub struct SealJob {
+pub(crate) struct SealJob {
     build: Arc<PackBuild>,
     number: u32,
     frame: PlainFrame,
@@ -31,7 +31,7 @@ pub struct SealJob {
 
 /// Takes frames in order and gives them to the workers. One for each ingest; used by one thread.
 #[derive(Debug)]
-pub struct Sink<'a> {
+pub(crate) struct Sink<'a> {
     open: OpenPacks<'a>,
     jobs: Sender<SealJob>,
     complete: Sender<Arc<PackBuild>>,
@@ -40,7 +40,7 @@ pub struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     /// A sink for `session` that feeds sealers and storer through these channels.
-    pub fn new(
+    pub(crate) fn new(
         repo: &'a Repository,
         session: SnapshotId,
         jobs: Sender<SealJob>,
@@ -51,7 +51,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Gives a frame away.
-    pub fn submit(&mut self, kind: PackKind, frame: PlainFrame) -> Result<()> {
+    pub(crate) fn submit(&mut self, kind: PackKind, frame: PlainFrame) -> Result<()> {
         let open = self.open.of(kind)?;
         let (build, number) = (open.build.clone(), open.next);
         open.next += 1;
@@ -71,19 +71,19 @@ impl<'a> Sink<'a> {
     }
 
     /// Closes both packs; the workers end when they are done with them.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.close(PackKind::Data)?;
         self.close(PackKind::Tree)
     }
 }
 
 /// The error of a stage whose neighbour ended first; the neighbour's own error is the one that is reported.
-pub fn stopped() -> Error {
+pub(crate) fn stopped() -> Error {
     Error::new(ErrorKind::Interrupted, "the ingest stopped")
 }
 
 /// Seals frames until there are none left: the body of a thread. `old` reads what frames may be differences from.
-pub fn seal_frames(
+pub(crate) fn seal_frames(
     repo: &Repository,
     encoder: Encoder,
     trials: &DeltaTrials,
@@ -108,31 +108,31 @@ pub fn seal_frames(
 
 /// What was stored.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Bytes of packs and segments.
     pub bytes: u64,
     /// Whether something was counted on that others stored meanwhile.
-    pub counted_on_others: bool,
+    pub(crate) counted_on_others: bool,
 }
 
 /// What is in the index from now on: the session's segments, in the place of those before, and the keys that are new in
 /// them, which nobody needs to remember any more.
 #[derive(Debug)]
-pub struct Indexed {
+pub(crate) struct Indexed {
     /// All segments of the session.
-    pub segments: Vec<Arc<PagedSegment>>,
+    pub(crate) segments: Vec<Arc<PagedSegment>>,
     /// Keys of the last one.
-    pub keys: Vec<ChunkKey>,
+    pub(crate) keys: Vec<ChunkKey>,
     /// The whole index as it is now, when other writers have added to it.
-    pub fresh: Option<Arc<Index>>,
+    pub(crate) fresh: Option<Arc<Index>>,
     /// Who stores the same at the same time, and is to go ahead.
-    pub ahead: Option<Ahead>,
+    pub(crate) ahead: Option<Ahead>,
 }
 
 /// Stores complete packs until there are none left, with a segment now and then and one at the end. When this
 /// returns, all of them are durable and indexed. Every segment but the last is told to `indexed`, and so is what `others`
 /// have indexed meanwhile.
-pub fn store_packs(
+pub(crate) fn store_packs(
     repo: &Repository,
     complete: Receiver<Arc<PackBuild>>,
     indexed: &Sender<Indexed>,

@@ -14,24 +14,24 @@ use crate::model::node::check_name;
 
 /// A name on the way to given paths, or a given path itself.
 #[derive(Debug, Default)]
-pub struct SourceEntry {
+pub(crate) struct SourceEntry {
     /// What is stored here, when something was given for this place.
-    pub input: Option<NumberedInput>,
+    pub(crate) input: Option<NumberedInput>,
     /// What is below it.
-    pub below: BTreeMap<Vec<u8>, SourceEntry>,
+    pub(crate) below: BTreeMap<Vec<u8>, SourceEntry>,
 }
 
 /// An input, and its number among all of them.
 #[derive(Debug, Clone)]
-pub struct NumberedInput {
+pub(crate) struct NumberedInput {
     /// Its number.
-    pub number: usize,
+    pub(crate) number: usize,
     /// The input.
-    pub input: Arc<dyn Input>,
+    pub(crate) input: Arc<dyn Input>,
 }
 
 /// Builds the tree. Two inputs for one place are a usage error.
-pub fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
+pub(crate) fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
     let mut root = SourceEntry::default();
     for (number, input) in inputs.iter().enumerate() {
         let mut place = &mut root;
@@ -49,7 +49,7 @@ pub fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
 impl SourceEntry {
     /// Calls `visit` with every input at and below this place: where it stands, and what it is. There may be thousands of
     /// levels.
-    pub fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p NumberedInput)) {
+    pub(crate) fn each<'p>(&'p self, path: &[u8], mut visit: impl FnMut(&[u8], &'p NumberedInput)) {
         let mut rest = vec![(path.to_vec(), self)];
         while let Some((path, place)) = rest.pop() {
             if let Some(given) = &place.input {
@@ -60,7 +60,7 @@ impl SourceEntry {
     }
 
     /// Whether anything that was given at or below this place is there. Of a stream only its end tells.
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         let mut there = false;
         self.each(b"", |_, given| there = there || given.input.path().is_none_or(|path| path.symlink_metadata().is_ok()));
         there
@@ -74,7 +74,7 @@ pub fn follows(path: &Path) -> bool {
 }
 
 /// Why a given path that the walk did not come to cannot be stored where it was given.
-pub fn obstacle(path: &Path) -> String {
+pub(crate) fn obstacle(path: &Path) -> String {
     let shown = |path: &Path| escape(path.as_os_str().as_bytes());
     let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
     above.reverse();
@@ -108,7 +108,7 @@ pub fn names(path: &[u8]) -> Result<Vec<&[u8]>> {
 }
 
 /// `path` made absolute at `base`, with `.` and `..` taken away by their names alone (no link is looked at).
-pub fn absolute(base: &Path, path: &Path) -> PathBuf {
+pub(crate) fn absolute(base: &Path, path: &Path) -> PathBuf {
     let mut out = PathBuf::from("/");
     for part in base.join(path).components() {
         match part {
@@ -127,7 +127,7 @@ pub fn source(base: &Path, path: &Path) -> Source {
 }
 
 /// The path that stands at `stored`, for the live metadata of places that were not given.
-pub fn live_path(stored: &[u8]) -> PathBuf {
+pub(crate) fn live_path(stored: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(stored.to_vec()))
 }
 

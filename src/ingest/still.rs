@@ -23,21 +23,21 @@ impl fmt::Debug for FreezeHooks {
 
 /// A source that stands still. It goes on when this is dropped, at the latest.
 #[derive(Debug)]
-pub struct Frozen<'a> {
+pub(crate) struct Frozen<'a> {
     still: Option<&'a FreezeHooks>,
     since: Instant,
 }
 
 impl<'a> Frozen<'a> {
     /// Makes it stand still.
-    pub fn begin(still: Option<&'a FreezeHooks>) -> Result<Self> {
+    pub(crate) fn begin(still: Option<&'a FreezeHooks>) -> Result<Self> {
         let frozen = Frozen { still, since: Instant::now() };
         still.map_or(Ok(()), |still| (still.freeze)())?;
         Ok(frozen)
     }
 
     /// Lets it go on, and tells how many milliseconds it stood still: at least one; 0 if nothing did.
-    pub fn thaw(&mut self) -> u64 {
+    pub(crate) fn thaw(&mut self) -> u64 {
         match self.still.take() {
             Some(still) => {
                 (still.thaw)();

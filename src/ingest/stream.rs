@@ -22,9 +22,9 @@ const WAIT: Duration = Duration::from_millis(100);
 
 /// An input whose bytes come by themselves.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     /// Its number among the inputs.
-    pub number: usize,
+    pub(crate) number: usize,
     input: Arc<dyn Input>,
     started: Timestamp,
     flow: io::Result<CommandStream>,
@@ -32,7 +32,7 @@ pub struct Running {
 
 /// The next part of a stream.
 #[derive(Debug)]
-pub enum StreamPart {
+pub(crate) enum StreamPart {
     /// Chunks, one after the other without gap.
     Data {
         /// Their bytes.
@@ -52,7 +52,7 @@ pub enum StreamPart {
 }
 
 /// Starts all inputs that are streams, at about the same moment.
-pub fn start_all(inputs: &[Arc<dyn Input>], now: impl Fn() -> Timestamp) -> Vec<Running> {
+pub(crate) fn start_all(inputs: &[Arc<dyn Input>], now: impl Fn() -> Timestamp) -> Vec<Running> {
     let start = |(number, input): (usize, &Arc<dyn Input>)| {
         let started = now();
         input.start().map(|flow| Running { number, input: input.clone(), started, flow })
@@ -61,7 +61,7 @@ pub fn start_all(inputs: &[Arc<dyn Input>], now: impl Fn() -> Timestamp) -> Vec<
 }
 
 /// What so many streams may hold together: none has to wait for another.
-pub fn budget_of(cutter: &Cutter, count: usize) -> u64 {
+pub(crate) fn budget_of(cutter: &Cutter, count: usize) -> u64 {
     count as u64 * 2 * held_by_piece(cutter)
 }
 
@@ -72,7 +72,7 @@ fn held_by_piece(cutter: &Cutter) -> u64 {
 
 impl ReaderContext<'_> {
     /// Reads a stream to its end: the body of a thread. When the ingest ends before it does, so does its command.
-    pub fn read_stream(&self, running: Running, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
+    pub(crate) fn read_stream(&self, running: Running, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
         let held = held_by_piece(self.cutter);
         let Running { number, input, started, flow } = running;
         let send = |part| out.send(Message::Stream { number, part }).map_err(|_| stopped());

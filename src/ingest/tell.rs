@@ -6,22 +6,22 @@ use crate::sys::FileKind;
 
 /// Something to say in its place among the steps: of an entry that is in no step of its own.
 #[derive(Debug)]
-pub struct EntryNotice {
+pub(crate) struct EntryNotice {
     /// What became of it.
-    pub action: Action,
+    pub(crate) action: Action,
     /// Its name in the directory that began last.
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// What it is.
-    pub kind: EntryKind,
+    pub(crate) kind: EntryKind,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Its logical bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl EntryNotice {
     /// An entry that the parent snapshot has and the source has no more.
-    pub fn gone(node: &Node) -> Box<EntryNotice> {
+    pub(crate) fn gone(node: &Node) -> Box<EntryNotice> {
         let below = node.directory().map_or(0, |directory| directory.descendants);
         let reason = match below {
             0 => String::new(),
@@ -38,13 +38,13 @@ impl EntryNotice {
     }
 
     /// An entry that the user does not want in the snapshot.
-    pub fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<EntryNotice> {
+    pub(crate) fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<EntryNotice> {
         Box::new(EntryNotice { action: Action::LeftOut, name: name.to_vec(), kind: kind_on_disk(kind), reason, bytes })
     }
 }
 
 /// What a node is.
-pub fn kind_of(kind: &Kind) -> EntryKind {
+pub(crate) fn kind_of(kind: &Kind) -> EntryKind {
     match kind {
         Kind::File(_) => EntryKind::File,
         Kind::Directory(_) => EntryKind::Directory,
@@ -63,7 +63,7 @@ fn kind_on_disk(kind: FileKind) -> EntryKind {
 }
 
 /// What became of an entry that was `before` in the parent snapshot, and what of it differs.
-pub fn compared(before: Option<&Node>, node: &Node) -> (Action, String) {
+pub(crate) fn compared(before: Option<&Node>, node: &Node) -> (Action, String) {
     let Some(before) = before else { return (Action::New, String::new()) };
     let (was, is) = (&before.meta, &node.meta);
     let mut reasons = Vec::new();
@@ -93,7 +93,7 @@ fn differs(before: &Kind, now: &Kind) -> bool {
 }
 
 /// A directory's attributes as far as they can be compared before they are stored.
-pub fn comparable(before: &Xattrs, found: &[(Vec<u8>, Vec<u8>)]) -> Xattrs {
+pub(crate) fn comparable(before: &Xattrs, found: &[(Vec<u8>, Vec<u8>)]) -> Xattrs {
     match before {
         Xattrs::Stored(id) if !found.is_empty() => Xattrs::Stored(*id),
         _ if found.is_empty() => Xattrs::None,

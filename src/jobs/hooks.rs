@@ -110,7 +110,7 @@ impl Runner {
 }
 
 /// How a command ended that did not end well.
-pub enum Ended {
+pub(crate) enum Ended {
     /// It failed: why.
     Failed(String),
     /// It was ended, since it was not wanted any more.
@@ -118,7 +118,7 @@ pub enum Ended {
 }
 
 /// Follows a command to its end: every line that it writes is told.
-pub fn attend(
+pub(crate) fn attend(
     flow: &mut CommandStream,
     told: &mut dyn FnMut(&[u8]),
     still_wanted: &dyn Fn() -> Result<()>,

@@ -4,7 +4,7 @@ use crate::model::SnapshotId;
 use crate::storage::Name;
 
 /// The id in the name of a small object.
-pub fn id(name: &Name) -> Option<&SnapshotId> {
+pub(crate) fn id(name: &Name) -> Option<&SnapshotId> {
     match name {
         Name::Session(id)
         | Name::Beat(id, _)

@@ -49,9 +49,9 @@ pub(crate) struct JudgedConfigurations(Configurations);
 #[derive(Debug)]
 pub(crate) struct Authentic {
     /// What it says.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Its copies; those that are not authentic count as damaged.
-    pub copies: Copies<Candidate>,
+    pub(crate) copies: Copies<Candidate>,
 }
 
 /// The object of a configuration.
@@ -80,7 +80,7 @@ pub(crate) fn create(storage: &dyn Storage, number: u32, object: &[u8]) -> Resul
 
 impl Configurations {
     /// Reads them all; there may be none.
-    pub fn read(storage: &dyn Storage) -> Result<Self> {
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
         let listed = storage.list(Class::Config)?;
         let numbers: BTreeSet<u32> =
             listed.iter().filter_map(|(name, _)| if let Name::Config(number, _) = name { Some(*number) } else { None }).collect();
@@ -89,7 +89,7 @@ impl Configurations {
     }
 
     /// Which repositories they speak of; one, unless something was mixed up.
-    pub fn repositories(&self) -> Vec<RepositoryId> {
+    pub(crate) fn repositories(&self) -> Vec<RepositoryId> {
         let mut out = Vec::new();
         for candidate in self.numbers.iter().flat_map(|(_, copies)| copies.values()) {
             if !out.contains(&candidate.repository()) {
@@ -100,7 +100,7 @@ impl Configurations {
     }
 
     /// Lets the key say which are authentic.
-    pub fn judge(mut self, keys: &Keys) -> JudgedConfigurations {
+    pub(crate) fn judge(mut self, keys: &Keys) -> JudgedConfigurations {
         for (_, copies) in &mut self.numbers {
             copies.distrust("it is not authentic under the repository's key", |candidate| candidate.is_authentic(keys));
         }
@@ -108,7 +108,7 @@ impl Configurations {
     }
 
     /// Why nothing in `config/` can be used.
-    pub fn error(&self, storage: &dyn Storage) -> Error {
+    pub(crate) fn error(&self, storage: &dyn Storage) -> Error {
         let place = storage.describe();
         let next = "yester key recover writes it anew";
         let mut states: Vec<_> = self.numbers.iter().flat_map(|(_, copies)| copies.states()).collect();
@@ -135,7 +135,7 @@ impl Configurations {
 impl JudgedConfigurations {
     /// The newest authentic one; `None`: there is none. An error if that is of a newer program. What is not authentic says
     /// nothing, whatever it claims.
-    pub fn newest(self) -> Result<Option<Authentic>> {
+    pub(crate) fn newest(self) -> Result<Option<Authentic>> {
         for (_, copies) in self.0.numbers {
             // Two that differ cannot both have been made: there is one object a number. The first serves.
             let config = match copies.values().next().map(|candidate| &candidate.config) {
@@ -150,17 +150,17 @@ impl JudgedConfigurations {
 
     /// Objects that claim to be newer than the configuration that counts, and are not authentic: each with what is wrong
     /// with it. They count for nothing.
-    pub fn ignored(&self) -> Vec<(Name, String)> {
+    pub(crate) fn ignored(&self) -> Vec<(Name, String)> {
         damaged(self.0.numbers.iter().map(|(_, copies)| copies).take_while(|copies| copies.whole() == 0))
     }
 
     /// The same, and what was superseded: all that is of a number of which no copy is authentic.
-    pub fn useless(&self) -> Vec<(Name, String)> {
+    pub(crate) fn useless(&self) -> Vec<(Name, String)> {
         damaged(self.0.numbers.iter().map(|(_, copies)| copies).filter(|copies| copies.whole() == 0))
     }
 
     /// The next number after those of configurations that are authentic or cannot be looked at.
-    pub fn free_number(&self) -> Result<u32> {
+    pub(crate) fn free_number(&self) -> Result<u32> {
         let counts = |copies: &Copies<Candidate>| {
             copies.states().any(|(_, state)| matches!(state, CopyState::Whole | CopyState::Unknown(_)))
         };
@@ -171,7 +171,7 @@ impl JudgedConfigurations {
     }
 
     /// The error of what cannot be looked at, and may be authentic.
-    pub fn unreadable(&self, storage: &dyn Storage) -> Option<Error> {
+    pub(crate) fn unreadable(&self, storage: &dyn Storage) -> Option<Error> {
         let mut states = self.0.numbers.iter().flat_map(|(_, copies)| copies.states());
         states.any(|(_, state)| matches!(state, CopyState::Unknown(_))).then(|| self.0.error(storage))
     }

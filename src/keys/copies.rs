@@ -129,7 +129,7 @@ impl<T> Copies<T> {
     }
 
     /// Whether the first copies are whole and the others missing: so it is when a slot was not added to the end.
-    pub fn lacks_last(&self) -> bool {
+    pub(crate) fn lacks_last(&self) -> bool {
         let whole = self.states.iter().take_while(|state| **state == CopyState::Whole).count();
         let rest = self.states.iter().skip(whole);
         (1..self.states.len()).contains(&whole) && !self.differ() && rest.into_iter().all(|state| *state == CopyState::Missing)

@@ -11,10 +11,10 @@
 //! | `keyring` | an unlocked repository's keys: what `yester key` works on |
 //! | `recovery` | opening a repository by its recovery text |
 
-pub mod binding;
-pub mod configuration;
+pub(crate) mod binding;
+pub(crate) mod configuration;
 pub mod copies;
 pub mod keyring;
 pub mod recovery;
-pub mod removal;
+pub(crate) mod removal;
 pub mod slots;

@@ -18,22 +18,22 @@ use crate::storage::{COPIES, Class, Created, Name, Storage};
 /// Where the slots are, and what removals of them are judged by.
 #[derive(Clone, Copy)]
 pub(crate) struct SlotStore<'a> {
-    pub storage: &'a dyn Storage,
-    pub repository: RepositoryId,
-    pub keys: &'a Keys,
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) repository: RepositoryId,
+    pub(crate) keys: &'a Keys,
 }
 
 /// The slots of a repository, by what counts.
 #[derive(Debug, Default)]
 pub(crate) struct SlotsByState {
     /// Those that count.
-    pub live: Vec<Slot>,
+    pub(crate) live: Vec<Slot>,
     /// Those whose removal has begun.
-    pub removed: BTreeSet<SlotId>,
+    pub(crate) removed: BTreeSet<SlotId>,
     /// Removals that do not count, since without these slots none would be left that can be read.
-    pub void: BTreeSet<SlotId>,
+    pub(crate) void: BTreeSet<SlotId>,
     /// Removals that nobody with the key has begun.
-    pub made_up: Vec<(Name, Error)>,
+    pub(crate) made_up: Vec<(Name, Error)>,
 }
 
 /// Whether a listing of `keys/` has anything that may have to be ended.
@@ -46,7 +46,7 @@ pub(crate) fn is_unfinished(listed: &[(Name, u64)]) -> bool {
 
 impl SlotStore<'_> {
     /// Reads the slots and their removals.
-    pub fn look(self) -> Result<SlotsByState> {
+    pub(crate) fn look(self) -> Result<SlotsByState> {
         let mut found = SlotsByState::default();
         let listed = self.storage.list(Class::Keys)?;
         for (name, _) in &listed {
@@ -86,7 +86,7 @@ impl SlotStore<'_> {
     }
 
     /// Removes a slot. Once the removal is durable, it is ended by whoever comes next if this is stopped.
-    pub fn remove(self, id: SlotId) -> Result<()> {
+    pub(crate) fn remove(self, id: SlotId) -> Result<()> {
         let object = seal::seal_object(ObjectType::Removed, self.repository, &bound(id), &self.keys.snapshot, &[])?;
         let name = Name::Removed(id);
         if self.storage.create(&name, &[&object])? == Created::Exists && matches!(self.judge(id)?, Some(Judged::MadeUp(_))) {
@@ -106,7 +106,7 @@ impl SlotStore<'_> {
 
     /// Ends removals that have begun, completes slots whose addition was stopped, and takes away what only looks like a
     /// removal.
-    pub fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         if !is_unfinished(&self.storage.list(Class::Keys)?) {
             return Ok(());
         }

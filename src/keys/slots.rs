@@ -50,11 +50,11 @@ impl Slot {
 /// A slot that opened.
 pub(crate) struct UnlockedSlot {
     /// What was in it.
-    pub master: MasterKey,
+    pub(crate) master: MasterKey,
     /// Its name.
-    pub slot: SlotId,
+    pub(crate) slot: SlotId,
     /// Whether something in `keys/` was stopped half way.
-    pub unfinished: bool,
+    pub(crate) unfinished: bool,
 }
 
 /// Wraps `master` for `credential` in a new slot. When this returns, all copies are durable, and were read back and

@@ -16,7 +16,7 @@ use crate::sys::process::ProcessIdentity;
 /// What one process has seen of the sessions of others. What this machine remembers of them is asked when one of them is new
 /// or gives a sign of life.
 #[derive(Debug)]
-pub struct AtWork {
+pub(crate) struct AtWork {
     own: SnapshotId,
     watch: Arc<SessionWatch>,
     seen: HashMap<SnapshotId, SeenSession>,
@@ -84,12 +84,12 @@ impl SeenSession {
 
 impl AtWork {
     /// Of all sessions but `own`. Nothing was seen yet but what `watch` remembers.
-    pub fn new(own: SnapshotId, watch: Arc<SessionWatch>) -> Self {
+    pub(crate) fn new(own: SnapshotId, watch: Arc<SessionWatch>) -> Self {
         AtWork { own, watch, seen: HashMap::new() }
     }
 
     /// Lists the sessions. Each is read once. True: one of them is of a writer that may live.
-    pub fn look(&mut self, repo: &Repository) -> Result<bool> {
+    pub(crate) fn look(&mut self, repo: &Repository) -> Result<bool> {
         self.look_at(repo, &Clock::now())
     }
 
@@ -121,7 +121,7 @@ impl AtWork {
     }
 
     /// Whether this session was open at the last look, and its writer may live.
-    pub fn is_at_work(&self, id: SnapshotId) -> bool {
+    pub(crate) fn is_at_work(&self, id: SnapshotId) -> bool {
         self.is_at_work_at(id, &Clock::now())
     }
 

@@ -1,6 +1,6 @@
 //! What this machine remembers of a repository. All of it may be lost at any time: then a command does more work, or
 //! waits longer, and its result is the same.
 
-pub mod at_work;
+pub(crate) mod at_work;
 pub mod state;
-pub mod watch;
+pub(crate) mod watch;

@@ -225,7 +225,7 @@ impl LocalState {
     }
 
     /// Remembers what was seen of the sessions of writers, and nothing else of any. False: it does not.
-    pub fn note_sessions(&self, seen: &HashMap<SnapshotId, SeenBeat>) -> bool {
+    pub(crate) fn note_sessions(&self, seen: &HashMap<SnapshotId, SeenBeat>) -> bool {
         let seen: HashMap<[u8; 32], Vec<u8>> = seen.iter().map(|(id, seen)| (id.0, encode_seen(seen))).collect();
         let noted = self.ask(move |store| {
             for key in store.keys(StateTable::Sessions).into_iter().filter(|key| !seen.contains_key(key)) {

@@ -13,18 +13,18 @@ use crate::sys::process;
 
 /// A moment by the clocks of this machine. Since one boot, time is what has passed; across boots, what the clock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// A hash of the boot id.
-    pub boot: [u8; 16],
+    pub(crate) boot: [u8; 16],
     /// Seconds since the boot.
-    pub uptime: u64,
+    pub(crate) uptime: u64,
     /// Seconds since 1970.
-    pub wall: i64,
+    pub(crate) wall: i64,
 }
 
 impl Clock {
     /// Now.
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let mut boot = [0; 16];
         boot.copy_from_slice(&blake3::hash(&process::boot_id()).as_bytes()[..16]);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
@@ -45,23 +45,23 @@ impl Clock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenBeat {
     /// The number of the sign; 0: none.
-    pub beat: u64,
+    pub(crate) beat: u64,
     /// When it was seen for the first time.
-    pub first: Clock,
+    pub(crate) first: Clock,
 }
 
 /// A session that stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StalledSession {
+pub(crate) struct StalledSession {
     /// Since when, by the clock of this machine.
-    pub since: Timestamp,
+    pub(crate) since: Timestamp,
     /// For how long.
-    pub time: Duration,
+    pub(crate) time: Duration,
 }
 
 /// Watches the sessions of one repository.
 #[derive(Debug, Default)]
-pub struct SessionWatch {
+pub(crate) struct SessionWatch {
     /// Where this machine remembers.
     place: Option<(PathBuf, RepositoryId)>,
     seen: Mutex<HashMap<SnapshotId, SeenBeat>>,
@@ -69,12 +69,12 @@ pub struct SessionWatch {
 
 impl SessionWatch {
     /// Remembers below `directory`; `None`: only as long as this process runs.
-    pub fn new(directory: Option<&Path>, repository: RepositoryId) -> Self {
+    pub(crate) fn new(directory: Option<&Path>, repository: RepositoryId) -> Self {
         SessionWatch { place: directory.map(|directory| (directory.to_owned(), repository)), seen: Mutex::default() }
     }
 
     /// Takes note of the newest sign of life of each session that is open; answers how long each stands still.
-    pub fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, StalledSession> {
+    pub(crate) fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, StalledSession> {
         let mut seen = self.seen.lock();
         // Another process may need it just now: then what this process has seen must do.
         if let Some(state) = self.place.as_ref().and_then(|(directory, id)| LocalState::open(directory, *id)) {
@@ -94,7 +94,7 @@ impl SessionWatch {
     }
 
     /// How long the newest sign of life that was seen of a session is the same; nothing, where none was looked at.
-    pub fn stands(&self, id: SnapshotId, now: &Clock) -> Duration {
+    pub(crate) fn stands(&self, id: SnapshotId, now: &Clock) -> Duration {
         self.seen.lock().get(&id).map_or(Duration::ZERO, |seen| now.since(&seen.first))
     }
 }

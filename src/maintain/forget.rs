@@ -38,7 +38,7 @@ impl<'a> Series<'a> {
 }
 
 /// Host, given paths and tags that snapshots have in common; `None` for what they need not.
-pub type Common<'a> = (Option<&'a [u8]>, Option<&'a [Vec<u8>]>, Option<&'a [Vec<u8>]>);
+pub(crate) type Common<'a> = (Option<&'a [u8]>, Option<&'a [Vec<u8>]>, Option<&'a [Vec<u8>]>);
 
 fn common(snapshot: &Snapshot, by: GroupBy) -> Common<'_> {
     let (host, paths) = snapshot.series();

@@ -60,7 +60,7 @@ impl Part {
     /// Files and directories.
     pub const PATHS: u64 = 1;
     /// A file whose bytes came by themselves.
-    pub const STREAM: u64 = 2;
+    pub(crate) const STREAM: u64 = 2;
     /// A bucket whose objects are files below a path.
     pub const BUCKET: u64 = 3;
 

@@ -5,7 +5,7 @@ pub mod bucket;
 pub mod composition;
 pub mod id;
 pub mod node;
-pub mod object;
+pub(crate) mod object;
 pub mod patterns;
 pub mod run;
 pub mod snapshot;

@@ -67,7 +67,7 @@ impl Run {
     /// It failed, or found damage.
     pub const FAILED: u64 = 2;
     /// Somebody stopped it.
-    pub const INTERRUPTED: u64 = 3;
+    pub(crate) const INTERRUPTED: u64 = 3;
 
     /// Its kind in a word.
     pub fn kind_name(&self) -> &'static str {

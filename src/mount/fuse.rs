@@ -42,7 +42,7 @@ const SET_FLAGS: [u32; 3] = [0x4008_6602, 0x4004_6602, 0x401c_5820];
 
 /// The file system as the kernel sees it.
 #[derive(Debug)]
-pub struct Adapter {
+pub(crate) struct Adapter {
     view: Arc<View>,
     images: Arc<Images>,
     workers: Workers,
@@ -53,7 +53,7 @@ pub struct Adapter {
 
 impl Adapter {
     /// An adapter to `view` for a session of so many threads, which may have been told to show no extended attributes.
-    pub fn new(view: Arc<View>, images: Arc<Images>, threads: usize, without_xattrs: bool) -> Self {
+    pub(crate) fn new(view: Arc<View>, images: Arc<Images>, threads: usize, without_xattrs: bool) -> Self {
         Adapter { view, images, workers: Workers::new(threads), without_open: false, without_opendir: false, without_xattrs }
     }
 

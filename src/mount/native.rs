@@ -34,7 +34,7 @@ use crate::vfs::view::View;
 use crate::vfs::{MountOptions, Native};
 
 /// The inode number of the first image: below it are those of all snapshots.
-pub const FIRST: u64 = (1 << 62) + (1 << 61);
+pub(crate) const FIRST: u64 = (1 << 62) + (1 << 61);
 /// Nobody has asked for anything in a tree for so long: then it may be covered.
 const QUIET: Duration = Duration::from_secs(1);
 /// How often is looked whether that is so.
@@ -58,7 +58,7 @@ const READ_AHEAD: u64 = 512 << 10;
 type ForgetName = dyn Fn(&[u8]) + Send + Sync;
 
 /// How the kernel is reached.
-pub struct ToKernel {
+pub(crate) struct ToKernel {
     /// Puts bytes into its page cache.
     pub store: Box<PageCacheStore>,
     /// Makes it forget a name in the root.
@@ -67,7 +67,7 @@ pub struct ToKernel {
 
 /// An image that is served as a file.
 #[derive(Debug)]
-pub struct ServedImage {
+pub(crate) struct ServedImage {
     number: u64,
     reader: Reader,
     /// How often the kernel has looked it up and not forgotten it since.
@@ -76,7 +76,7 @@ pub struct ServedImage {
 
 impl ServedImage {
     /// The attributes of its file.
-    pub fn attr(&self) -> Attr {
+    pub(crate) fn attr(&self) -> Attr {
         let size = self.reader.image().len();
         Attr {
             ino: self.number,
@@ -94,7 +94,7 @@ impl ServedImage {
     }
 
     /// Its bytes.
-    pub fn reader(&self) -> &Reader {
+    pub(crate) fn reader(&self) -> &Reader {
         &self.reader
     }
 }
@@ -112,7 +112,7 @@ enum Progress {
 }
 
 /// All images of a mount.
-pub struct Images {
+pub(crate) struct Images {
     view: Arc<View>,
     place: PathBuf,
     wanted: Native,
@@ -167,7 +167,7 @@ fn never(options: &MountOptions) -> Option<&'static str> {
 
 impl Images {
     /// Of a mount at `place` (absolute). None is made yet.
-    pub fn new(view: Arc<View>, place: &Path, options: &MountOptions) -> Result<Images> {
+    pub(crate) fn new(view: Arc<View>, place: &Path, options: &MountOptions) -> Result<Images> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
         let unasked = options.native == Native::Require || !view.is_far();
@@ -193,7 +193,7 @@ impl Images {
     }
 
     /// Begins to make images, and waits a moment for the first. Errors: one is required, and cannot be.
-    pub fn start(self: &Arc<Self>, kernel: ToKernel) -> Result<()> {
+    pub(crate) fn start(self: &Arc<Self>, kernel: ToKernel) -> Result<()> {
         if let Some(why) = self.never {
             if self.wanted == Native::Require {
                 return Err(Error::new(ErrorKind::Unsupported, format!("--native require: {why}")));
@@ -219,7 +219,7 @@ impl Images {
     }
 
     /// The image called `name` in the root, for somebody who may know of it.
-    pub fn lookup(&self, name: &[u8], user: u32) -> Option<Arc<ServedImage>> {
+    pub(crate) fn lookup(&self, name: &[u8], user: u32) -> Option<Arc<ServedImage>> {
         let number = name.strip_prefix(self.name.as_bytes()).filter(|_| user == 0)?;
         let number: u64 = std::str::from_utf8(number).ok()?.parse().ok()?;
         let image = self.get(FIRST.checked_add(number)?)?;
@@ -228,12 +228,12 @@ impl Images {
     }
 
     /// The image with this inode number.
-    pub fn get(&self, ino: u64) -> Option<Arc<ServedImage>> {
+    pub(crate) fn get(&self, ino: u64) -> Option<Arc<ServedImage>> {
         if ino < FIRST { None } else { self.served.read().get(&ino).cloned() }
     }
 
     /// The kernel forgets so many lookups of an inode. What it does not know any more, and nobody is to mount, goes.
-    pub fn forget(&self, ino: u64, count: u64) {
+    pub(crate) fn forget(&self, ino: u64, count: u64) {
         let Some(image) = self.get(ino) else { return };
         let before = image.lookups.fetch_sub(count, Ordering::AcqRel);
         let wanted = self.progress.lock().values().any(|p| matches!(p, Progress::Made(made) if made.number == ino));
@@ -374,7 +374,7 @@ impl Images {
     }
 
     /// Takes all images away again, also from under those who use them. None is mounted afterwards.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.stop.store(true, Ordering::Release);
         let _ = self.wake.0.try_send(());
         if self.never.is_some() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 /// Threads besides the session's, at most. When all of them wait, everybody does.
-pub const MOST: usize = 512;
+pub(crate) const MOST: usize = 512;
 /// A thread that was not needed for so long ends.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -30,7 +30,7 @@ struct WorkerCounts {
 
 /// The session's threads and those that help out.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     /// Requests that the session may serve itself.
     own: usize,
     counts: Arc<WorkerCounts>,
@@ -59,13 +59,13 @@ impl Drop for Less<'_> {
 
 impl Workers {
     /// For a session of so many threads.
-    pub fn new(session: usize) -> Self {
+    pub(crate) fn new(session: usize) -> Self {
         let (jobs, waiting) = crossbeam_channel::unbounded();
         Workers { own: session.saturating_sub(1), counts: Arc::default(), jobs, waiting }
     }
 
     /// Does `job`, here or in another thread: here only while another thread of the session is free.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         if add(&self.counts.at_work, self.own) {
             let _less = Less(&self.counts.at_work);
             job();

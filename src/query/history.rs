@@ -82,7 +82,7 @@ fn same(before: Option<&Node>, after: Option<&Node>) -> bool {
     }
 }
 
-/// What changed from one state to the next: as [`diff::metadata`], `content`, `kind`, or `entries` of a directory.
+/// What changed from one state to the next: as `diff::metadata`, `content`, `kind`, or `entries` of a directory.
 pub fn reasons(before: &Node, after: &Node) -> Vec<&'static str> {
     let mut reasons = Vec::new();
     match (&before.kind, &after.kind) {
@@ -98,7 +98,7 @@ pub fn reasons(before: &Node, after: &Node) -> Vec<&'static str> {
 }
 
 /// Takes a path with its states.
-pub type TakeVersions<'a> = dyn FnMut(&[u8], &[EntryVersion]) -> Result<()> + 'a;
+pub(crate) type TakeVersions<'a> = dyn FnMut(&[u8], &[EntryVersion]) -> Result<()> + 'a;
 
 /// Gives every path below the directory that is in these states to `out`, with its states, where they are not the same
 /// in all of `common`.

@@ -1,14 +1,14 @@
 //! Looking: what differs between snapshots, where something is, what became of a path.
 //!
-//! Everything stands on [`sweep()`]: several trees gone through at once, each distinct page once.
+//! Everything stands on `sweep`: several trees gone through at once, each distinct page once.
 
 pub mod content;
 pub mod diff;
 pub mod find;
 pub mod history;
 mod live;
-pub mod set;
-pub mod sweep;
+pub(crate) mod set;
+pub(crate) mod sweep;
 
 pub use set::SnapshotSet;
-pub use sweep::{EntryVersion, SweepVisitor, sweep};
+pub use sweep::EntryVersion;

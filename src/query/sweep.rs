@@ -22,7 +22,7 @@ pub struct EntryVersion {
 }
 
 /// What is done with what is found.
-pub trait SweepVisitor {
+pub(crate) trait SweepVisitor {
     /// Gets the states of the entry at `path` (from the root, with slashes). Answers whether to go on below it.
     fn entry(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<bool>;
 
@@ -44,7 +44,7 @@ struct SweepLeaf {
 
 /// Goes through `roots`, the states of the directory at `path` (empty for the root). A directory's entries come by name,
 /// then those of the directories in it. What is in all of `common` in the same state is left out.
-pub fn sweep(
+pub(crate) fn sweep(
     trees: &TreeReader,
     path: &[u8],
     roots: Vec<(Directory, SnapshotSet)>,

@@ -8,17 +8,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Class, Name};
 
 /// The version of the protocol. A change that an older side would misunderstand gets a new one.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// On every request and every answer: the version. An answer without it is not from our server.
-pub const VERSION_HEADER: &str = "yester-protocol";
+pub(crate) const VERSION_HEADER: &str = "yester-protocol";
 /// On requests: the repository, a name for a server and a path in hexadecimal over ssh. Compared, never joined.
-pub const REPOSITORY_HEADER: &str = "yester-repository";
+pub(crate) const REPOSITORY_HEADER: &str = "yester-repository";
 /// On uploads: BLAKE3 of the body.
-pub const CONTENT_HEADER: &str = "yester-content";
+pub(crate) const CONTENT_HEADER: &str = "yester-content";
 /// The first line of `serve --stdio`: what comes before is somebody's greeting.
-pub const GREETING: &str = "yester serve --stdio, protocol 1\n";
+pub(crate) const GREETING: &str = "yester serve --stdio, protocol 1\n";
 /// The most bytes of headers of a request or an answer.
-pub const MAX_HEADERS: u32 = 16 << 10;
+pub(crate) const MAX_HEADERS: u32 = 16 << 10;
 
 /// The name of a repository on a server: one component, made of harmless characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,7 +81,8 @@ pub enum Capability {
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Capability; 5] = [Capability::Put, Capability::Get, Capability::List, Capability::Prune, Capability::Metrics];
+    pub(crate) const ALL: [Capability; 5] =
+        [Capability::Put, Capability::Get, Capability::List, Capability::Prune, Capability::Metrics];
     /// What a token gets when nothing is said: enough for everything but deleting.
     pub const APPEND_ONLY: [Capability; 3] = [Capability::Put, Capability::Get, Capability::List];
 
@@ -227,7 +228,7 @@ pub struct LeftoversFound {
 }
 
 /// The class whose prefix is `text`.
-pub fn parse_class(text: &str) -> Option<Class> {
+pub(crate) fn parse_class(text: &str) -> Option<Class> {
     Class::ALL.into_iter().find(|class| class.prefix() == text)
 }
 
@@ -237,17 +238,17 @@ pub fn object_path(name: &Name) -> String {
 }
 
 /// The path of a list.
-pub fn list_path(class: Class) -> String {
+pub(crate) fn list_path(class: Class) -> String {
     format!("/v1/objects/{}", class.prefix())
 }
 
 /// The longest object of a class.
-pub fn max_object(class: Class) -> u64 {
+pub(crate) fn max_object(class: Class) -> u64 {
     class.max_object()
 }
 
 /// Whether objects of the class are named by their content: BLAKE3 of all but the last 32 bytes, which are the name.
-pub fn names_content(class: Class) -> bool {
+pub(crate) fn names_content(class: Class) -> bool {
     matches!(class, Class::Packs | Class::Index)
 }
 

@@ -19,9 +19,9 @@ pub struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateRule {
     /// When it holds; always, if nothing is said.
-    pub minutes: Option<(u16, u16)>,
+    pub(crate) minutes: Option<(u16, u16)>,
     /// Bytes a second.
-    pub rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
 }
 
 impl Limit {
@@ -57,7 +57,7 @@ impl Limit {
 
 /// Lets so many bytes pass a second, whoever asks. What was not used is not saved up for longer than a moment.
 #[derive(Debug)]
-pub struct Rate {
+pub(crate) struct Rate {
     limit: Limit,
     /// When everything that was let pass so far has had its time.
     free: Mutex<Option<Instant>>,
@@ -68,12 +68,12 @@ const BURST: Duration = Duration::from_millis(100);
 
 impl Rate {
     /// A limit.
-    pub fn new(bytes_a_second: u64) -> Self {
+    pub(crate) fn new(bytes_a_second: u64) -> Self {
         Rate::by(Limit::of(bytes_a_second))
     }
 
     /// A limit that may depend on the time of day.
-    pub fn by(limit: Limit) -> Self {
+    pub(crate) fn by(limit: Limit) -> Self {
         Rate { limit, free: Mutex::new(None) }
     }
 
@@ -92,7 +92,7 @@ impl Rate {
     }
 
     /// Waits until these bytes may pass.
-    pub async fn take(&self, bytes: usize) {
+    pub(crate) async fn take(&self, bytes: usize) {
         let wait = self.reserve(bytes, Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;

@@ -83,7 +83,7 @@ pub struct Tokens {
 
 impl Tokens {
     /// The tokens that are kept in `directory`, which is made when there is a token.
-    pub fn new(directory: PathBuf) -> Self {
+    pub(crate) fn new(directory: PathBuf) -> Self {
         Tokens { directory }
     }
 
@@ -163,7 +163,7 @@ impl Tokens {
     }
 
     /// What is known of the token of `text`; `None` when it is none of ours.
-    pub fn find(&self, text: &str) -> Result<Option<Token>> {
+    pub(crate) fn find(&self, text: &str) -> Result<Option<Token>> {
         let Some((id, secret)) = parse(text) else { return Ok(None) };
         let Some(token) = self.read(id)? else { return Ok(None) };
         // Comparing hashes of this type takes the same time wherever they differ.

@@ -42,7 +42,7 @@ pub struct Said {
     /// Annotations by their ids, those of each snapshot in the order in which they hold.
     of: HashMap<SnapshotId, Vec<(SnapshotId, Arc<Annotation>)>>,
     /// Those that were made with the key and cannot be read, or not by this program, and why. Each may be a pin.
-    pub unread: Vec<(SnapshotId, Error)>,
+    pub(crate) unread: Vec<(SnapshotId, Error)>,
 }
 
 impl Said {

@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 
 /// Patterns for names of extended attributes.
 #[derive(Debug, Clone, Default)]
-pub struct AttributeFilter(GlobSet);
+pub(crate) struct AttributeFilter(GlobSet);
 
 impl AttributeFilter {
     /// Compiles globs such as `user.*` or `security.selinux`; one that is no glob is a usage error.
-    pub fn new(patterns: &[String]) -> Result<Self> {
+    pub(crate) fn new(patterns: &[String]) -> Result<Self> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
             let bad = |e: globset::Error| Error::invalid(format!("the pattern {pattern:?} for attributes: {}", e.kind()));
@@ -25,12 +25,12 @@ impl AttributeFilter {
     }
 
     /// Whether there is no pattern.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether the attribute is left out.
-    pub fn excludes(&self, name: &[u8]) -> bool {
+    pub(crate) fn excludes(&self, name: &[u8]) -> bool {
         !self.0.is_empty() && self.0.is_match(Path::new(OsStr::from_bytes(name)))
     }
 }

@@ -19,21 +19,21 @@ use crate::repo::Repository;
 use crate::storage::Name;
 
 /// How often a writer gives a sign of life.
-pub const PERIOD: Duration = Duration::from_secs(5 * 60);
+pub(crate) const PERIOD: Duration = Duration::from_secs(5 * 60);
 
 /// After this time without a sign of life a writer counts as dead, by the clock of who watches.
-pub const DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// Gives signs of life until it is dropped; then the last one is deleted. That comes before the session ends.
 #[derive(Debug)]
-pub struct Beats {
+pub(crate) struct Beats {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Beats {
     /// Begins for the session `id`. The first sign is given after `period`: short sessions have none.
-    pub fn start(repo: &Repository, id: SnapshotId, period: Duration) -> Self {
+    pub(crate) fn start(repo: &Repository, id: SnapshotId, period: Duration) -> Self {
         let repo = Arc::new(repo.on(repo.storage().clone()));
         let (stop, stopped) = bounded::<()>(0);
         let run = move || {
@@ -70,7 +70,7 @@ pub fn give(repo: &Repository, id: SnapshotId, number: u64) -> Result<()> {
 }
 
 /// Whether the sign of this number is there and of a writer of this repository.
-pub fn is_authentic(repo: &Repository, id: SnapshotId, number: u64) -> Result<()> {
+pub(crate) fn is_authentic(repo: &Repository, id: SnapshotId, number: u64) -> Result<()> {
     let name = Name::Beat(id, number);
     let mut object = Vec::new();
     repo.storage().read(&name, None, &mut object)?;

@@ -5,22 +5,22 @@ use crate::repo::index::Index;
 
 /// A bit for each number below a length.
 #[derive(Debug, Clone, Default)]
-pub struct Bits(Vec<u64>);
+pub(crate) struct Bits(Vec<u64>);
 
 impl Bits {
     /// All clear. The length is rounded up to a multiple of 64.
-    pub fn new(length: u64) -> Self {
+    pub(crate) fn new(length: u64) -> Self {
         Bits(vec![0; length.div_ceil(64) as usize])
     }
 
     /// The bit of a number; beyond the length, `None`.
-    pub fn get(&self, at: u64) -> Option<bool> {
+    pub(crate) fn get(&self, at: u64) -> Option<bool> {
         self.0.get(usize::try_from(at / 64).ok()?).map(|word| word >> (at % 64) & 1 == 1)
     }
 
     /// Sets the bit of a number; answers whether it was set. Beyond the length nothing happens, and
     /// the answer is `None`.
-    pub fn set(&mut self, at: u64) -> Option<bool> {
+    pub(crate) fn set(&mut self, at: u64) -> Option<bool> {
         let word = self.0.get_mut(usize::try_from(at / 64).ok()?)?;
         let before = *word >> (at % 64) & 1 == 1;
         *word |= 1 << (at % 64);
@@ -28,7 +28,7 @@ impl Bits {
     }
 
     /// Clears all.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.fill(0);
     }
 }
@@ -36,33 +36,33 @@ impl Bits {
 /// A bit for each entry of each visible segment, by
 /// [`ChunkLocation::entry`](crate::repo::index::ChunkLocation::entry).
 #[derive(Debug, Clone, Default)]
-pub struct EntryBits(Vec<Bits>);
+pub(crate) struct EntryBits(Vec<Bits>);
 
 impl EntryBits {
     /// All clear.
-    pub fn new(index: &Index) -> Self {
+    pub(crate) fn new(index: &Index) -> Self {
         EntryBits(index.entry_counts().iter().map(|entries| Bits::new(*entries)).collect())
     }
 
     /// The bit of an entry. An entry of another index has none.
-    pub fn get(&self, (segment, entry): (u32, u32)) -> bool {
+    pub(crate) fn get(&self, (segment, entry): (u32, u32)) -> bool {
         self.0.get(segment as usize).and_then(|bits| bits.get(u64::from(entry))).unwrap_or(false)
     }
 
     /// Sets the bit of an entry; answers whether it was set.
-    pub fn set(&mut self, (segment, entry): (u32, u32)) -> bool {
+    pub(crate) fn set(&mut self, (segment, entry): (u32, u32)) -> bool {
         self.0.get_mut(segment as usize).and_then(|bits| bits.set(u64::from(entry))).unwrap_or(true)
     }
 
     /// Whether no bit is set.
-    pub fn is_clear(&self) -> bool {
+    pub(crate) fn is_clear(&self) -> bool {
         self.0.iter().flat_map(|bits| &bits.0).all(|word| *word == 0)
     }
 
     /// The same bits in another index. A segment that both have keeps its bits; for the entries of a
     /// new one the old index is asked, in one scan for all of `bits`. All copies of a chunk must have
     /// equal bits, so that any of them tells.
-    pub fn carry<const N: usize>(bits: [&EntryBits; N], from: &Index, to: &Index) -> Result<[EntryBits; N]> {
+    pub(crate) fn carry<const N: usize>(bits: [&EntryBits; N], from: &Index, to: &Index) -> Result<[EntryBits; N]> {
         let mut out = [(); N].map(|()| EntryBits::new(to));
         for (at, segment) in to.segments().iter().enumerate() {
             if let Some(old) = from.segments().iter().position(|s| s.id() == segment.id()) {

@@ -199,7 +199,7 @@ impl SegmentCache {
     }
 
     /// Forgets a pack of trees: what was kept of it was not right.
-    pub fn drop_tree(&self, pack: &PackId) {
+    pub(crate) fn drop_tree(&self, pack: &PackId) {
         let _ = fs::remove_file(self.tree_path(pack));
     }
 }

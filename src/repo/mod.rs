@@ -24,12 +24,12 @@ pub mod damaged;
 pub mod index;
 pub mod marks;
 pub mod pack;
-pub mod parallel;
+pub(crate) mod parallel;
 pub mod reader;
 pub mod rubbish;
 pub mod runs;
 pub mod session;
-pub mod small;
+pub(crate) mod small;
 pub mod snapshots;
 pub mod times;
 pub mod tree;
@@ -116,7 +116,7 @@ impl Repository {
     }
 
     /// Where it reports what a user should know and no operation answers for.
-    pub fn reports(&self) -> &Reports {
+    pub(crate) fn reports(&self) -> &Reports {
         &self.reports
     }
 
@@ -146,7 +146,7 @@ impl Repository {
     }
 
     /// Where the bytes of an index segment of `size` bytes come from.
-    pub fn segment_source(&self, id: SegmentId, size: u64) -> SegmentSource {
+    pub(crate) fn segment_source(&self, id: SegmentId, size: u64) -> SegmentSource {
         SegmentSource::new(self.storage.clone(), self.cache.clone(), id, size)
     }
 
@@ -171,7 +171,7 @@ impl Repository {
     }
 
     /// A cutter after its parameters and its secret.
-    pub fn cutter(&self) -> Result<Cutter> {
+    pub(crate) fn cutter(&self) -> Result<Cutter> {
         Cutter::new(self.config.chunker, &self.keys.chunker)
     }
 }

@@ -12,7 +12,7 @@ use crate::repo::Repository;
 
 /// Does pieces 0 to `count` on up to `workers` threads, this one among them; each thread has a state of its own. Nothing
 /// more is begun once `stopped` says so.
-pub fn claim<S>(
+pub(crate) fn claim<S>(
     workers: usize,
     count: usize,
     stopped: impl Fn() -> bool + Sync,
@@ -40,7 +40,7 @@ pub fn claim<S>(
 
 /// Does something for each item, with as many requests under way as the storage likes. The answers are in the order of
 /// the items.
-pub fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+pub(crate) fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
     let workers = repo.storage().costs().concurrency.clamp(1, 32);
     // A few are read sooner than threads are started.
     if items.len() < 8 || workers == 1 {
@@ -58,7 +58,7 @@ pub fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) 
 }
 
 /// Reads packs with as many requests under way as the storage likes; `take` gets them in any order.
-pub fn each_pack<T: Send>(
+pub(crate) fn each_pack<T: Send>(
     repo: &Repository,
     packs: &[(PackId, u64)],
     read: &(dyn Fn(PackId, u64) -> T + Sync),

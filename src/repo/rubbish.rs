@@ -12,7 +12,7 @@ use crate::storage::{Class, Name};
 
 /// Removes a small object, unless it turns out to be authentic now: somebody may have put a good one in its place.
 /// Answers whether it did.
-pub fn remove(repo: &Repository, name: &Name) -> Result<bool> {
+pub(crate) fn remove(repo: &Repository, name: &Name) -> Result<bool> {
     match small::read(repo, name, |_, _| Ok(()))? {
         Small::Sound(()) | Small::Newer(_) | Small::Gone => Ok(false),
         Small::Damaged(..) | Small::MadeUp(_) => repo.storage().delete(name).map(|()| true),

@@ -45,11 +45,11 @@ impl<T> Small<T> {
 pub(super) struct SmallMemory {
     told: Mutex<HashSet<Name>>,
     /// Snapshots that are authentic.
-    pub snapshots: Mutex<HashSet<SnapshotId>>,
+    pub(crate) snapshots: Mutex<HashSet<SnapshotId>>,
     /// Annotations that are authentic.
-    pub annotations: Mutex<HashMap<SnapshotId, Arc<Annotation>>>,
+    pub(crate) annotations: Mutex<HashMap<SnapshotId, Arc<Annotation>>>,
     /// Snapshots whose marks are authentic.
-    pub forgotten: Mutex<HashSet<SnapshotId>>,
+    pub(crate) forgotten: Mutex<HashSet<SnapshotId>>,
 }
 
 fn what(name: &Name) -> &'static str {
@@ -68,7 +68,7 @@ fn what(name: &Name) -> &'static str {
 
 /// Reads and judges the object of this name; `decode` takes its plain body. An error means that the storage could not be
 /// asked, and nothing is known.
-pub fn read<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8]) -> Result<T>) -> Result<Small<T>> {
+pub(crate) fn read<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8]) -> Result<T>) -> Result<Small<T>> {
     // What does not open is read again: what is deleted because of it must not hang on one bad read.
     for _ in 0..2 {
         match read_once(repo, name, &decode)? {
@@ -92,7 +92,7 @@ fn read_once<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8
 }
 
 /// Judges the bytes of the object of this name.
-pub fn judge<T>(
+pub(crate) fn judge<T>(
     repo: &Repository,
     name: &Name,
     object: &[u8],
@@ -112,7 +112,7 @@ pub fn judge<T>(
 }
 
 /// Tells, once, what is ignored, and what removes it.
-pub fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
+pub(crate) fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
     let mut told = repo.memory.told.lock();
     let new: Vec<&(Name, Error)> = ignored.iter().filter(|(name, _)| told.insert(*name)).collect();
     match new.as_slice() {

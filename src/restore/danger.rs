@@ -29,7 +29,7 @@ pub struct Deletion {
 
 impl Deletion {
     /// Whether more would go than come.
-    pub fn is_dangerous(&self) -> bool {
+    pub(crate) fn is_dangerous(&self) -> bool {
         self.entries > self.restored
     }
 }

@@ -19,11 +19,11 @@ fn failed(e: std::io::Error) -> Error {
 /// What bounds a removal.
 pub(crate) struct Scope<'s> {
     /// Entries that this excludes stay.
-    pub filter: Option<&'s PathFilter>,
+    pub(crate) filter: Option<&'s PathFilter>,
     /// So do entries that the snapshot could not have had.
-    pub spare: &'s Spare,
+    pub(crate) spare: &'s Spare,
     /// The path inside the snapshot of the entry that goes.
-    pub path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
 }
 
 /// Removes the entry `name` of `directory`, with everything below it that `scope` lets go. What stays keeps the

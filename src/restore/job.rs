@@ -37,10 +37,10 @@ pub(crate) enum WriteMethod {
 /// What the threads change.
 #[derive(Debug, Default)]
 pub(crate) struct JobState {
-    pub way: WriteMethod,
+    pub(crate) way: WriteMethod,
     /// In a dry run: something differs, and bytes of chunks that are right.
-    pub differs: bool,
-    pub right: u64,
+    pub(crate) differs: bool,
+    pub(crate) right: u64,
 
     /// The temporary name, once it exists.
     temporary: Option<Vec<u8>>,
@@ -48,9 +48,9 @@ pub(crate) struct JobState {
     file: Option<Arc<File>>,
     failed: bool,
     /// Bytes from the start that the file which is there has right; only while there is no temporary file.
-    pub clean: u64,
+    pub(crate) clean: u64,
     /// The file that is there, open for comparison.
-    pub local: Option<Arc<File>>,
+    pub(crate) local: Option<Arc<File>>,
 }
 
 impl JobState {
@@ -62,16 +62,16 @@ impl JobState {
 
 /// An entry that is to be made: a file that is written in pieces, or anything that is made at once.
 pub(crate) struct RestoreJob<'r, 'a> {
-    pub run: &'r RestoreRun<'a>,
-    pub source: usize,
-    pub directory: Arc<TargetDirectory>,
-    pub node: Node,
+    pub(crate) run: &'r RestoreRun<'a>,
+    pub(crate) source: usize,
+    pub(crate) directory: Arc<TargetDirectory>,
+    pub(crate) node: Node,
     /// What is there now.
-    pub there: Option<Stat>,
+    pub(crate) there: Option<Stat>,
     /// Whether the content of what is there is compared and used.
-    pub local: bool,
-    pub first: Option<Arc<FirstLink>>,
-    pub state: Mutex<JobState>,
+    pub(crate) local: bool,
+    pub(crate) first: Option<Arc<FirstLink>>,
+    pub(crate) state: Mutex<JobState>,
     /// Pieces not yet written, and one for as long as more may come.
     left: AtomicU64,
 }

@@ -32,11 +32,11 @@ pub(crate) enum LinkLocation {
 #[derive(Debug)]
 pub(crate) struct FirstLink {
     spot: LinkLocation,
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// What it is, and what is in it: the other links are the same, or they are none.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Device and inode; set when this run has made it or found it right.
-    pub inode: OnceLock<((u32, u32), u64)>,
+    pub(crate) inode: OnceLock<((u32, u32), u64)>,
 }
 
 impl FirstLink {

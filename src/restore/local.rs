@@ -9,15 +9,15 @@ use crate::sys::{FileKind, dir};
 
 /// One piece of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilePiece {
+pub(crate) struct FilePiece {
     /// The number of its file among those of the window.
-    pub job: u32,
+    pub(crate) job: u32,
     /// Where it stands in the file.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Its length.
-    pub len: u64,
+    pub(crate) len: u64,
     /// What is stored; `None` for a hole, which is looked at only in files that are there already.
-    pub id: Option<ChunkId>,
+    pub(crate) id: Option<ChunkId>,
 }
 
 impl RestoreJob<'_, '_> {

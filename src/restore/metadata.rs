@@ -206,8 +206,8 @@ impl Object<'_> {
 /// Where an entry is, for messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EntryPath<'p> {
-    pub directory: &'p TargetDirectory,
-    pub name: &'p [u8],
+    pub(crate) directory: &'p TargetDirectory,
+    pub(crate) name: &'p [u8],
 }
 
 /// Sets everything but the flags on an object. `fresh`: this run made it, in a directory where nothing is inherited,

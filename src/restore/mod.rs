@@ -36,7 +36,7 @@ pub(crate) mod locks;
 pub(crate) mod metadata;
 pub(crate) mod names;
 pub(crate) mod owners;
-pub mod plan;
+pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod run;
 pub mod spare;
@@ -231,15 +231,15 @@ pub fn restore(
 #[derive(Debug)]
 pub(crate) struct RestoreSource<'a> {
     /// Its number in the request.
-    pub number: usize,
+    pub(crate) number: usize,
     /// The snapshot.
-    pub snapshot: &'a Snapshot,
+    pub(crate) snapshot: &'a Snapshot,
     /// The nodes that lead to it from the root, the root first; made when missing, otherwise left alone.
-    pub parents: Vec<Node>,
+    pub(crate) parents: Vec<Node>,
     /// What is restored.
-    pub node: Node,
+    pub(crate) node: Node,
     /// Whether it goes to the target under its own name (or, a directory, as the target itself), without its path.
-    pub direct: bool,
+    pub(crate) direct: bool,
 }
 
 impl RestoreSource<'_> {

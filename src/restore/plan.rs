@@ -2,22 +2,22 @@
 
 use crate::model::ChunkId;
 
-pub use crate::restore::local::FilePiece;
+pub(crate) use crate::restore::local::FilePiece;
 
 /// A chunk's place: its frame, by its order among all, and the bytes in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FramePosition {
+pub(crate) struct FramePosition {
     /// The frame, as [`crate::repo::index::ChunkLocation::frame_order`] counts.
-    pub frame: (u32, u32),
+    pub(crate) frame: (u32, u32),
     /// Where the chunk begins in the frame's plain bytes.
-    pub at: u32,
+    pub(crate) at: u32,
     /// Its length.
-    pub len: u32,
+    pub(crate) len: u32,
 }
 
 /// One chunk that goes to one place of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Write {
+pub(crate) struct Write {
     /// The number of the piece.
     pub piece: u32,
     /// Where the chunk begins in the frame.
@@ -26,25 +26,25 @@ pub struct Write {
 
 /// One frame to be fetched and decoded once, and all that comes out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrameRead {
+pub(crate) struct FrameRead {
     /// The frame.
-    pub frame: (u32, u32),
+    pub(crate) frame: (u32, u32),
     /// What is written, in the order of the frame's bytes, then of the pieces.
-    pub writes: Vec<Write>,
+    pub(crate) writes: Vec<Write>,
 }
 
 /// What is done for a window.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct WindowPlan {
+pub(crate) struct WindowPlan {
     /// Frames in the order of the packs.
-    pub frames: Vec<FrameRead>,
+    pub(crate) frames: Vec<FrameRead>,
     /// Pieces whose chunk the index does not have with the right length: looked for one by one, with an error in the end.
-    pub lost: Vec<u32>,
+    pub(crate) lost: Vec<u32>,
 }
 
 /// Plans the pieces that `wanted` lets through. `locate` gives the places of a chunk, which may be several; one in the
 /// frame that was taken last is preferred, as it costs nothing more.
-pub fn plan<L>(pieces: &[FilePiece], wanted: impl Fn(usize) -> bool, mut locate: impl FnMut(&ChunkId) -> L) -> WindowPlan
+pub(crate) fn plan<L>(pieces: &[FilePiece], wanted: impl Fn(usize) -> bool, mut locate: impl FnMut(&ChunkId) -> L) -> WindowPlan
 where
     L: Iterator<Item = FramePosition>,
 {

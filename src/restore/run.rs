@@ -42,43 +42,43 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 /// The counts behind [`RestoreReport`].
 #[derive(Debug, Default)]
 pub(crate) struct RestoreCounts {
-    pub files: Counter,
-    pub directories: Counter,
-    pub others: Counter,
-    pub links: Counter,
-    pub bytes: Counter,
-    pub bytes_local: Counter,
-    pub frames: Counter,
-    pub unchanged: Counter,
-    pub metadata: Counter,
-    pub kept: Counter,
-    pub deleted: Counter,
-    pub spared: Counter,
-    pub errors: Counter,
-    pub warnings: Counter,
-    pub not_given: Counter,
+    pub(crate) files: Counter,
+    pub(crate) directories: Counter,
+    pub(crate) others: Counter,
+    pub(crate) links: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) bytes_local: Counter,
+    pub(crate) frames: Counter,
+    pub(crate) unchanged: Counter,
+    pub(crate) metadata: Counter,
+    pub(crate) kept: Counter,
+    pub(crate) deleted: Counter,
+    pub(crate) spared: Counter,
+    pub(crate) errors: Counter,
+    pub(crate) warnings: Counter,
+    pub(crate) not_given: Counter,
     /// Entries of the snapshot that the restore is of.
-    pub taken: Counter,
+    pub(crate) taken: Counter,
 }
 
 /// One restore under way.
 pub(crate) struct RestoreRun<'a> {
-    pub tree: &'a Arc<TreeReader>,
-    pub options: &'a RestoreOptions,
-    pub target: RestoreTarget,
-    pub counts: RestoreCounts,
+    pub(crate) tree: &'a Arc<TreeReader>,
+    pub(crate) options: &'a RestoreOptions,
+    pub(crate) target: RestoreTarget,
+    pub(crate) counts: RestoreCounts,
     /// Whether this user may set owners, suid bits and devices.
-    pub privileged: bool,
+    pub(crate) privileged: bool,
     /// Owner and group of what this process makes.
-    pub me: (u32, u32),
+    pub(crate) me: (u32, u32),
     /// Groups that this user may give files to.
-    pub groups: Vec<u32>,
+    pub(crate) groups: Vec<u32>,
     /// Attributes that are left out.
-    pub without: AttributeFilter,
+    pub(crate) without: AttributeFilter,
     /// Nothing is restored, also not for show: only what would be deleted is counted.
-    pub only_deletions: bool,
+    pub(crate) only_deletions: bool,
     /// Entries that may be deleted.
-    pub most_deleted: u64,
+    pub(crate) most_deleted: u64,
     pub(crate) observer: &'a dyn Observer,
     /// Somebody wants to know of every entry.
     pub(crate) listing: bool,
@@ -96,22 +96,22 @@ pub(crate) struct RestoreRun<'a> {
     followed: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     failed: Mutex<HashSet<Vec<u8>>>,
     /// Whether a file system here does not know how to rename without replacing.
-    pub renames_blindly: AtomicBool,
+    pub(crate) renames_blindly: AtomicBool,
     /// There, entries get their names one at a time.
-    pub naming: Mutex<()>,
+    pub(crate) naming: Mutex<()>,
     devices: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
     /// The device that was last found to have no `chattr` flags, plus one.
     flagless: AtomicU64,
     claims: Mutex<Option<ClaimedInodes>>,
     /// Links to what is immutable are made one at a time: it is not, meanwhile.
-    pub unlocking: Mutex<()>,
+    pub(crate) unlocking: Mutex<()>,
     /// Directories that lead to sources, by path; several sources may share them.
     shared: Mutex<HashMap<Vec<u8>, Arc<TargetDirectory>>>,
     writer: WriterProcess,
     open_files: AtomicUsize,
     most_open_files: usize,
     /// Threads that work at once; each may have a handful of files open.
-    pub workers: usize,
+    pub(crate) workers: usize,
     totals: (AtomicU64, AtomicU64),
 }
 

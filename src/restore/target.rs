@@ -22,9 +22,9 @@ const OPEN_DIRECTORIES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Finish {
     /// The directory's node.
-    pub node: Node,
+    pub(crate) node: Node,
     /// Which source it is of.
-    pub source: usize,
+    pub(crate) source: usize,
 }
 
 /// A directory below the target. It is finished when everything that holds it has let go.
@@ -33,19 +33,19 @@ pub(crate) struct TargetDirectory {
     id: u64,
     parent: Option<Arc<TargetDirectory>>,
     /// Its name; empty for the target itself.
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// Whether this run made it: then nothing can be in it that this run did not put there.
-    pub made: bool,
+    pub(crate) made: bool,
     /// Whether it exists; false only in a dry run, for what would be made.
-    pub real: bool,
+    pub(crate) real: bool,
     /// Whether what is made in it inherits nothing: no default ACL, no set-group-id bit.
-    pub clean: bool,
+    pub(crate) clean: bool,
     /// What it gets at the end.
-    pub finish: Option<Finish>,
+    pub(crate) finish: Option<Finish>,
     /// Its descriptor, where no way without links leads to it.
     pinned: Option<Arc<Dir>>,
     /// `chattr` flags that it had and gets again at the end.
-    pub locks: u32,
+    pub(crate) locks: u32,
     /// Device and inode, once it was opened.
     identity: OnceLock<((u32, u32), u64)>,
     /// The last directory in it that was opened: a way back to it while that one is open.
@@ -93,11 +93,11 @@ impl Drop for TargetDirectory {
 #[derive(Debug, Default)]
 pub(crate) struct DirectoryState {
     /// See [`TargetDirectory::made`].
-    pub made: bool,
+    pub(crate) made: bool,
     /// See [`TargetDirectory::real`].
-    pub real: bool,
+    pub(crate) real: bool,
     /// See [`TargetDirectory::clean`].
-    pub clean: bool,
+    pub(crate) clean: bool,
 }
 
 #[derive(Debug, Default)]
@@ -120,11 +120,11 @@ impl OpenDirectories {
 #[derive(Debug)]
 pub(crate) struct RestoreTarget {
     /// Its path as the user gave it, for messages.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Whether this run made it.
-    pub made: bool,
+    pub(crate) made: bool,
     /// Whether it is the root of this system: what is restored there comes back where it was.
-    pub in_place: bool,
+    pub(crate) in_place: bool,
     root: Option<Arc<Dir>>,
     open: Mutex<OpenDirectories>,
     most_open: usize,

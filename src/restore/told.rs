@@ -27,9 +27,9 @@ pub(crate) struct UnsetMetadata(Mutex<BTreeMap<String, UnsetKind>>);
 #[derive(Debug)]
 pub(crate) struct UnsetLine {
     /// The first such entry.
-    pub subject: Vec<u8>,
+    pub(crate) subject: Vec<u8>,
     /// What could not be set, why, and of how many others.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl UnsetMetadata {

@@ -21,7 +21,7 @@ impl Costs {
     }
 
     /// Whether each request costs a round trip, so that few large ones are better than many small ones.
-    pub fn high_latency(&self) -> bool {
+    pub(crate) fn high_latency(&self) -> bool {
         self.worth_one_read > 0
     }
 }

@@ -12,13 +12,13 @@ use crate::sys::{Dir, lock};
 
 const PREFIX: &str = ".tmp-";
 /// What the name of a claim begins with (`naming`): the name that is claimed follows. It holds its owner's temporary name.
-pub const CLAIM: &str = ".claim-";
+pub(crate) const CLAIM: &str = ".claim-";
 /// No temporary name is longer.
 const LONGEST: u64 = 255;
 
 /// A process, as temporary names say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriterProcess {
+pub(crate) struct WriterProcess {
     host: String,
     boot: String,
     namespace: u64,
@@ -38,30 +38,30 @@ fn host_tag(identity: &ProcessIdentity) -> String {
 
 impl WriterProcess {
     /// This process.
-    pub fn this_process() -> Self {
+    pub(crate) fn this_process() -> Self {
         Self::of(&ProcessIdentity::this())
     }
 
     /// Any process.
-    pub fn of(identity: &ProcessIdentity) -> Self {
+    pub(crate) fn of(identity: &ProcessIdentity) -> Self {
         let ProcessIdentity { namespace, pid, started, .. } = *identity;
         WriterProcess { host: host_tag(identity), boot: tag(&identity.boot), namespace, pid, started }
     }
 
     /// A new temporary name of this process. Nobody else in it has the same, whichever storage is written to.
-    pub fn temporary(&self) -> Vec<u8> {
+    pub(crate) fn temporary(&self) -> Vec<u8> {
         static UNIQUE: AtomicU64 = AtomicU64::new(0);
         self.name(PREFIX, UNIQUE.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The name, beginning with `prefix`, of its temporary file number `unique`.
-    pub fn name(&self, prefix: &str, unique: u64) -> Vec<u8> {
+    pub(crate) fn name(&self, prefix: &str, unique: u64) -> Vec<u8> {
         let WriterProcess { host, boot, namespace, pid, started } = self;
         format!("{prefix}{host}-{boot}-{namespace}-{pid}-{started}-{unique}").into_bytes()
     }
 
     /// Whether `name` is a temporary name that begins with `prefix`, of a process that is known to be gone.
-    pub fn has_left(prefix: &str, name: &[u8]) -> bool {
+    pub(crate) fn has_left(prefix: &str, name: &[u8]) -> bool {
         name.starts_with(prefix.as_bytes()) && WriterProcess::parse(prefix, name).is_some_and(|writer| writer.is_gone())
     }
 
@@ -78,7 +78,7 @@ impl WriterProcess {
     /// Removes a claim whose owner is known to be gone; with `empty` also one that does not say whose it is: its owner was
     /// stopped before it could. Those of one host do this one after the other, so that nobody removes what another of them
     /// has made meanwhile.
-    pub fn remove_left_claim(&self, dir: &Dir, claim: &[u8], empty: bool) -> io::Result<bool> {
+    pub(crate) fn remove_left_claim(&self, dir: &Dir, claim: &[u8], empty: bool) -> io::Result<bool> {
         // A file system without locks: then it stays until a prune that is alone.
         let Ok(held) = lock::lock(dir) else { return Ok(false) };
         let removed = match owner(dir, claim)? {
@@ -119,7 +119,7 @@ fn owner(dir: &Dir, claim: &[u8]) -> io::Result<Option<Option<WriterProcess>>> {
 }
 
 /// Removes what this process left in `dir`, and adds it to `out`.
-pub fn remove_of(dir: &Dir, process: &ProcessIdentity, out: &mut Leftovers) -> io::Result<()> {
+pub(crate) fn remove_of(dir: &Dir, process: &ProcessIdentity, out: &mut Leftovers) -> io::Result<()> {
     let writer = WriterProcess::of(process);
     let names =
         dir.find(|name| name.starts_with(PREFIX.as_bytes()) && WriterProcess::parse(PREFIX, name).as_ref() == Some(&writer))?;
@@ -136,7 +136,7 @@ pub fn remove_of(dir: &Dir, process: &ProcessIdentity, out: &mut Leftovers) -> i
 }
 
 /// Adds what dead writers left in `dir`, and with `remove` removes it.
-pub fn find(dir: &Dir, remove: bool, out: &mut Leftovers) -> io::Result<()> {
+pub(crate) fn find(dir: &Dir, remove: bool, out: &mut Leftovers) -> io::Result<()> {
     let names = dir.list()?;
     for at in 0..names.len() {
         let name = names.name(at);

@@ -16,9 +16,9 @@ pub mod directory;
 pub(crate) mod leftovers;
 pub mod memory;
 pub(crate) mod naming;
-pub mod receipts;
-pub mod upload;
-pub mod walk;
+pub(crate) mod receipts;
+pub(crate) mod upload;
+pub(crate) mod walk;
 
 pub use class::Class;
 pub use costs::Costs;

@@ -18,7 +18,7 @@ use crate::sys::Dir;
 use crate::sys::lock::is_unknown;
 
 /// The file in a repository's top directory that says that names are given by claims.
-pub const MARK: &[u8] = b"names-by-claim";
+pub(crate) const MARK: &[u8] = b"names-by-claim";
 const MARK_TEXT: &[u8] =
     b"This file system can neither rename without replacing nor link, so yester gives names by claims here.\n\
     If the repository is moved to one that can, this file may be removed while nobody uses the repository.\n";
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// How names are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NamingMethod {
+pub(crate) enum NamingMethod {
     /// By a rename that replaces nothing.
     Rename,
     /// By a second link.
@@ -39,14 +39,14 @@ pub enum NamingMethod {
 
 /// How names are given in one repository, by one process.
 #[derive(Debug)]
-pub struct Naming {
+pub(crate) struct Naming {
     way: AtomicU8,
     writer: WriterProcess,
 }
 
 impl Naming {
     /// As it is done in the repository whose top directory is `root`.
-    pub fn of(root: &Dir, writer: WriterProcess) -> io::Result<Self> {
+    pub(crate) fn of(root: &Dir, writer: WriterProcess) -> io::Result<Self> {
         let way = match root.stat(MARK) {
             Ok(_) => NamingMethod::Claim,
             Err(e) if e.kind() == io::ErrorKind::NotFound => NamingMethod::Rename,
@@ -65,7 +65,7 @@ impl Naming {
 
     /// Gives `temporary` in `dir` the name `leaf`, if that is free; the temporary name is gone then in any case. After an
     /// error it may still be there.
-    pub fn give(&self, dir: &Dir, temporary: &[u8], leaf: &[u8]) -> io::Result<Created> {
+    pub(crate) fn give(&self, dir: &Dir, temporary: &[u8], leaf: &[u8]) -> io::Result<Created> {
         if self.way() == NamingMethod::Rename {
             match rename(dir, temporary, leaf) {
                 Err(e) if is_unknown(&e) => self.way.store(NamingMethod::Link as u8, Ordering::Relaxed),
@@ -180,7 +180,7 @@ fn link(dir: &Dir, temporary: &[u8], leaf: &[u8]) -> io::Result<Created> {
 }
 
 /// Finds how names can be given in a new repository's top directory, by trying, and notes it there if need be.
-pub fn prove(root: &Dir, writer: &WriterProcess) -> io::Result<NamingMethod> {
+pub(crate) fn prove(root: &Dir, writer: &WriterProcess) -> io::Result<NamingMethod> {
     let names = [(); 2].map(|()| writer.temporary());
     let found = prove_with(root, &names);
     for name in &names {

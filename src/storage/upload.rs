@@ -12,7 +12,7 @@ use crate::sys::Dir;
 
 /// A file under a temporary name. It goes when this is dropped unfinished.
 #[derive(Debug)]
-pub struct Upload {
+pub(crate) struct Upload {
     storage: Arc<DirectoryStorage>,
     name: Name,
     dir: Dir,
@@ -24,7 +24,7 @@ pub struct Upload {
 
 impl Upload {
     /// Begins an object of this name.
-    pub fn begin(storage: &Arc<DirectoryStorage>, name: Name) -> Result<Self> {
+    pub(crate) fn begin(storage: &Arc<DirectoryStorage>, name: Name) -> Result<Self> {
         let (place, dir, temporary) = storage.temporary(&name)?;
         let failed = || format!("cannot write {name} in {}", storage.shown());
         let file = dir.create_file(&temporary, 0o600).at(failed)?;
@@ -32,7 +32,7 @@ impl Upload {
     }
 
     /// Adds bytes.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
         match &mut self.file {
             Some(file) => file.write_all(bytes).at(failed),
@@ -41,14 +41,14 @@ impl Upload {
     }
 
     /// Makes its bytes durable, and not yet its name.
-    pub fn make_durable(&self) -> Result<()> {
+    pub(crate) fn make_durable(&self) -> Result<()> {
         let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
         let Some(file) = &self.file else { return Err(Error::invalid(failed())) };
         file.sync_data().at(failed)
     }
 
     /// Gives the object its name, if that is free; durable after the next barrier, if its bytes are.
-    pub fn finish(mut self) -> Result<Created> {
+    pub(crate) fn finish(mut self) -> Result<Created> {
         let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
         let created = self.storage.naming.give(&self.dir, &self.temporary, self.name.leaf().as_bytes()).at(failed)?;
         self.file = None;

@@ -14,7 +14,7 @@ use crate::sys::Dir;
 /// A class that is being listed. What is there from the beginning to the end is found; what comes or goes meanwhile may be.
 /// An object may be found twice.
 #[derive(Debug)]
-pub struct ClassWalk {
+pub(crate) struct ClassWalk {
     storage: Arc<DirectoryStorage>,
     class: Class,
     /// The numbers of the directories that are not read yet.
@@ -24,13 +24,13 @@ pub struct ClassWalk {
 
 impl ClassWalk {
     /// Begins to list a class.
-    pub fn new(storage: &Arc<DirectoryStorage>, class: Class) -> Self {
+    pub(crate) fn new(storage: &Arc<DirectoryStorage>, class: Class) -> Self {
         ClassWalk { storage: storage.clone(), class, places: DirectoryStorage::places(class), current: None }
     }
 
     /// Some more of them: name, size, time of the last change. None may be found in one directory, and more in the next;
     /// `None` is the end.
-    pub fn some(&mut self) -> Result<Option<Vec<(Name, u64, Timestamp)>>> {
+    pub(crate) fn some(&mut self) -> Result<Option<Vec<(Name, u64, Timestamp)>>> {
         let shown = self.storage.shown();
         let failed = |e: io::Error| Error::io(format!("cannot list {}/ in {shown}", self.class.prefix()), e);
         let dir = match &self.current {

@@ -34,7 +34,7 @@ const PAGE: u64 = 4096;
 
 /// How far one file was given to one reader.
 #[derive(Debug)]
-pub struct ReadAheadState {
+pub(crate) struct ReadAheadState {
     /// Where what was given ends: the page there was left out.
     end: u64,
     /// How much is given next.
@@ -45,12 +45,12 @@ pub struct ReadAheadState {
 
 impl ReadAheadState {
     /// Nothing yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         ReadAheadState { end: 0, window: FIRST, reached: Arc::default() }
     }
 
     /// Where what was given ends.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
@@ -75,7 +75,7 @@ impl ReadAheadState {
 
 /// A part of a file, for one thread: the inode number that the kernel knows, the content, and where in it.
 #[derive(Debug)]
-pub struct ReadAheadPiece {
+pub(crate) struct ReadAheadPiece {
     ino: u64,
     content: Arc<Content>,
     range: Range<u64>,
@@ -84,7 +84,7 @@ pub struct ReadAheadPiece {
 
 /// Notes that the reader of inode `ino` has `reached` so far in its long file; passes on what is to be given now, piece by
 /// piece, as long as they are taken. False when the file is to be read as usual.
-pub fn reading(
+pub(crate) fn reading(
     ino: u64,
     content: &Content,
     reached: u64,
@@ -114,7 +114,7 @@ pub fn reading(
 }
 
 /// Gives a piece. `bytes` is a buffer.
-pub fn give(below: &NodeFinder, store: &PageCacheStore, piece: &ReadAheadPiece, bytes: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn give(below: &NodeFinder, store: &PageCacheStore, piece: &ReadAheadPiece, bytes: &mut Vec<u8>) -> Result<()> {
     let Range { start, end } = piece.range;
     let overtaken = |end: u64| piece.reached.load(Ordering::Relaxed) >= end;
     if !overtaken(end) {

@@ -55,13 +55,13 @@ struct ReadAroundJob {
 
 /// The thread that gives.
 #[derive(Debug)]
-pub struct Around {
+pub(crate) struct Around {
     jobs: Sender<ReadAroundJob>,
 }
 
 impl Around {
     /// Starts the thread; it ends with this.
-    pub fn new(below: Arc<NodeFinder>, kernel: Kernel, high_latency: bool) -> Result<Self> {
+    pub(crate) fn new(below: Arc<NodeFinder>, kernel: Kernel, high_latency: bool) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(WAITING);
         std::thread::Builder::new()
             .name("mount-around".to_owned())
@@ -71,7 +71,7 @@ impl Around {
     }
 
     /// Notes a read that was answered.
-    pub fn reading(&self, ino: u64, content: &Content, (offset, size): (u64, u64)) {
+    pub(crate) fn reading(&self, ino: u64, content: &Content, (offset, size): (u64, u64)) {
         if size < READ_AHEAD && content.size() > SHORTEST && matches!(content, Content::Tree { .. } | Content::Items(_)) {
             // A full queue: the reader is quicker than this, and need not wait.
             let _ = self.jobs.try_send(ReadAroundJob { ino, content: content.clone(), offset });

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is at the root of the mount.
 #[derive(Debug)]
-pub enum MountRoot {
+pub(crate) enum MountRoot {
     /// Made-up directories.
     Made(VirtualRoot),
     /// A directory of a snapshot.
@@ -30,7 +30,7 @@ pub enum MountRoot {
 
 /// Everything that a new list of snapshots changes.
 #[derive(Debug)]
-pub struct FollowerState {
+pub(crate) struct FollowerState {
     /// Every snapshot that has inode numbers, sorted by their beginning.
     placed: Vec<Arc<MountedSnapshot>>,
     top: MountRoot,
@@ -40,7 +40,7 @@ pub struct FollowerState {
 
 /// A tree that is shown.
 #[derive(Debug)]
-pub struct ShownTree {
+pub(crate) struct ShownTree {
     /// Its name in `ids/`; empty for what is shown alone, at the root.
     pub name: Vec<u8>,
     /// The snapshot.
@@ -52,7 +52,7 @@ pub struct ShownTree {
 }
 
 /// What an inode number stands for.
-pub enum InodeTarget<'a> {
+pub(crate) enum InodeTarget<'a> {
     /// Something made up.
     Made(&'a VirtualEntry),
     /// A position in the preorder of a snapshot.
@@ -76,7 +76,7 @@ impl FollowerState {
     }
 
     /// The inode number that the kernel knows.
-    pub fn outside(&self, ino: u64) -> u64 {
+    pub(crate) fn outside(&self, ino: u64) -> u64 {
         match &self.top {
             MountRoot::Tree(dir) if ino == dir.ino() => ROOT,
             _ => ino,
@@ -84,12 +84,12 @@ impl FollowerState {
     }
 
     /// Attributes with the inode number that the kernel knows.
-    pub fn outward(&self, attr: Attr) -> Attr {
+    pub(crate) fn outward(&self, attr: Attr) -> Attr {
         Attr { ino: self.outside(attr.ino), ..attr }
     }
 
     /// The trees that can be an image each: all below `ids/`, or what is shown alone.
-    pub fn trees(&self) -> Vec<ShownTree> {
+    pub(crate) fn trees(&self) -> Vec<ShownTree> {
         let root = match &self.top {
             MountRoot::Tree(dir) => {
                 let (tree, position) = (dir.tree.clone(), dir.position);
@@ -106,12 +106,12 @@ impl FollowerState {
     }
 
     /// Whether the number belongs to something made up.
-    pub fn is_made(&self, ino: u64) -> bool {
+    pub(crate) fn is_made(&self, ino: u64) -> bool {
         matches!(self.top, MountRoot::Made(_)) && ino < FIRST
     }
 
     /// The number that `..` has in a directory of a snapshot.
-    pub fn parent(&self, dir: &SnapshotDir) -> u64 {
+    pub(crate) fn parent(&self, dir: &SnapshotDir) -> u64 {
         match (&self.top, dir.parent) {
             (MountRoot::Tree(top), _) if top.ino() == dir.ino() => ROOT,
             (_, Some(position)) => self.outside(dir.tree.base + position),
@@ -120,7 +120,7 @@ impl FollowerState {
     }
 
     /// What a number stands for.
-    pub fn node(&self, ino: u64) -> ViewResult<InodeTarget<'_>> {
+    pub(crate) fn node(&self, ino: u64) -> ViewResult<InodeTarget<'_>> {
         if self.is_made(ino) {
             let MountRoot::Made(root) = &self.top else { return Err(ViewFault::Stale) };
             return root.get(ino).map(InodeTarget::Made).ok_or(ViewFault::Stale);
@@ -135,7 +135,7 @@ impl FollowerState {
 
 /// Holds the state and replaces it.
 #[derive(Debug)]
-pub struct Follower {
+pub(crate) struct Follower {
     shared: Arc<FollowerShared>,
     /// Where a thread waits that lists; `None` where nothing is followed.
     wishes: Option<Sender<Sender<()>>>,
@@ -151,7 +151,7 @@ struct FollowerShared {
 
 impl Follower {
     /// Shows `shown` and what comes to the list later.
-    pub fn snapshots(mut watch: SnapshotWatch, shown: &[Arc<MountedSnapshot>]) -> Result<Follower> {
+    pub(crate) fn snapshots(mut watch: SnapshotWatch, shown: &[Arc<MountedSnapshot>]) -> Result<Follower> {
         let state = FollowerState::made(&mut watch, shown, None);
         let shared = Arc::new(FollowerShared::new(state, Some(watch)));
         let (wishes, receiver) = crossbeam_channel::bounded::<Sender<()>>(1);
@@ -169,20 +169,20 @@ impl Follower {
     }
 
     /// Shows one directory of a snapshot for ever.
-    pub fn directory(dir: SnapshotDir) -> Follower {
+    pub(crate) fn directory(dir: SnapshotDir) -> Follower {
         let tree = dir.tree.clone();
         let state = FollowerState { totals: totals(std::slice::from_ref(&tree)), placed: vec![tree], top: MountRoot::Tree(dir) };
         Follower { shared: Arc::new(FollowerShared::new(state, None)), wishes: None }
     }
 
     /// The state now.
-    pub fn state(&self) -> Arc<FollowerState> {
+    pub(crate) fn state(&self) -> Arc<FollowerState> {
         self.shared.state()
     }
 
     /// Has the snapshots listed again, unless that was done within the last second or is being done. The storage may
     /// be slow, or stall: whoever asks waits for a moment only, and everybody else not at all.
-    pub fn follow(&self) {
+    pub(crate) fn follow(&self) {
         let Some(wishes) = self.wishes.as_ref().filter(|_| self.shared.is_due()) else { return };
         let (done, wait) = crossbeam_channel::bounded(1);
         if wishes.try_send(done).is_ok() {
@@ -191,12 +191,12 @@ impl Follower {
     }
 
     /// Lists the snapshots again, now.
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         self.shared.refresh(Duration::ZERO);
     }
 
     /// What changes in the made-up directories from now on. For one receiver.
-    pub fn changes(&self) -> Receiver<Invalidation> {
+    pub(crate) fn changes(&self) -> Receiver<Invalidation> {
         self.shared.notified.store(true, Ordering::Relaxed);
         self.shared.changes.1.clone()
     }

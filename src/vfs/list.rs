@@ -25,7 +25,7 @@ enum KnownSnapshot {
 }
 
 /// What the mount knows of the repository's snapshots.
-pub struct SnapshotWatch {
+pub(crate) struct SnapshotWatch {
     chunks: Arc<ChunkReader>,
     filter: SnapshotFilter,
     known: HashMap<SnapshotId, KnownSnapshot>,
@@ -44,19 +44,19 @@ impl std::fmt::Debug for SnapshotWatch {
 
 impl SnapshotWatch {
     /// Knows nothing yet. `chunks` reads what is in the snapshots, and is told when there are new ones.
-    pub fn new(chunks: Arc<ChunkReader>, filter: SnapshotFilter) -> Self {
+    pub(crate) fn new(chunks: Arc<ChunkReader>, filter: SnapshotFilter) -> Self {
         let (known, ranges, numbers) = (HashMap::new(), Ranges::default(), Numbers::default());
         SnapshotWatch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
     }
 
     /// Where is said what cannot be shown.
-    pub fn reports(&self) -> &Reports {
+    pub(crate) fn reports(&self) -> &Reports {
         self.chunks.repo().reports()
     }
 
     /// Lists again and answers the snapshots to show, oldest first. Those that are gone stay known, so that their
     /// inode numbers are not used again and open files can be read on while their data is there.
-    pub fn list(&mut self) -> Result<Vec<Arc<MountedSnapshot>>> {
+    pub(crate) fn list(&mut self) -> Result<Vec<Arc<MountedSnapshot>>> {
         let names = snapshots::names(self.chunks.repo())?;
         self.listed = Instant::now();
         let new: Vec<SnapshotId> = names
@@ -115,7 +115,7 @@ impl SnapshotWatch {
     }
 
     /// Every snapshot that ever had inode numbers in this mount, sorted by their beginning.
-    pub fn placed(&self) -> Vec<Arc<MountedSnapshot>> {
+    pub(crate) fn placed(&self) -> Vec<Arc<MountedSnapshot>> {
         let mounted =
             |known: &KnownSnapshot| if let KnownSnapshot::Snapshot(mounted) = known { Some(mounted.clone()) } else { None };
         let mut out: Vec<Arc<MountedSnapshot>> = self.known.values().filter_map(mounted).collect();

@@ -128,7 +128,7 @@ struct PrefetchShared {
 
 /// The pool.
 #[derive(Debug)]
-pub struct Prefetch {
+pub(crate) struct Prefetch {
     shared: Arc<PrefetchShared>,
     jobs: Sender<PrefetchJob>,
     numbers: AtomicU64,
@@ -154,7 +154,7 @@ impl std::fmt::Debug for PrefetchJob {
 impl Prefetch {
     /// Starts as many threads as there are cores, or as many as a high-latency storage serves at once. `frames` is the size of
     /// the frame cache: a quarter of it is used.
-    pub fn new(below: Arc<NodeFinder>, frames: u64) -> Result<Self> {
+    pub(crate) fn new(below: Arc<NodeFinder>, frames: u64) -> Result<Self> {
         let (jobs, receiver) = crossbeam_channel::bounded(JOBS);
         let shared =
             Arc::new(PrefetchShared { below, streams: Mutex::default(), window: frames / 4, stop: AtomicBool::new(false) });
@@ -178,17 +178,17 @@ impl Prefetch {
     }
 
     /// Says how to put bytes of a file into the kernel's page cache.
-    pub fn connect(&self, store: Box<PageCacheStore>) {
+    pub(crate) fn connect(&self, store: Box<PageCacheStore>) {
         self.kernel.connect(store);
     }
 
     /// Notes that a read of an inode, offset and bytes, is answered.
-    pub fn answered(&self, ino: u64, content: &Content, range: (u64, u64)) {
+    pub(crate) fn answered(&self, ino: u64, content: &Content, range: (u64, u64)) {
         self.around.reading(ino, content, range);
     }
 
     /// Notes that a directory was listed to its end: a reader who goes from file to file will read what is in it.
-    pub fn listed(&self, dir: &SnapshotDir) {
+    pub(crate) fn listed(&self, dir: &SnapshotDir) {
         let streams = self.shared.streams();
         let goes_on =
             |s: &ReaderStream| s.tree.base == dir.tree.base && s.across && s.hits >= ACROSS && s.seen.elapsed() < AWHILE;
@@ -199,7 +199,7 @@ impl Prefetch {
     }
 
     /// Notes that inode `ino`, which is the file at `position`, is being read: offset and bytes.
-    pub fn reading(
+    pub(crate) fn reading(
         &self,
         tree: &Arc<MountedSnapshot>,
         (ino, position): (u64, u64),

@@ -48,12 +48,12 @@ impl LastAsked {
     }
 
     /// It is asked for now. Whether that is the first time.
-    pub fn now(&self) -> bool {
+    pub(crate) fn now(&self) -> bool {
         self.0.swap(Self::clock(), Ordering::Relaxed) == 0
     }
 
     /// For how long nobody has asked; `None` if nobody ever did.
-    pub fn quiet_for(&self) -> Option<Duration> {
+    pub(crate) fn quiet_for(&self) -> Option<Duration> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             at => Some(Duration::from_millis(Self::clock().saturating_sub(at))),

@@ -10,7 +10,7 @@ use crate::vfs::root::{MadeKind, MountedSnapshot, VirtualEntry};
 
 /// How nodes are shown.
 #[derive(Debug)]
-pub struct Shower {
+pub(crate) struct Shower {
     owner_root: bool,
     owner: (u32, u32),
     /// See [`crate::vfs::view::View::kernel_judges_acls`].
@@ -19,13 +19,13 @@ pub struct Shower {
 
 impl Shower {
     /// Made-up entries belong to this process's user; with `owner_root` everything belongs to root.
-    pub fn new(owner_root: bool) -> Self {
+    pub(crate) fn new(owner_root: bool) -> Self {
         let owner = if owner_root { (0, 0) } else { (process::user(), process::group()) };
         Shower { owner_root, owner, kernel_judges_acls: AtomicBool::new(false) }
     }
 
     /// The attributes of a made-up entry.
-    pub fn made(&self, ino: u64, made: &VirtualEntry) -> Attr {
+    pub(crate) fn made(&self, ino: u64, made: &VirtualEntry) -> Attr {
         let (kind, mode, nlink, size) = match &made.kind {
             MadeKind::Directory(dir) => (Type::Directory, 0o555, dir.subdirs.saturating_add(2), 0),
             MadeKind::Link(target) => (Type::Symlink, 0o777, 1, target.len() as u64),
@@ -35,7 +35,7 @@ impl Shower {
     }
 
     /// The attributes of the node at `position` of `tree`. All links of a file have the number of the first.
-    pub fn attr(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> ViewResult<Attr> {
+    pub(crate) fn attr(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> ViewResult<Attr> {
         let mut attr = self.plain(tree, position, node);
         if let (Some(group), Some(root)) = (&node.link, &tree.snapshot.links)
             && let Some(link) = trees.link(root, group)?.filter(|link| link.first < tree.snapshot.nodes())
@@ -54,7 +54,7 @@ impl Shower {
     }
 
     /// The attributes, or, when some of them are damaged, what is known without them, and false.
-    pub fn attr_or_guess(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> (Attr, bool) {
+    pub(crate) fn attr_or_guess(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> (Attr, bool) {
         match self.attr(trees, tree, position, node) {
             Ok(attr) => (attr, true),
             Err(_) => (self.plain(tree, position, node), false),

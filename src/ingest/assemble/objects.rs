@@ -10,7 +10,7 @@ use crate::model::{Node, Timestamp};
 
 /// What came of a bucket's objects that were read.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ReadObjects {
+pub(crate) struct ReadObjects {
     /// Those that could not be read as they were.
     pub errors: u64,
     /// Bytes of those that are stored.

@@ -20,7 +20,7 @@ use crate::observe::Event;
 
 /// The streams of an ingest.
 #[derive(Debug)]
-pub struct Streams<'a> {
+pub(crate) struct Streams<'a> {
     budget: &'a ReadBudget,
     arriving: HashMap<usize, Arriving>,
     /// Bytes of those that have not ended.
@@ -37,22 +37,22 @@ struct Arriving {
 
 /// A stream that has ended, and was looked at when the walk came to its place.
 #[derive(Debug)]
-pub struct EndedStream {
+pub(crate) struct EndedStream {
     /// The number of its input.
-    pub number: usize,
+    pub(crate) number: usize,
     /// When it was started.
-    pub started: Timestamp,
+    pub(crate) started: Timestamp,
     /// When it was taken over, or given up.
-    pub finished: Timestamp,
+    pub(crate) finished: Timestamp,
     /// Bytes that came.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Why nothing of it is stored.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
 }
 
 impl<'a> Streams<'a> {
     /// Streams that hold what they read in `budget`; those of these numbers, each with its previous version.
-    pub fn new(budget: &'a ReadBudget, before: impl IntoIterator<Item = (usize, Option<Content>)>) -> Self {
+    pub(crate) fn new(budget: &'a ReadBudget, before: impl IntoIterator<Item = (usize, Option<Content>)>) -> Self {
         let arriving = |base| Arriving { recipe: Recipe::over(base), ..Arriving::default() };
         Streams { budget, arriving: before.into_iter().map(|(number, base)| (number, arriving(base))).collect(), bytes: 0 }
     }

@@ -37,7 +37,7 @@ mod objects;
 
 /// One step of the walk, for the assembler.
 #[derive(Debug)]
-pub enum WalkStep {
+pub(crate) enum WalkStep {
     /// A directory begins; with the parent's, if it has it.
     Enter(Box<Begun>, Option<ParentDirectory>),
     /// An entry that is no directory.
@@ -50,31 +50,31 @@ pub enum WalkStep {
 
 /// The parent's directory of the same path.
 #[derive(Debug)]
-pub struct ParentDirectory {
+pub(crate) struct ParentDirectory {
     /// Its pages.
-    pub root: Root,
+    pub(crate) root: Root,
     /// Its preorder position.
-    pub position: u64,
+    pub(crate) position: u64,
 }
 
 /// A node before its content is known.
 #[derive(Debug)]
-pub struct Begun {
+pub(crate) struct Begun {
     /// The node; its content is empty until the assembler fills it in.
-    pub node: Node,
+    pub(crate) node: Node,
     /// Its attributes, where the walk has read them.
-    pub xattrs: xattr::XattrList,
+    pub(crate) xattrs: xattr::XattrList,
     /// What change detection will want to know.
-    pub record: ScanRecord,
+    pub(crate) record: ScanRecord,
     /// The parent's node of this path: of files that are read or linked, and where somebody wants to know of every entry.
-    pub before: Option<Box<Node>>,
+    pub(crate) before: Option<Box<Node>>,
     /// It may be a further name of its group or another inode with the same number: only what is in it tells.
-    pub doubtful: bool,
+    pub(crate) doubtful: bool,
 }
 
 /// Where a leaf's content comes from.
 #[derive(Debug)]
-pub enum ContentSource {
+pub(crate) enum ContentSource {
     /// It is in the node.
     Nothing,
     /// It is taken over from the parent, and already in the node.
@@ -93,36 +93,36 @@ pub enum ContentSource {
 const STEPS: usize = 128;
 /// Where the planner's words go.
 #[derive(Debug)]
-pub struct Outlets {
+pub(crate) struct Outlets {
     /// Steps, in order.
-    pub steps: Sender<Vec<WalkStep>>,
+    pub(crate) steps: Sender<Vec<WalkStep>>,
     /// Batches of small files.
-    pub small: Sender<Vec<Task>>,
+    pub(crate) small: Sender<Vec<Task>>,
     /// Big files.
-    pub big: Sender<Task>,
+    pub(crate) big: Sender<Task>,
     /// Objects of buckets: one, or several small ones.
     pub objects: Sender<Vec<ObjectTask>>,
 }
 
 /// What the walk counted.
 #[derive(Debug)]
-pub struct WalkReport {
+pub(crate) struct WalkReport {
     /// Files, directories, others, unchanged files, errors.
-    pub statistics: Statistics,
+    pub(crate) statistics: Statistics,
     /// Given paths that are not there.
-    pub missing_sources: usize,
+    pub(crate) missing_sources: usize,
     /// Buckets that the walk came to.
     pub buckets: Vec<WalkedBucket>,
     /// Repositories that were left out, by their path in the snapshot; `None` when there are too many.
-    pub repositories: Option<Vec<Vec<u8>>>,
+    pub(crate) repositories: Option<Vec<Vec<u8>>>,
     /// Users and groups that own something.
-    pub uids: std::collections::BTreeSet<u32>,
+    pub(crate) uids: std::collections::BTreeSet<u32>,
     /// The same for groups.
-    pub gids: std::collections::BTreeSet<u32>,
+    pub(crate) gids: std::collections::BTreeSet<u32>,
 }
 
 /// The walk.
-pub struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
     shutdown: &'a StageShutdown<'a>,
@@ -158,7 +158,7 @@ pub struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// A planner for one ingest. Files without a name are made in `scratch`.
     #[allow(clippy::too_many_arguments)]
-    pub fn new(
+    pub(crate) fn new(
         options: &'a IngestOptions,
         rules: &'a Rules,
         shutdown: &'a StageShutdown<'a>,
@@ -205,7 +205,7 @@ impl<'a> Planner<'a> {
 
     /// Walks everything. `root` is the tree of given paths, `parent_root` the parent's node of `/`.
     /// Gives the parent's tree back.
-    pub fn walk(mut self, root: &'a SourceEntry, parent_root: Option<&Node>) -> Result<(WalkReport, Option<ParentTree>)> {
+    pub(crate) fn walk(mut self, root: &'a SourceEntry, parent_root: Option<&Node>) -> Result<(WalkReport, Option<ParentTree>)> {
         let parent = parent_root.and_then(|node| self.parent.as_ref()?.directory(node, 0));
         let mut stack: Vec<WalkLevel<'a>> = Vec::new();
         self.enter_place(&mut stack, root, b"", None, parent)?;
@@ -500,11 +500,11 @@ impl<'a> Planner<'a> {
 }
 
 /// What a node keeps of a stat.
-pub fn metadata(stat: &Stat) -> Metadata {
+pub(crate) fn metadata(stat: &Stat) -> Metadata {
     Metadata { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, ..Metadata::default() }
 }
 
 /// What change detection keeps of a stat.
-pub fn record(stat: &Stat) -> ScanRecord {
+pub(crate) fn record(stat: &Stat) -> ScanRecord {
     ScanRecord { inode: stat.inode, ctime: stat.ctime, birth: stat.birth }
 }

@@ -11,15 +11,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// One file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
-pub struct FileKeys {
+pub(crate) struct FileKeys {
     /// More files, or directories of them (`*.toml`), from where this file is.
-    pub include: Vec<PathBuf>,
+    pub(crate) include: Vec<PathBuf>,
     /// The repository of every command that names no other.
-    pub repository: Option<RepositoryKeys>,
+    pub(crate) repository: Option<RepositoryKeys>,
     /// More of them, by name.
-    pub repositories: BTreeMap<String, RepositoryKeys>,
+    pub(crate) repositories: BTreeMap<String, RepositoryKeys>,
     /// Sets, by name.
-    pub sets: BTreeMap<String, Set>,
+    pub(crate) sets: BTreeMap<String, Set>,
     /// How the agent runs them.
     pub agent: Option<AgentKeys>,
 }
@@ -50,7 +50,7 @@ pub struct NotifyKeys {
 
 impl NotifyKeys {
     /// Whether nobody is told.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == NotifyKeys::default()
     }
 }
@@ -267,7 +267,7 @@ pub struct RestoreKeys {
 
 impl RestoreKeys {
     /// Whether it says nothing.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == RestoreKeys::default()
     }
 }
@@ -302,7 +302,7 @@ pub enum When {
 pub struct Hooks {
     /// First of all; when it fails, nothing is ingested.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Hook>,
+    pub(crate) before: Option<Hook>,
     /// Makes things stand still.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Hook>,
@@ -311,23 +311,23 @@ pub struct Hooks {
     pub thaw: Option<Hook>,
     /// When a snapshot was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<Hook>,
+    pub(crate) after: Option<Hook>,
     /// When something failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failed: Option<Hook>,
+    pub(crate) failed: Option<Hook>,
     /// Last of all, whatever happened.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub always: Option<Hook>,
+    pub(crate) always: Option<Hook>,
 }
 
 impl Hooks {
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Hooks::default()
     }
 
     /// Those that there are, with their names.
-    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
         let all = [
             ("before", &self.before),
             ("freeze", &self.freeze),

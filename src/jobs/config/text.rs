@@ -17,9 +17,9 @@ pub struct Problem {
     /// The line, from 1; 0 where it is no line's.
     pub line: usize,
     /// The key with all above it, as in `sets.web.paths`; empty where it is no key's.
-    pub key: String,
+    pub(crate) key: String,
     /// What is wrong, and what to do.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for Problem {
@@ -37,25 +37,25 @@ impl fmt::Display for Problem {
 
 /// A file and its text.
 #[derive(Debug, Clone)]
-pub struct Document {
+pub(crate) struct Document {
     /// Where it is.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     text: String,
 }
 
 impl Document {
     /// A file with this text.
-    pub fn new(file: &Path, text: String) -> Self {
+    pub(crate) fn new(file: &Path, text: String) -> Self {
         Document { file: file.to_owned(), text }
     }
 
     /// What it says.
-    pub fn keys(&self) -> Result<FileKeys, Problem> {
+    pub(crate) fn keys(&self) -> Result<FileKeys, Problem> {
         toml::from_str(&self.text).map_err(|e| self.told(&e))
     }
 
     /// A problem of the key at `path`.
-    pub fn problem(&self, path: &[&str], message: impl Into<String>) -> Problem {
+    pub(crate) fn problem(&self, path: &[&str], message: impl Into<String>) -> Problem {
         let line = self.find(path).map_or(0, |at| self.line(at));
         Problem { file: self.file.clone(), line, key: path.join("."), message: message.into() }
     }
@@ -128,7 +128,7 @@ fn below(value: &DeValue<'_>, key: &str, at: usize, best: &mut Option<(usize, St
 }
 
 /// Words for the known name that is nearest to `unknown`, or for all of them.
-pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let near = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), *name)).min();
     match near {

@@ -19,26 +19,26 @@ pub(super) struct Affected<'a> {
 
 impl<'a> Affected<'a> {
     /// Only counts.
-    pub fn counting(observer: &'a dyn Observer) -> Self {
+    pub(crate) fn counting(observer: &'a dyn Observer) -> Self {
         Self::naming(observer, Some(0))
     }
 
     /// Names up to `limit` entries of each snapshot.
-    pub fn naming(observer: &'a dyn Observer, limit: Option<u64>) -> Self {
+    pub(crate) fn naming(observer: &'a dyn Observer, limit: Option<u64>) -> Self {
         Affected { observer, limit, snapshot: String::new(), named: 0, hits: 0, total: 0, snapshots: 0 }
     }
 
-    pub fn observer(&self) -> &'a dyn Observer {
+    pub(crate) fn observer(&self) -> &'a dyn Observer {
         self.observer
     }
 
     /// From here on it is about this snapshot.
-    pub fn begin(&mut self, snapshot: SnapshotId) {
+    pub(crate) fn begin(&mut self, snapshot: SnapshotId) {
         (self.snapshot, self.named, self.hits) = (snapshot.to_string(), 0, 0);
     }
 
     /// The entry at `path` loses something.
-    pub fn hit(&mut self, path: &[u8], message: &str) {
+    pub(crate) fn hit(&mut self, path: &[u8], message: &str) {
         self.hits = self.hits.saturating_add(1);
         if !self.is_full() {
             self.named += 1;
@@ -48,17 +48,17 @@ impl<'a> Affected<'a> {
     }
 
     /// So many entries more do, which are known from another look.
-    pub fn more(&mut self, hits: u64) {
+    pub(crate) fn more(&mut self, hits: u64) {
         self.hits = self.hits.saturating_add(hits);
     }
 
     /// Whether no more are named of this snapshot.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.limit.is_some_and(|limit| self.named >= limit)
     }
 
     /// Ends the snapshot.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let entries = self.hits - self.named.min(self.hits);
         if entries > 0 && self.limit != Some(0) {
             self.observer.event(&Event::MoreHits { snapshot: &self.snapshot, entries });
@@ -68,7 +68,7 @@ impl<'a> Affected<'a> {
     }
 
     /// Entries and snapshots that lose something.
-    pub fn total(&self) -> (u64, u64) {
+    pub(crate) fn total(&self) -> (u64, u64) {
         (self.total, self.snapshots)
     }
 }

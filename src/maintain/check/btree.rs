@@ -11,19 +11,19 @@ use crate::repo::tree::TreeReader;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sum {
     /// Directories: a sum over the hard links below, by their groups. Recipes: bytes in chunks.
-    pub value: u64,
+    pub(crate) value: u64,
     /// Direct subdirectories.
-    pub subdirs: u64,
+    pub(crate) subdirs: u64,
     /// Entries that lose something. While there are any, the other sums may lack something.
-    pub hits: u64,
+    pub(crate) hits: u64,
 }
 
 impl Sum {
     /// One hit.
-    pub const HIT: Sum = Sum { value: 0, subdirs: 0, hits: 1 };
+    pub(crate) const HIT: Sum = Sum { value: 0, subdirs: 0, hits: 1 };
 
     /// Adds what is below another page of the same tree.
-    pub fn add(&mut self, other: Sum) {
+    pub(crate) fn add(&mut self, other: Sum) {
         self.value = self.value.wrapping_add(other.value);
         self.subdirs = self.subdirs.saturating_add(other.subdirs);
         self.hits = self.hits.saturating_add(other.hits);
@@ -40,14 +40,14 @@ pub(super) struct Memo {
 }
 
 impl Memo {
-    pub fn get(&self, mark: u64) -> Option<Sum> {
+    pub(crate) fn get(&self, mark: u64) -> Option<Sum> {
         match self.empty.contains(&mark) {
             true => Some(Sum::default()),
             false => self.rest.get(&mark).copied(),
         }
     }
 
-    pub fn put(&mut self, mark: u64, sum: Sum) {
+    pub(crate) fn put(&mut self, mark: u64, sum: Sum) {
         match sum == Sum::default() {
             true => drop(self.empty.insert(mark)),
             false => drop(self.rest.insert(mark, sum)),
@@ -58,24 +58,24 @@ impl Memo {
 /// A page, and what its parent says of it. What is not said is not compared.
 #[derive(Debug, Clone)]
 pub(super) struct Stated {
-    pub page: ChunkId,
-    pub level: u8,
-    pub count: Option<u64>,
-    pub weight: Option<u64>,
+    pub(crate) page: ChunkId,
+    pub(crate) level: u8,
+    pub(crate) count: Option<u64>,
+    pub(crate) weight: Option<u64>,
     /// The key of its first entry.
-    pub first: Option<Vec<u8>>,
+    pub(crate) first: Option<Vec<u8>>,
     /// Beyond its last entry: the key of the page after it.
-    pub end: Option<Vec<u8>>,
+    pub(crate) end: Option<Vec<u8>>,
 }
 
 impl Stated {
     /// A root page.
-    pub fn root(root: &Root, count: Option<u64>, weight: Option<u64>) -> Self {
+    pub(crate) fn root(root: &Root, count: Option<u64>, weight: Option<u64>) -> Self {
         Stated { page: root.page, level: root.height, count, weight, first: None, end: None }
     }
 
     /// Names the page with all that is stated of it.
-    pub fn mark(&self, kind: PageKind) -> u64 {
+    pub(crate) fn mark(&self, kind: PageKind) -> u64 {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&[kind as u8, self.level]).update(&self.page.0);
         for number in [self.count, self.weight] {
@@ -89,7 +89,7 @@ impl Stated {
     }
 
     /// Compares what is stated with what the page holds: entries, their weight, first and last key.
-    pub fn compare(&self, count: u64, weight: Option<u64>, keys: Option<(&[u8], &[u8])>) -> Result<()> {
+    pub(crate) fn compare(&self, count: u64, weight: Option<u64>, keys: Option<(&[u8], &[u8])>) -> Result<()> {
         let wrong = |what: &str| Err(Error::corrupt(format!("tree page {}: {what}", self.page.short())));
         if self.count.is_some_and(|stated| stated != count) || self.weight.zip(weight).is_some_and(|(s, w)| s != w) {
             return wrong("it holds another number of entries than stated");
@@ -139,12 +139,12 @@ struct Inner {
 }
 
 impl TreeCursor {
-    pub fn new(kind: PageKind, root: Stated) -> Self {
+    pub(crate) fn new(kind: PageKind, root: Stated) -> Self {
         TreeCursor { kind, next: Some(root), leaf: None, open: Vec::new(), sum: Sum::default() }
     }
 
     /// Goes on. `reuse` says whether what is known of a page is enough.
-    pub fn step(&mut self, trees: &TreeReader, memo: &mut Memo, reuse: impl Fn(&Sum) -> bool) -> TreeStep {
+    pub(crate) fn step(&mut self, trees: &TreeReader, memo: &mut Memo, reuse: impl Fn(&Sum) -> bool) -> TreeStep {
         loop {
             if let Some(stated) = self.next.take() {
                 let mark = stated.mark(self.kind);
@@ -183,7 +183,7 @@ impl TreeCursor {
     }
 
     /// What is in the leaf that [`TreeCursor::step`] gave.
-    pub fn leaf_done(&mut self, sum: Sum, memo: &mut Memo) {
+    pub(crate) fn leaf_done(&mut self, sum: Sum, memo: &mut Memo) {
         if let Some(mark) = self.leaf.take() {
             memo.put(mark, sum);
         }

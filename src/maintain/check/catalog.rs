@@ -42,7 +42,7 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Reads all segments and the list of packs, and compares them.
-    pub fn build(repo: &Arc<Repository>, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<Self> {
+    pub(crate) fn build(repo: &Arc<Repository>, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<Self> {
         let overlay = Arc::new(Overlay::new(repo.storage().clone()));
         let seen = Arc::new(repo.on(overlay.clone()));
         let index = load(&seen, &overlay, findings, stop)?;
@@ -60,29 +60,29 @@ impl Catalog {
     }
 
     /// Whether there are other segments by now.
-    pub fn has_moved(&self) -> Result<bool> {
+    pub(crate) fn has_moved(&self) -> Result<bool> {
         self.index.has_moved(&self.repo)
     }
 
     /// Takes the segments that are there now.
-    pub fn load_again(&mut self) -> Result<()> {
+    pub(crate) fn load_again(&mut self) -> Result<()> {
         self.index = Arc::new(self.index.load_again(&self.repo)?);
         self.entries = count(&self.index)?;
         Ok(())
     }
 
     /// Whether there are segments that are damaged, and left out.
-    pub fn hides(&self) -> bool {
+    pub(crate) fn hides(&self) -> bool {
         self.overlay.hides()
     }
 
     /// Whether there are packs that no segment names.
-    pub fn has_unnamed(&self) -> bool {
+    pub(crate) fn has_unnamed(&self) -> bool {
         !self.unnamed().is_empty()
     }
 
     /// Looks into the packs that no segment names, for chunks that are missing; answers how many there are.
-    pub fn take_in_unnamed(&mut self, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<usize> {
+    pub(crate) fn take_in_unnamed(&mut self, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<usize> {
         let unnamed = self.unnamed();
         self.take_in(&unnamed, findings, stop)?;
         self.compare(findings);
@@ -138,37 +138,37 @@ impl Catalog {
 
     /// What snapshots need is lost: so packs that are not there are. While nothing is, a missing pack is what a merge of
     /// segments beside a prune may leave in the index, and the next prune takes it out.
-    pub fn lost(&mut self, findings: &mut Findings<'_>) {
+    pub(crate) fn lost(&mut self, findings: &mut Findings<'_>) {
         for pack in std::mem::take(&mut self.missing) {
             findings.damage(Name::Pack(pack), "it is missing; an ingest of what it held stores that again");
         }
     }
 
     /// The repository with what of its index can be read.
-    pub fn repo(&self) -> &Arc<Repository> {
+    pub(crate) fn repo(&self) -> &Arc<Repository> {
         &self.repo
     }
 
-    pub fn index(&self) -> &Arc<Index> {
+    pub(crate) fn index(&self) -> &Arc<Index> {
         &self.index
     }
 
     /// Packs that are there, with their sizes.
-    pub fn present(&self) -> &Present {
+    pub(crate) fn present(&self) -> &Present {
         &self.present
     }
 
     /// Packs that the index names, each once.
-    pub fn packs(&self) -> &HashMap<PackId, SegmentPack> {
+    pub(crate) fn packs(&self) -> &HashMap<PackId, SegmentPack> {
         &self.packs
     }
 
     /// How many entries each segment that names the pack has of it.
-    pub fn entries(&self, pack: PackId) -> impl Iterator<Item = u64> {
+    pub(crate) fn entries(&self, pack: PackId) -> impl Iterator<Item = u64> {
         (0..self.index.entry_counts().len() as u32).filter_map(move |segment| self.entries.get(&(segment, pack)).copied())
     }
 
-    pub fn report(&self, report: &mut CheckReport) {
+    pub(crate) fn report(&self, report: &mut CheckReport) {
         let counts = self.index.entry_counts();
         (report.segments, report.chunks) = (counts.len() as u64, counts.iter().sum());
         report.packs = self.packs.len() as u64;

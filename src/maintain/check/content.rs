@@ -32,12 +32,12 @@ pub(super) struct KnownDamage {
 }
 
 impl KnownDamage {
-    pub fn new(catalog: &Catalog) -> Self {
+    pub(crate) fn new(catalog: &Catalog) -> Self {
         KnownDamage { present: catalog.present().clone(), ..KnownDamage::default() }
     }
 
     /// Takes over what is written down in the repository.
-    pub fn recorded(&mut self, known: &Damaged) {
+    pub(crate) fn recorded(&mut self, known: &Damaged) {
         for (pack, extent) in known.packs() {
             match extent {
                 DamagedExtent::Whole => self.pack(*pack),
@@ -47,25 +47,25 @@ impl KnownDamage {
     }
 
     /// Nothing is wrong with the content of this pack.
-    pub fn mended(&mut self, pack: PackId) {
+    pub(crate) fn mended(&mut self, pack: PackId) {
         self.packs.remove(&pack);
         self.frames.retain(|(of, _)| *of != pack);
     }
 
-    pub fn pack(&mut self, pack: PackId) {
+    pub(crate) fn pack(&mut self, pack: PackId) {
         self.packs.insert(pack);
     }
 
-    pub fn frame(&mut self, pack: PackId, frame: u32) {
+    pub(crate) fn frame(&mut self, pack: PackId, frame: u32) {
         self.frames.insert((pack, frame));
     }
 
-    pub fn chunk(&mut self, pack: PackId, frame: u32, offset: u32) {
+    pub(crate) fn chunk(&mut self, pack: PackId, frame: u32, offset: u32) {
         self.chunks.insert((pack, frame, offset));
     }
 
     /// Whether content of packs was found to be damaged.
-    pub fn has_content(&self) -> bool {
+    pub(crate) fn has_content(&self) -> bool {
         !self.packs.is_empty() || !self.frames.is_empty() || !self.chunks.is_empty()
     }
 
@@ -124,12 +124,12 @@ pub(super) struct ChunkLookup<'a> {
 }
 
 impl<'a> ChunkLookup<'a> {
-    pub fn new(index: &'a Index, damage: &'a KnownDamage) -> Self {
+    pub(crate) fn new(index: &'a Index, damage: &'a KnownDamage) -> Self {
         ChunkLookup { index, damage, frames: HashMap::new() }
     }
 
     /// The state of a chunk; `len` is what a recipe says of it.
-    pub fn state(&mut self, kind: PackKind, id: &ChunkId, len: Option<u32>) -> Result<ChunkState> {
+    pub(crate) fn state(&mut self, kind: PackKind, id: &ChunkId, len: Option<u32>) -> Result<ChunkState> {
         let mut state = ChunkState::Unknown;
         for location in self.index.find_all(kind, &id.key())? {
             if len.is_some_and(|len| len != location.len) {

@@ -32,33 +32,33 @@ pub(super) struct FindingsMark {
 }
 
 impl<'a> Findings<'a> {
-    pub fn new(observer: &'a dyn Observer) -> Self {
+    pub(crate) fn new(observer: &'a dyn Observer) -> Self {
         Findings { observer, said: HashSet::new(), held: None, count: 0, chunks: HashSet::new() }
     }
 
-    pub fn observer(&self) -> &'a dyn Observer {
+    pub(crate) fn observer(&self) -> &'a dyn Observer {
         self.observer
     }
 
     /// Begins anew: what was held back is taken back, what comes is held back.
-    pub fn hold(&mut self) {
+    pub(crate) fn hold(&mut self) {
         (self.said, self.held, self.count, self.chunks) = (HashSet::new(), Some(Vec::new()), 0, HashSet::new());
     }
 
     /// What is held back.
-    pub fn held(&self) -> HashSet<(String, String)> {
+    pub(crate) fn held(&self) -> HashSet<(String, String)> {
         self.held.iter().flatten().cloned().collect()
     }
 
     /// Tells what was held back.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         for (object, message) in self.held.take().unwrap_or_default() {
             self.observer.event(&Event::Damage { object: &object, message: &message });
         }
     }
 
     /// Something is wrong with `object`.
-    pub fn damage(&mut self, object: impl Display, message: impl Display) {
+    pub(crate) fn damage(&mut self, object: impl Display, message: impl Display) {
         let finding = (object.to_string(), message.to_string());
         if self.said.contains(&finding) {
             return;
@@ -75,12 +75,12 @@ impl<'a> Findings<'a> {
     }
 
     /// The same of an error.
-    pub fn error(&mut self, error: &Error) {
+    pub(crate) fn error(&mut self, error: &Error) {
         self.damage(error.subject().unwrap_or("a tree"), error.without_subject());
     }
 
     /// A chunk that snapshots need is in no pack that the index knows.
-    pub fn lost_chunk(&mut self, chunk: &ChunkId) {
+    pub(crate) fn lost_chunk(&mut self, chunk: &ChunkId) {
         if self.chunks.len() >= MOST_CHUNKS || !self.chunks.insert(*chunk) {
             return;
         }
@@ -91,7 +91,7 @@ impl<'a> Findings<'a> {
     }
 
     /// Says how many lost chunks were not named.
-    pub fn rest_of_chunks(&mut self) {
+    pub(crate) fn rest_of_chunks(&mut self) {
         if let Some(rest @ 1..) = self.chunks.len().checked_sub(CHUNKS) {
             let count = self.count;
             self.damage(format!("{rest} more chunks"), LOST);
@@ -100,17 +100,17 @@ impl<'a> Findings<'a> {
     }
 
     /// How many chunks are lost.
-    pub fn lost_chunks(&self) -> usize {
+    pub(crate) fn lost_chunks(&self) -> usize {
         self.chunks.len()
     }
 
     /// What was found so far, while findings are held back.
-    pub fn mark(&self) -> FindingsMark {
+    pub(crate) fn mark(&self) -> FindingsMark {
         FindingsMark { held: self.held.as_ref().map_or(0, Vec::len), count: self.count }
     }
 
     /// Takes back what was found since.
-    pub fn back_to(&mut self, mark: &FindingsMark) {
+    pub(crate) fn back_to(&mut self, mark: &FindingsMark) {
         self.count = mark.count;
         self.chunks.clear();
         for finding in self.held.iter_mut().flat_map(|held| held.drain(mark.held.min(held.len())..)) {
@@ -119,7 +119,7 @@ impl<'a> Findings<'a> {
     }
 
     /// How many there are.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 }

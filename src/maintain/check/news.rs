@@ -16,29 +16,29 @@ use super::{CheckReport, Findings};
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// What the repository knew.
-    pub known: Arc<Damaged>,
+    pub(crate) known: Arc<Damaged>,
     /// What was found.
-    pub found: DamagedPacks,
+    pub(crate) found: DamagedPacks,
     /// Packs that were read whole.
-    pub read: HashSet<PackId>,
+    pub(crate) read: HashSet<PackId>,
     /// Those of them that were known to be damaged and are sound.
-    pub sound: HashSet<PackId>,
+    pub(crate) sound: HashSet<PackId>,
     /// Chunks that snapshots need are in no pack that the index names.
-    pub loss: bool,
+    pub(crate) loss: bool,
 }
 
 impl News {
-    pub fn new(known: Arc<Damaged>) -> Self {
+    pub(crate) fn new(known: Arc<Damaged>) -> Self {
         News { known, ..News::default() }
     }
 
     /// Adds what a reader found.
-    pub fn add(&mut self, found: &DamagedPacks) {
+    pub(crate) fn add(&mut self, found: &DamagedPacks) {
         found.iter().for_each(|(pack, extent)| damaged::add(&mut self.found, *pack, extent));
     }
 
     /// Tells of the packs that are known to be damaged and were not looked at now.
-    pub fn tell(&self, catalog: &Catalog, findings: &mut Findings<'_>) {
+    pub(crate) fn tell(&self, catalog: &Catalog, findings: &mut Findings<'_>) {
         let there =
             |pack: &&(&PackId, &DamagedExtent)| catalog.present().contains_key(pack.0) && catalog.packs().contains_key(pack.0);
         let mut packs: Vec<_> = self.known.packs().filter(|(pack, _)| !self.read.contains(*pack)).collect();
@@ -59,13 +59,13 @@ impl News {
     }
 
     /// Packs that the index names and that are not there: the index may be made anew without them.
-    pub fn add_missing(&mut self, catalog: &Catalog) {
+    pub(crate) fn add_missing(&mut self, catalog: &Catalog) {
         let missing = catalog.packs().keys().filter(|pack| !catalog.present().contains_key(*pack));
         missing.for_each(|pack| damaged::add(&mut self.found, *pack, &DamagedExtent::Whole));
     }
 
     /// Writes down what was found and takes back what is not so any more. That this fails is no failure of the check.
-    pub fn write(&self, repo: &Repository, now: Timestamp, report: &mut CheckReport) {
+    pub(crate) fn write(&self, repo: &Repository, now: Timestamp, report: &mut CheckReport) {
         match damaged::record(repo, &self.found, "yester check", now) {
             Ok(packs) => report.recorded = packs as u64,
             Err(e) => report.unrecorded = Some(e.to_string()),
@@ -81,7 +81,7 @@ impl News {
     }
 
     /// Nothing is missing: records of packs that are gone say nothing any more.
-    pub fn forget_losses(&self, repo: &Repository, catalog: &Catalog, report: &mut CheckReport) {
+    pub(crate) fn forget_losses(&self, repo: &Repository, catalog: &Catalog, report: &mut CheckReport) {
         let there = |pack: &PackId| catalog.present().contains_key(pack);
         let readable = self.known.records.iter().filter(|record| !record.damage.packs.keys().any(there));
         let done: Vec<_> = readable.map(|record| record.id).collect();

@@ -21,17 +21,17 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    pub fn new(inner: Arc<dyn Storage>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Storage>) -> Self {
         Overlay { inner, hidden: Mutex::default(), own: MemoryStorage::default() }
     }
 
     /// Does not show this segment any more.
-    pub fn hide(&self, id: SegmentId) {
+    pub(crate) fn hide(&self, id: SegmentId) {
         self.hidden.lock().insert(id);
     }
 
     /// Whether any segment is hidden.
-    pub fn hides(&self) -> bool {
+    pub(crate) fn hides(&self) -> bool {
         !self.hidden.lock().is_empty()
     }
 

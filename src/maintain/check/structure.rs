@@ -54,7 +54,7 @@ struct CheckLevel {
 }
 
 impl<'a> TreeCheck<'a> {
-    pub fn new(
+    pub(crate) fn new(
         catalog: &'a Catalog,
         damage: &'a KnownDamage,
         memo: Memo,
@@ -67,13 +67,13 @@ impl<'a> TreeCheck<'a> {
         Ok(TreeCheck { trees, lookup, memo, references: 0, affected, pages: 0, missing: 0, stop })
     }
 
-    pub fn progress(&self, done: u64, all: u64) {
+    pub(crate) fn progress(&self, done: u64, all: u64) {
         let event = Event::Progress { entries: done, bytes: 0, total_entries: all, total_bytes: 0, unit: "snapshots" };
         self.affected.observer().event(&event);
     }
 
     /// Goes through the tree of a snapshot, its scan records and its hard links.
-    pub fn snapshot(&mut self, snapshot: &Snapshot, findings: &mut Findings<'_>) -> Result<()> {
+    pub(crate) fn snapshot(&mut self, snapshot: &Snapshot, findings: &mut Findings<'_>) -> Result<()> {
         self.affected.begin(snapshot.id);
         let mut path = Vec::new();
         let mut sum = self.node(&snapshot.root, &path, findings)?;
@@ -88,7 +88,7 @@ impl<'a> TreeCheck<'a> {
     }
 
     /// Says what there is to say at the end.
-    pub fn finish(&mut self, findings: &mut Findings<'_>) {
+    pub(crate) fn finish(&mut self, findings: &mut Findings<'_>) {
         findings.rest_of_chunks();
         self.missing = findings.lost_chunks() as u64;
     }
@@ -329,32 +329,32 @@ impl<'a> TreeCheck<'a> {
     }
 
     /// What was found damaged of packs while trees were read.
-    pub fn found(&self) -> DamagedPacks {
+    pub(crate) fn found(&self) -> DamagedPacks {
         self.trees.chunks().found()
     }
 
     /// Chunks that no segment knows.
-    pub fn missing(&self) -> u64 {
+    pub(crate) fn missing(&self) -> u64 {
         self.missing
     }
 
     /// Pages that were visited.
-    pub fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         self.pages
     }
 
     /// References to chunks of files.
-    pub fn references(&self) -> u64 {
+    pub(crate) fn references(&self) -> u64 {
         self.references
     }
 
     /// Entries that lose something, and snapshots that have some.
-    pub fn hits(&self) -> (u64, u64) {
+    pub(crate) fn hits(&self) -> (u64, u64) {
         self.affected.total()
     }
 
     /// What was found below each page.
-    pub fn into_memo(self) -> Memo {
+    pub(crate) fn into_memo(self) -> Memo {
         self.memo
     }
 }

@@ -27,43 +27,43 @@ const PAGES_A_WORD: u64 = 256;
 
 /// What is marked, in one index.
 #[derive(Debug)]
-pub struct Marks {
+pub(crate) struct Marks {
     index: Arc<Index>,
     /// Chunks that snapshots need.
-    pub live: EntryBits,
+    pub(crate) live: EntryBits,
     /// Pages that were gone through.
     walked: EntryBits,
     /// Snapshots and fences that were looked at.
     seen: HashSet<SnapshotId>,
     /// How many of these are snapshots.
-    pub snapshots: u64,
+    pub(crate) snapshots: u64,
     /// Those that nobody with the key made.
-    pub made_up: Vec<Name>,
+    pub(crate) made_up: Vec<Name>,
     pages: u64,
     bytes: u64,
 }
 
 /// How pages are read for a mark.
-pub struct MarkReader<'a> {
+pub(crate) struct MarkReader<'a> {
     /// The chunks behind the pages.
-    pub reader: &'a ChunkReader,
+    pub(crate) reader: &'a ChunkReader,
     /// Snapshots that count as forgotten.
-    pub without: &'a HashSet<SnapshotId>,
+    pub(crate) without: &'a HashSet<SnapshotId>,
     /// Ends the walk when it is set.
-    pub stop: &'a AtomicBool,
+    pub(crate) stop: &'a AtomicBool,
     /// Hears how far it is.
-    pub observer: &'a dyn Observer,
+    pub(crate) observer: &'a dyn Observer,
 }
 
 impl Marks {
     /// Nothing is marked.
-    pub fn new(index: Arc<Index>) -> Self {
+    pub(crate) fn new(index: Arc<Index>) -> Self {
         let (live, walked) = (EntryBits::new(&index), EntryBits::new(&index));
         Marks { index, live, walked, seen: HashSet::new(), snapshots: 0, made_up: Vec::new(), pages: 0, bytes: 0 }
     }
 
     /// The same marks in another index.
-    pub fn carry(&mut self, index: &Arc<Index>) -> Result<()> {
+    pub(crate) fn carry(&mut self, index: &Arc<Index>) -> Result<()> {
         if !index.segments().iter().map(|s| s.id()).eq(self.index.segments().iter().map(|s| s.id())) {
             [self.live, self.walked] = EntryBits::carry([&self.live, &self.walked], &self.index, index)?;
         }
@@ -73,7 +73,7 @@ impl Marks {
 
     /// Marks what the snapshots of `view` need that were not looked at before. What was marked for a snapshot that is
     /// forgotten by now stays marked: too much is kept, never too little. The index of the marks must be the view's.
-    pub fn update(&mut self, repo: &Repository, view: &RepositoryView, reading: &MarkReader<'_>) -> Result<()> {
+    pub(crate) fn update(&mut self, repo: &Repository, view: &RepositoryView, reading: &MarkReader<'_>) -> Result<()> {
         let listed: HashSet<&SnapshotId> = view.snapshots.iter().collect();
         for id in view.snapshots.iter().filter(|id| !reading.without.contains(id)) {
             if !self.seen.insert(*id) {

@@ -10,7 +10,7 @@ use crate::repo::index::{ChunkLocation, Index};
 
 /// How a pack stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It is there, whole, named by a visible segment, and not marked for deletion: what is in it counts.
     Usable,
     /// It is there and marked for deletion: what is in it can be read, and nobody counts on it.
@@ -23,7 +23,7 @@ pub enum Standing {
 
 /// A pack.
 #[derive(Debug)]
-pub struct Pack {
+pub(crate) struct Pack {
     /// Its name.
     pub id: PackId,
     /// Its size in the storage.
@@ -49,24 +49,24 @@ pub struct Pack {
     /// It must stay although it does not count: something needed has no copy that does.
     pub held: bool,
     /// Something needed in it, which no other pack has, can be read and has to be copied out of it.
-    pub salvage: bool,
+    pub(crate) salvage: bool,
     /// Something needed cannot be read from it, nor from anywhere else.
     pub lost: bool,
 }
 
 impl Pack {
     /// Whether its bytes are in the storage as the index says.
-    pub fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.whole
     }
 
     /// Whether it is in the storage at all.
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.standing != Standing::Gone
     }
 
     /// About how many bytes a copy of what it holds would take.
-    pub fn copy_bytes(&self) -> u64 {
+    pub(crate) fn copy_bytes(&self) -> u64 {
         match self.held {
             true => (u128::from(self.size) * u128::from(self.wanted.min(self.plain)) / u128::from(self.plain.max(1))) as u64,
             false => self.size - self.unused,
@@ -74,7 +74,7 @@ impl Pack {
     }
 
     /// Whether nothing is lost with it, and no list names it yet.
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         matches!(self.standing, Standing::Usable | Standing::Useless) && self.live == 0 && !self.held
     }
 }
@@ -89,52 +89,52 @@ const COMPLETE: u32 = 1 << 31;
 
 /// A frame: eight bytes, since there are many.
 #[derive(Debug, Clone, Copy)]
-pub struct FrameUse {
+pub(crate) struct FrameUse {
     state: u32,
     /// Plain bytes of needed chunks whose copy in it is to stay.
-    pub live: u32,
+    pub(crate) live: u32,
 }
 
 impl FrameUse {
     /// The number of its pack.
-    pub fn pack(&self) -> usize {
+    pub(crate) fn pack(&self) -> usize {
         (self.state & PACK) as usize
     }
 
     /// Whether it has bases.
-    pub fn is_delta(&self) -> bool {
+    pub(crate) fn is_delta(&self) -> bool {
         self.state & DELTA != 0
     }
 
     /// Whether it is known to be damaged.
-    pub fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         self.state & DAMAGED != 0
     }
 
     /// Whether its bases must be kept for it.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.state & WANTED != 0
     }
 
     /// Its bases must be kept for it.
-    pub fn want(&mut self) {
+    pub(crate) fn want(&mut self) {
         self.state |= WANTED;
     }
 
     /// Whether all its bases have copies that count; `None` while nobody has looked.
-    pub fn complete(&self) -> Option<bool> {
+    pub(crate) fn complete(&self) -> Option<bool> {
         (self.state & ASKED != 0).then_some(self.state & COMPLETE != 0)
     }
 
     /// Remembers the answer.
-    pub fn set_complete(&mut self, complete: bool) {
+    pub(crate) fn set_complete(&mut self, complete: bool) {
         self.state |= ASKED | if complete { COMPLETE } else { 0 };
     }
 }
 
 /// All packs, and all frames of visible segments.
 #[derive(Debug)]
-pub struct Packs {
+pub(crate) struct Packs {
     /// The packs, in no order.
     pub list: Vec<Pack>,
     /// The frames of each segment, in their order.
@@ -144,7 +144,7 @@ pub struct Packs {
 
 impl Packs {
     /// What `view` shows of them.
-    pub fn new(view: &RepositoryView) -> Result<Packs> {
+    pub(crate) fn new(view: &RepositoryView) -> Result<Packs> {
         let index = &view.index;
         let (mut list, mut numbers) = (Vec::new(), HashMap::<PackId, u32>::new());
         let marked = view.marked();
@@ -195,29 +195,29 @@ impl Packs {
     }
 
     /// A pack that a visible segment names.
-    pub fn named(&self, id: &PackId) -> Option<&Pack> {
+    pub(crate) fn named(&self, id: &PackId) -> Option<&Pack> {
         self.list.get(*self.numbers.get(id)? as usize)
     }
 
     /// The frame of a location.
-    pub fn frame(&self, location: &ChunkLocation) -> &FrameUse {
+    pub(crate) fn frame(&self, location: &ChunkLocation) -> &FrameUse {
         let (segment, frame) = location.frame_order();
         &self.frames[segment as usize][frame as usize]
     }
 
     /// The same, to be changed.
-    pub fn frame_mut(&mut self, location: &ChunkLocation) -> &mut FrameUse {
+    pub(crate) fn frame_mut(&mut self, location: &ChunkLocation) -> &mut FrameUse {
         let (segment, frame) = location.frame_order();
         &mut self.frames[segment as usize][frame as usize]
     }
 
     /// The pack of a location.
-    pub fn of(&self, location: &ChunkLocation) -> &Pack {
+    pub(crate) fn of(&self, location: &ChunkLocation) -> &Pack {
         &self.list[self.frame(location).pack()]
     }
 
     /// Counts a chunk for the pack it is in, once, however many segments name the pack.
-    pub fn count(&mut self, location: &ChunkLocation) {
+    pub(crate) fn count(&mut self, location: &ChunkLocation) {
         let number = self.frame(location).pack();
         let pack = &mut self.list[number];
         if pack.segment == Some(location.frame_order().0 as usize) {
@@ -227,7 +227,7 @@ impl Packs {
 
     /// Adds up what is live in each pack; estimates what is not from the share of each frame, since the pieces of a
     /// frame compress about alike. `CHUNK` is what a chunk takes in the pack's directory.
-    pub fn sum_up(&mut self, index: &Index) -> Result<()> {
+    pub(crate) fn sum_up(&mut self, index: &Index) -> Result<()> {
         const CHUNK: u64 = 19;
         for segment in 0..self.frames.len() {
             let (frames, list) = (&self.frames[segment], &mut self.list);

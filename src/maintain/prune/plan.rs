@@ -11,7 +11,7 @@ use crate::model::PackId;
 use crate::storage::Leftovers;
 
 /// Room that a repack leaves on the disk, for segments, fences and lists.
-pub const RESERVE: u64 = 4 << 20;
+pub(crate) const RESERVE: u64 = 4 << 20;
 
 /// How much unused space may stay in packs that also hold something needed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,7 +113,7 @@ pub struct PrunePlan {
 /// Which packs to copy the needed parts of: those with the most unused bytes for their size first, until few enough
 /// remain. Packs marked for deletion that must not be deleted yet come first of all, and packs of which a part is damaged,
 /// whatever the limits.
-pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
+pub(crate) fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
     let list = &survey.packs.list;
     let stays = |pack: &&Pack| pack.standing == Standing::Usable && !pack.is_dead();
     let used: u64 = list.iter().filter(stays).map(|pack| pack.size - pack.unused).sum();
@@ -148,7 +148,7 @@ pub fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
 
 /// The first of `repack` for whose copies there will be room when `free` bytes are free now, dead packs go before, and the
 /// packs that were copied from go after each round. `None`: nobody can tell how much room there is.
-pub fn with_room(
+pub(crate) fn with_room(
     view: &RepositoryView,
     survey: &Survey,
     mut repack: Vec<usize>,
@@ -180,12 +180,12 @@ pub fn with_room(
 }
 
 /// Names of the packs that nothing is lost with and that no list names yet.
-pub fn dead(survey: &Survey) -> Vec<PackId> {
+pub(crate) fn dead(survey: &Survey) -> Vec<PackId> {
     survey.packs.list.iter().filter(|pack| pack.is_dead()).map(|pack| pack.id).collect()
 }
 
 /// What carrying this out frees.
-pub fn plan(view: &RepositoryView, survey: &Survey, repack: &[usize], leftovers: Leftovers) -> PrunePlan {
+pub(crate) fn plan(view: &RepositoryView, survey: &Survey, repack: &[usize], leftovers: Leftovers) -> PrunePlan {
     let mut plan = PrunePlan { leftovers: Tally { count: leftovers.files, bytes: leftovers.bytes }, ..PrunePlan::default() };
     let mut gone: HashSet<PackId> = HashSet::new();
     let (mut chunks, mut copies) = (0, 0);

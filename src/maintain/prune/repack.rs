@@ -28,17 +28,17 @@ const FRAME: usize = 512 << 10;
 
 /// What was written.
 #[derive(Debug, Default, Clone)]
-pub struct Repacked {
+pub(crate) struct Repacked {
     /// New packs.
-    pub packs: u64,
+    pub(crate) packs: u64,
     /// Bytes of packs and segments.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What was found damaged.
-    pub found: DamagedPacks,
+    pub(crate) found: DamagedPacks,
 }
 
 /// Copies for one session.
-pub struct Repack<'a> {
+pub(crate) struct Repack<'a> {
     repo: &'a Repository,
     index: &'a Index,
     reader: &'a ChunkReader,
@@ -55,7 +55,7 @@ pub struct Repack<'a> {
 
 impl<'a> Repack<'a> {
     /// Copies in the name of `session`.
-    pub fn new(
+    pub(crate) fn new(
         repo: &'a Repository,
         index: &'a Index,
         reader: &'a ChunkReader,
@@ -81,7 +81,7 @@ impl<'a> Repack<'a> {
     /// Copies what is needed of these packs. Everything is durable and indexed when this returns. What is damaged is left as
     /// it is, and said; an error of writing is final, and what was written until then is garbage for
     /// the next prune, or counts, according to whether its segment was written.
-    pub fn run(mut self, packs: &[usize], stop: &AtomicBool, observer: &dyn Observer) -> Result<Repacked> {
+    pub(crate) fn run(mut self, packs: &[usize], stop: &AtomicBool, observer: &dyn Observer) -> Result<Repacked> {
         let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
         let mut bytes = 0;
         for (number, at) in packs.iter().enumerate() {

@@ -44,7 +44,7 @@ impl ListedSessions {
 
 /// What stands in `sessions/` and nobody with the key made, and the signs of life of what is no session. The latter go
 /// whoever made them: no writer lives by them.
-pub fn made_up(repo: &Repository) -> Result<Vec<Name>> {
+pub(crate) fn made_up(repo: &Repository) -> Result<Vec<Name>> {
     let ListedSessions { sessions, mut made_up, beats } = list(repo)?;
     let open: HashSet<SnapshotId> = sessions.into_iter().map(|(id, _)| id).collect();
     let lone = beats.into_iter().filter(|(id, _)| !open.contains(id));
@@ -79,33 +79,33 @@ fn list(repo: &Repository) -> Result<ListedSessions> {
 
 /// How sessions are judged and waited for.
 #[derive(Debug)]
-pub struct SessionWait<'a> {
+pub(crate) struct SessionWait<'a> {
     /// How long others stood still.
-    pub watch: SessionWatch,
+    pub(crate) watch: SessionWatch,
     /// After this time without a sign of life a writer is dead that cannot be asked.
-    pub dead_after: Duration,
+    pub(crate) dead_after: Duration,
     /// Ends the waiting.
-    pub stop: &'a AtomicBool,
+    pub(crate) stop: &'a AtomicBool,
 }
 
 /// What to do about sessions.
 #[derive(Debug, Clone, Copy)]
-pub struct Settle<'a> {
+pub(crate) struct Settle<'a> {
     /// End these even if they live.
-    pub fence: &'a [SnapshotId],
+    pub(crate) fence: &'a [SnapshotId],
     /// Only those that are older than one of these lists: that do not name all of them (rule 1). `None`: all.
-    pub older_than: Option<&'a [SnapshotId]>,
+    pub(crate) older_than: Option<&'a [SnapshotId]>,
     /// The time, for the fences.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     /// How they are judged.
-    pub patience: &'a SessionWait<'a>,
+    pub(crate) patience: &'a SessionWait<'a>,
     /// What is done about those that live.
-    pub living: Living,
+    pub(crate) living: Living,
 }
 
 /// What is done about sessions that live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Living {
+pub(crate) enum Living {
     /// They are an error.
     Refuse,
     /// They are waited for, until then.
@@ -130,7 +130,7 @@ impl Settle<'_> {
     }
 
     /// Looks whether the sessions that must be ended may be. A live one is [`ErrorKind::Busy`], and named.
-    pub fn find(&self, repo: &Repository) -> Result<()> {
+    pub(crate) fn find(&self, repo: &Repository) -> Result<()> {
         self.dead(repo).map(drop)
     }
 
@@ -186,7 +186,7 @@ impl Settle<'_> {
 
     /// Ends them: each has a snapshot or a fence, durable, before its session goes (rule 4). What its writer left of
     /// objects that it did not finish goes in between: nobody will know any more whose it was.
-    pub fn settle(&self, repo: &Repository) -> Result<u64> {
+    pub(crate) fn settle(&self, repo: &Repository) -> Result<u64> {
         let found = self.wait(repo)?;
         if !found.is_empty() {
             // What a killed writer left may be seen and not be durable; nobody will know any more that it was killed.

@@ -13,7 +13,7 @@ const LOOKS: usize = 100;
 
 /// Looks until nothing is missing, or nothing changed while it was looked: only then is something lost. `look` is told
 /// whether it is called for the first time.
-pub fn steady<T>(repo: &Repository, mut look: impl FnMut(bool) -> Result<T>) -> Result<T> {
+pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut(bool) -> Result<T>) -> Result<T> {
     let mut found: Vec<String> = Vec::new();
     loop {
         let before = names(repo)?;

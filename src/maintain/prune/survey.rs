@@ -21,18 +21,18 @@ use crate::repo::index::{ChunkLocation, Index};
 
 /// What came out.
 #[derive(Debug)]
-pub struct Survey {
+pub(crate) struct Survey {
     index: Arc<Index>,
     /// Packs and frames, with what is live in each.
-    pub packs: Packs,
+    pub(crate) packs: Packs,
     /// Chunks that snapshots need, and bases of the difference frames that are to stay.
-    pub needed: EntryBits,
+    pub(crate) needed: EntryBits,
     /// Chunks with several copies that count, at the first of them.
     contested: EntryBits,
     /// The place of each pack when there is a choice: the fullest of what is needed first.
     rank: Vec<u32>,
     /// Needed chunks of which there are only copies that are damaged.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// Chunks without any copy at all.
     missing: u64,
     /// One of them.
@@ -43,7 +43,7 @@ impl Survey {
     /// Surveys what `marks` say is live in the repository of `view`. A needed chunk that is in no pack that is there is an
     /// error: then something was lost, and nothing may be deleted.
     /// Copies in packs of `avoid` stay only where there is no other.
-    pub fn new(view: &RepositoryView, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
+    pub(crate) fn new(view: &RepositoryView, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
         let index = view.index.clone();
         let packs = Packs::new(view)?;
         let (needed, contested) = (marks.live.clone(), EntryBits::new(&index));
@@ -108,7 +108,7 @@ impl Survey {
     }
 
     /// The copies that count and stand by themselves.
-    pub fn plain(&self, places: &[ChunkLocation]) -> Vec<ChunkLocation> {
+    pub(crate) fn plain(&self, places: &[ChunkLocation]) -> Vec<ChunkLocation> {
         let counts = |place: &&ChunkLocation| {
             let frame = self.packs.frame(place);
             self.packs.of(place).standing == Standing::Usable && !frame.is_delta() && !frame.is_damaged()
@@ -290,7 +290,7 @@ impl Survey {
     }
 
     /// Of the places of a needed chunk, the one whose copy stays; `None`: nothing counts.
-    pub fn stays(&mut self, places: &[ChunkLocation]) -> Result<Option<ChunkLocation>> {
+    pub(crate) fn stays(&mut self, places: &[ChunkLocation]) -> Result<Option<ChunkLocation>> {
         let counting = self.counting(places)?;
         let best = counting.into_iter().min_by_key(|place| (self.rank[self.packs.frame(place).pack()], place.entry()));
         Ok(best)

@@ -8,7 +8,7 @@ use crate::observe::{Action, EntryKind, Event, Observer};
 use crate::storage::Name;
 
 /// Says what a prune will do with every pack; `repack` are those that it copies from.
-pub fn tell(survey: &Survey, repack: &[usize], observer: &dyn Observer) {
+pub(crate) fn tell(survey: &Survey, repack: &[usize], observer: &dyn Observer) {
     if !observer.wants_entries() {
         return;
     }

@@ -13,29 +13,29 @@ use crate::storage::{Class, Name};
 
 /// One look at the repository.
 #[derive(Debug)]
-pub struct RepositoryView {
+pub(crate) struct RepositoryView {
     /// Snapshots that are not forgotten, and fences.
-    pub snapshots: Vec<SnapshotId>,
+    pub(crate) snapshots: Vec<SnapshotId>,
     /// Objects that are not authentic, and count for nothing.
-    pub ignored: Vec<Name>,
+    pub(crate) ignored: Vec<Name>,
     /// Objects of forgotten snapshots that are still there, with their sizes.
-    pub leavings: Vec<(SnapshotId, u64)>,
+    pub(crate) leavings: Vec<(SnapshotId, u64)>,
     /// The visible segments.
-    pub index: Arc<Index>,
+    pub(crate) index: Arc<Index>,
     /// Segments that cannot be opened by anybody.
-    pub broken: Vec<SegmentId>,
+    pub(crate) broken: Vec<SegmentId>,
     /// All segments, also replaced ones, with their sizes.
-    pub segments: HashMap<SegmentId, u64>,
+    pub(crate) segments: HashMap<SegmentId, u64>,
     /// Deletion lists with their packs.
-    pub lists: Vec<DeletionList>,
+    pub(crate) lists: Vec<DeletionList>,
     /// Packs with their sizes.
-    pub packs: HashMap<PackId, u64>,
+    pub(crate) packs: HashMap<PackId, u64>,
 }
 
 impl RepositoryView {
     /// Lists snapshots, then what is forgotten, segments, deletion lists, packs, in this order (rules 2, 6 and 7). An error
     /// of any listing is final. Segments that `old` has open are used again.
-    pub fn read(repo: &Repository, old: Option<&Index>) -> Result<RepositoryView> {
+    pub(crate) fn read(repo: &Repository, old: Option<&Index>) -> Result<RepositoryView> {
         let listed = repo.storage().list(Class::Snapshots)?;
         let ids = listed.iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(*id) } else { None });
         let (forgotten, ignored) = marks::judged(repo, &ids.collect::<Vec<_>>())?;
@@ -72,7 +72,7 @@ impl RepositoryView {
     }
 
     /// The error of something that was not found, with the segment that may have said where it is.
-    pub fn blame(&self, e: Error) -> Error {
+    pub(crate) fn blame(&self, e: Error) -> Error {
         match self.broken.first() {
             Some(id) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                 e.context(format!("{} is damaged (yester repair index makes it anew from the packs)", Name::Segment(*id)))
@@ -104,7 +104,7 @@ impl RepositoryView {
     }
 
     /// Packs that are marked for deletion.
-    pub fn marked(&self) -> HashSet<PackId> {
+    pub(crate) fn marked(&self) -> HashSet<PackId> {
         self.lists.iter().flat_map(|list| list.packs.iter().copied()).collect()
     }
 }

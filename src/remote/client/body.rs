@@ -10,19 +10,19 @@ use tokio::sync::mpsc;
 
 /// The body of a request.
 #[derive(Debug)]
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     pieces: Option<mpsc::Receiver<Bytes>>,
     left: u64,
 }
 
 impl RequestBody {
     /// No body.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         RequestBody { pieces: None, left: 0 }
     }
 
     /// A body of so many bytes, and where its pieces go in.
-    pub fn measured(length: u64) -> (mpsc::Sender<Bytes>, Self) {
+    pub(crate) fn measured(length: u64) -> (mpsc::Sender<Bytes>, Self) {
         let (sender, pieces) = mpsc::channel(2);
         (sender, RequestBody { pieces: Some(pieces), left: length })
     }

@@ -44,7 +44,7 @@ struct Health {
 }
 
 /// What all requests to one repository share.
-pub struct ConnectionPool {
+pub(crate) struct ConnectionPool {
     target: ServerTarget,
     /// What goes before the path.
     authority: String,
@@ -55,32 +55,32 @@ pub struct ConnectionPool {
     known: AtomicBool,
     health: Mutex<Health>,
     /// How long one waits for progress.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Limits of bytes a second, up and down.
-    pub rates: (Option<Rate>, Option<Rate>),
+    pub(crate) rates: (Option<Rate>, Option<Rate>),
     /// Who is told of attempts that failed.
-    pub reports: Reports,
+    pub(crate) reports: Reports,
 }
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct RequestParts {
+pub(crate) struct RequestParts {
     /// The method.
-    pub method: Method,
+    pub(crate) method: Method,
     /// The path.
-    pub path: String,
+    pub(crate) path: String,
     /// One more header.
-    pub header: Option<(&'static str, String)>,
+    pub(crate) header: Option<(&'static str, String)>,
 }
 
 impl RequestParts {
     /// A request.
-    pub fn new(method: Method, path: impl Into<String>) -> Self {
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
         RequestParts { method, path: path.into(), header: None }
     }
 
     /// With a header.
-    pub fn with(mut self, name: &'static str, value: String) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: String) -> Self {
         self.header = Some((name, value));
         self
     }
@@ -96,15 +96,15 @@ impl Drop for LoadGuard<'_> {
 }
 
 /// An answer, and the load that it still is.
-pub struct LoadedResponse<'a> {
+pub(crate) struct LoadedResponse<'a> {
     /// Status, headers, body.
-    pub response: Response<Incoming>,
+    pub(crate) response: Response<Incoming>,
     loaded: LoadGuard<'a>,
 }
 
 impl ConnectionPool {
     /// A line to a repository.
-    pub fn new(
+    pub(crate) fn new(
         target: ServerTarget,
         authority: String,
         repository: &str,
@@ -128,13 +128,13 @@ impl ConnectionPool {
     }
 
     /// How many connections there may be.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.slots.len()
     }
 
     /// Patience for one call. When another call has just given up, and nothing was heard since, there is none: a thousand
     /// calls must not wait for a dead server one after the other.
-    pub fn patience(&self) -> Result<ProgressTimeout> {
+    pub(crate) fn patience(&self) -> Result<ProgressTimeout> {
         let health = self.health();
         match health.given_up {
             Some(at) if at.elapsed() < (self.timeout / 4).min(LEFT_ALONE) => {
@@ -153,7 +153,7 @@ impl ConnectionPool {
     }
 
     /// Notes that the server answered, or sent or took bytes.
-    pub fn heard(&self) {
+    pub(crate) fn heard(&self) {
         *self.health() = Health { heard: Instant::now(), given_up: None };
     }
 
@@ -166,7 +166,10 @@ impl ConnectionPool {
     }
 
     /// Tries until there is an answer, patience is at its end, or trying again would not help.
-    pub async fn patiently<T>(&self, mut attempt: impl AsyncFnMut(&mut ProgressTimeout) -> Result<T, RequestFault>) -> Result<T> {
+    pub(crate) async fn patiently<T>(
+        &self,
+        mut attempt: impl AsyncFnMut(&mut ProgressTimeout) -> Result<T, RequestFault>,
+    ) -> Result<T> {
         let mut patience = self.patience()?;
         loop {
             let fault = match attempt(&mut patience).await {
@@ -179,7 +182,7 @@ impl ConnectionPool {
     }
 
     /// Waits before the next attempt, or says why there is none.
-    pub async fn rest(&self, patience: &mut ProgressTimeout, fault: RequestFault) -> Result<()> {
+    pub(crate) async fn rest(&self, patience: &mut ProgressTimeout, fault: RequestFault) -> Result<()> {
         let pause = patience.pause();
         let stranger = matches!(fault, RequestFault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
         match pause {
@@ -232,7 +235,7 @@ impl ConnectionPool {
     }
 
     /// Does not use the connection of an answer any more.
-    pub async fn give_up(&self, answer: &LoadedResponse<'_>) {
+    pub(crate) async fn give_up(&self, answer: &LoadedResponse<'_>) {
         self.drop_connection(&answer.loaded).await;
     }
 
@@ -253,7 +256,11 @@ impl ConnectionPool {
     }
 
     /// Sends a request without a body.
-    pub async fn ask(&self, ask: &RequestParts, patience: &mut ProgressTimeout) -> Result<LoadedResponse<'_>, RequestFault> {
+    pub(crate) async fn ask(
+        &self,
+        ask: &RequestParts,
+        patience: &mut ProgressTimeout,
+    ) -> Result<LoadedResponse<'_>, RequestFault> {
         let (loaded, mut sender) = self.slot(patience.wait()).await?;
         let request = self.request(ask, RequestBody::none())?;
         let answered = self.answered(patience, &loaded, sender.send(request)).await?;
@@ -280,7 +287,7 @@ impl ConnectionPool {
     }
 
     /// Sends a request with a body, in pieces.
-    pub async fn upload(
+    pub(crate) async fn upload(
         &self,
         ask: &RequestParts,
         parts: &[&[u8]],

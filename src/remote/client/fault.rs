@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 /// Why a request has no answer that can be used.
 #[derive(Debug)]
-pub enum RequestFault {
+pub(crate) enum RequestFault {
     /// It never reached the server.
     NotSent(Error),
     /// Nobody can tell whether it did, or what came of it.
@@ -19,14 +19,14 @@ pub enum RequestFault {
 
 impl RequestFault {
     /// The error behind it.
-    pub fn error(self) -> Error {
+    pub(crate) fn error(self) -> Error {
         match self {
             RequestFault::NotSent(e) | RequestFault::Broken(e) | RequestFault::Later(e) | RequestFault::Final(e) => e,
         }
     }
 
     /// A connection that broke.
-    pub fn broken(what: impl std::fmt::Display) -> Self {
+    pub(crate) fn broken(what: impl std::fmt::Display) -> Self {
         RequestFault::Broken(Error::new(ErrorKind::Io, format!("the connection broke: {what}")))
     }
 }
@@ -46,7 +46,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// How long one still waits: so long after the last progress, however many attempts that takes.
 #[derive(Debug)]
-pub struct ProgressTimeout {
+pub(crate) struct ProgressTimeout {
     timeout: Duration,
     since: Instant,
     bytes: u64,
@@ -55,12 +55,12 @@ pub struct ProgressTimeout {
 
 impl ProgressTimeout {
     /// Patience for one call.
-    pub fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         ProgressTimeout { timeout, since: Instant::now(), bytes: 0, pauses: 0 }
     }
 
     /// Bytes moved. Too few of them are as good as none.
-    pub fn progress(&mut self, bytes: usize) {
+    pub(crate) fn progress(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         if self.bytes >= LEAST_RATE * self.timeout.as_secs().max(1) {
             (self.since, self.bytes, self.pauses) = (Instant::now(), 0, 0);
@@ -68,14 +68,14 @@ impl ProgressTimeout {
     }
 
     /// Bytes moved while one waited. False when they were too few to wait any longer.
-    pub fn moved(&mut self, bytes: u64) -> bool {
+    pub(crate) fn moved(&mut self, bytes: u64) -> bool {
         self.progress(usize::try_from(bytes).unwrap_or(usize::MAX));
         bytes >= LEAST_RATE && !self.left().is_zero()
     }
 
     /// How long to wait for the next sign of life: half of it all, so that a connection that is dead without knowing can
     /// be replaced.
-    pub fn wait(&self) -> Duration {
+    pub(crate) fn wait(&self) -> Duration {
         self.left().min(self.timeout / 2)
     }
 
@@ -84,7 +84,7 @@ impl ProgressTimeout {
     }
 
     /// The pause before the next attempt: longer each time, and not the same for all clients. `None`: there is none.
-    pub fn pause(&mut self) -> Option<Duration> {
+    pub(crate) fn pause(&mut self) -> Option<Duration> {
         let longest = PAUSE.saturating_mul(1 << self.pauses.min(10)).min(LONGEST);
         self.pauses += 1;
         let mut random = [0; 2];
@@ -94,12 +94,12 @@ impl ProgressTimeout {
     }
 
     /// Attempts since the last progress.
-    pub fn attempts(&self) -> u32 {
+    pub(crate) fn attempts(&self) -> u32 {
         self.pauses
     }
 
     /// All of it.
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 }

@@ -17,17 +17,17 @@ const LIMIT: u64 = 64 << 10;
 
 /// A command line.
 #[derive(Debug, Clone)]
-pub struct SshCommand {
+pub(crate) struct SshCommand {
     /// The program and its own options: `ssh`, or what the user says.
-    pub program: Vec<OsString>,
+    pub(crate) program: Vec<OsString>,
     /// The account.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// The machine.
-    pub host: String,
+    pub(crate) host: String,
     /// The port.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// What is called `yester` there.
-    pub remote: String,
+    pub(crate) remote: String,
 }
 
 impl SshCommand {
@@ -48,14 +48,14 @@ impl SshCommand {
 }
 
 /// The two pipes of an ssh that is killed when this goes.
-pub struct Pipes {
+pub(crate) struct Pipes {
     input: BufReader<ChildStdout>,
     output: ChildStdin,
     _child: Child,
 }
 
 /// Starts ssh and waits for the greeting of the far side.
-pub async fn connect(command: &SshCommand) -> Result<Pipes, RequestFault> {
+pub(crate) async fn connect(command: &SshCommand) -> Result<Pipes, RequestFault> {
     let program = command.program.first().cloned().unwrap_or_else(|| "ssh".into());
     let shown = crate::model::escape(std::os::unix::ffi::OsStrExt::as_bytes(program.as_os_str()));
     let failed = |e| RequestFault::Final(Error::io(format!("cannot run {shown}"), e));

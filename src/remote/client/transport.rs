@@ -26,7 +26,7 @@ use crate::remote::tls;
 use crate::sys::socket;
 
 /// How to reach a server.
-pub enum ServerTarget {
+pub(crate) enum ServerTarget {
     /// By TLS.
     Tls {
         /// A name or an address.
@@ -42,10 +42,10 @@ pub enum ServerTarget {
 
 /// What sends requests over one connection, and how many bytes the connection has taken.
 #[derive(Clone)]
-pub struct RequestSender {
+pub(crate) struct RequestSender {
     kind: HttpSender,
     /// Bytes that went so far, of all requests.
-    pub written: Arc<AtomicU64>,
+    pub(crate) written: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -58,7 +58,7 @@ enum HttpSender {
 
 impl RequestSender {
     /// Whether the connection has ended.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         match &self.kind {
             HttpSender::Two(sender) => sender.is_closed(),
             // Somebody who uses it finds out.
@@ -67,7 +67,7 @@ impl RequestSender {
     }
 
     /// Sends a request.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         match &mut self.kind {
             HttpSender::Two(sender) => {
                 sender.ready().await?;
@@ -83,7 +83,7 @@ impl RequestSender {
 }
 
 /// Makes a connection.
-pub async fn connect(target: &ServerTarget, patience: Duration) -> Result<RequestSender, RequestFault> {
+pub(crate) async fn connect(target: &ServerTarget, patience: Duration) -> Result<RequestSender, RequestFault> {
     match target {
         ServerTarget::Tls { host, port, config } => {
             let late = |_| RequestFault::NotSent(Error::new(ErrorKind::Io, format!("{host}:{port} does not answer")));
@@ -124,7 +124,7 @@ fn unfinished(e: hyper::Error) -> RequestFault {
 }
 
 /// The innermost cause of an error of HTTP, which says most.
-pub fn cause(e: &hyper::Error) -> String {
+pub(crate) fn cause(e: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = e;
     while let Some(inner) = cause.source() {
         cause = inner;

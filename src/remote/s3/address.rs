@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::remote::address::host_and_port;
 
 /// The form, for people.
-pub const FORM: &str = "s3:https://ENDPOINT/BUCKET/PREFIX";
+pub(crate) const FORM: &str = "s3:https://ENDPOINT/BUCKET/PREFIX";
 /// The longest prefix: with the longest name behind it, it is shorter than any key may be.
 const LONGEST: usize = 512;
 
@@ -59,7 +59,7 @@ impl StoreAddress {
     }
 
     /// The endpoint as a URL; with `bucket` in the host's name, where it is to be there.
-    pub fn endpoint(&self, bucket: Option<&str>) -> String {
+    pub(crate) fn endpoint(&self, bucket: Option<&str>) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let bucket = bucket.map(|bucket| format!("{bucket}.")).unwrap_or_default();

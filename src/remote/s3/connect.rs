@@ -15,22 +15,22 @@ use crate::remote::s3::http::Going;
 use crate::remote::tls;
 
 /// What sends requests over one connection.
-pub type S3Sender = http1::SendRequest<Going>;
+pub(crate) type S3Sender = http1::SendRequest<Going>;
 
 /// Where a request goes.
 #[derive(Debug)]
-pub struct RequestTarget {
+pub(crate) struct RequestTarget {
     /// Scheme, host and port: requests with the same one may share connections.
-    pub key: String,
+    pub(crate) key: String,
     /// The host's name with its port, where it is said.
-    pub host: String,
+    pub(crate) host: String,
     name: String,
     port: u16,
     tls: bool,
 }
 
 /// Where this address leads.
-pub fn place(uri: &Uri) -> Result<RequestTarget> {
+pub(crate) fn place(uri: &Uri) -> Result<RequestTarget> {
     let none = || Error::invalid("the endpoint has no host");
     let host = uri.authority().ok_or_else(none)?.as_str().to_owned();
     let tls = uri.scheme_str() == Some("https");
@@ -40,7 +40,7 @@ pub fn place(uri: &Uri) -> Result<RequestTarget> {
 }
 
 /// The innermost cause of an error of HTTP, which says most.
-pub fn cause(e: &hyper::Error) -> String {
+pub(crate) fn cause(e: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = e;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -49,7 +49,7 @@ pub fn cause(e: &hyper::Error) -> String {
 }
 
 /// Makes a connection.
-pub async fn connect(place: &RequestTarget, config: &Arc<rustls::ClientConfig>) -> Result<S3Sender> {
+pub(crate) async fn connect(place: &RequestTarget, config: &Arc<rustls::ClientConfig>) -> Result<S3Sender> {
     let RequestTarget { name, port, host, .. } = place;
     let failed = |e| Error::io(format!("cannot connect to {host}"), e).with_kind(ErrorKind::Io);
     let stream = TcpStream::connect((name.as_str(), *port)).await.map_err(failed)?;

@@ -8,7 +8,7 @@ use crate::storage::Requests;
 
 /// Counters of requests and bytes.
 #[derive(Debug, Default)]
-pub struct RequestCounts {
+pub(crate) struct RequestCounts {
     put: AtomicU64,
     get: AtomicU64,
     head: AtomicU64,
@@ -20,7 +20,7 @@ pub struct RequestCounts {
 
 impl RequestCounts {
     /// One more request.
-    pub fn request(&self, method: &Method, query: &str) {
+    pub(crate) fn request(&self, method: &Method, query: &str) {
         let counter = match *method {
             Method::PUT => &self.put,
             Method::HEAD => &self.head,
@@ -32,17 +32,17 @@ impl RequestCounts {
     }
 
     /// Bytes of a body went.
-    pub fn sent(&self, bytes: usize) {
+    pub(crate) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Bytes of a body came.
-    pub fn received(&self, bytes: usize) {
+    pub(crate) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// What they say now.
-    pub fn now(&self) -> Requests {
+    pub(crate) fn now(&self) -> Requests {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Requests {
             put: get(&self.put),

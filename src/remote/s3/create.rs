@@ -22,12 +22,12 @@ use crate::storage::{Class, Created, Name};
 const PIECE: usize = 256 << 10;
 
 /// The metadata that says which call made an object.
-pub fn mark() -> Attribute {
+pub(crate) fn mark() -> Attribute {
     Attribute::Metadata(Cow::Borrowed("yester-create"))
 }
 
 /// An object on its way.
-pub struct Sending {
+pub(crate) struct Sending {
     payload: PutPayload,
     attributes: Attributes,
     mark: String,
@@ -35,7 +35,7 @@ pub struct Sending {
 
 impl Sending {
     /// An object of these bytes.
-    pub fn new(parts: &[&[u8]], class: Option<&str>) -> Result<Self> {
+    pub(crate) fn new(parts: &[&[u8]], class: Option<&str>) -> Result<Self> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(ErrorKind::Io, format!("there is no randomness: {e}")))?;
         let mark_text = to_hex(&random);

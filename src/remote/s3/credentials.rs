@@ -42,17 +42,17 @@ impl fmt::Debug for S3Options {
 }
 
 /// A builder with credentials, and what the files say besides.
-pub struct FoundCredentials {
+pub(crate) struct FoundCredentials {
     /// Credentials are set.
-    pub builder: AmazonS3Builder,
+    pub(crate) builder: AmazonS3Builder,
     /// The region of the profile.
-    pub region: Option<String>,
+    pub(crate) region: Option<String>,
     /// Whether credentials that have expired may be replaced while one waits.
-    pub renewable: bool,
+    pub(crate) renewable: bool,
 }
 
 /// Finds credentials.
-pub fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<FoundCredentials> {
+pub(crate) fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<FoundCredentials> {
     let get = |name: &str| options.variables.get(name).filter(|value| !value.is_empty()).cloned();
     let files = Files::of(options);
     let named = get("AWS_PROFILE").or_else(|| get("AWS_DEFAULT_PROFILE"));

@@ -6,13 +6,13 @@ use crate::error::{Error, ErrorKind};
 
 /// An answer that is no success, as it came. It travels through the library's errors as their innermost cause.
 #[derive(Debug, Clone)]
-pub struct S3Refusal {
+pub(crate) struct S3Refusal {
     /// The status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// The code of the error, where the answer had a body.
-    pub code: String,
+    pub(crate) code: String,
     /// Its text.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl std::error::Error for S3Refusal {}
@@ -30,7 +30,7 @@ impl fmt::Display for S3Refusal {
 
 impl S3Refusal {
     /// Reads the answer's body.
-    pub fn parse(status: u16, body: &[u8]) -> Self {
+    pub(crate) fn parse(status: u16, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let within = |tag: &str| {
             let (_, rest) = text.split_once(&format!("<{tag}>"))?;
@@ -44,7 +44,7 @@ impl S3Refusal {
 
 /// Something that is wrong with a connection before a request went over it.
 #[derive(Debug)]
-pub struct NotSent(pub Error);
+pub(crate) struct NotSent(pub Error);
 
 impl std::error::Error for NotSent {}
 
@@ -56,7 +56,7 @@ impl fmt::Display for NotSent {
 
 /// Why a request did not succeed.
 #[derive(Debug)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// The object is not there.
     Missing,
     /// The range begins behind the end of the object.
@@ -73,7 +73,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// The error behind it.
-    pub fn error(self) -> Error {
+    pub(crate) fn error(self) -> Error {
         match self {
             Trouble::Missing => Error::new(ErrorKind::NotFound, "it is not there"),
             Trouble::Beyond => Error::corrupt("it is too short"),
@@ -83,7 +83,7 @@ impl Trouble {
 }
 
 /// What an error of the library means. `renewable`: credentials that have expired may be replaced while one waits.
-pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
+pub(crate) fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
     match (e, judge_cause(e, renewable)) {
         (object_store::Error::InvalidPath { source }, Trouble::Unknown(_)) => {
             Trouble::Final(Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}")))
@@ -93,7 +93,7 @@ pub fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
 }
 
 /// Whether the store says that it gets too many requests.
-pub fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(e);
     while let Some(e) = cause {
         if let Some(S3Refusal { status, code, .. }) = e.downcast_ref::<S3Refusal>() {
@@ -105,7 +105,7 @@ pub fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// What an error of HTTP means.
-pub fn judge_cause(e: &(dyn std::error::Error + 'static), renewable: bool) -> Trouble {
+pub(crate) fn judge_cause(e: &(dyn std::error::Error + 'static), renewable: bool) -> Trouble {
     let mut cause = e;
     loop {
         if let Some(refusal) = cause.downcast_ref::<S3Refusal>() {

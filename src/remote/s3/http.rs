@@ -31,31 +31,31 @@ const LONGEST_LIST: usize = 16 << 20;
 
 /// What all requests to a store share.
 #[derive(Debug)]
-pub struct HttpContext {
+pub(crate) struct HttpContext {
     /// What certificates are believed.
-    pub tls: Arc<rustls::ClientConfig>,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
     /// How long a request goes on without progress.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Limits of what goes and of what comes.
-    pub rates: (Option<Arc<Rate>>, Option<Arc<Rate>>),
+    pub(crate) rates: (Option<Arc<Rate>>, Option<Arc<Rate>>),
     /// The host and port of the store's endpoint: what goes elsewhere is about credentials, and does not count.
-    pub host: String,
+    pub(crate) host: String,
     /// How many requests may be under way.
-    pub permits: Arc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
     /// What was asked.
-    pub counts: RequestCounts,
+    pub(crate) counts: RequestCounts,
     /// What the store calls itself.
-    pub server: Mutex<Option<String>>,
+    pub(crate) server: Mutex<Option<String>>,
     /// Connections that nobody uses now, with where they lead.
-    pub idle: Mutex<Vec<(String, S3Sender)>>,
+    pub(crate) idle: Mutex<Vec<(String, S3Sender)>>,
 }
 
 /// Requests of one kind: to the store, or to what gives credentials.
 #[derive(Debug)]
-pub struct Service {
-    pub shared: Arc<HttpContext>,
+pub(crate) struct Service {
+    pub(crate) shared: Arc<HttpContext>,
     /// How long to wait for a connection.
-    pub connecting: Duration,
+    pub(crate) connecting: Duration,
 }
 
 fn failed(kind: HttpErrorKind, text: impl Into<String>) -> HttpError {
@@ -226,7 +226,7 @@ async fn collect(mut body: Coming, most: usize) -> Result<Vec<u8>, HttpError> {
 }
 
 /// The body of a request, at the rate that is allowed.
-pub struct Going {
+pub(crate) struct Going {
     inner: HttpRequestBody,
     shared: Arc<HttpContext>,
     counted: bool,

@@ -17,13 +17,13 @@ const MOST_PAGES: u32 = 1_000_000;
 
 /// An object of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListedObject {
+pub(crate) struct ListedObject {
     /// Its name.
-    pub name: Name,
+    pub(crate) name: Name,
     /// Its length.
-    pub size: u64,
+    pub(crate) size: u64,
     /// When the store received it.
-    pub at: Timestamp,
+    pub(crate) at: Timestamp,
 }
 
 impl S3Storage {

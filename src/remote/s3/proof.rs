@@ -15,7 +15,7 @@ use crate::remote::s3::create::Sending;
 use crate::remote::s3::fault::Trouble;
 
 /// Where the trials and the verdict are, below the prefix.
-pub const PLACE: &str = "proof";
+pub(crate) const PLACE: &str = "proof";
 /// How many create one name at once.
 const AT_ONCE: usize = 8;
 /// How often.

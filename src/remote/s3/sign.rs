@@ -16,7 +16,7 @@ use crate::model::id::to_hex;
 
 /// What is signed with.
 #[derive(Debug)]
-pub struct SigningKey<'a> {
+pub(crate) struct SigningKey<'a> {
     /// The key and its secret.
     pub credential: &'a AwsCredential,
     /// The store's region.
@@ -26,7 +26,7 @@ pub struct SigningKey<'a> {
 }
 
 /// Bytes as they stand in an address: all but letters, digits, `-`, `.`, `_`, `~` and what is in `but` as `%XX`.
-pub fn encoded(bytes: &[u8], but: &[u8]) -> String {
+pub(crate) fn encoded(bytes: &[u8], but: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for byte in bytes {
         match byte {
@@ -38,7 +38,7 @@ pub fn encoded(bytes: &[u8], but: &[u8]) -> String {
 }
 
 /// The SHA-256 of these bytes, in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     to_hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
@@ -49,7 +49,7 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
 impl SigningKey<'_> {
     /// Signs a request: its method, its address (as it is written, whose query is in order), all its headers, and a body of
     /// this SHA-256.
-    pub fn sign(&self, request: &mut HttpRequest, body: &str) -> Result<()> {
+    pub(crate) fn sign(&self, request: &mut HttpRequest, body: &str) -> Result<()> {
         let wrong = |_| Error::invalid("the credentials hold what no header may");
         let at = Timestamp::try_from(self.at).map_err(|e| Error::invalid(e.to_string()))?;
         let (day, time) = (at.strftime("%Y%m%d").to_string(), at.strftime("%Y%m%dT%H%M%SZ").to_string());

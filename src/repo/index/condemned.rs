@@ -14,22 +14,22 @@ use crate::storage::{Class, Name};
 
 /// A list.
 #[derive(Debug, Clone)]
-pub struct DeletionList {
+pub(crate) struct DeletionList {
     /// Its name.
-    pub id: SnapshotId,
+    pub(crate) id: SnapshotId,
     /// The packs.
-    pub packs: Vec<PackId>,
+    pub(crate) packs: Vec<PackId>,
 }
 
 /// All lists.
 #[derive(Debug, Default)]
 pub struct Lists {
     /// Those that count.
-    pub lists: Vec<DeletionList>,
+    pub(crate) lists: Vec<DeletionList>,
     /// Those that are void.
-    pub void: Vec<(Name, Error)>,
+    pub(crate) void: Vec<(Name, Error)>,
     /// Whether one of these was made with the key.
-    pub damaged: bool,
+    pub(crate) damaged: bool,
 }
 
 impl Lists {
@@ -63,7 +63,7 @@ pub fn read_all(repo: &Repository) -> Result<Lists> {
 }
 
 /// Reads one list.
-pub fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
+pub(crate) fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
     small::read(repo, &Name::Condemned(id), |_, plain| decode(plain))
 }
 

@@ -1,5 +1,5 @@
 //! Merging segments, so that a look-up goes into few of them: the number of visible segments grows with the logarithm of
-//! the number of entries (the log-structured merge of O'Neil et al. 1996, with [`FANOUT`] segments of a size at most).
+//! the number of entries (the log-structured merge of O'Neil et al. 1996, with `FANOUT` segments of a size at most).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -14,7 +14,7 @@ use crate::repo::index::paged::{Entries, PagedSegment};
 use crate::repo::index::segment::SegmentWriter;
 
 /// Segments of one size class are merged when there are so many.
-pub const FANOUT: usize = 8;
+pub(crate) const FANOUT: usize = 8;
 /// While others write there may be so many times more of them.
 const CROWD: usize = 8;
 /// Segments with fewer entries than this are all of the smallest class.
@@ -26,7 +26,7 @@ fn class(entries: u64) -> u32 {
 }
 
 /// Which of these segments are to be merged, if any: all of the lowest class that is full, and what is smaller.
-pub fn due(entries: &[u64]) -> Option<Vec<usize>> {
+pub(crate) fn due(entries: &[u64]) -> Option<Vec<usize>> {
     due_at(entries, FANOUT)
 }
 
@@ -90,7 +90,7 @@ impl MergePart {
 /// Writes one segment with all (chunk, pack) pairs of `parts` in packs that `keep` wants, each pack once; it takes the
 /// place of `parts` and of `also`. Answers its name and size; `None` when nothing is kept. Memory does not grow with
 /// the entries but for the filter: ten bits each.
-pub fn merge(
+pub(crate) fn merge(
     repo: &Repository,
     parts: &[Arc<PagedSegment>],
     also: &[SegmentId],

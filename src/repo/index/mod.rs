@@ -17,7 +17,7 @@ pub mod condemned;
 pub mod known;
 pub mod merge;
 pub mod paged;
-pub mod rescue;
+pub(crate) mod rescue;
 pub mod segment;
 
 /// Where a chunk is, as numbers into the index that gave it.
@@ -27,20 +27,20 @@ pub struct ChunkLocation {
     frame: u32,
     entry: u32,
     /// Where the chunk begins in its frame's plain bytes.
-    pub offset: u32,
+    pub(crate) offset: u32,
     /// Its length.
-    pub len: u32,
+    pub(crate) len: u32,
 }
 
 impl ChunkLocation {
     /// The frame's place in the order of segments, packs and frames: who reads frames in this order reads every pack
     /// from its start to its end. Equal for chunks of one frame.
-    pub fn frame_order(&self) -> (u32, u32) {
+    pub(crate) fn frame_order(&self) -> (u32, u32) {
         (self.segment, self.frame)
     }
 
     /// The entry's own place: its segment, and its number among the entries of that segment. Marks are bits by this.
-    pub fn entry(&self) -> (u32, u32) {
+    pub(crate) fn entry(&self) -> (u32, u32) {
         (self.segment, self.entry)
     }
 }
@@ -49,11 +49,11 @@ impl ChunkLocation {
 #[derive(Debug, Clone)]
 pub struct FrameRef {
     /// The pack it is in.
-    pub pack: SegmentPack,
+    pub(crate) pack: SegmentPack,
     /// Its number in the pack.
-    pub number: u32,
+    pub(crate) number: u32,
     /// Where and what it is.
-    pub info: FrameInfo,
+    pub(crate) info: FrameInfo,
 }
 
 /// The visible segments of a repository, as they were when it was loaded.
@@ -91,7 +91,7 @@ impl Index {
     }
 
     /// As [`Index::load`]; segments and pages that `old` has open are used again.
-    pub fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+    pub(crate) fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let mut index = Self::load_to_go_on(repo, old)?;
         let mut kept = old.into_iter().flat_map(|old| &old.segments).filter(|segment| segment.is_in_memory()).peekable();
         if index.ignored.is_empty() && kept.peek().is_none() {
@@ -112,7 +112,7 @@ impl Index {
 
     /// The same index, for reading, with what the packs that no segment names say of themselves: a segment may have been
     /// lost. `None`: there are no such packs. Those that are marked for deletion do not count.
-    pub fn with_unnamed(&self, repo: &Repository) -> Result<Option<Index>> {
+    pub(crate) fn with_unnamed(&self, repo: &Repository) -> Result<Option<Index>> {
         let mut passed: HashSet<PackId> = self.packs().map(|pack| pack.id).collect();
         passed.extend(condemned::read_all(repo)?.packs());
         let found = rescue::of_unnamed(repo, &passed)?;
@@ -168,13 +168,13 @@ impl Index {
     }
 
     /// The index as it is now, for the same purpose.
-    pub fn load_again(&self, repo: &Repository) -> Result<Index> {
+    pub(crate) fn load_again(&self, repo: &Repository) -> Result<Index> {
         if self.rescue { Self::load_to_read(repo, Some(self)) } else { Self::load_after(repo, Some(self)) }
     }
 
     /// Opens all visible segments that can be opened, and says which cannot. Segments that prune deletes between the
     /// listing and the look into them are no damage: what took their place is listed then.
-    pub fn load_with_damage(repo: &Repository, old: Option<&Index>) -> Result<(Index, Vec<(SegmentId, Error)>)> {
+    pub(crate) fn load_with_damage(repo: &Repository, old: Option<&Index>) -> Result<(Index, Vec<(SegmentId, Error)>)> {
         let mut known: HashMap<SegmentId, Arc<PagedSegment>> =
             old.into_iter().flat_map(|index| &index.segments).map(|segment| (segment.id(), segment.clone())).collect();
         let mut gone_before = HashSet::new();
@@ -215,7 +215,7 @@ impl Index {
     }
 
     /// Whether there are other segments by now.
-    pub fn has_moved(&self, repo: &Repository) -> Result<bool> {
+    pub(crate) fn has_moved(&self, repo: &Repository) -> Result<bool> {
         let mut listed: Vec<SegmentId> = list_segments(repo)?.into_iter().map(|(_, id)| id).collect();
         listed.sort_unstable();
         Ok(listed != self.listed)
@@ -230,7 +230,7 @@ impl Index {
 
     /// The index as a writer needs it now, whose session has been open since before it loaded this one: in the same order.
     /// A pack that was marked for deletion at any time since does not count again.
-    pub fn load_again_for_writing(&self, repo: &Repository) -> Result<Index> {
+    pub(crate) fn load_again_for_writing(&self, repo: &Repository) -> Result<Index> {
         Self::load_to_write(repo, Some(self))
     }
 
@@ -258,13 +258,13 @@ impl Index {
     }
 
     /// The segments that are listed now and were not when this was loaded.
-    pub fn new_segments(&self, repo: &Repository) -> Result<Vec<SegmentId>> {
+    pub(crate) fn new_segments(&self, repo: &Repository) -> Result<Vec<SegmentId>> {
         let listed = list_segments(repo)?.into_iter().map(|(_, id)| id);
         Ok(listed.filter(|id| self.listed.binary_search(id).is_err()).collect())
     }
 
     /// An index of what a session has stored so far, which shares the page cache of this one: empty at first.
-    pub fn of_session(&self) -> Index {
+    pub(crate) fn of_session(&self) -> Index {
         Index {
             segments: Vec::new(),
             pages: self.pages.clone(),
@@ -281,13 +281,13 @@ impl Index {
     }
 
     /// Takes these segments of the session in the place of those it had.
-    pub fn set_session(&mut self, segments: Vec<Arc<PagedSegment>>) {
+    pub(crate) fn set_session(&mut self, segments: Vec<Arc<PagedSegment>>) {
         self.usable = Some(segments.iter().map(|s| vec![true; s.packs().len()]).collect());
         self.segments = segments;
     }
 
     /// Whether unchanged files must have every chunk looked up before they are adopted.
-    pub fn is_suspicious(&self) -> bool {
+    pub(crate) fn is_suspicious(&self) -> bool {
         self.suspicious
     }
 
@@ -322,7 +322,7 @@ impl Index {
     }
 
     /// Entries of each visible segment: one a chunk and pack it is in.
-    pub fn entry_counts(&self) -> Vec<u64> {
+    pub(crate) fn entry_counts(&self) -> Vec<u64> {
         self.segments.iter().map(|segment| segment.entries()).collect()
     }
 
@@ -351,7 +351,7 @@ impl Index {
     }
 
     /// The directory of a pack as the index has it: for a pack whose own is damaged. Goes through a whole segment.
-    pub fn directory_of(&self, pack: PackId) -> Result<Vec<DirectoryEntry>> {
+    pub(crate) fn directory_of(&self, pack: PackId) -> Result<Vec<DirectoryEntry>> {
         // Of each frame its chunks: offset, key, length.
         type Chunks = Vec<(u32, ChunkKey, u32)>;
         let mut frames: BTreeMap<u32, (FrameInfo, Chunks)> = BTreeMap::new();
@@ -442,20 +442,20 @@ impl Index {
     }
 
     /// The pack and the number of a location's frame, without a look at the frame itself.
-    pub fn frame_key(&self, location: &ChunkLocation) -> (PackId, u32) {
+    pub(crate) fn frame_key(&self, location: &ChunkLocation) -> (PackId, u32) {
         let segment = &self.segments[location.segment as usize];
         let (pack, number) = segment.pack_of(location.frame);
         (segment.packs()[pack].id, number)
     }
 
     /// Whether the frame of a location is known to be damaged.
-    pub fn is_damaged(&self, location: &ChunkLocation) -> bool {
+    pub(crate) fn is_damaged(&self, location: &ChunkLocation) -> bool {
         let (pack, frame) = self.frame_key(location);
         self.damaged.has(&pack, frame)
     }
 
     /// The frame at a place in the order of [`ChunkLocation::frame_order`].
-    pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
+    pub(crate) fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
         let segment = self.segments.get(order.0 as usize);
         let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
         let info = match self.rescue {
@@ -531,7 +531,7 @@ fn damaged_index(error: Error) -> Error {
 }
 
 /// Names and sizes of all packs in the storage.
-pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
+pub(crate) fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
     let mut out = HashMap::new();
     for (name, size) in repo.storage().list(Class::Packs)? {
         if let Name::Pack(id) = name {
@@ -542,7 +542,7 @@ pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
 }
 
 /// The error for a chunk that no segment knows.
-pub fn missing_chunk(id: &crate::model::ChunkId) -> Error {
+pub(crate) fn missing_chunk(id: &crate::model::ChunkId) -> Error {
     let text = format!(
         "chunk {} is in no pack that the index names: run yester check, and yester repair index if the index lacks packs",
         id.short()

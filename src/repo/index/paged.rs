@@ -207,7 +207,7 @@ impl PagedSegment {
     }
 
     /// The same as [`PagedSegment::find`], for readers: where a page is damaged, the directories of the packs are asked.
-    pub fn find_or_rescue(
+    pub(crate) fn find_or_rescue(
         &self,
         key: &ChunkKey,
         filter: bool,
@@ -225,7 +225,7 @@ impl PagedSegment {
     }
 
     /// The same as [`PagedSegment::frame`], for readers.
-    pub fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
+    pub(crate) fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
         self.frame(number, pages).or_else(|e| self.rescue(e)?.frame(number, pages))
     }
 
@@ -235,7 +235,7 @@ impl PagedSegment {
     }
 
     /// Whether it is nowhere but in memory.
-    pub fn is_in_memory(&self) -> bool {
+    pub(crate) fn is_in_memory(&self) -> bool {
         self.in_memory
     }
 
@@ -255,7 +255,7 @@ impl PagedSegment {
     }
 
     /// Segments whose place it takes.
-    pub fn replaces(&self) -> &[SegmentId] {
+    pub(crate) fn replaces(&self) -> &[SegmentId] {
         &self.replaces
     }
 
@@ -273,11 +273,6 @@ impl PagedSegment {
     pub fn pack_of(&self, frame: u32) -> (usize, u32) {
         let pack = self.starts.partition_point(|start| *start <= frame).saturating_sub(1);
         (pack, frame - self.starts[pack])
-    }
-
-    /// The first frame of a pack, by the pack's number.
-    pub fn first_frame(&self, pack: usize) -> u32 {
-        self.starts[pack]
     }
 
     fn open_page(&self, number: usize, sealed: &[u8], plain: &mut Vec<u8>) -> Result<()> {
@@ -415,7 +410,7 @@ impl PagedSegment {
     }
 
     /// Visits all frames in order, past the page cache.
-    pub fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
+    pub(crate) fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
         let mut run = PageRun::default();
         let mut number = 0;
         for page in 0..self.frame_pages.len() {

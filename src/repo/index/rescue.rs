@@ -23,7 +23,7 @@ const CHUNKS: usize = 1 << 18;
 
 /// A segment in memory that says of `packs` what their directories say, with the same numbers of frames. Of a pack that
 /// cannot be read it says nothing.
-pub fn of_packs(repo: &Repository, packs: &[SegmentPack]) -> Result<PagedSegment> {
+pub(crate) fn of_packs(repo: &Repository, packs: &[SegmentPack]) -> Result<PagedSegment> {
     let mut stored = Vec::with_capacity(packs.len());
     for pack in packs {
         let entries = match read_directory(repo, pack.id, pack.size) {
@@ -37,7 +37,7 @@ pub fn of_packs(repo: &Repository, packs: &[SegmentPack]) -> Result<PagedSegment
 }
 
 /// Segments in memory of the packs that are there and not `named`.
-pub fn of_unnamed(repo: &Repository, named: &HashSet<PackId>) -> Result<Vec<PagedSegment>> {
+pub(crate) fn of_unnamed(repo: &Repository, named: &HashSet<PackId>) -> Result<Vec<PagedSegment>> {
     let packs: Vec<(PackId, u64)> = list_packs(repo)?.into_iter().filter(|(id, _)| !named.contains(id)).collect();
     let (mut out, mut waiting, mut held) = (Vec::new(), Vec::new(), 0);
     let read = |id: PackId, size: u64| {

@@ -19,7 +19,7 @@ const STEP: usize = 32 << 10;
 
 /// Free buffers.
 #[derive(Debug, Default)]
-pub struct BufferPool(Mutex<Free>);
+pub(crate) struct BufferPool(Mutex<Free>);
 
 #[derive(Debug, Default)]
 struct Free {
@@ -30,14 +30,14 @@ struct Free {
 
 /// A buffer that goes back where it came from.
 #[derive(Debug)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     bytes: Vec<u8>,
     home: Arc<BufferPool>,
 }
 
 impl BufferPool {
     /// An empty buffer with room for `len` bytes, and not for many more.
-    pub fn take(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn take(&self, len: usize) -> Vec<u8> {
         if len < SMALLEST {
             return Vec::with_capacity(len);
         }
@@ -72,14 +72,14 @@ impl BufferPool {
     }
 
     /// Has `bytes` given back when nobody needs them any more.
-    pub fn keep(self: &Arc<Self>, bytes: Vec<u8>) -> Buffer {
+    pub(crate) fn keep(self: &Arc<Self>, bytes: Vec<u8>) -> Buffer {
         Buffer { bytes, home: self.clone() }
     }
 }
 
 impl Buffer {
     /// What it takes of memory.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 }

@@ -14,7 +14,7 @@ use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId};
 use crate::repo::Repository;
 use crate::storage::{Created, Name};
 
-pub mod buffers;
+pub(crate) mod buffers;
 pub mod run;
 pub mod writer;
 
@@ -61,7 +61,7 @@ impl PackKey {
     }
 
     /// Whether sealed bytes are those of frame `number`, as they were written: the tag says so. Bases are not asked for.
-    pub fn is_authentic(&self, number: u32, info: &FrameInfo, sealed: &[u8]) -> bool {
+    pub(crate) fn is_authentic(&self, number: u32, info: &FrameInfo, sealed: &[u8]) -> bool {
         let aad = self.preamble.frame_aad(number, info.codec, info.plain);
         self.key.open_to(u64::from(number), &aad, sealed, &mut Vec::new()).is_ok()
     }
@@ -106,7 +106,7 @@ pub struct PlainFrame {
 }
 
 /// Gives the plain bytes of a frame's base chunks, one after the other, into the buffer (replaced).
-pub type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
+pub(crate) type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
 
 /// A difference is kept when it has at most this share of what the frame would have by itself; anything longer is
 /// stored plain, and becomes the next base.
@@ -160,9 +160,9 @@ impl DeltaTrials {
 #[derive(Debug)]
 pub struct SealedFrame {
     /// Ciphertext and tag.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Its line of the directory (the offset is set when the pack is put together).
-    pub entry: DirectoryEntry,
+    pub(crate) entry: DirectoryEntry,
 }
 
 /// Compresses, seals and checks frames; one for each thread.
@@ -226,7 +226,7 @@ impl FrameSealer {
     /// `sealed` bytes, its line of that pack's directory, and the plain bytes of its bases. What comes out is opened,
     /// decompressed and hashed before it is given out, like a new frame.
     #[allow(clippy::too_many_arguments)]
-    pub fn reseal(
+    pub(crate) fn reseal(
         &mut self,
         keys: &Keys,
         from: (&PackKey, u32),

@@ -18,19 +18,19 @@ fn place(frame: &FrameRef) -> Range<u64> {
 
 /// The bytes that a run of frames takes, while it is being put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunExtent {
+pub(crate) struct RunExtent {
     pack: PackId,
     bytes: Range<u64>,
 }
 
 impl RunExtent {
     /// Of one frame.
-    pub fn of(frame: &FrameRef) -> Self {
+    pub(crate) fn of(frame: &FrameRef) -> Self {
         RunExtent { pack: frame.pack.id, bytes: place(frame) }
     }
 
     /// Takes in the next frame; false when it is elsewhere, or the run would be longer than `most` bytes.
-    pub fn extend(&mut self, frame: &FrameRef, most: u64) -> bool {
+    pub(crate) fn extend(&mut self, frame: &FrameRef, most: u64) -> bool {
         let next = place(frame);
         let near = frame.pack.id == self.pack && next.start >= self.bytes.end && next.start - self.bytes.end <= GAP;
         if !near || next.end - self.bytes.start > most {
@@ -43,7 +43,7 @@ impl RunExtent {
 
 /// Frames that are to be fetched with one request, while they are gathered.
 #[derive(Debug)]
-pub struct FrameRun {
+pub(crate) struct FrameRun {
     most: u64,
     extent: Option<RunExtent>,
     frames: Vec<FrameRef>,
@@ -51,12 +51,12 @@ pub struct FrameRun {
 
 impl FrameRun {
     /// None yet, and never more than `most` bytes; zero where every frame is fetched by itself.
-    pub fn new(most: u64) -> Self {
+    pub(crate) fn new(most: u64) -> Self {
         FrameRun { most, extent: None, frames: Vec::new() }
     }
 
     /// Takes in a frame; gives out those that it does not follow.
-    pub fn add(&mut self, frame: FrameRef) -> Vec<FrameRef> {
+    pub(crate) fn add(&mut self, frame: FrameRef) -> Vec<FrameRef> {
         if self.most == 0 {
             return vec![frame];
         }
@@ -71,7 +71,7 @@ impl FrameRun {
     }
 
     /// Those that were not given out yet.
-    pub fn take(&mut self) -> Vec<FrameRef> {
+    pub(crate) fn take(&mut self) -> Vec<FrameRef> {
         self.extent = None;
         std::mem::take(&mut self.frames)
     }
@@ -88,7 +88,7 @@ pub struct SealedRun {
 impl SealedRun {
     /// Reads frames of one pack, in the order of their places. `None`: there are not two of them, or they are not of one
     /// pack. The bytes go to `buffer`, which [`SealedRun::into_buffer`] gives back.
-    pub fn read<'f>(
+    pub(crate) fn read<'f>(
         storage: &dyn Storage,
         frames: impl IntoIterator<Item = &'f FrameRef>,
         buffer: Vec<u8>,
@@ -104,12 +104,12 @@ impl SealedRun {
     }
 
     /// Its memory, for the next.
-    pub fn into_buffer(self) -> Vec<u8> {
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.sealed
     }
 
     /// The sealed bytes of a frame, if they are part of this.
-    pub fn get(&self, frame: &FrameRef) -> Option<&[u8]> {
+    pub(crate) fn get(&self, frame: &FrameRef) -> Option<&[u8]> {
         let Range { start, end } = place(frame);
         let at = |offset: u64| usize::try_from(offset.checked_sub(self.start)?).ok();
         self.sealed.get(at(start)?..at(end)?).filter(|_| frame.pack.id == self.pack)

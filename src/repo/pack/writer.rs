@@ -15,7 +15,7 @@ use crate::repo::pack::{self, PackKey, SealedFrame, StoredPack};
 
 /// Bytes of frames from which on a pack is closed: an object that storages take in one request, and
 /// few enough names for a directory.
-pub const PACK_TARGET: u64 = 16 << 20;
+pub(crate) const PACK_TARGET: u64 = 16 << 20;
 /// Packs from which on a segment is written that names them. When a writer is killed, the packs
 /// after its last segment are lost.
 pub const PACKS_A_SEGMENT: usize = 16;
@@ -40,17 +40,17 @@ struct BuildState {
 
 impl PackBuild {
     /// The key that its frames are sealed with.
-    pub fn key(&self) -> &PackKey {
+    pub(crate) fn key(&self) -> &PackKey {
         &self.key
     }
 
     /// Bytes of the frames that are sealed so far.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Adds a sealed frame. True: the pack is closed, and this was its last frame.
-    pub fn add(&self, number: u32, frame: SealedFrame) -> bool {
+    pub(crate) fn add(&self, number: u32, frame: SealedFrame) -> bool {
         self.bytes.fetch_add(frame.bytes.len() as u64, Ordering::Relaxed);
         let mut state = self.state.lock();
         let at = number as usize;
@@ -70,7 +70,7 @@ impl PackBuild {
     }
 
     /// Stores the pack, which must be complete; its frames are gone from here then.
-    pub fn store(&self, repo: &Repository) -> Result<StoredPack> {
+    pub(crate) fn store(&self, repo: &Repository) -> Result<StoredPack> {
         let frames = std::mem::take(&mut self.state.lock().frames);
         let frames: Option<Vec<SealedFrame>> = frames.into_iter().collect();
         let frames = frames.ok_or_else(|| Error::corrupt("a pack lacks a frame that it was given"))?;
@@ -80,7 +80,7 @@ impl PackBuild {
 
 /// The open pack of each kind of one session.
 #[derive(Debug)]
-pub struct OpenPacks<'a> {
+pub(crate) struct OpenPacks<'a> {
     repo: &'a Repository,
     session: SnapshotId,
     open: [Option<OpenPack>; 2],
@@ -97,12 +97,12 @@ pub struct OpenPack {
 
 impl<'a> OpenPacks<'a> {
     /// No packs yet, for `session`.
-    pub fn new(repo: &'a Repository, session: SnapshotId) -> Self {
+    pub(crate) fn new(repo: &'a Repository, session: SnapshotId) -> Self {
         OpenPacks { repo, session, open: [None, None] }
     }
 
     /// The open pack of a kind; begins one if there is none.
-    pub fn of(&mut self, kind: PackKind) -> Result<&mut OpenPack> {
+    pub(crate) fn of(&mut self, kind: PackKind) -> Result<&mut OpenPack> {
         let place = &mut self.open[kind as usize - 1];
         match place {
             Some(open) => Ok(open),
@@ -116,7 +116,7 @@ impl<'a> OpenPacks<'a> {
 
     /// Closes the open pack of a kind, if there is one. It is given back when all of its frames are
     /// there; otherwise [`PackBuild::add`] says which one is the last.
-    pub fn close(&mut self, kind: PackKind) -> Option<Arc<PackBuild>> {
+    pub(crate) fn close(&mut self, kind: PackKind) -> Option<Arc<PackBuild>> {
         let OpenPack { build, next } = self.open[kind as usize - 1].take()?;
         build.close(next).then_some(build)
     }
@@ -124,16 +124,16 @@ impl<'a> OpenPacks<'a> {
 
 /// What was written.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct WrittenPacks {
+pub(crate) struct WrittenPacks {
     /// Packs.
-    pub packs: u64,
+    pub(crate) packs: u64,
     /// Bytes of packs and segments.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Names stored packs in segments: a pack counts for nothing before it is in one.
 #[derive(Debug)]
-pub struct PackIndexer<'a> {
+pub(crate) struct PackIndexer<'a> {
     repo: &'a Repository,
     waiting: Vec<StoredPack>,
     /// Chunks of the packs that wait.
@@ -143,12 +143,12 @@ pub struct PackIndexer<'a> {
 
 impl<'a> PackIndexer<'a> {
     /// No packs yet.
-    pub fn new(repo: &'a Repository) -> Self {
+    pub(crate) fn new(repo: &'a Repository) -> Self {
         PackIndexer { repo, waiting: Vec::new(), chunks: 0, written: WrittenPacks::default() }
     }
 
     /// Notes a pack that was stored. It waits for a segment.
-    pub fn add(&mut self, pack: StoredPack) {
+    pub(crate) fn add(&mut self, pack: StoredPack) {
         self.written.packs += 1;
         self.written.bytes += pack.size;
         self.chunks += pack.entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
@@ -156,14 +156,14 @@ impl<'a> PackIndexer<'a> {
     }
 
     /// How many packs wait for a segment, and how many chunks are in them.
-    pub fn waiting(&self) -> (usize, usize) {
+    pub(crate) fn waiting(&self) -> (usize, usize) {
         (self.waiting.len(), self.chunks)
     }
 
     /// Writes the segment of the packs that wait, with a barrier before it and one after it: an
     /// index never names what may not be there after a crash. Gives the segment's name and size, and
     /// the packs; `None` when none wait.
-    pub fn write_segment(&mut self) -> Result<Option<(SegmentId, u64, Vec<StoredPack>)>> {
+    pub(crate) fn write_segment(&mut self) -> Result<Option<(SegmentId, u64, Vec<StoredPack>)>> {
         if self.waiting.is_empty() {
             return Ok(None);
         }
@@ -176,7 +176,7 @@ impl<'a> PackIndexer<'a> {
     }
 
     /// What was written so far.
-    pub fn written(&self) -> WrittenPacks {
+    pub(crate) fn written(&self) -> WrittenPacks {
         self.written
     }
 }

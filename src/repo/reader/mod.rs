@@ -33,7 +33,7 @@ mod unnamed;
 #[derive(Debug)]
 pub struct DecodedFrame {
     /// Its plain bytes.
-    pub plain: Buffer,
+    pub(crate) plain: Buffer,
     /// Offsets of the chunks that were hashed and found to be what their id says.
     verified: Mutex<Vec<u32>>,
 }
@@ -54,7 +54,7 @@ impl Deref for Chunk {
 }
 
 /// Whether an error says that stored bytes are damaged or lost, rather than that they cannot be had now.
-pub fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     error.kind() == ErrorKind::Corrupt || error.raw_os_error() == Some(crate::sys::EIO)
 }
 
@@ -256,7 +256,7 @@ impl ChunkReader {
 
     /// The same, past the places that `skip` names, after an attempt of the caller's own that ended with `error`. That is
     /// the error if there is no other place.
-    pub fn chunk_elsewhere(
+    pub(crate) fn chunk_elsewhere(
         &self,
         kind: PackKind,
         id: &ChunkId,
@@ -329,18 +329,13 @@ impl ChunkReader {
         read
     }
 
-    /// The chunk at a location of `index`, verified.
-    pub fn chunk_at(&self, index: &Index, location: &ChunkLocation, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
-        self.part(&index.frame(location)?, location, kind, |found| found == id, id.short())
-    }
-
     /// A decoded frame, from the cache or the storage.
     pub fn frame(&self, frame: &FrameRef) -> Result<Arc<DecodedFrame>> {
         self.frames.get_or_insert_with(&frame_key(frame), || self.fetch(frame, None))
     }
 
     /// Whether a frame, by its pack and its number there, is in memory already.
-    pub fn has_frame(&self, &(pack, number): &(PackId, u32)) -> bool {
+    pub(crate) fn has_frame(&self, &(pack, number): &(PackId, u32)) -> bool {
         [false, true].iter().any(|delta| self.frames.contains_key(&(pack, number, *delta)))
     }
 
@@ -364,7 +359,7 @@ impl ChunkReader {
         Ok(Arc::new(DecodedFrame { plain: self.buffers.keep(plain), verified: Mutex::default() }))
     }
 
-    /// Neighbouring frames of one pack, read with one request, for [`ChunkReader::decode_frame`]. `None`: one frame is
+    /// Neighbouring frames of one pack, read with one request, for `ChunkReader::decode_frame`. `None`: one frame is
     /// read as well by itself. Memory for them comes from the caller.
     pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>, buffer: Vec<u8>) -> Result<Option<SealedRun>> {
         SealedRun::read(&**self.repo.storage(), frames, buffer)
@@ -398,8 +393,8 @@ impl ChunkReader {
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache. Its sealed bytes are taken from `run`, if they
     /// are there and good. The bases of a difference are not hashed: who hashes what comes out knows whether they were
-    /// right, and if not, [`ChunkReader::chunk_at`] looks closer.
-    pub fn decode_frame(&self, frame: &FrameRef, run: Option<&SealedRun>, plain: &mut Vec<u8>) -> Result<()> {
+    /// right, and if not, [`ChunkReader::chunk`] looks closer.
+    pub(crate) fn decode_frame(&self, frame: &FrameRef, run: Option<&SealedRun>, plain: &mut Vec<u8>) -> Result<()> {
         let given = run.and_then(|run| run.get(frame));
         match self.decode_of(frame, given, &ChunkReader::bases_unseen, plain) {
             // There may be better ones elsewhere.
@@ -493,7 +488,7 @@ impl ChunkReader {
     }
 
     /// The same without a look at their content, for who hashes what comes of it.
-    pub fn bases_unseen(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn bases_unseen(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
         self.gather(kind, bases, out, |found, location, _| chunk_of(self.frame(found)?, location))
     }
 

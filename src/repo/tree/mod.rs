@@ -23,7 +23,7 @@ pub mod writer;
 #[derive(Debug)]
 pub struct NodePage {
     /// Its nodes, sorted by name.
-    pub nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     /// `before[i]`: the weight of the nodes before `i` in this page.
     before: Vec<u64>,
 }
@@ -210,7 +210,7 @@ impl TreeReader {
     }
 
     /// Calls `visit` with the pages of the tree before that cover `place`, in order, until it answers false.
-    pub fn pages_at(&self, place: &PagePosition<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
+    pub(crate) fn pages_at(&self, place: &PagePosition<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
         self.pages_below(&place.before.page, place.before.height, 0, place, visit).map(drop)
     }
 
@@ -298,7 +298,7 @@ impl TreeReader {
     }
 
     /// The direct entry that is or contains the node at `offset` (preorder position less the directory's, from 1).
-    pub fn entry_at(&self, directory: &Directory, offset: u64) -> Result<Option<Entry>> {
+    pub(crate) fn entry_at(&self, directory: &Directory, offset: u64) -> Result<Option<Entry>> {
         let Some(wanted) = offset.checked_sub(1).filter(|w| *w < directory.descendants) else { return Ok(None) };
         let choose = |children: &[Child], _, mut skipped: u64| {
             children.iter().position(|c| {

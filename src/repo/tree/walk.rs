@@ -10,17 +10,17 @@ use crate::repo::reader::ChunkReader;
 
 /// A page of a tree.
 #[derive(Debug, Clone, Copy)]
-pub struct TreePage {
+pub(crate) struct TreePage {
     /// Which of the four trees.
-    pub kind: PageKind,
+    pub(crate) kind: PageKind,
     /// Its chunk.
-    pub id: ChunkId,
+    pub(crate) id: ChunkId,
     /// Its level: 0 for a leaf.
-    pub level: u8,
+    pub(crate) level: u8,
 }
 
 /// What a walk asks and tells.
-pub trait Visitor {
+pub(crate) trait Visitor {
     /// A page is named. True: it is gone into. A page that several trees share is named by each of
     /// them, and must be gone into only once: a damaged tree may name its own pages.
     fn page(&mut self, page: &TreePage) -> Result<bool>;
@@ -34,7 +34,7 @@ pub trait Visitor {
 
 /// Visits all that a snapshot names. Pages are read in the order in which ingest writes them. Leaves
 /// of scan records and hard links name nothing, and are not read.
-pub fn walk<V: Visitor>(reader: &ChunkReader, snapshot: &Snapshot, visitor: &mut V) -> Result<()> {
+pub(crate) fn walk<V: Visitor>(reader: &ChunkReader, snapshot: &Snapshot, visitor: &mut V) -> Result<()> {
     let mut walk = TreeWalk { visitor, stack: Vec::new() };
     snapshot.links.iter().for_each(|root| walk.push(PageKind::Links, root));
     snapshot.scan.iter().for_each(|root| walk.push(PageKind::Scan, root));

@@ -17,13 +17,13 @@ pub enum Span<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct PagePosition<'a> {
     /// That tree.
-    pub before: &'a Root,
+    pub(crate) before: &'a Root,
     /// What both are.
-    pub kind: PageKind,
+    pub(crate) kind: PageKind,
     /// The page's level; 0 for a leaf.
-    pub level: u8,
+    pub(crate) level: u8,
     /// What it covers.
-    pub span: Span<'a>,
+    pub(crate) span: Span<'a>,
 }
 
 /// Takes finished pages and gives their ids.
@@ -75,7 +75,7 @@ impl TreeWriter {
     }
 
     /// The same, for a tree that takes the place of another: the sink is told where each page would be there.
-    pub fn over(self, before: Option<Root>) -> Self {
+    pub(crate) fn over(self, before: Option<Root>) -> Self {
         let before = before.map(|root| PreviousTree { root, last: Vec::new(), closed: 0, shift: 0 });
         TreeWriter { before, ..self }
     }
@@ -86,7 +86,7 @@ impl TreeWriter {
     }
 
     /// The next entry has number `here` in this tree, and `there` in the one before.
-    pub fn align(&mut self, here: u64, there: u64) {
+    pub(crate) fn align(&mut self, here: u64, there: u64) {
         if let Some(before) = &mut self.before {
             before.shift = there.wrapping_sub(here) as i64;
         }

@@ -21,22 +21,22 @@ const REMEMBERED: usize = 4096;
 
 /// Who asks.
 #[derive(Debug, Clone)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// The token's name, or what stands for who comes over ssh.
-    pub id: String,
+    pub(crate) id: String,
     /// The repository's directory; `None` for who may only read counters.
-    pub repository: Option<PathBuf>,
+    pub(crate) repository: Option<PathBuf>,
     /// What may be done.
-    pub capabilities: Vec<Capability>,
+    pub(crate) capabilities: Vec<Capability>,
     /// The most bytes that the repository may hold.
-    pub quota: Option<u64>,
+    pub(crate) quota: Option<u64>,
     /// Bytes a second.
-    pub rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
 }
 
 /// How requests are admitted.
 #[derive(Debug)]
-pub enum Door {
+pub(crate) enum Door {
     /// By token: repositories below a root directory.
     Tokens {
         /// The root.
@@ -67,7 +67,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 impl Door {
     /// Who sends these headers. Blocks on the disk now and then.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
         match self {
             Door::Tokens { root, tokens, seen } => {
                 let token = known(tokens, seen, headers)?;
@@ -165,7 +165,7 @@ fn inside(path: &Path, allowed: &[PathBuf]) -> Result<PathBuf, Refusal> {
 
 impl Principal {
     /// That a capability is there.
-    pub fn needs(&self, capability: Capability, what: &str) -> Result<(), Refusal> {
+    pub(crate) fn needs(&self, capability: Capability, what: &str) -> Result<(), Refusal> {
         if self.capabilities.contains(&capability) {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Principal {
     }
 
     /// Whether an object of this name may be created. Blocks on the disk.
-    pub fn may_create(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
+    pub(crate) fn may_create(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
         let what = || format!("create {}/", name.class().prefix());
         match name {
             Name::Forgotten(_) | Name::Condemned(_) | Name::Removed(_) => self.needs(Capability::Prune, &what()),
@@ -221,7 +221,7 @@ impl Principal {
     }
 
     /// Whether an object of this name may be deleted. Blocks on the disk.
-    pub fn may_delete(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
+    pub(crate) fn may_delete(&self, hosted: &Arc<Hosted>, name: &Name) -> Result<(), Refusal> {
         if let Name::Beat(id, _) = name
             && self.capabilities.contains(&Capability::Put)
             && hosted.owner(*id).map_err(|e| refuse(&e))?.is_some_and(|owner| owner == self.id)
@@ -248,7 +248,7 @@ impl Principal {
     }
 
     /// Whether objects of a class may be read.
-    pub fn may_read(&self, class: Class) -> Result<(), Refusal> {
+    pub(crate) fn may_read(&self, class: Class) -> Result<(), Refusal> {
         self.needs(Capability::Get, &format!("read {}/", class.prefix()))
     }
 }

@@ -12,7 +12,7 @@ const OBJECTS_AT_LEAST: u64 = 10_000;
 
 /// So many objects, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// How many.
     pub objects: u64,
     /// Their bytes.
@@ -21,7 +21,7 @@ pub struct Usage {
 
 impl Usage {
     /// One object of so many bytes.
-    pub fn one(bytes: u64) -> Self {
+    pub(crate) fn one(bytes: u64) -> Self {
         Usage { objects: 1, bytes }
     }
 
@@ -37,13 +37,13 @@ impl Usage {
 }
 
 /// The most objects in a repository with a quota.
-pub fn most_objects(quota: u64) -> u64 {
+pub(crate) fn most_objects(quota: u64) -> u64 {
     OBJECTS_AT_LEAST + quota / BYTES_AN_OBJECT
 }
 
 /// The account of a repository. Whoever changes the repository changes it under the same lock.
 #[derive(Debug, Default)]
-pub struct Account {
+pub(crate) struct Account {
     /// What is there, when it was counted; `None` while nobody needs to know.
     held: Option<(Usage, Instant)>,
     /// What is being uploaded.
@@ -52,7 +52,7 @@ pub struct Account {
 
 impl Account {
     /// What is there and on its way. `count` looks.
-    pub fn used<E>(&mut self, count: impl FnOnce() -> Result<Usage, E>) -> Result<Usage, E> {
+    pub(crate) fn used<E>(&mut self, count: impl FnOnce() -> Result<Usage, E>) -> Result<Usage, E> {
         let held = match self.held {
             Some((held, _)) => held,
             None => {
@@ -66,7 +66,12 @@ impl Account {
 
     /// Notes an object that is about to come, if `quota` has room for it; `quota` of `None` has. Taken back by
     /// [`Account::settle`].
-    pub fn reserve(&mut self, bytes: u64, quota: Option<u64>, count: impl Fn() -> Result<Usage, Refusal>) -> Result<(), Refusal> {
+    pub(crate) fn reserve(
+        &mut self,
+        bytes: u64,
+        quota: Option<u64>,
+        count: impl Fn() -> Result<Usage, Refusal>,
+    ) -> Result<(), Refusal> {
         let wanted = Usage::one(bytes);
         if let Some(quota) = quota {
             let is_full = |used: Usage| {
@@ -96,7 +101,7 @@ impl Account {
     }
 
     /// What was reserved has come, or will not.
-    pub fn settle(&mut self, bytes: u64, came: bool) {
+    pub(crate) fn settle(&mut self, bytes: u64, came: bool) {
         self.coming = self.coming.minus(Usage::one(bytes));
         if let (true, Some((held, _))) = (came, &mut self.held) {
             *held = held.plus(Usage::one(bytes));
@@ -104,7 +109,7 @@ impl Account {
     }
 
     /// An object of so many bytes is gone.
-    pub fn gone(&mut self, bytes: u64) {
+    pub(crate) fn gone(&mut self, bytes: u64) {
         if let Some((held, _)) = &mut self.held {
             *held = held.minus(Usage::one(bytes));
         }

@@ -20,14 +20,14 @@ const SOON: Duration = Duration::from_millis(250);
 const LATE: Duration = Duration::from_secs(1);
 
 /// Bytes in memory that count in a client's share until nothing holds them any more: also while they wait to be sent.
-pub struct CountedBytes {
+pub(crate) struct CountedBytes {
     bytes: Vec<u8>,
     _held: Option<HeldPermits>,
 }
 
 impl CountedBytes {
     /// These bytes, with the share that they take.
-    pub fn bytes(bytes: Vec<u8>, held: Option<HeldPermits>) -> Bytes {
+    pub(crate) fn bytes(bytes: Vec<u8>, held: Option<HeldPermits>) -> Bytes {
         Bytes::from_owner(CountedBytes { bytes, _held: held })
     }
 }
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for ResponsePart {
 }
 
 /// A body that is watched, with the note that its request is under way.
-pub struct Measured {
+pub(crate) struct Measured {
     body: Body,
     rest: Bytes,
     part: usize,
@@ -62,7 +62,7 @@ pub struct Measured {
 
 impl Measured {
     /// Watches a body.
-    pub fn new(body: Body, flow: Arc<ResponseFlow>, busy: Busy) -> Self {
+    pub(crate) fn new(body: Body, flow: Arc<ResponseFlow>, busy: Busy) -> Self {
         Measured { body, rest: Bytes::new(), part: LEAST, given: None, flow, _busy: busy }
     }
 

@@ -33,7 +33,7 @@ struct Current {
 
 /// A chain of certificates and its key, by their files.
 #[derive(Debug)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     chain: PathBuf,
     key: PathBuf,
     current: Mutex<Current>,
@@ -41,7 +41,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// What is in these PEM files now. Also answers its fingerprint.
-    pub fn read(chain: PathBuf, key: PathBuf) -> Result<(Self, Option<Fingerprint>)> {
+    pub(crate) fn read(chain: PathBuf, key: PathBuf) -> Result<(Self, Option<Fingerprint>)> {
         let stamps = (stamp(&chain), stamp(&key));
         let identity = TlsIdentity::read(&chain, &key)?;
         let fingerprint = identity.fingerprint();

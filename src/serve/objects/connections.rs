@@ -37,15 +37,15 @@ use crate::sys::socket;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a listener's connections share.
-pub struct Listener {
+pub(crate) struct Listener {
     /// The socket.
-    pub socket: TcpListener,
+    pub(crate) socket: TcpListener,
     /// How TLS is spoken; `None`: not at all.
-    pub tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<TlsAcceptor>,
 }
 
 /// Takes connections until `stop`, and then waits for what is under way.
-pub async fn serve(server: Arc<Server>, listener: Listener, mut stop: channel::Receiver<bool>) {
+pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: channel::Receiver<bool>) {
     let mut tasks = JoinSet::new();
     let router = router(server.clone());
     let mut number = 0;
@@ -103,7 +103,7 @@ impl Drop for Left {
 
 /// Who is at the other end of a connection, as far as that is known.
 #[derive(Debug)]
-pub struct Guest {
+pub(crate) struct Guest {
     number: u64,
     peer: SocketAddr,
     activity: Arc<Activity>,
@@ -118,14 +118,14 @@ impl Guest {
 
 /// Who asks: goes with each request, and learns its token.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub(crate) struct Asker {
     guest: Arc<Guest>,
     token: Arc<OnceLock<String>>,
 }
 
 impl Asker {
     /// The token is good: the connection counts as this token's from now on, and not when the answer is out.
-    pub fn admit(&self, server: &Server, token: &str) {
+    pub(crate) fn admit(&self, server: &Server, token: &str) {
         let _ = self.token.set(token.to_owned());
         if self.guest.activity.admit() {
             server.made_room(server.gate.known(self.guest.number, token));
@@ -234,7 +234,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 }
 
 /// Serves the one connection of standard input and output.
-pub async fn serve_stdio(server: Arc<Server>) -> std::io::Result<()> {
+pub(crate) async fn serve_stdio(server: Arc<Server>) -> std::io::Result<()> {
     let mut output = tokio::io::stdout();
     output.write_all(protocol::GREETING.as_bytes()).await?;
     output.flush().await?;
@@ -255,7 +255,7 @@ async fn converse(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unp
 }
 
 /// Answers one request that came over no network.
-pub async fn answer_alone(server: &Arc<Server>, request: Request<Full<Bytes>>) -> Response<Measured> {
+pub(crate) async fn answer_alone(server: &Arc<Server>, request: Request<Full<Bytes>>) -> Response<Measured> {
     match answer(server.clone(), router(server.clone()), nobody(), request).await {
         Ok(response) => response,
         Err(never) => match never {},

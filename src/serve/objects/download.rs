@@ -76,7 +76,7 @@ fn range(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal
 }
 
 /// An object, or a range of it; its length alone for HEAD. The `request` lasts until its last byte is given away.
-pub async fn object(
+pub(crate) async fn object(
     server: &Arc<Server>,
     client: &Arc<Client>,
     hosted: &Arc<Hosted>,
@@ -195,7 +195,7 @@ impl Lister {
 }
 
 /// The list of a class. It is read as it is sent, and counts in the client's share of the memory.
-pub async fn list(
+pub(crate) async fn list(
     server: &Arc<Server>,
     client: &Arc<Client>,
     hosted: &Arc<Hosted>,

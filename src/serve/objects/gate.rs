@@ -38,7 +38,7 @@ struct OpenConnection {
 
 /// Who is let in, and who has to go.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     limits: Limits,
     /// Whether addresses tell clients apart: not behind something that speaks TLS for the server.
     by_address: bool,
@@ -47,7 +47,7 @@ pub struct Gate {
 }
 
 /// What counts as one address: whoever has an IPv6 network has 2^64 addresses in it.
-pub fn group(address: IpAddr) -> IpAddr {
+pub(crate) fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
         v4 => v4,
@@ -63,7 +63,7 @@ fn most<K: Hash + Eq + Clone>(keys: impl Iterator<Item = K>) -> Option<K> {
 
 impl Gate {
     /// A gate after the numbers.
-    pub fn new(limits: &Limits, by_address: bool) -> Self {
+    pub(crate) fn new(limits: &Limits, by_address: bool) -> Self {
         Gate { limits: limits.clone(), by_address, open: Mutex::default() }
     }
 
@@ -72,7 +72,7 @@ impl Gate {
     }
 
     /// A connection came. Answers how many others had to go for it.
-    pub fn enter(&self, number: u64, address: IpAddr, activity: Arc<Activity>) -> usize {
+    pub(crate) fn enter(&self, number: u64, address: IpAddr, activity: Arc<Activity>) -> usize {
         let mut open = self.open();
         let address = group(address);
         open.insert(number, OpenConnection { address, kind: ConnectionState::Silent, activity, handle: None });
@@ -80,14 +80,14 @@ impl Gate {
     }
 
     /// It has a task.
-    pub fn watch(&self, number: u64, handle: AbortHandle) {
+    pub(crate) fn watch(&self, number: u64, handle: AbortHandle) {
         if let Some(place) = self.open().get_mut(&number) {
             place.handle = Some(handle);
         }
     }
 
     /// Something came of it. Answers how many others had to go for it.
-    pub fn speaks(&self, number: u64) -> usize {
+    pub(crate) fn speaks(&self, number: u64) -> usize {
         let mut open = self.open();
         let Some(place) = open.get_mut(&number).filter(|place| place.kind == ConnectionState::Silent) else { return 0 };
         place.kind = ConnectionState::Stranger;
@@ -119,7 +119,7 @@ impl Gate {
 
     /// Something authorized came of it: it is this token's. Answers how many others had to go for it: the token's own that
     /// has rested longest where the token has too many, else one of the token that has most.
-    pub fn known(&self, number: u64, token: &str) -> usize {
+    pub(crate) fn known(&self, number: u64, token: &str) -> usize {
         let mut open = self.open();
         let Some(place) = open.get_mut(&number) else { return 0 };
         place.kind = ConnectionState::Known(token.to_owned());
@@ -141,7 +141,7 @@ impl Gate {
     }
 
     /// Makes room for a descriptor: the oldest that is silent, or a stranger, goes.
-    pub fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         let mut open = self.open();
         let oldest = |kind: ConnectionState| open.iter().find(|(_, p)| p.kind == kind).map(|(n, _)| *n);
         if let Some(number) = oldest(ConnectionState::Silent).or_else(|| oldest(ConnectionState::Stranger)) {
@@ -160,12 +160,12 @@ impl Gate {
     }
 
     /// A connection has ended.
-    pub fn leave(&self, number: u64) {
+    pub(crate) fn leave(&self, number: u64) {
         self.open().remove(&number);
     }
 
     /// Open connections.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.open().len()
     }
 }

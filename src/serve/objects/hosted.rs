@@ -30,9 +30,9 @@ const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// An open repository.
 #[derive(Debug)]
-pub struct Hosted {
+pub(crate) struct Hosted {
     /// Its objects.
-    pub storage: Arc<DirectoryStorage>,
+    pub(crate) storage: Arc<DirectoryStorage>,
     /// Which directory it was when it was opened.
     directory: (u64, u64),
     /// Held while an object gets its name or goes, so that what is counted is what is there.
@@ -51,7 +51,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 impl Hosted {
     /// Opens the repository in a directory. What can be seen in it is durable when this returns: whoever wrote it may have
     /// been killed before its own barrier.
-    pub fn open(path: &Path) -> Result<Arc<Self>> {
+    pub(crate) fn open(path: &Path) -> Result<Arc<Self>> {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
@@ -61,13 +61,13 @@ impl Hosted {
     }
 
     /// Makes an empty one there.
-    pub fn create(path: &Path) -> Result<Arc<Self>> {
+    pub(crate) fn create(path: &Path) -> Result<Arc<Self>> {
         DirectoryStorage::create(path)?;
         Self::open(path)
     }
 
     /// Whether `path` still leads to it.
-    pub fn is_at(&self, path: &Path) -> bool {
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
         identity(path).is_ok_and(|found| found == self.directory)
     }
 
@@ -87,7 +87,7 @@ impl Hosted {
     }
 
     /// Who began a session; `None` when nobody did, or it has ended.
-    pub fn owner(&self, id: SnapshotId) -> Result<Option<String>> {
+    pub(crate) fn owner(&self, id: SnapshotId) -> Result<Option<String>> {
         match fs::read_to_string(self.note(OWNERS, id)) {
             Ok(owner) => Ok(Some(owner)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -109,7 +109,7 @@ impl Hosted {
     }
 
     /// Who put a snapshot; `None` when that is not known, and of all other objects.
-    pub fn writer(&self, name: &Name) -> Result<Option<String>> {
+    pub(crate) fn writer(&self, name: &Name) -> Result<Option<String>> {
         let Name::Snapshot(id) = name else { return Ok(None) };
         receipts::writer(self.storage.path(), *id)
     }
@@ -121,12 +121,12 @@ impl Hosted {
     }
 
     /// Whether an object is there.
-    pub fn has(&self, name: &Name) -> bool {
+    pub(crate) fn has(&self, name: &Name) -> bool {
         self.storage.open_object(name).is_ok()
     }
 
     /// Whether nothing is stored yet: keys and configuration are still being made.
-    pub fn is_new(&self) -> Result<bool> {
+    pub(crate) fn is_new(&self) -> Result<bool> {
         for class in [Class::Packs, Class::Index, Class::Sessions, Class::Snapshots] {
             if !self.storage.list(class)?.is_empty() {
                 return Ok(false);
@@ -137,7 +137,7 @@ impl Hosted {
 
     /// That an object may be stored whose header names this repository: the one of the configuration, or, where there is
     /// none yet, of the key slots. Where there is neither, the first of them decides.
-    pub fn must_be_of(&self, name: &Name, repository: RepositoryId) -> Result<RepositoryId, Refusal> {
+    pub(crate) fn must_be_of(&self, name: &Name, repository: RepositoryId) -> Result<RepositoryId, Refusal> {
         let mut known = self.repository.lock();
         // Somebody may have made it anew, past this server.
         if *known != Some(repository) {
@@ -222,19 +222,19 @@ impl Hosted {
     }
 
     /// The bytes of all objects, and of those that are being uploaded.
-    pub fn used(&self) -> Result<u64> {
+    pub(crate) fn used(&self) -> Result<u64> {
         Ok(self.account().used(|| self.count())?.bytes)
     }
 
     /// Takes room for an object of so many bytes from what `quota` leaves. It is given back when the value goes, unless the
     /// object was stored.
-    pub fn reserve(self: &Arc<Self>, bytes: u64, quota: Option<u64>) -> Result<Reserved, Refusal> {
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, quota: Option<u64>) -> Result<Reserved, Refusal> {
         self.account().reserve(bytes, quota, || self.count().map_err(|e| refuse(&e)))?;
         Ok(Reserved { hosted: self.clone(), bytes, settled: false })
     }
 
     /// Gives an uploaded object its name, if that is free. A session is noted as begun by `who` before, who may have so many.
-    pub fn store(
+    pub(crate) fn store(
         &self,
         (name, repository): (&Name, RepositoryId),
         upload: Upload,
@@ -291,7 +291,7 @@ impl Hosted {
     }
 
     /// Deletes an object, and says how many bytes it had; `None` when it was not there.
-    pub fn delete(&self, name: &Name) -> Result<Option<u64>> {
+    pub(crate) fn delete(&self, name: &Name) -> Result<Option<u64>> {
         let mut account = self.account();
         let size = self.storage.remove(name)?;
         if let Some(size) = size {
@@ -310,7 +310,7 @@ impl Hosted {
 
 /// Room for an object that is being uploaded.
 #[derive(Debug)]
-pub struct Reserved {
+pub(crate) struct Reserved {
     hosted: Arc<Hosted>,
     bytes: u64,
     settled: bool,
@@ -325,7 +325,7 @@ impl Drop for Reserved {
 }
 
 /// What a client is told of a failure here: no paths, which are none of its business; the log has them.
-pub fn refuse(e: &Error) -> Refusal {
+pub(crate) fn refuse(e: &Error) -> Refusal {
     match e.kind() {
         ErrorKind::Full => Refusal::new(Code::NoSpace, "the server's disk is full"),
         ErrorKind::NotFound => Refusal::new(Code::NotFound, "it is not there"),

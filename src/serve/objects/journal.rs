@@ -14,13 +14,13 @@ const CLIENTS: usize = 256;
 
 /// Counts refusals by who is refused.
 #[derive(Debug, Default)]
-pub struct Journal {
+pub(crate) struct Journal {
     windows: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
 impl Journal {
     /// Whether a refusal of this client is to be logged. Says now and then how many were not.
-    pub fn wants(&self, who: &str) -> bool {
+    pub(crate) fn wants(&self, who: &str) -> bool {
         self.wants_at(who, Instant::now())
     }
 

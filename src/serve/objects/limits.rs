@@ -64,25 +64,25 @@ impl Default for Limits {
 
 /// One who asks, over all of its connections.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     bytes: Arc<Semaphore>,
     /// What it has whatever the others hold, so that it always goes on.
     reserve: Arc<Semaphore>,
     requests: Arc<Semaphore>,
     /// Bytes a second.
-    pub rate: Option<Rate>,
+    pub(crate) rate: Option<Rate>,
 }
 
 /// Permits for bytes in memory; gone when dropped.
 #[derive(Debug)]
-pub struct HeldPermits(#[allow(dead_code, reason = "they are only held")] Vec<OwnedSemaphorePermit>);
+pub(crate) struct HeldPermits(#[allow(dead_code, reason = "they are only held")] Vec<OwnedSemaphorePermit>);
 
 /// Bytes that each client may hold beside the bytes of all.
 const RESERVE: usize = 512 << 10;
 
 /// Memory and clients.
 #[derive(Debug)]
-pub struct ClientBudget {
+pub(crate) struct ClientBudget {
     total: Arc<Semaphore>,
     limits: Limits,
     clients: Mutex<HashMap<ClientKey, Weak<Client>>>,
@@ -97,13 +97,13 @@ fn units(bytes: usize) -> u32 {
 
 impl ClientBudget {
     /// A budget after the numbers.
-    pub fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         let total = Arc::new(Semaphore::new(units(limits.total_bytes) as usize));
         ClientBudget { total, limits: limits.clone(), clients: Mutex::default() }
     }
 
     /// The client that a principal is.
-    pub fn client(&self, principal: &Principal) -> Arc<Client> {
+    pub(crate) fn client(&self, principal: &Principal) -> Arc<Client> {
         let mut clients = self.clients.lock();
         let key = (principal.id.clone(), principal.rate);
         if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
@@ -121,7 +121,7 @@ impl ClientBudget {
     }
 
     /// Waits until these bytes may be in memory. `None`: never, as the server ends.
-    pub async fn hold(&self, client: &Client, bytes: usize) -> Option<HeldPermits> {
+    pub(crate) async fn hold(&self, client: &Client, bytes: usize) -> Option<HeldPermits> {
         let own = client.bytes.clone().acquire_many_owned(units(bytes.min(self.limits.client_bytes))).await.ok()?;
         let reserve = client.reserve.clone().acquire_many_owned(units(bytes.min(RESERVE)));
         let total = self.total.clone().acquire_many_owned(units(bytes.min(self.limits.total_bytes)));
@@ -137,7 +137,7 @@ impl ClientBudget {
 
 impl Client {
     /// The right to one more request; `None` when there are too many.
-    pub fn request(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn request(&self) -> Option<OwnedSemaphorePermit> {
         self.requests.clone().try_acquire_owned().ok()
     }
 }

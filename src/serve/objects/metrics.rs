@@ -13,7 +13,7 @@ const COUNTERS: usize = 4096;
 
 /// Counters since the server started.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Requests, by the first digit of the answer's status.
     answers: [AtomicU64; 6],
     /// Bytes of objects received and acknowledged.
@@ -35,20 +35,20 @@ pub struct Metrics {
 }
 
 /// Adds to a counter.
-pub fn add(counter: &AtomicU64, n: u64) {
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
 impl Metrics {
     /// Counts an answer.
-    pub fn answer(&self, status: u16) {
+    pub(crate) fn answer(&self, status: u16) {
         if let Some(counter) = self.answers.get(usize::from(status / 100)) {
             add(counter, 1);
         }
     }
 
     /// Counts a refusal of this token, for this reason.
-    pub fn refusal(&self, token: &str, code: Code) {
+    pub(crate) fn refusal(&self, token: &str, code: Code) {
         let mut refusals = self.refusals.lock();
         let key = (token.to_owned(), code);
         let is_new = !refusals.contains_key(&key);
@@ -65,7 +65,7 @@ impl Metrics {
     }
 
     /// The text.
-    pub fn text(&self, connections: usize) -> String {
+    pub(crate) fn text(&self, connections: usize) -> String {
         let mut out = String::new();
         let mut line = |name: &str, help: &str, kind: &str, values: &[(String, u64)]| {
             let _ = writeln!(out, "# HELP yester_{name} {help}\n# TYPE yester_{name} {kind}");

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::remote::protocol::{Capability, Code, Refusal, RepositoryName};
 use crate::remote::tokens::Tokens;
 
-pub mod access;
+pub(crate) mod access;
 mod account;
 mod body;
 mod certificate;
@@ -23,7 +23,7 @@ mod hosted;
 mod journal;
 pub mod limits;
 mod listen;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod offline;
 mod routes;
 mod shape;

@@ -56,7 +56,7 @@ fn empty(status: StatusCode) -> Response<Body> {
 }
 
 /// All routes.
-pub fn router(server: Arc<Server>) -> Router {
+pub(crate) fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))

@@ -6,16 +6,16 @@ use crate::remote::protocol::{Code, Refusal};
 use crate::storage::Name;
 
 /// The shortest object: a header and a checksum.
-pub const LEAST: u64 = (HEADER + CHECKSUM) as u64;
+pub(crate) const LEAST: u64 = (HEADER + CHECKSUM) as u64;
 
 /// The refusal of an object that cannot be what its name says.
-pub fn malformed(name: &Name, why: &str) -> Refusal {
+pub(crate) fn malformed(name: &Name, why: &str) -> Refusal {
     Refusal::new(Code::Malformed, format!("what came is no object of the name {name}: {why}; it was not stored"))
 }
 
 /// The repository that a header names, if an object of this name may begin with it. Versions and flags of newer programs
 /// are theirs to judge: their clients must be able to store.
-pub fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal> {
+pub(crate) fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal> {
     let Some(HeaderFields { kind, version, repository }) = envelope::peek(header) else {
         return Err(malformed(name, "its first bytes are not those of a yester object"));
     };
@@ -29,6 +29,6 @@ pub fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal
 }
 
 /// The repository of a whole object that is intact; `None` when it is not.
-pub fn repository_of_intact(name: &Name, object: &[u8]) -> Option<RepositoryId> {
+pub(crate) fn repository_of_intact(name: &Name, object: &[u8]) -> Option<RepositoryId> {
     repository_of(name, object).ok().filter(|_| envelope::is_intact(object))
 }

@@ -163,7 +163,7 @@ fn too_long() -> Refusal {
 }
 
 /// What an upload is about.
-pub struct Incoming {
+pub(crate) struct Incoming {
     /// The object.
     pub name: Name,
     /// How long it says it is.
@@ -197,7 +197,7 @@ fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> R
 
 /// Receives an object. [`Created::Exists`] when it was there already, the same. What cannot be an object of its name is
 /// refused, and told with the token that sent it.
-pub async fn receive(
+pub(crate) async fn receive(
     server: &Server,
     client: &Client,
     hosted: &Arc<Hosted>,

@@ -15,7 +15,7 @@ const ENOUGH: u64 = 64 << 10;
 
 /// What a connection did, for who watches it.
 #[derive(Debug)]
-pub struct Activity {
+pub(crate) struct Activity {
     began: Instant,
     /// Milliseconds after the beginning when something came or went last.
     moved: AtomicU64,
@@ -61,23 +61,23 @@ impl Activity {
     }
 
     /// Something authorized came; true the first time.
-    pub fn admit(&self) -> bool {
+    pub(crate) fn admit(&self) -> bool {
         !self.admitted.swap(true, Ordering::Relaxed)
     }
 
     /// Whether something authorized has come.
-    pub fn is_admitted(&self) -> bool {
+    pub(crate) fn is_admitted(&self) -> bool {
         self.admitted.load(Ordering::Relaxed)
     }
 
     /// A request that is not answered in full, while the value lives.
-    pub fn request(self: &Arc<Self>) -> Busy {
+    pub(crate) fn request(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
     /// An answer that begins: watched while the value lives.
-    pub fn flow(self: &Arc<Self>) -> Arc<ResponseFlow> {
+    pub(crate) fn flow(self: &Arc<Self>) -> Arc<ResponseFlow> {
         let flow = Arc::new(ResponseFlow { activity: self.clone(), given: AtomicU64::new(self.now()) });
         let mut flows = self.flows.lock();
         if flows.len() == flows.capacity() {
@@ -89,7 +89,7 @@ impl Activity {
 
     /// Whether the other side takes nothing of some answer for `idle`, whatever keeps it from going: a window of HTTP/2
     /// that stays shut leaves the socket in motion.
-    pub fn has_stuck_flow(&self, idle: Duration) -> bool {
+    pub(crate) fn has_stuck_flow(&self, idle: Duration) -> bool {
         let now = self.now();
         let mut flows = self.flows.lock();
         flows.retain(|flow| flow.strong_count() > 0);
@@ -100,14 +100,14 @@ impl Activity {
     }
 
     /// How long nothing came or went, and whether requests are under way.
-    pub fn rest(&self) -> (bool, u64) {
+    pub(crate) fn rest(&self) -> (bool, u64) {
         let still = self.now().saturating_sub(self.moved.load(Ordering::Relaxed));
         (self.requests.load(Ordering::Relaxed) == 0, still)
     }
 
     /// Whether the other side takes what it is sent too slowly: waiting for it for `idle`, with less than
     /// `least_rate` bytes a second going.
-    pub fn is_stuck(&self, idle: Duration, least_rate: u64) -> bool {
+    pub(crate) fn is_stuck(&self, idle: Duration, least_rate: u64) -> bool {
         let since = self.waiting.load(Ordering::Relaxed);
         if since == 0 || self.now().saturating_sub(since) < idle.as_millis() as u64 {
             return false;
@@ -118,20 +118,20 @@ impl Activity {
     }
 
     /// Whether nothing has been asked for so long.
-    pub fn is_idle(&self, keep: Duration) -> bool {
+    pub(crate) fn is_idle(&self, keep: Duration) -> bool {
         let (no_requests, still) = self.rest();
         no_requests && still >= keep.as_millis() as u64
     }
 
     /// How old it is.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.began.elapsed()
     }
 }
 
 /// An answer on its way: the server owes the next bytes, or the other side has to take what it was given.
 #[derive(Debug)]
-pub struct ResponseFlow {
+pub(crate) struct ResponseFlow {
     activity: Arc<Activity>,
     /// When the other side was given something that it has to take, as milliseconds; 0 when it is the server's turn.
     given: AtomicU64,
@@ -139,19 +139,19 @@ pub struct ResponseFlow {
 
 impl ResponseFlow {
     /// The other side has something to take.
-    pub fn gives(&self) {
+    pub(crate) fn gives(&self) {
         self.given.store(self.activity.now(), Ordering::Relaxed);
     }
 
     /// The other side waits for the server.
-    pub fn owes(&self) {
+    pub(crate) fn owes(&self) {
         self.given.store(0, Ordering::Relaxed);
     }
 }
 
 /// A request under way.
 #[derive(Debug)]
-pub struct Busy(Arc<Activity>);
+pub(crate) struct Busy(Arc<Activity>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -162,14 +162,14 @@ impl Drop for Busy {
 
 /// A stream that notes what it does.
 #[derive(Debug)]
-pub struct Watched<S> {
+pub(crate) struct Watched<S> {
     inner: S,
     activity: Arc<Activity>,
 }
 
 impl<S> Watched<S> {
     /// Watches a stream.
-    pub fn new(inner: S, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(inner: S, activity: Arc<Activity>) -> Self {
         Watched { inner, activity }
     }
 

@@ -9,7 +9,7 @@ const HEADER: usize = 12;
 const MOST: usize = HEADER + 4 * (u16::MAX as usize - 1);
 
 /// The bytes of attributes, and how many could not be among them: names of other kinds, and what is too long.
-pub fn encode(list: &[(Vec<u8>, Vec<u8>)]) -> (Vec<u8>, u64) {
+pub(crate) fn encode(list: &[(Vec<u8>, Vec<u8>)]) -> (Vec<u8>, u64) {
     let mut out = vec![0; HEADER];
     let mut lost = 0;
     for (name, value) in list {

@@ -4,9 +4,9 @@ use crate::model::Timestamp;
 use crate::vfs::image::BLOCK;
 
 /// Inode numbers count places of so many bytes.
-pub const SLOT: u64 = 32;
+pub(crate) const SLOT: u64 = 32;
 /// Bytes of an inode. Only the long form has times of its own.
-pub const INODE: u64 = 64;
+pub(crate) const INODE: u64 = 64;
 /// Where the superblock is in the first block.
 const SUPERBLOCK: usize = 1024;
 const MAGIC: u32 = 0xe0f5_e1e2;
@@ -17,7 +17,7 @@ const INCOMPAT_CHUNKED: u32 = 4;
 
 /// Where what an inode holds is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// In blocks one after the other.
     Plain = 0,
     /// Behind the inode.
@@ -28,7 +28,7 @@ pub enum Layout {
 
 /// What all kinds of inodes have.
 #[derive(Debug, Clone, Copy)]
-pub struct Inode {
+pub(crate) struct Inode {
     /// Where its content is.
     pub layout: Layout,
     /// Bytes of attributes behind it.
@@ -51,7 +51,7 @@ pub struct Inode {
 
 impl Inode {
     /// As on the disk.
-    pub fn bytes(&self) -> [u8; INODE as usize] {
+    pub(crate) fn bytes(&self) -> [u8; INODE as usize] {
         let mut out = [0; INODE as usize];
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         // Bit 0: the long form.
@@ -77,7 +77,7 @@ fn count(attributes: u64) -> u16 {
 
 /// What is read back of an inode while an image is made.
 #[derive(Debug, Clone, Copy)]
-pub struct InodeFields {
+pub(crate) struct InodeFields {
     /// Type and permissions.
     pub mode: u16,
     /// Whether its content is behind it.
@@ -93,11 +93,11 @@ pub struct InodeFields {
 }
 
 /// Where the size of an inode is in it, and its place.
-pub const SIZE_AT: u64 = 8;
-pub const PLACE_AT: u64 = 16;
+pub(crate) const SIZE_AT: u64 = 8;
+pub(crate) const PLACE_AT: u64 = 16;
 
 /// Reads an inode that [`Inode::bytes`] made.
-pub fn seen(bytes: &[u8; INODE as usize]) -> InodeFields {
+pub(crate) fn seen(bytes: &[u8; INODE as usize]) -> InodeFields {
     let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
     let layout = u16_at(0) >> 1;
@@ -112,7 +112,7 @@ pub fn seen(bytes: &[u8; INODE as usize]) -> InodeFields {
 
 /// What the superblock says.
 #[derive(Debug)]
-pub struct Superblock {
+pub(crate) struct Superblock {
     /// The root's inode number; below 65,536.
     pub root: u16,
     /// Inodes.
@@ -131,7 +131,7 @@ pub struct Superblock {
 
 impl Superblock {
     /// The first block.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = vec![0; BLOCK as usize];
         let mut put = |at: usize, bytes: &[u8]| out[SUPERBLOCK + at..SUPERBLOCK + at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC.to_le_bytes());

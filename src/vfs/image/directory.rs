@@ -8,7 +8,7 @@ const ENTRY: usize = 12;
 
 /// One directory that is being written.
 #[derive(Debug)]
-pub struct DirectoryBlocks {
+pub(crate) struct DirectoryBlocks {
     entries: Vec<(u64, u8, Vec<u8>)>,
     /// Bytes of the current block.
     used: usize,
@@ -18,16 +18,16 @@ pub struct DirectoryBlocks {
 }
 
 /// Takes the blocks of a directory, whole but for the last.
-pub type TakeBlocks<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+pub(crate) type TakeBlocks<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 
 impl DirectoryBlocks {
     /// A directory with this inode number, in a directory with that.
-    pub fn new(own: u64, parent: u64) -> DirectoryBlocks {
+    pub(crate) fn new(own: u64, parent: u64) -> DirectoryBlocks {
         DirectoryBlocks { entries: Vec::new(), used: 0, last: Vec::new(), dots: vec![(b"..", parent), (b".", own)] }
     }
 
     /// Adds an entry. Names that do not ascend are damage.
-    pub fn add(&mut self, name: &[u8], inode: u64, kind: u8, take: TakeBlocks<'_>) -> Result<()> {
+    pub(crate) fn add(&mut self, name: &[u8], inode: u64, kind: u8, take: TakeBlocks<'_>) -> Result<()> {
         if !self.last.is_empty() && self.last.as_slice() >= name {
             return Err(Error::corrupt("the names of a directory are not in order"));
         }
@@ -67,7 +67,7 @@ impl DirectoryBlocks {
     }
 
     /// The last block, as long as it is.
-    pub fn finish(mut self, take: TakeBlocks<'_>) -> Result<()> {
+    pub(crate) fn finish(mut self, take: TakeBlocks<'_>) -> Result<()> {
         while let Some((dot, inode)) = self.dots.pop() {
             self.put(dot, inode, DIRECTORY, take)?;
         }
@@ -79,7 +79,7 @@ impl DirectoryBlocks {
 const DIRECTORY: u8 = 2;
 
 /// The type of an entry, by the type bits of a mode.
-pub fn kind(mode: u16) -> u8 {
+pub(crate) fn kind(mode: u16) -> u8 {
     match mode & 0o170_000 {
         0o100_000 => 1,
         0o040_000 => DIRECTORY,

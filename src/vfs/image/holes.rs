@@ -5,7 +5,7 @@ use crate::model::Item;
 use crate::vfs::image::BLOCK;
 
 /// A piece that is nowhere.
-pub const NOWHERE: u32 = u32::MAX;
+pub(crate) const NOWHERE: u32 = u32::MAX;
 /// Pieces of one file, at most: four bytes each.
 const MOST: u64 = 1 << 18;
 /// The longest pieces are 2³¹ blocks.
@@ -13,7 +13,7 @@ const LONGEST: u32 = 31;
 
 /// The map of one file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Holes {
+pub(crate) struct Holes {
     /// A piece has 2 to this many blocks.
     pub bits: u32,
     /// For each piece its first block, counted from the file's; [`NOWHERE`] in a hole.
@@ -23,10 +23,10 @@ pub struct Holes {
 }
 
 /// A visit of a file's items, in order.
-pub type Items<'a> = &'a dyn Fn(&mut dyn FnMut(u64, &Item) -> Result<bool>) -> Result<()>;
+pub(crate) type Items<'a> = &'a dyn Fn(&mut dyn FnMut(u64, &Item) -> Result<bool>) -> Result<()>;
 
 /// The map of a file of `size` bytes; `None` when it cannot have one, since it is too long.
-pub fn map(size: u64, items: Items<'_>) -> Result<Option<Holes>> {
+pub(crate) fn map(size: u64, items: Items<'_>) -> Result<Option<Holes>> {
     // All places where a hole begins or ends, laid over each other: what they have in common is their lowest bit.
     let mut edges = 0;
     let mut before = None;

@@ -15,7 +15,7 @@ const TAGGING: &str = "x-amz-tagging";
 const STANDARD: &[u8] = b"STANDARD";
 
 /// What an answer says. Tags are not in it.
-pub fn of(headers: &HeaderMap) -> Result<ObjectFacts> {
+pub(crate) fn of(headers: &HeaderMap) -> Result<ObjectFacts> {
     let lacks = |what: &str| Error::new(ErrorKind::Io, format!("the store does not say {what} of an object"));
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let whole = text(CONTENT_RANGE).map(|range| range.rsplit('/').next().unwrap_or_default());
@@ -37,7 +37,7 @@ pub fn of(headers: &HeaderMap) -> Result<ObjectFacts> {
 }
 
 /// How many tags an object has, if the store says so.
-pub fn tags(headers: &HeaderMap) -> u64 {
+pub(crate) fn tags(headers: &HeaderMap) -> u64 {
     headers.get("x-amz-tagging-count").and_then(|count| count.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
@@ -53,7 +53,7 @@ fn attribute_of(header: &str) -> Option<Vec<u8>> {
 }
 
 /// The headers with which an object of these attributes is written. What is no header of an object is left out.
-pub fn headers(attributes: &[(Vec<u8>, Vec<u8>)]) -> Vec<(HeaderName, Vec<u8>)> {
+pub(crate) fn headers(attributes: &[(Vec<u8>, Vec<u8>)]) -> Vec<(HeaderName, Vec<u8>)> {
     let header = |(name, value): &(Vec<u8>, Vec<u8>)| {
         let text = std::str::from_utf8(name).ok()?.strip_prefix(attribute::PREFIX)?;
         let header = match text {

@@ -9,7 +9,7 @@ use crate::remote::s3::sign::encoded;
 
 /// A page of a list.
 #[derive(Debug)]
-pub struct BucketPage {
+pub(crate) struct BucketPage {
     /// Objects.
     pub entries: Vec<BucketEntry>,
     /// Where the next page begins; `None` at the end.
@@ -70,7 +70,7 @@ fn parsed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
 }
 
 /// A page of a list of objects.
-pub fn page(bytes: &[u8]) -> Result<BucketPage> {
+pub(crate) fn page(bytes: &[u8]) -> Result<BucketPage> {
     let ListBucketResult { is_truncated, encoding_type, next_continuation_token, contents } = parsed(bytes)?;
     let encoded = encoding_type.as_deref() == Some("url");
     let entry = |Contents { key, last_modified, etag, size }: Contents| {
@@ -98,7 +98,7 @@ fn decoded(text: &[u8]) -> Vec<u8> {
 }
 
 /// The tags of an object, as a header has them.
-pub fn tags(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn tags(bytes: &[u8]) -> Result<Vec<u8>> {
     let Tagging { tag_set } = parsed(bytes)?;
     let mut tags: Vec<String> = tag_set
         .tag
@@ -110,12 +110,12 @@ pub fn tags(bytes: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The id of an upload in parts.
-pub fn upload(bytes: &[u8]) -> Result<String> {
+pub(crate) fn upload(bytes: &[u8]) -> Result<String> {
     Ok(parsed::<InitiateMultipartUploadResult>(bytes)?.upload_id)
 }
 
 /// What makes an object of its parts, which are these ETags.
-pub fn parts(etags: &[String]) -> String {
+pub(crate) fn parts(etags: &[String]) -> String {
     let part = |(number, etag): (usize, &String)| {
         format!("<Part><PartNumber>{}</PartNumber><ETag>{}</ETag></Part>", number + 1, quick_xml::escape::escape(etag.as_str()))
     };
@@ -124,7 +124,7 @@ pub fn parts(etags: &[String]) -> String {
 }
 
 /// Where a bucket is to be made.
-pub fn location(region: &str) -> String {
+pub(crate) fn location(region: &str) -> String {
     let region = quick_xml::escape::escape(region);
     format!("<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>")
 }
