@@ -45,8 +45,8 @@ pub struct MountArgs {
     #[arg(long)]
     no_xattrs: bool,
     /// Have the kernel read snapshots by itself, as images of EROFS: for root
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Auto, hide_possible_values = true)]
-    native: When,
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = NativeWhen::Auto, hide_possible_values = true)]
+    native: NativeWhen,
     /// Memory for decoded data, as in 256M
     #[arg(long, value_name = "SIZE", default_value = "66M", value_parser = units::parse_size)]
     memory: u64,
@@ -59,7 +59,7 @@ pub struct MountArgs {
 
 /// When an image is used.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum When {
+enum NativeWhen {
     /// Where it can be; the log says why not
     Auto,
     /// Never
@@ -155,9 +155,9 @@ impl MountArgs {
             owner_root: self.owner_root,
             without_xattrs: self.no_xattrs,
             native: match self.native {
-                When::Auto => Native::Auto,
-                When::Off => Native::Off,
-                When::Require => Native::Require,
+                NativeWhen::Auto => Native::Auto,
+                NativeWhen::Off => Native::Off,
+                NativeWhen::Require => Native::Require,
             },
             extra: self.options.clone(),
             avoid: context.place()?.local().map(Path::to_owned).into_iter().collect(),

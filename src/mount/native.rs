@@ -100,7 +100,7 @@ impl ServedImage {
 }
 
 /// Where a tree stands on the way to being an image.
-enum Progress {
+enum ImageProgress {
     /// It is served as a file.
     Made(Arc<ServedImage>),
     /// It covers its tree.
@@ -129,7 +129,7 @@ pub(crate) struct Images {
     unasked: bool,
     served: RwLock<HashMap<u64, Arc<ServedImage>>>,
     next: AtomicU64,
-    progress: Mutex<HashMap<SnapshotId, Progress>>,
+    progress: Mutex<HashMap<SnapshotId, ImageProgress>>,
     /// Held while something is mounted. Whether the mount has ended.
     ended: Mutex<bool>,
     stop: AtomicBool,
@@ -236,7 +236,7 @@ impl Images {
     pub(crate) fn forget(&self, ino: u64, count: u64) {
         let Some(image) = self.get(ino) else { return };
         let before = image.lookups.fetch_sub(count, Ordering::AcqRel);
-        let wanted = self.progress.lock().values().any(|p| matches!(p, Progress::Made(made) if made.number == ino));
+        let wanted = self.progress.lock().values().any(|p| matches!(p, ImageProgress::Made(made) if made.number == ino));
         if before <= count && !wanted {
             self.served.write().remove(&ino);
         }
@@ -271,7 +271,7 @@ impl Images {
                     let name = escape(&shown.name);
                     self.view.reports().note(format!("ids/{name}"), format!("the kernel reads it through FUSE: {e}"));
                     let refused = e.kind() == ErrorKind::Unsupported;
-                    let now = if refused { Progress::Refused } else { Progress::Failed(Instant::now()) };
+                    let now = if refused { ImageProgress::Refused } else { ImageProgress::Failed(Instant::now()) };
                     self.progress.lock().insert(shown.tree.snapshot.id, now);
                     failed = failed.or(shown.newest.then_some(e));
                 }
@@ -284,10 +284,10 @@ impl Images {
     fn step(&self, shown: &ShownTree, kernel: &ToKernel) -> Result<bool> {
         let id = shown.tree.snapshot.id;
         let made = match self.progress.lock().get(&id) {
-            Some(Progress::Refused | Progress::Mounted) => return Ok(true),
-            Some(Progress::Failed(at)) if at.elapsed() < AGAIN => return Ok(true),
-            Some(Progress::Made(image)) => Some(image.clone()),
-            Some(Progress::Failed(_)) | None => None,
+            Some(ImageProgress::Refused | ImageProgress::Mounted) => return Ok(true),
+            Some(ImageProgress::Failed(at)) if at.elapsed() < AGAIN => return Ok(true),
+            Some(ImageProgress::Made(image)) => Some(image.clone()),
+            Some(ImageProgress::Failed(_)) | None => None,
         };
         let image = match made {
             Some(image) => image,
@@ -298,7 +298,7 @@ impl Images {
         }
         let done = self.cover(shown, &image, kernel)?;
         if done {
-            self.progress.lock().insert(id, Progress::Mounted);
+            self.progress.lock().insert(id, ImageProgress::Mounted);
             self.view.reports().note(format!("ids/{}", escape(&shown.name)), "the kernel reads it as an image");
             self.give(&image, kernel);
         }
@@ -322,7 +322,7 @@ impl Images {
         let number = FIRST + self.next.fetch_add(1, Ordering::Relaxed);
         let image = Arc::new(ServedImage { number, reader, lookups: AtomicU64::new(0) });
         self.served.write().insert(number, image.clone());
-        self.progress.lock().insert(shown.tree.snapshot.id, Progress::Made(image.clone()));
+        self.progress.lock().insert(shown.tree.snapshot.id, ImageProgress::Made(image.clone()));
         Ok(image)
     }
 

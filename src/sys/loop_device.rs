@@ -28,7 +28,7 @@ struct Info {
 
 /// `struct loop_config`.
 #[repr(C)]
-struct Configuration {
+struct LoopConfiguration {
     fd: u32,
     block_size: u32,
     info: Info,
@@ -39,7 +39,7 @@ struct Configuration {
 /// or a mount of the device, is. Errors: this system has no loop devices, or this process may not use them.
 pub fn attach(file: &File, block: u32) -> io::Result<(File, PathBuf)> {
     let control = File::options().read(true).write(true).open("/dev/loop-control")?;
-    let configuration = Configuration {
+    let configuration = LoopConfiguration {
         fd: file.as_raw_fd() as u32,
         block_size: block,
         info: Info { before: [0; 5], numbers: [0; 3], flags: FLAGS, names: [0; 160], init: [0; 2] },
@@ -93,6 +93,6 @@ mod tests {
     #[test]
     fn the_structures_have_the_sizes_of_the_kernel() {
         assert_eq!(size_of::<Info>(), 232);
-        assert_eq!(size_of::<Configuration>(), 304);
+        assert_eq!(size_of::<LoopConfiguration>(), 304);
     }
 }

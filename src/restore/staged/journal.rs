@@ -38,7 +38,7 @@ pub enum StagedPhase {
 
 /// What the journal says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Journal {
+pub(crate) struct StagedJournal {
     /// The version of this file.
     pub version: u32,
     /// Which staged restore it is: pointers have the same.
@@ -75,7 +75,7 @@ pub(crate) struct JournalPlace {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum JournalFile {
     /// The journal itself.
-    Journal(Journal),
+    Journal(StagedJournal),
     /// Where it is.
     Pointer {
         /// The version of this file.
@@ -87,12 +87,12 @@ pub(crate) enum JournalFile {
     },
 }
 
-impl Journal {
+impl StagedJournal {
     /// A new one.
     pub(crate) fn new(snapshot: String, set: &[u8], places: Vec<JournalPlace>) -> Result<Self> {
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(|e| Error::new(ErrorKind::Io, format!("no random bytes: {e}")))?;
-        Ok(Journal {
+        Ok(StagedJournal {
             version: VERSION,
             id: crate::model::id::to_hex(&id),
             phase: StagedPhase::Staging,

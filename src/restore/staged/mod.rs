@@ -25,7 +25,7 @@ pub(crate) mod swap;
 
 pub use journal::StagedPhase;
 
-use journal::{Journal, JournalFile, JournalPlace, quote, unquote};
+use journal::{JournalFile, JournalPlace, StagedJournal, quote, unquote};
 use place::StagedPlace;
 
 /// One place that a staged restore is for.
@@ -42,7 +42,7 @@ pub struct StagedTarget {
 /// A staged restore: one under way, or one that is kept.
 #[derive(Debug)]
 pub struct Staged {
-    journal: Journal,
+    journal: StagedJournal,
     places: Vec<StagedPlace>,
     /// Nobody else exchanges anything in these directories meanwhile.
     _locks: Vec<Dir>,
@@ -105,7 +105,7 @@ impl Staged {
         of(&place).map(|journal| journal.is_some())
     }
 
-    fn open(journal: Journal) -> Result<Staged> {
+    fn open(journal: StagedJournal) -> Result<Staged> {
         let mut places = Vec::new();
         for it in &journal.places {
             let path = it.path();
@@ -162,7 +162,7 @@ impl Staged {
                 new: 0,
             });
         }
-        let mut staged = Staged { journal: Journal::new(snapshot.to_string(), set, said)?, places, _locks };
+        let mut staged = Staged { journal: StagedJournal::new(snapshot.to_string(), set, said)?, places, _locks };
         staged.write()?;
         for place in staged.places.iter().skip(1) {
             journal::write(place, &staged.journal.pointer())?;
@@ -336,8 +336,8 @@ impl Staged {
 }
 
 /// The journal that is, or is pointed to, beside a place, and is about it.
-fn of(place: &StagedPlace) -> Result<Option<Journal>> {
-    let about = |journal: &Journal, place: &StagedPlace| {
+fn of(place: &StagedPlace) -> Result<Option<StagedJournal>> {
+    let about = |journal: &StagedJournal, place: &StagedPlace| {
         let same = |it: &JournalPlace| unquote(&it.name) == place.name && unquote(&it.parent) == path_bytes(&place.parent);
         journal.places.iter().any(same)
     };
