@@ -1,8 +1,9 @@
 //! What every command stands on: the options, the places, and opening the repository.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::jobs::config::keys::Set;
@@ -134,13 +135,13 @@ impl Context {
 
     /// Remembers a storage, for [`Context::requests`].
     pub fn opened(&self, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(storage.clone());
+        self.opened.lock().push(storage.clone());
         storage
     }
 
     /// What was asked of object stores; `None` where none was opened.
     pub fn requests(&self) -> Option<Requests> {
-        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = self.opened.lock();
         opened.iter().filter_map(|storage| storage.requests()).reduce(|a, b| Requests {
             put: a.put + b.put,
             get: a.get + b.get,

@@ -23,7 +23,7 @@ use crate::model::{PackId, SegmentId};
 use crate::storage::{Name, Storage};
 use crate::sys::Dir;
 
-/// What tells backup programs to leave a cache out (https://bford.info/cachedir/).
+/// What tells backup programs to leave a cache out (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Copies of a yester repository's index.\n";
 /// Bytes that are copied at once.
 const COPY: u64 = 4 << 20;

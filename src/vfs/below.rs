@@ -3,9 +3,10 @@
 //! A position is found by going down from the root: every directory knows how many nodes are below each of its
 //! entries. Nothing has to be remembered; what is remembered saves steps.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
 
+use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 
 use crate::model::{Directory, Node};
@@ -149,18 +150,18 @@ impl NodeFinder {
 
     /// The deepest recent directory that holds the inode.
     fn nearest(&self, ino: u64) -> Option<SnapshotDir> {
-        let recent = self.recent.read().unwrap_or_else(|e| e.into_inner());
+        let recent = self.recent.read();
         recent.iter().flatten().filter(|dir| dir.holds(ino)).max_by_key(|dir| dir.position).cloned()
     }
 
     /// Puts a directory among the recent ones.
     pub fn touch(&self, dir: &SnapshotDir) {
         let known = |recent: &[Option<SnapshotDir>; RECENT]| recent.iter().flatten().any(|d| d.ino() == dir.ino());
-        if known(&self.recent.read().unwrap_or_else(|e| e.into_inner())) {
+        if known(&self.recent.read()) {
             return;
         }
         let at = self.next.fetch_add(1, Ordering::Relaxed) % RECENT;
-        self.recent.write().unwrap_or_else(|e| e.into_inner())[at] = Some(dir.clone());
+        self.recent.write()[at] = Some(dir.clone());
     }
 }
 

@@ -1,10 +1,11 @@
 //! Following the repository: one state of what is shown, replaced when the list of snapshots changes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
@@ -209,18 +210,18 @@ impl FollowerShared {
     }
 
     fn state(&self) -> Arc<FollowerState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().clone()
     }
 
     /// False also while the list is being read.
     fn is_due(&self) -> bool {
-        self.watch.as_ref().and_then(|w| w.try_lock().ok()).is_some_and(|w| w.listed.elapsed() >= POLL)
+        self.watch.as_ref().and_then(|w| w.try_lock()).is_some_and(|w| w.listed.elapsed() >= POLL)
     }
 
     /// Lists again if the last list is as old as `age`.
     fn refresh(&self, age: Duration) {
         let Some(watch) = &self.watch else { return };
-        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = watch.lock();
         if watch.listed.elapsed() < age {
             return;
         }
@@ -241,7 +242,7 @@ impl FollowerShared {
         if changes.is_empty() {
             return;
         }
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        *self.state.write() = Arc::new(after);
         if self.notified.load(Ordering::Relaxed) {
             changes.into_iter().for_each(|change| drop(self.changes.0.send(change)));
         }

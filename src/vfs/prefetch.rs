@@ -6,11 +6,12 @@
 //! what could not be decoded ahead is met again, with its error, by the reader who needs it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
@@ -283,7 +284,7 @@ fn window(hits: u32, most: u64) -> u64 {
 
 impl PrefetchShared {
     fn streams(&self) -> MutexGuard<'_, Vec<ReaderStream>> {
-        self.streams.lock().unwrap_or_else(|e| e.into_inner())
+        self.streams.lock()
     }
 
     fn with<T>(&self, number: u64, act: impl FnOnce(&mut ReaderStream) -> T) -> Option<T> {

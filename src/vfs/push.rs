@@ -9,9 +9,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::model::{Content, Kind};
@@ -76,7 +77,7 @@ pub struct Push {
 }
 
 fn lock(given: &PushQueue) -> MutexGuard<'_, VecDeque<Progress>> {
-    given.lock().unwrap_or_else(PoisonError::into_inner)
+    given.lock()
 }
 
 impl Push {

@@ -230,12 +230,31 @@ fn breaches(sources: &[Source]) -> Vec<String> {
                 out.push(format!("src/{path} uses {word}, which belongs to {places:?}"));
             }
         }
+        for lock in std_locks(&source.words) {
+            out.push(format!("src/{path} uses std::sync::{lock}: locks are parking_lot's"));
+        }
         rooms(source, &mut out);
     }
     let sled: Vec<&str> = sources.iter().filter(|s| s.holds("sled")).map(|s| s.path.as_str()).collect();
     if sled.len() > 1 {
         out.push(format!("sled belongs to one file, but {sled:?} use it"));
     }
+    out
+}
+
+/// The locks of the standard library that are named by `std::sync::`.
+fn std_locks(words: &[String]) -> Vec<String> {
+    let start = ["std", ":", ":", "sync", ":", ":"];
+    let mut out = Vec::new();
+    for at in (0..words.len()).filter(|at| words[*at..].iter().take(start.len()).eq(start.iter())) {
+        let named = &words[at + start.len()..];
+        match named.first().map(String::as_str) {
+            Some("{") => out.extend(group(&named[1..])),
+            Some(name) => out.push(name.to_owned()),
+            None => {}
+        }
+    }
+    out.retain(|name| ["Mutex", "RwLock", "Condvar", "PoisonError"].contains(&name.as_str()));
     out
 }
 
@@ -327,6 +346,8 @@ fn a_breach_is_seen() {
         ("repo/mod.rs", "use super::super::ingest::ingest;", "super::super"),
         ("storage/far.rs", "use tokio::runtime;", "tokio"),
         ("ingest/mod.rs", "use clap::Args;", "clap"),
+        ("cli/context.rs", "use std::sync::{Arc, Mutex};", "parking_lot"),
+        ("vfs/below.rs", "let lock = std::sync::RwLock::new(0);", "parking_lot"),
         ("repo/small.rs", "tracing::warn!(\"x\");", "tracing"),
         ("mount/session.rs", "tracing::warn!(\"x\");", "warn"),
         ("cli/ls.rs", "let repo = Repository::open(storage, &key)?;", "open"),
