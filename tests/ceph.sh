@@ -1,5 +1,6 @@
 #!/bin/bash
 # yester on Ceph's own S3 gateway: the suite of every storage, the oracle, every command, and ingests that are killed.
+# First of all buckets of sets: tests/buckets.sh.
 #   tests/ceph.sh DIR [PROGRAM]    DIR keeps the cluster (8 GiB sparse); PROGRAM is target/debug/yester without one
 # Root, Debian 12: installs Ceph's packages if need be and builds a cluster of one of each on loopback, in about 15 s.
 # With YESTER_TEST_S3 set to a place in another store, and AWS_ variables, it uses that instead.
@@ -77,6 +78,7 @@ if [ -z "${YESTER_TEST_S3:-}" ]; then
   export AWS_ACCESS_KEY_ID=AK AWS_SECRET_ACCESS_KEY=SK AWS_REGION=default
   nothing=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
   curl -s -o /dev/null -w 'bucket: %{http_code}\n' -X PUT -H "x-amz-content-sha256: $nothing" --aws-sigv4 aws:amz:default:s3 --user AK:SK http://127.0.0.1:7480/yester
+  "$here/tests/buckets.sh" "$program" http://127.0.0.1:7480
   export YESTER_TEST_S3=s3:http://127.0.0.1:7480/yester/$(date +%s)
 fi
 cd "$here"

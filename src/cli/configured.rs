@@ -11,7 +11,7 @@ use yester::ingest::bucket::BucketInput;
 use yester::ingest::{IngestOptions, Input, Stream, sources};
 use yester::jobs::buckets::ConfiguredBucket;
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{BucketKeys, LimitKeys, RepositoryKeys, Set};
+use yester::jobs::config::keys::{LimitKeys, RepositoryKeys, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
 use yester::model::SetText;
@@ -205,11 +205,11 @@ pub fn inputs(set: &Set, variables: &[(OsString, OsString)]) -> Vec<Arc<dyn Inpu
 
 /// The buckets of a set. Setting `stop` ends all waiting for them.
 pub fn buckets(set: &Set, options: &RemoteOptions, stop: &Arc<AtomicBool>) -> Vec<Arc<dyn Input>> {
-    let bucket = |keys: &BucketKeys| {
-        let bucket = Arc::new(ConfiguredBucket::new(keys, options, stop));
-        Arc::new(BucketInput::new(keys.at.clone().into_bytes(), bucket, keys.required)) as Arc<dyn Input>
+    let input = |bucket: Arc<ConfiguredBucket>| {
+        let (at, required) = (bucket.keys().at.clone().into_bytes(), bucket.keys().required);
+        Arc::new(BucketInput::new(at, bucket, required)) as Arc<dyn Input>
     };
-    set.buckets.iter().map(bucket).collect()
+    ConfiguredBucket::all(&set.buckets, options, stop).into_iter().map(input).collect()
 }
 
 /// Adds what a set says to what was typed, which counts last.

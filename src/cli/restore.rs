@@ -46,6 +46,9 @@ pub struct RestoreArgs {
     /// Only this part of the set: paths, or the place of a stream or bucket (may be repeated)
     #[arg(long, value_name = "PART", requires = "set")]
     pub part: Vec<String>,
+    /// Put the set's bucket AT into this one instead (may be repeated)
+    #[arg(long, value_name = "AT=URL", requires = "set")]
+    pub bucket: Vec<String>,
     /// Delete objects of the set's buckets that are not in the snapshot
     #[arg(long, requires = "set")]
     pub delete_objects: bool,

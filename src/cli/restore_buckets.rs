@@ -4,18 +4,32 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use yester::jobs::buckets::back::{BucketBack, BucketReport};
-use yester::jobs::buckets::{ConfiguredBucket, waited};
+use yester::jobs::buckets::{ConfiguredBucket, unfit};
 use yester::jobs::config::keys::BucketKeys;
 use yester::jobs::hooks::HookRun;
 use yester::jobs::runs::Logged;
 use yester::model::escape;
 use yester::observe::{Event, Observer};
-use yester::{ErrorKind, Result};
+use yester::{Error, ErrorKind, Result};
 
 use super::output::Output;
 use super::progress::Display;
 use super::restore_set::{SetRestore, names};
 use super::{context, signals, units};
+
+/// Gives buckets other locations: each a word `AT=URL`.
+pub fn turn(buckets: &mut [BucketKeys], words: &[String]) -> Result<()> {
+    for word in words {
+        let parted = word.split_once('=').ok_or_else(|| Error::invalid("--bucket is written AT=URL"));
+        let (at, url) = parted?;
+        let shown = escape(at.as_bytes());
+        let bucket = buckets.iter_mut().find(|bucket| bucket.at == at);
+        let bucket = bucket.ok_or_else(|| Error::invalid(format!("--bucket: the set has no bucket at {shown}")))?;
+        bucket.url = url.to_owned();
+        unfit(bucket).map_err(|e| e.context(format!("--bucket {shown}")))?;
+    }
+    Ok(())
+}
 
 /// Puts the buckets back that are wanted. Gives what failed: nothing comes after it.
 pub fn run(way: &SetRestore<'_>, display: &Display, logged: &Arc<Logged>, steps: &mut Vec<HookRun>) -> Result<Option<String>> {
@@ -25,11 +39,10 @@ pub fn run(way: &SetRestore<'_>, display: &Display, logged: &Arc<Logged>, steps:
     }
     let options = way.context.bucket_options()?;
     let stop = signals::stop_flag()?;
-    for keys in buckets {
-        let started = context::now();
-        let bucket = ConfiguredBucket::new(keys, &options, &stop);
+    for bucket in &ConfiguredBucket::all(&buckets, &options, &stop) {
+        let (keys, started) = (bucket.keys(), context::now());
         let back = BucketBack {
-            bucket: &bucket,
+            bucket,
             trees: &way.reader,
             replace: way.args.replace_objects(),
             delete: way.args.delete_objects,
@@ -46,8 +59,7 @@ pub fn run(way: &SetRestore<'_>, display: &Display, logged: &Arc<Logged>, steps:
             Err(e) => Some(e.to_string()),
         };
         if let Ok(report) = &result {
-            let waits = bucket.client().map(|client| client.waits()).unwrap_or_default();
-            let text = text(keys, report, way.args.dry_run) + &waited(waits, keys.rate);
+            let text = text(keys, report, way.args.dry_run) + &bucket.waits();
             logged.event(&Event::Note { subject: keys.at.as_bytes(), message: &text });
             tell(way, display, keys, report)?;
         }

@@ -47,7 +47,8 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome>
     let repo = context.open()?;
     gone::warn(context, &repo)?;
     let snapshot = Arc::new(chosen(context, &repo, args, name)?);
-    let set = set_of(context, &snapshot, name)?;
+    let mut set = set_of(context, &snapshot, name)?;
+    restore_buckets::turn(&mut set.buckets, &args.bucket)?;
     let refuse = set.restore.refuse_while.iter().map(|guard| guard.parse::<ServiceGuard>().map_err(Error::invalid));
     let refuse = refuse.chain(args.refuse_while.iter().cloned().map(Ok)).collect::<Result<Vec<_>>>()?;
     let target = args.target()?;
@@ -152,8 +153,8 @@ impl SetRestore<'_> {
     }
 
     /// The buckets that go back to where they were.
-    pub fn buckets(&self) -> Vec<&BucketKeys> {
-        self.set.buckets.iter().filter(|bucket| self.in_place && self.wants(&bucket.at)).collect()
+    pub fn buckets(&self) -> Vec<BucketKeys> {
+        self.set.buckets.iter().filter(|bucket| self.in_place && self.wants(&bucket.at)).cloned().collect()
     }
 
     /// The places of streams and buckets that become files, and those of all others.

@@ -249,7 +249,8 @@ impl Attempt<'_> {
         if walked.missing_sources == self.inputs.len() {
             return Err(Error::new(ErrorKind::NotFound, "none of the given paths can be ingested"));
         }
-        if assembled.given.is_empty() && assembled.statistics.errors > 0 {
+        let failed = walked.buckets.iter().any(|bucket| bucket.failure.is_some());
+        if assembled.given.is_empty() && (failed || assembled.statistics.errors > 0) {
             return Err(Error::new(ErrorKind::Io, "nothing that was given could be read"));
         }
         Ok(root)

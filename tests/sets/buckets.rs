@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use crate::common::gateway::GatewayServer;
-use crate::common::program::{World, shown};
+use crate::common::gateway::{Asked, Gateway, GatewayServer};
+use crate::common::program::{self, World, shown};
 
 /// Keys that are paths, and all kinds that are none.
 const KEYS: [&[u8]; 16] = [
@@ -138,4 +138,207 @@ fn walk(path: &std::path::Path) -> Vec<Vec<u8>> {
         }
     }
     out
+}
+
+/// Runs a command that appends to a file until this is dropped.
+struct Growing(std::process::Child);
+
+impl Growing {
+    fn start(file: &std::path::Path) -> Growing {
+        let script = format!("while :; do echo another line of a log that grows >> {}; done", shown(file));
+        Growing(std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap())
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The store of Deis: its logs, which grow while they are read, a dump of its database, and two buckets of its gateway, which
+/// is limited to so many requests a second. All of it is lost, and comes back into an empty gateway with new keys.
+#[test]
+fn the_store_of_deis_is_lost_and_comes_back() {
+    const RATE: usize = 50;
+    let server = filled();
+    for number in 0..120 {
+        let (key, body) = (format!("layers/{number:03}/blob"), format!("layer {number}").repeat(number));
+        server.fill("builder", &[(key.as_bytes(), body.as_bytes(), &[("x-amz-meta-number", "1")], "")]);
+    }
+    server.gateway.gate.lock().rate = Some(RATE);
+    let world = World::new();
+    let configuration = |server: &GatewayServer| {
+        let (registry, builder) = (server.address("registry"), server.address("builder"));
+        let text = format!(
+            r#"
+[repository]
+location = "HOME/main"
+key-file = "HOME/main.key"
+[sets.deis]
+paths = ["HOME/store"]
+changed-is-ok = ["*.log"]
+[[sets.deis.streams]]
+at = "/dumps/all.sql"
+command = ["cat", "HOME/database"]
+restore = ["sh", "-c", "cat > HOME/database"]
+[[sets.deis.buckets]]
+at = "/buckets/registry"
+url = "{registry}"
+rate = {RATE}
+[[sets.deis.buckets]]
+at = "/buckets/builder"
+url = "{builder}"
+rate = 100
+"#
+        );
+        world.file(".config/yester/config.toml", text.replace("HOME", &shown(world.home())));
+    };
+    configuration(&server);
+    world.run(&["init"]).ok();
+    world.file("store/etc/deis.conf", "store = true\n");
+    let log = world.file("store/log/growing.log", "first line\n");
+    world.file("database", "create table app ();\n".repeat(1000));
+    let growing = Growing::start(&log);
+    let run = world.run_with(&OLD, &["ingest", "--set", "deis"]).ok();
+    drop(growing);
+    assert!(run.err.contains(&format!("for the limit of {RATE} requests a second")), "{}", run.err);
+    assert_eq!(server.gateway.gate.lock().over, 0);
+    let said = world.run(&["runs", "log", "latest"]).ok().text();
+    assert!(said.contains("waited") && said.contains("120 objects"), "{said}");
+    let (registry, builder) = (server.facts("registry"), server.facts("builder"));
+    let snapshot = world.run(&["snapshots", "--json"]).ok().json().pop().unwrap();
+    let kinds: Vec<_> = snapshot["parts"].as_array().unwrap().iter().map(|part| part["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["paths", "stream", "bucket", "bucket"]);
+    drop(server);
+
+    for lost in ["store", "database"] {
+        let _ = fs::remove_dir_all(world.at(lost)).or_else(|_| fs::remove_file(world.at(lost)));
+    }
+    let server = GatewayServer::start("NEW", "new/secret");
+    server.gateway.gate.lock().rate = Some(RATE);
+    configuration(&server);
+    let run = world.run_with(&NEW, &["restore", "--set", "deis"]).ok();
+    assert!(run.err.contains("builder: made, 120 objects"), "{}", run.err);
+    assert_eq!(server.gateway.gate.lock().over, 0);
+    assert_eq!(server.facts("registry"), registry);
+    assert_eq!(server.facts("builder"), builder);
+    assert_eq!(fs::read_to_string(world.at("store/etc/deis.conf")).unwrap(), "store = true\n");
+    assert!(fs::read_to_string(world.at("store/log/growing.log")).unwrap().starts_with("first line\n"));
+    assert_eq!(fs::read_to_string(world.at("database")).unwrap(), "create table app ();\n".repeat(1000));
+    // One bucket alone.
+    server.gateway.buckets.lock().clear();
+    let run = world.run_with(&NEW, &["restore", "--set", "deis", "--part", "/buckets/builder"]).ok();
+    assert!(server.gateway.buckets.lock().keys().eq(["builder"]), "{}", run.err);
+    // On a host without a configuration, into another bucket than the set of the snapshot says.
+    fs::remove_file(world.at(".config/yester/config.toml")).unwrap();
+    let repository = ["--repo".to_owned(), shown(&world.at("main")), "--key-file".to_owned(), shown(&world.at("main.key"))];
+    let restore = |bucket: &str, to: &str| {
+        let turned = format!("{bucket}={to}");
+        let words = ["restore", "--set", "deis", "--part", "/buckets/builder", "--bucket", &turned];
+        world.run_with(&NEW, &program::with(&repository, &words))
+    };
+    restore("/buckets/builder", &server.address("other")).ok();
+    assert_eq!(server.facts("other"), builder);
+    restore("/buckets/none", &server.address("other")).fails(2, &["no bucket at /buckets/none"]);
+    restore("/buckets/builder", "s3:https://me:secret@h.example/other").fails(2, &["holds a key"]);
+    // As files, without a gateway.
+    drop(server);
+    world.run(&program::with(&repository, &["restore", "--set", "deis", "--target", "look"])).ok();
+    assert_eq!(fs::read(world.at("look/buckets/registry/a/%object")).unwrap(), b"a");
+    assert!(world.at("look/dumps/all.sql").exists() && world.at("look/buckets/builder/layers/007/blob").exists());
+}
+
+#[test]
+fn a_store_that_says_slow_down_is_waited_for_and_cut_answers_are_read_on() {
+    let server = filled();
+    let world = world(&server, "connections = 2\n");
+    server.gateway.gate.lock().slow = 3;
+    *server.gateway.cut.lock() = 4;
+    let run = world.run_with(&OLD, &["ingest", "--set", "store"]).ok();
+    assert!(run.err.contains("times to slow down: waited"), "{}", run.err);
+    assert_eq!(server.gateway.gate.lock().slow, 0);
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    assert_eq!(hash(&world.run(&["cat", "latest:/buckets/registry/big"]).ok().out), server.facts("registry")["big"].hash);
+    assert_eq!(world.run(&["cat", "latest:/buckets/registry/plain.txt"]).ok().out, b"plain.txt");
+    server.gateway.buckets.lock().clear();
+    server.gateway.gate.lock().slow = 3;
+    let run = world.run_with(&OLD, &["restore", "--set", "store"]).ok();
+    assert!(run.err.contains("times to slow down: waited"), "{}", run.err);
+}
+
+#[test]
+fn what_fails_is_named_and_the_rest_is_done() {
+    let server = filled();
+    let world = world(&server, "[[sets.store.buckets]]\nat = \"/gone\"\nurl = \"s3:http://127.0.0.1:1/gone\"\n");
+    let more = ["--timeout", "1"];
+    // One cannot be read, one is deleted after it was listed, and one bucket is not there.
+    let hook = |asked: &Asked, gateway: &Gateway| match asked.key.as_slice() {
+        b"plain.txt" => Some((403, "AccessDenied")),
+        b"a-b" => {
+            gateway.buckets.lock().get_mut("registry").unwrap().remove(&b"a-b"[..]);
+            None
+        }
+        _ => None,
+    };
+    *server.gateway.hook.lock() = Some(std::sync::Arc::new(hook));
+    let run = world.run_with(&OLD, &[&["ingest", "--set", "store", "--json"], &more[..]].concat());
+    assert_eq!(run.code, Some(3), "{}", run.err);
+    assert!(run.err.contains("/buckets/registry/plain.txt") && run.err.contains("AccessDenied"), "{}", run.err);
+    assert!(run.err.contains("/gone failed") && !run.err.contains("a-b"), "{}", run.err);
+    let parts = run.json().pop().unwrap()["parts"].clone();
+    assert_eq!((&parts[0]["state"], &parts[0]["errors"]), (&"incomplete".into(), &1.into()));
+    assert_eq!(parts[1]["state"], "failed");
+    assert_eq!(world.run(&["cat", "latest:/buckets/registry/a/%object"]).ok().out, b"a");
+    *server.gateway.hook.lock() = None;
+    // The way back of one whose part failed, and of one that is not whole.
+    let refused = world.run_with(&OLD, &["restore", "--set", "store"]);
+    assert!(refused.code == Some(1) && refused.err.contains("/gone failed when"), "{}", refused.err);
+    let part = ["restore", "--set", "store", "--part", "/buckets/registry"];
+    let run = world.run_with(&OLD, &[&part[..], &["--delete-objects"]].concat());
+    assert!(run.code == Some(3) && run.err.contains("nothing is deleted"), "{}", run.err);
+    assert!(server.facts("registry").contains_key("plain.txt"));
+    // One that cannot be written.
+    let hook = |asked: &Asked, _: &Gateway| (asked.method == "PUT" && asked.key == b"a/b/c.txt").then_some((403, "AccessDenied"));
+    *server.gateway.hook.lock() = Some(std::sync::Arc::new(hook));
+    server.gateway.buckets.lock().clear();
+    let run = world.run_with(&OLD, &part);
+    assert!(run.code == Some(3) && run.err.contains("registry/a/b/c.txt") && run.err.contains("AccessDenied"), "{}", run.err);
+    assert!(server.facts("registry").contains_key("100%") && !server.facts("registry").contains_key("a/b/c.txt"));
+    // With other keys nothing is listed.
+    *server.gateway.hook.lock() = None;
+    let run = world.run_with(&NEW, &[&["ingest", "--set", "store"], &more[..]].concat());
+    assert!(run.code == Some(1) && run.err.contains("does not accept the credentials"), "{}", run.err);
+}
+
+#[test]
+fn mistakes_in_buckets_are_found_before_anything_runs() {
+    let server = GatewayServer::start("OLD", "old secret");
+    let world = world(&server, "");
+    let check = |keys: &str| {
+        let text = format!("[sets.a]\npaths = [\"/etc\"]\n[[sets.a.buckets]]\n{keys}\n");
+        let file = world.file("other.toml", text);
+        let run = world.run(&["config", "check", "--config", &shown(&file)]);
+        assert_ne!(run.code, Some(0), "{keys}");
+        run.err + &String::from_utf8_lossy(&run.out)
+    };
+    let url = "url = \"s3:https://h.example/bucket\"";
+    for (keys, words) in [
+        (format!("at = \"x\"\n{url}"), "absolute path"),
+        (format!("at = \"/x/../y\"\n{url}"), "no path"),
+        (format!("at = \"/etc\"\n{url}"), "in one place"),
+        (format!("at = \"/\"\n{url}"), "no path"),
+        ("at = \"/x\"\nurl = \"https://h.example/bucket\"".to_owned(), "s3:https://ENDPOINT"),
+        ("at = \"/x\"\nurl = \"s3:https://key:secret@h.example/bucket\"".to_owned(), "holds a key"),
+        (format!("at = \"/x\"\n{url}\nrate = 0"), "at least 1"),
+        (format!("at = \"/x\"\n{url}\nconnections = 65"), "from 1 to 64"),
+        (format!("at = \"/x\"\n{url}\nbucket-in = \"sky\""), "path"),
+        (format!("at = \"/x\"\n{url}\nratte = 1"), "rate"),
+        (format!("at = \"/x\"\n{url}\nlimit-upload = \"fast\""), "no size"),
+    ] {
+        let said = check(&keys);
+        assert!(said.contains(words), "{keys}: {said}");
+        assert!(!said.contains("secret@"), "{said}");
+    }
 }

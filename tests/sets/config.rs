@@ -140,7 +140,7 @@ fn every_kind_of_bad_input_is_named_before_anything_runs() {
         ("[sets.a.keep]\ndayly = 7\n", "the nearest is daily"),
         ("[sets.a.keep]\ndaily = \"many\"\n", "sets.a.keep.daily: \"many\" is no number"),
         ("[sets.b]\npaths = [\"relative\"]\n", "sets.b.paths: relative depends on the working directory"),
-        ("[sets.b]\n", "config.toml:6: sets.b: a set needs paths or streams"),
+        ("[sets.b]\n", "config.toml:6: sets.b: a set needs paths, streams or buckets"),
         ("[sets.a]\npaths = [\"/\"]\n", "config.toml:6"),
         ("[sets.\"a/b\"]\npaths = [\"/\"]\n", "a name has letters, digits"),
         ("[repositories.default]\nlocation = \"/x\"\n", "there are two repositories of this name: the other one is in"),

@@ -1,5 +1,6 @@
 //! Buckets of sets: what the configuration says of one, and what speaks to it.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::remote::client::RemoteOptions;
 use crate::remote::rate::Limit;
 use crate::remote::s3::address::StoreAddress;
 use crate::remote::s3::bucket::{BodyPiece, BucketClient, ObjectBody};
-use crate::remote::s3::gate::RequestWaits;
+use crate::remote::s3::gate::{RequestGate, RequestWaits};
 use crate::remote::tls::{Fingerprint, Trust};
 
 pub mod back;
@@ -73,13 +74,34 @@ pub struct ConfiguredBucket {
     keys: BucketKeys,
     base: RemoteOptions,
     stop: Arc<AtomicBool>,
+    /// That of its endpoint, which other buckets may share.
+    gate: Arc<RequestGate>,
     client: Mutex<Option<Arc<BucketClient>>>,
 }
 
 impl ConfiguredBucket {
-    /// The bucket of these keys; variables, time-outs and reports are those of `base`. Setting `stop` ends all waiting.
-    pub fn new(keys: &BucketKeys, base: &RemoteOptions, stop: &Arc<AtomicBool>) -> Self {
-        ConfiguredBucket { keys: keys.clone(), base: base.clone(), stop: stop.clone(), client: Mutex::default() }
+    /// Buckets of these keys; variables, time-outs and reports are those of `base`. Those of one endpoint share the least of
+    /// their rates, as long as all of them are there. Setting `stop` ends all waiting.
+    pub fn all(keys: &[BucketKeys], base: &RemoteOptions, stop: &Arc<AtomicBool>) -> Vec<Arc<Self>> {
+        let endpoint = |keys: &BucketKeys| address(keys).map_or_else(|_| keys.url.clone(), |address| address.endpoint(None));
+        let mut rates: HashMap<String, Option<u32>> = HashMap::new();
+        for keys in keys {
+            let rate = rates.entry(endpoint(keys)).or_default();
+            *rate = [*rate, keys.rate].into_iter().flatten().min();
+        }
+        let gates: HashMap<String, Arc<RequestGate>> =
+            rates.into_iter().map(|(endpoint, rate)| (endpoint, Arc::new(RequestGate::new(rate)))).collect();
+        let bucket = |keys: &BucketKeys| {
+            let gate = gates.get(&endpoint(keys)).cloned().unwrap_or_else(|| Arc::new(RequestGate::new(keys.rate)));
+            let (keys, base, stop) = (keys.clone(), base.clone(), stop.clone());
+            Arc::new(ConfiguredBucket { keys, base, stop, gate, client: Mutex::default() })
+        };
+        keys.iter().map(bucket).collect()
+    }
+
+    /// How long requests have waited, in words to put behind others.
+    pub fn waits(&self) -> String {
+        waited(self.gate.waits(), self.gate.rate())
     }
 
     /// What it says of itself.
@@ -93,7 +115,7 @@ impl ConfiguredBucket {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
-        let made = BucketClient::new(&address(&self.keys)?, &self.options()?, self.keys.rate, &self.stop);
+        let made = BucketClient::new(&address(&self.keys)?, &self.options()?, &self.gate, &self.stop);
         let made = Arc::new(made.map_err(|e| self.told(e))?);
         *client = Some(made.clone());
         Ok(made)
@@ -138,13 +160,12 @@ impl Bucket for ConfiguredBucket {
     }
 
     fn waited(&self) -> String {
-        let waits = self.client.lock().as_ref().map(|client| client.waits()).unwrap_or_default();
-        waited(waits, self.keys.rate)
+        self.waits()
     }
 }
 
-/// How long requests have waited, in words to put behind others.
-pub fn waited(waits: RequestWaits, rate: Option<u32>) -> String {
+/// How long requests have waited.
+fn waited(waits: RequestWaits, rate: Option<u32>) -> String {
     let RequestWaits { limited, slowed, slow_downs } = waits;
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
     let mut out = String::new();

@@ -18,6 +18,7 @@ const SECOND: Duration = Duration::from_millis(1005);
 /// Lets requests pass.
 #[derive(Debug)]
 pub struct RequestGate {
+    rate: Option<u32>,
     places: Option<Arc<Semaphore>>,
     rest: Mutex<Rest>,
     limited: Waiting,
@@ -43,7 +44,7 @@ pub struct RequestWaits {
     pub slow_downs: u64,
 }
 
-/// A request's place.
+/// A request's place. The runtime that it was made on must go on until it is free again.
 #[derive(Debug)]
 pub struct GatePlace(Option<OwnedSemaphorePermit>);
 
@@ -62,7 +63,12 @@ impl RequestGate {
     /// A gate for so many requests a second.
     pub fn new(rate: Option<u32>) -> Self {
         let places = rate.map(|rate| Arc::new(Semaphore::new(rate.max(1) as usize)));
-        RequestGate { places, rest: Mutex::default(), limited: Waiting::default(), slowed: Waiting::default() }
+        RequestGate { rate, places, rest: Mutex::default(), limited: Waiting::default(), slowed: Waiting::default() }
+    }
+
+    /// Requests a second, at most.
+    pub fn rate(&self) -> Option<u32> {
+        self.rate
     }
 
     /// Waits until a request may go.

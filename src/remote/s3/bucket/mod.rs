@@ -22,7 +22,7 @@ use crate::remote::client::RemoteOptions;
 use crate::remote::client::fault::ProgressTimeout;
 use crate::remote::s3::address::StoreAddress;
 use crate::remote::s3::fault::{self, Trouble};
-use crate::remote::s3::gate::{RequestGate, RequestWaits};
+use crate::remote::s3::gate::RequestGate;
 use crate::remote::s3::sign::{SigningKey, encoded, sha256};
 use crate::remote::s3::{CONNECTIONS, ConnectedStore, MOST_ATTEMPTS, context, http, store, threads};
 
@@ -47,7 +47,7 @@ pub struct BucketClient {
     credentials: AwsCredentialProvider,
     renewable: bool,
     service: http::Service,
-    gate: RequestGate,
+    gate: Arc<RequestGate>,
     connections: usize,
     timeout: Duration,
     stop: Arc<AtomicBool>,
@@ -81,9 +81,8 @@ struct StoreCall<'a> {
 }
 
 impl BucketClient {
-    /// Speaks to the bucket at `address` with so many requests a second at most. Nothing is asked yet. Setting `stop` ends
-    /// all waiting.
-    pub fn new(address: &StoreAddress, options: &RemoteOptions, rate: Option<u32>, stop: &Arc<AtomicBool>) -> Result<Self> {
+    /// Speaks to the bucket at `address`; requests pass `gate`. Nothing is asked yet. Setting `stop` ends all waiting.
+    pub fn new(address: &StoreAddress, options: &RemoteOptions, gate: &Arc<RequestGate>, stop: &Arc<AtomicBool>) -> Result<Self> {
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
         let shared = context(address, options, connections)?;
         let ConnectedStore { store, renewable, region } = store(address, options, &shared)?;
@@ -94,7 +93,7 @@ impl BucketClient {
             credentials: store.credentials().clone(),
             renewable,
             service: http::Service { shared, connecting: options.timeout / 2 },
-            gate: RequestGate::new(rate),
+            gate: gate.clone(),
             connections,
             timeout: options.timeout,
             stop: stop.clone(),
@@ -105,11 +104,6 @@ impl BucketClient {
     /// Requests that may be under way at once.
     pub fn connections(&self) -> usize {
         self.connections
-    }
-
-    /// How long requests have waited.
-    pub fn waits(&self) -> RequestWaits {
-        self.gate.waits()
     }
 
     /// All objects.
