@@ -61,7 +61,7 @@ pub fn start(key: &Credential, token: Option<ServerToken>, state: Option<&Path>)
 
 /// The arguments of this process without the program's name.
 fn arguments() -> impl Iterator<Item = OsString> {
-    std::env::args_os().skip(1)
+    super::helper::translate(std::env::args_os().collect()).into_iter().skip(1)
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

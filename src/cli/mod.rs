@@ -28,6 +28,7 @@ mod forget;
 mod gone;
 mod guard;
 mod help;
+mod helper;
 mod history;
 mod ingest;
 mod init;
@@ -77,7 +78,7 @@ use exit::Outcome;
 
 /// Runs the program with these arguments (the program's name first) and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments = helper::translate(arguments.into_iter().collect());
     if let Some(parent) = guard::of(&arguments) {
         guard::run(parent);
         return exit::DONE;

@@ -188,6 +188,8 @@ impl Filesystem for Adapter {
             // Only made-up directories ever change; with this the kernel looks at their times before it lists them
             // from its memory.
             InitFlags::FUSE_AUTO_INVAL_DATA,
+            // Handles (NFS servers) are found again after the kernel has forgotten their inodes: it looks `.` and `..` up.
+            InitFlags::FUSE_EXPORT_SUPPORT,
         ];
         for flag in wanted {
             // What an older kernel lacks only costs speed.

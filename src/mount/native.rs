@@ -159,6 +159,9 @@ fn never(options: &MountOptions) -> Option<&'static str> {
     if options.extra.iter().any(|option| option.contains("context=")) {
         return Some("-o context= is of FUSE only");
     }
+    if !Path::new("/sys/dev/block").exists() {
+        return Some("without /sys nobody can tell which loop device is an image's");
+    }
     if Path::new("/sys/fs/selinux/enforce").exists() {
         return Some("SELinux would take the labels in a snapshot for its own");
     }

@@ -208,6 +208,10 @@ fn configuration(options: &MountOptions) -> Result<Config> {
 fn extra(option: &str) -> Result<Option<MountOption>> {
     Ok(Some(match option {
         "ro" | "nosuid" | "nodev" | "noatime" | "default_permissions" | "defaults" => return Ok(None),
+        // For mount(8) and systemd, which pass them on; and what a mount of files that never change has anyway.
+        "auto" | "noauto" | "nofail" | "_netdev" | "user" | "users" | "nouser" | "owner" | "group" | "relatime"
+        | "norelatime" | "strictatime" | "nostrictatime" | "lazytime" | "nolazytime" => return Ok(None),
+        other if ["x-", "X-", "comment=", "fsname=", "subtype="].iter().any(|begin| other.starts_with(begin)) => return Ok(None),
         "exec" => MountOption::Exec,
         "noexec" => MountOption::NoExec,
         "sync" => MountOption::Sync,
@@ -234,8 +238,10 @@ mod tests {
     #[test]
     fn extra_options_are_judged() {
         assert!(matches!(extra("noexec"), Ok(Some(MountOption::NoExec))));
-        assert!(matches!(extra("ro"), Ok(None)));
-        for bad in ["rw", "suid", "dev", "fd=3", "max_read=1,user_id=0", "fsname=x", ""] {
+        for nothing in ["ro", "nofail", "_netdev", "noauto", "x-systemd.automount", "relatime", "fsname=x"] {
+            assert!(matches!(extra(nothing), Ok(None)), "{nothing}");
+        }
+        for bad in ["rw", "suid", "dev", "fd=3", "max_read=1,user_id=0", ""] {
             assert!(extra(bad).is_err(), "{bad}");
         }
     }

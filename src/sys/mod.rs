@@ -19,6 +19,7 @@ pub mod spool;
 pub mod table;
 pub mod terminal;
 pub mod users;
+pub mod watch;
 pub mod xattr;
 
 pub use dir::{Dir, FileKind, Listing, Stat};

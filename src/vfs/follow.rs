@@ -1,5 +1,6 @@
 //! Following the repository: one state of what is shown, replaced when the list of snapshots changes.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
+use crate::sys::watch::{DirectoryWatch, StopWatch};
 use crate::vfs::attr::{Attr, FileSystemTotals, ViewFault, ViewResult};
 use crate::vfs::below::SnapshotDir;
 use crate::vfs::inode::{FIRST, ROOT};
@@ -140,6 +142,8 @@ pub(crate) struct Follower {
     shared: Arc<FollowerShared>,
     /// Where a thread waits that lists; `None` where nothing is followed.
     wishes: Option<Sender<Sender<()>>>,
+    /// Ends the thread that is told of new snapshots.
+    _watch: Option<StopWatch>,
 }
 
 #[derive(Debug)]
@@ -154,6 +158,7 @@ impl Follower {
     /// Shows `shown` and what comes to the list later.
     pub(crate) fn snapshots(mut watch: SnapshotWatch, shown: &[Arc<MountedSnapshot>]) -> Result<Follower> {
         let state = FollowerState::made(&mut watch, shown, None);
+        let place = watch.local_directory();
         let shared = Arc::new(FollowerShared::new(state, Some(watch)));
         let (wishes, receiver) = crossbeam_channel::bounded::<Sender<()>>(1);
         let lister = shared.clone();
@@ -166,14 +171,15 @@ impl Follower {
                 }
             })
             .map_err(|e| Error::io("cannot start a thread", e))?;
-        Ok(Follower { shared, wishes: Some(wishes) })
+        let stop = place.and_then(|place| watch_directory(&place, &shared));
+        Ok(Follower { shared, wishes: Some(wishes), _watch: stop })
     }
 
     /// Shows one directory of a snapshot for ever.
     pub(crate) fn directory(dir: SnapshotDir) -> Follower {
         let tree = dir.tree.clone();
         let state = FollowerState { totals: totals(std::slice::from_ref(&tree)), placed: vec![tree], top: MountRoot::Tree(dir) };
-        Follower { shared: Arc::new(FollowerShared::new(state, None)), wishes: None }
+        Follower { shared: Arc::new(FollowerShared::new(state, None)), wishes: None, _watch: None }
     }
 
     /// The state now.
@@ -247,6 +253,21 @@ impl FollowerShared {
             changes.into_iter().for_each(|change| drop(self.changes.0.send(change)));
         }
     }
+}
+
+/// Lists again as soon as a snapshot comes into a repository on this machine, or goes: who makes a snapshot and then
+/// looks at `latest` sees it. `None` where that cannot be watched; the list is then a second old at most.
+fn watch_directory(place: &Path, shared: &Arc<FollowerShared>) -> Option<StopWatch> {
+    let directories = ["snapshots", "forgotten"].map(|class| place.join(class));
+    let (watch, stop) = DirectoryWatch::new(&directories.each_ref().map(|directory| directory.as_path())).ok()?;
+    let shared = shared.clone();
+    let run = move || {
+        while let Ok(true) = watch.wait() {
+            shared.refresh(Duration::ZERO);
+        }
+    };
+    std::thread::Builder::new().name("mount-watch".to_owned()).spawn(run).ok()?;
+    Some(stop)
 }
 
 fn totals(shown: &[Arc<MountedSnapshot>]) -> FileSystemTotals {

@@ -49,6 +49,11 @@ impl SnapshotWatch {
         SnapshotWatch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
     }
 
+    /// Where the repository is, if it is a directory of this machine.
+    pub fn local_directory(&self) -> Option<std::path::PathBuf> {
+        self.chunks.repo().storage().local_path()
+    }
+
     /// Where is said what cannot be shown.
     pub(crate) fn reports(&self) -> &Reports {
         self.chunks.repo().reports()

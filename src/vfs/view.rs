@@ -154,6 +154,12 @@ impl View {
             return Err(ViewFault::NameTooLong);
         }
         let state = self.state_for(parent);
+        // Of an inode that the kernel has only a number of, and may have been a file.
+        match name {
+            b"." => return self.attr_of(&state, parent).map(Some),
+            b".." => return self.attr_of(&state, self.parent(&state, parent)?).map(Some),
+            _ => {}
+        }
         match state.node(parent)? {
             InodeTarget::Made(made) => {
                 let MadeKind::Directory(dir) = &made.kind else { return Err(ViewFault::NotDirectory) };
@@ -170,6 +176,14 @@ impl View {
                 }
                 self.shower.attr(self.below.trees(), &tree, position, entry.node()).map(|attr| Some(state.outward(attr)))
             }
+        }
+    }
+
+    /// The number of the directory that a directory is in.
+    fn parent(&self, state: &FollowerState, ino: u64) -> ViewResult<u64> {
+        match state.node(ino)? {
+            InodeTarget::Made(made) => Ok(made.parent),
+            InodeTarget::Below(tree, position) => Ok(state.parent(&self.below.dir(&tree, position)?)),
         }
     }
 

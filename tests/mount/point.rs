@@ -14,6 +14,7 @@ use yester::vfs::MountOptions;
 
 use crate::common;
 use common::mounted::{Mounted, compare, is_root, sample, until};
+use common::program::{World, shown, with};
 use common::tiny::{About, Tiny, noise};
 
 #[test]
@@ -180,4 +181,31 @@ fn what_a_killed_mount_leaves_is_cleared() {
     kill_one();
     kill_one();
     assert_eq!(unmount_twice(&place), ErrorKind::NotFound);
+}
+
+/// As mount(8) calls it: by the name of the type, with what it passes on.
+#[test]
+fn a_line_of_fstab() {
+    let world = World::new();
+    let options = world.repository();
+    let file = world.file("src/a", "x");
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let (helper, point) = (world.at("mount.yester"), world.at("point"));
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_yester"), &helper).unwrap();
+    fs::create_dir(&point).unwrap();
+    let key = format!(
+        "rw,nofail,x-systemd.automount,key_file={},snapshot=latest:{}",
+        shown(&world.at("key")),
+        shown(file.parent().unwrap())
+    );
+    let args = [shown(&world.at("repo")), shown(&point), "-o".into(), key];
+    let mut command = world.command(&args);
+    // The program under its other name.
+    let mut called = Command::new(&helper);
+    called.args(command.get_args()).current_dir(world.home());
+    command.get_envs().for_each(|(name, value)| drop(value.map(|value| called.env(name, value))));
+    let out = called.output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    assert_eq!(fs::read(point.join("a")).unwrap(), b"x");
+    world.run(&["umount", &shown(&point)]).ok();
 }

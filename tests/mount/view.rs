@@ -12,6 +12,8 @@ use yester::vfs::View;
 use yester::vfs::attr::{Attr, Type, ViewFault};
 
 use crate::common;
+use common::mounted::PATIENCE;
+use common::program::{World, with};
 use common::tiny::{About, CHUNK, Piece, Tiny, Tree, What, dir, file, noise, sparse, symlink};
 
 const ROOT: u64 = 1;
@@ -580,4 +582,35 @@ fn the_sample_has_every_form_of_content() {
     assert!(made.root.directory().unwrap().root.unwrap().height == 0);
     let many = trees.walk_to(&made.root, &[b"many"]).unwrap().0;
     assert!(many.directory().unwrap().root.unwrap().height > 0, "the long directory is one page only");
+}
+
+/// Nobody looks at the root: the mount is told by the system, so that `ingest && cp m/latest/…` copies the new one.
+#[test]
+fn a_new_snapshot_in_a_local_repository_is_told_at_once() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/a", "x");
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let view = View::open(&Arc::new(world.open_repository()), &MountOptions::default()).unwrap();
+    let changes = view.changes();
+    world.file("src/b", "y");
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let latest = yester::vfs::root::Invalidation::Entry { parent: ROOT, name: b"latest".to_vec() };
+    while changes.recv_timeout(PATIENCE).expect("the mount is told") != latest {}
+}
+
+/// What the kernel asks for when it knows no more than a number, as an NFS server does.
+#[test]
+fn an_inode_is_found_by_itself_and_its_directory() {
+    let tiny = Tiny::new();
+    tiny.commit_as(SnapshotId([0x11; 32]), &dir([("d", dir([("e", dir([("f", file(*b"x"))]))]))]), About::at(100));
+    let view = open(&tiny);
+    let (d, e, f) = (find(&view, "ids/11111111/d"), find(&view, "ids/11111111/d/e"), find(&view, "ids/11111111/d/e/f"));
+    for attr in [&d, &e, &f, &find(&view, "latest"), &find(&view, "ids/11111111")] {
+        assert_eq!(view.lookup(attr.ino, b".").unwrap().unwrap().ino, attr.ino);
+    }
+    let up = |ino: u64| view.lookup(ino, b"..").unwrap().unwrap().ino;
+    assert_eq!((up(e.ino), up(d.ino)), (d.ino, find(&view, "ids/11111111").ino));
+    assert_eq!((up(find(&view, "ids/11111111").ino), up(find(&view, "snapshots").ino)), (find(&view, "ids").ino, ROOT));
+    assert!(matches!(view.lookup(f.ino, b".."), Err(ViewFault::NotDirectory)));
 }
