@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
@@ -38,6 +39,8 @@ pub struct View {
     shower: Shower,
     /// Bytes that may be decoded ahead.
     frames: u64,
+    /// What runs ahead of readers of images, once there are any.
+    image_prefetch: Mutex<Option<Arc<Prefetch>>>,
     owner_root: bool,
     /// Somebody looks into a snapshot for the first time.
     entered: (Sender<()>, Receiver<()>),
@@ -69,6 +72,7 @@ impl View {
             prefetch,
             shower: Shower::new(options.owner_root),
             frames: part * 8,
+            image_prefetch: Mutex::default(),
             owner_root: options.owner_root,
             entered: crossbeam_channel::bounded(1),
         })
@@ -138,9 +142,18 @@ impl View {
         let name = image::export::name(&tree.snapshot, position, &as_shown);
         let part = ImagePart::new(self.below.clone(), tree, position, self.owner_root, without_xattrs);
         let made = image::build(&part, areas, name)?;
-        // Of its own: the kernel does not know the files by the numbers that it would be given their bytes by.
-        let prefetch = Arc::new(Prefetch::new(self.below.clone(), self.frames)?);
-        Ok(Reader::new(part, made, prefetch))
+        Ok(Reader::new(part, made, self.image_prefetch()?))
+    }
+
+    /// Not that of the view: the kernel does not know the files of images by the numbers that it would be given their
+    /// bytes by.
+    fn image_prefetch(&self) -> Result<Arc<Prefetch>> {
+        let mut prefetch = self.image_prefetch.lock();
+        if let Some(prefetch) = &*prefetch {
+            return Ok(prefetch.clone());
+        }
+        let new = Arc::new(Prefetch::new(self.below.clone(), self.frames)?);
+        Ok(prefetch.insert(new).clone())
     }
 
     /// Lists the snapshots again, now.
