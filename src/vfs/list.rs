@@ -50,7 +50,7 @@ impl SnapshotWatch {
     }
 
     /// Where the repository is, if it is a directory of this machine.
-    pub fn local_directory(&self) -> Option<std::path::PathBuf> {
+    pub(crate) fn local_directory(&self) -> Option<std::path::PathBuf> {
         self.chunks.repo().storage().local_path()
     }
 
