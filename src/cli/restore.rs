@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use yester::jobs::buckets::back::ReplaceObject;
 use yester::jobs::guards::{self, ServiceGuard};
+use yester::jobs::rewrites as jobs_rewrites;
 use yester::jobs::runs;
 use yester::model::Run;
 use yester::repo::Repository;
@@ -23,6 +24,7 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::patterns::PatternRoots;
 use super::progress::Display;
+use super::rewrites::{self, RewriteArgs};
 use super::select::{Chooser, Filters, Spec};
 use super::staged::{self, StagedArgs};
 use super::{gone, paths, progress, restore_set, signals, units};
@@ -82,13 +84,13 @@ pub struct RestoreArgs {
     /// End with 3 when owners cannot be set, as those of others when you are not root
     #[arg(long)]
     require_owners: bool,
-    /// Leave extended attributes alone whose names match this pattern, as user.* (may be repeated)
+    /// Leave attributes alone whose names match this (may be repeated)
     #[arg(long, value_name = "PATTERN")]
     exclude_xattr: Vec<String>,
     /// Write only what differs into files that are there; a restore that is killed leaves them half old, half new
     #[arg(long)]
     in_place: bool,
-    /// Begin though there seems to be too little room, as where the file system compresses
+    /// Begin though there seems to be too little room
     #[arg(long)]
     no_space_check: bool,
     /// Refuse (exit code 13) while this is alive: tcp://HOST:PORT, unix:PATH, pidfile:PATH, unit:NAME, mounted:PATH, busy:PATH
@@ -99,6 +101,11 @@ pub struct RestoreArgs {
     pub even_while_alive: Vec<ServiceGuard>,
     #[command(flatten)]
     pub staged: StagedArgs,
+    #[command(flatten)]
+    pub rewrites: RewriteArgs,
+    /// Only print what is left for a person to do after that of a set
+    #[arg(long, requires = "set", conflicts_with_all = ["rollback", "discard_old"])]
+    pub next_steps: bool,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
@@ -149,6 +156,9 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let reader = Arc::new(context::trees(&repo)?);
     let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: args.target()? };
     let mut options = args.options(context)?;
+    if let Some((snapshot, _)) = request.sources.first() {
+        args.rewrites.apply(None, snapshot, true, &mut options)?;
+    }
     let display = Arc::new(Display::new(&context.global));
     options.confirm = confirm(&display);
     let report = match args.staged.staged {
@@ -159,9 +169,10 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     // What was found damaged on the way; whoever may not write has done nothing wrong.
     let _ = yester::repo::damaged::record(&repo, &reader.chunks().found(), "yester restore", context::now());
     if !args.dry_run {
-        ended(&repo, run, &request, report.as_ref());
+        ended(&repo, run, &request, &options, report.as_ref());
     }
     let report = report?;
+    rewrites::show(context, &options)?;
     tell(context, &report, began, args.dry_run)?;
     Ok(outcome(&report))
 }
@@ -178,8 +189,17 @@ pub fn tell(context: &Context, report: &RestoreReport, began: Instant, dry_run: 
 }
 
 /// Writes down how it ended; whoever may only read leaves nothing.
-fn ended(repo: &Repository, mut run: Run, request: &RestoreRequest, report: Result<&RestoreReport, &Error>) {
-    run.snapshot = request.sources.first().map(|(snapshot, _)| snapshot.id);
+fn ended(
+    repo: &Repository,
+    mut run: Run,
+    request: &RestoreRequest,
+    options: &RestoreOptions,
+    report: Result<&RestoreReport, &Error>,
+) {
+    if let Some((snapshot, _)) = request.sources.first() {
+        run.snapshot = Some(snapshot.id);
+        run.rewrites = jobs_rewrites::recorded(options, snapshot);
+    }
     run.target = paths::bytes(&request.target).to_vec();
     match report {
         Ok(report) => {

@@ -10,14 +10,15 @@ use yester::jobs::config::check::{self, Programs};
 use yester::jobs::config::keys::{BucketKeys, Set, StreamKeys, When};
 use yester::jobs::guards::{self, ServiceGuard};
 use yester::jobs::hooks::HookRun;
+use yester::jobs::rewrites as jobs_rewrites;
 use yester::jobs::runs::{self, Logged};
 use yester::model::{Kind, Part, Run, Snapshot, escape};
 use yester::repo::Repository;
 use yester::repo::snapshots;
 use yester::repo::tree::TreeReader;
 use yester::restore::staged::{Staged, all};
-use yester::restore::{RestoreReport, RestoreRequest, restore};
-use yester::sys::process;
+use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
+use yester::sys::{network, process};
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -25,7 +26,7 @@ use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
 use super::restore::{self as single, RestoreArgs};
-use super::{configured, gone, paths, restore_buckets, select, signals, staged};
+use super::{configured, gone, next_steps, paths, restore_buckets, rewrites, select, signals, staged};
 
 /// The word for all paths of a set.
 const PATHS: &str = "paths";
@@ -36,6 +37,7 @@ pub struct SetRestore<'a> {
     pub args: &'a RestoreArgs,
     pub snapshot: Arc<Snapshot>,
     set: Set,
+    options: RestoreOptions,
     pub reader: Arc<TreeReader>,
     /// It goes back to where it was: streams go into their commands, and steps are run.
     in_place: bool,
@@ -51,15 +53,16 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome>
     restore_buckets::turn(&mut set.buckets, &args.bucket)?;
     let refuse = set.restore.refuse_while.iter().map(|guard| guard.parse::<ServiceGuard>().map_err(Error::invalid));
     let refuse = refuse.chain(args.refuse_while.iter().cloned().map(Ok)).collect::<Result<Vec<_>>>()?;
+    if args.next_steps {
+        let values = args.rewrites.placeholders(Some(&set.restore), &snapshot)?;
+        return next_steps::show(context, name, &set, &snapshot, &values).map(|()| Outcome::Done);
+    }
     let target = args.target()?;
-    let way = SetRestore {
-        context,
-        args,
-        snapshot,
-        set,
-        reader: Arc::new(context::trees(&repo)?),
-        in_place: target == std::path::Path::new("/"),
-    };
+    let in_place = target == std::path::Path::new("/");
+    let mut options = args.options(context)?;
+    let of_set = Some(&set.restore).filter(|_| in_place);
+    args.rewrites.apply(of_set, &snapshot, args.part.is_empty(), &mut options)?;
+    let way = SetRestore { context, args, snapshot, set, options, reader: Arc::new(context::trees(&repo)?), in_place };
     way.is_possible()?;
     if way.in_place || !args.refuse_while.is_empty() {
         guards::ask(&refuse, &args.even_while_alive)?;
@@ -86,12 +89,14 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome>
         (run.state, run.message) = (Run::INCOMPLETE, failure.clone().into_bytes());
     }
     (run.steps, run.log) = (runs::steps(steps), logged.text());
+    run.rewrites = jobs_rewrites::recorded(&way.options, &way.snapshot);
     if !args.dry_run {
         let _ = yester::repo::damaged::record(&repo, &way.reader.chunks().found(), "yester restore", context::now());
         // Whoever may only read leaves nothing.
         let _ = runs::end(&repo, run);
     }
     let (report, failure) = result?;
+    rewrites::show(context, &way.options)?;
     if let Some(report) = &report {
         single::tell(context, report, began, args.dry_run)?;
     }
@@ -202,15 +207,16 @@ impl SetRestore<'_> {
             Outcome::Done => None,
         });
         if failure.is_none() {
-            failure = restore_buckets::run(self, display, logged, steps)?;
-            if failure.is_none() {
-                failure = self.pour(&back, display, steps)?;
-            }
-            if let Some(text) = &mut failure
+            let done = self.beyond(&back, (display, logged), steps);
+            if !matches!(done, Ok(None))
                 && let Some(staged) = staged.take()
             {
-                take_back(staged, text)?;
+                take_back(staged)?;
+                let taken_back = "what was exchanged was taken back";
+                let done = done.map_err(|e| e.context(taken_back))?;
+                return Ok((report, done.map(|text| format!("{text}; {taken_back}"))));
             }
+            failure = done?;
             if failure.is_none() {
                 failure = self.steps(&back, display, steps)?;
             }
@@ -219,6 +225,19 @@ impl SetRestore<'_> {
             staged.keep()?;
         }
         Ok((report, failure))
+    }
+
+    /// What is exchanged with files, or not at all: buckets and streams. Answers which one failed, and why.
+    fn beyond(
+        &self,
+        back: &Back<'_>,
+        (display, logged): (&Arc<Display>, &Arc<Logged>),
+        steps: &mut Vec<HookRun>,
+    ) -> Result<Option<String>> {
+        match restore_buckets::run(self, display, logged, steps)? {
+            None => self.pour(back, display, steps),
+            failure => Ok(failure),
+        }
     }
 
     /// Streams into their commands. Answers which one failed, and why.
@@ -260,7 +279,7 @@ impl SetRestore<'_> {
 
     /// Restores what are files: to where they were, or all of them below the target.
     fn files(&self, display: &Arc<Display>, logged: &Arc<Logged>) -> Result<(Option<RestoreReport>, Option<Staged>)> {
-        let mut options = self.args.options(self.context)?;
+        let mut options = self.options.clone();
         options.confirm = single::confirm(display);
         let (files, others) = self.places();
         let with_paths = self.wants(PATHS) && !self.set.paths.is_empty();
@@ -302,6 +321,8 @@ impl SetRestore<'_> {
             ("YESTER_SET", set),
             ("YESTER_HOST", text(&process::host_name())),
             ("YESTER_FROM_HOST", text(&self.snapshot.host)),
+            ("YESTER_ADDRESS", network::addresses().first().map(|address| address.to_string().into()).unwrap_or_default()),
+            ("YESTER_FROM_ADDRESS", self.snapshot.composition.addresses.first().map(|it| text(it)).unwrap_or_default()),
             ("YESTER_TARGET", self.args.target().unwrap_or_default().into_os_string()),
         ];
         all.into_iter().map(|(name, value)| (OsString::from(name), value)).collect()
@@ -337,10 +358,9 @@ struct Announced<'a> {
 }
 
 /// Takes back what was exchanged, since a command failed that belongs to it.
-fn take_back(mut staged: Staged, failure: &mut String) -> Result<()> {
-    staged.roll_back().and_then(|()| staged.discard())?;
-    failure.push_str("; what was exchanged was taken back");
-    Ok(())
+fn take_back(mut staged: Staged) -> Result<()> {
+    staged.roll_back()?;
+    staged.discard()
 }
 
 fn failure(step: &HookRun) -> Option<String> {

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use yester::model::{Run, SnapshotId, Timestamp, escape};
+use yester::model::{Run, RunRewrite, SnapshotId, Timestamp, escape};
 use yester::repo::runs;
 use yester::{ErrorKind, Result};
 
@@ -122,6 +122,17 @@ fn show(out: &mut Output, id: SnapshotId, run: &Run) -> Result<()> {
         let how = if step.failure.is_empty() { "done".to_owned() } else { escape(&step.failure) };
         lines.push(format!("step {} at {}: {how}", escape(&step.name), units::local_time(step.started)));
     }
+    for rewrite in &run.rewrites {
+        let (was, is) = (escape(&rewrite.was), escape(&rewrite.is));
+        lines.push(match rewrite.path.is_empty() {
+            true => format!("{} {was} became {is}", rewrite.kind_name()),
+            false => format!(
+                "rewritten {}: {was} became {is}, {}",
+                escape(&rewrite.path),
+                units::counted(rewrite.count, "time", "times")
+            ),
+        });
+    }
     lines.iter().try_for_each(|line| out.line(line))
 }
 
@@ -151,8 +162,34 @@ struct JsonRun {
     program_version: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<JsonStep>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rewrites: Vec<JsonRunRewrite>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonRunRewrite {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
+    was: String,
+    is: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+fn rewrite(rewrite: &RunRewrite) -> JsonRunRewrite {
+    JsonRunRewrite {
+        kind: rewrite.kind_name(),
+        path: lossy(&rewrite.path),
+        path_b64: exact(&rewrite.path),
+        was: lossy(&rewrite.was),
+        is: lossy(&rewrite.is),
+        count: Some(rewrite.count).filter(|count| *count > 0),
+    }
 }
 
 #[derive(Serialize)]
@@ -191,6 +228,7 @@ fn json(id: SnapshotId, run: &Run, log: bool) -> JsonRun {
         message: lossy(&run.message),
         program_version: lossy(&run.program),
         steps: steps.collect(),
+        rewrites: run.rewrites.iter().map(rewrite).collect(),
         log: log.then(|| lossy(&run.log)),
     }
 }

@@ -23,7 +23,9 @@ use super::restore::RestoreArgs;
 /// How a staged restore is asked for.
 #[derive(Debug, Args)]
 pub struct StagedArgs {
-    /// Restore beside what is there, verify, and exchange the two at once; what was there is kept
+    /// Restore beside what is there, and exchange the two at once
+    ///
+    /// All of it is read back before. What was there is kept.
     #[arg(long, conflicts_with_all = ["include", "exclude", "delete", "overwrite", "in_place"])]
     pub staged: bool,
     /// Take a staged restore of the target (or the set) back
@@ -132,7 +134,7 @@ fn act(context: &Context, args: &RestoreArgs, mut staged: Staged) -> Result<()> 
     let action = match args.staged.rollback {
         true if staged.phase() == StagedPhase::TakenBack => "none",
         true => "rollback",
-        false if staged.phase() == StagedPhase::Exchanged => {
+        false if staged.phase() == StagedPhase::Exchanged && staged.has_commands() => {
             let text = "the restore was cut off before its commands were done: restore once more to finish it, or --rollback";
             return Err(Error::new(ErrorKind::Exists, text));
         }

@@ -3,12 +3,14 @@
 use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
 use crate::format::snapshot::MAX_TEXT;
-use crate::model::{Run, RunStep, SnapshotId, Timestamp};
+use crate::model::{Run, RunRewrite, RunStep, SnapshotId, Timestamp};
 
 /// The longest end of a log.
 pub(crate) const MAX_LOG: usize = 256 << 10;
 /// The most steps.
 pub(crate) const MAX_STEPS: usize = 1000;
+/// The most rewrites.
+pub(crate) const MAX_REWRITES: usize = 10_000;
 
 /// Encodes the body. An error for what no reader would take.
 pub fn encode_run(run: &Run) -> Result<Vec<u8>> {
@@ -39,6 +41,9 @@ fn run_bytes(run: &Run) -> Vec<u8> {
     out.field(24, |v| run.steps.iter().for_each(|step| put_step(step, v)));
     out.field(26, |v| v.extend_from_slice(&run.log));
     out.field(28, |v| v.extend_from_slice(&run.program));
+    if !run.rewrites.is_empty() {
+        out.field(30, |v| run.rewrites.iter().for_each(|rewrite| put_rewrite(rewrite, v)));
+    }
     out.push(0);
     out
 }
@@ -48,6 +53,12 @@ fn put_step(step: &RunStep, out: &mut Vec<u8>) {
     out.timestamp(step.started);
     out.timestamp(step.finished);
     out.bytes(&step.failure);
+}
+
+fn put_rewrite(rewrite: &RunRewrite, out: &mut Vec<u8>) {
+    out.varint(rewrite.kind);
+    [&rewrite.path, &rewrite.was, &rewrite.is].into_iter().for_each(|text| out.bytes(text));
+    out.varint(rewrite.count);
 }
 
 /// Decodes the body.
@@ -72,12 +83,26 @@ pub fn decode_run(bytes: &[u8]) -> Result<Run> {
             24 => out.steps = steps(&mut v)?,
             26 => out.log = v.text(MAX_LOG)?,
             28 => out.program = v.text(MAX_TEXT)?,
+            30 => out.rewrites = rewrites(&mut v)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
     })?;
     cursor.end()?;
     out.started = started.ok_or_else(|| cursor.error("it does not say when it began"))?;
+    Ok(out)
+}
+
+fn rewrites(v: &mut Cursor<'_>) -> Result<Vec<RunRewrite>> {
+    let mut out = Vec::new();
+    while v.remaining() > 0 {
+        if out.len() == MAX_REWRITES {
+            return Err(v.error("it has too many rewrites"));
+        }
+        let kind = v.varint()?;
+        let (path, was, is) = (v.bytes(MAX_TEXT)?.to_vec(), v.bytes(MAX_TEXT)?.to_vec(), v.bytes(MAX_TEXT)?.to_vec());
+        out.push(RunRewrite { kind, path, was, is, count: v.varint()? });
+    }
     Ok(out)
 }
 
@@ -110,6 +135,7 @@ mod tests {
             snapshot: Some(SnapshotId([3; 32])),
             steps: vec![step.clone(), RunStep::default()],
             log: b"a\nb".to_vec(),
+            rewrites: vec![RunRewrite { kind: 1, path: b"/x".to_vec(), was: b"a".to_vec(), is: Vec::new(), count: 2 }],
             ..Run::default()
         };
         let bytes = encode_run(&run).expect("it can be stored");

@@ -47,6 +47,7 @@ const PARTS: u64 = 28;
 const SET: u64 = 30;
 const FROZEN: u64 = 32;
 const ORIGIN: u64 = 34;
+const ADDRESSES: u64 = 36;
 
 /// Encodes everything but the id, which is the object's name. An error for what no reader would take.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
@@ -81,7 +82,7 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     if !snapshot.rules.is_empty() {
         out.field(RULES, |v| put_rules(&snapshot.rules, v));
     }
-    let Composition { set, parts, frozen, origin } = &snapshot.composition;
+    let Composition { set, parts, frozen, origin, addresses } = &snapshot.composition;
     if !parts.is_empty() {
         out.field(PARTS, |v| composition::put_parts(parts, v));
     }
@@ -93,6 +94,9 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     }
     if let Some(Origin { repository, snapshot }) = origin {
         out.field(ORIGIN, |v| v.extend_from_slice(&[&repository.0[..], &snapshot.0].concat()));
+    }
+    if !addresses.is_empty() {
+        out.field(ADDRESSES, |v| put_list(addresses, v));
     }
     out.push(0);
     out
@@ -214,6 +218,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
                 let (repository, snapshot) = (RepositoryId(v.array()?), SnapshotId(v.array()?));
                 out.composition.origin = Some(Origin { repository, snapshot });
             }
+            ADDRESSES => out.composition.addresses = texts(&mut v)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)

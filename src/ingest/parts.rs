@@ -11,6 +11,10 @@ use crate::ingest::bucket::WalkedBucket;
 use crate::ingest::input::Input;
 use crate::ingest::options::IngestOptions;
 use crate::model::{Composition, Part, Statistics, Timestamp, escape};
+use crate::sys::network;
+
+/// So many addresses of the host are kept.
+const ADDRESSES: usize = 16;
 
 /// Why an input that the walk did not come to is not there.
 const NO_PLACE: &[u8] = b"there is no place for it";
@@ -61,7 +65,8 @@ pub(crate) fn composition(
         parts.push(Part { kind: Part::PATHS, state, started, finished, bytes, changed, errors, ..Part::default() });
     }
     parts.extend(others);
-    Composition { set: options.set.clone(), parts, frozen: 0, origin: None }
+    let addresses = options.set.iter().flat_map(|_| network::addresses()).map(|address| address.to_string().into_bytes());
+    Composition { set: options.set.clone(), parts, frozen: 0, origin: None, addresses: addresses.take(ADDRESSES).collect() }
 }
 
 fn bucket(number: usize, input: &dyn Input, found: &PartsFound<'_>) -> Part {

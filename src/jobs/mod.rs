@@ -12,6 +12,7 @@ pub mod hooks;
 pub mod location;
 pub mod open;
 pub mod paths;
+pub mod rewrites;
 pub mod runs;
 pub mod schedule;
 pub mod standing;

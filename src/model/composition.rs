@@ -13,6 +13,8 @@ pub struct Composition {
     pub frozen: u64,
     /// Where it was taken, when it is a copy.
     pub origin: Option<Origin>,
+    /// The addresses of the host that it was taken of, as text; first the one by which others reach it.
+    pub addresses: Vec<Vec<u8>>,
 }
 
 /// The snapshot that another one is a copy of, in the repository in which it was taken.

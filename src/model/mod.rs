@@ -15,7 +15,7 @@ pub use composition::{Composition, Origin, Part, SetText};
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use object::ObjectType;
-pub use run::{Run, RunStep};
+pub use run::{Run, RunRewrite, RunStep};
 pub use snapshot::{Owners, Rule, Snapshot, Statistics};
 
 /// Bytes for a terminal or a log line: printable UTF-8 as it is, everything else (control characters, also the

@@ -35,6 +35,45 @@ pub struct Run {
     pub log: Vec<u8>,
     /// The program that wrote this.
     pub program: Vec<u8>,
+    /// What a restore made other than the snapshot has it.
+    pub rewrites: Vec<RunRewrite>,
+}
+
+/// Something that a restore made other than the snapshot has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunRewrite {
+    /// One of the kinds here, or one of a later version.
+    pub kind: u64,
+    /// The entry, by its path inside the snapshot; empty for owners.
+    pub path: Vec<u8>,
+    /// What it was: a text, or a name.
+    pub was: Vec<u8>,
+    /// What it is.
+    pub is: Vec<u8>,
+    /// How often, in this entry; 0 for owners.
+    pub count: u64,
+}
+
+impl RunRewrite {
+    /// Text in a file.
+    pub const TEXT: u64 = 1;
+    /// Text in the target of a symbolic link.
+    pub const LINK: u64 = 2;
+    /// A user, by name.
+    pub const USER: u64 = 3;
+    /// A group, by name.
+    pub const GROUP: u64 = 4;
+
+    /// Its kind in a word.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Self::TEXT => "text",
+            Self::LINK => "link",
+            Self::USER => "user",
+            Self::GROUP => "group",
+            _ => "unknown",
+        }
+    }
 }
 
 /// A command that was run for it.

@@ -1,10 +1,10 @@
 //! What to do with an entry, seen what is there already.
 
-use crate::model::{Kind, Node};
+use crate::model::{Content, Kind, Node};
 use crate::restore::Overwrite;
 use crate::restore::metadata::WantedMetadata;
 use crate::restore::run::RestoreRun;
-use crate::sys::{Dir, FileKind, Stat, xattr};
+use crate::sys::{Dir, FileKind, Stat, open_file, xattr};
 
 /// What becomes of an entry that is not a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +52,14 @@ pub(crate) fn decide(
     node: &Node,
     wanted: &WantedMetadata,
     there: &Stat,
+    rewritten: bool,
 ) -> Decision {
     let overwrite = run.options.overwrite;
-    let same_content = same_content(overwrite, dir, name, node, there);
+    let mut same_content = same_content(overwrite, dir, name, node, there);
+    if let (true, Some(true), Kind::File(Content::Inline(bytes))) = (rewritten, same_content, &node.kind) {
+        // Size and time may be those of what the snapshot has.
+        same_content = Some(has(dir, name, bytes));
+    }
     if same_content == Some(true) {
         // Attributes are read last: most entries differ before, or not at all.
         let met = xattr::list_at(dir, name).is_ok_and(|xattrs| wanted.is_met(there, &xattrs));
@@ -70,6 +75,13 @@ pub(crate) fn decide(
         Some(true) if there.links == 1 => Decision::Metadata,
         _ => Decision::Write { local: same_content.is_some() && there.kind == FileKind::File },
     }
+}
+
+/// Whether a file holds just these bytes.
+fn has(dir: &Dir, name: &[u8], bytes: &[u8]) -> bool {
+    let mut found = Vec::new();
+    let read = dir.open_file(name).and_then(|file| open_file::read_up_to(&file, 0, bytes.len() + 1, &mut found));
+    read.is_ok() && found == bytes
 }
 
 /// Whether the content is right, by kind, size and time: `None` when it cannot be.

@@ -38,6 +38,7 @@ pub(crate) mod names;
 pub(crate) mod owners;
 pub(crate) mod plan;
 pub(crate) mod preflight;
+pub mod rewrite;
 pub(crate) mod run;
 pub mod spare;
 pub mod staged;
@@ -48,6 +49,7 @@ pub(crate) mod verify;
 pub(crate) mod walk;
 
 use danger::Confirm;
+use rewrite::Rewriter;
 use run::RestoreRun;
 use spare::DeleteAlso;
 use target::RestoreTarget;
@@ -96,6 +98,12 @@ pub struct RestoreOptions {
     pub include: Vec<String>,
     /// Leave out what matches one of these globs, with everything below it.
     pub exclude: Vec<String>,
+    /// What is replaced in files and targets of links.
+    pub rewriter: Option<Arc<Rewriter>>,
+    /// Users that are others here, by name: that of the snapshot, and that of this system.
+    pub map_users: Vec<(String, String)>,
+    /// Groups, likewise.
+    pub map_groups: Vec<(String, String)>,
     /// Read back every file that was written and compare it with what the snapshot says.
     pub verify: bool,
     /// Take owners by number. Otherwise a name that the snapshot knows is looked up on this system, the number being
@@ -132,6 +140,9 @@ impl Default for RestoreOptions {
             confirm: None,
             include: Vec::new(),
             exclude: Vec::new(),
+            rewriter: None,
+            map_users: Vec::new(),
+            map_groups: Vec::new(),
             verify: false,
             numeric_ids: false,
             require_owners: false,
@@ -199,6 +210,17 @@ pub fn restore(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
+    restore_part(reader, request, options, observer, true)
+}
+
+/// Restores `request`, which is all that is restored, or (`alone` is false) one of several.
+pub(crate) fn restore_part(
+    reader: &Arc<TreeReader>,
+    request: &RestoreRequest,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
+    alone: bool,
+) -> Result<RestoreReport> {
     let in_place = target::is_root(&request.target);
     let sources = resolve(reader, request, in_place)?;
     let filter = filter::PathFilter::new(&options.include, &options.exclude)?;
@@ -211,6 +233,12 @@ pub fn restore(
     let mut run = RestoreRun::new(reader, options, observer, target, &sources)?;
     run.most_deleted = most_deleted;
     preflight::space(&run, &sources, &filter)?;
+    if let Some(rewriter) = options.rewriter.as_deref() {
+        sources.iter().try_for_each(|source| rewrite::survey::source(&run, rewriter, source, &filter))?;
+        if alone {
+            rewriter.all_matched()?;
+        }
+    }
     for source in &sources {
         walk::restore_source(&run, source, &filter);
     }

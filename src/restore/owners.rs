@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::model::Owners;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Owners, escape};
 use crate::sys::users;
 
 /// Numbers of the snapshot that are other numbers here.
@@ -17,6 +18,25 @@ const ACL_USER: u16 = 2;
 const ACL_GROUP: u16 = 8;
 
 impl OwnerMap {
+    /// The same where some names are others here: those are an error that this system does not know.
+    pub(crate) fn mapped(owners: &Owners, users: &[(String, String)], groups: &[(String, String)]) -> Result<Self> {
+        let mut map = OwnerMap::of(owners);
+        let lists = [
+            (&owners.users, users, &mut map.users, users::user_id as fn(&[u8]) -> Option<u32>, "user"),
+            (&owners.groups, groups, &mut map.groups, users::group_id, "group"),
+        ];
+        for (owners, names, ids, find, what) in lists {
+            for (old, new) in names {
+                let here = find(new.as_bytes()).ok_or_else(|| {
+                    let text = format!("nothing was touched: there is no {what} {} on this system", escape(new.as_bytes()));
+                    Error::new(ErrorKind::NotFound, text)
+                })?;
+                ids.extend(owners.iter().filter(|(_, name)| name == old.as_bytes()).map(|(id, _)| (*id, here)));
+            }
+        }
+        Ok(map)
+    }
+
     /// Looks every name up on this system; a name that is not there keeps its number.
     pub(crate) fn of(owners: &Owners) -> Self {
         let moved = |list: &[(u32, Vec<u8>)], find: fn(&[&[u8]]) -> Vec<Option<u32>>| {

@@ -127,8 +127,8 @@ impl<'a> RestoreRun<'a> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let workers = cores.max(tree.chunks().repo().storage().costs().concurrency);
         let map = |snapshot: &Snapshot| match options.numeric_ids {
-            true => OwnerMap::default(),
-            false => OwnerMap::of(&snapshot.owners),
+            true => Ok(OwnerMap::default()),
+            false => OwnerMap::mapped(&snapshot.owners, &options.map_users, &options.map_groups),
         };
         Ok(RestoreRun {
             tree,
@@ -143,7 +143,7 @@ impl<'a> RestoreRun<'a> {
             most_deleted: u64::MAX,
             observer,
             listing: observer.wants_entries(),
-            owners: sources.iter().map(|source| map(source.snapshot)).collect(),
+            owners: sources.iter().map(|source| map(source.snapshot)).collect::<Result<_>>()?,
             fatal: Mutex::default(),
             stopped: AtomicBool::new(false),
             told: UnsetMetadata::default(),

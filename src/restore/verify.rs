@@ -41,12 +41,19 @@ pub(crate) fn source(run: &RestoreRun<'_>, source: &RestoreSource<'_>, filter: &
         return;
     }
     match source.node.directory() {
-        Some(model) => tree(run, *model, place, verdict == FilterVerdict::Take, path, filter),
-        None => told(run, &place, &source.node),
+        Some(model) => tree(run, (*model, source.number), place, verdict == FilterVerdict::Take, path, filter),
+        None => told(run, &place, &source.node, (source.number, &path)),
     }
 }
 
-fn tree(run: &RestoreRun<'_>, model: Model, place: Arc<TargetDirectory>, taken: bool, mut path: Vec<u8>, filter: &PathFilter) {
+fn tree(
+    run: &RestoreRun<'_>,
+    (model, source): (Model, usize),
+    place: Arc<TargetDirectory>,
+    taken: bool,
+    mut path: Vec<u8>,
+    filter: &PathFilter,
+) {
     let tree = run.tree;
     // Damage was told when the entries were restored.
     let first = |model: &Model| tree.entry_number(model, 0).unwrap_or_default();
@@ -71,7 +78,7 @@ fn tree(run: &RestoreRun<'_>, model: Model, place: Arc<TargetDirectory>, taken: 
                 levels.push(VerifyLevel { model, place, taken: verdict == FilterVerdict::Take, next: first(&model), path_len });
             }
             (FilterVerdict::Pass, _) => {}
-            (FilterVerdict::Take, _) => told(run, &level.place.clone(), node),
+            (FilterVerdict::Take, _) => told(run, &level.place.clone(), node, (source, &path)),
         }
     }
 }
@@ -94,12 +101,22 @@ fn is_there(run: &RestoreRun<'_>, place: &Arc<TargetDirectory>, node: &Node) -> 
     }
 }
 
-fn told(run: &RestoreRun<'_>, place: &TargetDirectory, node: &Node) {
+/// Compares an entry; `at` is its source, and its path inside the snapshot.
+fn told(run: &RestoreRun<'_>, place: &TargetDirectory, node: &Node, at: (usize, &[u8])) {
     // What could not be restored was told.
     let subject = run.target.path_of(place, &node.name);
     if run.has_failed(&subject) {
         return;
     }
+    let rewritten = match run.options.rewriter.as_deref() {
+        Some(rewriter) => rewriter.expected(run, at.0, at.1, node),
+        None => Ok(None),
+    };
+    let node = match &rewritten {
+        Ok(rewritten) => rewritten.as_ref().unwrap_or(node),
+        // That was told when it was to be restored.
+        Err(_) => return,
+    };
     if let Err(error) = run.target.open(place).map_err(gone).and_then(|dir| entry(run, &dir, node)) {
         run.error(&subject, error);
     }

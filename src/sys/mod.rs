@@ -10,6 +10,7 @@ pub mod lock;
 pub mod loop_device;
 pub mod map;
 pub mod mount;
+pub mod network;
 pub mod notify;
 pub mod open_file;
 pub mod process;

@@ -25,8 +25,8 @@ use yester::format::{annotation, filter, run, segment};
 use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
-    Annotation, ChunkId, Content, Item, Kind, Node, PackId, Pin, Run, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp,
-    Xattrs,
+    Annotation, ChunkId, Content, Item, Kind, Node, PackId, Pin, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId,
+    Timestamp, Xattrs,
 };
 use yester::observe::Silent;
 use yester::repo::index::Index;
@@ -124,6 +124,8 @@ fn an_annotation(snapshot: SnapshotId) -> Annotation {
 
 fn a_run() -> Run {
     let step = RunStep { name: b"before".to_vec(), started: TIME, finished: TIME, failure: b"exit status 1".to_vec() };
+    let rewrite =
+        RunRewrite { kind: RunRewrite::TEXT, path: b"/etc/a".to_vec(), was: b"b".to_vec(), is: b"c".to_vec(), count: 2 };
     Run {
         kind: Run::INGEST,
         state: Run::FAILED,
@@ -140,6 +142,7 @@ fn a_run() -> Run {
         steps: vec![step],
         log: b"hook before: no\n".to_vec(),
         program: b"yester 0.1.0".to_vec(),
+        rewrites: vec![rewrite],
     }
 }
 

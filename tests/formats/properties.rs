@@ -158,6 +158,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
                     })
                     .collect(),
                 frozen: n[5],
+                addresses: tags.clone(),
                 origin: parent.map(|id| Origin { repository: RepositoryId([3; 16]), snapshot: SnapshotId(id) }),
             },
             paths,

@@ -26,7 +26,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("mount", &["vfs", "repo", "model", "sys"]),
     ("query", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("remote", &["storage", "format", "model", "sys"]),
-    ("jobs", &["ingest", "maintain", "local", "remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    ("jobs", &["ingest", "restore", "maintain", "local", "remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("serve", &["remote", "storage", "format", "model", "sys"]),
 ];
 

@@ -6,5 +6,6 @@ mod config;
 mod keys;
 mod parts;
 mod postgres;
+mod rewrites;
 mod runs;
 mod staged;

@@ -128,3 +128,111 @@ command = ["psql", "-h", "HOME/pg", "-U", "postgres", "-qX", "-c", "create table
     assert!(run.code == Some(3) && run.err.contains("/dumps/all.sql"), "{}", run.err);
     world.run(&["restore", "--set", "db"]).fails(1, &["nothing was touched: /dumps/all.sql failed", "--part"]);
 }
+
+/// Runs the program on a host of this name and address: in network and host name spaces of their own.
+fn on(world: &World, host: &str, address: &str, args: &[&str]) -> program::Run {
+    let become_host = "import fcntl, os, socket, struct, sys
+socket.sethostname(sys.argv[1])
+s, flags = socket.socket(), struct.pack('16sh22x', b'lo', 0x1)
+fcntl.ioctl(s, 0x8916, struct.pack('16sH2x4s16x', b'lo', socket.AF_INET, socket.inet_aton(sys.argv[2])))
+fcntl.ioctl(s, 0x8914, flags)
+os.execvp(sys.argv[3], sys.argv[3:])";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--uts", "python3", "-c", become_host, host, address, env!("CARGO_BIN_EXE_yester")]).args(args);
+    command.current_dir(world.home()).stdin(Stdio::null()).env_clear().env("HOME", world.home());
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TZ", "UTC");
+    program::finish(&mut command)
+}
+
+/// The set of `docs/sets.md`.
+const CONTROLLER: &str = r#"
+[repository]
+location = "HOME/main"
+key-file = "HOME/main.key"
+[sets.controller]
+paths = ["HOME/juju", "HOME/log", "HOME/ssh"]
+[[sets.controller.streams]]
+at = "/dumps/juju.sql"
+command = ["pg_dump", "-h", "HOME/pg", "-U", "postgres", "--clean", "--if-exists", "postgres"]
+restore = ["psql", "-h", "HOME/pg2", "-U", "postgres", "-qX", "-v", "ON_ERROR_STOP=1", "-1", "-f", "-", "postgres"]
+[sets.controller.restore]
+refuse-while = ["unix:HOME/pg/.s.PGSQL.5432"]
+rewrite = [
+    { files = ["HOME/juju/agents/*/agent.conf"], replace = "{from.address}", with = "{address}" },
+    { files = ["HOME/juju/agents/*/agent.conf"], regex = '\b{from.host}\b', with = "{host}" },
+    { files = ["HOME/juju/current"], replace = "{from.host}", with = "{host}" },
+]
+next-steps = ["juju ensure-availability -n 3: the other controllers, which this one on {host} does not know any more"]
+[[sets.controller.restore.steps]]
+name = "rename in the database"
+command = ["HOME/rename-host"]
+when = "host-changed"
+"#;
+
+#[test]
+fn a_controller_moves_to_another_host() {
+    let world = World::new();
+    fs::set_permissions(world.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    world.file("juju/agents/machine-0/agent.conf", "tag: machine-0\napiaddresses: 10.5.0.64:17070\nhost: juju-old\n");
+    std::os::unix::fs::symlink("/srv/juju-old/tools", world.at("juju/current")).unwrap();
+    world.file("log/machine-0.log", "begun\n");
+    world.file("ssh/authorized_keys", "ssh-ed25519 AAAA juju@juju-old\n");
+    let text = CONTROLLER.replace("HOME", &shown(world.home()));
+    world.file(".config/yester/config.toml", text);
+    let rename = "#!/bin/sh\nexec psql -h HOME/pg2 -U postgres -qX -v ON_ERROR_STOP=1 -v host=\"$YESTER_HOST\" -v address=\"$YESTER_ADDRESS\" \\
+    -v from=\"$YESTER_FROM_HOST\" -f - postgres <<E\nupdate machines set name = :'host', address = :'address' where name = :'from'\nE\n";
+    let script = world.file("rename-host", rename.replace("HOME", &shown(world.home())));
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+    world.run(&["init"]).ok();
+    let server = Server::start(&world.at("pg"));
+    server.ask("create table machines as select 'juju-old' as name, '10.5.0.64' as address");
+    let bench = |args: &[&str]| {
+        let mut command = Command::new(programs().join("pgbench"));
+        command.arg("-h").arg(&server.dir).args(["-U", "postgres"]).args(args).arg("postgres");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    assert!(bench(&["-i", "-q"]).status().unwrap().success());
+    // It is written to, and so is the log, while the snapshot is taken: nothing stands still for it.
+    let mut load = bench(&["-T", "1000", "-c", "2"]).spawn().unwrap();
+    while server.ask("select count(*) from pgbench_history") == "0" {
+        std::thread::yield_now();
+    }
+    let ingested = on(&world, "juju-old", "10.5.0.64", &["ingest", "--set", "controller"]).ok();
+    load.kill().and_then(|()| load.wait()).unwrap();
+    let snapshot = world.run(&["snapshots", "--json"]).ok().json().pop().unwrap();
+    assert!(snapshot["hostname"] == "juju-old" && snapshot.get("frozen").is_none(), "{snapshot} {}", ingested.err);
+
+    // While the first database lives, nothing is touched.
+    world.file("juju/agents/machine-0/agent.conf", "of the new host");
+    let restore = |more: &[&str]| on(&world, "juju-new", "10.6.0.1", &[&["restore", "--set", "controller"], more].concat());
+    restore(&["--staged"]).fails(13, &["something answers at", "nothing was touched"]);
+    assert_eq!(fs::read_to_string(world.at("juju/agents/machine-0/agent.conf")).unwrap(), "of the new host");
+    drop(server);
+
+    // What would be done, and what is left to do.
+    let dry = restore(&["-n", "--staged"]).ok().text();
+    let diff = "-apiaddresses: 10.5.0.64:17070\n-host: juju-old\n+apiaddresses: 10.6.0.1:17070\n+host: juju-new\n";
+    assert!(dry.contains(diff) && dry.contains("would run for step rename in the database"), "{dry}");
+    let left = restore(&["--next-steps"]).ok().text();
+    assert!(left.contains("juju ensure-availability -n 3") && left.contains("on juju-new"), "{left}");
+
+    let server = Server::start(&world.at("pg2"));
+    let run = restore(&["--staged"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    let conf = fs::read_to_string(world.at("juju/agents/machine-0/agent.conf")).unwrap();
+    assert_eq!(conf, "tag: machine-0\napiaddresses: 10.6.0.1:17070\nhost: juju-new\n");
+    assert_eq!(fs::read_link(world.at("juju/current")).unwrap(), Path::new("/srv/juju-new/tools"));
+    assert_eq!(fs::read_to_string(world.at("ssh/authorized_keys")).unwrap(), "ssh-ed25519 AAAA juju@juju-old\n");
+    assert_eq!(server.ask("select name, address from machines"), "juju-new|10.6.0.1");
+    // The dump is of one moment: every transaction is in all of its tables, or in none.
+    let sums = "select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches), \
+                (select sum(delta) from pgbench_history)";
+    let sums = server.ask(sums);
+    let sums: Vec<&str> = sums.split('|').collect();
+    assert!(sums.windows(2).all(|two| two[0] == two[1]) && !sums[0].is_empty(), "{sums:?}");
+    let run = world.run(&["runs", "show", "latest", "--json"]).ok().json().pop().unwrap();
+    let rewrites = run["rewrites"].as_array().unwrap();
+    assert!(rewrites.len() == 3 && rewrites.iter().any(|it| it["kind"] == "link" && it["is"] == "juju-new"), "{run}");
+    assert_eq!(run["steps"].as_array().unwrap().len(), 2, "{run}");
+}

@@ -13,7 +13,7 @@ use crate::jobs::config::text::{Problem, nearest};
 use crate::jobs::config::{Configuration, Named};
 use crate::jobs::guards::ServiceGuard;
 use crate::jobs::schedule::Schedule;
-use crate::jobs::{buckets, location, units};
+use crate::jobs::{buckets, location, rewrites, units};
 use crate::maintain::retention::{KeepCount, Within};
 use crate::model::escape;
 use crate::model::node::check_name;
@@ -230,6 +230,7 @@ pub fn unfit(set: &Set, programs: Programs<'_>) -> Vec<(Vec<&'static str>, Strin
             out.push((vec!["restore", "refuse-while"], message));
         }
     }
+    out.extend(rewrites::unfit(&set.restore).into_iter().map(|(key, message)| (vec!["restore", key], message)));
     for step in &set.restore.steps {
         let hook = Hook { command: step.command.clone(), timeout: step.timeout.clone() };
         if let Some(message) = obstacle_of(&hook, programs) {

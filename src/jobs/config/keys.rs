@@ -260,6 +260,21 @@ pub struct RestoreKeys {
     /// What must not be alive.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refuse_while: Vec<String>,
+    /// Users of the snapshot that are others here, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub map_users: BTreeMap<String, String>,
+    /// Groups, likewise.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub map_groups: BTreeMap<String, String>,
+    /// What placeholders stand for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
+    /// What is replaced in files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewrite: Vec<RewriteKeys>,
+    /// What a person still has to do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub next_steps: Vec<String>,
     /// Commands that are run in the end, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepKeys>,
@@ -270,6 +285,22 @@ impl RestoreKeys {
     pub(crate) fn is_empty(&self) -> bool {
         *self == RestoreKeys::default()
     }
+}
+
+/// A text that is replaced in files, and in the targets of links.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table of keys")]
+pub struct RewriteKeys {
+    /// Patterns of the files.
+    pub files: Vec<String>,
+    /// The text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace: Option<String>,
+    /// An expression for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+    /// What takes its place.
+    pub with: String,
 }
 
 /// A command that is run after a restore.

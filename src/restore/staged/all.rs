@@ -72,7 +72,10 @@ fn stage(
     let mut report = RestoreReport::default();
     for (one, stage) in all.iter().zip(staged.stages()) {
         let request = RestoreRequest { sources: one.sources.clone(), target: stage };
-        add(&mut report, &restore::restore(reader, &request, &options, observer)?);
+        add(&mut report, &restore::restore_part(reader, &request, &options, observer, false)?);
+    }
+    if let Some(rewriter) = &options.rewriter {
+        rewriter.all_matched()?;
     }
     match report.errors {
         0 => Ok(report),
@@ -98,7 +101,7 @@ fn dry(
         observer.event(&Event::Note { subject: path_bytes(&one.target.path), message });
         let nowhere = one.target.path.with_file_name(".yester-dry-run");
         let request = RestoreRequest { sources: one.sources.clone(), target: nowhere };
-        add(&mut report, &restore::restore(reader, &request, options, observer)?);
+        add(&mut report, &restore::restore_part(reader, &request, options, observer, false)?);
     }
     Ok(report)
 }

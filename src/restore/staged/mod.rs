@@ -59,6 +59,11 @@ impl Staged {
         self.journal.snapshot == snapshot.to_string() && self.journal.set == quote(set)
     }
 
+    /// Whether commands belong to it: it is of a set.
+    pub fn has_commands(&self) -> bool {
+        !self.journal.set.is_empty()
+    }
+
     /// The snapshot that it restores, as text.
     pub fn snapshot(&self) -> &str {
         &self.journal.snapshot

@@ -341,10 +341,21 @@ impl<'r, 'a> Walker<'r, 'a> {
             let text = "it is no link of the file that it claims to be a link of (yester check says what is damaged)";
             return Err(Error::corrupt(text));
         }
+        let mut change = match run.options.rewriter.as_deref() {
+            Some(rewriter) => rewriter.made(run, self.source.number, &self.path, node, known)?,
+            None => None,
+        };
+        let rewritten = change.as_ref().map(|change| change.node(node));
+        let node = rewritten.as_ref().unwrap_or(node);
+        let mut noted = || {
+            if let (Some(rewriter), Some(change)) = (run.options.rewriter.as_deref(), &mut change) {
+                rewriter.note(change);
+            }
+        };
         let mut local = false;
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
             let wanted = WantedMetadata::of(run, self.source.number, node)?;
-            match existing::decide(run, dir, &node.name, node, &wanted, stat) {
+            match existing::decide(run, dir, &node.name, node, &wanted, stat, rewritten.is_some()) {
                 Decision::Write { .. } | Decision::Metadata if run.target.is_forbidden(stat) => {
                     run.counts.kept.add(1);
                     run.note(&run.target.path_of(place, &node.name), "left alone: this repository is unlocked by it");
@@ -361,12 +372,14 @@ impl<'r, 'a> Walker<'r, 'a> {
                     local = stat.kind == FileKind::File && has_pieces(&node.kind);
                 }
                 Decision::Same => {
+                    noted();
                     run.counts.unchanged.add(1);
                     run.tell(place, node, Action::Unchanged, "");
                     complete(&first, stat);
                     return Ok(());
                 }
                 Decision::Metadata => {
+                    noted();
                     self.set_metadata(EntryPath { directory: place, name: &node.name }, dir, &wanted, stat)?;
                     run.counts.metadata.add(1);
                     run.tell(place, node, Action::Changed, "metadata");
@@ -376,6 +389,7 @@ impl<'r, 'a> Walker<'r, 'a> {
                 Decision::Write { local: there } => local = there && has_pieces(&node.kind),
             }
         }
+        noted();
         let mut job = RestoreJob::new(run, self.source.number, place, node.clone());
         job.state().way = in_place::way(run, there.as_ref(), local);
         (job.there, job.local, job.first) = (there, local, first);
