@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Busy,
     /// Something is still alive that must not be.
     Alive,
+    /// The repository shows less than it did: snapshots are gone that nobody forgot.
+    WentBack,
     /// A format version, feature or parameter that this program does not know.
     Unsupported,
     /// The request makes no sense: a usage error.

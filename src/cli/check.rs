@@ -12,7 +12,7 @@ use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::{PackId, Run, Timestamp, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
-use yester::{Error, Result};
+use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::{Outcome, one_line};
@@ -58,9 +58,7 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let display = Display::new(&context.global);
     let json = context.global.json;
     let findings = FindingsPrinter { display: &display, json, wrong: Mutex::new(Ok(())) };
-    let vanished = gone::seen(context, &repo)?;
-    let told = |id| findings.event(&Event::Damage { object: &gone::object(id), message: gone::TEXT });
-    vanished.iter().for_each(told);
+    let mut vanished = gone::remembered(context, &repo)?;
     let mut memory = VerifiedMemory::new(context, &repo);
     let options = CheckOptions {
         read: args.read_data.then_some(Subset::All).or(args.read_data_subset),
@@ -73,9 +71,15 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     };
     let checked = check(&repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
     memory.keep();
-    display.finish();
-    let mut report = checked.inspect_err(|e| ended(&repo, run.clone(), Err(e)))?;
+    let mut report = checked.inspect_err(|e| {
+        display.finish();
+        ended(&repo, run.clone(), Err(e));
+    })?;
+    vanished.retain(|id| !report.gone.contains(id));
+    vanished.iter().for_each(|id| findings.event(&Event::Damage { object: &gone::object(id), message: gone::TEXT }));
     report.damage += vanished.len() as u64;
+    report.gone.extend(vanished);
+    display.finish();
     ended(&repo, run, Ok(&report));
     findings.wrong.into_inner()?;
     let mut out = Output::new();
@@ -85,7 +89,11 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
         text(&report, began.elapsed(), args).iter().try_for_each(|line| out.line(line))?;
     }
     out.finish()?;
-    if report.is_sound() { Ok(Outcome::Done) } else { Err(Error::corrupt(verdict(&report))) }
+    match report.damage == report.gone.len() as u64 && report.hits == 0 {
+        _ if report.is_sound() => Ok(Outcome::Done),
+        true => Err(Error::new(ErrorKind::WentBack, verdict(&report))),
+        false => Err(Error::corrupt(verdict(&report))),
+    }
 }
 
 /// Writes down how it ended; whoever may only read leaves nothing.
@@ -287,7 +295,11 @@ fn verdict(report: &CheckReport) -> String {
         None => String::new(),
         Some(e) => format!("; this could not be written down in the repository, so an ingest does not know of it yet: {e}"),
     };
-    format!("the repository is damaged: {findings}; {hits}{written}")
+    let what = match report.damage == report.gone.len() as u64 && report.hits == 0 {
+        true => "went back",
+        false => "is damaged",
+    };
+    format!("the repository {what}: {findings}; {hits}{written}")
 }
 
 #[derive(Serialize)]

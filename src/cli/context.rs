@@ -45,6 +45,8 @@ pub struct Context {
     /// What a server is shown, when another process has said.
     token: OnceLock<Option<Zeroizing<String>>>,
     configured: Configured,
+    /// What is said at the end of a command that went on although snapshots are gone.
+    pub went_back: OnceLock<String>,
     /// What was opened, for who counts what was asked of it.
     opened: Mutex<Vec<Arc<dyn Storage>>>,
 }
@@ -67,6 +69,7 @@ impl Context {
             places: UserDirectories::new(|name| std::env::var_os(name)),
             token: OnceLock::new(),
             configured,
+            went_back: OnceLock::new(),
             opened: Mutex::default(),
         }
     }

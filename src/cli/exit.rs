@@ -26,6 +26,8 @@ pub const BUSY: u8 = 11;
 pub const NO_KEY: u8 = 12;
 /// Something is still alive that must not be.
 pub const ALIVE: u8 = 13;
+/// The repository went back: snapshots are gone that nobody forgot.
+pub const WENT_BACK: u8 = 14;
 /// The user stopped it.
 pub const INTERRUPTED: u8 = 130;
 
@@ -51,6 +53,7 @@ pub fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Busy => BUSY,
         ErrorKind::Key => NO_KEY,
         ErrorKind::Alive => ALIVE,
+        ErrorKind::WentBack => WENT_BACK,
         ErrorKind::Interrupted => INTERRUPTED,
     }
 }
@@ -107,6 +110,7 @@ mod tests {
         assert_eq!(code(ErrorKind::Busy), 11);
         assert_eq!(code(ErrorKind::Key), 12);
         assert_eq!(code(ErrorKind::Alive), 13);
+        assert_eq!(code(ErrorKind::WentBack), 14);
         assert_eq!(code(ErrorKind::Interrupted), 130);
     }
 

@@ -205,7 +205,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let now = context::now();
     let pinned: HashSet<SnapshotId> = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
     if args.accept_gone {
-        return gone::accept(context, &repo, &all, args.dry_run);
+        return gone::accept(context, &repo, args.dry_run);
     }
     let display = Display::new(&context.global);
     let lost = gone::seen(context, &repo)?;

@@ -1,19 +1,17 @@
 //! Snapshots that were here before and are gone, without having been forgotten: the repository has gone back in time, or
 //! lost them.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
-use yester::Result;
 use yester::local::state::LocalState;
 use yester::maintain::forget;
-use yester::model::{Snapshot, SnapshotId};
+use yester::model::SnapshotId;
 use yester::observe::{Event, Observer};
-use yester::repo::{Repository, snapshots};
+use yester::repo::{Repository, chain, snapshots};
+use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
-use super::output::Output;
+use super::output::{Output, note};
 use super::progress::Display;
 use super::units;
 
@@ -21,6 +19,8 @@ use super::units;
 pub const TEXT: &str = "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; \
     look at its storage (if it is lost for good: yester forget --accept-gone accepts all that are gone, with -n it only \
     shows them)";
+/// What to do about it.
+const NEXT: &str = "yester snapshots names all, yester forget --accept-gone accepts it";
 
 /// How one is called.
 pub fn object(id: &SnapshotId) -> String {
@@ -31,9 +31,24 @@ fn state(context: &Context, repo: &Repository) -> Option<LocalState> {
     LocalState::open(context.places.state()?, repo.id())
 }
 
-/// Snapshots that this machine has seen and that are gone without having been forgotten. Those that are there are
-/// remembered.
+/// Snapshots that are gone without having been forgotten: those that this machine has seen, and those that others name
+/// as before them. Those that are there are remembered.
 pub fn seen(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
+    let mut listed = None;
+    let list = || snapshots::present(repo).map(|ids| listed.insert(ids).clone());
+    let mut gone = match state(context, repo) {
+        Some(state) => state.vanished(repo, list)?,
+        None => Vec::new(),
+    };
+    let present = listed.map_or_else(|| snapshots::present(repo), Ok)?;
+    gone.extend(chain::look(repo, &present)?.gone);
+    gone.sort_unstable();
+    gone.dedup();
+    Ok(gone)
+}
+
+/// Only those that this machine has seen.
+pub fn remembered(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
     state(context, repo).map_or(Ok(Vec::new()), |state| state.vanished(repo, || snapshots::present(repo)))
 }
 
@@ -46,25 +61,40 @@ pub fn remember(context: &Context, repo: &Repository, id: SnapshotId) {
 
 /// What a command says that goes on nevertheless: it reads, or adds.
 pub fn warning(context: &Context, repo: &Repository) -> Result<Option<String>> {
-    let gone = seen(context, repo)?;
-    let Some(first) = gone.first() else { return Ok(None) };
+    Ok(text(&seen(context, repo)?))
+}
+
+fn text(gone: &[SnapshotId]) -> Option<String> {
+    let first = gone.first()?;
     let more = match gone.len() - 1 {
         0 => String::new(),
         n => format!(" and {n} more"),
     };
-    Ok(Some(format!(
+    Some(format!(
         "it has gone back in time, or lost snapshots: {}{more} was here before, is gone, and was not forgotten \
          (yester snapshots names all)",
         object(first)
-    )))
+    ))
 }
 
-/// Says so.
-pub fn warn(context: &Context, repo: &Repository) -> Result<()> {
-    if let Some(text) = warning(context, repo)? {
+/// Says which are gone, if any are: the command goes on, and ends with an exit code of its own.
+pub fn warn(context: &Context, repo: &Repository) -> Result<Vec<SnapshotId>> {
+    let gone = seen(context, repo)?;
+    if let Some(text) = text(&gone) {
         say(context, &text);
+        let count = units::counted(gone.len() as u64, "snapshot is gone", "snapshots are gone");
+        let _ = context.went_back.set(format!("the repository went back: {count} that nobody forgot ({NEXT})"));
     }
-    Ok(())
+    Ok(gone)
+}
+
+/// How a command ends that went on: that snapshots are gone counts for more than that not all of it was done.
+pub fn outcome(context: &Context, outcome: Outcome) -> Result<Outcome> {
+    let Some(text) = context.went_back.get() else { return Ok(outcome) };
+    if let Outcome::Partial(message) = outcome {
+        note(&format!("yester: {message}"));
+    }
+    Err(Error::new(ErrorKind::WentBack, text.clone()))
 }
 
 /// Says what [`warning`] gave.
@@ -81,10 +111,8 @@ struct Accepted {
 
 /// Shows all that are gone, those that others name as their parents included, and unless this is a dry run marks them as
 /// forgotten: from then on nobody asks for them.
-pub fn accept(context: &Context, repo: &Repository, all: &[Snapshot], dry_run: bool) -> Result<Outcome> {
-    let mut gone: BTreeSet<SnapshotId> = seen(context, repo)?.into_iter().collect();
-    gone.extend(forget::lost_parents(repo, all)?);
-    let gone: Vec<SnapshotId> = gone.into_iter().collect();
+pub fn accept(context: &Context, repo: &Repository, dry_run: bool) -> Result<Outcome> {
+    let gone = seen(context, repo)?;
     let mut out = Output::new();
     if !context.global.json && !context.global.quiet {
         gone.iter().try_for_each(|id| out.line(&format!("gone: {}", object(id))))?;

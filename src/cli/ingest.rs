@@ -158,7 +158,7 @@ pub fn take(
     yester::ingest::check(inputs, &options)?;
     let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
     let _ = opened.set(repo.clone());
-    gone::warn(context, &repo)?;
+    options.gone = gone::warn(context, &repo)?;
     if let Some(name) = &args.parent {
         options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);
     }

@@ -118,7 +118,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
     if context.global.stats {
         requests::say(&context, cat)?;
     }
-    outcome
+    gone::outcome(&context, outcome?)
 }
 
 fn run_command(context: &Context, command: Command, in_background: bool) -> Result<Outcome> {

@@ -108,7 +108,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     let began = Instant::now();
     if let Some(id) = gone::seen(context, repo)?.first() {
         let text = format!("nothing was deleted: {} {}", gone::object(id), gone::TEXT);
-        return Err(Error::new(ErrorKind::Corrupt, text));
+        return Err(Error::new(ErrorKind::WentBack, text));
     }
     let run = runs::begin(Run::PRUNE);
     let stop = signals::stop_flag()?;

@@ -50,12 +50,13 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
         note(&format!("yester: note: {}", select::none_passes(&all)));
     }
     let mut wrong: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+    let kind = if wrong.is_empty() { ErrorKind::WentBack } else { ErrorKind::Corrupt };
     wrong.extend(gone::seen(context, &repo)?.iter().map(|id| format!("{} {}", gone::object(id), gone::TEXT)));
     let Some((first, rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
     for e in rest {
-        exit::report(exit::FAILED, e, context.global.json);
+        exit::report(exit::code(kind), e, context.global.json);
     }
-    Err(yester::Error::new(ErrorKind::Corrupt, first))
+    Err(yester::Error::new(kind, first))
 }
 
 /// Snapshots by host, given paths and the token that put them.
@@ -168,6 +169,8 @@ struct JsonSnapshot {
     pinned_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
     program_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     received: Option<String>,
@@ -246,6 +249,7 @@ fn json(snapshot: &Snapshot, received: &Received, remarks: Option<&Remarks>) -> 
         pinned,
         pinned_until,
         parent: snapshot.parent.map(|p| p.to_string()),
+        number: Some(snapshot.chain.number).filter(|number| *number > 0),
         program_version: lossy(&snapshot.program),
         received: times::at(received, snapshot.id).map(units::utc_time),
         token_id: times::by(received, snapshot.id).map(str::to_owned),

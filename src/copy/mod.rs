@@ -24,7 +24,7 @@ use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, session, snapshots};
+use crate::repo::{Repository, chain, session, snapshots};
 
 mod rebuild;
 
@@ -126,6 +126,7 @@ impl<'a> Copier<'a> {
             session::fence(self.target, id, copy.finished)?;
             return Ok(None);
         }
+        copy.chain = chain::next(self.target, &[])?;
         match snapshots::commit(self.target, &copy)? {
             true => Ok(Some(Copied { snapshot: copy, bytes_new, bytes_stored: stored.bytes })),
             false => Ok(None),

@@ -5,7 +5,9 @@ use crate::format::composition;
 use crate::format::cursor::{Cursor, Put};
 use crate::format::node::{decode, decode_root, encode_root, encode_unchecked};
 use crate::model::node::MAX_NAME;
-use crate::model::{Composition, Kind, Node, Origin, Owners, RepositoryId, Rule, Snapshot, SnapshotId, Statistics, Timestamp};
+use crate::model::{
+    Chain, Composition, Kind, Node, Origin, Owners, RepositoryId, Rule, Snapshot, SnapshotId, Statistics, Timestamp,
+};
 
 /// The longest path that a snapshot names, and the longest of its other texts.
 pub const MAX_TEXT: usize = 1 << 16;
@@ -48,6 +50,8 @@ const SET: u64 = 30;
 const FROZEN: u64 = 32;
 const ORIGIN: u64 = 34;
 const ADDRESSES: u64 = 36;
+const NUMBER: u64 = 38;
+const FOLLOWS: u64 = 40;
 
 /// Encodes everything but the id, which is the object's name. An error for what no reader would take.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
@@ -98,8 +102,31 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     if !addresses.is_empty() {
         out.field(ADDRESSES, |v| put_list(addresses, v));
     }
+    if snapshot.chain.number > 0 {
+        out.field(NUMBER, |v| v.varint(snapshot.chain.number));
+    }
+    if !snapshot.chain.follows.is_empty() {
+        out.field(FOLLOWS, |v| put_ids(&snapshot.chain.follows, v));
+    }
     out.push(0);
     out
+}
+
+fn put_ids(ids: &[SnapshotId], out: &mut Vec<u8>) {
+    ids.iter().for_each(|id| out.extend_from_slice(&id.0));
+}
+
+/// Ids of snapshots, as many as there are, sorted.
+fn ids(cursor: &mut Cursor<'_>) -> Result<Vec<SnapshotId>> {
+    let mut out: Vec<SnapshotId> = Vec::new();
+    while cursor.remaining() > 0 {
+        let id = SnapshotId(cursor.array()?);
+        if out.len() == MAX_LIST || out.last().is_some_and(|last| *last >= id) {
+            return Err(cursor.error("its snapshots are out of order or too many"));
+        }
+        out.push(id);
+    }
+    Ok(out)
 }
 
 fn statistics(s: &Statistics) -> [u64; 10] {
@@ -183,6 +210,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
         paths: Vec::new(),
         tags: Vec::new(),
         parent: None,
+        chain: Chain::default(),
         root: empty_root(),
         scan: None,
         scan_start: Timestamp::default(),
@@ -219,6 +247,8 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
                 out.composition.origin = Some(Origin { repository, snapshot });
             }
             ADDRESSES => out.composition.addresses = texts(&mut v)?,
+            NUMBER => out.chain.number = v.varint()?,
+            FOLLOWS => out.chain.follows = ids(&mut v)?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
@@ -368,6 +398,18 @@ pub struct Mark {
     pub time: Timestamp,
     /// For people: the policy, or the command.
     pub why: Vec<u8>,
+    /// Of a forgotten snapshot: what it followed, sorted. It stays known when the snapshot's object is gone.
+    pub follows: Vec<SnapshotId>,
+    /// Of a forgotten snapshot: how many seconds prune leaves it, from the time that the storage received the mark.
+    pub grace: u64,
+}
+
+impl Mark {
+    /// A mark of this snapshot that says nothing else.
+    pub fn of(snapshot: SnapshotId) -> Self {
+        let (host, user, why, follows) = Default::default();
+        Mark { snapshot, host, user, time: Timestamp::default(), why, follows, grace: 0 }
+    }
 }
 
 /// Encodes a mark's body. An error for what no reader would take.
@@ -382,6 +424,12 @@ fn mark_bytes(mark: &Mark) -> Vec<u8> {
     out.field(4, |v| v.timestamp(mark.time));
     out.field(6, |v| v.extend_from_slice(&mark.user));
     out.field(8, |v| v.extend_from_slice(&mark.why));
+    if !mark.follows.is_empty() {
+        out.field(10, |v| put_ids(&mark.follows, v));
+    }
+    if mark.grace > 0 {
+        out.field(12, |v| v.varint(mark.grace));
+    }
     out.push(0);
     out
 }
@@ -389,20 +437,21 @@ fn mark_bytes(mark: &Mark) -> Vec<u8> {
 /// Decodes a mark's body.
 pub fn decode_mark(bytes: &[u8]) -> Result<Mark> {
     let mut cursor = Cursor::new(bytes, "a mark");
-    let (mut snapshot, mut time) = (None, Timestamp::default());
-    let (mut host, mut user, mut why) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut snapshot, mut out) = (None, Mark::of(SnapshotId([0; 32])));
     cursor.fields(|tag, mut v| {
         match tag {
             1 => snapshot = Some(SnapshotId(v.array()?)),
-            2 => host = v.text(MAX_TEXT)?,
-            4 => time = v.timestamp()?,
-            6 => user = v.text(MAX_TEXT)?,
-            8 => why = v.text(MAX_TEXT)?,
+            2 => out.host = v.text(MAX_TEXT)?,
+            4 => out.time = v.timestamp()?,
+            6 => out.user = v.text(MAX_TEXT)?,
+            8 => out.why = v.text(MAX_TEXT)?,
+            10 => out.follows = ids(&mut v)?,
+            12 => out.grace = v.varint()?,
             _ => return Ok(false),
         }
         v.end().map(|()| true)
     })?;
     cursor.end()?;
-    let snapshot = snapshot.ok_or_else(|| cursor.error("it does not say of which snapshot it is"))?;
-    Ok(Mark { snapshot, host, user, time, why })
+    out.snapshot = snapshot.ok_or_else(|| cursor.error("it does not say of which snapshot it is"))?;
+    Ok(out)
 }

@@ -21,13 +21,13 @@ use crate::ingest::still::Frozen;
 use crate::ingest::{limits, now, parts};
 use crate::local::at_work::AtWork;
 use crate::local::watch::SessionWatch;
-use crate::model::{Node, Snapshot, SnapshotId, Statistics, Timestamp};
+use crate::model::{Chain, Node, Snapshot, SnapshotId, Statistics, Timestamp};
 use crate::observe::{Event, Observer};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::{Index, merge};
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, damaged, session, snapshots};
+use crate::repo::{Repository, chain, damaged, session, snapshots};
 use crate::storage::Name;
 
 /// Decoded frames of the parent: of its trees, and those that frames are made differences from.
@@ -174,7 +174,7 @@ impl Attempt<'_> {
         self.tell_buckets(&walked);
         let root = self.root(&walked, &mut assembled)?;
         let given = std::mem::take(&mut assembled.given);
-        let snapshot = self.snapshot(&base, root, &walked, &assembled, (&stored, stood_still))?;
+        let mut snapshot = self.snapshot(&base, root, &walked, &assembled, (&stored, stood_still))?;
         let holds = || parent_tree.zip(base.parent.as_ref()).is_some_and(|(tree, p)| tree.holds(&p.root, &given));
         let same = self.options.skip_if_unchanged && snapshot.statistics.errors == 0 && holds();
         // That has read the parent, too.
@@ -182,7 +182,7 @@ impl Attempt<'_> {
             return Ok(End::Damaged);
         }
         let committed = !self.options.dry_run && !same;
-        if committed && !self.commit(&snapshot, base.others || stored.counted_on_others)? {
+        if committed && !self.commit(&mut snapshot, base.others || stored.counted_on_others)? {
             return Ok(End::Fenced);
         }
         let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
@@ -283,6 +283,7 @@ impl Attempt<'_> {
             paths: base.paths.clone(),
             tags: sorted(self.options.tags.clone()),
             parent: base.parent.as_ref().map(|p| p.id),
+            chain: Chain::default(),
             root,
             scan: assembled.scan,
             scan_start: base.start,
@@ -297,7 +298,7 @@ impl Attempt<'_> {
 
     /// Stores the snapshot; false when the session was fenced, and it is not stored. `barrier`: it counts on what others
     /// stored.
-    fn commit(&self, snapshot: &Snapshot, barrier: bool) -> Result<bool> {
+    fn commit(&self, snapshot: &mut Snapshot, barrier: bool) -> Result<bool> {
         if barrier {
             self.repo.storage().sync_everything()?;
         }
@@ -307,6 +308,7 @@ impl Attempt<'_> {
             session::fence(self.repo, snapshot.id, now())?;
             return Ok(false);
         }
+        snapshot.chain = chain::next(self.repo, &self.options.gone)?;
         snapshots::commit(self.repo, snapshot)
     }
 }

@@ -88,6 +88,9 @@ pub struct IngestOptions {
     pub never: Vec<std::path::PathBuf>,
     /// Where this machine remembers since when sessions of other machines stand still; `None`: nowhere.
     pub state: Option<std::path::PathBuf>,
+    /// Snapshots that were here before and are gone, without having been forgotten: the new one names them, so that
+    /// everybody learns of it.
+    pub gone: Vec<SnapshotId>,
 }
 
 /// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
@@ -120,6 +123,7 @@ impl Default for IngestOptions {
             wait_for_others: WAIT_FOR_OTHERS,
             never: Vec::new(),
             state: None,
+            gone: Vec::new(),
         }
     }
 }

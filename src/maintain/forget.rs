@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::tz::TimeZone;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::snapshot::Mark;
 use crate::maintain::retention::{self, GroupBy, Policy};
 use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
 use crate::observe::{Event, Observer};
 use crate::repo::Repository;
-use crate::repo::marks;
 use crate::repo::snapshots::{self, SnapshotFilter};
 use crate::repo::times;
+use crate::repo::{chain, marks};
 use crate::storage::Name;
 
 /// What a policy makes of one series.
@@ -137,30 +138,9 @@ fn unreadable(repo: &Repository, snapshots: &[Snapshot], name: &str, lost: &[Sna
             return Err(Error::invalid(format!("{name} is the beginning of several snapshot ids: give more digits")));
         }
     }
-    let is_lost = |id: &SnapshotId| lost.contains(id) || snapshots.iter().any(|s| s.parent == Some(*id));
+    let is_lost =
+        |id: &SnapshotId| lost.contains(id) || snapshots.iter().any(|s| s.parent == Some(*id) || s.before().contains(id));
     Ok(found.or_else(|| SnapshotId::parse(name).ok().filter(is_lost)))
-}
-
-/// The parents of these snapshots that are neither there nor forgotten.
-pub fn lost_parents(repo: &Repository, snapshots: &[Snapshot]) -> Result<Vec<SnapshotId>> {
-    let mut out: Vec<SnapshotId> = Vec::new();
-    for parent in snapshots.iter().filter_map(|snapshot| snapshot.parent) {
-        if out.contains(&parent) || snapshots.iter().any(|snapshot| snapshot.id == parent) {
-            continue;
-        }
-        let mut found = false;
-        for name in [Name::Snapshot(parent), Name::Forgotten(parent)] {
-            match repo.storage().read(&name, Some(0..1), &mut Vec::new()) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
-                _ => found = true,
-            }
-        }
-        if !found {
-            out.push(parent);
-        }
-    }
-    Ok(out)
 }
 
 /// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
@@ -172,9 +152,22 @@ pub fn forget(
     why: &[u8],
     observer: &dyn Observer,
 ) -> Result<Vec<SnapshotId>> {
+    forget_for(repo, ids, now, (why, 0), observer)
+}
+
+/// The same, and prune leaves them alone for so many seconds.
+pub fn forget_for(
+    repo: &Repository,
+    ids: &[SnapshotId],
+    now: Timestamp,
+    (why, grace): (&[u8], u64),
+    observer: &dyn Observer,
+) -> Result<Vec<SnapshotId>> {
     let mut done = Vec::with_capacity(ids.len());
+    let mut behind = chain::behind(repo, ids)?;
     for id in ids {
-        match marks::write(repo, &marks::mark(*id, now, why)) {
+        let follows = behind.remove(id).unwrap_or_default();
+        match marks::write(repo, &Mark { follows, grace, ..marks::mark(*id, now, why) }) {
             Ok(()) => done.push(*id),
             Err(e) => {
                 let message = format!("it could not be forgotten: {e}");

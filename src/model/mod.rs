@@ -16,7 +16,7 @@ pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, Slot
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use object::ObjectType;
 pub use run::{Run, RunRewrite, RunStep};
-pub use snapshot::{Owners, Rule, Snapshot, Statistics};
+pub use snapshot::{Chain, Owners, Rule, Snapshot, Statistics};
 
 /// Bytes for a terminal or a log line: printable UTF-8 as it is, everything else (control characters, also the
 /// C1 range, direction marks, invalid UTF-8, the backslash) as escapes that cannot move a cursor.

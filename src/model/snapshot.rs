@@ -74,6 +74,16 @@ pub struct Statistics {
     pub errors: u64,
 }
 
+/// What a snapshot says of those before it, so that a list that lacks one of them is seen to lack it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// One more than the highest number that its writer saw; 0 of a program that gave none.
+    pub number: u64,
+    /// The snapshots that its writer saw and that no other one which it saw names, sorted. Together with what these name
+    /// in turn, they are all that it saw.
+    pub follows: Vec<SnapshotId>,
+}
+
 /// A snapshot's record. Its tree is reached from `root`; everything else describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -93,6 +103,8 @@ pub struct Snapshot {
     pub tags: Vec<Vec<u8>>,
     /// The snapshot whose unchanged files it took over.
     pub parent: Option<SnapshotId>,
+    /// Its place among all snapshots.
+    pub chain: Chain,
     /// The node of `/`; its name is empty.
     pub root: Node,
     /// The list of scan records, one for every node in preorder (for change detection; losing it costs a re-read).
@@ -117,6 +129,14 @@ impl Snapshot {
     /// Nodes of the tree, the root included: the size of its range of inode numbers.
     pub fn nodes(&self) -> u64 {
         self.root.weight()
+    }
+
+    /// The snapshots that it says were there before it, as far as no other one says so; of an old program, its parent.
+    pub fn before(&self) -> &[SnapshotId] {
+        match self.chain.number {
+            0 => self.parent.as_slice(),
+            _ => &self.chain.follows,
+        }
     }
 
     /// Host and sorted paths: what parents are chosen from and retention rules apply to.

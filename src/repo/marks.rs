@@ -1,7 +1,8 @@
 //! Marks: `forgotten/<id>` says that a snapshot is forgotten. Only an authentic one counts; whoever can write to the
 //! storage could make up others, and prune would delete what was never forgotten.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::chunk::seal;
 use crate::error::{Error, Result};
@@ -20,7 +21,8 @@ const NEXT: &str = "the snapshot is not forgotten; yester prune removes the mark
 /// What a person says with a mark or a fence.
 pub fn mark(id: SnapshotId, now: Timestamp, why: &[u8]) -> Mark {
     let user = users::user_name(process::user()).unwrap_or_else(|| process::user().to_string().into_bytes());
-    Mark { snapshot: id, host: process::host_name(), user, time: now, why: why.iter().copied().take(1000).collect() }
+    let why = why.iter().copied().take(1000).collect();
+    Mark { host: process::host_name(), user, time: now, why, ..Mark::of(id) }
 }
 
 /// Reads a mark of this type.
@@ -52,41 +54,36 @@ pub fn judged(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashSet<Snapshot
     let listed = repo.storage().list(Class::Forgotten)?.into_iter();
     let marked = listed.filter_map(|(name, _)| if let Name::Forgotten(id) = name { Some(id) } else { None });
     let marked: Vec<SnapshotId> = marked.filter(|id| wanted.contains(id)).collect();
-    let (mut out, mut wrong) = (HashSet::new(), Vec::new());
-    let known = |id: &SnapshotId| repo.memory.forgotten.lock().contains(id);
-    let (old, new): (Vec<SnapshotId>, Vec<SnapshotId>) = marked.into_iter().partition(known);
-    out.extend(old);
+    let (found, wrong) = read_many(repo, &marked)?;
+    Ok((found.into_keys().collect(), wrong))
+}
+
+/// The authentic marks of these snapshots, each read once, and what else stands under their names.
+pub fn read_many(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashMap<SnapshotId, Arc<Mark>>, Wrong)> {
+    let (mut out, mut new, mut wrong) = (HashMap::new(), Vec::new(), Vec::new());
+    for id in ids {
+        match repo.memory.forgotten.lock().get(id) {
+            Some(mark) => _ = out.insert(*id, mark.clone()),
+            None => new.push(*id),
+        }
+    }
     let found = parallel::many(repo, &new, |id| read(repo, *id));
     for (id, found) in new.into_iter().zip(found) {
         match found? {
-            Small::Sound(_) => _ = out.insert(id),
+            Small::Sound(mark) => _ = out.insert(id, Arc::new(mark)),
             Small::Newer(e) => return Err(e),
             Small::Damaged(_, e) | Small::MadeUp(e) => wrong.push((Name::Forgotten(id), e)),
             Small::Gone => {}
         }
     }
-    repo.memory.forgotten.lock().extend(&out);
+    repo.memory.forgotten.lock().extend(out.iter().map(|(id, mark)| (*id, mark.clone())));
     small::tell(repo, &wrong, NEXT);
     Ok((out, wrong))
 }
 
 /// Whether a snapshot is forgotten.
 pub(crate) fn is_forgotten(repo: &Repository, id: SnapshotId) -> Result<bool> {
-    if repo.memory.forgotten.lock().contains(&id) {
-        return Ok(true);
-    }
-    match read(repo, id)? {
-        Small::Sound(_) => {
-            repo.memory.forgotten.lock().insert(id);
-            Ok(true)
-        }
-        Small::Newer(e) => Err(e),
-        Small::Damaged(_, e) | Small::MadeUp(e) => {
-            small::tell(repo, &[(Name::Forgotten(id), e)], NEXT);
-            Ok(false)
-        }
-        Small::Gone => Ok(false),
-    }
+    Ok(!read_many(repo, &[id])?.0.is_empty())
 }
 
 /// Creates `forgotten/<id>`. An authentic one that is there says the same; what else is there is replaced. Durable after

@@ -20,6 +20,7 @@ pub mod attributes;
 pub mod beat;
 pub(crate) mod bits;
 pub mod cache;
+pub mod chain;
 pub mod damaged;
 pub mod index;
 pub mod marks;

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use crate::chunk::seal::{self, Judged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
+use crate::format::snapshot::Mark;
 use crate::keys::binding::id;
-use crate::model::{Annotation, SnapshotId};
+use crate::model::{Annotation, Chain, SnapshotId};
 use crate::repo::Repository;
 use crate::storage::Name;
 
@@ -44,12 +45,12 @@ impl<T> Small<T> {
 #[derive(Debug, Default)]
 pub(super) struct SmallMemory {
     told: Mutex<HashSet<Name>>,
-    /// Snapshots that are authentic.
-    pub(crate) snapshots: Mutex<HashSet<SnapshotId>>,
+    /// Snapshots that are authentic, and what they say of those before them.
+    pub(crate) snapshots: Mutex<HashMap<SnapshotId, Chain>>,
     /// Annotations that are authentic.
     pub(crate) annotations: Mutex<HashMap<SnapshotId, Arc<Annotation>>>,
-    /// Snapshots whose marks are authentic.
-    pub(crate) forgotten: Mutex<HashSet<SnapshotId>>,
+    /// Authentic marks of snapshots.
+    pub(crate) forgotten: Mutex<HashMap<SnapshotId, Arc<Mark>>>,
 }
 
 fn what(name: &Name) -> &'static str {

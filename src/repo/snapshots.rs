@@ -6,7 +6,7 @@ use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
-use crate::model::{Remarks, Snapshot, SnapshotId, escape};
+use crate::model::{Chain, Remarks, Snapshot, SnapshotId, escape};
 use crate::repo::Repository;
 use crate::repo::small::{self, Small};
 use crate::repo::{annotations, marks, parallel, times};
@@ -108,7 +108,8 @@ fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<SnapshotList> {
         }
     }
     small::tell(repo, &out.made_up, "yester prune removes it");
-    let sound = out.snapshots.iter().map(|s| s.id);
+    let place = |s: &Snapshot| Chain { number: s.chain.number, follows: s.before().to_vec() };
+    let sound = out.snapshots.iter().map(|s| (s.id, place(s)));
     repo.memory.snapshots.lock().extend(sound);
     Ok(out)
 }
@@ -122,8 +123,9 @@ pub fn list_with_damage(repo: &Repository) -> Result<(Vec<Snapshot>, Vec<Error>)
 /// The ids of all snapshots that are there, authentic and not forgotten, also of damaged ones. What was read before is
 /// not read again.
 pub fn present(repo: &Repository) -> Result<Vec<SnapshotId>> {
-    let known = repo.memory.snapshots.lock().clone();
-    let (mut out, new): (Vec<SnapshotId>, Vec<SnapshotId>) = names(repo)?.into_iter().partition(|id| known.contains(id));
+    let names = names(repo)?;
+    let known = |id: &SnapshotId| repo.memory.snapshots.lock().contains_key(id);
+    let (mut out, new): (Vec<SnapshotId>, Vec<SnapshotId>) = names.into_iter().partition(known);
     let found = read_all(repo, &new)?;
     out.extend(found.snapshots.iter().map(|s| s.id).chain(found.damaged.iter().map(|(id, _)| *id)));
     Ok(out)

@@ -33,7 +33,13 @@ fn went_back() -> (World, [String; 4], [String; 3]) {
 /// It did what it should, and said what there is to say.
 #[track_caller]
 fn warns(run: Run, ids: &[String; 3]) -> Run {
-    let run = run.ok();
+    assert_eq!(run.code, Some(14), "{}", run.err);
+    assert!(run.err.contains("the repository went back: 2 snapshots are gone"), "{}", run.err);
+    says(run, ids)
+}
+
+#[track_caller]
+fn says(run: Run, ids: &[String; 3]) -> Run {
     let named = ids[1..].iter().any(|id| run.err.contains(id.as_str()));
     assert!(run.err.contains("gone back in time") && named && run.err.contains("1 more"), "{}", run.err);
     run
@@ -49,7 +55,8 @@ fn every_command_that_reads_says_so_and_goes_on() {
     assert_eq!(std::fs::read(world.at("out/file")).unwrap(), b"first");
     let point = world.at("point");
     std::fs::create_dir(&point).unwrap();
-    warns(run(&["mount", &shown(&point)]), &ids);
+    // It stands, and whoever mounts in a script wants to know that.
+    says(run(&["mount", &shown(&point)]).ok(), &ids);
     assert_eq!(std::fs::read(point.join("latest").join(shown(&world.at("src/file")).trim_start_matches('/'))).unwrap(), b"first");
     run(&["umount", &shown(&point)]).ok();
     warns(run(&["ingest", "src"]), &ids);
@@ -59,16 +66,16 @@ fn every_command_that_reads_says_so_and_goes_on() {
 fn all_that_is_gone_is_named_and_accepted_at_once() {
     let (world, options, ids) = went_back();
     let run = |args: &[&str]| world.run(&with(&options, args));
-    run(&["prune"]).fails(1, &["nothing was deleted", "yester forget", "--accept-gone"]);
+    run(&["prune"]).fails(14, &["nothing was deleted", "yester forget", "--accept-gone"]);
     for args in [&["snapshots"][..], &["check"]] {
         let run = run(args);
-        assert!(run.code == Some(1) && run.err.contains("--accept-gone accepts all"), "{run:?}");
+        assert!(run.code == Some(14) && run.err.contains("--accept-gone accepts all"), "{run:?}");
         assert!(ids[1..].iter().all(|id| run.err.contains(id.as_str())), "whole ids of all: {run:?}");
     }
     let dry = run(&["forget", "--accept-gone", "-n"]).ok().text();
     assert!(ids[1..].iter().all(|id| dry.contains(id.as_str())) && dry.contains("2 snapshots are gone"), "{dry}");
     assert!(!dry.contains(ids[0].as_str()), "{dry}");
-    run(&["prune"]).fails(1, &["nothing was deleted"]);
+    run(&["prune"]).fails(14, &["nothing was deleted"]);
     run(&["forget", "--accept-gone", "latest"]).fails(2, &["--accept-gone"]);
     run(&["forget", "--accept-gone"]).ok();
     for args in [&["snapshots"][..], &["check"], &["prune"], &["ls", "latest"]] {
@@ -79,16 +86,59 @@ fn all_that_is_gone_is_named_and_accepted_at_once() {
     assert_eq!(none[0]["snapshots_gone"], serde_json::json!([]));
 }
 
-/// One that is only known as another's parent, on a machine that has never seen it.
+/// One that is only known as another's, on a machine that has never seen it: every command notices it.
 #[test]
-fn a_parent_that_is_gone_is_accepted_too() {
+fn a_machine_that_has_never_seen_the_repository_notices_it() {
     let world = World::new();
     let options = world.repository();
-    let ids = [ingest(&world, &options, "first"), ingest(&world, &options, "second")];
+    let ids = ["first", "second", "third"].map(|content| ingest(&world, &options, content));
     std::fs::remove_file(world.at("repo/snapshots").join(&ids[0])).unwrap();
-    std::fs::remove_dir_all(world.at(".local")).unwrap();
-    world.run(&with(&options, &["prune"])).fails(1, &[&ids[0], "neither there nor forgotten"]);
+    for args in [
+        &["snapshots"][..],
+        &["ls", "latest"],
+        &["cat", "latest:src/file"],
+        &["restore", "latest:src", "--target", "out"],
+        &["find", "file"],
+        &["check"],
+        &["prune"],
+        &["ingest", "src"],
+    ] {
+        std::fs::remove_dir_all(world.at(".local")).unwrap();
+        let run = world.run(&with(&options, args));
+        assert!(run.code == Some(14) && run.err.contains(&ids[0]), "{args:?}: {:?} {}", run.code, run.err);
+    }
+    assert_eq!(std::fs::read(world.at("out/file")).unwrap(), b"third");
     let text = world.run(&with(&options, &["forget", "--accept-gone"])).ok().text();
     assert!(text.contains(&ids[0]) && !text.contains(&ids[1]), "{text}");
     world.run(&with(&options, &["prune"])).ok();
+    assert_eq!(world.run(&with(&options, &["snapshots"])).ok().err, "");
+}
+
+/// What was forgotten and pruned is not missed, by nobody; and what only that named is, if it goes.
+#[test]
+fn what_was_forgotten_is_no_gap() {
+    let world = World::new();
+    let options = world.repository();
+    let ids = ["1", "2", "3", "4"].map(|content| ingest(&world, &options, content));
+    world.run(&with(&options, &["forget", &ids[1], &ids[2]])).ok();
+    world.run(&with(&options, &["prune"])).ok();
+    assert!(!world.at("repo/snapshots").join(&ids[1]).exists());
+    std::fs::remove_dir_all(world.at(".local")).unwrap();
+    for args in [&["snapshots"][..], &["check"], &["prune"], &["ls", "latest"]] {
+        assert_eq!(world.run(&with(&options, args)).ok().err, "");
+    }
+    std::fs::remove_file(world.at("repo/snapshots").join(&ids[0])).unwrap();
+    std::fs::remove_dir_all(world.at(".local")).unwrap();
+    world.run(&with(&options, &["snapshots"])).fails(14, &[&ids[0]]);
+}
+
+/// A machine that remembers says it in its next snapshot, and then everybody knows.
+#[test]
+fn what_one_machine_remembers_all_learn() {
+    let (world, options, ids) = went_back();
+    warns(world.run(&with(&options, &["ingest", "src"])), &ids);
+    std::fs::remove_dir_all(world.at(".local")).unwrap();
+    let run = world.run(&with(&options, &["ls", "latest"]));
+    // The third names the second, but only the third is named here: the second was seen too, and is named with it.
+    warns(run, &ids);
 }

@@ -157,6 +157,7 @@ impl<'r> Forge<'r> {
             paths: vec![b"/".to_vec()],
             tags: Vec::new(),
             parent: None,
+            chain: yester::model::Chain::default(),
             root,
             scan: None,
             scan_start: NOW,

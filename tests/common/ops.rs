@@ -180,6 +180,7 @@ impl Years {
             paths: vec![b"/".to_vec()],
             tags: Vec::new(),
             parent: None,
+            chain: yester::model::Chain::default(),
             root,
             scan: None,
             scan_start: time,

@@ -154,7 +154,8 @@ fn damage() -> Damage {
 }
 
 fn mark(snapshot: SnapshotId) -> Mark {
-    Mark { snapshot, host: b"golden".to_vec(), user: b"root".to_vec(), time: TIME, why: b"--keep-last 3".to_vec() }
+    let (host, user, why) = (b"golden".to_vec(), b"root".to_vec(), b"--keep-last 3".to_vec());
+    Mark { snapshot, host, user, time: TIME, why, follows: vec![SnapshotId([0xf0; 32])], grace: 604_800 }
 }
 
 fn session() -> Session {

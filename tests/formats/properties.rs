@@ -164,6 +164,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
             paths,
             tags,
             parent: parent.map(SnapshotId),
+            chain: Chain { number: n[9], follows: parent.map(SnapshotId).into_iter().collect() },
             root,
             scan,
             scan_start: times.2,
@@ -289,7 +290,7 @@ proptest! {
         let session = snapshot::Session { host: host.clone(), boot, pid, started, machine, namespace, time, lists };
         prop_assert_eq!(snapshot::decode_beat(&snapshot::encode_beat(number, time)).unwrap(), (number, time));
         prop_assert_eq!(snapshot::decode_session(&snapshot::encode_session(&session).unwrap()).unwrap(), session.clone());
-        let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: session.boot.clone(), time, why: b"why".to_vec() };
+        let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: session.boot.clone(), time, why: b"why".to_vec(), follows: vec![SnapshotId([8; 32])], grace: 9 };
         prop_assert_eq!(snapshot::decode_mark(&snapshot::encode_mark(&mark).unwrap()).unwrap(), mark);
     }
 
@@ -475,7 +476,7 @@ proptest! {
         if let Ok(bytes) = snapshot::encode_session(&session) {
             prop_assert_eq!(snapshot::decode_session(&bytes).unwrap(), session);
         }
-        let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: b"u".to_vec(), time, why: Vec::new() };
+        let mark = snapshot::Mark { snapshot: SnapshotId([7; 32]), host, user: b"u".to_vec(), time, ..snapshot::Mark::of(SnapshotId([7; 32])) };
         if let Ok(bytes) = snapshot::encode_mark(&mark) {
             prop_assert_eq!(snapshot::decode_mark(&bytes).unwrap(), mark);
         }

@@ -325,7 +325,8 @@ fn a_forgotten_snapshot_stays_forgotten() {
     world.ingest();
     world.storage.take();
     world.forget(last);
-    let log = world.storage.take();
+    let mut log = world.storage.take();
+    log.retain(|operation| !matches!(operation, Operation::List(_) | Operation::Read(..)));
     assert!(matches!(log[..], [Operation::Create(Name::Forgotten(_), _), Operation::Sync]), "{log:?}");
     world.sweep();
     let log = world.storage.take();

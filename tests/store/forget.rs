@@ -36,6 +36,7 @@ fn snapshot(number: u64, secs: i64, tags: &[&str]) -> Snapshot {
         paths: vec![b"/data".to_vec()],
         tags: tags.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
         parent: None,
+        chain: yester::model::Chain::default(),
         root: yester::format::snapshot::empty_root(),
         scan: None,
         scan_start: time,
@@ -401,7 +402,8 @@ fn forgetting_marks_and_deletes_nothing() {
     let before: Vec<Vec<Name>> = Class::ALL.iter().map(|class| faults::names(&*tiny.storage, *class)).collect();
     storage.take();
     assert_eq!(forget(&repo, &ids[..2], NOW, b"", &Silent).unwrap(), ids[..2]);
-    let log = storage.take();
+    let mut log = storage.take();
+    log.retain(|operation| !matches!(operation, Operation::List(_) | Operation::Read(..)));
     assert!(matches!(log[..], [Operation::Create(..), Operation::Create(..), Operation::Sync]), "{log:?}");
     assert_eq!(snapshots::list(&repo).unwrap().len(), 3);
     for (class, before) in Class::ALL.iter().zip(before) {

@@ -1,5 +1,6 @@
 //! Objects, the index, this machine's memory, file systems below a repository, copies.
 
+mod chain;
 mod copy;
 mod file_systems;
 mod forget;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::segment::SegmentPack;
-use crate::model::{PackId, Snapshot, Timestamp};
+use crate::model::{PackId, Snapshot, SnapshotId, Timestamp};
 use crate::observe::Observer;
 use crate::repo::Repository;
 use crate::repo::damaged::DamagedPacks;
@@ -109,6 +109,8 @@ pub struct CheckReport {
     pub left_packs: u64,
     /// Findings: each was told to the observer.
     pub damage: u64,
+    /// Snapshots that others say were there before them, and that are neither there nor forgotten; findings, too.
+    pub gone: Vec<SnapshotId>,
     /// Entries that lose something, of all snapshots.
     pub hits: u64,
     /// Snapshots that have such entries.

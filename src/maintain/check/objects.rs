@@ -14,7 +14,7 @@ use crate::keys::slots::{self, Slot};
 use crate::model::{Snapshot, SnapshotId};
 use crate::repo::index::condemned;
 use crate::repo::small::{self, Small};
-use crate::repo::{Repository, beat, damaged, marks, parallel, session, snapshots};
+use crate::repo::{Repository, beat, chain, damaged, marks, parallel, session, snapshots};
 use crate::storage::{Class, Name};
 
 use super::CheckReport;
@@ -38,7 +38,24 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     records(repo, findings)?;
     annotations(repo, findings)?;
     runs(repo, findings)?;
-    live_snapshots(repo, findings, &listed, &forgotten)
+    let snapshots = live_snapshots(repo, findings, &listed, &forgotten)?;
+    report.gone = gone(repo, findings, &snapshots)?;
+    Ok(snapshots)
+}
+
+/// Says which snapshots are gone that others say were there before them.
+fn gone(repo: &Repository, findings: &mut Findings<'_>, all: &[Snapshot]) -> Result<Vec<SnapshotId>> {
+    let gone = chain::look(repo, &snapshots::present(repo)?)?.gone;
+    for id in &gone {
+        let after = all.iter().find(|snapshot| snapshot.before().contains(id));
+        let after = after.map_or("others".to_owned(), |snapshot| format!("snapshot {}", snapshot.id.short()));
+        let text = format!(
+            "it is gone and was not forgotten, though {after} was taken after it: it was lost, or the listing is not complete; \
+             if it is lost for good: yester forget {id}",
+        );
+        findings.damage(Name::Snapshot(*id), text);
+    }
+    Ok(gone)
 }
 
 /// Looks at the copies of the configuration, and at what stands beside it and is not authentic.
@@ -202,19 +219,6 @@ fn live_snapshots(
             _ => format!("what it needs cannot be told, so nothing is pruned; yester forget {id} gives it up"),
         };
         wrong(findings, &Name::Snapshot(*id), &found, &next, REMOVES);
-    }
-    for snapshot in &out {
-        if let Some(parent) = snapshot.parent.filter(|parent| !listed.contains(parent) && !forgotten.contains(parent)) {
-            // One that was forgotten since the marks were read has a mark by now.
-            if !marks::is_forgotten(repo, parent)? {
-                let text = format!(
-                    "it is gone and was not forgotten, though snapshot {} was taken after it: it was lost, or the listing is \
-                     not complete; if it is lost for good: yester forget {parent}",
-                    snapshot.id.short()
-                );
-                findings.damage(Name::Snapshot(parent), text);
-            }
-        }
     }
     out.sort_by_key(|s| (s.time, s.id));
     Ok(out)

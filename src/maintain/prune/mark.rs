@@ -92,11 +92,10 @@ impl Marks {
                 }
             };
             self.snapshots += 1;
-            if let Some(parent) = snapshot.parent
-                && !listed.contains(&parent)
-                && !is_known(repo, parent)?
-            {
-                return Err(lost_parent(&snapshot, parent));
+            for before in snapshot.before().iter().filter(|id| !listed.contains(id)) {
+                if !is_known(repo, *before)? {
+                    return Err(lost(&snapshot, *before));
+                }
             }
             walk(reading.reader, &snapshot, &mut Marking { marks: self, reading })
                 .map_err(|e| e.about(format!("snapshot {}", id.short())))?;
@@ -159,15 +158,17 @@ impl Visitor for Marking<'_> {
 /// Whether a snapshot that was not listed is there after all, or forgotten. A listing may show what was created while it
 /// was read, and not what was created before that.
 fn is_known(repo: &Repository, id: SnapshotId) -> Result<bool> {
-    Ok(!matches!(snapshots::judge(repo, id)?, Small::Gone | Small::MadeUp(_)) || marks::is_forgotten(repo, id)?)
+    Ok(!matches!(snapshots::judge(repo, id)?, Small::Gone | Small::MadeUp(_) | Small::Sound(None))
+        || marks::is_forgotten(repo, id)?)
 }
 
-/// A snapshot names its parent, and a snapshot that is gone has its mark: a parent that is neither there nor forgotten
+/// A snapshot names those before it, and a snapshot that is gone has its mark: one that is neither there nor forgotten
 /// was lost, or the listing is not complete. Then there may be more that is not seen and must not be deleted.
-fn lost_parent(snapshot: &Snapshot, parent: SnapshotId) -> Error {
-    Error::corrupt(format!(
-        "snapshot {} was taken after {parent}, which is neither there nor forgotten: it was lost, or the listing is not \
-         complete (if it is lost for good: yester forget {parent})",
+fn lost(snapshot: &Snapshot, before: SnapshotId) -> Error {
+    let text = format!(
+        "snapshot {} was taken after {before}, which is neither there nor forgotten: it was lost, or the listing is not \
+         complete (if it is lost for good: yester forget {before})",
         snapshot.id.short(),
-    ))
+    );
+    Error::new(ErrorKind::WentBack, text)
 }

@@ -225,9 +225,13 @@ fn write_down(repo: &Repository, found: &DamagedPacks, now: Timestamp, observer:
 }
 
 fn untouched(e: Error) -> Error {
+    let e = match e.kind() {
+        ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
+        _ => e,
+    };
     match e.kind() {
-        ErrorKind::Corrupt | ErrorKind::NotFound => {
-            e.with_kind(ErrorKind::Corrupt).context("nothing was deleted, since not all that snapshots need can be found")
+        ErrorKind::Corrupt | ErrorKind::WentBack => {
+            e.context("nothing was deleted, since not all that snapshots need can be found")
         }
         _ => e,
     }

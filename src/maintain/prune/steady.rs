@@ -32,7 +32,7 @@ pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut(bool) -> Result<
 
 /// Whether something was not found, or not found to be whole.
 fn is_missing(e: &Error) -> bool {
-    matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
+    matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::WentBack)
 }
 
 /// What tells whether a repository changed: whoever deletes packs or segments has changed these before.
