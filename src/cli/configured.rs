@@ -28,6 +28,7 @@ use super::variables;
 pub struct Configured {
     configuration: Option<Configuration>,
     token_file: Option<PathBuf>,
+    grace: Option<String>,
 }
 
 impl Configured {
@@ -49,6 +50,11 @@ impl Configured {
             Some(problem) => Err(config::as_error(problem)),
             None => Ok(Some(&named.value)),
         }
+    }
+
+    /// For how long prune leaves what is forgotten of the repository that is meant.
+    pub fn grace(&self) -> Option<&str> {
+        self.grace.as_deref()
     }
 
     /// A variable that has to do with the token: the environment's, else what the file says.
@@ -132,15 +138,16 @@ pub fn of_set(global: &Global, configuration: &Configuration, set: &Set) -> Resu
 
 /// Takes over what the configuration says of the repository of this name.
 fn filled(mut global: Global, configuration: Configuration, name: Option<&str>) -> Result<(Global, Configured)> {
-    let mut token_file = None;
+    let (mut token_file, mut grace) = (None, None);
     if let Some(named) = name.and_then(|name| configuration.repository(name)) {
         if let Some(problem) = check::repository(&configuration, named).into_iter().next() {
             return Err(config::as_error(problem));
         }
         token_file.clone_from(&named.value.token_file);
+        grace.clone_from(&named.value.grace);
         fill(&mut global, &named.value)?;
     }
-    Ok((global, Configured { configuration: Some(configuration), token_file }))
+    Ok((global, Configured { configuration: Some(configuration), token_file, grace }))
 }
 
 /// The set that a command names.

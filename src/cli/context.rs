@@ -79,6 +79,12 @@ impl Context {
         self.configured.set(name)
     }
 
+    /// For how many seconds prune leaves what is forgotten, as the configuration file says.
+    pub fn grace(&self) -> Result<u64> {
+        let parsed = self.configured.grace().map_or(Ok(0), super::units::parse_grace);
+        parsed.map_err(|e| Error::invalid(format!("the key grace of the configuration file: {e}")))
+    }
+
     /// Which repository this is about.
     pub fn place(&self) -> Result<NamedRepository> {
         let name = match &self.global.repo {

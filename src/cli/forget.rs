@@ -23,7 +23,7 @@ use super::output::{Output, exact, lossy};
 use super::progress::Display;
 use super::prune::How;
 use super::select::{self, Filters};
-use super::{configured, gone, prune, units};
+use super::{basket, configured, gone, prune, units};
 
 /// Forget snapshots, by their names or by what is to be kept
 ///
@@ -48,6 +48,13 @@ pub struct ForgetArgs {
     /// Accept that snapshots which nobody forgot are gone: show them, and ask no more
     #[arg(long, conflicts_with_all = ["names", "policy", "prune"], help_heading = WHAT)]
     accept_gone: bool,
+    /// Let prune leave them for so long, as in 7d, so that --undo can take them back; 0: not at all. Without this: as the
+    /// configuration file says (grace), else 0
+    #[arg(long, value_name = "SPAN", value_parser = units::parse_grace, help_heading = WHAT)]
+    grace: Option<u64>,
+    /// Take back that these were forgotten, as long as no prune has removed them
+    #[arg(long, conflicts_with_all = ["policy", "set", "prune", "accept_gone", "grace"], help_heading = WHAT)]
+    undo: bool,
     /// Delete afterwards what no snapshot needs
     #[arg(long, help_heading = WHAT)]
     prune: bool,
@@ -199,6 +206,10 @@ impl ForgetArgs {
 pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (keep, filter) = args.rules(context)?;
     let repo = context.open_for(!args.dry_run)?;
+    if args.undo {
+        return basket::undo(context, &repo, &args.names, args.dry_run);
+    }
+    let grace = args.grace.map_or_else(|| context.grace(), Ok)?;
     let snapshots::SnapshotList { snapshots: all, damaged, remarks, unread_annotations, received, .. } =
         snapshots::find_all(&repo)?;
     let damaged: Vec<Error> = damaged.into_iter().map(|(_, e)| e).collect();
@@ -233,7 +244,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     out.finish()?;
     let forgotten = match args.dry_run {
         true => going.clone(),
-        false => forget::forget(&repo, &going, context::now(), &args.why(&keep), &display)?,
+        false => forget::forget_for(&repo, &going, context::now(), (&args.why(&keep), grace), &display)?,
     };
     display.finish();
     let mut out = Output::new();

@@ -12,6 +12,7 @@ mod agent;
 mod annotate;
 mod args;
 mod background;
+mod basket;
 mod carry;
 mod cat;
 mod check;

@@ -53,6 +53,9 @@ pub struct How {
     /// Nobody else uses the repository now: prune also in a store that does not decide between two writers, and end all sessions
     #[arg(long)]
     pub only_writer: bool,
+    /// Delete forgotten snapshots at once, also those that forget --grace keeps for a time
+    #[arg(long)]
+    no_grace: bool,
 }
 
 impl How {
@@ -64,6 +67,7 @@ impl How {
             wait: self.wait,
             dead_after: self.dead_after,
             only_writer: self.only_writer,
+            grace: !self.no_grace,
             state: context.places.state().map(std::path::Path::to_owned),
             ..PruneOptions::new(context::now())
         }
@@ -199,6 +203,11 @@ fn text(out: &mut Output, plan: &PrunePlan, dry_run: bool) -> Result<()> {
     if plan.snapshots.count > 0 {
         out.line(&format!("  to delete: {}", units::counted(plan.snapshots.count, "forgotten snapshot", "forgotten snapshots")))?;
     }
+    if plan.kept > 0 {
+        let kept = units::counted(plan.kept, "forgotten snapshot stays", "forgotten snapshots stay");
+        let until = plan.kept_until.map_or_else(String::new, |until| format!(" until {}", units::local_time(until)));
+        out.line(&format!("  {kept}{until} at most (-n --no-grace says what they take, --no-grace deletes them now)"))?;
+    }
     if plan.ignored > 0 {
         let objects = units::counted(plan.ignored, "object that is", "objects that are");
         out.line(&format!("  to delete: {objects} not authentic and counted for nothing"))?;
@@ -257,6 +266,9 @@ struct Planned {
     bytes_copied: u64,
     bytes_unused_after: u64,
     snapshots_forgotten: JsonTally,
+    snapshots_kept: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_until: Option<String>,
     objects_ignored: u64,
     leftovers: JsonTally,
     packs_stuck: JsonTally,
@@ -277,6 +289,8 @@ fn planned(plan: &PrunePlan, dry_run: bool) -> Planned {
         bytes_copied: plan.copied,
         bytes_unused_after: plan.unused,
         snapshots_forgotten: plan.snapshots.into(),
+        snapshots_kept: plan.kept,
+        kept_until: plan.kept_until.map(units::utc_time),
         objects_ignored: plan.ignored,
         leftovers: plan.leftovers.into(),
         packs_stuck: plan.stuck.into(),

@@ -15,7 +15,7 @@ use super::exit::{self, Outcome};
 use super::output::{Output, exact, lossy, note};
 use super::parts::{self, JsonPart};
 use super::select::{self, Filters};
-use super::{annotate, gone, units};
+use super::{annotate, basket, gone, units};
 
 /// List the snapshots
 ///
@@ -25,6 +25,9 @@ pub struct SnapshotsArgs {
     /// Only the N newest of every series
     #[arg(long, value_name = "N")]
     latest: Option<usize>,
+    /// Those that were forgotten and that no prune has removed yet
+    #[arg(long, conflicts_with = "latest")]
+    forgotten: bool,
     #[command(flatten)]
     filters: Filters,
 }
@@ -33,6 +36,9 @@ pub struct SnapshotsArgs {
 pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     let filter = args.filters.filter()?;
     let repo = context.open()?;
+    if args.forgotten {
+        return basket::list(context, &repo);
+    }
     let repo_snapshots::SnapshotList { snapshots: all, damaged, remarks, received, .. } = repo_snapshots::find_all(&repo)?;
     let damaged: Vec<yester::Error> = damaged.into_iter().map(|(_, e)| e).collect();
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();

@@ -79,6 +79,11 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
 }
 
+/// Parses how long something is left, in seconds: as [`parse_duration`], or `0`.
+pub fn parse_grace(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_duration(text).map(|time| time.as_secs()) }
+}
+
 fn jiff(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.secs, i32::try_from(time.nanos).ok()?).ok()
 }

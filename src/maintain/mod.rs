@@ -8,6 +8,7 @@
 //! | `prune/` | removes what no snapshot needs: packs, segments, objects of sessions that ended |
 //! | `repair` | writes the index and other objects again |
 //! | `stats` | counts |
+//! | `undo` | takes back that a snapshot was forgotten |
 
 pub mod check;
 pub mod forget;
@@ -15,3 +16,4 @@ pub mod prune;
 pub mod repair;
 pub mod retention;
 pub mod stats;
+pub mod undo;

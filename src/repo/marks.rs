@@ -50,12 +50,22 @@ pub(crate) fn forgotten_among(repo: &Repository, ids: &[SnapshotId]) -> Result<H
 
 /// The same, and the marks of these that are not authentic.
 pub fn judged(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashSet<SnapshotId>, Wrong)> {
+    let (found, wrong) = marked(repo, ids)?;
+    Ok((found.into_keys().collect(), wrong))
+}
+
+/// The authentic marks of these snapshots, and what else stands in the place of one.
+pub fn marked(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashMap<SnapshotId, Arc<Mark>>, Wrong)> {
     let wanted: HashSet<SnapshotId> = ids.iter().copied().collect();
     let listed = repo.storage().list(Class::Forgotten)?.into_iter();
     let marked = listed.filter_map(|(name, _)| if let Name::Forgotten(id) = name { Some(id) } else { None });
     let marked: Vec<SnapshotId> = marked.filter(|id| wanted.contains(id)).collect();
-    let (found, wrong) = read_many(repo, &marked)?;
-    Ok((found.into_keys().collect(), wrong))
+    read_many(repo, &marked)
+}
+
+/// A mark was taken away.
+pub(crate) fn unmark(repo: &Repository, id: SnapshotId) {
+    repo.memory.forgotten.lock().remove(&id);
 }
 
 /// The authentic marks of these snapshots, each read once, and what else stands under their names.

@@ -17,6 +17,7 @@ use crate::storage::{Class, Storage};
 
 pub mod annotations;
 pub mod attributes;
+pub mod basket;
 pub mod beat;
 pub(crate) mod bits;
 pub mod cache;

@@ -2,6 +2,7 @@
 
 mod annotate;
 mod basics;
+mod basket;
 mod everything;
 mod gone;
 mod ingest;

@@ -104,6 +104,9 @@ pub struct RepositoryKeys {
     /// Where the cache is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
+    /// How long prune leaves what is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace: Option<String>,
 }
 
 /// What belongs together on a host.

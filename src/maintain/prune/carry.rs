@@ -16,7 +16,8 @@ use crate::repo::beat::{self, Beats};
 use crate::repo::damaged::{self, Damaged};
 use crate::repo::index::condemned;
 use crate::repo::index::list_packs;
-use crate::repo::{rubbish, session};
+use crate::repo::small::Small;
+use crate::repo::{marks, rubbish, session};
 use crate::storage::Name;
 
 /// Packs that are deleted before the lists are read again.
@@ -117,6 +118,10 @@ impl Prune<'_> {
         }
         for (id, size) in &self.view.leavings {
             self.check_stop()?;
+            // Somebody may have taken it back since it was looked at.
+            if !matches!(marks::read(self.repo, *id)?, Small::Sound(_)) {
+                continue;
+            }
             storage.delete(&Name::Snapshot(*id))?;
             self.report.snapshots.add(*size);
         }

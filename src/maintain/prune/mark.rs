@@ -91,14 +91,16 @@ impl Marks {
                     return Err(e.context(text).with_kind(kind));
                 }
             };
-            self.snapshots += 1;
+            let kept = view.kept.contains_key(id);
+            self.snapshots += u64::from(!kept);
             for before in snapshot.before().iter().filter(|id| !listed.contains(id)) {
                 if !is_known(repo, *before)? {
                     return Err(lost(&snapshot, *before));
                 }
             }
             walk(reading.reader, &snapshot, &mut Marking { marks: self, reading })
-                .map_err(|e| e.about(format!("snapshot {}", id.short())))?;
+                .map_err(|e| e.about(format!("snapshot {}", id.short())))
+                .map_err(|e| if kept { e.context("forgotten, and left for a time (--no-grace gives it up)") } else { e })?;
         }
         Ok(())
     }

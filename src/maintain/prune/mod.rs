@@ -68,6 +68,8 @@ pub struct PruneOptions {
     pub memory: u64,
     /// That nobody else is at work is known: only so is a store pruned that does not decide between two writers.
     pub only_writer: bool,
+    /// Whether forgotten snapshots are left for the time that their marks say.
+    pub grace: bool,
     /// Whether damage that is met may be written down in the repository: not for who only looks.
     pub record: bool,
     /// The time now.
@@ -87,9 +89,15 @@ impl PruneOptions {
             without: HashSet::new(),
             memory: 48 << 20,
             only_writer: false,
+            grace: true,
             record: true,
             now,
         }
+    }
+
+    /// The time at which forgotten snapshots are left that are to be left; `None`: they are not.
+    fn keeps_at(&self) -> Option<Timestamp> {
+        self.grace.then_some(self.now)
     }
 }
 
@@ -164,7 +172,7 @@ impl<'a> Prune<'a> {
             Settle { fence: &options.fence, older_than, now: options.now, patience: &patience, living }.find(repo)?;
         }
         let (view, reader, marks, survey) = steady(repo, |_| {
-            let view = RepositoryView::read(repo, None)?;
+            let view = RepositoryView::read(repo, None, options.keeps_at())?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
             let walk = MarkReader { reader: &reader, without: &options.without, stop, observer };
             let mut marks = Marks::new(view.index.clone());
@@ -184,6 +192,7 @@ impl<'a> Prune<'a> {
         let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
         repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
         plan.live = marks.snapshots;
+        (plan.kept, plan.kept_until) = (view.kept.len() as u64, view.kept.values().max().copied());
         plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
         tell::tell(&survey, &repack, observer);
         let (avoid, report) = (HashSet::new(), Report::default());
@@ -200,7 +209,7 @@ impl<'a> Prune<'a> {
     fn look(&mut self) -> Result<()> {
         let repo = self.repo;
         steady(repo, |first| {
-            self.view = RepositoryView::read(repo, Some(&self.view.index))?;
+            self.view = RepositoryView::read(repo, Some(&self.view.index), self.options.keeps_at())?;
             self.reader.set_index(self.view.index.clone());
             match first {
                 true => self.marks.carry(&self.view.index)?,

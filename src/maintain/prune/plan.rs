@@ -7,7 +7,7 @@ use crate::format::segment::SegmentPack;
 use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::survey::Survey;
 use crate::maintain::prune::view::RepositoryView;
-use crate::model::PackId;
+use crate::model::{PackId, Timestamp};
 use crate::storage::Leftovers;
 
 /// Room that a repack leaves on the disk, for segments, fences and lists.
@@ -102,6 +102,10 @@ pub struct PrunePlan {
     pub ignored: u64,
     /// Objects of forgotten snapshots.
     pub snapshots: Tally,
+    /// Forgotten snapshots that are left for a time.
+    pub kept: u64,
+    /// Until when the last of them is left.
+    pub kept_until: Option<Timestamp>,
     /// What the index will be shorter by, about.
     pub index: u64,
     /// Parts of objects that killed writers left.

@@ -14,7 +14,7 @@ use crate::storage::Name;
 /// replaced already (rule 8). Packs that are gone are those that the storage does not have (a missing one was asked for
 /// by name: see [`RepositoryView::read`]).
 pub(crate) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()> {
-    let view = RepositoryView::read(repo, Some(old))?;
+    let view = RepositoryView::read(repo, Some(old), None)?;
     let index = &view.index;
     let is_gone = |id: &PackId| !view.packs.contains_key(id);
     let which: Vec<usize> =
@@ -46,7 +46,7 @@ pub(crate) fn carried_out(repo: &Repository, old: &Index, lists: &[SnapshotId]) 
     if lists.is_empty() {
         return Ok(Vec::new());
     }
-    let view = RepositoryView::read(repo, Some(old))?;
+    let view = RepositoryView::read(repo, Some(old), None)?;
     // What replaced segments name is not known here: they are deleted first.
     if !view.index.replaced().is_empty() {
         return Ok(Vec::new());

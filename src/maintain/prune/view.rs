@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{PackId, SegmentId, SnapshotId};
+use crate::model::{PackId, SegmentId, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::repo::index::condemned::{self, DeletionList, Lists};
 use crate::repo::index::{self, Index};
-use crate::repo::marks;
+use crate::repo::{basket, marks};
 use crate::storage::{Class, Name};
 
 /// One look at the repository.
@@ -18,6 +18,8 @@ pub(crate) struct RepositoryView {
     pub(crate) snapshots: Vec<SnapshotId>,
     /// Objects that are not authentic, and count for nothing.
     pub(crate) ignored: Vec<Name>,
+    /// Forgotten snapshots that are left for a time, and until when; they are among `snapshots`.
+    pub(crate) kept: HashMap<SnapshotId, Timestamp>,
     /// Objects of forgotten snapshots that are still there, with their sizes.
     pub(crate) leavings: Vec<(SnapshotId, u64)>,
     /// The visible segments.
@@ -34,15 +36,17 @@ pub(crate) struct RepositoryView {
 
 impl RepositoryView {
     /// Lists snapshots, then what is forgotten, segments, deletion lists, packs, in this order (rules 2, 6 and 7). An error
-    /// of any listing is final. Segments that `old` has open are used again.
-    pub(crate) fn read(repo: &Repository, old: Option<&Index>) -> Result<RepositoryView> {
+    /// of any listing is final. Segments that `old` has open are used again. `now`: forgotten snapshots that are to be left
+    /// at this time are.
+    pub(crate) fn read(repo: &Repository, old: Option<&Index>, now: Option<Timestamp>) -> Result<RepositoryView> {
         let listed = repo.storage().list(Class::Snapshots)?;
         let ids = listed.iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(*id) } else { None });
-        let (forgotten, ignored) = marks::judged(repo, &ids.collect::<Vec<_>>())?;
+        let (forgotten, ignored) = marks::marked(repo, &ids.collect::<Vec<_>>())?;
+        let kept = now.map_or_else(|| Ok(HashMap::new()), |now| basket::kept(repo, &forgotten, now))?;
         let (mut snapshots, mut leavings) = (Vec::new(), Vec::new());
         for (name, size) in listed {
             match name {
-                Name::Snapshot(id) if forgotten.contains(&id) => leavings.push((id, size)),
+                Name::Snapshot(id) if forgotten.contains_key(&id) && !kept.contains_key(&id) => leavings.push((id, size)),
                 Name::Snapshot(id) => snapshots.push(id),
                 _ => {}
             }
@@ -66,7 +70,7 @@ impl RepositoryView {
         let Lists { lists, void, .. } = condemned::read_all(repo)?;
         let ignored = ignored.into_iter().chain(void).map(|(name, _)| name).collect();
         let packs = index::list_packs(repo)?;
-        let view = RepositoryView { snapshots, ignored, leavings, index, broken, segments, lists, packs };
+        let view = RepositoryView { snapshots, ignored, kept, leavings, index, broken, segments, lists, packs };
         view.confirm_missing(repo)?;
         Ok(view)
     }
