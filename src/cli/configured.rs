@@ -11,15 +11,15 @@ use yester::ingest::bucket::BucketInput;
 use yester::ingest::{IngestOptions, Input, Stream, sources};
 use yester::jobs::buckets::ConfiguredBucket;
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{LimitKeys, RepositoryKeys, Set};
+use yester::jobs::config::keys::{BucketKeys, LimitKeys, RepositoryKeys, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
 use yester::model::SetText;
-use yester::remote::client::RemoteOptions;
 use yester::remote::rate::Limit;
 use yester::{Error, ErrorKind, Result};
 
 use super::args::{Cli, Command, Global};
+use super::context::Context;
 use super::ingest::IngestArgs;
 use super::variables;
 
@@ -210,13 +210,16 @@ pub fn inputs(set: &Set, variables: &[(OsString, OsString)]) -> Vec<Arc<dyn Inpu
     paths.chain(streams).collect()
 }
 
-/// The buckets of a set. Setting `stop` ends all waiting for them.
-pub fn buckets(set: &Set, options: &RemoteOptions, stop: &Arc<AtomicBool>) -> Vec<Arc<dyn Input>> {
+/// Buckets as inputs. Setting `stop` ends all waiting for them.
+pub fn buckets(keys: &[BucketKeys], context: &Context, stop: &Arc<AtomicBool>) -> Result<Vec<Arc<dyn Input>>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
     let input = |bucket: Arc<ConfiguredBucket>| {
         let (at, required) = (bucket.keys().at.clone().into_bytes(), bucket.keys().required);
         Arc::new(BucketInput::new(at, bucket, required)) as Arc<dyn Input>
     };
-    ConfiguredBucket::all(&set.buckets, options, stop).into_iter().map(input).collect()
+    Ok(ConfiguredBucket::all(keys, &context.bucket_options()?, stop).into_iter().map(input).collect())
 }
 
 /// Adds what a set says to what was typed, which counts last.

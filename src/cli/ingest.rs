@@ -25,7 +25,7 @@ use super::parts::{self, JsonPart};
 use super::patterns::PatternRoots;
 use super::progress::Display;
 use super::streams::StreamArgs;
-use super::{gone, init, inputs, select, sets, signals, units};
+use super::{configured, gone, init, inputs, restore_buckets, select, sets, signals, units};
 
 /// Take a snapshot of files and directories
 ///
@@ -34,11 +34,14 @@ use super::{gone, init, inputs, select, sets, signals, units};
 #[command(after_long_help = super::patterns::RULES)]
 pub struct IngestArgs {
     /// What to take a snapshot of
-    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0", "stdin", "stream", "stdin_from_command", "stdin_filename", "command", "set"])]
+    #[arg(value_name = "PATH", required_unless_present_any = ["files_from", "files_from0", "stdin", "stream", "stdin_from_command", "stdin_filename", "command", "set", "bucket"])]
     sources: Vec<PathBuf>,
     /// Ingest this set of the configuration file
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
+    /// Store the objects of the bucket s3:https://ENDPOINT/BUCKET as files below AT (may be repeated)
+    #[arg(long, value_name = "AT=URL")]
+    pub bucket: Vec<String>,
     #[command(flatten)]
     streams: StreamArgs,
     /// Store the one given path under this name
@@ -131,9 +134,10 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     if let Some(name) = &args.set {
         return sets::ingest(context, args, name, context.set(name)?, began);
     }
-    let (inputs, options) = (args.inputs()?, args.options()?);
-    inputs::require_one(&inputs)?;
     let (stop, display) = (signals::stop_flag()?, Display::new(&context.global));
+    let (mut inputs, options) = (args.inputs()?, args.options()?);
+    inputs.extend(configured::buckets(&restore_buckets::named(&args.bucket)?, context, &stop)?);
+    inputs::require_one(&inputs)?;
     let report = take(context, args, &inputs, options, &stop, &display, &OnceLock::new())?;
     display.finish();
     tell(context, args, &report, began)?;

@@ -19,16 +19,23 @@ use super::{context, signals, units};
 
 /// Gives buckets other locations: each a word `AT=URL`.
 pub fn turn(buckets: &mut [BucketKeys], words: &[String]) -> Result<()> {
-    for word in words {
-        let parted = word.split_once('=').ok_or_else(|| Error::invalid("--bucket is written AT=URL"));
-        let (at, url) = parted?;
-        let shown = escape(at.as_bytes());
+    for BucketKeys { at, url, .. } in named(words)? {
         let bucket = buckets.iter_mut().find(|bucket| bucket.at == at);
-        let bucket = bucket.ok_or_else(|| Error::invalid(format!("--bucket: the set has no bucket at {shown}")))?;
-        bucket.url = url.to_owned();
-        unfit(bucket).map_err(|e| e.context(format!("--bucket {shown}")))?;
+        let none = || Error::invalid(format!("--bucket: the set has no bucket at {}", escape(at.as_bytes())));
+        bucket.ok_or_else(none)?.url = url;
     }
     Ok(())
+}
+
+/// The buckets that words `AT=URL` name.
+pub fn named(words: &[String]) -> Result<Vec<BucketKeys>> {
+    let bucket = |word: &String| {
+        let (at, url) = word.split_once('=').ok_or_else(|| Error::invalid("--bucket is written AT=URL"))?;
+        let keys = BucketKeys { at: at.to_owned(), url: url.to_owned(), ..BucketKeys::default() };
+        unfit(&keys).map_err(|e| e.context(format!("--bucket {}", escape(at.as_bytes()))))?;
+        Ok(keys)
+    };
+    words.iter().map(bucket).collect()
 }
 
 /// Puts the buckets back that are wanted. Gives what failed: nothing comes after it.

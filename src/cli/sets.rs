@@ -17,7 +17,7 @@ use super::exit::Outcome;
 use super::ingest::{self, IngestArgs};
 use super::output::note;
 use super::progress::Display;
-use super::{configured, inputs, signals};
+use super::{configured, inputs, restore_buckets, signals};
 
 /// Takes a snapshot of a set. A dry run runs nothing that is the set's.
 pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began: Instant) -> Result<Outcome> {
@@ -32,9 +32,8 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     runner.set("YESTER_HOST", std::ffi::OsString::from(String::from_utf8_lossy(&options.host).into_owned()));
     let mut given = args.inputs()?;
     given.extend(configured::inputs(set, &runner.variables()));
-    if !set.buckets.is_empty() {
-        given.extend(configured::buckets(set, &context.bucket_options()?, &stop));
-    }
+    let buckets = [&set.buckets[..], &restore_buckets::named(&args.bucket)?].concat();
+    given.extend(configured::buckets(&buckets, context, &stop)?);
     yester::ingest::check(&given, &options)?;
     if set.hooks.freeze.is_some() || set.hooks.thaw.is_some() {
         options.still = Some(still(&runner, &logged));

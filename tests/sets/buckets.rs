@@ -243,6 +243,12 @@ rate = 100
     assert_eq!(server.facts("other"), builder);
     restore("/buckets/none", &server.address("other")).fails(2, &["no bucket at /buckets/none"]);
     restore("/buckets/builder", "s3:https://me:secret@h.example/other").fails(2, &["holds a key"]);
+    // A bucket without a set, beside a path.
+    let given = format!("/b={}", server.address("other"));
+    world.run_with(&NEW, &program::with(&repository, &["ingest", "store/etc", "--bucket", &given])).ok();
+    let shown_file = ["cat", "latest:/b/layers/007/blob"];
+    assert_eq!(world.run(&program::with(&repository, &shown_file)).ok().text(), "layer 7".repeat(7));
+    world.run(&program::with(&repository, &["ingest", "--bucket", "/b"])).fails(2, &["AT=URL"]);
     // As files, without a gateway.
     drop(server);
     world.run(&program::with(&repository, &["restore", "--set", "deis", "--target", "look"])).ok();
