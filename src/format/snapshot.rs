@@ -196,12 +196,9 @@ fn owners(cursor: &mut Cursor<'_>) -> Result<Vec<(u32, Vec<u8>)>> {
     Ok(out)
 }
 
-/// Decodes the body of the snapshot named `id`.
-pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
-    let mut cursor = Cursor::new(bytes, "a snapshot");
-    let mut root: Option<Node> = None;
-    let mut time: Option<Timestamp> = None;
-    let mut out = Snapshot {
+/// The snapshot named `id` before its fields are decoded.
+fn unfilled(id: SnapshotId) -> Snapshot {
+    Snapshot {
         id,
         time: Timestamp::default(),
         finished: Timestamp::default(),
@@ -220,7 +217,15 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
         composition: Composition::default(),
         statistics: Statistics::default(),
         program: Vec::new(),
-    };
+    }
+}
+
+/// Decodes the body of the snapshot named `id`.
+pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
+    let mut cursor = Cursor::new(bytes, "a snapshot");
+    let mut root: Option<Node> = None;
+    let mut time: Option<Timestamp> = None;
+    let mut out = unfilled(id);
     cursor.fields(|tag, mut v| {
         match tag {
             TIME => time = Some(v.timestamp()?),

@@ -43,19 +43,7 @@ pub struct IndexRepair {
 /// Reads every pack that no sound segment names, and writes segments that do. What of these packs is found damaged is
 /// written down in the repository.
 pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Result<IndexRepair> {
-    let (index, mut damaged) = Index::load_with_damage(repo, None)?;
-    let mut named: HashMap<PackId, u64> = HashMap::new();
-    for segment in index.segments() {
-        match segment.verify() {
-            Ok(()) => named.extend(segment.packs().iter().map(|pack| (pack.id, pack.size))),
-            Err(e) if e.kind() == ErrorKind::Corrupt => damaged.push((segment.id(), e)),
-            Err(e) => return Err(e),
-        }
-    }
-    if let Some(at) = damaged.iter().position(|(_, e)| e.kind() != ErrorKind::Corrupt) {
-        // Of a newer version, or a disk that does not answer: that is no damage.
-        return Err(damaged.swap_remove(at).1);
-    }
+    let (named, damaged) = segments(repo)?;
     let mut wanted: Vec<(PackId, u64)> = list_packs(repo)?.into_iter().filter(|(id, size)| named.get(id) != Some(size)).collect();
     wanted.sort_unstable();
     let mut out = IndexRepair { damaged, ..IndexRepair::default() };
@@ -104,6 +92,27 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
         out.segments += write(repo, dry_run, &waiting, replaces.into_iter().collect())?;
     }
     Ok(out)
+}
+
+/// Damaged segments, and what is wrong with each.
+type DamagedSegments = Vec<(SegmentId, Error)>;
+
+/// The packs that sound segments name, with their sizes, and the damaged segments. Any other error is given back.
+fn segments(repo: &Repository) -> Result<(HashMap<PackId, u64>, DamagedSegments)> {
+    let (index, mut damaged) = Index::load_with_damage(repo, None)?;
+    let mut named: HashMap<PackId, u64> = HashMap::new();
+    for segment in index.segments() {
+        match segment.verify() {
+            Ok(()) => named.extend(segment.packs().iter().map(|pack| (pack.id, pack.size))),
+            Err(e) if e.kind() == ErrorKind::Corrupt => damaged.push((segment.id(), e)),
+            Err(e) => return Err(e),
+        }
+    }
+    if let Some(at) = damaged.iter().position(|(_, e)| e.kind() != ErrorKind::Corrupt) {
+        // Of a newer version, or a disk that does not answer: that is no damage.
+        return Err(damaged.swap_remove(at).1);
+    }
+    Ok((named, damaged))
 }
 
 /// Before the index names a pack, everybody must be able to know what of it is damaged.

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::page::ScanRecord;
 use crate::ingest::bucket::WalkedBucket;
 use crate::ingest::exclude::{self, Marked, Rules};
-use crate::ingest::handles::Handles;
+use crate::ingest::handles::{Handle, Handles};
 use crate::ingest::level::{self, Adoption, Next, WalkLevel};
 use crate::ingest::objects::ObjectTask;
 use crate::ingest::options::IngestOptions;
@@ -417,8 +417,7 @@ impl<'a> Planner<'a> {
                 return Ok(());
             }
             Err(e) => {
-                let path = self.path.clone();
-                self.warn(&path, &format!("it cannot be examined: {e}"));
+                self.warn(&self.path.clone(), &format!("it cannot be examined: {e}"));
                 self.lost = true;
                 return Ok(());
             }
@@ -450,21 +449,33 @@ impl<'a> Planner<'a> {
             self.leave_out_repository(stack);
             return Ok(());
         }
-        let (device, other_device) = (level.device, stat.device != level.device);
-        let parent = self.parent_dir(&entry);
+        let (above, parent) = (level.device, self.parent_dir(&entry));
+        self.descend(stack, place, (dir, &name), (&stat, above), parent, cell.take())
+    }
+
+    /// Opens the directory `name` of `dir`, whose stat is given with the device of the directory above, and enters it.
+    fn descend(
+        &mut self,
+        stack: &mut Vec<WalkLevel<'a>>,
+        place: Option<&'a SourceEntry>,
+        (dir, name): (Arc<Handle>, &[u8]),
+        (stat, above): (&Stat, (u32, u32)),
+        parent: Option<ParentDir>,
+        cell: Option<Arc<Cell>>,
+    ) -> Result<()> {
         self.make_room(stack)?;
-        let scanned = match cell.take() {
+        let scanned = match cell {
             Some(cell) => self.shutdown.scanner.take(&cell),
-            None => dir.open_dir(&name).and_then(Scanned::of),
+            None => dir.open_dir(name).and_then(Scanned::of),
         };
         match scanned {
             Ok(scanned) => {
-                self.enter(stack, place, scanned, &name, parent, true)?;
-                if let Some(level) = stack.last_mut().filter(|_| other_device && self.options.exclude.one_file_system) {
+                self.enter(stack, place, scanned, name, parent, true)?;
+                if let Some(level) = stack.last_mut().filter(|_| stat.device != above && self.options.exclude.one_file_system) {
                     // A mount point stays, empty, as the directory that it is.
                     level.marked = Marked::All;
                     level.left_out = LeftOut(LeftOut::MOUNTED.0 | level.left_out.0 & LeftOut::ATTRIBUTES.0);
-                    level.device = device;
+                    level.device = above;
                 }
                 if let Some(level) = stack.last_mut() {
                     level.announce(&self.shutdown.scanner);
@@ -475,7 +486,7 @@ impl<'a> Planner<'a> {
             Err(e) => {
                 let path = self.path.clone();
                 self.warn(&path, &format!("its entries cannot be read: {e}"));
-                self.unread(&dir, &name, &stat)?;
+                self.unread(&dir, name, stat)?;
             }
         }
         drop(dir);

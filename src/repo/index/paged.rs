@@ -131,12 +131,7 @@ impl PagedSegment {
         if found != repo.id() || !end.ends_with(&id.0) {
             return Err(Error::corrupt("an index segment is of another repository or has another's name"));
         }
-        let mut salt = [0; 32];
-        salt.copy_from_slice(&first[HEADER..HEADER + 32]);
-        let key = SealKey::derive_bound(&repo.keys().index, &salt, &first[..HEADER])?;
-        if key.commitment != first[HEADER + 32..PREAMBLE] {
-            return Err(Error::corrupt("an index segment was sealed with another key"));
-        }
+        let key = Self::key(repo, &first)?;
         let (start, len, pages) = segment::decode_tail(&end, size)?;
         let sealed = match start.checked_sub(from) {
             Some(at) => end[at as usize..(at + len) as usize].to_vec(),
@@ -172,11 +167,25 @@ impl PagedSegment {
             rescued: OnceLock::new(),
             in_memory: false,
         };
-        let stated = out.frame_pages.len() + out.entry_pages.len() + out.filter_pages.len();
-        if at != start || stated != pages as usize {
+        if at != start || out.page_count() != pages as usize {
             return Err(Error::corrupt("an index segment has other pages than it says"));
         }
         Ok(out)
+    }
+
+    fn page_count(&self) -> usize {
+        self.frame_pages.len() + self.entry_pages.len() + self.filter_pages.len()
+    }
+
+    /// The key of a segment, from its first [`PREAMBLE`] bytes.
+    fn key(repo: &Repository, first: &[u8]) -> Result<SealKey> {
+        let mut salt = [0; 32];
+        salt.copy_from_slice(&first[HEADER..HEADER + 32]);
+        let key = SealKey::derive_bound(&repo.keys().index, &salt, &first[..HEADER])?;
+        match key.commitment == first[HEADER + 32..PREAMBLE] {
+            true => Ok(key),
+            false => Err(Error::corrupt("an index segment was sealed with another key")),
+        }
     }
 
     /// What is wrong with a segment that says that it is of another version: only one that is what its name says, and was
