@@ -199,11 +199,15 @@ fn a_line_of_fstab() {
         shown(file.parent().unwrap())
     );
     let args = [shown(&world.at("repo")), shown(&point), "-o".into(), key];
-    let mut command = world.command(&args);
+    let command = world.command(&args);
     // The program under its other name.
     let mut called = Command::new(&helper);
     called.args(command.get_args()).current_dir(world.home());
-    command.get_envs().for_each(|(name, value)| drop(value.map(|value| called.env(name, value))));
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            called.env(name, value);
+        }
+    }
     let out = called.output().unwrap();
     assert!(out.status.success(), "{out:?}");
     assert_eq!(fs::read(point.join("a")).unwrap(), b"x");
