@@ -39,7 +39,7 @@ pub struct IngestArgs {
     /// Ingest this set of the configuration file
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
-    /// Store the objects of the bucket s3:https://ENDPOINT/BUCKET as files below AT (may be repeated)
+    /// Store the objects of a bucket as files below AT (may be repeated)
     #[arg(long, value_name = "AT=URL")]
     pub bucket: Vec<String>,
     #[command(flatten)]

@@ -20,7 +20,7 @@ use super::exit::Outcome;
 use super::output::{Output, lossy, note};
 use super::{configured, set_metrics, units};
 
-/// Show when the sets of the configuration file were last good, when they are next due, and what is overdue
+/// Show when the sets were last good and are next due, and what is overdue
 #[derive(Debug, Args)]
 pub struct SetsArgs {
     /// Only these

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
@@ -17,6 +17,8 @@ pub const NAME: &str = system::OWN;
 const STACK: usize = 16;
 /// A loop device lets go of its file within this when nobody uses it.
 const LETTING_GO: Duration = Duration::from_secs(2);
+/// Before something is tried again.
+const MOMENT: Duration = Duration::from_millis(50);
 /// A mount whose process does not answer for so long is alive: it is stopped, or overloaded.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -81,6 +83,17 @@ pub fn remove_images(point: &Path, by_force: bool) -> bool {
         }
     }
     images().is_empty()
+}
+
+/// Takes away the images of a mount: one that works, if they are not in use until `end`, or one that has lost its process.
+fn clear_images(point: &Path, end: Instant) -> Result<()> {
+    while !remove_images(point, false) && !(is_dead(point) && remove_images(point, true)) {
+        if Instant::now() >= end {
+            return Err(busy(&shown(point)));
+        }
+        std::thread::sleep(MOMENT);
+    }
+    Ok(())
 }
 
 /// Checks that `point` can be mounted on, and clears it of dead mounts of ours. Answers its absolute path.
@@ -158,9 +171,9 @@ pub fn clear(point: &Path, broken: bool) -> Result<()> {
 pub fn unmount(point: &Path) -> Result<()> {
     let name = shown(point);
     let resolved = resolve(point).map_err(|e| Error::io(format!("cannot unmount {name}"), e))?;
-    let has_images = mounted(&resolved)?.is_some_and(|mount| is_ours(&mount));
-    if has_images && !remove_images(&resolved, false) && !(is_dead(&resolved) && remove_images(&resolved, true)) {
-        return Err(busy(&name));
+    let end = Instant::now() + LETTING_GO;
+    if mounted(&resolved)?.is_some_and(|mount| is_ours(&mount)) {
+        clear_images(&resolved, end)?;
     }
     let mut count = 0;
     loop {
@@ -172,6 +185,12 @@ pub fn unmount(point: &Path) -> Result<()> {
                 }
                 match detach(&resolved, false) {
                     Err(e) if e.kind() == ErrorKind::Busy && is_dead(&resolved) => detach(&resolved, true)?,
+                    // An image that is being made just now, or that a loop device has not let go of yet.
+                    Err(e) if e.kind() == ErrorKind::Busy && loop_device::holds(&resolved) && Instant::now() < end => {
+                        std::thread::sleep(MOMENT);
+                        clear_images(&resolved, end)?;
+                        continue;
+                    }
                     other => other?,
                 }
             }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,13 @@ pub fn attach(file: &File, block: u32) -> io::Result<(File, PathBuf)> {
 pub fn file_behind(minor: u32) -> Option<Vec<u8>> {
     let entry = Path::new("/sys/dev/block").join(format!("{MAJOR}:{minor}/loop/backing_file"));
     std::fs::read(entry).ok().map(|path| path.trim_ascii_end().to_vec())
+}
+
+/// Whether a loop device holds a file in the directory `place`.
+pub(crate) fn holds(place: &Path) -> bool {
+    let Ok(list) = std::fs::read_dir("/sys/block") else { return false };
+    let file = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("loop/backing_file")).ok();
+    list.flatten().filter_map(file).any(|file| Path::new(std::ffi::OsStr::from_bytes(&file)).starts_with(place))
 }
 
 /// Waits until the loop device with this minor number has let go of its file: for a program that looks at new devices

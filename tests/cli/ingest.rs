@@ -52,7 +52,7 @@ fn the_first_ingest_makes_the_default_repository_and_its_key() {
     let last = run.text().lines().last().unwrap().to_owned();
     let rest = last.strip_prefix("snapshot ").unwrap();
     assert!(is_hex(&rest[..8], 8), "{last}");
-    assert!(rest[8..].starts_with(" saved: 1 new, 0 changed, 0 unchanged files; ") && rest.contains(" stored ("), "{last}");
+    assert!(rest[8..].starts_with(" saved: 1 new, 0 changed, 0 unchanged files; ") && rest.contains(" stored "), "{last}");
     // From here on every command finds both, and nothing more is said.
     let again = world.run(&["backup", "src"]).ok();
     assert_eq!(again.err, "");

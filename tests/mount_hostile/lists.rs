@@ -87,11 +87,11 @@ fn a_million_entries_are_listed_in_order_and_in_little_memory() {
     }
     drop((fd, whole));
     let peak = served.memory("VmHWM");
-    assert!(peak < 128 << 10, "{peak} KiB");
+    assert!(peak < 150 << 10, "{peak} KiB");
     // So does what forgets all of them at once.
     shrink(&served.point);
     assert_eq!(fs::read(served.path("entry-0500000")).unwrap(), b"entry-0500000");
-    assert!(served.memory("VmHWM") < 128 << 10);
+    assert!(served.memory("VmHWM") < 150 << 10);
 }
 
 #[test]
