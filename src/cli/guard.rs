@@ -112,7 +112,7 @@ pub fn run(parent: u32) {
     if process::has_threads(parent) {
         let _ = mount::abort(device, &point);
     }
-    // They would go on showing what the kernel has of them.
+    // What covers the mount's root would go on showing what the kernel has of it.
     yester::mount::point::remove_images(&point, true);
 }
 

@@ -81,7 +81,7 @@ pub struct RestoreArgs {
     /// Take owners by number and not by name
     #[arg(long)]
     numeric_ids: bool,
-    /// End with 3 when owners cannot be set, as those of others when you are not root
+    /// End with 3 when owners cannot be set (as by others than root)
     #[arg(long)]
     require_owners: bool,
     /// Leave attributes alone whose names match this (may be repeated)

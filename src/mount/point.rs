@@ -85,9 +85,10 @@ pub fn remove_images(point: &Path, by_force: bool) -> bool {
     images().is_empty()
 }
 
-/// Takes away the images of a mount: one that works, if they are not in use until `end`, or one that has lost its process.
+/// Takes away the images of a mount that works, if they are not in use any more at `end`. Below one that has lost its
+/// process no path leads to them: they go with it.
 fn clear_images(point: &Path, end: Instant) -> Result<()> {
-    while !remove_images(point, false) && !(is_dead(point) && remove_images(point, true)) {
+    while !remove_images(point, false) && !is_dead(point) {
         if Instant::now() >= end {
             return Err(busy(&shown(point)));
         }
