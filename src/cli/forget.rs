@@ -45,14 +45,13 @@ pub struct ForgetArgs {
     group_by: GroupBy,
     #[command(flatten)]
     filters: Filters,
-    /// Accept that snapshots which nobody forgot are gone: show them, and ask no more
+    /// Accept that snapshots which nobody forgot are gone
     #[arg(long, conflicts_with_all = ["names", "policy", "prune"], help_heading = WHAT)]
     accept_gone: bool,
-    /// Let prune leave them for so long, as in 7d, so that --undo can take them back; 0: not at all. Without this: as the
-    /// configuration file says (grace), else 0
+    /// Let prune leave them so long, as in 7d [default: 0, or what the configuration says]
     #[arg(long, value_name = "SPAN", value_parser = units::parse_grace, help_heading = WHAT)]
     grace: Option<u64>,
-    /// Take back that these were forgotten, as long as no prune has removed them
+    /// Take back that these were forgotten, before prune removes them
     #[arg(long, conflicts_with_all = ["policy", "set", "prune", "accept_gone", "grace"], help_heading = WHAT)]
     undo: bool,
     /// Delete afterwards what no snapshot needs

@@ -44,7 +44,7 @@ pub struct How {
     /// Repack at most so many bytes of packs
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_repack_size: Option<u64>,
-    /// Wait so long, as in 30m, until those who write to the repository are done
+    /// Wait so long, as in 30m, until other writers are done
     #[arg(long, value_name = "TIME", value_parser = units::parse_wait)]
     wait: Option<Duration>,
     /// After this time without a sign of life, a writer on another machine counts as dead
@@ -53,7 +53,7 @@ pub struct How {
     /// Nobody else uses the repository now: prune also in a store that does not decide between two writers, and end all sessions
     #[arg(long)]
     pub only_writer: bool,
-    /// Delete forgotten snapshots at once, also those that forget --grace keeps for a time
+    /// Delete at once also what forget --grace keeps for a time
     #[arg(long)]
     no_grace: bool,
 }
