@@ -149,10 +149,15 @@ impl Raw {
     /// Reads until a stream's headers have come. Pings are answered: a server that is busy for long asks with them
     /// whether its client is still there.
     pub fn answered(&mut self, number: u32) {
+        self.answered_one_of(&[number]);
+    }
+
+    /// The same for the first of several streams.
+    pub fn answered_one_of(&mut self, numbers: &[u32]) {
         self.stream.set_read_timeout(Some(PATIENT)).unwrap();
         while let Some((kind, flags, stream, payload)) = self.frame() {
             match kind {
-                HEADERS if stream == number => return,
+                HEADERS if numbers.contains(&stream) => return,
                 PING if flags == 0 => {
                     self.send(&frame(PING, ACK, 0, &payload));
                 }
