@@ -265,17 +265,20 @@ impl Images {
     fn round(&self, kernel: &ToKernel) -> (bool, Option<Error>) {
         let trees = self.view.trees();
         let (mut waiting, mut failed) = (false, None);
-        self.progress.lock().retain(|id, _| trees.iter().any(|shown| shown.tree.snapshot.id == *id));
+        self.tidy(&trees);
         let wanted = |shown: &&ShownTree| shown.newest && self.unasked || shown.tree.asked.quiet_for().is_some();
         for shown in trees.iter().filter(wanted) {
             match self.step(shown, kernel) {
                 Ok(done) => waiting |= !done,
                 Err(e) => {
-                    let name = escape(&shown.name);
-                    self.view.reports().note(format!("ids/{name}"), format!("the kernel reads it through FUSE: {e}"));
                     let refused = e.kind() == ErrorKind::Unsupported;
                     let now = if refused { ImageProgress::Refused } else { ImageProgress::Failed(Instant::now()) };
-                    self.progress.lock().insert(shown.tree.snapshot.id, now);
+                    let before = self.progress.lock().insert(shown.tree.snapshot.id, now);
+                    // Not again each time it is tried.
+                    if !matches!(before, Some(ImageProgress::Failed(_))) {
+                        let name = format!("ids/{}", escape(&shown.name));
+                        self.view.reports().note(name, format!("the kernel reads it through FUSE: {e}"));
+                    }
                     failed = failed.or(shown.newest.then_some(e));
                 }
             }
@@ -283,7 +286,15 @@ impl Images {
         (waiting, failed)
     }
 
-    /// Whether there is nothing more to do for a tree.
+    /// Lets go of what is not shown any more and nobody knows.
+    fn tidy(&self, trees: &[ShownTree]) {
+        let mut progress = self.progress.lock();
+        progress.retain(|id, _| trees.iter().any(|shown| shown.tree.snapshot.id == *id));
+        let made = |ino: u64| progress.values().any(|p| matches!(p, ImageProgress::Made(made) if made.number == ino));
+        self.served.write().retain(|ino, image| image.lookups.load(Ordering::Acquire) > 0 || made(*ino));
+    }
+
+    /// Whether there is nothing more to do soon for a tree.
     fn step(&self, shown: &ShownTree, kernel: &ToKernel) -> Result<bool> {
         let id = shown.tree.snapshot.id;
         let made = match self.progress.lock().get(&id) {
@@ -296,8 +307,16 @@ impl Images {
             Some(image) => image,
             None => self.make(shown)?,
         };
-        if !self.is_quiet(shown) {
-            return Ok(false);
+        if self.announced.load(Ordering::Acquire)
+            && let Some(since) = shown.tree.asked.quiet_for()
+        {
+            if since < QUIET {
+                return Ok(false);
+            }
+            // All processes are looked at: not every moment for somebody who stays.
+            if process::stand_in(&self.target(shown)) {
+                return Ok(true);
+            }
         }
         let done = self.cover(shown, &image, kernel)?;
         if done {
@@ -334,15 +353,6 @@ impl Images {
         match shown.name.as_slice() {
             b"" => self.place.clone(),
             name => self.place.join("ids").join(std::ffi::OsStr::from_bytes(name)),
-        }
-    }
-
-    /// Whether nobody goes through a tree.
-    fn is_quiet(&self, shown: &ShownTree) -> bool {
-        match shown.tree.asked.quiet_for() {
-            _ if !self.announced.load(Ordering::Acquire) => true,
-            None => true,
-            Some(since) => since >= QUIET && !process::stand_in(&self.target(shown)),
         }
     }
 
