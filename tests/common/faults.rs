@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::common::record::Operation;
 use yester::error::{Error, ErrorKind, Result};
@@ -22,6 +22,8 @@ pub struct Faults {
     /// The content of everything that was created, also of what is deleted again.
     created: Mutex<HashMap<Name, Vec<u8>>>,
     hook: Mutex<Option<Hook>>,
+    /// Held by who wants no other operation to begin.
+    gate: RwLock<()>,
     /// Bytes that there is room for.
     capacity: AtomicU64,
     /// Changes left before all of them fail.
@@ -72,6 +74,7 @@ impl Faults {
             log: Mutex::default(),
             created: Mutex::default(),
             hook: Mutex::default(),
+            gate: RwLock::default(),
             capacity: AtomicU64::new(u64::MAX),
             left: AtomicU64::new(u64::MAX),
             hidden: Mutex::default(),
@@ -109,6 +112,12 @@ impl Faults {
             }
             Ok(())
         });
+    }
+
+    /// Does something while no operation begins here. It must act past these hooks.
+    pub fn alone<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _held = self.gate.write().unwrap();
+        act()
     }
 
     pub fn fill_up_to(&self, capacity: u64) {
@@ -152,6 +161,7 @@ impl Faults {
             self.hook.lock().unwrap().get_or_insert(hook);
             result?;
         }
+        drop(self.gate.read().unwrap());
         let changes = matches!(operation, Operation::Create(..) | Operation::Delete(_) | Operation::Sync);
         if changes {
             let next = |n: u64| if n == u64::MAX { Some(n) } else { n.checked_sub(1) };

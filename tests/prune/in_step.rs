@@ -142,13 +142,13 @@ pub fn with_image() -> World {
 
 #[test]
 fn two_ingests_in_step_store_little_twice() {
-    let one = {
+    let (one, pack) = {
         let world = with_image();
         world.try_ingest(&options(Duration::ZERO)).unwrap();
-        bytes_of_packs(&world)
+        (bytes_of_packs(&world), bytes_of_packs(&world) / world.packs().len() as u64)
     };
-    // Frames that are on their way when the one learns of the other.
-    let under_way = (2 * thread::available_parallelism().map_or(2, |n| n.get() as u64) + 6) * FRAME;
+    // Packs that are on their way when the one learns of the other.
+    let under_way = (2 * thread::available_parallelism().map_or(2, |n| n.get() as u64) + 6) * pack;
     let both = both(with_image(), Duration::from_secs(600), usize::MAX);
     assert!(both <= one + one / 10 + under_way, "{both} bytes together, {one} alone");
 }

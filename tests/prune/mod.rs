@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod delta;
 mod in_step;
+mod overtaken;
 mod past_the_dead;
 mod rules;
 mod thousand;

@@ -254,7 +254,7 @@ impl Prune<'_> {
     fn rewrite(&mut self) -> Result<()> {
         self.check_stop()?;
         let (repo, report) = (self.repo, &mut self.report);
-        match steady(repo, |_| segments::rewrite(repo, &self.view.index, report)) {
+        match steady(repo, || segments::rewrite(repo, &self.view.index, report)) {
             Err(e) if e.kind() == ErrorKind::Full => {
                 let message = format!("it still names packs that are gone, since the disk is full; the next prune goes on: {e}");
                 self.observer.event(&Event::Warning { subject: b"index", message: &message });
@@ -267,7 +267,7 @@ impl Prune<'_> {
     /// Removes the lists whose packs are all gone, when nothing names these packs any more and every session that
     /// could have seen them has ended.
     fn drop_lists(&mut self, lists: &[SnapshotId]) -> Result<()> {
-        let done = steady(self.repo, |_| segments::carried_out(self.repo, &self.view.index, lists))?;
+        let done = steady(self.repo, || segments::carried_out(self.repo, &self.view.index, lists))?;
         self.report.lists = (lists.len() - done.len()) as u64;
         if done.is_empty() {
             return Ok(());

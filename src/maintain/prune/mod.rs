@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::local::watch::SessionWatch;
 use crate::maintain::prune::mark::{MarkReader, Marks};
 use crate::maintain::prune::sessions::{Living, SessionWait, Settle};
-use crate::maintain::prune::steady::steady;
+use crate::maintain::prune::steady::{is_missing, steady};
 use crate::maintain::prune::survey::Survey;
 use crate::maintain::prune::view::RepositoryView;
 use crate::model::{PackId, SnapshotId, Timestamp};
@@ -171,7 +171,7 @@ impl<'a> Prune<'a> {
             let (older_than, living) = (None, Living::Refuse);
             Settle { fence: &options.fence, older_than, now: options.now, patience: &patience, living }.find(repo)?;
         }
-        let (view, reader, marks, survey) = steady(repo, |_| {
+        let (view, reader, marks, survey) = steady(repo, || {
             let view = RepositoryView::read(repo, None, options.keeps_at())?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
             let walk = MarkReader { reader: &reader, without: &options.without, stop, observer };
@@ -207,21 +207,31 @@ impl<'a> Prune<'a> {
     /// Looks again at everything: lists anew, and marks what is new. What was looked at before may be reckoned with in
     /// choosing what to mark for deletion; before anything is deleted this must follow on the settling of sessions (rule 7).
     fn look(&mut self) -> Result<()> {
-        let repo = self.repo;
-        steady(repo, |first| {
-            self.view = RepositoryView::read(repo, Some(&self.view.index), self.options.keeps_at())?;
-            self.reader.set_index(self.view.index.clone());
-            match first {
-                true => self.marks.carry(&self.view.index)?,
-                // What was marked when something was missing may be a part of what is needed.
-                false => self.marks = Marks::new(self.view.index.clone()),
+        match self.look_at(true) {
+            // What was marked for a snapshot that is forgotten since may be deleted by now. Only what nothing but this look
+            // has marked can be lost.
+            Err(e) if is_missing(&e) => {
+                let repo = self.repo;
+                steady(repo, || self.look_at(false))
             }
-            let (stop, observer) = (self.stop, self.observer);
-            let walk = MarkReader { reader: &self.reader, without: &self.options.without, stop, observer };
-            self.marks.update(repo, &self.view, &walk)?;
-            self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
-            Ok(())
-        })
+            other => other,
+        }
+    }
+
+    /// One look, which goes on with the marks that there are, or begins anew.
+    fn look_at(&mut self, go_on: bool) -> Result<()> {
+        let repo = self.repo;
+        self.view = RepositoryView::read(repo, Some(&self.view.index), self.options.keeps_at())?;
+        self.reader.set_index(self.view.index.clone());
+        match go_on {
+            true => self.marks.carry(&self.view.index)?,
+            false => self.marks = Marks::new(self.view.index.clone()),
+        }
+        let (stop, observer) = (self.stop, self.observer);
+        let walk = MarkReader { reader: &self.reader, without: &self.options.without, stop, observer };
+        self.marks.update(repo, &self.view, &walk)?;
+        self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
+        Ok(())
     }
 }
 

@@ -11,13 +11,13 @@ const SAME: usize = 3;
 /// So many looks are enough, whatever changes.
 const LOOKS: usize = 100;
 
-/// Looks until nothing is missing, or nothing changed while it was looked: only then is something lost. `look` is told
-/// whether it is called for the first time.
-pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut(bool) -> Result<T>) -> Result<T> {
+/// Looks until nothing is missing, or nothing changed while it was looked: only then is something lost. Each look must
+/// begin anew: what it remembers of an earlier one may have been forgotten and deleted since.
+pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let mut found: Vec<String> = Vec::new();
     loop {
         let before = names(repo)?;
-        let e = match look(found.is_empty()) {
+        let e = match look() {
             Err(e) if is_missing(&e) => e,
             other => return other,
         };
@@ -31,7 +31,7 @@ pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut(bool) -> Result<
 }
 
 /// Whether something was not found, or not found to be whole.
-fn is_missing(e: &Error) -> bool {
+pub(crate) fn is_missing(e: &Error) -> bool {
     matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::WentBack)
 }
 
