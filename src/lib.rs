@@ -7,7 +7,7 @@
 //! | `serve` | what listens: the server of objects | `remote` and what that stands on |
 //! | `jobs` | opening a repository by its location, credentials, the configuration file | all but `serve` and `mount` |
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
-//! | `vfs` | snapshots as a file system without a kernel, read-ahead | `repo` and what it stands on |
+//! | `vfs` | snapshots as a file system without a kernel, read-ahead | `query`, `repo` and what they stand on |
 //! | `ingest` | directories and streams in, a snapshot out | `local`, `repo` and what they stand on |
 //! | `restore` | a snapshot in, directories out | `repo` and what it stands on |
 //! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |

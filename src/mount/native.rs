@@ -146,14 +146,13 @@ impl std::fmt::Debug for Images {
 
 /// Why no tree of a mount with these options can be an image.
 fn never(options: &MountOptions) -> Option<&'static str> {
-    let others = options.allow_other || options.extra.iter().any(|option| option == "allow_other");
     if options.native == Native::Off {
         return Some("--native off");
     }
     if process::user() != 0 {
         return Some("only root may mount an image");
     }
-    if options.scope.is_some() && !others {
+    if options.scope.is_some() && !options.lets_others_in() {
         return Some("without --allow-other FUSE keeps other users out, and it would be below the image");
     }
     if options.extra.iter().any(|option| option.contains("context=")) {

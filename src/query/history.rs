@@ -22,9 +22,20 @@ pub struct HistoryRun {
 /// The states of the entry called `names` (from the root) in `snapshots`. A directory that is the same in several is
 /// looked into once.
 pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) -> Result<Vec<EntryVersion>> {
+    versions_where(trees, snapshots, names, &|_, _| true)
+}
+
+/// As [`versions`], without what is below an entry that `keep` refuses. It gets how deep the entry is (0: the root).
+pub(crate) fn versions_where(
+    trees: &TreeReader,
+    snapshots: &[&Snapshot],
+    names: &[&[u8]],
+    keep: &dyn Fn(usize, &Node) -> bool,
+) -> Result<Vec<EntryVersion>> {
     let roots = snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.root.clone(), SnapshotSet::one(at)));
     let mut states = distinct(roots);
-    for name in names {
+    states.retain(|state| keep(0, &state.node));
+    for (depth, name) in names.iter().enumerate() {
         let mut below = Vec::new();
         for state in states {
             let Some(directory) = state.node.directory() else { continue };
@@ -33,6 +44,7 @@ pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) ->
             }
         }
         states = distinct(below.into_iter());
+        states.retain(|state| keep(depth + 1, &state.node));
     }
     Ok(states)
 }

@@ -43,6 +43,17 @@ impl SnapshotSet {
         (0..self.0.len() * 64).filter(|at| self.has(*at))
     }
 
+    /// The lowest number.
+    pub(crate) fn first(&self) -> Option<usize> {
+        self.0.iter().enumerate().find(|(_, bits)| **bits != 0).map(|(at, bits)| at * 64 + bits.trailing_zeros() as usize)
+    }
+
+    /// The highest number.
+    pub(crate) fn last(&self) -> Option<usize> {
+        let found = self.0.iter().enumerate().rfind(|(_, bits)| **bits != 0);
+        found.map(|(at, bits)| at * 64 + 63 - bits.leading_zeros() as usize)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.iter().map(|bits| bits.count_ones() as usize).sum()
@@ -63,6 +74,7 @@ mod tests {
         let mut set = SnapshotSet::one(3);
         set.add(&SnapshotSet::one(70));
         assert_eq!(set.iter().collect::<Vec<_>>(), [3, 70]);
+        assert_eq!((set.first(), set.last(), SnapshotSet::default().last()), (Some(3), Some(70), None));
         assert!(SnapshotSet::below(71).holds(&set) && !set.holds(&SnapshotSet::below(4)) && set.len() == 2);
         assert!(SnapshotSet::below(0).is_empty() && SnapshotSet::below(65).len() == 65);
     }

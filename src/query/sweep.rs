@@ -4,6 +4,7 @@
 //! where only differences are wanted, what all have in common is not read at all.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -81,33 +82,8 @@ fn directory(
     visit: &mut dyn SweepVisitor,
     todo: &mut Vec<Todo>,
 ) -> std::result::Result<(), SweepStop> {
-    let mut leaves = leaves(trees, states, common).map_err(SweepStop::Unreadable)?.into_iter().peekable();
-    let mut open: Vec<(Arc<NodePage>, usize, SnapshotSet)> = Vec::new();
-    loop {
-        // What begins before the first name that is open may hold that name, or one before it.
-        let mut first = open.iter().map(|(page, at, _)| page.nodes[*at].name.clone()).min();
-        while let Some(leaf) = leaves.next_if(|leaf| first.as_ref().is_none_or(|first| leaf.key <= *first)) {
-            let page = trees.nodes(&leaf.page).map_err(SweepStop::Unreadable)?;
-            let Some(node) = page.nodes.first() else { continue };
-            if first.as_ref().is_none_or(|first| node.name < *first) {
-                first = Some(node.name.clone());
-            }
-            open.push((page, 0, leaf.set));
-        }
-        let Some(name) = first else { return Ok(()) };
-        let mut versions: Vec<EntryVersion> = Vec::new();
-        open.retain_mut(|(page, at, set)| {
-            let node = &page.nodes[*at];
-            if node.name != name {
-                return true;
-            }
-            match versions.iter_mut().find(|version| version.node == *node) {
-                Some(version) => version.set.add(set),
-                None => versions.push(EntryVersion { node: node.clone(), set: set.clone() }),
-            }
-            *at += 1;
-            *at < page.nodes.len()
-        });
+    let mut names = DirectorySweep::new(trees, states, common, b"").map_err(SweepStop::Unreadable)?;
+    while let Some((name, versions)) = names.next().map_err(SweepStop::Unreadable)? {
         if let ([version], Some(common)) = (versions.as_slice(), common)
             && version.set.holds(common)
         {
@@ -121,6 +97,57 @@ fn directory(
         if !below.is_empty() {
             todo.push((path, below));
         }
+    }
+    Ok(())
+}
+
+/// Goes through the names in the states of one directory. Holds one page of each distinct state.
+pub(crate) struct DirectorySweep<'a> {
+    trees: &'a TreeReader,
+    leaves: Peekable<std::vec::IntoIter<SweepLeaf>>,
+    open: Vec<(Arc<NodePage>, usize, SnapshotSet)>,
+    from: &'a [u8],
+}
+
+impl<'a> DirectorySweep<'a> {
+    /// Begins with the first name that is not before `from`.
+    pub(crate) fn new(
+        trees: &'a TreeReader,
+        states: &[(Directory, SnapshotSet)],
+        common: Option<&SnapshotSet>,
+        from: &'a [u8],
+    ) -> Result<Self> {
+        Ok(DirectorySweep { trees, leaves: leaves(trees, states, common, from)?.into_iter().peekable(), open: Vec::new(), from })
+    }
+
+    /// The next name, and the states of the entry.
+    pub(crate) fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<EntryVersion>)>> {
+        // What begins before the first name that is open may hold that name, or one before it.
+        let mut first = self.open.iter().map(|(page, at, _)| page.nodes[*at].name.clone()).min();
+        while let Some(leaf) = self.leaves.next_if(|leaf| first.as_ref().is_none_or(|first| leaf.key <= *first)) {
+            let page = self.trees.nodes(&leaf.page)?;
+            let at = page.nodes.partition_point(|node| node.name.as_slice() < self.from);
+            let Some(node) = page.nodes.get(at) else { continue };
+            if first.as_ref().is_none_or(|first| node.name < *first) {
+                first = Some(node.name.clone());
+            }
+            self.open.push((page, at, leaf.set));
+        }
+        let Some(name) = first else { return Ok(None) };
+        let mut versions: Vec<EntryVersion> = Vec::new();
+        self.open.retain_mut(|(page, at, set)| {
+            let node = &page.nodes[*at];
+            if node.name != name {
+                return true;
+            }
+            match versions.iter_mut().find(|version| version.node == *node) {
+                Some(version) => version.set.add(set),
+                None => versions.push(EntryVersion { node: node.clone(), set: set.clone() }),
+            }
+            *at += 1;
+            *at < page.nodes.len()
+        });
+        Ok(Some((name, versions)))
     }
 }
 
@@ -139,7 +166,12 @@ pub(crate) fn directories(versions: &[EntryVersion]) -> Vec<(Directory, Snapshot
 
 /// The distinct pages of entries of a directory's states, by first name. A page belongs to one place among the names, so
 /// what all have in common needs no comparing.
-fn leaves(trees: &TreeReader, states: &[(Directory, SnapshotSet)], common: Option<&SnapshotSet>) -> Result<Vec<SweepLeaf>> {
+fn leaves(
+    trees: &TreeReader,
+    states: &[(Directory, SnapshotSet)],
+    common: Option<&SnapshotSet>,
+    from: &[u8],
+) -> Result<Vec<SweepLeaf>> {
     let mut levels: BTreeMap<u8, HashMap<ChunkId, (Vec<u8>, SnapshotSet)>> = BTreeMap::new();
     let put = |levels: &mut BTreeMap<u8, HashMap<_, (Vec<u8>, SnapshotSet)>>, level, page, key: &[u8], set: &SnapshotSet| {
         let pages = levels.entry(level).or_default();
@@ -160,8 +192,12 @@ fn leaves(trees: &TreeReader, states: &[(Directory, SnapshotSet)], common: Optio
                 out.push(SweepLeaf { key, page, set });
                 continue;
             }
-            for child in trees.children(&page, PageKind::Directory, level)?.iter() {
-                put(&mut levels, level - 1, child.page, &child.key, &set);
+            let children = trees.children(&page, PageKind::Directory, level)?;
+            for (at, child) in children.iter().enumerate() {
+                // Where the next one begins, this one ends.
+                if children.get(at + 1).is_none_or(|next| next.key.as_slice() > from) {
+                    put(&mut levels, level - 1, child.page, &child.key, &set);
+                }
             }
         }
     }

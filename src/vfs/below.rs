@@ -122,6 +122,18 @@ impl NodeFinder {
         }
     }
 
+    /// The nodes from the snapshot's root, which has no name, to the one at `position`.
+    pub(crate) fn way(&self, tree: &MountedSnapshot, position: u64) -> ViewResult<Vec<Node>> {
+        let (mut way, mut at) = (vec![tree.snapshot.root.clone()], 0);
+        while at < position {
+            let directory = way.last().and_then(Node::directory).ok_or(ViewFault::Stale)?;
+            let entry = self.trees.entry_at(directory, position - at)?.ok_or(ViewFault::Stale)?;
+            at += entry.offset;
+            way.push(entry.node().clone());
+        }
+        Ok(way)
+    }
+
     /// The directory at `position` of `tree`.
     pub fn dir(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<SnapshotDir> {
         if let Some(dir) = self.known.get(&(tree.base + position)) {

@@ -13,7 +13,7 @@ use crate::model::Timestamp;
 use crate::sys::watch::{DirectoryWatch, StopWatch};
 use crate::vfs::attr::{Attr, FileSystemTotals, ViewFault, ViewResult};
 use crate::vfs::below::SnapshotDir;
-use crate::vfs::inode::{FIRST, ROOT};
+use crate::vfs::inode::{FIRST, InodeSpace, ROOT};
 use crate::vfs::list::SnapshotWatch;
 use crate::vfs::root::{IDS, Invalidation, MountedSnapshot, VirtualEntry, VirtualRoot};
 
@@ -60,6 +60,8 @@ pub(crate) enum InodeTarget<'a> {
     Made(&'a VirtualEntry),
     /// A position in the preorder of a snapshot.
     Below(Arc<MountedSnapshot>, u64),
+    /// Something of `.versions` that belongs to a position in the preorder of a snapshot.
+    Versions(InodeSpace, Arc<MountedSnapshot>, u64),
 }
 
 impl FollowerState {
@@ -113,6 +115,16 @@ impl FollowerState {
         matches!(self.top, MountRoot::Made(_)) && ino < FIRST
     }
 
+    /// Whether the number belongs to something that another list of snapshots changes.
+    pub(crate) fn is_followed(&self, ino: u64) -> bool {
+        self.is_made(ino) || InodeSpace::of(ino).0 != InodeSpace::Own
+    }
+
+    /// What is made up; `None` where one snapshot is mounted alone.
+    pub(crate) fn root(&self) -> Option<&VirtualRoot> {
+        if let MountRoot::Made(root) = &self.top { Some(root) } else { None }
+    }
+
     /// The number that `..` has in a directory of a snapshot.
     pub(crate) fn parent(&self, dir: &SnapshotDir) -> u64 {
         match (&self.top, dir.parent) {
@@ -128,11 +140,18 @@ impl FollowerState {
             let MountRoot::Made(root) = &self.top else { return Err(ViewFault::Stale) };
             return root.get(ino).map(InodeTarget::Made).ok_or(ViewFault::Stale);
         }
-        let ino = self.inside(ino);
+        let (space, ino) = InodeSpace::of(self.inside(ino));
+        if space != InodeSpace::Own && self.root().is_none() {
+            return Err(ViewFault::Stale);
+        }
         let at = self.placed.partition_point(|m| m.base <= ino);
         let tree = at.checked_sub(1).and_then(|at| self.placed.get(at)).ok_or(ViewFault::Stale)?;
         let position = ino - tree.base;
-        if position < tree.snapshot.nodes() { Ok(InodeTarget::Below(tree.clone(), position)) } else { Err(ViewFault::Stale) }
+        match space {
+            _ if position >= tree.snapshot.nodes() => Err(ViewFault::Stale),
+            InodeSpace::Own => Ok(InodeTarget::Below(tree.clone(), position)),
+            space => Ok(InodeTarget::Versions(space, tree.clone(), position)),
+        }
     }
 }
 

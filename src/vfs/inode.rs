@@ -7,8 +7,49 @@ use crate::model::SnapshotId;
 pub const ROOT: u64 = 1;
 /// Numbers below this are for the directories and links that the mount makes up.
 pub const FIRST: u64 = 1 << 32;
-/// Ranges begin below this; they may end up to 2⁴⁸ behind it, far below 2⁶³.
-const SPAN: u64 = 1 << 62;
+/// Ranges begin below this; they may end up to 2⁴⁸ behind it, far below 2⁶¹.
+const SPAN: u64 = 1 << 60;
+/// Numbers from here on, in steps of this, stand for something that belongs to a node of a snapshot. Below it are 61 bits
+/// for the node's own number.
+const SPACE: u64 = 1 << 61;
+
+/// What a number has to do with the node of a snapshot whose number it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum InodeSpace {
+    /// It is the node (or something made up).
+    Own,
+    /// It is the directory `.versions` in this directory.
+    Versions,
+    /// It is the link to this node in such a directory.
+    Link,
+    /// It is the directory below `hosts/<host>/.versions` for the path of this directory.
+    Past,
+}
+
+impl InodeSpace {
+    /// The number in this space.
+    pub(crate) fn number(self, ino: u64) -> u64 {
+        // The third space is that of images (`mount/native.rs`).
+        let at: u64 = match self {
+            InodeSpace::Own => 0,
+            InodeSpace::Versions => 4,
+            InodeSpace::Link => 5,
+            InodeSpace::Past => 6,
+        };
+        at * SPACE + ino
+    }
+
+    /// The space of a number, and the number of the node.
+    pub(crate) fn of(ino: u64) -> (InodeSpace, u64) {
+        let node = ino % SPACE;
+        match ino / SPACE {
+            4 => (InodeSpace::Versions, node),
+            5 => (InodeSpace::Link, node),
+            6 => (InodeSpace::Past, node),
+            _ => (InodeSpace::Own, ino),
+        }
+    }
+}
 
 /// The ranges that are taken.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +60,7 @@ pub struct Ranges {
 
 impl Ranges {
     /// Takes a range for a snapshot of `nodes` nodes and answers where it begins. Where another snapshot's range is in
-    /// the way (for a thousand snapshots of a million files: once in ten million repositories), the next free place
+    /// the way (for a thousand snapshots of a million files: once in a million repositories), the next free place
     /// behind it is taken. `None` when no place is left.
     pub fn take(&mut self, id: &SnapshotId, nodes: u64) -> Option<u64> {
         let mut begin = home(id);
@@ -71,7 +112,7 @@ mod tests {
         a.reverse();
         let b: Vec<_> = ids.iter().rev().map(|id| backwards.take(id, 1 << 20)).collect();
         assert_eq!(a, b);
-        assert!(a.iter().all(|base| base.is_some_and(|base| (FIRST..1 << 62).contains(&base))));
+        assert!(a.iter().all(|base| base.is_some_and(|base| (FIRST..SPAN).contains(&base))));
     }
 
     #[test]
@@ -82,7 +123,15 @@ mod tests {
         let mut sorted = bases.clone();
         sorted.sort_unstable();
         assert!(sorted.windows(2).all(|w| w[1] - w[0] >= 1 << 48), "ranges overlap");
-        assert!(sorted.iter().all(|b| *b >= FIRST && *b < 1 << 62));
+        assert!(sorted.iter().all(|b| *b >= FIRST && *b < SPAN + (1 << 56)));
+    }
+
+    #[test]
+    fn spaces_do_not_meet() {
+        let most = SPAN + (1 << 48);
+        for space in [InodeSpace::Own, InodeSpace::Versions, InodeSpace::Link, InodeSpace::Past] {
+            assert_eq!(InodeSpace::of(space.number(most)), (space, most));
+        }
     }
 
     #[test]

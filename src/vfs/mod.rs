@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `view` | the file system: each request of a kernel is a method |
+//! | `view/versions` | the versions of a name, in the directories `.versions` |
 //! | `attr`, `stat` | what it answers, and how nodes are shown |
 //! | `inode`, `below` | inode numbers, and the way from a number to a node |
 //! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
@@ -68,6 +69,13 @@ pub struct MountOptions {
     pub extra: Vec<String>,
     /// Local directories that the mount must neither be in nor contain: the repository itself, the cache.
     pub avoid: Vec<PathBuf>,
+}
+
+impl MountOptions {
+    /// Whether other users get in.
+    pub(crate) fn lets_others_in(&self) -> bool {
+        self.allow_other || self.extra.iter().any(|option| option == "allow_other")
+    }
 }
 
 impl Default for MountOptions {

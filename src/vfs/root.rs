@@ -18,6 +18,8 @@ const SNAPSHOTS: u64 = 4;
 const HOSTS: u64 = 5;
 const TAGS: u64 = 6;
 const SERIES: u64 = 7;
+/// The directory of versions that every directory has, and no list.
+pub(crate) const VERSIONS: &[u8] = b".versions";
 
 /// A snapshot and where its inode numbers begin.
 #[derive(Debug)]
@@ -132,10 +134,24 @@ impl Numbers {
     }
 }
 
+/// The snapshots of one host, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct HostLine {
+    /// The inode number of `hosts/<host>`.
+    pub directory: u64,
+    /// The snapshots.
+    pub snapshots: Vec<Arc<MountedSnapshot>>,
+    /// What each is called in `snapshots/`.
+    pub names: Vec<Vec<u8>>,
+}
+
 /// One state of everything that is made up.
 #[derive(Debug, Default)]
 pub struct VirtualRoot {
     nodes: HashMap<u64, VirtualEntry>,
+    hosts: HashMap<Vec<u8>, HostLine>,
+    /// The link `.versions` in the root, which no list has.
+    versions: Option<u64>,
 }
 
 impl VirtualRoot {
@@ -171,6 +187,28 @@ impl VirtualRoot {
             }
         }
         root
+    }
+
+    /// The snapshots of a host.
+    pub(crate) fn host(&self, host: &[u8]) -> Option<&HostLine> {
+        self.hosts.get(host)
+    }
+
+    /// The host of the directory `hosts/<host>` with this number.
+    pub(crate) fn host_of(&self, directory: u64) -> Option<&HostLine> {
+        self.hosts.values().find(|line| line.directory == directory)
+    }
+
+    /// The number of the link `.versions` in the root.
+    pub(crate) fn versions(&self) -> Option<u64> {
+        self.versions
+    }
+
+    /// The name of a tree below `ids/`.
+    pub(crate) fn tree_name(&self, base: u64) -> Option<&[u8]> {
+        let trees = self.trees();
+        let at = trees.binary_search_by_key(&base, |(ino, _)| *ino).ok()?;
+        trees.get(at).map(|(_, name)| name.as_slice())
     }
 
     /// The trees below `ids/`: names and inode numbers.
@@ -261,6 +299,10 @@ impl Builder<'_> {
             self.both(SNAPSHOTS, b"snapshots", b"../ids/", (id, time), snapshot.time);
             let (host, place) = self.group(HOSTS, "hosts", &names::escaped(&snapshot.host));
             self.both(host, &place, b"../../ids/", (id, time), snapshot.time);
+            let line = self.root.hosts.entry(snapshot.host.clone()).or_default();
+            line.directory = host;
+            line.snapshots.push(mounted.clone());
+            line.names.push(time.to_vec());
             for tag in &snapshot.tags {
                 let (tag, place) = self.group(TAGS, "tags", &names::escaped(tag));
                 self.both(tag, &place, b"../../ids/", (id, time), snapshot.time);
@@ -274,6 +316,13 @@ impl Builder<'_> {
             }
         }
         self.drop_replaced();
+        if let Some(newest) = plain.last() {
+            let target = [b"hosts/", names::escaped(&newest.host).as_slice(), b"/", VERSIONS].concat();
+            let ino = self.numbers.of([VERSIONS, b"\0", &target].concat());
+            let link = VirtualEntry { parent: ROOT, time: newest.time, kind: MadeKind::Link(target) };
+            self.root.nodes.insert(ino, link);
+            self.root.versions = Some(ino);
+        }
     }
 
     fn both(&mut self, parent: u64, place: &[u8], up: &[u8], (id, name): (&[u8], &[u8]), time: Timestamp) {

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
 use crate::model::node::MAX_NAME;
 use crate::observe::Reports;
+use crate::query::content;
 use crate::repo::Repository;
 use crate::repo::index::Index;
 use crate::repo::reader::{ChunkReader, ReadCounts};
@@ -24,11 +25,16 @@ use crate::vfs::follow::{Follower, FollowerState, InodeTarget, ShownTree};
 use crate::vfs::image::area::Areas;
 use crate::vfs::image::tree::ImagePart;
 use crate::vfs::image::{self, Reader};
+use crate::vfs::inode::InodeSpace;
 use crate::vfs::list::SnapshotWatch;
 use crate::vfs::prefetch::Prefetch;
 use crate::vfs::push::PageCacheStore;
-use crate::vfs::root::{Invalidation, MadeDir, MadeKind, MountedSnapshot, VirtualEntry};
+use crate::vfs::root::{Invalidation, MadeDir, MadeKind, MountedSnapshot, VERSIONS, VirtualEntry};
 use crate::vfs::stat::Shower;
+
+mod versions;
+
+use versions::VersionLists;
 
 /// The file system.
 #[derive(Debug)]
@@ -42,6 +48,7 @@ pub struct View {
     /// What runs ahead of readers of images, once there are any.
     image_prefetch: Mutex<Option<Arc<Prefetch>>>,
     owner_root: bool,
+    versions: VersionLists,
     /// Somebody looks into a snapshot for the first time.
     entered: (Sender<()>, Receiver<()>),
 }
@@ -74,6 +81,7 @@ impl View {
             frames: part * 8,
             image_prefetch: Mutex::default(),
             owner_root: options.owner_root,
+            versions: VersionLists::new(options.lets_others_in()),
             entered: crossbeam_channel::bounded(1),
         })
     }
@@ -106,7 +114,7 @@ impl View {
     /// The state to answer a question about `ino` with: of what is made up, the newest that can be had.
     fn state_for(&self, ino: u64) -> Arc<FollowerState> {
         let state = self.state();
-        if !state.is_made(ino) {
+        if !state.is_followed(ino) {
             return state;
         }
         self.follower.follow();
@@ -176,12 +184,17 @@ impl View {
         match state.node(parent)? {
             InodeTarget::Made(made) => {
                 let MadeKind::Directory(dir) = &made.kind else { return Err(ViewFault::NotDirectory) };
+                if name == VERSIONS && dir.find(name).is_none() {
+                    return self.made_versions(&state, parent);
+                }
                 dir.find(name).map(|ino| self.attr_of(&state, ino)).transpose()
             }
             InodeTarget::Below(tree, position) => {
                 self.ask(&tree);
                 let dir = self.below.dir(&tree, position)?;
-                let Some(entry) = self.below.lookup(&dir, name)? else { return Ok(None) };
+                let Some(entry) = self.below.lookup(&dir, name)? else {
+                    return if name == VERSIONS { self.versions_in(&state, &tree, position) } else { Ok(None) };
+                };
                 let position = dir.position + entry.offset;
                 if let Some(directory) = entry.node().directory() {
                     let (directory, parent) = (*directory, Some(dir.position));
@@ -189,6 +202,7 @@ impl View {
                 }
                 self.shower.attr(self.below.trees(), &tree, position, entry.node()).map(|attr| Some(state.outward(attr)))
             }
+            InodeTarget::Versions(space, tree, position) => self.version(&state, space, (&tree, position), name),
         }
     }
 
@@ -197,6 +211,7 @@ impl View {
         match state.node(ino)? {
             InodeTarget::Made(made) => Ok(made.parent),
             InodeTarget::Below(tree, position) => Ok(state.parent(&self.below.dir(&tree, position)?)),
+            InodeTarget::Versions(space, tree, position) => self.parent_of_versions(state, space, &tree, position),
         }
     }
 
@@ -217,12 +232,13 @@ impl View {
                 let found = self.below.node(&tree, position)?;
                 self.shower.attr(self.below.trees(), &tree, position, found.node()).map(|attr| state.outward(attr))
             }
+            InodeTarget::Versions(space, tree, position) => self.attr_of_versions(state, space, &tree, position),
         }
     }
 
     /// Whether what `readdir` and `lookup` say of the entries of this directory stays true while the mount lasts.
     pub fn is_lasting(&self, directory: u64) -> bool {
-        !self.state().is_made(directory)
+        !self.state().is_followed(directory)
     }
 
     /// Gives out the entries of a directory from `offset` on (0 at first, then what the last entry said), until
@@ -243,6 +259,7 @@ impl View {
                 }
                 self.list_below(&state, &dir, offset, take)
             }
+            InodeTarget::Versions(space, tree, position) => self.list_versions(&state, space, (&tree, position), (offset, take)),
         }
     }
 
@@ -324,13 +341,15 @@ impl View {
                 crate::model::Kind::Symlink(target) => Ok(target.clone()),
                 _ => Err(ViewFault::Invalid),
             },
+            InodeTarget::Versions(InodeSpace::Link, tree, position) => self.version_target(&state, &tree, position),
+            InodeTarget::Versions(..) => Err(ViewFault::Invalid),
         }
     }
 
     /// Finds a node below a snapshot; `None` for what is made up.
     fn found(&self, ino: u64) -> ViewResult<Option<(Arc<MountedSnapshot>, u64, FoundNode)>> {
         match self.state().node(ino)? {
-            InodeTarget::Made(_) => Ok(None),
+            InodeTarget::Made(_) | InodeTarget::Versions(..) => Ok(None),
             InodeTarget::Below(tree, position) => {
                 self.ask(&tree);
                 let found = self.below.node(&tree, position)?;
@@ -404,9 +423,10 @@ impl View {
     }
 
     /// An extended attribute. Below a snapshot `user.yester.snapshot` is its id, `user.yester.btime` the time of birth
-    /// at the source, in seconds, where it is known.
+    /// at the source, in seconds, where it is known, `user.yester.content` the name of a file's content, and
+    /// `user.yester.versions` when its versions came, each time on a line.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> ViewResult<Vec<u8>> {
-        let Some((tree, position, found)) = self.found(ino)? else { return Err(ViewFault::NoAttribute) };
+        let Some((tree, position, found)) = self.found(ino)? else { return self.attribute_of_versions(ino, name) };
         let list = self.below.trees().xattrs(found.node())?;
         if let Ok(at) = list.binary_search_by(|(n, _)| n.as_slice().cmp(name)) {
             return Ok(list.into_iter().nth(at).map(|(_, value)| value).unwrap_or_default());
@@ -414,6 +434,11 @@ impl View {
         match name {
             b"user.yester.snapshot" => Ok(tree.snapshot.id.to_string().into_bytes()),
             b"user.yester.btime" => self.birth(&tree, position),
+            b"user.yester.content" => match &found.node().kind {
+                crate::model::Kind::File(of) => Ok(content::id(self.below.trees(), of).to_string().into_bytes()),
+                _ => Err(ViewFault::NoAttribute),
+            },
+            b"user.yester.versions" => self.times_of_versions(&tree, position),
             _ => Err(ViewFault::NoAttribute),
         }
     }

@@ -4,4 +4,5 @@ mod basics;
 mod image;
 mod native;
 mod point;
+mod versions;
 mod view;

@@ -22,7 +22,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("ingest", &["local", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("copy", &["ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("restore", &["repo", "storage", "format", "chunk", "model", "sys"]),
-    ("vfs", &["repo", "storage", "format", "chunk", "model", "sys"]),
+    ("vfs", &["query", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
     ("query", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("remote", &["storage", "format", "model", "sys"]),
