@@ -81,7 +81,9 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     }
     out.field(USERS, |v| put_owners(&snapshot.owners.users, v));
     out.field(GROUPS, |v| put_owners(&snapshot.owners.groups, v));
-    out.field(STATISTICS, |v| statistics(&snapshot.statistics).into_iter().for_each(|n| v.varint(n)));
+    out.field(STATISTICS, |v| {
+        statistics(&snapshot.statistics).into_iter().chain(snapshot.statistics.with_attributes).for_each(|n| v.varint(n));
+    });
     out.field(PROGRAM, |v| v.extend_from_slice(&snapshot.program));
     if !snapshot.rules.is_empty() {
         out.field(RULES, |v| put_rules(&snapshot.rules, v));
@@ -282,6 +284,7 @@ fn decode_statistics(v: &mut Cursor<'_>) -> Result<Statistics> {
         bytes_new: v.varint()?,
         bytes_stored: v.varint()?,
         errors: v.varint()?,
+        with_attributes: if v.remaining() == 0 { None } else { Some(v.varint()?) },
     })
 }
 

@@ -159,7 +159,7 @@ impl<'a> Assembler<'a> {
             last_record: ScanRecord::default(),
             groups: LinkGroups::new(scratch),
             position: 0,
-            statistics: Statistics::default(),
+            statistics: Statistics { with_attributes: Some(0), ..Statistics::default() },
             bytes_done: 0,
             expected: parent.map(|parent| (parent.root.weight(), parent.statistics.bytes)),
             counted,
@@ -284,6 +284,7 @@ impl<'a> Assembler<'a> {
                 if node.given {
                     self.given.push((Vec::new(), node.clone()));
                 }
+                self.count_attributes(&node);
                 self.root = Some(node);
             }
             false => self.add(&node)?,
@@ -291,8 +292,15 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
+    fn count_attributes(&mut self, node: &Node) {
+        if node.meta.xattrs != Xattrs::None {
+            *self.statistics.with_attributes.get_or_insert_default() += 1;
+        }
+    }
+
     /// Adds a finished node to the directory on top of the stack.
     fn add(&mut self, node: &Node) -> Result<()> {
+        self.count_attributes(node);
         let Some(top) = self.stack.last_mut() else { return Ok(()) };
         if node.given && !top.begun.node.given {
             self.given.push(([&self.path[..], b"/", &node.name].concat(), node.clone()));

@@ -322,6 +322,7 @@ fn statistics(walked: &WalkReport, assembled: &Assembled, stored: &Stored) -> St
     statistics.files_changed = built.files_changed;
     statistics.files_unchanged += built.files_unchanged;
     statistics.bytes = built.bytes;
+    statistics.with_attributes = built.with_attributes;
     statistics.bytes_new = built.bytes_new;
     statistics.bytes_stored = stored.bytes;
     statistics

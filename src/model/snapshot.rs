@@ -72,6 +72,8 @@ pub struct Statistics {
     pub bytes_stored: u64,
     /// Entries that could not be read, or changed while they were.
     pub errors: u64,
+    /// Entries of all kinds with extended attributes (ACLs are some); `None` of a program that did not count them.
+    pub with_attributes: Option<u64>,
 }
 
 /// What a snapshot says of those before it, so that a list that lacks one of them is seen to lack it.

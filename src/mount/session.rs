@@ -70,7 +70,7 @@ pub fn mount(
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
     let images = Arc::new(Images::new(view.clone(), &place, options)?);
-    let adapter = Adapter::new(view.clone(), images.clone(), config.n_threads.unwrap_or(1), options.without_xattrs);
+    let adapter = Adapter::new(view.clone(), images.clone(), config.n_threads.unwrap_or(1), view.without_xattrs());
     let session = Session::new(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
     let (to_images, of_names) = (session.notifier(), session.notifier());

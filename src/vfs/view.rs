@@ -49,6 +49,7 @@ pub struct View {
     image_prefetch: Mutex<Option<Arc<Prefetch>>>,
     owner_root: bool,
     versions: VersionLists,
+    without_xattrs: bool,
     /// Somebody looks into a snapshot for the first time.
     entered: (Sender<()>, Receiver<()>),
 }
@@ -68,6 +69,7 @@ impl View {
         let mut watch = SnapshotWatch::new(chunks, options.filter.clone());
         let shown = watch.list()?;
         let top = options.scope.as_ref().map(|(name, path)| scope(&below, &shown, name, path)).transpose()?;
+        let counted = top.as_ref().and_then(|top| top.tree.snapshot.statistics.with_attributes);
         let follower = match top {
             None => Follower::snapshots(watch, &shown)?,
             Some(top) => Follower::directory(top),
@@ -82,6 +84,7 @@ impl View {
             image_prefetch: Mutex::default(),
             owner_root: options.owner_root,
             versions: VersionLists::new(options.lets_others_in()),
+            without_xattrs: options.without_xattrs || counted == Some(0),
             entered: crossbeam_channel::bounded(1),
         })
     }
@@ -94,6 +97,12 @@ impl View {
     /// What was fetched and decoded so far.
     pub fn counts(&self) -> &ReadCounts {
         &self.below.trees().chunks().counts
+    }
+
+    /// Whether nothing that is shown has extended attributes: none are to be shown, or it is one snapshot whose ingest
+    /// counted none.
+    pub(crate) fn without_xattrs(&self) -> bool {
+        self.without_xattrs
     }
 
     /// Whether the kernel itself judges POSIX ACLs. While it does not, the group bits that are shown are cut down to

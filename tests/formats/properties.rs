@@ -181,6 +181,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
                 bytes_new: n[7],
                 bytes_stored: n[8],
                 errors: n[9],
+                with_attributes: (n[0] % 3 > 0).then_some(n[1]),
             },
             program,
         },
