@@ -8,7 +8,14 @@ holes_too = "--no-holes" not in sys.argv
 
 
 def attributes(path):
-    return {name: os.getxattr(path, name, follow_symlinks=False) for name in sorted(os.listxattr(path, follow_symlinks=False))}
+    """Where there are none at all, a mount says "not supported"."""
+    try:
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError as e:
+        if e.errno != errno.EOPNOTSUPP:
+            raise
+        names = []
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def flags(fd):
