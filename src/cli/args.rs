@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, export, find, forget, history, ingest, init, key, ls, man,
+    agent, annotate, cat, check, completions, config, copy, diff, du, export, find, forget, history, ingest, init, key, ls, man,
     mount, overdue, prune, remote::RemoteArgs, repair, restore, runs, serve, set_list, snapshots, stats, umount, unlock,
 };
 
@@ -91,8 +91,8 @@ pub enum Command {
     Restore(Box<restore::RestoreArgs>),
     #[command(visible_alias = "verify")]
     Check(check::CheckArgs),
-    #[command(visible_alias = "du")]
     Stats(stats::StatsArgs),
+    Du(du::DuArgs),
     Tag(annotate::TagArgs),
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),

@@ -22,6 +22,7 @@ mod configured;
 mod context;
 mod copy;
 mod diff;
+mod du;
 mod exit;
 mod export;
 mod find;
@@ -153,6 +154,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Copy(args) => copy::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
+        Command::Du(args) => du::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Unlock(args) => unlock::run(context, &args),
         Command::Version => version::run(context),
