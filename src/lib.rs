@@ -10,6 +10,7 @@
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `query`, `repo` and what they stand on |
 //! | `ingest` | directories and streams in, a snapshot out | `local`, `repo` and what they stand on |
 //! | `restore` | a snapshot in, directories out | `repo` and what it stands on |
+//! | `doctor` | what is lost, and where it is to be had again | `copy`, `maintain` and what they stand on |
 //! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |
 //! | `query` | looking: differences, finding, histories | `repo` and what it stands on |
 //! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
@@ -33,6 +34,7 @@
 
 pub mod chunk;
 pub mod copy;
+pub mod doctor;
 pub mod error;
 pub mod format;
 pub mod ingest;

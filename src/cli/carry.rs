@@ -16,6 +16,7 @@ const COMMANDS: &[&str] = &[
     "mount",
     "restore",
     "check",
+    "doctor",
     "stats",
     "repair",
     "forget",

@@ -1,6 +1,7 @@
 //! `check`: whether the repository is whole, and what of the snapshots is not.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
@@ -56,34 +57,18 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let run = runs::begin(Run::CHECK);
     let repo = context.open()?;
     let display = Display::new(&context.global);
-    let json = context.global.json;
-    let findings = FindingsPrinter { display: &display, json, wrong: Mutex::new(Ok(())) };
-    let mut vanished = gone::remembered(context, &repo)?;
-    let mut memory = VerifiedMemory::new(context, &repo);
-    let options = CheckOptions {
+    let how = CheckOptions {
         read: args.read_data.then_some(Subset::All).or(args.read_data_subset),
-        verified: memory.all(),
         max_age: args.max_age,
         max_duration: args.max_duration,
-        now: context::now(),
-        names: if json { None } else { Some(NAMES) },
-        stop: signals::stop_flag()?,
+        ..CheckOptions::default()
     };
-    let checked = check(&repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
-    memory.keep();
-    let mut report = checked.inspect_err(|e| {
-        display.finish();
-        ended(&repo, run.clone(), Err(e));
-    })?;
-    vanished.retain(|id| !report.gone.contains(id));
-    vanished.iter().for_each(|id| findings.event(&Event::Damage { object: &gone::object(id), message: gone::TEXT }));
-    report.damage += vanished.len() as u64;
-    report.gone.extend(vanished);
+    let checked = look(context, &repo, &display, how);
     display.finish();
+    let report = checked.inspect_err(|e| ended(&repo, run.clone(), Err(e)))?;
     ended(&repo, run, Ok(&report));
-    findings.wrong.into_inner()?;
     let mut out = Output::new();
-    if json {
+    if context.global.json {
         out.json(&summary(&report, began.elapsed()))?;
     } else if !context.global.quiet {
         text(&report, began.elapsed(), args).iter().try_for_each(|line| out.line(line))?;
@@ -94,6 +79,25 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
         true => Err(Error::new(ErrorKind::WentBack, verdict(&report))),
         false => Err(Error::corrupt(verdict(&report))),
     }
+}
+
+/// Checks as `how` says, prints what is found, and remembers which packs were read.
+pub fn look(context: &Context, repo: &Arc<Repository>, display: &Display, how: CheckOptions) -> Result<CheckReport> {
+    let json = context.global.json;
+    let findings = FindingsPrinter { display, json, wrong: Mutex::new(Ok(())) };
+    let mut vanished = gone::remembered(context, repo)?;
+    let mut memory = VerifiedMemory::new(context, repo);
+    let names = if json { None } else { Some(NAMES) };
+    let options = CheckOptions { verified: memory.all(), now: context::now(), names, stop: signals::stop_flag()?, ..how };
+    let checked = check(repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
+    memory.keep();
+    let mut report = checked?;
+    vanished.retain(|id| !report.gone.contains(id));
+    vanished.iter().for_each(|id| findings.event(&Event::Damage { object: &gone::object(id), message: gone::TEXT }));
+    report.damage += vanished.len() as u64;
+    report.gone.extend(vanished);
+    findings.wrong.into_inner()?;
+    Ok(report)
 }
 
 /// Writes down how it ended; whoever may only read leaves nothing.

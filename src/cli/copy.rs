@@ -1,27 +1,23 @@
 //! `copy`: snapshots of another repository into this one.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 use yester::copy::{self, Copier};
-use yester::jobs::credential::{self, CredentialOptions, CredentialOrigin};
-use yester::jobs::{location, open};
 use yester::model::{Snapshot, escape};
 use yester::repo::{Repository, snapshots};
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
+use super::from_repo::FromRepository;
 use super::output::{Output, note};
-use super::place::NamedRepository;
 use super::progress::Display;
 use super::select::{self, Filters};
-use super::{log, remote, signals, units, variables};
+use super::{signals, units};
 
 /// Copy snapshots from another repository into this one
 ///
@@ -32,18 +28,8 @@ pub struct CopyArgs {
     /// Which snapshots of the other repository; without one, all that pass the filters
     #[arg(value_name = "SNAP")]
     names: Vec<String>,
-    /// Where the other repository is [env: YESTER_FROM_REPO]
-    #[arg(long, value_name = "REPO")]
-    from_repo: Option<OsString>,
-    /// The file with the passphrase of the other repository [env: YESTER_FROM_PASSWORD_FILE]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from_password_command", "from_key_file"])]
-    from_password_file: Option<PathBuf>,
-    /// The shell command that prints it [env: YESTER_FROM_PASSWORD_COMMAND]
-    #[arg(long, value_name = "COMMAND", conflicts_with = "from_key_file")]
-    from_password_command: Option<OsString>,
-    /// The key file of the other repository [env: YESTER_FROM_KEY_FILE]
-    #[arg(long, value_name = "FILE")]
-    from_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    from: FromRepository,
     #[command(flatten)]
     filters: Filters,
     /// Only say what would be copied
@@ -54,7 +40,11 @@ pub struct CopyArgs {
 /// Copies.
 pub fn run(context: &Context, args: &CopyArgs) -> Result<Outcome> {
     let began = Instant::now();
-    let source = Arc::new(source(context, args)?);
+    let source = args
+        .from
+        .open(context)?
+        .ok_or_else(|| Error::invalid("which repository to copy from? give --from-repo or set YESTER_FROM_REPO"))?;
+    let source = Arc::new(source);
     let target = if args.dry_run { context.open()? } else { context.open_for(true)? };
     if source.id() == target.id() {
         return Err(Error::invalid("both are the same repository: --from-repo names the one to copy from, --repo the other"));
@@ -120,38 +110,6 @@ fn carry_out(
     }
     display.finish();
     Ok(())
-}
-
-/// The repository to copy from.
-fn source(context: &Context, args: &CopyArgs) -> Result<Repository> {
-    let name = args.from_repo.clone().map_or_else(|| variables::own("YESTER_FROM_REPO"), |name| Ok(Some(name)))?;
-    let name = name.ok_or_else(|| Error::invalid("which repository to copy from? give --from-repo or set YESTER_FROM_REPO"))?;
-    let place = NamedRepository { location: location::parse(&name)?, implied: false };
-    let CopyArgs { from_key_file, from_password_command, from_password_file, .. } = args;
-    let options = CredentialOptions {
-        key_file: from_key_file.clone(),
-        password_command: from_password_command.clone(),
-        password_file: from_password_file.clone(),
-    };
-    let storage = open::storage(&place.location, || {
-        let token = credential::token(|name| std::env::var_os(name.replacen("YESTER_", "YESTER_FROM_", 1)))?;
-        remote::options(&context.global, token)
-    })?;
-    let storage = context.opened(storage);
-    let credential = match credential::given(&options, "YESTER_FROM_", |name| std::env::var_os(name))? {
-        Some(origin) => credential::load(&origin)?,
-        None if context.places.is_default(&place) && context.places.key_file().is_some_and(|file| file.exists()) => {
-            let file = context.places.key_file().unwrap_or_default();
-            credential::load(&CredentialOrigin::KeyFile(file))?
-        }
-        None if credential::can_ask() => credential::ask(&format!("passphrase of {}: ", place.shown()))?,
-        None => {
-            let text = "give --from-password-file, --from-password-command or --from-key-file, or set YESTER_FROM_PASSWORD";
-            return Err(Error::new(ErrorKind::Key, format!("there is no key for {}: {text}", place.shown())));
-        }
-    };
-    let repo = Repository::open_with(storage, &credential, &log::reports()).map_err(|e| e.context(place.shown()))?;
-    Ok(context.with_cache(&place, repo))
 }
 
 fn chosen(context: &Context, source: &Repository, args: &CopyArgs) -> Result<Vec<Snapshot>> {

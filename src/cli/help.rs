@@ -119,15 +119,15 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester check --read-data-subset 5%", "a part, another one each time"),
         ],
     ),
-    ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
-        "du",
+        "doctor",
         &[
-            ("yester du latest:/home", "what each directory in it takes"),
-            ("yester du latest --added --top 10", "the ten files that made the newest snapshot large"),
-            ("yester du --if-forgotten latest~3 latest~2", "what forgetting these two would free"),
+            ("yester doctor --read-data -n", "what is damaged, and what can be healed?"),
+            ("yester doctor --from-tree /home --from-repo /mnt/usb/repo", "heal it from there"),
+            ("yester doctor --drop-lost", "go on without what nobody has"),
         ],
     ),
+    ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
         "tag",
         &[

@@ -22,11 +22,12 @@ mod configured;
 mod context;
 mod copy;
 mod diff;
-mod du;
+mod doctor;
 mod exit;
 mod export;
 mod find;
 mod forget;
+mod from_repo;
 mod gone;
 mod guard;
 mod help;
@@ -152,9 +153,9 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(context, &args),
         Command::Copy(args) => copy::run(context, &args),
+        Command::Doctor(args) => doctor::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
-        Command::Du(args) => du::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Unlock(args) => unlock::run(context, &args),
         Command::Version => version::run(context),

@@ -28,7 +28,7 @@ use crate::repo::{Repository, chain, session, snapshots};
 
 mod rebuild;
 
-use rebuild::{CopiedIds, Rebuilder};
+pub(crate) use rebuild::{CopiedIds, Rebuilder};
 
 /// A pack is closed from this on.
 const PACK_SIZE: u64 = 16 << 20;

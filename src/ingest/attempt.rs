@@ -181,7 +181,7 @@ impl Attempt<'_> {
         if same && self.met_damage(&base)? {
             return Ok(End::Damaged);
         }
-        let committed = !self.options.dry_run && !same;
+        let committed = !self.options.dry_run && !same && self.options.only.is_none();
         if committed && !self.commit(&mut snapshot, base.others || stored.counted_on_others)? {
             return Ok(End::Fenced);
         }

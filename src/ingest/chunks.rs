@@ -21,7 +21,10 @@ use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree::writer::{PagePosition, PageSink};
 
+mod only;
 mod theirs;
+
+pub use only::OnlyChunks;
 
 /// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.
@@ -246,6 +249,8 @@ pub(crate) struct FrameBuilder<'a> {
     tree: Gathered,
     /// The frame whose bases were lent last.
     lent: Option<BorrowedBases>,
+    /// If there are any, nothing else is stored.
+    only: Option<Arc<OnlyChunks>>,
     /// Plain bytes of new data chunks.
     pub(crate) bytes_new: u64,
 }
@@ -276,13 +281,22 @@ impl<'a> FrameBuilder<'a> {
             big_frame: BIG_FRAME,
             tree: Gathered::default(),
             lent: None,
+            only: None,
             bytes_new: 0,
         }
+    }
+
+    /// The same, and nothing else than these chunks is stored.
+    pub(crate) fn only(self, only: Option<Arc<OnlyChunks>>) -> Self {
+        FrameBuilder { only, ..self }
     }
 
     /// Whether this chunk must be stored; from now on it counts as known.
     fn is_new(&mut self, kind: PackKind, id: &ChunkId) -> Result<bool> {
         let key = id.key();
+        if self.only.as_ref().is_some_and(|only| !only.meet(kind, &key)) {
+            return Ok(false);
+        }
         let index = self.fresh.as_deref().unwrap_or(self.index);
         if self.stored.contains(&key) || self.known.find(index, kind, &key)?.is_some() || self.own.find(kind, &key)?.is_some() {
             return Ok(false);

@@ -1,8 +1,10 @@
 //! What an ingest is told, and what it answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chunk::codec::Compression;
+use crate::ingest::chunks::OnlyChunks;
 use crate::ingest::still::FreezeHooks;
 use crate::model::{SetText, Snapshot, SnapshotId, Timestamp};
 use crate::repo::pack::writer::PACK_TARGET;
@@ -91,6 +93,8 @@ pub struct IngestOptions {
     /// Snapshots that were here before and are gone, without having been forgotten: the new one names them, so that
     /// everybody learns of it.
     pub gone: Vec<SnapshotId>,
+    /// Store nothing else than these chunks, and no snapshot: what was lost is stored again.
+    pub only: Option<Arc<OnlyChunks>>,
 }
 
 /// The keys of so many chunks are in memory, and are lost when an ingest is killed, unless 16 packs come first.
@@ -124,6 +128,7 @@ impl Default for IngestOptions {
             never: Vec::new(),
             state: None,
             gone: Vec::new(),
+            only: None,
         }
     }
 }

@@ -272,7 +272,8 @@ impl Pipeline<'_> {
         let wait = if self.options.still.is_some() { Duration::ZERO } else { self.options.wait_for_others };
         let follow = Follow::new(self.repo, self.others, self.stop, wait);
         let sink = (!self.options.dry_run).then_some(sink);
-        let chunks = FrameBuilder::new(self.repo.keys(), self.index, self.trees.clone(), sink, indexed, follow);
+        let chunks = FrameBuilder::new(self.repo.keys(), self.index, self.trees.clone(), sink, indexed, follow)
+            .only(self.options.only.clone());
         let scratch = self.repo.scratch();
         let assembler = Assembler::new(
             chunks,

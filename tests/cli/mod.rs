@@ -3,7 +3,6 @@
 mod annotate;
 mod basics;
 mod basket;
-mod du;
 mod everything;
 mod gone;
 mod ingest;

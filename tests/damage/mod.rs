@@ -1,6 +1,7 @@
 //! Damage: how it is found, what each command does beside it, and how it heals.
 
 mod checks;
+mod doctor;
 mod flips;
 mod healing;
 mod moving;

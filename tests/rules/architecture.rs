@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("maintain", &["local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("ingest", &["local", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("copy", &["ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("doctor", &["copy", "ingest", "maintain", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("restore", &["repo", "storage", "format", "chunk", "model", "sys"]),
     ("vfs", &["query", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
@@ -79,7 +80,7 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (
         &[
             "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
-            "copy", "restore", "vfs", "mount", "query", "remote", "jobs", "serve",
+            "copy", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve",
         ],
         &["std", "env"],
     ),

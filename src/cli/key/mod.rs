@@ -26,7 +26,7 @@ mod list;
 mod recovery;
 mod repair;
 
-pub use repair::repair;
+pub use repair::{mend, repair};
 
 /// Manage the keys of the repository
 ///

@@ -1,8 +1,11 @@
 //! `repair keys`.
 
 use serde::Serialize;
+
 use yester::Result;
 use yester::keys::copies::{Copies, Repaired};
+use yester::keys::keyring::KeyRing;
+use yester::storage::Name;
 
 use super::super::context::Context;
 use super::super::exit::Outcome;
@@ -22,8 +25,19 @@ struct JsonRepairedCopy {
     was: &'static str,
 }
 
-/// Writes bad copies again and removes what is not authentic, or says what would be done; what cannot be helped is said as `key list` says it.
-pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
+/// What was done, or would be.
+pub struct MendedKeys {
+    ring: KeyRing,
+    /// Copies that were written again.
+    pub copies: Vec<Repaired>,
+    /// What was removed, since it is not authentic.
+    pub removed: Vec<(Name, String)>,
+    /// Whether all copies could be written.
+    pub result: Result<()>,
+}
+
+/// Writes bad copies again and removes what is not authentic.
+pub fn mend(context: &Context, dry_run: bool) -> Result<MendedKeys> {
     let (_, ring, _) = if dry_run { open(context)? } else { open_to_write(context)? };
     let (copies, result) = match dry_run {
         false => ring.repair(),
@@ -34,6 +48,12 @@ pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
         }
     };
     let removed = if dry_run { ring.useless()? } else { ring.remove_useless()? };
+    Ok(MendedKeys { ring, copies, removed, result })
+}
+
+/// Writes bad copies again and removes what is not authentic, or says what would be done; what cannot be helped is said as `key list` says it.
+pub fn repair(context: &Context, dry_run: bool) -> Result<Outcome> {
+    let MendedKeys { ring, copies, removed, result } = mend(context, dry_run)?;
     let done = if dry_run { "would be written again: it is" } else { "was written again: it was" };
     let mut lines: Vec<String> = copies.iter().map(|copy| format!("{} {done} {}", copy.name, state(&copy.was))).collect();
     let gone = if dry_run { "would be removed" } else { "was removed" };
