@@ -76,6 +76,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
         &[
             ("yester history ~/plan.txt", "its versions"),
             ("yester cat v3:$HOME/plan.txt", "one of them"),
+            ("yester history --follow ~/plan-2.txt", "also under the names that it had before"),
             ("yester history --bisect 'grep -q total \"$1\"' ~/list", "since when a line is missing"),
         ],
     ),

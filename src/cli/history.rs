@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 use serde::Serialize;
-use yester::model::{Kind, Node, Snapshot};
+use yester::model::{Kind, Node, Snapshot, escape};
 use yester::query::history::{self, HistoryRun};
 use yester::query::{EntryVersion, SnapshotSet, content};
 use yester::repo::tree::TreeReader;
@@ -15,7 +15,7 @@ use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
-use super::output::{JsonPath, Output};
+use super::output::{JsonPath, Output, exact, lossy};
 use super::select::{Chooser, Filters};
 use super::{gone, paths, units};
 
@@ -34,6 +34,9 @@ pub struct HistoryArgs {
     /// Find the first version for which this shell command fails; $1 is a copy of the file
     #[arg(long, value_name = "COMMAND", conflicts_with = "recursive")]
     bisect: Option<OsString>,
+    /// Go on with the path that it had before it was renamed with the same content
+    #[arg(long, conflicts_with_all = ["recursive", "bisect"])]
+    follow: bool,
     #[command(flatten)]
     filters: Filters,
 }
@@ -55,11 +58,18 @@ pub fn run(context: &Context, args: &HistoryArgs) -> Result<Outcome> {
         return Err(Error::new(ErrorKind::NotFound, text));
     }
     let runs = history::runs(&versions, snapshots.len());
-    let mut listing = HistoryPrinter { out: Output::new(), json: context.global.json, trees: &trees, snapshots: &snapshots };
-    if let Some(command) = &args.bisect {
+    let steps = if args.follow { followed(&chooser, &trees, paths::bytes(&path).to_vec(), &runs)? } else { Vec::new() };
+    let mut listing =
+        HistoryPrinter { out: Output::new(), json: context.global.json, trees: &trees, snapshots: &snapshots, from: None };
+    if args.follow {
+        for step in &steps {
+            (listing.snapshots, listing.from) = (&step.snapshots, step.from.as_deref());
+            listing.show(&step.path, &step.runs, steps.len() > 1, step.number)?;
+        }
+    } else if let Some(command) = &args.bisect {
         listing.bisect(paths::bytes(&path), &runs, command)?;
     } else {
-        listing.show(paths::bytes(&path), &runs, false)?;
+        listing.show(paths::bytes(&path), &runs, false, 0)?;
         if args.recursive {
             listing.below(paths::bytes(&path), &versions)?;
         }
@@ -68,11 +78,66 @@ pub fn run(context: &Context, args: &HistoryArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A path that something had for a time.
+struct HistoryStep<'a> {
+    path: Vec<u8>,
+    snapshots: Vec<&'a Snapshot>,
+    runs: Vec<HistoryRun>,
+    /// How many versions of the path were something else before.
+    number: usize,
+    /// The path that it had before.
+    from: Option<Vec<u8>>,
+}
+
+/// What is at `path`, and what it was before it came there by another name; the oldest first.
+fn followed<'a>(chooser: &'a Chooser, trees: &TreeReader, path: Vec<u8>, runs: &[HistoryRun]) -> Result<Vec<HistoryStep<'a>>> {
+    let split =
+        |path: &[u8]| path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let list = |path: &[u8]| {
+        let names = split(path);
+        chooser.that_may_have(&names.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    };
+    let mut steps: Vec<HistoryStep<'a>> = Vec::new();
+    let (mut path, mut runs, mut snapshots) = (path.clone(), runs.to_vec(), list(&path)?);
+    loop {
+        // The last time that it came by another name; what was there before is something else.
+        let came = (0..runs.len()).rev().filter(|at| runs[*at].node.is_some() && (*at == 0 || runs[at - 1].node.is_none()));
+        let mut renamed = None;
+        for at in came {
+            let Some(after) = snapshots.get(runs[at].first) else { continue };
+            let before = snapshots[..runs[at].first].iter().rev().find(|before| before.series() == after.series());
+            let Some(before) = before else { continue };
+            if let Some(from) = history::renamed_from(trees, before, after, &path)? {
+                renamed = Some((at, from, before.id));
+                break;
+            }
+        }
+        let Some((at, from, last)) = renamed else {
+            steps.push(HistoryStep { path, snapshots, runs, number: 0, from: None });
+            break;
+        };
+        let number = runs[..at].iter().filter(|run| run.node.is_some()).count();
+        steps.push(HistoryStep { path, snapshots, runs: runs.split_off(at), number, from: Some(from.clone()) });
+        path = from;
+        snapshots = list(&path)?;
+        let names = split(&path);
+        let versions = history::versions(trees, &snapshots, &names.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        runs = history::runs(&versions, snapshots.len());
+        let end = snapshots.iter().position(|snapshot| snapshot.id == last).unwrap_or(0);
+        runs.retain(|run| run.first <= end);
+        runs.iter_mut().for_each(|run| run.last = run.last.min(end));
+    }
+    steps.reverse();
+    Ok(steps)
+}
+
 struct HistoryPrinter<'a> {
     out: Output,
     json: bool,
     trees: &'a TreeReader,
     snapshots: &'a [&'a Snapshot],
+    /// Where what is listed was before it came.
+    from: Option<&'a [u8]>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +148,10 @@ struct JsonVersion {
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<usize>,
     action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_b64: Option<String>,
     time: String,
     first: String,
     last: String,
@@ -99,13 +168,14 @@ struct JsonVersion {
 }
 
 impl HistoryPrinter<'_> {
-    fn show(&mut self, path: &[u8], runs: &[HistoryRun], named: bool) -> Result<()> {
+    /// Lists the runs of a path, of which so many versions are not listed.
+    fn show(&mut self, path: &[u8], runs: &[HistoryRun], named: bool, skipped: usize) -> Result<()> {
         if named && !self.json {
             let mut line = self.out.name(path).into_owned();
             line.push(b'\n');
             self.out.bytes(&line)?;
         }
-        let mut number = 0;
+        let mut number = skipped;
         let mut before: Option<&HistoryRun> = None;
         for run in runs {
             number += usize::from(run.node.is_some());
@@ -120,9 +190,11 @@ impl HistoryPrinter<'_> {
         let old = before.and_then(|run| run.node.as_ref());
         let (action, reasons) = match (old, node) {
             (_, None) => ("gone", Vec::new()),
+            (None, Some(_)) if before.is_none() && self.from.is_some() => ("renamed", Vec::new()),
             (None, Some(_)) => ("came", Vec::new()),
             (Some(old), Some(node)) => ("changed", history::reasons(old, node)),
         };
+        let from = self.from.filter(|_| action == "renamed");
         let snapshot = |at: usize| self.snapshots.get(at).copied();
         let id = |at: usize| snapshot(at).map(|s| s.id.to_string()).unwrap_or_default();
         let short = |at: usize| snapshot(at).map(|s| s.id.short()).unwrap_or_default();
@@ -134,6 +206,8 @@ impl HistoryPrinter<'_> {
                 path: JsonPath::new(path),
                 number: node.map(|_| number),
                 action,
+                from: from.map(lossy),
+                from_b64: from.and_then(exact),
                 time: units::utc_time(time),
                 first: id(run.first),
                 last: id(run.last),
@@ -148,7 +222,8 @@ impl HistoryPrinter<'_> {
         let label = node.map_or_else(|| "-".to_owned(), |_| format!("v{number}"));
         let range = if run.first == run.last { short(run.first) } else { format!("{}..{}", short(run.first), short(run.last)) };
         let size = node.filter(|node| node.directory().is_none()).map(|node| units::size(node.size())).unwrap_or_default();
-        let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        let from = from.map(|from| format!(" from {}", escape(from))).unwrap_or_default();
+        let why = if reasons.is_empty() { from } else { format!(" ({})", reasons.join(", ")) };
         self.out.line(&format!("{label:<4} {} {range:<18} {size:>9} {action}{why}", units::local_time(time)))
     }
 
@@ -160,7 +235,7 @@ impl HistoryPrinter<'_> {
             // A directory that only holds something else shows by what it holds.
             match runs.as_slice() {
                 [only] if only.first == 0 => Ok(()),
-                runs => self.show(path, runs, true),
+                runs => self.show(path, runs, true, 0),
             }
         })
     }

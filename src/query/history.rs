@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::model::{Kind, Node, Snapshot};
+use crate::query::diff::{DiffAction, DiffOptions, Other};
 use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
 use crate::query::{SnapshotSet, diff};
 use crate::repo::tree::TreeReader;
@@ -107,6 +108,20 @@ pub fn reasons(before: &Node, after: &Node) -> Vec<&'static str> {
         reasons.extend(diff::metadata(&before.meta, &after.meta));
     }
     reasons
+}
+
+/// Where what is at `path` in `after` was in `before`, if it has moved with the same content since: itself, or a
+/// directory that it is in. Reads what differs between the two.
+pub fn renamed_from(trees: &TreeReader, before: &Snapshot, after: &Snapshot, path: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut found = None;
+    diff::diff(trees, &before.root, Other::Tree(&after.root), DiffOptions::default(), &mut |change| {
+        let below = path.strip_prefix(change.path.as_slice()).filter(|below| below.is_empty() || below.starts_with(b"/"));
+        if let (Some(below), Some(from), DiffAction::Renamed) = (below, &change.from, change.action) {
+            found = Some([from, below].concat());
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Takes a path with its states.

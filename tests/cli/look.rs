@@ -163,6 +163,54 @@ fn a_path_has_a_history_whose_versions_have_numbers() {
     run(&world, &options, &["history", "src/nowhere"]).fails(1, &["is in none of 5 snapshots"]);
 }
 
+#[test]
+fn a_history_follows_what_was_renamed() {
+    let world = World::new();
+    let options = world.repository();
+    let ingest = || drop(run(&world, &options, &["ingest", "src"]).ok());
+    world.file("src/dir/first", "one");
+    world.file("src/last", "something else");
+    ingest();
+    world.file("src/dir/first", "one and two");
+    fs::remove_file(world.at("src/last")).unwrap();
+    ingest();
+    fs::rename(world.at("src/dir/first"), world.at("src/dir/second")).unwrap();
+    ingest();
+    fs::rename(world.at("src/dir"), world.at("src/new")).unwrap();
+    ingest();
+    fs::rename(world.at("src/new/second"), world.at("src/last")).unwrap();
+    ingest();
+    world.file("src/last", "three");
+    ingest();
+    let follow = lines(&world, run(&world, &options, &["history", "--follow", "src/last"]));
+    let shape = |line: &String| match line.split_once("  ") {
+        Some((first, rest)) => format!("{} {}", first.trim_end(), rest.rsplit_once(" B ").map_or("", |(_, end)| end)),
+        None => line.clone(),
+    };
+    let found: Vec<String> = follow.iter().map(shape).collect();
+    let want = [
+        "/dir/first",
+        "v1 came",
+        "v2 changed (content, time)",
+        "/dir/second",
+        "v1 renamed from /dir/first",
+        "/new/second",
+        "v1 renamed from /dir/second",
+        "/last",
+        "v2 renamed from /new/second",
+        "v3 changed (content, time)",
+    ];
+    assert_eq!(found, want, "{follow:?}");
+    assert_eq!(run(&world, &options, &["cat", "v2:src/last"]).ok().text(), "one and two");
+    assert_eq!(run(&world, &options, &["cat", "v1:src/dir/first"]).ok().text(), "one");
+    let json = run(&world, &options, &["history", "--follow", "--json", "src/last"]).ok().json();
+    assert!(json.len() == 6 && json[2]["action"] == "renamed", "{json:?}");
+    assert!(json[2]["from"].as_str().unwrap().ends_with("/src/dir/first") && json[0].get("from").is_none());
+    // What never was elsewhere is as without it.
+    let plain = |args: &[&str]| lines(&world, run(&world, &options, args));
+    assert_eq!(plain(&["history", "--follow", "src/dir/first"]), plain(&["history", "src/dir/first"]));
+}
+
 /// A tree of many directories, with `edit` in some of their files.
 fn tree(edit: &str) -> Spec {
     let file = |dir: usize, at: usize| {
