@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, doctor, export, find, forget, history, ingest, init, key, ls,
-    man, mount, overdue, prune, remote::RemoteArgs, repair, restore, runs, serve, set_list, snapshots, stats, umount, unlock,
+    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, history, ingest, init, key,
+    ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, runs, serve, set_list, snapshots, stats, umount, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -92,8 +92,8 @@ pub enum Command {
     #[command(visible_alias = "verify")]
     Check(check::CheckArgs),
     Doctor(Box<doctor::DoctorArgs>),
-    #[command(visible_alias = "du")]
     Stats(stats::StatsArgs),
+    Du(du::DuArgs),
     Tag(annotate::TagArgs),
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),

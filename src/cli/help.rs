@@ -130,6 +130,14 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ),
     ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
+        "du",
+        &[
+            ("yester du latest:/home", "what each directory in it takes"),
+            ("yester du latest --added --top 10", "the ten files that made the newest snapshot large"),
+            ("yester du --if-forgotten latest~3 latest~2", "what forgetting these two would free"),
+        ],
+    ),
+    (
         "tag",
         &[
             ("yester tag latest --add release", "add a tag to the newest"),

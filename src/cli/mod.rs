@@ -23,6 +23,7 @@ mod context;
 mod copy;
 mod diff;
 mod doctor;
+mod du;
 mod exit;
 mod export;
 mod find;
@@ -156,6 +157,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
+        Command::Du(args) => du::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Unlock(args) => unlock::run(context, &args),
         Command::Version => version::run(context),

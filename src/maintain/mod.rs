@@ -9,6 +9,7 @@
 //! | `repair` | writes the index and other objects again |
 //! | `stats` | counts |
 //! | `undo` | takes back that a snapshot was forgotten |
+//! | `usage` | counts what the entries of a snapshot take |
 
 pub mod check;
 pub mod forget;
@@ -17,3 +18,4 @@ pub mod repair;
 pub mod retention;
 pub mod stats;
 pub mod undo;
+pub mod usage;

@@ -98,6 +98,8 @@ fn every_line_that_is_printed_is_on_the_page() {
         &["snapshots"],
         &["ls", "-R", "latest"],
         &["stats"],
+        &["du", "latest"],
+        &["du", "--if-forgotten", "latest"],
         &["check", "--read-data"],
         &["restore", "-v", "latest:src", "--target", "out"],
         &["key", "list"],

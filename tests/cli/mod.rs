@@ -3,6 +3,7 @@
 mod annotate;
 mod basics;
 mod basket;
+mod du;
 mod everything;
 mod gone;
 mod ingest;

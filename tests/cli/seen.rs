@@ -255,7 +255,7 @@ fn words_of_other_tools_are_understood() {
     }
     run(&world, &options, &["create", "src"]).ok();
     assert_eq!(run(&world, &options, &["list-snapshots", "--json"]).ok().json().len(), 1);
-    assert!(run(&world, &options, &["du"]).ok().text().contains("to restore"));
+    assert!(run(&world, &options, &["du"]).ok().text().contains("together"));
     for unlock in [&["unlock"][..], &["unlock", "--remove-all"], &["break-lock"]] {
         assert!(run(&world, &options, unlock).ok().text().starts_with("nothing is ever locked"));
     }

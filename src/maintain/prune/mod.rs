@@ -30,6 +30,7 @@ use crate::repo::Repository;
 use crate::repo::beat::DEAD_AFTER;
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::reader::ChunkReader;
+use crate::storage::{Class, Name};
 
 mod carry;
 mod mark;
@@ -192,6 +193,13 @@ impl<'a> Prune<'a> {
         let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
         repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
         plan.live = marks.snapshots;
+        // As if they were forgotten: then their objects go, too.
+        for (name, size) in if options.without.is_empty() { Vec::new() } else { repo.storage().list(Class::Snapshots)? } {
+            if matches!(name, Name::Snapshot(id) if options.without.contains(&id)) {
+                plan.snapshots.add(size);
+                plan.freed += size;
+            }
+        }
         (plan.kept, plan.kept_until) = (view.kept.len() as u64, view.kept.values().max().copied());
         plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
         tell::tell(&survey, &repack, observer);
