@@ -1,6 +1,5 @@
 //! `check`: whether the repository is whole, and what of the snapshots is not.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,9 +7,8 @@ use clap::{ArgGroup, Args};
 use parking_lot::Mutex;
 use serde::Serialize;
 use yester::jobs::runs;
-use yester::local::state::LocalState;
 use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
-use yester::model::{PackId, Run, Timestamp, escape};
+use yester::model::{Run, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
 use yester::{Error, ErrorKind, Result};
@@ -19,12 +17,11 @@ use super::context::{self, Context};
 use super::exit::{Outcome, one_line};
 use super::output::{JsonPath, Output};
 use super::progress::Display;
+use super::verified::VerifiedMemory;
 use super::{gone, signals, units};
 
 /// Entries of one snapshot that are named; with --json all are.
 const NAMES: u64 = 20;
-/// Verified packs are remembered this often, so that a check that is killed was not for nothing.
-const REMEMBER: Duration = Duration::from_secs(10);
 
 /// Check the repository, and with --read-data every byte of it
 ///
@@ -42,7 +39,8 @@ pub struct CheckArgs {
     /// time), or part 2/7 of all
     #[arg(long, value_name = "10%|5G|N/T", value_parser = parse_subset)]
     read_data_subset: Option<Subset>,
-    /// Leave out packs that this machine found sound within this time, as in 30d, 12h or 2w
+    /// Leave out packs that this machine found sound within this time, as in 30d, 12h or 2w: by a check, or when it stored
+    /// them
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, requires = "data")]
     max_age: Option<Duration>,
     /// Begin no further pack after this time, as in 30m or 4h. Those that were not read for the longest time come first, so
@@ -88,7 +86,11 @@ pub fn look(context: &Context, repo: &Arc<Repository>, display: &Display, how: C
     let mut vanished = gone::remembered(context, repo)?;
     let mut memory = VerifiedMemory::new(context, repo);
     let names = if json { None } else { Some(NAMES) };
-    let options = CheckOptions { verified: memory.all(), now: context::now(), names, stop: signals::stop_flag()?, ..how };
+    let verified = memory.all();
+    if how.read.is_some() {
+        memory.drop_gone(&verified)?;
+    }
+    let options = CheckOptions { verified, now: context::now(), names, stop: signals::stop_flag()?, ..how };
     let checked = check(repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
     memory.keep();
     let mut report = checked?;
@@ -124,52 +126,6 @@ fn parse_subset(text: &str) -> Result<Subset, String> {
     match units::parse_size(text).map_err(|_| wrong())? {
         0 => Err(wrong()),
         bytes => Ok(Subset::Bytes(bytes)),
-    }
-}
-
-/// When packs were verified, in this machine's memory. It is opened for a moment at a time: others need it too.
-struct VerifiedMemory<'a> {
-    context: &'a Context,
-    repo: &'a Repository,
-    sound: Vec<PackId>,
-    damaged: Vec<PackId>,
-    kept: Instant,
-}
-
-impl<'a> VerifiedMemory<'a> {
-    fn new(context: &'a Context, repo: &'a Repository) -> Self {
-        VerifiedMemory { context, repo, sound: Vec::new(), damaged: Vec::new(), kept: Instant::now() }
-    }
-
-    fn state(&self) -> Option<LocalState> {
-        LocalState::open(self.context.places.state()?, self.repo.id())
-    }
-
-    fn all(&self) -> HashMap<PackId, Timestamp> {
-        self.state().map(|state| state.all_verified()).unwrap_or_default()
-    }
-
-    fn note(&mut self, pack: PackId, sound: bool) {
-        let packs = if sound { &mut self.sound } else { &mut self.damaged };
-        packs.push(pack);
-        if self.kept.elapsed() >= REMEMBER {
-            self.keep();
-        }
-    }
-
-    /// What cannot be kept now, because another process has the memory, is kept the next time.
-    fn keep(&mut self) {
-        self.kept = Instant::now();
-        if self.sound.is_empty() && self.damaged.is_empty() {
-            return;
-        }
-        let Some(state) = self.state() else { return };
-        if state.note_verified(&self.sound, context::now()) {
-            self.sound.clear();
-        }
-        if state.drop_verified(&self.damaged) {
-            self.damaged.clear();
-        }
     }
 }
 

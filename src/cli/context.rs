@@ -13,6 +13,7 @@ use yester::model::{RepositoryId, Timestamp};
 use yester::remote::client::RemoteOptions;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
+use yester::repo::stored::StoredPacks;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::{Requests, Storage};
@@ -49,6 +50,8 @@ pub struct Context {
     pub went_back: OnceLock<String>,
     /// What was opened, for who counts what was asked of it.
     opened: Mutex<Vec<Arc<dyn Storage>>>,
+    /// What was stored in each repository that was opened.
+    stored: Mutex<Vec<(RepositoryId, StoredPacks)>>,
 }
 
 impl Context {
@@ -71,6 +74,7 @@ impl Context {
             configured,
             went_back: OnceLock::new(),
             opened: Mutex::default(),
+            stored: Mutex::default(),
         }
     }
 
@@ -229,11 +233,22 @@ impl Context {
 
     /// The same repository with its cache, where that is of use: when it is on another machine, or when asked for.
     pub fn with_cache(&self, place: &NamedRepository, repo: Repository) -> Repository {
+        self.remember(&repo);
         let wanted = self.global.cache_dir.is_some() || place.local().is_none_or(yester::sys::mount::is_remote);
         match self.cache(repo.id()).filter(|_| wanted) {
             Some(directory) => repo.with_cache(&directory, CACHE),
             None => repo,
         }
+    }
+
+    /// Remembers an open repository, for [`Context::stored`].
+    pub fn remember(&self, repo: &Repository) {
+        self.stored.lock().push((repo.id(), repo.stored().clone()));
+    }
+
+    /// What was stored in each repository that was opened.
+    pub fn stored(&self) -> Vec<(RepositoryId, StoredPacks)> {
+        self.stored.lock().clone()
     }
 
     /// Where this repository's cache is; `None` when there is to be none.

@@ -124,6 +124,7 @@ fn make(context: &Context, place: &NamedRepository, key_file: Option<PathBuf>) -
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
     let storage = context.new_storage(place)?;
     let repo = Repository::init(storage, &credential, &context::init_options())?.reporting_to(&log::reports());
+    context.remember(&repo);
     Ok(CreatedRepository { repo: Arc::new(repo), key_file })
 }
 

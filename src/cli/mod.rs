@@ -75,6 +75,7 @@ mod umount;
 mod units;
 mod unlock;
 mod variables;
+mod verified;
 mod version;
 mod words;
 
@@ -119,6 +120,7 @@ fn dispatch(cli: Cli, in_background: bool) -> Result<Outcome> {
     // What it prints is a file's content.
     let cat = matches!(cli.command, Command::Cat(_));
     let outcome = run_command(&context, cli.command, in_background);
+    verified::remember_stored(&context);
     if context.global.stats {
         requests::say(&context, cat)?;
     }

@@ -33,6 +33,7 @@ pub mod runs;
 pub mod session;
 pub(crate) mod small;
 pub mod snapshots;
+pub mod stored;
 pub mod times;
 pub mod tree;
 
@@ -47,6 +48,7 @@ pub struct Repository {
     /// Where long segments are put together.
     scratch: Option<PathBuf>,
     memory: small::SmallMemory,
+    stored: stored::StoredPacks,
     /// Whether an addition or removal of a key slot was found to be stopped half way.
     unfinished_keys: bool,
     reports: Reports,
@@ -108,7 +110,8 @@ impl Repository {
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
         let scratch = storage.local_path();
         let (memory, reports) = (small::SmallMemory::default(), Reports::default());
-        Repository { storage, config, keys, cache: None, scratch, memory, unfinished_keys: false, reports }
+        let stored = stored::StoredPacks::default();
+        Repository { storage, config, keys, cache: None, scratch, memory, stored, unfinished_keys: false, reports }
     }
 
     /// What it has to say from now on goes to `reports`.
@@ -150,6 +153,11 @@ impl Repository {
     /// Where the bytes of an index segment of `size` bytes come from.
     pub(crate) fn segment_source(&self, id: SegmentId, size: u64) -> SegmentSource {
         SegmentSource::new(self.storage.clone(), self.cache.clone(), id, size)
+    }
+
+    /// Packs that were stored through this.
+    pub fn stored(&self) -> &stored::StoredPacks {
+        &self.stored
     }
 
     /// Where its objects are.

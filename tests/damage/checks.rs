@@ -606,6 +606,9 @@ fn the_program_says_what_is_wrong_and_ends_with_1() {
     world.file("src/b", noise(2, 200_000));
     let ingested = world.run(&with(&options, &["ingest", "--json", "src"])).ok().json();
     let id = ingested.last().unwrap()["snapshot_id"].as_str().unwrap().to_owned();
+    // What was just stored was looked at when it was.
+    let run = world.run(&with(&options, &["check", "--read-data", "--max-age", "1d"])).ok();
+    assert!(run.text().contains("read 0 packs") && run.text().contains("2 left out"), "{}", run.text());
     let run = world.run(&with(&options, &["check", "--read-data"])).ok();
     assert!(run.err.is_empty() && run.text().contains("no damage"), "{}{}", run.text(), run.err);
     // What was read is remembered.

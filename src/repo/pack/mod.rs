@@ -381,7 +381,10 @@ fn store_once(repo: &Repository, key: &PackKey, frames: &[SealedFrame], offset: 
     parts.push(&id.0);
     let size = parts.iter().map(|part| part.len() as u64).sum();
     match repo.storage().create(&Name::Pack(id), &parts)? {
-        Created::New => Ok((id, size)),
+        Created::New => {
+            repo.stored().note(id);
+            Ok((id, size))
+        }
         // The salt is new, so this cannot be: better to stop than to trust bytes that nobody here wrote.
         Created::Exists => Err(Error::new(ErrorKind::Exists, format!("a new pack's name {} is taken", id.short()))),
     }
