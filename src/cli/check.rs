@@ -248,7 +248,9 @@ fn verdict(report: &CheckReport) -> String {
         hits => {
             let entries = units::counted(hits, "entry", "entries");
             let snapshots = units::counted(report.hit_snapshots, "snapshot", "snapshots");
-            format!("{entries} of {snapshots} cannot be restored whole, until an ingest of the same files stores them again")
+            format!(
+                "{entries} of {snapshots} cannot be restored whole, until an ingest of the same files stores them again, or yester doctor heals them"
+            )
         }
     };
     let written = match &report.unrecorded {

@@ -226,7 +226,8 @@ fn what_nobody_has_is_named_and_dropped_and_prune_works_again() {
     assert_eq!(run.code, Some(3), "{}", run.err);
     assert!(run.err.contains("long") && run.err.contains("other") && !run.err.contains("many"), "{}", run.err);
     // It is only said what would be dropped.
-    ward.run(&["doctor", "--drop-lost", "-n"]);
+    let run = ward.run(&["doctor", "--drop-lost", "-n"]);
+    assert!(run.text().contains("would write") && run.text().contains("without 2 entries"), "{}{}", run.text(), run.err);
     assert!(ward.run(&["snapshots", "--json"]).ok().text().contains(&first));
     let run = ward.run(&["doctor", "--drop-lost", "--yes", "--json"]).ok();
     let lines = run.json();
@@ -252,5 +253,99 @@ fn what_nobody_has_is_named_and_dropped_and_prune_works_again() {
     assert!(listed.iter().all(|line| line["summary"]["errors"] == 2), "{listed:?}");
     assert!(listed[0]["tags"].as_array().unwrap().contains(&"release".into()), "{listed:?}");
     assert_eq!((&listed[0]["pinned"], &listed[1]["pinned"]), (&true.into(), &serde_json::Value::Null), "{listed:?}");
+    ward.is_sound();
+}
+
+/// Another repository with keys of its own, into which the same files were ingested: it is no copy.
+#[test]
+fn files_are_healed_from_a_repository_that_is_no_copy() {
+    let ward = Ward::new();
+    let id = ward.ingest();
+    let other = ["--repo".to_owned(), shown(&ward.world.at("other")), "--key-file".to_owned(), shown(&ward.world.at("key2"))];
+    ward.world.run(&with(&other, &["init"])).ok();
+    ward.world.run(&with(&other, &["ingest", "--as", "/data", "src"])).ok();
+    fs::rename(ward.world.at("src"), ward.world.at("kept")).unwrap();
+    for pack in ward.packs(false) {
+        fs::remove_file(pack).unwrap();
+    }
+    let (repo, key) = (shown(&ward.world.at("other")), shown(&ward.world.at("key2")));
+    let dry = ward.run(&["doctor", "-n", "--from-repo", &repo, "--from-key-file", &key, "--json"]).ok().json();
+    let heal = dry.iter().find(|line| line["message_type"] == "heal" && line["source"] == "repository").unwrap();
+    assert!(heal["data_chunks"].as_u64().unwrap() > 3 && heal["dry_run"] == true, "{heal}");
+    assert!(ward.packs(false).is_empty());
+    ward.run(&["doctor", "--from-repo", &repo, "--from-key-file", &key, "--yes"]).ok();
+    ward.restores(&id, &ward.world.at("kept"), &[]);
+    ward.is_sound();
+}
+
+/// Copies of keys, a segment of the index, a mark and rubbish: all that the repository itself can mend.
+#[test]
+fn what_the_repository_can_mend_itself_is_mended_at_once() {
+    let ward = Ward::new();
+    let gone = ward.ingest();
+    ward.world.file("src/new", noise(9, 50_000));
+    let id = ward.ingest();
+    ward.run(&["forget", &gone]).ok();
+    flip(&files(&ward.world.at("repo/keys"))[0], |len| len / 2);
+    flip(&files(&ward.world.at("repo/config"))[0], |len| len / 2);
+    flip(&files(&ward.world.at("repo/index"))[0], |len| len / 2);
+    flip(&files(&ward.world.at("repo/forgotten"))[0], |len| len / 2);
+    ward.world.file(&format!("repo/sessions/{}", "ab".repeat(32)), "rubbish");
+    assert_eq!(ward.run(&["check"]).code, Some(1));
+    let run = ward.run(&["doctor", "-n"]).ok();
+    for said in ["repair keys", "repair objects", "repair index"] {
+        assert!(run.text().contains(said), "{said}: {}", run.text());
+    }
+    assert_eq!(ward.run(&["check"]).code, Some(1));
+    ward.run(&["doctor", "--yes"]).ok();
+    ward.restores(&id, &ward.world.at("src"), &[]);
+    ward.is_sound();
+}
+
+/// What this machine has read of trees before heals them.
+#[test]
+fn trees_are_healed_from_the_cache() {
+    let ward = Ward::new();
+    let id = ward.ingest();
+    let cache = shown(&ward.world.at("cache"));
+    ward.run(&["--cache-dir", &cache, "ls", "-R", &id]).ok();
+    for pack in ward.packs(true) {
+        fs::remove_file(pack).unwrap();
+    }
+    assert_eq!(ward.run(&["ls", "-R", &id]).code, Some(1));
+    let run = ward.run(&["--cache-dir", &cache, "doctor", "--yes"]);
+    assert!(run.text().contains("cache"), "{}{}", run.text(), run.err);
+    // Whatever else was in the same frame is there, too.
+    ward.run(&["ls", "-R", &id]).ok();
+    ward.restores(&id, &ward.world.at("src"), &[]);
+}
+
+/// Bytes in a pack of trees, at every place of it: with a copy of the repository all of it is healed.
+#[test]
+fn flipped_bytes_in_a_pack_of_trees_are_healed() {
+    let places: [fn(usize) -> usize; 4] = [|_| 30, |len| len / 2, |len| len - 70, |len| len - 1];
+    for (case, place) in places.into_iter().enumerate() {
+        let ward = Ward::new();
+        let id = ward.ingest();
+        flip(&ward.packs(true)[0], place);
+        let run = ward.run(&["doctor", "--read-data", "--from-tree", "src", "--yes"]);
+        assert_eq!(run.code, Some(0), "{case}: {}{}", run.text(), run.err);
+        ward.restores(&id, &ward.world.at("src"), &[]);
+        ward.is_sound();
+    }
+}
+
+/// The object of a snapshot is damaged: nothing heals it, and it is given up only when that is said.
+#[test]
+fn a_snapshot_that_cannot_be_read_is_given_up_when_that_is_said() {
+    let ward = Ward::new();
+    let first = ward.ingest();
+    let second = ward.ingest();
+    flip(&ward.world.at(&format!("repo/snapshots/{first}")), |len| len / 2);
+    let run = ward.run(&["doctor", "--yes"]);
+    assert_eq!(run.code, Some(3), "{}{}", run.text(), run.err);
+    assert!(run.err.contains(&first), "{}", run.err);
+    ward.run(&["doctor", "--drop-lost", "--yes"]).ok();
+    ward.restores(&second, &ward.world.at("src"), &[]);
     ward.is_sound();
 }

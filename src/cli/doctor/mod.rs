@@ -133,7 +133,9 @@ impl Ward<'_> {
             let (healed, loss) = self.plan(&printer)?;
             if self.args.dry_run {
                 if self.args.drop_lost {
-                    self.doctor(true).drop_lost(&loss, &mut |_| ())?;
+                    let mut would = Vec::new();
+                    self.doctor(true).drop_lost(&loss, &mut |one| would.push(one.clone()))?;
+                    would.iter().try_for_each(|one| printer.rewritten(one))?;
                 }
                 let done = Treated { healed, lost: loss.chunks(), snapshots_lost: loss.hit_snapshots(), ..Treated::default() };
                 printer.summary(&done, began.elapsed())?;
