@@ -8,6 +8,7 @@ use yester::maintain::undo;
 use yester::model::{SnapshotId, escape};
 use yester::repo::Repository;
 use yester::repo::basket::{self, ForgottenSnapshot};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -111,7 +112,7 @@ pub fn undo(context: &Context, repo: &Arc<Repository>, names: &[String], dry_run
     ids.sort_unstable();
     ids.dedup();
     if !dry_run {
-        ids.iter().try_for_each(|id| undo::undo(repo, *id, context::now()))?;
+        ids.iter().try_for_each(|id| undo::undo(repo, *id, &Task::default()))?;
     }
     let mut out = Output::new();
     if context.global.json {

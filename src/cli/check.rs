@@ -11,6 +11,7 @@ use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::{Run, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -90,8 +91,9 @@ pub fn look(context: &Context, repo: &Arc<Repository>, display: &Display, how: C
     if how.read.is_some() {
         memory.drop_gone(&verified)?;
     }
-    let options = CheckOptions { verified, now: context::now(), names, stop: signals::stop_flag()?, ..how };
-    let checked = check(repo, &options, &findings, &mut |pack, sound| memory.note(pack, sound));
+    let options = CheckOptions { verified, names, ..how };
+    let task = Task::new(&findings).stopped_by(&signals::stop_flag()?);
+    let checked = check(repo, &options, &task, &mut |pack, sound| memory.note(pack, sound));
     memory.keep();
     let mut report = checked?;
     vanished.retain(|id| !report.gone.contains(id));

@@ -9,7 +9,7 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::jobs::config::keys::Set;
 use yester::jobs::credential::{self, CredentialOptions, CredentialOrigin};
 use yester::jobs::{foreign, open};
-use yester::model::{RepositoryId, Timestamp};
+use yester::model::RepositoryId;
 use yester::remote::client::RemoteOptions;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
@@ -276,11 +276,7 @@ pub fn label() -> Vec<u8> {
     [user, process::host_name()].join(&b'@')
 }
 
-/// The time now.
-pub fn now() -> Timestamp {
-    let now = jiff::Timestamp::now();
-    Timestamp { secs: now.as_second(), nanos: u32::try_from(now.subsec_nanosecond()).unwrap_or(0) }
-}
+pub use yester::sys::clock::now;
 
 /// A reader of the repository's trees and files.
 pub fn trees(repo: &Arc<Repository>) -> Result<TreeReader> {

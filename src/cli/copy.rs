@@ -9,6 +9,7 @@ use serde::Serialize;
 use yester::copy::{self, Copier};
 use yester::model::{Snapshot, escape};
 use yester::repo::{Repository, snapshots};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -86,9 +87,10 @@ fn carry_out(
     let trees = context::trees(source)?;
     let stop = signals::stop_flag()?;
     let display = Display::new(&context.global);
-    let mut copier = Copier::new(source, &trees, target, &stop, &display);
+    let task = Task::new(&display).stopped_by(&stop);
+    let mut copier = Copier::new(source, &trees, target, &task);
     for snapshot in going {
-        match copier.copy(snapshot, context::now) {
+        match copier.copy(snapshot) {
             Ok(copied) => {
                 totals.copied += 1;
                 totals.added += copied.bytes_new;

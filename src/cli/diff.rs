@@ -9,6 +9,7 @@ use serde::Serialize;
 use yester::model::{Kind, Node, escape};
 use yester::query::diff::{self, DiffAction, DiffOptions, Difference, Other};
 use yester::repo::tree::TreeReader;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -92,7 +93,9 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
         (None, Some(live)) => Other::Live(live, args.read_data),
         (None, None) => return Err(Error::invalid("there is nothing to compare with")),
     };
-    let whole = diff::diff(&trees, &before, other, DiffOptions { times: args.times }, &mut |change| listing.show(change))?;
+    let whole = diff::diff(&trees, &before, other, &DiffOptions { times: args.times }, &Task::default(), &mut |change| {
+        listing.show(change)
+    })?;
     listing.summary.renames_looked_for = whole && live.is_none();
     listing.end(context.global.quiet)?;
     Ok(Outcome::Done)

@@ -12,6 +12,7 @@ use yester::maintain::prune::{Prune, PruneOptions, PrunePlan, Unused};
 use yester::maintain::usage::{UsageQuery, UsedBytes, usage};
 use yester::model::{Node, Snapshot, SnapshotId};
 use yester::repo::{Repository, snapshots};
+use yester::task::Task;
 
 use super::context::{self, Context};
 use super::exit::Outcome;
@@ -72,7 +73,9 @@ fn of_snapshot(context: &Context, repo: &Arc<Repository>, args: &DuArgs, spec: &
     let nothing_too = !args.unique && !args.added;
     let mut printer =
         UsagePrinter { out: Output::new(), json: context.global.json, top: args.top, nothing_too, largest: Vec::new() };
-    let counted = usage(repo, &query, &*signals::stop_flag()?, &display, &mut |path, node, used| printer.take(path, node, used));
+    let counted = usage(repo, &query, &Task::new(&display).stopped_by(&signals::stop_flag()?), &mut |path, node, used| {
+        printer.take(path, node, used)
+    });
     display.finish();
     let sum = counted?;
     printer.largest()?;
@@ -193,10 +196,10 @@ fn if_forgotten(context: &Context, repo: &Arc<Repository>, args: &DuArgs) -> Res
             wait: Some(Duration::ZERO),
             record: false,
             state: context.places.state().map(std::path::Path::to_owned),
-            ..PruneOptions::new(context::now())
+            ..PruneOptions::default()
         };
-        let stop = signals::stop_flag()?;
-        Ok(Prune::prepare(repo, &super::prune::without(options, ids), &stop, &display)?.plan().clone())
+        let task = Task::new(&display).stopped_by(&signals::stop_flag()?);
+        Ok(Prune::prepare(repo, &super::prune::without(options, ids), &task)?.plan().clone())
     };
     let both = plan(&[]).and_then(|anyway| Ok((anyway, plan(&ids)?)));
     display.finish();

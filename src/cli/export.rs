@@ -8,7 +8,8 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use yester::model::escape;
-use yester::vfs::image::{self, Exported, Losses};
+use yester::task::Task;
+use yester::vfs::image::{self, ExportOptions, Exported, Losses};
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -76,7 +77,8 @@ pub fn run(context: &Context, args: &ExportArgs) -> Result<Outcome> {
     let cannot = |e| Error::io(format!("cannot write {name}"), e);
     // Under its name only when it is whole.
     let out = tempfile::Builder::new().prefix(".yester-export-").tempfile_in(directory).map_err(cannot)?;
-    let made = image::export(&trees, snapshot, position, (out.as_file(), directory), MEMORY, &mut |_| {});
+    let options = ExportOptions { spool: directory.to_owned(), memory: MEMORY };
+    let made = image::export(&trees, snapshot, position, &options, &Task::default(), out.as_file());
     let made = made.map_err(|e| e.context(&name))?;
     out.persist_noclobber(&file).map_err(|e| cannot(e.error))?;
     say(context, &ExportMessage { file: &file, id, made, seconds: began.elapsed().as_secs_f64() })?;

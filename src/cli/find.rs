@@ -9,6 +9,7 @@ use yester::query::find::{self, FindReceiver, Query};
 use yester::query::{EntryVersion, SnapshotSet, content};
 use yester::repo::snapshots;
 use yester::repo::tree::TreeReader;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -87,7 +88,7 @@ pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
         failed: damaged,
         found: false,
     };
-    find::find(&trees, &chosen, &query, &mut listing)?;
+    find::find(&trees, &chosen, &query, &Task::default(), &mut listing)?;
     listing.out.finish()?;
     if !listing.found && !context.global.quiet && !context.global.json {
         let count = units::counted(chosen.len() as u64, "snapshot", "snapshots");

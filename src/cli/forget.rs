@@ -8,13 +8,14 @@ use comfy_table::{Table, presets};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use yester::jobs::config::keys::{Amount, Keep as Rule, Set};
-use yester::maintain::forget::{self, Series};
+use yester::maintain::forget::{self, ForgetOptions, Series};
 use yester::maintain::retention::{GroupBy, KeepCount, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::repo::times::{self, Received};
 use yester::sys::process;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -243,7 +244,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     out.finish()?;
     let forgotten = match args.dry_run {
         true => going.clone(),
-        false => forget::forget_for(&repo, &going, context::now(), (&args.why(&keep), grace), &display)?,
+        false => forget::forget(&repo, &going, &ForgetOptions { why: args.why(&keep), grace }, &Task::new(&display))?,
     };
     display.finish();
     let mut out = Output::new();

@@ -3,13 +3,14 @@
 
 use serde::Serialize;
 use yester::local::state::LocalState;
-use yester::maintain::forget;
+use yester::maintain::forget::{self, ForgetOptions};
 use yester::model::SnapshotId;
 use yester::observe::{Event, Observer};
 use yester::repo::{Repository, chain, snapshots};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
+use super::context::Context;
 use super::exit::Outcome;
 use super::output::{Output, note};
 use super::progress::Display;
@@ -118,8 +119,8 @@ pub fn accept(context: &Context, repo: &Repository, dry_run: bool) -> Result<Out
         gone.iter().try_for_each(|id| out.line(&format!("gone: {}", object(id))))?;
     }
     let display = Display::new(&context.global);
-    let accepted =
-        if dry_run { gone.clone() } else { forget::forget(repo, &gone, context::now(), b"given up: it was gone", &display)? };
+    let options = ForgetOptions { why: b"given up: it was gone".to_vec(), grace: 0 };
+    let accepted = if dry_run { gone.clone() } else { forget::forget(repo, &gone, &options, &Task::new(&display))? };
     display.finish();
     if context.global.json {
         let snapshots_gone = accepted.iter().map(SnapshotId::to_string).collect();

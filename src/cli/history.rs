@@ -11,6 +11,7 @@ use yester::model::{Kind, Node, Snapshot, escape};
 use yester::query::history::{self, HistoryRun};
 use yester::query::{EntryVersion, SnapshotSet, content};
 use yester::repo::tree::TreeReader;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -51,7 +52,7 @@ pub fn run(context: &Context, args: &HistoryArgs) -> Result<Outcome> {
     let trees = context::trees(&repo)?;
     trees.chunks().snapshots_listed();
     let snapshots = chooser.that_may_have(&names)?;
-    let versions = history::versions(&trees, &snapshots, &names)?;
+    let versions = history::versions(&trees, &snapshots, &names, &Task::default())?;
     if versions.is_empty() {
         let count = units::counted(snapshots.len() as u64, "snapshot", "snapshots");
         let text = format!("{} is in none of {count} that may have it (see: yester find)", paths::shown(&path));
@@ -107,7 +108,7 @@ fn followed<'a>(chooser: &'a Chooser, trees: &TreeReader, path: Vec<u8>, runs: &
             let Some(after) = snapshots.get(runs[at].first) else { continue };
             let before = snapshots[..runs[at].first].iter().rev().find(|before| before.series() == after.series());
             let Some(before) = before else { continue };
-            if let Some(from) = history::renamed_from(trees, before, after, &path)? {
+            if let Some(from) = history::renamed_from(trees, before, after, &path, &Task::default())? {
                 renamed = Some((at, from, before.id));
                 break;
             }
@@ -121,7 +122,8 @@ fn followed<'a>(chooser: &'a Chooser, trees: &TreeReader, path: Vec<u8>, runs: &
         path = from;
         snapshots = list(&path)?;
         let names = split(&path);
-        let versions = history::versions(trees, &snapshots, &names.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let versions =
+            history::versions(trees, &snapshots, &names.iter().map(Vec::as_slice).collect::<Vec<_>>(), &Task::default())?;
         runs = history::runs(&versions, snapshots.len());
         let end = snapshots.iter().position(|snapshot| snapshot.id == last).unwrap_or(0);
         runs.retain(|run| run.first <= end);
@@ -230,7 +232,7 @@ impl HistoryPrinter<'_> {
     fn below(&mut self, path: &[u8], versions: &[EntryVersion]) -> Result<()> {
         let (trees, count) = (self.trees, self.snapshots.len());
         let base = if path == b"/" { b"" } else { path };
-        history::below(trees, base, versions, &SnapshotSet::below(count), &mut |path, versions| {
+        history::below(trees, base, versions, &SnapshotSet::below(count), &Task::default(), &mut |path, versions| {
             let runs = history::runs(versions, count);
             // A directory that only holds something else shows by what it holds.
             match runs.as_slice() {

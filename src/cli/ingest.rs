@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,8 +13,8 @@ use yester::chunk::codec::Compression;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
 use yester::jobs::units::parse_compression;
 use yester::model::{Timestamp, escape};
-use yester::observe::Observer;
 use yester::repo::Repository;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::Context;
@@ -138,7 +137,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let (mut inputs, options) = (args.inputs()?, args.options()?);
     inputs.extend(configured::buckets(&restore_buckets::named(&args.bucket)?, context, &stop)?);
     inputs::require_one(&inputs)?;
-    let report = take(context, args, &inputs, options, &stop, &display, &OnceLock::new())?;
+    let report = take(context, args, &inputs, options, &Task::new(&display).stopped_by(&stop), &OnceLock::new())?;
     display.finish();
     tell(context, args, &report, began)?;
     Ok(outcome(&report))
@@ -155,8 +154,7 @@ pub fn take(
     args: &IngestArgs,
     inputs: &[Arc<dyn Input>],
     mut options: IngestOptions,
-    stop: &Arc<AtomicBool>,
-    display: &dyn Observer,
+    task: &Task<'_>,
     opened: &OnceLock<Arc<Repository>>,
 ) -> Result<IngestReport> {
     yester::ingest::check(inputs, &options)?;
@@ -168,7 +166,7 @@ pub fn take(
     }
     options.never = never(context, &repo)?;
     options.state = context.places.state().map(std::path::Path::to_owned);
-    let report = ingest_all(&repo, inputs, &options, stop, display);
+    let report = ingest_all(&repo, inputs, &options, task);
     let report = report.map_err(|e| interrupted(e, args.dry_run))?;
     if report.committed {
         gone::remember(context, &repo, report.snapshot.id);

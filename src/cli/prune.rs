@@ -11,6 +11,7 @@ use yester::maintain::prune::{Prune, PruneOptions, PrunePlan, Report, Tally, Unu
 use yester::model::{PackId, Run, SnapshotId};
 use yester::repo::Repository;
 use yester::storage::Name;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -69,7 +70,7 @@ impl How {
             only_writer: self.only_writer,
             grace: !self.no_grace,
             state: context.places.state().map(std::path::Path::to_owned),
-            ..PruneOptions::new(context::now())
+            ..PruneOptions::default()
         }
     }
 }
@@ -122,7 +123,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
         options.fence = open_sessions(repo)?.into_iter().map(|(id, _)| id).collect();
     }
     let options = &options;
-    let prepared = Prune::prepare(repo, options, &stop, &display)?;
+    let prepared = Prune::prepare(repo, options, &Task::new(&display).stopped_by(&stop))?;
     let plan = prepared.plan().clone();
     display.finish();
     let mut out = Output::new();

@@ -2,12 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use yester::maintain::repair;
-use yester::repo::rubbish;
+use yester::maintain::repair::{self, RepairOptions};
 use yester::storage::Name;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
+use super::context::Context;
 use super::exit::{self, Outcome};
 use super::output::Output;
 use super::progress::Display;
@@ -84,7 +84,7 @@ fn hurt(done: &repair::IndexRepair) -> Outcome {
 fn index(context: &Context, dry_run: bool) -> Result<Outcome> {
     let repo = context.open_for(!dry_run)?;
     let progress = Display::new(&context.global);
-    let done = repair::index(&repo, dry_run, &progress);
+    let done = repair::index(&repo, &RepairOptions { dry_run }, &Task::new(&progress));
     progress.finish();
     let done = done?;
     let mut out = Output::new();
@@ -134,7 +134,7 @@ struct JsonRemovedObjects {
 
 fn objects(context: &Context, dry_run: bool) -> Result<Outcome> {
     let repo = context.open_for(!dry_run)?;
-    let done = rubbish::sweep(&repo, dry_run, context::now())?;
+    let done = repair::objects(&repo, &RepairOptions { dry_run }, &Task::default())?;
     let mut out = Output::new();
     let names = |list: &[(Name, Error)]| list.iter().map(|(name, _)| name.to_string()).collect();
     if context.global.json {

@@ -17,6 +17,7 @@ use yester::repo::tree::TreeReader;
 use yester::restore::danger::{Confirm, Deletion};
 use yester::restore::spare::DeleteAlso;
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, RestoreRequest, restore};
+use yester::task::Task;
 use yester::{Error, Result};
 
 use super::context::{self, Context};
@@ -155,15 +156,16 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     gone::warn(context, &repo)?;
     let reader = Arc::new(context::trees(&repo)?);
     let request = RestoreRequest { sources: sources(context, &repo, &reader, args)?, target: args.target()? };
-    let mut options = args.options(context)?;
+    let (stop, mut options) = (signals::stop_flag()?, args.options(context)?);
     if let Some((snapshot, _)) = request.sources.first() {
         args.rewrites.apply(None, snapshot, true, &mut options)?;
     }
     let display = Arc::new(Display::new(&context.global));
     options.confirm = confirm(&display);
+    let task = Task::new(&*display).stopped_by(&stop);
     let report = match args.staged.staged {
-        true => staged::at_once(&reader, &request, &options, &*display),
-        false => staged::settle(&request, &options, &*display).and_then(|()| restore(&reader, &request, &options, &*display)),
+        true => staged::at_once(&reader, &request, &options, &task),
+        false => staged::settle(&request, &options, &*display).and_then(|()| restore(&reader, &request, &options, &task)),
     };
     display.finish();
     // What was found damaged on the way; whoever may not write has done nothing wrong.
@@ -282,7 +284,6 @@ impl RestoreArgs {
             sync: self.sync,
             dry_run: self.dry_run,
             forbidden: context.place()?.local().map(std::path::Path::to_owned).into_iter().chain(context.secrets()?).collect(),
-            stop: signals::stop_flag()?,
             ..RestoreOptions::default()
         })
     }

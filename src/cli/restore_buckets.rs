@@ -10,6 +10,7 @@ use yester::jobs::hooks::HookRun;
 use yester::jobs::runs::Logged;
 use yester::model::escape;
 use yester::observe::{Event, Observer};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::output::Output;
@@ -54,8 +55,7 @@ pub fn run(way: &SetRestore<'_>, display: &Display, logged: &Arc<Logged>, steps:
             replace: way.args.replace_objects(),
             delete: way.args.delete_objects,
             dry_run: way.args.dry_run,
-            observer: &**logged,
-            stop: &stop,
+            task: &Task::new(&**logged).stopped_by(&stop),
         };
         let top = way.reader.walk_to(&way.snapshot.root, &names(keys.at.as_bytes()));
         let result = top.and_then(|(top, _)| back.run(&top));

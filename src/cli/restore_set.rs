@@ -19,6 +19,7 @@ use yester::repo::tree::TreeReader;
 use yester::restore::staged::{Staged, all};
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::sys::{network, process};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -200,8 +201,9 @@ impl SetRestore<'_> {
         steps: &mut Vec<HookRun>,
     ) -> Result<(Option<RestoreReport>, Option<String>)> {
         let stop = signals::stop_flag()?;
-        let (report, mut staged) = self.files(display, logged)?;
-        let back = Back { observer: &**logged, stop: &stop, variables: self.variables() };
+        let task = Task::new(&**logged).stopped_by(&stop);
+        let (report, mut staged) = self.files(display, &task)?;
+        let back = Back { task: &task, variables: self.variables() };
         let mut failure = report.as_ref().and_then(|report| match single::outcome(report) {
             Outcome::Partial(text) => Some(format!("{text}: no command was run")),
             Outcome::Done => None,
@@ -278,7 +280,7 @@ impl SetRestore<'_> {
     }
 
     /// Restores what are files: to where they were, or all of them below the target.
-    fn files(&self, display: &Arc<Display>, logged: &Arc<Logged>) -> Result<(Option<RestoreReport>, Option<Staged>)> {
+    fn files(&self, display: &Arc<Display>, task: &Task<'_>) -> Result<(Option<RestoreReport>, Option<Staged>)> {
         let mut options = self.options.clone();
         options.confirm = single::confirm(display);
         let (files, others) = self.places();
@@ -305,11 +307,11 @@ impl SetRestore<'_> {
         let request = RestoreRequest { sources, target: self.args.target()? };
         if self.args.staged.staged {
             let set = self.snapshot.composition.set.as_ref().map(|set| set.name.as_slice()).unwrap_or_default();
-            let (report, staged) = all::restore(&self.reader, &request, &options, set, &**logged)?;
+            let (report, staged) = all::restore(&self.reader, &request, &options, set, task)?;
             return Ok((Some(report), staged));
         }
-        staged::settle(&request, &options, &**logged)?;
-        restore(&self.reader, &request, &options, &**logged).map(|report| (Some(report), None))
+        staged::settle(&request, &options, task.observer)?;
+        restore(&self.reader, &request, &options, task).map(|report| (Some(report), None))
     }
 
     /// What commands are told.

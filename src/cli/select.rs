@@ -10,6 +10,7 @@ use yester::query::history;
 use yester::repo::Repository;
 use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::repo::tree::TreeReader;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::Context;
@@ -190,7 +191,7 @@ impl Chooser {
     /// The newest snapshot of a version of a path.
     fn version(&self, trees: &TreeReader, name: &str, number: usize, names: &[&[u8]]) -> Result<&Snapshot> {
         let snapshots = self.that_may_have(names)?;
-        let versions = history::versions(trees, &snapshots, names)?;
+        let versions = history::versions(trees, &snapshots, names, &Task::default())?;
         let mut runs = history::runs(&versions, snapshots.len());
         runs.retain(|run| run.node.is_some());
         let run = number.checked_sub(1).and_then(|at| runs.get(at));

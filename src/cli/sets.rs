@@ -11,6 +11,7 @@ use yester::jobs::runs::{self, Logged};
 use yester::model::Run;
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
+use yester::task::Task;
 
 use super::context::Context;
 use super::exit::Outcome;
@@ -41,7 +42,7 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     let opened = OnceLock::new();
     let result = runner.run("before").and_then(|()| {
         inputs::require_one(&given)?;
-        ingest::take(context, args, &given, options, &stop, &*logged, &opened)
+        ingest::take(context, args, &given, options, &Task::new(&*logged).stopped_by(&stop), &opened)
     });
     let failed = afterwards(&runner, &result, &logged);
     display.finish();

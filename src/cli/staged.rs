@@ -11,6 +11,7 @@ use yester::observe::Observer;
 use yester::repo::tree::TreeReader;
 use yester::restore::staged::{Staged, StagedPhase, all};
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::Context;
@@ -48,9 +49,9 @@ pub fn at_once(
     reader: &Arc<TreeReader>,
     request: &RestoreRequest,
     options: &RestoreOptions,
-    observer: &dyn Observer,
+    task: &Task<'_>,
 ) -> Result<RestoreReport> {
-    let (report, staged) = all::restore(reader, request, options, b"", observer)?;
+    let (report, staged) = all::restore(reader, request, options, b"", task)?;
     if let Some(mut staged) = staged {
         staged.keep()?;
     }

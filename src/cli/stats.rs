@@ -7,6 +7,7 @@ use yester::Result;
 use yester::maintain::stats::{ChunkTotals, Objects, Stats, stats};
 use yester::model::Snapshot;
 use yester::repo::{Repository, snapshots};
+use yester::task::Task;
 
 use super::context::Context;
 use super::exit::Outcome;
@@ -33,7 +34,7 @@ pub fn run(context: &Context, args: &StatsArgs) -> Result<Outcome> {
     let repo = context.open()?;
     let chosen = chosen(context, &repo, args)?;
     let display = Display::new(&context.global);
-    let counted = stats(&repo, &chosen, &*signals::stop_flag()?, &display);
+    let counted = stats(&repo, &chosen, &Task::new(&display).stopped_by(&signals::stop_flag()?));
     display.finish();
     let counted = counted?;
     let mut out = Output::new();

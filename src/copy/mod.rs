@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -18,13 +17,13 @@ use crate::ingest::follow::Follow;
 use crate::ingest::others::Others;
 use crate::ingest::packing::{Packing, PackingPlan, first_real};
 use crate::ingest::sink::Stored;
-use crate::model::{Origin, Snapshot, SnapshotId, Timestamp};
-use crate::observe::Observer;
+use crate::model::{Origin, Snapshot, SnapshotId};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::tree::TreeReader;
 use crate::repo::{Repository, chain, session, snapshots};
+use crate::task::Task;
 
 mod rebuild;
 
@@ -64,27 +63,20 @@ pub struct Copier<'a> {
     source: &'a Repository,
     trees: &'a TreeReader,
     target: &'a Arc<Repository>,
-    stop: &'a Arc<AtomicBool>,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
     memory: CopiedIds,
 }
 
 impl<'a> Copier<'a> {
     /// Copies from `source`, whose trees are read by `trees`, to `target`.
-    pub fn new(
-        source: &'a Repository,
-        trees: &'a TreeReader,
-        target: &'a Arc<Repository>,
-        stop: &'a Arc<AtomicBool>,
-        observer: &'a dyn Observer,
-    ) -> Self {
-        Copier { source, trees, target, stop, observer, memory: CopiedIds::default() }
+    pub fn new(source: &'a Repository, trees: &'a TreeReader, target: &'a Arc<Repository>, task: &'a Task<'a>) -> Self {
+        Copier { source, trees, target, task, memory: CopiedIds::default() }
     }
 
     /// Copies one snapshot. What was stored of a copy that fails is found by the next one.
-    pub fn copy(&mut self, snapshot: &Snapshot, now: impl Fn() -> Timestamp) -> Result<Copied> {
+    pub fn copy(&mut self, snapshot: &Snapshot) -> Result<Copied> {
         for _ in 0..FENCED_TRIES {
-            let id = session::begin(self.target, now())?;
+            let id = session::begin(self.target, self.task.now())?;
             let beats = Beats::start(self.target, id, beat::PERIOD);
             let copied = self.in_session(id, snapshot);
             drop(beats);
@@ -97,7 +89,7 @@ impl<'a> Copier<'a> {
                 Err(_) if session::is_fenced(self.target, id) => session::end(self.target, id)?,
                 Err(e) => {
                     // The storage may be what failed; then the session stays, and prune settles it.
-                    let _ = session::abandon(self.target, id, now());
+                    let _ = session::abandon(self.target, id, self.task.now());
                     return Err(e);
                 }
             }
@@ -155,9 +147,9 @@ impl<'a> Copier<'a> {
         };
         thread::scope(|scope| {
             let (sink, indexed, packing) = Packing::start(scope, plan);
-            let follow = Follow::new(target, others, self.stop, Duration::ZERO);
+            let follow = Follow::new(target, others, &self.task.stop, Duration::ZERO);
             let chunks = FrameBuilder::new(target.keys(), index, None, Some(sink), indexed, follow);
-            let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.stop, self.observer);
+            let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.task);
             let rebuilt = rebuilder.run(snapshot);
             let (sealers, stored) = packing.join();
             // The echo of another stage's error says nothing.

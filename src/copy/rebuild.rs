@@ -1,7 +1,6 @@
 //! A snapshot's trees with the names of another repository.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::chunk::keys::Keys;
 use crate::error::{Error, Result};
@@ -11,11 +10,12 @@ use crate::ingest::chunks::FrameBuilder;
 use crate::ingest::recipe::Recipe;
 use crate::ingest::sink;
 use crate::model::{ChunkId, Content, Directory, Item, Kind, Node, Root, Snapshot, Xattrs};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::index::Index;
 use crate::repo::index::known::KnownChunks;
 use crate::repo::tree::writer::{PageSink, TreeWriter};
 use crate::repo::tree::{Entry, TreeReader};
+use crate::task::Task;
 
 /// What is remembered at most of each kind: a name takes about a hundred bytes.
 const MOST: usize = 400_000;
@@ -61,8 +61,7 @@ pub(crate) struct Rebuilder<'a> {
     trees: &'a TreeReader,
     chunks: FrameBuilder<'a>,
     memory: &'a mut CopiedIds,
-    stop: &'a AtomicBool,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
     total: (u64, u64),
     entries: u64,
     bytes: u64,
@@ -75,10 +74,9 @@ impl<'a> Rebuilder<'a> {
         trees: &'a TreeReader,
         chunks: FrameBuilder<'a>,
         memory: &'a mut CopiedIds,
-        stop: &'a AtomicBool,
-        observer: &'a dyn Observer,
+        task: &'a Task<'a>,
     ) -> Self {
-        Rebuilder { keys, trees, chunks, memory, stop, observer, total: (0, 0), entries: 0, bytes: 0 }
+        Rebuilder { keys, trees, chunks, memory, task, total: (0, 0), entries: 0, bytes: 0 }
     }
 
     /// The snapshot with its trees in the target, and the plain bytes that were new there.
@@ -184,7 +182,7 @@ impl<'a> Rebuilder<'a> {
         if let Some(known) = self.memory.data.get(id) {
             return Ok(*known);
         }
-        if self.stop.load(Ordering::Relaxed) {
+        if self.task.is_stopped() {
             return Err(sink::stopped());
         }
         let bytes = self.trees.data(id, len)?;
@@ -235,6 +233,6 @@ impl<'a> Rebuilder<'a> {
         self.bytes += bytes;
         let (total_entries, total_bytes) = self.total;
         let (entries, bytes) = (self.entries, self.bytes);
-        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes, unit: "entries" });
+        self.task.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes, unit: "entries" });
     }
 }

@@ -47,7 +47,7 @@ fn rebuild(doctor: &Doctor<'_>, loss: &Loss, trees: &TreeReader, snapshot: &Snap
     let mut memory = CopiedIds::default();
     let keys = doctor.repo.keys();
     doctor.restock(loss, |chunks| {
-        let rebuilt = Rebuilder::new(keys, trees, chunks, &mut memory, doctor.stop, doctor.observer).run(snapshot);
+        let rebuilt = Rebuilder::new(keys, trees, chunks, &mut memory, doctor.task).run(snapshot);
         match rebuilt {
             // It is damaged itself. What it had until then is stored.
             Err(e) if is_loss(&e) => Ok(()),

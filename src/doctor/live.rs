@@ -169,7 +169,7 @@ fn store(doctor: &Doctor<'_>, loss: &Loss, rules: &[Rule], sources: &[Source]) -
         only: Some(only.clone()),
         ..IngestOptions::default()
     };
-    match ingest::ingest(doctor.repo, sources, &options, doctor.stop, doctor.observer) {
+    match ingest::ingest(doctor.repo, sources, &options, doctor.task) {
         Ok(_) => Ok(only.met()),
         // What is not there, or cannot be read, heals nothing.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Io | ErrorKind::Invalid) => Ok(HashSet::new()),

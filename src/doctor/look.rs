@@ -5,18 +5,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::format::page::PageKind;
-use crate::model::{ChunkId, ChunkKey, Content, Directory, Item, Kind, Node, Root, Snapshot, SnapshotId, Timestamp, Xattrs};
-use crate::observe::{Event, Observer};
+use crate::model::{ChunkId, ChunkKey, Content, Directory, Item, Kind, Node, Root, Snapshot, SnapshotId, Xattrs};
+use crate::observe::Event;
 use crate::repo::index::Index;
 use crate::repo::index::known::KnownChunks;
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::repo::tree::TreeReader;
 use crate::repo::{Repository, damaged, snapshots};
+use crate::task::Task;
 
 /// Decoded frames and pages in memory.
 const FRAMES: u64 = 24 << 20;
@@ -119,12 +119,7 @@ impl Loss {
 
 /// Looks at all that snapshots need. `record`: damage that is met is written down in the repository, so that writers do
 /// not count on it.
-pub(crate) fn look(
-    repo: &Arc<Repository>,
-    stop: &AtomicBool,
-    observer: &dyn Observer,
-    record: Option<Timestamp>,
-) -> Result<Loss> {
+pub(crate) fn look(repo: &Arc<Repository>, task: &Task<'_>, record: bool) -> Result<Loss> {
     loop {
         let found = snapshots::find_all(repo)?;
         let index = Index::load_for_writing(repo)?;
@@ -137,23 +132,22 @@ pub(crate) fn look(
             stack: Vec::new(),
             number: 0,
             loss: Loss { unreadable: found.damaged, ..Loss::default() },
-            stop,
+            task,
         };
         let total = found.snapshots.len() as u64;
         for (number, snapshot) in found.snapshots.iter().rev().enumerate() {
             let entries = number as u64;
-            observer.event(&Event::Progress { entries, bytes: 0, total_entries: total, total_bytes: 0, unit: "snapshots" });
+            task.observer.event(&Event::Progress { entries, bytes: 0, total_entries: total, total_bytes: 0, unit: "snapshots" });
             looker.number = number;
             looker.snapshot(snapshot)?;
         }
         let mut loss = looker.loss;
         loss.snapshots = found.snapshots.into_iter().rev().collect();
         let met = trees.chunks().found();
-        match record {
-            // From now on the index knows, and what counted on these frames is lost as well.
-            Some(now) if !index.damaged().covers(&met) && damaged::record(repo, &met, "yester doctor", now)? > 0 => {}
-            _ => return Ok(loss),
+        if !record || index.damaged().covers(&met) || damaged::record(repo, &met, "yester doctor", task.now())? == 0 {
+            return Ok(loss);
         }
+        // From now on the index knows, and what counted on these frames is lost as well.
     }
 }
 
@@ -212,7 +206,7 @@ struct Looker<'a> {
     stack: Vec<LookLevel>,
     number: usize,
     loss: Loss,
-    stop: &'a AtomicBool,
+    task: &'a Task<'a>,
 }
 
 impl Looker<'_> {
@@ -305,9 +299,7 @@ impl Looker<'_> {
 
     /// Begins a page, unless it was visited before.
     fn page(&mut self, page: NextPage, mut place: LostPlace) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the look was stopped"));
-        }
+        self.task.go_on("the look was stopped")?;
         let key = page.id.key();
         if let Some(bad) = self.seen.get(&key).copied() {
             self.stack.iter_mut().last().into_iter().for_each(|top| top.bad |= bad);

@@ -10,17 +10,16 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::ingest::OnlyChunks;
 use crate::ingest::chunks::FrameBuilder;
-use crate::model::{ChunkKey, Timestamp};
-use crate::observe::Observer;
+use crate::model::ChunkKey;
 use crate::repo::Repository;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree::writer::PageSink;
+use crate::task::Task;
 
 mod elsewhere;
 mod live;
@@ -71,12 +70,8 @@ impl HealTally {
 pub struct Doctor<'a> {
     /// The repository.
     pub repo: &'a Arc<Repository>,
-    /// Set by somebody who wants it to end.
-    pub stop: &'a Arc<AtomicBool>,
-    /// Who is told.
-    pub observer: &'a dyn Observer,
-    /// The time now.
-    pub now: Timestamp,
+    /// How it is stopped, who is told, and its clock.
+    pub task: &'a Task<'a>,
     /// Whether anything may be written.
     pub dry: bool,
 }
@@ -84,7 +79,7 @@ pub struct Doctor<'a> {
 impl Doctor<'_> {
     /// What is lost, as far as is known: below a page that is lost it shows when that is there again.
     pub fn look(&self) -> Result<Loss> {
-        look::look(self.repo, self.stop, self.observer, (!self.dry).then_some(self.now))
+        look::look(self.repo, self.task, !self.dry)
     }
 
     /// Takes out of `loss` what `source` has, and stores it again, unless this is dry.
@@ -132,7 +127,7 @@ impl Doctor<'_> {
     /// Lets `work` store what is lost, whatever it comes by. Answers what came by.
     fn restock(&self, loss: &Loss, work: impl FnOnce(FrameBuilder<'_>) -> Result<()>) -> Result<HashSet<ChunkKey>> {
         let only = Arc::new(OnlyChunks::new(loss.chunks.keys().copied(), loss.has_pages()));
-        let restock = Restock { repo: self.repo, stop: self.stop, only: Some(only.clone()), now: self.now };
+        let restock = Restock { repo: self.repo, only: Some(only.clone()), task: self.task };
         if self.dry {
             restock.dry(work)?
         } else {

@@ -2,7 +2,6 @@
 //! only when the new one is there.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use crate::doctor::look::{is_loss, trees};
 use crate::doctor::store::Restock;
@@ -10,7 +9,7 @@ use crate::doctor::{Doctor, Loss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::{self, LinkEntry, PageKind};
 use crate::ingest::chunks::FrameBuilder;
-use crate::maintain::forget;
+use crate::maintain::forget::{self, ForgetOptions};
 use crate::model::{
     Annotation, Content, Directory, Item, Kind, LeftOut, LinkGroup, Node, Part, Pin, Remarks, Root, Snapshot, SnapshotId,
     Statistics, Xattrs, escape,
@@ -69,7 +68,7 @@ impl Doctor<'_> {
     }
 
     fn dry_restock(&self) -> Restock<'_> {
-        Restock { repo: self.repo, stop: self.stop, only: None, now: self.now }
+        Restock { repo: self.repo, only: None, task: self.task }
     }
 
     fn write_anew(&self, loss: &Loss, old: &Snapshot) -> Result<(WithoutLost, Option<SnapshotId>)> {
@@ -95,7 +94,8 @@ impl Doctor<'_> {
         if self.dry {
             return Ok(());
         }
-        match forget::forget(self.repo, &[id], self.now, b"yester doctor --drop-lost", self.observer)?.as_slice() {
+        let options = ForgetOptions { why: b"yester doctor --drop-lost".to_vec(), grace: 0 };
+        match forget::forget(self.repo, &[id], &options, self.task)?.as_slice() {
             [] => Err(Error::new(ErrorKind::Io, format!("snapshot {} could not be forgotten", id.short()))),
             _ => Ok(()),
         }
@@ -109,7 +109,7 @@ impl Doctor<'_> {
         }
         let annotation = Annotation {
             snapshot: new,
-            time: self.now,
+            time: self.task.now(),
             host: process::host_name(),
             user: users::user_name(process::user()).unwrap_or_default(),
             clears_tags: false,
@@ -142,7 +142,8 @@ impl Doctor<'_> {
         let Remains { chunks, mut statistics, lost, paths, .. } = writer;
         let bytes_new = chunks.finish()?;
         (statistics.bytes_new, statistics.errors) = (bytes_new, statistics.errors.saturating_add(lost));
-        let mut snapshot = Snapshot { root, links, scan: None, parent: None, finished: self.now, statistics, ..old.clone() };
+        let mut snapshot =
+            Snapshot { root, links, scan: None, parent: None, finished: self.task.now(), statistics, ..old.clone() };
         snapshot.program = format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes();
         parts(&mut snapshot.composition.parts, &paths);
         Ok(WithoutLost { snapshot, lost })
@@ -301,7 +302,7 @@ impl Remains<'_> {
             n => format!("{n} entries in it and below are lost, and left out"),
         };
         let subject = if path.is_empty() { b"/" } else { path };
-        self.doctor.observer.event(&Event::Note { subject, message: &message });
+        self.doctor.task.observer.event(&Event::Note { subject, message: &message });
     }
 
     /// Whether all of a file's content can be had.
@@ -335,13 +336,13 @@ impl Remains<'_> {
     }
 
     fn count(&mut self, node: &Node) -> Result<()> {
-        if self.doctor.stop.load(Ordering::Relaxed) {
+        if self.doctor.task.is_stopped() {
             return Err(Error::new(ErrorKind::Interrupted, format!("stopped at {}", escape(&node.name))));
         }
         self.position += 1;
         self.seen.0 += 1;
         let (entries, total_entries) = self.seen;
-        self.doctor.observer.event(&Event::Progress { entries, bytes: 0, total_entries, total_bytes: 0, unit: "entries" });
+        self.doctor.task.observer.event(&Event::Progress { entries, bytes: 0, total_entries, total_bytes: 0, unit: "entries" });
         if let Some(group) = node.link {
             let (_, names) = self.groups.entry(group).or_insert((self.position, 0));
             *names = names.saturating_add(1);

@@ -1,7 +1,6 @@
 //! Storing chunks again, in a session of its own that commits nothing, or a snapshot that was written anew.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -15,11 +14,12 @@ use crate::ingest::follow::Follow;
 use crate::ingest::others::Others;
 use crate::ingest::packing::{Packing, PackingPlan, first_real};
 use crate::ingest::sink::Stored;
-use crate::model::{Snapshot, SnapshotId, Timestamp};
+use crate::model::{Snapshot, SnapshotId};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::{Repository, chain, session, snapshots};
+use crate::task::Task;
 
 /// A pack is closed from this on.
 const PACK_SIZE: u64 = 16 << 20;
@@ -29,10 +29,9 @@ const SEGMENT_CHUNKS: usize = 200_000;
 /// Where chunks go.
 pub(crate) struct Restock<'a> {
     pub(crate) repo: &'a Arc<Repository>,
-    pub(crate) stop: &'a Arc<AtomicBool>,
     /// Nothing else is stored, if there are any.
     pub(crate) only: Option<Arc<OnlyChunks>>,
-    pub(crate) now: Timestamp,
+    pub(crate) task: &'a Task<'a>,
 }
 
 impl Restock<'_> {
@@ -40,20 +39,20 @@ impl Restock<'_> {
     pub(crate) fn dry<T>(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<T>) -> Result<T> {
         let index = Arc::new(Index::load_for_writing(self.repo)?);
         let others = Mutex::new(Others::new(SnapshotId([0; 32]), index.clone(), false, Arc::default()));
-        let follow = Follow::new(self.repo, &others, self.stop, Duration::ZERO);
+        let follow = Follow::new(self.repo, &others, &self.task.stop, Duration::ZERO);
         let (_, indexed) = crossbeam_channel::unbounded();
         work(FrameBuilder::new(self.repo.keys(), &index, None, None, indexed, follow).only(self.only.clone()))
     }
 
     /// Stores what `work` gives away, and finishes. Durable when this returns.
     pub(crate) fn store<T>(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<T>) -> Result<T> {
-        let id = session::begin(self.repo, self.now)?;
+        let id = session::begin(self.repo, self.task.now())?;
         let beats = Beats::start(self.repo, id, beat::PERIOD);
         let stored = self.in_session(id, work);
         drop(beats);
         let fenced = session::is_fenced(self.repo, id);
         // The storage may be what failed; then the session stays, and prune settles it.
-        let abandoned = session::abandon(self.repo, id, self.now);
+        let abandoned = session::abandon(self.repo, id, self.task.now());
         let (out, _) = stored?;
         abandoned?;
         if fenced { Err(pruned()) } else { Ok(out) }
@@ -61,7 +60,7 @@ impl Restock<'_> {
 
     /// The same, and commits the snapshot that it makes.
     pub(crate) fn commit(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<Snapshot>) -> Result<Snapshot> {
-        let id = session::begin(self.repo, self.now)?;
+        let id = session::begin(self.repo, self.task.now())?;
         let beats = Beats::start(self.repo, id, beat::PERIOD);
         let committed = self.in_session(id, work).and_then(|(snapshot, barrier)| self.commit_as(id, snapshot, barrier));
         drop(beats);
@@ -75,7 +74,7 @@ impl Restock<'_> {
                 Err(pruned())
             }
             Err(e) => {
-                let _ = session::abandon(self.repo, id, self.now);
+                let _ = session::abandon(self.repo, id, self.task.now());
                 Err(e)
             }
         }
@@ -86,7 +85,7 @@ impl Restock<'_> {
             self.repo.storage().sync_everything()?;
         }
         if session::has_ended(self.repo, id)? {
-            session::fence(self.repo, id, self.now)?;
+            session::fence(self.repo, id, self.task.now())?;
             return Ok(None);
         }
         snapshot.id = id;
@@ -112,7 +111,7 @@ impl Restock<'_> {
         };
         let (out, stored) = thread::scope(|scope| {
             let (sink, indexed, packing) = Packing::start(scope, plan);
-            let follow = Follow::new(self.repo, &beside, self.stop, Duration::ZERO);
+            let follow = Follow::new(self.repo, &beside, &self.task.stop, Duration::ZERO);
             let chunks = FrameBuilder::new(self.repo.keys(), &index, None, Some(sink), indexed, follow);
             let worked = work(chunks.only(self.only.clone()));
             let (sealers, stored): (_, Result<Stored>) = packing.join();

@@ -16,14 +16,15 @@ use crate::ingest::exclude::{self, Rules};
 use crate::ingest::groups::LinkGroups;
 use crate::ingest::holes::Hole;
 use crate::ingest::plan::{self, Begun, ContentSource, WalkStep};
-use crate::ingest::read::{Cut, FilePart, Message, ReadFile, SmallFile, Task, is_small};
+use crate::ingest::read::{Cut, FilePart, Message, ReadFile, ReadTask, SmallFile, is_small};
 use crate::ingest::recipe::Recipe;
 use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::stopped;
 use crate::ingest::tell::{self, EntryNotice};
 use crate::model::{Content, Directory, Item, Kind, LeftOut, Node, Root, Snapshot, Statistics, Xattrs};
-use crate::observe::{Action, Event, Observer};
+use crate::observe::{Action, Event};
 use crate::repo::tree::writer::{PageSink, TreeWriter};
+use crate::task::Task;
 
 /// Attributes up to this many bytes stand in the node.
 const INLINE_XATTRS: usize = 1 << 10;
@@ -73,13 +74,13 @@ enum Arrived {
 #[derive(Debug, Clone)]
 pub(crate) struct Readers {
     /// Batches of small ones.
-    pub(crate) small: Sender<Vec<Task>>,
+    pub(crate) small: Sender<Vec<ReadTask>>,
     /// Big ones.
-    pub(crate) big: Sender<Task>,
+    pub(crate) big: Sender<ReadTask>,
 }
 
 impl Readers {
-    fn send(&self, task: Task) -> Result<()> {
+    fn send(&self, task: ReadTask) -> Result<()> {
         let sent = match is_small(&task.stat) {
             true => self.small.send(vec![task]).is_ok(),
             false => self.big.send(task).is_ok(),
@@ -94,7 +95,7 @@ pub(crate) struct Assembler<'a> {
     readers: Readers,
     messages: &'a Receiver<Message>,
     shutdown: &'a StageShutdown<'a>,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
     rules: &'a Rules,
     arrived: HashMap<u64, Arrived>,
     streams: Streams<'a>,
@@ -131,7 +132,7 @@ impl<'a> Assembler<'a> {
         readers: Readers,
         messages: &'a Receiver<Message>,
         shutdown: &'a StageShutdown<'a>,
-        observer: &'a dyn Observer,
+        task: &'a Task<'a>,
         rules: &'a Rules,
         scratch: Option<&Path>,
         parent: Option<&Snapshot>,
@@ -143,7 +144,7 @@ impl<'a> Assembler<'a> {
             readers,
             messages,
             shutdown,
-            observer,
+            task,
             rules,
             arrived: HashMap::new(),
             streams,
@@ -163,7 +164,7 @@ impl<'a> Assembler<'a> {
             bytes_done: 0,
             expected: parent.map(|parent| (parent.root.weight(), parent.statistics.bytes)),
             counted,
-            listing: observer.wants_entries(),
+            listing: task.observer.wants_entries(),
             scratch: Vec::new(),
         }
     }
@@ -189,7 +190,7 @@ impl<'a> Assembler<'a> {
     fn progress(&self, more: u64) {
         let (entries, bytes) = (self.position, self.bytes_done + more);
         let (total_entries, total_bytes) = self.expected.or_else(|| self.counted.total()).unwrap_or_default();
-        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes, unit: "entries" });
+        self.task.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes, unit: "entries" });
     }
 
     fn finish(mut self, interrupted: bool) -> Result<Assembled> {
@@ -237,7 +238,7 @@ impl<'a> Assembler<'a> {
             WalkStep::Tell(told) => {
                 let EntryNotice { action, name, kind, reason, bytes } = *told;
                 let path = [&self.path[..], b"/", &name].concat();
-                self.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes });
+                self.task.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes });
                 Ok(())
             }
         }
@@ -254,7 +255,7 @@ impl<'a> Assembler<'a> {
         }
         let (action, reason) = tell::compared(begun.before.as_deref(), &node);
         let path = if self.path.is_empty() { b"/" } else { self.path.as_slice() };
-        self.observer.event(&Event::Entry { action, path, kind: tell::kind_of(&node.kind), reason: &reason, bytes: 0 });
+        self.task.observer.event(&Event::Entry { action, path, kind: tell::kind_of(&node.kind), reason: &reason, bytes: 0 });
     }
 
     /// Says what became of an entry that is stored.
@@ -267,7 +268,7 @@ impl<'a> Assembler<'a> {
             reason = "hard link".to_owned();
         }
         let (path, kind) = (self.path_of(node), tell::kind_of(&node.kind));
-        self.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes: node.size() });
+        self.task.observer.event(&Event::Entry { action, path: &path, kind, reason: &reason, bytes: node.size() });
     }
 
     fn leave(&mut self, left_out: LeftOut) -> Result<()> {
@@ -414,7 +415,7 @@ impl<'a> Assembler<'a> {
     fn read(&mut self, node: &mut Node, record: &mut ScanRecord, slot: u64, gone: &dyn Fn(&io::Error) -> bool) -> Result<bool> {
         if !matches!(self.arrived.get(&slot), Some(Arrived::Whole(..))) {
             let subject = self.path_of(node);
-            self.observer.event(&Event::Current { subject: &subject });
+            self.task.observer.event(&Event::Current { subject: &subject });
         }
         let (file, content) = self.await_file(slot)?;
         let mut file = match file {
@@ -472,7 +473,7 @@ impl<'a> Assembler<'a> {
     fn warn(&mut self, node: &Node, message: &str) {
         self.statistics.errors += 1;
         let path = self.path_of(node);
-        self.observer.event(&Event::Warning { subject: &path, message });
+        self.task.observer.event(&Event::Warning { subject: &path, message });
     }
 
     /// An entry that cannot be stored: said, counted, left out.

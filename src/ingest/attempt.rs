@@ -1,7 +1,6 @@
 //! One session of an ingest: from its begin to the commit of the snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -18,17 +17,18 @@ use crate::ingest::plan::WalkReport;
 use crate::ingest::sink::{Stored, stopped};
 use crate::ingest::sources::SourceEntry;
 use crate::ingest::still::Frozen;
-use crate::ingest::{limits, now, parts};
+use crate::ingest::{limits, parts};
 use crate::local::at_work::AtWork;
 use crate::local::watch::SessionWatch;
 use crate::model::{Chain, Node, Snapshot, SnapshotId, Statistics, Timestamp};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::{Index, merge};
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::repo::{Repository, chain, damaged, session, snapshots};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// Decoded frames of the parent: of its trees, and those that frames are made differences from.
 const PARENT_FRAMES: u64 = 12 << 20;
@@ -57,10 +57,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) rules: &'a Rules,
     /// How it is ingested.
     pub(crate) options: &'a IngestOptions,
-    /// The user wants it to end.
-    pub(crate) stop: &'a Arc<AtomicBool>,
-    /// Who is told.
-    pub(crate) observer: &'a dyn Observer,
+    /// How it is stopped, who is told, and its clock.
+    pub(crate) task: &'a Task<'a>,
     /// An earlier session of this ingest was fenced, or met damage.
     pub(crate) again: bool,
     /// How long others stood still.
@@ -84,7 +82,7 @@ struct Base {
 impl Attempt<'_> {
     /// One session.
     pub(crate) fn run(&self) -> Result<End> {
-        let start = now();
+        let start = self.task.now();
         if self.options.dry_run {
             return self.in_session(SnapshotId([0; 32]), start);
         }
@@ -97,7 +95,7 @@ impl Attempt<'_> {
                 // A commit was read back; a snapshot that was skipped leaves a fence.
                 match report.committed {
                     true => session::end(self.repo, id)?,
-                    false => session::abandon(self.repo, id, now())?,
+                    false => session::abandon(self.repo, id, self.task.now())?,
                 }
                 self.settle(&report);
                 Ok(End::Done(report))
@@ -107,7 +105,7 @@ impl Attempt<'_> {
                 Ok(End::Fenced)
             }
             Ok(End::Damaged) => {
-                session::abandon(self.repo, id, now())?;
+                session::abandon(self.repo, id, self.task.now())?;
                 Ok(End::Damaged)
             }
             // What a fenced writer looked for may have been deleted since: that is no error of the repository.
@@ -117,7 +115,7 @@ impl Attempt<'_> {
             }
             Err(e) => {
                 // The storage may be what failed; then the session stays, and prune settles it.
-                let _ = session::abandon(self.repo, id, now());
+                let _ = session::abandon(self.repo, id, self.task.now());
                 Err(e)
             }
         }
@@ -134,7 +132,7 @@ impl Attempt<'_> {
                 && e.kind() != ErrorKind::NotFound
             {
                 let message = format!("the snapshot is stored, but the index could not be merged: {e}");
-                self.observer.event(&Event::Warning { subject: b"index", message: &message });
+                self.task.observer.event(&Event::Warning { subject: b"index", message: &message });
             }
         }
     }
@@ -149,12 +147,12 @@ impl Attempt<'_> {
         for pack in found.keys() {
             let message = "a part of it is damaged: what it held of these files is stored again (yester check --read-data \
                            says what else that hits)";
-            self.observer.event(&Event::Warning { subject: Name::Pack(*pack).to_string().as_bytes(), message });
+            self.task.observer.event(&Event::Warning { subject: Name::Pack(*pack).to_string().as_bytes(), message });
         }
         if self.options.dry_run {
             return Ok(false);
         }
-        damaged::record(self.repo, &found, "read by an ingest", now())?;
+        damaged::record(self.repo, &found, "read by an ingest", self.task.now())?;
         Ok(true)
     }
 
@@ -167,7 +165,7 @@ impl Attempt<'_> {
         let mut stood_still = 0;
         let output = self.run_pipeline(&base, parent_tree, &mut || stood_still = frozen.thaw());
         // What was read of the parent may lie in the same frames as what was counted on without being read.
-        if self.met_damage(&base)? && !self.stop.load(Ordering::Relaxed) {
+        if self.met_damage(&base)? && !self.task.is_stopped() {
             return Ok(End::Damaged);
         }
         let PipelineOutput { walked, mut assembled, stored, parent_tree } = output?;
@@ -197,7 +195,7 @@ impl Attempt<'_> {
             };
             let (objects, unchanged, waited) = (walked.objects, walked.unchanged, bucket.waited());
             let message = format!("{objects} objects, of which {unchanged} are unchanged and were not read{waited}");
-            self.observer.event(&Event::Note { subject: input.shown(), message: &message });
+            self.task.observer.event(&Event::Note { subject: input.shown(), message: &message });
         }
     }
 
@@ -231,8 +229,7 @@ impl Attempt<'_> {
             places: self.places,
             rules: self.rules,
             options: self.options,
-            stop: self.stop,
-            observer: self.observer,
+            task: self.task,
             again: self.again,
             session: base.id,
             index: &base.index,
@@ -266,8 +263,8 @@ impl Attempt<'_> {
         (stored, stood_still): (&Stored, u64),
     ) -> Result<Snapshot> {
         let mut statistics = statistics(walked, assembled, stored);
-        let owners = limits::owners((&walked.uids, &walked.gids), MAX_LIST, &mut statistics, self.observer);
-        let finished = now();
+        let owners = limits::owners((&walked.uids, &walked.gids), MAX_LIST, &mut statistics, self.task.observer);
+        let finished = self.task.now();
         let Assembled { ended, objects, changed, .. } = assembled;
         let found = parts::PartsFound { ended, buckets: &walked.buckets, objects, changed: *changed };
         let time = (base.start, finished);
@@ -305,7 +302,7 @@ impl Attempt<'_> {
         // A session goes after its fence. Where somebody took it away without one, nothing kept prune from what this counts
         // on: then it is fenced here.
         if session::has_ended(self.repo, snapshot.id)? {
-            session::fence(self.repo, snapshot.id, now())?;
+            session::fence(self.repo, snapshot.id, self.task.now())?;
             return Ok(false);
         }
         snapshot.chain = chain::next(self.repo, &self.options.gone)?;

@@ -3,17 +3,15 @@
 //! Each attempt is a session (`attempt`). What happens in it, on which threads, is in `pipeline`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::attempt::{Attempt, End};
 use crate::ingest::exclude::Rules;
 use crate::local::watch::SessionWatch;
-use crate::model::Timestamp;
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::Repository;
 use crate::sys::process;
+use crate::task::Task;
 
 mod assemble;
 mod attempt;
@@ -60,12 +58,6 @@ const FENCED_TRIES: u32 = 5;
 /// How often an ingest that met damage begins again: each time without what was found damaged until then.
 const DAMAGED_TRIES: u32 = 5;
 
-/// The time now.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
-}
-
 /// Refuses what [`ingest`] would refuse of what it is given: before a repository is opened, or made.
 pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
     sources::places(inputs)?;
@@ -74,26 +66,19 @@ pub fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
 }
 
 /// Stores what is at these paths as a new snapshot: [`ingest_all`] without streams.
-pub fn ingest(
-    repo: &Arc<Repository>,
-    sources: &[Source],
-    options: &IngestOptions,
-    stop: &Arc<AtomicBool>,
-    observer: &dyn Observer,
-) -> Result<IngestReport> {
+pub fn ingest(repo: &Arc<Repository>, sources: &[Source], options: &IngestOptions, task: &Task<'_>) -> Result<IngestReport> {
     let inputs: Vec<Arc<dyn Input>> = sources.iter().map(|source| Arc::new(source.clone()) as Arc<dyn Input>).collect();
-    ingest_all(repo, &inputs, options, stop, observer)
+    ingest_all(repo, &inputs, options, task)
 }
 
-/// Stores `inputs` as a new snapshot. Setting `stop` ends it cleanly: no snapshot, and what was stored is found by
-/// the next ingest. An error of the repository is final; what cannot be read of the source is said to `observer`,
-/// counted, and left out.
+/// Stores `inputs` as a new snapshot. Stopping it ends it cleanly: no snapshot, and what was stored is found by
+/// the next ingest. An error of the repository is final; what cannot be read of the source is reported, counted, and
+/// left out.
 pub fn ingest_all(
     repo: &Arc<Repository>,
     inputs: &[Arc<dyn Input>],
     options: &IngestOptions,
-    stop: &Arc<AtomicBool>,
-    observer: &dyn Observer,
+    task: &Task<'_>,
 ) -> Result<IngestReport> {
     let places = sources::places(inputs)?;
     let mut never = options.never.clone();
@@ -105,14 +90,14 @@ pub fn ingest_all(
     let (mut fenced, mut damaged) = (0, 0);
     loop {
         let again = fenced + damaged > 0;
-        let attempt = Attempt { repo, inputs, places: &places, rules: &rules, options, stop, observer, again, watch: &watch };
+        let attempt = Attempt { repo, inputs, places: &places, rules: &rules, options, task, again, watch: &watch };
         match attempt.run()? {
             End::Done(report) => return Ok(*report),
             End::Fenced => {
                 fenced += 1;
                 let message = "it was ended by a prune, or removed: the ingest begins again, and finds what it has stored as \
                                far as that is still there";
-                observer.event(&Event::Note { subject: b"session", message });
+                task.observer.event(&Event::Note { subject: b"session", message });
             }
             End::Damaged => damaged += 1,
         }

@@ -21,7 +21,6 @@
 //! bounded in time, and the planner's for open directories ends when readers drop their tasks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -50,15 +49,15 @@ use crate::ingest::shares::Shares;
 use crate::ingest::shutdown::{StageLimits, StageShutdown};
 use crate::ingest::sink::{Indexed, Sink, Stored};
 use crate::ingest::sources::{self, SourceEntry};
+use crate::ingest::stream;
 use crate::ingest::stream::Running;
-use crate::ingest::{now, stream};
 use crate::model::{Content, Kind, Snapshot, SnapshotId};
-use crate::observe::Observer;
 use crate::repo::Repository;
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::tree::TreeReader;
 use crate::sys::process;
+use crate::task::Task;
 
 /// Bytes that readers may hold.
 const READ_BUDGET: u64 = 16 << 20;
@@ -79,10 +78,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) rules: &'a Rules,
     /// How it is ingested.
     pub(crate) options: &'a IngestOptions,
-    /// The user wants it to end.
-    pub(crate) stop: &'a AtomicBool,
-    /// Who is told.
-    pub(crate) observer: &'a dyn Observer,
+    /// How it is stopped, who is told, and its clock.
+    pub(crate) task: &'a Task<'a>,
     /// An earlier session of this ingest was fenced, or met damage.
     pub(crate) again: bool,
     /// The session.
@@ -143,10 +140,10 @@ impl Pipeline<'_> {
     pub(crate) fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
         let cutter = self.repo.cutter()?;
         let shares = Shares::of(process::file_limit(), self.options.readers);
-        let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, now) };
+        let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, self.task) };
         let streamed = stream::budget_of(&cutter, running.len());
         let limits = StageLimits { scanned: shares.scanned, bytes: READ_BUDGET, steps: LEAD, streamed };
-        let shutdown = &StageShutdown::new(self.stop, &limits);
+        let shutdown = &StageShutdown::new(&self.task.stop, &limits);
         let handles = Handles::new(shares.directories);
         let shared = &Shared { cutter: &cutter, shares, shutdown, handles, counted: Counted::default() };
         let reading = &self.reading(shared);
@@ -244,7 +241,7 @@ impl Pipeline<'_> {
         }
         for stream in streams {
             let out = messages_in.clone();
-            threads.push(scope.spawn(move || shutdown.guard(|| reading.read_stream(stream, self.observer, &out))));
+            threads.push(scope.spawn(move || shutdown.guard(|| reading.read_stream(stream, self.task.observer, &out))));
         }
         StartedReaders { tasks: Readers { small: small_in, big: big_in }, objects: objects_in, messages, threads }
     }
@@ -270,7 +267,7 @@ impl Pipeline<'_> {
         let AssemblerInput { tasks, messages, streams, sink, indexed } = input;
         // While the source is made to stand still, nobody is waited for.
         let wait = if self.options.still.is_some() { Duration::ZERO } else { self.options.wait_for_others };
-        let follow = Follow::new(self.repo, self.others, self.stop, wait);
+        let follow = Follow::new(self.repo, self.others, &self.task.stop, wait);
         let sink = (!self.options.dry_run).then_some(sink);
         let chunks = FrameBuilder::new(self.repo.keys(), self.index, self.trees.clone(), sink, indexed, follow)
             .only(self.options.only.clone());
@@ -280,7 +277,7 @@ impl Pipeline<'_> {
             tasks,
             &messages,
             shared.shutdown,
-            self.observer,
+            self.task,
             self.rules,
             scratch,
             self.parent,
@@ -303,7 +300,7 @@ impl Pipeline<'_> {
             shared.shutdown,
             Adoption::new(self.index, self.again),
             parent_tree,
-            self.observer,
+            self.task,
             outlets,
             &shared.handles,
             self.repo.scratch(),
@@ -320,7 +317,7 @@ impl Pipeline<'_> {
         workers: Vec<Result<()>>,
     ) -> Result<PipelineOutput> {
         let errors = [walked.as_ref().err(), assembled.as_ref().err(), stored.as_ref().err()];
-        let wanted = self.stop.load(Ordering::Relaxed);
+        let wanted = self.task.is_stopped();
         let real = |e: &Error| e.kind() != ErrorKind::Interrupted || wanted;
         if errors.into_iter().flatten().chain(workers.iter().filter_map(|r| r.as_ref().err())).any(real) {
             let stages = [walked.err(), assembled.err(), stored.err()];

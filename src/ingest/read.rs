@@ -44,7 +44,7 @@ pub(crate) const TRIES: u32 = 3;
 
 /// A file to read.
 #[derive(Debug)]
-pub(crate) struct Task {
+pub(crate) struct ReadTask {
     /// Its number among the files that are read: the order of the walk.
     pub(crate) slot: u64,
     /// The directory it is in.
@@ -203,7 +203,7 @@ impl<'a> ReaderContext<'a> {
     }
 
     /// Reads batches until there are none left: the body of a thread.
-    pub(crate) fn read_small(&self, tasks: &Receiver<Vec<Task>>, out: &Sender<Message>) -> Result<()> {
+    pub(crate) fn read_small(&self, tasks: &Receiver<Vec<ReadTask>>, out: &Sender<Message>) -> Result<()> {
         while let Some(batch) = self.shutdown.next(tasks) {
             let held = batch.iter().map(|t| t.stat.size).sum();
             let first = batch.first().map_or(0, |t| t.slot);
@@ -219,7 +219,7 @@ impl<'a> ReaderContext<'a> {
 
     /// Reads the files of a batch. Some are opened, and asked of the disk, ahead of the one that is read: then most are in
     /// memory when their turn comes, and the thread need not sleep and be woken for each.
-    fn batch(&self, batch: Vec<Task>, bytes: &mut Vec<u8>) -> Vec<SmallFile> {
+    fn batch(&self, batch: Vec<ReadTask>, bytes: &mut Vec<u8>) -> Vec<SmallFile> {
         let mut files = Vec::with_capacity(batch.len());
         let mut ahead = VecDeque::with_capacity(self.ahead);
         let mut tasks = batch.into_iter();
@@ -240,7 +240,7 @@ impl<'a> ReaderContext<'a> {
         }
     }
 
-    fn small_file(&self, task: Task, opened: io::Result<(File, Stat)>, bytes: &mut Vec<u8>) -> SmallFile {
+    fn small_file(&self, task: ReadTask, opened: io::Result<(File, Stat)>, bytes: &mut Vec<u8>) -> SmallFile {
         let start = bytes.len();
         let mut holes = Vec::new();
         let file = self.read_whole(&task, opened, bytes, &mut holes);
@@ -273,7 +273,7 @@ impl<'a> ReaderContext<'a> {
     }
 
     /// Reads big files until there are none left: the body of a thread.
-    pub(crate) fn read_big(&self, tasks: &Receiver<Task>, out: &Sender<Message>) -> Result<()> {
+    pub(crate) fn read_big(&self, tasks: &Receiver<ReadTask>, out: &Sender<Message>) -> Result<()> {
         thread::scope(|scope| {
             let lane = |_| {
                 let (ask, asked) = crossbeam_channel::bounded(1);
@@ -286,7 +286,7 @@ impl<'a> ReaderContext<'a> {
         })
     }
 
-    fn big_file(&self, mut task: Task, lanes: &[Lane], out: &Sender<Message>) -> Result<()> {
+    fn big_file(&self, mut task: ReadTask, lanes: &[Lane], out: &Sender<Message>) -> Result<()> {
         let base = task.base.take();
         let send = |part| out.send(Message::Piece { slot: task.slot, part }).map_err(|_| stopped());
         send(FilePart::Begin(task.stat.size, base.clone()))?;
@@ -308,7 +308,7 @@ impl<'a> ReaderContext<'a> {
     /// One try at a big file; `Ok(None)` when it changed and may be tried again.
     fn stream(
         &self,
-        task: &Task,
+        task: &ReadTask,
         base: Option<&Content>,
         tried: u32,
         lanes: &[Lane],
@@ -455,7 +455,7 @@ struct Lane {
 }
 
 /// Opens a task's file and checks that it is the one that the walk saw.
-fn open(task: &Task) -> io::Result<(File, Stat)> {
+fn open(task: &ReadTask) -> io::Result<(File, Stat)> {
     let file = task.dir.open_file(&task.name)?;
     let stat = sys::dir::stat(&file)?;
     if stat.kind != FileKind::File {
@@ -501,7 +501,7 @@ impl ReaderContext<'_> {
     /// Reads a small file whole, appended to `bytes`, and finds its holes; nothing is left of either when it fails.
     fn read_whole(
         &self,
-        task: &Task,
+        task: &ReadTask,
         mut opened: io::Result<(File, Stat)>,
         bytes: &mut Vec<u8>,
         holes: &mut Vec<Hole>,

@@ -14,6 +14,7 @@ use crate::ingest::sink::stopped;
 use crate::model::{Timestamp, escape};
 use crate::observe::{Event, Observer};
 use crate::sys::flow::{self, Came, CommandStream};
+use crate::task::Task;
 
 /// Bytes of a stream that are cut at once.
 const PIECE: usize = 512 << 10;
@@ -52,9 +53,9 @@ pub(crate) enum StreamPart {
 }
 
 /// Starts all inputs that are streams, at about the same moment.
-pub(crate) fn start_all(inputs: &[Arc<dyn Input>], now: impl Fn() -> Timestamp) -> Vec<Running> {
+pub(crate) fn start_all(inputs: &[Arc<dyn Input>], task: &Task<'_>) -> Vec<Running> {
     let start = |(number, input): (usize, &Arc<dyn Input>)| {
-        let started = now();
+        let started = task.now();
         input.start().map(|flow| Running { number, input: input.clone(), started, flow })
     };
     inputs.iter().enumerate().filter_map(start).collect()

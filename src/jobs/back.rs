@@ -7,21 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::now;
 use crate::jobs::config::check::words;
 use crate::jobs::hooks::{Ended, HookRun, LIMIT, attend};
 use crate::jobs::units;
 use crate::model::{Content, Item};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::tree::TreeReader;
 use crate::sys::flow::CommandStream;
+use crate::task::Task;
 
 /// What commands of a restore are run with.
 pub struct Back<'a> {
-    /// Who is told what they write.
-    pub observer: &'a dyn Observer,
-    /// Ends them.
-    pub stop: &'a AtomicBool,
+    /// Hears what they write, and ends them.
+    pub task: &'a Task<'a>,
     /// Variables for them.
     pub variables: Vec<(OsString, OsString)>,
 }
@@ -29,9 +27,9 @@ pub struct Back<'a> {
 impl Back<'_> {
     /// Runs a step.
     pub fn step(&self, name: &str, command: &[String], timeout: Option<&str>) -> HookRun {
-        let started = now();
+        let started = self.task.now();
         let result = self.run(name, command, timeout);
-        HookRun { name: name.to_owned(), started, finished: now(), failure: result.err().map(|e| e.to_string()) }
+        HookRun { name: name.to_owned(), started, finished: self.task.now(), failure: result.err().map(|e| e.to_string()) }
     }
 
     fn run(&self, name: &str, command: &[String], timeout: Option<&str>) -> Result<()> {
@@ -43,7 +41,7 @@ impl Back<'_> {
 
     fn follow(&self, flow: &mut CommandStream, name: &str, limit: Option<Duration>) -> Result<()> {
         let until = limit.map(|limit| Instant::now() + limit);
-        let wanted = || match (self.stop.load(Ordering::Relaxed), until) {
+        let wanted = || match (self.task.is_stopped(), until) {
             (true, _) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
             (_, Some(until)) if Instant::now() >= until => {
                 let seconds = limit.unwrap_or_default().as_secs();
@@ -53,7 +51,7 @@ impl Back<'_> {
         };
         let mut told = |line: &[u8]| {
             let message = String::from_utf8_lossy(line);
-            self.observer.event(&Event::Note { subject: name.as_bytes(), message: &message });
+            self.task.observer.event(&Event::Note { subject: name.as_bytes(), message: &message });
         };
         attend(flow, &mut told, &wanted).map_err(|ended| match ended {
             Ended::Failed(how) => Error::new(ErrorKind::Io, how),
@@ -63,9 +61,9 @@ impl Back<'_> {
 
     /// Gives a file of a snapshot to a command on its standard input.
     pub fn pour(&self, name: &str, command: &[String], trees: &TreeReader, content: &Content) -> HookRun {
-        let started = now();
+        let started = self.task.now();
         let result = self.fed(name, command, trees, content);
-        HookRun { name: name.to_owned(), started, finished: now(), failure: result.err().map(|e| e.to_string()) }
+        HookRun { name: name.to_owned(), started, finished: self.task.now(), failure: result.err().map(|e| e.to_string()) }
     }
 
     fn fed(&self, name: &str, command: &[String], trees: &TreeReader, content: &Content) -> Result<()> {
@@ -76,7 +74,7 @@ impl Back<'_> {
         let broken = AtomicBool::new(false);
         let input = CommandInput { pipe: Some(input), broken: &broken };
         std::thread::scope(|scope| {
-            let feeder = scope.spawn(|| input.write(trees, content, self.stop));
+            let feeder = scope.spawn(|| input.write(trees, content, self.task));
             let followed = self.follow_fed(&mut flow, name, &broken);
             flow.stop();
             let written = feeder.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread panicked")));
@@ -92,9 +90,9 @@ impl Back<'_> {
     fn follow_fed(&self, flow: &mut CommandStream, name: &str, broken: &AtomicBool) -> Result<()> {
         let mut told = |line: &[u8]| {
             let message = String::from_utf8_lossy(line);
-            self.observer.event(&Event::Note { subject: name.as_bytes(), message: &message });
+            self.task.observer.event(&Event::Note { subject: name.as_bytes(), message: &message });
         };
-        let wanted = || match self.stop.load(Ordering::Relaxed) || broken.load(Ordering::Acquire) {
+        let wanted = || match self.task.is_stopped() || broken.load(Ordering::Acquire) {
             true => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
             false => Ok(()),
         };
@@ -112,13 +110,11 @@ struct CommandInput<'a> {
 }
 
 impl CommandInput<'_> {
-    fn write(mut self, trees: &TreeReader, content: &Content, stop: &AtomicBool) -> Result<()> {
+    fn write(mut self, trees: &TreeReader, content: &Content, task: &Task<'_>) -> Result<()> {
         let Some(mut pipe) = self.pipe.take() else { return Ok(()) };
         let mut closed = false;
         let result = each(trees, content, &mut |bytes| {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
-            }
+            task.go_on("interrupted")?;
             closed = pipe.write_all(bytes).is_err();
             if closed { Err(Error::new(ErrorKind::Io, "it does not read any more")) } else { Ok(()) }
         });

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::now;
 use crate::jobs::config::check::words;
 use crate::jobs::config::keys::{Hook, Hooks};
 use crate::jobs::units;
 use crate::model::{Timestamp, escape};
 use crate::observe::{Event, Observer};
+use crate::sys::clock::now;
 use crate::sys::flow::{self, Came, CommandStream};
 
 /// How long a hook may take when nobody says.

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::run::{MAX_LOG, MAX_STEPS};
-use crate::ingest::now;
 use crate::jobs::hooks::HookRun;
 use crate::model::{Run, RunStep, escape};
 use crate::observe::{Event, Observer};
 use crate::repo::{Repository, runs};
+use crate::sys::clock::now;
 use crate::sys::{process, users};
 
 /// An observer that keeps the end of what is said, and passes everything on.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{ErrorKind, Result};
-use crate::local::watch::{Clock, SessionWatch};
+use crate::local::watch::{Moment, SessionWatch};
 use crate::model::SnapshotId;
 use crate::repo::small::Small;
 use crate::repo::{Repository, beat, session};
@@ -90,10 +90,10 @@ impl AtWork {
 
     /// Lists the sessions. Each is read once. True: one of them is of a writer that may live.
     pub(crate) fn look(&mut self, repo: &Repository) -> Result<bool> {
-        self.look_at(repo, &Clock::now())
+        self.look_at(repo, &Moment::now())
     }
 
-    fn look_at(&mut self, repo: &Repository, now: &Clock) -> Result<bool> {
+    fn look_at(&mut self, repo: &Repository, now: &Moment) -> Result<bool> {
         let (mut open, mut beats) = (HashSet::new(), HashMap::<SnapshotId, Vec<u64>>::new());
         for (name, _) in repo.storage().list(Class::Sessions)? {
             match name {
@@ -122,10 +122,10 @@ impl AtWork {
 
     /// Whether this session was open at the last look, and its writer may live.
     pub(crate) fn is_at_work(&self, id: SnapshotId) -> bool {
-        self.is_at_work_at(id, &Clock::now())
+        self.is_at_work_at(id, &Moment::now())
     }
 
-    fn is_at_work_at(&self, id: SnapshotId, now: &Clock) -> bool {
+    fn is_at_work_at(&self, id: SnapshotId, now: &Moment) -> bool {
         match self.seen.get(&id).map(|seen| &seen.who) {
             Some(Writer::Process(who)) if who.is_here() => !who.is_gone(),
             Some(Writer::Process(who)) => !who.is_gone() && self.watch.stands(id, now) < beat::DEAD_AFTER,
@@ -176,8 +176,8 @@ mod tests {
     }
 
     /// So many seconds after the boot of this number.
-    fn at(boot: u8, uptime: u64) -> Clock {
-        Clock { boot: [boot; 16], uptime, wall: 1_000_000 + uptime as i64 }
+    fn at(boot: u8, uptime: u64) -> Moment {
+        Moment { boot: [boot; 16], uptime, wall: 1_000_000 + uptime as i64 }
     }
 
     fn alone() -> AtWork {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::error::Result;
-use crate::local::watch::{Clock, SeenBeat};
+use crate::local::watch::{Moment, SeenBeat};
 use crate::model::{PackId, RepositoryId, SnapshotId, Timestamp};
 use crate::repo::{Repository, marks};
 
@@ -385,7 +385,7 @@ fn decode_seen(bytes: &[u8]) -> Option<SeenBeat> {
     let (boot, rest) = rest.split_first_chunk::<16>()?;
     let (uptime, wall) = rest.split_first_chunk::<8>()?;
     let (uptime, wall) = (u64::from_le_bytes(*uptime), i64::from_le_bytes(wall.try_into().ok()?));
-    Some(SeenBeat { beat: u64::from_le_bytes(*beat), first: Clock { boot: *boot, uptime, wall } })
+    Some(SeenBeat { beat: u64::from_le_bytes(*beat), first: Moment { boot: *boot, uptime, wall } })
 }
 
 fn decode_time(bytes: &[u8]) -> Option<Timestamp> {

@@ -13,7 +13,7 @@ use crate::sys::process;
 
 /// A moment by the clocks of this machine. Since one boot, time is what has passed; across boots, what the clock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Clock {
+pub(crate) struct Moment {
     /// A hash of the boot id.
     pub(crate) boot: [u8; 16],
     /// Seconds since the boot.
@@ -22,17 +22,17 @@ pub(crate) struct Clock {
     pub(crate) wall: i64,
 }
 
-impl Clock {
+impl Moment {
     /// Now.
     pub(crate) fn now() -> Self {
         let mut boot = [0; 16];
         boot.copy_from_slice(&blake3::hash(&process::boot_id()).as_bytes()[..16]);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        Clock { boot, uptime: process::uptime().unwrap_or(0), wall }
+        Moment { boot, uptime: process::uptime().unwrap_or(0), wall }
     }
 
     /// The time from `then` to this moment.
-    fn since(&self, then: &Clock) -> Duration {
+    fn since(&self, then: &Moment) -> Duration {
         let seconds = match self.boot == then.boot && self.uptime > 0 {
             true => self.uptime.saturating_sub(then.uptime),
             false => u64::try_from(self.wall.saturating_sub(then.wall)).unwrap_or(0),
@@ -47,7 +47,7 @@ pub struct SeenBeat {
     /// The number of the sign; 0: none.
     pub(crate) beat: u64,
     /// When it was seen for the first time.
-    pub(crate) first: Clock,
+    pub(crate) first: Moment,
 }
 
 /// A session that stands still.
@@ -74,7 +74,7 @@ impl SessionWatch {
     }
 
     /// Takes note of the newest sign of life of each session that is open; answers how long each stands still.
-    pub(crate) fn look(&self, sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, StalledSession> {
+    pub(crate) fn look(&self, sessions: &[(SnapshotId, u64)], now: &Moment) -> HashMap<SnapshotId, StalledSession> {
         let mut seen = self.seen.lock();
         // Another process may need it just now: then what this process has seen must do.
         if let Some(state) = self.place.as_ref().and_then(|(directory, id)| LocalState::open(directory, *id)) {
@@ -94,13 +94,17 @@ impl SessionWatch {
     }
 
     /// How long the newest sign of life that was seen of a session is the same; nothing, where none was looked at.
-    pub(crate) fn stands(&self, id: SnapshotId, now: &Clock) -> Duration {
+    pub(crate) fn stands(&self, id: SnapshotId, now: &Moment) -> Duration {
         self.seen.lock().get(&id).map_or(Duration::ZERO, |seen| now.since(&seen.first))
     }
 }
 
 /// Of each session what was known of its newest sign, or that it was seen now; others are forgotten.
-fn merge(known: &[&HashMap<SnapshotId, SeenBeat>], sessions: &[(SnapshotId, u64)], now: &Clock) -> HashMap<SnapshotId, SeenBeat> {
+fn merge(
+    known: &[&HashMap<SnapshotId, SeenBeat>],
+    sessions: &[(SnapshotId, u64)],
+    now: &Moment,
+) -> HashMap<SnapshotId, SeenBeat> {
     let of = |(id, beat): &(SnapshotId, u64)| {
         let found = known.iter().filter_map(|known| known.get(id)).find(|seen| seen.beat == *beat);
         (*id, found.cloned().unwrap_or_else(|| SeenBeat { beat: *beat, first: now.clone() }))
@@ -114,11 +118,11 @@ mod tests {
 
     const ID: SnapshotId = SnapshotId([1; 32]);
 
-    fn at(boot: u8, uptime: u64, wall: i64) -> Clock {
-        Clock { boot: [boot; 16], uptime, wall }
+    fn at(boot: u8, uptime: u64, wall: i64) -> Moment {
+        Moment { boot: [boot; 16], uptime, wall }
     }
 
-    fn still(watch: &SessionWatch, beat: u64, now: Clock) -> u64 {
+    fn still(watch: &SessionWatch, beat: u64, now: Moment) -> u64 {
         watch.look(&[(ID, beat)], &now)[&ID].time.as_secs()
     }
 

@@ -8,12 +8,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Mark;
 use crate::maintain::retention::{self, GroupBy, Policy};
 use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::Repository;
 use crate::repo::snapshots::{self, SnapshotFilter};
 use crate::repo::times;
 use crate::repo::{chain, marks};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// What a policy makes of one series.
 #[derive(Debug, Default)]
@@ -143,35 +144,28 @@ fn unreadable(repo: &Repository, snapshots: &[Snapshot], name: &str, lost: &[Sna
     Ok(found.or_else(|| SnapshotId::parse(name).ok().filter(is_lost)))
 }
 
-/// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
-/// not be marked is said to `observer` and left out of the answer. `why` is for people, and stands in the marks.
-pub fn forget(
-    repo: &Repository,
-    ids: &[SnapshotId],
-    now: Timestamp,
-    why: &[u8],
-    observer: &dyn Observer,
-) -> Result<Vec<SnapshotId>> {
-    forget_for(repo, ids, now, (why, 0), observer)
+/// What stands in the marks of forgotten snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ForgetOptions {
+    /// Why they are forgotten, for people.
+    pub why: Vec<u8>,
+    /// For so many seconds prune leaves them alone.
+    pub grace: u64,
 }
 
-/// The same, and prune leaves them alone for so many seconds.
-pub fn forget_for(
-    repo: &Repository,
-    ids: &[SnapshotId],
-    now: Timestamp,
-    (why, grace): (&[u8], u64),
-    observer: &dyn Observer,
-) -> Result<Vec<SnapshotId>> {
+/// Marks snapshots as forgotten: `forgotten/<id>` for each, durable when this returns. Nothing is deleted. What could
+/// not be marked is reported and left out of the answer.
+pub fn forget(repo: &Repository, ids: &[SnapshotId], options: &ForgetOptions, task: &Task<'_>) -> Result<Vec<SnapshotId>> {
     let mut done = Vec::with_capacity(ids.len());
+    let now = task.now();
     let mut behind = chain::behind(repo, ids)?;
     for id in ids {
         let follows = behind.remove(id).unwrap_or_default();
-        match marks::write(repo, &Mark { follows, grace, ..marks::mark(*id, now, why) }) {
+        match marks::write(repo, &Mark { follows, grace: options.grace, ..marks::mark(*id, now, &options.why) }) {
             Ok(()) => done.push(*id),
             Err(e) => {
                 let message = format!("it could not be forgotten: {e}");
-                observer.event(&Event::Warning { subject: Name::Snapshot(*id).to_string().as_bytes(), message: &message });
+                task.observer.event(&Event::Warning { subject: Name::Snapshot(*id).to_string().as_bytes(), message: &message });
             }
         }
     }

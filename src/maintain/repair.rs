@@ -3,25 +3,33 @@
 //! replaced stays until prune (borg#5325: a repair that destroys can be interrupted halfway).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::damage::DamagedExtent;
 use crate::format::envelope::CHECKSUM;
-use crate::model::{PackId, SegmentId, Timestamp};
-use crate::observe::{Event, Observer};
+use crate::model::{PackId, SegmentId};
+use crate::observe::Event;
 use crate::repo::Repository;
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::index::segment::Segment;
 use crate::repo::index::{Index, list_packs};
 use crate::repo::pack::{self, StoredPack};
 use crate::repo::parallel::each_pack;
+use crate::repo::rubbish::{self, Swept};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// Bytes of a pack that are read at a time.
 const PIECE: u64 = 4 << 20;
 /// Chunks of one new segment, about: what is in memory.
 const CHUNKS: usize = 1 << 18;
+
+/// How to repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RepairOptions {
+    /// Only read; write nothing.
+    pub dry_run: bool,
+}
 
 /// What a repair did, or with a dry run would do.
 #[derive(Debug, Default)]
@@ -42,7 +50,8 @@ pub struct IndexRepair {
 
 /// Reads every pack that no sound segment names, and writes segments that do. What of these packs is found damaged is
 /// written down in the repository.
-pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Result<IndexRepair> {
+pub fn index(repo: &Repository, options: &RepairOptions, task: &Task<'_>) -> Result<IndexRepair> {
+    let dry_run = options.dry_run;
     let (named, damaged) = segments(repo)?;
     let mut wanted: Vec<(PackId, u64)> = list_packs(repo)?.into_iter().filter(|(id, size)| named.get(id) != Some(size)).collect();
     wanted.sort_unstable();
@@ -72,26 +81,31 @@ pub fn index(repo: &Repository, dry_run: bool, observer: &dyn Observer) -> Resul
             Err((_, e)) => return Err(e),
         }
         let entries = out.packs + out.lost.len() as u64;
-        observer.event(&Event::Progress { entries, bytes: 0, total_entries: total, total_bytes: 0, unit: "packs" });
+        task.observer.event(&Event::Progress { entries, bytes: 0, total_entries: total, total_bytes: 0, unit: "packs" });
         if held >= CHUNKS {
             out.chunks += std::mem::take(&mut held) as u64;
-            write_down(repo, dry_run, &found)?;
+            write_down(repo, dry_run, &found, task)?;
             out.segments += write(repo, dry_run, &std::mem::take(&mut waiting), Vec::new())?;
         }
         Ok(())
     })?;
     if !out.damaged.is_empty() && !dry_run {
         // They may have named packs that are not there, of which nobody will know any more.
-        damaged::record_loss(repo, "yester repair index", now())?;
+        damaged::record_loss(repo, "yester repair index", task.now())?;
     }
     out.chunks += held as u64;
-    write_down(repo, dry_run, &found)?;
+    write_down(repo, dry_run, &found, task)?;
     // The last one takes the place of the damaged ones: until it is there they are not missed.
     let replaces: HashSet<SegmentId> = out.damaged.iter().map(|(id, _)| *id).collect();
     if !waiting.is_empty() || !replaces.is_empty() {
         out.segments += write(repo, dry_run, &waiting, replaces.into_iter().collect())?;
     }
     Ok(out)
+}
+
+/// Removes small objects that are not authentic, and writes anew those that can be.
+pub fn objects(repo: &Repository, options: &RepairOptions, task: &Task<'_>) -> Result<Swept> {
+    rubbish::sweep(repo, options.dry_run, task.now())
 }
 
 /// Damaged segments, and what is wrong with each.
@@ -116,13 +130,8 @@ fn segments(repo: &Repository) -> Result<(HashMap<PackId, u64>, DamagedSegments)
 }
 
 /// Before the index names a pack, everybody must be able to know what of it is damaged.
-fn write_down(repo: &Repository, dry_run: bool, found: &DamagedPacks) -> Result<()> {
-    if dry_run { Ok(()) } else { damaged::record(repo, found, "yester repair index", now()).map(drop) }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+fn write_down(repo: &Repository, dry_run: bool, found: &DamagedPacks, task: &Task<'_>) -> Result<()> {
+    if dry_run { Ok(()) } else { damaged::record(repo, found, "yester repair index", task.now()).map(drop) }
 }
 
 fn write(repo: &Repository, dry_run: bool, packs: &[StoredPack], mut replaces: Vec<SegmentId>) -> Result<u64> {

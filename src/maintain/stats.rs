@@ -4,18 +4,18 @@
 //! and a list of pages to visit.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, Snapshot};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::Repository;
 use crate::repo::bits::EntryBits;
 use crate::repo::index::{Index, missing_chunk};
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::walk::{TreePage, Visitor, walk};
 use crate::storage::{Class, Name};
+use crate::task::Task;
 
 /// Decoded frames that are kept.
 const FRAMES: u64 = 32 << 20;
@@ -93,30 +93,24 @@ fn ratio(of: u64, to: u64) -> Option<f64> {
 }
 
 /// Counts what `snapshots` hold, and the objects of the whole repository. A tree that cannot be read is an error.
-pub fn stats(repo: &Arc<Repository>, snapshots: &[Snapshot], stop: &AtomicBool, observer: &dyn Observer) -> Result<Stats> {
+pub fn stats(repo: &Arc<Repository>, snapshots: &[Snapshot], task: &Task<'_>) -> Result<Stats> {
     let index = Arc::new(Index::load(repo)?);
-    match counted(repo, &index, snapshots, stop, observer) {
+    match counted(repo, &index, snapshots, task) {
         // A segment of the index may be lost: then the packs that no segment names say what is in them.
         Err(e) if e.kind() != ErrorKind::Interrupted => match index.with_unnamed(repo)? {
-            Some(index) => counted(repo, &Arc::new(index), snapshots, stop, observer),
+            Some(index) => counted(repo, &Arc::new(index), snapshots, task),
             None => Err(e),
         },
         other => other,
     }
 }
 
-fn counted(
-    repo: &Arc<Repository>,
-    index: &Arc<Index>,
-    snapshots: &[Snapshot],
-    stop: &AtomicBool,
-    observer: &dyn Observer,
-) -> Result<Stats> {
+fn counted(repo: &Arc<Repository>, index: &Arc<Index>, snapshots: &[Snapshot], task: &Task<'_>) -> Result<Stats> {
     let mut out = Stats { snapshots: snapshots.len() as u64, ..Stats::default() };
     objects(repo, index, &mut out)?;
     let reader = ChunkReader::new(repo.clone(), index.clone(), FRAMES)?;
     let counted = EntryBits::new(index);
-    let mut count = StatsCounter { index, counted, data: Share::default(), tree: Share::default(), stop, observer };
+    let mut count = StatsCounter { index, counted, data: Share::default(), tree: Share::default(), task };
     for snapshot in snapshots {
         let statistics = &snapshot.statistics;
         out.files += statistics.files;
@@ -175,8 +169,7 @@ struct StatsCounter<'a> {
     counted: EntryBits,
     data: Share,
     tree: Share,
-    stop: &'a AtomicBool,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
 }
 
 impl StatsCounter<'_> {
@@ -200,9 +193,7 @@ impl StatsCounter<'_> {
 
 impl Visitor for StatsCounter<'_> {
     fn page(&mut self, page: &TreePage) -> Result<bool> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));
-        }
+        self.task.go_on("counting was stopped")?;
         self.count(PackKind::Tree, &page.id)
     }
 
@@ -212,6 +203,6 @@ impl Visitor for StatsCounter<'_> {
 
     fn read(&mut self, _: u64) {
         let (entries, bytes) = (self.tree.count, self.data.plain);
-        self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
+        self.task.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
     }
 }

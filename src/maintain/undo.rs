@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::model::{ChunkId, SnapshotId, Timestamp};
+use crate::model::{ChunkId, SnapshotId};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::{Index, missing_chunk};
 use crate::repo::reader::ChunkReader;
@@ -13,18 +13,19 @@ use crate::repo::small::Small;
 use crate::repo::tree::walk::{TreePage, Visitor, walk};
 use crate::repo::{Repository, marks, session, snapshots};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// Decoded frames that the walk keeps.
 const FRAMES: u64 = 24 << 20;
 
 /// Takes back that this snapshot was forgotten. It works under a session, as a writer that counts on everything which the
 /// snapshot needs: so no prune deletes that from then on, and what one has marked for deletion already does not count.
-pub fn undo(repo: &Arc<Repository>, id: SnapshotId, now: Timestamp) -> Result<()> {
-    let writer = session::begin(repo, now)?;
+pub fn undo(repo: &Arc<Repository>, id: SnapshotId, task: &Task<'_>) -> Result<()> {
+    let writer = session::begin(repo, task.now())?;
     let beats = Beats::start(repo, writer, beat::PERIOD);
     let done = in_session(repo, id, writer);
     drop(beats);
-    let ended = session::abandon(repo, writer, now);
+    let ended = session::abandon(repo, writer, task.now());
     done.and(ended)
 }
 

@@ -4,13 +4,12 @@
 //! bit for each entry of the index, a cache of frames, and the directories that are still to be gone through.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::format::page::{self, PageKind};
 use crate::model::{ChunkId, Content, Item, Kind, Node, Root, Snapshot, Xattrs};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::Repository;
 use crate::repo::bits::EntryBits;
 use crate::repo::index::{Index, missing_chunk};
@@ -18,6 +17,7 @@ use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::repo::tree::walk::{TreePage, Visitor, walk};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// Decoded frames that are kept.
 const FRAMES: u64 = 32 << 20;
@@ -64,17 +64,11 @@ pub(crate) type TakeUsage<'a> = dyn FnMut(&[u8], &Node, UsedBytes) -> Result<()>
 
 /// Counts what an entry of a snapshot takes, and tells `out` of what is in it. Answers the sum, with the pages of the
 /// snapshot's own lists if all of it was asked for. Errors: there is no such entry; a tree cannot be read.
-pub fn usage(
-    repo: &Arc<Repository>,
-    query: &UsageQuery<'_>,
-    stop: &AtomicBool,
-    observer: &dyn Observer,
-    out: &mut TakeUsage<'_>,
-) -> Result<UsedBytes> {
+pub fn usage(repo: &Arc<Repository>, query: &UsageQuery<'_>, task: &Task<'_>, out: &mut TakeUsage<'_>) -> Result<UsedBytes> {
     let index = Arc::new(Index::load(repo)?);
     let chunks = Arc::new(ChunkReader::new(repo.clone(), index.clone(), FRAMES)?);
     let counted = EntryBits::new(&index);
-    let mut meter = UsageMeter { index: &index, reader: &chunks, counted, stop, observer, sum: UsedBytes::default(), pages: 0 };
+    let mut meter = UsageMeter { index: &index, reader: &chunks, counted, task, sum: UsedBytes::default(), pages: 0 };
     for snapshot in query.without {
         let seen = |e: Error| e.about(Name::Snapshot(snapshot.id)).context("cannot count; yester check says what is damaged");
         walk(&chunks, snapshot, &mut meter).map_err(seen)?;
@@ -124,8 +118,7 @@ struct UsageMeter<'a> {
     reader: &'a ChunkReader,
     /// Chunks that were counted, each at its first place.
     counted: EntryBits,
-    stop: &'a AtomicBool,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
     sum: UsedBytes,
     pages: u64,
 }
@@ -153,9 +146,7 @@ impl<'a> UsageMeter<'a> {
 
     /// A page that was not gone through before.
     fn page_bytes(&mut self, id: &ChunkId) -> Result<Option<crate::repo::reader::Chunk>> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));
-        }
+        self.task.go_on("counting was stopped")?;
         if !self.count(PackKind::Tree, id)? {
             return Ok(None);
         }
@@ -167,7 +158,7 @@ impl<'a> UsageMeter<'a> {
     fn tell(&mut self) {
         self.pages += 1;
         let (entries, bytes) = (self.pages, self.sum.bytes);
-        self.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
+        self.task.observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "pages" });
     }
 
     /// Goes through the entries of one directory, by name.
@@ -241,9 +232,7 @@ impl<'a> UsageMeter<'a> {
 
 impl Visitor for UsageMeter<'_> {
     fn page(&mut self, page: &TreePage) -> Result<bool> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "counting was stopped"));
-        }
+        self.task.go_on("counting was stopped")?;
         self.count(PackKind::Tree, &page.id)
     }
 

@@ -8,6 +8,7 @@ use crate::model::{ChunkId, Content, Directory, Kind, Metadata, Node};
 use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
 use crate::query::{SnapshotSet, content, live};
 use crate::repo::tree::TreeReader;
+use crate::task::Task;
 
 /// What became of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +66,8 @@ const HELD: usize = 200_000;
 /// Gathers differences.
 pub(crate) struct Gathering<'a> {
     trees: &'a TreeReader,
-    options: DiffOptions,
+    options: &'a DiffOptions,
+    task: &'a Task<'a>,
     done: Vec<Difference>,
     /// Entries of one side only, not yet looked into.
     tops: [Vec<(Vec<u8>, Node)>; 2],
@@ -80,10 +82,11 @@ pub fn diff(
     trees: &TreeReader,
     before: &Node,
     after: Other<'_>,
-    options: DiffOptions,
+    options: &DiffOptions,
+    task: &Task<'_>,
     out: &mut dyn FnMut(&Difference) -> Result<()>,
 ) -> Result<bool> {
-    let mut gathering = Gathering { trees, options, done: Vec::new(), tops: Default::default(), many: false, out };
+    let mut gathering = Gathering { trees, options, task, done: Vec::new(), tops: Default::default(), many: false, out };
     match after {
         Other::Tree(after) => gathering.trees(before, after)?,
         Other::Live(path, read) => live::compare(trees, before, path, read, &mut gathering)?,
@@ -100,8 +103,8 @@ impl Gathering<'_> {
             .collect();
         self.both(b"", before, after)?;
         if roots.len() == 2 {
-            let trees = self.trees;
-            sweep(trees, b"", roots, Some(&SnapshotSet::below(2)), self)?;
+            let (trees, task) = (self.trees, self.task);
+            sweep(trees, b"", roots, Some(&SnapshotSet::below(2)), task, self)?;
         }
         Ok(())
     }
@@ -185,8 +188,8 @@ impl Gathering<'_> {
         let action = [DiffAction::Removed, DiffAction::Added][side.min(1)];
         self.single(action, path, node)?;
         let Some(directory) = node.directory() else { return Ok(()) };
-        let trees = self.trees;
-        sweep(trees, path, vec![(*directory, SnapshotSet::one(0))], None, &mut WholeDirectory { gathering: self, action })
+        let (trees, task) = (self.trees, self.task);
+        sweep(trees, path, vec![(*directory, SnapshotSet::one(0))], None, task, &mut WholeDirectory { gathering: self, action })
     }
 
     fn finish(mut self) -> Result<bool> {

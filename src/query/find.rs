@@ -8,6 +8,7 @@ use crate::model::{Directory, Kind, Node, Snapshot, Timestamp};
 use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
 use crate::query::{SnapshotSet, content};
 use crate::repo::tree::TreeReader;
+use crate::task::Task;
 
 /// What is looked for: all of it must hold.
 #[derive(Debug, Default)]
@@ -72,7 +73,13 @@ pub trait FindReceiver {
 }
 
 /// Looks through `snapshots`, whose numbers are their places in the list. Hits come as they are found.
-pub fn find(trees: &TreeReader, snapshots: &[Snapshot], query: &Query, told: &mut dyn FindReceiver) -> Result<()> {
+pub fn find(
+    trees: &TreeReader,
+    snapshots: &[Snapshot],
+    query: &Query,
+    task: &Task<'_>,
+    told: &mut dyn FindReceiver,
+) -> Result<()> {
     let mut roots: Vec<(Directory, SnapshotSet)> = Vec::new();
     for (at, snapshot) in snapshots.iter().enumerate() {
         let Some(directory) = snapshot.root.directory() else { continue };
@@ -81,7 +88,7 @@ pub fn find(trees: &TreeReader, snapshots: &[Snapshot], query: &Query, told: &mu
             None => roots.push((*directory, SnapshotSet::one(at))),
         }
     }
-    sweep(trees, b"", roots, None, &mut Finding { trees, query, told })
+    sweep(trees, b"", roots, None, task, &mut Finding { trees, query, told })
 }
 
 struct Finding<'a> {

@@ -8,6 +8,7 @@ use crate::query::diff::{DiffAction, DiffOptions, Other};
 use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
 use crate::query::{SnapshotSet, diff};
 use crate::repo::tree::TreeReader;
+use crate::task::Task;
 
 /// Snapshots that follow one another with a path in one state.
 #[derive(Debug, Clone)]
@@ -22,8 +23,8 @@ pub struct HistoryRun {
 
 /// The states of the entry called `names` (from the root) in `snapshots`. A directory that is the same in several is
 /// looked into once.
-pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]]) -> Result<Vec<EntryVersion>> {
-    versions_where(trees, snapshots, names, &|_, _| true)
+pub fn versions(trees: &TreeReader, snapshots: &[&Snapshot], names: &[&[u8]], task: &Task<'_>) -> Result<Vec<EntryVersion>> {
+    versions_where(trees, snapshots, names, task, &|_, _| true)
 }
 
 /// As [`versions`], without what is below an entry that `keep` refuses. It gets how deep the entry is (0: the root).
@@ -31,6 +32,7 @@ pub(crate) fn versions_where(
     trees: &TreeReader,
     snapshots: &[&Snapshot],
     names: &[&[u8]],
+    task: &Task<'_>,
     keep: &dyn Fn(usize, &Node) -> bool,
 ) -> Result<Vec<EntryVersion>> {
     let roots = snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.root.clone(), SnapshotSet::one(at)));
@@ -39,6 +41,7 @@ pub(crate) fn versions_where(
     for (depth, name) in names.iter().enumerate() {
         let mut below = Vec::new();
         for state in states {
+            task.go_on("the search was stopped")?;
             let Some(directory) = state.node.directory() else { continue };
             if let Some(entry) = trees.lookup(directory, name)? {
                 below.push((entry.node().clone(), state.set));
@@ -112,9 +115,15 @@ pub fn reasons(before: &Node, after: &Node) -> Vec<&'static str> {
 
 /// Where what is at `path` in `after` was in `before`, if it has moved with the same content since: itself, or a
 /// directory that it is in. Reads what differs between the two.
-pub fn renamed_from(trees: &TreeReader, before: &Snapshot, after: &Snapshot, path: &[u8]) -> Result<Option<Vec<u8>>> {
+pub fn renamed_from(
+    trees: &TreeReader,
+    before: &Snapshot,
+    after: &Snapshot,
+    path: &[u8],
+    task: &Task<'_>,
+) -> Result<Option<Vec<u8>>> {
     let mut found = None;
-    diff::diff(trees, &before.root, Other::Tree(&after.root), DiffOptions::default(), &mut |change| {
+    diff::diff(trees, &before.root, Other::Tree(&after.root), &DiffOptions::default(), task, &mut |change| {
         let below = path.strip_prefix(change.path.as_slice()).filter(|below| below.is_empty() || below.starts_with(b"/"));
         if let (Some(below), Some(from), DiffAction::Renamed) = (below, &change.from, change.action) {
             found = Some([from, below].concat());
@@ -134,9 +143,10 @@ pub fn below(
     path: &[u8],
     versions: &[EntryVersion],
     common: &SnapshotSet,
+    task: &Task<'_>,
     out: &mut TakeVersions<'_>,
 ) -> Result<()> {
-    sweep(trees, path, crate::query::sweep::directories(versions), Some(common), &mut HistoryVisitor(out))
+    sweep(trees, path, crate::query::sweep::directories(versions), Some(common), task, &mut HistoryVisitor(out))
 }
 
 struct HistoryVisitor<'a>(&'a mut TakeVersions<'a>);

@@ -12,6 +12,7 @@ use crate::format::page::PageKind;
 use crate::model::{ChunkId, Directory, Node};
 use crate::query::SnapshotSet;
 use crate::repo::tree::{NodePage, TreeReader};
+use crate::task::Task;
 
 /// One state of an entry, and the snapshots in which it is so.
 #[derive(Debug, Clone)]
@@ -50,10 +51,12 @@ pub(crate) fn sweep(
     path: &[u8],
     roots: Vec<(Directory, SnapshotSet)>,
     common: Option<&SnapshotSet>,
+    task: &Task<'_>,
     visit: &mut dyn SweepVisitor,
 ) -> Result<()> {
     let mut todo: Vec<Todo> = vec![(path.to_vec(), roots)];
     while let Some((path, states)) = todo.pop() {
+        task.go_on("the search was stopped")?;
         let start = todo.len();
         let result = directory(trees, &path, &states, common, visit, &mut todo);
         // The last pushed is taken first.

@@ -3,12 +3,12 @@
 //! come is no time at all.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Result;
 use crate::model::{Snapshot, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::storage::{Class, Name, Receipt};
+use crate::sys::clock;
 
 /// Clocks of different hosts differ, and so do ideas of the time zone: a time is of the future from so many seconds on.
 const SLACK: i64 = 86_400;
@@ -48,17 +48,11 @@ pub(crate) fn counting(snapshot: &Snapshot, received: Option<Timestamp>, now: Ti
 /// Sorts snapshots, the oldest first. Those of the future come before all others: one that was made while a clock was
 /// ahead is not the latest until then.
 pub fn sort(snapshots: &mut [Snapshot], received: &Received) {
-    let now = now();
+    let now = clock::now();
     snapshots.sort_by_cached_key(|s| order(s, at(received, s.id), now));
 }
 
 /// By which snapshots are sorted.
 pub fn order(snapshot: &Snapshot, received: Option<Timestamp>, now: Timestamp) -> (Option<Timestamp>, Timestamp, SnapshotId) {
     (counting(snapshot, received, now), snapshot.time, snapshot.id)
-}
-
-/// The time now.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
 }

@@ -12,6 +12,7 @@ use crate::restore::filter::PathFilter;
 use crate::restore::run::RestoreRun;
 use crate::restore::target::RestoreTarget;
 use crate::restore::{RestoreOptions, RestoreSource, shown, walk};
+use crate::task::Task;
 
 /// Paths that are named when much would be deleted.
 pub(crate) const NAMED: usize = 5;
@@ -70,10 +71,12 @@ pub(crate) fn limit(
     target: &Path,
     sources: &[RestoreSource<'_>],
     filter: &PathFilter,
+    task: &Task<'_>,
 ) -> Result<u64> {
+    let silent = Task { observer: &Silent, ..task.clone() };
     let survey = RestoreOptions { dry_run: true, ..options.clone() };
     let place = RestoreTarget::prepare(target, &options.forbidden, true)?;
-    let mut run = RestoreRun::new(tree, &survey, &Silent, place, sources)?;
+    let mut run = RestoreRun::new(tree, &survey, &silent, place, sources)?;
     run.only_deletions = true;
     for source in sources {
         walk::restore_source(&run, source, filter);

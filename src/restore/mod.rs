@@ -13,13 +13,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Node, Snapshot, escape};
-use crate::observe::Observer;
 use crate::repo::tree::TreeReader;
 use crate::sys::process;
+use crate::task::Task;
 
 pub mod danger;
 pub(crate) mod delete;
@@ -126,8 +125,6 @@ pub struct RestoreOptions {
     pub memory: u64,
     /// Directories and files that are never written to or removed: the repository, and its key.
     pub forbidden: Vec<PathBuf>,
-    /// Set from outside to stop: temporary files are removed and the answer is [`ErrorKind::Interrupted`].
-    pub stop: Arc<AtomicBool>,
 }
 
 impl Default for RestoreOptions {
@@ -153,7 +150,6 @@ impl Default for RestoreOptions {
             dry_run: false,
             memory: 48 << 20,
             forbidden: Vec::new(),
-            stop: Arc::default(),
         }
     }
 }
@@ -202,15 +198,15 @@ impl RestoreReport {
     }
 }
 
-/// Restores `request`. What fails for single entries is reported to `observer` and counted; an error is returned when
+/// Restores `request`. What fails for single entries is reported and counted; an error is returned when
 /// nothing can be done at all, when the target is full, and on interruption. Running it again goes on where it stopped.
 pub fn restore(
     reader: &Arc<TreeReader>,
     request: &RestoreRequest,
     options: &RestoreOptions,
-    observer: &dyn Observer,
+    task: &Task<'_>,
 ) -> Result<RestoreReport> {
-    restore_part(reader, request, options, observer, true)
+    restore_part(reader, request, options, task, true)
 }
 
 /// Restores `request`, which is all that is restored, or (`alone` is false) one of several.
@@ -218,7 +214,7 @@ pub(crate) fn restore_part(
     reader: &Arc<TreeReader>,
     request: &RestoreRequest,
     options: &RestoreOptions,
-    observer: &dyn Observer,
+    task: &Task<'_>,
     alone: bool,
 ) -> Result<RestoreReport> {
     let in_place = target::is_root(&request.target);
@@ -226,11 +222,11 @@ pub(crate) fn restore_part(
     let filter = filter::PathFilter::new(&options.include, &options.exclude)?;
     process::raise_file_limit();
     let most_deleted = match options.delete && !options.dry_run {
-        true => danger::limit(reader, options, &request.target, &sources, &filter)?,
+        true => danger::limit(reader, options, &request.target, &sources, &filter, task)?,
         false => u64::MAX,
     };
     let target = RestoreTarget::prepare(&request.target, &options.forbidden, options.dry_run)?;
-    let mut run = RestoreRun::new(reader, options, observer, target, &sources)?;
+    let mut run = RestoreRun::new(reader, options, task, target, &sources)?;
     run.most_deleted = most_deleted;
     preflight::space(&run, &sources, &filter)?;
     if let Some(rewriter) = options.rewriter.as_deref() {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::Snapshot;
-use crate::observe::{Counter, Event, Observer};
+use crate::observe::{Counter, Event};
 use crate::repo::attributes::AttributeFilter;
 use crate::repo::tree::TreeReader;
 use crate::restore::danger::{self, Deletion};
@@ -25,6 +25,7 @@ use crate::restore::{RestoreOptions, RestoreReport, RestoreSource, shown};
 use crate::storage::leftovers::WriterProcess;
 use crate::sys::dir::device_number;
 use crate::sys::{Dir, FileKind, Stat, process};
+use crate::task::Task;
 
 /// Temporary files that are kept open while they wait for more frames, where there are descriptors enough.
 const OPEN_FILES: u64 = 512;
@@ -79,7 +80,7 @@ pub(crate) struct RestoreRun<'a> {
     pub(crate) only_deletions: bool,
     /// Entries that may be deleted.
     pub(crate) most_deleted: u64,
-    pub(crate) observer: &'a dyn Observer,
+    pub(crate) task: &'a Task<'a>,
     /// Somebody wants to know of every entry.
     pub(crate) listing: bool,
     owners: Vec<OwnerMap>,
@@ -119,7 +120,7 @@ impl<'a> RestoreRun<'a> {
     pub(crate) fn new(
         tree: &'a Arc<TreeReader>,
         options: &'a RestoreOptions,
-        observer: &'a dyn Observer,
+        task: &'a Task<'a>,
         target: RestoreTarget,
         sources: &[RestoreSource<'_>],
     ) -> Result<Self> {
@@ -141,8 +142,8 @@ impl<'a> RestoreRun<'a> {
             without: AttributeFilter::new(&options.exclude_xattrs)?,
             only_deletions: false,
             most_deleted: u64::MAX,
-            observer,
-            listing: observer.wants_entries(),
+            task,
+            listing: task.observer.wants_entries(),
             owners: sources.iter().map(|source| map(source.snapshot)).collect::<Result<_>>()?,
             fatal: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -176,7 +177,7 @@ impl<'a> RestoreRun<'a> {
 
     /// Whether to begin nothing more.
     pub(crate) fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed) || self.options.stop.load(Ordering::Relaxed)
+        self.stopped.load(Ordering::Relaxed) || self.task.is_stopped()
     }
 
     /// Stops everything: the first such error is the answer.
@@ -194,7 +195,7 @@ impl<'a> RestoreRun<'a> {
             self.failed.lock().insert(subject.to_vec());
         }
         self.counts.errors.add(1);
-        self.observer.event(&Event::Warning { subject, message: &error.to_string() });
+        self.task.observer.event(&Event::Warning { subject, message: &error.to_string() });
     }
 
     /// Whether it was told that this entry could not be restored.
@@ -204,7 +205,7 @@ impl<'a> RestoreRun<'a> {
 
     /// Says what a user should know of.
     pub(crate) fn note(&self, subject: &[u8], message: &str) {
-        self.observer.event(&Event::Note { subject, message });
+        self.task.observer.event(&Event::Note { subject, message });
     }
 
     /// A property could not be set. `what` names the kind of property; each kind is told once, at the end.
@@ -361,7 +362,7 @@ impl<'a> RestoreRun<'a> {
     pub(crate) fn progress(&self) {
         let c = &self.counts;
         let whole = [&c.files, &c.directories, &c.others, &c.links, &c.unchanged, &c.metadata, &c.kept, &c.errors];
-        self.observer.event(&Event::Progress {
+        self.task.observer.event(&Event::Progress {
             entries: whole.iter().map(|counter| counter.get()).sum(),
             bytes: c.bytes.get(),
             total_entries: self.totals.0.load(Ordering::Relaxed),
@@ -393,7 +394,7 @@ impl<'a> RestoreRun<'a> {
     /// What is told once, at the end.
     fn tell_the_rest(&self) {
         for line in self.told.take() {
-            self.observer.event(&Event::Warning { subject: &line.subject, message: &line.message });
+            self.task.observer.event(&Event::Warning { subject: &line.subject, message: &line.message });
         }
         for line in self.told_lightly.take() {
             self.note(&line.subject, &line.message);

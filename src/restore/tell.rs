@@ -14,20 +14,20 @@ impl RestoreRun<'_> {
     pub(crate) fn tell(&self, directory: &TargetDirectory, node: &Node, action: Action, reason: &str) {
         if self.listing {
             let (path, kind) = (self.target.path_of(directory, &node.name), kind_of(file_kind(&node.kind)));
-            self.observer.event(&Event::Entry { action, path: &path, kind, reason, bytes: node.size() });
+            self.task.observer.event(&Event::Entry { action, path: &path, kind, reason, bytes: node.size() });
         }
     }
 
     /// Says which file is at work.
     pub(crate) fn tell_current(&self, directory: &TargetDirectory, node: &Node) {
-        self.observer.event(&Event::Current { subject: &self.target.path_of(directory, &node.name) });
+        self.task.observer.event(&Event::Current { subject: &self.target.path_of(directory, &node.name) });
     }
 
     /// Says that an entry which the snapshot does not have stays.
     pub(crate) fn tell_spared(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, reason: &str) {
         if self.listing {
             let (path, action) = (self.target.path_of(directory, name), Action::Kept);
-            self.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason, bytes: 0 });
+            self.task.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason, bytes: 0 });
         }
     }
 
@@ -35,7 +35,7 @@ impl RestoreRun<'_> {
     pub(crate) fn tell_removed(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, bytes: u64) {
         if self.listing {
             let (path, action) = (self.target.path_of(directory, name), Action::Removed);
-            self.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason: "", bytes });
+            self.task.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason: "", bytes });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The operating system: directory descriptors, attributes, mounts, processes. The only room where `libc` and `unsafe` may
 //! be used. Paths are never joined here: everything is relative to an open directory and follows no links.
 
+pub mod clock;
 pub mod dir;
 pub mod direct;
 pub mod filesystem;

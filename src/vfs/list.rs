@@ -11,6 +11,7 @@ use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, SnapshotFilter};
 use crate::repo::{Repository, parallel};
 use crate::repo::{annotations, times};
+use crate::sys::clock;
 use crate::vfs::inode::Ranges;
 use crate::vfs::root::{MountedSnapshot, Numbers};
 
@@ -103,7 +104,7 @@ impl SnapshotWatch {
                 _ => None,
             })
             .collect();
-        let now = times::now();
+        let now = clock::now();
         shown.sort_by_cached_key(|m| times::order(&m.snapshot, None, now));
         Ok(shown)
     }

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 #[path = "../common/record.rs"]
 mod record;
@@ -25,13 +24,13 @@ use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::ingest::{IngestOptions, ingest, sources};
 use yester::model::{Statistics, Timestamp};
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::restore::{RestoreOptions, RestoreRequest, restore};
 use yester::storage::directory::DirectoryStorage;
+use yester::task::Task;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -47,9 +46,8 @@ fn storage(scratch: &Path) -> Arc<RecordingStorage> {
 }
 
 fn put(repo: &Arc<Repository>, tree: &Path) -> Statistics {
-    let stop = Arc::new(AtomicBool::new(false));
     let source = sources::source(Path::new("/"), tree);
-    ingest(repo, &[source], &IngestOptions::default(), &stop, &Silent).unwrap().snapshot.statistics
+    ingest(repo, &[source], &IngestOptions::default(), &Task::default()).unwrap().snapshot.statistics
 }
 
 fn take(repo: &Arc<Repository>, scratch: &Path) -> Statistics {
@@ -59,7 +57,7 @@ fn take(repo: &Arc<Repository>, scratch: &Path) -> Statistics {
     let snapshot = Arc::new(snapshots::list(repo).unwrap().swap_remove(0));
     let statistics = snapshot.statistics;
     let request = RestoreRequest { sources: vec![(snapshot, Vec::new())], target: scratch.join("restored") };
-    assert!(restore(&trees, &request, &options, &Silent).unwrap().is_complete());
+    assert!(restore(&trees, &request, &options, &Task::default()).unwrap().is_complete());
     statistics
 }
 

@@ -9,7 +9,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use yester::chunk::keys::Credential;
@@ -19,7 +18,6 @@ use yester::format::pack::{Codec, DirectoryEntry, FrameInfo, PREAMBLE, PackKind}
 use yester::format::page::{PageKind, key_hash};
 use yester::ingest::{IngestOptions, ingest, sources};
 use yester::model::{ChunkId, ChunkKey, Content, Item, Kind, Metadata, Node, PackId, Timestamp, Xattrs};
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::index::merge;
 use yester::repo::index::segment::Segment;
@@ -27,6 +25,7 @@ use yester::repo::pack::StoredPack;
 use yester::repo::tree::writer::{PageSink, TreeWriter};
 use yester::repo::{InitOptions, Repository};
 use yester::storage::directory::DirectoryStorage;
+use yester::task::Task;
 use yester::vfs::MountOptions;
 use yester::vfs::View;
 
@@ -166,9 +165,8 @@ fn snapshots(repo: &Arc<Repository>, scratch: &Path) {
         std::fs::write(tree.join(format!("file-{n}")), format!("{n} {}", "text ".repeat(n * 100))).unwrap();
     }
     let put = || {
-        let stop = Arc::new(AtomicBool::new(false));
         let source = sources::source(Path::new("/"), &tree);
-        ingest(repo, &[source], &IngestOptions::default(), &stop, &Silent).unwrap();
+        ingest(repo, &[source], &IngestOptions::default(), &Task::default()).unwrap();
     };
     put();
     first_look(repo, "one snapshot");

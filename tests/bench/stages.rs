@@ -13,7 +13,6 @@ use std::hint::black_box;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use yester::chunk::codec::{Compression, Decoder, Encoder};
@@ -24,10 +23,10 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::ingest::IngestOptions;
 use yester::ingest::sources;
 use yester::model::Timestamp;
-use yester::observe::Silent;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::directory::DirectoryStorage;
 use yester::sys::{Dir, FileKind};
+use yester::task::Task;
 use yester::vfs::MountOptions;
 use yester::vfs::View;
 use yester::vfs::attr::Type;
@@ -179,10 +178,9 @@ fn view_stages(root: &Path, scratch: &Path) {
         label: Vec::new(),
     };
     let repo = Arc::new(Repository::init(storage, &Credential::KeyFile([1; 32]), &options).unwrap());
-    let stop = Arc::new(AtomicBool::new(false));
     let source = sources::source(Path::new("/"), root);
     let stage = Stage::begin("ingest, whole, warm");
-    let report = yester::ingest::ingest(&repo, &[source], &IngestOptions::default(), &stop, &Silent).unwrap();
+    let report = yester::ingest::ingest(&repo, &[source], &IngestOptions::default(), &Task::default()).unwrap();
     let bytes = report.snapshot.statistics.bytes;
     stage.end(bytes, report.snapshot.statistics.files, "file");
 

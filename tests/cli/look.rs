@@ -16,6 +16,7 @@ use yester::model::patterns::Patterns;
 use yester::query::diff::{self, DiffAction, DiffOptions, Other};
 use yester::query::{EntryVersion, SnapshotSet, find};
 use yester::storage::memory::MemoryStorage;
+use yester::task::Task;
 
 fn run(world: &World, options: &[String], args: &[&str]) -> Run {
     world.run(&with(options, args))
@@ -244,7 +245,7 @@ fn pages_that_snapshots_share_are_gone_through_once() {
     let asked = |count: usize| {
         let (trees, mut told) = (build::reader(&repo), Count::default());
         let query = find::Query { patterns: Patterns::new([("file003", false)]).unwrap(), ..Default::default() };
-        find::find(&trees, &snapshots[..count], &query, &mut told).unwrap();
+        find::find(&trees, &snapshots[..count], &query, &Task::default(), &mut told).unwrap();
         (told.0, trees.chunks().counts.asked.get())
     };
     let (one, all) = (asked(1), asked(40));
@@ -262,7 +263,7 @@ fn ten_changes_cost_few_pages() {
     let trees = build::reader(&repo);
     let mut changes = Vec::new();
     let other = Other::Tree(&after.root);
-    let whole = diff::diff(&trees, &before.root, other, DiffOptions::default(), &mut |change| {
+    let whole = diff::diff(&trees, &before.root, other, &DiffOptions::default(), &Task::default(), &mut |change| {
         changes.push((change.action, change.path.clone()));
         Ok(())
     });

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::record::RecordingStorage;
 use yester::Result;
@@ -14,12 +13,12 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::format::node;
 use yester::format::pack::PackKind;
 use yester::format::page::{self, PageKind};
+use yester::maintain::forget::{self, ForgetOptions};
 use yester::maintain::prune::{self, Prune, PruneOptions, Unused};
-use yester::maintain::{forget, repair};
+use yester::maintain::repair::{self, RepairOptions};
 use yester::model::{
     ChunkId, Content, Directory, Item, Kind, Metadata, Node, Owners, Snapshot, SnapshotId, Statistics, Timestamp, Xattrs,
 };
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::index::known::{self, KnownChunks};
 use yester::repo::index::merge;
@@ -31,6 +30,7 @@ use yester::repo::tree::writer::{PageSink, TreeWriter};
 use yester::repo::{InitOptions, Repository, session, snapshots};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Storage};
+use yester::task::Task;
 
 const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 0 };
 const KEY: Credential = Credential::KeyFile([7; 32]);
@@ -90,7 +90,7 @@ impl Years {
             4 => {
                 let which = usize::from(next());
                 if let Some(id) = self.live.keys().nth(which % self.live.len().max(1)).copied() {
-                    forget::forget(&self.repo, &[id], NOW, b"", &Silent).expect("forgetting");
+                    forget::forget(&self.repo, &[id], &ForgetOptions::default(), &Task::default().at(NOW)).expect("forgetting");
                     self.live.remove(&id);
                     self.forgotten.insert(id);
                 }
@@ -116,7 +116,7 @@ impl Years {
                         self.storage.delete(&name).expect("deleting");
                     }
                 }
-                repair::index(&self.repo, false, &Silent).expect("a repair");
+                repair::index(&self.repo, &RepairOptions::default(), &Task::default()).expect("a repair");
             }
         }
         self.storage.take();
@@ -130,9 +130,8 @@ impl Years {
             1 => Unused::Unlimited,
             _ => Unused::Percent(5.0),
         };
-        let options = PruneOptions { max_unused, fence, ..PruneOptions::new(NOW) };
-        let stop = AtomicBool::new(false);
-        Prune::prepare(&self.repo, &options, &stop, &Silent)?.carry_out().map(drop)
+        let options = PruneOptions { max_unused, fence, ..PruneOptions::default() };
+        Prune::prepare(&self.repo, &options, &Task::default().at(NOW))?.carry_out().map(drop)
     }
 
     /// Stores `files` as a snapshot, beginning again whenever it was fenced. `beside`: at which point a prune runs.

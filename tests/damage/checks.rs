@@ -19,9 +19,10 @@ use yester::format::page::{self, PageKind};
 use yester::ingest::{IngestOptions, Source, ingest};
 use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::{Content, Item, Kind, LinkGroup, PackId, Root, SnapshotId, Timestamp, Xattrs, escape};
-use yester::observe::{Event, Observer, Silent};
+use yester::observe::{Event, Observer};
 use yester::repo::Repository;
 use yester::storage::{Class, Name, Storage};
+use yester::task::{Clock, Task};
 
 /// What was told.
 #[derive(Default)]
@@ -72,8 +73,13 @@ fn all_data() -> CheckOptions {
 }
 
 fn run(repo: &Arc<Repository>, options: &CheckOptions) -> (CheckReport, Told, Vec<PackId>) {
+    run_by(Clock::System, repo, options)
+}
+
+fn run_by(clock: Clock, repo: &Arc<Repository>, options: &CheckOptions) -> (CheckReport, Told, Vec<PackId>) {
     let (told, mut sound) = (Told::default(), Vec::new());
-    let report = check(repo, options, &told, &mut |pack, whole| sound.extend(whole.then_some(pack))).unwrap();
+    let task = Task { clock, ..Task::new(&told) };
+    let report = check(repo, options, &task, &mut |pack, whole| sound.extend(whole.then_some(pack))).unwrap();
     (report, told, sound)
 }
 
@@ -237,7 +243,7 @@ fn versions() -> Versions {
     let live = tempfile::tempdir().unwrap();
     let mut bytes = noise(70, 9000);
     let source = [Source { path: live.path().to_owned(), stored: b"/live".to_vec() }];
-    let take = || ingest(&tiny.repo, &source, &IngestOptions::default(), &Arc::default(), &Silent).unwrap().snapshot.id;
+    let take = || ingest(&tiny.repo, &source, &IngestOptions::default(), &Task::default()).unwrap().snapshot.id;
     fs::write(live.path().join("versioned"), &bytes).unwrap();
     let first = take();
     bytes[4000] ^= 1;
@@ -375,8 +381,8 @@ fn subsets_cover_everything_and_fresh_packs_are_left_out() {
     let now = Timestamp { secs: 1003, nanos: 0 };
     let fresh = |seconds| {
         let max_age = Some(Duration::from_secs(seconds));
-        let options = CheckOptions { verified: verified.clone(), max_age, now, ..all_data() };
-        let report = run(&tiny.repo, &options).0;
+        let options = CheckOptions { verified: verified.clone(), max_age, ..all_data() };
+        let report = run_by(Clock::Fixed(now), &tiny.repo, &options).0;
         (report.read_packs, report.fresh_packs)
     };
     assert_eq!((fresh(2000), fresh(1002), fresh(10)), ((0, 40), (20, 20), (40, 0)));
@@ -386,8 +392,8 @@ fn subsets_cover_everything_and_fresh_packs_are_left_out() {
     assert_eq!((none.read_packs, none.left_packs, none.is_sound()), (0, 40, true));
     assert_eq!((all.read_packs, all.left_packs), (40, 0));
     // A clock that went back proves nothing.
-    let options = CheckOptions { now: Timestamp::default(), max_age: Some(Duration::from_secs(9)), verified, ..all_data() };
-    assert!(run(&tiny.repo, &options).0.read_packs > 0);
+    let options = CheckOptions { max_age: Some(Duration::from_secs(9)), verified, ..all_data() };
+    assert!(run_by(Clock::Fixed(Timestamp::default()), &tiny.repo, &options).0.read_packs > 0);
 }
 
 #[test]
@@ -684,9 +690,9 @@ fn signs_of_life_of_sessions_that_have_ended_are_told() {
     let id = SnapshotId([7; 32]);
     yester::repo::beat::give(&tiny.repo, id, 3).unwrap();
     let told = Told::default();
-    let report = check(&tiny.repo, &CheckOptions::default(), &told, &mut |_, _| ()).unwrap();
+    let report = check(&tiny.repo, &CheckOptions::default(), &Task::new(&told), &mut |_, _| ()).unwrap();
     assert_eq!((report.lone_beats, report.sessions, told.lines().len()), (1, 0, 0));
     tiny.storage.delete(&Name::Beat(id, 3)).unwrap();
-    let report = check(&tiny.repo, &CheckOptions::default(), &told, &mut |_, _| ()).unwrap();
+    let report = check(&tiny.repo, &CheckOptions::default(), &Task::new(&told), &mut |_, _| ()).unwrap();
     assert_eq!(report.lone_beats, 0);
 }

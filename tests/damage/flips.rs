@@ -12,13 +12,14 @@ use yester::format::segment::SegmentPack;
 use yester::ingest::{IngestOptions, Source, ingest};
 use yester::maintain::check::{CheckOptions, Subset, check};
 use yester::model::{Kind, Timestamp};
-use yester::observe::{Event, Observer, Silent};
+use yester::observe::{Event, Observer};
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 const KEY: Credential = Credential::KeyFile([1; 32]);
 
@@ -44,7 +45,7 @@ fn storage() -> Arc<MemoryStorage> {
     let mut versioned = noise(9000, 2);
     fs::write(at("versioned"), &versioned).unwrap();
     let source = [Source { path: live.path().to_owned(), stored: b"/live".to_vec() }];
-    let take = || ingest(&repo, &source, &IngestOptions::default(), &Arc::default(), &Silent).unwrap();
+    let take = || ingest(&repo, &source, &IngestOptions::default(), &Task::default()).unwrap();
     take();
     versioned[4000] ^= 1;
     fs::write(at("versioned"), &versioned).unwrap();
@@ -129,7 +130,7 @@ fn assert_check_names(storage: &Arc<MemoryStorage>, name: &Name) {
     let repo = Arc::new(Repository::open(storage.clone(), &KEY).unwrap());
     let options = CheckOptions { read: Some(Subset::All), ..CheckOptions::default() };
     let damaged = Damaged::default();
-    let report = check(&repo, &options, &damaged, &mut |_, _| {}).unwrap();
+    let report = check(&repo, &options, &Task::new(&damaged), &mut |_, _| {}).unwrap();
     assert!(!report.is_sound(), "check did not notice {name}");
     assert!(damaged.0.lock().unwrap().iter().all(|object| *object == name.to_string()), "{name}: {:?}", damaged.0);
 }

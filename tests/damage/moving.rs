@@ -12,11 +12,11 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::ingest::{IngestOptions, Parent, Source, ingest};
 use yester::maintain::check::{CheckOptions, CheckReport, Subset, check};
 use yester::model::Timestamp;
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Costs, Created, Name, Storage};
+use yester::task::Task;
 use yester::{Error, Result};
 
 const KEY: Credential = Credential::KeyFile([1; 32]);
@@ -103,7 +103,7 @@ fn repository() -> Arc<Moving> {
         fs::write(live.path().join(format!("small{n}")), [n; 300]).unwrap();
         let source = [Source { path: live.path().to_owned(), stored: b"/live".to_vec() }];
         let options = IngestOptions { parent: Parent::None, ..IngestOptions::default() };
-        ingest(&repo, &source, &options, &Arc::default(), &Silent).unwrap();
+        ingest(&repo, &source, &options, &Task::default()).unwrap();
         if n == 0 {
             let (snapshot, _) = inner.list(Class::Snapshots).unwrap()[0];
             inner.delete(&snapshot).unwrap();
@@ -116,7 +116,7 @@ fn repository() -> Arc<Moving> {
 fn checked(storage: &Arc<Moving>) -> std::result::Result<CheckReport, Error> {
     let repo = Arc::new(Repository::open(storage.clone(), &KEY)?);
     let options = CheckOptions { read: Some(Subset::All), ..CheckOptions::default() };
-    check(&repo, &options, &Silent, &mut |_, _| ())
+    check(&repo, &options, &Task::default(), &mut |_, _| ())
 }
 
 #[test]

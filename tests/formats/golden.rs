@@ -7,7 +7,6 @@ use crate::common::golden_tree;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
 
 use golden_tree::{MANY, OWNER, STORED, What};
@@ -28,13 +27,13 @@ use yester::model::{
     Annotation, ChunkId, Content, Item, Kind, Node, PackId, Pin, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId,
     Timestamp, Xattrs,
 };
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 const CHUNKER: ChunkerParameters = ChunkerParameters { min: 256, avg: 1024, max: 4096 };
 const TIME: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 42 };
@@ -82,7 +81,7 @@ fn ingest_golden(repo: &Arc<Repository>, source: &Path) {
         still: Some(FreezeHooks { freeze: Arc::new(|| Ok(())), thaw: Arc::new(|| ()) }),
         ..IngestOptions::default()
     };
-    let report = ingest(repo, &sources, &options, &Arc::new(AtomicBool::new(false)), &Silent).unwrap();
+    let report = ingest(repo, &sources, &options, &Task::default()).unwrap();
     assert!(report.committed && report.is_complete());
 }
 
@@ -441,7 +440,7 @@ fn an_ingest_goes_on_where_the_old_program_stopped() {
     std::fs::write(source.join("big"), golden_tree::noise(600_000, 77)).unwrap();
     let sources = [Source { path: source.clone(), stored: b"/more".to_vec() }];
     let options = IngestOptions { parent: Parent::None, compression: Compression::Auto, ..IngestOptions::default() };
-    let report = ingest(&repo, &sources, &options, &Arc::new(AtomicBool::new(false)), &Silent).unwrap();
+    let report = ingest(&repo, &sources, &options, &Task::default()).unwrap();
     assert!(report.committed);
     assert_eq!(report.snapshot.statistics.bytes_new, 600_000, "the small file's chunk was there");
     let all = snapshots::list(&repo).unwrap();

@@ -12,7 +12,8 @@ use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::snapshots;
 use yester::repo::tree::TreeReader;
-use yester::vfs::image::{self, Exported, Losses};
+use yester::task::Task;
+use yester::vfs::image::{self, ExportOptions, Exported, Losses};
 
 use crate::common::program;
 
@@ -33,7 +34,8 @@ fn export(tiny: &Tiny, path: &str, to: &Path) -> yester::Result<Exported> {
     let names: Vec<&[u8]> = path.split('/').filter(|name| !name.is_empty()).map(str::as_bytes).collect();
     let (_, position) = trees.walk_to(&snapshot.root, &names)?;
     let out = File::create(to).unwrap();
-    image::export(&trees, snapshot, position, (&out, to.parent().unwrap()), 8 << 20, &mut |_| {})
+    let options = ExportOptions { spool: to.parent().unwrap().to_owned(), memory: 8 << 20 };
+    image::export(&trees, snapshot, position, &options, &Task::default(), &out)
 }
 
 /// An image in the kernel's hands.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Barrier};
 use yester::chunk::keys::Credential;
 use yester::ingest::{IngestOptions, ingest};
 use yester::maintain::check::{CheckOptions, check};
-use yester::observe::Silent;
 use yester::repo::{Repository, snapshots};
+use yester::task::Task;
 
 use crate::common::trees::fixture::{Fixture, source};
 use crate::net::support::*;
@@ -32,13 +32,13 @@ fn many_clients_ingest_at_once_and_every_snapshot_is_whole() {
             std::thread::spawn(move || {
                 let repo = Arc::new(Repository::open(storage, &Credential::KeyFile([1; 32])).unwrap());
                 begin.wait();
-                let report = ingest(&repo, &source(&live), &IngestOptions::default(), &Arc::default(), &Silent).unwrap();
+                let report = ingest(&repo, &source(&live), &IngestOptions::default(), &Task::default()).unwrap();
                 assert!(report.is_complete(), "{report:?}");
             })
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(snapshots::list(&fixture.repo).unwrap().len(), usize::from(CLIENTS));
-    let found = check(&fixture.repo, &CheckOptions::default(), &Silent, &mut |_, _| {}).unwrap();
+    let found = check(&fixture.repo, &CheckOptions::default(), &Task::default(), &mut |_, _| {}).unwrap();
     assert!(found.is_sound(), "{found:?}");
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use yester::Result;
 use yester::ingest::{IngestOptions, ingest};
 use yester::mount::{Shutdown, mount};
-use yester::observe::Silent;
 use yester::remote::client::RemoteStorage;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 use yester::sys::process::ProcessIdentity;
+use yester::task::Task;
 use yester::vfs::MountOptions;
 
 use crate::common::trees::fixture::{Fixture, source};
@@ -145,7 +145,7 @@ fn content(n: u8) -> Vec<u8> {
 
 fn restored(fixture: &Fixture, snapshot: yester::model::Snapshot, to: &Path) -> RestoreReport {
     let request = RestoreRequest { sources: vec![(Arc::new(snapshot), Vec::new())], target: to.to_owned() };
-    restore(&fixture.trees(), &request, &RestoreOptions::default(), &Silent).unwrap()
+    restore(&fixture.trees(), &request, &RestoreOptions::default(), &Task::default()).unwrap()
 }
 
 fn assert_same(at: &Path) {
@@ -165,7 +165,7 @@ fn packs_go_several_at_once_and_ranges_together() {
     sample(&live);
     watched.order.lock().unwrap().clear();
     let options = IngestOptions { pack_size: 3 << 20, ..IngestOptions::default() };
-    let report = ingest(&fixture.repo, &source(&live), &options, &Arc::default(), &Silent).unwrap();
+    let report = ingest(&fixture.repo, &source(&live), &options, &Task::default()).unwrap();
     let sent = watched.creates.take();
     assert!(sent.most >= 2, "one pack after the other: {sent:?}");
     assert!(sent.most <= watched.costs().creates_at_once, "memory is for a few packs: {sent:?}");

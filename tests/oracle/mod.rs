@@ -175,7 +175,12 @@ fn a_stopped_ingest_leaves_what_it_stored_for_the_next() {
     live.edit(300);
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let source = crate::common::trees::fixture::source(&live.root);
-    let result = yester::ingest::ingest(&fixture.repo, &source, &IngestOptions::default(), &stop, &yester::observe::Silent);
+    let result = yester::ingest::ingest(
+        &fixture.repo,
+        &source,
+        &IngestOptions::default(),
+        &yester::task::Task::default().stopped_by(&stop),
+    );
     assert_eq!(result.map(|_| ()).map_err(|e| e.kind()), Err(yester::ErrorKind::Interrupted));
     assert!(yester::repo::snapshots::list(&fixture.repo).expect("snapshots are listed").is_empty());
     assert!(fixture.storage.list_names(Class::Sessions).is_empty());

@@ -6,11 +6,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use yester::maintain::check::{CheckOptions, Subset, check};
-use yester::maintain::repair;
+use yester::maintain::repair::{self, RepairOptions};
 use yester::model::SnapshotId;
-use yester::observe::{Event, Observer, Silent};
+use yester::observe::{Event, Observer};
 use yester::repo::Repository;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::prune::support::{Reader, World, noise};
 
@@ -98,7 +99,7 @@ impl Observer for Hits {
 fn no_hit(repo: &Arc<Repository>, id: SnapshotId, case: &str) {
     let hits = Hits::default();
     let options = CheckOptions { read: Some(Subset::All), ..CheckOptions::default() };
-    check(repo, &options, &hits, &mut |_, _| ()).unwrap();
+    check(repo, &options, &Task::new(&hits), &mut |_, _| ()).unwrap();
     let hits = hits.0.into_inner().unwrap();
     let own: Vec<_> = hits.iter().filter(|(snapshot, _)| *snapshot == id.to_string()).collect();
     assert!(own.is_empty(), "{case}: {own:?}");
@@ -119,9 +120,9 @@ fn trial(seed: u64) {
     eprintln!("{case}");
     let repo = world.copy_of_repo();
     let all = CheckOptions { read: Some(Subset::All), ..CheckOptions::default() };
-    check(&repo, &all, &Silent, &mut |_, _| ()).unwrap_or_else(|e| panic!("{case}: a check: {e}"));
+    check(&repo, &all, &Task::default(), &mut |_, _| ()).unwrap_or_else(|e| panic!("{case}: a check: {e}"));
     if dice.below(3) == 0 {
-        repair::index(&repo, false, &Silent).unwrap_or_else(|e| panic!("{case}: a repair: {e}"));
+        repair::index(&repo, &RepairOptions::default(), &Task::default()).unwrap_or_else(|e| panic!("{case}: a repair: {e}"));
     }
     if dice.below(2) == 0 {
         world.write("later", &noise(500, 10_000));
@@ -133,7 +134,7 @@ fn trial(seed: u64) {
     // Whatever the rest of the repository is like, these end.
     let _ = world.try_prune(&world.prune_options());
     Reader::open(&repo).holds(id, &world.expected(), &case);
-    let _ = repair::index(&repo, false, &Silent);
+    let _ = repair::index(&repo, &RepairOptions::default(), &Task::default());
     no_hit(&repo, id, &case);
 }
 

@@ -3,11 +3,11 @@
 use crate::common::record::Operation;
 use yester::error::{Error, ErrorKind};
 use yester::format::pack::PackKind;
-use yester::maintain::forget;
-use yester::observe::Silent;
+use yester::maintain::forget::{self, ForgetOptions};
 use yester::repo::damaged;
 use yester::repo::index::Index;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::prune::support::{World, noise, now};
 
@@ -104,7 +104,7 @@ fn a_snapshot_that_is_missing_stops_it() {
     let by = |name: String| forget::by_names(&world.repo, &all, &[name], &Default::default(), &[], false);
     assert_eq!(by(second.to_string()).unwrap(), [second]);
     assert_eq!(by("0".repeat(64)).unwrap_err().kind(), ErrorKind::NotFound);
-    forget::forget(&world.repo, &[second], now(), b"", &Silent).unwrap();
+    forget::forget(&world.repo, &[second], &ForgetOptions::default(), &Task::default()).unwrap();
     world.history.remove(&second);
     world.prune();
     world.verify();
@@ -216,10 +216,9 @@ fn a_pack_that_cannot_be_read_is_not_repacked() {
         world.storage.inner.damage(name, |bytes| bytes[100_000] ^= 1);
     }
     let told = Told::default();
-    let stop = Default::default();
     let options =
         yester::maintain::prune::PruneOptions { max_unused: yester::maintain::prune::Unused::Bytes(0), ..world.prune_options() };
-    yester::maintain::prune::Prune::prepare(&world.repo, &options, &stop, &told).unwrap().carry_out().unwrap();
+    yester::maintain::prune::Prune::prepare(&world.repo, &options, &Task::new(&told)).unwrap().carry_out().unwrap();
     let told = told.0.into_inner().unwrap();
     assert!(told.iter().any(|line| line.contains("packs/") && line.contains("yester check")), "{told:?}");
     assert!(data.iter().all(|name| world.names(Class::Packs).contains(name)), "what is damaged is left for check to see");

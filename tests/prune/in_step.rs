@@ -9,9 +9,9 @@ use yester::chunk::codec::Compression;
 use yester::error::Result;
 use yester::ingest::{IngestOptions, IngestReport, Parent, Source, ingest};
 use yester::model::SnapshotId;
-use yester::observe::Silent;
 use yester::repo::Repository;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::common::faults::Faults;
 use crate::prune::support::{World, noise};
@@ -115,7 +115,7 @@ pub fn meet(mut world: World, wait: Duration, meeting: &Meeting, before: Arc<Bef
         let repo = Arc::new(Repository::open(storage.clone(), &credential).unwrap());
         let before = before.clone();
         storage.before(move |operation| before(me, operation));
-        let report = ingest(&repo, &source, &options(wait), &Arc::default(), &Silent);
+        let report = ingest(&repo, &source, &options(wait), &Task::default());
         // Also when it failed: the other may wait for that.
         meeting.end(me);
         report.unwrap()

@@ -109,7 +109,7 @@ fn put(repo: &Repository, id: SnapshotId, session: &Session) {
 /// A session of a process of this host that is gone, which is before all others.
 fn with_dead_session() -> World {
     let world = with_image();
-    let id = session::begin(&world.repo, yester::ingest::now()).unwrap();
+    let id = session::begin(&world.repo, yester::sys::clock::now()).unwrap();
     let dead = Session { started: 1, ..session::read(&world.repo, id).unwrap() };
     session::end(&world.repo, id).unwrap();
     put(&world.repo, SnapshotId([0; 32]), &dead);

@@ -13,6 +13,7 @@ use yester::model::{Snapshot, SnapshotId};
 use yester::repo::index::Index;
 use yester::repo::{Repository, beat, session, snapshots};
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::common::faults;
 use crate::prune::support::{Reader, Tree, World, noise, now};
@@ -145,8 +146,7 @@ fn an_ingest_between_two_looks_of_a_prune_loses_nothing() {
         world.storage.before(move |_| {
             if left == 0 {
                 let sources = [yester::ingest::Source { path: source.clone(), stored: b"/live".to_vec() }];
-                let silent = &yester::observe::Silent;
-                let report = yester::ingest::ingest(&repo, &sources, &options, &Arc::default(), silent).unwrap();
+                let report = yester::ingest::ingest(&repo, &sources, &options, &Task::default()).unwrap();
                 *taken_too.lock().unwrap() = Some(report.snapshot.id);
             }
             left = left.wrapping_sub(1);

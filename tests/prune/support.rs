@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::common::record::Operation;
@@ -18,16 +18,16 @@ use yester::format::envelope::ObjectType;
 use yester::format::snapshot::Session;
 use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
 use yester::maintain::check::{CheckOptions, check};
-use yester::maintain::forget;
+use yester::maintain::forget::{self, ForgetOptions};
 use yester::maintain::prune::{Prune, PruneOptions, PrunePlan, Report, Unused};
 use yester::model::{Directory, Kind, PackId, SnapshotId, Timestamp};
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, session, snapshots};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::common::faults::{self, Faults};
 
@@ -40,7 +40,7 @@ const KEY: Credential = Credential::KeyFile([9; 32]);
 const CHUNKER: ChunkerParameters = ChunkerParameters { min: 2048, avg: 4096, max: 16384 };
 
 pub fn now() -> Timestamp {
-    yester::ingest::now()
+    yester::sys::clock::now()
 }
 
 /// Bytes that do not compress.
@@ -108,7 +108,7 @@ impl World {
 
     pub fn try_ingest(&self, options: &IngestOptions) -> Result<IngestReport> {
         let sources = [Source { path: self.source.path().to_owned(), stored: b"/live".to_vec() }];
-        ingest(&self.repo, &sources, options, &Arc::default(), &Silent)
+        ingest(&self.repo, &sources, options, &Task::default())
     }
 
     /// Takes a snapshot, which from now on must be there.
@@ -120,12 +120,12 @@ impl World {
     }
 
     pub fn forget(&mut self, id: SnapshotId) {
-        assert_eq!(forget::forget(&self.repo, &[id], now(), b"", &Silent).unwrap(), [id]);
+        assert_eq!(forget::forget(&self.repo, &[id], &ForgetOptions::default(), &Task::default()).unwrap(), [id]);
         self.history.remove(&id);
     }
 
     pub fn prune_options(&self) -> PruneOptions {
-        PruneOptions { memory: 8 << 20, ..PruneOptions::new(now()) }
+        PruneOptions { memory: 8 << 20, ..PruneOptions::default() }
     }
 
     pub fn try_prune(&self, options: &PruneOptions) -> Result<(PrunePlan, Report)> {
@@ -161,15 +161,14 @@ impl World {
     #[track_caller]
     pub fn is_undamaged(&self, case: &str) {
         let repo = Arc::new(Repository::open(self.storage.inner.clone(), &KEY).unwrap());
-        let report = check(&repo, &CheckOptions::default(), &Silent, &mut |_, _| ()).unwrap();
+        let report = check(&repo, &CheckOptions::default(), &Task::default(), &mut |_, _| ()).unwrap();
         assert!(report.is_sound(), "{case}: {report:?}");
     }
 }
 
 /// Plans a prune and does it.
 pub fn prune(repo: &Arc<Repository>, options: &PruneOptions) -> Result<(PrunePlan, Report)> {
-    let stop = AtomicBool::new(false);
-    let prune = Prune::prepare(repo, options, &stop, &Silent)?;
+    let prune = Prune::prepare(repo, options, &Task::default())?;
     let plan = prune.plan().clone();
     Ok((plan, prune.carry_out()?))
 }

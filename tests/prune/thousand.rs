@@ -5,7 +5,6 @@ use super::support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::AtomicBool;
 
 use jiff::tz::TimeZone;
 use support::{World, noise};
@@ -13,8 +12,8 @@ use yester::maintain::forget::by_policy;
 use yester::maintain::prune::{Prune, PruneOptions};
 use yester::maintain::retention::{KeepCount, Policy};
 use yester::model::{SnapshotId, Timestamp};
-use yester::observe::Silent;
 use yester::repo::snapshots::{self, SnapshotFilter};
+use yester::task::Task;
 
 /// Counts what this thread has from the heap, and the most it ever had. Prune is one thread.
 struct Counting;
@@ -74,10 +73,9 @@ fn another(world: &mut World, number: u64) -> SnapshotId {
 /// Prunes; answers what was announced, and the most that it had from the heap beyond what was there.
 fn measured(world: &World) -> (u64, i64) {
     let options = PruneOptions { memory: 1 << 20, ..world.prune_options() };
-    let stop = AtomicBool::new(false);
     NOW.with(|now| MOST.with(|most| most.set(now.get())));
     let before = NOW.with(Cell::get);
-    let prune = Prune::prepare(&world.repo, &options, &stop, &Silent).unwrap();
+    let prune = Prune::prepare(&world.repo, &options, &Task::default()).unwrap();
     let announced = prune.plan().freed;
     prune.carry_out().unwrap();
     (announced, MOST.with(Cell::get) - before)

@@ -8,9 +8,9 @@ use yester::error::ErrorKind;
 use yester::ingest::{IngestOptions, IngestReport, Parent, Source, ingest};
 use yester::maintain::prune::{PruneOptions, open_sessions};
 use yester::model::{PackId, SnapshotId};
-use yester::observe::Silent;
 use yester::repo::{Repository, session};
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::common::faults;
 use crate::prune::support::{World, noise, now, prune};
@@ -64,7 +64,7 @@ fn other(world: &World) -> impl FnOnce() -> IngestReport + Send + 'static {
 
 fn take(repo: &Arc<Repository>, path: &std::path::Path) -> yester::Result<IngestReport> {
     let sources = [Source { path: path.to_owned(), stored: b"/live".to_vec() }];
-    ingest(repo, &sources, &options(), &Arc::default(), &Silent)
+    ingest(repo, &sources, &options(), &Task::default())
 }
 
 fn bytes_of_packs(world: &World) -> u64 {

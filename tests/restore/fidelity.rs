@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use yester::error::ErrorKind;
 use yester::model::Kind;
 use yester::restore::RestoreOptions;
+use yester::task::Task;
 
 use crate::common::build::{CHUNK, Part, Spec, noise};
 use crate::restore::support::{World, assert_tree, is_root, some_owner, temporaries};
@@ -159,7 +160,7 @@ fn a_very_deep_tree_comes_back() {
     let empty = World::new(&Spec::dir("", vec![]).owner(uid, gid));
     let request = yester::restore::RestoreRequest { target: world.target(), ..empty.request(&[""]) };
     let options = RestoreOptions { delete: true, unsafe_delete: Some(601), ..RestoreOptions::default() };
-    let report = yester::restore::restore(&empty.reader, &request, &options, &world.warnings).unwrap();
+    let report = yester::restore::restore(&empty.reader, &request, &options, &Task::new(&world.warnings)).unwrap();
     assert_eq!((report.deleted, report.errors), (601, 0), "{:?}", world.warnings.all());
 }
 

@@ -15,6 +15,7 @@ use fuser::{
 };
 use yester::observe::{Event, Observer};
 use yester::restore::{Overwrite, RestoreOptions, restore};
+use yester::task::Task;
 
 use crate::common::build::Spec;
 use crate::restore::support::{World, is_root, temporaries};
@@ -347,7 +348,7 @@ fn what_is_there_at_the_end_is_compared() {
         let world = World::new(&Spec::dir("", vec![content, Spec::symlink("link", "to")]));
         let options = RestoreOptions { verify: true, ..RestoreOptions::default() };
         let spoiler = Spoiler(world.path("f"));
-        let report = restore(&world.reader, &world.request(&[""]), &options, &spoiler).unwrap();
+        let report = restore(&world.reader, &world.request(&[""]), &options, &Task::new(&spoiler)).unwrap();
         assert_eq!(report.errors, 1, "{report:?}");
         // Also what this run takes to be right by its size and time.
         let restored = world.restore_all(&RestoreOptions { overwrite: Overwrite::Always, verify: true, ..options.clone() });

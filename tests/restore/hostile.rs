@@ -7,6 +7,7 @@ use yester::error::ErrorKind;
 use yester::model::{Kind, Owners};
 use yester::restore::{Overwrite, RestoreOptions, RestoreRequest, restore};
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 use crate::common::build::{self, CHUNK, Spec, noise};
 use crate::restore::support::{World, is_root, temporaries};
@@ -71,7 +72,7 @@ fn another_copy_of_a_damaged_chunk_is_used() {
     for name in old {
         world.storage.damage(&name, |bytes| bytes.iter_mut().skip(200).step_by(50).for_each(|b| *b ^= 1));
     }
-    let report = restore(&reader, &world.request(&[""]), &RestoreOptions::default(), &world.warnings).unwrap();
+    let report = restore(&reader, &world.request(&[""]), &RestoreOptions::default(), &Task::new(&world.warnings)).unwrap();
     assert_eq!((report.errors, report.files), (0, 20), "{:?}", world.warnings.all());
 }
 
@@ -184,7 +185,7 @@ fn the_repository_is_never_touched() {
     assert!(world.path("repo/packs").exists() && !world.path("repo/config").exists());
     assert!(world.path("above/repo2").exists());
     let request = RestoreRequest { target: world.path("repo/packs"), ..world.request(&[""]) };
-    let error = restore(&world.reader, &request, &options, &world.warnings).unwrap_err();
+    let error = restore(&world.reader, &request, &options, &Task::new(&world.warnings)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
@@ -293,7 +294,7 @@ fn a_full_target_ends_the_run_with_one_error() {
     let empty = World::new(&Spec::dir("", vec![]));
     let request = RestoreRequest { target: world.place.path().to_owned(), ..empty.request(&[""]) };
     let options = RestoreOptions { delete: true, ..RestoreOptions::default() };
-    let report = restore(&empty.reader, &request, &options, &world.warnings).unwrap();
+    let report = restore(&empty.reader, &request, &options, &Task::new(&world.warnings)).unwrap();
     assert_eq!((report.spared, report.deleted), (1, 0), "{:?}", world.warnings.all());
     assert!(fs::read_dir(world.target()).unwrap().count() > 0);
 }

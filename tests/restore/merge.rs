@@ -9,6 +9,7 @@ use yester::error::ErrorKind;
 use yester::model::Kind;
 use yester::observe::{Event, Observer};
 use yester::restore::{Overwrite, RestoreOptions, RestoreReport, restore};
+use yester::task::Task;
 
 use crate::common::build::{CHUNK, Part, Spec, noise};
 use crate::restore::support::{World, assert_tree, temporaries};
@@ -237,7 +238,7 @@ fn one_inode_is_one_entry() {
     for tree in [&apart, &crossed, &linked] {
         let next = World::new(tree);
         let request = yester::restore::RestoreRequest { target: world.target(), ..next.request(&[""]) };
-        let report = restore(&next.reader, &request, &RestoreOptions::default(), &next.warnings).unwrap();
+        let report = restore(&next.reader, &request, &RestoreOptions::default(), &Task::new(&next.warnings)).unwrap();
         assert!(report.is_complete(), "{:?}", next.warnings.all());
         assert_tree(&world.target(), tree);
         let groups: Vec<_> = tree.children.iter().map(|child| (child.node.link, &child.node.name)).collect();
@@ -246,7 +247,7 @@ fn one_inode_is_one_entry() {
             assert_eq!(inode(&shown(one.1)) == inode(&shown(other.1)), linked, "{one:?} {other:?}");
         }
         assert_eq!(inode("a"), first, "what was right was made anew");
-        let again = restore(&next.reader, &request, &RestoreOptions::default(), &next.warnings).unwrap();
+        let again = restore(&next.reader, &request, &RestoreOptions::default(), &Task::new(&next.warnings)).unwrap();
         assert_eq!((again.files, again.links, again.others, again.unchanged), (0, 0, 0, 5));
     }
     assert_eq!(fs::metadata(world.place.path().join("outside")).unwrap().ino(), first);
@@ -323,7 +324,7 @@ fn what_is_locked_is_no_obstacle_for_root() {
     let next = World::new(&new);
     let request = yester::restore::RestoreRequest { target: world.target(), ..next.request(&[""]) };
     let options = RestoreOptions { delete: true, ..RestoreOptions::default() };
-    let report = restore(&next.reader, &request, &options, &next.warnings).unwrap();
+    let report = restore(&next.reader, &request, &options, &Task::new(&next.warnings)).unwrap();
     assert!(report.is_complete(), "{:?}", next.warnings.all());
     let all = ["d", "d/changed", "d/more", "was", "younger"].map(|name| flags(&world.path(name)));
     assert_eq!((all, flags(&outside)), ([0, 0, 0, 0, append], immutable));
@@ -335,7 +336,11 @@ fn what_is_locked_is_no_obstacle_for_root() {
     unlock(&world.path("d"));
     fs::remove_file(world.path("d/more")).unwrap();
     lock(&world.path("d"), immutable);
-    assert!(restore(&next.reader, &one, &options, &next.warnings).unwrap().is_complete(), "{:?}", next.warnings.all());
+    assert!(
+        restore(&next.reader, &one, &options, &Task::new(&next.warnings)).unwrap().is_complete(),
+        "{:?}",
+        next.warnings.all()
+    );
     assert_eq!((world.read("d/more"), flags(&world.path("d"))), (b"2".to_vec(), immutable));
     [outside, world.path("d"), world.path("younger")].iter().for_each(|path| unlock(path));
 }
@@ -371,9 +376,10 @@ fn an_interrupted_run_leaves_no_traces_and_the_next_goes_on() {
     for events in [1, 3, 9, 30] {
         let world = World::new(&tree);
         let stop = Arc::default();
-        let options = RestoreOptions { stop: Arc::clone(&stop), memory: 0, ..RestoreOptions::default() };
+        let options = RestoreOptions { memory: 0, ..RestoreOptions::default() };
         let observer = StopAfter { left: AtomicU64::new(events), stop: &stop };
-        let error = restore(&world.reader, &world.request(&[""]), &options, &observer).unwrap_err();
+        let task = Task::new(&observer).stopped_by(&stop);
+        let error = restore(&world.reader, &world.request(&[""]), &options, &task).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Interrupted);
         assert!(temporaries(&world.target()).is_empty(), "after {events} events");
         let before = world.frames();
@@ -404,7 +410,7 @@ fn too_little_room_is_said_before_anything_is_written() {
         snapshot.root = file;
     }
     let request = yester::restore::RestoreRequest { sources: vec![(snapshot.into(), Vec::new())], target: world.target() };
-    let error = restore(&world.reader, &request, &RestoreOptions::default(), &world.warnings).unwrap_err();
+    let error = restore(&world.reader, &request, &RestoreOptions::default(), &Task::new(&world.warnings)).unwrap_err();
     assert!(error.to_string().contains("not enough room"), "{error}");
     assert_eq!(fs::read_dir(world.target()).unwrap().count(), 0);
 }
@@ -464,13 +470,13 @@ fn links_are_found_again_behind_a_link_on_the_way() {
     let world = World::new(&me(Spec::parent("", vec![tree])));
     let request = yester::restore::RestoreRequest { target: "/".into(), ..world.request(&[""]) };
     let little = RestoreOptions { memory: 1, ..RestoreOptions::default() };
-    let report = restore(&world.reader, &request, &little, &world.warnings).unwrap();
+    let report = restore(&world.reader, &request, &little, &Task::new(&world.warnings)).unwrap();
     assert!(report.is_complete() && report.links == 256, "{report:?} {:?}", world.warnings.all());
     assert!(fs::symlink_metadata(place.path("lib")).unwrap().is_symlink());
     let inode = |name: String| fs::symlink_metadata(place.path(&format!("usr/lib/d/{name}"))).unwrap().ino();
     for n in 0..=255 {
         assert_eq!(inode(format!("a/a{n}")), inode(format!("b/b{n}")));
     }
-    let again = restore(&world.reader, &request, &little, &world.warnings).unwrap();
+    let again = restore(&world.reader, &request, &little, &Task::new(&world.warnings)).unwrap();
     assert_eq!((again.unchanged, again.links, again.others), (512, 0, 0), "{again:?}");
 }

@@ -16,6 +16,7 @@ use yester::repo::tree::TreeReader;
 use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::storage::memory::MemoryStorage;
 use yester::sys::{Dir, xattr};
+use yester::task::Task;
 
 use crate::common::build::{self, Part, Spec};
 
@@ -68,7 +69,7 @@ impl World {
     }
 
     pub fn try_restore(&self, paths: &[&str], options: &RestoreOptions) -> Result<RestoreReport> {
-        restore(&self.reader, &self.request(paths), options, &self.warnings)
+        restore(&self.reader, &self.request(paths), options, &Task::new(&self.warnings))
     }
 
     /// Restores the whole snapshot.

@@ -7,27 +7,34 @@ use std::fs;
 use std::path::Path;
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
     ("format", &["model"]),
     ("chunk", &["sys", "format", "model"]),
     ("sys", &["model"]),
+    ("task", &["model", "sys"]),
     ("storage", &["model", "sys"]),
     ("keys", &["storage", "format", "chunk", "model"]),
     ("repo", &["keys", "storage", "format", "chunk", "model", "sys"]),
     ("local", &["repo", "storage", "model", "sys"]),
-    ("maintain", &["local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
-    ("ingest", &["local", "repo", "storage", "format", "chunk", "model", "sys"]),
-    ("copy", &["ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
-    ("doctor", &["copy", "ingest", "maintain", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
-    ("restore", &["repo", "storage", "format", "chunk", "model", "sys"]),
-    ("vfs", &["query", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("maintain", &["task", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    ("ingest", &["task", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("copy", &["task", "ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("doctor", &["task", "copy", "ingest", "maintain", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    ("restore", &["task", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("vfs", &["task", "query", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
-    ("query", &["repo", "storage", "format", "chunk", "model", "sys"]),
+    ("query", &["task", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("remote", &["storage", "format", "model", "sys"]),
-    ("jobs", &["ingest", "restore", "maintain", "local", "remote", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    (
+        "jobs",
+        &[
+            "task", "ingest", "restore", "maintain", "local", "remote", "repo", "keys", "storage", "format", "chunk", "model",
+            "sys",
+        ],
+    ),
     ("serve", &["remote", "storage", "format", "model", "sys"]),
 ];
 
@@ -80,7 +87,7 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (
         &[
             "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
-            "copy", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve",
+            "copy", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve", "task",
         ],
         &["std", "env"],
     ),

@@ -8,11 +8,11 @@ use std::collections::HashSet;
 
 use yester::chunk::keys::Credential;
 use yester::format::snapshot::empty_root;
-use yester::maintain::forget::forget;
+use yester::maintain::forget::{ForgetOptions, forget};
 use yester::model::{Chain, Snapshot, SnapshotId, Timestamp};
-use yester::observe::Silent;
 use yester::repo::{Repository, chain, snapshots};
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 fn snapshot(id: SnapshotId, chain: Chain) -> Snapshot {
     let time = Timestamp { secs: 1_000_000, nanos: 0 };
@@ -105,7 +105,13 @@ fn whatever_is_hidden_is_noticed_and_nothing_else_is() {
                 }
                 7 | 8 if live.len() > 1 => {
                     let ids: Vec<SnapshotId> = live.iter().copied().filter(|_| dice.below(3) == 0).collect();
-                    forget(&stranger(&tiny), &ids, Timestamp { secs: 2_000_000, nanos: 0 }, b"", &Silent).unwrap();
+                    forget(
+                        &stranger(&tiny),
+                        &ids,
+                        &ForgetOptions::default(),
+                        &Task::default().at(Timestamp { secs: 2_000_000, nanos: 0 }),
+                    )
+                    .unwrap();
                 }
                 // As prune does: the objects of forgotten snapshots go, their marks stay.
                 _ => {
@@ -140,7 +146,13 @@ fn what_a_writer_remembers_is_said_by_its_next_snapshot() {
     assert_eq!((chain.number, &chain.follows[..]), (2, &[first, second][..]));
     commit(&tiny, third, chain);
     assert_eq!(gone(&tiny), [second]);
-    forget(&stranger(&tiny), &[second], Timestamp::default(), b"given up", &Silent).unwrap();
+    forget(
+        &stranger(&tiny),
+        &[second],
+        &ForgetOptions { why: b"given up".to_vec(), grace: 0 },
+        &Task::default().at(Timestamp::default()),
+    )
+    .unwrap();
     assert_eq!(gone(&tiny), []);
 }
 
@@ -170,7 +182,7 @@ fn marks_stay_short_over_a_long_life() {
         if ids.len() > 3 {
             // The first one stays.
             let old = ids.remove(1);
-            forget(&stranger(&tiny), &[old], Timestamp::default(), b"", &Silent).unwrap();
+            forget(&stranger(&tiny), &[old], &ForgetOptions::default(), &Task::default().at(Timestamp::default())).unwrap();
             tiny.storage.delete(&Name::Snapshot(old)).unwrap();
             let mark = yester::repo::marks::read(&stranger(&tiny), old).unwrap().result(&Name::Forgotten(old)).unwrap();
             assert_eq!(mark.follows, [ids[0]]);

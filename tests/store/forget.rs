@@ -13,12 +13,13 @@ use jiff::civil::date;
 use jiff::tz::TimeZone;
 use tiny::{About, Tiny, dir, file};
 use yester::error::{Error, ErrorKind};
-use yester::maintain::forget::{by_names, by_policy, forget};
+use yester::maintain::forget::{ForgetOptions, by_names, by_policy, forget};
 use yester::maintain::retention::{KeepCount, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, Timestamp};
-use yester::observe::{Event, Observer, Silent};
+use yester::observe::{Event, Observer};
 use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::storage::{Class, Name};
+use yester::task::Task;
 
 const NOW: Timestamp = Timestamp { secs: 4_000_000_000, nanos: 0 };
 
@@ -175,7 +176,7 @@ fn a_time_of_the_future_counts_for_nothing() {
     }
     // Nor is one of them the latest; where there is nothing else, it is.
     let mut sorted = all.clone();
-    let now = yester::repo::times::now();
+    let now = yester::sys::clock::now();
     sorted.iter_mut().enumerate().for_each(|(n, s)| s.time.secs = now.secs + if n < 4 { n as i64 - 9 } else { 10 * 365 * day });
     yester::repo::times::sort(&mut sorted, &Default::default());
     assert_eq!(sorted.last().unwrap().id, all[3].id);
@@ -401,7 +402,7 @@ fn forgetting_marks_and_deletes_nothing() {
     let repo = yester::repo::Repository::open(storage.clone(), &key).unwrap();
     let before: Vec<Vec<Name>> = Class::ALL.iter().map(|class| faults::names(&*tiny.storage, *class)).collect();
     storage.take();
-    assert_eq!(forget(&repo, &ids[..2], NOW, b"", &Silent).unwrap(), ids[..2]);
+    assert_eq!(forget(&repo, &ids[..2], &ForgetOptions::default(), &Task::default().at(NOW)).unwrap(), ids[..2]);
     let mut log = storage.take();
     log.retain(|operation| !matches!(operation, Operation::List(_) | Operation::Read(..)));
     assert!(matches!(log[..], [Operation::Create(..), Operation::Create(..), Operation::Sync]), "{log:?}");
@@ -414,7 +415,7 @@ fn forgetting_marks_and_deletes_nothing() {
         }
     }
     // Again: it is forgotten already.
-    assert_eq!(forget(&repo, &ids[..1], NOW, b"", &Silent).unwrap(), ids[..1]);
+    assert_eq!(forget(&repo, &ids[..1], &ForgetOptions::default(), &Task::default().at(NOW)).unwrap(), ids[..1]);
     // One that cannot be marked is said, and the others are.
     let bad = Name::Forgotten(ids[2]);
     storage.before(move |operation| match operation {
@@ -422,7 +423,7 @@ fn forgetting_marks_and_deletes_nothing() {
         _ => Ok(()),
     });
     let told = Arc::new(Told::default());
-    assert_eq!(forget(&repo, &ids[2..4], NOW, b"", &*told).unwrap(), ids[3..4]);
+    assert_eq!(forget(&repo, &ids[2..4], &ForgetOptions::default(), &Task::new(&*told).at(NOW)).unwrap(), ids[3..4]);
     let told = told.0.lock().unwrap();
     assert!(told.len() == 1 && told[0].contains(&ids[2].to_string()) && told[0].contains("No space left"), "{told:?}");
 }

@@ -14,15 +14,15 @@ use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::format::pack::PackKind;
 use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
-use yester::maintain::repair;
+use yester::maintain::repair::{self, RepairOptions};
 use yester::model::{ChunkKey, Kind, PackId, Timestamp};
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository, snapshots};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
 
 const KEY: Credential = Credential::KeyFile([1; 32]);
 
@@ -49,7 +49,7 @@ impl Fixture {
 
     fn ingest(&self, options: &IngestOptions) -> yester::Result<IngestReport> {
         let source = [Source { path: self.live.path().to_owned(), stored: b"/live".to_vec() }];
-        ingest(&self.repo, &source, options, &Arc::default(), &Silent)
+        ingest(&self.repo, &source, options, &Task::default())
     }
 
     fn write(&self, name: &str, content: &[u8]) {
@@ -303,12 +303,12 @@ fn the_index_is_made_anew_from_the_packs() {
         fixture.storage.delete(&name).unwrap();
     }
     assert!(read_all(fixture.open()).unwrap() == expected, "reading needs no repair");
-    let dry = repair::index(&fixture.open(), true, &Silent).unwrap();
+    let dry = repair::index(&fixture.open(), &RepairOptions { dry_run: true }, &Task::default()).unwrap();
     assert!(dry.packs > 5 && fixture.segments().is_empty());
-    let done = repair::index(&fixture.open(), false, &Silent).unwrap();
+    let done = repair::index(&fixture.open(), &RepairOptions::default(), &Task::default()).unwrap();
     assert_eq!((done.packs, done.chunks, done.segments), (dry.packs, dry.chunks, 1));
     assert_eq!(read_all(fixture.open()).unwrap(), expected);
-    let again = repair::index(&fixture.open(), false, &Silent).unwrap();
+    let again = repair::index(&fixture.open(), &RepairOptions::default(), &Task::default()).unwrap();
     assert_eq!((again.packs, again.segments), (0, 0));
     // An ingest of the same stores nothing.
     assert_eq!(
@@ -334,7 +334,7 @@ fn a_damaged_segment_is_replaced_and_stays_until_prune() {
     // In the header, in a page of frames, of entries, of the filter, in the root.
     for at in [3, 100, size / 2, size - 500, size - 60] {
         fixture.memory.damage(&segment, |bytes| bytes[at] ^= 1);
-        let done = repair::index(&fixture.open(), false, &Silent).unwrap();
+        let done = repair::index(&fixture.open(), &RepairOptions::default(), &Task::default()).unwrap();
         assert_eq!((done.damaged.len(), done.lost.len(), done.segments), (1, 0, 1), "byte {at}");
         assert_eq!(read_all(fixture.open()).unwrap(), expected, "byte {at}");
         for name in fixture.segments() {

@@ -11,10 +11,10 @@ use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
 use yester::maintain::check::{self, CheckOptions, CheckReport};
 use yester::model::{SlotId, Timestamp};
-use yester::observe::Silent;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{COPIES, Class, Name, Storage};
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use crate::common::record::RecordingStorage;
@@ -57,7 +57,7 @@ fn panic_unless(fine: bool, e: &Error) -> bool {
 
 fn checked(storage: &Arc<MemoryStorage>) -> CheckReport {
     let repo = Arc::new(Repository::open(storage.clone(), &FILE).unwrap());
-    check::check(&repo, &CheckOptions::default(), &Silent, &mut |_, _| ()).unwrap()
+    check::check(&repo, &CheckOptions::default(), &Task::default(), &mut |_, _| ()).unwrap()
 }
 
 /// Whether every slot has all its copies, and nothing else is in `keys/`.

@@ -204,7 +204,7 @@ fn a_mark_says_by_whom_and_why() {
     let repo = fixture.repo();
     let id = yester::model::SnapshotId::parse(&fixture.ids[0]).unwrap();
     let found = marks::read(&repo, id).unwrap().result(&yester::storage::Name::Forgotten(id)).unwrap();
-    let now = yester::ingest::now();
+    let now = yester::sys::clock::now();
     assert_eq!((found.snapshot, found.host.clone(), found.user.clone()), {
         let mine = mark(id, now, b"");
         (id, mine.host, mine.user)
@@ -292,7 +292,7 @@ fn check_sees_a_snapshot_that_was_deleted_from_the_middle() {
 #[test]
 fn a_damaged_session_is_ended_by_its_name() {
     let fixture = Fixture::new();
-    let id = yester::repo::session::begin(&fixture.repo(), yester::ingest::now()).unwrap();
+    let id = yester::repo::session::begin(&fixture.repo(), yester::sys::clock::now()).unwrap();
     fixture.rot("sessions", &id.to_string());
     fixture.everything_works("a damaged session");
     let prune = fixture.run(&["prune"]);

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Args;
@@ -11,6 +10,7 @@ use yester::maintain::check::{CheckOptions, CheckReport, Subset};
 use yester::maintain::prune::{Prune, PruneOptions, Unused};
 use yester::repo::Repository;
 use yester::repo::tree::TreeReader;
+use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
@@ -70,7 +70,7 @@ struct Ward<'a> {
     args: &'a DoctorArgs,
     repo: &'a Arc<Repository>,
     display: &'a Display,
-    stop: &'a Arc<AtomicBool>,
+    task: &'a Task<'a>,
     sources: &'a [Healing<'a>],
 }
 
@@ -89,8 +89,8 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<Outcome> {
     let report = looked?;
     let trees = other.as_ref().map(context::trees).transpose()?;
     let sources = sources(args, other.as_ref().zip(trees.as_ref()))?;
-    let stop = signals::stop_flag()?;
-    let ward = Ward { context, args, repo: &repo, display: &display, stop: &stop, sources: &sources };
+    let task = Task::new(&display).stopped_by(&signals::stop_flag()?);
+    let ward = Ward { context, args, repo: &repo, display: &display, task: &task, sources: &sources };
     ward.treat(&report, began)
 }
 
@@ -116,7 +116,7 @@ fn sources<'a>(args: &DoctorArgs, other: Option<(&'a Arc<Repository>, &'a TreeRe
 
 impl Ward<'_> {
     fn doctor(&self, dry: bool) -> Doctor<'_> {
-        Doctor { repo: self.repo, stop: self.stop, observer: self.display, now: context::now(), dry }
+        Doctor { repo: self.repo, task: self.task, dry }
     }
 
     fn treat(&self, report: &CheckReport, began: Instant) -> Result<Outcome> {
@@ -263,9 +263,9 @@ impl Ward<'_> {
         let options = PruneOptions {
             max_unused: Unused::Unlimited,
             state: self.context.places.state().map(std::path::Path::to_owned),
-            ..PruneOptions::new(context::now())
+            ..PruneOptions::default()
         };
-        Prune::prepare(self.repo, &options, self.stop, self.display)?.carry_out().map(drop)
+        Prune::prepare(self.repo, &options, self.task)?.carry_out().map(drop)
     }
 
     /// How it ended, when not everything is there.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use yester::Result;
-use yester::maintain::repair;
-use yester::repo::{Repository, rubbish};
+use yester::maintain::repair::{self, RepairOptions};
+use yester::repo::Repository;
+use yester::task::Task;
 
-use super::super::context::{self, Context};
+use super::super::context::Context;
 use super::super::progress::Display;
 use super::super::{key, units};
 
@@ -27,17 +28,18 @@ impl Steps {
     /// Takes the steps, or says what they would do. The index is made anew only where it is damaged, or where `missing` says
     /// that something is in no pack that it names: packs that it does not name may be of an ingest at work.
     pub fn take(context: &Context, repo: &Arc<Repository>, display: &Display, dry: bool, missing: bool) -> Result<Steps> {
+        let task = Task::new(display);
         let mended = key::mend(context, dry)?;
         mended.result?;
-        let swept = rubbish::sweep(repo, dry, context::now())?;
+        let swept = repair::objects(repo, &RepairOptions { dry_run: dry }, &task)?;
         let mut out = Steps {
             keys: (mended.copies.len() + mended.removed.len()) as u64,
             objects: (swept.removed.len() + swept.renewed.len()) as u64,
             ..Steps::default()
         };
-        let index = repair::index(repo, true, display)?;
+        let index = repair::index(repo, &RepairOptions { dry_run: true }, &task)?;
         if !index.damaged.is_empty() || missing && index.packs > 0 {
-            let done = if dry { index } else { repair::index(repo, false, display)? };
+            let done = if dry { index } else { repair::index(repo, &RepairOptions::default(), &task)? };
             (out.segments, out.packs) = (done.damaged.len() as u64, done.packs);
         }
         Ok(out)

@@ -5,7 +5,6 @@ use std::io;
 use crate::error::Result;
 use crate::format::page::ScanRecord;
 use crate::ingest::assemble::Assembler;
-use crate::ingest::now;
 use crate::model::{Node, Timestamp};
 
 /// What came of a bucket's objects that were read.
@@ -29,7 +28,7 @@ impl Assembler<'_> {
         let of_bucket = self.objects.entry(number).or_default();
         of_bucket.errors += self.statistics.errors - errors;
         of_bucket.bytes += if stored { node.size() } else { 0 };
-        of_bucket.finished = now();
+        of_bucket.finished = self.task.now();
         Ok(stored)
     }
 }

@@ -9,7 +9,6 @@ use crate::error::Result;
 use crate::ingest::assemble::Assembler;
 use crate::ingest::budget::ReadBudget;
 use crate::ingest::chunks::{Gathered, Previous};
-use crate::ingest::now;
 use crate::ingest::plan::WalkStep;
 use crate::ingest::read::Cut;
 use crate::ingest::recipe::Recipe;
@@ -108,7 +107,7 @@ impl Assembler<'_> {
         let (recipe, end) = loop {
             match self.streams.arriving.get_mut(&number) {
                 Some(Arriving { end: None, .. }) => {
-                    self.observer.event(&Event::Current { subject: &subject });
+                    self.task.observer.event(&Event::Current { subject: &subject });
                     let message = self.messages.recv().map_err(|_| stopped())?;
                     self.receive(message)?;
                 }
@@ -123,7 +122,7 @@ impl Assembler<'_> {
         };
         let Some((started, failure)) = end else { return Err(stopped()) };
         let failure = failure.map(|e| e.to_string());
-        self.ended.push(EndedStream { number, started, finished: now(), bytes: recipe.size, failure: failure.clone() });
+        self.ended.push(EndedStream { number, started, finished: self.task.now(), bytes: recipe.size, failure: failure.clone() });
         if let Some(failure) = failure {
             return self.lose(node, &format!("nothing of it is stored: {failure}")).map(|()| false);
         }

@@ -83,7 +83,7 @@ fn the_count_is_what_the_ingest_comes_to() {
         let parent = crate::ingest::Parent::None;
         let options = IngestOptions { exclude: exclude.clone(), count_ahead, parent, ..IngestOptions::default() };
         let last = Last::default();
-        let report = ingest(&repo, &sources, &options, &Arc::default(), &last).expect("a snapshot");
+        let report = ingest(&repo, &sources, &options, &crate::task::Task::new(&last)).expect("a snapshot");
         assert!(report.committed);
         let [entries, bytes, total_entries, total_bytes] = last.0.lock().expect("progress");
         assert!(entries > 15 && bytes > 3 << 20, "{entries} entries, {bytes} bytes");

@@ -10,7 +10,6 @@ use crate::ingest::bucket::WalkedBucket;
 use crate::ingest::exclude::Marked;
 use crate::ingest::input::Opened;
 use crate::ingest::level::WalkLevel;
-use crate::ingest::now;
 use crate::ingest::parent::{ParentDir, ParentEntry};
 use crate::ingest::plan::left_out::leave_out;
 use crate::ingest::plan::{Begun, ContentSource, Planner, WalkStep, metadata, record};
@@ -45,7 +44,7 @@ impl<'a> Planner<'a> {
         };
         self.seen.insert(self.path.clone());
         self.make_room(stack)?;
-        let started = now();
+        let started = self.task.now();
         let opened = input.open().and_then(|opened| {
             let stat = match &opened {
                 Opened::Directory(scanned) => Some(&scanned.stat),
@@ -96,7 +95,7 @@ impl<'a> Planner<'a> {
         leave_out(stack, LeftOut::LOST);
         let (path, failure) = (self.path.clone(), Some(e.to_string()));
         self.warn(&path, &format!("nothing of it is stored: {e}"));
-        self.walked.buckets.push(WalkedBucket { number, started: now(), failure, ..WalkedBucket::default() });
+        self.walked.buckets.push(WalkedBucket { number, started: self.task.now(), failure, ..WalkedBucket::default() });
         Ok(())
     }
 
@@ -219,6 +218,6 @@ impl<'a> Planner<'a> {
     }
 
     fn note(&self, subject: &[u8], message: &str) {
-        self.observer.event(&Event::Note { subject, message });
+        self.task.observer.event(&Event::Note { subject, message });
     }
 }

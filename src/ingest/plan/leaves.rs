@@ -6,7 +6,7 @@ use crate::error::{IoContext, Result};
 use crate::ingest::handles::Handle;
 use crate::ingest::parent::ParentEntry;
 use crate::ingest::plan::{Begun, ContentSource, Planner, WalkStep, metadata, record};
-use crate::ingest::read::{BATCH, Task, is_small};
+use crate::ingest::read::{BATCH, ReadTask, is_small};
 use crate::ingest::sink::stopped;
 use crate::model::{Content, Kind, LeftOut, LinkGroup, Node};
 use crate::sys::filesystem::FileSystem;
@@ -123,7 +123,7 @@ impl Planner<'_> {
     ) -> Result<ContentSource> {
         let slot = self.slots;
         self.slots += 1;
-        let mut task = Task { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base: None };
+        let mut task = ReadTask { slot, dir: dir.clone(), name: own_name.to_vec(), stat, base: None };
         let before = || entry.as_ref().map(|e| Box::new(e.node().clone()));
         if earlier {
             begun.before = begun.before.take().or_else(before);
@@ -153,7 +153,7 @@ impl Planner<'_> {
         Ok(ContentSource::Read(slot))
     }
 
-    fn batch(&mut self, task: Task) -> Result<()> {
+    fn batch(&mut self, task: ReadTask) -> Result<()> {
         if self.batch_bytes + task.stat.size > BATCH {
             self.flush_batch()?;
         }

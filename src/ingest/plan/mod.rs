@@ -17,7 +17,7 @@ use crate::ingest::options::IngestOptions;
 use crate::ingest::parent::{ParentDir, ParentEntry, ParentTree};
 use crate::ingest::plan::leaves::MET;
 use crate::ingest::plan::left_out::leave_out;
-use crate::ingest::read::Task;
+use crate::ingest::read::ReadTask;
 use crate::ingest::scan::{Cell, Scanned};
 use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::stopped;
@@ -25,9 +25,10 @@ use crate::ingest::sources::SourceEntry;
 use crate::ingest::tell::EntryNotice;
 use crate::model::node::{MAX_NAME, check_name};
 use crate::model::{Directory, Kind, LeftOut, Metadata, Node, Root, Statistics};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::sys::table::Table;
 use crate::sys::{FileKind, Stat, xattr};
+use crate::task::Task;
 
 mod given;
 mod gone;
@@ -82,7 +83,7 @@ pub(crate) enum ContentSource {
     /// It is read: this slot.
     Read(u64),
     /// It is the same file as an earlier link of its group. It is read by this name when that one could not be.
-    Link(Box<Task>),
+    Link(Box<ReadTask>),
     /// It comes by itself: the stream of the input of this number.
     Stream(usize),
     /// It is an object that is read: this slot, of the input of this number.
@@ -97,9 +98,9 @@ pub(crate) struct Outlets {
     /// Steps, in order.
     pub(crate) steps: Sender<Vec<WalkStep>>,
     /// Batches of small files.
-    pub(crate) small: Sender<Vec<Task>>,
+    pub(crate) small: Sender<Vec<ReadTask>>,
     /// Big files.
-    pub(crate) big: Sender<Task>,
+    pub(crate) big: Sender<ReadTask>,
     /// Objects of buckets: one, or several small ones.
     pub objects: Sender<Vec<ObjectTask>>,
 }
@@ -128,7 +129,7 @@ pub(crate) struct Planner<'a> {
     shutdown: &'a StageShutdown<'a>,
     adoption: Adoption<'a>,
     parent: Option<ParentTree>,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
     outlets: Outlets,
     handles: &'a Arc<Handles>,
     /// Levels whose directory is open, and the first of them that might be closed.
@@ -136,7 +137,7 @@ pub(crate) struct Planner<'a> {
     first_open: usize,
     path: Vec<u8>,
     steps: Vec<WalkStep>,
-    batch: Vec<Task>,
+    batch: Vec<ReadTask>,
     batch_bytes: u64,
     objects: Vec<ObjectTask>,
     slots: u64,
@@ -164,7 +165,7 @@ impl<'a> Planner<'a> {
         shutdown: &'a StageShutdown<'a>,
         adoption: Adoption<'a>,
         parent: Option<ParentTree>,
-        observer: &'a dyn Observer,
+        task: &'a Task<'a>,
         outlets: Outlets,
         handles: &'a Arc<Handles>,
         scratch: Option<&Path>,
@@ -175,7 +176,7 @@ impl<'a> Planner<'a> {
             shutdown,
             adoption,
             parent,
-            observer,
+            task,
             outlets,
             handles,
             open_levels: 0,
@@ -199,7 +200,7 @@ impl<'a> Planner<'a> {
                 uids: Default::default(),
                 gids: Default::default(),
             },
-            listing: observer.wants_entries(),
+            listing: task.observer.wants_entries(),
         }
     }
 
@@ -323,7 +324,7 @@ impl<'a> Planner<'a> {
 
     fn warn(&mut self, path: &[u8], message: &str) {
         self.walked.statistics.errors += 1;
-        self.observer.event(&Event::Warning { subject: path, message });
+        self.task.observer.event(&Event::Warning { subject: path, message });
     }
 
     /// A directory of the source.
@@ -412,7 +413,7 @@ impl<'a> Planner<'a> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(_) if self.rules.is_own_mount(&self.path) => {
                 let message = "a repository is mounted here: it is left out";
-                self.observer.event(&Event::Warning { subject: &self.path, message });
+                self.task.observer.event(&Event::Warning { subject: &self.path, message });
                 self.leave_out_repository(stack);
                 return Ok(());
             }
@@ -445,7 +446,7 @@ impl<'a> Planner<'a> {
             return self.leaf(&dir, &name, &name, stat, entry);
         }
         if let Some(message) = self.rules.never_enters(&stat) {
-            self.observer.event(&Event::Warning { subject: &self.path, message });
+            self.task.observer.event(&Event::Warning { subject: &self.path, message });
             self.leave_out_repository(stack);
             return Ok(());
         }

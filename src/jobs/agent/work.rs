@@ -80,7 +80,7 @@ struct SetLine {
 
 /// Seconds since 1970.
 pub fn now() -> i64 {
-    crate::ingest::now().secs
+    crate::sys::clock::now().secs
 }
 
 impl Setup {

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -12,9 +11,10 @@ use crate::jobs::back::each;
 use crate::jobs::buckets::{ConfiguredBucket, shown};
 use crate::model::bucket::{BucketEntry, attribute, key_of_names};
 use crate::model::{Directory, Kind, LeftOut, Node, escape};
-use crate::observe::{Action, EntryKind, Event, Observer};
+use crate::observe::{Action, EntryKind, Event};
 use crate::remote::s3::bucket::{BucketClient, PART};
 use crate::repo::tree::TreeReader;
+use crate::task::Task;
 
 /// When an object that is there already is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +41,8 @@ pub struct BucketBack<'a> {
     pub delete: bool,
     /// Only look.
     pub dry_run: bool,
-    /// Who is told.
-    pub observer: &'a dyn Observer,
-    /// Ends it.
-    pub stop: &'a AtomicBool,
+    /// Is told, and ends it.
+    pub task: &'a Task<'a>,
 }
 
 /// What was done, or would be.
@@ -113,7 +111,7 @@ impl BucketBack<'_> {
     }
 
     fn is_wanted(&self) -> Result<()> {
-        match self.stop.load(Ordering::Relaxed) {
+        match self.task.is_stopped() {
             true => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
             false => Ok(()),
         }
@@ -121,7 +119,7 @@ impl BucketBack<'_> {
 
     fn warn(&self, key: &[u8], message: &str, report: &Mutex<BucketReport>) {
         report.lock().failed += 1;
-        self.observer.event(&Event::Warning { subject: shown(self.bucket.keys(), key).as_bytes(), message });
+        self.task.observer.event(&Event::Warning { subject: shown(self.bucket.keys(), key).as_bytes(), message });
     }
 
     /// Gives all objects of the snapshot to the workers. False: the snapshot does not have all that the bucket had.
@@ -281,9 +279,9 @@ impl BucketBack<'_> {
     }
 
     fn tell(&self, action: Action, key: &[u8], bytes: u64) {
-        if self.observer.wants_entries() {
+        if self.task.observer.wants_entries() {
             let path = shown(self.bucket.keys(), key);
-            self.observer.event(&Event::Entry { action, path: path.as_bytes(), kind: EntryKind::File, reason: "", bytes });
+            self.task.observer.event(&Event::Entry { action, path: path.as_bytes(), kind: EntryKind::File, reason: "", bytes });
         }
     }
 
@@ -300,7 +298,7 @@ impl BucketBack<'_> {
         unwanted.sort_unstable();
         if !whole && !unwanted.is_empty() {
             let message = "nothing is deleted: the snapshot does not have all that the bucket had when it was taken";
-            self.observer.event(&Event::Warning { subject: escape(self.bucket.keys().url.as_bytes()).as_bytes(), message });
+            self.task.observer.event(&Event::Warning { subject: escape(self.bucket.keys().url.as_bytes()).as_bytes(), message });
             report.failed += 1;
             return Ok(());
         }
@@ -316,7 +314,7 @@ impl BucketBack<'_> {
                 Err(e) => {
                     report.failed += 1;
                     let (subject, message) = (shown(self.bucket.keys(), key), format!("it cannot be deleted: {e}"));
-                    self.observer.event(&Event::Warning { subject: subject.as_bytes(), message: &message });
+                    self.task.observer.event(&Event::Warning { subject: subject.as_bytes(), message: &message });
                 }
             }
         }

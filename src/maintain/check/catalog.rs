@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::error::{ErrorKind, Result};
 use crate::format::segment::SegmentPack;
@@ -16,7 +15,7 @@ use crate::storage::Name;
 
 use super::objects::bare;
 use super::overlay::Overlay;
-use super::{CheckReport, Findings, Present, distinct, stopped};
+use super::{CheckReport, Findings, Present, distinct, go_on};
 
 /// Packs whose directories make one segment in memory.
 const TOGETHER: usize = 16;
@@ -42,10 +41,10 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Reads all segments and the list of packs, and compares them.
-    pub(crate) fn build(repo: &Arc<Repository>, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<Self> {
+    pub(crate) fn build(repo: &Arc<Repository>, findings: &mut Findings<'_>) -> Result<Self> {
         let overlay = Arc::new(Overlay::new(repo.storage().clone()));
         let seen = Arc::new(repo.on(overlay.clone()));
-        let index = load(&seen, &overlay, findings, stop)?;
+        let index = load(&seen, &overlay, findings)?;
         let (entries, present) = (count(&index)?, list_packs(repo)?);
         // A list that is void is a finding of its own.
         let marked = condemned::read_all(repo)?.packs();
@@ -53,7 +52,7 @@ impl Catalog {
         let mut catalog = Catalog { repo: seen, overlay, entries, index, packs, present, unused, marked, gone, missing };
         if catalog.overlay.hides() {
             let unnamed = catalog.unnamed();
-            catalog.take_in(&unnamed, findings, stop)?;
+            catalog.take_in(&unnamed, findings)?;
         }
         catalog.compare(findings);
         Ok(catalog)
@@ -82,9 +81,9 @@ impl Catalog {
     }
 
     /// Looks into the packs that no segment names, for chunks that are missing; answers how many there are.
-    pub(crate) fn take_in_unnamed(&mut self, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<usize> {
+    pub(crate) fn take_in_unnamed(&mut self, findings: &mut Findings<'_>) -> Result<usize> {
         let unnamed = self.unnamed();
-        self.take_in(&unnamed, findings, stop)?;
+        self.take_in(&unnamed, findings)?;
         self.compare(findings);
         Ok(unnamed.len())
     }
@@ -95,11 +94,11 @@ impl Catalog {
     }
 
     /// Makes segments of the directories of these packs, in memory.
-    fn take_in(&mut self, packs: &[PackId], findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<()> {
+    fn take_in(&mut self, packs: &[PackId], findings: &mut Findings<'_>) -> Result<()> {
         for some in packs.chunks(TOGETHER) {
             let mut stored = Vec::new();
             for id in some {
-                stopped(stop)?;
+                go_on(findings.task())?;
                 let size = self.present.get(id).copied().unwrap_or_default();
                 match read_directory(&self.repo, *id, size) {
                     Ok((key, entries)) => stored.push(StoredPack { id: *id, kind: key.preamble().kind, size, entries }),
@@ -180,11 +179,11 @@ impl Catalog {
 
 /// Loads the index and reads all of it. Segments that are damaged are hidden; then those that they replaced may be
 /// visible again.
-fn load(repo: &Repository, overlay: &Overlay, findings: &mut Findings<'_>, stop: &AtomicBool) -> Result<Index> {
+fn load(repo: &Repository, overlay: &Overlay, findings: &mut Findings<'_>) -> Result<Index> {
     loop {
         let (index, mut damaged) = Index::load_with_damage(repo, None)?;
         for segment in index.segments() {
-            stopped(stop)?;
+            go_on(findings.task())?;
             if let Err(e) = segment.verify() {
                 damaged.push((segment.id(), e));
             }

@@ -19,13 +19,14 @@ use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use crate::format::segment::SegmentPack;
 use crate::model::{ChunkKey, PackId, Timestamp};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::damaged;
 use crate::repo::index::Index;
 use crate::repo::index::paged::PagedSegment;
 use crate::repo::pack::{PackKey, read_directory};
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::storage::Name;
+use crate::task::Task;
 
 use super::catalog::{Catalog, REPAIR};
 use super::content::KnownDamage;
@@ -33,7 +34,7 @@ use super::moved;
 use super::news::News;
 use super::objects::bare;
 use super::subset::ToRead;
-use super::{CheckOptions, CheckReport, Findings, Subset, stopped};
+use super::{CheckOptions, CheckReport, Findings, Subset, go_on};
 
 /// Bytes that are read at a time; a longer frame is read in one go.
 const PIECE: u64 = 4 << 20;
@@ -94,10 +95,10 @@ pub(super) fn read(
     let mut chosen = subset.choose(there.collect(), &options.verified)?;
     let all = chosen.len();
     // What is known to be damaged is looked at again: it may have been mended.
-    chosen.retain(|(id, _)| !is_fresh(options, id) || news.known.of(id).is_some());
+    chosen.retain(|(id, _)| !is_fresh(options, findings.task().now(), id) || news.known.of(id).is_some());
     report.fresh_packs = (all - chosen.len()) as u64;
     let queue = ToRead::new(chosen, options.max_duration);
-    let reading = PackCheck::new(catalog, queue, options, findings.observer())?;
+    let reading = PackCheck::new(catalog, queue, findings.task())?;
     let before = findings.count();
     reading.run(|pack, found| {
         report.read_packs += 1;
@@ -129,9 +130,9 @@ pub(super) fn read(
 }
 
 /// Whether the pack was found sound not long ago. A time in the future says nothing.
-fn is_fresh(options: &CheckOptions, id: &PackId) -> bool {
+fn is_fresh(options: &CheckOptions, now: Timestamp, id: &PackId) -> bool {
     let (Some(max), Some(Timestamp { secs, .. })) = (options.max_age, options.verified.get(id)) else { return false };
-    let age = options.now.secs.checked_sub(*secs).and_then(|age| u64::try_from(age).ok());
+    let age = now.secs.checked_sub(*secs).and_then(|age| u64::try_from(age).ok());
     age.is_some_and(|age| age < max.as_secs())
 }
 
@@ -146,16 +147,15 @@ struct PackCheck<'a> {
     idle: AtomicUsize,
     done: AtomicU64,
     bytes: AtomicU64,
-    options: &'a CheckOptions,
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
 }
 
 impl<'a> PackCheck<'a> {
-    fn new(catalog: &'a Catalog, packs: ToRead, options: &'a CheckOptions, observer: &'a dyn Observer) -> Result<Self> {
+    fn new(catalog: &'a Catalog, packs: ToRead, task: &'a Task<'a>) -> Result<Self> {
         let chunks = ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), BASES)?;
         let (idle, done, bytes) = Default::default();
         let index = RwLock::new(catalog.index().clone());
-        Ok(PackCheck { catalog, index, chunks, packs, idle, done, bytes, options, observer })
+        Ok(PackCheck { catalog, index, chunks, packs, idle, done, bytes, task })
     }
 
     /// Reads all packs and hands each one's findings to `take`, on this thread.
@@ -218,7 +218,13 @@ impl<'a> PackCheck<'a> {
     fn progress(&self, bytes: u64) {
         let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let (entries, total_entries) = (self.done.load(Ordering::Relaxed), self.packs.len());
-        self.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: self.packs.bytes(), unit: "packs" });
+        self.task.observer.event(&Event::Progress {
+            entries,
+            bytes,
+            total_entries,
+            total_bytes: self.packs.bytes(),
+            unit: "packs",
+        });
     }
 }
 
@@ -373,7 +379,7 @@ impl<'a> CheckWorker<'a> {
         let mut hasher = Some(blake3::Hasher::new());
         let (mut at, mut next) = (0, 0);
         while at < open.size {
-            stopped(&self.reading.options.stop)?;
+            go_on(self.reading.task)?;
             let (end, until) = piece_end(open, at, next);
             match self.reading.catalog.repo().storage().read(&Name::Pack(open.pack.id), Some(at..end), &mut self.piece) {
                 Ok(()) => {

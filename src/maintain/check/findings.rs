@@ -6,6 +6,7 @@ use std::fmt::Display;
 use crate::error::Error;
 use crate::model::ChunkId;
 use crate::observe::{Event, Observer};
+use crate::task::Task;
 
 /// Findings are said once each as long as there are not more than this; then they are only counted.
 const MOST: usize = 10_000;
@@ -17,7 +18,7 @@ const LOST: &str = "in no pack that the index knows";
 
 /// Gathers findings and tells them to the observer, at once or, while they are held back, later.
 pub(super) struct Findings<'a> {
-    observer: &'a dyn Observer,
+    task: &'a Task<'a>,
     said: HashSet<(String, String)>,
     held: Option<Vec<(String, String)>>,
     count: u64,
@@ -32,12 +33,16 @@ pub(super) struct FindingsMark {
 }
 
 impl<'a> Findings<'a> {
-    pub(crate) fn new(observer: &'a dyn Observer) -> Self {
-        Findings { observer, said: HashSet::new(), held: None, count: 0, chunks: HashSet::new() }
+    pub(crate) fn new(task: &'a Task<'a>) -> Self {
+        Findings { task, said: HashSet::new(), held: None, count: 0, chunks: HashSet::new() }
+    }
+
+    pub(crate) fn task(&self) -> &'a Task<'a> {
+        self.task
     }
 
     pub(crate) fn observer(&self) -> &'a dyn Observer {
-        self.observer
+        self.task.observer
     }
 
     /// Begins anew: what was held back is taken back, what comes is held back.
@@ -53,7 +58,7 @@ impl<'a> Findings<'a> {
     /// Tells what was held back.
     pub(crate) fn release(&mut self) {
         for (object, message) in self.held.take().unwrap_or_default() {
-            self.observer.event(&Event::Damage { object: &object, message: &message });
+            self.task.observer.event(&Event::Damage { object: &object, message: &message });
         }
     }
 
@@ -69,7 +74,7 @@ impl<'a> Findings<'a> {
         }
         match &mut self.held {
             Some(held) => held.push(finding.clone()),
-            None => self.observer.event(&Event::Damage { object: &finding.0, message: &finding.1 }),
+            None => self.task.observer.event(&Event::Damage { object: &finding.0, message: &finding.1 }),
         }
         self.said.insert(finding);
     }

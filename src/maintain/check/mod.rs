@@ -12,16 +12,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::segment::SegmentPack;
 use crate::model::{PackId, Snapshot, SnapshotId, Timestamp};
-use crate::observe::Observer;
 use crate::repo::Repository;
 use crate::repo::damaged::DamagedPacks;
 use crate::storage::{Class, Name};
+use crate::task::Task;
 
 mod affected;
 mod btree;
@@ -60,12 +59,8 @@ pub struct CheckOptions {
     /// No pack is begun after this time of reading; `None`: all are read. Those that were not read for the longest time come
     /// first, so that several checks in turn read all.
     pub max_duration: Option<Duration>,
-    /// The time now.
-    pub now: Timestamp,
     /// How many entries of each snapshot are named when damage hits them; `None`: all.
     pub names: Option<u64>,
-    /// Set by somebody who wants it to end.
-    pub stop: Arc<AtomicBool>,
 }
 
 /// What was found.
@@ -128,16 +123,18 @@ impl CheckReport {
     }
 }
 
-/// Checks. Damage is told to `observer` and counted; an error means that the check could not be done. `read` is called
-/// for every pack that was read whole, with whether it is sound.
+/// Checks. Damage is reported and counted; an error means that the check could not be done. `read` is called for every
+/// pack that was read whole, with whether it is sound.
 pub fn check(
     repo: &Arc<Repository>,
     options: &CheckOptions,
-    observer: &dyn Observer,
+    task: &Task<'_>,
     read: &mut dyn FnMut(PackId, bool),
 ) -> Result<CheckReport> {
-    let mut findings = Findings::new(observer);
-    let mut run = settled(repo, options, &mut findings)?;
+    // All of a check is at one time.
+    let task = &task.clone().at(task.now());
+    let mut findings = Findings::new(task);
+    let mut run = settled(repo, &mut findings)?;
     findings.release();
     let mut memo = std::mem::take(&mut run.memo);
     let mut news = std::mem::take(&mut run.news);
@@ -151,8 +148,8 @@ pub fn check(
     news.tell(&run.catalog, &mut findings);
     let mut left = ATTEMPTS;
     while run.report.hits > 0 || run.damage.has_content() {
-        let affected = Affected::naming(observer, options.names);
-        let mut walk = TreeCheck::new(&run.catalog, &run.damage, memo, affected, &options.stop)?;
+        let affected = Affected::naming(task.observer, options.names);
+        let mut walk = TreeCheck::new(&run.catalog, &run.damage, memo, affected, task)?;
         let walked = run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings));
         match walked {
             // A segment was deleted: others have taken its place (rule 10 of the protocol).
@@ -170,7 +167,7 @@ pub fn check(
         (run.report.hits, run.report.hit_snapshots) = walk.hits();
         break;
     }
-    news.write(repo, options.now, &mut run.report);
+    news.write(repo, task.now(), &mut run.report);
     if findings.count() == 0 && run.report.hits == 0 {
         news.forget_losses(repo, &run.catalog, &mut run.report);
     }
@@ -191,13 +188,13 @@ struct StructureCheck {
 /// Looks until nothing is wrong, or nothing changed meanwhile: prune moves chunks and deletes what it moved (rule 10
 /// of the protocol). What is damaged stays so however often it is looked at; of what was moved, each look misses
 /// something else.
-fn settled(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<StructureCheck> {
+fn settled(repo: &Arc<Repository>, findings: &mut Findings<'_>) -> Result<StructureCheck> {
     let mut left = ATTEMPTS;
     let mut always: Option<HashSet<(String, String)>> = None;
     loop {
         let before = names(repo)?;
         findings.hold();
-        let run = look(repo, options, findings);
+        let run = look(repo, findings);
         left -= 1;
         let found = run.as_ref().is_ok_and(|_| findings.count() > 0) || run.as_ref().is_err_and(is_missing);
         if !found || left == 0 || names(repo)? == before {
@@ -232,25 +229,25 @@ fn names(repo: &Repository) -> Result<HashSet<Name>> {
     Ok(out)
 }
 
-fn look(repo: &Arc<Repository>, options: &CheckOptions, findings: &mut Findings<'_>) -> Result<StructureCheck> {
+fn look(repo: &Arc<Repository>, findings: &mut Findings<'_>) -> Result<StructureCheck> {
     let mut report = CheckReport::default();
     let snapshots = objects::check(repo, findings, &mut report)?;
-    let mut catalog = Catalog::build(repo, findings, &options.stop)?;
+    let mut catalog = Catalog::build(repo, findings)?;
     let mut damage = KnownDamage::new(&catalog);
     let mut news = News::new(catalog.index().damaged().clone());
     damage.recorded(&news.known);
     let mark = findings.mark();
-    let mut walked = walk(&catalog, &damage, &snapshots, options, findings)?;
+    let mut walked = walk(&catalog, &damage, &snapshots, findings)?;
     // Of packs that are known by their directories nobody can tell whether the index lacks them.
     news.loss = walked.missing > 0 || catalog.hides();
     // Chunks that the index does not know may be in packs that it does not name: a segment was lost.
     if walked.missing > 0 && catalog.has_unnamed() {
         findings.back_to(&mark);
-        let unnamed = catalog.take_in_unnamed(findings, &options.stop)?;
+        let unnamed = catalog.take_in_unnamed(findings)?;
         let before = walked.missing;
         damage = KnownDamage::new(&catalog);
         damage.recorded(&news.known);
-        walked = walk(&catalog, &damage, &snapshots, options, findings)?;
+        walked = walk(&catalog, &damage, &snapshots, findings)?;
         if walked.missing < before {
             findings.damage("index", format!("{unnamed} packs are not in it, some of which snapshots need; {REPAIR}"));
         }
@@ -283,15 +280,9 @@ impl TreesChecked {
     }
 }
 
-fn walk(
-    catalog: &Catalog,
-    damage: &KnownDamage,
-    snapshots: &[Snapshot],
-    options: &CheckOptions,
-    findings: &mut Findings<'_>,
-) -> Result<TreesChecked> {
+fn walk(catalog: &Catalog, damage: &KnownDamage, snapshots: &[Snapshot], findings: &mut Findings<'_>) -> Result<TreesChecked> {
     let affected = Affected::counting(findings.observer());
-    let mut walk = TreeCheck::new(catalog, damage, Memo::default(), affected, &options.stop)?;
+    let mut walk = TreeCheck::new(catalog, damage, Memo::default(), affected, findings.task())?;
     for (done, snapshot) in snapshots.iter().enumerate() {
         walk.progress(done as u64, snapshots.len() as u64);
         walk.snapshot(snapshot, findings)?;
@@ -307,11 +298,8 @@ fn walk(
     })
 }
 
-fn stopped(stop: &AtomicBool) -> Result<()> {
-    match stop.load(Ordering::Relaxed) {
-        true => Err(Error::new(ErrorKind::Interrupted, "the check was stopped")),
-        false => Ok(()),
-    }
+fn go_on(task: &Task<'_>) -> Result<()> {
+    task.go_on("the check was stopped")
 }
 
 /// Packs with the bytes that are there of them.

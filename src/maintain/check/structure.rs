@@ -5,7 +5,6 @@
 //! name what it loses.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
@@ -16,12 +15,13 @@ use crate::repo::damaged::DamagedPacks;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::storage::Name;
+use crate::task::Task;
 
 use super::affected::Affected;
 use super::btree::{Stated, Sum, TreeCursor, TreeStep, short};
 use super::catalog::Catalog;
 use super::content::{ChunkLookup, ChunkState, KnownDamage, drain};
-use super::{Findings, stopped};
+use super::{Findings, go_on};
 
 pub(super) use super::btree::Memo;
 
@@ -39,7 +39,7 @@ pub(super) struct TreeCheck<'a> {
     affected: Affected<'a>,
     pages: u64,
     missing: u64,
-    stop: &'a AtomicBool,
+    task: &'a Task<'a>,
 }
 
 /// A directory under way.
@@ -59,12 +59,12 @@ impl<'a> TreeCheck<'a> {
         damage: &'a KnownDamage,
         memo: Memo,
         affected: Affected<'a>,
-        stop: &'a AtomicBool,
+        task: &'a Task<'a>,
     ) -> Result<Self> {
         let chunks = Arc::new(ChunkReader::new(catalog.repo().clone(), catalog.index().clone(), FRAMES)?);
         let trees = TreeReader::new(chunks, PAGES)?;
         let lookup = ChunkLookup::new(catalog.index(), damage);
-        Ok(TreeCheck { trees, lookup, memo, references: 0, affected, pages: 0, missing: 0, stop })
+        Ok(TreeCheck { trees, lookup, memo, references: 0, affected, pages: 0, missing: 0, task })
     }
 
     pub(crate) fn progress(&self, done: u64, all: u64) {
@@ -96,7 +96,7 @@ impl<'a> TreeCheck<'a> {
     /// A page is visited.
     pub(super) fn visited(&mut self) -> Result<()> {
         self.pages += 1;
-        stopped(self.stop)
+        go_on(self.task)
     }
 
     /// Everything below a directory, whose path is `path`.

@@ -1,7 +1,6 @@
 //! Carrying a prune out, step by step.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::prune::packs::Standing;
@@ -92,14 +91,11 @@ impl Prune<'_> {
 
     fn settle_with(&self, older_than: Option<&[SnapshotId]>, living: Living) -> Result<u64> {
         let Prune { patience, options, .. } = self;
-        Settle { fence: &options.fence, older_than, now: options.now, patience, living }.settle(self.repo)
+        Settle { fence: &options.fence, older_than, now: self.task.now(), patience, living }.settle(self.repo)
     }
 
     fn check_stop(&self) -> Result<()> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Err(Error::new(ErrorKind::Interrupted, "the prune was stopped; the next one goes on where it was")),
-            false => Ok(()),
-        }
+        self.task.go_on("the prune was stopped; the next one goes on where it was")
     }
 
     /// Deletes what need not be marked: nobody can count on it. It needs no room, and may make some for the list.
@@ -184,7 +180,7 @@ impl Prune<'_> {
             let (fitting, needed) = self.fitting(&left)?;
             if fitting.is_empty() {
                 let message = format!("{} packs are not repacked: there is no room for {needed} bytes", left.len());
-                self.observer.event(&Event::Warning { subject: b"repack", message: &message });
+                self.task.observer.event(&Event::Warning { subject: b"repack", message: &message });
                 return Ok(());
             }
             let chosen: HashSet<PackId> = fitting.iter().map(|at| self.survey.packs.list[*at].id).collect();
@@ -223,25 +219,25 @@ impl Prune<'_> {
     /// Copies from these packs, in a session of its own. False: the disk was full before the end.
     fn copy(&mut self, packs: &[usize]) -> Result<bool> {
         let repo = self.repo;
-        let id = session::begin(repo, self.options.now)?;
+        let id = session::begin(repo, self.task.now())?;
         let beats = Beats::start(repo, id, beat::PERIOD);
         let index = self.view.index.clone();
-        let result = Repack::new(repo, &index, &self.reader, &mut self.survey, id)
-            .and_then(|repack| repack.run(packs, self.stop, self.observer));
+        let result =
+            Repack::new(repo, &index, &self.reader, &mut self.survey, id).and_then(|repack| repack.run(packs, &self.task));
         drop(beats);
         // Nothing will be committed under its id. It must end before what was copied from is deleted.
-        let ended = session::abandon(repo, id, self.options.now);
+        let ended = session::abandon(repo, id, self.task.now());
         match result {
             Ok(Repacked { packs, bytes, mut found }) => {
                 self.reader.found().iter().for_each(|(pack, extent)| damaged::add(&mut found, *pack, extent));
-                super::write_down(repo, &found, self.options.now, self.observer);
+                super::write_down(repo, &found, self.task.now(), self.task.observer);
                 self.report.written.count += packs;
                 self.report.written.bytes += bytes;
                 ended.map(|()| true)
             }
             Err(e) if e.kind() == ErrorKind::Full => {
                 let message = format!("it is not finished, since the disk is full: {e}");
-                self.observer.event(&Event::Warning { subject: b"repack", message: &message });
+                self.task.observer.event(&Event::Warning { subject: b"repack", message: &message });
                 ended.map(|()| false)
             }
             // Another prune has deleted a segment that it read in. What it would have copied, the next prune does.
@@ -257,7 +253,7 @@ impl Prune<'_> {
         match steady(repo, || segments::rewrite(repo, &self.view.index, report)) {
             Err(e) if e.kind() == ErrorKind::Full => {
                 let message = format!("it still names packs that are gone, since the disk is full; the next prune goes on: {e}");
-                self.observer.event(&Event::Warning { subject: b"index", message: &message });
+                self.task.observer.event(&Event::Warning { subject: b"index", message: &message });
                 Ok(())
             }
             other => other,

@@ -7,7 +7,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
@@ -21,6 +20,7 @@ use crate::repo::small::{self, Small};
 use crate::repo::tree::walk::{TreePage, Visitor, walk};
 use crate::repo::{Repository, marks, snapshots};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// Pages between two words on how far it is.
 const PAGES_A_WORD: u64 = 256;
@@ -49,10 +49,8 @@ pub(crate) struct MarkReader<'a> {
     pub(crate) reader: &'a ChunkReader,
     /// Snapshots that count as forgotten.
     pub(crate) without: &'a HashSet<SnapshotId>,
-    /// Ends the walk when it is set.
-    pub(crate) stop: &'a AtomicBool,
-    /// Hears how far it is.
-    pub(crate) observer: &'a dyn Observer,
+    /// Ends the walk, and hears how far it is.
+    pub(crate) task: &'a Task<'a>,
 }
 
 impl Marks {
@@ -132,9 +130,7 @@ struct Marking<'a> {
 
 impl Visitor for Marking<'_> {
     fn page(&mut self, page: &TreePage) -> Result<bool> {
-        if self.reading.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
-        }
+        self.reading.task.go_on("the prune was stopped")?;
         let mut before = false;
         let places = self.marks.index.find_all(PackKind::Tree, &page.id.key())?;
         for place in &places {
@@ -153,7 +149,7 @@ impl Visitor for Marking<'_> {
     }
 
     fn read(&mut self, bytes: u64) {
-        self.marks.count(bytes, self.reading.observer);
+        self.marks.count(bytes, self.reading.task.observer);
     }
 }
 

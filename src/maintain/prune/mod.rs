@@ -14,7 +14,6 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +30,7 @@ use crate::repo::beat::DEAD_AFTER;
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::reader::ChunkReader;
 use crate::storage::{Class, Name};
+use crate::task::Task;
 
 mod carry;
 mod mark;
@@ -73,13 +73,10 @@ pub struct PruneOptions {
     pub grace: bool,
     /// Whether damage that is met may be written down in the repository: not for who only looks.
     pub record: bool,
-    /// The time now.
-    pub now: Timestamp,
 }
 
-impl PruneOptions {
-    /// What is usual.
-    pub fn new(now: Timestamp) -> Self {
+impl Default for PruneOptions {
+    fn default() -> Self {
         PruneOptions {
             max_unused: Unused::default(),
             max_repack: u64::MAX,
@@ -92,13 +89,14 @@ impl PruneOptions {
             only_writer: false,
             grace: true,
             record: true,
-            now,
         }
     }
+}
 
+impl PruneOptions {
     /// The time at which forgotten snapshots are left that are to be left; `None`: they are not.
-    fn keeps_at(&self) -> Option<Timestamp> {
-        self.grace.then_some(self.now)
+    fn keeps_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.grace.then_some(now)
     }
 }
 
@@ -141,9 +139,9 @@ impl Report {
 pub struct Prune<'a> {
     repo: &'a Repository,
     options: &'a PruneOptions,
-    stop: &'a AtomicBool,
-    observer: &'a dyn Observer,
-    patience: SessionWait<'a>,
+    /// Its clock stands still: all of a prune is at one time.
+    task: Task<'a>,
+    patience: SessionWait,
     /// Until when sessions that live are waited for.
     until: Option<Instant>,
     reader: ChunkReader,
@@ -159,27 +157,24 @@ pub struct Prune<'a> {
 impl<'a> Prune<'a> {
     /// Looks at everything and plans. Nothing is changed. Errors: a session that lives ([`crate::ErrorKind::Busy`]); a
     /// page or chunk that a snapshot needs and that is not there, or damaged; a listing that failed.
-    pub fn prepare(
-        repo: &'a Arc<Repository>,
-        options: &'a PruneOptions,
-        stop: &'a AtomicBool,
-        observer: &'a dyn Observer,
-    ) -> Result<Self> {
-        let patience =
-            SessionWait { watch: SessionWatch::new(options.state.as_deref(), repo.id()), dead_after: options.dead_after, stop };
+    pub fn prepare(repo: &'a Arc<Repository>, options: &'a PruneOptions, task: &Task<'a>) -> Result<Self> {
+        let now = task.now();
+        let task = task.clone().at(now);
+        let (watch, stop) = (SessionWatch::new(options.state.as_deref(), repo.id()), task.stop.clone());
+        let patience = SessionWait { watch, dead_after: options.dead_after, stop };
         let until = options.wait.map(|wait| Instant::now() + wait);
         if until.is_none() {
             let (older_than, living) = (None, Living::Refuse);
-            Settle { fence: &options.fence, older_than, now: options.now, patience: &patience, living }.find(repo)?;
+            Settle { fence: &options.fence, older_than, now, patience: &patience, living }.find(repo)?;
         }
         let (view, reader, marks, survey) = steady(repo, || {
-            let view = RepositoryView::read(repo, None, options.keeps_at())?;
+            let view = RepositoryView::read(repo, None, options.keeps_at(now))?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
-            let walk = MarkReader { reader: &reader, without: &options.without, stop, observer };
+            let walk = MarkReader { reader: &reader, without: &options.without, task: &task };
             let mut marks = Marks::new(view.index.clone());
             let marked = marks.update(repo, &view, &walk).map_err(|e| view.blame(e));
             if options.record {
-                write_down(repo, &reader.found(), options.now, observer);
+                write_down(repo, &reader.found(), now, task.observer);
             }
             marked?;
             let survey = Survey::new(&view, &marks, &HashSet::new())?;
@@ -202,9 +197,9 @@ impl<'a> Prune<'a> {
         }
         (plan.kept, plan.kept_until) = (view.kept.len() as u64, view.kept.values().max().copied());
         plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
-        tell::tell(&survey, &repack, observer);
+        tell::tell(&survey, &repack, task.observer);
         let (avoid, report) = (HashSet::new(), Report::default());
-        Ok(Prune { repo, options, stop, observer, patience, until, reader, view, marks, survey, avoid, plan, report })
+        Ok(Prune { repo, options, task, patience, until, reader, view, marks, survey, avoid, plan, report })
     }
 
     /// What it will do.
@@ -229,14 +224,13 @@ impl<'a> Prune<'a> {
     /// One look, which goes on with the marks that there are, or begins anew.
     fn look_at(&mut self, go_on: bool) -> Result<()> {
         let repo = self.repo;
-        self.view = RepositoryView::read(repo, Some(&self.view.index), self.options.keeps_at())?;
+        self.view = RepositoryView::read(repo, Some(&self.view.index), self.options.keeps_at(self.task.now()))?;
         self.reader.set_index(self.view.index.clone());
         match go_on {
             true => self.marks.carry(&self.view.index)?,
             false => self.marks = Marks::new(self.view.index.clone()),
         }
-        let (stop, observer) = (self.stop, self.observer);
-        let walk = MarkReader { reader: &self.reader, without: &self.options.without, stop, observer };
+        let walk = MarkReader { reader: &self.reader, without: &self.options.without, task: &self.task };
         self.marks.update(repo, &self.view, &walk)?;
         self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
         Ok(())

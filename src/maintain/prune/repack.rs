@@ -5,7 +5,6 @@
 //! that another prune waits; were it fenced, they would be packs like any others, and nothing would be lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::chunk::codec::{Compression, Encoder};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,7 +13,7 @@ use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PREAMBLE, PackKind};
 use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::survey::Survey;
 use crate::model::{ChunkKey, PackId, SnapshotId};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::index::ChunkLocation;
 use crate::repo::pack::writer::{OpenPacks, PACK_TARGET, PACKS_A_SEGMENT, PackIndexer, WrittenPacks};
@@ -22,6 +21,7 @@ use crate::repo::pack::{self, DeltaTrials, Deltas, FrameSealer, PackKey, PlainFr
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::repo::{Repository, index::Index};
 use crate::storage::Name;
+use crate::task::Task;
 
 /// A frame that is put together of parts of others is closed from this on.
 const FRAME: usize = 512 << 10;
@@ -81,21 +81,21 @@ impl<'a> Repack<'a> {
     /// Copies what is needed of these packs. Everything is durable and indexed when this returns. What is damaged is left as
     /// it is, and said; an error of writing is final, and what was written until then is garbage for
     /// the next prune, or counts, according to whether its segment was written.
-    pub(crate) fn run(mut self, packs: &[usize], stop: &AtomicBool, observer: &dyn Observer) -> Result<Repacked> {
+    pub(crate) fn run(mut self, packs: &[usize], task: &Task<'_>) -> Result<Repacked> {
         let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
         let mut bytes = 0;
         for (number, at) in packs.iter().enumerate() {
             let Pack { id, size, .. } = self.survey.packs.list[*at];
             // One that is gone was repacked by another prune.
-            if let Err(e) = self.pack(id, size, stop)?
+            if let Err(e) = self.pack(id, size, task)?
                 && e.kind() != ErrorKind::NotFound
             {
                 let message = format!("it was not repacked whole, since not all of it can be read (run yester check): {e}");
-                observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
+                task.observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
             }
             bytes += size;
             let (entries, total_entries) = (number as u64 + 1, packs.len() as u64);
-            observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total, unit: "packs" });
+            task.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total, unit: "packs" });
         }
         self.close(PackKind::Data)?;
         self.close(PackKind::Tree)?;
@@ -105,16 +105,14 @@ impl<'a> Repack<'a> {
     }
 
     /// Copies from one pack. The inner error is the first one of reading it: frames that are damaged are left out.
-    fn pack(&mut self, id: PackId, size: u64, stop: &AtomicBool) -> Result<Result<()>> {
+    fn pack(&mut self, id: PackId, size: u64, task: &Task<'_>) -> Result<Result<()>> {
         let (key, entries) = match self.directory(id, size)? {
             Ok(found) => found,
             Err(e) => return Ok(Err(e)),
         };
         let mut first = Ok(());
         for (number, entry) in entries.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::Interrupted, "the prune was stopped"));
-            }
+            task.go_on("the prune was stopped")?;
             let number = number as u32;
             let wanted = self.wanted(id, number, key.preamble().kind, entry)?;
             if wanted.iter().all(|wanted| *wanted == RepackChoice::No) {

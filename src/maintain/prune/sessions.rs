@@ -5,13 +5,14 @@
 //! this namespace of processes; else it lives as long as it gives signs of life.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Session;
-use crate::local::watch::{Clock, SessionWatch, StalledSession};
+use crate::local::watch::{Moment, SessionWatch, StalledSession};
 use crate::model::{SnapshotId, Timestamp, escape};
 use crate::repo::small::{self, Small};
 use crate::repo::{Repository, beat, parallel, session};
@@ -79,13 +80,13 @@ fn list(repo: &Repository) -> Result<ListedSessions> {
 
 /// How sessions are judged and waited for.
 #[derive(Debug)]
-pub(crate) struct SessionWait<'a> {
+pub(crate) struct SessionWait {
     /// How long others stood still.
     pub(crate) watch: SessionWatch,
     /// After this time without a sign of life a writer is dead that cannot be asked.
     pub(crate) dead_after: Duration,
     /// Ends the waiting.
-    pub(crate) stop: &'a AtomicBool,
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// What to do about sessions.
@@ -98,7 +99,7 @@ pub(crate) struct Settle<'a> {
     /// The time, for the fences.
     pub(crate) now: Timestamp,
     /// How they are judged.
-    pub(crate) patience: &'a SessionWait<'a>,
+    pub(crate) patience: &'a SessionWait,
     /// What is done about those that live.
     pub(crate) living: Living,
 }
@@ -142,7 +143,7 @@ impl Settle<'_> {
             .filter(|(_, session)| session.as_ref().is_ok_and(|session| !session::identity(session).is_here()))
             .map(|(id, _)| (*id, listed.newest(repo, *id)))
             .collect();
-        let still = self.patience.watch.look(&foreign, &Clock::now());
+        let still = self.patience.watch.look(&foreign, &Moment::now());
         let mut out = Vec::new();
         for (id, session) in std::mem::take(&mut listed.sessions).into_iter().filter(|(_, session)| self.concerns(session)) {
             let stands = still.get(&id);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Node, Snapshot};
-use crate::observe::{Event, Observer};
+use crate::observe::Event;
 use crate::repo::tree::TreeReader;
 use crate::restore::staged::{Staged, StagedPhase, StagedTarget, path_bytes};
 use crate::restore::{self, RestoreOptions, RestoreReport, RestoreRequest, resolve, shown, target};
+use crate::task::Task;
 
 /// One place, and what goes there.
 struct StagedSource {
@@ -25,7 +26,7 @@ pub fn restore(
     request: &RestoreRequest,
     options: &RestoreOptions,
     set: &[u8],
-    observer: &dyn Observer,
+    task: &Task<'_>,
 ) -> Result<(RestoreReport, Option<Staged>)> {
     let all = places(reader, request)?;
     let Some(snapshot) = all.first().and_then(|one| one.sources.first()).map(|(snapshot, _)| snapshot.clone()) else {
@@ -33,10 +34,10 @@ pub fn restore(
     };
     let paths: Vec<PathBuf> = all.iter().map(|one| one.target.path.clone()).collect();
     if options.dry_run {
-        return dry(reader, &all, options, observer).map(|report| (report, None));
+        return dry(reader, &all, options, task).map(|report| (report, None));
     }
     for mut staged in Staged::find(&paths)? {
-        if !staged.settle(observer)? || staged.phase() != StagedPhase::Exchanged {
+        if !staged.settle(task.observer)? || staged.phase() != StagedPhase::Exchanged {
             continue;
         }
         if staged.is_of(snapshot.id, set) && paths.len() == staged.paths().len() {
@@ -51,7 +52,7 @@ pub fn restore(
     }
     let targets: Vec<StagedTarget> = all.iter().map(|one| one.target.clone()).collect();
     let mut staged = Staged::begin(&targets, snapshot.id, set, &snapshot.owners, &options.forbidden)?;
-    match stage(reader, &all, &staged, options, observer) {
+    match stage(reader, &all, &staged, options, task) {
         Ok(report) => staged.exchange().map(|()| (report, Some(staged))),
         Err(e) => {
             // What cannot be removed now is removed by the next call.
@@ -66,13 +67,13 @@ fn stage(
     all: &[StagedSource],
     staged: &Staged,
     options: &RestoreOptions,
-    observer: &dyn Observer,
+    task: &Task<'_>,
 ) -> Result<RestoreReport> {
     let options = RestoreOptions { verify: true, sync: true, ..options.clone() };
     let mut report = RestoreReport::default();
     for (one, stage) in all.iter().zip(staged.stages()) {
         let request = RestoreRequest { sources: one.sources.clone(), target: stage };
-        add(&mut report, &restore::restore_part(reader, &request, &options, observer, false)?);
+        add(&mut report, &restore::restore_part(reader, &request, &options, task, false)?);
     }
     if let Some(rewriter) = &options.rewriter {
         rewriter.all_matched()?;
@@ -84,12 +85,7 @@ fn stage(
     }
 }
 
-fn dry(
-    reader: &Arc<TreeReader>,
-    all: &[StagedSource],
-    options: &RestoreOptions,
-    observer: &dyn Observer,
-) -> Result<RestoreReport> {
+fn dry(reader: &Arc<TreeReader>, all: &[StagedSource], options: &RestoreOptions, task: &Task<'_>) -> Result<RestoreReport> {
     let mut report = RestoreReport::default();
     for one in all {
         let kept = Staged::look(&one.target, &options.forbidden)?;
@@ -98,10 +94,10 @@ fn dry(
             (false, true) => "would be exchanged for what is restored beside it",
             (false, false) => "is not there: what is restored beside it would take its place",
         };
-        observer.event(&Event::Note { subject: path_bytes(&one.target.path), message });
+        task.observer.event(&Event::Note { subject: path_bytes(&one.target.path), message });
         let nowhere = one.target.path.with_file_name(".yester-dry-run");
         let request = RestoreRequest { sources: one.sources.clone(), target: nowhere };
-        add(&mut report, &restore::restore_part(reader, &request, options, observer, false)?);
+        add(&mut report, &restore::restore_part(reader, &request, options, task, false)?);
     }
     Ok(report)
 }

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Content, Item, Snapshot};
+use crate::observe::Event;
 use crate::repo::tree::TreeReader;
+use crate::task::Task;
 use crate::vfs::below::NodeFinder;
 use crate::vfs::image::BLOCK;
 use crate::vfs::image::area::Areas;
@@ -20,6 +22,15 @@ use crate::vfs::root::MountedSnapshot;
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 20;
+
+/// How an image is written.
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    /// The directory in which metadata are put together, in files without a name.
+    pub spool: PathBuf,
+    /// Bytes that are decoded ahead.
+    pub memory: u64,
+}
 
 /// What was written.
 #[derive(Debug, Clone, Copy)]
@@ -44,39 +55,41 @@ pub(crate) fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> ImageNam
     ImageName { uuid, time: snapshot.time }
 }
 
-/// Writes the image of the directory at `position` of a snapshot into `out`, which is empty. Metadata are put together in
-/// files without a name in `spool`; `memory` is what is decoded ahead. `told` hears of bytes written.
+/// Writes the image of the directory at `position` of a snapshot into `out`, which is empty.
 pub fn export(
     trees: &Arc<TreeReader>,
     snapshot: Snapshot,
     position: u64,
-    (out, spool): (&File, &Path),
-    memory: u64,
-    told: &mut dyn FnMut(u64),
+    options: &ExportOptions,
+    task: &Task<'_>,
+    out: &File,
 ) -> Result<Exported> {
     let below = Arc::new(NodeFinder::new(trees.clone()));
     let name = name(&snapshot, position, b"");
     let tree = Arc::new(MountedSnapshot::new(0, snapshot));
     let part = ImagePart::new(below.clone(), tree, position, false, false);
-    let image = build(&part, &Areas::files(spool), name)?;
-    let prefetch = Arc::new(Prefetch::new(below, memory)?);
+    let image = build(&part, &Areas::files(&options.spool), name)?;
+    let prefetch = Arc::new(Prefetch::new(below, options.memory)?);
     let reader = Reader::new(part, image, prefetch);
-    let mut writer = ImageWriter { out: BufWriter::with_capacity(BUFFER, out), at: 0, told };
+    let mut writer = ImageWriter { out: BufWriter::with_capacity(BUFFER, out), at: 0 };
     writer.metadata(&reader)?;
-    for number in 0..reader.image().files() {
+    let files = reader.image().files();
+    for number in 0..files {
+        task.go_on("the export was stopped")?;
         let file = reader.image().file(number)?;
         writer.file(&reader, file).map_err(|e| reader::at(e, file))?;
+        let (entries, bytes) = (number + 1, writer.at);
+        task.observer.event(&Event::Progress { entries, bytes, total_entries: files, total_bytes: 0, unit: "files" });
     }
     let bytes = reader.image().len();
     writer.finish(bytes)?;
-    Ok(Exported { bytes, files: reader.image().files(), losses: reader.image().losses() })
+    Ok(Exported { bytes, files, losses: reader.image().losses() })
 }
 
 struct ImageWriter<'a> {
     out: BufWriter<&'a File>,
     /// Where the next byte goes.
     at: u64,
-    told: &'a mut dyn FnMut(u64),
 }
 
 fn io(e: std::io::Error) -> Error {
@@ -91,7 +104,6 @@ impl ImageWriter<'_> {
         }
         self.out.write_all(bytes).map_err(io)?;
         self.at = at + bytes.len() as u64;
-        (self.told)(bytes.len() as u64);
         Ok(())
     }
 

@@ -32,7 +32,7 @@ mod reader;
 pub mod tree;
 
 pub use build::{Losses, build};
-pub use export::{Exported, export};
+pub use export::{ExportOptions, Exported, export};
 pub use made::Image;
 pub use reader::Reader;
 

@@ -17,6 +17,7 @@ use crate::model::node::MAX_NAME;
 use crate::model::{Directory, Node, Snapshot};
 use crate::query::sweep::{self, DirectorySweep, EntryVersion};
 use crate::query::{SnapshotSet, history};
+use crate::task::Task;
 use crate::vfs::attr::{Attr, DirEntry, Type, ViewFault, ViewResult};
 use crate::vfs::follow::FollowerState;
 use crate::vfs::inode::{InodeSpace, ROOT};
@@ -208,8 +209,9 @@ impl View {
             return Ok(None);
         }
         let names: Vec<&[u8]> = past.names().chain([name]).collect();
-        let found =
-            history::versions_where(self.below.trees(), &past.snapshots(), &names, &|depth, node| past.shows(depth, node))?;
+        let found = history::versions_where(self.below.trees(), &past.snapshots(), &names, &Task::default(), &|depth, node| {
+            past.shows(depth, node)
+        })?;
         let last =
             found.iter().filter(|version| version.node.directory().is_some()).filter_map(|version| version.set.last()).max();
         let Some(mounted) = last.and_then(|last| past.line.snapshots.get(last)) else { return Ok(None) };
@@ -244,8 +246,9 @@ impl View {
         let past = self.past(&state, tree, parent.unwrap_or(0))?;
         let way = self.below.way(tree, position)?;
         let names: Vec<&[u8]> = way.iter().skip(1).map(|node| node.name.as_slice()).collect();
-        let found =
-            history::versions_where(self.below.trees(), &past.snapshots(), &names, &|depth, node| past.shows(depth, node))?;
+        let found = history::versions_where(self.below.trees(), &past.snapshots(), &names, &Task::default(), &|depth, node| {
+            past.shows(depth, node)
+        })?;
         let times: Vec<&[u8]> = distinct(&found).filter_map(|at| past.line.names.get(at).map(Vec::as_slice)).collect();
         let mut room = LONGEST_VALUE;
         let fits = times.iter().rev().take_while(|time| {
@@ -307,8 +310,9 @@ impl View {
             return Ok(list.clone());
         }
         let names: Vec<&[u8]> = past.names().collect();
-        let found =
-            history::versions_where(self.below.trees(), &past.snapshots(), &names, &|depth, node| past.shows(depth, node))?;
+        let found = history::versions_where(self.below.trees(), &past.snapshots(), &names, &Task::default(), &|depth, node| {
+            past.shows(depth, node)
+        })?;
         let states = sweep::directories(&found);
         let list = Arc::new(VersionList { ino, state: state.clone(), states, places: Mutex::default() });
         let mut recent = self.versions.recent.lock();

@@ -11,6 +11,7 @@ use yester::mount::{Shutdown, mount, unmount};
 use yester::observe::{Event, Observer};
 use yester::restore::{RestoreOptions, RestoreRequest, restore};
 use yester::sys::{Dir, FileKind};
+use yester::task::Task;
 use yester::vfs::MountOptions;
 use yester::vfs::View;
 use yester::vfs::attr::{Type, ViewFault};
@@ -97,7 +98,7 @@ pub fn restored(fixture: &Fixture, snapshot: &Snapshot, to: &Path, memory: u64) 
     let request = RestoreRequest { sources: vec![(Arc::new(snapshot.clone()), names)], target: to.to_owned() };
     let confirm = Some(yester::restore::danger::Confirm::new(|_| true));
     let options = RestoreOptions { delete: true, confirm, memory, ..RestoreOptions::default() };
-    let report = restore(&fixture.trees(), &request, &options, &Told).expect("the restore succeeds");
+    let report = restore(&fixture.trees(), &request, &options, &Task::new(&Told)).expect("the restore succeeds");
     assert!(report.is_complete(), "{report:?}");
     capture::directory(to)
 }

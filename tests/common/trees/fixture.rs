@@ -8,13 +8,13 @@ use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::ingest::{IngestOptions, IngestReport, Source, ingest};
 use yester::model::Timestamp;
-use yester::observe::Silent;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
 use yester::repo::{InitOptions, Repository};
 use yester::storage::Storage;
 use yester::storage::directory::DirectoryStorage;
+use yester::task::Task;
 
 pub struct Fixture {
     pub scratch: tempfile::TempDir,
@@ -49,7 +49,7 @@ impl Fixture {
     }
 
     pub fn ingest_with(&self, path: &Path, options: &IngestOptions) -> yester::Result<IngestReport> {
-        ingest(&self.repo, &source(path), options, &Arc::default(), &Silent)
+        ingest(&self.repo, &source(path), options, &Task::default())
     }
 
     pub fn ingest(&self, path: &Path) -> IngestReport {
