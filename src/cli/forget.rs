@@ -229,10 +229,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
         }
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
-            if let Some(id) = ids.iter().find(|id| pinned.contains(id)) {
-                let id = id.short();
-                return Err(Error::invalid(format!("snapshot {id} is pinned (yester pin --remove {id} takes the pin away)")));
-            }
+            none_is_pinned(&ids, &pinned)?;
             let series = touched(&all, &ids, &received);
             (ids, series)
         }
@@ -263,18 +260,25 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     }
     // A policy cannot tell what it would make of a snapshot that cannot be read.
     let unread = if args.names.is_empty() { damaged.len() } else { 0 };
-    match (failed, unread) {
-        (0, 0) => Ok(pruned),
-        (0, _) => {
-            let first = damaged.first().map(Error::to_string).unwrap_or_default();
-            let count = units::counted(unread as u64, "snapshot", "snapshots");
-            Ok(Outcome::Partial(format!("{count} cannot be read and stayed (forget them by their ids): {first}")))
-        }
-        _ => {
-            let count = units::counted(failed as u64, "snapshot", "snapshots");
-            Ok(Outcome::Partial(format!("{count} could not be forgotten")))
-        }
+    Ok(outcome(pruned, failed, damaged.first().filter(|_| unread > 0).map(|first| (unread, first))))
+}
+
+/// How it ended: as the prune after it, if all could be forgotten, and all could be read that a policy is for.
+fn outcome(pruned: Outcome, failed: usize, unread: Option<(usize, &Error)>) -> Outcome {
+    if failed > 0 {
+        let count = units::counted(failed as u64, "snapshot", "snapshots");
+        return Outcome::Partial(format!("{count} could not be forgotten"));
     }
+    let Some((unread, first)) = unread else { return pruned };
+    let count = units::counted(unread as u64, "snapshot", "snapshots");
+    Outcome::Partial(format!("{count} cannot be read and stayed (forget them by their ids): {first}"))
+}
+
+/// Refuses to forget what is pinned.
+fn none_is_pinned(ids: &[SnapshotId], pinned: &HashSet<SnapshotId>) -> Result<()> {
+    let Some(id) = ids.iter().find(|id| pinned.contains(id)) else { return Ok(()) };
+    let id = id.short();
+    Err(Error::invalid(format!("snapshot {id} is pinned (yester pin --remove {id} takes the pin away)")))
 }
 
 /// An annotation that cannot be read may be a pin: then no policy forgets.

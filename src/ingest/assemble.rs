@@ -350,38 +350,8 @@ impl<'a> Assembler<'a> {
         // The walk has counted what it took over from the parent.
         let counts = !matches!(wanted, ContentSource::Nothing | ContentSource::Parent);
         let link = matches!(wanted, ContentSource::Link(_));
-        match wanted {
-            ContentSource::Parent => {}
-            ContentSource::Nothing => node.meta.xattrs = self.keep_xattrs(&xattrs)?,
-            ContentSource::Link(task) => match node.link.map_or(Ok(None), |group| self.groups.first(&group))? {
-                Some(first) => {
-                    (node.kind, node.meta.xattrs) = (first.kind, first.meta.xattrs);
-                    (node.meta.flags, node.left_out) = (first.meta.flags, first.left_out);
-                }
-                None => {
-                    // The name that was to be read for all of them is gone, or is something else by now.
-                    let slot = task.slot;
-                    self.readers.send(*task)?;
-                    if !self.read(&mut node, &mut record, slot, &|_| false)? {
-                        return Ok(());
-                    }
-                }
-            },
-            ContentSource::Stream(number) => {
-                if !self.stream(&mut node, number, before.as_deref())? {
-                    return Ok(());
-                }
-            }
-            ContentSource::Object(slot, number) => {
-                if !self.object(&mut node, &mut record, slot, number)? {
-                    return Ok(());
-                }
-            }
-            ContentSource::Read(slot) => {
-                if !self.read(&mut node, &mut record, slot, &|_| false)? {
-                    return Ok(());
-                }
-            }
+        if !self.content(&mut node, &mut record, wanted, (&xattrs, before.as_deref()))? {
+            return Ok(());
         }
         if doubtful
             && let Some(group) = &node.link
@@ -409,6 +379,38 @@ impl<'a> Assembler<'a> {
         self.groups.join(&node, self.position)?;
         self.record(record)?;
         self.add(&node)
+    }
+    /// Gives a node its content, and what else is known only when it was read. False: it is left out, which is told.
+    fn content(
+        &mut self,
+        node: &mut Node,
+        record: &mut ScanRecord,
+        wanted: ContentSource,
+        (xattrs, before): (&[(Vec<u8>, Vec<u8>)], Option<&Node>),
+    ) -> Result<bool> {
+        match wanted {
+            ContentSource::Parent => Ok(true),
+            ContentSource::Nothing => {
+                node.meta.xattrs = self.keep_xattrs(xattrs)?;
+                Ok(true)
+            }
+            ContentSource::Link(task) => match node.link.map_or(Ok(None), |group| self.groups.first(&group))? {
+                Some(first) => {
+                    (node.kind, node.meta.xattrs) = (first.kind, first.meta.xattrs);
+                    (node.meta.flags, node.left_out) = (first.meta.flags, first.left_out);
+                    Ok(true)
+                }
+                None => {
+                    // The name that was to be read for all of them is gone, or is something else by now.
+                    let slot = task.slot;
+                    self.readers.send(*task)?;
+                    self.read(node, record, slot, &|_| false)
+                }
+            },
+            ContentSource::Stream(number) => self.stream(node, number, before),
+            ContentSource::Object(slot, number) => self.object(node, record, slot, number),
+            ContentSource::Read(slot) => self.read(node, record, slot, &|_| false),
+        }
     }
 
     /// Takes over what was read for `slot`; false when it could not be read, which is told unless it is just `gone`.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod architecture;
+mod functions;
 mod glossary;
 mod readme;
 

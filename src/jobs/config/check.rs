@@ -129,8 +129,33 @@ pub fn repository(all: &Configuration, named: &Named<RepositoryKeys>) -> Vec<Pro
 /// What is wrong with a set.
 pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> Vec<Problem> {
     let it = &named.value;
-    let mut problems = Vec::new();
-    let mut say = |key: &str, message: String| problems.push(all.problem(named, &[key], message));
+    let found = values(all, it).into_iter().chain(streams(it, programs)).chain(places_of_buckets(it));
+    let mut problems: Vec<Problem> = found.map(|(key, message)| all.problem(named, &[key], message)).collect();
+    for (name, hook) in it.hooks.all() {
+        if let Some(message) = obstacle_of(hook, programs) {
+            problems.push(all.problem(named, &["hooks", name], message));
+        }
+    }
+    problems.extend(back(all, named, programs));
+    for (keep, amount) in &it.keep {
+        let parsed = match keep {
+            Keep::Within => Within::from_str(&amount.0).map(drop),
+            _ => KeepCount::from_str(&amount.0).map(drop),
+        };
+        if let Err(message) = parsed {
+            problems.push(all.problem(named, &["keep", keep.name()], message));
+        }
+    }
+    problems
+}
+
+/// A key of a set, and what is wrong with its value.
+type Wrong = (&'static str, String);
+
+/// What is wrong with what stands directly in a set.
+fn values(all: &Configuration, it: &Set) -> Vec<Wrong> {
+    let mut out = Vec::new();
+    let mut say = |key: &'static str, message: String| out.push((key, message));
     if it.paths.is_empty() && it.streams.is_empty() && it.buckets.is_empty() {
         say("", "a set needs paths, streams or buckets".to_owned());
     }
@@ -166,6 +191,12 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
             say(key, e);
         }
     }
+    out
+}
+
+/// What is wrong with the streams of a set.
+fn streams(it: &Set, programs: Programs<'_>) -> Vec<Wrong> {
+    let mut out = Vec::new();
     let mut places = HashMap::new();
     for (number, stream) in it.streams.iter().enumerate() {
         let mut message = stream_place(&stream.at).err();
@@ -174,9 +205,15 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
         }
         message = message.or_else(|| programs.obstacle(stream.command.first().map_or("", String::as_str)));
         if let Some(message) = message {
-            say("streams", format!("stream {}: {message}", number + 1));
+            out.push(("streams", format!("stream {}: {message}", number + 1)));
         }
     }
+    out
+}
+
+/// What is wrong with the buckets of a set.
+fn places_of_buckets(it: &Set) -> Vec<Wrong> {
+    let mut out = Vec::new();
     for (number, bucket) in it.buckets.iter().enumerate() {
         let same = |at: &str| at == bucket.at || Path::new(at).starts_with(&bucket.at) || Path::new(&bucket.at).starts_with(at);
         let others = it.streams.iter().map(|stream| stream.at.as_str());
@@ -185,25 +222,10 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
         let inside = inside.or_else(|| others.into_iter().find(|at| same(at)).map(|at| escape(at.as_bytes())));
         let message = inside.map(|other| format!("{} and {other} are in one place", escape(bucket.at.as_bytes())));
         if let Some(message) = message.or_else(|| buckets::unfit(bucket).err().map(|e| e.to_string())) {
-            say("buckets", format!("bucket {}: {message}", number + 1));
+            out.push(("buckets", format!("bucket {}: {message}", number + 1)));
         }
     }
-    for (name, hook) in it.hooks.all() {
-        if let Some(message) = obstacle_of(hook, programs) {
-            problems.push(all.problem(named, &["hooks", name], message));
-        }
-    }
-    problems.extend(back(all, named, programs));
-    for (keep, amount) in &it.keep {
-        let parsed = match keep {
-            Keep::Within => Within::from_str(&amount.0).map(drop),
-            _ => KeepCount::from_str(&amount.0).map(drop),
-        };
-        if let Err(message) = parsed {
-            problems.push(all.problem(named, &["keep", keep.name()], message));
-        }
-    }
-    problems
+    out
 }
 
 /// What is wrong with the way back of a set: all that a restore needs.

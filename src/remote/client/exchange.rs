@@ -273,17 +273,19 @@ impl ConnectionPool {
         loaded: &LoadGuard<'_>,
         answer: impl Future<Output = hyper::Result<T>>,
     ) -> Result<T, RequestFault> {
-        match tokio::time::timeout(patience.wait(), answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(e)) => {
-                self.drop_connection(loaded).await;
-                Err(RequestFault::broken(cause(&e)))
-            }
-            Err(_) => {
-                self.drop_connection(loaded).await;
-                Err(RequestFault::Broken(Error::new(ErrorKind::Io, "the server does not answer")))
-            }
-        }
+        self.arrived(loaded, tokio::time::timeout(patience.wait(), answer).await).await
+    }
+
+    /// An answer that was waited for. The outer error says that none came in time; without an answer the connection is
+    /// not used any more.
+    async fn arrived<T, E>(&self, loaded: &LoadGuard<'_>, answer: Result<hyper::Result<T>, E>) -> Result<T, RequestFault> {
+        let fault = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(e)) => RequestFault::broken(cause(&e)),
+            Err(_) => RequestFault::Broken(Error::new(ErrorKind::Io, "the server does not answer")),
+        };
+        self.drop_connection(loaded).await;
+        Err(fault)
     }
 
     /// Sends a request with a body, in pieces.
@@ -332,17 +334,8 @@ impl ConnectionPool {
         }
         drop(pieces);
         // Most of a body may still be here when all of it has been given away.
-        let answered = match while_moving(patience, &written, answer.as_mut()).await {
-            Ok(answered) => answered.map_err(|e| RequestFault::broken(cause(&e))),
-            Err(_) => Err(RequestFault::Broken(Error::new(ErrorKind::Io, "the server does not answer"))),
-        };
-        let answered = match answered {
-            Ok(answered) => answered,
-            Err(fault) => {
-                self.drop_connection(&loaded).await;
-                return Err(fault);
-            }
-        };
+        let answered = while_moving(patience, &written, answer.as_mut()).await;
+        let answered = self.arrived(&loaded, answered).await?;
         match whole {
             true => self.judge(answered, loaded, patience).await,
             false => self.judge_early(answered, loaded, patience).await,

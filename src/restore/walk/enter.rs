@@ -100,18 +100,7 @@ impl Walker<'_, '_> {
 
     fn enter_below(&mut self, above: &Arc<TargetDirectory>, at: usize) -> Result<Option<Arc<TargetDirectory>>> {
         let run = self.run;
-        let there = match above.real && !above.made {
-            true => {
-                let dir = run.target.open(above).map_err(|e| Error::io("cannot open its directory", e))?;
-                let there = look(&dir, above, &self.levels[at].node.name)?;
-                if let (Some(stat), Some(over)) = (&there, at.checked_sub(1)) {
-                    let name = self.levels[at].node.name.clone();
-                    self.tell_apart(over, &dir, &name, stat)?;
-                }
-                there
-            }
-            false => None,
-        };
+        let there = self.stat_below(above, at)?;
         let level = &self.levels[at];
         let name = &level.node.name;
         let new = |real| {
@@ -150,19 +139,40 @@ impl Walker<'_, '_> {
         if run.options.dry_run {
             return new(false);
         }
+        self.make_directory(&dir, level)?;
+        new(true)
+    }
+
+    /// What is in the place of the directory at level `at`; nothing where this run made the directory above.
+    fn stat_below(&mut self, above: &Arc<TargetDirectory>, at: usize) -> Result<Option<Stat>> {
+        if !above.real || above.made {
+            return Ok(None);
+        }
+        let dir = self.run.target.open(above).map_err(|e| Error::io("cannot open its directory", e))?;
+        let name = self.levels[at].node.name.clone();
+        let there = look(&dir, above, &name)?;
+        if let (Some(stat), Some(over)) = (&there, at.checked_sub(1)) {
+            self.tell_apart(over, &dir, &name, stat)?;
+        }
+        Ok(there)
+    }
+
+    /// Makes the directory of `level` in `dir`, where nothing is in its place.
+    fn make_directory(&self, dir: &Dir, level: &RestoreLevel) -> Result<()> {
+        let name = &level.node.name;
         dir.make_dir(name, 0o700).map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => names::taken_meanwhile(&dir, name),
+            io::ErrorKind::AlreadyExists => names::taken_meanwhile(dir, name),
             _ => Error::io("cannot make the directory", e),
         })?;
         if !level.is_asked_for() {
             // Should the run be cut short, the next one finds this directory and leaves its metadata alone.
-            let (owners, meta) = (run.owners(self.source.number), &level.node.meta);
+            let (owners, meta) = (self.run.owners(self.source.number), &level.node.meta);
             let _ = dir.set_owner(name, owners.user(meta.uid), owners.group(meta.gid));
             if meta.mode & 0o700 == 0o700 {
                 let _ = dir.set_mode(name, meta.mode);
             }
         }
-        new(true)
+        Ok(())
     }
 
     /// Takes a directory that is there; one that was found through a link is open.

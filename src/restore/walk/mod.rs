@@ -113,6 +113,21 @@ struct Walker<'r, 'a> {
     seen: u64,
 }
 
+/// An entry that is no directory, in whose place something is.
+struct ExistingLeaf<'w> {
+    place: &'w Arc<TargetDirectory>,
+    /// What is restored, as the rules have it.
+    node: &'w Node,
+    /// Whether a rule changed it.
+    rewritten: bool,
+    /// The directory that it is in, open.
+    dir: &'w Dir,
+    /// What is there.
+    stat: &'w Stat,
+    /// The first of its names, if it has several.
+    first: &'w Option<Arc<FirstLink>>,
+}
+
 impl<'r, 'a> Walker<'r, 'a> {
     fn run(&mut self) {
         self.start();
@@ -312,35 +327,11 @@ impl<'r, 'a> Walker<'r, 'a> {
     /// Judges an entry that is no directory, and puts it into the window when it must be made.
     fn leaf(&mut self, place: &Arc<TargetDirectory>, node: &Node) -> Result<()> {
         let run = self.run;
-        let dir = match place.real && !place.made {
-            true => Some(run.target.open(place).map_err(|e| Error::io("cannot open its directory", e))?),
-            false => None,
-        };
-        let there = match &dir {
-            Some(dir) => look(dir, place, &node.name)?,
-            None => None,
-        };
-        if let (Some(dir), Some(stat), Some(at)) = (&dir, &there, self.levels.len().checked_sub(1)) {
-            self.tell_apart(at, dir, &node.name, stat)?;
-            if stat.kind == FileKind::Directory && run.options.dry_run && existing::may_replace(run.options.overwrite, node, stat)
-            {
-                delete::make_way(run, place, &node.name, self.source.number)?;
-            }
-        }
+        let (dir, there) = self.what_is_there(place, node)?;
         if run.only_deletions {
             return Ok(());
         }
-        let (first, known) = match node.link {
-            Some(group) => {
-                let (first, known) = self.groups.find(run, &group, place, self.position, node)?;
-                (Some(first), known)
-            }
-            None => (None, false),
-        };
-        if known && first.as_ref().is_some_and(|first| first.kind != node.kind) {
-            let text = "it is no link of the file that it claims to be a link of (yester check says what is damaged)";
-            return Err(Error::corrupt(text));
-        }
+        let (first, known) = self.first_link(place, node)?;
         let mut change = match run.options.rewriter.as_deref() {
             Some(rewriter) => rewriter.made(run, self.source.number, &self.path, node, known)?,
             None => None,
@@ -354,39 +345,10 @@ impl<'r, 'a> Walker<'r, 'a> {
         };
         let mut local = false;
         if let (false, Some(dir), Some(stat)) = (known, &dir, &there) {
-            let wanted = WantedMetadata::of(run, self.source.number, node)?;
-            match existing::decide(run, dir, &node.name, node, &wanted, stat, rewritten.is_some()) {
-                Decision::Write { .. } | Decision::Metadata if run.target.is_forbidden(stat) => {
-                    run.counts.kept.add(1);
-                    run.note(&run.target.path_of(place, &node.name), "left alone: this repository is unlocked by it");
-                    run.tell(place, node, Action::Kept, KEPT);
-                    return Ok(());
-                }
-                Decision::Keep => {
-                    run.counts.kept.add(1);
-                    run.tell(place, node, Action::Kept, KEPT);
-                    return Ok(());
-                }
-                // It is another entry, of which this one is no link.
-                Decision::Same | Decision::Metadata if stat.links > 1 && !run.claim(stat)? => {
-                    local = stat.kind == FileKind::File && has_pieces(&node.kind);
-                }
-                Decision::Same => {
-                    noted();
-                    run.counts.unchanged.add(1);
-                    run.tell(place, node, Action::Unchanged, "");
-                    complete(&first, stat);
-                    return Ok(());
-                }
-                Decision::Metadata => {
-                    noted();
-                    self.set_metadata(EntryPath { directory: place, name: &node.name }, dir, &wanted, stat)?;
-                    run.counts.metadata.add(1);
-                    run.tell(place, node, Action::Changed, "metadata");
-                    complete(&first, stat);
-                    return Ok(());
-                }
-                Decision::Write { local: there } => local = there && has_pieces(&node.kind),
+            let there = ExistingLeaf { place, node, rewritten: rewritten.is_some(), dir, stat, first: &first };
+            match self.existing_leaf(&there, &mut noted)? {
+                Some(in_part) => local = in_part,
+                None => return Ok(()),
             }
         }
         noted();
@@ -398,6 +360,72 @@ impl<'r, 'a> Walker<'r, 'a> {
             false => self.feed(job),
         }
         Ok(())
+    }
+
+    /// The directory that `node` goes to, open, and what is there under its name; nothing where this run made it.
+    fn what_is_there(&mut self, place: &Arc<TargetDirectory>, node: &Node) -> Result<(Option<Arc<Dir>>, Option<Stat>)> {
+        let run = self.run;
+        if !place.real || place.made {
+            return Ok((None, None));
+        }
+        let dir = run.target.open(place).map_err(|e| Error::io("cannot open its directory", e))?;
+        let there = look(&dir, place, &node.name)?;
+        if let (Some(stat), Some(at)) = (&there, self.levels.len().checked_sub(1)) {
+            self.tell_apart(at, &dir, &node.name, stat)?;
+            if stat.kind == FileKind::Directory && run.options.dry_run && existing::may_replace(run.options.overwrite, node, stat)
+            {
+                delete::make_way(run, place, &node.name, self.source.number)?;
+            }
+        }
+        Ok((Some(dir), there))
+    }
+
+    /// Of an entry with several names: the one that came first, and whether that was another.
+    fn first_link(&mut self, place: &Arc<TargetDirectory>, node: &Node) -> Result<(Option<Arc<FirstLink>>, bool)> {
+        let Some(group) = node.link else { return Ok((None, false)) };
+        let (first, known) = self.groups.find(self.run, &group, place, self.position, node)?;
+        if known && first.kind != node.kind {
+            let text = "it is no link of the file that it claims to be a link of (yester check says what is damaged)";
+            return Err(Error::corrupt(text));
+        }
+        Ok((Some(first), known))
+    }
+
+    /// Decides what becomes of an entry that is there. `None`: it is done. Otherwise it is made anew, and is told whether
+    /// content of what is there may be used. `noted` is called when what the rules made of it is in the target.
+    fn existing_leaf(&self, entry: &ExistingLeaf<'_>, noted: &mut dyn FnMut()) -> Result<Option<bool>> {
+        let (run, &ExistingLeaf { place, node, rewritten, dir, stat, first }) = (self.run, entry);
+        let wanted = WantedMetadata::of(run, self.source.number, node)?;
+        match existing::decide(run, dir, &node.name, node, &wanted, stat, rewritten) {
+            Decision::Write { .. } | Decision::Metadata if run.target.is_forbidden(stat) => {
+                run.counts.kept.add(1);
+                run.note(&run.target.path_of(place, &node.name), "left alone: this repository is unlocked by it");
+                run.tell(place, node, Action::Kept, KEPT);
+            }
+            Decision::Keep => {
+                run.counts.kept.add(1);
+                run.tell(place, node, Action::Kept, KEPT);
+            }
+            // It is another entry, of which this one is no link.
+            Decision::Same | Decision::Metadata if stat.links > 1 && !run.claim(stat)? => {
+                return Ok(Some(stat.kind == FileKind::File && has_pieces(&node.kind)));
+            }
+            Decision::Same => {
+                noted();
+                run.counts.unchanged.add(1);
+                run.tell(place, node, Action::Unchanged, "");
+                complete(first, stat);
+            }
+            Decision::Metadata => {
+                noted();
+                self.set_metadata(EntryPath { directory: place, name: &node.name }, dir, &wanted, stat)?;
+                run.counts.metadata.add(1);
+                run.tell(place, node, Action::Changed, "metadata");
+                complete(first, stat);
+            }
+            Decision::Write { local } => return Ok(Some(local && has_pieces(&node.kind))),
+        }
+        Ok(None)
     }
 
     fn set_metadata(&self, place: EntryPath<'_>, dir: &Dir, wanted: &WantedMetadata, there: &Stat) -> Result<()> {
