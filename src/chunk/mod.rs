@@ -1,4 +1,5 @@
-//! Pure work on bytes: cutting, naming, compressing, sealing. No input or output.
+//! Chunks of files: cuts content into them, names each by a hash, compresses and encrypts it. Only computing, without
+//! input or output.
 
 pub mod by_place;
 pub mod codec;

@@ -1,4 +1,5 @@
-//! Bytes ↔ values, pure: no input or output, no keys. Every byte is described in docs/format.md.
+//! The format on disk: writes values as bytes and reads them back. No input or output, no keys. Every byte is described in
+//! docs/format.md.
 
 pub mod annotation;
 pub mod composition;

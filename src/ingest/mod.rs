@@ -1,4 +1,4 @@
-//! Ingest: directories in, a snapshot out.
+//! Taking a snapshot: reads directories, streams and buckets, and stores in a repository what it does not have yet.
 //!
 //! Each attempt is a session (`attempt`). What happens in it, on which threads, is in `pipeline`.
 

@@ -1,5 +1,5 @@
-//! What a run of any command begins with: where a repository is, what unlocks it, and opening it. A program that runs
-//! without a terminal needs it as much as the command line.
+//! What a command needs around the work itself: finding and opening a repository, credentials, the configuration file with
+//! its sets and hooks, and the agent that runs sets on a schedule. Nothing here needs a terminal.
 
 pub mod agent;
 pub mod back;

@@ -1,5 +1,4 @@
-//! How a repository is unlocked: its configuration and its key slots, of which it has several copies, and the recovery
-//! text.
+//! Unlocking a repository: its configuration and its key slots, of which it keeps several copies, and the recovery text.
 //!
 //! | file | what it is |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Work on a repository as a whole: looking whether it is sound, forgetting snapshots, removing what nothing needs,
-//! mending, and counting.
+//! Maintenance of a repository: checking whether it is sound, forgetting snapshots, removing what none needs, repair, and
+//! statistics.
 //!
 //! | file | what it does |
 //! |---|---|

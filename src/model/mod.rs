@@ -1,4 +1,5 @@
-//! Immutable values: ids, nodes, snapshots. No input or output, no bytes on disk (that is `format`).
+//! The types of what a repository holds: ids, nodes of trees, snapshots. Immutable values without input or output; how they
+//! are written as bytes is in `format`.
 
 pub mod annotation;
 pub mod bucket;

@@ -1,4 +1,4 @@
-//! The kernel's side of a mount. What is shown is [`crate::vfs`].
+//! Mounting snapshots: answers the kernel's requests (FUSE) and manages mount points. What is shown is [`crate::vfs`].
 //!
 //! | file | what it is |
 //! |---|---|

@@ -1,6 +1,6 @@
-//! Looking: what differs between snapshots, where something is, what became of a path.
+//! Questions about snapshots: what differs between them, where an entry is, how a path changed.
 //!
-//! Everything stands on `sweep`: several trees gone through at once, each distinct page once.
+//! All of it uses `sweep`, which goes through several trees at once and reads each distinct page once.
 
 pub mod content;
 pub mod diff;

@@ -1,4 +1,4 @@
-//! Restore: a snapshot in, directories out.
+//! Restoring: writes files and directories of a snapshot back to this machine.
 //!
 //! A walker goes through the tree in order, compares it with what is there by `stat`, and makes the directories. What
 //! has content or must be created becomes a job; jobs are collected in windows of bounded size. The executor takes a

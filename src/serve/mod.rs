@@ -1,3 +1,3 @@
-//! What listens: today the server that keeps repositories in directories and serves their objects.
+//! The server: gives other machines access to the objects of repositories in directories of this one.
 
 pub mod objects;

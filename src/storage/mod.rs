@@ -1,7 +1,7 @@
-//! Where objects live: a flat set of immutable named byte strings.
+//! Storing objects: byte strings with names, in a directory, in memory, or behind whatever implements [`Storage`].
 //!
-//! Nothing is ever overwritten and no name is used twice, so the whole contract is: create if absent, read, list,
-//! delete, and a barrier that makes what was created durable.
+//! An object is never overwritten and no name is used twice. So a storage has to do five things: create an object if its
+//! name is free, read, list, delete, and make durable what was created.
 
 use std::fmt;
 use std::ops::Range;
