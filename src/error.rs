@@ -56,7 +56,7 @@ struct Parts {
 }
 
 impl Error {
-    /// An error of `kind` with a sentence for the user.
+    /// An error of `kind` with a message for the user.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Box::new(Parts { kind, outer: String::new(), subject: None, message: message.into(), source: None }))
     }

@@ -1,4 +1,4 @@
-//! What the library reports, to whoever runs it: it never prints and never reads the environment.
+//! What the library reports to the program that runs it: it never prints and never reads the environment.
 //!
 //! An operation is given an [`Observer`] and reports to it while it runs. What is open for longer, as a repository or the
 //! connection to a server, holds [`Reports`]. The program decides what is shown and what is logged.
@@ -124,7 +124,7 @@ pub trait Observer: Send + Sync {
     }
 }
 
-/// An observer that looks away.
+/// An observer that ignores everything.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Silent;
 

@@ -104,7 +104,7 @@ pub fn look(context: &Context, repo: &Arc<Repository>, display: &Display, how: C
     Ok(report)
 }
 
-/// Writes down how it ended; whoever may only read leaves nothing.
+/// Writes down how it ended; with read-only access nothing is written.
 fn ended(repo: &Repository, mut run: Run, how: Result<&CheckReport, &Error>) {
     match how {
         Ok(report) if report.is_sound() => {}

@@ -168,7 +168,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
         false => staged::settle(&request, &options, &*display).and_then(|()| restore(&reader, &request, &options, &task)),
     };
     display.finish();
-    // What was found damaged on the way; whoever may not write has done nothing wrong.
+    // What was found damaged on the way. Without the right to write it is not recorded, which is no error.
     let _ = yester::repo::damaged::record(&repo, &reader.chunks().found(), "yester restore", context::now());
     if !args.dry_run {
         ended(&repo, run, &request, &options, report.as_ref());
@@ -190,7 +190,7 @@ pub fn tell(context: &Context, report: &RestoreReport, began: Instant, dry_run: 
     out.finish()
 }
 
-/// Writes down how it ended; whoever may only read leaves nothing.
+/// Writes down how it ended; with read-only access nothing is written.
 fn ended(
     repo: &Repository,
     mut run: Run,

@@ -103,7 +103,7 @@ impl<'a> Copier<'a> {
     /// Everything between the session's begin and its end; `None` when it was fenced.
     fn in_session(&mut self, id: SnapshotId, snapshot: &Snapshot) -> Result<Option<Copied>> {
         let index = Arc::new(Index::load_for_writing(self.target)?);
-        // What an earlier session of this copy stored may be condemned by now: it counts only if this index has it.
+        // What an earlier session of this copy stored may be marked for deletion by now: it counts only if this index has it.
         self.memory.forget_what_is_not_in(&index)?;
         let others = session::others(self.target, id)?;
         let beside = Mutex::new(Others::new(id, index.clone(), others, Arc::default()));
@@ -152,7 +152,7 @@ impl<'a> Copier<'a> {
             let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.task);
             let rebuilt = rebuilder.run(snapshot);
             let (sealers, stored) = packing.join();
-            // The echo of another stage's error says nothing.
+            // An error that only follows from another stage's error is not reported.
             match (rebuilt, stored, sealers.into_iter().collect::<Result<()>>()) {
                 (Ok((copy, bytes_new)), Ok(stored), Ok(())) => Ok((copy, bytes_new, stored)),
                 (rebuilt, stored, worked) => Err(first_real([rebuilt.err(), stored.err(), worked.err()].into_iter().flatten())),

@@ -115,7 +115,7 @@ impl Restock<'_> {
             let chunks = FrameBuilder::new(self.repo.keys(), &index, None, Some(sink), indexed, follow);
             let worked = work(chunks.only(self.only.clone()));
             let (sealers, stored): (_, Result<Stored>) = packing.join();
-            // The echo of another stage's error says nothing.
+            // An error that only follows from another stage's error is not reported.
             match (worked, stored, sealers.into_iter().collect::<Result<()>>()) {
                 (Ok(out), Ok(stored), Ok(())) => Ok((out, stored)),
                 (worked, stored, sealed) => Err(first_real([worked.err(), stored.err(), sealed.err()].into_iter().flatten())),

@@ -247,7 +247,7 @@ pub(crate) struct FrameBuilder<'a> {
     /// Where the frames of the file at hand end.
     big_frame: usize,
     tree: Gathered,
-    /// The frame whose bases were lent last.
+    /// The frame whose bases were used last.
     lent: Option<BorrowedBases>,
     /// If there are any, nothing else is stored.
     only: Option<Arc<OnlyChunks>>,
@@ -446,7 +446,7 @@ impl<'a> FrameBuilder<'a> {
         let (from, to) = (offset.saturating_sub(widen), offset + u64::from(len) + widen);
         let mut found = Vec::new();
         if let Some(trees) = &self.trees {
-            // A recipe that cannot be read lends nothing.
+            // A recipe that cannot be read gives no bases.
             let _ = trees.items(previous.content, from, &mut |start, item| {
                 if let Item::Chunk { id, len: of } = item {
                     found.push((id.key(), field && (start, *of) == (offset, len)));

@@ -1,4 +1,4 @@
-//! The last two stages of whoever writes packs: sealers and the storer.
+//! The last two stages of writing packs: sealers and the storer.
 //!
 //! Frames go in through the [`Sink`]. The sealers end when it is gone; the storer ends when they are gone, too.
 
@@ -91,7 +91,7 @@ pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread panicked: this is a defect of yester")))
 }
 
-/// The error to tell of several: the first that is not only the echo of another.
+/// Of several errors the one to report: the first that does not only follow from another.
 pub(crate) fn first_real(errors: impl IntoIterator<Item = Error>) -> Error {
     let mut errors: Vec<Error> = errors.into_iter().collect();
     let at = errors.iter().position(|e| e.kind() != ErrorKind::Interrupted).unwrap_or(0);

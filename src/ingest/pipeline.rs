@@ -193,7 +193,7 @@ impl Pipeline<'_> {
         }
     }
 
-    /// The previous version of an input's file, for differences. One that cannot be read lends nothing.
+    /// The previous version of an input's file, for differences. One that cannot be read is not used.
     fn content_before(&self, number: usize) -> Option<Content> {
         let names = sources::names(self.inputs.get(number)?.stored()).ok()?;
         match self.trees.as_ref()?.walk_to(&self.parent?.root, &names).ok()?.0.kind {

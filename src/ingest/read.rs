@@ -485,7 +485,7 @@ impl ReaderContext<'_> {
         Ok(ReadFile { changed, moved, made_up: false, stat: after, xattrs, flags })
     }
 
-    /// The file's `chattr` flags. Where there are none, asking for each file may be dear (FUSE opens it for that).
+    /// The file's `chattr` flags. On a file system without them, asking for each file may be slow (FUSE opens it for that).
     fn flags(&self, file: &File, stat: &Stat) -> u32 {
         let device = sys::dir::device_number(stat.device).wrapping_add(1);
         if self.flagless.load(Ordering::Relaxed) == device {

@@ -1,7 +1,7 @@
 //! Listing and stat-ing directories ahead of the planner, on several threads.
 //!
 //! The planner walks in order and needs one directory after the other; a cold disk answers several requests sooner
-//! than one. So it announces the directories that come next, and whoever is free scans them; one that nobody has begun
+//! than one. So it announces the directories that come next, and idle threads scan them; one that nobody has begun
 //! when it is needed is scanned by the planner itself, so nothing can wait for ever.
 
 use std::collections::VecDeque;

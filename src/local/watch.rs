@@ -76,7 +76,7 @@ impl SessionWatch {
     /// Takes note of the newest sign of life of each session that is open; answers how long each stands still.
     pub(crate) fn look(&self, sessions: &[(SnapshotId, u64)], now: &Moment) -> HashMap<SnapshotId, StalledSession> {
         let mut seen = self.seen.lock();
-        // Another process may need it just now: then what this process has seen must do.
+        // Another process may have it open: then only what this process has seen is used.
         if let Some(state) = self.place.as_ref().and_then(|(directory, id)| LocalState::open(directory, *id)) {
             let known = state.sessions();
             *seen = merge(&[&known, &seen], sessions, now);

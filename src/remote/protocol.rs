@@ -73,7 +73,7 @@ pub enum Capability {
     Get,
     /// List objects.
     List,
-    /// Forget, sentence, fence others, delete, change configuration and keys.
+    /// Forget, mark packs for deletion, fence others, delete, change configuration and keys.
     Prune,
     /// Read the server's counters.
     Metrics,
@@ -194,7 +194,7 @@ impl Code {
 pub struct Refusal {
     /// What a client acts on.
     pub error: Code,
-    /// A sentence for people.
+    /// A message for people.
     pub message: String,
 }
 

@@ -55,7 +55,7 @@ impl Limit {
     }
 }
 
-/// Lets so many bytes pass a second, whoever asks. What was not used is not saved up for longer than a moment.
+/// Lets so many bytes pass a second, all requests together. What was not used is not saved up for longer than a moment.
 #[derive(Debug)]
 pub(crate) struct Rate {
     limit: Limit,

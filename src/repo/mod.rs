@@ -140,7 +140,7 @@ impl Repository {
         self
     }
 
-    /// A directory for files without a name; `None`: memory must do.
+    /// A directory for files without a name; `None` keeps everything in memory.
     pub fn scratch(&self) -> Option<&Path> {
         self.scratch.as_deref()
     }

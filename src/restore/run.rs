@@ -295,7 +295,7 @@ impl<'a> RestoreRun<'a> {
         self.open_files.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Lets go of a directory; whoever is last sets its metadata, and then its parent's, if that was the last there.
+    /// Releases a directory; the last release sets its metadata, and then its parent's, if that was the last there.
     pub(crate) fn release(&self, directory: &Arc<TargetDirectory>) {
         let mut at = Some(directory);
         while let Some(directory) = at {

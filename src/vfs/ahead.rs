@@ -1,6 +1,6 @@
 //! Giving the kernel what comes next in a long file.
 //!
-//! The kernel reads ahead by itself, but no more than 128 KiB at a time, and whoever reads has to wait for each answer:
+//! The kernel reads ahead by itself, but no more than 128 KiB at a time, and the reader has to wait for each answer:
 //! switches between processes, not decoding, then limit a copy out of the mount. For a reader who goes through a long
 //! file, what comes next is decoded ahead and put into the kernel's page cache (`FUSE_NOTIFY_STORE`), some
 //! megabytes before it is wanted. A reader who finds its pages asks for nothing, so it could not be seen how far it is:

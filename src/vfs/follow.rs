@@ -207,7 +207,7 @@ impl Follower {
     }
 
     /// Has the snapshots listed again, unless that was done within the last second or is being done. The storage may
-    /// be slow, or stall: whoever asks waits for a moment only, and everybody else not at all.
+    /// be slow, or stall: the request that asks waits for a moment only, and all others not at all.
     pub(crate) fn follow(&self) {
         let Some(wishes) = self.wishes.as_ref().filter(|_| self.shared.is_due()) else { return };
         let (done, wait) = crossbeam_channel::bounded(1);

@@ -420,7 +420,7 @@ impl<'a> CheckWorker<'a> {
         Ok(())
     }
 
-    /// Looks at frames of the piece at hand, which begins at `start`, together with whoever has nothing else to do.
+    /// Checks frames of the current piece, which begins at `start`, together with threads that are idle.
     fn share(&mut self, open: &Arc<CheckedPack<'a>>, which: Range<usize>, start: u64, found: &mut PackFindings) -> Result<()> {
         let helpers = self.reading.idle.load(Ordering::Relaxed).min(which.len().saturating_sub(1));
         let piece = Arc::new(std::mem::take(&mut self.piece));

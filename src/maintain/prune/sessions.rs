@@ -18,7 +18,7 @@ use crate::repo::small::{self, Small};
 use crate::repo::{Repository, beat, parallel, session};
 use crate::storage::{Class, Name};
 
-/// Between two looks at sessions that are waited for.
+/// Time between two looks at sessions that are waited for.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The open sessions. What one says is `Err` when it cannot be read; one that has ended meanwhile is left out.
@@ -161,7 +161,7 @@ impl Settle<'_> {
         Ok(out)
     }
 
-    /// The same, and waits for live ones as long as there is patience.
+    /// The same, and waits for live ones until the time that was given.
     fn wait(&self, repo: &Repository) -> Result<Vec<Dead>> {
         let mut told = None;
         loop {

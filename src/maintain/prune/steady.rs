@@ -35,7 +35,7 @@ pub(crate) fn is_missing(e: &Error) -> bool {
     matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::WentBack)
 }
 
-/// What tells whether a repository changed: whoever deletes packs or segments has changed these before.
+/// What tells whether a repository changed: a process that deletes packs or segments has changed these before.
 fn names(repo: &Repository) -> Result<HashSet<Name>> {
     let mut out = HashSet::new();
     for class in [Class::Index, Class::Condemned, Class::Snapshots, Class::Forgotten] {

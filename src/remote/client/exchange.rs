@@ -165,7 +165,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Tries until there is an answer, patience is at its end, or trying again would not help.
+    /// Tries until there is an answer, the time is over, or trying again would not help.
     pub(crate) async fn patiently<T>(
         &self,
         mut attempt: impl AsyncFnMut(&mut ProgressTimeout) -> Result<T, RequestFault>,
@@ -387,7 +387,7 @@ impl ConnectionPool {
     }
 }
 
-/// Waits for `work` as long as there is patience; bytes that the connection takes meanwhile are progress.
+/// Waits for `work` until the timeout; bytes that the connection takes meanwhile are progress and extend it.
 async fn while_moving<T>(
     patience: &mut ProgressTimeout,
     written: &AtomicU64,
@@ -420,7 +420,7 @@ fn stranger(response: &Response<Incoming>) -> Error {
 }
 
 fn refused(status: u16, body: &[u8]) -> RequestFault {
-    // HEAD has no body: its status must do.
+    // HEAD has no body: only the status tells why.
     let code = match status {
         401 => Code::Unauthorized,
         403 => Code::Forbidden,

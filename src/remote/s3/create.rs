@@ -1,4 +1,4 @@
-//! Creating an object once, whoever else tries.
+//! Creating an object exactly once, also when several try at the same time.
 //!
 //! Every attempt of one call carries the same random mark in the object's metadata. After anything but a plain success,
 //! what is there is looked at: an object with this mark is ours, however the store answered. Where a store does not keep

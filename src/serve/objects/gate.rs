@@ -46,7 +46,7 @@ pub(crate) struct Gate {
     open: Mutex<BTreeMap<u64, OpenConnection>>,
 }
 
-/// What counts as one address: whoever has an IPv6 network has 2^64 addresses in it.
+/// What counts as one address: the owner of an IPv6 network has 2^64 addresses in it.
 pub(crate) fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),

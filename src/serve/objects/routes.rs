@@ -112,7 +112,7 @@ async fn create_repository(State(server): ServerState, asker: Asked, headers: He
 
 async fn sync(State(server): ServerState, asker: Asked, headers: HeaderMap) -> RouteResult {
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
-    // Of use to those who write or delete, and dear: every directory is synced.
+    // Needed only by those who write or delete, and slow: every directory is synced.
     who.needs(Capability::Put, "ask for a barrier").or_else(|_| who.needs(Capability::Prune, "ask for a barrier"))?;
     blocking(move || hosted.storage.sync_everything().map_err(|e| refuse(&e))).await?;
     Ok(empty(StatusCode::NO_CONTENT))

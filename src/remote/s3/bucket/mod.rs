@@ -172,7 +172,7 @@ impl BucketClient {
         }
     }
 
-    /// Makes the bucket, with the rights of whoever asks.
+    /// Makes the bucket, with the rights of the given credential.
     pub fn make(&self) -> Result<()> {
         // Only AWS has to be told the region that is asked.
         let elsewhere = self.address.host.ends_with(".amazonaws.com") && self.region != "us-east-1";
