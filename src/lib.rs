@@ -53,6 +53,7 @@
 //! |---|---|---|
 //! | `serve` | the server, which gives other machines access to repositories | `remote` and what that stands on |
 //! | `jobs` | opening a repository by its location, credentials, the configuration file | all but `serve` and `mount` |
+//! | `archive` | a tree of a snapshot as tar or zip | `vfs` and what it stands on |
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `query`, `repo` and what they stand on |
 //! | `ingest` | directories and streams in, a snapshot out | `local`, `repo` and what they stand on |
@@ -80,6 +81,7 @@
 // `pub` is what the program and the tests use; everything else is `pub(crate)`.
 #![warn(unreachable_pub)]
 
+pub mod archive;
 pub mod chunk;
 pub mod copy;
 pub mod doctor;

@@ -91,7 +91,9 @@ const EXAMPLES: &[(&str, Examples)] = &[
     (
         "export",
         &[
-            ("yester export --erofs home.img latest:/home", "a directory, as an image"),
+            ("yester export latest", "everything, as HOST-TIME.tar"),
+            ("yester export -o home.tar.zst latest:/home", "a directory, compressed"),
+            ("yester export -o - latest:/etc | ssh other tar -x -C /tmp/etc", "into a pipe"),
             ("yester export --erofs all.img latest", "everything; mount -o ro all.img /mnt shows it"),
         ],
     ),

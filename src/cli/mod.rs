@@ -26,6 +26,8 @@ mod doctor;
 mod du;
 mod exit;
 mod export;
+mod export_archive;
+mod export_image;
 mod find;
 mod forget;
 mod from_repo;

@@ -120,5 +120,15 @@ impl From<Error> for ViewFault {
     }
 }
 
+impl ViewFault {
+    /// The error of whoever reads a tree from its top to its end: everything in it is there, unless the tree is damaged.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            ViewFault::Unreadable(e) => e,
+            other => Error::corrupt(format!("a tree does not hold together: {other}")),
+        }
+    }
+}
+
 /// The result of an operation of the view.
 pub type ViewResult<T> = std::result::Result<T, ViewFault>;

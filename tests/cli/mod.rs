@@ -5,6 +5,7 @@ mod basics;
 mod basket;
 mod du;
 mod everything;
+mod export;
 mod gone;
 mod ingest;
 mod json;

@@ -25,6 +25,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
     ("doctor", &["task", "copy", "ingest", "maintain", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("restore", &["task", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("vfs", &["task", "query", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("archive", &["task", "vfs", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("mount", &["vfs", "repo", "model", "sys"]),
     ("query", &["task", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("remote", &["storage", "format", "model", "sys"]),

@@ -7,7 +7,7 @@ use crate::model::{Content, Kind};
 use crate::vfs::attr::ViewFault;
 use crate::vfs::below::FoundNode;
 use crate::vfs::image::made::{Image, Lying};
-use crate::vfs::image::tree::{ImagePart, plain};
+use crate::vfs::image::tree::ImagePart;
 use crate::vfs::prefetch::Prefetch;
 
 /// An image with the tree behind it.
@@ -65,7 +65,7 @@ impl Reader {
 
     /// The node of a file.
     pub(super) fn found(&self, file: Lying) -> Result<FoundNode> {
-        self.part.found(file.position).map_err(plain)
+        self.part.found(file.position).map_err(ViewFault::into_error)
     }
 
     /// Notes that a part of a file is being read.
@@ -85,7 +85,7 @@ impl Reader {
 pub(super) fn content(found: &FoundNode) -> Result<&Content> {
     match &found.node().kind {
         Kind::File(content) => Ok(content),
-        _ => Err(plain(ViewFault::Invalid)),
+        _ => Err(ViewFault::Invalid.into_error()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Content, Directory, Item, Node};
 use crate::repo::tree::{Entry, TreeReader};
 use crate::vfs::attr::{ViewFault, ViewResult};
@@ -58,14 +58,6 @@ pub struct ImagePart {
     without_xattrs: bool,
 }
 
-/// A fault that no kernel hears of.
-pub fn plain(fault: ViewFault) -> Error {
-    match fault {
-        ViewFault::Unreadable(e) => e,
-        other => Error::corrupt(format!("a tree does not hold together: {other}")),
-    }
-}
-
 impl ImagePart {
     /// The directory at `position` of a snapshot.
     pub(crate) fn new(
@@ -105,7 +97,7 @@ impl Tree for ImagePart {
     type Entry = Entry;
 
     fn root(&self) -> Result<Node> {
-        self.found(0).map(|found| found.node().clone()).map_err(plain)
+        self.found(0).map(|found| found.node().clone()).map_err(ViewFault::into_error)
     }
 
     fn first(&self, directory: &Directory) -> Result<Option<Entry>> {
@@ -125,7 +117,7 @@ impl Tree for ImagePart {
     }
 
     fn shown(&self, position: u64, node: &Node) -> Result<ShownAttributes> {
-        let attr = self.shower.attr(self.trees(), &self.tree, self.position + position, node).map_err(plain)?;
+        let attr = self.shower.attr(self.trees(), &self.tree, self.position + position, node).map_err(ViewFault::into_error)?;
         Ok(ShownAttributes { mode: attr.mode, owner: (attr.uid, attr.gid), links: attr.nlink })
     }
 
@@ -140,7 +132,7 @@ impl Tree for ImagePart {
     }
 
     fn is_link_of(&self, position: u64, node: &Node) -> Result<bool> {
-        let found = self.found(position).map_err(plain)?;
+        let found = self.found(position).map_err(ViewFault::into_error)?;
         Ok(found.node().link.is_some() && found.node().link == node.link)
     }
 
