@@ -3,7 +3,7 @@
 use crate::model::Timestamp;
 
 /// A record: keyword and value.
-pub(super) type Record = (String, Vec<u8>);
+pub(super) type PaxRecord = (String, Vec<u8>);
 
 /// A time in seconds with a fraction, as `mtime` wants it. A time before 1970 counts its fraction forward from its second:
 /// (-2, 500,000,000) is -1.5.
@@ -24,7 +24,7 @@ pub(super) fn time(time: Timestamp) -> String {
 }
 
 /// The records of an extended attribute; `None` if its name, or an ACL, cannot be said.
-pub(super) fn attribute(name: &[u8], value: &[u8]) -> Option<Record> {
+pub(super) fn attribute(name: &[u8], value: &[u8]) -> Option<PaxRecord> {
     match name {
         b"system.posix_acl_access" => Some(("SCHILY.acl.access".to_owned(), acl(value)?.into_bytes())),
         b"system.posix_acl_default" => Some(("SCHILY.acl.default".to_owned(), acl(value)?.into_bytes())),

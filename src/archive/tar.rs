@@ -4,7 +4,7 @@ use std::io::Write;
 
 use ::tar::{Builder, EntryType, Header};
 
-use crate::archive::pax::{self, Record};
+use crate::archive::pax::{self, PaxRecord};
 use crate::archive::{ArchiveEntry, ArchiveLosses, ArchiveWriter, io};
 use crate::error::Result;
 use crate::model::{Content, Kind};
@@ -118,7 +118,7 @@ fn has_holes(content: &Content) -> bool {
 /// A header, and the records before it.
 struct Head {
     header: Header,
-    records: Vec<Record>,
+    records: Vec<PaxRecord>,
 }
 
 impl Head {

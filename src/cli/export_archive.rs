@@ -40,13 +40,13 @@ struct ArchiveSummary {
 }
 
 /// Counts and digests what goes through.
-struct Measured<W> {
+struct DigestWriter<W> {
     out: W,
     bytes: u64,
     digest: archive::Digest,
 }
 
-impl<W: Write> Write for Measured<W> {
+impl<W: Write> Write for DigestWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
         self.digest.update(&bytes[..written]);
@@ -116,7 +116,7 @@ fn into(context: &Context, chosen: Exporting, format: ExportFormat, out: impl Wr
     let (stop, display) = (signals::stop_flag()?, Display::new(&context.global));
     let kind = if format == ExportFormat::Zip { ArchiveFormat::Zip } else { ArchiveFormat::Tar };
     let options = ArchiveOptions { format: kind, position: chosen.position, memory: MEMORY };
-    let measured = Measured { out, bytes: 0, digest: archive::Digest::default() };
+    let measured = DigestWriter { out, bytes: 0, digest: archive::Digest::default() };
     let mut out = BufWriter::with_capacity(BUFFER, measured);
     let mut run = |out: &mut dyn Write| archive::archive(&chosen.trees, chosen.snapshot.clone(), &options, out, &stop, &display);
     let made = match format {
