@@ -11,12 +11,12 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::{Content, Item, Kind, LinkGroup, Node, Owners, Snapshot};
 use crate::observe::{Event, Observer};
 use crate::repo::tree::TreeReader;
+use crate::task::Task;
 use crate::vfs::attr::ViewFault;
 use crate::vfs::below::{FoundNode, NodeFinder};
 use crate::vfs::prefetch::Prefetch;
@@ -25,6 +25,8 @@ use crate::vfs::root::MountedSnapshot;
 mod pax;
 mod tar;
 mod zip;
+
+const STOPPED: &str = "the export was stopped";
 
 /// What kind of archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +132,7 @@ impl Body<'_> {
         }
         let walk = self.walk;
         walk.trees.items(content, 0, &mut |start, item| {
-            walk.check_stop()?;
+            walk.task.go_on(STOPPED)?;
             match item {
                 Item::Chunk { id, len } => {
                     let at = (walk.mounted.base + self.position, self.position);
@@ -161,7 +163,7 @@ struct ArchiveWalk<'a> {
     finder: Arc<NodeFinder>,
     prefetch: Prefetch,
     mounted: Arc<MountedSnapshot>,
-    stop: &'a AtomicBool,
+    task: &'a Task<'a>,
 }
 
 /// Which directory goes into an archive, and how.
@@ -181,37 +183,29 @@ pub fn archive(
     trees: &Arc<TreeReader>,
     snapshot: Snapshot,
     options: &ArchiveOptions,
+    task: &Task<'_>,
     out: &mut dyn Write,
-    stop: &AtomicBool,
-    observer: &dyn Observer,
 ) -> Result<Archived> {
     let finder = Arc::new(NodeFinder::new(trees.clone()));
     let prefetch = Prefetch::new(finder.clone(), options.memory)?;
     let owners = snapshot.owners.clone();
     let mounted = Arc::new(MountedSnapshot::new(0, snapshot));
-    let walk = ArchiveWalk { trees: trees.clone(), finder, prefetch, mounted, stop };
+    let walk = ArchiveWalk { trees: trees.clone(), finder, prefetch, mounted, task };
     match options.format {
-        ArchiveFormat::Tar => walk.run(options.position, &owners, &mut tar::TarWriter::new(out), observer),
-        ArchiveFormat::Zip => walk.run(options.position, &owners, &mut zip::ZipArchive::new(out), observer),
+        ArchiveFormat::Tar => walk.run(options.position, &owners, &mut tar::TarWriter::new(out)),
+        ArchiveFormat::Zip => walk.run(options.position, &owners, &mut zip::ZipArchive::new(out)),
     }
 }
 
 impl ArchiveWalk<'_> {
-    fn check_stop(&self) -> Result<()> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Err(Error::new(ErrorKind::Interrupted, "the export was stopped")),
-            false => Ok(()),
-        }
-    }
-
-    fn run(&self, top: u64, owners: &Owners, out: &mut dyn ArchiveWriter, observer: &dyn Observer) -> Result<Archived> {
+    fn run(&self, top: u64, owners: &Owners, out: &mut dyn ArchiveWriter) -> Result<Archived> {
         let mut done = Archived::default();
         let mut first: HashMap<LinkGroup, Vec<u8>> = HashMap::new();
         // The last position below each directory that leads here, and how long its path is.
         let mut stack: Vec<(u64, usize)> = Vec::new();
         let (mut path, mut position, mut end) = (Vec::new(), top, top);
         while position <= end {
-            self.check_stop()?;
+            self.task.go_on(STOPPED)?;
             let found = self.finder.node(&self.mounted, position).map_err(ViewFault::into_error)?;
             let node = found.node();
             while stack.last().is_some_and(|(last, _)| position > *last) {
@@ -244,7 +238,7 @@ impl ArchiveWalk<'_> {
             {
                 first.insert(*group, path.clone());
             }
-            done.count(&entry, out, observer)?;
+            done.count(&entry, out, self.task.observer)?;
             position += 1;
         }
         out.finish()?;

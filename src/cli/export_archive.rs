@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use yester::archive::{self, ArchiveFormat, ArchiveLosses, ArchiveOptions, Archived};
+use yester::task::Task;
 use yester::{Error, Result};
 
 use super::context::Context;
@@ -118,7 +119,8 @@ fn into(context: &Context, chosen: Exporting, format: ExportFormat, out: impl Wr
     let options = ArchiveOptions { format: kind, position: chosen.position, memory: MEMORY };
     let measured = DigestWriter { out, bytes: 0, digest: archive::Digest::default() };
     let mut out = BufWriter::with_capacity(BUFFER, measured);
-    let mut run = |out: &mut dyn Write| archive::archive(&chosen.trees, chosen.snapshot.clone(), &options, out, &stop, &display);
+    let task = Task::new(&display).stopped_by(&stop);
+    let mut run = |out: &mut dyn Write| archive::archive(&chosen.trees, chosen.snapshot.clone(), &options, &task, out);
     let made = match format {
         ExportFormat::TarZst => archive::compressed(&mut out, &mut run),
         _ => run(&mut out),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 22] = [
+const ROOMS: [(&str, &[&str]); 23] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
