@@ -40,6 +40,36 @@ fn what_is_not_needed_goes_and_all_else_stays() {
     world.verify();
 }
 
+/// A year of small ingests, a day each, with a prune a month: the packs are as few as if all had come at once, and a prune
+/// with nothing to merge copies nothing.
+#[test]
+fn small_packs_of_a_year_are_merged() {
+    let mut world = World::new();
+    let mut copied = 0;
+    for day in 0..360u64 {
+        world.write(&format!("file-{}", day % 40), &noise(1000 + day, 3_000));
+        let id = world.ingest().snapshot.id;
+        if day % 30 != 29 {
+            world.forget(id);
+            continue;
+        }
+        let (_, report) = world.prune();
+        copied += report.written.bytes;
+    }
+    world.verify();
+    let packs = world.packs().len();
+    assert!(packs < 60, "{packs} packs");
+    let size = world.size();
+    assert!(copied < 8 * size, "{copied} bytes were copied for {size}");
+    // It ends: what comes of it is not merged again and again.
+    let mut quiet = 0;
+    for _ in 0..4 {
+        quiet = world.prune().1.written.count;
+    }
+    assert_eq!(quiet, 0);
+    world.verify();
+}
+
 #[test]
 fn how_much_may_stay_unused_is_for_the_caller_to_say() {
     let mut world = World::new();

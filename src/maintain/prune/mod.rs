@@ -40,6 +40,7 @@ mod plan;
 mod repack;
 mod segments;
 mod sessions;
+mod small;
 mod steady;
 mod survey;
 mod tell;

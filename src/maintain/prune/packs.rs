@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::damage::DamagedExtent;
+use crate::format::pack::PackKind;
 use crate::maintain::prune::view::RepositoryView;
 use crate::model::PackId;
 use crate::repo::index::{ChunkLocation, Index};
@@ -26,6 +27,8 @@ pub(crate) enum Standing {
 pub(crate) struct Pack {
     /// Its name.
     pub id: PackId,
+    /// What it holds, if a visible segment names it.
+    pub(crate) kind: Option<PackKind>,
     /// Its size in the storage.
     pub size: u64,
     /// A segment names it, its size is what that says, and not all of it is known to be damaged.
@@ -164,7 +167,7 @@ impl Packs {
                 let damage = index.damaged().of(&named.id);
                 let whole = size == Some(named.size) && damage != Some(&DamagedExtent::Whole);
                 let mut pack = Pack::new(named.id, size.unwrap_or(named.size), whole, standing, Some(segment));
-                pack.damaged = damage.is_some();
+                (pack.damaged, pack.kind) = (damage.is_some(), Some(named.kind));
                 list.push(pack);
             }
         }
@@ -262,6 +265,7 @@ impl Pack {
     fn new(id: PackId, size: u64, whole: bool, standing: Standing, segment: Option<usize>) -> Self {
         let (chunks, plain, wanted, live, unused) = Default::default();
         let (damaged, held, salvage, lost) = Default::default();
-        Pack { id, size, whole, damaged, standing, segment, chunks, plain, wanted, live, unused, held, salvage, lost }
+        let kind = None;
+        Pack { id, kind, size, whole, damaged, standing, segment, chunks, plain, wanted, live, unused, held, salvage, lost }
     }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::format::segment::SegmentPack;
 use crate::maintain::prune::packs::{Pack, Standing};
+use crate::maintain::prune::small;
 use crate::maintain::prune::survey::Survey;
 use crate::maintain::prune::view::RepositoryView;
 use crate::model::{PackId, Timestamp};
@@ -146,6 +147,9 @@ pub(crate) fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize
         bytes += pack.size;
         left -= pack.unused;
         out.push(at);
+    }
+    if unused != Unused::Unlimited {
+        out.extend(small::to_merge(list, &out, most.saturating_sub(bytes)));
     }
     out
 }
