@@ -66,7 +66,7 @@ pub struct PinArgs {
 }
 
 /// An annotation that says nothing yet, by this user, now.
-fn blank(snapshot: SnapshotId) -> Annotation {
+pub fn blank(snapshot: SnapshotId) -> Annotation {
     let (host, user) = runs::who();
     let (clears_tags, removed, added, note, pin) = (false, Vec::new(), Vec::new(), None, None);
     Annotation { snapshot, time: context::now(), host, user, clears_tags, removed, added, note, pin }
@@ -80,7 +80,7 @@ fn tags(given: &[OsString]) -> Vec<Vec<u8>> {
 }
 
 /// The snapshots that are meant: those named, or all that pass the filters.
-fn chosen(context: &Context, repo: &Repository, names: &[String], filters: &Filters) -> Result<Vec<Snapshot>> {
+pub fn chosen(context: &Context, repo: &Repository, names: &[String], filters: &Filters) -> Result<Vec<Snapshot>> {
     if names.is_empty() {
         let filter = filters.filter()?;
         let all = snapshots::list(repo)?;

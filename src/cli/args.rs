@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, history, ingest, init, key,
-    ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, runs, serve, set_list, snapshots, stats, umount, unlock,
+    ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots, stats,
+    umount, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -97,6 +98,7 @@ pub enum Command {
     Tag(annotate::TagArgs),
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),
+    Rewrite(Box<rewrite::RewriteArgs>),
     Sets(set_list::SetsArgs),
     Overdue(overdue::OverdueArgs),
     Agent(agent::AgentArgs),

@@ -157,6 +157,14 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "rewrite",
+        &[
+            ("yester rewrite -n -v -e /home/eva/secret.key", "what would be dropped from all snapshots"),
+            ("yester rewrite -e '*.key' --forget", "drop it, then: yester prune --max-unused 0"),
+            ("yester rewrite --host web --new-host web1", "all snapshots of a host that has another name"),
+        ],
+    ),
+    (
         "sets",
         &[
             ("yester sets", "when each set of the configuration was last good, and when it is next due"),

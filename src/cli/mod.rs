@@ -60,6 +60,7 @@ mod requests;
 mod restore;
 mod restore_buckets;
 mod restore_set;
+mod rewrite;
 mod rewrites;
 mod runs;
 mod select;
@@ -149,6 +150,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Tag(args) => annotate::tag(context, &args),
         Command::Note(args) => annotate::note(context, &args),
         Command::Pin(args) => annotate::pin(context, &args),
+        Command::Rewrite(args) => rewrite::run(context, &args),
         Command::Sets(args) => set_list::run(context, &args),
         Command::Overdue(args) => overdue::run(context, &args),
         Command::Agent(args) => agent::run(context, &args),

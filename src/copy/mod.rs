@@ -1,38 +1,30 @@
-//! Copying snapshots from one repository to another.
+//! Copying snapshots from one repository to another, and making them anew in one.
 //!
 //! Two repositories have different keys, so the same content has different names in them. A copy reads the trees of the
 //! source, gives what the target lacks to the ingest's own pipeline, and builds the trees anew with the target's names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::chunk::codec::Compression;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::chunks::FrameBuilder;
-use crate::ingest::follow::Follow;
 use crate::ingest::others::Others;
-use crate::ingest::packing::{Packing, PackingPlan, first_real};
 use crate::ingest::sink::Stored;
 use crate::model::{Origin, Snapshot, SnapshotId};
 use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
-use crate::repo::pack::DeltaTrials;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, chain, session, snapshots};
+use crate::repo::{Repository, session, snapshots};
 use crate::task::Task;
 
+pub mod edit;
+pub(crate) mod packing;
 mod rebuild;
+pub mod untie;
 
 pub(crate) use rebuild::{CopiedIds, Rebuilder};
 
-/// A pack is closed from this on.
-const PACK_SIZE: u64 = 16 << 20;
-/// A segment is written for so many chunks at the latest, as by an ingest.
-const SEGMENT_CHUNKS: usize = 200_000;
 /// How often a copy whose session was fenced begins again.
 const FENCED_TRIES: u32 = 3;
 
@@ -111,18 +103,9 @@ impl<'a> Copier<'a> {
         copy.id = id;
         copy.parent = None;
         copy.composition.origin = Some(origin(self.source, snapshot));
-        if others || stored.counted_on_others {
-            self.target.storage().sync_everything()?;
-        }
-        if session::has_ended(self.target, id)? {
-            session::fence(self.target, id, copy.finished)?;
-            return Ok(None);
-        }
-        copy.chain = chain::next(self.target, &[])?;
-        match snapshots::commit(self.target, &copy)? {
-            true => Ok(Some(Copied { snapshot: copy, bytes_new, bytes_stored: stored.bytes })),
-            false => Ok(None),
-        }
+        let bytes_stored = stored.bytes;
+        let committed = packing::commit(self.target, copy, others || stored.counted_on_others)?;
+        Ok(committed.map(|snapshot| Copied { snapshot, bytes_new, bytes_stored }))
     }
 
     /// Rebuilds the trees on this thread, with sealers and the storer beside it.
@@ -133,30 +116,12 @@ impl<'a> Copier<'a> {
         others: &Mutex<Others>,
         snapshot: &Snapshot,
     ) -> Result<(Snapshot, u64, Stored)> {
-        let (target, memory) = (&**self.target, &mut self.memory);
-        let plan = &PackingPlan {
-            repo: target,
-            session,
-            compression: Compression::Auto,
-            pack_size: PACK_SIZE,
-            segment_chunks: SEGMENT_CHUNKS,
-            trials: &DeltaTrials::default(),
-            old: None,
-            others,
-            shutdown: None,
-        };
-        thread::scope(|scope| {
-            let (sink, indexed, packing) = Packing::start(scope, plan);
-            let follow = Follow::new(target, others, &self.task.stop, Duration::ZERO);
-            let chunks = FrameBuilder::new(target.keys(), index, None, Some(sink), indexed, follow);
-            let rebuilder = Rebuilder::new(target.keys(), self.trees, chunks, memory, self.task);
-            let rebuilt = rebuilder.run(snapshot);
-            let (sealers, stored) = packing.join();
-            // An error that only follows from another stage's error is not reported.
-            match (rebuilt, stored, sealers.into_iter().collect::<Result<()>>()) {
-                (Ok((copy, bytes_new)), Ok(stored), Ok(())) => Ok((copy, bytes_new, stored)),
-                (rebuilt, stored, worked) => Err(first_real([rebuilt.err(), stored.err(), worked.err()].into_iter().flatten())),
-            }
-        })
+        let (trees, memory, task) = (self.trees, &mut self.memory, self.task);
+        let keys = self.target.keys();
+        let (rebuilt, stored) = packing::packed(self.target, session, (index, others), &task.stop, |chunks| {
+            Rebuilder::new(keys, trees, chunks, memory, task).run(snapshot)
+        })?;
+        let (copy, bytes_new) = rebuilt;
+        Ok((copy, bytes_new, stored))
     }
 }

@@ -23,7 +23,7 @@ mod count;
 mod exclude;
 pub(crate) mod follow;
 mod grid;
-mod groups;
+pub(crate) mod groups;
 mod handles;
 mod holes;
 pub(crate) mod input;

@@ -113,6 +113,7 @@ fn every_line_that_is_printed_is_on_the_page() {
         &["cat", "latest:nowhere"],
         &["export", "--erofs", "image", "latest"],
         &["diff", "latest:src", "."],
+        &["rewrite", "-n", "-e", "a"],
         &["find", "a"],
         &["history", "src/a"],
         &["man", "man1"],

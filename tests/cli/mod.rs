@@ -12,5 +12,6 @@ mod json;
 mod key;
 mod look;
 mod prune;
+mod rewrite;
 mod seen;
 mod sessions;

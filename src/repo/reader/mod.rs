@@ -38,6 +38,13 @@ pub struct DecodedFrame {
     verified: Mutex<Vec<u32>>,
 }
 
+impl DecodedFrame {
+    /// Its plain bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.plain
+    }
+}
+
 /// A verified chunk: a part of a frame that stays in memory as long as this does.
 #[derive(Debug, Clone)]
 pub struct Chunk {
