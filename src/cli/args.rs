@@ -98,7 +98,7 @@ pub enum Command {
     Tag(annotate::TagArgs),
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),
-    Rewrite(Box<rewrite::RewriteArgs>),
+    Rewrite(Box<rewrite::SnapshotRewriteArgs>),
     Sets(set_list::SetsArgs),
     Overdue(overdue::OverdueArgs),
     Agent(agent::AgentArgs),

@@ -14,7 +14,7 @@ use yester::repo::Repository;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
+use super::context::Context;
 use super::exit::{Outcome, one_line};
 use super::output::{JsonPath, Output};
 use super::progress::Display;

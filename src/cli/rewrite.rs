@@ -29,7 +29,7 @@ use super::{signals, units};
 /// forgotten. With --forget and then prune --max-unused 0 nothing is left of what was dropped, unless another snapshot has it.
 #[derive(Debug, Args)]
 #[command(after_help = patterns::RULES)]
-pub struct RewriteArgs {
+pub struct SnapshotRewriteArgs {
     /// Snapshots: latest, a time, an id … [default: all that pass the filters]
     #[arg(value_name = "SNAP")]
     names: Vec<String>,
@@ -53,7 +53,7 @@ pub struct RewriteArgs {
 }
 
 #[derive(Serialize)]
-struct JsonRewritten {
+struct JsonRewrittenSnapshot {
     message_type: &'static str,
     snapshot_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ struct JsonRewriteSum {
 }
 
 /// Rewrites.
-pub fn run(context: &Context, args: &RewriteArgs) -> Result<Outcome> {
+pub fn run(context: &Context, args: &SnapshotRewriteArgs) -> Result<Outcome> {
     if args.exclude.is_empty() && args.new_host.is_none() && args.new_time.is_none() {
         let text = "nothing to change: give --exclude, --new-host or --new-time (see: yester rewrite --help)";
         return Err(Error::invalid(text));
@@ -170,7 +170,7 @@ impl RewritePrinter<'_> {
         display.finish();
         let mut out = Output::new();
         if self.context.global.json {
-            out.json(&JsonRewritten {
+            out.json(&JsonRewrittenSnapshot {
                 message_type: "rewritten",
                 snapshot_id: old.id.to_string(),
                 new_id: new.map(|new| new.id.to_string()),
@@ -190,7 +190,12 @@ impl RewritePrinter<'_> {
     }
 }
 
-fn summary(context: &Context, args: &RewriteArgs, (all, done, forgotten): (usize, usize, usize), untied: u64) -> Result<()> {
+fn summary(
+    context: &Context,
+    args: &SnapshotRewriteArgs,
+    (all, done, forgotten): (usize, usize, usize),
+    untied: u64,
+) -> Result<()> {
     let mut out = Output::new();
     if context.global.json {
         out.json(&JsonRewriteSum {

@@ -150,10 +150,10 @@ pub fn set(all: &Configuration, named: &Named<Set>, programs: Programs<'_>) -> V
 }
 
 /// A key of a set, and what is wrong with its value.
-type Wrong = (&'static str, String);
+type WrongValue = (&'static str, String);
 
 /// What is wrong with what stands directly in a set.
-fn values(all: &Configuration, it: &Set) -> Vec<Wrong> {
+fn values(all: &Configuration, it: &Set) -> Vec<WrongValue> {
     let mut out = Vec::new();
     let mut say = |key: &'static str, message: String| out.push((key, message));
     if it.paths.is_empty() && it.streams.is_empty() && it.buckets.is_empty() {
@@ -195,7 +195,7 @@ fn values(all: &Configuration, it: &Set) -> Vec<Wrong> {
 }
 
 /// What is wrong with the streams of a set.
-fn streams(it: &Set, programs: Programs<'_>) -> Vec<Wrong> {
+fn streams(it: &Set, programs: Programs<'_>) -> Vec<WrongValue> {
     let mut out = Vec::new();
     let mut places = HashMap::new();
     for (number, stream) in it.streams.iter().enumerate() {
@@ -212,7 +212,7 @@ fn streams(it: &Set, programs: Programs<'_>) -> Vec<Wrong> {
 }
 
 /// What is wrong with the buckets of a set.
-fn places_of_buckets(it: &Set) -> Vec<Wrong> {
+fn places_of_buckets(it: &Set) -> Vec<WrongValue> {
     let mut out = Vec::new();
     for (number, bucket) in it.buckets.iter().enumerate() {
         let same = |at: &str| at == bucket.at || Path::new(at).starts_with(&bucket.at) || Path::new(&bucket.at).starts_with(at);

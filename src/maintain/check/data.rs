@@ -18,7 +18,7 @@ use crate::format::damage::DamagedExtent;
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use crate::format::segment::SegmentPack;
-use crate::model::{ChunkKey, PackId, Timestamp};
+use crate::model::{ChunkKey, PackId};
 use crate::observe::Event;
 use crate::repo::damaged;
 use crate::repo::index::Index;
@@ -95,7 +95,7 @@ pub(super) fn read(
     let mut chosen = subset.choose(there.collect(), &options.verified)?;
     let all = chosen.len();
     // What is known to be damaged is looked at again: it may have been mended.
-    chosen.retain(|(id, _)| !is_fresh(options, findings.task().now(), id) || news.known.of(id).is_some());
+    chosen.retain(|(id, _)| !options.is_fresh(findings.task().now(), id) || news.known.of(id).is_some());
     report.fresh_packs = (all - chosen.len()) as u64;
     let queue = ToRead::new(chosen, options.max_duration);
     let reading = PackCheck::new(catalog, queue, findings.task())?;
@@ -127,13 +127,6 @@ pub(super) fn read(
     // Bases are read from other packs.
     reading.chunks.found().iter().for_each(|(pack, extent)| damaged::add(&mut news.found, *pack, extent));
     Ok(!news.sound.is_empty() || findings.count() > before && damage.has_content())
-}
-
-/// Whether the pack was found sound not long ago. A time in the future says nothing.
-fn is_fresh(options: &CheckOptions, now: Timestamp, id: &PackId) -> bool {
-    let (Some(max), Some(Timestamp { secs, .. })) = (options.max_age, options.verified.get(id)) else { return false };
-    let age = now.secs.checked_sub(*secs).and_then(|age| u64::try_from(age).ok());
-    age.is_some_and(|age| age < max.as_secs())
 }
 
 /// What the threads share.

@@ -63,6 +63,15 @@ pub struct CheckOptions {
     pub names: Option<u64>,
 }
 
+impl CheckOptions {
+    /// Whether the pack was found sound not long ago. A time in the future says nothing.
+    fn is_fresh(&self, now: Timestamp, id: &PackId) -> bool {
+        let (Some(max), Some(Timestamp { secs, .. })) = (self.max_age, self.verified.get(id)) else { return false };
+        let age = now.secs.checked_sub(*secs).and_then(|age| u64::try_from(age).ok());
+        age.is_some_and(|age| age < max.as_secs())
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
