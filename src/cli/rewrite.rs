@@ -71,8 +71,8 @@ struct JsonRewriteSum {
     chunks_untied: u64,
 }
 
-/// Rewrites.
-pub fn run(context: &Context, args: &SnapshotRewriteArgs) -> Result<Outcome> {
+/// What is asked to be changed.
+fn edit(args: &SnapshotRewriteArgs) -> Result<SnapshotEdit> {
     if args.exclude.is_empty() && args.new_host.is_none() && args.new_time.is_none() {
         let text = "nothing to change: give --exclude, --new-host or --new-time (see: yester rewrite --help)";
         return Err(Error::invalid(text));
@@ -83,7 +83,12 @@ pub fn run(context: &Context, args: &SnapshotRewriteArgs) -> Result<Outcome> {
         return Err(Error::invalid(text));
     }
     let host = args.new_host.as_ref().map(|host| host.as_bytes().to_vec());
-    let edit = SnapshotEdit::new(PatternRoots::new().all(&args.exclude)?, host, args.new_time)?;
+    SnapshotEdit::new(PatternRoots::new().all(&args.exclude)?, host, args.new_time)
+}
+
+/// Rewrites.
+pub fn run(context: &Context, args: &SnapshotRewriteArgs) -> Result<Outcome> {
+    let edit = edit(args)?;
     let repo = context.open_for(!args.dry_run)?;
     let chosen = annotate::chosen(context, &repo, &args.names, &args.filters)?;
     if args.new_time.is_some() && chosen.len() > 1 {

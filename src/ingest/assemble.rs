@@ -350,7 +350,7 @@ impl<'a> Assembler<'a> {
         // The walk has counted what it took over from the parent.
         let counts = !matches!(wanted, ContentSource::Nothing | ContentSource::Parent);
         let link = matches!(wanted, ContentSource::Link(_));
-        if !self.content(&mut node, &mut record, wanted, (&xattrs, before.as_deref()))? {
+        if !self.content(&mut node, &mut record, wanted, &xattrs, before.as_deref())? {
             return Ok(());
         }
         if doubtful
@@ -386,7 +386,8 @@ impl<'a> Assembler<'a> {
         node: &mut Node,
         record: &mut ScanRecord,
         wanted: ContentSource,
-        (xattrs, before): (&[(Vec<u8>, Vec<u8>)], Option<&Node>),
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        before: Option<&Node>,
     ) -> Result<bool> {
         match wanted {
             ContentSource::Parent => Ok(true),
