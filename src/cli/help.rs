@@ -75,7 +75,6 @@ const EXAMPLES: &[(&str, Examples)] = &[
         "history",
         &[
             ("yester history ~/plan.txt", "its versions"),
-            ("yester cat v3:$HOME/plan.txt", "one of them"),
             ("yester history --follow ~/plan-2.txt", "also under the names that it had before"),
             ("yester history --bisect 'grep -q total \"$1\"' ~/list", "since when a line is missing"),
         ],
@@ -91,7 +90,6 @@ const EXAMPLES: &[(&str, Examples)] = &[
     (
         "export",
         &[
-            ("yester export latest", "everything, as HOST-TIME.tar"),
             ("yester export -o home.tar.zst latest:/home", "a directory, compressed"),
             ("yester export -o - latest:/etc | ssh other tar -x -C /tmp/etc", "into a pipe"),
             ("yester export --erofs all.img latest", "everything; mount -o ro all.img /mnt shows it"),
