@@ -27,7 +27,7 @@ pub fn run(storage: Arc<dyn Storage>, seed: u64) {
         let same = |found: &Tree, births, what: &str| assert_same(tree, found, births, &format!("snapshot {number} {what}"));
         same(&capture::snapshot(&trees, snapshot, &BASE), Births::All, "in the repository");
         same(&exits::view(&fixture, snapshot), Births::All, "in the view");
-        same(&exits::mounted(&fixture, snapshot), Births::FilesAndDirectories, "in the mount");
+        same(&exits::mounted(&fixture, snapshot), exits::births(snapshot), "in the mount");
         let to = fixture.scratch.path().join(format!("restored {number}"));
         same(&exits::restored(&fixture, snapshot, &to, 64 << 20), Births::None, "restored");
     }

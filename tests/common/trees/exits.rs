@@ -16,11 +16,16 @@ use yester::vfs::MountOptions;
 use yester::vfs::View;
 use yester::vfs::attr::{Type, ViewFault};
 
-use super::capture::{self, Record, Tree};
+use super::capture::{self, Births, Record, Tree};
 use super::fixture::{BASE, Fixture};
 
 fn scope(snapshot: &Snapshot) -> MountOptions {
     MountOptions { scope: Some((snapshot.id.to_string(), b"/live".to_vec())), ..MountOptions::default() }
+}
+
+/// What a mount of one snapshot tells of births: they are attributes, and where nothing has any, none are asked for.
+pub fn births(snapshot: &Snapshot) -> Births {
+    if snapshot.statistics.with_attributes == Some(0) { Births::None } else { Births::FilesAndDirectories }
 }
 
 /// Through the mount's view, without a kernel.
