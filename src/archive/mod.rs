@@ -87,6 +87,9 @@ trait ArchiveWriter {
 
     /// Whether a hard link can be said.
     fn knows_links(&self) -> bool;
+
+    /// Whether the directory that is exported has an entry of its own.
+    fn holds_top(&self) -> bool;
 }
 
 /// The content of a file.
@@ -238,7 +241,9 @@ impl ArchiveWalk<'_> {
             {
                 first.insert(*group, path.clone());
             }
-            done.count(&entry, out, self.task.observer)?;
+            if position > top || out.holds_top() {
+                done.count(&entry, out, self.task.observer)?;
+            }
             position += 1;
         }
         out.finish()?;
@@ -259,8 +264,10 @@ impl Archived {
         if entry.same_as.is_some() && !out.knows_links() {
             self.losses.links += 1;
         }
-        if entry.same_as.is_none() || !out.knows_links() {
-            self.bytes += entry.node.size();
+        if let Kind::File(content) = &entry.node.kind
+            && (entry.same_as.is_none() || !out.knows_links())
+        {
+            self.bytes += content.size();
         }
         let (entries, bytes) = (self.entries, self.bytes);
         observer.event(&Event::Progress { entries, bytes, total_entries: 0, total_bytes: 0, unit: "entries" });

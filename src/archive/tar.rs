@@ -91,6 +91,10 @@ impl ArchiveWriter for TarWriter<'_> {
     fn knows_links(&self) -> bool {
         true
     }
+
+    fn holds_top(&self) -> bool {
+        true
+    }
 }
 
 /// What an entry is to tar; `None`: nothing.

@@ -25,9 +25,6 @@ impl<'a> ZipArchive<'a> {
 impl ArchiveWriter for ZipArchive<'_> {
     fn entry(&mut self, entry: &ArchiveEntry<'_>, losses: &mut ArchiveLosses) -> Result<bool> {
         let Some(out) = &mut self.out else { return Ok(false) };
-        if entry.path == b"." {
-            return Ok(true);
-        }
         if !matches!(entry.node.kind, Kind::File(_) | Kind::Directory(_) | Kind::Symlink(_)) {
             return Ok(false);
         }
@@ -60,6 +57,10 @@ impl ArchiveWriter for ZipArchive<'_> {
     }
 
     fn knows_links(&self) -> bool {
+        false
+    }
+
+    fn holds_top(&self) -> bool {
         false
     }
 }

@@ -115,6 +115,8 @@ fn what_an_archive_has_no_place_for_is_told() {
          assert z.namelist() == [\"a\", \"c\", \"link\", \"sub/\", \"sub/b\"]; assert z.read(\"c\") == b\"x\"; \
          assert z.read(\"sub/b\") == b\"y\" * 100000; assert z.read(\"link\") == b\"a\"'",
     );
+    let counted = export(&["-o", "counted.zip", "--json"]).json().pop().unwrap();
+    assert_eq!((&counted["archive_entries"], &counted["content_bytes"]), (&5.into(), &100_002.into()));
     // What is there is left alone; a name that says nothing is a tar.
     export(&["-o", "out.tar"]).fails(1, &["is there already"]);
     export(&["-o", "-", "--format", "erofs"]).fails(2, &["not written from front to back"]);
