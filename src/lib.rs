@@ -66,7 +66,7 @@
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
 //! | `keys` | configuration, key slots, recovery text | `storage`, `format`, `chunk`, `model` |
 //! | `remote` | repositories on other machines: protocol, client, ssh, TLS | `storage`, `format`, `model`, `sys` |
-//! | `task` | what every long operation of the rooms above `repo` is given: how it is stopped, who is told, its clock | `sys`, `model` |
+//! | `task` | what every long operation of the rooms above `repo` is given: how it is stopped, where it reports, its clock | `sys`, `model` |
 //! | `storage` | the `Storage` trait; a directory, memory | `model`, `sys` |
 //! | `chunk` | cut, hash, compress, seal: only computing | `format`, `model`, `sys` |
 //! | `format` | the format on disk: bytes from values and back, only computing | `model` |

@@ -1,4 +1,4 @@
-//! What every long operation is given beside its own options: how it is stopped, who is told, and what time it is.
+//! What every long operation is given beside its own options: how it is stopped, where it reports, and what time it is.
 //!
 //! Such an operation has one shape: `verb(repository, what, &Options, &Task) -> Result<Report>`. One that gives its
 //! results while it runs takes where they go as its last argument.
@@ -32,7 +32,7 @@ impl Clock {
     }
 }
 
-/// How an operation is stopped, who is told what it does, and its clock.
+/// How an operation is stopped, where it reports, and its clock.
 #[derive(Clone)]
 pub struct Task<'a> {
     /// Set from outside to stop the operation. It then ends cleanly with [`ErrorKind::Interrupted`]; how soon depends

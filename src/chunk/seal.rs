@@ -250,7 +250,7 @@ mod tests {
                 other => panic!("byte {at}: {other:?}"),
             }
         }
-        // Whoever claims a newer version has to have the key for it.
+        // A newer version counts only if it is authentic.
         let claimed = rewrap(object.clone(), &|o| o[10] = 2);
         assert!(matches!(judge(&claimed, b"name"), Judged::Damaged(..)));
         let garbage = rewrap(object.clone(), &|o| (o[10], o[40]) = (2, !o[40]));

@@ -171,7 +171,7 @@ impl Context {
         open::storage_for_recovery(&place.location, || self.remote())
     }
 
-    /// Opens something with what unlocks the repository. Who is asked for a passphrase on the terminal has three tries.
+    /// Opens something with the credential of the repository. A passphrase that is typed at the terminal has three tries.
     pub fn unlock<T>(&self, place: &NamedRepository, mut open: impl FnMut(&Credential) -> Result<T>) -> Result<(T, Credential)> {
         let mut left = TRIES;
         loop {

@@ -102,7 +102,7 @@ pub fn run(parent: u32) {
     }
     for _ in signals.forever() {
         std::thread::sleep(GRACE);
-        // Whoever else sends the signal does not end the mount.
+        // A signal from another process does not end the mount.
         if process::start_time(parent).is_none() {
             break;
         }

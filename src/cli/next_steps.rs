@@ -73,7 +73,7 @@ fn all(name: &str, set: &Set, snapshot: &Snapshot, values: &Placeholders) -> Res
     for text in &set.restore.next_steps {
         out.push(values.fill(text).map_err(|e: Error| e.context("next-steps"))?);
     }
-    // What cannot be looked at now is looked at by whoever discards it.
+    // An error here is not reported: --discard-old reports it.
     if Staged::find(&set.paths).is_ok_and(|staged| !staged.is_empty()) {
         out.push(format!("when all is well, remove what the staged restore keeps: yester restore --set {name} --discard-old"));
     }

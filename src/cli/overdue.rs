@@ -13,7 +13,8 @@ use super::units;
 /// Say which sets have no good snapshot that is new enough: exit code 1 if there is one
 ///
 /// A set says how old its last good snapshot may be (overdue-after); else it is overdue when two slots of its schedule have
-/// come since. It is looked for in the repository, whoever was to make it.
+/// come since. Snapshots are looked for in the repository, so it also finds sets
+/// whose agent does not run.
 #[derive(Debug, Args)]
 pub struct OverdueArgs {
     /// Only of these

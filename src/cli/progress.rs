@@ -127,7 +127,7 @@ impl Display {
             drop(end);
             let _ = thread.join();
         }
-        // Whoever asked just before the end gets an answer, too.
+        // A signal that came just before the end is answered, too.
         self.shared.tick(&mut Instant::now(), &signals::asked());
         if let Some(bar) = &self.shared.bar {
             bar.finish_and_clear();

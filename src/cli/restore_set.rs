@@ -93,7 +93,7 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome>
     run.rewrites = jobs_rewrites::recorded(&way.options, &way.snapshot);
     if !args.dry_run {
         let _ = yester::repo::damaged::record(&repo, &way.reader.chunks().found(), "yester restore", context::now());
-        // Whoever may only read leaves nothing.
+        // With a token that may only read, nothing is recorded.
         let _ = runs::end(&repo, run);
     }
     let (report, failure) = result?;

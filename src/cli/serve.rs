@@ -25,8 +25,8 @@ use super::{paths, units};
 
 /// Serve repositories to other machines
 ///
-/// Serves the repositories in one directory over HTTPS, to those who show a token (see: yester serve token create). With
-/// --stdio it serves whoever is at the other end of its standard input and output: this is what ssh:// starts.
+/// Serves the repositories in one directory over HTTPS to clients with a token (see: yester serve token create). With
+/// --stdio it serves one client on its standard input and output: this is what ssh:// starts.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     #[command(subcommand)]

@@ -70,7 +70,7 @@ impl HealTally {
 pub struct Doctor<'a> {
     /// The repository.
     pub repo: &'a Arc<Repository>,
-    /// How it is stopped, who is told, and its clock.
+    /// How it is stopped, where it reports, and its clock.
     pub task: &'a Task<'a>,
     /// Whether anything may be written.
     pub dry: bool,

@@ -57,7 +57,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) rules: &'a Rules,
     /// How it is ingested.
     pub(crate) options: &'a IngestOptions,
-    /// How it is stopped, who is told, and its clock.
+    /// How it is stopped, where it reports, and its clock.
     pub(crate) task: &'a Task<'a>,
     /// An earlier session of this ingest was fenced, or met damage.
     pub(crate) again: bool,
@@ -205,7 +205,7 @@ impl Attempt<'_> {
         // Snapshots first, then the index (rule 1 of every reader): what a snapshot names is in it.
         let parent = parent::choose(self.repo, &paths, self.options)?;
         let index = Arc::new(Index::load_for_writing(self.repo)?);
-        // Asked for after the index: whoever stored what is in it has ended by now, with a barrier, or is seen here.
+        // Asked for after the index: a writer whose chunks it names has ended with a barrier, or its session is seen here.
         let others = !self.options.dry_run && session::others(self.repo, id)?;
         Ok(Base { id, start, paths, parent, index, others, reader: None })
     }

@@ -238,7 +238,7 @@ pub(crate) struct FrameBuilder<'a> {
     own: Index,
     /// Tells what goes from the one to the other.
     indexed: Receiver<Indexed>,
-    /// Who is let go ahead.
+    /// Another writer of the same tree that this one lets go ahead.
     follow: Follow<'a>,
     /// `None` for a dry run: frames are counted and dropped.
     sink: Option<Sink<'a>>,

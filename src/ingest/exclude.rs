@@ -113,7 +113,7 @@ impl Rules {
         above.any(|m| self.never.contains(&(m.dev(), m.ino()))).then_some(REPOSITORY)
     }
 
-    /// Why a directory is never entered, whoever asks for it; `None` for all that may be.
+    /// Why a directory is never entered, whatever the patterns say; `None` for directories that may be entered.
     pub(crate) fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
         if self.mounts.iter().any(|(_, device)| *device == stat.device) {
             return Some("it is in a mounted repository and is left out");

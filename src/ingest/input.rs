@@ -95,7 +95,7 @@ impl Input for Source {
     /// A directory, or the directory that it is in. A link that was given is stored as a link; one that was given with a
     /// slash behind it leads to what is stored.
     fn open(&self) -> Result<Opened> {
-        // Who is told knows the path.
+        // The caller adds the path.
         let failed = || "cannot open it".to_owned();
         let path = self.path.as_path();
         let directory = |dir: io::Result<Dir>| Ok(Opened::Directory(Box::new(dir.and_then(Scanned::of).at(failed)?)));

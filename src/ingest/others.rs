@@ -120,8 +120,8 @@ impl Others {
         Ok(self.at_work)
     }
 
-    /// For who waits for another writer: the index, loaded again, if others have added enough to it; whether that writer
-    /// is at work.
+    /// While this writer waits for another one: the index, loaded again, if others have added enough to it; and whether
+    /// that writer is at work.
     pub(crate) fn look_for(&mut self, repo: &Repository, other: SnapshotId) -> Result<(Option<Arc<Index>>, bool)> {
         self.sessions.look(repo)?;
         let open = self.sessions.is_at_work(other);
@@ -144,8 +144,8 @@ impl Others {
         Ok(index)
     }
 
-    /// Who has stored one of this writer's last packs as well, and is to go ahead: of two that walk the same tree in step,
-    /// the one whose session has the smaller id. So nobody ever waits for one that waits for it.
+    /// The writer that has stored one of this writer's last packs as well, and is to go ahead: of two that walk the same
+    /// tree in step, the one whose session has the smaller id. So two writers never wait for each other.
     fn in_step(&self, repo: &Repository, new: &HashSet<SegmentId>) -> Result<Option<Ahead>> {
         for segment in self.index.segments().iter().filter(|segment| new.contains(&segment.id())) {
             for keys in &self.recent {

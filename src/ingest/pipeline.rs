@@ -78,7 +78,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) rules: &'a Rules,
     /// How it is ingested.
     pub(crate) options: &'a IngestOptions,
-    /// How it is stopped, who is told, and its clock.
+    /// How it is stopped, where it reports, and its clock.
     pub(crate) task: &'a Task<'a>,
     /// An earlier session of this ingest was fenced, or met damage.
     pub(crate) again: bool,

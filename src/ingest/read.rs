@@ -371,7 +371,7 @@ impl<'a> ReaderContext<'a> {
         let mut cut_to = range.start;
         loop {
             while asked.len() < lanes.len() && pieces.peek().is_some() {
-                // Only who has nothing under way may wait for what others give back.
+                // Waiting for memory is allowed only while no read is under way: else two readers could wait for each other.
                 match asked.is_empty() {
                     true if !budget.take(slot, self.held()) || self.shutdown.is_wanted() => return Err(stopped()),
                     false if !budget.try_take(slot, self.held()) => break,
@@ -428,7 +428,7 @@ fn read_ahead(asked: &Receiver<ReadRequest>, tell: &Sender<io::Result<(Vec<u8>, 
     for ReadRequest { file, at, len, head } in asked {
         let (mut bytes, head) = DirectFile::buffer(head, len);
         let result = file.read(at, len, &mut bytes).map(|_| (bytes, head));
-        // Who is told closes it.
+        // The receiver closes it.
         drop(file);
         if tell.send(result).is_err() {
             return;

@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::ingest::handles::Handle;
 use crate::sys::{self, Dir, FileKind, Listing, Stat, xattr};
 
-/// Entries that are stat-ed at once; longer directories are finished by whoever walks them, so that a directory of
-/// millions costs its names but not all of its stats.
+/// Entries that are stat-ed at once; the walk does the rest of a longer directory, so that a directory of
+/// millions keeps its names in memory but not all of its stats.
 const STATS: usize = 4096;
 
 /// A directory, listed.

@@ -109,7 +109,7 @@ pub fn new(origin: Option<CredentialOrigin>, repository: Option<&Path>, prompt: 
         Some(CredentialOrigin::KeyFile(file)) => {
             let file = paths::absolute(&file)?;
             if repository.is_some_and(|repository| file.starts_with(repository)) {
-                let text = "is inside the repository: whoever gets hold of one would have the other";
+                let text = "is inside the repository: a thief of one would have the other";
                 return Err(Error::invalid(format!("the key file {} {text}", shown(&file))));
             }
             let made = file.symlink_metadata().is_err();

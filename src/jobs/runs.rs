@@ -92,7 +92,7 @@ pub fn steps(steps: Vec<HookRun>) -> Vec<RunStep> {
     steps.into_iter().take(MAX_STEPS).map(step).collect()
 }
 
-/// Writes down that it has ended. Whoever may only read has done nothing wrong: then nothing is written.
+/// Records that it has ended. A client that may only read cannot record it, which is no error.
 pub fn end(repo: &Repository, run: Run) -> Result<()> {
     runs::write(repo, &Run { finished: now(), ..run }).map(drop)
 }

@@ -1,6 +1,6 @@
 //! Whether other writers are at work: by what is in `sessions/`, without those that are known to be dead.
 //!
-//! This is only to work well beside others. What is safe goes by every session that is there, whoever left it.
+//! This is only to work well beside others. Safety depends on every session that is there, dead or alive.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! What this machine remembers of a repository, in sled: small, mutable, and never the only copy of a fact.
 //!
 //! Three things: the snapshots that were seen (a repository that shows fewer of them, without saying that they were
-//! forgotten, has gone back in time or lost them, and whoever holds it will not tell), when each pack was last found
+//! forgotten, has gone back in time or lost them, and its host may not say so), when each pack was last found
 //! to be sound, and which sessions of writers stand still since when. All of it may be deleted, damaged or in use at any
 //! time: then nothing is remembered, and the result of every command is the same.
 //!
 //! sled has been seen to panic, to hang and to grow on files that a crash or a disk damaged (sled#1410, #1533, #1093).
-//! So it lives on a thread of its own; who asks it waits a while and then does without, and a panic there is an answer
-//! that does not come. Every value carries a checksum over its place and its content: what sled gives back and was not
+//! So it lives on a thread of its own. A caller waits a while for an answer and then goes on without; after a panic
+//! there is no answer. Every value carries a checksum over its place and its content: what sled gives back and was not
 //! put there is nothing. A database that cannot be opened, or has grown out of proportion, is put aside and begun anew.
 
 use std::collections::{HashMap, HashSet};

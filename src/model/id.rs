@@ -87,7 +87,7 @@ id!(
 );
 id!(
     /// The first half of a [`ChunkId`]: what the index and pack directories store. 128 bits of a keyed
-    /// pseudo-random function do not collide by chance, and whoever reads through it checks the whole id.
+    /// pseudo-random function do not collide by chance, and a reader compares the whole id with the bytes.
     ChunkKey, 16
 );
 id!(

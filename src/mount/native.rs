@@ -7,8 +7,8 @@
 //!   .yester-image-…-1     FUSE: the image, a file that is read through a loop device
 //! ```
 //!
-//! Images are made behind the mount, which answers from the first moment. Whoever goes through a tree by paths would
-//! meet two file systems if it changed under them (`cp -ax` would leave the rest out): a tree is covered only when
+//! Images are made behind the mount, which answers from the first moment. A reader that goes through a tree by paths
+//! would meet two file systems if it changed meanwhile (`cp -ax` would leave the rest out): a tree is covered only when
 //! nobody has asked for anything in it for a while, and no process stands in it or has a file of it open.
 
 use std::collections::HashMap;

@@ -27,7 +27,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// The absolute path of a mount point without links. A mount of ours is not asked: its process may be dead, or stopped,
-/// and who is another user may not look into it.
+/// and another user may not look into it.
 fn resolve(point: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(point)?;
     if let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) {

@@ -126,7 +126,7 @@ fn serve(
 ) -> Result<()> {
     let outcome = |result: std::io::Result<()>| {
         images.end();
-        // Whoever aborts a connection leaves the mount where it is; so does a session that failed.
+        // After an aborted connection the mount is still there; after a session that failed, too.
         point::clear(place, result.is_err())?;
         result.map_err(|e| Error::io("the mount broke off", e))
     };

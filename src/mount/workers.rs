@@ -1,7 +1,7 @@
 //! Threads for requests that wait.
 //!
-//! The session's own threads serve what they take from the kernel: that is the shortest way. But whoever waits for the
-//! storage takes nothing, and a storage that stalls would soon hold all of them, and with them everybody whose data is
+//! The session's own threads serve what they take from the kernel: that is the shortest way. But a thread that waits for
+//! the storage takes no requests, and a storage that stalls would soon hold all threads, and block readers whose data is
 //! in memory. So one thread of the session always stays free to take the next request: when all others are at work, it
 //! hands requests to threads that exist only while they are needed.
 
@@ -70,7 +70,7 @@ impl Workers {
             let _less = Less(&self.counts.at_work);
             job();
         } else if let Err(job) = self.hand_over(Box::new(job)) {
-            // As many as may be are at work: who comes now waits.
+            // The limit of threads is reached: this request waits.
             job();
         }
     }
@@ -106,7 +106,7 @@ fn work(counts: &WorkerCounts, waiting: &Receiver<WorkerJob>) {
         counts.idle.fetch_add(1, Ordering::AcqRel);
         next = match waiting.recv_timeout(IDLE) {
             Err(RecvTimeoutError::Timeout) if take(&counts.idle) => return,
-            // Whoever took this thread for idle is sending.
+            // Another thread has counted this one as idle and is sending to it.
             Err(RecvTimeoutError::Timeout) => waiting.recv(),
             other => other.map_err(|_| crossbeam_channel::RecvError),
         };

@@ -62,7 +62,7 @@ impl Query {
     }
 }
 
-/// Who is told.
+/// Where it reports.
 pub trait FindReceiver {
     /// An entry that was looked for: its path, its states that match, and all snapshots in which there is something at
     /// this path.

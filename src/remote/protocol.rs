@@ -130,7 +130,7 @@ pub enum Code {
     Range,
     /// 422: the content is not what its name or its hash says.
     Mismatch,
-    /// 422: no object of this repository has this form, whoever made it.
+    /// 422: no object of this repository has this form.
     Malformed,
     /// 426: the protocol's version is unknown here.
     Version,

@@ -153,7 +153,7 @@ pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
 /// What a client believes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trust {
-    /// Only the certificate with this fingerprint, whoever signed it.
+    /// Only the certificate with this fingerprint, signed by anybody.
     pub fingerprint: Option<Fingerprint>,
     /// Only what the authorities in this PEM file have signed; without it and a fingerprint, those of the system.
     pub authorities: Option<PathBuf>,
@@ -253,7 +253,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// Believes what an authority has signed. Who is not believed is shown with the fingerprint to pin.
+/// Accepts certificates that an authority has signed. A refusal shows the fingerprint to pin.
 #[derive(Debug)]
 struct Signed {
     /// `None`: there are no authorities.

@@ -77,7 +77,7 @@ impl SegmentCache {
             let _ = fs::remove_file(self.path(id));
             return None;
         }
-        // Who is used last goes last.
+        // The cache removes the oldest files first: the time of last use is kept as mtime.
         let _ = file.set_modified(SystemTime::now());
         Some(file)
     }

@@ -1,7 +1,7 @@
 //! What is known to be damaged of packs.
 //!
-//! Whoever finds damage writes it down in the repository, so that everybody knows: writers do not count on a copy that is
-//! damaged and store the chunk again, readers try other copies first, and prune replaces the pack. A record says nothing
+//! Damage that a command finds is recorded in the repository, so that all clients know: writers do not rely on a
+//! damaged copy and store the chunk again, readers try other copies first, and prune replaces the pack. A record says nothing
 //! that could do harm if it were wrong: a copy that is called damaged and is not costs room until the next prune.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

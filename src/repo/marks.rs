@@ -1,5 +1,5 @@
-//! Marks: `forgotten/<id>` says that a snapshot is forgotten. Only an authentic one counts; whoever can write to the
-//! storage could make up others, and prune would delete what was never forgotten.
+//! Marks: `forgotten/<id>` says that a snapshot is forgotten. Only an authentic one counts: a
+//! client without the key could write others, and prune would then delete snapshots that were never forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! One file on its way: created under a temporary name, written from any thread, completed and renamed by whoever
-//! writes its last piece.
+//! One file on its way: created under a temporary name, written from any thread, completed and renamed by the
+//! thread that writes its last piece.
 
 use std::fs::File;
 use std::io;

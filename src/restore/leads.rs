@@ -12,8 +12,8 @@ const STAYS: &str = "in the place of a directory that only leads to what is rest
                      belongs below it; move it away, or restore to another place (--target)";
 
 /// Opens what is at `name` of `dir` in the place of a directory that only leads to something: in place, a link to a
-/// directory is followed. Nobody else's link may lead to what is not theirs: whoever can make links in a directory could
-/// send a restore anywhere.
+/// directory is followed. A link of another user is not followed to a place that is not that user's: else everybody who
+/// can make links in a directory could send a restore anywhere.
 pub(crate) fn follow(run: &RestoreRun<'_>, dir: &Dir, name: &[u8], there: &Stat) -> Result<Dir> {
     if there.kind != FileKind::Symlink {
         return Err(Error::invalid(format!("something else is {STAYS}")));

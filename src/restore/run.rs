@@ -284,7 +284,7 @@ impl<'a> RestoreRun<'a> {
         self.writer.name(TEMPORARY, NUMBERS.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks to keep one more file open; whoever gets it gives it back with [`RestoreRun::closed`].
+    /// Asks to keep one more file open. If true, the caller calls [`RestoreRun::closed`] when it is closed.
     pub(crate) fn may_keep_open(&self) -> bool {
         let more = |n: usize| (n < self.most_open_files).then_some(n + 1);
         self.open_files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()

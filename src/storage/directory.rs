@@ -217,7 +217,7 @@ impl DirectoryStorage {
         };
         match dir.stat(name.leaf().as_bytes()) {
             Ok(stat) => self.delete(name).map(|()| Some(super::listed_size(name.class(), stat.size))),
-            // Whoever deleted it may not have made that durable.
+            // The process that deleted it may not have reached its fsync.
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.delete(name).map(|()| None),
             Err(e) => Err(Error::io(failed(), e)),
         }

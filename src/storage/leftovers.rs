@@ -1,7 +1,7 @@
-//! Temporary files of a directory storage, and of restores: whose they are, and which of them nobody will finish.
+//! Temporary files of a directory storage, and of restores: which process writes them, and which are abandoned.
 //!
-//! A temporary name says which process writes it: host, boot, namespace, number and start of the process. One that is known to be
-//! gone leaves its file to whoever cleans up; a file of another host is left to that host.
+//! A temporary name says which process writes it: host, boot, namespace, number and start of the process. The file
+//! of a process that is known to be gone may be removed; a file of another host is left to that host.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,7 +65,7 @@ impl WriterProcess {
         name.starts_with(prefix.as_bytes()) && WriterProcess::parse(prefix, name).is_some_and(|writer| writer.is_gone())
     }
 
-    /// Who writes a file of this name; `None` when it is no temporary name of this program.
+    /// The process that writes a file of this name; `None` when it is no temporary name of this program.
     fn parse(prefix: &str, name: &[u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.split('-');
         let (host, boot) = (parts.next()?.to_owned(), parts.next()?.to_owned());

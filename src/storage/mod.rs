@@ -186,7 +186,7 @@ pub struct Receipt {
 pub enum Created {
     /// The object is there now.
     New,
-    /// The name was taken: nothing was written. Who needs to know by what reads it.
+    /// The name was taken: nothing was written. The caller reads the object if it has to know its content.
     Exists,
 }
 
@@ -243,8 +243,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// A barrier: every object created or deleted before is durable when it returns.
     fn sync(&self) -> Result<()>;
 
-    /// As [`Storage::sync`], for every object that is there, whoever made it. A process that was killed may have left
-    /// objects that can be seen and are not durable; who deletes on the strength of them calls this first.
+    /// As [`Storage::sync`], for every object that is there, of every writer. A process that was killed may have left
+    /// objects that can be seen and are not durable; a caller that deletes because they are there calls this first.
     fn sync_everything(&self) -> Result<()> {
         self.sync()
     }

@@ -5,8 +5,8 @@
 //!
 //! 1. `renameat2` with `RENAME_NOREPLACE`: local file systems, and CIFS.
 //! 2. `link`, then `unlink` of the temporary name: NFS, 9p, sshfs.
-//! 3. A claim: whoever makes the file `.claim-NAME`, which only one can (`O_EXCL`), looks whether the name is free, renames,
-//!    and removes the claim. exFAT. All writers of a repository must do the same then, so a file in its top directory says so.
+//! 3. A claim: a writer makes the file `.claim-NAME` with `O_EXCL`, which only one can, checks that the name is free,
+//!    renames, and removes the claim. exFAT. All writers of a repository must do the same then, so a file in its top directory says so.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -52,7 +52,7 @@ impl Upload {
         let failed = || format!("cannot write {} in {}", self.name, self.storage.shown());
         let created = self.storage.naming.give(&self.dir, &self.temporary, self.name.leaf().as_bytes()).at(failed)?;
         self.file = None;
-        // Also where it was there: whoever made it may not have made it durable.
+        // Also where it was there: its creator may not have reached its fsync.
         self.storage.mark(self.place);
         Ok(created)
     }

@@ -35,7 +35,7 @@ struct Mode {
     is_direct: bool,
 }
 
-/// Keeps the mode as it is: who has changed it is alone.
+/// A lock on the mode: shared while it is used, exclusive while it is changed.
 enum ModeLock<'a> {
     Shared(RwLockReadGuard<'a, Mode>),
     Alone(RwLockWriteGuard<'a, Mode>),

@@ -1,5 +1,5 @@
 //! Bytes that come by themselves: a command's output, or what this process is given on an open file. Nothing here waits
-//! longer than it is told, so whoever reads can stop.
+//! longer than it is told, so a reader can stop at any time.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -119,8 +119,8 @@ pub fn set_read_ahead(device: u64, bytes: u64) -> io::Result<()> {
     std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), (bytes >> 10).to_string())
 }
 
-/// Ends the connection of a FUSE mount to the process that serves it, or did: the mount stays, and whoever waits for an
-/// answer gets an error. For the user who mounted. Where there is no control file system (as in containers), root can
+/// Ends the connection of a FUSE mount to the process that serves it, or did: the mount stays, and every
+/// request that waits for an answer fails. For the user who mounted. Where there is no control file system (as in containers), root can
 /// ask for it by unmounting with force; then the mount may be gone as well.
 pub fn abort(device: u64, point: &Path) -> io::Result<()> {
     let minor = rustix::fs::minor(device);

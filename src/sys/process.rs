@@ -1,4 +1,4 @@
-//! This process and its host: who is at work, and whether somebody else still is.
+//! This process and its host: their identities, and whether another process is still alive.
 
 use std::fs;
 use std::io;

@@ -66,8 +66,8 @@ impl Sequencer {
         Ok(made)
     }
 
-    /// Makes the frame of `plain` with `matches`, which are in order and do not overlap, into `out` (replaced). That the
-    /// matched bytes are the same is not looked at: whoever decodes the frame sees it. An error is zstd's text, or says
+    /// Makes the frame of `plain` with `matches`, which are in order and do not overlap, into `out` (replaced). Whether the
+    /// matched bytes are equal is not checked here: decoding the frame shows it. An error is zstd's text, or says
     /// that the matches do not lie in the frame.
     #[allow(unsafe_code)]
     pub fn frame(&mut self, plain: &[u8], matches: &[Match], out: &mut Vec<u8>) -> Result<(), &'static str> {

@@ -121,7 +121,7 @@ impl From<Error> for ViewFault {
 }
 
 impl ViewFault {
-    /// The error of whoever reads a tree from its top to its end: everything in it is there, unless the tree is damaged.
+    /// The error of a reader that goes through a whole tree: everything in it is there, unless the tree is damaged.
     pub(crate) fn into_error(self) -> Error {
         match self {
             ViewFault::Unreadable(e) => e,

@@ -234,7 +234,7 @@ impl View {
         match state.node(ino)? {
             InodeTarget::Made(made) => Ok(self.shower.made(ino, made)),
             InodeTarget::Below(tree, position) => {
-                // Whoever lists `ids/` has looked into nothing.
+                // Listing `ids/` is no use of a snapshot.
                 if position > 0 {
                     self.ask(&tree);
                 }

@@ -28,8 +28,8 @@ pub struct AddArgs {
 
 /// Remove a key slot
 ///
-/// All copies of it go. The slot that the given key opens is refused: unlock with another one. Whoever has a copy of the
-/// slot and its key, or a recovery text, can still open the repository: the master key stays the same.
+/// All copies of it go. The slot that the given key opens is refused: unlock with another one. A person with a copy of
+/// the slot and its key, or with a recovery text, can still open the repository: the master key stays the same.
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
     /// The first digits of the slot's id, at least 4

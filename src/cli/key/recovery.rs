@@ -94,9 +94,9 @@ fn page(place: &NamedRepository, recovery: &Recovery) -> Result<Zeroizing<String
     let config = &recovery.config;
     let before = format!(
         "YESTER RECOVERY TEXT\n\n\
-         Whoever has this text can read everything in the repository. Whoever has lost\n\
-         every passphrase and key file, or the directories config and keys of the\n\
-         repository, needs it. Keep it on paper, where only you can get at it.\n\n\
+         Everybody who has this text can read everything in the repository. You need it\n\
+         when every passphrase and key file is lost, or the directories config and keys\n\
+         of the repository. Keep it on paper, where only you can get at it.\n\n\
          repository  {}\n\
          made        {}\n\
          place       {} on {}\n\

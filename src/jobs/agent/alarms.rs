@@ -1,4 +1,4 @@
-//! Who is told that a set failed or is overdue: once when it begins, once when it is over.
+//! Alarms: a message that a set failed or is overdue, once when it begins and once when it is over.
 
 use std::io::Write;
 use std::sync::Arc;

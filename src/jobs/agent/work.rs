@@ -1,4 +1,4 @@
-//! What is done with a set that is due: it is run, what it keeps is kept, and who is to know is told. Each step is a
+//! What is done with a set that is due: it is run, its `keep` rules are applied, and alarms are sent. Each step is a
 //! process of its own.
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub struct Setup {
     pub memory: Memory,
     /// Set when everything is to end.
     pub stop: Arc<AtomicBool>,
-    /// Who is told what is done.
+    /// Where it reports.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -51,7 +51,7 @@ pub struct Setup {
 pub enum SetTask {
     /// Run it, for this slot.
     Run(i64),
-    /// See whether it is overdue, and tell who has not been told.
+    /// Check whether it is overdue, and send the alarm if it was not sent.
     Tell,
 }
 

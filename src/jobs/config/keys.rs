@@ -36,7 +36,7 @@ pub struct AgentKeys {
     pub notify: NotifyKeys,
 }
 
-/// Who is told when something fails or is overdue, and when that is over.
+/// Where messages go when something fails or is overdue, and when that is over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct NotifyKeys {

@@ -429,7 +429,7 @@ impl<'a> CheckWorker<'a> {
         }
         drop(reply);
         let own = self.frames(open, &piece, border(0)..border(1), start, found);
-        // Only what somebody has taken is waited for: who has it answers, or ends.
+        // Waits only for parts that a helper has taken: a helper answers, or its thread ends and closes the channel.
         while helpers > 0
             && let Ok(part) = self.parts.try_recv()
         {

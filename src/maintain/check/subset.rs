@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, Timestamp};
 
 /// A part of the packs, with restic's meanings. Of shares and sizes, those packs come first that were not read for the
-/// longest time, as far as this machine remembers: whoever checks a tenth ten times has checked everything.
+/// longest time, as far as this machine remembers: ten checks of a tenth check everything.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Subset {
     /// All of them.
@@ -17,7 +17,7 @@ pub enum Subset {
     Share(f64),
     /// As many as have this many bytes together; one at least.
     Bytes(u64),
-    /// Part `part` (from 1) of `of`, by their names: the parts together are all packs, whoever reads them.
+    /// Part `part` (from 1) of `of`, by their names: the parts together are all packs, on every machine.
     Part {
         /// Which part.
         part: u32,

@@ -181,7 +181,7 @@ impl<'a> Repack<'a> {
             return Ok(RepackChoice::No);
         }
         if self.survey.packs.of(own).standing != Standing::Usable {
-            // Marked for deletion: whoever needs it, as a base too, needs it to stand by itself somewhere else.
+            // Marked for deletion: if a snapshot or a difference needs it, it must be stored elsewhere, without bases.
             return Ok(if self.survey.plain(places).is_empty() { RepackChoice::ByItself } else { RepackChoice::No });
         }
         let copy = |place: &ChunkLocation| (self.index.frame_key(place), place.offset);

@@ -43,8 +43,8 @@ impl ListedSessions {
     }
 }
 
-/// What stands in `sessions/` and nobody with the key made, and the signs of life of what is no session. The latter go
-/// whoever made them: no writer lives by them.
+/// Objects in `sessions/` that are not authentic, and the signs of life that belong to no session. The latter are removed
+/// even if they are authentic: no writer depends on them.
 pub(crate) fn made_up(repo: &Repository) -> Result<Vec<Name>> {
     let ListedSessions { sessions, mut made_up, beats } = list(repo)?;
     let open: HashSet<SnapshotId> = sessions.into_iter().map(|(id, _)| id).collect();

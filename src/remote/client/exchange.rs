@@ -58,7 +58,7 @@ pub(crate) struct ConnectionPool {
     pub(crate) timeout: Duration,
     /// Limits of bytes a second, up and down.
     pub(crate) rates: (Option<Rate>, Option<Rate>),
-    /// Who is told of attempts that failed.
+    /// Where failed attempts are reported.
     pub(crate) reports: Reports,
 }
 

@@ -73,7 +73,7 @@ pub struct RemoteOptions {
     pub remote_program: String,
     /// What only object stores need.
     pub s3: S3Options,
-    /// Who is told of attempts that failed, and of what a store cannot do.
+    /// Where failed attempts, and what a store cannot do, are reported.
     pub reports: Reports,
 }
 

@@ -61,7 +61,7 @@ pub(crate) enum Trouble {
     Missing,
     /// The range begins behind the end of the object.
     Beyond,
-    /// The name is taken, or somebody else is creating it: who has it is to be looked for.
+    /// The name is taken, or another client is creating it: the caller reads the object to tell.
     Taken(Error),
     /// Nothing was done; trying again may help.
     Later(Error),

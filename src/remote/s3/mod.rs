@@ -68,7 +68,7 @@ pub struct S3Storage {
     data_class: Option<String>,
     /// What is known to be there: made here, or listed before.
     known: Mutex<HashMap<Class, HashSet<Name>>>,
-    /// A list of `config/` that has just been made, for who asks next.
+    /// A list of `config/` that has just been made, for the next caller.
     first: Mutex<Option<Vec<list::ListedObject>>>,
     /// Whether the store decides between two who create the same name; `None` before that was looked at.
     holds: tokio::sync::Mutex<Option<bool>>,

@@ -205,7 +205,7 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(written.iter().all(|n| *n <= 2), "{written:?}");
-        // With others at work they stay as they are; the next who is alone makes one of them.
+        // With other writers at work they stay as they are; the next writer that is alone merges them.
         let before = Index::load(&repo).unwrap();
         assert_eq!(settle(&repo, &before, false).unwrap(), 0);
         settle(&repo, &before, true).unwrap();

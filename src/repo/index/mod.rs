@@ -33,7 +33,7 @@ pub struct ChunkLocation {
 }
 
 impl ChunkLocation {
-    /// The frame's place in the order of segments, packs and frames: who reads frames in this order reads every pack
+    /// The frame's place in the order of segments, packs and frames: reading frames in this order reads every pack
     /// from its start to its end. Equal for chunks of one frame.
     pub(crate) fn frame_order(&self) -> (u32, u32) {
         (self.segment, self.frame)

@@ -21,7 +21,7 @@ use crate::storage::Name;
 
 /// Bytes at the end of a segment that are read first: tail and, nearly always, the root.
 const END: u64 = 64 << 10;
-/// Sealed pages that are read at once by who reads all of them.
+/// Bytes of sealed pages that one request fetches when a whole segment is read.
 const READ_AHEAD: u64 = 1 << 20;
 /// Decoded pages that an index keeps, in bytes.
 const PAGES: u64 = 16 << 20;

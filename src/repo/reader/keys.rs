@@ -52,7 +52,7 @@ impl ChunkReader {
         if let Ok(key) = &fetched {
             self.keys.write().insert(id, key.clone());
         }
-        // Who comes from now on finds the key, or tries again.
+        // A thread that asks from now on finds the key, or fetches it again.
         self.loading.lock().remove(&id);
         fetched
     }

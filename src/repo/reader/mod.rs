@@ -65,9 +65,9 @@ pub(crate) fn is_damage(error: &Error) -> bool {
     error.kind() == ErrorKind::Corrupt || error.raw_os_error() == Some(crate::sys::EIO)
 }
 
-/// A frame's pack, its number there, and whether it is a difference. Whoever decodes a difference waits for frames without
-/// bases, and these wait for nobody. Segments of a damaged repository may disagree about a frame; so what one says of it
-/// never waits for what the other says.
+/// A frame's pack, its number there, and whether it is a difference. Decoding a difference waits for frames without
+/// bases, and those never wait, so there is no deadlock. Segments of a damaged repository may disagree about a frame; so
+/// what one says of it never waits for what the other says.
 type FrameKey = (PackId, u32, bool);
 
 fn frame_key(frame: &FrameRef) -> FrameKey {
@@ -112,7 +112,7 @@ pub struct ChunkReader {
     repo: Arc<Repository>,
     index: RwLock<Arc<Index>>,
     keys: RwLock<HashMap<PackId, Arc<PackKey>>>,
-    /// One lock for each pack whose key is being fetched: who needs another pack must not wait for it.
+    /// One lock for each pack whose key is being fetched: a thread that needs another pack must not wait for it.
     loading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
     frames: Cache<FrameKey, Arc<DecodedFrame>, FrameWeight>,
     buffers: Arc<BufferPool>,
@@ -372,12 +372,12 @@ impl ChunkReader {
         SealedRun::read(&**self.repo.storage(), frames, buffer)
     }
 
-    /// Decodes neighbouring frames of one pack into the cache, fetched with one request; those that somebody else is
-    /// decoding already are left to them. Errors are for who needs a frame.
+    /// Decodes neighbouring frames of one pack into the cache, fetched with one request; frames that another thread is
+    /// decoding already are left to it. Errors are not reported here: the thread that needs the frame meets them.
     pub fn load(&self, frames: &[FrameRef]) {
         let absent: Vec<&FrameRef> = frames.iter().filter(|frame| !self.frames.contains_key(&frame_key(frame))).collect();
-        // Whoever decodes a difference waits for frames without bases, and these wait for nobody. So only these may be
-        // held back from others while their bytes come.
+        // Decoding a difference waits for frames without bases, and those never wait. So only frames without bases may be
+        // reserved while their bytes are fetched.
         let (plain, differences): (Vec<_>, Vec<_>) = absent.into_iter().partition(|frame| frame.info.bases.is_empty());
         let mut held = Vec::new();
         for frame in plain {

@@ -57,7 +57,7 @@ pub struct Rewriter {
     rules: Vec<CompiledRule>,
     /// A rule that is for no file is an error.
     strict: bool,
-    /// Contents are kept, for whoever wants to show them.
+    /// Contents are kept, to be shown.
     keeps: bool,
     done: Mutex<Vec<Rewritten>>,
     /// What hard links share, by source and group.

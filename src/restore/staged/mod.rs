@@ -401,7 +401,7 @@ fn make_parents(target: &StagedTarget, owners: &Owners) -> Result<()> {
             let made = dir.open_dir(name).map_err(failed)?;
             match target.above.get(depth + 1).map(|node| &node.meta) {
                 Some(meta) => {
-                    // As with any restore, who is not root may not give it away.
+                    // As with any restore, only root may change an owner.
                     let _ = dir::set_owner(&made, map.user(meta.uid), map.group(meta.gid));
                     made.set_mode_self(meta.mode).map_err(failed)?;
                 }

@@ -1,4 +1,5 @@
-//! Who asks, and what they may do. The namespace comes from here and from nothing else that a client sends.
+//! Authentication and authorization. The namespace of a request comes from its token, and from nothing else that a
+//! client sends.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,12 +20,12 @@ const BELIEVED: Duration = Duration::from_secs(1);
 /// The most tokens that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// Who asks.
+/// The authenticated sender of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Principal {
-    /// The token's name, or what stands for who comes over ssh.
+    /// The token's name, or a fixed name for a client over ssh.
     pub(crate) id: String,
-    /// The repository's directory; `None` for who may only read counters.
+    /// The repository's directory; `None` for a token that may only read metrics.
     pub(crate) repository: Option<PathBuf>,
     /// What may be done.
     pub(crate) capabilities: Vec<Capability>,
@@ -46,7 +47,7 @@ pub(crate) enum Door {
         /// What was looked up a moment ago, by the hash of its text.
         seen: Mutex<HashMap<blake3::Hash, (Token, Instant)>>,
     },
-    /// Whoever can talk to this process: ssh has asked already.
+    /// Every client of this process is trusted: ssh has authenticated it.
     Trusted {
         /// Only what is in one of these; nothing: everything.
         restrict_to: Vec<PathBuf>,

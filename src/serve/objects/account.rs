@@ -41,7 +41,7 @@ pub(crate) fn most_objects(quota: u64) -> u64 {
     OBJECTS_AT_LEAST + quota / BYTES_AN_OBJECT
 }
 
-/// The account of a repository. Whoever changes the repository changes it under the same lock.
+/// The account of a repository. Every change of the repository updates it under the same lock.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// What is there, when it was counted; `None` while nobody needs to know.

@@ -101,7 +101,7 @@ impl Drop for Left {
     }
 }
 
-/// Who is at the other end of a connection, as far as that is known.
+/// The peer of a connection, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Guest {
     number: u64,
@@ -116,7 +116,7 @@ impl Guest {
     }
 }
 
-/// Who asks: goes with each request, and learns its token.
+/// The sender of a request. Its token is set once the request is authorized.
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
     guest: Arc<Guest>,
@@ -242,7 +242,7 @@ pub(crate) async fn serve_stdio(server: Arc<Server>) -> std::io::Result<()> {
     converse(server, stream).await
 }
 
-/// Nobody in particular, who is at the other end of no network.
+/// A peer for requests that come without a network connection.
 fn nobody() -> Arc<Guest> {
     Arc::new(Guest { number: 0, peer: SocketAddr::from(([0, 0, 0, 0], 0)), activity: Arc::default() })
 }
@@ -313,7 +313,7 @@ fn log(server: &Server, asker: &Asker, method: &Method, uri: &Uri, status: u16, 
     }
 }
 
-/// What is wrong with a request before anybody looks at who asks.
+/// Checks the form of a request before its token is looked at.
 fn precheck<B>(request: &Request<B>) -> Result<(), Refusal> {
     let path = request.uri().path();
     if path == "/healthz" || path == "/metrics" {

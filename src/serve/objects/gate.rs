@@ -1,8 +1,8 @@
-//! Connections: who is known, and who is cut for whom.
+//! Admission of connections: which are accepted, and which are closed to make room for others.
 //!
 //! A connection is silent until its first byte, a stranger until its first authorized request, and then a client's. Each
-//! kind has room of its own, so that the next kind is never kept out by the one before. Where there is no room, whoever
-//! takes most of it gives way: an address among the first two kinds, a token among the last.
+//! kind has room of its own, so that the next kind is never kept out by the one before. When there is no room, the one that
+//! holds most connections loses one: an address among the first two kinds, a token among the last.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -36,7 +36,7 @@ struct OpenConnection {
     handle: Option<AbortHandle>,
 }
 
-/// Who is let in, and who has to go.
+/// Decides which connections are accepted and which are closed.
 #[derive(Debug)]
 pub(crate) struct Gate {
     limits: Limits,

@@ -49,8 +49,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl Hosted {
-    /// Opens the repository in a directory. What can be seen in it is durable when this returns: whoever wrote it may have
-    /// been killed before its own barrier.
+    /// Opens the repository in a directory. What can be seen in it is durable when this returns: its writer may have been
+    /// killed before its own barrier.
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>> {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;

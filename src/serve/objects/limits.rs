@@ -62,7 +62,7 @@ impl Default for Limits {
     }
 }
 
-/// One who asks, over all of its connections.
+/// One client (a token, or an address without one), over all of its connections.
 #[derive(Debug)]
 pub(crate) struct Client {
     bytes: Arc<Semaphore>,

@@ -272,7 +272,7 @@ fn commit(hosted: &Arc<Hosted>, whole: &ReceivedObject, to: UploadDestination, w
         UploadDestination::Taken => Created::Exists,
     };
     if created == Created::Exists {
-        // Whoever made it may not have made it durable.
+        // The upload that created it may not have reached its fsync.
         hosted.storage.mark_place_of(name);
     }
     hosted.storage.sync().map_err(failed)?;

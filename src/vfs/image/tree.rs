@@ -39,7 +39,7 @@ pub trait Tree {
     fn shown(&self, position: u64, node: &Node) -> Result<ShownAttributes>;
     /// Its extended attributes, sorted.
     fn xattrs(&self, node: &Node) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
-    /// The position of the first link of the same file. Whoever asks does not believe that it is one.
+    /// The position of the first link of the same file. The caller checks that it is one.
     fn first_link(&self, node: &Node) -> Result<Option<u64>>;
     /// Whether what stands at a position is a link of the same file as `node`.
     fn is_link_of(&self, position: u64, node: &Node) -> Result<bool>;

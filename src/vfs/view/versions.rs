@@ -25,7 +25,7 @@ use crate::vfs::root::{HostLine, MountedSnapshot};
 
 /// Directories whose states are remembered between two requests of one list.
 const LISTS: usize = 4;
-/// Places of a list that are remembered: who comes back to another one is led there from the last before it.
+/// Places of a list that are remembered: a listing that goes on elsewhere starts at the last one before it.
 const PLACES: usize = 32;
 /// The longest value of an attribute that Linux takes.
 const LONGEST_VALUE: usize = 64 << 10;
@@ -67,8 +67,8 @@ impl PastDirectory<'_> {
         self.way.iter().skip(1).map(|node| node.name.as_slice())
     }
 
-    /// Whether what is in a state of a directory on the way may be shown: whoever gets into the directory of today got
-    /// into that one.
+    /// Whether what is in a state of a directory on the way may be shown: a user who can enter the directory of today could
+    /// enter that one.
     fn shows(&self, depth: usize, before: &Node) -> bool {
         let Some(now) = self.way.get(depth).filter(|_| self.guarded) else { return true };
         let (now, before) = (&now.meta, &before.meta);
