@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::mount::MountFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use yester::Result;
 use yester::model::Timestamp;
 use yester::mount::{Shutdown, mount, unmount};
@@ -143,10 +144,40 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until `holds`.
 #[track_caller]
-pub fn until(holds: impl Fn() -> bool) {
+pub fn until(mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "it did not happen");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends a signal to a process, by no other process: on a busy machine one would take a while to begin.
+pub fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+}
+
+/// Stops a process and waits until all its threads stand still. The signal is taken by one of them, which tells the
+/// others: until it has run, they go on, and may answer what the test then does.
+#[track_caller]
+pub fn stop(pid: u32) {
+    signal(pid, Signal::STOP);
+    let stands = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat"))?;
+        Ok::<_, std::io::Error>(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
+    };
+    until(|| {
+        let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.all(|task| task.and_then(stands).unwrap_or(false))
+    });
+}
+
+/// Takes a mount away by `umount`, which says with 11 that it is in use. What this process had open there a moment ago may
+/// still be so in a process that another test is starting, until that runs a program of its own.
+#[track_caller]
+pub fn taken_away(umount: impl Fn() -> super::program::Run) {
+    until(|| {
+        let run = umount();
+        run.code != Some(11) && run.ok().code == Some(0)
+    });
 }
