@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 /// Threads besides the session's, at most. When all of them wait, everybody does.
 pub(crate) const MOST: usize = 512;
 /// A thread that was not needed for so long ends.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(if cfg!(test) { 600 } else { 5 });
 
 type WorkerJob = Box<dyn FnOnce() + Send>;
 

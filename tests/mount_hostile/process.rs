@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::common::mounted::{is_root, shell, until};
+use crate::common::mounted::{is_root, shell, signal as send, stop, taken_away, until};
 use crate::common::program::{World, shown, with};
 use crate::common::tiny::noise;
 use crate::mount_hostile::served::{Served, runs};
@@ -25,24 +25,6 @@ fn repository(world: &World) -> [String; 4] {
     world.file("src/small", "small");
     world.run(&with(&options, &["ingest", "src"])).ok();
     options
-}
-
-fn send(pid: u32, signal: Signal) {
-    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
-}
-
-/// Stops a process and waits until all its threads stand still. The signal is taken by one of them, which tells the
-/// others: until it has run, they go on, and may answer what the test then does.
-fn stop(pid: u32) {
-    send(pid, Signal::STOP);
-    let stands = |task: fs::DirEntry| {
-        let stat = fs::read_to_string(task.path().join("stat"))?;
-        Ok::<_, io::Error>(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
-    };
-    until(|| {
-        let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        tasks.all(|task| task.and_then(stands).unwrap_or(false))
-    });
 }
 
 /// The numbers of a process's children, those that ended and were not waited for as well.
@@ -259,7 +241,7 @@ fn a_guard_does_not_end_what_lives() {
     assert!(runs(guard), "it ended");
     assert!(is_mounted(&world.at("point")));
     assert_eq!(fs::read_to_string(served.path("small")).unwrap(), "small");
-    world.run(&["umount", "point"]).ok();
+    taken_away(|| world.run(&["umount", "point"]));
     until(|| !runs(guard));
     served.leave();
 }
