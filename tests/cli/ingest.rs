@@ -1,6 +1,7 @@
 //! The command line on real data: ingest, list, print.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::signal;
 use crate::common::program;
 
 use std::ffi::OsStr;
@@ -12,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use program::{Run, World, finish, shown, with};
+use rustix::process::Signal;
 
 /// A home with a repository and a directory `src` of a few files.
 fn world() -> (World, [String; 4]) {
@@ -237,10 +239,13 @@ fn interrupt(world: &World, options: &[String], pause: Duration) -> Run {
     let mut child =
         world.command(&with(options, &["ingest", "src"])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     while fs::read_dir(&sessions).unwrap().count() == before && child.try_wait().unwrap().is_none() {
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     }
     std::thread::sleep(pause);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // One that was waited for has no number any more.
+    if child.try_wait().unwrap().is_none() {
+        signal(child.id(), Signal::INT);
+    }
     let run: std::process::Output = child.wait_with_output().unwrap();
     Run { code: run.status.code(), out: run.stdout, err: String::from_utf8_lossy(&run.stderr).into_owned() }
 }

@@ -1,14 +1,16 @@
 //! `forget` and `prune` as users meet them, with writers that are killed, stopped and fenced.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::{signal, stop};
 use crate::common::program;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use program::{World, with};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Bytes that do not compress.
@@ -159,17 +161,12 @@ fn working(world: &World, options: &[String]) -> (Child, String) {
     }
 }
 
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-}
-
 #[test]
 fn a_killed_ingest_needs_no_unlocking() {
     let (world, options, ids) = three();
     world.file("src/larger", noise(3, 150_000_000));
     let (mut child, id) = working(&world, &options);
-    signal(&child, "KILL");
+    signal(child.id(), Signal::KILL);
     // Nobody has asked for its exit status yet: it is dead all the same.
     let began = Instant::now();
     loop {
@@ -198,7 +195,7 @@ fn a_live_ingest_is_waited_for_or_fenced() {
     world.run(&with(&options, &["forget", &ids[0], &ids[1]])).ok();
     world.file("src/larger", noise(3, 150_000_000));
     let (child, id) = working(&world, &options);
-    signal(&child, "STOP");
+    stop(child.id());
     let before = size(&world.at("repo/packs"));
     for args in [&["prune"][..], &["prune", "-n"]] {
         let process = format!("process {}", child.id());
@@ -208,7 +205,7 @@ fn a_live_ingest_is_waited_for_or_fenced() {
     assert!(size(&world.at("repo/packs")) >= before);
     world.run(&with(&options, &["prune", "--fence", &id[..8]])).ok();
     // It goes on, finds that it was fenced, begins again, and commits under another id.
-    signal(&child, "CONT");
+    signal(child.id(), Signal::CONT);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // Before it stand lines that say how far it was.

@@ -1,12 +1,13 @@
 //! What a user sees and types: lists of entries, progress, names of snapshots.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::signal;
 use crate::common::program;
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use program::{Run, World, shown, with};
 
@@ -211,9 +212,9 @@ fn a_signal_asks_for_progress() {
         };
         let status = format!("/proc/{}/status", child.id());
         while !fs::read_to_string(&status).unwrap().lines().any(handles) {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        assert!(Command::new("kill").args(["-USR1", &child.id().to_string()]).status().unwrap().success());
+        signal(child.id(), rustix::process::Signal::USR1);
         child.stdin.take().unwrap().write_all(shown(&world.at("src")).as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -1,6 +1,7 @@
 //! Writers that live, and writers that are dead, as a prune sees them from elsewhere.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::{signal, stop};
 use crate::common::program;
 
 use std::fs;
@@ -9,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use program::{World, finish, with};
+use rustix::process::Signal;
 
 fn names(path: &Path) -> Vec<String> {
     fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -38,18 +40,14 @@ fn standing() -> (World, [String; 4], Child, String) {
             break id;
         }
         assert!(began.elapsed() < Duration::from_secs(300), "no session was opened");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     };
-    signal(&child, "STOP");
+    stop(child.id());
     (world, options, child, id)
 }
 
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap().success());
-}
-
 fn ends_well(child: Child) {
-    signal(&child, "CONT");
+    signal(child.id(), Signal::CONT);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -77,7 +75,7 @@ fn a_dead_writer_of_a_host_under_an_old_name_is_ended() {
     let mut command = Command::new("unshare");
     let program = world.command::<&str>(&[]).get_program().to_owned();
     let line = format!("hostname another-name && exec {program:?} \"$@\"");
-    signal(&child, "KILL");
+    signal(child.id(), Signal::KILL);
     child.wait().unwrap();
     command.args(["--uts", "sh", "-c", &line, "sh"]).args(with(&options, &["prune"]));
     let run = finish(command.current_dir(world.home()).env("HOME", world.home())).ok();
