@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use yester::ErrorKind;
+use yester::remote::client::RemoteStorage;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::memory::MemoryStorage;
 use yester::storage::{Class, Created, Name, Storage};
 
+use crate::net::proxy::Proxy;
 use crate::net::support::*;
 
 pub fn suite(storage: Arc<dyn Storage>) {
@@ -142,23 +144,23 @@ fn stdio() {
     let scratch = tempfile::tempdir().unwrap();
     let address = ssh_address(&scratch.path().join("repo"));
     let options = stdio_options(scratch.path(), "");
-    suite(Arc::new(yester::remote::client::RemoteStorage::create(&address, &options).unwrap()));
+    suite(Arc::new(RemoteStorage::create(&address, &options).unwrap()));
 }
 
 #[test]
 fn a_server_that_starts_again_has_everything_and_leaves_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let mut server = Server::start(scratch.path());
-    let storage = server.storage("web");
+    let proxy = Proxy::to(server.port);
+    let token = server.token(server.grant("web", &FULL));
+    let storage = RemoteStorage::create(&at_port(proxy.port, "web"), &server.options(&token)).unwrap();
     let (name, object) = pack(&noise(1, 100_000));
     must_create(&storage, &name, &object);
     server.stop();
-    let port = server.port;
-    let again = Server::with(yester::serve::objects::ServeOptions {
-        listen: format!("127.0.0.1:{port}").parse().unwrap(),
-        ..serve_options(scratch.path())
-    });
+    let again = Server::start(scratch.path());
     assert_eq!(again.fingerprint, server.fingerprint, "the certificate was made anew");
+    // Another server may have its port by now.
+    proxy.lead_to(again.port);
     // The same client goes on.
     assert!(read(&storage, &name).unwrap() == object);
     let left = std::fs::read_dir(scratch.path().join("web/packs")).unwrap().flatten();

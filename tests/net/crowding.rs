@@ -11,6 +11,7 @@ use yester::remote::tokens::Grant;
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Created, Name, Storage};
 
+use crate::common::mounted::until;
 use crate::net::child::Program;
 use crate::net::frames::{INITIAL_WINDOW, Raw};
 use crate::net::proxy::{Fault, Plan, Proxy};
@@ -80,82 +81,103 @@ fn one_token_has_not_all_connections() {
             mine.write_all(asks.as_bytes()).unwrap();
         }
     }
-    let open = others.iter().filter(|stream| {
-        stream.set_nonblocking(true).unwrap();
-        let mut rest = Vec::new();
-        let mut stream = *stream;
-        matches!(stream.read_to_end(&mut rest), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
-    });
-    let open = open.count();
-    assert!(open <= 16, "{open} connections are open");
+    // Those that were told to go may take a moment.
+    until(|| others.iter().filter(|stream| is_open(stream)).count() <= 16);
+}
+
+/// Whether the other side has not closed this connection.
+fn is_open(mut stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let mut rest = Vec::new();
+    matches!(stream.read_to_end(&mut rest), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 #[test]
 fn an_upload_that_is_the_first_request_may_take_longer_than_strangers_have() {
-    // A busy machine needs a while to let it in.
-    let plain = Plain::with(|options| options.limits.first_request = Duration::from_secs(5));
     let (name, object) = pack(&noise(1, 100_000));
-    let head = format!(
-        "{}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        plain.head("PUT", &yester::remote::protocol::object_path(&name)),
-        object.len()
-    );
-    let mut stream = plain.connect();
-    stream.write_all(head.as_bytes()).unwrap();
-    for piece in object.chunks(5000) {
-        stream.write_all(piece).unwrap();
-        std::thread::sleep(Duration::from_millis(350));
-    }
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    answers(&said, 201, "");
+    // The upload takes longer than strangers have, whatever that is. A busy machine may need more of it to let it in.
+    let uploaded = |seconds: u64| {
+        let plain = Plain::with(|options| options.limits.first_request = Duration::from_secs(seconds));
+        let head = format!(
+            "{}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            plain.head("PUT", &yester::remote::protocol::object_path(&name)),
+            object.len()
+        );
+        let mut stream = plain.connect();
+        let mut goes_on = stream.write_all(head.as_bytes()).is_ok();
+        for piece in object.chunks(5000) {
+            goes_on = goes_on && stream.write_all(piece).is_ok();
+            std::thread::sleep(Duration::from_millis(70 * seconds));
+        }
+        let mut said = String::new();
+        let _ = stream.read_to_string(&mut said);
+        goes_on && said.starts_with("HTTP/1.1 201")
+    };
+    assert!([3, 10, 60].into_iter().any(uploaded), "it was cut");
 }
 
 #[test]
 fn a_slow_line_uploads_a_pack() {
-    let scratch = tempfile::tempdir().unwrap();
-    let mut options = serve_options(scratch.path());
-    (options.limits.first_request, options.limits.idle) = (Duration::from_secs(5), Duration::from_secs(5));
-    let server = Server::with(options);
-    drop(server.storage("web"));
-    let token = server.token(server.grant("web", &FULL));
-    let proxy = Proxy::to(server.port);
-    proxy.set(Plan { fault: Fault::Slow, after: 0, up: true, connections: usize::MAX });
-    // What is on the way when all has been handed over takes longer than one wait for an answer.
-    let options = RemoteOptions { timeout: Duration::from_secs(5), ..server.options(&token) };
-    let storage = RemoteStorage::open(&at_port(proxy.port, "web"), &options).unwrap();
-    std::thread::scope(|scope| {
-        for n in 0..2 {
-            let storage = &storage;
-            scope.spawn(move || {
-                let (name, object) = pack(&noise(n, 4 << 20));
-                assert_eq!(storage.create(&name, &[&object]).unwrap(), Created::New);
-            });
+    // The slower the line, the longer all wait: what is on the way when all has been handed over takes longer than one wait
+    // for an answer. A busy machine, whose disk takes long as well, may need more than the first of these.
+    let uploaded = |(seconds, millis): (u64, u64)| {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut options = serve_options(scratch.path());
+        let timeout = Duration::from_secs(seconds);
+        (options.limits.first_request, options.limits.idle) = (timeout, timeout);
+        let server = Server::with(options);
+        drop(server.storage("web"));
+        let token = server.token(server.grant("web", &FULL));
+        let proxy = Proxy::to(server.port);
+        proxy.set(Plan { fault: Fault::Slow(millis), after: 0, up: true, connections: usize::MAX });
+        let options = RemoteOptions { timeout, ..server.options(&token) };
+        let storage = RemoteStorage::open(&at_port(proxy.port, "web"), &options)?;
+        let upload = |n: u8| {
+            let (name, object) = pack(&noise(n, 4 << 20));
+            storage.create(&name, &[&object])
+        };
+        let created = std::thread::scope(|scope| {
+            let threads = [0, 1].map(|n| scope.spawn(move || upload(n)));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let created: yester::Result<Vec<Created>> = created.into_iter().collect();
+        created.map(|created| (created, proxy.sent()))
+    };
+    let mut said = Vec::new();
+    for pace in [(5, 31), (20, 124), (60, 372)] {
+        match uploaded(pace) {
+            Ok((created, sent)) if created == [Created::New, Created::New] && sent < 10 << 20 => return,
+            other => said.push(other),
         }
-    });
-    assert!(proxy.sent() < 10 << 20, "it was sent again: {} bytes", proxy.sent());
+    }
+    panic!("it was sent again, or not at all: {said:?}");
 }
 
 #[test]
 fn what_is_not_taken_is_cut_though_the_socket_moves() {
-    let plain = Plain::with(|options| options.limits.idle = Duration::from_secs(1));
+    // Long enough for the head of an answer on a busy machine.
+    let plain = Plain::with(|options| options.limits.idle = Duration::from_secs(8));
     let storage = DirectoryStorage::open(&plain.server.root.join("web")).unwrap();
     let (name, object) = pack(&noise(2, 4 << 20));
     must_create(&storage, &name, &object);
-    for path in [yester::remote::protocol::object_path(&name), "/v1/objects/packs".to_owned(), "/v1/repository".to_owned()] {
-        let mut raw = Raw::to(&plain, &[(INITIAL_WINDOW, 0)]);
-        let number = raw.get(&path);
-        raw.answered(number);
-        // Pings go to and fro all the while.
-        let mut pinging = raw.stream.try_clone().unwrap();
-        let pings = std::thread::spawn(move || {
-            while pinging.write_all(&crate::net::frames::frame(crate::net::frames::PING, 0, 0, &[7; 8])).is_ok() {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        });
-        raw.ends();
-        pings.join().unwrap();
-    }
+    std::thread::scope(|scope| {
+        for path in [yester::remote::protocol::object_path(&name), "/v1/objects/packs".to_owned(), "/v1/repository".to_owned()] {
+            let mut raw = Raw::to(&plain, &[(INITIAL_WINDOW, 0)]);
+            scope.spawn(move || {
+                let number = raw.get(&path);
+                raw.answered(number);
+                // Pings go to and fro all the while.
+                let mut pinging = raw.stream.try_clone().unwrap();
+                let pings = std::thread::spawn(move || {
+                    while pinging.write_all(&crate::net::frames::frame(crate::net::frames::PING, 0, 0, &[7; 8])).is_ok() {
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                });
+                raw.ends();
+                pings.join().unwrap();
+            });
+        }
+    });
 }
 
 #[test]

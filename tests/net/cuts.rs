@@ -28,9 +28,8 @@ struct Killable<'a> {
 }
 
 impl<'a> Killable<'a> {
-    fn start(world: &'a World, port: u16) -> (Killable<'a>, String) {
-        let listen = format!("127.0.0.1:{port}");
-        let mut command = world.command(&["serve", "--json", "--root", &shown(&world.at("root")), "--listen", &listen]);
+    fn start(world: &'a World) -> (Killable<'a>, String) {
+        let mut command = world.command(&["serve", "--json", "--root", &shown(&world.at("root")), "--listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         let out = child.stdout.take().unwrap();
@@ -40,10 +39,11 @@ impl<'a> Killable<'a> {
         (Killable { world, port: address.port(), child }, said["tls_fingerprint"].as_str().unwrap().to_owned())
     }
 
-    fn kill_and_start(&mut self) {
+    /// The old one is gone before there is a new one, which has another port: somebody else may have taken the old one's.
+    fn kill_and_start(&mut self, proxy: &Proxy) {
         let _ = (self.child.kill(), self.child.wait());
-        let (world, port) = (self.world, self.port);
-        self.child = std::mem::replace(&mut Killable::start(world, port).0.child, Command::new("true").spawn().unwrap());
+        *self = Killable::start(self.world).0;
+        proxy.lead_to(self.port);
     }
 }
 
@@ -72,7 +72,7 @@ fn nothing_committed_is_lost_and_the_next_run_completes() {
     let token =
         finish(&mut world.command(&["serve", "token", "create", "web", "--full", "-q", "--root", &shown(&world.at("root"))]));
     let token = token.ok().text().trim().to_owned();
-    let (mut server, fingerprint) = Killable::start(&world, 0);
+    let (mut server, fingerprint) = Killable::start(&world);
     let proxy = Proxy::to(server.port);
     let repo = format!("https://127.0.0.1:{}/web", proxy.port);
     let key = shown(&world.at("key"));
@@ -107,7 +107,7 @@ fn nothing_committed_is_lost_and_the_next_run_completes() {
         }
         match how {
             0 => drop(child.kill()),
-            1 => server.kill_and_start(),
+            1 => server.kill_and_start(&proxy),
             _ => {}
         }
         let output = child.wait_with_output().unwrap();

@@ -12,6 +12,7 @@ use yester::remote::tokens::Grant;
 use yester::serve::objects::{ServeOptions, listen};
 use yester::storage::{Class, Storage};
 
+use crate::common::mounted::until;
 use crate::net::rows::{Plain, answers};
 use crate::net::support::*;
 
@@ -39,15 +40,13 @@ fn five_hundred_who_say_nothing_keep_nobody_out() {
     let (name, object) = pack(&noise(1, 1 << 20));
     must_create(&server.storage_for("web", &FULL), &name, &object);
     assert!(read(&storage, &name).unwrap() == object);
-    // Most of them were cut.
-    let open = loris.iter().filter(|stream| {
-        let mut stream = *stream;
+    // Most of them were cut; those that were told to go last may take a moment.
+    let is_open = |mut stream: &TcpStream| {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         matches!(stream.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
-    });
-    let open = open.count();
+    };
     // Half of each kind may be of one address.
-    assert!(open <= 48 + 5, "{open} strangers are connected");
+    until(|| loris.iter().filter(|stream| is_open(stream)).count() <= 48);
 }
 
 #[test]
@@ -181,9 +180,10 @@ fn a_server_that_stops_ends_what_is_under_way() {
     while plain.files() == 0 {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let rest = object[100_000..].to_vec();
+    let (rest, port) = (object[100_000..].to_vec(), plain.server.port);
     let writer = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(300));
+        // It stops: nobody else is let in. Later somebody else may listen on its port.
+        until(|| TcpStream::connect(("127.0.0.1", port)).is_err());
         stream.write_all(&rest).unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).unwrap();
@@ -191,7 +191,6 @@ fn a_server_that_stops_ends_what_is_under_way() {
     });
     plain.server.stop();
     answers(&writer.join().unwrap(), 201, "");
-    assert!(TcpStream::connect(("127.0.0.1", plain.server.port)).is_err());
     assert_eq!(plain.files(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub enum Fault {
     Duplicate,
     /// From then on single bytes, for a while.
     Trickle,
-    /// A line of 512 KiB a second.
-    Slow,
+    /// A line of 16 KiB in so many milliseconds.
+    Slow(u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ pub struct Plan {
 pub const FAIR: Plan = Plan { fault: Fault::None, after: 0, up: true, connections: 0 };
 
 struct Shared {
-    server: u16,
+    server: AtomicU16,
     plan: Mutex<Plan>,
     hit: AtomicUsize,
     accepted: AtomicUsize,
@@ -60,7 +60,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            server,
+            server: AtomicU16::new(server),
             plan: Mutex::new(FAIR),
             hit: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
@@ -74,7 +74,7 @@ impl Proxy {
                     return;
                 }
                 state.accepted.fetch_add(1, Ordering::SeqCst);
-                let Ok(server) = TcpStream::connect(("127.0.0.1", state.server)) else { continue };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", state.server.load(Ordering::SeqCst))) else { continue };
                 let _ = (stream.set_nodelay(true), server.set_nodelay(true));
                 let plan = *state.plan.lock().unwrap();
                 let meets = plan.fault != Fault::None && state.hit.load(Ordering::SeqCst) < plan.connections;
@@ -88,6 +88,11 @@ impl Proxy {
             }
         });
         Proxy { port, shared }
+    }
+
+    /// New connections lead to a server on this port from now on: one that starts again may not get the port that it had.
+    pub fn lead_to(&self, server: u16) {
+        self.shared.server.store(server, Ordering::SeqCst);
     }
 
     /// New connections meet this from now on.
@@ -125,13 +130,13 @@ fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Sh
     loop {
         let room = match fault {
             Fault::None => buffer.len(),
-            Fault::Slow => 16 << 10,
+            Fault::Slow(_) => 16 << 10,
             _ => buffer.len().min(usize::try_from(plan.after - passed).unwrap().max(1)),
         };
         let Ok(n @ 1..) = from.read(&mut buffer[..room]) else { break };
         let mut bytes = buffer[..n].to_vec();
-        if fault == Fault::Slow {
-            std::thread::sleep(Duration::from_millis(31));
+        if let Fault::Slow(millis) = fault {
+            std::thread::sleep(Duration::from_millis(millis));
         } else if fault != Fault::None && passed >= plan.after {
             state.hit.fetch_add(1, Ordering::SeqCst);
             match fault {
@@ -160,7 +165,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Sh
                     }
                     bytes.clear();
                 }
-                Fault::None | Fault::Slow => {}
+                Fault::None | Fault::Slow(_) => {}
             }
             fault = Fault::None;
         }

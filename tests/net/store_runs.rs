@@ -53,7 +53,7 @@ fn ingests_that_are_killed_at_any_request_leave_nothing_to_mend() {
             if let Some(status) = child.lock().as_mut().unwrap().try_wait().unwrap() {
                 break status;
             }
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(2));
         };
         server.fair();
         if status.success() {
@@ -109,7 +109,9 @@ fn credentials_that_are_renewed_in_their_file_are_read_again() {
     let write = |path: &std::path::Path, id: &str| {
         let text =
             format!("[default]\naws_access_key_id = NONE\n[backup]\naws_access_key_id = {id}\naws_secret_access_key = S\n");
-        std::fs::write(path, text).unwrap();
+        // In one step, as those do it that renew keys while others read them.
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path)).unwrap();
     };
     let path = world.file(".aws/credentials", "");
     write(&path, "OLD");

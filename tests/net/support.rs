@@ -38,8 +38,8 @@ pub fn serve_options(root: &Path) -> ServeOptions {
         certificate: None,
         no_tls: false,
         names: Vec::new(),
-        // Tests leave stalled connections behind.
-        limits: Limits { stopping: Duration::from_secs(1), ..Limits::default() },
+        // Tests leave stalled connections behind. Who is slow is cut only where that is what is tested.
+        limits: Limits { stopping: Duration::from_secs(1), first_request: PATIENT, idle: PATIENT, ..Limits::default() },
     }
 }
 
