@@ -70,16 +70,24 @@ const ABOUT: &[u8] = br#"{"free":18446744073709551615,"capabilities":["put","get
 
 fn options(trust: Trust) -> RemoteOptions {
     let token = Some(zeroize::Zeroizing::new(TOKEN.to_owned()));
-    RemoteOptions { token, trust, timeout: Duration::from_secs(10), ..RemoteOptions::default() }
+    RemoteOptions { token, trust, timeout: PATIENT, ..RemoteOptions::default() }
 }
 
 /// A client of a server that says what it is asked for in the first place, and then `answer` to everything.
 fn client(answer: impl Fn(&str, &mut Out<'_>) -> std::io::Result<()> + Send + Sync + 'static) -> RemoteStorage {
+    client_for(PATIENT, answer)
+}
+
+/// The same, which waits so long for an answer that can be used.
+fn client_for(
+    timeout: Duration,
+    answer: impl Fn(&str, &mut Out<'_>) -> std::io::Result<()> + Send + Sync + 'static,
+) -> RemoteStorage {
     let (port, trust) = liar(move |head, out| match head.starts_with("GET /v1/repository") {
         true => out(&good(200, ABOUT)),
         false => answer(head, out),
     });
-    RemoteStorage::open(&at_port(port, "web"), &options(trust)).unwrap()
+    RemoteStorage::open(&at_port(port, "web"), &RemoteOptions { timeout, ..options(trust) }).unwrap()
 }
 
 #[test]
@@ -186,12 +194,17 @@ fn lists_that_make_no_sense_are_errors() {
         "\0".repeat(100),
         "<html>\nend 1\n".to_owned(),
     ];
-    for list in lists {
-        let answer = good(200, list.as_bytes());
-        let storage = client(move |_, out| out(&answer));
-        let said = storage.list(Class::Sessions).unwrap_err().to_string();
-        assert!(said.contains("sessions/") && said.contains("no good"), "{list:?}: {said}");
-    }
+    // Each is asked for again until it has been asked for often enough: all at the same time, as most of that is waiting.
+    std::thread::scope(|scope| {
+        for list in lists {
+            scope.spawn(move || {
+                let answer = good(200, list.as_bytes());
+                let storage = client(move |_, out| out(&answer));
+                let said = storage.list(Class::Sessions).unwrap_err().to_string();
+                assert!(said.contains("sessions/") && said.contains("no good"), "{list:?}: {said}");
+            });
+        }
+    });
 }
 
 #[test]
@@ -213,16 +226,21 @@ fn answers_that_are_not_what_was_asked_for_are_errors() {
         ("another program", b"HTTP/1.1 206 X\r\nContent-Length: 100\r\n\r\n".to_vec()),
         ("no HTTP", b"220 smtp.example ESMTP\r\n".to_vec()),
     ];
-    for (what, answer) in lies {
-        let storage = client(move |_, out| {
-            out(&answer)?;
-            Err(std::io::ErrorKind::ConnectionAborted.into())
-        });
-        let mut out = Vec::new();
-        let e = storage.read(&pack(b"x").0, Some(0..100), &mut out).unwrap_err();
-        let said = e.to_string();
-        assert!(said.contains("packs/") && !said.contains(['\n', '\x1b']), "{what}: {said}");
-    }
+    // Some are asked for again until the time is over: all at the same time.
+    std::thread::scope(|scope| {
+        for (what, answer) in lies {
+            scope.spawn(move || {
+                let storage = client_for(Duration::from_secs(30), move |_, out| {
+                    out(&answer)?;
+                    Err(std::io::ErrorKind::ConnectionAborted.into())
+                });
+                let mut out = Vec::new();
+                let e = storage.read(&pack(b"x").0, Some(0..100), &mut out).unwrap_err();
+                let said = e.to_string();
+                assert!(said.contains("packs/") && !said.contains(['\n', '\x1b']), "{what}: {said}");
+            });
+        }
+    });
     // One that is cut is asked for again, the rest of it only; what two of them give together is the object.
     let (name, object) = pack(&noise(1, 50_000));
     let whole = object.clone();
