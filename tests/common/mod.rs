@@ -19,6 +19,7 @@ pub mod program;
 pub mod record;
 pub mod requests;
 pub mod s3;
+pub mod sshd;
 pub mod texts;
 pub mod tiny;
 pub mod trees;

@@ -1,10 +1,10 @@
 //! The built program with its repository in a directory, on a server over TLS, and over ssh to an sshd of our own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command};
 
 use crate::common::program::{Run, World, finish, shown};
+use crate::common::sshd;
 use crate::net::support::{FULL, Server};
 
 /// Where the repository is, as the environment says it.
@@ -205,26 +205,15 @@ impl Sshd {
         for key in ["host", "user", "forced"] {
             tool("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &at(key)]);
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // What sshd wants where it gives up its rights.
-        let _ = std::fs::create_dir("/run/sshd");
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
-             PidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n",
-            at("host"),
-            at("authorized")
-        );
-        std::fs::write(directory.join("sshd_config"), config).unwrap();
         std::fs::copy(directory.join("user.pub"), directory.join("authorized")).unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.args(["-D", "-e", "-f", &at("sshd_config")]).stderr(std::fs::File::create(directory.join("log")).unwrap());
-        let child = command.stdin(Stdio::null()).spawn().expect("/usr/sbin/sshd (apt-get install openssh-server)");
-        for _ in 0..2400 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let (child, port) = sshd::start(directory, |port| {
+            format!(
+                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+                 PidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n",
+                at("host"),
+                at("authorized")
+            )
+        });
         for key in ["user", "forced"] {
             let config = format!(
                 "Host there\nHostName 127.0.0.1\nPort {port}\nIdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile /dev/null\n\

@@ -1,8 +1,10 @@
 //! Repositories on file systems that lack what local ones have. Needs root, `/dev/fuse`, `sshfs` and `openssh-server`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::PATIENCE;
 use crate::common::passthrough;
 use crate::common::program;
+use crate::common::sshd;
 
 use std::fs;
 use std::path::Path;
@@ -175,18 +177,14 @@ impl Sshfs {
             let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &at(key)]).status().unwrap();
             assert!(made.success());
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let _ = fs::create_dir("/run/sshd");
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin yes\nSubsystem sftp internal-sftp {more}\n",
-            at("host"),
-            at("user.pub")
-        );
-        fs::write(at("config"), config).unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
-        let log = fs::File::create(at("log")).unwrap();
-        let sshd = command.args(["-D", "-e", "-f", &at("config")]).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        let (sshd, port) = sshd::start(keys.path(), |port| {
+            format!(
+                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
+                 PermitRootLogin yes\nSubsystem sftp internal-sftp {more}\n",
+                at("host"),
+                at("user.pub")
+            )
+        });
         let mounted = Sshfs { point, sshd, keys };
         let at = |name: &str| shown(&mounted.keys.path().join(name));
         let began = Instant::now();
@@ -202,7 +200,7 @@ impl Sshfs {
                 return mounted;
             }
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(began.elapsed() < Duration::from_secs(120), "{said} {}", fs::read_to_string(at("log")).unwrap());
+            assert!(began.elapsed() < PATIENCE, "{said} {}", fs::read_to_string(at("log")).unwrap());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
