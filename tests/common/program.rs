@@ -15,6 +15,7 @@ use yester::storage::directory::DirectoryStorage;
 /// A home directory of its own, and nothing of the environment that runs the tests.
 pub struct World {
     dir: TempDir,
+    zone: String,
 }
 
 /// What a run left.
@@ -59,7 +60,16 @@ impl Run {
 
 impl World {
     pub fn new() -> World {
-        World { dir: tempfile::tempdir().unwrap() }
+        World { dir: tempfile::tempdir().unwrap(), zone: "UTC".to_owned() }
+    }
+
+    /// The same in a time zone, at most twelve hours behind UTC, where midnight is six hours away at least: what is due once
+    /// a day is not due again while a test runs.
+    pub fn far_from_midnight() -> World {
+        let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let hour = (seconds / 3600 % 24) as i64;
+        let behind = (0..=12).min_by_key(|behind| ((hour - behind).rem_euclid(24) - 12).abs()).unwrap();
+        World { zone: format!("Etc/GMT+{behind}"), ..World::new() }
     }
 
     /// The home directory.
@@ -84,7 +94,7 @@ impl World {
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_yester"));
         command.args(args).current_dir(self.home()).stdin(Stdio::null()).env_clear();
-        command.env("HOME", self.home()).env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TZ", "UTC");
+        command.env("HOME", self.home()).env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TZ", &self.zone);
         command
     }
 

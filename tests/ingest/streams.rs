@@ -1,6 +1,7 @@
 //! Streams: standard input and the output of commands as files of a snapshot, through the program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::until;
 use crate::common::program;
 
 use std::fs;
@@ -161,9 +162,7 @@ fn an_interruption_ends_the_command_and_its_children() {
     let script = format!("sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", shown(&pids));
     let mut command = world.command(&with(&options, &["ingest", "etc", "--stream", "db.sql", "--", "sh", "-c", &script]));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
-    while !pids.exists() {
-        std::thread::yield_now();
-    }
+    until(|| pids.exists());
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
@@ -171,9 +170,7 @@ fn an_interruption_ends_the_command_and_its_children() {
         let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
         // Who takes over an orphan may not have waited for it yet.
         let gone = || test_kill_process(pid).is_err() || state(pid) == Some('Z');
-        while !gone() {
-            std::thread::yield_now();
-        }
+        until(gone);
     }
     assert!(world.run(&with(&options, &["snapshots", "--json"])).ok().json().is_empty());
     world.run(&with(&options, &["check"])).ok();

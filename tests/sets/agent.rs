@@ -1,11 +1,12 @@
 //! The agent: what is due is run once, failures are told once, and a service is what its manager expects.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::until;
 use crate::common::program;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ fn configure(world: &World, text: &str) {
 }
 
 fn world(text: &str) -> World {
-    let world = World::new();
+    let world = World::far_from_midnight();
     world.file("etc/one", "1");
     world.file("code", "0");
     configure(&world, text);
@@ -36,6 +37,9 @@ schedule = "daily"
 splay = "0s"
 hooks = { before = "exit $(cat HOME/code)" }
 "#;
+
+/// What a hook does until there is `go`, or nothing of the test is left.
+const WAIT: &str = "until test -e HOME/go || ! test -e HOME/begun; do sleep 0.05; done";
 
 fn snapshots(world: &World) -> Vec<Value> {
     world.run(&["snapshots", "--json"]).ok().json()
@@ -191,11 +195,11 @@ fn a_set_is_never_run_twice_at_once_and_the_worst_code_counts() {
 [sets.b]
 paths = ["HOME/etc"]
 schedule = "every 6h"
-hooks = { before = "touch HOME/begun; until test -e HOME/go; do sleep 0.05; done" }
+hooks = { before = "touch HOME/begun; WAIT" }
 [agent]
 at-once = 2
 "#;
-    let world = world(&format!("{DAILY}{more}"));
+    let world = world(&format!("{DAILY}{}", more.replace("WAIT", WAIT)));
     let first = world.command(&["agent", "--once"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until(|| world.at("begun").exists());
     // The snapshot of `a` is there before its run has ended: until then it is busy, too.
@@ -217,7 +221,7 @@ at-once = 2
 
 #[test]
 fn what_a_killed_agent_has_begun_is_not_begun_again() {
-    let world = world(&DAILY.replace("exit $(cat HOME/code)", "touch HOME/begun; until test -e HOME/go; do sleep 0.05; done"));
+    let world = world(&DAILY.replace("exit $(cat HOME/code)", &format!("touch HOME/begun; {WAIT}")));
     let mut agent = world.command(&["agent", "--once"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until(|| world.at("begun").exists());
     agent.kill().unwrap();
@@ -248,12 +252,6 @@ fn sets_take_turns_and_a_clock_that_was_ahead_stops_nothing() {
     // What is no state is none.
     world.file(".local/state/yester/agent/a.json", "{\"done\": ");
     assert_eq!(world.run(&["agent", "--once", "--json"]).ok().json()[0]["state"], "already_done");
-}
-
-fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 fn end(mut child: Child, signal: Signal) -> (Option<i32>, String) {
@@ -292,7 +290,7 @@ fn a_service_tells_its_manager_reads_its_configuration_again_and_ends() {
     hears("RELOADING=1", 1);
     hears("READY=1", 2);
     let wait = "[sets.b]\npaths = [\"HOME/etc\"]\nschedule = \"daily\"\nsplay = \"0s\"\n\
-        hooks = { before = \"touch HOME/begun; while :; do sleep 0.05; done\" }\n";
+        hooks = { before = \"touch HOME/begun; while test -e HOME/begun; do sleep 0.05; done\" }\n";
     configure(&world, &format!("{DAILY}{wait}"));
     signal(Signal::HUP);
     until(|| world.at("begun").exists());
@@ -319,6 +317,7 @@ fn a_webhook_gets_the_message() {
         let (mut text, mut bytes) = (String::new(), [0; 4096]);
         while !text.ends_with('}') {
             let len = stream.read(&mut bytes).unwrap();
+            assert!(len > 0, "it ends too early: {text}");
             text += &String::from_utf8_lossy(&bytes[..len]);
         }
         stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
@@ -328,7 +327,10 @@ fn a_webhook_gets_the_message() {
     let (text, listener) = serve.join().unwrap();
     assert!(text.starts_with("POST /hook?token=x HTTP/1.1\r\n") && text.contains("\"event\":\"failed\""), "{text}");
     // Who cannot be told is told later.
+    let address = listener.local_addr().unwrap();
     drop(listener);
+    // A process that another test is starting has it until that runs a program of its own.
+    until(|| TcpStream::connect(address).is_err());
     world.file("code", "0");
     let run = once(&world).ok();
     assert!(run.err.contains("nobody could be told: the webhook at 127.0.0.1 was not reached"), "{}", run.err);

@@ -1,6 +1,7 @@
 //! Sets: parts, what failed of them, hooks, through the program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::until;
 use crate::common::program;
 
 use std::fs;
@@ -137,9 +138,7 @@ fn an_interruption_thaws_and_cleans_up() {
     let world = world(&format!("{HOOKS}[[sets.a.streams]]\nat = \"/x\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\n"));
     let mut command = world.command(&["ingest", "--set", "a"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    while !world.at("began").exists() {
-        std::thread::yield_now();
-    }
+    until(|| world.at("began").exists());
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));

@@ -2,6 +2,7 @@
 //! through psql (needs root and `postgresql`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::until;
 use crate::common::program;
 
 use std::fs;
@@ -43,9 +44,7 @@ impl Server {
         server.arg("-D").arg(&data).arg("-k").arg(dir).args(["-c", "listen_addresses=", "-c", "fsync=off"]);
         let child = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let server = Server { dir: dir.to_owned(), child };
-        while !server.psql(&["-c", "select 1"]).status.success() {
-            std::thread::yield_now();
-        }
+        until(|| server.psql(&["-c", "select 1"]).status.success());
         server
     }
 
@@ -195,9 +194,7 @@ fn a_controller_moves_to_another_host() {
     assert!(bench(&["-i", "-q"]).status().unwrap().success());
     // It is written to, and so is the log, while the snapshot is taken: nothing stands still for it.
     let mut load = bench(&["-T", "1000", "-c", "2"]).spawn().unwrap();
-    while server.ask("select count(*) from pgbench_history") == "0" {
-        std::thread::yield_now();
-    }
+    until(|| server.ask("select count(*) from pgbench_history") != "0");
     let ingested = on(&world, "juju-old", "10.5.0.64", &["ingest", "--set", "controller"]).ok();
     load.kill().and_then(|()| load.wait()).unwrap();
     let snapshot = world.run(&["snapshots", "--json"]).ok().json().pop().unwrap();

@@ -1,10 +1,11 @@
 //! Runs: what is written of ingests of sets, restores, checks and prunes; and guards, through the program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::until;
 use crate::common::program;
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use program::{World, shown};
 use serde_json::Value;
@@ -87,14 +88,18 @@ fn damage_and_a_missing_class_are_no_obstacle() {
 fn a_restore_is_refused_while_a_guard_is_alive() {
     let world = world();
     world.run(&["ingest", "--set", "a"]).ok();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // An address of its own: no other test gets the port of it afterwards.
+    let listener = TcpListener::bind("127.0.0.83:0").unwrap();
     let guard = format!("tcp://{}", listener.local_addr().unwrap());
     let restore = ["restore", "latest", "--target", "out", "--refuse-while", "mounted:/nonexistent", "--refuse-while", &guard];
     world.run(&restore).fails(13, &["refused, and nothing was touched", "something answers at", &guard]);
     assert!(!world.at("out").exists());
     world.run(&[&restore[..], &["--even-while-alive", &guard]].concat()).ok();
     assert!(world.at("out").exists());
+    let address = listener.local_addr().unwrap();
     drop(listener);
+    // A process that another test is starting has it until that runs a program of its own.
+    until(|| TcpStream::connect(address).is_err());
     fs::remove_dir_all(world.at("out")).unwrap();
     world.run(&restore).ok();
     let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
