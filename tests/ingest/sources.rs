@@ -4,6 +4,7 @@
 
 use crate::common::lying;
 use crate::common::program;
+use crate::ingest::options::meanwhile;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -102,14 +103,11 @@ fn true_links_stay_links() {
     world.file("src/a", "the same");
     fs::hard_link(world.at("src/a"), world.at("src/b")).unwrap();
     // A new name changes the inode while the walk is under way.
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                fs::hard_link(world.at("src/a"), world.at("other")).unwrap();
-                fs::remove_file(world.at("other")).unwrap();
-            }
-        });
+    let renames = |_| {
+        fs::hard_link(world.at("src/a"), world.at("other")).unwrap();
+        fs::remove_file(world.at("other")).unwrap();
+    };
+    meanwhile(renames, || {
         for _ in 0..5 {
             let run = world.run(&with(&options, &["ingest", "--force", "src"]));
             assert_eq!(run.code, Some(0), "{}", run.err);
@@ -118,7 +116,6 @@ fn true_links_stay_links() {
             let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(world.at("out").join(name)).unwrap());
             assert_eq!(inode("a"), inode("b"));
         }
-        over.store(true, Ordering::Relaxed);
     });
 }
 
