@@ -177,7 +177,7 @@ impl Nobody {
         let home = place.world.at("nobody");
         fs::create_dir(&home).unwrap();
         let program = place.world.at("yester");
-        fs::copy(env!("CARGO_BIN_EXE_yester"), &program).unwrap();
+        program::copy_program(env!("CARGO_BIN_EXE_yester"), &program);
         let given = std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(place.world.home()).status();
         assert!(given.is_ok_and(|status| status.success()));
         Nobody { program, home }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::beside::support::{End, Faults, Kept, Source, compare};
+use crate::common::mounted::taken_away;
 use crate::common::program::{World, shown, with};
 
 struct Beside {
@@ -121,7 +122,7 @@ fn readers_beside_ingest_and_prune_see_no_error() {
         scope.spawn(|| beside.list());
     });
     for mount in &mounts {
-        beside.world.run(&with(&beside.options, &["umount", &shown(mount)])).ok();
+        taken_away(|| beside.world.run(&with(&beside.options, &["umount", &shown(mount)])));
     }
     beside.faults.none();
     for kept in beside.kept() {

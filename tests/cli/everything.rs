@@ -120,7 +120,7 @@ fn one_of_everything_comes_back() {
 fn as_nobody(world: &World, args: &[String]) -> program::Run {
     let program = world.at("yester");
     if !program.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_yester"), &program).unwrap();
+        program::copy_program(env!("CARGO_BIN_EXE_yester"), &program);
     }
     let id = format!("{NOBODY}");
     let mut command = Command::new("setpriv");

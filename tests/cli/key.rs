@@ -557,7 +557,7 @@ fn a_process_with_a_key_shows_it_to_nobody() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     give_away(world);
     let program = world.at("yester");
-    fs::copy(env!("CARGO_BIN_EXE_yester"), &program).unwrap();
+    program::copy_program(env!("CARGO_BIN_EXE_yester"), &program);
     let nobody = |program: &Path| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program).current_dir(world.home());

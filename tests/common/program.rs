@@ -140,6 +140,14 @@ pub fn shown(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// Copies a program to run the copy. What this process wrote itself may not be run ("text file busy") as long as a
+/// process that another test is starting has inherited the open file, so another one writes it.
+#[track_caller]
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let done = Command::new("cp").args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to.as_ref()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 pub fn finish(command: &mut Command) -> Run {
     read(command.output().unwrap())
 }

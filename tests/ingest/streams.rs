@@ -1,7 +1,7 @@
 //! Streams: standard input and the output of commands as files of a snapshot, through the program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use crate::common::mounted::until;
+use crate::common::mounted::{taken_away, until};
 use crate::common::program;
 
 use std::fs;
@@ -56,7 +56,7 @@ fn a_commands_output_stands_beside_paths_and_comes_back() {
     fs::create_dir(&point).unwrap();
     world.run(&with(&options, &["mount", "latest", &shown(&point)])).ok();
     let mounted = fs::read(point.join("dumps/db.sql"));
-    world.run(&["umount", &shown(&point)]).ok();
+    taken_away(|| world.run(&["umount", &shown(&point)]));
     assert_eq!(mounted.unwrap(), fs::read(&dump).unwrap());
     world.run(&with(&options, &["check", "--read-data"])).ok();
 }

@@ -13,8 +13,8 @@ use yester::mount::{Shutdown, mount, unmount};
 use yester::vfs::MountOptions;
 
 use crate::common;
-use common::mounted::{Mounted, compare, is_root, sample, until};
-use common::program::{World, shown, with};
+use common::mounted::{Mounted, compare, is_root, sample, taken_away, until};
+use common::program::{World, copy_program, shown, with};
 use common::tiny::{About, Tiny, noise};
 
 #[test]
@@ -95,7 +95,7 @@ fn again(test: &str, place: Option<&Path>, user: Option<u32>) -> (tempfile::Temp
     fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     // Where the program was built, other users may have no way in.
     let program = home.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &program);
     let mut command = match user {
         None => Command::new(&program),
         Some(user) => {
@@ -212,5 +212,5 @@ fn a_line_of_fstab() {
     let out = called.output().unwrap();
     assert!(out.status.success(), "{out:?}");
     assert_eq!(fs::read(point.join("a")).unwrap(), b"x");
-    world.run(&["umount", &shown(&point)]).ok();
+    taken_away(|| world.run(&["umount", &shown(&point)]));
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::common::mounted::{is_root, shell, signal as send, stop, taken_away, until};
-use crate::common::program::{World, shown, with};
+use crate::common::program::{World, copy_program, shown, with};
 use crate::common::tiny::noise;
 use crate::mount_hostile::served::{Served, runs};
 
@@ -255,7 +255,7 @@ fn a_user_mounts_by_the_command() {
     }
     let world = World::new();
     repository(&world);
-    fs::copy(env!("CARGO_BIN_EXE_yester"), world.at("yester")).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_yester"), world.at("yester"));
     let script = r#"
 set -eu
 mount -t tmpfs none "$HOME/dev"; mknod -m 666 "$HOME/dev/fuse" c 10 229; mount --bind "$HOME/dev/fuse" /dev/fuse

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use crate::common::mounted::taken_away;
 use crate::common::program::{Run, World, finish, shown};
 use crate::common::sshd;
 use crate::net::support::{FULL, Server};
@@ -51,7 +52,7 @@ pub fn every_command(world: &World, variables: &Variables) {
     std::fs::create_dir(&past).unwrap();
     run(&["mount", &shown(&past)]).ok();
     same(&source, &past.join(format!("latest{text}")));
-    run(&["umount", &shown(&past)]).ok();
+    taken_away(|| run(&["umount", &shown(&past)]));
     run(&["restore", "-q", &format!("latest:{text}"), "--target", &shown(&world.at("back"))]).ok();
     same(&source, &world.at("back"));
     run(&["check", "--read-data"]).ok();
@@ -160,7 +161,7 @@ fn a_mount_hands_its_token_on_and_shows_it_to_nobody() {
         assert!(!seen.windows(token.len()).any(|part| part == token.as_bytes()), "the token is in /proc/{pid}/{place}");
     }
     assert_eq!(std::fs::read(past.join(format!("latest{}", file.display()))).unwrap(), b"content");
-    run(&world, &variables, &["umount", &shown(&past)]).ok();
+    taken_away(|| run(&world, &variables, &["umount", &shown(&past)]));
 }
 
 #[test]

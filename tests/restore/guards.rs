@@ -295,7 +295,7 @@ fn what_could_not_be_read_is_not_deleted() {
     for name in ["src/closed/in", "src/open/secret", "src/open/readable", "src/f"] {
         world.file(name, "x");
     }
-    fs::copy(env!("CARGO_BIN_EXE_yester"), world.at("yester")).unwrap();
+    program::copy_program(env!("CARGO_BIN_EXE_yester"), world.at("yester"));
     let line = format!(
         "chown -R 65534:65534 . && chown root src/closed src/open/secret && chmod 700 src/closed && chmod 600 src/open/secret
          setpriv --reuid 65534 --regid 65534 --clear-groups ./yester {} ingest src",
@@ -338,7 +338,7 @@ fn a_user_who_is_not_root_gets_what_may_be_had() {
         return;
     }
     let (world, options) = world(&["a", "b", "dir/c"]);
-    fs::copy(env!("CARGO_BIN_EXE_yester"), world.at("yester")).unwrap();
+    program::copy_program(env!("CARGO_BIN_EXE_yester"), world.at("yester"));
     assert!(Command::new("chown").args(["-R", "65534:65534", "."]).current_dir(world.home()).status().unwrap().success());
     let nobody = |more: &[&str]| {
         let mut command = Command::new("setpriv");

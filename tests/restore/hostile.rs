@@ -10,6 +10,7 @@ use yester::storage::{Class, Name, Storage};
 use yester::task::Task;
 
 use crate::common::build::{self, CHUNK, Spec, noise};
+use crate::common::program::copy_program;
 use crate::restore::support::{World, is_root, temporaries};
 
 /// The packs of data, by what the index says.
@@ -198,7 +199,7 @@ fn without_root_what_may_be_is_restored_and_the_rest_is_told() {
     let place = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(place.path(), Some(65534), Some(65534)).unwrap();
     let program = place.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &program);
     let mut command = std::process::Command::new(program);
     std::os::unix::process::CommandExt::gid(&mut command, 65534);
     std::os::unix::process::CommandExt::uid(&mut command, 65534);

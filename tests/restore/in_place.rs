@@ -7,6 +7,7 @@ use yester::restore::{Overwrite, RestoreOptions};
 use yester::storage::Storage;
 
 use crate::common::build::{CHUNK, Part, Spec, noise};
+use crate::common::program::copy_program;
 use crate::restore::support::{World, assert_tree, bytes_of, is_root, temporaries};
 
 fn me(spec: Spec) -> Spec {
@@ -114,8 +115,10 @@ fn a_program_that_runs_is_replaced() {
     let tree = me(Spec::dir("", vec![Spec::file("sleep", &sleep).mode(0o755)]));
     let world = World::new(&tree);
     fs::create_dir(world.target()).unwrap();
-    fs::write(world.path("sleep"), [&sleep[..], b"x"].concat()).unwrap();
-    fs::set_permissions(world.path("sleep"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let other = world.place.path().join("other");
+    fs::write(&other, [&sleep[..], b"x"].concat()).unwrap();
+    fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    copy_program(&other, world.path("sleep"));
     let mut child = std::process::Command::new(world.path("sleep")).arg("1000").spawn().unwrap();
     let done = world.restore_all(&options());
     child.kill().unwrap();

@@ -1,6 +1,7 @@
 //! The index over years: merged, cached, made anew.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::taken_away;
 use crate::common::program;
 
 use std::fs;
@@ -408,7 +409,7 @@ fn a_user_repairs_the_index_and_restores() {
     fs::create_dir(world.at("mnt")).unwrap();
     world.run(&with(&options, &["mount", "mnt"])).ok();
     let seen = fs::read(world.at(&format!("mnt/latest{}/9", shown(&world.at("tree")))));
-    world.run(&["umount", "mnt"]).ok();
+    taken_away(|| world.run(&["umount", "mnt"]));
     assert_eq!(seen.unwrap(), noise(50_000, 9));
     let said = world.run(&with(&options, &["repair", "index"])).ok().text();
     assert!(said.starts_with("2 packs with ") && said.contains("indexed"), "{said}");

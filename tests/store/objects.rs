@@ -1,6 +1,7 @@
 //! Small objects that are damaged, missing or made up: what every command does then, and that what it says to do helps.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::mounted::taken_away;
 use crate::common::program;
 
 use std::fs;
@@ -370,7 +371,7 @@ fn an_optional_class_may_be_missing() {
             fs::create_dir_all(&point).unwrap();
             fixture.run(&["mount", &program::shown(&point)]).ok();
             assert!(fs::read_dir(&point).unwrap().count() > 0);
-            fixture.run(&["umount", &program::shown(&point)]).ok();
+            taken_away(|| fixture.run(&["umount", &program::shown(&point)]));
         }
     }
 }
