@@ -86,7 +86,8 @@ fn the_count_is_what_the_ingest_comes_to() {
             let last = Last::default();
             let report = ingest(&repo, &sources, &options, &crate::task::Task::new(&last)).expect("a snapshot");
             assert!(report.committed);
-            (last.0.lock().expect("progress"), report)
+            let progress = last.0.lock().expect("progress");
+            (progress, report)
         };
         // A count that has not even begun is not seen: an ingest that is quicker than it has no total.
         let complete = |(progress, _): &([u64; 4], _)| !count_ahead || progress[2] > 0;
