@@ -35,10 +35,10 @@ const SMALL: u64 = 4 << 20;
 const SLACK: u64 = 4;
 /// What sled needs for an entry besides its bytes, about.
 const OVERHEAD: u64 = 32;
-/// Nothing is waited for any longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Nothing is waited for any longer: a database that hangs is rare, and a machine that is busy must not look like one.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// One that is in use is asked for so often, with [`PAUSE`] between: others mostly need it for a moment.
-const TRIES: u32 = 4;
+const TRIES: u32 = 40;
 /// See [`TRIES`].
 const PAUSE: Duration = Duration::from_millis(25);
 /// Bytes of checksum at the end of every value.

@@ -43,6 +43,8 @@ const LEAST_RATE: u64 = 128;
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(5);
+/// An attempt has at least this part of the timeout for its answer.
+const ENOUGH: u32 = 16;
 
 /// How long one still waits: so long after the last progress, however many attempts that takes.
 #[derive(Debug)]
@@ -83,14 +85,15 @@ impl ProgressTimeout {
         self.timeout.saturating_sub(self.since.elapsed())
     }
 
-    /// The pause before the next attempt: longer each time, and not the same for all clients. `None`: there is none.
+    /// The pause before the next attempt: longer each time, and not the same for all clients. `None`: there is none, since
+    /// too little time would be left for an answer: its "does not answer" would hide what went wrong before.
     pub(crate) fn pause(&mut self) -> Option<Duration> {
         let longest = PAUSE.saturating_mul(1 << self.pauses.min(10)).min(LONGEST);
         self.pauses += 1;
         let mut random = [0; 2];
         let _ = getrandom::fill(&mut random);
         let pause = longest.mul_f64(0.5 + f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX) / 2.0);
-        (pause < self.left()).then_some(pause)
+        (pause + self.timeout / ENOUGH < self.left()).then_some(pause)
     }
 
     /// Attempts since the last progress.
@@ -119,7 +122,9 @@ mod tests {
         assert!(first <= PAUSE && first >= PAUSE / 2);
         patience.progress(5000);
         assert!(patience.since > began && patience.attempts() == 0);
-        patience.since -= Duration::from_secs(11);
+        patience.since = Instant::now() - Duration::from_millis(9400);
+        assert_eq!(patience.pause(), None);
+        patience.since -= Duration::from_secs(2);
         assert_eq!((patience.wait(), patience.pause()), (Duration::ZERO, None));
     }
 }

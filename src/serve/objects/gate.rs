@@ -79,10 +79,11 @@ impl Gate {
         self.trim(&mut open, &ConnectionState::Silent, address)
     }
 
-    /// It has a task.
+    /// It has a task. If it had to go before that, the task is aborted; if the task has ended meanwhile, nothing happens.
     pub(crate) fn watch(&self, number: u64, handle: AbortHandle) {
-        if let Some(place) = self.open().get_mut(&number) {
-            place.handle = Some(handle);
+        match self.open().get_mut(&number) {
+            Some(place) => place.handle = Some(handle),
+            None => handle.abort(),
         }
     }
 
@@ -221,6 +222,19 @@ mod tests {
         let v6 = |n: u128| IpAddr::V6((0x2001_0db8 << 96 | n).into());
         assert!(group(v6(1)) == group(v6(77)) && group(v6(1)) != group(v6(1 << 64)));
         assert_eq!(group("::ffff:192.0.2.1".parse().unwrap()), THERE);
+    }
+
+    #[test]
+    fn a_connection_that_had_to_go_before_it_had_a_task_is_aborted() {
+        let mut gate = Gated::new();
+        gate.1 += 1;
+        let early = gate.1;
+        gate.0.enter(early, THERE, Arc::default());
+        (0..100).for_each(|_| drop(gate.enter(THERE)));
+        assert!(!gate.has(early));
+        let task = gate.2.spawn(std::future::pending::<()>());
+        gate.0.watch(early, task.abort_handle());
+        assert!(gate.2.block_on(task).unwrap_err().is_cancelled());
     }
 
     #[test]
