@@ -52,7 +52,7 @@
 //! | room | what it is | may use |
 //! |---|---|---|
 //! | `serve` | the server, which gives other machines access to repositories | `remote` and what that stands on |
-//! | `jobs` | opening a repository by its location, credentials, the configuration file | all but `serve` and `mount` |
+//! | `jobs` | opening a repository by its location, credentials, the configuration file | `ingest`, `restore`, `maintain`, `remote` and what they stand on |
 //! | `archive` | a tree of a snapshot as tar or zip | `vfs` and what it stands on |
 //! | `mount` | the kernel's side of a mount: `fuser`, mount points | `vfs`, `repo`, `model`, `sys` |
 //! | `vfs` | snapshots as a file system without a kernel, read-ahead | `query`, `repo` and what they stand on |
@@ -65,7 +65,7 @@
 //! | `local` | what this machine remembers of a repository | `repo`, `storage`, `model`, `sys` |
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
 //! | `keys` | configuration, key slots, recovery text | `storage`, `format`, `chunk`, `model` |
-//! | `remote` | repositories on other machines: protocol, client, ssh, TLS | `storage`, `format`, `model`, `sys` |
+//! | `remote` | repositories on other machines: protocol, client, ssh, TLS, object stores | `storage`, `format`, `model`, `sys` |
 //! | `task` | what every long operation of the rooms above `repo` is given: how it is stopped, where it reports, its clock | `sys`, `model` |
 //! | `storage` | the `Storage` trait; a directory, memory | `model`, `sys` |
 //! | `chunk` | cut, hash, compress, seal: only computing | `format`, `model`, `sys` |

@@ -258,7 +258,7 @@ impl Context {
     }
 }
 
-/// What could not be ended is ended later: it keeps nobody from what was asked for.
+/// Logs that an unfinished change of key slots could not be ended. The command goes on; the next one that writes tries again.
 pub fn finish_keys(result: Result<()>) {
     if let Err(e) = result {
         tracing::warn!("an unfinished addition or removal of a key slot could not be ended: {e}");

@@ -192,7 +192,7 @@ fn if_forgotten(context: &Context, repo: &Arc<Repository>, args: &DuArgs) -> Res
     let plan = |ids: &[SnapshotId]| -> Result<PrunePlan> {
         let options = PruneOptions {
             max_unused: Unused::Bytes(0),
-            // Writers that live are in nobody's way: nothing is deleted.
+            // A plan deletes nothing, so it does not wait for writers.
             wait: Some(Duration::ZERO),
             record: false,
             state: context.places.state().map(std::path::Path::to_owned),

@@ -1,7 +1,8 @@
 //! The command line: what users type and see. The only room that prints, and the only one that knows clap.
 //!
 //! One file a command: its options, its few lines of logic on top of a library function, its text and its JSON. What
-//! they share: `args` (options of all commands), `place` (which repository), `context` (opening it), `select` (snapshot names), `help`, `output`, `progress`, `units`, `exit`.
+//! they share: `args` (options of all commands), `place` (which repository), `context` (opening it), `select` (snapshot
+//! names), `help`, `output`, `progress`, `units`, `exit`.
 
 use std::ffi::OsString;
 

@@ -1,4 +1,5 @@
-//! Patterns as users type them: what only this side knows, the working directory and the home directory, is put in.
+//! Patterns as users type them. `./` and `~/` are replaced by the working directory and the home directory, which the
+//! library does not know.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};

@@ -12,10 +12,11 @@ use yester::storage::{Class, Name};
 
 use super::context::{self, Context};
 
-/// Verified packs are remembered this often, so that a check that is killed was not for nothing.
+/// How often verified packs are written to the local state, so that a killed check loses little.
 const REMEMBER: Duration = Duration::from_secs(10);
 
-/// It is opened for a moment at a time: others need it too.
+/// The local state's list of verified packs. The database is opened only while it is read or written: one process at a time
+/// can have it open.
 pub struct VerifiedMemory<'a> {
     context: &'a Context,
     repo: &'a Repository,

@@ -22,9 +22,9 @@ use crate::repo::pack::DeltaTrials;
 use crate::repo::{Repository, chain, session, snapshots};
 use crate::task::Task;
 
-/// A pack is closed from this on.
+/// Bytes from which on a pack is closed: those of `PACK_TARGET`, as an ingest has by default.
 const PACK_SIZE: u64 = 16 << 20;
-/// A segment is written for so many chunks at the latest, as by an ingest.
+/// A segment is written for so many chunks at the latest.
 const SEGMENT_CHUNKS: usize = 200_000;
 /// How often work whose session was fenced begins again.
 const FENCED_TRIES: u32 = 3;

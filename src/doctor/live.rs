@@ -159,7 +159,7 @@ fn shown(path: &[u8]) -> &Path {
     if path.is_empty() { Path::new("/") } else { Path::new(OsStr::from_bytes(path)) }
 }
 
-/// Ingests without a snapshot: whatever comes by and is lost is stored.
+/// Ingests `sources` without making a snapshot, and stores lost chunks only. Returns those that were found.
 fn store(doctor: &Doctor<'_>, loss: &Loss, rules: &[Rule], sources: &[Source]) -> Result<HashSet<ChunkKey>> {
     let only = Arc::new(OnlyChunks::new(loss.chunks.keys().copied(), loss.has_pages()));
     let options = IngestOptions {

@@ -124,7 +124,7 @@ impl Doctor<'_> {
         })
     }
 
-    /// Lets `work` store what is lost, whatever it comes by. Answers what came by.
+    /// Runs `work` with a writer that stores lost chunks only. Returns the lost chunks that `work` gave to it.
     fn restock(&self, loss: &Loss, work: impl FnOnce(FrameBuilder<'_>) -> Result<()>) -> Result<HashSet<ChunkKey>> {
         let only = Arc::new(OnlyChunks::new(loss.chunks.keys().copied(), loss.has_pages()));
         let restock = Restock { repo: self.repo, only: Some(only.clone()), task: self.task };

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Lines of any other form are prose and left out. Each line's check bytes are BLAKE3 of its number and its bytes, so that
-//! a slip of the finger is found where it is, and a line in another's place too.
+//! a typing error is found in its line, and so is a line in the wrong place.
 
 use std::collections::BTreeMap;
 

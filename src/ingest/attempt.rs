@@ -39,7 +39,7 @@ const PARENT_PAGES: u64 = 3 << 20;
 pub(crate) enum End {
     /// The snapshot is stored, or need not be.
     Done(Box<IngestReport>),
-    /// Its session was fenced: nothing of what it believed may be kept (rule 5 of the protocol).
+    /// Its session was fenced: nothing of what it believed may be kept (rule 5 of docs/durability.md).
     Fenced,
     /// It met damage that was not known, and may have counted on what is damaged.
     Damaged,
@@ -202,7 +202,7 @@ impl Attempt<'_> {
     /// Reads what there is.
     fn base(&self, id: SnapshotId, start: Timestamp) -> Result<Base> {
         let paths = sorted(self.inputs.iter().map(|input| input.stored().to_vec()).collect());
-        // Snapshots first, then the index (rule 1 of every reader): what a snapshot names is in it.
+        // Snapshots first, then the index, as every reader does: so the index has everything that a snapshot names.
         let parent = parent::choose(self.repo, &paths, self.options)?;
         let index = Arc::new(Index::load_for_writing(self.repo)?);
         // Asked for after the index: a writer whose chunks it names has ended with a barrier, or its session is seen here.

@@ -1,4 +1,4 @@
-//! A budget of bytes in flight: what keeps memory constant whatever the source.
+//! A budget of what is in flight, in bytes or steps. It bounds the memory of an ingest, whatever the source.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,8 @@ struct BudgetState {
 }
 
 impl BudgetState {
-    /// The head may take beyond the limit while it holds little, or nothing would ever move again.
+    /// The head, for which the consumer waits, is exempt from the limit while it holds less than [`HEAD`]. This prevents
+    /// deadlock.
     fn may_take(&self, slot: u64, bytes: u64, limit: u64) -> bool {
         let holds = self.held.get(&slot).copied().unwrap_or(0);
         self.closed || self.used + bytes <= limit || slot <= self.head && holds < HEAD

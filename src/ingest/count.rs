@@ -129,7 +129,7 @@ impl<'a> CountWalk<'a> {
             path.extend_from_slice(name);
             let below = level.place.and_then(|place| place.below.get(name));
             if below.is_some_and(|place| place.input.is_some()) {
-                // It is counted by itself.
+                // Another input, which is counted on its own.
                 continue;
             }
             let left_out = match level.marked {

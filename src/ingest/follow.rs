@@ -1,8 +1,9 @@
-//! Of several ingests that walk the same tree in step, all but one let that one go ahead, and find what it has stored.
+//! When several ingests walk the same tree at the same time, one goes ahead. The others wait for its segments, and do not
+//! store what is in them.
 //!
 //! Waiting is bounded in every way: a wait ends when the other has indexed what this one was about to store, when its
-//! session ends, or after a few times the time that this one would have needed itself. After three waits for nothing there
-//! are no more.
+//! session ends, or after a few times the time that this one would have needed itself. After three waits in vain this
+//! ingest waits no more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use crate::ingest::others::{Ahead, Others};
 use crate::repo::Repository;
 use crate::repo::index::Index;
 
-/// Between two looks.
+/// The pause between two looks at the index.
 const PAUSE: Duration = Duration::from_millis(100);
 /// One wait lasts at most so many times the time in which this ingest would have stored the same.
 const TIMES: u32 = 3;
@@ -24,10 +25,10 @@ const TIMES: u32 = 3;
 const MOST: Duration = Duration::from_secs(30);
 /// All waits together last at most so long.
 const MOST_IN_ALL: Duration = Duration::from_secs(30 * 60);
-/// So many waits may be for nothing.
+/// After so many waits in vain this ingest waits no more.
 const IN_VAIN: u32 = 3;
 
-/// Waits for who goes ahead. One for each ingest.
+/// Waits for the ingest that goes ahead. One for each ingest.
 #[derive(Debug)]
 pub(crate) struct Follow<'a> {
     repo: &'a Repository,
@@ -46,19 +47,19 @@ impl<'a> Follow<'a> {
         Follow { repo, others, stop, least, ahead: None, in_vain: 0, waited: Duration::ZERO }
     }
 
-    /// Whether somebody is let ahead.
+    /// Whether another ingest goes ahead.
     pub(crate) fn is_on(&self) -> bool {
         self.ahead.is_some()
     }
 
-    /// Lets somebody go ahead from now on, unless there was enough waiting.
+    /// Lets another ingest go ahead from now on, unless this one has waited enough.
     pub(crate) fn begin(&mut self, ahead: Ahead) {
         let enough = self.least.is_zero() || self.in_vain >= IN_VAIN || self.waited >= MOST_IN_ALL;
         self.ahead = (!enough).then_some(ahead);
     }
 
-    /// Waits until `found` says yes to the index, as others have made it. When it does not in time, nobody is followed any
-    /// more until it turns out again that somebody stores the same.
+    /// Waits until `found` accepts a newer index. If it does not in time, this ingest goes on alone, until another one is
+    /// found again that stores the same.
     pub(crate) fn wait(&mut self, found: &mut dyn FnMut(Arc<Index>) -> Result<bool>) -> Result<()> {
         let Some(ahead) = self.ahead else { return Ok(()) };
         let began = Instant::now();

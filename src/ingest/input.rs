@@ -73,7 +73,7 @@ pub enum Opened {
     Directory(Box<Scanned>),
     /// Anything else that has a name: its directory, its name there, its stat.
     Entry(Arc<Handle>, Vec<u8>, Box<Stat>),
-    /// A file whose bytes come by themselves.
+    /// A stream: its bytes are received by a thread of its own, whatever the walk is at.
     Stream,
     /// A bucket, listed.
     Bucket(Arc<dyn Bucket>, Vec<PlacedObject>),
@@ -113,7 +113,7 @@ impl Input for Source {
     }
 }
 
-/// A file of a snapshot whose bytes come by themselves.
+/// A file of a snapshot whose content is the output of a command, or an open file read to its end.
 #[derive(Debug)]
 pub struct Stream {
     stored: Vec<u8>,

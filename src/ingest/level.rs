@@ -141,7 +141,7 @@ pub(crate) enum Next<'a> {
 }
 
 /// Unchanged content is taken over unseen only while nothing is suspicious; else every chunk is looked up, and content
-/// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of the protocol).
+/// that is not all there is read again. That is how the next ingest heals a lost pack (rule 2 of docs/durability.md).
 #[derive(Debug)]
 pub(crate) struct Adoption<'a> {
     index: &'a Index,

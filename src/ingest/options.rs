@@ -79,7 +79,7 @@ pub struct IngestOptions {
     /// A running ingest writes a segment of the index, and forgets what it remembers of the chunks in it, when it has
     /// stored this many chunks since the last one (or 16 packs).
     pub segment_chunks: usize,
-    /// Makes the source stand still while it is read.
+    /// Freezes the source while it is read.
     pub still: Option<FreezeHooks>,
     /// The set that is ingested, for the snapshot to keep.
     pub set: Option<SetText>,

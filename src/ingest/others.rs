@@ -151,7 +151,7 @@ impl Others {
             for keys in &self.recent {
                 let Some(pack) = self.held(segment, keys)? else { continue };
                 let mut bytes = Vec::new();
-                // It may be damaged, or gone. That is for those to say who need it.
+                // A pack that is damaged or gone is skipped here. Who needs what is in it reports that.
                 let read = repo.storage().read(&Name::Pack(pack), Some(0..PREAMBLE as u64), &mut bytes);
                 let Ok(preamble) = read.and_then(|()| Preamble::decode(&bytes)) else { continue };
                 if preamble.session < self.session && self.sessions.is_at_work(preamble.session) {

@@ -76,7 +76,7 @@ impl Scanned {
     }
 }
 
-/// The error of a directory that is closed; who uses one opens it before.
+/// The error of a directory that is closed. Callers must open it first.
 pub(crate) fn closed() -> io::Error {
     io::Error::other("its directory is closed")
 }

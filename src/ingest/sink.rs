@@ -115,8 +115,8 @@ pub(crate) struct Stored {
     pub(crate) counted_on_others: bool,
 }
 
-/// What is in the index from now on: the session's segments, in the place of those before, and the keys that are new in
-/// them, which nobody needs to remember any more.
+/// What the storer tells the assembler: the segments of the session, which replace those told before, and the keys that are
+/// new in them, which the assembler need not remember any more.
 #[derive(Debug)]
 pub(crate) struct Indexed {
     /// All segments of the session.

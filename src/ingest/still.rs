@@ -1,4 +1,4 @@
-//! Things that stand still while they are read: what makes them, and what lets them go on.
+//! Freezing a source while it is read, and thawing it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 
-/// What makes a source stand still, and what lets it go on.
+/// The calls that freeze a source and thaw it.
 #[derive(Clone)]
 pub struct FreezeHooks {
     /// Called before anything is read; when it fails, nothing is.
@@ -21,7 +21,7 @@ impl fmt::Debug for FreezeHooks {
     }
 }
 
-/// A source that stands still. It goes on when this is dropped, at the latest.
+/// A frozen source. It is thawed when this is dropped, at the latest.
 #[derive(Debug)]
 pub(crate) struct Frozen<'a> {
     still: Option<&'a FreezeHooks>,
@@ -29,14 +29,14 @@ pub(crate) struct Frozen<'a> {
 }
 
 impl<'a> Frozen<'a> {
-    /// Makes it stand still.
+    /// Freezes it.
     pub(crate) fn begin(still: Option<&'a FreezeHooks>) -> Result<Self> {
         let frozen = Frozen { still, since: Instant::now() };
         still.map_or(Ok(()), |still| (still.freeze)())?;
         Ok(frozen)
     }
 
-    /// Lets it go on, and tells how many milliseconds it stood still: at least one; 0 if nothing did.
+    /// Thaws it. Returns for how many milliseconds it was frozen: at least one; 0 if nothing was.
     pub(crate) fn thaw(&mut self) -> u64 {
         match self.still.take() {
             Some(still) => {

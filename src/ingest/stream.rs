@@ -21,7 +21,7 @@ const PIECE: usize = 512 << 10;
 /// How often a reader that nothing comes to looks whether it is still wanted.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// An input whose bytes come by themselves.
+/// A stream that was started.
 #[derive(Debug)]
 pub(crate) struct Running {
     /// Its number among the inputs.

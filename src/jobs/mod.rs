@@ -1,5 +1,5 @@
 //! What a command needs around the work itself: finding and opening a repository, credentials, the configuration file with
-//! its sets and hooks, and the agent that runs sets on a schedule. Nothing here needs a terminal.
+//! its sets and hooks, and the agent that runs sets on a schedule. Only `credential` may ask at a terminal.
 
 pub mod agent;
 pub mod back;

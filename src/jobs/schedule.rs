@@ -30,7 +30,7 @@ pub struct Schedule {
 enum Slots {
     /// Multiples of so many seconds since 1970, in UTC.
     Every(i64),
-    /// What a crontab says, of the times of a clock on a wall.
+    /// An expression of cron, in local time (of `zone`).
     Cron { crontab: Box<Crontab>, zone: Option<TimeZone>, each_hour: bool },
 }
 

@@ -3,7 +3,7 @@
 use crate::chunk::codec::Compression;
 use crate::remote::rate::RateRule;
 
-/// The fastest level of zstd that is worth its name: half the time of level 1 on source code.
+/// The level of zstd for `fastest`: it takes half the time of level 1 on source code.
 const FASTEST: i32 = -1;
 const PREFIXES: &[u8] = b"KMGTPE";
 
@@ -51,7 +51,7 @@ pub fn parse_wait(text: &str) -> Result<std::time::Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
 }
 
-/// Bytes a second, as in `2M`. Less than the least that a server puts up with makes no sense.
+/// A rate in bytes a second, as in `2M`. At least 1K: a server closes connections that are much slower.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         rate if rate >= 1024 => Ok(rate),

@@ -1,5 +1,5 @@
-//! How long the sessions of writers stood still that cannot be asked whether they live: by the clock of who watches, and
-//! remembered by its machine from one run to the next.
+//! How long sessions stood still, for writers whose process cannot be looked up from here. Measured by this machine's clock,
+//! and remembered from one run to the next.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -35,11 +35,11 @@ use crate::vfs::{MountOptions, Native};
 
 /// The inode number of the first image: below it are those of all snapshots.
 pub(crate) const FIRST: u64 = (1 << 62) + (1 << 61);
-/// Nobody has asked for anything in a tree for so long: then it may be covered.
+/// A tree may be covered when nobody has asked for anything in it for this long.
 const QUIET: Duration = Duration::from_secs(1);
-/// How often is looked whether that is so.
+/// How often that is checked.
 const TICK: Duration = Duration::from_millis(200);
-/// How often is looked for trees that are new.
+/// How often new trees are looked for.
 const REST: Duration = Duration::from_secs(5);
 /// A tree that could not be read is tried again after this.
 const AGAIN: Duration = Duration::from_secs(30);

@@ -108,7 +108,8 @@ pub fn prepare(point: &Path, avoid: &[PathBuf]) -> Result<PathBuf> {
     })?;
     for _ in 0..STACK {
         match mounted(&resolved)? {
-            // It answers by itself. Whether there is a process is known by what is below; that goes on without it.
+            // An image answers also when the process of the mount is dead, so it is taken off: the mount below it tells. A
+            // mount that lives goes on without the image.
             Some(mount) if mount.image().is_some() && detach(&resolved, false).is_ok() => {}
             Some(mount) if is_ours(&mount) && is_dead(&resolved) => detach(&resolved, true)?,
             Some(mount) if is_ours(&mount) => {

@@ -1,4 +1,4 @@
-//! A message that is posted to somebody's address, and nothing more.
+//! Posting one message to a web address.
 
 use std::sync::Arc;
 use std::time::Duration;

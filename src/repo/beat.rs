@@ -21,7 +21,7 @@ use crate::storage::Name;
 /// How often a writer gives a sign of life.
 pub(crate) const PERIOD: Duration = Duration::from_secs(5 * 60);
 
-/// After this time without a sign of life a writer counts as dead, by the clock of who watches.
+/// A writer that gave no sign of life for this long, by the observer's clock, counts as dead.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// Gives signs of life until it is dropped; then the last one is deleted. That comes before the session ends.

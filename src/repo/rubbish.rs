@@ -1,4 +1,4 @@
-//! Removing what is not authentic: it counts for nothing, and is only in the way.
+//! Removing objects that are not authentic. No command counts on them; they only cost space and a warning.
 
 use crate::chunk::seal;
 use crate::error::{Error, Result};

@@ -1,5 +1,5 @@
-//! Reading small sealed objects: snapshots, fences, sessions, marks. What nobody with the key made counts for nothing and
-//! stops nobody; it is told once, and prune removes it.
+//! Reading small sealed objects: every sealed object but packs and segments. One that was made without the key counts for
+//! nothing: no command fails because of it, it is reported once, and prune removes it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

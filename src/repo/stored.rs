@@ -1,4 +1,5 @@
-//! Packs that were stored through an open repository, for who remembers when each was looked at last.
+//! Which packs were stored through an open repository. The program notes them in its local state as verified, since each
+//! frame is verified before it counts as stored.
 
 use std::sync::Arc;
 
@@ -6,10 +7,10 @@ use parking_lot::Mutex;
 
 use crate::model::PackId;
 
-/// More are not remembered: a terabyte of them.
+/// The most packs that are listed: about 1 TiB of them. Later ones are left out.
 const MOST: usize = 1 << 16;
 
-/// The first packs that were stored. A copy of it has the same.
+/// A list of the packs that were stored. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct StoredPacks(Arc<Mutex<Vec<PackId>>>);
 
@@ -21,7 +22,7 @@ impl StoredPacks {
         }
     }
 
-    /// Those that were stored since it was asked last.
+    /// Takes the packs that were stored since the last call.
     pub fn take(&self) -> Vec<PackId> {
         std::mem::take(&mut self.0.lock())
     }

@@ -10,7 +10,7 @@ use crate::repo::Repository;
 use crate::storage::{Class, Name, Receipt};
 use crate::sys::clock;
 
-/// Clocks of different hosts differ, and so do ideas of the time zone: a time is of the future from so many seconds on.
+/// A time counts as being in the future when it is more than so many seconds ahead: clocks and time zones of hosts differ.
 const SLACK: i64 = 86_400;
 
 /// When a server received each snapshot, by its own clock, and from whom.

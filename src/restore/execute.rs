@@ -362,7 +362,7 @@ impl Batch {
 }
 
 /// Writes a piece from another copy of its chunk than the one that failed; without one, its file fails with `error`.
-/// What was not found is looked for in newer segments first, as prune may have moved it (rule 10 of the protocol).
+/// What was not found is looked for in newer segments first, as prune may have moved it (rule 10 of docs/durability.md).
 fn from_elsewhere(
     run: &RestoreRun<'_>,
     window: &Window<'_, '_>,

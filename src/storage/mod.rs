@@ -222,7 +222,7 @@ pub struct Requests {
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Creates `name` with the concatenation of `parts`, if the name is free. The object appears whole or not at all,
     /// and is durable after the next [`Storage::sync`]. [`ErrorKind::Unsettled`](crate::ErrorKind::Unsettled) says that
-    /// a pack may or may not come to be there: its name must not be used again (rule 3 of the protocol).
+    /// a pack may or may not come to be there: its name must not be used again (rule 3 of docs/durability.md).
     fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created>;
 
     /// Reads an object, or a range of it, into `out` (replaced). A range that reaches beyond the end is damage.

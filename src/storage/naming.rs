@@ -22,7 +22,8 @@ pub(crate) const MARK: &[u8] = b"names-by-claim";
 const MARK_TEXT: &[u8] =
     b"This file system can neither rename without replacing nor link, so yester gives names by claims here.\n\
     If the repository is moved to one that can, this file may be removed while nobody uses the repository.\n";
-/// How long a claim of another process is waited for. It is held for two calls.
+/// After this time a claim that does not say whose it is may be removed; after twice this time waiting for any claim ends
+/// with an error. A claim is held for two calls only.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 

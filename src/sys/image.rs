@@ -35,7 +35,7 @@ pub fn mount(source: &Path, target: &Path, exec: bool) -> io::Result<u32> {
     }
     let made = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
     let root = rustix::fs::openat(&made, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // Without ACLs the group bits that are shown would let in who was refused.
+    // Without ACLs the kernel judges by the group bits. These are the ACL's mask, and let in users whom the ACL refuses.
     match rustix::fs::fgetxattr(&root, "system.posix_acl_access", &mut [0_u8; 0]) {
         Ok(_) | Err(Errno::NODATA) => {}
         Err(e) => return Err(e.into()),

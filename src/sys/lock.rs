@@ -1,4 +1,4 @@
-//! What a file system can, and locks on its directories.
+//! Locks on directories and files (`flock`), and whether an error says that a file system does not know a call.
 
 use std::fs::File;
 use std::io;

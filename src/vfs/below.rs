@@ -146,7 +146,7 @@ impl NodeFinder {
         Ok(dir)
     }
 
-    /// Remembers a directory that was come by.
+    /// Remembers a directory, so that the next look-up below it need not start at the root.
     pub fn remember(&self, dir: SnapshotDir) {
         self.known.insert(dir.ino(), dir);
     }

@@ -19,7 +19,7 @@ use crate::vfs::root::{IDS, Invalidation, MountedSnapshot, VirtualEntry, Virtual
 
 /// The repository's list of snapshots is not read more often than this.
 const POLL: Duration = Duration::from_secs(1);
-/// How long somebody who looks at the root waits for the list; then they see what was known before.
+/// How long a request to the root waits for the list of snapshots. Then it is answered by the last list that is known.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is at the root of the mount.

@@ -106,7 +106,8 @@ impl View {
     }
 
     /// Whether the kernel itself judges POSIX ACLs. While it does not, the group bits that are shown are cut down to
-    /// what the ACL gives the owning group: they would be the ACL's mask, and let in who was refused.
+    /// what the ACL gives the owning group. The stored group bits are the ACL's mask: they would let in users whom the ACL
+    /// refuses.
     pub fn kernel_judges_acls(&self, it_does: bool) {
         self.shower.kernel_judges_acls.store(it_does, Ordering::Relaxed);
     }

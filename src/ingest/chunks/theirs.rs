@@ -1,4 +1,4 @@
-//! A frame beside another ingest that stores the same and goes ahead.
+//! Taking out of a frame what another ingest of the same tree, which goes ahead, has stored.
 
 use crate::error::Result;
 use crate::format::pack::PackKind;
@@ -9,7 +9,7 @@ use crate::repo::index::known::KnownChunks;
 use crate::repo::pack::PlainFrame;
 
 impl FrameBuilder<'_> {
-    /// The frame without what somebody who goes ahead has stored; waits for that.
+    /// The frame without the chunks that the ingest ahead has stored. Waits until they are indexed, for a bounded time.
     pub(super) fn without_theirs(&mut self, mut gathered: Gathered) -> Result<Gathered> {
         let keys: Vec<ChunkKey> = gathered.frame.chunks.iter().map(|(id, _)| id.key()).collect();
         let (mut fresh, mut known) = (self.fresh.take(), std::mem::take(&mut self.known));

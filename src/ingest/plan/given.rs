@@ -19,7 +19,7 @@ use crate::model::{Content, Directory, Kind, LeftOut, Metadata, Node, escape};
 use crate::observe::Event;
 use crate::sys::{Dir, FileKind, Stat, dir, process, xattr};
 
-/// Permissions of a file that is a stream: a dump is for who made it.
+/// Permissions of a file that is a stream: only its owner may read it.
 const STREAM_MODE: u16 = 0o600;
 
 /// So many given links are named; a list of files may have thousands.
@@ -154,7 +154,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// A file whose bytes come by themselves. What a dry run would read is not asked for.
+    /// A stream. In a dry run it is neither started nor read.
     fn stream(&mut self, number: usize, name: &[u8], entry: Option<ParentEntry>) -> Result<()> {
         if self.options.dry_run {
             self.note(&self.path, "nothing is read or run for it in a dry run");

@@ -1,4 +1,4 @@
-//! Entries that are no directories: what is taken over, what is read, and in which company.
+//! Entries that are no directories: which are adopted from the parent, which are read, and which are read in one batch.
 
 use std::sync::Arc;
 

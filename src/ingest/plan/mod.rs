@@ -84,7 +84,7 @@ pub(crate) enum ContentSource {
     Read(u64),
     /// It is the same file as an earlier link of its group. It is read by this name when that one could not be.
     Link(Box<ReadTask>),
-    /// It comes by itself: the stream of the input of this number.
+    /// It is the stream of the input of this number.
     Stream(usize),
     /// It is an object that is read: this slot, of the input of this number.
     Object(u64, usize),

@@ -196,7 +196,7 @@ impl Planner<'_> {
         attributes.iter().any(|(name, value)| name == attribute::ETAG && *value == object.etag)
     }
 
-    /// Gives an object to the readers: small ones in company.
+    /// Gives an object to the readers: small ones in batches.
     fn read_object(&mut self, task: ObjectTask) -> Result<()> {
         let size = task.object.size;
         if size > SMALL {

@@ -80,7 +80,7 @@ impl Alarm {
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let (mut flow, mut input) =
             CommandStream::start_fed(&words(&command.command), &variables).map_err(|e| failed(e.to_string()))?;
-        // It fits into the pipe; who does not read it has said so by that.
+        // The text fits into the pipe, so this does not block. An error means that the command does not read it, as it may.
         let _ = input.write_all(json.as_bytes()).and_then(|()| input.write_all(b"\n"));
         drop(input);
         let until = Instant::now() + limit;

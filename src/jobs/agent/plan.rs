@@ -70,8 +70,8 @@ impl Plan<'_> {
         if begin <= now { Due::Now(slot) } else { Due::At(begin) }
     }
 
-    /// Sets right what a clock has done that was turned back by more than the time between two slots: what was done is done,
-    /// and what comes from now on is wanted. Otherwise nothing would run until the clock is there again. True if it did.
+    /// Repairs the progress after the clock was turned back by more than the time between two slots: all slots until `now`
+    /// count as done. Otherwise nothing would run until the clock reaches the old time again. True if it was repaired.
     pub fn set_right(&self, progress: &mut SlotProgress, now: i64) -> bool {
         let beyond = |done: &i64| self.schedule.next(now, self.zone).is_some_and(|next| next < *done);
         let wrong = progress.done.is_some_and(|done| beyond(&done));

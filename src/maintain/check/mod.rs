@@ -161,7 +161,7 @@ pub fn check(
         let mut walk = TreeCheck::new(&run.catalog, &run.damage, memo, affected, task)?;
         let walked = run.snapshots.iter().try_for_each(|snapshot| walk.snapshot(snapshot, &mut findings));
         match walked {
-            // A segment was deleted: others have taken its place (rule 10 of the protocol).
+            // A segment was deleted: others have taken its place (rule 10 of docs/durability.md).
             Err(e) if is_missing(&e) && left > 0 && run.catalog.has_moved()? => {
                 left -= 1;
                 drop(walk);
@@ -195,7 +195,7 @@ struct StructureCheck {
 }
 
 /// Looks until nothing is wrong, or nothing changed meanwhile: prune moves chunks and deletes what it moved (rule 10
-/// of the protocol). What is damaged stays so however often it is looked at; of what was moved, each look misses
+/// of docs/durability.md). What is damaged stays so however often it is looked at; of what was moved, each look misses
 /// something else.
 fn settled(repo: &Arc<Repository>, findings: &mut Findings<'_>) -> Result<StructureCheck> {
     let mut left = ATTEMPTS;

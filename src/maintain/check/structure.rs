@@ -306,7 +306,7 @@ impl<'a> TreeCheck<'a> {
                         sum.value = sum.value.wrapping_add(weigh(&first).wrapping_mul(u64::from(link.count)));
                     }
                     Ok(None) => sum.hits += 1,
-                    // A damaged tree is not held against the table.
+                    // The tree is damaged, which is reported there: the table is not to blame.
                     Err(_) => {}
                 }
             }

@@ -149,8 +149,8 @@ impl Prune<'_> {
         if dead.is_empty() { Ok(()) } else { self.repo.storage().sync() }
     }
 
-    /// Marks what is dead for deletion, waits for nobody to be older than the list, looks again, and deletes what is dead
-    /// still.
+    /// Marks dead packs for deletion, waits until no session is older than the list, looks again, and deletes the packs
+    /// that are still dead.
     fn condemn(&mut self, lists: &mut Vec<SnapshotId>) -> Result<()> {
         self.check_stop()?;
         let dead = plan::dead(&self.survey);

@@ -60,9 +60,9 @@ pub struct PruneOptions {
     pub fence: Vec<SnapshotId>,
     /// How long to wait for sessions that live. With a time to wait, writers that begin later are not waited for.
     pub wait: Option<Duration>,
-    /// After this time without a sign of life a writer is dead that cannot be asked.
+    /// A writer whose process cannot be looked up is dead after this time without a sign of life.
     pub dead_after: Duration,
-    /// Where this machine remembers what stood still.
+    /// Where this machine remembers since when sessions stand still; `None`: nowhere.
     pub state: Option<PathBuf>,
     /// Snapshots that count as forgotten, for a plan of what forgetting them would free. Empty for a real prune.
     pub without: HashSet<SnapshotId>,
@@ -72,7 +72,7 @@ pub struct PruneOptions {
     pub only_writer: bool,
     /// Whether forgotten snapshots are left for the time that their marks say.
     pub grace: bool,
-    /// Whether damage that is met may be written down in the repository: not for who only looks.
+    /// Whether damage that is met may be recorded in the repository. False for a caller that must change nothing.
     pub record: bool,
 }
 
@@ -140,7 +140,7 @@ impl Report {
 pub struct Prune<'a> {
     repo: &'a Repository,
     options: &'a PruneOptions,
-    /// Its clock stands still: all of a prune is at one time.
+    /// Its clock is fixed: a prune takes the time once.
     task: Task<'a>,
     patience: SessionWait,
     /// Until when sessions that live are waited for.

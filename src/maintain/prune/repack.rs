@@ -123,7 +123,7 @@ impl<'a> Repack<'a> {
                 continue;
             }
             if let Err(e) = self.bases(key.preamble().kind, entry) {
-                // The reader knows whose damage it is.
+                // The reader has noted which pack is damaged.
                 first = first.and(Err(e));
                 continue;
             }

@@ -1,7 +1,7 @@
-//! Other people's sessions: which live, and ending those that do not.
+//! Sessions of other writers: which are alive, and ending the others.
 //!
 //! A session may be fenced at any time without danger: its writer begins again. That prune leaves live ones alone is
-//! courtesy (rule 9 of the protocol). Whether a writer lives is asked of its process, where that is one of this boot and
+//! courtesy (rule 9 of docs/durability.md). Whether a writer lives is asked of its process, where that is one of this boot and
 //! this namespace of processes; else it lives as long as it gives signs of life.
 
 use std::collections::{HashMap, HashSet};

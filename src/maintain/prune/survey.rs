@@ -2,9 +2,10 @@
 //!
 //! Only copies in usable packs count: there, whole, named by a visible segment, not marked for deletion (rule 7). A copy in a
 //! delta frame counts if all bases of the frame have copies that count in frames without bases; those copies are then
-//! needed too. A chunk with a copy that stands by itself needs no other. What has no copy that counts holds everything
-//! that it could be read from, marked or not; and what cannot be read from anywhere, all that there is of it: an
-//! ingest of the same files may store it again, and a disk may have erred. A copy that is known to be damaged never counts.
+//! needed too. Of a chunk with a copy in a frame without bases no other copy is needed. If a needed chunk has no copy that
+//! counts, every pack that it can be read from stays, also packs that are marked for deletion. If it cannot be read from
+//! anywhere, every pack that names it stays: an ingest of the same files may store it again, and a later read may succeed.
+//! A copy that is known to be damaged never counts.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;

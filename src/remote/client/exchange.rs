@@ -202,8 +202,8 @@ impl ConnectionPool {
         }
     }
 
-    /// How often a server that never answered is tried. An ssh that was refused has said so, and may have asked for a
-    /// passphrase: once is enough.
+    /// How often a server that never answered is tried. Over ssh once: ssh has printed why it failed, and the next attempt
+    /// might ask for a passphrase again.
     fn first_attempts(&self) -> u32 {
         match self.target {
             ServerTarget::Ssh(_) => 1,

@@ -2,7 +2,7 @@
 //!
 //! What is acknowledged is durable: the server answers after its `fsync`. So a barrier has nothing to do, unless something
 //! was deleted. A request that got no answer is asked again when that does no harm. A pack that got none is looked for:
-//! found, it is stored; not found, its name is given up, since it may still come to be there (rule 3 of the protocol).
+//! found, it is stored; not found, its name is given up, since it may still come to be there (rule 3 of docs/durability.md).
 
 use std::ffi::OsString;
 use std::fmt;
@@ -169,7 +169,7 @@ impl RemoteStorage {
         Ok(storage)
     }
 
-    /// Makes an empty one there. [`ErrorKind::Exists`] is for who looks what is in it.
+    /// Makes an empty repository there. [`ErrorKind::Exists`]: there is one, empty or not.
     pub fn create(address: &Address, options: &RemoteOptions) -> Result<Self> {
         let storage = Self::connect(address, options)?;
         let made = storage.call(&RequestParts::new(Method::PUT, "/v1/repository"));

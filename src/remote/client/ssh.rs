@@ -1,4 +1,5 @@
-//! The user's own ssh, with `yester serve --stdio` on the far side. Its configuration, agent and jumps are its business.
+//! Connections by the user's own ssh, which starts `yester serve --stdio` on the other machine. The user's configuration of
+//! ssh holds: agent, jump hosts, names of hosts.
 
 use std::ffi::OsString;
 use std::pin::Pin;

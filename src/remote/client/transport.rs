@@ -61,7 +61,7 @@ impl RequestSender {
     pub(crate) fn is_closed(&self) -> bool {
         match &self.kind {
             HttpSender::Two(sender) => sender.is_closed(),
-            // Somebody who uses it finds out.
+            // While a request uses it, it counts as open: that request meets the error.
             HttpSender::One(sender) => sender.try_lock().is_ok_and(|sender| sender.is_closed()),
         }
     }

@@ -87,7 +87,7 @@ impl S3Storage {
             match self.whose(&key, &sending, unknown > 0).await? {
                 Whose::Ours => return Ok(Created::New),
                 Whose::Others => return Ok(Created::Exists),
-                // It may still come to be there: rule 3 of the protocol.
+                // It may still come to be there: rule 3 of docs/durability.md.
                 Whose::Nobodys if unknown > 0 && matches!(name, Name::Pack(_)) => {
                     return Err(trouble.error().with_kind(ErrorKind::Unsettled));
                 }

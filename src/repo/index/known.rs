@@ -3,7 +3,7 @@
 //! A copy in a delta frame is only as good as the bases of that frame. Prune keeps the bases of what is live; but it
 //! does not wait for a writer who began after its deletion list, and a fenced writer may store a difference after the base
 //! is gone. So a copy counts only if every base of its frame has a copy in a frame without bases that counts by itself
-//! (rule 2 of the protocol, for delta frames).
+//! (rule 2 of docs/durability.md, for delta frames).
 
 use std::collections::HashMap;
 

@@ -157,7 +157,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Opens all visible segments, for who goes through all of them. A damaged one is an error that says how to go on.
+    /// Opens all visible segments, for a caller that reads all of them. A damaged one is an error that says how to go on.
     /// Segments and pages that `old` has open are used again.
     pub fn load_after(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let (index, damaged) = Self::load_with_damage(repo, old)?;
@@ -222,8 +222,8 @@ impl Index {
     }
 
     /// Loads the index as a writer needs it: segments, then deletion lists, then the list of packs, in this order
-    /// (rule 2 of the protocol). A chunk counts as known only in a pack that is there and not marked for deletion, and in a frame
-    /// that is not known to be damaged.
+    /// (rule 2 of docs/durability.md). A chunk counts as known only in a pack that is there and not marked for deletion, and
+    /// in a frame that is not known to be damaged.
     pub fn load_for_writing(repo: &Repository) -> Result<Index> {
         Self::load_to_write(repo, None)
     }
@@ -505,7 +505,7 @@ impl OpenedSegments {
                 Err(e) => damaged.push((*id, e)),
             }
         }
-        // Replaced segments are ignored even while they exist (rule 8 of the protocol).
+        // Replaced segments are ignored even while they exist (rule 8 of docs/durability.md).
         segments.retain(|segment| !replaced.contains(&segment.id()));
         damaged.retain(|(id, _)| !replaced.contains(id));
         gone.retain(|id| !replaced.contains(id));

@@ -318,7 +318,7 @@ pub struct StoredPack {
 const NAMES: u32 = 5;
 
 /// Puts sealed frames together to a pack and stores it. When nobody can tell whether it was stored, it is sealed and named
-/// anew: a pack is never sent twice under one name (rule 3 of the protocol).
+/// anew: a pack is never sent twice under one name (rule 3 of docs/durability.md).
 pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> Result<StoredPack> {
     let Preamble { kind, session, .. } = key.preamble;
     let mut offset = PREAMBLE as u64;
@@ -385,7 +385,7 @@ fn store_once(repo: &Repository, key: &PackKey, frames: &[SealedFrame], offset: 
             repo.stored().note(id);
             Ok((id, size))
         }
-        // The salt is new, so this cannot be: better to stop than to trust bytes that nobody here wrote.
+        // The salt is new, so the name cannot be taken. If it is, this process did not write what is there: stop.
         Created::Exists => Err(Error::new(ErrorKind::Exists, format!("a new pack's name {} is taken", id.short()))),
     }
 }

@@ -231,9 +231,9 @@ impl ChunkReader {
         self.stale.lock()
     }
 
-    /// An index that is newer than `tried`, for who did not find something with that; `None`: there is none, and what is
-    /// missing is lost. Rule 10 of the protocol: a listing of the segments that began after the snapshots were listed,
-    /// and after a pack was found to be gone, shows all that took the place of what was deleted.
+    /// An index that is newer than `tried`, for a caller that did not find something by `tried`. `None`: there is none, and
+    /// what is missing is lost. Rule 10 of docs/durability.md: a listing of the segments that began after the snapshots were
+    /// listed, and after a pack was found to be gone, shows all that took the place of what was deleted.
     fn newer(&self, tried: &Arc<Index>) -> Result<Option<Arc<Index>>> {
         let mut checked = self.checked.lock();
         let index = self.index();
@@ -256,7 +256,7 @@ impl ChunkReader {
     }
 
     /// A whole chunk, verified. What is not found is looked for in newer segments, as often as there are any, before it
-    /// is damage: prune may have moved it (rule 10 of the protocol).
+    /// is damage: prune may have moved it (rule 10 of docs/durability.md).
     pub fn chunk(&self, kind: PackKind, id: &ChunkId) -> Result<Chunk> {
         self.chunk_elsewhere(kind, id, None, &|_, _| false)
     }
@@ -399,8 +399,8 @@ impl ChunkReader {
     }
 
     /// Fetches and decodes a frame into `plain` (replaced), past the cache. Its sealed bytes are taken from `run`, if they
-    /// are there and good. The bases of a difference are not hashed: who hashes what comes out knows whether they were
-    /// right, and if not, [`ChunkReader::chunk`] looks closer.
+    /// are there and good. The bases of a difference are not hashed, since wrong bases show when the caller hashes the chunks
+    /// of the frame. [`ChunkReader::chunk`] then decodes the frame again from bases that are hashed.
     pub(crate) fn decode_frame(&self, frame: &FrameRef, run: Option<&SealedRun>, plain: &mut Vec<u8>) -> Result<()> {
         let given = run.and_then(|run| run.get(frame));
         match self.decode_of(frame, given, &ChunkReader::bases_unseen, plain) {
@@ -494,7 +494,7 @@ impl ChunkReader {
         self.gather(kind, bases, out, |found, location, key| self.part(found, location, kind, |id| id.key() == *key, key.short()))
     }
 
-    /// The same without a look at their content, for who hashes what comes of it.
+    /// The same without hashing the bases, for a caller that hashes the chunks decoded with them.
     pub(crate) fn bases_unseen(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
         self.gather(kind, bases, out, |found, location, _| chunk_of(self.frame(found)?, location))
     }

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// So long refusals of one client are counted together.
+/// Refusals of one client within this time are counted together.
 const WINDOW: Duration = Duration::from_secs(60);
-/// So many of them are logged.
+/// The most of them that are logged.
 const LOGGED: u64 = 10;
-/// So many clients are told apart.
+/// The most clients that are counted separately.
 const CLIENTS: usize = 256;
 
-/// Counts refusals by who is refused.
+/// Counts refusals by client.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     windows: Mutex<HashMap<String, (Instant, u64)>>,

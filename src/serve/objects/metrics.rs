@@ -26,7 +26,7 @@ pub(crate) struct Metrics {
     pub deleted: AtomicU64,
     /// Connections accepted.
     pub accepted: AtomicU64,
-    /// Connections cut: too slow, or strangers that stood in the way.
+    /// Connections that the server closed: too slow, or closed to make room for others.
     pub cut: AtomicU64,
     /// Requests refused for their token.
     pub refused: AtomicU64,
