@@ -8,13 +8,13 @@ use serde::Serialize;
 use yester::jobs::runs;
 use yester::model::{Annotation, Pin, Remarks, Snapshot, SnapshotId, Timestamp, escape};
 use yester::repo::snapshots::SnapshotList;
-use yester::repo::{Repository, annotations, snapshots};
+use yester::repo::{annotations, snapshots};
 use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{Output, lossy};
-use super::select::{self, Chooser, Filters};
+use super::select::{self, Filters};
 use super::units;
 
 /// Add, remove or set tags of snapshots
@@ -79,24 +79,6 @@ fn tags(given: &[OsString]) -> Vec<Vec<u8>> {
     tags
 }
 
-/// The snapshots that are meant: those named, or all that pass the filters.
-pub fn chosen(context: &Context, repo: &Repository, names: &[String], filters: &Filters) -> Result<Vec<Snapshot>> {
-    if names.is_empty() {
-        let filter = filters.filter()?;
-        let all = snapshots::list(repo)?;
-        return Ok(all.into_iter().filter(|snapshot| filter.matches(snapshot)).collect());
-    }
-    let chooser = Chooser::new(context, repo, filters)?;
-    let mut out: Vec<Snapshot> = Vec::new();
-    for name in names {
-        let found = chooser.snapshot(name)?;
-        if out.iter().all(|other| other.id != found.id) {
-            out.push(found.clone());
-        }
-    }
-    Ok(out)
-}
-
 /// Changes tags.
 pub fn tag(context: &Context, args: &TagArgs) -> Result<Outcome> {
     let (added, removed, set) = (tags(&args.add), tags(&args.remove), !args.set.is_empty());
@@ -109,7 +91,7 @@ pub fn tag(context: &Context, args: &TagArgs) -> Result<Outcome> {
     let repo = context.open_for(true)?;
     let said = annotations::read_all(&repo)?;
     let mut changed = Vec::new();
-    for snapshot in chosen(context, &repo, &args.names, &args.filters)? {
+    for snapshot in select::chosen(context, &repo, &args.names, &args.filters)? {
         let added = if set { tags(&args.set) } else { added.clone() };
         let annotation = Annotation { clears_tags: set, added, removed: removed.clone(), ..blank(snapshot.id) };
         let mut after = snapshot.clone();
@@ -165,7 +147,7 @@ pub fn pin(context: &Context, args: &PinArgs) -> Result<Outcome> {
         None if args.remove => Pin::Off,
         None => Pin::Forever,
     };
-    let chosen = chosen(context, &repo, &args.names, &args.filters)?;
+    let chosen = select::chosen(context, &repo, &args.names, &args.filters)?;
     let said = annotations::read_all(&repo)?;
     for snapshot in &chosen {
         annotations::write(&repo, &said, &Annotation { pin: Some(pin), ..blank(snapshot.id) })?;

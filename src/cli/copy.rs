@@ -1,6 +1,5 @@
 //! `copy`: snapshots of another repository into this one.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use yester::copy::{self, Copier};
 use yester::model::{Snapshot, escape};
-use yester::repo::{Repository, snapshots};
+use yester::repo::Repository;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
@@ -51,7 +50,7 @@ pub fn run(context: &Context, args: &CopyArgs) -> Result<Outcome> {
         return Err(Error::invalid("both are the same repository: --from-repo names the one to copy from, --repo the other"));
     }
     // Snapshots first, then the index that their content is looked up in.
-    let chosen = chosen(context, &source, args)?;
+    let chosen = select::chosen(context, &source, &args.names, &args.filters)?;
     let present = copy::present(&target)?;
     let (here, going): (Vec<Snapshot>, Vec<Snapshot>) =
         chosen.into_iter().partition(|snapshot| present.contains(&copy::origin(&source, snapshot)));
@@ -112,17 +111,6 @@ fn carry_out(
     }
     display.finish();
     Ok(())
-}
-
-fn chosen(context: &Context, source: &Repository, args: &CopyArgs) -> Result<Vec<Snapshot>> {
-    if args.names.is_empty() {
-        let filter = args.filters.filter()?;
-        return Ok(snapshots::list(source)?.into_iter().filter(|snapshot| filter.matches(snapshot)).collect());
-    }
-    let mut seen = HashSet::new();
-    let found = args.names.iter().map(|name| select::snapshot(context, source, name, &args.filters));
-    let found = found.collect::<Result<Vec<Snapshot>>>()?;
-    Ok(found.into_iter().filter(|snapshot| seen.insert(snapshot.id)).collect())
 }
 
 #[derive(Serialize)]

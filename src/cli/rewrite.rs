@@ -14,7 +14,7 @@ use yester::repo::{Repository, annotations, snapshots};
 use yester::task::Task;
 use yester::{Error, Result};
 
-use super::annotate::{self, blank};
+use super::annotate::blank;
 use super::context::{self, Context};
 use super::exit::Outcome;
 use super::output::{Output, note};
@@ -90,7 +90,7 @@ fn edit(args: &SnapshotRewriteArgs) -> Result<SnapshotEdit> {
 pub fn run(context: &Context, args: &SnapshotRewriteArgs) -> Result<Outcome> {
     let edit = edit(args)?;
     let repo = context.open_for(!args.dry_run)?;
-    let chosen = annotate::chosen(context, &repo, &args.names, &args.filters)?;
+    let chosen = select::chosen(context, &repo, &args.names, &args.filters)?;
     if args.new_time.is_some() && chosen.len() > 1 {
         return Err(Error::invalid(format!("--new-time is for one snapshot, and these are {}", chosen.len())));
     }

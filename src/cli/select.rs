@@ -96,6 +96,24 @@ pub fn snapshot(context: &Context, repo: &Repository, name: &str, filters: &Filt
     Chooser::new(context, repo, filters)?.snapshot(name).cloned()
 }
 
+/// The snapshots that are meant: those named, or all that pass the filters.
+pub fn chosen(context: &Context, repo: &Repository, names: &[String], filters: &Filters) -> Result<Vec<Snapshot>> {
+    if names.is_empty() {
+        let filter = filters.filter()?;
+        let all = snapshots::list(repo)?;
+        return Ok(all.into_iter().filter(|snapshot| filter.matches(snapshot)).collect());
+    }
+    let chooser = Chooser::new(context, repo, filters)?;
+    let mut out: Vec<Snapshot> = Vec::new();
+    for name in names {
+        let found = chooser.snapshot(name)?;
+        if out.iter().all(|other| other.id != found.id) {
+            out.push(found.clone());
+        }
+    }
+    Ok(out)
+}
+
 /// The snapshots among which a name is looked for.
 pub struct Chooser {
     filter: SnapshotFilter,

@@ -5,15 +5,13 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use yester::Result;
 use yester::maintain::stats::{ChunkTotals, Objects, Stats, stats};
-use yester::model::Snapshot;
-use yester::repo::{Repository, snapshots};
 use yester::task::Task;
 
 use super::context::Context;
 use super::exit::Outcome;
 use super::output::Output;
 use super::progress::Display;
-use super::select::{Chooser, Filters};
+use super::select::{self, Filters};
 use super::{signals, units};
 
 /// Count what snapshots hold and what they take
@@ -32,7 +30,7 @@ pub struct StatsArgs {
 /// Counts.
 pub fn run(context: &Context, args: &StatsArgs) -> Result<Outcome> {
     let repo = context.open()?;
-    let chosen = chosen(context, &repo, args)?;
+    let chosen = select::chosen(context, &repo, &args.snapshots, &args.filters)?;
     let display = Display::new(&context.global);
     let counted = stats(&repo, &chosen, &Task::new(&display).stopped_by(&signals::stop_flag()?));
     display.finish();
@@ -45,23 +43,6 @@ pub fn run(context: &Context, args: &StatsArgs) -> Result<Outcome> {
     }
     out.finish()?;
     Ok(Outcome::Done)
-}
-
-fn chosen(context: &Context, repo: &Repository, args: &StatsArgs) -> Result<Vec<Snapshot>> {
-    if args.snapshots.is_empty() {
-        let filter = args.filters.filter()?;
-        let all = snapshots::list(repo)?;
-        return Ok(all.into_iter().filter(|snapshot| filter.matches(snapshot)).collect());
-    }
-    let chooser = Chooser::new(context, repo, &args.filters)?;
-    let mut out: Vec<Snapshot> = Vec::new();
-    for name in &args.snapshots {
-        let found = chooser.snapshot(name)?;
-        if out.iter().all(|other| other.id != found.id) {
-            out.push(found.clone());
-        }
-    }
-    Ok(out)
 }
 
 fn table(counted: &Stats) -> Table {

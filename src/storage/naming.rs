@@ -120,7 +120,7 @@ impl Naming {
             }
             self.writer.remove_left_claim(dir, claim, began.elapsed() >= PATIENCE)?;
             if began.elapsed() >= PATIENCE * 2 {
-                let text = "another process has claimed the name for a minute; if none is at work on any machine, remove";
+                let text = "another process has claimed the name for two minutes; if none is at work on any machine, remove";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{text} {}", crate::model::escape(claim))));
             }
             std::thread::sleep(PAUSE);
