@@ -66,6 +66,11 @@ impl Error {
         Error::new(ErrorKind::Corrupt, message)
     }
 
+    /// A thread of this process panicked.
+    pub(crate) fn panicked() -> Self {
+        Error::new(ErrorKind::Io, "a thread panicked: this is a defect of yester")
+    }
+
     /// A usage error: shorthand for [`ErrorKind::Invalid`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Invalid, message)

@@ -6,16 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use jiff::tz::TimeZone;
 use yester::ingest::bucket::BucketInput;
 use yester::ingest::{IngestOptions, Input, Stream, sources};
 use yester::jobs::buckets::ConfiguredBucket;
 use yester::jobs::config::check::{self, Programs};
-use yester::jobs::config::keys::{BucketKeys, LimitKeys, RepositoryKeys, Set};
+use yester::jobs::config::keys::{BucketKeys, RepositoryKeys, Set};
 use yester::jobs::config::{self, Configuration};
 use yester::jobs::{credential, units};
 use yester::model::SetText;
-use yester::remote::rate::Limit;
 use yester::{Error, ErrorKind, Result};
 
 use super::args::{Cli, Command, Global};
@@ -182,8 +180,10 @@ fn fill(global: &mut Global, it: &RepositoryKeys) -> Result<()> {
         remote.cacert.clone_from(&it.cacert);
     }
     remote.connections = remote.connections.or(it.connections);
-    remote.limit_upload = remote.limit_upload.take().map_or_else(|| limit(&it.limit_upload), |limit| Ok(Some(limit)))?;
-    remote.limit_download = remote.limit_download.take().map_or_else(|| limit(&it.limit_download), |limit| Ok(Some(limit)))?;
+    remote.limit_upload =
+        remote.limit_upload.take().map_or_else(|| units::limit(it.limit_upload.as_ref()), |limit| Ok(Some(limit)))?;
+    remote.limit_download =
+        remote.limit_download.take().map_or_else(|| units::limit(it.limit_download.as_ref()), |limit| Ok(Some(limit)))?;
     if unset("YESTER_SSH_COMMAND") {
         remote.ssh_command = remote.ssh_command.take().or_else(|| it.ssh_command.clone());
     }
@@ -191,13 +191,6 @@ fn fill(global: &mut Global, it: &RepositoryKeys) -> Result<()> {
         remote.remote_program = remote.remote_program.take().or_else(|| it.remote_program.clone());
     }
     Ok(())
-}
-
-/// A limit by the time of day, as it is here.
-fn limit(keys: &Option<LimitKeys>) -> Result<Option<Limit>> {
-    let Some(keys) = keys else { return Ok(None) };
-    let rules: Result<Vec<_>, String> = keys.0.iter().map(|rule| units::parse_limit(rule)).collect();
-    Ok(Some(Limit::by_time(rules.map_err(Error::invalid)?, TimeZone::system())))
 }
 
 /// What a set ingests; its commands get these variables.

@@ -2,6 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use yester::jobs::units::sum_of_units;
 pub use yester::jobs::units::{parse_rate, parse_size, parse_wait};
 use yester::model::Timestamp;
 
@@ -57,26 +58,10 @@ pub fn duration(time: std::time::Duration) -> String {
 /// Parses `30d`, `12h`, `2w`, or several parts in a row, as in `1y6m` and `1d12h`: hours, days, weeks, months of 30 days
 /// and years of 365.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is no length of time: write 12h, 30d, 2w, 6m or 1y");
-    let mut seconds = 0u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, unit) = rest.split_at_checked(digits).ok_or_else(wrong)?;
-        let hours: u64 = match unit.as_bytes().first() {
-            Some(b'h') => 1,
-            Some(b'd') => 24,
-            Some(b'w') => 7 * 24,
-            Some(b'm') => 30 * 24,
-            Some(b'y') => 365 * 24,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let part = number.checked_mul(hours * 3600).ok_or_else(wrong)?;
-        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
-        rest = unit.get(1..).unwrap_or_default();
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
+    const HOUR: u64 = 3600;
+    const UNITS: [(u8, u64); 5] =
+        [(b'h', HOUR), (b'd', 24 * HOUR), (b'w', 7 * 24 * HOUR), (b'm', 30 * 24 * HOUR), (b'y', 365 * 24 * HOUR)];
+    sum_of_units(text, &UNITS).ok_or_else(|| format!("{text:?} is no length of time: write 12h, 30d, 2w, 6m or 1y"))
 }
 
 /// Parses how long something is left, in seconds: as [`parse_duration`], or `0`.

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use crate::chunk::codec::{Compression, Encoder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::others::Others;
-use crate::ingest::shares::cores;
 use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::{self, Indexed, Sink, Stored, stopped};
 use crate::model::SnapshotId;
 use crate::repo::Repository;
 use crate::repo::pack::DeltaTrials;
 use crate::repo::tree::TreeReader;
+use crate::sys::process;
 
 /// How packs are made.
 pub(crate) struct PackingPlan<'a> {
@@ -55,7 +55,7 @@ impl<'scope> Packing<'scope> {
     ) -> (Sink<'env>, Receiver<Indexed>, Packing<'scope>) {
         let &PackingPlan { repo, session, compression, pack_size, segment_chunks, trials, others, shutdown, .. } = plan;
         // Frames that wait for a core, and packs that wait for the disk: few, since each holds memory.
-        let (jobs_in, jobs) = bounded(cores() + 1);
+        let (jobs_in, jobs) = bounded(process::cores() + 1);
         let (complete_in, complete) = bounded(0);
         let (indexed_in, indexed) = unbounded();
         let sealer = |_| {
@@ -67,7 +67,7 @@ impl<'scope> Packing<'scope> {
                 })
             })
         };
-        let sealers = (0..cores()).map(sealer).collect();
+        let sealers = (0..process::cores()).map(sealer).collect();
         let store = move || sink::store_packs(repo, complete, &indexed_in, segment_chunks, others);
         let storer = scope.spawn(move || guarded(shutdown, store));
         (Sink::new(repo, session, jobs_in, complete_in, pack_size), indexed, Packing { sealers, storer })
@@ -88,7 +88,7 @@ fn guarded<T>(shutdown: Option<&StageShutdown<'_>>, work: impl FnOnce() -> Resul
 
 /// The result of a thread.
 pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread panicked: this is a defect of yester")))
+    thread.join().unwrap_or_else(|_| Err(Error::panicked()))
 }
 
 /// Of several errors the one to report: the first that does not only follow from another.

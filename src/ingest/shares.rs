@@ -1,6 +1,6 @@
 //! How an ingest shares out what the process may have.
 
-use std::thread;
+use crate::sys::process;
 
 /// Files that one reader opens before their turn, at most.
 const READ_AHEAD: usize = 16;
@@ -30,16 +30,11 @@ impl Shares {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let small_readers = readers.clamp(1, 256).min((limit / 6).max(1));
         let ahead = (limit / 8 / small_readers).clamp(1, READ_AHEAD);
-        let big_readers = cores().clamp(2, 8).min((limit / 16).max(1));
+        let big_readers = process::cores().clamp(2, 8).min((limit / 16).max(1));
         let scanned = (limit / 16).clamp(2, 48);
         let counted = (limit / 16).clamp(2, COUNTED);
         // Sealers read previous versions of what they seal; 16 are for the repository, the process and its terminal.
-        let others = small_readers * ahead + big_readers + scanned + counted + 2 * cores() + 16;
+        let others = small_readers * ahead + big_readers + scanned + counted + 2 * process::cores() + 16;
         Shares { small_readers, ahead, big_readers, scanned, counted, directories: limit.saturating_sub(others).clamp(6, 4096) }
     }
-}
-
-/// Cores of this machine.
-pub(crate) fn cores() -> usize {
-    thread::available_parallelism().map_or(2, |n| n.get())
 }

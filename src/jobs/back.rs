@@ -77,7 +77,7 @@ impl Back<'_> {
             let feeder = scope.spawn(|| input.write(trees, content, self.task));
             let followed = self.follow_fed(&mut flow, name, &broken);
             flow.stop();
-            let written = feeder.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a thread panicked")));
+            let written = feeder.join().unwrap_or_else(|_| Err(Error::panicked()));
             match (written, followed) {
                 (Err(e), _) if broken.load(Ordering::Acquire) => Err(e),
                 (_, Err(e)) => Err(e),

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use crate::chunk::keys::Credential;
 use crate::error::IoContext;
 use crate::model::escape;
-use crate::model::id::{from_hex, hex_pair};
+use crate::model::id::{fill_random, from_hex, hex_pair};
 use crate::sys::terminal::ask_hidden;
 use crate::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
@@ -235,8 +235,7 @@ fn make_key_file(path: &Path) -> Result<Credential> {
     crate::sys::process::protect_memory();
     let failed = || format!("cannot make the key file {}", shown(path));
     let mut key = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *key)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+    fill_random(&mut *key)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(parent).at(failed)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at(failed)?;

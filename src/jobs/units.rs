@@ -1,7 +1,13 @@
 //! Sizes, times to wait and levels of compression as people write them.
 
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
 use crate::chunk::codec::Compression;
-use crate::remote::rate::RateRule;
+use crate::error::{Error, Result};
+use crate::jobs::config::keys::LimitKeys;
+use crate::remote::rate::{Limit, RateRule};
 
 /// The level of zstd for `fastest`: it takes half the time of level 1 on source code.
 const FASTEST: i32 = -1;
@@ -28,27 +34,31 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if power > 0 && (0.0..u64::MAX as f64).contains(&bytes) { Ok(bytes.round() as u64) } else { Err(wrong()) }
 }
 
+/// A limit of the configuration, by the time of day as it is here.
+pub fn limit(keys: Option<&LimitKeys>) -> Result<Option<Limit>> {
+    let Some(keys) = keys else { return Ok(None) };
+    let rules: Result<Vec<_>, String> = keys.0.iter().map(|rule| parse_limit(rule)).collect();
+    Ok(Some(Limit::by_time(rules.map_err(Error::invalid)?, TimeZone::system())))
+}
+
 /// A time to wait: `90s`, `30m`, `2h`, `1d`, or several of these.
-pub fn parse_wait(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is no time to wait: write 90s, 30m, 2h or 1d");
-    let mut seconds = 0u64;
-    let mut rest = text;
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    const UNITS: [(u8, u64); 4] = [(b's', 1), (b'm', 60), (b'h', 3600), (b'd', 86_400)];
+    sum_of_units(text, &UNITS).ok_or_else(|| format!("{text:?} is no time to wait: write 90s, 30m, 2h or 1d"))
+}
+
+/// The sum of numbers with units, as in `1d12h`; `units` are letters with their seconds. `None`: it is none, or too long.
+pub fn sum_of_units(text: &str, units: &[(u8, u64)]) -> Option<Duration> {
+    let (mut seconds, mut rest) = (0u64, text);
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, unit) = rest.split_at_checked(digits).ok_or_else(wrong)?;
-        let unit_seconds = match unit.as_bytes().first() {
-            Some(b's') => 1,
-            Some(b'm') => 60,
-            Some(b'h') => 3600,
-            Some(b'd') => 86_400,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let part = number.checked_mul(unit_seconds).filter(|part| *part < 1 << 40).ok_or_else(wrong)?;
-        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = rest.split_at_checked(digits)?;
+        let (_, of_unit) = units.iter().find(|(letter, _)| unit.as_bytes().first() == Some(letter))?;
+        let part = number.parse::<u64>().ok()?.checked_mul(*of_unit).filter(|part| *part < 1 << 40)?;
+        seconds = seconds.checked_add(part)?;
         rest = unit.get(1..).unwrap_or_default();
     }
-    if text.is_empty() { Err(wrong()) } else { Ok(std::time::Duration::from_secs(seconds)) }
+    (!text.is_empty()).then(|| Duration::from_secs(seconds))
 }
 
 /// A rate in bytes a second, as in `2M`. At least 1K: a server closes connections that are much slower.
@@ -120,7 +130,7 @@ mod tests {
 
     #[test]
     fn times_to_wait_are_read() {
-        let seconds = |n| Ok(std::time::Duration::from_secs(n));
+        let seconds = |n| Ok(Duration::from_secs(n));
         for (text, expected) in [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1d", 86_400), ("0s", 0)] {
             assert_eq!(parse_wait(text), seconds(expected), "{text}");
         }

@@ -32,6 +32,18 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
+/// Fills `bytes` with random bytes from the operating system.
+pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
+    getrandom::fill(bytes).map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))
+}
+
+/// Random bytes from the operating system.
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    fill_random(&mut bytes)?;
+    Ok(bytes)
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
@@ -51,10 +63,7 @@ macro_rules! id {
 
             /// A fresh random value from the operating system.
             pub fn random() -> Result<Self> {
-                let mut bytes = [0; $len];
-                getrandom::fill(&mut bytes)
-                    .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-                Ok($name(bytes))
+                random_bytes().map($name)
             }
 
             /// The first eight hexadecimal digits, for people.

@@ -22,6 +22,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::id::random_bytes;
 use crate::model::{SnapshotId, escape};
 use crate::mount::point;
 use crate::sys::{image, mount as system, process};
@@ -170,8 +171,7 @@ fn never(options: &MountOptions) -> Option<&'static str> {
 impl Images {
     /// Of a mount at `place` (absolute). None is made yet.
     pub(crate) fn new(view: Arc<View>, place: &Path, options: &MountOptions) -> Result<Images> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
+        let random: [u8; 16] = random_bytes()?;
         let unasked = options.native == Native::Require || !view.is_far();
         Ok(Images {
             view,

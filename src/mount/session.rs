@@ -197,7 +197,7 @@ fn configuration(options: &MountOptions) -> Result<Config> {
             other => config.mount_options.extend(extra(other)?),
         }
     }
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let cores = crate::sys::process::cores();
     // As many as can be at work, one that waits for the storage, and one that takes the next request.
     config.n_threads = Some(cores.clamp(2, 16) + 2);
     config.clone_fd = true;

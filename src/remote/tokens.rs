@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::model::id::{from_hex, hex_pair, to_hex};
+use crate::model::id::{fill_random, from_hex, hex_pair, to_hex};
 use crate::remote::protocol::{Capability, RepositoryName};
 
 /// What every token begins with, so that one in a wrong place is known for what it is.
@@ -95,8 +95,7 @@ impl Tokens {
     pub fn create(&self, grant: Grant) -> Result<(Token, Zeroizing<String>)> {
         let failed = || format!("cannot keep a token in {}", shown(&self.directory));
         let mut random = Zeroizing::new([0; ID + SECRET]);
-        getrandom::fill(&mut *random)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+        fill_random(&mut *random)?;
         let (id, secret) = random.split_at(ID);
         let Grant { repository, capabilities, quota, rate, expires, note, now } = grant;
         let hash = to_hex(blake3::hash(secret).as_bytes());

@@ -125,7 +125,7 @@ impl<'a> RestoreRun<'a> {
         sources: &[RestoreSource<'_>],
     ) -> Result<Self> {
         let limit = process::file_limit();
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let cores = process::cores();
         let workers = cores.max(tree.chunks().repo().storage().costs().concurrency);
         let map = |snapshot: &Snapshot| match options.numeric_ids {
             true => Ok(OwnerMap::default()),

@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{self, Resource, Rlimit};
 
+/// Cores that this process may use; 2 where the system does not say.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 /// The host's name.
 pub fn host_name() -> Vec<u8> {
     rustix::system::uname().nodename().to_bytes().to_vec()

@@ -98,7 +98,7 @@ impl BucketBack<'_> {
             drop(take);
             let walked = self.walk(directory, &give, &seen, &counted);
             drop(give);
-            let worked = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(panicked())));
+            let worked = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(Error::panicked())));
             worked.collect::<Result<Vec<()>>>()?;
             walked
         })?;
@@ -320,8 +320,4 @@ impl BucketBack<'_> {
         }
         Ok(())
     }
-}
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Io, "a thread panicked")
 }

@@ -7,19 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::ingest::bucket::{Bucket, OpenObject};
 use crate::jobs::config::check;
-use crate::jobs::config::keys::{BucketKeys, BucketPlace, LimitKeys};
+use crate::jobs::config::keys::{BucketKeys, BucketPlace};
 use crate::jobs::location::{self, Location};
 use crate::jobs::units;
 use crate::model::bucket::{BucketEntry, ObjectFacts};
 use crate::model::escape;
 use crate::remote::client::RemoteOptions;
-use crate::remote::rate::Limit;
 use crate::remote::s3::address::StoreAddress;
 use crate::remote::s3::bucket::{BodyPiece, BucketClient, ObjectBody};
 use crate::remote::s3::gate::{RequestGate, RequestWaits};
@@ -49,14 +47,8 @@ pub fn unfit(keys: &BucketKeys) -> Result<()> {
     if keys.rate == Some(0) {
         return Err(invalid(("rate", "it is requests a second, and must be at least 1".to_owned())));
     }
-    limit(keys.limit_upload.as_ref())?;
-    limit(keys.limit_download.as_ref()).map(drop)
-}
-
-fn limit(keys: Option<&LimitKeys>) -> Result<Option<Limit>> {
-    let Some(keys) = keys else { return Ok(None) };
-    let rules: Result<Vec<_>, String> = keys.0.iter().map(|rule| units::parse_limit(rule)).collect();
-    Ok(Some(Limit::by_time(rules.map_err(Error::invalid)?, TimeZone::system())))
+    units::limit(keys.limit_upload.as_ref())?;
+    units::limit(keys.limit_download.as_ref()).map(drop)
 }
 
 /// Where a bucket is.
@@ -134,8 +126,8 @@ impl ConfiguredBucket {
         let fingerprint = keys.tls_fingerprint.as_deref().map(Fingerprint::parse).transpose()?;
         Ok(RemoteOptions {
             trust: Trust { fingerprint, authorities: keys.cacert.as_deref().map(Path::to_owned) },
-            limit_upload: limit(keys.limit_upload.as_ref())?,
-            limit_download: limit(keys.limit_download.as_ref())?,
+            limit_upload: units::limit(keys.limit_upload.as_ref())?,
+            limit_download: units::limit(keys.limit_download.as_ref())?,
             s3,
             ..base.clone()
         })

@@ -26,6 +26,7 @@ use crate::repo::index::paged::PagedSegment;
 use crate::repo::pack::{PackKey, read_directory};
 use crate::repo::reader::{ChunkReader, is_damage};
 use crate::storage::Name;
+use crate::sys::process;
 use crate::task::Task;
 
 use super::catalog::{Catalog, REPAIR};
@@ -153,7 +154,7 @@ impl<'a> PackCheck<'a> {
 
     /// Reads all packs and hands each one's findings to `take`, on this thread.
     fn run(&self, mut take: impl FnMut(PackId, PackFindings)) -> Result<()> {
-        let cores = thread::available_parallelism().map_or(1, |n| n.get());
+        let cores = process::cores();
         // A thread that waits for a remote storage needs no core. On a disk of this machine the system reads ahead, and each
         // thread has buffers of some MiB.
         let costs = self.catalog.repo().storage().costs();
@@ -440,7 +441,7 @@ impl<'a> CheckWorker<'a> {
         self.piece = Arc::try_unwrap(piece).unwrap_or_default();
         own?;
         if theirs.len() < helpers {
-            return Err(Error::new(ErrorKind::Io, "a thread of the check panicked: this is a defect of yester"));
+            return Err(Error::panicked());
         }
         theirs.into_iter().try_for_each(|(_, part)| {
             found.add(part?);

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::model::id::random_bytes;
 use crate::model::{PackId, Timestamp};
 
 /// A part of the packs, with restic's meanings. Of shares and sizes, those packs come first that were not read for the
@@ -33,7 +34,7 @@ impl Subset {
         mut packs: Vec<(PackId, u64)>,
         verified: &HashMap<PackId, Timestamp>,
     ) -> Result<Vec<(PackId, u64)>> {
-        let salt = random()?;
+        let salt = random_bytes()?;
         // Those that were never read first; among equals, by chance.
         packs.sort_by_cached_key(|(id, _)| (verified.get(id).copied(), *blake3::keyed_hash(&salt, &id.0).as_bytes()));
         match *self {
@@ -104,13 +105,6 @@ fn in_part(id: &PackId, part: u32, of: u32) -> bool {
     let mut first = [0; 8];
     first.copy_from_slice(&id.0[..8]);
     u64::from_be_bytes(first).checked_rem(u64::from(of)) == u64::from(part).checked_sub(1)
-}
-
-fn random() -> Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use object_store::{Attribute, Attributes, GetOptions, ObjectStore, PutMode, PutO
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{PREAMBLE, PackKind, Preamble};
-use crate::model::id::to_hex;
+use crate::model::id::{random_bytes, to_hex};
 use crate::remote::client::fault::ProgressTimeout;
 use crate::remote::s3::fault::Trouble;
 use crate::remote::s3::{MOST_ONE_PUT, S3Storage};
@@ -36,9 +36,7 @@ pub(crate) struct Sending {
 impl Sending {
     /// An object of these bytes.
     pub(crate) fn new(parts: &[&[u8]], class: Option<&str>) -> Result<Self> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|e| Error::new(ErrorKind::Io, format!("there is no randomness: {e}")))?;
-        let mark_text = to_hex(&random);
+        let mark_text = to_hex(&random_bytes::<16>()?);
         let mut attributes = Attributes::new();
         attributes.insert(mark(), mark_text.clone().into());
         if let Some(class) = class {

@@ -9,7 +9,7 @@ use object_store::{GetOptions, ObjectStore, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::id::to_hex;
+use crate::model::id::{random_bytes, to_hex};
 use crate::remote::s3::S3Storage;
 use crate::remote::s3::create::Sending;
 use crate::remote::s3::fault::Trouble;
@@ -120,9 +120,7 @@ impl S3Storage {
 
     /// One name, created by several at once and then once more. True when exactly one of them has it.
     async fn trial(&self, at_once: usize) -> Result<bool, Trouble> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|e| Trouble::Final(Error::new(ErrorKind::Io, e.to_string())))?;
-        let key = self.proof_key(&to_hex(&random));
+        let key = self.proof_key(&to_hex(&random_bytes::<16>().map_err(Trouble::Final)?));
         let contents: Vec<String> = (0..=at_once).map(|n| format!("{key} {n}")).collect();
         let sendings: Vec<Sending> =
             contents.iter().map(|text| Sending::new(&[text.as_bytes()], None)).collect::<Result<_>>().map_err(Trouble::Final)?;

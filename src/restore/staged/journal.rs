@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::id::{random_bytes, to_hex};
 use crate::restore::staged::place::StagedPlace;
 use crate::sys::{Dir, FileKind, dir, process};
 
@@ -90,11 +91,9 @@ pub(crate) enum JournalFile {
 impl StagedJournal {
     /// A new one.
     pub(crate) fn new(snapshot: String, set: &[u8], places: Vec<JournalPlace>) -> Result<Self> {
-        let mut id = [0; 8];
-        getrandom::fill(&mut id).map_err(|e| Error::new(ErrorKind::Io, format!("no random bytes: {e}")))?;
         Ok(StagedJournal {
             version: VERSION,
-            id: crate::model::id::to_hex(&id),
+            id: to_hex(&random_bytes::<8>()?),
             phase: StagedPhase::Staging,
             snapshot,
             set: quote(set),

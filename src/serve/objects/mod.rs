@@ -206,7 +206,7 @@ pub fn own_certificate(root: &std::path::Path) -> PathBuf {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let cores = crate::sys::process::cores();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, 16))
         .max_blocking_threads(64)
