@@ -1,5 +1,6 @@
 //! Content that can be told from its name, and writers that make snapshots of it.
 
+pub use crate::common::build::noise;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -10,13 +11,6 @@ use crate::common::program::{Run, World, shown, with};
 
 /// How many files a source has.
 pub const FILES: u64 = 24;
-
-/// Bytes that do not compress.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
-}
 
 /// What the file `number` holds in its version `version`: some are small, some have several chunks.
 pub fn content(number: u64, version: u64) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! `forget` and `prune` as users meet them, with writers that are killed, stopped and fenced.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::build::noise;
 use crate::common::mounted::{signal, stop};
 use crate::common::program;
 
@@ -12,13 +13,6 @@ use std::time::{Duration, Instant};
 use program::{World, with};
 use rustix::process::Signal;
 use serde_json::Value;
-
-/// Bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
-}
 
 /// Bytes of all files below a directory.
 fn size(path: &Path) -> u64 {

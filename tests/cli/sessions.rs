@@ -1,6 +1,7 @@
 //! Writers that live, and writers that are dead, as a prune sees them from elsewhere.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::build::noise;
 use crate::common::mounted::{signal, stop};
 use crate::common::program;
 
@@ -14,12 +15,6 @@ use rustix::process::Signal;
 
 fn names(path: &Path) -> Vec<String> {
     fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
 }
 
 /// A repository with garbage, and an ingest that has begun and stands still.

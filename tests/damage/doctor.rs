@@ -1,6 +1,7 @@
 //! `yester doctor`: real damage, healed from a tree, from another repository, or written out of the snapshots.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::build::noise;
 use crate::common::program;
 
 use std::fs;
@@ -8,12 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use program::{Run, World, shown, with};
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
-}
 
 fn files(path: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();

@@ -2,6 +2,7 @@
 //! repository is whole. Every step is one that a message of the program names.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use crate::common::build::noise;
 use crate::common::program;
 
 use std::fs;
@@ -11,12 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use program::{Run, World, shown, with};
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
-}
 
 fn files(path: &Path) -> Vec<PathBuf> {
     let mut out = Vec::new();

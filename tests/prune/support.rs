@@ -1,5 +1,6 @@
 //! A repository in memory, made by real ingests of a small directory, and what each snapshot of it must hold.
 
+pub use crate::common::build::noise;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
@@ -41,13 +42,6 @@ const CHUNKER: ChunkerParameters = ChunkerParameters { min: 2048, avg: 4096, max
 
 pub fn now() -> Timestamp {
     yester::sys::clock::now()
-}
-
-/// Bytes that do not compress.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
 }
 
 /// A repository, and the snapshots that it must have.

@@ -230,7 +230,7 @@ mod tests {
         gate.1 += 1;
         let early = gate.1;
         gate.0.enter(early, THERE, Arc::default());
-        (0..100).for_each(|_| drop(gate.enter(THERE)));
+        (0..100).for_each(|_| _ = gate.enter(THERE));
         assert!(!gate.has(early));
         let task = gate.2.spawn(std::future::pending::<()>());
         gate.0.watch(early, task.abort_handle());
