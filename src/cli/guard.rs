@@ -14,7 +14,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use signal_hook::consts::SIGUSR1;
@@ -25,6 +25,10 @@ use yester::sys::{mount, process};
 const MARK: &str = "--guard";
 /// How long a killed process has to end by itself.
 const GRACE: Duration = Duration::from_millis(200);
+/// So long the guard waits for the last thread of a killed process: one may hang in the kernel.
+const THREADS_END: Duration = Duration::from_secs(60);
+/// Between two looks at these threads.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The guard of a mount; ends when this is dropped.
 pub struct MountGuard {
@@ -112,8 +116,17 @@ pub fn run(parent: u32) {
     if process::has_threads(parent) {
         let _ = mount::abort(device, &point);
     }
-    // What covers the mount's root would go on showing what the kernel has of it.
-    yester::mount::point::remove_images(&point, true);
+    // What covers the mount's root would go on showing what the kernel has of it. A thread of the process may still be
+    // mounting an image in the kernel: so this is done again when all have ended.
+    let end = Instant::now() + THREADS_END;
+    loop {
+        let last = !process::has_threads(parent) || Instant::now() >= end;
+        yester::mount::point::remove_images(&point, true);
+        if last {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// A device number, and where it is mounted.

@@ -108,7 +108,9 @@ fn killed_again_and_again() {
         for ended in readers.map(|reader| reader.join().unwrap()) {
             assert!(ended.is_ok() || is_no_connection(ended));
         }
-        assert!(is_no_connection(fs::metadata(point.join("never asked for"))));
+        let gone = fs::metadata(point.join("never asked for"));
+        let said = format!("round {round}: {gone:?}");
+        assert!(is_no_connection(gone), "{said}");
         if let Some(open) = &open {
             assert!(is_no_connection(open.read_at(&mut [0; 10], 1 << 20)));
         }
