@@ -1,13 +1,17 @@
 //! The keys of a repository: one random master key, everything else derived from it with BLAKE3.
 
+use std::sync::Arc;
+
 use aws_lc_rs::constant_time;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::chunk::one_way::{OneWay, Opener, Recipient};
 use crate::chunk::seal::SealKey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::{Derivation, KeySlot};
+use crate::format::config::{ChunkerParameters, Derivation, KeySlot, WrappedKey};
+use crate::format::cursor::Cursor;
 use crate::format::pack::PackKind;
-use crate::model::{ChunkId, SlotId, Timestamp};
+use crate::model::{ChunkId, RepositoryId, SlotId, Timestamp, WriterId};
 
 /// The master key: 32 random bytes that exist only in memory and wrapped in key slots.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -35,7 +39,29 @@ impl Credential {
 
 /// A key of one class of objects, from which each object's own key is derived with its salt.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct ClassKey([u8; 32]);
+pub struct ClassKey {
+    key: [u8; 32],
+    #[zeroize(skip)]
+    one_way: OneWay,
+}
+
+/// What a key that only writes holds: enough to seal for the repository's key, and to be told from others.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct WriterKey {
+    /// Its name.
+    #[zeroize(skip)]
+    pub writer: WriterId,
+    /// The repository's public key.
+    pub(crate) public: [u8; 32],
+    /// Its own secret, from which its keys are derived as the others are from the master key.
+    pub(crate) secret: [u8; 32],
+    /// The repository that it is for.
+    #[zeroize(skip)]
+    pub(crate) repository: RepositoryId,
+    /// How it cuts.
+    #[zeroize(skip)]
+    pub(crate) chunker: ChunkerParameters,
+}
 
 /// Every key of an open repository.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -52,6 +78,12 @@ pub struct Keys {
     pub snapshot: ClassKey,
     /// What the secret gear table is made of.
     pub chunker: [u8; 32],
+    /// The writer whose keys these are, if they only write.
+    #[zeroize(skip)]
+    writer: Option<WriterId>,
+    /// What opens what such writers have stored.
+    #[zeroize(skip)]
+    opener: Option<Arc<Opener>>,
 }
 
 impl MasterKey {
@@ -67,18 +99,18 @@ impl MasterKey {
 
     /// Derives the keys of all classes.
     pub fn keys(&self) -> Keys {
-        let derive = |context| derive(context, &self.0);
-        Keys {
-            data_id: derive("yester v1 chunk id of data"),
-            tree_id: derive("yester v1 chunk id of trees"),
-            data_pack: ClassKey(derive("yester v1 packs of data")),
-            tree_pack: ClassKey(derive("yester v1 packs of trees")),
-            config: derive("yester v1 configuration"),
-            slot: derive("yester v1 authentic key slots"),
-            index: ClassKey(derive("yester v1 index segments")),
-            snapshot: ClassKey(derive("yester v1 snapshots and sessions")),
-            chunker: derive("yester v1 gear table"),
-        }
+        // A key that X25519 refuses, which none is, opens nothing of keys that only write.
+        let opener = Opener::new(&self.0).ok().map(Arc::new);
+        Keys::derive(&self.0, None, opener.clone(), &|context| match &opener {
+            Some(opener) => OneWay::Opens(opener.clone(), context),
+            None => OneWay::None,
+        })
+    }
+
+    /// The key that only writes into `repository` and is named `writer`.
+    pub fn writer(&self, writer: WriterId, repository: RepositoryId, chunker: ChunkerParameters) -> Result<WriterKey> {
+        let opener = Opener::new(&self.0)?;
+        Ok(WriterKey { writer, public: opener.public(), secret: *opener.writer(writer), repository, chunker })
     }
 
     /// Wraps this key for `credential` in a new slot.
@@ -98,25 +130,16 @@ impl MasterKey {
         key.seal(0, &slot.0, &mut body)?;
         let mut wrapped = [0; 48];
         wrapped.copy_from_slice(&body);
+        let wrapped = WrappedKey::Master(wrapped);
         Ok(KeySlot { derivation, salt, commitment: key.commitment, wrapped, created, label })
     }
 
     /// Unwraps the key of `slot`; `None` when the credential is not this slot's.
     pub fn unwrap(slot: &KeySlot, credential: &Credential, id: SlotId) -> Result<Option<Self>> {
-        let fits = matches!(
-            (credential, slot.derivation),
-            (Credential::Passphrase(_), Derivation::Passphrase { .. }) | (Credential::KeyFile(_), Derivation::KeyFile)
-        );
-        if !fits {
-            return Ok(None);
-        }
-        let key = wrapping_key(credential, slot.derivation, &slot.salt)?;
-        if constant_time::verify_slices_are_equal(&key.commitment, &slot.commitment).is_err() {
-            return Ok(None);
-        }
-        let mut body = Zeroizing::new(slot.wrapped.to_vec());
-        let opened = key.open(0, &id.0, &mut body);
-        Ok(opened.ok().and_then(|()| body.first_chunk::<32>().copied()).map(MasterKey))
+        Ok(match open_slot(slot, credential, id)? {
+            Some(Unwrapped::Master(master)) => Some(master),
+            _ => None,
+        })
     }
 
     /// Whether it is the same key; takes the same time for all.
@@ -130,8 +153,89 @@ impl MasterKey {
     }
 }
 
+/// What was in a slot.
+pub enum Unwrapped {
+    /// The master key.
+    Master(MasterKey),
+    /// A key that only writes.
+    Writer(WriterKey),
+}
+
+/// Opens a slot; `None` when the credential is not this slot's.
+pub fn open_slot(slot: &KeySlot, credential: &Credential, id: SlotId) -> Result<Option<Unwrapped>> {
+    let fits = matches!(
+        (credential, slot.derivation),
+        (Credential::Passphrase(_), Derivation::Passphrase { .. }) | (Credential::KeyFile(_), Derivation::KeyFile)
+    );
+    if !fits {
+        return Ok(None);
+    }
+    let key = wrapping_key(credential, slot.derivation, &slot.salt)?;
+    if constant_time::verify_slices_are_equal(&key.commitment, &slot.commitment).is_err() {
+        return Ok(None);
+    }
+    let mut body = Zeroizing::new(slot.wrapped.bytes().to_vec());
+    if key.open(0, &slot.wrapped.bound(id), &mut body).is_err() {
+        return Ok(None);
+    }
+    Ok(match slot.wrapped {
+        WrappedKey::Master(_) => body.first_chunk::<32>().copied().map(|key| Unwrapped::Master(MasterKey(key))),
+        WrappedKey::Writer(_) => Some(Unwrapped::Writer(WriterKey::decode(&body, id)?)),
+    })
+}
+
+impl WriterKey {
+    /// The keys that it leads to.
+    pub fn keys(&self) -> Keys {
+        let recipient = Recipient { public: self.public, writer: self.writer };
+        Keys::derive(&self.secret, Some(self.writer), None, &|_| OneWay::Seals(recipient.clone()))
+    }
+
+    /// Wraps it for `credential` in a new slot.
+    pub fn wrap(
+        &self,
+        credential: &Credential,
+        derivation: Derivation,
+        created: Timestamp,
+        label: Vec<u8>,
+        slot: SlotId,
+    ) -> Result<KeySlot> {
+        let salt = random()?;
+        let key = wrapping_key(credential, derivation, &salt)?;
+        let mut body = self.encode();
+        key.seal(0, &WrappedKey::writer_bound(slot), &mut body)?;
+        let wrapped = body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))?;
+        let wrapped = WrappedKey::Writer(wrapped);
+        Ok(KeySlot { derivation, salt, commitment: key.commitment, wrapped, created, label })
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // With room for the tag: growing would leave a copy behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(WrappedKey::WRITER));
+        [&self.public[..], &self.secret, &self.repository.0].iter().for_each(|part| body.extend_from_slice(part));
+        let ChunkerParameters { min, avg, max } = self.chunker;
+        [min, avg, max].iter().for_each(|n| body.extend_from_slice(&n.to_le_bytes()));
+        body
+    }
+
+    fn decode(body: &[u8], id: SlotId) -> Result<Self> {
+        let mut cursor = Cursor::new(body, "a key slot");
+        let (public, secret, repository) = (cursor.array()?, cursor.array()?, RepositoryId(cursor.array()?));
+        let mut size = || cursor.array().map(u32::from_le_bytes);
+        let chunker = ChunkerParameters { min: size()?, avg: size()?, max: size()? };
+        cursor.end()?;
+        chunker.validate()?;
+        Ok(WriterKey { writer: id.writer(), public, secret, repository, chunker })
+    }
+
+    /// Whether it is the same key; takes the same time for all.
+    pub fn is(&self, other: &WriterKey) -> bool {
+        constant_time::verify_slices_are_equal(&self.encode(), &other.encode()).is_ok()
+    }
+}
+
 /// BLAKE3's `derive_key`, which leaves the secret in no hasher.
-fn derive(context: &str, secret: &[u8; 32]) -> [u8; 32] {
+pub(super) fn derive(context: &str, secret: &[u8; 32]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key(context);
     let mut hash = hasher.update(secret).finalize();
     let key = *hash.as_bytes();
@@ -158,7 +262,7 @@ fn wrapping_key(credential: &Credential, derivation: Derivation, salt: &[u8; 32]
             return Err(Error::new(ErrorKind::Key, "a passphrase does not open a key file's slot"));
         }
     }
-    let class = ClassKey(derive("yester v1 key slot", &secret));
+    let class = ClassKey::from_bytes(derive("yester v1 key slot", &secret));
     SealKey::derive(&class, salt)
 }
 
@@ -183,22 +287,108 @@ fn slow_hash(passphrase: &[u8], salt: &[u8; 32], (memory, passes, lanes): (u32, 
 impl ClassKey {
     /// A class key made of fixed bytes, for tests.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        ClassKey(bytes)
+        ClassKey { key: bytes, one_way: OneWay::None }
     }
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.key
+    }
+
+    pub(super) fn one_way(&self) -> &OneWay {
+        &self.one_way
+    }
+
+    /// The key by which the repository's key seals what is of a writer, when it rewrites that.
+    pub(crate) fn of_writer(&self, writer: WriterId) -> Result<ClassKey> {
+        match &self.one_way {
+            OneWay::Opens(opener, context) => {
+                let key = derive(context, &opener.writer(writer));
+                Ok(ClassKey { key, one_way: OneWay::Seals(Recipient { public: opener.public(), writer }) })
+            }
+            OneWay::Seals(own) if own.writer == writer => Ok(self.clone()),
+            _ => Err(Error::new(ErrorKind::Key, format!("nothing can be sealed for the writer {}", writer.short()))),
+        }
+    }
+
+    /// The writer whose key it is, if it only writes.
+    pub(crate) fn writer(&self) -> Option<WriterId> {
+        if let OneWay::Seals(own) = &self.one_way { Some(own.writer) } else { None }
     }
 }
 
+/// The contexts of the keys of chunk ids.
+const IDS: [&str; 2] = ["yester v1 chunk id of data", "yester v1 chunk id of trees"];
+
 impl Keys {
+    /// Derives the keys of all classes from a secret.
+    fn derive(
+        secret: &[u8; 32],
+        writer: Option<WriterId>,
+        opener: Option<Arc<Opener>>,
+        one_way: &dyn Fn(&'static str) -> OneWay,
+    ) -> Keys {
+        let class = |context| ClassKey { key: derive(context, secret), one_way: one_way(context) };
+        let derive = |context| derive(context, secret);
+        let [data, trees] = IDS;
+        Keys {
+            data_id: derive(data),
+            tree_id: derive(trees),
+            data_pack: class("yester v1 packs of data"),
+            tree_pack: class("yester v1 packs of trees"),
+            config: derive("yester v1 configuration"),
+            slot: derive("yester v1 authentic key slots"),
+            index: class("yester v1 index segments"),
+            snapshot: class("yester v1 snapshots and sessions"),
+            chunker: derive("yester v1 gear table"),
+            writer,
+            opener,
+        }
+    }
+
+    /// The writer whose keys these are, if they only write.
+    pub fn writer(&self) -> Option<WriterId> {
+        self.writer
+    }
+
     /// The id of a chunk of `kind`. The two kinds have different keys, so that no file can pass for a tree.
     pub fn chunk_id(&self, kind: PackKind, plain: &[u8]) -> ChunkId {
         let key = match kind {
             PackKind::Data => &self.data_id,
             PackKind::Tree => &self.tree_id,
         };
-        ChunkId(*blake3::keyed_hash(key, plain).as_bytes())
+        named(key, self.writer, plain)
+    }
+
+    /// The id of a chunk in a pack of `writer`; of one of the repository's own packs, if it is `None`.
+    pub fn chunk_id_of(&self, writer: Option<WriterId>, kind: PackKind, plain: &[u8]) -> ChunkId {
+        match (writer, &self.opener) {
+            (Some(writer), Some(opener)) if self.writer.is_none() => {
+                let key = Zeroizing::new(derive(IDS[kind as usize - 1], &opener.writer(writer)));
+                named(&key, Some(writer), plain)
+            }
+            _ => self.chunk_id(kind, plain),
+        }
+    }
+
+    /// Whether this is the content of the chunk of this name, whoever made it: an id of a writer ends with its name.
+    pub fn is_chunk(&self, kind: PackKind, id: &ChunkId, plain: &[u8]) -> bool {
+        let writer = id.writer();
+        let is_of = |writer| self.chunk_id_of(writer, kind, plain) == *id;
+        let Some(opener) = &self.opener else { return is_of(None) };
+        if opener.seen.read().contains(&writer) {
+            return is_of(Some(writer)) || is_of(None);
+        }
+        if is_of(None) {
+            return true;
+        }
+        let theirs = is_of(Some(writer));
+        if theirs {
+            let mut seen = opener.seen.write();
+            if !seen.contains(&writer) {
+                seen.push(writer);
+            }
+        }
+        theirs
     }
 
     /// The key that seals packs of `kind`.
@@ -217,6 +407,21 @@ impl Keys {
     /// What the key says of the fields of the key slot of this name.
     pub fn slot_mac(&self, header: &[u8], id: SlotId, fields: &[u8]) -> [u8; 32] {
         *blake3::Hasher::new_keyed(&self.slot).update(header).update(&id.0).update(fields).finalize().as_bytes()
+    }
+}
+
+/// The keyed hash of `plain`; where a writer made it, with its name at the end.
+fn named(key: &[u8; 32], writer: Option<WriterId>, plain: &[u8]) -> ChunkId {
+    let mut id = *blake3::keyed_hash(key, plain).as_bytes();
+    if let Some(writer) = writer {
+        id[ChunkId::LEN - WriterId::LEN..].copy_from_slice(&writer.0);
+    }
+    ChunkId(id)
+}
+
+impl std::fmt::Debug for WriterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WriterKey")
     }
 }
 

@@ -5,4 +5,5 @@ pub mod by_place;
 pub mod codec;
 pub mod cutter;
 pub mod keys;
+pub mod one_way;
 pub mod seal;

@@ -7,10 +7,11 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::chunk::keys::ClassKey;
+use crate::chunk::keys::{ClassKey, derive};
+use crate::chunk::one_way::{OneWay, only_writes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
-use crate::model::RepositoryId;
+use crate::format::envelope::{self, CHECKSUM, HEADER, ONE_WAY, ObjectType};
+use crate::model::{RepositoryId, WriterId, writer_at_end};
 
 /// Bytes that sealing adds.
 pub const TAG: usize = 16;
@@ -40,10 +41,44 @@ impl SealKey {
 
     /// Derives the key of the object with this salt that is `bound`: its header and its name. Nobody without the class
     /// key can make a commitment for another object, not even of the parts of those that he has seen.
+    ///
+    /// What a key that only writes has sealed says so in its header, and `bound` ends with the writer's name then.
     pub fn derive_bound(class: &ClassKey, salt: &[u8; 32], bound: &[u8]) -> Result<Self> {
+        if let OneWay::Seals(_) = class.one_way() {
+            return Err(only_writes("read"));
+        }
+        if !envelope::is_one_way(bound) {
+            return Self::made(class.bytes(), &[salt, bound]);
+        }
+        let (OneWay::Opens(opener, context), Some(writer)) = (class.one_way(), writer_at_end(bound)) else {
+            return Err(failed("it says that a key that only writes has sealed it"));
+        };
+        let class = Zeroizing::new(derive(context, &opener.writer(writer)));
+        let agreed = opener.agreed(salt)?;
+        Self::made(&class, &[salt, &*agreed, &opener.public(), bound])
+    }
+
+    /// The key of a new object that is `bound`, and its salt. `bound` is as for [`SealKey::derive_bound`].
+    pub(crate) fn fresh(class: &ClassKey, bound: &[u8]) -> Result<([u8; 32], Self)> {
+        match class.one_way() {
+            OneWay::Seals(recipient) => {
+                let (salt, agreed) = recipient.agree()?;
+                Ok((salt, Self::made(class.bytes(), &[&salt, &*agreed, &recipient.public, bound])?))
+            }
+            _ => {
+                let mut salt = [0; 32];
+                getrandom::fill(&mut salt)
+                    .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+                Ok((salt, Self::derive_bound(class, &salt, bound)?))
+            }
+        }
+    }
+
+    fn made(class: &[u8; 32], parts: &[&[u8]]) -> Result<Self> {
         let mut out = Zeroizing::new([0; 48]);
-        let mut hasher = blake3::Hasher::new_keyed(class.bytes());
-        let mut reader = hasher.update(salt).update(bound).finalize_xof();
+        let mut hasher = blake3::Hasher::new_keyed(class);
+        parts.iter().for_each(|part| drop(hasher.update(part)));
+        let mut reader = hasher.finalize_xof();
         reader.fill(&mut *out);
         reader.zeroize();
         hasher.zeroize();
@@ -90,25 +125,28 @@ impl SealKey {
 /// Makes a whole small object: header, salt, commitment, sealed body, checksum. Header and `name` (the id under which
 /// the object is stored) are bound into key, commitment and tag, so that no object can stand in for another.
 pub fn seal_object(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, plain: &[u8]) -> Result<Vec<u8>> {
-    let mut salt = [0; 32];
-    getrandom::fill(&mut salt)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-    let bound = bound(&envelope::header(kind, repository), name);
-    let key = SealKey::derive_bound(class, &salt, &bound)?;
+    let flags = if class.writer().is_some() { ONE_WAY } else { 0 };
+    if flags != 0 && (!kind.may_only_write() || writer_at_end(name) != class.writer()) {
+        return Err(only_writes("make this object"));
+    }
+    let header = envelope::header_with(kind, repository, flags);
+    let bound = bound(&header, name);
+    let (salt, key) = SealKey::fresh(class, &bound)?;
     let mut sealed = plain.to_vec();
     key.seal(0, &bound, &mut sealed)?;
     let mut body = Vec::with_capacity(48 + sealed.len());
     body.extend_from_slice(&salt);
     body.extend_from_slice(&key.commitment);
     body.extend_from_slice(&sealed);
-    Ok(envelope::wrap(kind, repository, &body))
+    Ok(envelope::wrap_with(&header, &body))
 }
 
 /// What the bytes of a small object show of who made it.
 #[derive(Debug)]
 pub(crate) enum Judged {
-    /// It is what somebody with the key stored under this name: its type and its plain body.
-    Sound(ObjectType, Vec<u8>),
+    /// It is what somebody with the key stored under this name: its type, its writer if that has a key that only writes,
+    /// and its plain body.
+    Sound(ObjectType, Option<WriterId>, Vec<u8>),
     /// Somebody with the key made it, with a newer program. It must be left alone.
     Newer(Error),
     /// Somebody with the key made it under this name, and it is damaged: what it was, and how it is now.
@@ -136,14 +174,18 @@ pub(crate) fn judge_object(
         return Ok(Judged::MadeUp(Error::corrupt(format!("{what}: {} bytes are too few for a sealed object", object.len()))));
     };
     let (commitment, rest) = rest.split_first_chunk::<16>().unwrap_or((&[0; 16], rest));
+    let one_way = envelope::is_one_way(found);
     for kind in kinds {
-        let expected = envelope::header(*kind, repository);
+        let expected = envelope::header_with(*kind, repository, found[9] & ONE_WAY);
         let bound = bound(&expected, name);
-        let key = SealKey::derive_bound(class, salt, &bound)?;
-        if key.commitment == *commitment {
+        let key = match SealKey::derive_bound(class, salt, &bound) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Judged::MadeUp(e.context(what))),
+            key => key?,
+        };
+        if key.commitment == *commitment && (!one_way || kind.may_only_write()) {
             let opened = envelope::unwrap(object, *kind, what).and_then(|_| open(&key, &bound, rest, what));
             return Ok(match opened {
-                Ok(plain) => Judged::Sound(*kind, plain),
+                Ok(plain) => Judged::Sound(*kind, writer_at_end(name).filter(|_| one_way), plain),
                 Err(e) => Judged::Damaged(*kind, e.with_kind(ErrorKind::Corrupt)),
             });
         }
@@ -180,7 +222,7 @@ pub fn open_object(
     what: &'static str,
 ) -> Result<Vec<u8>> {
     match judge_object(&[kind], repository, name, class, object, what)? {
-        Judged::Sound(_, plain) => Ok(plain),
+        Judged::Sound(.., plain) => Ok(plain),
         Judged::Newer(e) | Judged::Damaged(_, e) | Judged::MadeUp(e) => Err(e),
     }
 }
@@ -189,7 +231,8 @@ pub fn open_object(
 pub(crate) fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, start: &[u8]) -> Result<bool> {
     let parts = start.get(HEADER..).and_then(|rest| rest.split_first_chunk::<32>());
     let Some((salt, rest)) = parts else { return Ok(false) };
-    let key = SealKey::derive_bound(class, salt, &bound(&envelope::header(kind, repository), name))?;
+    let flags = start.get(9).copied().unwrap_or_default() & if kind.may_only_write() { ONE_WAY } else { 0 };
+    let key = SealKey::derive_bound(class, salt, &bound(&envelope::header_with(kind, repository, flags), name))?;
     Ok(rest.first_chunk() == Some(&key.commitment))
 }
 
@@ -237,7 +280,7 @@ mod tests {
             [&object[..], &sum].concat()
         };
         let object = seal_object(ObjectType::Fence, id, b"name", &class, b"secret").unwrap();
-        assert!(matches!(judge(&object, b"name"), Judged::Sound(ObjectType::Fence, plain) if plain == b"secret"));
+        assert!(matches!(judge(&object, b"name"), Judged::Sound(ObjectType::Fence, None, plain) if plain == b"secret"));
         // Not a byte of it can be taken over to another name.
         assert!(matches!(judge(&object, b"nam2"), Judged::MadeUp(_)));
         for at in 0..object.len() {

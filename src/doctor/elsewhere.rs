@@ -22,7 +22,7 @@ pub(crate) fn heal(doctor: &Doctor<'_>, loss: &Loss, other: &Arc<Repository>, tr
     let mut file = FoundFile { trees, path: Vec::new(), contents: Vec::new() };
     let mut met = doctor.gather(loss, |chunk| match chunk.kind {
         LostKind::Data => file.read(&chunk.place, chunk.len, near(&chunk.place), |bytes| {
-            doctor.repo.keys().chunk_id(chunk.pack_kind(), bytes) == chunk.id
+            doctor.repo.keys().is_chunk(chunk.pack_kind(), &chunk.id, bytes)
         }),
         _ => Ok(None),
     })?;

@@ -28,7 +28,7 @@ pub(crate) fn heal(doctor: &Doctor<'_>, loss: &Loss, directory: &Path) -> Result
             return Ok(None);
         }
         let snapshot = loss.snapshots.get(chunk.place.snapshot);
-        let is_right = |bytes: &[u8]| doctor.repo.keys().chunk_id(chunk.pack_kind(), bytes) == chunk.id;
+        let is_right = |bytes: &[u8]| doctor.repo.keys().is_chunk(chunk.pack_kind(), &chunk.id, bytes);
         Ok(files.find(&chunk.place, chunk.len, snapshot, &sizes, &is_right))
     })?;
     for (rules, sources) in sources(loss, &met, &directory) {

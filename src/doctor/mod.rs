@@ -112,7 +112,7 @@ impl Doctor<'_> {
         self.restock(loss, |mut chunks| {
             for chunk in loss.in_order() {
                 let kind = chunk.pack_kind();
-                let Some(bytes) = find(chunk)?.filter(|bytes| self.repo.keys().chunk_id(kind, bytes) == chunk.id) else {
+                let Some(bytes) = find(chunk)?.filter(|bytes| self.repo.keys().is_chunk(kind, &chunk.id, bytes)) else {
                     continue;
                 };
                 match kind {

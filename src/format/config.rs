@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cursor::{Cursor, Put};
-use crate::model::{RepositoryId, Timestamp};
+use crate::model::{RepositoryId, SlotId, Timestamp};
 
 /// The longest configuration or key slot that is read, in bytes.
 pub const MAX_OBJECT: u64 = 65536;
@@ -140,7 +140,47 @@ impl Derivation {
     pub const DEFAULT: Derivation = Derivation::Passphrase { memory: 64 << 10, passes: 3, lanes: 4 };
 }
 
-/// A key slot: the master key, wrapped.
+/// The key in a slot, under AES-256-GCM: its bytes and the tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrappedKey {
+    /// The master key.
+    Master([u8; 48]),
+    /// A key that only writes: public key (32), its secret (32), repository (16), chunk sizes (4 each).
+    Writer([u8; WrappedKey::WRITER]),
+}
+
+impl WrappedKey {
+    /// Bytes of a wrapped key that only writes.
+    pub const WRITER: usize = 32 + 32 + 16 + 12 + 16;
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            WrappedKey::Master(bytes) => bytes,
+            WrappedKey::Writer(bytes) => bytes,
+        }
+    }
+
+    /// What is authenticated with it, in the slot of this name.
+    pub(crate) fn bound(&self, slot: SlotId) -> Vec<u8> {
+        match self {
+            WrappedKey::Master(_) => slot.0.to_vec(),
+            WrappedKey::Writer(_) => Self::writer_bound(slot),
+        }
+    }
+
+    /// The same of a key that only writes.
+    pub(crate) fn writer_bound(slot: SlotId) -> Vec<u8> {
+        [&slot.0[..], &[1]].concat()
+    }
+
+    /// Whether it only writes.
+    pub fn only_writes(&self) -> bool {
+        matches!(self, WrappedKey::Writer(_))
+    }
+}
+
+/// A key slot: the master key, or a key that only writes, wrapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySlot {
     /// How the wrapping key is made.
@@ -149,8 +189,8 @@ pub struct KeySlot {
     pub salt: [u8; 32],
     /// What the wrapping key must commit to (AES-GCM does not; see partitioning oracle attacks, Len et al. 2021).
     pub commitment: [u8; 16],
-    /// The master key under AES-256-GCM: 32 bytes and the tag.
-    pub wrapped: [u8; 48],
+    /// The key in it.
+    pub wrapped: WrappedKey,
     /// When the slot was made.
     pub created: Timestamp,
     /// For people: which user at which host made it.
@@ -189,9 +229,14 @@ pub(crate) fn slot_fields(slot: &KeySlot) -> Vec<u8> {
     });
     out.field(3, |v| v.extend_from_slice(&slot.salt));
     out.field(5, |v| v.extend_from_slice(&slot.commitment));
-    out.field(7, |v| v.extend_from_slice(&slot.wrapped));
+    if let WrappedKey::Master(wrapped) = &slot.wrapped {
+        out.field(7, |v| v.extend_from_slice(wrapped));
+    }
     out.field(8, |v| v.timestamp(slot.created));
     out.field(10, |v| v.extend_from_slice(&slot.label));
+    if let WrappedKey::Writer(wrapped) = &slot.wrapped {
+        out.field(11, |v| v.extend_from_slice(wrapped));
+    }
     out.push(0);
     out
 }
@@ -207,9 +252,11 @@ pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
             1 => derivation = Some(decode_derivation(&mut v)?),
             3 => salt = Some(v.array()?),
             5 => commitment = Some(v.array()?),
-            7 => wrapped = Some(v.array()?),
+            7 => wrapped = Some(WrappedKey::Master(v.array()?)),
             8 => created = v.timestamp()?,
             10 => label = v.bytes_to_end(),
+            11 if wrapped.is_some() => return Err(v.error("it holds two keys")),
+            11 => wrapped = Some(WrappedKey::Writer(v.array()?)),
             _ => return Ok(false),
         }
         v.end().map(|()| true)

@@ -3,7 +3,7 @@
 //! ```text
 //! 0   magic "yester\x1a\n"   8    24.. 0x1a stops a text viewer, \n shows line-ending damage (as PNG does)
 //! 8   object type            1
-//! 9   flags                  1    unknown bits: refuse
+//! 9   flags                  1    bit 0: sealed by a key that only writes; unknown bits: refuse
 //! 10  format version         2    little endian
 //! 12  repository id          16
 //! 28  body
@@ -24,6 +24,21 @@ pub const CHECKSUM: usize = 32;
 /// The format version this program writes, and the newest it reads.
 pub(crate) const VERSION: u16 = 1;
 
+/// The flag of what a key that only writes has sealed: to be opened with the repository's key, and not with its own.
+pub const ONE_WAY: u8 = 1;
+
+/// The header of an object of `kind` with these flags.
+pub fn header_with(kind: ObjectType, id: RepositoryId, flags: u8) -> [u8; HEADER] {
+    let mut out = header(kind, id);
+    out[9] = flags;
+    out
+}
+
+/// Whether what begins like this says that a key that only writes has sealed it.
+pub fn is_one_way(bytes: &[u8]) -> bool {
+    bytes.get(9).is_some_and(|flags| flags & ONE_WAY != 0)
+}
+
 /// The header of an object of `kind` in repository `id`.
 pub fn header(kind: ObjectType, id: RepositoryId) -> [u8; HEADER] {
     let mut out = [0; HEADER];
@@ -36,8 +51,13 @@ pub fn header(kind: ObjectType, id: RepositoryId) -> [u8; HEADER] {
 
 /// Header, body, checksum.
 pub fn wrap(kind: ObjectType, id: RepositoryId, body: &[u8]) -> Vec<u8> {
+    wrap_with(&header(kind, id), body)
+}
+
+/// The same with a header that is made already.
+pub(crate) fn wrap_with(header: &[u8; HEADER], body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len() + CHECKSUM);
-    out.extend_from_slice(&header(kind, id));
+    out.extend_from_slice(header);
     out.extend_from_slice(body);
     let sum = blake3::hash(&out);
     out.extend_from_slice(sum.as_bytes());
@@ -72,7 +92,8 @@ pub(crate) fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -
         return Err(Error::corrupt(format!("{what}: its first bytes are not those of a yester object")));
     }
     let version = u16::from_le_bytes([header[10], header[11]]);
-    if version > VERSION || header[9] != 0 {
+    let known = if kind.may_only_write() { ONE_WAY } else { 0 };
+    if version > VERSION || header[9] & !known != 0 {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!(

@@ -6,7 +6,8 @@
 //! 60    key commitment       16   AES-GCM does not commit to its key; this does
 //! 76    session              32   the session that wrote it, in the clear, so that prune can tell without a key
 //! 108   content              1    1 data, 2 trees
-//! 109   key source           1    0: key derived from the repository's; others: refuse
+//! 109   key source           1    0: key derived from the repository's; 1: of a key that only writes, whose name the session
+//!                                 ends with; others: refuse
 //! 110   reserved             2    zero
 //! 112   frames               each: AES-256-GCM ciphertext and tag, nonce = frame number
 //! n     directory            sealed likewise, nonce = 2³²
@@ -17,7 +18,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cursor::{Cursor, Put};
 use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
-use crate::model::{ChunkKey, RepositoryId, SnapshotId};
+use crate::model::{ChunkKey, RepositoryId, SnapshotId, WriterId, writer_at_end};
 
 /// The longest chunk.
 pub const MAX_CHUNK: usize = 16 << 20;
@@ -97,11 +98,15 @@ pub struct DirectoryEntry {
 pub(crate) const BOUND: usize = HEADER + 4;
 
 /// What key and commitment of a pack that begins like this are of, in every version: its header, its kind and where its
-/// keys come from. So nobody without the key can make a pack that claims to be of another version.
-pub(crate) fn bound(preamble: &[u8; PREAMBLE]) -> [u8; BOUND] {
-    let mut out = [0; BOUND];
-    out[..HEADER].copy_from_slice(&preamble[..HEADER]);
-    out[HEADER..].copy_from_slice(&preamble[108..]);
+/// keys come from. So nobody without the key can make a pack that claims to be of another version. Of a writer whose key
+/// only writes, its name is behind that.
+pub(crate) fn bound(preamble: &[u8; PREAMBLE]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BOUND + WriterId::LEN);
+    out.extend_from_slice(&preamble[..HEADER]);
+    out.extend_from_slice(&preamble[108..]);
+    if envelope::is_one_way(preamble) {
+        out.extend_from_slice(&preamble[108 - WriterId::LEN..108]);
+    }
     out
 }
 
@@ -118,18 +123,25 @@ pub struct Preamble {
     pub session: SnapshotId,
     /// What is in it.
     pub kind: PackKind,
+    /// The writer, if its key only writes: the session ends with its name.
+    pub writer: Option<WriterId>,
 }
 
 impl Preamble {
     /// The bytes.
     pub fn encode(&self) -> [u8; PREAMBLE] {
         let mut out = [0; PREAMBLE];
-        out[..HEADER].copy_from_slice(&envelope::header(ObjectType::Pack, self.repository));
+        out[..HEADER].copy_from_slice(&self.header());
         out[28..60].copy_from_slice(&self.salt);
         out[60..76].copy_from_slice(&self.commitment);
         out[76..108].copy_from_slice(&self.session.0);
         out[108] = self.kind as u8;
+        out[109] = u8::from(self.writer.is_some());
         out
+    }
+
+    fn header(&self) -> [u8; HEADER] {
+        envelope::header_with(ObjectType::Pack, self.repository, if self.writer.is_some() { envelope::ONE_WAY } else { 0 })
     }
 
     /// Reads the start of a pack (or all of it).
@@ -145,21 +157,26 @@ impl Preamble {
             2 => PackKind::Tree,
             _ => return Err(cursor.error("its content is of an unknown kind")),
         };
-        if cursor.u8()? != 0 || cursor.u16()? != 0 {
-            return Err(Error::new(ErrorKind::Unsupported, "a pack with keys of its own needs a newer yester"));
+        let (source, reserved) = (cursor.u8()?, cursor.u16()?);
+        if source > 1 || reserved != 0 {
+            return Err(Error::new(ErrorKind::Unsupported, "a pack with keys of another source needs a newer yester"));
         }
-        Ok(Preamble { repository, salt, commitment, session, kind })
+        if (source == 1) != envelope::is_one_way(bytes) {
+            return Err(cursor.error("its header and the source of its keys contradict each other"));
+        }
+        let writer = writer_at_end(&session.0).filter(|_| source == 1);
+        Ok(Preamble { repository, salt, commitment, session, kind, writer })
     }
 
     /// What the pack's key and commitment are of, besides the salt.
-    pub fn bound(&self) -> [u8; BOUND] {
+    pub fn bound(&self) -> Vec<u8> {
         bound(&self.encode())
     }
 
     /// What AES-GCM authenticates besides a frame's bytes: repository, kind of pack, number, codec, length.
     pub fn frame_aad(&self, number: u32, codec: Codec, plain: u32) -> [u8; HEADER + 10] {
         let mut out = [0; HEADER + 10];
-        out[..HEADER].copy_from_slice(&envelope::header(ObjectType::Pack, self.repository));
+        out[..HEADER].copy_from_slice(&self.header());
         out[HEADER] = self.kind as u8;
         out[HEADER + 1] = codec as u8;
         out[HEADER + 2..HEADER + 6].copy_from_slice(&number.to_le_bytes());

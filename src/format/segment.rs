@@ -4,7 +4,8 @@
 //! 0     header              28   see envelope
 //! 28    salt                32   the segment's key is derived from it
 //! 60    key commitment      16
-//! 76    pages               each sealed, nonce = page number: frames, then entries sorted by key, then the filter
+//! 76    writer              8    of a key that only writes: its name; else nothing
+//!       pages               each sealed, nonce = page number: frames, then entries sorted by key, then the filter
 //! n     root                sealed, nonce = 2³²: replaced segments, packs, where each page is
 //! m     tail                16   root offset (8), root length (4), pages (4)
 //!       checksum            32   BLAKE3 of everything before it; also the segment's name
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
 use crate::format::envelope::{CHECKSUM, HEADER};
 use crate::format::pack::{self, FrameInfo, MAX_CHUNK, MAX_FRAME, PackKind};
-use crate::model::{ChunkKey, PackId, SegmentId};
+use crate::model::{ChunkKey, PackId, SegmentId, WriterId};
 
 /// Frames of one page of frames.
 pub(crate) const FRAMES_A_PAGE: usize = 256;
@@ -30,6 +31,13 @@ pub(crate) const MAX_PAGE: u32 = 8 << 20;
 pub(crate) const MAX_ENTRIES: u64 = 4_294_967_295;
 /// Bytes before the first page.
 pub const PREAMBLE: usize = HEADER + 48;
+/// What the key of a segment is of, besides its salt: its header, and its writer's name if its key only writes.
+pub fn bound(header: &[u8; HEADER], writer: Option<WriterId>) -> Vec<u8> {
+    let mut out = header.to_vec();
+    out.extend(writer.iter().flat_map(|writer| writer.0));
+    out
+}
+
 /// Bytes of the tail, without the checksum.
 pub const TAIL: usize = 16;
 /// The nonce of the root.

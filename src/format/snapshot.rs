@@ -56,7 +56,8 @@ const FOLLOWS: u64 = 40;
 /// Encodes everything but the id, which is the object's name. An error for what no reader would take.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
     let bytes = encode_snapshot_unchecked(snapshot);
-    checked(snapshot, bytes, "a snapshot", |bytes| decode_snapshot(bytes, snapshot.id))
+    let said = Snapshot { writer: None, ..snapshot.clone() };
+    checked(&said, bytes, "a snapshot", |bytes| decode_snapshot(bytes, snapshot.id))
 }
 
 /// The same bytes, whether or not a reader would take them: for tests of readers.
@@ -209,6 +210,7 @@ fn unfilled(id: SnapshotId) -> Snapshot {
         paths: Vec::new(),
         tags: Vec::new(),
         parent: None,
+        writer: None,
         chain: Chain::default(),
         root: empty_root(),
         scan: None,

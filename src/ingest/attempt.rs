@@ -123,7 +123,7 @@ impl Attempt<'_> {
 
     /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
     fn settle(&self, report: &IngestReport) {
-        if report.snapshot.statistics.bytes_stored > 0 {
+        if report.snapshot.statistics.bytes_stored > 0 && !self.repo.only_writes() {
             let settled = AtWork::new(report.snapshot.id, self.watch.clone())
                 .look(self.repo)
                 .and_then(|others| merge::settle(self.repo, &Index::load_with_damage(self.repo, None)?.0, !others));
@@ -280,6 +280,7 @@ impl Attempt<'_> {
             paths: base.paths.clone(),
             tags: sorted(self.options.tags.clone()),
             parent: base.parent.as_ref().map(|p| p.id),
+            writer: None,
             chain: Chain::default(),
             root,
             scan: assembled.scan,
@@ -305,7 +306,10 @@ impl Attempt<'_> {
             session::fence(self.repo, snapshot.id, self.task.now())?;
             return Ok(false);
         }
-        snapshot.chain = chain::next(self.repo, &self.options.gone)?;
+        // Who cannot read the others does not know which they are.
+        if !self.repo.only_writes() {
+            snapshot.chain = chain::next(self.repo, &self.options.gone)?;
+        }
         snapshots::commit(self.repo, snapshot)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::ScanRecord;
 use crate::ingest::options::{IngestOptions, Parent};
@@ -16,11 +17,17 @@ pub(crate) fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptio
     let of_host = |s: &Snapshot| s.host == options.host;
     match options.parent {
         Parent::None => Ok(None),
+        Parent::Auto if repo.only_writes() => Ok(None),
+        Parent::Id(_) if repo.only_writes() => Err(only_writes("read a parent")),
         // What is forgotten may be pruned already, though its object is still there.
         Parent::Id(id) if !snapshots::names(repo)?.contains(&id) => {
             Err(Error::new(ErrorKind::NotFound, format!("snapshot {} is not there any more: it was forgotten", id.short())))
         }
         Parent::Id(id) => match snapshots::load(repo, id)? {
+            Some(snapshot) if snapshot.writer.is_some() => {
+                let text = "was made with a key that only writes: what it says is not changed is not believed";
+                Err(Error::invalid(format!("snapshot {} {text}; take another parent, or --force", id.short())))
+            }
             Some(snapshot) => Ok(Some(snapshot)),
             None => Err(Error::new(ErrorKind::NotFound, format!("{} is no snapshot but a fence", id.short()))),
         },
@@ -31,7 +38,7 @@ pub(crate) fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptio
             let client = repo.storage().client();
             let of_own = |s: &Snapshot| {
                 let by = times::by(&received, s.id);
-                of_host(s) && (client.is_none() || by.is_none_or(|by| Some(by) == client.as_deref()))
+                s.writer.is_none() && of_host(s) && (client.is_none() || by.is_none_or(|by| Some(by) == client.as_deref()))
             };
             let series = all.iter().rposition(|s| of_own(s) && s.paths == paths);
             let at = series.or_else(|| all.iter().rposition(|s| of_own(s) && covers(s, paths)));

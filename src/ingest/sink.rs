@@ -183,7 +183,7 @@ impl Storer<'_> {
         for pack in packs {
             let beside = {
                 let mut others = self.others.lock();
-                others.is_time() && others.look(self.repo)?
+                others.is_time() && !self.repo.only_writes() && others.look(self.repo)?
             };
             let (packs, chunks) = self.indexer.waiting();
             if packs >= if beside { 1 } else { PACKS_A_SEGMENT } || chunks >= segment_chunks {
@@ -214,6 +214,10 @@ impl Storer<'_> {
         if let Some((id, size, named)) = self.indexer.write_segment()? {
             packs = named;
             self.others.lock().own.insert(id);
+            // It could not read it: what it has stored is remembered instead.
+            if self.repo.only_writes() {
+                return Ok(Indexed { segments: Vec::new(), keys: Vec::new(), fresh: None, ahead: None });
+            }
             self.own.push(Arc::new(PagedSegment::open(self.repo, id, size)?));
         }
         let counts = |own: &[Arc<PagedSegment>]| own.iter().map(|s| s.entries()).collect::<Vec<u64>>();

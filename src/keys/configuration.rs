@@ -99,6 +99,16 @@ impl Configurations {
         out
     }
 
+    /// The newest that can be read of a repository, for who cannot tell which are authentic.
+    pub(crate) fn claimed(&self, repository: RepositoryId) -> Result<Config> {
+        let mut found = self.numbers.iter().flat_map(|(_, copies)| copies.values());
+        match found.find(|found| found.repository() == repository).map(|found| &found.config) {
+            Some(Ok(config)) => Ok(config.clone()),
+            Some(Err(newer)) => Err(Error::new(newer.kind(), newer.to_string())),
+            None => Err(Error::new(ErrorKind::Key, "this key is of another repository")),
+        }
+    }
+
     /// Lets the key say which are authentic.
     pub(crate) fn judge(mut self, keys: &Keys) -> JudgedConfigurations {
         for (_, copies) in &mut self.numbers {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::chunk::keys::{Credential, MasterKey};
+use crate::chunk::keys::{Credential, MasterKey, Unwrapped, WriterKey};
+use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::Config;
 use crate::format::recovery::Recovery;
@@ -37,14 +38,21 @@ impl KeyRing {
     }
 
     /// Unlocks the repository on `storage`. Any one copy of the configuration, and of the credential's slot, is enough;
-    /// what is wrong with others is reported.
+    /// what is wrong with others is reported. A key that only writes is refused.
     pub fn open_with(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
-        let configurations = Configurations::read(&*storage)?;
-        let repositories = configurations.repositories();
-        if repositories.is_empty() {
-            return Err(configurations.error(&*storage));
+        match OpenedKey::open(storage, credential, reports)? {
+            OpenedKey::Full(ring) => Ok(ring),
+            OpenedKey::Writer(..) => Err(only_writes("read or change keys")),
         }
-        let mut unlocked = slots::unlock(&*storage, &repositories, credential, &BTreeSet::new(), reports)?;
+    }
+
+    fn of_master(
+        storage: Arc<dyn Storage>,
+        credential: &Credential,
+        reports: &Reports,
+        configurations: Configurations,
+        mut unlocked: UnlockedSlot,
+    ) -> Result<Self> {
         let judged = configurations.judge(&unlocked.master.keys());
         let (ignored, unreadable) = (judged.ignored(), judged.unreadable(&*storage));
         let Some(Authentic { config, copies }) = judged.newest()? else {
@@ -140,6 +148,12 @@ impl KeyRing {
         slots::add(&*self.storage, self.config.repository, &self.master, credential, options)
     }
 
+    /// Adds a slot for `credential` with a key that only writes.
+    pub fn add_writer(&self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
+        let chunker = Some(self.config.chunker);
+        slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, chunker)
+    }
+
     /// Removes a slot, all copies of it. The one that this ring was opened with is refused, so at least one that opens
     /// is left.
     pub fn remove(&self, id: SlotId) -> Result<()> {
@@ -156,6 +170,11 @@ impl KeyRing {
             let text =
                 "is the one that the given key opens: unlock with another key to remove it, or change it with yester key passwd";
             return Err(Error::invalid(format!("key slot {} {text}", id.short())));
+        }
+        let full = |slot: &&Slot| slot.value().is_some_and(|value| !value.wrapped.only_writes());
+        if !slots.iter().filter(readable).any(|slot| full(&slot)) {
+            let text = "is the last one that can be read whose key does not only write: without it nobody could read anything";
+            return Err(Error::invalid(format!("key slot {} {text} (yester key add makes another)", id.short())));
         }
         self.with_place(|place| place.remove(id))
     }
@@ -176,7 +195,8 @@ impl KeyRing {
     /// Adds a slot for `credential` if there is none left that can be read: two who remove each other's slot at the same
     /// time must not lock everybody out.
     pub fn keep_one(&self, credential: &Credential, options: &SlotOptions) -> Result<Option<SlotId>> {
-        match self.slots()?.iter().any(|slot| slot.copies.whole() > 0) {
+        let full = |slot: &Slot| slot.value().is_some_and(|value| !value.wrapped.only_writes());
+        match self.slots()?.iter().any(full) {
             true => Ok(None),
             false => self.add(credential, options).map(Some),
         }
@@ -203,6 +223,39 @@ impl KeyRing {
     /// What the recovery text holds.
     pub fn recovery(&self) -> Recovery {
         Recovery::new(self.config.clone(), self.master.expose())
+    }
+}
+
+/// What a credential has opened.
+pub(crate) enum OpenedKey {
+    /// All keys of the repository.
+    Full(KeyRing),
+    /// One that only writes, the repository's storage, and what it may know of the configuration.
+    Writer(Arc<dyn Storage>, WriterKey, Config),
+}
+
+impl OpenedKey {
+    /// Unlocks the repository on `storage` with a key of any kind.
+    pub(crate) fn open(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
+        let configurations = Configurations::read(&*storage)?;
+        let repositories = configurations.repositories();
+        if repositories.is_empty() {
+            return Err(configurations.error(&*storage));
+        }
+        let unlocked = slots::unlock_any(&*storage, &repositories, credential, &BTreeSet::new(), reports)?;
+        let UnlockedSlot { master, slot, unfinished } = unlocked;
+        match master {
+            Unwrapped::Master(master) => {
+                let unlocked = UnlockedSlot { master, slot, unfinished };
+                KeyRing::of_master(storage, credential, reports, configurations, unlocked).map(OpenedKey::Full)
+            }
+            Unwrapped::Writer(key) => {
+                // Whether a configuration is authentic only the master key can tell: what matters of it is in the slot.
+                let config = configurations.claimed(key.repository)?;
+                let config = Config { chunker: key.chunker, ..config };
+                Ok(OpenedKey::Writer(storage, key, config))
+            }
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::chunk::keys::{Credential, MasterKey};
+use crate::chunk::keys::{Credential, MasterKey, Unwrapped, open_slot};
+use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::{self, Derivation, KeySlot};
+use crate::format::config::{self, ChunkerParameters, Derivation, KeySlot};
 use crate::format::envelope::{self, ObjectType};
 use crate::keys::copies::{Copies, CopyState};
 use crate::keys::removal::{self, SlotStore};
@@ -48,9 +49,9 @@ impl Slot {
 }
 
 /// A slot that opened.
-pub(crate) struct UnlockedSlot {
+pub(crate) struct UnlockedSlot<T = MasterKey> {
     /// What was in it.
-    pub(crate) master: MasterKey,
+    pub(crate) master: T,
     /// Its name.
     pub(crate) slot: SlotId,
     /// Whether something in `keys/` was stopped half way.
@@ -66,6 +67,18 @@ pub(crate) fn add(
     credential: &Credential,
     options: &SlotOptions,
 ) -> Result<SlotId> {
+    add_kind(storage, repository, master, credential, options, None)
+}
+
+/// The same; with chunk sizes, a slot with a key that only writes and cuts so.
+pub(crate) fn add_kind(
+    storage: &dyn Storage,
+    repository: RepositoryId,
+    master: &MasterKey,
+    credential: &Credential,
+    options: &SlotOptions,
+    writes: Option<ChunkerParameters>,
+) -> Result<SlotId> {
     if options.label.len() > MAX_LABEL {
         return Err(Error::invalid(format!("the label is longer than {MAX_LABEL} bytes")));
     }
@@ -74,7 +87,11 @@ pub(crate) fn add(
         Credential::Passphrase(_) => options.derivation,
         Credential::KeyFile(_) => Derivation::KeyFile,
     };
-    let slot = master.wrap(credential, derivation, options.now, options.label.clone(), id)?;
+    let writer = writes.map(|chunker| master.writer(id.writer(), repository, chunker)).transpose()?;
+    let slot = match &writer {
+        Some(writer) => writer.wrap(credential, derivation, options.now, options.label.clone(), id)?,
+        None => master.wrap(credential, derivation, options.now, options.label.clone(), id)?,
+    };
     let header = envelope::header(ObjectType::KeySlot, repository);
     let mac = master.keys().slot_mac(&header, id, &config::slot_fields(&slot));
     let object = envelope::wrap(ObjectType::KeySlot, repository, &config::encode_slot(&slot, &mac)?);
@@ -91,24 +108,23 @@ pub(crate) fn add(
         // One after the other, so that it is the last ones that lack when this is stopped.
         storage.sync()?;
     }
-    verify(storage, repository, id, master, credential)
+    let is_right = |found: &Unwrapped| match (found, &writer) {
+        (Unwrapped::Master(found), None) => found.is(master),
+        (Unwrapped::Writer(found), Some(writer)) => found.is(writer),
+        _ => false,
+    };
+    verify(SlotStore { storage, repository, keys: &master.keys() }, id, credential, is_right)
         .map_err(|e| e.context(format!("the new key slot {} could not be read back", id.short())))?;
     Ok(id)
 }
 
-fn verify(
-    storage: &dyn Storage,
-    repository: RepositoryId,
-    id: SlotId,
-    master: &MasterKey,
-    credential: &Credential,
-) -> Result<()> {
-    let slot = read_one(SlotStore { storage, repository, keys: &master.keys() }, &storage.list(Class::Keys)?, id);
+fn verify(place: SlotStore<'_>, id: SlotId, credential: &Credential, is_right: impl Fn(&Unwrapped) -> bool) -> Result<()> {
+    let slot = read_one(place, &place.storage.list(Class::Keys)?, id);
     if let Some((name, state)) = slot.copies.states().find(|(_, state)| **state != CopyState::Whole) {
         return Err(Error::corrupt(describe(state)).about(name));
     }
-    match slot.value().map(|value| MasterKey::unwrap(value, credential, id)).transpose()?.flatten() {
-        Some(found) if found.is(master) && !slot.copies.differ() => Ok(()),
+    match slot.value().map(|value| open_slot(value, credential, id)).transpose()?.flatten() {
+        Some(found) if is_right(&found) && !slot.copies.differ() => Ok(()),
         _ => Err(Error::corrupt("it does not open")),
     }
 }
@@ -233,6 +249,21 @@ pub(crate) fn unlock(
     without: &BTreeSet<SlotId>,
     reports: &Reports,
 ) -> Result<UnlockedSlot> {
+    let UnlockedSlot { master, slot, unfinished } = unlock_any(storage, repositories, credential, without, reports)?;
+    match master {
+        Unwrapped::Master(master) => Ok(UnlockedSlot { master, slot, unfinished }),
+        Unwrapped::Writer(_) => Err(only_writes("do this")),
+    }
+}
+
+/// The same of any kind of slot.
+pub(crate) fn unlock_any(
+    storage: &dyn Storage,
+    repositories: &[RepositoryId],
+    credential: &Credential,
+    without: &BTreeSet<SlotId>,
+    reports: &Reports,
+) -> Result<UnlockedSlot<Unwrapped>> {
     let listed = storage.list(Class::Keys)?;
     let unfinished = removal::is_unfinished(&listed);
     let mut slots = names(&listed);
@@ -296,12 +327,12 @@ impl Search<'_> {
     }
 
     /// Tries what was read since the last time.
-    fn try_all(&mut self) -> Option<(MasterKey, SlotId)> {
+    fn try_all(&mut self) -> Option<(Unwrapped, SlotId)> {
         let new = self.read.get_mut(self.tried..).unwrap_or_default();
         new.sort_by_key(|(_, _, _, slot)| cost(slot.derivation));
         self.tried += new.len();
         for (id, name, _, slot) in new {
-            match MasterKey::unwrap(slot, self.credential, *id) {
+            match open_slot(slot, self.credential, *id) {
                 Ok(Some(master)) => return Some((master, *id)),
                 Ok(None) => {}
                 Err(e) => self.damaged.push((*name, e)),

@@ -116,12 +116,52 @@ id!(
     SlotId, 16
 );
 id!(
+    /// Names a key that only writes, and what is sealed or named with it: the first half of its slot's id.
+    WriterId, 8
+);
+id!(
     /// Joins the hard links of one file: BLAKE3 of the group's first path, cut to 128 bits. It depends on
     /// nothing but paths, so that the same content has the same tree id on every host.
     LinkGroup, 16
 );
 
+impl SlotId {
+    /// The name of the writer whose key is in this slot, if it only writes.
+    pub fn writer(&self) -> WriterId {
+        let mut writer = [0; WriterId::LEN];
+        writer.iter_mut().zip(&self.0).for_each(|(to, from)| *to = *from);
+        WriterId(writer)
+    }
+}
+
+impl SnapshotId {
+    /// A fresh one. What a writer whose key only writes stores ends with its name.
+    pub(crate) fn random_of(writer: Option<WriterId>) -> Result<Self> {
+        let mut id = Self::random()?;
+        if let Some(writer) = writer {
+            id = id.with_writer(writer);
+        }
+        Ok(id)
+    }
+
+    /// The same, with the name of a writer at its end.
+    pub(crate) fn with_writer(mut self, writer: WriterId) -> Self {
+        self.0[Self::LEN - WriterId::LEN..].copy_from_slice(&writer.0);
+        self
+    }
+}
+
+/// What stands at the end of bytes that end with the name of a writer.
+pub(crate) fn writer_at_end(bytes: &[u8]) -> Option<WriterId> {
+    bytes.last_chunk().copied().map(WriterId)
+}
+
 impl ChunkId {
+    /// The writer that made it, if it is of a key that only writes: any other id ends with some other bytes.
+    pub(crate) fn writer(&self) -> WriterId {
+        writer_at_end(&self.0).unwrap_or(WriterId([0; WriterId::LEN]))
+    }
+
     /// The part of the id that the index stores.
     pub fn key(&self) -> ChunkKey {
         let mut key = [0; 16];

@@ -33,3 +33,11 @@ pub enum ObjectType {
     /// What was said of a snapshot later.
     Annotation = 14,
 }
+
+impl ObjectType {
+    /// Whether a key that only writes may make one: nothing that takes something away, or speaks of what others stored.
+    pub fn may_only_write(self) -> bool {
+        use ObjectType::{Beat, Fence, Pack, Run, Segment, Session, Snapshot};
+        matches!(self, Pack | Segment | Session | Snapshot | Fence | Beat | Run)
+    }
+}

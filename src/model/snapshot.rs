@@ -1,7 +1,7 @@
 //! A snapshot: the only commit point, and what it says of itself.
 
 use crate::model::composition::Composition;
-use crate::model::id::SnapshotId;
+use crate::model::id::{SnapshotId, WriterId};
 use crate::model::node::{Node, Root, Timestamp};
 
 /// Names of the users and groups that own something in a snapshot, sorted by number. They are kept once a snapshot
@@ -105,6 +105,8 @@ pub struct Snapshot {
     pub tags: Vec<Vec<u8>>,
     /// The snapshot whose unchanged files it took over.
     pub parent: Option<SnapshotId>,
+    /// The writer, if its key only writes. It is not part of what is stored: what the object is sealed with says it.
+    pub writer: Option<WriterId>,
     /// Its place among all snapshots.
     pub chain: Chain,
     /// The node of `/`; its name is empty.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use crate::chunk::cutter::Cutter;
 use crate::chunk::keys::{Credential, Keys, MasterKey};
+use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config, Derivation};
-use crate::keys::keyring::KeyRing;
+use crate::keys::keyring::OpenedKey;
 use crate::keys::slots::{self, SlotOptions};
 use crate::keys::{configuration, removal};
-use crate::model::{RepositoryId, SegmentId, Timestamp};
+use crate::model::{RepositoryId, SegmentId, SnapshotId, Timestamp};
 use crate::observe::Reports;
 use crate::repo::cache::{SegmentCache, SegmentSource};
 use crate::storage::{Class, Storage};
@@ -95,10 +96,30 @@ impl Repository {
 
     /// Opens the repository on `storage`. What it has to say, now and while it is open, goes to `reports`.
     pub fn open_with(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
-        let ring = KeyRing::open_with(storage, credential, reports)?;
-        let keys = ring.master.keys();
-        let unfinished_keys = ring.unfinished;
-        Ok(Repository { unfinished_keys, reports: reports.clone(), ..Self::of(ring.storage, ring.config, keys) })
+        let repo = Self::open_to_write(storage, credential, reports)?;
+        if repo.only_writes() { Err(only_writes("read what is stored")) } else { Ok(repo) }
+    }
+
+    /// The same, also with a key that only writes: with that, nothing but an ingest is possible.
+    pub fn open_to_write(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
+        Ok(match OpenedKey::open(storage, credential, reports)? {
+            OpenedKey::Full(ring) => {
+                let keys = ring.master.keys();
+                let unfinished_keys = ring.unfinished;
+                Repository { unfinished_keys, reports: reports.clone(), ..Self::of(ring.storage, ring.config, keys) }
+            }
+            OpenedKey::Writer(storage, key, config) => Self::of(storage, config, key.keys()).reporting_to(reports),
+        })
+    }
+
+    /// Whether its key only writes.
+    pub fn only_writes(&self) -> bool {
+        self.keys.writer().is_some()
+    }
+
+    /// A new id for a session or a run. That of a key that only writes ends with its name.
+    pub(crate) fn new_id(&self) -> Result<SnapshotId> {
+        SnapshotId::random_of(self.keys.writer())
     }
 
     /// Ends additions and removals of key slots that were stopped half way, if opening met any.

@@ -22,7 +22,7 @@ pub(crate) fn write(repo: &Repository, run: &Run) -> Result<SnapshotId> {
         text.truncate(MAX_TEXT);
     }
     run.steps.iter_mut().for_each(|step| step.failure.truncate(MAX_TEXT));
-    let id = SnapshotId::random()?;
+    let id = repo.new_id()?;
     let plain = encode_run(&run)?;
     let object = seal::seal_object(ObjectType::Run, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
     let name = Name::Run(id);

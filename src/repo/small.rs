@@ -11,9 +11,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot::Mark;
 use crate::keys::binding::id;
-use crate::model::{Annotation, Chain, SnapshotId};
+use crate::model::{Annotation, Chain, SnapshotId, WriterId};
 use crate::repo::Repository;
 use crate::storage::Name;
+
+/// What an authentic object is, and by whose key it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// Its type.
+    pub kind: ObjectType,
+    /// The writer, if its key only writes.
+    pub writer: Option<WriterId>,
+}
 
 /// A small object as it was found.
 #[derive(Debug)]
@@ -69,7 +78,7 @@ fn what(name: &Name) -> &'static str {
 
 /// Reads and judges the object of this name; `decode` takes its plain body. An error means that the storage could not be
 /// asked, and nothing is known.
-pub(crate) fn read<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8]) -> Result<T>) -> Result<Small<T>> {
+pub(crate) fn read<T>(repo: &Repository, name: &Name, decode: impl Fn(Made, &[u8]) -> Result<T>) -> Result<Small<T>> {
     // What does not open is read again: what is deleted because of it must not hang on one bad read.
     for _ in 0..2 {
         match read_once(repo, name, &decode)? {
@@ -80,7 +89,7 @@ pub(crate) fn read<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType
     read_once(repo, name, &decode)
 }
 
-fn read_once<T>(repo: &Repository, name: &Name, decode: impl Fn(ObjectType, &[u8]) -> Result<T>) -> Result<Small<T>> {
+fn read_once<T>(repo: &Repository, name: &Name, decode: impl Fn(Made, &[u8]) -> Result<T>) -> Result<Small<T>> {
     let mut object = Vec::new();
     match repo.storage().read(name, None, &mut object) {
         Ok(()) => {}
@@ -97,11 +106,11 @@ pub(crate) fn judge<T>(
     repo: &Repository,
     name: &Name,
     object: &[u8],
-    decode: impl Fn(ObjectType, &[u8]) -> Result<T>,
+    decode: impl Fn(Made, &[u8]) -> Result<T>,
 ) -> Result<Small<T>> {
     let id = id(name).ok_or_else(|| Error::invalid(format!("{name} is no small sealed object")))?;
     Ok(match seal::judge_object(name.kinds(), repo.id(), &id.0, &repo.keys().snapshot, object, what(name))? {
-        Judged::Sound(kind, plain) => match decode(kind, &plain) {
+        Judged::Sound(kind, writer, plain) => match decode(Made { kind, writer }, &plain) {
             Ok(value) => Small::Sound(value),
             Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.about(name)),
             Err(e) => Small::Damaged(kind, e.about(name)),

@@ -6,7 +6,7 @@ use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
-use crate::model::{Chain, Remarks, Snapshot, SnapshotId, escape};
+use crate::model::{Chain, Remarks, Snapshot, SnapshotId, WriterId, escape};
 use crate::repo::Repository;
 use crate::repo::small::{self, Small};
 use crate::repo::{annotations, marks, parallel, times};
@@ -56,10 +56,20 @@ pub(crate) fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Sn
 
 /// The same, with fences that are damaged told from others.
 pub(crate) fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
-    small::read(repo, &Name::Snapshot(id), |kind, plain| match kind {
+    small::read(repo, &Name::Snapshot(id), |made, plain| match made.kind {
         ObjectType::Fence => marks::decode(id, plain).map(|_| None),
-        _ => snapshot::decode_snapshot(plain, id).map(Some),
+        _ => Ok(Some(said_by(made.writer, snapshot::decode_snapshot(plain, id)?))),
     })
+}
+
+/// The snapshot as its maker may say it: a key that only writes has seen no others, and what it says of them is not
+/// believed.
+fn said_by(writer: Option<WriterId>, mut snapshot: Snapshot) -> Snapshot {
+    if writer.is_some() {
+        (snapshot.writer, snapshot.parent, snapshot.chain) = (writer, None, Chain::default());
+        snapshot.composition.origin = None;
+    }
+    snapshot
 }
 
 /// Everything in `snapshots/` that is not forgotten.

@@ -305,7 +305,7 @@ fn read_frame(
             Some((at, known, right)) if at == write.at && known == id => right,
             _ => {
                 let bytes = plain.get(range.clone());
-                bytes.is_some_and(|b| run.tree.chunks().repo().keys().chunk_id(PackKind::Data, b) == id)
+                bytes.is_some_and(|b| run.tree.chunks().repo().keys().is_chunk(PackKind::Data, &id, b))
             }
         };
         checked = Some((write.at, id, right));

@@ -302,7 +302,7 @@ impl<'r, 'a> RestoreJob<'r, 'a> {
 
     /// Whether `bytes` are the chunk `id`.
     pub(crate) fn is_chunk(&self, bytes: &[u8], id: &ChunkId) -> bool {
-        self.run.tree.chunks().repo().keys().chunk_id(PackKind::Data, bytes) == *id
+        self.run.tree.chunks().repo().keys().is_chunk(PackKind::Data, id, bytes)
     }
 
     /// Closes the file, and removes it when it is not complete.

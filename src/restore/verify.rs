@@ -168,7 +168,7 @@ fn holds(run: &RestoreRun<'_>, file: &File, content: &Content) -> Result<bool> {
             Item::Hole { len } => is_zero(file, offset, *len).map_err(gone)?,
             Item::Chunk { id, len } => {
                 read_exact(file, offset, *len, &mut buffer).map_err(gone)?;
-                run.tree.chunks().repo().keys().chunk_id(PackKind::Data, &buffer) == *id
+                run.tree.chunks().repo().keys().is_chunk(PackKind::Data, id, &buffer)
             }
         };
         Ok(right && !run.stopped())

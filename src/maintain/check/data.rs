@@ -540,10 +540,11 @@ impl<'a> CheckWorker<'a> {
     /// The chunks of the decoded frame that are not what they should be, with their offsets.
     fn wrong(&self, open: &CheckedPack<'_>, entry: &DirectoryEntry) -> Vec<(u32, ChunkKey)> {
         let keys = self.reading.catalog.repo().keys();
+        let writer = open.key.as_ref().and_then(|key| key.preamble().writer);
         let (mut offset, mut wrong) = (0, Vec::new());
         for (key, len) in &entry.chunks {
             let bytes = self.plain.get(offset as usize..(offset + len) as usize).unwrap_or_default();
-            if keys.chunk_id(open.pack.kind, bytes).key() != *key {
+            if keys.chunk_id_of(writer, open.pack.kind, bytes).key() != *key {
                 wrong.push((offset, *key));
             }
             offset += len;

@@ -4,6 +4,7 @@
 //! are compressed anew. A base stays in a frame without bases. The new packs belong to a session, like an ingest's, so
 //! that another prune waits; were it fenced, they would be packs like any others, and nothing would be lost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::chunk::codec::{Compression, Encoder};
@@ -12,7 +13,7 @@ use crate::format::damage::DamagedExtent;
 use crate::format::pack::{DirectoryEntry, MAX_FRAME_CHUNKS, PREAMBLE, PackKind};
 use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::survey::Survey;
-use crate::model::{ChunkKey, PackId, SnapshotId};
+use crate::model::{ChunkKey, PackId, SnapshotId, WriterId};
 use crate::observe::Event;
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::index::ChunkLocation;
@@ -37,6 +38,13 @@ pub(crate) struct Repacked {
     pub(crate) found: DamagedPacks,
 }
 
+/// The open packs of one writer, and what is gathered for them: a chunk's name says nothing without its writer's.
+struct RepackTarget<'a> {
+    open: OpenPacks<'a>,
+    /// Parts of frames of each kind, for the next frame.
+    gathered: [PlainFrame; 2],
+}
+
 /// Copies for one session.
 pub(crate) struct Repack<'a> {
     repo: &'a Repository,
@@ -44,9 +52,9 @@ pub(crate) struct Repack<'a> {
     reader: &'a ChunkReader,
     survey: &'a mut Survey,
     sealer: FrameSealer,
-    open: OpenPacks<'a>,
-    /// Parts of frames of each kind, for the next frame.
-    gathered: [PlainFrame; 2],
+    session: SnapshotId,
+    /// Of each writer whose key only writes, and of all others together.
+    targets: BTreeMap<Option<WriterId>, RepackTarget<'a>>,
     indexer: PackIndexer<'a>,
     found: DamagedPacks,
     sealed: Vec<u8>,
@@ -69,8 +77,8 @@ impl<'a> Repack<'a> {
             reader,
             survey,
             sealer,
-            open: OpenPacks::new(repo, session),
-            gathered: Default::default(),
+            session,
+            targets: BTreeMap::new(),
             indexer: PackIndexer::new(repo),
             found: DamagedPacks::default(),
             sealed: Vec::new(),
@@ -97,8 +105,10 @@ impl<'a> Repack<'a> {
             let (entries, total_entries) = (number as u64 + 1, packs.len() as u64);
             task.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total, unit: "packs" });
         }
-        self.close(PackKind::Data)?;
-        self.close(PackKind::Tree)?;
+        for writer in self.targets.keys().copied().collect::<Vec<_>>() {
+            self.close(writer, PackKind::Data)?;
+            self.close(writer, PackKind::Tree)?;
+        }
         self.indexer.write_segment()?;
         let WrittenPacks { packs, bytes } = self.indexer.written();
         Ok(Repacked { packs, bytes, found: self.found })
@@ -209,16 +219,18 @@ impl<'a> Repack<'a> {
     }
 
     fn whole(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry) -> Result<Result<()>> {
-        let open = self.open.of(key.preamble().kind)?;
+        let writer = key.preamble().writer;
+        let target = target(&mut self.targets, self.repo, self.session, writer);
+        let open = target.open.of(key.preamble().kind)?;
         let (keys, from) = (self.repo.keys(), (&**key, number));
         match self.sealer.reseal(keys, from, entry, &self.sealed, &self.prefix, open.build.key(), open.next) {
-            Ok(frame) => self.add(key.preamble().kind, frame).map(Ok),
+            Ok(frame) => self.add(writer, key.preamble().kind, frame).map(Ok),
             Err(e) => Ok(Err(e)),
         }
     }
 
     fn parts(&mut self, key: &Arc<PackKey>, number: u32, entry: &DirectoryEntry, wanted: &[RepackChoice]) -> Result<Result<()>> {
-        let kind = key.preamble().kind;
+        let (kind, writer) = (key.preamble().kind, key.preamble().writer);
         let mut plain = Vec::new();
         if let Err(e) = self.sealer.open(key, number, &entry.frame, &self.sealed, &self.prefix, &mut plain) {
             return Ok(Err(e));
@@ -231,7 +243,7 @@ impl<'a> Repack<'a> {
             if *wanted == RepackChoice::No {
                 continue;
             }
-            let id = self.repo.keys().chunk_id(kind, bytes);
+            let id = self.repo.keys().chunk_id_of(writer, kind, bytes);
             if id.key() != *chunk {
                 let text = format!("chunk {}… has other content than its name says", chunk.short());
                 return Ok(Err(Error::corrupt(text)));
@@ -241,46 +253,46 @@ impl<'a> Repack<'a> {
                 delta.chunks.push((id, *len));
                 continue;
             }
-            let gathered = &mut self.gathered[kind as usize - 1];
+            let gathered = &mut target(&mut self.targets, self.repo, self.session, writer).gathered[kind as usize - 1];
             gathered.bytes.extend_from_slice(bytes);
             gathered.chunks.push((id, *len));
             let full = gathered.bytes.len() >= FRAME.min(entry.frame.plain as usize);
             if full || gathered.chunks.len() == MAX_FRAME_CHUNKS {
-                self.seal_gathered(kind)?;
+                self.seal_gathered(writer, kind)?;
             }
         }
         if !delta.chunks.is_empty() {
-            self.seal(kind, &delta)?;
+            self.seal(writer, kind, &delta)?;
         }
         Ok(Ok(()))
     }
 
-    fn seal_gathered(&mut self, kind: PackKind) -> Result<()> {
-        let frame = std::mem::take(&mut self.gathered[kind as usize - 1]);
-        if frame.chunks.is_empty() { Ok(()) } else { self.seal(kind, &frame) }
+    fn seal_gathered(&mut self, writer: Option<WriterId>, kind: PackKind) -> Result<()> {
+        let frame = std::mem::take(&mut target(&mut self.targets, self.repo, self.session, writer).gathered[kind as usize - 1]);
+        if frame.chunks.is_empty() { Ok(()) } else { self.seal(writer, kind, &frame) }
     }
 
-    fn seal(&mut self, kind: PackKind, frame: &PlainFrame) -> Result<()> {
-        let open = self.open.of(kind)?;
+    fn seal(&mut self, writer: Option<WriterId>, kind: PackKind, frame: &PlainFrame) -> Result<()> {
+        let open = target(&mut self.targets, self.repo, self.session, writer).open.of(kind)?;
         let fetch = |kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>| self.reader.bases(kind, bases, out);
         // What was worth being a difference is tried each time.
         let deltas = Deltas { trials: &DeltaTrials::default(), fetch: &fetch };
         let frame = self.sealer.seal(self.repo.keys(), open.build.key(), open.next, frame, Some(&deltas))?;
-        self.add(kind, frame)
+        self.add(writer, kind, frame)
     }
 
-    fn add(&mut self, kind: PackKind, frame: SealedFrame) -> Result<()> {
-        let open = self.open.of(kind)?;
+    fn add(&mut self, writer: Option<WriterId>, kind: PackKind, frame: SealedFrame) -> Result<()> {
+        let open = target(&mut self.targets, self.repo, self.session, writer).open.of(kind)?;
         open.build.add(open.next, frame);
         open.next += 1;
-        if open.build.bytes() >= PACK_TARGET { self.close(kind) } else { Ok(()) }
+        if open.build.bytes() >= PACK_TARGET { self.close(writer, kind) } else { Ok(()) }
     }
 
     /// Stores the open pack of a kind, if there is one.
-    fn close(&mut self, kind: PackKind) -> Result<()> {
+    fn close(&mut self, writer: Option<WriterId>, kind: PackKind) -> Result<()> {
         // With it the pack may become full and be closed in there.
-        self.seal_gathered(kind)?;
-        if let Some(build) = self.open.close(kind) {
+        self.seal_gathered(writer, kind)?;
+        if let Some(build) = target(&mut self.targets, self.repo, self.session, writer).open.close(kind) {
             self.indexer.add(build.store(self.repo)?);
             if self.indexer.waiting().0 == PACKS_A_SEGMENT {
                 self.indexer.write_segment()?;
@@ -288,6 +300,17 @@ impl<'a> Repack<'a> {
         }
         Ok(())
     }
+}
+
+/// The target of a writer; made when there is none.
+fn target<'t, 'a>(
+    targets: &'t mut BTreeMap<Option<WriterId>, RepackTarget<'a>>,
+    repo: &'a Repository,
+    session: SnapshotId,
+    writer: Option<WriterId>,
+) -> &'t mut RepackTarget<'a> {
+    let new = || RepackTarget { open: OpenPacks::new(repo, session).of_writer(writer), gathered: Default::default() };
+    targets.entry(writer).or_insert_with(new)
 }
 
 /// What becomes of a chunk.

@@ -39,11 +39,15 @@ impl Lists {
     }
 }
 
+/// The names of all lists, for who cannot read them.
+pub(crate) fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
+    let listed = repo.storage().list(Class::Condemned)?.into_iter();
+    Ok(listed.filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None }).collect())
+}
+
 /// Reads all lists; void ones are told, once. A newer program's is an error: nobody can tell what it names.
 pub fn read_all(repo: &Repository) -> Result<Lists> {
-    let listed = repo.storage().list(Class::Condemned)?;
-    let ids: Vec<SnapshotId> =
-        listed.into_iter().filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None }).collect();
+    let ids = names(repo)?;
     let mut out = Lists::default();
     for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| read(repo, *id))) {
         match found? {

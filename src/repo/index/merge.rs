@@ -46,7 +46,15 @@ pub fn settle(repo: &Repository, index: &Index, alone: bool) -> Result<usize> {
     let fanout = if alone { FANOUT } else { FANOUT * CROWD };
     // What cannot be opened stays as it is.
     let mut index = Index::load_with_damage(repo, Some(index))?.0;
-    while let Some(which) = due_at(&index.entry_counts(), fanout) {
+    // The word of a key that only writes is not made one's own here: prune looks at the packs first.
+    let own = |index: &Index| -> Vec<usize> {
+        (0..index.segments().len()).filter(|at| index.segments()[*at].writer().is_none()).collect()
+    };
+    loop {
+        let own_ones = own(&index);
+        let counts: Vec<u64> = own_ones.iter().map(|at| index.segments()[*at].entries()).collect();
+        let Some(which) = due_at(&counts, fanout) else { break };
+        let which: Vec<usize> = which.into_iter().map(|at| own_ones[at]).collect();
         let there: HashSet<SegmentId> = index.replaced().iter().copied().collect();
         let parts: HashSet<SegmentId> = which.iter().map(|at| index.segments()[*at].id()).collect();
         // What the merged ones replaced must not come back when prune deletes them first.

@@ -235,6 +235,9 @@ impl Index {
     }
 
     fn load_to_write(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+        if repo.only_writes() {
+            return Self::of_nothing();
+        }
         let mut index = Self::load_to_go_on(repo, old)?;
         let lists = crate::repo::index::condemned::read_all(repo)?;
         let mut marked = lists.packs();
@@ -261,6 +264,23 @@ impl Index {
     pub(crate) fn new_segments(&self, repo: &Repository) -> Result<Vec<SegmentId>> {
         let listed = list_segments(repo)?.into_iter().map(|(_, id)| id);
         Ok(listed.filter(|id| self.listed.binary_search(id).is_err()).collect())
+    }
+
+    /// The index of who can read none: nothing that is there is counted on.
+    fn of_nothing() -> Result<Index> {
+        Ok(Index {
+            segments: Vec::new(),
+            pages: Arc::new(Pages::new()?),
+            usable: Some(Vec::new()),
+            replaced: Vec::new(),
+            suspicious: false,
+            listed: Vec::new(),
+            began: Instant::now(),
+            damaged: Arc::default(),
+            rescue: false,
+            ignored: Vec::new(),
+            marked: HashSet::new(),
+        })
     }
 
     /// An index of what a session has stored so far, which shares the page cache of this one: empty at first.

@@ -8,11 +8,11 @@ use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::chunk::seal::{SealKey, TAG};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::{self, CHECKSUM, HEADER, ObjectType};
+use crate::format::envelope::{self, CHECKSUM, HEADER, ONE_WAY, ObjectType};
 use crate::format::filter::{self, BLOCK, BLOCKS_A_PAGE};
 use crate::format::pack::FrameInfo;
 use crate::format::segment::{self, ENTRIES_A_PAGE, FRAMES_A_PAGE, IndexEntry, PREAMBLE, ROOT_NONCE, SegmentPack, TAIL};
-use crate::model::{ChunkKey, SegmentId};
+use crate::model::{ChunkKey, SegmentId, WriterId};
 use crate::observe::Counter;
 use crate::repo::Repository;
 use crate::repo::cache::SegmentSource;
@@ -99,6 +99,8 @@ pub struct PagedSegment {
     rescued: OnceLock<std::result::Result<Box<PagedSegment>, String>>,
     /// It is nowhere but in this process's memory.
     in_memory: bool,
+    /// The writer, if its key only writes.
+    writer: Option<WriterId>,
 }
 
 impl PagedSegment {
@@ -120,9 +122,10 @@ impl PagedSegment {
         let from = size.saturating_sub(END);
         source.read(from..size, &mut end)?;
         let mut first = Vec::new();
-        match end.get(..PREAMBLE).filter(|_| from == 0) {
+        // There is more behind the preamble in any case.
+        match end.get(..PREAMBLE + WriterId::LEN).filter(|_| from == 0) {
             Some(bytes) => first.extend_from_slice(bytes),
-            None => source.read(0..PREAMBLE as u64, &mut first)?,
+            None => source.read(0..(PREAMBLE + WriterId::LEN) as u64, &mut first)?,
         }
         let found = match envelope::check_header(&first, ObjectType::Segment, "an index segment") {
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(Self::judge(repo, source, id, size, &first, e)?),
@@ -140,11 +143,15 @@ impl PagedSegment {
                 end
             }
         };
-        let header = envelope::header(ObjectType::Segment, repo.id());
+        let writer = writer_of(&first);
+        let header = envelope::header_with(ObjectType::Segment, repo.id(), writer.map_or(0, |_| ONE_WAY));
         let mut plain = Vec::new();
         key.open_to(ROOT_NONCE, &header, &sealed, &mut plain)?;
         let root = segment::decode_root(&plain)?;
-        let mut at = PREAMBLE as u64;
+        if writer.is_some() && !root.replaces.is_empty() {
+            return Err(Error::corrupt("a key that only writes must not take the place of index segments"));
+        }
+        let mut at = (PREAMBLE + writer.map_or(0, |_| WriterId::LEN)) as u64;
         let mut place = |len: u32| {
             at += u64::from(len);
             PageSpan { start: at - u64::from(len), len }
@@ -166,6 +173,7 @@ impl PagedSegment {
             repo: Box::new(repo.on(repo.storage().clone())),
             rescued: OnceLock::new(),
             in_memory: false,
+            writer,
         };
         if at != start || out.page_count() != pages as usize {
             return Err(Error::corrupt("an index segment has other pages than it says"));
@@ -181,7 +189,7 @@ impl PagedSegment {
     fn key(repo: &Repository, first: &[u8]) -> Result<SealKey> {
         let mut salt = [0; 32];
         salt.copy_from_slice(&first[HEADER..HEADER + 32]);
-        let key = SealKey::derive_bound(&repo.keys().index, &salt, &first[..HEADER])?;
+        let key = SealKey::derive_bound(&repo.keys().index, &salt, &bound(first))?;
         match key.commitment == first[HEADER + 32..PREAMBLE] {
             true => Ok(key),
             false => Err(Error::corrupt("an index segment was sealed with another key")),
@@ -194,8 +202,8 @@ impl PagedSegment {
         if checksum(source, size)? != id.0 {
             return Ok(Error::corrupt("its checksum does not match"));
         }
-        let parts = first.split_first_chunk::<HEADER>().and_then(|(head, rest)| Some((head, rest.first_chunk::<32>()?)));
-        let key = parts.map(|(head, salt)| SealKey::derive_bound(&repo.keys().index, salt, head)).transpose()?;
+        let salt = first.get(HEADER..).and_then(|rest| rest.first_chunk::<32>());
+        let key = salt.and_then(|salt| SealKey::derive_bound(&repo.keys().index, salt, &bound(first)).ok());
         match key.is_some_and(|key| first.get(HEADER + 32..PREAMBLE) == Some(&key.commitment[..])) {
             true => Ok(newer),
             false => Ok(Error::corrupt("an index segment was not made with the repository's key")),
@@ -261,6 +269,11 @@ impl PagedSegment {
     /// The packs it names.
     pub fn packs(&self) -> &[SegmentPack] {
         &self.packs
+    }
+
+    /// The writer, if its key only writes. Nobody else's word is taken for what is in packs of others.
+    pub(crate) fn writer(&self) -> Option<WriterId> {
+        self.writer
     }
 
     /// Segments whose place it takes.
@@ -435,6 +448,17 @@ impl PagedSegment {
     pub fn all_entries(self: &Arc<Self>) -> Entries {
         Entries { segment: self.clone(), run: PageRun::default(), page: 0, loaded: Vec::new().into_iter() }
     }
+}
+
+/// The writer of a segment that begins like this, if it says that its key only writes.
+fn writer_of(first: &[u8]) -> Option<WriterId> {
+    let name = first.get(PREAMBLE..).and_then(|rest| rest.first_chunk()).copied().map(WriterId);
+    name.filter(|_| envelope::is_one_way(first))
+}
+
+/// What the key of a segment that begins like this is of.
+fn bound(first: &[u8]) -> Vec<u8> {
+    first.first_chunk().map_or_else(Vec::new, |header| segment::bound(header, writer_of(first)))
 }
 
 /// BLAKE3 of all of a segment but its last 32 bytes.

@@ -2,7 +2,7 @@
 
 use crate::chunk::seal::SealKey;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::format::envelope::{self, HEADER, ObjectType};
+use crate::format::envelope::{self, HEADER, ONE_WAY, ObjectType};
 use crate::format::filter::{self, BLOCK, BLOCKS_A_PAGE};
 use crate::format::pack::FrameInfo;
 use crate::format::segment::{
@@ -83,11 +83,10 @@ impl<'a> SegmentWriter<'a> {
         if entries > MAX_ENTRIES {
             return Err(Error::new(ErrorKind::Unsupported, "a segment cannot hold more than 2³² chunks"));
         }
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-        let header = envelope::header(ObjectType::Segment, repo.id());
-        let key = SealKey::derive_bound(&repo.keys().index, &salt, &header)?;
+        let writer = repo.keys().writer();
+        let flags = if writer.is_some() { ONE_WAY } else { 0 };
+        let header = envelope::header_with(ObjectType::Segment, repo.id(), flags);
+        let (salt, key) = SealKey::fresh(&repo.keys().index, &segment::bound(&header, writer))?;
         let expected = 4096 + entries * ENTRY_BYTES;
         let spool = match repo.scratch() {
             Some(directory) if expected > IN_MEMORY => {
@@ -111,7 +110,8 @@ impl<'a> SegmentWriter<'a> {
             filter: vec![[0; BLOCK]; blocks as usize],
         };
         let commitment = out.key.commitment;
-        [&header[..], &salt, &commitment].iter().try_for_each(|part| out.put(part))?;
+        let name = writer.map_or_else(Vec::new, |writer| writer.0.to_vec());
+        [&header[..], &salt, &commitment, &name].iter().try_for_each(|part| out.put(part))?;
         Ok(out)
     }
 

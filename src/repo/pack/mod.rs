@@ -10,7 +10,7 @@ use crate::chunk::seal::{SealKey, TAG};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::{CHECKSUM, HEADER};
 use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
-use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId};
+use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId, WriterId};
 use crate::repo::Repository;
 use crate::storage::{Created, Name};
 
@@ -27,13 +27,18 @@ pub struct PackKey {
 
 impl PackKey {
     /// The key of a new pack that `session` writes: a fresh salt, so a fresh name.
-    pub fn generate(repo: &Repository, kind: PackKind, session: SnapshotId) -> Result<Self> {
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-        let mut preamble = Preamble { repository: repo.id(), salt, commitment: [0; 16], session, kind };
-        let key = SealKey::derive_bound(repo.keys().pack(kind), &salt, &preamble.bound())?;
-        preamble.commitment = key.commitment;
+    ///
+    /// `writer`: what a key that only writes has stored stays its own, also in packs that prune makes of it.
+    pub fn generate(repo: &Repository, kind: PackKind, session: SnapshotId, writer: Option<WriterId>) -> Result<Self> {
+        let writer = writer.or(repo.keys().writer());
+        let class = match writer {
+            Some(writer) => &repo.keys().pack(kind).of_writer(writer)?,
+            None => repo.keys().pack(kind),
+        };
+        let session = writer.map_or(session, |writer| session.with_writer(writer));
+        let mut preamble = Preamble { repository: repo.id(), salt: [0; 32], commitment: [0; 16], session, kind, writer };
+        let (salt, key) = SealKey::fresh(class, &preamble.bound())?;
+        (preamble.salt, preamble.commitment) = (salt, key.commitment);
         Ok(PackKey { preamble, key })
     }
 
@@ -215,7 +220,7 @@ impl FrameSealer {
         key.key.seal(u64::from(number), &aad, &mut bytes)?;
         let info = FrameInfo { offset: 0, stored: bytes.len() as u32, plain, codec, bases };
         key.decode(number, &info, &bytes, &self.prefix, &mut self.decoder, &mut self.scratch, &mut self.check)?;
-        check_chunks(keys, kind, &self.check, &frame.chunks).map_err(|_| {
+        check_chunks(keys, key, &self.check, &frame.chunks).map_err(|_| {
             Error::corrupt("a new frame does not decode to what was read: this machine's memory or compressor is at fault")
         })?;
         let chunks = frame.chunks.iter().map(|(id, len)| (id.key(), *len)).collect();
@@ -245,7 +250,7 @@ impl FrameSealer {
         let mut rest = &self.check[..];
         for (key, len) in &entry.chunks {
             let chunk = rest.split_off(..*len as usize).ok_or_else(|| Error::corrupt("a frame is too short"))?;
-            if keys.chunk_id(kind, chunk).key() != *key {
+            if keys.chunk_id_of(to.preamble.writer, kind, chunk).key() != *key {
                 return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
             }
         }
@@ -289,11 +294,11 @@ impl FrameSealer {
 }
 
 /// Hashes every chunk of a decoded frame again.
-fn check_chunks(keys: &Keys, kind: PackKind, plain: &[u8], chunks: &[(ChunkId, u32)]) -> Result<()> {
+fn check_chunks(keys: &Keys, key: &PackKey, plain: &[u8], chunks: &[(ChunkId, u32)]) -> Result<()> {
     let mut rest = plain;
     for (id, len) in chunks {
         let (chunk, after) = rest.split_at_checked(*len as usize).ok_or_else(|| Error::corrupt("a frame is too short"))?;
-        if keys.chunk_id(kind, chunk) != *id {
+        if keys.chunk_id_of(key.preamble.writer, key.preamble.kind, chunk) != *id {
             return Err(Error::corrupt(format!("a chunk is not the one named {}", id.short())));
         }
         rest = after;
@@ -320,7 +325,7 @@ const NAMES: u32 = 5;
 /// Puts sealed frames together to a pack and stores it. When nobody can tell whether it was stored, it is sealed and named
 /// anew: a pack is never sent twice under one name (rule 3 of docs/durability.md).
 pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> Result<StoredPack> {
-    let Preamble { kind, session, .. } = key.preamble;
+    let Preamble { kind, session, writer, .. } = key.preamble;
     let mut offset = PREAMBLE as u64;
     for frame in &mut frames {
         frame.entry.frame.offset = offset;
@@ -336,7 +341,7 @@ pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> 
             Ok((id, size)) => return Ok(stored(id, kind, size, frames)),
             Err(e) => return Err(e),
         }
-        let next = PackKey::generate(repo, kind, session)?;
+        let next = PackKey::generate(repo, kind, session, writer)?;
         frames.iter_mut().zip(0..).try_for_each(|(frame, number)| seal_again(key, &next, number, frame))?;
         another = next;
         key = &another;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
-use crate::model::{SegmentId, SnapshotId};
+use crate::model::{SegmentId, SnapshotId, WriterId};
 use crate::repo::Repository;
 use crate::repo::index::segment::Segment;
 use crate::repo::pack::{self, PackKey, SealedFrame, StoredPack};
@@ -83,6 +83,7 @@ impl PackBuild {
 pub(crate) struct OpenPacks<'a> {
     repo: &'a Repository,
     session: SnapshotId,
+    writer: Option<WriterId>,
     open: [Option<OpenPack>; 2],
 }
 
@@ -98,7 +99,12 @@ pub struct OpenPack {
 impl<'a> OpenPacks<'a> {
     /// No packs yet, for `session`.
     pub(crate) fn new(repo: &'a Repository, session: SnapshotId) -> Self {
-        OpenPacks { repo, session, open: [None, None] }
+        OpenPacks { repo, session, writer: None, open: [None, None] }
+    }
+
+    /// The same for what is of a writer whose key only writes.
+    pub(crate) fn of_writer(self, writer: Option<WriterId>) -> Self {
+        OpenPacks { writer, ..self }
     }
 
     /// The open pack of a kind; begins one if there is none.
@@ -107,7 +113,7 @@ impl<'a> OpenPacks<'a> {
         match place {
             Some(open) => Ok(open),
             None => {
-                let key = PackKey::generate(self.repo, kind, self.session)?;
+                let key = PackKey::generate(self.repo, kind, self.session, self.writer)?;
                 let build = Arc::new(PackBuild { key, bytes: AtomicU64::new(0), state: Mutex::default() });
                 Ok(place.insert(OpenPack { build, next: 0 }))
             }

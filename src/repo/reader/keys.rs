@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::damage::DamagedExtent;
 use crate::format::pack::{PREAMBLE, PackKind};
-use crate::model::PackId;
+use crate::model::{PackId, WriterId};
 use crate::repo::damaged;
 use crate::repo::index::FrameRef;
 use crate::repo::pack::PackKey;
@@ -55,6 +55,14 @@ impl ChunkReader {
         // A thread that asks from now on finds the key, or fetches it again.
         self.loading.lock().remove(&id);
         fetched
+    }
+
+    /// The writer of a frame's pack, if its key only writes: what it calls its chunks, nobody else does.
+    pub(crate) fn writer_of(&self, frame: &FrameRef) -> Result<Option<WriterId>> {
+        if let Some(key) = self.keys.read().get(&frame.pack.id) {
+            return Ok(key.preamble().writer);
+        }
+        Ok(self.pack_key(frame.pack.kind, frame.pack.id)?.preamble().writer)
     }
 
     fn fetch_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {

@@ -566,7 +566,7 @@ impl ChunkReader {
             let chunk = chunk_of(frame, location)?;
             let mut verified = chunk.frame.verified.lock();
             let known = verified.contains(&location.offset);
-            if known || is_right(&self.repo.keys().chunk_id(kind, &chunk)) {
+            if known || is_right(&self.repo.keys().chunk_id_of(self.writer_of(found)?, kind, &chunk)) {
                 if !known {
                     verified.push(location.offset);
                 }
