@@ -77,7 +77,9 @@ impl SealKey {
     fn made(class: &[u8; 32], parts: &[&[u8]]) -> Result<Self> {
         let mut out = Zeroizing::new([0; 48]);
         let mut hasher = blake3::Hasher::new_keyed(class);
-        parts.iter().for_each(|part| drop(hasher.update(part)));
+        for part in parts {
+            hasher.update(part);
+        }
         let mut reader = hasher.finalize_xof();
         reader.fill(&mut *out);
         reader.zeroize();

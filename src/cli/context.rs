@@ -221,6 +221,14 @@ impl Context {
         Ok(Arc::new(self.with_cache(&place, repo)))
     }
 
+    /// Opens the repository for an ingest, for which a key that only writes is enough.
+    pub fn open_to_write(&self) -> Result<Arc<Repository>> {
+        let place = self.place()?;
+        let storage = self.storage(&place)?;
+        let (repo, _) = self.unlock(&place, |key| Repository::open_to_write(storage.clone(), key, &log::reports()))?;
+        Ok(Arc::new(self.with_cache(&place, repo)))
+    }
+
     /// Opens the repository. A command that `writes` first ends additions and removals of key slots that were stopped
     /// half way.
     pub fn open_for(&self, writes: bool) -> Result<Arc<Repository>> {
@@ -233,6 +241,10 @@ impl Context {
 
     /// The same repository with its cache, where that is of use: when it is on another machine, or when asked for.
     pub fn with_cache(&self, place: &NamedRepository, repo: Repository) -> Repository {
+        // Of what a key that only writes has stored nothing stays on this machine.
+        if repo.only_writes() {
+            return repo;
+        }
         self.remember(&repo);
         let wanted = self.global.cache_dir.is_some() || place.local().is_none_or(yester::sys::mount::is_remote);
         match self.cache(repo.id()).filter(|_| wanted) {

@@ -10,6 +10,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::Serialize;
 use yester::chunk::codec::Compression;
+use yester::chunk::one_way::only_writes;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
 use yester::jobs::units::parse_compression;
 use yester::model::{Timestamp, escape};
@@ -158,17 +159,22 @@ pub fn take(
     opened: &OnceLock<Arc<Repository>>,
 ) -> Result<IngestReport> {
     yester::ingest::check(inputs, &options)?;
-    let repo = if args.dry_run { context.open()? } else { init::open_or_make(context)? };
+    let repo = if args.dry_run { context.open_to_write()? } else { init::open_or_make(context)? };
     let _ = opened.set(repo.clone());
-    options.gone = gone::warn(context, &repo)?;
+    if !repo.only_writes() {
+        options.gone = gone::warn(context, &repo)?;
+    }
     if let Some(name) = &args.parent {
+        if repo.only_writes() {
+            return Err(only_writes("read a parent"));
+        }
         options.parent = Parent::Id(select::snapshot(context, &repo, name, &select::Filters::default())?.id);
     }
     options.never = never(context, &repo)?;
     options.state = context.places.state().map(std::path::Path::to_owned);
     let report = ingest_all(&repo, inputs, &options, task);
     let report = report.map_err(|e| interrupted(e, args.dry_run))?;
-    if report.committed {
+    if report.committed && !repo.only_writes() {
         gone::remember(context, &repo, report.snapshot.id);
     }
     Ok(report)

@@ -66,7 +66,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
     let place = context.place()?;
     match context.storage(&place) {
         Ok(storage) => {
-            let (repo, _) = context.unlock(&place, |key| Repository::open_with(storage.clone(), key, &log::reports()))?;
+            let (repo, _) = context.unlock(&place, |key| Repository::open_to_write(storage.clone(), key, &log::reports()))?;
             // A token that may only add must not change keys: somebody else ends it then.
             if let Err(e) = repo.finish_keys() {
                 tracing::debug!("an unfinished addition or removal of a key slot could not be ended: {e}");

@@ -116,7 +116,7 @@ fn told(run: &mut Run, report: &IngestReport, failed: Option<&str>) {
 fn remember(context: &Context, repo: Option<Arc<Repository>>, run: Run) {
     // The repository was not opened yet when the first hook failed; when it could not be, there is nothing to write to.
     let before = run.steps.iter().any(|step| step.name == b"before" && !step.failure.is_empty());
-    let repo = repo.map(Ok).or_else(|| before.then(|| context.open()));
+    let repo = repo.map(Ok).or_else(|| before.then(|| context.open_to_write()));
     if let Some(Err(e)) = repo.map(|repo| runs::end(&*repo?, run)) {
         note(&format!("yester: note: the run cannot be written down: {e}"));
     }

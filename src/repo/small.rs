@@ -17,7 +17,7 @@ use crate::storage::Name;
 
 /// What an authentic object is, and by whose key it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Made {
+pub(crate) struct Made {
     /// Its type.
     pub kind: ObjectType,
     /// The writer, if its key only writes.

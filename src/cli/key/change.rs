@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use yester::chunk::keys::Credential;
+use yester::jobs::credential::New;
 use yester::keys::keyring;
 use yester::keys::slots::Slot;
 use yester::{Error, ErrorKind, Result};
@@ -22,6 +23,9 @@ use super::{NewKeyArgs, advice, kind, open_to_write, repair_after, say, slot};
 /// asked for, twice.
 #[derive(Debug, Args)]
 pub struct AddArgs {
+    /// Add a key that only writes: it takes snapshots, and can read nothing, not even what it has stored
+    #[arg(long)]
+    write_only: bool,
     #[command(flatten)]
     new: NewKeyArgs,
 }
@@ -60,15 +64,30 @@ struct Changed {
 
 /// Adds a slot.
 pub fn add(context: &Context, args: &AddArgs) -> Result<Outcome> {
-    let (place, ring, _) = open_to_write(context)?;
+    let (place, ring, current) = open_to_write(context)?;
     let new = args.new.credential(&place)?;
-    let id = ring.add(&new.credential, &slot(args.new.label()))?;
-    let mut lines = vec![format!("added key slot {}: a {}", id.short(), kind(&new.credential))];
-    lines.extend(advice(&new));
+    if args.write_only && new.credential.is(&current) {
+        let text = format!("this {} opens the repository already, and reads it: give another one", kind(&current));
+        return Err(Error::invalid(text));
+    }
+    let options = slot(args.new.label());
+    let id = if args.write_only { ring.add_writer(&new.credential, &options)? } else { ring.add(&new.credential, &options)? };
+    let only = if args.write_only { " that only writes" } else { "" };
+    let mut lines = vec![format!("added key slot {}: a {}{only}", id.short(), kind(&new.credential))];
+    match args.write_only {
+        true => lines.extend(for_host(&new)),
+        false => lines.extend(advice(&new)),
+    }
     let key_file = new.key_file.as_deref().map(|file| lossy(paths::bytes(file)));
     let json = Changed { message_type: "key_added", id: id.to_string(), short_id: id.short(), replaced: None, key_file };
     say(context, &lines, &json)?;
     Ok(repair_after(context, &ring))
+}
+
+/// Where the key of a new slot that only writes is to go.
+fn for_host(new: &New) -> Option<String> {
+    let file = paths::shown(new.key_file.as_deref().filter(|_| new.made)?);
+    Some(format!("its key is the file {file}: give it to the host that is to take snapshots, and keep the full key elsewhere"))
 }
 
 /// Removes a slot.

@@ -29,6 +29,8 @@ struct JsonSlot {
     id: String,
     short_id: String,
     kind: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    write_only: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,7 +101,7 @@ fn table(slots: &[Slot], ring: &KeyRing) -> Table {
         table.add_row([
             if slot.id == ring.opened() { "*" } else { "" }.to_owned(),
             slot.id.short(),
-            kind(value).to_owned(),
+            if only_writes(value) { format!("{}, only writes", kind(value)) } else { kind(value).to_owned() },
             value.map(|value| units::local_time(value.created)).unwrap_or_default(),
             format!("{} of 3 good", slot.copies.whole()),
             value.map(|value| escape(&value.label)).unwrap_or_default(),
@@ -116,6 +118,10 @@ fn kind(slot: Option<&KeySlot>) -> &'static str {
     }
 }
 
+fn only_writes(slot: Option<&KeySlot>) -> bool {
+    slot.is_some_and(|slot| slot.wrapped.only_writes())
+}
+
 fn json(slot: &Slot, opened: SlotId) -> JsonSlot {
     let value = slot.value();
     JsonSlot {
@@ -123,6 +129,7 @@ fn json(slot: &Slot, opened: SlotId) -> JsonSlot {
         id: slot.id.to_string(),
         short_id: slot.id.short(),
         kind: kind(value),
+        write_only: only_writes(value),
         created: value.map(|value| units::utc_time(value.created)),
         label: value.map(|value| lossy(&value.label)),
         label_b64: value.and_then(|value| exact(&value.label)),
