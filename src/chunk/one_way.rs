@@ -98,5 +98,5 @@ fn refused() -> Error {
 
 /// The error of whoever asks a key that only writes for what it cannot do.
 pub fn only_writes(what: &str) -> Error {
-    Error::new(ErrorKind::Key, format!("this key only writes: it cannot {what}; use a full key (see: yester help key)"))
+    Error::new(ErrorKind::Key, format!("this key only writes: it cannot {what}; use a full key"))
 }

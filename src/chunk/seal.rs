@@ -59,7 +59,7 @@ impl SealKey {
     }
 
     /// The key of a new object that is `bound`, and its salt. `bound` is as for [`SealKey::derive_bound`].
-    pub(crate) fn fresh(class: &ClassKey, bound: &[u8]) -> Result<([u8; 32], Self)> {
+    pub fn fresh(class: &ClassKey, bound: &[u8]) -> Result<([u8; 32], Self)> {
         match class.one_way() {
             OneWay::Seals(recipient) => {
                 let (salt, agreed) = recipient.agree()?;

@@ -70,10 +70,11 @@ pub fn by_policy<'a>(
     let mut series: BTreeMap<_, Vec<&Snapshot>> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|s| filter.matches(s)) {
         let token = if policy.group_by.token { times::by(&policy.received, snapshot.id) } else { None };
-        series.entry((common(snapshot, policy.group_by), token)).or_default().push(snapshot);
+        // Whatever host a key that only writes claims to be, it pushes out nothing but its own.
+        series.entry((common(snapshot, policy.group_by), token, snapshot.writer)).or_default().push(snapshot);
     }
     let mut out = Vec::with_capacity(series.len());
-    for ((_, token), list) in series {
+    for ((_, token, _), list) in series {
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
         let mut found = Series { group_by: policy.group_by, token: token.map(str::to_owned), ..Series::default() };

@@ -13,8 +13,8 @@ pub mod snapshot;
 
 pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};
-pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
 pub(crate) use id::writer_at_end;
+pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use object::ObjectType;
 pub use run::{Run, RunRewrite, RunStep};

@@ -97,7 +97,7 @@ impl Repository {
     /// Opens the repository on `storage`. What it has to say, now and while it is open, goes to `reports`.
     pub fn open_with(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
         let repo = Self::open_to_write(storage, credential, reports)?;
-        if repo.only_writes() { Err(only_writes("read what is stored")) } else { Ok(repo) }
+        if repo.only_writes() { Err(only_writes("read what is stored, nor change it")) } else { Ok(repo) }
     }
 
     /// The same, also with a key that only writes: with that, nothing but an ingest is possible.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use yester::chunk::seal;
-use yester::format::config::{self, ChunkerParameters, Config, Derivation, KeySlot};
+use yester::format::config::{self, ChunkerParameters, Config, Derivation, KeySlot, WrappedKey};
 use yester::format::cursor::Put;
 use yester::format::envelope::{self, ObjectType};
 use yester::model::{RepositoryId, SnapshotId, Timestamp};
@@ -28,7 +28,14 @@ fn reslot(place: &Place, body: &[u8]) {
 
 fn slot(derivation: Derivation) -> KeySlot {
     let (salt, commitment, wrapped) = ([1; 32], [2; 16], [3; 48]);
-    KeySlot { derivation, salt, commitment, wrapped, created: Timestamp::default(), label: Vec::new() }
+    KeySlot {
+        derivation,
+        salt,
+        commitment,
+        wrapped: WrappedKey::Master(wrapped),
+        created: Timestamp::default(),
+        label: Vec::new(),
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn commit(world: &World, id: u8, hour: i64, host: &str, tags: &[&str]) {
         paths: vec![b"/etc".to_vec(), b"/srv/\x1b\xff".to_vec()],
         tags: tags.iter().map(|t| t.as_bytes().to_vec()).collect(),
         parent: None,
+        writer: None,
         chain: yester::model::Chain::default(),
         root,
         scan: None,

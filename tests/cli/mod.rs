@@ -15,3 +15,4 @@ mod prune;
 mod rewrite;
 mod seen;
 mod sessions;
+mod write_only;

@@ -353,6 +353,7 @@ fn commit(mut builder: Builder<'_>, node: Node, links: Option<Root>, owners: Own
         paths: vec![b"/".to_vec()],
         tags: Vec::new(),
         parent: None,
+        writer: None,
         chain: yester::model::Chain::default(),
         root: node,
         scan: None,

@@ -157,6 +157,7 @@ impl<'r> Forge<'r> {
             paths: vec![b"/".to_vec()],
             tags: Vec::new(),
             parent: None,
+            writer: None,
             chain: yester::model::Chain::default(),
             root,
             scan: None,
@@ -185,6 +186,8 @@ pub fn store_frames(repo: &Repository, kind: PackKind, session: SnapshotId, fram
 
 /// A pack of which nothing need be right.
 pub struct RawPack {
+    /// What it is sealed with, unless the preamble is changed.
+    pub key: SealKey,
     /// The first bytes.
     pub preamble: Preamble,
     /// What is sealed into each frame (compressed bytes, or plain ones).
@@ -200,11 +203,24 @@ pub struct RawPack {
 impl RawPack {
     /// One with these frames, of which nothing is said yet.
     pub fn new(repo: &Repository, kind: PackKind, frames: &[(Codec, u32, &[u8])]) -> RawPack {
-        let salt = [0x5a; 32];
-        let mut preamble = Preamble { repository: repo.id(), salt, commitment: [0; 16], session: SnapshotId([1; 32]), kind };
-        preamble.commitment = SealKey::derive_bound(repo.keys().pack(kind), &salt, &preamble.bound()).unwrap().commitment;
+        let (salt, writer) = ([0x5a; 32], repo.keys().writer());
+        let mut session = SnapshotId([1; 32]);
+        if let Some(writer) = writer {
+            session.0[24..].copy_from_slice(&writer.0);
+        }
+        let mut preamble = Preamble { repository: repo.id(), salt, commitment: [0; 16], session, kind, writer };
+        let key = match writer {
+            Some(_) => {
+                let (salt, key) = SealKey::fresh(repo.keys().pack(kind), &preamble.bound()).unwrap();
+                preamble.salt = salt;
+                key
+            }
+            None => SealKey::derive_bound(repo.keys().pack(kind), &salt, &preamble.bound()).unwrap(),
+        };
+        preamble.commitment = key.commitment;
         RawPack {
             preamble,
+            key,
             frames: frames.iter().map(|(_, _, bytes)| bytes.to_vec()).collect(),
             described: frames.iter().map(|(codec, plain, _)| (*codec, *plain)).collect(),
             directory: Vec::new(),
@@ -215,8 +231,13 @@ impl RawPack {
     /// Stores it after `change` did something to the whole of its bytes (the checksum is put right behind it), and
     /// answers what an honest index would say of it with these chunks.
     pub fn store(self, repo: &Repository, chunks: &[&[(ChunkKey, u32)]], change: impl FnOnce(&mut Vec<u8>)) -> StoredPack {
-        let key =
-            SealKey::derive_bound(repo.keys().pack(self.preamble.kind), &self.preamble.salt, &self.preamble.bound()).unwrap();
+        let key = match self.preamble.writer {
+            Some(_) => self.key,
+            None => {
+                let class = repo.keys().pack(self.preamble.kind);
+                SealKey::derive_bound(class, &self.preamble.salt, &self.preamble.bound()).unwrap()
+            }
+        };
         let mut bytes = self.preamble.encode().to_vec();
         let mut entries = Vec::new();
         for (number, (frame, (codec, plain))) in self.frames.iter().zip(&self.described).enumerate() {

@@ -179,6 +179,7 @@ impl Years {
             paths: vec![b"/".to_vec()],
             tags: Vec::new(),
             parent: None,
+            writer: None,
             chain: yester::model::Chain::default(),
             root,
             scan: None,

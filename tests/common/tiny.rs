@@ -181,6 +181,7 @@ impl Tiny {
             paths: bytes(&about.paths),
             tags: bytes(&about.tags),
             parent: None,
+            writer: None,
             chain: yester::model::Chain::default(),
             root: root.clone(),
             scan,

@@ -13,8 +13,10 @@ use proptest::option;
 use proptest::prelude::*;
 use yester::chunk::cutter::Cutter;
 use yester::chunk::keys::{ClassKey, Credential, MasterKey};
-use yester::chunk::seal::SealKey;
-use yester::format::config::{ChunkerParameters, Config, Derivation, KeySlot, config_fields, decode_config, decode_slot};
+use yester::chunk::seal::{SealKey, open_object, seal_object};
+use yester::format::config::{
+    ChunkerParameters, Config, Derivation, KeySlot, WrappedKey, config_fields, decode_config, decode_slot,
+};
 use yester::format::config::{encode_config, encode_config_unchecked, encode_slot};
 use yester::format::cursor::Cursor;
 use yester::format::pack::{self, Codec, DirectoryEntry, FrameInfo, PackKind, Tail};
@@ -164,6 +166,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
             paths,
             tags,
             parent: parent.map(SnapshotId),
+            writer: None,
             chain: Chain { number: n[9], follows: parent.map(SnapshotId).into_iter().collect() },
             root,
             scan,
@@ -314,10 +317,65 @@ proptest! {
             (1..=16u32, 1..=64u32, 128..=4u32 << 20).prop_map(|(lanes, passes, memory)| Derivation::Passphrase { memory, passes, lanes }),
         ],
         (salt, commitment, created) in (any::<[u8; 32]>(), any::<[u8; 16]>(), time()),
-        (wrapped, label) in (vec(any::<u8>(), 48), vec(any::<u8>(), 0..30)),
+        (wrapped, label) in (
+            prop_oneof![
+                vec(any::<u8>(), 48).prop_map(|bytes| WrappedKey::Master(bytes.try_into().unwrap())),
+                vec(any::<u8>(), WrappedKey::WRITER).prop_map(|bytes| WrappedKey::Writer(bytes.try_into().unwrap())),
+            ],
+            vec(any::<u8>(), 0..30),
+        ),
     ) {
-        let slot = KeySlot { derivation, salt, commitment, wrapped: wrapped.try_into().unwrap(), created, label };
+        let slot = KeySlot { derivation, salt, commitment, wrapped, created, label };
         prop_assert_eq!(decode_slot(&encode_slot(&slot, &[0; 32]).unwrap()).unwrap(), slot);
+    }
+
+    /// What a key that only writes seals, the repository's key opens under its own name and no other key does.
+    #[test]
+    fn sealed_one_way(plain in vec(any::<u8>(), 0..2000), slot in any::<[u8; 16]>(), id in any::<[u8; 32]>(), at in any::<prop::sample::Index>()) {
+        let (master, other) = (MasterKey::from_bytes([1; 32]), MasterKey::from_bytes([2; 32]));
+        let (repository, writer) = (RepositoryId([7; 16]), SlotId(slot).writer());
+        let own = master.writer(writer, repository, ChunkerParameters::DEFAULT).unwrap().keys();
+        let mut id = id;
+        id[24..].copy_from_slice(&writer.0);
+        let object = seal_object(ObjectType::Snapshot, repository, &id, &own.snapshot, &plain).unwrap();
+        let open = |keys: &yester::chunk::keys::Keys, id: &[u8], object: &[u8]| {
+            open_object(ObjectType::Snapshot, repository, id, &keys.snapshot, object, "t")
+        };
+        prop_assert_eq!(open(&master.keys(), &id, &object).unwrap(), plain);
+        prop_assert_eq!(open(&own, &id, &object).unwrap_err().kind(), yester::ErrorKind::Key);
+        prop_assert!(open(&other.keys(), &id, &object).is_err());
+        let (mut elsewhere, mut changed) = (id, object.clone());
+        elsewhere[at.index(32)] ^= 1;
+        prop_assert!(open(&master.keys(), &elsewhere, &object).is_err());
+        changed[at.index(object.len())] ^= 1;
+        prop_assert!(open(&master.keys(), &id, &changed).is_err());
+        // It makes nothing that takes something away, and nothing in the name of another.
+        for kind in [ObjectType::Forgotten, ObjectType::Condemned, ObjectType::Damaged, ObjectType::Removed, ObjectType::Annotation] {
+            prop_assert!(seal_object(kind, repository, &id, &own.snapshot, &plain).is_err());
+        }
+        elsewhere[31] = id[31] ^ 1;
+        prop_assert!(seal_object(ObjectType::Snapshot, repository, &elsewhere, &own.snapshot, &plain).is_err());
+    }
+
+    /// A chunk's name tells whose it is.
+    #[test]
+    fn chunks_of_writers(plain in vec(any::<u8>(), 0..200), slots in any::<[[u8; 16]; 2]>()) {
+        prop_assume!(slots[0][..8] != slots[1][..8]);
+        let master = MasterKey::from_bytes([1; 32]);
+        let keys = master.keys();
+        let of = |slot| master.writer(SlotId(slot).writer(), RepositoryId([7; 16]), ChunkerParameters::DEFAULT).unwrap().keys();
+        let [a, b] = slots.map(of);
+        let ids = [&keys, &a, &b].map(|keys| keys.chunk_id(PackKind::Data, &plain));
+        prop_assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0].key() != ids[1].key() && ids[1].key() != ids[2].key());
+        for id in &ids {
+            // The second time it is known whose it is.
+            for _ in 0..2 {
+                prop_assert!(keys.is_chunk(PackKind::Data, id, &plain));
+                prop_assert!(!keys.is_chunk(PackKind::Tree, id, &plain));
+                prop_assert!(!keys.is_chunk(PackKind::Data, id, &[&plain[..], b"x"].concat()));
+            }
+        }
+        prop_assert!(!a.is_chunk(PackKind::Data, &ids[0], &plain) && !a.is_chunk(PackKind::Data, &ids[2], &plain));
     }
 
     #[test]
@@ -485,7 +543,7 @@ proptest! {
             derivation: Derivation::Passphrase { memory: time.nanos, passes: 3, lanes: time.nanos % 20 },
             salt: [1; 32],
             commitment: [2; 16],
-            wrapped: [3; 48],
+            wrapped: WrappedKey::Master([3; 48]),
             created: time,
             label,
         };

@@ -13,5 +13,6 @@ mod in_step;
 mod overtaken;
 mod past_the_dead;
 mod rules;
+mod stolen;
 mod thousand;
 mod together;

@@ -237,7 +237,7 @@ fn collect(trees: &TreeReader, directory: &Directory, path: &[u8], out: &mut Tre
     }
 }
 
-fn read_directory(root: &Path) -> Tree {
+pub fn read_directory(root: &Path) -> Tree {
     let mut out = Tree::new();
     let mut below: Vec<PathBuf> = vec![root.to_owned()];
     while let Some(directory) = below.pop() {

@@ -25,6 +25,7 @@ fn snapshot(id: SnapshotId, chain: Chain) -> Snapshot {
         paths: vec![b"/data".to_vec()],
         tags: Vec::new(),
         parent: None,
+        writer: None,
         chain,
         root: empty_root(),
         scan: None,

@@ -37,6 +37,7 @@ fn snapshot(number: u64, secs: i64, tags: &[&str]) -> Snapshot {
         paths: vec![b"/data".to_vec()],
         tags: tags.iter().map(|tag| tag.as_bytes().to_vec()).collect(),
         parent: None,
+        writer: None,
         chain: yester::model::Chain::default(),
         root: yester::format::snapshot::empty_root(),
         scan: None,

@@ -21,7 +21,7 @@ use crate::local::watch::SessionWatch;
 use crate::maintain::prune::mark::{MarkReader, Marks};
 use crate::maintain::prune::sessions::{Living, SessionWait, Settle};
 use crate::maintain::prune::steady::{is_missing, steady};
-use crate::maintain::prune::survey::Survey;
+use crate::maintain::prune::survey::{Proven, Survey};
 use crate::maintain::prune::view::RepositoryView;
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
@@ -149,6 +149,7 @@ pub struct Prune<'a> {
     view: RepositoryView,
     marks: Marks,
     survey: Survey,
+    proven: Proven,
     /// Packs that were copied from, and are to go.
     avoid: HashSet<PackId>,
     plan: PrunePlan,
@@ -168,6 +169,7 @@ impl<'a> Prune<'a> {
             let (older_than, living) = (None, Living::Refuse);
             Settle { fence: &options.fence, older_than, now, patience: &patience, living }.find(repo)?;
         }
+        let mut proven = Proven::default();
         let (view, reader, marks, survey) = steady(repo, || {
             let view = RepositoryView::read(repo, None, options.keeps_at(now))?;
             let reader = ChunkReader::new(repo.clone(), view.index.clone(), options.memory)?;
@@ -178,7 +180,7 @@ impl<'a> Prune<'a> {
                 write_down(repo, &reader.found(), now, task.observer);
             }
             marked?;
-            let survey = Survey::new(&view, &marks, &HashSet::new())?;
+            let survey = Survey::new(&view, &marks, &HashSet::new(), (&reader, &mut proven))?;
             Ok((view, reader, marks, survey))
         })
         .map_err(untouched)?;
@@ -200,7 +202,7 @@ impl<'a> Prune<'a> {
         plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
         tell::tell(&survey, &repack, task.observer);
         let (avoid, report) = (HashSet::new(), Report::default());
-        Ok(Prune { repo, options, task, patience, until, reader, view, marks, survey, avoid, plan, report })
+        Ok(Prune { repo, options, task, patience, until, reader, view, marks, survey, proven, avoid, plan, report })
     }
 
     /// What it will do.
@@ -233,7 +235,7 @@ impl<'a> Prune<'a> {
         }
         let walk = MarkReader { reader: &self.reader, without: &self.options.without, task: &self.task };
         self.marks.update(repo, &self.view, &walk)?;
-        self.survey = Survey::new(&self.view, &self.marks, &self.avoid)?;
+        self.survey = Survey::new(&self.view, &self.marks, &self.avoid, (&self.reader, &mut self.proven))?;
         Ok(())
     }
 }

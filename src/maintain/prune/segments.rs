@@ -17,8 +17,12 @@ pub(crate) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Re
     let view = RepositoryView::read(repo, Some(old), None)?;
     let index = &view.index;
     let is_gone = |id: &PackId| !view.packs.contains_key(id);
-    let which: Vec<usize> =
-        (0..index.segments().len()).filter(|at| index.segments()[*at].packs().iter().any(|pack| is_gone(&pack.id))).collect();
+    // What packs of keys that only write say of themselves becomes an ordinary segment: that is asked once.
+    let names_gone = |at: &usize| {
+        let segment = &index.segments()[*at];
+        segment.is_in_memory() || segment.packs().iter().any(|pack| is_gone(&pack.id))
+    };
+    let which: Vec<usize> = (0..index.segments().len()).filter(names_gone).collect();
     if !which.is_empty() {
         let new = index.rewrite(repo, &which, index.replaced(), &|pack| !is_gone(&pack.id))?;
         // The new one is durable before the old ones go.

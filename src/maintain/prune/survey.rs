@@ -19,6 +19,7 @@ use crate::maintain::prune::view::RepositoryView;
 use crate::model::{ChunkKey, PackId};
 use crate::repo::bits::EntryBits;
 use crate::repo::index::{ChunkLocation, Index};
+use crate::repo::reader::ChunkReader;
 
 /// What came out.
 #[derive(Debug)]
@@ -38,20 +39,32 @@ pub(crate) struct Survey {
     missing: u64,
     /// One of them.
     example: Option<ChunkKey>,
+    /// Places that hold something else than they should, as [`Survey::prove`] found.
+    wrong: HashSet<(u32, u32)>,
 }
+
+/// Copies in packs of keys that only write whose bytes were looked at, and are right: pack, frame, place in it, chunk.
+pub(crate) type Proven = HashSet<(PackId, u32, u32, ChunkKey)>;
 
 impl Survey {
     /// Surveys what `marks` say is live in the repository of `view`. A needed chunk that is in no pack that is there is an
     /// error: then something was lost, and nothing may be deleted.
     /// Copies in packs of `avoid` stay only where there is no other.
-    pub(crate) fn new(view: &RepositoryView, marks: &Marks, avoid: &HashSet<PackId>) -> Result<Survey> {
+    /// `proven` is what earlier looks have proven, by `reader`.
+    pub(crate) fn new(
+        view: &RepositoryView,
+        marks: &Marks,
+        avoid: &HashSet<PackId>,
+        (reader, proven): (&ChunkReader, &mut Proven),
+    ) -> Result<Survey> {
         let index = view.index.clone();
         let packs = Packs::new(view)?;
         let (needed, contested) = (marks.live.clone(), EntryBits::new(&index));
-        let mut survey = Survey { index, packs, needed, contested, rank: Vec::new(), lost: 0, missing: 0, example: None };
+        let (rank, wrong) = (Vec::new(), HashSet::new());
+        let mut survey = Survey { index, packs, needed, contested, rank, lost: 0, missing: 0, example: None, wrong };
         survey.live(marks)?;
         survey.bases()?;
-        survey.settle(avoid)?;
+        survey.settle(avoid, reader, proven)?;
         let index = survey.index.clone();
         survey.packs.sum_up(&index)?;
         match survey.example {
@@ -101,7 +114,7 @@ impl Survey {
         let mut out = Vec::new();
         for place in places {
             let usable = self.packs.of(place).standing == Standing::Usable && !self.packs.frame(place).is_damaged();
-            if usable && self.is_complete(place)? {
+            if usable && !self.wrong.contains(&place.entry()) && self.is_complete(place)? {
                 out.push(*place);
             }
         }
@@ -112,7 +125,8 @@ impl Survey {
     pub(crate) fn plain(&self, places: &[ChunkLocation]) -> Vec<ChunkLocation> {
         let counts = |place: &&ChunkLocation| {
             let frame = self.packs.frame(place);
-            self.packs.of(place).standing == Standing::Usable && !frame.is_delta() && !frame.is_damaged()
+            let sound = !frame.is_damaged() && !self.wrong.contains(&place.entry());
+            self.packs.of(place).standing == Standing::Usable && !frame.is_delta() && sound
         };
         places.iter().filter(counts).copied().collect()
     }
@@ -254,24 +268,57 @@ impl Survey {
     }
 
     /// Decides where there is a choice.
-    fn settle(&mut self, avoid: &HashSet<PackId>) -> Result<()> {
+    fn settle(&mut self, avoid: &HashSet<PackId>, reader: &ChunkReader, proven: &mut Proven) -> Result<()> {
         self.rank_packs(avoid);
         if self.contested.is_clear() {
             return Ok(());
         }
+        while self.prove(reader, proven)? {}
         let index = self.index.clone();
         for segment in 0..index.segments().len() {
             index.scan(segment, &mut |location, key, pack| {
                 if self.contested.get(location.entry()) {
                     let places = index.find_all(pack.kind, key)?;
-                    if let Some(stays) = self.stays(&places)? {
-                        self.packs.frame_mut(&stays).live += stays.len;
+                    match self.stays(&places)? {
+                        Some(stays) => self.packs.frame_mut(&stays).live += stays.len,
+                        None => self.hold(key, &places)?,
                     }
                 }
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    /// Looks at the bytes of the copies that are to stay, where they are in packs of keys that only write: who has such a
+    /// key can store anything under the names of its chunks, and what was stored before must not go because of it. True:
+    /// some are wrong, and others are to stay instead.
+    fn prove(&mut self, reader: &ChunkReader, proven: &mut Proven) -> Result<bool> {
+        let index = self.index.clone();
+        let mut chosen: Vec<(ChunkLocation, PackKind, ChunkKey)> = Vec::new();
+        for segment in 0..index.segments().len() {
+            index.scan(segment, &mut |location, key, pack| {
+                if self.contested.get(location.entry())
+                    && let Some(stays) = self.stays(&index.find_all(pack.kind, key)?)?
+                {
+                    let (id, frame) = index.frame_key(&stays);
+                    if !proven.contains(&(id, frame, stays.offset, *key)) {
+                        chosen.push((stays, pack.kind, *key));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        // Frame after frame, so that each is decoded once.
+        chosen.sort_unstable_by_key(|(place, ..)| (place.frame_order(), place.offset));
+        let before = self.wrong.len();
+        for (place, kind, key) in chosen {
+            match reader.is_at(&index, &place, kind, &key)? {
+                true => drop(proven.insert((index.frame_key(&place).0, index.frame_key(&place).1, place.offset, key))),
+                false => drop(self.wrong.insert(place.entry())),
+            }
+        }
+        Ok(self.wrong.len() > before)
     }
 
     /// The fullest first; so of two packs with the same chunks, the one with more else that is needed keeps them, and

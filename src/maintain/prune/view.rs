@@ -60,7 +60,6 @@ impl RepositoryView {
                 _ => return Err(e),
             }
         }
-        let index = Arc::new(index);
         let segments = repo.storage().list(Class::Index)?;
         let segments = segments.into_iter().filter_map(|(name, size)| match name {
             Name::Segment(id) => Some((id, size)),
@@ -70,6 +69,9 @@ impl RepositoryView {
         let Lists { lists, void, .. } = condemned::read_all(repo)?;
         let ignored = ignored.into_iter().chain(void).map(|(name, _)| name).collect();
         let packs = index::list_packs(repo)?;
+        let (index, void) = index.confirmed(repo, &packs)?;
+        broken.extend(void);
+        let index = Arc::new(index);
         let view = RepositoryView { snapshots, ignored, kept, leavings, index, broken, segments, lists, packs };
         view.confirm_missing(repo)?;
         Ok(view)

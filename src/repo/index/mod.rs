@@ -14,6 +14,7 @@ use crate::repo::index::paged::{PagedSegment, Pages};
 use crate::storage::{Class, Name};
 
 pub mod condemned;
+mod confirm;
 pub mod known;
 pub mod merge;
 pub mod paged;

@@ -251,6 +251,11 @@ impl PagedSegment {
         PagedSegment { in_memory: true, ..self }
     }
 
+    /// The same, for a segment of the storage that it is known by.
+    pub(super) fn in_place_of(self, segment: &PagedSegment) -> Self {
+        PagedSegment { id: segment.id, size: segment.size, writer: segment.writer, ..self }
+    }
+
     /// Whether it is nowhere but in memory.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.in_memory

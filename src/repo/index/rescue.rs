@@ -65,14 +65,14 @@ pub(crate) fn of_unnamed(repo: &Repository, named: &HashSet<PackId>) -> Result<V
     Ok(out)
 }
 
-fn in_memory(repo: &Repository, packs: &[StoredPack]) -> Result<PagedSegment> {
+pub(super) fn in_memory(repo: &Repository, packs: &[StoredPack]) -> Result<PagedSegment> {
     let memory = repo.on(Arc::new(MemoryStorage::default()));
     let (id, size) = Segment::of_packs(packs).store(&memory, Vec::new())?;
     PagedSegment::open(&memory, id, size).map(PagedSegment::of_memory)
 }
 
 /// A frame of which nothing is known; no chunk is in it.
-fn unknown(number: u32) -> DirectoryEntry {
+pub(super) fn unknown(number: u32) -> DirectoryEntry {
     let (plain, stored) = (1, 17);
     let offset = PREAMBLE as u64 + u64::from(number) * u64::from(stored);
     DirectoryEntry { frame: FrameInfo { offset, stored, plain, codec: Codec::Raw, bases: Vec::new() }, chunks: Vec::new() }

@@ -27,9 +27,12 @@ pub struct PackKey {
 
 impl PackKey {
     /// The key of a new pack that `session` writes: a fresh salt, so a fresh name.
-    ///
-    /// `writer`: what a key that only writes has stored stays its own, also in packs that prune makes of it.
-    pub fn generate(repo: &Repository, kind: PackKind, session: SnapshotId, writer: Option<WriterId>) -> Result<Self> {
+    pub fn generate(repo: &Repository, kind: PackKind, session: SnapshotId) -> Result<Self> {
+        Self::generate_of(repo, kind, session, None)
+    }
+
+    /// The same for what is of a writer whose key only writes: that stays its own, also in packs that prune makes of it.
+    pub(crate) fn generate_of(repo: &Repository, kind: PackKind, session: SnapshotId, writer: Option<WriterId>) -> Result<Self> {
         let writer = writer.or(repo.keys().writer());
         let class = match writer {
             Some(writer) => &repo.keys().pack(kind).of_writer(writer)?,
@@ -341,7 +344,7 @@ pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> 
             Ok((id, size)) => return Ok(stored(id, kind, size, frames)),
             Err(e) => return Err(e),
         }
-        let next = PackKey::generate(repo, kind, session, writer)?;
+        let next = PackKey::generate_of(repo, kind, session, writer)?;
         frames.iter_mut().zip(0..).try_for_each(|(frame, number)| seal_again(key, &next, number, frame))?;
         another = next;
         key = &another;

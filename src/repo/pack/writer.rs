@@ -113,7 +113,7 @@ impl<'a> OpenPacks<'a> {
         match place {
             Some(open) => Ok(open),
             None => {
-                let key = PackKey::generate(self.repo, kind, self.session, self.writer)?;
+                let key = PackKey::generate_of(self.repo, kind, self.session, self.writer)?;
                 let build = Arc::new(PackBuild { key, bytes: AtomicU64::new(0), state: Mutex::default() });
                 Ok(place.insert(OpenPack { build, next: 0 }))
             }

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::damage::DamagedExtent;
 use crate::format::pack::{PREAMBLE, PackKind};
-use crate::model::{PackId, WriterId};
+use crate::model::{ChunkKey, PackId, WriterId};
 use crate::repo::damaged;
-use crate::repo::index::FrameRef;
+use crate::repo::index::{ChunkLocation, FrameRef, Index};
 use crate::repo::pack::PackKey;
 use crate::storage::Name;
 
@@ -55,6 +55,20 @@ impl ChunkReader {
         // A thread that asks from now on finds the key, or fetches it again.
         self.loading.lock().remove(&id);
         fetched
+    }
+
+    /// Whether the chunk is at this place, for places in packs of keys that only write; others are believed.
+    pub(crate) fn is_at(&self, index: &Index, place: &ChunkLocation, kind: PackKind, key: &ChunkKey) -> Result<bool> {
+        let frame = index.frame(place)?;
+        let found = match self.writer_of(&frame) {
+            Ok(None) => return Ok(true),
+            Ok(Some(_)) => self.part(&frame, place, kind, |id| id.key() == *key, key.short()).map(drop),
+            Err(e) => Err(e),
+        };
+        match found {
+            Err(e) if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Err(e),
+            found => Ok(found.is_ok()),
+        }
     }
 
     /// The writer of a frame's pack, if its key only writes: what it calls its chunks, nobody else does.

@@ -1,0 +1,178 @@
+//! A key that only writes, stolen: what is stored with it, and what its segments say, takes nothing away.
+
+use yester::chunk::keys::Credential;
+use yester::format::config::Derivation;
+use yester::format::pack::{Codec, PackKind};
+use yester::ingest::{Source, ingest};
+use yester::keys::keyring::KeyRing;
+use yester::keys::slots::SlotOptions;
+use yester::maintain::prune::{PruneOptions, Unused};
+use yester::model::{ChunkKey, SnapshotId, Timestamp};
+use yester::observe::Reports;
+use yester::repo::Repository;
+use yester::repo::index::Index;
+use yester::repo::index::segment::Segment;
+use yester::repo::pack::{StoredPack, read_directory};
+use yester::storage::{Class, Name, Storage};
+use yester::task::Task;
+
+use std::sync::Arc;
+
+use crate::common::forge::RawPack;
+use crate::prune::support::{World, noise, read_directory as files};
+
+const WRITER: Credential = Credential::KeyFile([3; 32]);
+
+/// A repository that both kinds of keys write to; what the writer stored is as the world's history says.
+struct Both {
+    world: World,
+    writer: Arc<Repository>,
+}
+
+impl Both {
+    fn new() -> Both {
+        let world = World::new();
+        let ring = KeyRing::open(world.storage.clone(), &Credential::KeyFile([9; 32])).unwrap();
+        let options = SlotOptions { derivation: Derivation::KeyFile, now: Timestamp::default(), label: Vec::new() };
+        ring.add_writer(&WRITER, &options).unwrap();
+        let writer = Repository::open_to_write(world.storage.clone(), &WRITER, &Reports::default()).unwrap();
+        Both { world, writer: Arc::new(writer) }
+    }
+
+    fn write(&mut self) -> SnapshotId {
+        let sources = [Source { path: self.world.source.path().to_owned(), stored: b"/live".to_vec() }];
+        let report = ingest(&self.writer, &sources, &self.world.options(), &Task::default()).unwrap();
+        assert!(report.committed && report.is_complete());
+        self.world.history.insert(report.snapshot.id, files(self.world.source.path()));
+        report.snapshot.id
+    }
+
+    /// The packs of the writer with what they say of themselves.
+    fn packs(&self) -> Vec<StoredPack> {
+        let index = Index::load(&self.world.repo).unwrap();
+        let mut out = Vec::new();
+        for pack in index.packs() {
+            let Ok((key, entries)) = read_directory(&self.world.repo, pack.id, pack.size) else { continue };
+            if key.preamble().writer.is_some() {
+                out.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries });
+            }
+        }
+        out
+    }
+
+    fn prune(&self) {
+        let options = PruneOptions { max_unused: Unused::Bytes(0), ..self.world.prune_options() };
+        self.world.try_prune(&options).unwrap();
+    }
+}
+
+/// Rubbish of the right lengths under these names, in a pack and a segment of the writer.
+fn rubbish(writer: &Repository, kind: PackKind, chunks: &[(ChunkKey, u32)]) -> StoredPack {
+    let len: u32 = chunks.iter().map(|(_, len)| len).sum();
+    let bytes = noise(77, len as usize);
+    let pack = RawPack::new(writer, kind, &[(Codec::Raw, len, &bytes)]);
+    let mut sealed = pack.store(writer, &[chunks], |_| {});
+    sealed.kind = kind;
+    sealed
+}
+
+/// Without its own look at the bytes, prune keeps the copy in the fullest pack, which the thief's is.
+#[test]
+fn rubbish_under_the_names_of_its_chunks_pushes_out_none_of_them() {
+    let mut both = Both::new();
+    both.world.write("stays", &noise(1, 60_000));
+    both.world.write("goes", &noise(2, 200_000));
+    let first = both.write();
+    let old: Vec<Name> = both.packs().iter().map(|pack| Name::Pack(pack.id)).collect();
+    both.world.remove("goes");
+    both.write();
+    // What the second run stored of the content is lost: what stays is in the pack of the first, with much that goes.
+    for pack in both.packs().iter().filter(|pack| pack.kind == PackKind::Data && !old.contains(&Name::Pack(pack.id))) {
+        both.world.storage.inner.delete(&Name::Pack(pack.id)).unwrap();
+    }
+    both.world.forget(first);
+    let honest: Vec<StoredPack> = both.packs();
+    for pack in &honest {
+        let chunks: Vec<(ChunkKey, u32)> = pack.entries.iter().flat_map(|entry| entry.chunks.clone()).collect();
+        let sealed = rubbish(&both.writer, pack.kind, &chunks);
+        Segment::of_packs(&[sealed]).store(&both.writer, Vec::new()).unwrap();
+    }
+    both.world.verify();
+    both.prune();
+    both.world.verify();
+    both.prune();
+    both.world.verify();
+}
+
+#[test]
+fn what_its_segments_say_of_packs_of_others_counts_for_nothing() {
+    let mut both = Both::new();
+    both.world.write("first", &noise(1, 60_000));
+    let goes = both.world.ingest().snapshot.id;
+    both.world.write("second", &noise(2, 60_000));
+    both.write();
+    both.world.write("third", &noise(3, 60_000));
+    both.world.ingest();
+    both.world.remove("first");
+    both.world.ingest();
+    let index = Index::load(&both.world.repo).unwrap();
+    let mut lies: Vec<StoredPack> = Vec::new();
+    for pack in index.packs() {
+        let (_, mut entries) = read_directory(&both.world.repo, pack.id, pack.size).unwrap();
+        // Other names at the same places, and the other way around.
+        for entry in &mut entries {
+            entry.chunks.iter_mut().for_each(|(key, _)| key.0[0] ^= 0xff);
+        }
+        lies.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries: entries.clone() });
+        entries.iter_mut().for_each(|entry| entry.chunks.iter_mut().for_each(|(key, _)| key.0[0] ^= 0xff));
+        entries.truncate(1);
+        lies.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size + 1, entries });
+    }
+    for lie in lies {
+        Segment::of_packs(&[lie]).store(&both.writer, Vec::new()).unwrap();
+    }
+    // And one that takes the place of all that there are.
+    let all: Vec<_> = index.listed().to_vec();
+    Segment::of_packs(&both.packs()[..1]).store(&both.writer, all).unwrap();
+    both.world.verify();
+    both.world.forget(goes);
+    both.prune();
+    both.world.verify();
+    // What it said is an ordinary segment now, by the word of its packs.
+    let mut header = Vec::new();
+    for (name, _) in both.world.storage.list(Class::Index).unwrap() {
+        both.world.storage.read(&name, Some(0..28), &mut header).unwrap();
+        assert_eq!(header[9], 0, "{name}");
+    }
+    both.write();
+    both.prune();
+    both.world.verify();
+}
+
+/// A writer with such a key lives across a prune, with what it stores.
+#[test]
+fn it_writes_beside_a_prune() {
+    let mut both = Both::new();
+    both.world.write("first", &noise(1, 60_000));
+    let goes = both.write();
+    both.world.write("second", &noise(2, 60_000));
+    both.world.remove("first");
+    both.world.forget(goes);
+    // The prune begins when the writer has stored something and not committed yet.
+    let (repo, done) = (both.world.copy_of_repo(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let seen = done.clone();
+    both.world.storage.once(
+        |operation| matches!(operation, crate::common::record::Operation::Create(Name::Segment(_), _)),
+        move || {
+            let options = PruneOptions { max_unused: Unused::Bytes(0), memory: 8 << 20, ..PruneOptions::default() };
+            // It may not delete what the writer counts on, and may refuse while it lives.
+            let _ = crate::prune::support::prune(&repo, &options);
+            seen.store(true, std::sync::atomic::Ordering::SeqCst);
+        },
+    );
+    both.write();
+    assert!(done.load(std::sync::atomic::Ordering::SeqCst));
+    both.world.verify();
+    both.prune();
+    both.world.verify();
+}
