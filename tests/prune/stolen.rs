@@ -2,12 +2,12 @@
 
 use yester::chunk::keys::Credential;
 use yester::format::config::Derivation;
-use yester::format::pack::{Codec, PackKind};
+use yester::format::pack::{Codec, DirectoryEntry, PackKind};
 use yester::ingest::{Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
 use yester::maintain::prune::{PruneOptions, Unused};
-use yester::model::{ChunkKey, SnapshotId, Timestamp};
+use yester::model::{ChunkKey, PackId, SnapshotId, Timestamp};
 use yester::observe::Reports;
 use yester::repo::Repository;
 use yester::repo::index::Index;
@@ -123,20 +123,27 @@ fn what_its_segments_say_of_packs_of_others_counts_for_nothing() {
         for entry in &mut entries {
             entry.chunks.iter_mut().for_each(|(key, _)| key.0[0] ^= 0xff);
         }
-        lies.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries: entries.clone() });
-        entries.iter_mut().for_each(|entry| entry.chunks.iter_mut().for_each(|(key, _)| key.0[0] ^= 0xff));
-        entries.truncate(1);
-        lies.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size + 1, entries });
+        lies.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries });
     }
-    for lie in lies {
+    for lie in &lies {
+        let StoredPack { id, kind, size, entries } = lie;
+        let lie = StoredPack { id: *id, kind: *kind, size: *size, entries: entries.clone() };
         Segment::of_packs(&[lie]).store(&both.writer, Vec::new()).unwrap();
     }
+    // Together with a pack that is nowhere, so that its segment is the longest, and would be asked first.
+    let frame = lies[0].entries[0].frame.clone();
+    let names = (0..300u32).map(|n| (ChunkKey(*blake3::hash(&n.to_le_bytes()).as_bytes().first_chunk().unwrap()), 1)).collect();
+    let nowhere = DirectoryEntry { frame, chunks: names };
+    lies.push(StoredPack { id: PackId([5; 32]), kind: PackKind::Data, size: 1000, entries: vec![nowhere] });
+    Segment::of_packs(&lies).store(&both.writer, Vec::new()).unwrap();
     // And one that takes the place of all that there are.
     let all: Vec<_> = index.listed().to_vec();
     Segment::of_packs(&both.packs()[..1]).store(&both.writer, all).unwrap();
     both.world.verify();
     both.world.forget(goes);
-    both.prune();
+    // Nothing is repacked: packs that stay are found by what segments say of them.
+    let (plan, _) = both.world.sweep();
+    assert!(plan.dead.count <= 3 && plan.packs.count == 7, "what is needed counts as dead by its word: {plan:?}");
     both.world.verify();
     // What it said is an ordinary segment now, by the word of its packs.
     let mut header = Vec::new();
@@ -145,7 +152,13 @@ fn what_its_segments_say_of_packs_of_others_counts_for_nothing() {
         assert_eq!(header[9], 0, "{name}");
     }
     both.write();
-    both.prune();
+    // Segments are merged, and where two say something of one pack, one of them is believed.
+    for n in 0..9 {
+        both.world.write("changes", &noise(100 + n, 5000));
+        both.world.ingest();
+    }
+    both.world.verify();
+    both.world.sweep();
     both.world.verify();
 }
 
