@@ -1,15 +1,15 @@
 //! What `key` does to a repository: its slots, its recovery text, and the copies of what everything depends on.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::chunk::keys::{Credential, MasterKey, Unwrapped, WriterKey};
+use crate::chunk::keys::{Credential, MasterKey};
 use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::Config;
 use crate::format::recovery::Recovery;
 use crate::keys::configuration::{Authentic, Candidate, Configurations};
 use crate::keys::copies::{Copies, CopyState, Repaired};
+use crate::keys::opened::OpenedKey;
 use crate::keys::removal::SlotStore;
 use crate::keys::slots::{self, Slot, SlotOptions, UnlockedSlot};
 use crate::model::SlotId;
@@ -46,7 +46,7 @@ impl KeyRing {
         }
     }
 
-    fn of_master(
+    pub(super) fn of_master(
         storage: Arc<dyn Storage>,
         credential: &Credential,
         reports: &Reports,
@@ -223,39 +223,6 @@ impl KeyRing {
     /// What the recovery text holds.
     pub fn recovery(&self) -> Recovery {
         Recovery::new(self.config.clone(), self.master.expose())
-    }
-}
-
-/// What a credential has opened.
-pub(crate) enum OpenedKey {
-    /// All keys of the repository.
-    Full(KeyRing),
-    /// One that only writes, the repository's storage, and what it may know of the configuration.
-    Writer(Arc<dyn Storage>, WriterKey, Config),
-}
-
-impl OpenedKey {
-    /// Unlocks the repository on `storage` with a key of any kind.
-    pub(crate) fn open(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
-        let configurations = Configurations::read(&*storage)?;
-        let repositories = configurations.repositories();
-        if repositories.is_empty() {
-            return Err(configurations.error(&*storage));
-        }
-        let unlocked = slots::unlock_any(&*storage, &repositories, credential, &BTreeSet::new(), reports)?;
-        let UnlockedSlot { master, slot, unfinished } = unlocked;
-        match master {
-            Unwrapped::Master(master) => {
-                let unlocked = UnlockedSlot { master, slot, unfinished };
-                KeyRing::of_master(storage, credential, reports, configurations, unlocked).map(OpenedKey::Full)
-            }
-            Unwrapped::Writer(key) => {
-                // Whether a configuration is authentic only the master key can tell: what matters of it is in the slot.
-                let config = configurations.claimed(key.repository)?;
-                let config = Config { chunker: key.chunker, ..config };
-                Ok(OpenedKey::Writer(storage, key, config))
-            }
-        }
     }
 }
 

@@ -8,12 +8,14 @@
 //! | `copies` | reading, judging and mending an object that is stored several times |
 //! | `removal` | removing a slot so that it stays removed, whenever the program ends |
 //! | `keyring` | an unlocked repository's keys: what `yester key` works on |
+//! | `opened` | what a credential opens: all keys, or one that only writes |
 //! | `recovery` | opening a repository by its recovery text |
 
 pub(crate) mod binding;
 pub(crate) mod configuration;
 pub mod copies;
 pub mod keyring;
+pub(crate) mod opened;
 pub mod recovery;
 pub(crate) mod removal;
 pub mod slots;

@@ -8,7 +8,7 @@ use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config, Derivation};
-use crate::keys::keyring::OpenedKey;
+use crate::keys::opened::OpenedKey;
 use crate::keys::slots::{self, SlotOptions};
 use crate::keys::{configuration, removal};
 use crate::model::{RepositoryId, SegmentId, SnapshotId, Timestamp};

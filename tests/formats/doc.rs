@@ -223,7 +223,13 @@ fn bodies_have_the_documented_fields() {
     let slot = clear(Class::Keys);
     let (fields, mac) = config::split_slot(&slot).unwrap();
     assert_eq!(fields.len() + mac.len(), slot.len());
-    check("key_slot", fields);
+    // The golden repository's slots hold the master key.
+    let mut writer = config::decode_slot(&slot).unwrap();
+    writer.wrapped = config::WrappedKey::Writer([1; config::WrappedKey::WRITER]);
+    let writer = config::encode_slot(&writer, mac).unwrap();
+    let mut all = tags(&mut Cursor::new(fields, "a body"));
+    all.extend(tags(&mut Cursor::new(&writer, "a body")));
+    assert_eq!(all, documented_tags("key_slot"));
     let plain = |class, kind| {
         let (name, object) = golden::objects(&repo, class).into_iter().find(|(_, o)| o[8] == kind as u8).unwrap();
         golden::plain_body(&repo, kind, &name, &object)

@@ -2,4 +2,5 @@
 
 mod doc;
 mod golden;
+mod one_way;
 mod properties;

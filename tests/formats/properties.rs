@@ -341,7 +341,7 @@ proptest! {
         let open = |keys: &yester::chunk::keys::Keys, id: &[u8], object: &[u8]| {
             open_object(ObjectType::Snapshot, repository, id, &keys.snapshot, object, "t")
         };
-        prop_assert_eq!(open(&master.keys(), &id, &object).unwrap(), plain);
+        prop_assert_eq!(open(&master.keys(), &id, &object).unwrap(), plain.clone());
         prop_assert_eq!(open(&own, &id, &object).unwrap_err().kind(), yester::ErrorKind::Key);
         prop_assert!(open(&other.keys(), &id, &object).is_err());
         let (mut elsewhere, mut changed) = (id, object.clone());

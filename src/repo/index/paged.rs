@@ -11,7 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::{self, CHECKSUM, HEADER, ONE_WAY, ObjectType};
 use crate::format::filter::{self, BLOCK, BLOCKS_A_PAGE};
 use crate::format::pack::FrameInfo;
-use crate::format::segment::{self, ENTRIES_A_PAGE, FRAMES_A_PAGE, IndexEntry, PREAMBLE, ROOT_NONCE, SegmentPack, TAIL};
+use crate::format::segment::{
+    self, ENTRIES_A_PAGE, FRAMES_A_PAGE, IndexEntry, PREAMBLE, ROOT_NONCE, SegmentPack, SegmentRoot, TAIL,
+};
 use crate::model::{ChunkKey, SegmentId, WriterId};
 use crate::observe::Counter;
 use crate::repo::Repository;
@@ -121,12 +123,7 @@ impl PagedSegment {
         let mut end = Vec::new();
         let from = size.saturating_sub(END);
         source.read(from..size, &mut end)?;
-        let mut first = Vec::new();
-        // There is more behind the preamble in any case.
-        match end.get(..PREAMBLE + WriterId::LEN).filter(|_| from == 0) {
-            Some(bytes) => first.extend_from_slice(bytes),
-            None => source.read(0..(PREAMBLE + WriterId::LEN) as u64, &mut first)?,
-        }
+        let first = Self::first(source, &end, from)?;
         let found = match envelope::check_header(&first, ObjectType::Segment, "an index segment") {
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(Self::judge(repo, source, id, size, &first, e)?),
             found => found?,
@@ -147,10 +144,7 @@ impl PagedSegment {
         let header = envelope::header_with(ObjectType::Segment, repo.id(), writer.map_or(0, |_| ONE_WAY));
         let mut plain = Vec::new();
         key.open_to(ROOT_NONCE, &header, &sealed, &mut plain)?;
-        let root = segment::decode_root(&plain)?;
-        if writer.is_some() && !root.replaces.is_empty() {
-            return Err(Error::corrupt("a key that only writes must not take the place of index segments"));
-        }
+        let root = root_of(writer, &plain)?;
         let mut at = (PREAMBLE + writer.map_or(0, |_| WriterId::LEN)) as u64;
         let mut place = |len: u32| {
             at += u64::from(len);
@@ -179,6 +173,17 @@ impl PagedSegment {
             return Err(Error::corrupt("an index segment has other pages than it says"));
         }
         Ok(out)
+    }
+
+    /// What a segment begins with, of which the bytes `from` some place on are read already. There is more behind the
+    /// preamble in any case.
+    fn first(source: &SegmentSource, end: &[u8], from: u64) -> Result<Vec<u8>> {
+        let mut first = Vec::new();
+        match end.get(..PREAMBLE + WriterId::LEN).filter(|_| from == 0) {
+            Some(bytes) => first.extend_from_slice(bytes),
+            None => source.read(0..(PREAMBLE + WriterId::LEN) as u64, &mut first)?,
+        }
+        Ok(first)
     }
 
     fn page_count(&self) -> usize {
@@ -452,6 +457,15 @@ impl PagedSegment {
     /// Reads all entries in order, past the page cache.
     pub fn all_entries(self: &Arc<Self>) -> Entries {
         Entries { segment: self.clone(), run: PageRun::default(), page: 0, loaded: Vec::new().into_iter() }
+    }
+}
+
+/// The root of a segment of this writer, as it may be.
+fn root_of(writer: Option<WriterId>, plain: &[u8]) -> Result<SegmentRoot> {
+    let root = segment::decode_root(plain)?;
+    match writer.is_some() && !root.replaces.is_empty() {
+        true => Err(Error::corrupt("a key that only writes must not take the place of index segments")),
+        false => Ok(root),
     }
 }
 
