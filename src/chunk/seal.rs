@@ -176,29 +176,40 @@ pub(crate) fn judge_object(
         return Ok(Judged::MadeUp(Error::corrupt(format!("{what}: {} bytes are too few for a sealed object", object.len()))));
     };
     let (commitment, rest) = rest.split_first_chunk::<16>().unwrap_or((&[0; 16], rest));
-    let one_way = envelope::is_one_way(found);
-    for kind in kinds {
-        let expected = envelope::header_with(*kind, repository, found[9] & ONE_WAY);
-        let bound = bound(&expected, name);
-        let key = match SealKey::derive_bound(class, salt, &bound) {
-            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Judged::MadeUp(e.context(what))),
-            key => key?,
-        };
-        if key.commitment == *commitment && (!one_way || kind.may_only_write()) {
-            let opened = envelope::unwrap(object, *kind, what).and_then(|_| open(&key, &bound, rest, what));
-            return Ok(match opened {
-                Ok(plain) => Judged::Sound(*kind, writer_at_end(name).filter(|_| one_way), plain),
-                Err(e) => Judged::Damaged(*kind, e.with_kind(ErrorKind::Corrupt)),
-            });
+    // The flag of a key that only writes may be what is damaged.
+    let said = found[9] & ONE_WAY;
+    for (kind, flags) in kinds.iter().flat_map(|kind| [(kind, said), (kind, said ^ ONE_WAY)]) {
+        if flags != 0 && !kind.may_only_write() {
+            continue;
         }
+        let bound = bound(&envelope::header_with(*kind, repository, flags), name);
+        let Some(key) = matching(class, salt, &bound, commitment)? else { continue };
+        let opened = envelope::unwrap(object, *kind, what).and_then(|_| open(&key, &bound, rest, what));
+        return Ok(match opened {
+            Ok(plain) if flags == said => Judged::Sound(*kind, writer_at_end(name).filter(|_| flags != 0), plain),
+            Ok(_) => Judged::Damaged(*kind, Error::corrupt(format!("{what}: its header was changed"))),
+            Err(e) => Judged::Damaged(*kind, e.with_kind(ErrorKind::Corrupt)),
+        });
+    }
+    // Of a later version, too, no such key makes what takes something away.
+    for kind in kinds.iter().filter(|kind| said == 0 || kind.may_only_write()) {
         if let Err(e) = envelope::check_header(object, *kind, what)
             && e.kind() == ErrorKind::Unsupported
-            && SealKey::derive_bound(class, salt, &self::bound(found, name))?.commitment == *commitment
+            && matching(class, salt, &self::bound(found, name), commitment)?.is_some()
         {
             return Ok(Judged::Newer(e));
         }
     }
     Ok(Judged::MadeUp(stranger(kinds, kind, repository, object, what)))
+}
+
+/// The key that commits so, if that is the one of this salt and what it is bound to.
+fn matching(class: &ClassKey, salt: &[u8; 32], bound: &[u8], commitment: &[u8; 16]) -> Result<Option<SealKey>> {
+    match SealKey::derive_bound(class, salt, bound) {
+        // A salt that is no public key.
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
+        key => key.map(|key| Some(key).filter(|key| key.commitment == *commitment)),
+    }
 }
 
 /// What is wrong with an object whose commitment nobody with the key made.
@@ -268,6 +279,38 @@ mod tests {
         assert!(open(ObjectType::Snapshot, id, b"nam2", &class).is_err());
         assert!(open(ObjectType::Snapshot, id, b"name", &ClassKey::from_bytes([4; 32])).is_err());
         assert!(!object.windows(6).any(|w| w == b"secret"));
+    }
+
+    #[test]
+    fn a_writer_cannot_make_what_takes_something_away() {
+        let (id, master) = (RepositoryId([1; 16]), crate::chunk::keys::MasterKey::from_bytes([3; 32]));
+        let (writer, name) = (WriterId([7; 8]), [7; 32]);
+        let chunker = crate::format::config::ChunkerParameters::DEFAULT;
+        let own = master.writer(writer, id, chunker).unwrap().keys().snapshot.clone();
+        // As it makes a snapshot, whatever type it claims: nothing of this program's own checks is in the way.
+        for kind in [ObjectType::Forgotten, ObjectType::Condemned, ObjectType::Removed, ObjectType::Annotation, ObjectType::Run] {
+            let header = envelope::header_with(kind, id, ONE_WAY);
+            let bound = bound(&header, &name);
+            let (salt, key) = SealKey::fresh(&own, &bound).unwrap();
+            let mut sealed = b"forged".to_vec();
+            key.seal(0, &bound, &mut sealed).unwrap();
+            let object = envelope::wrap_with(&header, &[&salt[..], &key.commitment, &sealed].concat());
+            let judged = judge_object(&[kind], id, &name, &master.keys().snapshot, &object, "t").unwrap();
+            match kind {
+                ObjectType::Run => assert!(matches!(judged, Judged::Sound(_, Some(by), _) if by == writer), "{judged:?}"),
+                _ => assert!(matches!(judged, Judged::MadeUp(_)), "{kind:?}: {judged:?}"),
+            }
+        }
+        // The flag that was lost, or is too much, is damage, and no reason to take it for somebody else's.
+        for class in [own, master.keys().snapshot.clone()] {
+            let object = seal_object(ObjectType::Session, id, &name, &class, b"x").unwrap();
+            let mut flipped = object[..object.len() - CHECKSUM].to_vec();
+            flipped[9] ^= ONE_WAY;
+            let sum = *blake3::hash(&flipped).as_bytes();
+            let flipped = [&flipped[..], &sum].concat();
+            let judged = judge_object(&[ObjectType::Session], id, &name, &master.keys().snapshot, &flipped, "t").unwrap();
+            assert!(matches!(judged, Judged::Damaged(ObjectType::Session, _)), "{judged:?}");
+        }
     }
 
     #[test]
