@@ -17,7 +17,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
-use crate::format::envelope::{CHECKSUM, HEADER};
+use crate::format::envelope::{self, CHECKSUM, HEADER};
 use crate::format::pack::{self, FrameInfo, MAX_CHUNK, MAX_FRAME, PackKind};
 use crate::model::{ChunkKey, PackId, SegmentId, WriterId};
 
@@ -36,6 +36,12 @@ pub fn bound(header: &[u8; HEADER], writer: Option<WriterId>) -> Vec<u8> {
     let mut out = header.to_vec();
     out.extend(writer.iter().flat_map(|writer| writer.0));
     out
+}
+
+/// The writer of a segment that begins like this, if it says that its key only writes.
+pub fn writer(first: &[u8]) -> Option<WriterId> {
+    let name = first.get(PREAMBLE..).and_then(|rest| rest.first_chunk()).copied().map(WriterId);
+    name.filter(|_| envelope::is_one_way(first))
 }
 
 /// Bytes of the tail, without the checksum.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::chunk::keys::{Credential, MasterKey};
+use crate::chunk::keys::{Credential, MasterKey, open_slot};
 use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::Config;
@@ -150,6 +150,14 @@ impl KeyRing {
 
     /// Adds a slot for `credential` with a key that only writes.
     pub fn add_writer(&self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
+        for slot in self.slots()? {
+            if let Some(value) = slot.value()
+                && open_slot(value, credential, slot.id)?.is_some()
+            {
+                let text = format!("the new key opens key slot {} already: give another one", slot.id.short());
+                return Err(Error::invalid(text));
+            }
+        }
         let chunker = Some(self.config.chunker);
         slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, chunker)
     }

@@ -13,7 +13,7 @@ use crate::format::segment;
 use crate::keys::binding;
 use crate::keys::configuration::{self, Configurations};
 use crate::keys::slots::{self, SlotOptions};
-use crate::model::{RepositoryId, SlotId, Timestamp};
+use crate::model::{RepositoryId, SlotId, Timestamp, WriterId};
 use crate::observe::Reports;
 use crate::storage::{Class, Name, Storage};
 
@@ -116,7 +116,7 @@ fn prove(storage: &dyn Storage, class: Class, repository: RepositoryId, keys: &K
     let mut result = Proof::Nothing;
     let mut start = Vec::new();
     for (name, _) in storage.list(class)?.into_iter().take(TRIALS) {
-        let len = if class == Class::Packs { PREAMBLE } else { segment::PREAMBLE };
+        let len = if class == Class::Packs { PREAMBLE } else { segment::PREAMBLE + WriterId::LEN };
         // One that is gone or damaged proves nothing either way.
         if storage.read(&name, Some(0..len as u64), &mut start).is_err() {
             continue;
@@ -142,8 +142,8 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
     let (salt, rest) = start.get(envelope::HEADER..)?.split_first_chunk::<32>()?;
     let (commitment, _) = rest.split_first_chunk::<16>()?;
     let bound = match name {
-        Name::Pack(_) => pack::bound(start.first_chunk()?).to_vec(),
-        _ => start.get(..envelope::HEADER)?.to_vec(),
+        Name::Pack(_) => pack::bound(start.first_chunk()?),
+        _ => segment::bound(start.first_chunk()?, segment::writer(start)),
     };
     Some(found == repository && SealKey::derive_bound(class, salt, &bound).ok()?.commitment == *commitment)
 }

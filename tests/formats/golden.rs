@@ -195,6 +195,8 @@ fn write_seeds(repo: &Repository) {
     }
     let passphrase = config::KeySlot { derivation: Derivation::DEFAULT, ..key_slot(repo) };
     seed("key_slot", &config::encode_slot_unchecked(&passphrase, &[0; 32]));
+    let wrapped = config::WrappedKey::Writer([7; config::WrappedKey::WRITER]);
+    seed("key_slot", &config::encode_slot_unchecked(&config::KeySlot { wrapped, ..key_slot(repo) }, &[0; 32]));
     let ring = KeyRing::open(repo.storage().clone(), &golden::key()).unwrap();
     seed("recovery", ring.recovery().lines().unwrap().as_bytes());
     let (id, master) = (repo.id().0, *ring.recovery().master);

@@ -7,11 +7,18 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
-use yester::model::SnapshotId;
+use yester::chunk::keys::Credential;
+use yester::format::config::Derivation;
+use yester::keys::keyring::KeyRing;
+use yester::keys::slots::SlotOptions;
+use yester::model::{SnapshotId, Timestamp};
+use yester::observe::Reports;
+use yester::repo::Repository;
 use yester::vfs::MountOptions;
 
 use crate::common;
@@ -39,6 +46,24 @@ fn programs_see_the_tree() {
     assert_eq!(shell(&mounted.path(""), "find . -printf x | wc -c").trim(), "3015");
     assert_eq!(shell(&mounted.path(""), "find many -type f -printf '%s\\n' | wc -l").trim(), "3000");
     assert_eq!(shell(&mounted.path(""), "grep -rlZ 'as odd as' . | tr -dc '\\0' | wc -c").trim(), "1");
+}
+
+/// What a key that only writes has stored looks no different to who has the full key.
+#[test]
+fn what_a_key_that_only_writes_stored_is_seen_as_well() {
+    let tiny = Tiny::new();
+    let ring = KeyRing::open(tiny.storage.clone(), &Credential::KeyFile([7; 32])).unwrap();
+    let (derivation, now, label) = (Derivation::KeyFile, Timestamp::default(), Vec::new());
+    let key = Credential::KeyFile([8; 32]);
+    let slot = ring.add_writer(&key, &SlotOptions { derivation, now, label }).unwrap();
+    let repo = Repository::open_to_write(tiny.storage.clone(), &key, &Reports::default()).unwrap();
+    let writer = Tiny { repo: Arc::new(repo), storage: tiny.storage.clone() };
+    let mut id = SnapshotId([7; 32]);
+    id.0[24..].copy_from_slice(&slot.writer().0);
+    let tree = sample();
+    writer.commit_as(id, &tree, About::at(1));
+    let mounted = Mounted::latest(&tiny);
+    compare(&mounted.path(""), &tree);
 }
 
 #[test]

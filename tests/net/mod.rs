@@ -24,3 +24,4 @@ mod shapes;
 mod store;
 mod store_runs;
 mod support;
+mod write_only;

@@ -140,7 +140,7 @@ impl PagedSegment {
                 end
             }
         };
-        let writer = writer_of(&first);
+        let writer = segment::writer(&first);
         let header = envelope::header_with(ObjectType::Segment, repo.id(), writer.map_or(0, |_| ONE_WAY));
         let mut plain = Vec::new();
         key.open_to(ROOT_NONCE, &header, &sealed, &mut plain)?;
@@ -469,15 +469,9 @@ fn root_of(writer: Option<WriterId>, plain: &[u8]) -> Result<SegmentRoot> {
     }
 }
 
-/// The writer of a segment that begins like this, if it says that its key only writes.
-fn writer_of(first: &[u8]) -> Option<WriterId> {
-    let name = first.get(PREAMBLE..).and_then(|rest| rest.first_chunk()).copied().map(WriterId);
-    name.filter(|_| envelope::is_one_way(first))
-}
-
 /// What the key of a segment that begins like this is of.
 fn bound(first: &[u8]) -> Vec<u8> {
-    first.first_chunk().map_or_else(Vec::new, |header| segment::bound(header, writer_of(first)))
+    first.first_chunk().map_or_else(Vec::new, |header| segment::bound(header, segment::writer(first)))
 }
 
 /// BLAKE3 of all of a segment but its last 32 bytes.
