@@ -19,7 +19,7 @@ use crate::repo::tree::TreeReader;
 use crate::task::Task;
 use crate::vfs::attr::ViewFault;
 use crate::vfs::below::{FoundNode, NodeFinder};
-use crate::vfs::prefetch::Prefetch;
+use crate::vfs::readahead::{FileRead, ReadAhead};
 use crate::vfs::root::MountedSnapshot;
 
 mod pax;
@@ -138,8 +138,8 @@ impl Body<'_> {
             walk.task.go_on(STOPPED)?;
             match item {
                 Item::Chunk { id, len } => {
-                    let at = (walk.mounted.base + self.position, self.position);
-                    walk.prefetch.reading(&walk.mounted, at, self.found, (start, u64::from(*len)));
+                    let (tree, position, range) = (&walk.mounted, self.position, (start, u64::from(*len)));
+                    walk.read_ahead.reading(&FileRead { tree, position, found: self.found, ino: None, range });
                     out(&walk.trees.data(id, *len)?)?;
                 }
                 Item::Hole { len } if holes => zeros(*len, out)?,
@@ -164,7 +164,7 @@ fn zeros(mut len: u64, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
 struct ArchiveWalk<'a> {
     trees: Arc<TreeReader>,
     finder: Arc<NodeFinder>,
-    prefetch: Prefetch,
+    read_ahead: ReadAhead,
     mounted: Arc<MountedSnapshot>,
     task: &'a Task<'a>,
 }
@@ -190,10 +190,10 @@ pub fn archive(
     out: &mut dyn Write,
 ) -> Result<Archived> {
     let finder = Arc::new(NodeFinder::new(trees.clone()));
-    let prefetch = Prefetch::new(finder.clone(), options.memory)?;
+    let read_ahead = ReadAhead::new(finder.clone(), options.memory)?;
     let owners = snapshot.owners.clone();
     let mounted = Arc::new(MountedSnapshot::new(0, snapshot));
-    let walk = ArchiveWalk { trees: trees.clone(), finder, prefetch, mounted, task };
+    let walk = ArchiveWalk { trees: trees.clone(), finder, read_ahead, mounted, task };
     match options.format {
         ArchiveFormat::Tar => walk.run(options.position, &owners, &mut tar::TarWriter::new(out)),
         ArchiveFormat::Zip => walk.run(options.position, &owners, &mut zip::ZipArchive::new(out)),

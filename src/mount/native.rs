@@ -30,7 +30,7 @@ use crate::vfs::attr::{Attr, Type};
 use crate::vfs::follow::ShownTree;
 use crate::vfs::image::area::Areas;
 use crate::vfs::image::{Losses, Reader};
-use crate::vfs::push::PageCacheStore;
+use crate::vfs::readahead::PageCacheStore;
 use crate::vfs::view::View;
 use crate::vfs::{MountOptions, Native};
 

@@ -83,7 +83,7 @@ pub fn mount(
     start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken))))?;
     match std::fs::metadata(&place) {
         Ok(root) => {
-            // Only root may; without, what is given unasked (`vfs/ahead.rs`) does most of it.
+            // Only root may; without, what is given unasked (`vfs/readahead`) does most of it.
             if let Err(e) = system::set_read_ahead(root.dev(), READ_AHEAD) {
                 tracing::debug!("the kernel reads ahead as far as it does everywhere: {e}");
             }

@@ -1,5 +1,7 @@
 //! Bits: plain ones by number, and one for every entry of an index.
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::repo::index::Index;
 
@@ -30,6 +32,19 @@ impl Bits {
     /// Clears all.
     pub(crate) fn clear(&mut self) {
         self.0.fill(0);
+    }
+
+    /// The first number of a range whose bit is there and clear.
+    pub(crate) fn first_clear(&self, range: Range<u64>) -> Option<u64> {
+        let mut at = range.start;
+        while at < range.end {
+            let clear = !self.0.get(usize::try_from(at / 64).ok()?)? >> (at % 64);
+            if clear != 0 {
+                return Some(at + u64::from(clear.trailing_zeros())).filter(|found| *found < range.end);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
     }
 }
 
@@ -99,5 +114,15 @@ mod tests {
         assert_eq!((bits.get(0), bits.get(128), bits.set(128)), (Some(false), None, None));
         bits.clear();
         assert_eq!(bits.get(64), Some(false));
+    }
+
+    #[test]
+    fn the_first_clear_bit_of_a_range_is_found() {
+        let mut bits = Bits::new(256);
+        (3..200).for_each(|at| assert_eq!(bits.set(at), Some(false)));
+        assert_eq!((bits.first_clear(0..256), bits.first_clear(2..3), bits.first_clear(3..256)), (Some(0), Some(2), Some(200)));
+        assert_eq!((bits.first_clear(3..200), bits.first_clear(130..201), bits.first_clear(9..9)), (None, Some(200), None));
+        (200..256).for_each(|at| assert_eq!(bits.set(at), Some(false)));
+        assert_eq!((bits.first_clear(3..256), bits.first_clear(3..1000)), (None, None), "there are none beyond the length");
     }
 }

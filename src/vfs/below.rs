@@ -21,7 +21,7 @@ const RECENT: usize = 16;
 
 /// A directory of a snapshot.
 #[derive(Debug, Clone)]
-pub struct SnapshotDir {
+pub(crate) struct SnapshotDir {
     /// The snapshot.
     pub tree: Arc<MountedSnapshot>,
     /// Its position in the snapshot's preorder.
@@ -34,7 +34,7 @@ pub struct SnapshotDir {
 
 impl SnapshotDir {
     /// Its inode number.
-    pub fn ino(&self) -> u64 {
+    pub(crate) fn ino(&self) -> u64 {
         self.tree.base + self.position
     }
 
@@ -53,7 +53,7 @@ enum NodeLocation {
 
 /// A node that was found.
 #[derive(Debug, Clone)]
-pub struct FoundNode {
+pub(crate) struct FoundNode {
     place: NodeLocation,
     /// The directory it is in; `None` for the snapshot's root.
     pub parent: Option<SnapshotDir>,
@@ -61,7 +61,7 @@ pub struct FoundNode {
 
 impl FoundNode {
     /// The node.
-    pub fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         match &self.place {
             NodeLocation::Root(mounted) => &mounted.snapshot.root,
             NodeLocation::Entry(entry) => entry.node(),
@@ -69,7 +69,7 @@ impl FoundNode {
     }
 
     /// Its number among the entries of its directory; `None` for the snapshot's root.
-    pub fn number(&self) -> Option<u64> {
+    pub(crate) fn number(&self) -> Option<u64> {
         match &self.place {
             NodeLocation::Root(_) => None,
             NodeLocation::Entry(entry) => Some(entry.number),
@@ -79,7 +79,7 @@ impl FoundNode {
 
 /// Finds nodes, and remembers directories.
 #[derive(Debug)]
-pub struct NodeFinder {
+pub(crate) struct NodeFinder {
     trees: Arc<TreeReader>,
     known: Cache<u64, SnapshotDir>,
     recent: RwLock<[Option<SnapshotDir>; RECENT]>,
@@ -88,18 +88,18 @@ pub struct NodeFinder {
 
 impl NodeFinder {
     /// Remembers nothing yet.
-    pub fn new(trees: Arc<TreeReader>) -> Self {
+    pub(crate) fn new(trees: Arc<TreeReader>) -> Self {
         let known = Cache::new(REMEMBERED);
         NodeFinder { trees, known, recent: RwLock::default(), next: AtomicUsize::new(0) }
     }
 
     /// The trees behind it.
-    pub fn trees(&self) -> &Arc<TreeReader> {
+    pub(crate) fn trees(&self) -> &Arc<TreeReader> {
         &self.trees
     }
 
     /// The node at `position` of `tree`.
-    pub fn node(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<FoundNode> {
+    pub(crate) fn node(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<FoundNode> {
         let root = || SnapshotDir { tree: tree.clone(), position: 0, directory: root_directory(tree), parent: None };
         if position == 0 {
             return Ok(FoundNode { place: NodeLocation::Root(tree.clone()), parent: None });
@@ -135,7 +135,7 @@ impl NodeFinder {
     }
 
     /// The directory at `position` of `tree`.
-    pub fn dir(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<SnapshotDir> {
+    pub(crate) fn dir(&self, tree: &Arc<MountedSnapshot>, position: u64) -> ViewResult<SnapshotDir> {
         if let Some(dir) = self.known.get(&(tree.base + position)) {
             return Ok(dir);
         }
@@ -147,12 +147,12 @@ impl NodeFinder {
     }
 
     /// Remembers a directory, so that the next look-up below it need not start at the root.
-    pub fn remember(&self, dir: SnapshotDir) {
+    pub(crate) fn remember(&self, dir: SnapshotDir) {
         self.known.insert(dir.ino(), dir);
     }
 
     /// The entry called `name` of `dir`. Its directory is likely to be asked for what is below it next.
-    pub fn lookup(&self, dir: &SnapshotDir, name: &[u8]) -> ViewResult<Option<Entry>> {
+    pub(crate) fn lookup(&self, dir: &SnapshotDir, name: &[u8]) -> ViewResult<Option<Entry>> {
         let entry = self.trees.lookup(&dir.directory, name)?;
         if entry.is_some() {
             self.touch(dir);
@@ -167,7 +167,7 @@ impl NodeFinder {
     }
 
     /// Puts a directory among the recent ones.
-    pub fn touch(&self, dir: &SnapshotDir) {
+    pub(crate) fn touch(&self, dir: &SnapshotDir) {
         let known = |recent: &[Option<SnapshotDir>; RECENT]| recent.iter().flatten().any(|d| d.ino() == dir.ino());
         if known(&self.recent.read()) {
             return;

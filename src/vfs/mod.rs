@@ -8,16 +8,13 @@
 //! | `inode`, `below` | inode numbers, and the way from a number to a node |
 //! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
 //! | `image` | a tree as an image of EROFS, the file system of Linux |
-//! | `prefetch` | decoding ahead of readers |
-//! | `push`, `ahead`, `around` | giving the kernel what readers will want: small files, the next megabytes, what lies around |
+//! | `readahead` | decoding ahead of readers, and giving the kernel what they will want |
 //!
 //! The semantics are in `docs/mount.md`.
 
 use crate::repo::snapshots::SnapshotFilter;
 use std::path::PathBuf;
 
-mod ahead;
-mod around;
 pub mod attr;
 pub(crate) mod below;
 pub(crate) mod follow;
@@ -25,8 +22,7 @@ pub mod image;
 pub mod inode;
 mod list;
 pub mod names;
-pub(crate) mod prefetch;
-pub mod push;
+pub(crate) mod readahead;
 pub mod root;
 mod stat;
 pub mod view;

@@ -27,8 +27,7 @@ use crate::vfs::image::tree::ImagePart;
 use crate::vfs::image::{self, Reader};
 use crate::vfs::inode::InodeSpace;
 use crate::vfs::list::SnapshotWatch;
-use crate::vfs::prefetch::Prefetch;
-use crate::vfs::push::PageCacheStore;
+use crate::vfs::readahead::{FileRead, PageCacheStore, ReadAhead};
 use crate::vfs::root::{Invalidation, MadeDir, MadeKind, MountedSnapshot, VERSIONS, VirtualEntry};
 use crate::vfs::stat::Shower;
 
@@ -41,12 +40,12 @@ use versions::VersionLists;
 pub struct View {
     follower: Follower,
     below: Arc<NodeFinder>,
-    prefetch: Prefetch,
+    read_ahead: ReadAhead,
     shower: Shower,
     /// Bytes that may be decoded ahead.
     frames: u64,
     /// What runs ahead of readers of images, once there are any.
-    image_prefetch: Mutex<Option<Arc<Prefetch>>>,
+    image_read_ahead: Mutex<Option<Arc<ReadAhead>>>,
     owner_root: bool,
     versions: VersionLists,
     without_xattrs: bool,
@@ -74,14 +73,14 @@ impl View {
             None => Follower::snapshots(watch, &shown)?,
             Some(top) => Follower::directory(top),
         };
-        let prefetch = Prefetch::new(below.clone(), part * 8)?;
+        let read_ahead = ReadAhead::giving(below.clone(), part * 8)?;
         Ok(View {
             follower,
             below,
-            prefetch,
+            read_ahead,
             shower: Shower::new(options.owner_root),
             frames: part * 8,
-            image_prefetch: Mutex::default(),
+            image_read_ahead: Mutex::default(),
             owner_root: options.owner_root,
             versions: VersionLists::new(options.lets_others_in()),
             without_xattrs: options.without_xattrs || counted == Some(0),
@@ -160,18 +159,18 @@ impl View {
         let name = image::export::name(&tree.snapshot, position, &as_shown);
         let part = ImagePart::new(self.below.clone(), tree, position, self.owner_root, without_xattrs);
         let made = image::build(&part, areas, name)?;
-        Ok(Reader::new(part, made, self.image_prefetch()?))
+        Ok(Reader::new(part, made, self.image_read_ahead()?))
     }
 
     /// Not that of the view: the kernel does not know the files of images by the numbers that it would be given their
     /// bytes by.
-    fn image_prefetch(&self) -> Result<Arc<Prefetch>> {
-        let mut prefetch = self.image_prefetch.lock();
-        if let Some(prefetch) = &*prefetch {
-            return Ok(prefetch.clone());
+    fn image_read_ahead(&self) -> Result<Arc<ReadAhead>> {
+        let mut read_ahead = self.image_read_ahead.lock();
+        if let Some(read_ahead) = &*read_ahead {
+            return Ok(read_ahead.clone());
         }
-        let new = Arc::new(Prefetch::new(self.below.clone(), self.frames)?);
-        Ok(prefetch.insert(new).clone())
+        let new = Arc::new(ReadAhead::new(self.below.clone(), self.frames)?);
+        Ok(read_ahead.insert(new).clone())
     }
 
     /// Lists the snapshots again, now.
@@ -265,7 +264,7 @@ impl View {
                 let dir = self.below.dir(&tree, position)?;
                 // The question after the last entry: now the kernel knows the inodes of all of them.
                 if offset >= dir.directory.entries + 2 {
-                    self.prefetch.listed(&dir);
+                    self.read_ahead.listed(&dir);
                 }
                 self.list_below(&state, &dir, offset, take)
             }
@@ -382,15 +381,15 @@ impl View {
         let (tree, position, found) = self.file(ino)?;
         let crate::model::Kind::File(content) = &found.node().kind else { return Err(ViewFault::Invalid) };
         let range = (offset, size as u64);
-        self.prefetch.reading(&tree, (ino, position), &found, range);
+        self.read_ahead.reading(&FileRead { tree: &tree, position, found: &found, ino: Some(ino), range });
         self.below.trees().read(content, offset, size, out)?;
-        self.prefetch.answered(ino, content, range);
+        self.read_ahead.answered(ino, content, range);
         Ok(())
     }
 
     /// Says how to put bytes of a file into the kernel's page cache: what readers will want next is then given unasked.
     pub fn connect(&self, store: Box<PageCacheStore>) {
-        self.prefetch.connect(store);
+        self.read_ahead.connect(store);
     }
 
     /// The first offset from `offset` on that is not in a hole.

@@ -17,7 +17,7 @@ use crate::vfs::image::build::{ImageName, Losses, build};
 use crate::vfs::image::made::Lying;
 use crate::vfs::image::reader::{self, Reader};
 use crate::vfs::image::tree::ImagePart;
-use crate::vfs::prefetch::Prefetch;
+use crate::vfs::readahead::ReadAhead;
 use crate::vfs::root::MountedSnapshot;
 
 /// Bytes that are written at once.
@@ -69,8 +69,8 @@ pub fn export(
     let tree = Arc::new(MountedSnapshot::new(0, snapshot));
     let part = ImagePart::new(below.clone(), tree, position, false, false);
     let image = build(&part, &Areas::files(&options.spool), name)?;
-    let prefetch = Arc::new(Prefetch::new(below, options.memory)?);
-    let reader = Reader::new(part, image, prefetch);
+    let read_ahead = Arc::new(ReadAhead::new(below, options.memory)?);
+    let reader = Reader::new(part, image, read_ahead);
     let mut writer = ImageWriter { out: BufWriter::with_capacity(BUFFER, out), at: 0 };
     writer.metadata(&reader)?;
     let files = reader.image().files();

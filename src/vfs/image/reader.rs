@@ -8,20 +8,20 @@ use crate::vfs::attr::ViewFault;
 use crate::vfs::below::FoundNode;
 use crate::vfs::image::made::{Image, Lying};
 use crate::vfs::image::tree::ImagePart;
-use crate::vfs::prefetch::Prefetch;
+use crate::vfs::readahead::{FileRead, ReadAhead};
 
 /// An image with the tree behind it.
 #[derive(Debug)]
 pub struct Reader {
     part: ImagePart,
     image: Image,
-    prefetch: Arc<Prefetch>,
+    read_ahead: Arc<ReadAhead>,
 }
 
 impl Reader {
-    /// Of an image that was made of `part`. Readers of data are run ahead of by `prefetch`.
-    pub(crate) fn new(part: ImagePart, image: Image, prefetch: Arc<Prefetch>) -> Reader {
-        Reader { part, image, prefetch }
+    /// Of an image that was made of `part`. Readers of data are run ahead of by `read_ahead`.
+    pub(crate) fn new(part: ImagePart, image: Image, read_ahead: Arc<ReadAhead>) -> Reader {
+        Reader { part, image, read_ahead }
     }
 
     /// The image.
@@ -72,7 +72,8 @@ impl Reader {
     pub(super) fn ahead(&self, file: Lying, found: &FoundNode, offset: u64, size: u64) {
         let position = self.part.position(file.position);
         let tree = self.part.mounted();
-        self.prefetch.reading(tree, (tree.base + position, position), found, (offset, size));
+        // The kernel knows the files of images by no number.
+        self.read_ahead.reading(&FileRead { tree, position, found, ino: None, range: (offset, size) });
     }
 
     /// The tree.

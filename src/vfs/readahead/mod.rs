@@ -1,0 +1,193 @@
+//! Read-ahead: what a reader will want is decoded, or given to the kernel, before it asks.
+//!
+//! ```text
+//!  a program reads
+//!        │                                   (nothing is asked for what is there)
+//!  the kernel's page cache ◄───────────────────────────────────────┐
+//!        │ a page is missing: a request                            │ store
+//!  View::read ──── ReadAhead::reading ──► Readers: the policies    │
+//!        │                                   │ jobs                │
+//!        │                              the pool: walk ─► frames   │
+//!        │                                   │      piece, small files, around
+//!        │ chunks                            │ decodes             │
+//!  the frame cache ◄─────────────────────────┴─────────────────────┘
+//!        │ a frame is missing: whoever comes first decodes it, once
+//!  packs in the storage
+//! ```
+//!
+//! **Policies** decide. They are plain values: no threads, no locks, no clock; a time is passed in. All of them are in
+//! [`Readers`], behind one lock that is held for moments.
+//!
+//! | file | policy | state | what it wants |
+//! |---|---|---|---|
+//! | `stream` | which reads are of one reader, and what lies ahead of it, within a file and from file to file | a reader: cursor, window, hits | walks |
+//! | `long_file` | a window of a long file, with one page left out, which tells how far the reader is | a reader's file | pieces |
+//! | `small_files` | the small files that come next in a directory | a directory | small files |
+//! | `random` | what shares the frame with a random read, and files that are read everywhere | a file | around |
+//! | `budget` | decoded bytes that may lie ahead of all readers: a quarter of the frame cache, in equal shares | | |
+//!
+//! What was given of a directory, or of a file at random, is remembered for the directory and the file, and not for a
+//! reader: it is in the page cache for all of them, and must not be given once for each. The budget is of decoded bytes.
+//! What is given leaves the frame cache at once, and has bounds of its own: two windows of 8 MiB of a long file, 4 MiB of
+//! a directory, one frame around a read.
+//!
+//! **Jobs** (`job`, `walk`, `give`) do what was decided, on the threads of one **pool** (`pool`). Nothing here can fail a
+//! read. What could not be read ahead is met again, with its error, by the reader who needs it. What is given was
+//! verified like what is asked for.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::model::{Content, Kind};
+use crate::vfs::below::{FoundNode, NodeFinder, SnapshotDir};
+use crate::vfs::root::MountedSnapshot;
+
+mod budget;
+mod give;
+mod job;
+mod long_file;
+mod pool;
+mod random;
+mod small_files;
+mod stream;
+mod walk;
+
+pub(crate) use give::PageCacheStore;
+
+use budget::ReadAheadBudget;
+use give::FilePiece;
+use job::{ReadAheadContext, ReadAheadJob};
+use pool::{LaneLimits, ReadAheadPool};
+use random::{FilePlace, RandomFiles};
+use small_files::GivenDirectories;
+use stream::{ReaderStreams, StreamRead};
+
+/// Pages of the kernel's cache, in bytes, are given whole.
+const PAGE: u64 = 4096;
+/// Bytes of a long file that are decoded and given at once.
+const PIECE: u64 = 512 << 10;
+/// What one job gives of a long file from high-latency storage: what is next to each other there is one request.
+const FAR_PIECE: u64 = 2 << 20;
+
+/// All that is known of readers, and what was given to the kernel for them.
+#[derive(Debug)]
+struct Readers {
+    streams: ReaderStreams,
+    directories: GivenDirectories,
+    random: RandomFiles,
+}
+
+/// A read that begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileRead<'a> {
+    /// The tree, and the position of the file in it.
+    pub tree: &'a Arc<MountedSnapshot>,
+    pub position: u64,
+    /// The file.
+    pub found: &'a FoundNode,
+    /// The inode number by which the kernel can be given bytes of the file, if there is one.
+    pub ino: Option<u64>,
+    /// Offset and bytes.
+    pub range: (u64, u64),
+}
+
+/// Runs ahead of readers. Its threads end with it.
+pub(crate) struct ReadAhead {
+    context: Arc<ReadAheadContext>,
+    pool: ReadAheadPool,
+}
+
+impl std::fmt::Debug for ReadAhead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadAhead").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+impl ReadAhead {
+    /// Decodes ahead only. `frames` is the size of the frame cache in bytes: a quarter of it is used. Errors: threads
+    /// cannot be started.
+    pub(crate) fn new(below: Arc<NodeFinder>, frames: u64) -> Result<Self> {
+        Self::start(below, frames, false)
+    }
+
+    /// Also gives bytes to the kernel, once it is [connected](ReadAhead::connect).
+    pub(crate) fn giving(below: Arc<NodeFinder>, frames: u64) -> Result<Self> {
+        Self::start(below, frames, true)
+    }
+
+    fn start(below: Arc<NodeFinder>, frames: u64, gives: bool) -> Result<Self> {
+        let costs = below.trees().chunks().repo().storage().costs();
+        let high_latency = costs.high_latency();
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let limits = LaneLimits::new(cores, high_latency.then_some(costs.concurrency), gives);
+        let piece = if high_latency { FAR_PIECE } else { PIECE };
+        let readers = Mutex::new(Readers {
+            streams: ReaderStreams::new(ReadAheadBudget::new(frames), piece),
+            directories: GivenDirectories::default(),
+            random: RandomFiles::default(),
+        });
+        let context = Arc::new(ReadAheadContext { below, readers, kernel: OnceLock::new(), high_latency });
+        let pool = ReadAheadPool::start(&context, limits)?;
+        Ok(ReadAhead { context, pool })
+    }
+
+    /// Says how to put bytes of a file into the kernel's page cache. Until then nothing is given.
+    pub(crate) fn connect(&self, store: Box<PageCacheStore>) {
+        let _ = self.context.kernel.set(store);
+    }
+
+    fn is_connected(&self) -> bool {
+        self.context.kernel.get().is_some()
+    }
+
+    /// Notes a read that begins.
+    pub(crate) fn reading(&self, read: &FileRead<'_>) {
+        let Kind::File(content) = &read.found.node().kind else { return };
+        let ino = read.ino.filter(|_| self.is_connected());
+        let (position, (offset, size)) = (read.position, read.range);
+        let file = if matches!(content, Content::Inline(_)) { None } else { Some(content.size()) };
+        let of = StreamRead { tree: read.tree.base, gives: ino.is_some(), position, file, offset, size };
+        let mut copy: Option<Arc<Content>> = None;
+        let mut take = |stream, range| {
+            let Some(ino) = ino else { return false };
+            let content = copy.get_or_insert_with(|| Arc::new(content.clone())).clone();
+            self.pool.queue().put(ReadAheadJob::Piece(FilePiece { stream, position, ino, content, range }))
+        };
+        let mut readers = self.context.readers.lock();
+        let plan = readers.streams.read(&of, Instant::now(), &mut take);
+        if let (true, Some(dir), Some(number)) = (plan.small_files && ino.is_some(), &read.found.parent, read.found.number()) {
+            self.small_files(&mut readers, dir, Some(number));
+        }
+        if let Some(stream) = plan.walk
+            && !self.pool.queue().put(ReadAheadJob::Walk(stream, read.tree.clone()))
+        {
+            readers.streams.walked(stream, None);
+        }
+    }
+
+    /// Notes that a read, offset and bytes, of the file that the kernel knows as `ino` was answered.
+    pub(crate) fn answered(&self, ino: u64, content: &Content, (offset, size): (u64, u64)) {
+        if self.is_connected() && random::is_random(content, size) {
+            let content = Arc::new(content.clone());
+            // Refused: the reader is quicker than this, and need not wait.
+            self.pool.queue().put(ReadAheadJob::Around(FilePlace { ino, content, offset }));
+        }
+    }
+
+    /// Notes that a directory was listed to its end: a reader who goes from file to file will read what is in it.
+    pub(crate) fn listed(&self, dir: &SnapshotDir) {
+        let mut readers = self.context.readers.lock();
+        if self.is_connected() && readers.streams.goes_across(dir.tree.base, Instant::now()) {
+            self.small_files(&mut readers, dir, None);
+        }
+    }
+
+    fn small_files(&self, readers: &mut Readers, dir: &SnapshotDir, asked: Option<u64>) {
+        if readers.directories.go_on(dir.ino(), asked) && !self.pool.queue().put(ReadAheadJob::SmallFiles(dir.clone())) {
+            readers.directories.ended(dir.ino());
+        }
+    }
+}
