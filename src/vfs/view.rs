@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::escape;
@@ -40,12 +39,9 @@ use versions::VersionLists;
 pub struct View {
     follower: Follower,
     below: Arc<NodeFinder>,
-    read_ahead: ReadAhead,
+    /// Of readers through the kernel, and of readers of images.
+    read_ahead: Arc<ReadAhead>,
     shower: Shower,
-    /// Bytes that may be decoded ahead.
-    frames: u64,
-    /// What runs ahead of readers of images, once there are any.
-    image_read_ahead: Mutex<Option<Arc<ReadAhead>>>,
     owner_root: bool,
     versions: VersionLists,
     without_xattrs: bool,
@@ -73,14 +69,12 @@ impl View {
             None => Follower::snapshots(watch, &shown)?,
             Some(top) => Follower::directory(top),
         };
-        let read_ahead = ReadAhead::giving(below.clone(), part * 8)?;
+        let read_ahead = Arc::new(ReadAhead::giving(below.clone(), part * 8)?);
         Ok(View {
             follower,
             below,
             read_ahead,
             shower: Shower::new(options.owner_root),
-            frames: part * 8,
-            image_read_ahead: Mutex::default(),
             owner_root: options.owner_root,
             versions: VersionLists::new(options.lets_others_in()),
             without_xattrs: options.without_xattrs || counted == Some(0),
@@ -159,18 +153,7 @@ impl View {
         let name = image::export::name(&tree.snapshot, position, &as_shown);
         let part = ImagePart::new(self.below.clone(), tree, position, self.owner_root, without_xattrs);
         let made = image::build(&part, areas, name)?;
-        Ok(Reader::new(part, made, self.image_read_ahead()?))
-    }
-
-    /// Not that of the view: the kernel does not know the files of images by the numbers that it would be given their
-    /// bytes by.
-    fn image_read_ahead(&self) -> Result<Arc<ReadAhead>> {
-        let mut read_ahead = self.image_read_ahead.lock();
-        if let Some(read_ahead) = &*read_ahead {
-            return Ok(read_ahead.clone());
-        }
-        let new = Arc::new(ReadAhead::new(self.below.clone(), self.frames)?);
-        Ok(read_ahead.insert(new).clone())
+        Ok(Reader::new(part, made, self.read_ahead.clone()))
     }
 
     /// Lists the snapshots again, now.

@@ -7,8 +7,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::model::{Content, Item, Kind};
@@ -16,14 +14,14 @@ use crate::repo::pack::run::FrameRun;
 use crate::vfs::below::{NodeFinder, SnapshotDir};
 use crate::vfs::readahead::random::{self, FilePlace};
 use crate::vfs::readahead::small_files::{self, SmallFileBatch};
-use crate::vfs::readahead::{PAGE, PIECE, Readers};
+use crate::vfs::readahead::{PAGE, PIECE, ReaderState};
 
 /// Puts bytes of an inode, from an offset on, into the kernel's page cache.
 pub(crate) type PageCacheStore = dyn Fn(u64, u64, &[u8]) -> io::Result<()> + Send + Sync;
 
 /// A piece of a long file that is to be given, and whose reader wants it.
 #[derive(Debug)]
-pub(super) struct FilePiece {
+pub(super) struct ReadAheadPiece {
     /// The number of the reader's stream.
     pub stream: u64,
     /// The file: its position in the tree, the inode number that the kernel knows, and its content.
@@ -37,16 +35,16 @@ pub(super) struct FilePiece {
 pub(super) struct Giver<'a> {
     pub below: &'a NodeFinder,
     pub store: &'a PageCacheStore,
-    pub readers: &'a Mutex<Readers>,
+    pub readers: &'a ReaderState,
     pub bytes: &'a mut Vec<u8>,
 }
 
 impl Giver<'_> {
     /// Gives a piece of a long file, without what its reader has overtaken.
-    pub(super) fn piece(&mut self, piece: &FilePiece) -> Result<()> {
+    pub(super) fn piece(&mut self, piece: &ReadAheadPiece) -> Result<()> {
         let Range { start, end } = piece.range;
         let readers = self.readers;
-        let has_passed = |end: u64| readers.lock().streams.has_passed(piece.stream, piece.position, end);
+        let has_passed = |end: u64| readers.streams.lock().has_passed(piece.stream, piece.position, end);
         if !has_passed(end) {
             load(self.below, piece)?;
         }
@@ -64,14 +62,14 @@ impl Giver<'_> {
     /// enough or `stop` says so. The first sign that the kernel does not want them ends it.
     pub(super) fn small_files(&mut self, dir: &SnapshotDir, stop: impl Fn() -> bool) -> Result<()> {
         let (trees, ino) = (self.below.trees(), dir.ino());
-        let Some(start) = self.readers.lock().directories.start(ino) else { return Ok(()) };
+        let Some(start) = self.readers.directories.lock().start(ino) else { return Ok(()) };
         let mut batch = SmallFileBatch::default();
         let mut next = trees.entry_number(&dir.directory, start)?;
         while let (Some(entry), true) = (next, batch.has_room() && !stop()) {
             let node = entry.node();
             if let Kind::File(file) = &node.kind
                 && small_files::is_small(file, node.link.is_some())
-                && !self.readers.lock().directories.has_passed(ino, entry.number)
+                && !self.readers.directories.lock().has_passed(ino, entry.number)
             {
                 trees.read(file, 0, file.size() as usize, self.bytes)?;
                 if (self.store)(ino + entry.offset, 0, self.bytes).is_err() {
@@ -79,7 +77,7 @@ impl Giver<'_> {
                 }
                 batch.add(file.size());
             }
-            self.readers.lock().directories.gave(ino, entry.number);
+            self.readers.directories.lock().gave(ino, entry.number);
             next = trees.next(&dir.directory, &entry)?;
         }
         Ok(())
@@ -95,7 +93,7 @@ impl Giver<'_> {
             self.below.trees().read(&place.content, from, (to - from) as usize, self.bytes)?;
             let _ = (self.store)(place.ino, from, self.bytes);
         }
-        self.readers.lock().random.gave(place.ino, &range);
+        self.readers.random.lock().gave(place.ino, &range);
         Ok(())
     }
 
@@ -107,7 +105,7 @@ impl Giver<'_> {
 }
 
 /// Has what a piece needs read with few requests, on high-latency storage.
-fn load(below: &NodeFinder, piece: &FilePiece) -> Result<()> {
+fn load(below: &NodeFinder, piece: &ReadAheadPiece) -> Result<()> {
     let chunks = below.trees().chunks();
     let most = chunks.repo().storage().costs().worth_one_read;
     if most == 0 {

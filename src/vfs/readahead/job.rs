@@ -5,12 +5,10 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use crate::repo::index::FrameRef;
 use crate::vfs::below::{NodeFinder, SnapshotDir};
-use crate::vfs::readahead::Readers;
-use crate::vfs::readahead::give::{FilePiece, Giver, PageCacheStore};
+use crate::vfs::readahead::ReaderState;
+use crate::vfs::readahead::give::{Giver, PageCacheStore, ReadAheadPiece};
 use crate::vfs::readahead::pool::ReadAheadQueue;
 use crate::vfs::readahead::random::FilePlace;
 use crate::vfs::readahead::walk;
@@ -24,7 +22,7 @@ pub(super) enum ReadAheadJob {
     /// Decode neighbouring frames of one pack into the frame cache.
     Frames(Vec<FrameRef>),
     /// Give the kernel a piece of a long file.
-    Piece(FilePiece),
+    Piece(ReadAheadPiece),
     /// Give the kernel the small files of a directory that come next.
     SmallFiles(SnapshotDir),
     /// Give the kernel what lies around a random read, and then places of files that are read everywhere.
@@ -35,7 +33,7 @@ pub(super) enum ReadAheadJob {
 pub(super) struct ReadAheadContext {
     pub below: Arc<NodeFinder>,
     /// What is known of readers. Held for moments only: never while something is read, given or waited for.
-    pub readers: Mutex<Readers>,
+    pub readers: ReaderState,
     /// How the kernel is given bytes, once that is known.
     pub kernel: OnceLock<Box<PageCacheStore>>,
     /// As [`Costs::high_latency`](crate::storage::Costs::high_latency) says of the storage.
@@ -54,7 +52,7 @@ impl ReadAheadContext {
             ReadAheadJob::Piece(piece) => drop(self.giver(bytes).map(|mut giver| giver.piece(&piece))),
             ReadAheadJob::SmallFiles(dir) => {
                 drop(self.giver(bytes).map(|mut giver| giver.small_files(&dir, || queue.is_closed())));
-                self.readers.lock().directories.ended(dir.ino());
+                self.readers.directories.lock().ended(dir.ino());
             }
             ReadAheadJob::Around(place) => self.around(place, queue, bytes),
         }
@@ -66,21 +64,21 @@ impl ReadAheadContext {
     }
 
     fn walk(&self, stream: u64, tree: &Arc<MountedSnapshot>, queue: &ReadAheadQueue) {
-        let begun = self.readers.lock().streams.walk(stream, Instant::now());
+        let begun = self.readers.streams.lock().walk(stream, Instant::now());
         let walked = begun.map(|mut begun| {
             walk::walk(&self.below, tree, &mut begun, &mut |frames| queue.put(ReadAheadJob::Frames(frames)));
             begun
         });
-        self.readers.lock().streams.walked(stream, walked);
+        self.readers.streams.lock().walked(stream, walked);
     }
 
     fn around(&self, place: FilePlace, queue: &ReadAheadQueue, bytes: &mut Vec<u8>) {
         let Some(mut giver) = self.giver(bytes) else { return };
-        self.readers.lock().random.read(place.clone());
+        self.readers.random.lock().read(place.clone());
         let _ = giver.around(&place);
         // Nothing is read from high-latency storage that nobody wants yet.
         while !self.high_latency && !queue.is_closed() && !queue.has_reads() {
-            let Some(place) = self.readers.lock().random.next() else { return };
+            let Some(place) = self.readers.random.lock().next() else { return };
             let _ = giver.place(&place);
         }
     }

@@ -5,7 +5,7 @@
 //!        │                                   (nothing is asked for what is there)
 //!  the kernel's page cache ◄───────────────────────────────────────┐
 //!        │ a page is missing: a request                            │ store
-//!  View::read ──── ReadAhead::reading ──► Readers: the policies    │
+//!  View::read ──── ReadAhead::reading ──► ReaderState: the policies    │
 //!        │                                   │ jobs                │
 //!        │                              the pool: walk ─► frames   │
 //!        │                                   │      piece, small files, around
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! **Policies** decide. They are plain values: no threads, no locks, no clock; a time is passed in. All of them are in
-//! [`Readers`], behind one lock that is held for moments.
+//! [`ReaderState`], behind one lock that is held for moments.
 //!
 //! | file | policy | state | what it wants |
 //! |---|---|---|---|
@@ -58,7 +58,7 @@ mod walk;
 pub(crate) use give::PageCacheStore;
 
 use budget::ReadAheadBudget;
-use give::FilePiece;
+use give::ReadAheadPiece;
 use job::{ReadAheadContext, ReadAheadJob};
 use pool::{LaneLimits, ReadAheadPool};
 use random::{FilePlace, RandomFiles};
@@ -74,10 +74,10 @@ const FAR_PIECE: u64 = 2 << 20;
 
 /// All that is known of readers, and what was given to the kernel for them.
 #[derive(Debug)]
-struct Readers {
-    streams: ReaderStreams,
-    directories: GivenDirectories,
-    random: RandomFiles,
+struct ReaderState {
+    streams: Mutex<ReaderStreams>,
+    directories: Mutex<GivenDirectories>,
+    random: Mutex<RandomFiles>,
 }
 
 /// A read that begins.
@@ -124,11 +124,11 @@ impl ReadAhead {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let limits = LaneLimits::new(cores, high_latency.then_some(costs.concurrency), gives);
         let piece = if high_latency { FAR_PIECE } else { PIECE };
-        let readers = Mutex::new(Readers {
-            streams: ReaderStreams::new(ReadAheadBudget::new(frames), piece),
-            directories: GivenDirectories::default(),
-            random: RandomFiles::default(),
-        });
+        let readers = ReaderState {
+            streams: Mutex::new(ReaderStreams::new(ReadAheadBudget::new(frames), piece)),
+            directories: Mutex::default(),
+            random: Mutex::default(),
+        };
         let context = Arc::new(ReadAheadContext { below, readers, kernel: OnceLock::new(), high_latency });
         let pool = ReadAheadPool::start(&context, limits)?;
         Ok(ReadAhead { context, pool })
@@ -154,17 +154,16 @@ impl ReadAhead {
         let mut take = |stream, range| {
             let Some(ino) = ino else { return false };
             let content = copy.get_or_insert_with(|| Arc::new(content.clone())).clone();
-            self.pool.queue().put(ReadAheadJob::Piece(FilePiece { stream, position, ino, content, range }))
+            self.pool.queue().put(ReadAheadJob::Piece(ReadAheadPiece { stream, position, ino, content, range }))
         };
-        let mut readers = self.context.readers.lock();
-        let plan = readers.streams.read(&of, Instant::now(), &mut take);
+        let plan = self.context.readers.streams.lock().read(&of, Instant::now(), &mut take);
         if let (true, Some(dir), Some(number)) = (plan.small_files && ino.is_some(), &read.found.parent, read.found.number()) {
-            self.small_files(&mut readers, dir, Some(number));
+            self.small_files(dir, Some(number));
         }
         if let Some(stream) = plan.walk
             && !self.pool.queue().put(ReadAheadJob::Walk(stream, read.tree.clone()))
         {
-            readers.streams.walked(stream, None);
+            self.context.readers.streams.lock().walked(stream, None);
         }
     }
 
@@ -179,15 +178,17 @@ impl ReadAhead {
 
     /// Notes that a directory was listed to its end: a reader who goes from file to file will read what is in it.
     pub(crate) fn listed(&self, dir: &SnapshotDir) {
-        let mut readers = self.context.readers.lock();
-        if self.is_connected() && readers.streams.goes_across(dir.tree.base, Instant::now()) {
-            self.small_files(&mut readers, dir, None);
+        let streams = &self.context.readers.streams;
+        if self.is_connected() && streams.lock().goes_across(dir.tree.base, Instant::now()) {
+            self.small_files(dir, None);
         }
     }
 
-    fn small_files(&self, readers: &mut Readers, dir: &SnapshotDir, asked: Option<u64>) {
-        if readers.directories.go_on(dir.ino(), asked) && !self.pool.queue().put(ReadAheadJob::SmallFiles(dir.clone())) {
-            readers.directories.ended(dir.ino());
+    fn small_files(&self, dir: &SnapshotDir, asked: Option<u64>) {
+        let directories = &self.context.readers.directories;
+        let begins = directories.lock().go_on(dir.ino(), asked);
+        if begins && !self.pool.queue().put(ReadAheadJob::SmallFiles(dir.clone())) {
+            directories.lock().ended(dir.ino());
         }
     }
 }

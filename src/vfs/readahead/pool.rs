@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -71,40 +72,41 @@ struct LaneJobs<J> {
 }
 
 impl<J> LaneJobs<J> {
-    fn is_ready(&self) -> bool {
-        self.running < self.bounds.1 && !self.waiting.is_empty()
+    /// How many more may run.
+    fn free(&self) -> usize {
+        self.bounds.1.saturating_sub(self.running)
     }
-}
 
-#[derive(Debug)]
-struct QueuedJobs<J> {
-    lanes: [LaneJobs<J>; 3],
-    closed: bool,
+    fn is_ready(&self) -> bool {
+        self.free() > 0 && !self.waiting.is_empty()
+    }
 }
 
 /// The jobs that wait.
 #[derive(Debug)]
 pub(super) struct LaneQueue<J> {
-    jobs: Mutex<QueuedJobs<J>>,
+    lanes: Mutex<[LaneJobs<J>; 3]>,
     /// A job can be taken, or the queue was closed.
     ready: Condvar,
+    /// Changed while the lanes are locked.
+    closed: AtomicBool,
 }
 
 impl<J> LaneQueue<J> {
     fn new(limits: LaneLimits) -> Self {
         let lane = |at: usize| LaneJobs { waiting: VecDeque::new(), running: 0, bounds: (WAITING[at], limits.0[at]) };
-        LaneQueue { jobs: Mutex::new(QueuedJobs { lanes: [0, 1, 2].map(lane), closed: false }), ready: Condvar::new() }
+        LaneQueue { lanes: Mutex::new([0, 1, 2].map(lane)), ready: Condvar::new(), closed: AtomicBool::new(false) }
     }
 
     /// Puts a job; false when too many wait, or no job of its lane is ever done.
     fn put_in(&self, lane: ReadAheadLane, job: J) -> bool {
-        let mut jobs = self.jobs.lock();
-        let closed = jobs.closed;
-        let lane = &mut jobs.lanes[lane as usize];
-        let is_taken = !closed && lane.bounds.1 > 0 && lane.waiting.len() < lane.bounds.0;
+        let mut lanes = self.lanes.lock();
+        let lane = &mut lanes[lane as usize];
+        let is_taken = !self.is_closed() && lane.bounds.1 > 0 && lane.waiting.len() < lane.bounds.0;
         if is_taken {
             lane.waiting.push_back(job);
-            if lane.is_ready() {
+            // One thread for each job that can run. Those behind are taken by threads that end a job of this lane.
+            if lane.waiting.len() <= lane.free() {
                 self.ready.notify_one();
             }
         }
@@ -113,34 +115,34 @@ impl<J> LaneQueue<J> {
 
     /// Waits for a job that may run now; `None` when the queue was closed.
     fn take(&self) -> Option<(J, RunningJob<'_, J>)> {
-        let mut jobs = self.jobs.lock();
-        while !jobs.closed {
-            if let Some(lane) = jobs.lanes.iter_mut().position(|lane| lane.is_ready())
-                && let Some(job) = jobs.lanes[lane].waiting.pop_front()
+        let mut lanes = self.lanes.lock();
+        while !self.is_closed() {
+            if let Some(at) = lanes.iter().position(LaneJobs::is_ready)
+                && let Some(job) = lanes[at].waiting.pop_front()
             {
-                jobs.lanes[lane].running += 1;
-                return Some((job, RunningJob { queue: self, lane }));
+                lanes[at].running += 1;
+                return Some((job, RunningJob { queue: self, lane: at }));
             }
-            self.ready.wait(&mut jobs);
+            self.ready.wait(&mut lanes);
         }
         None
     }
 
     /// Whether the threads are to end.
     pub(super) fn is_closed(&self) -> bool {
-        self.jobs.lock().closed
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// Whether a random read waits.
     pub(super) fn has_reads(&self) -> bool {
-        !self.jobs.lock().lanes[ReadAheadLane::Random as usize].waiting.is_empty()
+        !self.lanes.lock()[ReadAheadLane::Random as usize].waiting.is_empty()
     }
 
     /// Forgets the jobs that wait, and ends the threads as soon as they have done what they are at.
     fn close(&self) {
-        let mut jobs = self.jobs.lock();
-        jobs.closed = true;
-        jobs.lanes.iter_mut().for_each(|lane| lane.waiting.clear());
+        let mut lanes = self.lanes.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        lanes.iter_mut().for_each(|lane| lane.waiting.clear());
         self.ready.notify_all();
     }
 }
@@ -153,7 +155,11 @@ struct RunningJob<'a, J> {
 
 impl<J> Drop for RunningJob<'_, J> {
     fn drop(&mut self) {
-        self.queue.jobs.lock().lanes[self.lane].running -= 1;
+        self.queue.lanes.lock()[self.lane].running -= 1;
+        // Its thread looks for the next job, unless it ends.
+        if std::thread::panicking() {
+            self.queue.ready.notify_one();
+        }
     }
 }
 
@@ -206,6 +212,7 @@ impl Drop for ReadAheadPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     const LANES: [ReadAheadLane; 3] = [ReadAheadLane::Decode, ReadAheadLane::Random, ReadAheadLane::SmallFiles];
 
@@ -225,7 +232,7 @@ mod tests {
             .collect();
         jobs.sort_by_key(|(lane, number)| (*lane as usize, *number));
         assert_eq!(jobs, [(LANES[0], 0), (LANES[0], 1), (LANES[1], 0), (LANES[2], 0)]);
-        assert!(!queue.jobs.lock().lanes.iter().any(LaneJobs::is_ready), "as many run as may");
+        assert!(!queue.lanes.lock().iter().any(LaneJobs::is_ready), "as many run as may");
         running.retain(|guard| guard.lane != ReadAheadLane::SmallFiles as usize);
         assert_eq!(queue.take().unwrap().0, (LANES[2], 1), "in their order");
         assert!(queue.has_reads());
@@ -265,6 +272,38 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert_eq!(queue.take().unwrap().0, 2);
+    }
+
+    #[test]
+    fn many_threads_do_every_job_once_and_no_more_at_once_than_may() {
+        let limits = LaneLimits([3, 1, 2]);
+        let queue = LaneQueue::new(limits);
+        let (running, done) = ([0, 0, 0].map(AtomicUsize::new), [0, 0, 0].map(AtomicUsize::new));
+        std::thread::scope(|scope| {
+            for _ in 0..limits.threads() {
+                scope.spawn(|| {
+                    while let Some((lane, _guard)) = queue.take() {
+                        assert!(running[lane as usize].fetch_add(1, Ordering::SeqCst) < limits.0[lane as usize]);
+                        std::thread::yield_now();
+                        running[lane as usize].fetch_sub(1, Ordering::SeqCst);
+                        done[lane as usize].fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            let mut put = [0; 3];
+            for number in 0..3000 {
+                let lane = LANES[number % 3];
+                while !queue.put_in(lane, lane) {
+                    std::thread::yield_now();
+                }
+                put[number % 3] += 1;
+            }
+            // A job that no thread was told of would be waited for for ever.
+            while done.each_ref().map(|count| count.load(Ordering::SeqCst)) != put {
+                std::thread::yield_now();
+            }
+            queue.close();
+        });
     }
 
     #[test]

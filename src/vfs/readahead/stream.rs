@@ -229,15 +229,15 @@ impl ReaderStreams {
     }
 
     /// Begins a walk from the cursor of a stream.
-    pub(super) fn walk(&self, number: u64, now: Instant) -> Option<TreeWalk> {
+    pub(super) fn walk(&self, number: u64, now: Instant) -> Option<WindowWalk> {
         let stream = self.get(number)?;
         let room = self.budget.window(stream.hits, self.active(now)).saturating_sub(stream.lies_ahead());
         let last = if stream.across { stream.cursor.0.saturating_add(WALK) } else { stream.cursor.0 };
-        Some(TreeWalk { from: stream.cursor, at: stream.cursor, last, room, pieces: Vec::new() })
+        Some(WindowWalk { from: stream.cursor, at: stream.cursor, last, room, pieces: Vec::new() })
     }
 
     /// Notes how far a walk came; `None` when it was not made.
-    pub(super) fn walked(&mut self, number: u64, walk: Option<TreeWalk>) {
+    pub(super) fn walked(&mut self, number: u64, walk: Option<WindowWalk>) {
         let Some(stream) = self.streams.iter_mut().find(|stream| stream.number == number) else { return };
         stream.walking = false;
         // Unless the reader has jumped, or overtaken the cursor.
@@ -254,7 +254,7 @@ impl ReaderStreams {
 
 /// A walk that fills the window of a stream.
 #[derive(Debug)]
-pub(super) struct TreeWalk {
+pub(super) struct WindowWalk {
     /// The cursor that it began at.
     from: TreePlace,
     at: TreePlace,
@@ -265,7 +265,7 @@ pub(super) struct TreeWalk {
     pieces: Vec<(TreePlace, u64)>,
 }
 
-impl TreeWalk {
+impl WindowWalk {
     /// Where it goes on; `None` when it is at its end.
     pub(super) fn next(&self) -> Option<TreePlace> {
         (self.at.0 <= self.last && self.room > 0).then_some(self.at)

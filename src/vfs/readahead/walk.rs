@@ -8,7 +8,7 @@ use crate::repo::index::{FrameRef, Index};
 use crate::repo::pack::run::FrameRun;
 use crate::repo::reader::ChunkReader;
 use crate::vfs::below::NodeFinder;
-use crate::vfs::readahead::stream::TreeWalk;
+use crate::vfs::readahead::stream::WindowWalk;
 use crate::vfs::root::MountedSnapshot;
 
 /// On high-latency storage, a window has room for a few requests only, and several should be under way at once. So each
@@ -22,7 +22,7 @@ const RECENT: usize = 4;
 pub(super) fn walk(
     below: &NodeFinder,
     tree: &Arc<MountedSnapshot>,
-    walk: &mut TreeWalk,
+    walk: &mut WindowWalk,
     ask: &mut dyn FnMut(Vec<FrameRef>) -> bool,
 ) {
     let chunks = below.trees().chunks();
@@ -58,7 +58,7 @@ impl FrameAsker<'_> {
         &mut self,
         below: &NodeFinder,
         tree: &Arc<MountedSnapshot>,
-        walk: &mut TreeWalk,
+        walk: &mut WindowWalk,
         (position, offset): (u64, u64),
     ) -> Option<()> {
         let found = below.node(tree, position).ok()?;
@@ -75,7 +75,7 @@ impl FrameAsker<'_> {
     }
 
     /// Asks for the frame of one item; false when the window is full or nobody takes frames.
-    fn item(&mut self, walk: &mut TreeWalk, start: u64, item: &Item) -> bool {
+    fn item(&mut self, walk: &mut WindowWalk, start: u64, item: &Item) -> bool {
         walk.pass(start, item.len());
         let Item::Chunk { id, len } = item else { return true };
         let Ok(Some(location)) = self.index.find(PackKind::Data, &id.key()) else { return true };
