@@ -32,7 +32,7 @@ pub(super) enum ReadAheadJob {
 /// What the jobs work with.
 pub(super) struct ReadAheadContext {
     pub below: Arc<NodeFinder>,
-    /// What is known of readers. Held for moments only: never while something is read, given or waited for.
+    /// What is known of readers.
     pub readers: ReaderState,
     /// How the kernel is given bytes, once that is known.
     pub kernel: OnceLock<Box<PageCacheStore>>,

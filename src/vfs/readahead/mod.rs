@@ -2,38 +2,43 @@
 //!
 //! ```text
 //!  a program reads
-//!        │                                   (nothing is asked for what is there)
-//!  the kernel's page cache ◄───────────────────────────────────────┐
-//!        │ a page is missing: a request                            │ store
-//!  View::read ──── ReadAhead::reading ──► ReaderState: the policies    │
-//!        │                                   │ jobs                │
-//!        │                              the pool: walk ─► frames   │
-//!        │                                   │      piece, small files, around
-//!        │ chunks                            │ decodes             │
-//!  the frame cache ◄─────────────────────────┴─────────────────────┘
-//!        │ a frame is missing: whoever comes first decodes it, once
+//!        │                                        (what is there is not asked for)
+//!  the kernel's page cache ◄──────────────────────────────────────────┐
+//!        │ a page is missing: a request                               │ store
+//!  View::read ──► ReadAhead::reading ──► policies                     │
+//!        │                                  │ jobs                    │
+//!        │                               pool: walk ─► frames         │
+//!        │ chunks                           │    pieces, small files, around
+//!        ▼                                  ▼                         │
+//!  the frame cache ◄──── decoded once, by whoever comes first ────────┘
+//!        │
 //!  packs in the storage
 //! ```
 //!
-//! **Policies** decide. They are plain values: no threads, no locks, no clock; a time is passed in. All of them are in
-//! [`ReaderState`], behind one lock that is held for moments.
+//! **Policies** decide. They are plain values: no threads, no locks, no clock; the time is passed in. [`ReaderState`]
+//! holds their state.
 //!
-//! | file | policy | state | what it wants |
+//! | file | policy | state of | asks for |
 //! |---|---|---|---|
-//! | `stream` | which reads are of one reader, and what lies ahead of it, within a file and from file to file | a reader: cursor, window, hits | walks |
-//! | `long_file` | a window of a long file, with one page left out, which tells how far the reader is | a reader's file | pieces |
+//! | `stream` | which reads are of one reader; a window of the tree ahead of it, within a file and from file to file | a reader | walks |
+//! | `long_file` | windows of a long file, with a page left out after each, which tells how far the reader is | a reader's file | pieces |
 //! | `small_files` | the small files that come next in a directory | a directory | small files |
-//! | `random` | what shares the frame with a random read, and files that are read everywhere | a file | around |
-//! | `budget` | decoded bytes that may lie ahead of all readers: a quarter of the frame cache, in equal shares | | |
+//! | `random` | what shares the frame with a random read; files that are read everywhere | a file | around |
+//! | `budget` | decoded bytes ahead of all readers: a quarter of the frame cache, in equal shares | | |
+//!
+//! - A **stream** is the reads of one reader. **Slack** is how far a read may be from where the last one ended and still
+//!   belong to it.
+//! - The **cursor** of a stream is where decoding ahead goes on. Its **window** is what lies between reader and cursor.
+//! - The **budget** bounds all windows together.
 //!
 //! What was given of a directory, or of a file at random, is remembered for the directory and the file, and not for a
-//! reader: it is in the page cache for all of them, and must not be given once for each. The budget is of decoded bytes.
-//! What is given leaves the frame cache at once, and has bounds of its own: two windows of 8 MiB of a long file, 4 MiB of
-//! a directory, one frame around a read.
+//! reader: it is in the page cache for everybody, and must not be given once for each reader.
 //!
-//! **Jobs** (`job`, `walk`, `give`) do what was decided, on the threads of one **pool** (`pool`). Nothing here can fail a
-//! read. What could not be read ahead is met again, with its error, by the reader who needs it. What is given was
-//! verified like what is asked for.
+//! The budget is of decoded bytes in the frame cache. Bytes that are given leave it at once for the page cache. They have
+//! bounds of their own: two windows of 8 MiB of a long file, 4 MiB of a directory, one frame around a read.
+//!
+//! **Jobs** (`job`, `walk`, `give`) do what was decided, on the threads of one **pool** (`pool`). None can fail a read:
+//! the reader who needs what could not be read ahead meets the error. What is given was verified like what is asked for.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -72,7 +77,9 @@ const PIECE: u64 = 512 << 10;
 /// What one job gives of a long file from high-latency storage: what is next to each other there is one request.
 const FAR_PIECE: u64 = 2 << 20;
 
-/// All that is known of readers, and what was given to the kernel for them.
+/// All that is known of readers, and what was given to the kernel for them. Each policy's state has a lock of its own, held
+/// for moments only: never while something is read, given or waited for. With one lock for all, readers and those who
+/// give small files waited for each other, and fewer files were given in time.
 #[derive(Debug)]
 struct ReaderState {
     streams: Mutex<ReaderStreams>,

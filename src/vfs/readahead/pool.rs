@@ -16,13 +16,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::vfs::readahead::job::{ReadAheadContext, ReadAheadJob};
 
 /// Jobs that wait at most, by lane.
 const WAITING: [usize; 3] = [1024, 16, 16];
+
+/// How often a thread lets others run and looks again before it sleeps: one job often follows another within
+/// microseconds, and waking up takes longer.
+const LOOKS: usize = 10;
 
 /// Jobs that share bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +120,7 @@ impl<J> LaneQueue<J> {
     /// Waits for a job that may run now; `None` when the queue was closed.
     fn take(&self) -> Option<(J, RunningJob<'_, J>)> {
         let mut lanes = self.lanes.lock();
+        let mut looks = 0;
         while !self.is_closed() {
             if let Some(at) = lanes.iter().position(LaneJobs::is_ready)
                 && let Some(job) = lanes[at].waiting.pop_front()
@@ -123,7 +128,13 @@ impl<J> LaneQueue<J> {
                 lanes[at].running += 1;
                 return Some((job, RunningJob { queue: self, lane: at }));
             }
-            self.ready.wait(&mut lanes);
+            if looks < LOOKS {
+                looks += 1;
+                MutexGuard::unlocked(&mut lanes, std::thread::yield_now);
+            } else {
+                self.ready.wait(&mut lanes);
+                looks = 0;
+            }
         }
         None
     }
