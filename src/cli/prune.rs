@@ -161,6 +161,7 @@ fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
             (run.bytes, run.errors) = (report.packs.bytes, report.stuck.count);
             let _ = yester::repo::runs::expire(repo, context::now());
             let _ = yester::repo::annotations::expire(repo);
+            let _ = yester::repo::groups::expire(repo, context::now());
         }
         Err(e) => runs::failed(&mut run, e),
     }

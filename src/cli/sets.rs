@@ -72,6 +72,7 @@ fn still(runner: &Arc<Runner>, display: &Arc<Logged>) -> FreezeHooks {
             if let Err(e) = thaws.run("thaw") {
                 display.event(&Event::Warning { subject: b"hook thaw", message: &e.to_string() });
             }
+            Ok(())
         }),
     }
 }

@@ -8,6 +8,7 @@ pub mod cursor;
 pub mod damage;
 pub mod envelope;
 pub mod filter;
+pub mod group;
 pub mod node;
 pub mod pack;
 pub mod page;

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::format::composition;
 use crate::format::cursor::{Cursor, Put};
+use crate::format::group::{group_part, put_group_part};
 use crate::format::node::{decode, decode_root, encode_root, encode_unchecked};
 use crate::model::node::MAX_NAME;
 use crate::model::{
@@ -52,6 +53,7 @@ const ORIGIN: u64 = 34;
 const ADDRESSES: u64 = 36;
 const NUMBER: u64 = 38;
 const FOLLOWS: u64 = 40;
+const GROUP: u64 = 42;
 
 /// Encodes everything but the id, which is the object's name. An error for what no reader would take.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Result<Vec<u8>> {
@@ -89,7 +91,7 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     if !snapshot.rules.is_empty() {
         out.field(RULES, |v| put_rules(&snapshot.rules, v));
     }
-    let Composition { set, parts, frozen, origin, addresses } = &snapshot.composition;
+    let Composition { set, parts, frozen, origin, addresses, group } = &snapshot.composition;
     if !parts.is_empty() {
         out.field(PARTS, |v| composition::put_parts(parts, v));
     }
@@ -110,6 +112,9 @@ pub fn encode_snapshot_unchecked(snapshot: &Snapshot) -> Vec<u8> {
     }
     if !snapshot.chain.follows.is_empty() {
         out.field(FOLLOWS, |v| put_ids(&snapshot.chain.follows, v));
+    }
+    if let Some(part) = group {
+        out.field(GROUP, |v| put_group_part(part, v));
     }
     out.push(0);
     out
@@ -258,6 +263,7 @@ pub fn decode_snapshot(bytes: &[u8], id: SnapshotId) -> Result<Snapshot> {
             ADDRESSES => out.composition.addresses = texts(&mut v)?,
             NUMBER => out.chain.number = v.varint()?,
             FOLLOWS => out.chain.follows = ids(&mut v)?,
+            GROUP => out.composition.group = Some(group_part(&mut v)?),
             _ => return Ok(false),
         }
         v.end().map(|()| true)

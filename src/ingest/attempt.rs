@@ -162,13 +162,14 @@ impl Attempt<'_> {
         let parent_tree = self.parent_tree(&base)?;
         base.reader = parent_tree.as_ref().map(|tree| tree.trees().chunks().clone());
         let mut frozen = Frozen::begin(self.options.still.as_ref().filter(|_| !self.options.dry_run))?;
-        let mut stood_still = 0;
+        let mut stood_still = Ok(0);
         let output = self.run_pipeline(&base, parent_tree, &mut || stood_still = frozen.thaw());
         // What was read of the parent may lie in the same frames as what was counted on without being read.
         if self.met_damage(&base)? && !self.task.is_stopped() {
             return Ok(End::Damaged);
         }
         let PipelineOutput { walked, mut assembled, stored, parent_tree } = output?;
+        let stood_still = stood_still?;
         self.tell_buckets(&walked);
         let root = self.root(&walked, &mut assembled)?;
         let given = std::mem::take(&mut assembled.given);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::chunk::codec::Compression;
 use crate::ingest::chunks::OnlyChunks;
 use crate::ingest::still::FreezeHooks;
-use crate::model::{SetText, Snapshot, SnapshotId, Timestamp};
+use crate::model::{GroupPart, SetText, Snapshot, SnapshotId, Timestamp};
 use crate::repo::pack::writer::PACK_TARGET;
 
 /// Which snapshot an ingest takes unchanged files from.
@@ -83,6 +83,8 @@ pub struct IngestOptions {
     pub still: Option<FreezeHooks>,
     /// The set that is ingested, for the snapshot to keep.
     pub set: Option<SetText>,
+    /// The group that the snapshot is a part of.
+    pub group: Option<GroupPart>,
     /// An ingest that walks the same tree in step with another one, and lets that one go ahead, may always wait so long for
     /// it at one time; longer if it would itself need longer. Zero: it does not wait.
     pub wait_for_others: Duration,
@@ -124,6 +126,7 @@ impl Default for IngestOptions {
             segment_chunks: SEGMENT_CHUNKS,
             still: None,
             set: None,
+            group: None,
             wait_for_others: WAIT_FOR_OTHERS,
             never: Vec::new(),
             state: None,

@@ -11,8 +11,9 @@ use crate::error::Result;
 pub struct FreezeHooks {
     /// Called before anything is read; when it fails, nothing is.
     pub freeze: Arc<dyn Fn() -> Result<()> + Send + Sync>,
-    /// Called when everything was read, or will not be; also when `freeze` failed.
-    pub thaw: Arc<dyn Fn() + Send + Sync>,
+    /// Called when everything was read, or will not be; also when `freeze` failed. An error says that what was read is not
+    /// to be kept.
+    pub thaw: Arc<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
 impl fmt::Debug for FreezeHooks {
@@ -37,20 +38,21 @@ impl<'a> Frozen<'a> {
     }
 
     /// Thaws it. Returns for how many milliseconds it was frozen: at least one; 0 if nothing was.
-    pub(crate) fn thaw(&mut self) -> u64 {
+    pub(crate) fn thaw(&mut self) -> Result<u64> {
         match self.still.take() {
             Some(still) => {
-                (still.thaw)();
-                u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+                (still.thaw)()?;
+                Ok(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1))
             }
-            None => 0,
+            None => Ok(0),
         }
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        self.thaw();
+        // Whoever drops it has failed already.
+        let _ = self.thaw();
     }
 }
 
@@ -68,15 +70,18 @@ mod tests {
             let freeze = move || if fails { Err(crate::Error::invalid("no")) } else { Ok(()) };
             let still = FreezeHooks {
                 freeze: Arc::new(freeze),
-                thaw: Arc::new(move || count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed)),
+                thaw: Arc::new(move || {
+                    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    Ok(())
+                }),
             };
             let frozen = Frozen::begin(Some(&still));
             assert_eq!(frozen.is_err(), fails);
             if let Ok(mut frozen) = frozen {
-                assert!(frozen.thaw() >= 1 && frozen.thaw() == 0);
+                assert!(frozen.thaw().unwrap() >= 1 && frozen.thaw().unwrap() == 0);
             }
             assert_eq!(thawed.load(Ordering::Relaxed), 1);
         }
-        assert_eq!(Frozen::begin(None).expect("nothing fails").thaw(), 0);
+        assert_eq!(Frozen::begin(None).expect("nothing fails").thaw().unwrap(), 0);
     }
 }

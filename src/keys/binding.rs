@@ -13,7 +13,8 @@ pub(crate) fn id(name: &Name) -> Option<&SnapshotId> {
         | Name::Condemned(id)
         | Name::Damaged(id)
         | Name::Run(id)
-        | Name::Annotation(id) => Some(id),
+        | Name::Annotation(id)
+        | Name::Group(id, _) => Some(id),
         _ => None,
     }
 }

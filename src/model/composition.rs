@@ -1,6 +1,6 @@
 //! What a snapshot is made of, where it is more than paths: its parts, and the set that they are of.
 
-use crate::model::{RepositoryId, SnapshotId, Timestamp};
+use crate::model::{GroupPart, RepositoryId, SnapshotId, Timestamp};
 
 /// The set, the parts, and how long things stood still for them; all empty for a snapshot of paths alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,6 +15,8 @@ pub struct Composition {
     pub origin: Option<Origin>,
     /// The addresses of the host that it was taken of, as text; first the one by which others reach it.
     pub addresses: Vec<Vec<u8>>,
+    /// The group that it is a part of.
+    pub group: Option<GroupPart>,
 }
 
 /// The snapshot that another one is a copy of, in the repository in which it was taken.

@@ -4,6 +4,7 @@
 pub mod annotation;
 pub mod bucket;
 pub mod composition;
+pub mod group;
 pub mod id;
 pub mod node;
 pub(crate) mod object;
@@ -13,6 +14,7 @@ pub mod snapshot;
 
 pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};
+pub use group::{GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep};
 pub(crate) use id::writer_at_end;
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};

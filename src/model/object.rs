@@ -32,6 +32,8 @@ pub enum ObjectType {
     Run = 13,
     /// What was said of a snapshot later.
     Annotation = 14,
+    /// A step of a group.
+    Group = 15,
 }
 
 impl ObjectType {

@@ -24,6 +24,7 @@ pub(crate) mod bits;
 pub mod cache;
 pub mod chain;
 pub mod damaged;
+pub mod groups;
 pub mod index;
 pub mod marks;
 pub mod pack;

@@ -37,9 +37,16 @@ pub fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<Swept> 
     if !dry_run {
         repo.storage().sync_everything()?;
     }
-    for class in
-        [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged, Class::Runs, Class::Annotations]
-    {
+    for class in [
+        Class::Sessions,
+        Class::Snapshots,
+        Class::Forgotten,
+        Class::Condemned,
+        Class::Damaged,
+        Class::Runs,
+        Class::Annotations,
+        Class::Groups,
+    ] {
         let mut names: Vec<Name> = repo.storage().list(class)?.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.retain(|name| binding::id(name).is_some());
@@ -91,7 +98,15 @@ fn damaged(repo: &Repository, dry_run: bool, now: Timestamp, found: (Name, Objec
             }
             out.renewed.push((name, e));
         }
-        (Name::Forgotten(_) | Name::Condemned(_) | Name::Damaged(_) | Name::Run(_) | Name::Annotation(_), _)
+        (
+            Name::Forgotten(_)
+            | Name::Condemned(_)
+            | Name::Damaged(_)
+            | Name::Run(_)
+            | Name::Annotation(_)
+            | Name::Group(..),
+            _,
+        )
             if dry_run || remove(repo, &name)? =>
         {
             out.removed.push((name, e))

@@ -72,6 +72,7 @@ fn what(name: &Name) -> &'static str {
         Name::Damaged(_) => "a record of damage",
         Name::Run(_) => "a run",
         Name::Annotation(_) => "an annotation",
+        Name::Group(..) => "a step of a group",
         _ => "an object",
     }
 }

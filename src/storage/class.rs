@@ -25,6 +25,8 @@ pub enum Class {
     Runs,
     /// `annotations/`
     Annotations,
+    /// `groups/`
+    Groups,
 }
 
 /// What is fixed for a class.
@@ -45,7 +47,7 @@ const MAX_SMALL: u64 = 64 << 20;
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 11] = [
+    pub const ALL: [Class; 12] = [
         Class::Config,
         Class::Keys,
         Class::Packs,
@@ -57,6 +59,7 @@ impl Class {
         Class::Damaged,
         Class::Runs,
         Class::Annotations,
+        Class::Groups,
     ];
 
     /// One line for each class. A class that is added here is optional: repositories that were made
@@ -76,6 +79,7 @@ impl Class {
             Class::Damaged => optional("damaged", MAX_SMALL),
             Class::Runs => optional("runs", MAX_SMALL),
             Class::Annotations => optional("annotations", MAX_SMALL),
+            Class::Groups => optional("groups", MAX_SMALL),
         }
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::model::{ObjectType, PackId, SegmentId, SlotId, SnapshotId, Timestamp};
+use crate::model::{GroupSlot, ObjectType, PackId, SegmentId, SlotId, SnapshotId, Timestamp};
 use crate::sys::process::ProcessIdentity;
 
 mod class;
@@ -57,6 +57,8 @@ pub enum Name {
     Run(SnapshotId),
     /// What was said of a snapshot later.
     Annotation(SnapshotId),
+    /// A step of a group.
+    Group(SnapshotId, GroupSlot),
 }
 
 impl Name {
@@ -74,6 +76,7 @@ impl Name {
             Name::Damaged(_) => Class::Damaged,
             Name::Run(_) => Class::Runs,
             Name::Annotation(_) => Class::Annotations,
+            Name::Group(..) => Class::Groups,
         }
     }
 
@@ -93,6 +96,7 @@ impl Name {
             Name::Damaged(_) => &[ObjectType::Damaged],
             Name::Run(_) => &[ObjectType::Run],
             Name::Annotation(_) => &[ObjectType::Annotation],
+            Name::Group(..) => &[ObjectType::Group],
         }
     }
 
@@ -105,6 +109,7 @@ impl Name {
             Name::Pack(id) => id.to_string(),
             Name::Segment(id) => id.to_string(),
             Name::Beat(id, number) => format!("{id}.{number}"),
+            Name::Group(id, slot) => format!("{id}.{slot}"),
             Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) => id.to_string(),
             Name::Condemned(id) | Name::Damaged(id) | Name::Run(id) | Name::Annotation(id) => id.to_string(),
         }
@@ -144,6 +149,10 @@ impl Name {
             Class::Damaged => SnapshotId::parse(leaf).ok().map(Name::Damaged),
             Class::Runs => SnapshotId::parse(leaf).ok().map(Name::Run),
             Class::Annotations => SnapshotId::parse(leaf).ok().map(Name::Annotation),
+            Class::Groups => {
+                let (id, slot) = leaf.split_once('.')?;
+                Some(Name::Group(SnapshotId::parse(id).ok()?, GroupSlot::parse(slot)?))
+            }
         }
     }
 }

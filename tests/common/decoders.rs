@@ -279,8 +279,12 @@ pub fn check_cuts(cutter: &Cutter, parameters: ChunkerParameters, data: &[u8]) -
     out
 }
 
-/// The body of a run, or of an annotation.
+/// The body of a run, of an annotation, or of a step of a group.
 pub fn run(bytes: &[u8]) {
+    if let Ok(step) = yester::format::group::decode_group(bytes) {
+        let again = yester::format::group::encode_group(&step).expect("what was read can be stored");
+        assert_eq!(yester::format::group::decode_group(&again).expect("what was encoded decodes"), step);
+    }
     if let Ok(annotation) = yester::format::annotation::decode_annotation(bytes) {
         let again = yester::format::annotation::encode_annotation(&annotation).expect("what was read can be stored");
         assert_eq!(yester::format::annotation::decode_annotation(&again).expect("what was encoded decodes"), annotation);

@@ -74,7 +74,8 @@ pub fn id_of(name: &Name) -> [u8; 32] {
         | Name::Condemned(id)
         | Name::Damaged(id)
         | Name::Run(id)
-        | Name::Annotation(id) => id.0,
+        | Name::Annotation(id)
+        | Name::Group(id, _) => id.0,
         Name::Removed(slot) => [slot.0, [0; 16]].concat().try_into().expect("32 bytes"),
         other => panic!("{other} has no such id"),
     }

@@ -131,6 +131,7 @@ fn kind(name: &Name, variant: u8) -> ObjectType {
         Name::Damaged(_) => ObjectType::Damaged,
         Name::Run(_) => ObjectType::Run,
         Name::Annotation(_) => ObjectType::Annotation,
+        Name::Group(..) => ObjectType::Group,
     }
 }
 

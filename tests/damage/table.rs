@@ -99,6 +99,7 @@ fn chosen(repo: &Path, object: &str) -> Vec<PathBuf> {
         }
         "the mark of a forgotten snapshot" => forgotten,
         "an annotation" => files(repo, "annotations"),
+        "a step of a group" => files(repo, "groups"),
         "a run" => files(repo, "runs"),
         other => panic!("no such object: {other}"),
     }
@@ -121,6 +122,7 @@ fn made_up(repo: &Path, object: &str) -> PathBuf {
         "a list of packs marked for deletion" => repo.join(format!("condemned/{ID}")),
         "a record of damage" => repo.join(format!("damaged/{ID}")),
         "an annotation" => repo.join(format!("annotations/{ID}")),
+        "a step of a group" => repo.join(format!("groups/{ID}.0001.done")),
         "a run" => repo.join(format!("runs/{ID}")),
         "the mark of a snapshot" => repo.join("forgotten").join(files(repo, "snapshots")[0].file_name().unwrap()),
         other => panic!("no such object: {other}"),
@@ -142,6 +144,7 @@ fn claimed(repo: &Path, object: &str) -> Vec<u8> {
         "a record of damage" => ("snapshots", 10),
         "a run" => ("snapshots", 13),
         "an annotation" => ("snapshots", 14),
+        "a step of a group" => ("snapshots", 15),
         other => panic!("no such object: {other}"),
     };
     let mut out = fs::read(&files(repo, class)[0]).unwrap();

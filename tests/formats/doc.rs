@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use yester::format::config;
 use yester::format::cursor::Cursor;
 use yester::format::envelope::{self, ObjectType};
-use yester::format::{node, pack, segment, snapshot};
+use yester::format::{group, node, pack, segment, snapshot};
 use yester::model::{Content, Kind, LeftOut, LinkGroup, Metadata, Node, Xattrs};
 use yester::storage::Class;
 
@@ -95,7 +95,7 @@ fn every_golden_object_has_the_envelope() {
     }
     let documented: BTreeSet<u8> = types.iter().map(|row| row[0].parse().unwrap()).collect();
     assert_eq!(seen, documented, "a golden object of every type");
-    assert_eq!(documented.last(), Some(&(ObjectType::Annotation as u8)));
+    assert_eq!(documented.last(), Some(&(ObjectType::Group as u8)));
 }
 
 #[test]
@@ -137,9 +137,16 @@ fn segments_and_sealed_objects_are_laid_out_as_documented() {
         assert_eq!(field(tail, "segment tail", "root"), at.to_le_bytes());
         assert_eq!(field(tail, "segment tail", "length"), (len as u32).to_le_bytes());
     }
-    for class in
-        [Class::Sessions, Class::Snapshots, Class::Forgotten, Class::Condemned, Class::Damaged, Class::Runs, Class::Annotations]
-    {
+    for class in [
+        Class::Sessions,
+        Class::Snapshots,
+        Class::Forgotten,
+        Class::Condemned,
+        Class::Damaged,
+        Class::Runs,
+        Class::Annotations,
+        Class::Groups,
+    ] {
         for (name, object) in golden::objects(&repo, class) {
             let salt = field(&object, "sealed", "salt").try_into().unwrap();
             let aad = [field(&object, "sealed", "header"), &golden::id_of(&name)].concat();
@@ -241,6 +248,14 @@ fn bodies_have_the_documented_fields() {
     assert_eq!(plain(Class::Condemned, ObjectType::Condemned).len() % 32, 0);
     check("damage", &plain(Class::Damaged, ObjectType::Damaged));
     check("run", &plain(Class::Runs, ObjectType::Run));
+    let mut steps = BTreeSet::new();
+    for (name, object) in golden::objects(&repo, Class::Groups) {
+        steps.extend(tags(&mut Cursor::new(&golden::plain_body(&repo, ObjectType::Group, &name, &object), "a step")));
+        if let Some(round) = group::decode_group(&golden::plain_body(&repo, ObjectType::Group, &name, &object)).unwrap().round {
+            assert_eq!(tags(&mut Cursor::new(&group::round_bytes(&round), "a round")), documented_tags("round"));
+        }
+    }
+    assert_eq!(steps, documented_tags("step of a group"));
     check("annotation", &plain(Class::Annotations, ObjectType::Annotation));
     let mut all = BTreeSet::new();
     for (name, object) in golden::objects(&repo, Class::Snapshots) {

@@ -20,11 +20,11 @@ use yester::format::node;
 use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
 use yester::format::snapshot::{self, Mark, Session};
-use yester::format::{annotation, filter, run, segment};
+use yester::format::{annotation, filter, group, run, segment};
 use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
-    Annotation, ChunkId, Content, Item, Kind, Node, PackId, Pin, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId,
+    Annotation, ChunkId, Content, GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId,
     Timestamp, Xattrs,
 };
 use yester::repo::index::Index;
@@ -77,8 +77,9 @@ fn ingest_golden(repo: &Arc<Repository>, source: &Path) {
         user: b"somebody".to_vec(),
         tags: vec![b"two".to_vec(), b"one".to_vec()],
         exclude: Exclude { patterns: vec!["*.left-out".into()], ..Exclude::default() },
+        group: Some(GroupPart { group: GROUP, member: b"new1".to_vec() }),
         set: Some(SetText { name: b"golden".to_vec(), text: b"paths = [\"/golden\"]\n".to_vec() }),
-        still: Some(FreezeHooks { freeze: Arc::new(|| Ok(())), thaw: Arc::new(|| ()) }),
+        still: Some(FreezeHooks { freeze: Arc::new(|| Ok(())), thaw: Arc::new(|| Ok(())) }),
         ..IngestOptions::default()
     };
     let report = ingest(repo, &sources, &options, &Task::default()).unwrap();
@@ -101,9 +102,40 @@ fn write_marks(repo: &Repository) {
     put(ObjectType::Beat, Name::Beat(SnapshotId([0x5e; 32]), 3), &snapshot::encode_beat(3, TIME));
     put(ObjectType::Removed, Name::Removed(SlotId([0x0d; 16])), &[]);
     put(ObjectType::Run, Name::Run(SnapshotId([0x4a; 32])), &run::encode_run(&a_run()).unwrap());
+    for record in golden_groups() {
+        put(ObjectType::Group, Name::Group(GROUP, record.slot), &group::encode_group(&record).unwrap());
+    }
     let annotation = annotation::encode_annotation(&an_annotation(last)).unwrap();
     put(ObjectType::Annotation, Name::Annotation(SnapshotId([0xa7; 32])), &annotation);
     put(ObjectType::Damaged, Name::Damaged(SnapshotId([0xda; 32])), &damage::encode_damage(&damage()));
+}
+
+/// The group of the golden repository.
+const GROUP: SnapshotId = SnapshotId([0x96; 32]);
+
+/// Its objects: together they have every field.
+fn golden_groups() -> Vec<GroupRecord> {
+    let said = |slot| GroupRecord { slot, time: TIME, host: b"host".to_vec(), user: b"user".to_vec(), ..GroupRecord::default() };
+    let round = GroupRound {
+        kind: GroupRound::RESTORE,
+        set: b"store".to_vec(),
+        members: vec![b"new1".to_vec(), b"new2".to_vec()],
+        barrier: true,
+        allow_missing: true,
+        limit: 3_600_000,
+        still_limit: 60_000,
+        of: Some(SnapshotId([0x97; 32])),
+        parts: vec![b"db1".to_vec(), b"db2".to_vec()],
+    };
+    let member = |step| GroupSlot::of_member(1, step);
+    vec![
+        GroupRecord { round: Some(round), ..said(GroupSlot::of_round(GroupStep::Round)) },
+        GroupRecord { goes_on: true, members: vec![0, 1], ..said(GroupSlot::of_round(GroupStep::Begin)) },
+        GroupRecord { nonce: Some(SnapshotId([0x98; 32])), ..said(member(GroupStep::Joined)) },
+        GroupRecord { still: 1234, ..said(member(GroupStep::Thawed)) },
+        GroupRecord { snapshot: Some(SnapshotId([0x99; 32])), errors: 3, ..said(member(GroupStep::Done)) },
+        GroupRecord { message: b"a reason".to_vec(), ..said(GroupSlot::of_member(0, GroupStep::Failed)) },
+    ]
 }
 
 /// Of a snapshot that is forgotten: the others are listed with the tags that they were made with.
@@ -530,6 +562,15 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         assert_eq!(found, an_annotation(found.snapshot));
         assert_eq!(annotation::encode_annotation(&found).unwrap(), plain, "{name}");
     }
+    let mut steps = golden_groups();
+    for (name, object) in golden::objects(&repo, Class::Groups) {
+        let plain = golden::plain_body(&repo, ObjectType::Group, &name, &object);
+        let found = group::decode_group(&plain).unwrap();
+        assert_eq!(Name::Group(GROUP, found.slot), name);
+        assert_eq!(group::encode_group(&found).unwrap(), plain, "{name}");
+        steps.retain(|step| *step != found);
+    }
+    assert_eq!(steps, []);
     let marked = yester::repo::index::condemned::read_all(&repo).unwrap();
     assert_eq!(marked.packs(), HashSet::from([PackId([0x11; 32]), PackId([0x22; 32])]));
 }

@@ -159,6 +159,7 @@ pub fn kind(name: &Name) -> ObjectType {
         Name::Damaged(_) => ObjectType::Damaged,
         Name::Run(_) => ObjectType::Run,
         Name::Annotation(_) => ObjectType::Annotation,
+        Name::Group(..) => ObjectType::Group,
     }
 }
 

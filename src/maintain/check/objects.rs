@@ -14,7 +14,7 @@ use crate::keys::slots::{self, Slot};
 use crate::model::{Snapshot, SnapshotId};
 use crate::repo::index::condemned;
 use crate::repo::small::{self, Small};
-use crate::repo::{Repository, beat, chain, damaged, marks, parallel, session, snapshots};
+use crate::repo::{Repository, beat, chain, damaged, groups, marks, parallel, session, snapshots};
 use crate::storage::{Class, Name};
 
 use super::CheckReport;
@@ -38,6 +38,7 @@ pub(super) fn check(repo: &Repository, findings: &mut Findings<'_>, report: &mut
     records(repo, findings)?;
     annotations(repo, findings)?;
     runs(repo, findings)?;
+    steps_of_groups(repo, findings)?;
     let snapshots = live_snapshots(repo, findings, &listed, &forgotten)?;
     report.gone = gone(repo, findings, &snapshots)?;
     Ok(snapshots)
@@ -181,6 +182,20 @@ fn annotations(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
     for (id, found) in ids.iter().zip(parallel::many(repo, &ids, read)) {
         let next = "what it said of a snapshot does not hold, and no policy forgets; yester repair objects removes it";
         wrong(findings, &Name::Annotation(*id), &found?, next, REMOVES);
+    }
+    Ok(())
+}
+
+/// Reads the steps of groups.
+fn steps_of_groups(repo: &Repository, findings: &mut Findings<'_>) -> Result<()> {
+    let names: Vec<Name> = repo.storage().list(Class::Groups)?.into_iter().map(|(name, _)| name).collect();
+    let read = |name: &Name| match name {
+        Name::Group(_, slot) => small::read(repo, name, |_, plain| groups::decode_at(*slot, plain)),
+        _ => Ok(Small::Gone),
+    };
+    for (name, found) in names.iter().zip(parallel::many(repo, &names, read)) {
+        let next = "the group stands as if it had not been said; yester prune removes it";
+        wrong(findings, name, &found?, next, REMOVES);
     }
     Ok(())
 }
