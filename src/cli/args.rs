@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use yester::{Error, Result};
 
 use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, history, ingest, init, key,
+    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, key,
     ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots, stats,
     umount, unlock,
 };
@@ -103,6 +104,7 @@ pub enum Command {
     Overdue(overdue::OverdueArgs),
     Agent(agent::AgentArgs),
     Runs(runs::RunsArgs),
+    Group(Box<group::GroupArgs>),
     Config(config::ConfigArgs),
     Repair(repair::RepairArgs),
     Forget(Box<forget::ForgetArgs>),
@@ -116,6 +118,18 @@ pub enum Command {
     Unlock(unlock::UnlockArgs),
     /// Print the version
     Version,
+}
+
+/// Arguments of a command, from words as they would be typed.
+pub fn parsed<T: Args>(command: &'static str, words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<T> {
+    let parser = T::augment_args(clap::Command::new(command).no_binary_name(true));
+    let matches = parser.try_get_matches_from(words).and_then(|matches| T::from_arg_matches(&matches));
+    matches.map_err(|e| {
+        let text = e.render().to_string();
+        let said: Vec<&str> = text.split("Usage:").next().unwrap_or(&text).split_whitespace().collect();
+        let said = said.join(" ");
+        Error::invalid(format!("{} (see: yester {command} --help)", said.strip_prefix("error: ").unwrap_or(&said)))
+    })
 }
 
 #[cfg(test)]

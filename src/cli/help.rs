@@ -195,6 +195,49 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ("runs show", &[("yester runs show latest", "the newest"), ("yester runs show 1a2b3c4d", "one")]),
     ("runs log", &[("yester runs log latest", "what the newest said"), ("yester runs log 1a2b3c4d", "one")]),
     (
+        "group",
+        &[
+            ("yester group create --set store --members db1,db2,db3 --wait", "open a group, and wait until all is there"),
+            ("yester ingest --set store --group latest", "on each of these hosts: take its part"),
+            ("yester group status latest", "how it stands, by member"),
+        ],
+    ),
+    (
+        "group create",
+        &[
+            ("yester group create --set store --members db1,db2,db3", "print its id; each host takes part with it"),
+            ("yester group create --set store --members db1,db2 --allow-missing --wait", "without those who do not come"),
+        ],
+    ),
+    (
+        "group join",
+        &[
+            ("yester group join latest", "the part of this host"),
+            ("yester group join 19a7e40e --member db1", "a host that has another name"),
+        ],
+    ),
+    ("group status", &[("yester group status latest", "the newest"), ("yester group status 19a7e40e --json", "for programs")]),
+    (
+        "group wait",
+        &[("yester group wait 19a7e40e", "until it is over"), ("yester group wait latest --timeout 10m", "no longer than that")],
+    ),
+    ("group list", &[("yester group list", "all"), ("yester group list --set store", "those of a set")]),
+    (
+        "group restore",
+        &[
+            ("yester group restore 19a7e40e -- --dry-run", "what the restore of this host's part would do"),
+            ("yester group restore 19a7e40e --to db1=new1 --to db2=new2", "open a restore: all exchange, or none"),
+            ("yester group restore 5b1f0c77", "on each of these hosts: its part of that"),
+        ],
+    ),
+    (
+        "group export",
+        &[
+            ("yester group export 19a7e40e -t /mnt/archive", "group-19a7e40e-db1.tar and so on"),
+            ("yester group export latest --member db1 --format tar.zst", "of one member, compressed"),
+        ],
+    ),
+    (
         "config",
         &[
             ("yester config check", "is there anything wrong with the configuration file?"),

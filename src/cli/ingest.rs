@@ -39,6 +39,12 @@ pub struct IngestArgs {
     /// Ingest this set of the configuration file
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
+    /// Take part with the set in this group (see: yester group)
+    #[arg(long, value_name = "GROUP", requires = "set", conflicts_with_all = ["dry_run", "skip_if_unchanged"])]
+    pub group: Option<String>,
+    /// The member of the group that this is [default: the host of the set]
+    #[arg(long, value_name = "NAME", requires = "group")]
+    pub member: Option<String>,
     /// Store the objects of a bucket as files below AT (may be repeated)
     #[arg(long, value_name = "AT=URL")]
     pub bucket: Vec<String>,
@@ -159,7 +165,8 @@ pub fn take(
     opened: &OnceLock<Arc<Repository>>,
 ) -> Result<IngestReport> {
     yester::ingest::check(inputs, &options)?;
-    let repo = if args.dry_run { context.open_to_write()? } else { init::open_or_make(context)? };
+    let open = || if args.dry_run { context.open_to_write() } else { init::open_or_make(context) };
+    let repo = opened.get().cloned().map_or_else(open, Ok)?;
     let _ = opened.set(repo.clone());
     if !repo.only_writes() {
         options.gone = gone::warn(context, &repo)?;

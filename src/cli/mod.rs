@@ -33,6 +33,7 @@ mod find;
 mod forget;
 mod from_repo;
 mod gone;
+mod group;
 mod guard;
 mod help;
 mod helper;
@@ -92,6 +93,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let mut arguments = helper::translate(arguments.into_iter().collect());
     if let Some(parent) = guard::of(&arguments) {
         guard::run(parent);
+        return exit::DONE;
+    }
+    if group::thaw_guard::is_meant(&arguments) {
+        group::thaw_guard::run();
         return exit::DONE;
     }
     let in_background = background::take_mark(&mut arguments);
@@ -156,6 +161,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Overdue(args) => overdue::run(context, &args),
         Command::Agent(args) => agent::run(context, &args),
         Command::Runs(args) => runs::run(context, &args),
+        Command::Group(args) => group::run(context, &args),
         Command::Config(args) => config::run(context, &args),
         Command::Key(args) => key::run(context, &args),
         Command::Completions(args) => completions::run(&args),

@@ -148,7 +148,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
         return staged::later(context, args);
     }
     if let Some(name) = &args.set {
-        return restore_set::run(context, args, name);
+        return restore_set::run(context, args, name, None);
     }
     let run = runs::begin(Run::RESTORE);
     guards::ask(&args.refuse_while, &args.even_while_alive)?;

@@ -8,16 +8,17 @@ use serde::Serialize;
 use yester::jobs::back::Back;
 use yester::jobs::config::check::{self, Programs};
 use yester::jobs::config::keys::{BucketKeys, Set, StreamKeys, When};
+use yester::jobs::groups::GroupMember;
 use yester::jobs::guards::{self, ServiceGuard};
 use yester::jobs::hooks::HookRun;
 use yester::jobs::rewrites as jobs_rewrites;
 use yester::jobs::runs::{self, Logged};
-use yester::model::{Kind, Part, Run, Snapshot, escape};
+use yester::model::{GroupStep, Kind, Part, Run, Snapshot, escape};
 use yester::repo::Repository;
 use yester::repo::snapshots;
 use yester::repo::tree::TreeReader;
 use yester::restore::staged::{Staged, all};
-use yester::restore::{RestoreOptions, RestoreReport, RestoreRequest, restore};
+use yester::restore::{BeforeExchange, RestoreOptions, RestoreReport, RestoreRequest, restore};
 use yester::sys::{network, process};
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
@@ -40,12 +41,16 @@ pub struct SetRestore<'a> {
     set: Set,
     options: RestoreOptions,
     pub reader: Arc<TreeReader>,
+    /// All of them exchange, or none.
+    together: Option<Arc<GroupMember>>,
     /// It goes back to where it was: streams go into their commands, and steps are run.
     in_place: bool,
 }
 
 /// Restores a set.
-pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome> {
+///
+/// As a part of a restore in which all hosts exchange or none, it is `together` with others.
+pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&Arc<GroupMember>>) -> Result<Outcome> {
     let began = Instant::now();
     let repo = context.open()?;
     gone::warn(context, &repo)?;
@@ -63,7 +68,7 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str) -> Result<Outcome>
     let mut options = args.options(context)?;
     let of_set = Some(&set.restore).filter(|_| in_place);
     args.rewrites.apply(of_set, &snapshot, args.part.is_empty(), &mut options)?;
-    let way = SetRestore { context, args, snapshot, set, options, reader: Arc::new(context::trees(&repo)?), in_place };
+    let way = SetRestore { context, args, snapshot, set, options, reader: Arc::new(context::trees(&repo)?), together: together.cloned(), in_place };
     way.is_possible()?;
     if way.in_place || !args.refuse_while.is_empty() {
         guards::ask(&refuse, &args.even_while_alive)?;
@@ -203,13 +208,16 @@ impl SetRestore<'_> {
         let stop = signals::stop_flag()?;
         let task = Task::new(&**logged).stopped_by(&stop);
         let (report, mut staged) = self.files(display, &task)?;
+        if let Some(member) = self.together.as_ref().filter(|_| staged.is_none()) {
+            is_ready(member)?;
+        }
         let back = Back { task: &task, variables: self.variables() };
         let mut failure = report.as_ref().and_then(|report| match single::outcome(report) {
             Outcome::Partial(text) => Some(format!("{text}: no command was run")),
             Outcome::Done => None,
         });
         if failure.is_none() {
-            let done = self.beyond(&back, (display, logged), steps);
+            let done = self.beyond(&back, (display, logged), steps).and_then(|failure| self.with_others(failure));
             if !matches!(done, Ok(None))
                 && let Some(staged) = staged.take()
             {
@@ -227,6 +235,17 @@ impl SetRestore<'_> {
             staged.keep()?;
         }
         Ok((report, failure))
+    }
+
+    /// Says that all was exchanged, and waits until all others have said so; an error if one of them did not.
+    fn with_others(&self, failure: Option<String>) -> Result<Option<String>> {
+        let Some(member) = self.together.as_ref().filter(|_| failure.is_none()) else { return Ok(failure) };
+        member.say(GroupStep::Cut)?;
+        let verdict = member.decision(GroupStep::Verdict)?;
+        match verdict.goes_on {
+            true => Ok(None),
+            false => Err(Error::new(ErrorKind::Io, format!("the restore of the group was given up: {}", escape(&verdict.message)))),
+        }
     }
 
     /// What is exchanged with files, or not at all: buckets and streams. Answers which one failed, and why.
@@ -283,6 +302,9 @@ impl SetRestore<'_> {
     fn files(&self, display: &Arc<Display>, task: &Task<'_>) -> Result<(Option<RestoreReport>, Option<Staged>)> {
         let mut options = self.options.clone();
         options.confirm = single::confirm(display);
+        if let Some(member) = self.together.clone() {
+            options.before_exchange = Some(BeforeExchange::new(move || is_ready(&member)));
+        }
         let (files, others) = self.places();
         let with_paths = self.wants(PATHS) && !self.set.paths.is_empty();
         if !with_paths && files.is_empty() {
@@ -357,6 +379,12 @@ struct Announced<'a> {
     name: &'a str,
     command: &'a [String],
     dry_run: bool,
+}
+
+/// Says that all is staged and verified, and waits until all others have said so.
+fn is_ready(member: &GroupMember) -> Result<()> {
+    member.say(GroupStep::Frozen)?;
+    member.wait_for(GroupStep::Barrier)
 }
 
 /// Takes back what was exchanged, since a command failed that belongs to it.

@@ -1,10 +1,11 @@
 //! `ingest --set`: a set, with its hooks around it.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use yester::Result;
-use yester::ingest::{FreezeHooks, IngestReport};
+use yester::ingest::{FreezeHooks, IngestOptions, IngestReport};
 use yester::jobs::config::keys::Set;
 use yester::jobs::hooks::Runner;
 use yester::jobs::runs::{self, Logged};
@@ -15,6 +16,7 @@ use yester::task::Task;
 
 use super::context::Context;
 use super::exit::Outcome;
+use super::group::ingest::GroupIngest;
 use super::ingest::{self, IngestArgs};
 use super::output::note;
 use super::progress::Display;
@@ -40,10 +42,12 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
         options.still = Some(still(&runner, &logged));
     }
     let opened = OnceLock::new();
+    let group = group(context, args, (name, set), (&runner, &logged, &stop), (&mut options, &opened))?;
     let result = runner.run("before").and_then(|()| {
         inputs::require_one(&given)?;
         ingest::take(context, args, &given, options, &Task::new(&*logged).stopped_by(&stop), &opened)
     });
+    let result = group.iter().fold(result, |result, group| group.ended(result));
     let failed = afterwards(&runner, &result, &logged);
     display.finish();
     if !args.dry_run {
@@ -61,6 +65,20 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
         (Outcome::Partial(text), Some(failed)) => Outcome::Partial(format!("{text}; {failed}")),
         (outcome, None) => outcome,
     })
+}
+
+/// The group that this is a part of, in the repository, which is opened for that.
+fn group(
+    context: &Context,
+    args: &IngestArgs,
+    set: (&str, &Set),
+    with: (&Arc<Runner>, &Arc<Logged>, &Arc<AtomicBool>),
+    (options, opened): (&mut IngestOptions, &OnceLock<Arc<Repository>>),
+) -> Result<Option<GroupIngest>> {
+    let Some(group) = &args.group else { return Ok(None) };
+    let repo = context.open()?;
+    let _ = opened.set(repo.clone());
+    GroupIngest::begin(&repo, (group, args.member.as_deref()), set, with, options).map(Some)
 }
 
 /// What makes the source of a set stand still.

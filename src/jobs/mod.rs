@@ -7,6 +7,7 @@ pub mod buckets;
 pub mod config;
 pub mod credential;
 pub mod foreign;
+pub mod groups;
 pub mod guards;
 pub mod hooks;
 pub mod location;

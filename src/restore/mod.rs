@@ -78,6 +78,29 @@ pub struct RestoreRequest {
     pub target: PathBuf,
 }
 
+type ExchangeQuestion = dyn Fn() -> Result<()> + Send + Sync;
+
+/// Asks whether what is staged may be exchanged, and waits for the answer: others may have to be ready as well.
+#[derive(Clone)]
+pub struct BeforeExchange(Arc<ExchangeQuestion>);
+
+impl BeforeExchange {
+    /// Asks `question`; its error leaves everything as it was.
+    pub fn new(question: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
+        BeforeExchange(Arc::new(question))
+    }
+
+    pub(crate) fn ask(&self) -> Result<()> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for BeforeExchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BeforeExchange")
+    }
+}
+
 /// How to restore.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
@@ -92,6 +115,8 @@ pub struct RestoreOptions {
     pub unsafe_delete: Option<u64>,
     /// Asks whether more entries may be deleted than are restored; without it that is an error.
     pub confirm: Option<Confirm>,
+    /// Asked by a staged restore when all is staged and verified, before anything is exchanged.
+    pub before_exchange: Option<BeforeExchange>,
     /// Restore only what matches one of these globs, with everything below it; empty: everything. A pattern without
     /// slash is for names, one with a slash for absolute paths inside the snapshot.
     pub include: Vec<String>,
@@ -135,6 +160,7 @@ impl Default for RestoreOptions {
             delete_also: DeleteAlso::default(),
             unsafe_delete: None,
             confirm: None,
+            before_exchange: None,
             include: Vec::new(),
             exclude: Vec::new(),
             rewriter: None,

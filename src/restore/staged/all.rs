@@ -8,7 +8,7 @@ use crate::model::{Node, Snapshot};
 use crate::observe::Event;
 use crate::repo::tree::TreeReader;
 use crate::restore::staged::{Staged, StagedPhase, StagedTarget, path_bytes};
-use crate::restore::{self, RestoreOptions, RestoreReport, RestoreRequest, resolve, shown, target};
+use crate::restore::{self, BeforeExchange, RestoreOptions, RestoreReport, RestoreRequest, resolve, shown, target};
 use crate::task::Task;
 
 /// One place, and what goes there.
@@ -52,7 +52,9 @@ pub fn restore(
     }
     let targets: Vec<StagedTarget> = all.iter().map(|one| one.target.clone()).collect();
     let mut staged = Staged::begin(&targets, snapshot.id, set, &snapshot.owners, &options.forbidden)?;
-    match stage(reader, &all, &staged, options, task) {
+    let staging = stage(reader, &all, &staged, options, task);
+    let ready = staging.and_then(|report| options.before_exchange.as_ref().map_or(Ok(()), BeforeExchange::ask).map(|()| report));
+    match ready {
         Ok(report) => staged.exchange().map(|()| (report, Some(staged))),
         Err(e) => {
             // What cannot be removed now is removed by the next call.

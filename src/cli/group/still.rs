@@ -1,0 +1,148 @@
+//! How a member of a group stands still: it freezes when all have come, takes its part when all stand still, and goes on
+//! within its own limit, whatever becomes of the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use yester::ingest::FreezeHooks;
+use yester::jobs::config::keys::Hook;
+use yester::jobs::groups::GroupMember;
+use yester::jobs::hooks::Runner;
+use yester::jobs::runs::Logged;
+use yester::model::GroupStep;
+use yester::observe::{Event, Observer};
+use yester::{Error, ErrorKind, Result};
+
+use super::thaw_guard::ThawGuard;
+use crate::cli::units;
+
+/// How far it is.
+enum Still {
+    /// Nothing stood still yet.
+    Before,
+    /// It stands still since then.
+    Frozen(Instant, Option<ThawGuard>),
+    /// It goes on again; it stood still for so long.
+    Thawed(Duration),
+}
+
+/// A member that stands still with others.
+pub struct GroupStillness {
+    member: Arc<GroupMember>,
+    runner: Arc<Runner>,
+    logged: Arc<Logged>,
+    stop: Arc<AtomicBool>,
+    thaw: Option<Hook>,
+    limit: Duration,
+    still: Mutex<Still>,
+    changed: Condvar,
+    late: AtomicBool,
+}
+
+impl GroupStillness {
+    /// Of this member; `thaw` is the hook that lets it go on.
+    pub fn new(
+        member: &Arc<GroupMember>,
+        (runner, logged): (&Arc<Runner>, &Arc<Logged>),
+        stop: &Arc<AtomicBool>,
+        thaw: Option<Hook>,
+    ) -> Arc<Self> {
+        Arc::new(GroupStillness {
+            member: member.clone(),
+            runner: runner.clone(),
+            logged: logged.clone(),
+            stop: stop.clone(),
+            thaw,
+            limit: Duration::from_millis(member.round().still_limit),
+            still: Mutex::new(Still::Before),
+            changed: Condvar::new(),
+            late: AtomicBool::new(false),
+        })
+    }
+
+    /// As an ingest wants it.
+    pub fn hooks(self: &Arc<Self>) -> FreezeHooks {
+        let (freezes, thaws) = (self.clone(), self.clone());
+        FreezeHooks { freeze: Arc::new(move || freezes.freeze()), thaw: Arc::new(move || thaws.thaw()) }
+    }
+
+    /// The error in the place of an interruption that was only its own limit.
+    pub fn explain(&self, e: Error) -> Error {
+        if self.late.load(Ordering::Relaxed) && e.kind() == ErrorKind::Interrupted { self.too_late() } else { e }
+    }
+
+    fn too_late(&self) -> Error {
+        let limit = units::duration(self.limit);
+        let text = format!(
+            "it stood still for longer than its limit of {limit}, and was thawed: what was read is not kept (yester group create \
+             --still-limit)"
+        );
+        Error::new(ErrorKind::Io, text)
+    }
+
+    fn freeze(self: &Arc<Self>) -> Result<()> {
+        if !matches!(*self.still.lock(), Still::Before) {
+            let text = "the ingest had to begin again after the members of the group stood still: open another round";
+            return Err(Error::new(ErrorKind::Io, text));
+        }
+        self.member.join()?;
+        self.member.wait_for(GroupStep::Begin)?;
+        let start = |hook: &Hook| ThawGuard::start(hook, &self.runner.variables(), self.limit);
+        let guard = self.thaw.as_ref().map(start).transpose();
+        let guard = guard.map_err(|e| Error::io("no process can be started that thaws if this one is killed", e))?;
+        *self.still.lock() = Still::Frozen(Instant::now(), guard);
+        let watches = self.clone();
+        std::thread::spawn(move || watches.watch());
+        self.runner.run("freeze")?;
+        if let Still::Frozen(_, Some(guard)) = &mut *self.still.lock() {
+            guard.frozen();
+        }
+        self.member.say(GroupStep::Frozen)?;
+        self.member.wait_for(GroupStep::Barrier)?;
+        if self.late.load(Ordering::Relaxed) {
+            return Err(self.too_late());
+        }
+        self.member.say(GroupStep::Cut)
+    }
+
+    /// Thaws at the limit, and ends the ingest then.
+    fn watch(&self) {
+        let mut still = self.still.lock();
+        while let Still::Frozen(since, _) = *still {
+            let left = self.limit.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                self.late.store(true, Ordering::Relaxed);
+                self.let_go(&mut still);
+                self.stop.store(true, Ordering::Relaxed);
+                return;
+            }
+            self.changed.wait_for(&mut still, left);
+        }
+    }
+
+    fn let_go(&self, still: &mut Still) {
+        let Still::Frozen(since, guard) = std::mem::replace(still, Still::Before) else { return };
+        if let Err(e) = self.runner.run("thaw") {
+            self.logged.event(&Event::Warning { subject: b"hook thaw", message: &e.to_string() });
+        }
+        if let Some(guard) = guard {
+            guard.thawed();
+        }
+        *still = Still::Thawed(since.elapsed());
+    }
+
+    fn thaw(&self) -> Result<()> {
+        let mut still = self.still.lock();
+        if matches!(*still, Still::Frozen(..)) {
+            self.let_go(&mut still);
+            self.changed.notify_all();
+        }
+        let Still::Thawed(stood) = *still else { return Ok(()) };
+        drop(still);
+        // The others see it by what comes next as well.
+        let _ = self.member.thawed(stood);
+        if stood > self.limit || self.late.load(Ordering::Relaxed) { Err(self.too_late()) } else { Ok(()) }
+    }
+}

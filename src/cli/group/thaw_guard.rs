@@ -1,0 +1,127 @@
+//! What lets a set go on whose ingest was killed or stopped while it stood still in a group.
+//!
+//! A process that is killed cannot run a hook any more. So while a member of a group stands still, a second process waits
+//! beside it: for the word that it has thawed, for its end, or for its limit. In the last two cases it runs the hook that
+//! thaws. It is in a session of its own, and so outlives whatever ends the first process's group.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use yester::jobs::config::keys::{Hook, Hooks};
+use yester::jobs::hooks::Runner;
+use yester::observe::Silent;
+use yester::sys::process;
+
+/// What it has as its only argument: no option, and in no help.
+const MARK: &str = "--thaw-guard";
+/// The first process has this much longer than its limit: as long as it lives, it thaws itself.
+const GRACE: Duration = Duration::from_secs(1);
+/// What it is told when the hook that freezes has ended, and when it is not needed any more.
+const FROZEN: u8 = b'f';
+const THAWED: u8 = b't';
+
+/// What is to be run, and when.
+#[derive(Serialize, Deserialize)]
+struct GuardOrder {
+    limit_ms: u64,
+    command: Vec<String>,
+    timeout: Option<String>,
+    variables: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The second process; it is told to end when this is dropped after [`ThawGuard::thawed`].
+pub struct ThawGuard {
+    process: Child,
+    to: Option<ChildStdin>,
+}
+
+impl ThawGuard {
+    /// Starts one that runs `hook` with these variables when this process has not thawed within `limit`, or has ended.
+    pub fn start(hook: &Hook, variables: &[(OsString, OsString)], limit: Duration) -> std::io::Result<ThawGuard> {
+        let bytes = |text: &OsString| text.as_bytes().to_vec();
+        let order = GuardOrder {
+            limit_ms: u64::try_from((limit + GRACE).as_millis()).unwrap_or(u64::MAX),
+            command: yester::jobs::config::check::words(&hook.command)
+                .into_iter()
+                .map(|word| String::from_utf8_lossy(word.as_bytes()).into_owned())
+                .collect(),
+            timeout: hook.timeout.clone(),
+            variables: variables.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(MARK).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = command.spawn()?;
+        let mut to = process.stdin.take();
+        if let Some(to) = &mut to {
+            serde_json::to_writer(&mut *to, &order)?;
+            to.write_all(b"\n")?;
+        }
+        Ok(ThawGuard { process, to })
+    }
+
+    /// Tells it that the hook that freezes has ended.
+    pub fn frozen(&mut self) {
+        if let Some(to) = &mut self.to {
+            let _ = to.write_all(&[FROZEN]);
+        }
+    }
+
+    /// Tells it that it is not needed any more.
+    pub fn thawed(mut self) {
+        if let Some(mut to) = self.to.take() {
+            // It is gone: then it has thawed.
+            let _ = to.write_all(&[THAWED]);
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Whether the arguments (the program's name first) are those of a guard.
+pub fn is_meant(arguments: &[OsString]) -> bool {
+    matches!(arguments, [_, mark] if mark == OsStr::new(MARK))
+}
+
+/// Is the guard: waits, and thaws if it must.
+pub fn run() {
+    let _ = process::detach();
+    let _ = std::env::set_current_dir("/");
+    let mut input = BufReader::new(std::io::stdin());
+    let mut line = Vec::new();
+    if input.read_until(b'\n', &mut line).is_err() {
+        return;
+    }
+    let Ok(order) = serde_json::from_slice::<GuardOrder>(&line) else { return };
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut said = Vec::new();
+        // Its end is told like everything else: by what it has not said.
+        let _ = input.read_to_end(&mut said);
+        let _ = tell.send(said);
+    });
+    let until = Instant::now() + Duration::from_millis(order.limit_ms);
+    let said = told.recv_timeout(until.saturating_duration_since(Instant::now()));
+    if said.as_ref().is_ok_and(|said| said.contains(&THAWED)) {
+        return;
+    }
+    // Cut off in the hook that freezes: that may be at work still, and freeze after this.
+    let again = said.is_ok_and(|said| !said.contains(&FROZEN));
+    let hook = Hook { command: order.command, timeout: order.timeout };
+    let mut hooks = Hooks::default();
+    hooks.thaw = Some(hook);
+    let runner = Runner::new(hooks, Arc::new(Silent), Arc::default());
+    for (name, value) in order.variables {
+        runner.set(&String::from_utf8_lossy(&name), OsString::from_vec(value));
+    }
+    // Nobody is left who could be told.
+    let _ = runner.run("thaw");
+    if again {
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        let _ = runner.run("thaw");
+    }
+}
