@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use yester::{Error, Result};
 
 use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, key,
-    ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots, stats,
+    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init,
+    key, ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots, stats,
     umount, unlock,
 };
 

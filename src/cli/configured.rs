@@ -116,7 +116,9 @@ pub fn apply(cli: &Cli) -> Result<(Global, Configured)> {
     let name = match (&given, &cli.command) {
         (Some(given), _) => given.to_str().map(str::to_owned),
         (None, command) => {
-            let known = |name: &&str| !matches!(command, Command::Restore(_) | Command::Group(_)) || configuration.sets.contains_key(*name);
+            let known = |name: &&str| {
+                !matches!(command, Command::Restore(_) | Command::Group(_)) || configuration.sets.contains_key(*name)
+            };
             let set = set_of(command).filter(known).map(|name| configuration.set(name)).transpose()?;
             set.and_then(|set| set.value.repository.clone()).or_else(|| Some(config::DEFAULT.to_owned()))
         }

@@ -68,7 +68,16 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
     let mut options = args.options(context)?;
     let of_set = Some(&set.restore).filter(|_| in_place);
     args.rewrites.apply(of_set, &snapshot, args.part.is_empty(), &mut options)?;
-    let way = SetRestore { context, args, snapshot, set, options, reader: Arc::new(context::trees(&repo)?), together: together.cloned(), in_place };
+    let way = SetRestore {
+        context,
+        args,
+        snapshot,
+        set,
+        options,
+        reader: Arc::new(context::trees(&repo)?),
+        together: together.cloned(),
+        in_place,
+    };
     way.is_possible()?;
     if way.in_place || !args.refuse_while.is_empty() {
         guards::ask(&refuse, &args.even_while_alive)?;
@@ -244,7 +253,9 @@ impl SetRestore<'_> {
         let verdict = member.decision(GroupStep::Verdict)?;
         match verdict.goes_on {
             true => Ok(None),
-            false => Err(Error::new(ErrorKind::Io, format!("the restore of the group was given up: {}", escape(&verdict.message)))),
+            false => {
+                Err(Error::new(ErrorKind::Io, format!("the restore of the group was given up: {}", escape(&verdict.message))))
+            }
         }
     }
 

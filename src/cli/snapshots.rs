@@ -196,6 +196,11 @@ struct JsonSnapshot {
     /// Milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     frozen: Option<u64>,
+    /// The group that it is a part of, and whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<String>,
     summary: JsonCounts,
 }
 
@@ -264,6 +269,8 @@ fn json(snapshot: &Snapshot, received: &Received, remarks: Option<&Remarks>) -> 
         set_text: snapshot.composition.set.as_ref().map(|set| lossy(&set.text)),
         parts: parts::json(snapshot),
         frozen: Some(snapshot.composition.frozen).filter(|time| *time > 0),
+        group: snapshot.composition.group.as_ref().map(|part| part.group.to_string()),
+        member: snapshot.composition.group.as_ref().map(|part| lossy(&part.member)),
         summary: JsonCounts {
             backup_end: units::utc_time(snapshot.finished),
             files_new: s.files_new,

@@ -66,7 +66,14 @@ pub(crate) fn composition(
     }
     parts.extend(others);
     let addresses = options.set.iter().flat_map(|_| network::addresses()).map(|address| address.to_string().into_bytes());
-    Composition { set: options.set.clone(), parts, frozen: 0, origin: None, addresses: addresses.take(ADDRESSES).collect(), group: options.group.clone() }
+    Composition {
+        set: options.set.clone(),
+        parts,
+        frozen: 0,
+        origin: None,
+        addresses: addresses.take(ADDRESSES).collect(),
+        group: options.group.clone(),
+    }
 }
 
 fn bucket(number: usize, input: &dyn Input, found: &PartsFound<'_>) -> Part {

@@ -131,6 +131,10 @@ fn with(saying: GroupRecord, decision: GroupRecord) -> GroupRecord {
     GroupRecord { goes_on: decision.goes_on, members: decision.members, message: decision.message, ..saying }
 }
 
+fn given_up(why: &[u8]) -> Error {
+    Error::new(ErrorKind::Io, format!("the group was given up: {}", escape(why)))
+}
+
 fn pause(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         return Err(Error::new(ErrorKind::Interrupted, "interrupted while it waited for others of the group"));
@@ -163,7 +167,13 @@ impl GroupMember {
             let text = format!("group {short} expects no member {}: name one with --member ({})", escape(name), names.join(", "));
             return Err(Error::invalid(text));
         };
-        let out = GroupMember { watch: Mutex::new(watch), round: view.round, member, joined: AtomicBool::new(false), stop: stop.clone() };
+        let out = GroupMember {
+            watch: Mutex::new(watch),
+            round: view.round,
+            member,
+            joined: AtomicBool::new(false),
+            stop: stop.clone(),
+        };
         if out.watch.lock().records.keys().any(|slot| slot.step.is_of_member() && slot.member == member) {
             return Err(out.is_taken());
         }
@@ -258,7 +268,7 @@ impl GroupMember {
         match decision.goes_on {
             true if decision.members.contains(&self.member) => Ok(()),
             true => Err(Error::new(ErrorKind::Io, "this member was too late: the others of the group went on without it")),
-            false => Err(Error::new(ErrorKind::Io, format!("the group was given up: {}", escape(&decision.message)))),
+            false => Err(given_up(&decision.message)),
         }
     }
 
@@ -277,13 +287,13 @@ impl GroupMember {
             }
             drop(watch);
             match looked {
+                // The decision cannot be made, or read, by anybody.
+                Err(e) if e.kind() == ErrorKind::Corrupt => return Err(e),
                 // The others may wait for this one for as long as it does for them.
                 Err(e) if began.elapsed() >= limit.saturating_add(PATIENCE.min(limit)) => {
                     return Err(e.context("the others of the group could not be asked in time"));
                 }
-                Ok(view) if view.over => {
-                    return Err(Error::new(ErrorKind::Io, format!("the group is over: it is {}", view.state.word())));
-                }
+                Ok(view) if view.over => return Err(given_up(&view.message)),
                 _ => pause(&self.stop)?,
             }
         }

@@ -99,18 +99,9 @@ fn damaged(repo: &Repository, dry_run: bool, now: Timestamp, found: (Name, Objec
             out.renewed.push((name, e));
         }
         (
-            Name::Forgotten(_)
-            | Name::Condemned(_)
-            | Name::Damaged(_)
-            | Name::Run(_)
-            | Name::Annotation(_)
-            | Name::Group(..),
+            Name::Forgotten(_) | Name::Condemned(_) | Name::Damaged(_) | Name::Run(_) | Name::Annotation(_) | Name::Group(..),
             _,
-        )
-            if dry_run || remove(repo, &name)? =>
-        {
-            out.removed.push((name, e))
-        }
+        ) if dry_run || remove(repo, &name)? => out.removed.push((name, e)),
         (Name::Snapshot(id), _) => out.left.push((name, e.context(format!("yester forget {id} gives it up")))),
         (Name::Session(id), _) => out.left.push((name, e.context(format!("yester prune --fence {} ends it", id.short())))),
         _ => {}

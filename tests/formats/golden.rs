@@ -24,8 +24,8 @@ use yester::format::{annotation, filter, group, run, segment};
 use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
-    Annotation, ChunkId, Content, GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId,
-    Timestamp, Xattrs,
+    Annotation, ChunkId, Content, GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin, Run,
+    RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
 };
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;

@@ -3,6 +3,7 @@
 mod agent;
 mod buckets;
 mod config;
+mod groups;
 mod keys;
 mod parts;
 mod postgres;

@@ -99,7 +99,13 @@ fn name(args: &GroupRestoreArgs) -> Vec<u8> {
 }
 
 /// The part of one member, which waits for nobody.
-fn alone(context: &Context, args: &GroupRestoreArgs, repo: &Arc<Repository>, id: SnapshotId, view: &GroupView) -> Result<Outcome> {
+fn alone(
+    context: &Context,
+    args: &GroupRestoreArgs,
+    repo: &Arc<Repository>,
+    id: SnapshotId,
+    view: &GroupView,
+) -> Result<Outcome> {
     allowed(args, repo, id, view)?;
     let snapshot = super::part(repo, id, view, &name(args))?;
     let (set, words) = words(view, snapshot, args, false);

@@ -181,7 +181,8 @@ impl<'a> Said<'a> {
     }
 
     fn group_state(&self) -> (GroupState, bool) {
-        let states: Vec<(MemberState, bool)> = self.all().map(|member| self.state(member)).map(|(s, over, _)| (s, over)).collect();
+        let states: Vec<(MemberState, bool)> =
+            self.all().map(|member| self.state(member)).map(|(s, over, _)| (s, over)).collect();
         let completed = states.iter().filter(|(state, _)| *state == MemberState::Completed).count();
         let over = states.iter().all(|(_, over)| *over);
         let hopeless = states.iter().any(|(state, over)| *over && *state != MemberState::Completed);

@@ -1,0 +1,130 @@
+//! Groups: several members, each a process of its own, and what becomes of them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cluster;
+mod deaths;
+mod restores;
+
+use std::fs;
+
+use cluster::{Cluster, until};
+
+const THREE: [&str; 3] = ["db1", "db2", "db3"];
+
+/// Counted in this order, none is more than one ahead of another.
+fn agree(counters: &[u64]) -> bool {
+    counters.windows(2).all(|pair| pair[0] >= pair[1]) && counters[0] - counters[counters.len() - 1] <= 1
+}
+
+#[test]
+fn a_group_agrees_with_itself_while_it_is_written_to() {
+    let cluster = Cluster::new(&THREE);
+    let writer = cluster.writer();
+    let mut last = 0;
+    for _ in 0..3 {
+        let id = cluster.create(&[]);
+        for run in cluster.all(&id) {
+            run.ok();
+        }
+        let status = cluster.status(&id);
+        assert_eq!((&status["state"], &status["over"]), (&"completed".into(), &true.into()), "{status}");
+        assert!(status["window_ms"].is_u64() && status["members"][0]["still_ms"].as_u64().unwrap() > 0, "{status}");
+        let counters = cluster.counters(&id);
+        assert!(agree(&counters) && counters[2] >= last, "{counters:?}");
+        last = counters[2];
+        assert!(THREE.iter().all(|member| !cluster.dir(member).join("frozen").exists()));
+        // The writer goes on.
+        let now = || fs::read_to_string(cluster.dir("db3").join("data/counter")).unwrap().parse::<u64>().unwrap();
+        until(|| now() > last + 1, "the writer goes on");
+        assert_eq!(cluster.on("db2", &["group", "wait", &id]).ok().text().lines().nth(1), Some("completed"));
+    }
+    assert!(writer.end() > last);
+    // Each part is a snapshot that names its group.
+    let listed = cluster.on("db1", &["--json", "snapshots"]).ok().json();
+    assert_eq!(listed.iter().filter(|snapshot| snapshot["group"].is_string()).count(), 9, "{listed:?}");
+}
+
+#[test]
+fn without_a_barrier_members_do_not_agree() {
+    let cluster = Cluster::new(&THREE);
+    let id = cluster.create(&["--no-barrier"]);
+    let writer = cluster.writer();
+    for member in THREE {
+        let count = || fs::read_to_string(cluster.dir("db3").join("data/counter")).unwrap().parse::<u64>().unwrap();
+        let before = count();
+        until(|| count() > before + 5, "it counts");
+        // Nobody waits for another.
+        cluster.join(member, &id).end().ok();
+    }
+    writer.end();
+    assert_eq!(cluster.states(&id), ["completed"; 4]);
+    let counters = cluster.counters(&id);
+    assert!(!agree(&counters), "{counters:?}");
+}
+
+#[test]
+fn two_rounds_at_once_do_not_disturb_each_other() {
+    let cluster = Cluster::new(&["db1", "db2"]);
+    let ids = [cluster.create(&[]), cluster.create(&[])];
+    std::thread::scope(|scope| {
+        let rounds = ids.each_ref().map(|id| scope.spawn(|| cluster.all(id)));
+        for run in rounds.into_iter().flat_map(|round| round.join().unwrap()) {
+            run.ok();
+        }
+    });
+    for id in &ids {
+        assert_eq!(cluster.states(id), ["completed"; 3]);
+    }
+    let listed = cluster.on("db1", &["--json", "group", "list"]).ok().json();
+    assert_eq!(listed.len(), 2);
+    assert!(cluster.on("db1", &["group", "list", "--set", "other"]).ok().text().contains("0 groups"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let cluster = Cluster::new(&["db1", "db2"]);
+    let take = |args: &[&str]| cluster.on("db1", &[&["ingest", "--set", "store", "--group"], args].concat());
+    take(&["latest"]).fails(1, &["there is no group latest", "yester group list"]);
+    take(&["x"]).fails(2, &["at least 4 digits"]);
+    let id = cluster.create(&["--limit", "1h"]);
+    take(&[&id, "--member", "db9"]).fails(2, &["expects no member db9", "db1, db2"]);
+    take(&[&id, "--dry-run"]).fails(2, &["--dry-run"]);
+    let create = |args: &[&str]| cluster.on("db1", &[&["group", "create", "--set"], args].concat());
+    create(&["other", "--members", "a,a"]).fails(2, &["a is named twice"]);
+    create(&["other", "--members", "a,"]).fails(2, &["each has a name"]);
+    let other = create(&["other", "--members", "db1", "-q"]).ok().text();
+    take(&[other.trim()]).fails(2, &["is of the set other, and not of store"]);
+    // Of two who want to be the same member, one is.
+    let first = cluster.join("db1", &id);
+    cluster.until_said(&id, "0000.joined");
+    take(&[&id]).fails(1, &["db1 has been taken by", "once"]);
+    cluster.join("db2", &id).end().ok();
+    first.end().ok();
+    take(&[&id]).fails(1, &["db1 has been taken"]);
+    assert_eq!(cluster.states(&id), ["completed"; 3]);
+    cluster.on("db1", &["-q", "group", "wait", other.trim(), "--timeout", "0s"]).fails(11, &["still processing"]);
+    cluster.on("db2", &["group", "join", "latest", "--member", "db7"]).fails(2, &["expects no member db7"]);
+}
+
+#[test]
+fn garbage_in_the_place_of_a_step_says_nothing() {
+    let cluster = Cluster::new(&["db1", "db2"]);
+    let id = cluster.create(&["--limit", "1h"]);
+    let groups = cluster.world.at("repo/groups");
+    let garbage = |name: String| fs::write(groups.join(name), b"garbage".repeat(50)).unwrap();
+    garbage(format!("{id}.0001.done"));
+    garbage(format!("{}.round", "ab".repeat(32)));
+    garbage(format!("{id}.0007.done"));
+    // A good object under another name.
+    fs::copy(groups.join(format!("{id}.round")), groups.join(format!("{id}.begin"))).unwrap();
+    assert_eq!(cluster.states(&id), ["processing", "missing", "missing"]);
+    // What was said cannot be said once more: it ends, and says why.
+    let first = cluster.join("db1", &id);
+    let second = cluster.join("db2", &id).end();
+    assert!(second.code == Some(1), "{}", second.err);
+    drop(first);
+    let checked = cluster.on("db1", &["check"]);
+    assert_eq!(checked.code, Some(1), "{}", checked.err);
+    cluster.on("db1", &["prune"]).ok();
+    cluster.on("db1", &["check"]).ok();
+}
