@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use yester::jobs::config::keys::{Amount, Keep as Rule, Set};
 use yester::maintain::forget::{self, ForgetOptions, Series};
-use yester::maintain::retention::{GroupBy, KeepCount, Policy, Within};
+use yester::maintain::retention::{GroupBy, GroupStandings, KeepCount, Policy, Within};
 use yester::model::{Snapshot, SnapshotId, escape};
 use yester::observe::{Event, Observer};
 use yester::repo::snapshots::{self, SnapshotFilter};
@@ -156,6 +156,7 @@ impl KeepArgs {
             group_by,
             received: Default::default(),
             pinned: Default::default(),
+            groups: Default::default(),
             tags: self.keep_tag.iter().map(|set| select::tags(set)).collect(),
         }
     }
@@ -225,7 +226,12 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (going, series) = match args.names.is_empty() {
         true => {
             pins_are_known(&unread_annotations)?;
-            by_policy(args, Policy { received: received.clone(), pinned, ..keep.policy(args.group_by) }, &all, &filter)?
+            by_policy(
+                args,
+                Policy { received: received.clone(), pinned, groups: GroupStandings::read(&repo)?, ..keep.policy(args.group_by) },
+                &all,
+                &filter,
+            )?
         }
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;

@@ -67,20 +67,19 @@ pub fn by_policy<'a>(
     if policy.is_empty() && !(all && filtered) {
         return Err(retention::no_policy());
     }
-    let mut series: BTreeMap<_, Vec<&Snapshot>> = BTreeMap::new();
-    for snapshot in snapshots.iter().filter(|s| filter.matches(s)) {
-        let token = if policy.group_by.token { times::by(&policy.received, snapshot.id) } else { None };
-        // Whatever host a key that only writes claims to be, it pushes out nothing but its own.
-        series.entry((common(snapshot, policy.group_by), token, snapshot.writer)).or_default().push(snapshot);
-    }
+    let series = series_of(snapshots.iter().filter(|s| filter.matches(s)), policy);
+    let together = kept_groups(snapshots, filter, policy, zone, now);
     let mut out = Vec::with_capacity(series.len());
     for ((_, token, _), list) in series {
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
-        let mut found = Series { group_by: policy.group_by, token: token.map(str::to_owned), ..Series::default() };
+        let mut found = Series { group_by: policy.group_by, token, ..Series::default() };
         for (snapshot, mut why) in newest_first.into_iter().zip(reasons).rev() {
             if policy.pinned.contains(&snapshot.id) {
                 why.push("pinned".to_owned());
+            }
+            if why.is_empty() && snapshot.composition.group.as_ref().is_some_and(|part| together.contains(&part.group)) {
+                why.push("another part of its group stays".to_owned());
             }
             match why.is_empty() {
                 true => found.remove.push(snapshot),
@@ -101,6 +100,45 @@ pub fn by_policy<'a>(
         out.push(found);
     }
     Ok(out)
+}
+
+/// What makes a series: what snapshots have in common, the token that put them, and the key that only writes and wrote
+/// them. Whatever host such a key claims to be, it pushes out nothing but its own.
+type SeriesKey<'a> = (Common<'a>, Option<String>, Option<WriterId>);
+
+/// Series of snapshots, each in the order of these.
+fn series_of<'a>(snapshots: impl Iterator<Item = &'a Snapshot>, policy: &Policy) -> BTreeMap<SeriesKey<'a>, Vec<&'a Snapshot>> {
+    let mut series: BTreeMap<SeriesKey<'_>, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in snapshots {
+        let token = if policy.group_by.token { times::by(&policy.received, snapshot.id) } else { None };
+        let key = (common(snapshot, policy.group_by), token.map(str::to_owned), snapshot.writer);
+        series.entry(key).or_default().push(snapshot);
+    }
+    series
+}
+
+/// The groups of which the policy keeps a part, in any series: also in those that the filter leaves out, so that each host
+/// that forgets with the same policy keeps the same groups.
+fn kept_groups(
+    snapshots: &[Snapshot],
+    filter: &SnapshotFilter,
+    policy: &Policy,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> HashSet<SnapshotId> {
+    let group = |snapshot: &Snapshot| snapshot.composition.group.as_ref().map(|part| part.group);
+    let meant: HashSet<SnapshotId> = snapshots.iter().filter(|s| filter.matches(s)).filter_map(group).collect();
+    let mut out = HashSet::new();
+    if meant.is_empty() {
+        return out;
+    }
+    for list in series_of(snapshots.iter(), policy).into_values() {
+        let newest_first: Vec<&Snapshot> = list.into_iter().rev().collect();
+        let reasons = policy.apply(&newest_first, zone, now);
+        let stays = newest_first.iter().zip(&reasons).filter(|(s, why)| !why.is_empty() || policy.pinned.contains(&s.id));
+        out.extend(stays.filter_map(|(snapshot, _)| group(snapshot)).filter(|group| meant.contains(group)));
+    }
+    out
 }
 
 /// The snapshots that `names` stand for. Beside what [`snapshots::find`] knows, a name may be the beginning of the id of

@@ -14,7 +14,9 @@ use jiff::{Span, Zoned};
 
 use crate::error::{Error, Result};
 use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
+use crate::repo::groups::state::{self, GroupState};
 use crate::repo::times::{self, Received};
+use crate::repo::{Repository, groups};
 
 /// How many of something are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,6 +131,40 @@ pub struct Policy {
     pub pinned: HashSet<SnapshotId>,
     /// When a server received snapshots: the earlier of this and of what they say counts.
     pub received: Received,
+    /// What is known of groups.
+    pub groups: GroupStandings,
+}
+
+/// How groups stand, as far as a policy cares: a group is one item.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupStandings {
+    /// Those that are still being taken: their parts stay.
+    pub open: HashSet<SnapshotId>,
+    /// Those that are over and lack a part: they make nothing else go.
+    pub partial: HashSet<SnapshotId>,
+}
+
+impl GroupStandings {
+    /// As they are in a repository.
+    pub fn read(repo: &Repository) -> Result<Self> {
+        let mut out = GroupStandings::default();
+        for (id, records) in groups::list(repo)?.rounds() {
+            match state::view(records) {
+                Some(view) if !view.over => drop(out.open.insert(id)),
+                Some(view) if view.state != GroupState::Completed => drop(out.partial.insert(id)),
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+
+    fn is_open(&self, snapshot: &Snapshot) -> bool {
+        snapshot.composition.group.as_ref().is_some_and(|part| self.open.contains(&part.group))
+    }
+
+    fn is_partial(&self, snapshot: &Snapshot) -> bool {
+        snapshot.composition.group.as_ref().is_some_and(|part| self.partial.contains(&part.group))
+    }
 }
 
 /// What snapshots must have in common to be of one series.
@@ -242,19 +278,29 @@ impl Policy {
     pub fn apply(&self, series: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Vec<Vec<String>> {
         let mut out: Vec<Vec<String>> =
             series.iter().map(|s| self.tags.iter().filter_map(|set| tagged(s, set)).collect()).collect();
-        let mut timed: Vec<Timed<'_>> = Vec::with_capacity(series.len());
+        let (mut timed, mut partial): (Vec<Timed<'_>>, Vec<Timed<'_>>) = (Vec::with_capacity(series.len()), Vec::new());
         for (at, snapshot) in series.iter().enumerate() {
             let Some(counting) = times::counting(snapshot, times::at(&self.received, snapshot.id), now) else {
                 out[at].push("its time is in the future".to_owned());
                 continue;
             };
             match zoned(counting, zone) {
-                Some(time) => timed.push(Timed { at, snapshot, counting, time }),
+                Some(time) => {
+                    let which = if self.groups.is_partial(snapshot) { &mut partial } else { &mut timed };
+                    which.push(Timed { at, snapshot, counting, time });
+                }
                 None => out[at].push("its time is in no calendar".to_owned()),
             }
         }
         timed.sort_by_key(|t| std::cmp::Reverse((t.counting, t.snapshot.time, t.snapshot.id)));
         self.count(&timed, zone, &mut out);
+        let newest = timed.first().map(|timed| timed.counting);
+        for part in partial.iter().filter(|part| newest.is_none_or(|newest| part.counting > newest)) {
+            out[part.at].push("part of a group that lacks others, and nothing newer is whole".to_owned());
+        }
+        for (at, _) in series.iter().enumerate().filter(|(_, snapshot)| self.groups.is_open(snapshot)) {
+            out[at].push("part of a group that is still taken".to_owned());
+        }
         out
     }
 

@@ -32,6 +32,19 @@ pub fn ids(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
     distinct(snapshots, |s| s.id.short(), |s, _| vec![s.id.to_string()])
 }
 
+/// A name for each group that these are parts of: the first eight digits of its id, or all when an older one has them.
+pub fn groups(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
+    let (mut taken, mut out) = (HashSet::new(), HashMap::new());
+    for part in snapshots.iter().filter_map(|snapshot| snapshot.composition.group.as_ref()) {
+        out.entry(part.group).or_insert_with(|| {
+            let name = Some(part.group.short()).filter(|name| !taken.contains(name)).unwrap_or_else(|| part.group.to_string());
+            taken.insert(name.clone());
+            name.into_bytes()
+        });
+    }
+    out
+}
+
 fn distinct(
     snapshots: &[&Snapshot],
     plain: impl Fn(&Snapshot) -> String,

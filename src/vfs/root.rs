@@ -1,4 +1,5 @@
-//! The directories and links that the mount makes up: `latest`, `ids/`, `snapshots/`, `hosts/`, `tags/`, `series/`.
+//! The directories and links that the mount makes up: `latest`, `ids/`, `snapshots/`, `hosts/`, `tags/`, `series/`,
+//! `groups/`.
 //!
 //! Every snapshot's tree exists once, below `ids/`; all else are relative links to it, since a directory with several
 //! parents confuses the kernel. Values only: one [`VirtualRoot`] is one state of the list of snapshots.
@@ -289,6 +290,7 @@ impl Builder<'_> {
     fn fill(&mut self, snapshots: &[Arc<MountedSnapshot>]) {
         let plain: Vec<&Snapshot> = snapshots.iter().map(|m| &m.snapshot).collect();
         let (ids, times) = (names::ids(&plain), names::times(&plain));
+        let groups = names::groups(&plain);
         let series = names::series(plain.iter().map(|s| s.series()));
         // Oldest first: the last `latest` that is written is the newest.
         for mounted in snapshots {
@@ -310,6 +312,15 @@ impl Builder<'_> {
             if let Some(name) = series.get(&snapshot.series()) {
                 let (of, place) = self.group(SERIES, "series", name);
                 self.both(of, &place, b"../../ids/", (id, time), snapshot.time);
+            }
+            if let Some(part) = &snapshot.composition.group
+                && let Some(name) = groups.get(&part.group)
+            {
+                // It is there when there is a group.
+                let all = self.numbers.of(b"groups".to_vec());
+                self.directory(ROOT, b"groups", all);
+                let (group, place) = self.group(all, "groups", name);
+                self.link(group, &place, &names::escaped(&part.member), &[b"../../ids/", id].concat(), snapshot.time);
             }
             if snapshot.id == plain[plain.len() - 1].id {
                 self.link(ROOT, b"", b"latest", &[b"ids/", id].concat(), snapshot.time);

@@ -13,8 +13,8 @@ use yester::format::node::encode_unchecked as encode;
 use yester::format::pack::PackKind;
 use yester::format::page::{self, LinkEntry, PageKind, ScanRecord};
 use yester::model::{
-    ChunkId, ChunkKey, Content, Directory, Item, Kind, LinkGroup, Metadata, Node, Owners, Root, Snapshot, SnapshotId, Statistics,
-    Timestamp, Xattrs,
+    ChunkId, ChunkKey, Composition, Content, Directory, GroupPart, Item, Kind, LinkGroup, Metadata, Node, Owners, Root, Snapshot,
+    SnapshotId, Statistics, Timestamp, Xattrs,
 };
 use yester::repo::index::segment::Segment;
 use yester::repo::pack::{FrameSealer, PackKey, PlainFrame, StoredPack, store};
@@ -165,6 +165,11 @@ impl Tiny {
     }
 
     pub fn commit_as(&self, id: SnapshotId, tree: &Tree, about: About) -> Committed {
+        self.commit_part(id, tree, about, None)
+    }
+
+    /// A snapshot that is a part of a group.
+    pub fn commit_part(&self, id: SnapshotId, tree: &Tree, about: About, group: Option<GroupPart>) -> Committed {
         let mut writer = Writer::new(&self.repo, id);
         let mut positions = 0;
         let root = writer.node(b"", tree, &mut positions);
@@ -189,7 +194,7 @@ impl Tiny {
             links,
             owners: Owners::default(),
             rules: Vec::new(),
-            composition: Default::default(),
+            composition: Composition { group, ..Composition::default() },
             statistics: Statistics { bytes: 12_345, ..Statistics::default() },
             program: b"tiny".to_vec(),
         };

@@ -56,6 +56,7 @@ fn prepare() -> (World, [String; 4]) {
     }
     world.run(&with(&options, &["forget", "latest~1"])).ok();
     world.run(&with(&options, &["tag", "latest", "--add", "x"])).ok();
+    world.run(&with(&options, &["group", "create", "--set", "store", "--members", "a,b"])).ok();
     // Writes down what became of it.
     world.run(&with(&options, &["check"])).ok();
     (world, options)

@@ -220,6 +220,9 @@ fn write_seeds(repo: &Repository) {
             seed("config", body(&object));
         }
     }
+    for (name, object) in golden::objects(repo, Class::Groups) {
+        seed("run", &golden::plain_body(repo, ObjectType::Group, &name, &object));
+    }
     for (name, object) in golden::objects(repo, Class::Keys) {
         if let Name::Key(_, 0) = name {
             seed("key_slot", body(&object));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use yester::model::{Content, Item, Kind, SnapshotId, Timestamp};
+use yester::model::{Content, GroupPart, Item, Kind, SnapshotId, Timestamp};
 use yester::repo::snapshots::SnapshotFilter;
 use yester::vfs::MountOptions;
 use yester::vfs::View;
@@ -321,6 +321,35 @@ fn the_root_leads_to_every_snapshot() {
     let only = |filter| View::open(&tiny.repo, &MountOptions { filter, ..MountOptions::default() }).unwrap();
     let web = only(SnapshotFilter { hosts: vec![b"web1".to_vec()], ..SnapshotFilter::default() });
     assert_eq!((names(&web, "ids"), target(&web, "latest")), (vec![one.id.short()], "ids/11111111".to_owned()));
+}
+
+#[test]
+fn groups_lead_to_the_parts_of_their_members() {
+    let tiny = Tiny::new();
+    let part = |group: u8, member: &str| Some(GroupPart { group: SnapshotId([group; 32]), member: member.into() });
+    for (n, of) in [(1, part(0xaa, "db1")), (2, part(0xaa, "db/2")), (3, part(0xbb, "db1")), (4, None)] {
+        tiny.commit_part(SnapshotId([n; 32]), &dir([("f", file(vec![b'0' + n]))]), About::at(i64::from(n)), of);
+    }
+    // Another one whose id begins in the same way.
+    let mut same = [0xaa; 32];
+    same[31] = 0;
+    let of = Some(GroupPart { group: SnapshotId(same), member: b"db1".to_vec() });
+    tiny.commit_part(SnapshotId([5; 32]), &dir([("f", file(*b"5"))]), About::at(5), of);
+    let view = open(&tiny);
+    let names = |path: &str| -> Vec<String> {
+        let listed = list(&view, find(&view, path).ino, 9);
+        let mut out: Vec<String> = listed.into_iter().map(|(n, ..)| String::from_utf8(n).unwrap()).collect();
+        out.sort();
+        out
+    };
+    assert!(names("").contains(&"groups".to_owned()));
+    assert_eq!(names("groups"), ["aaaaaaaa".to_owned(), SnapshotId(same).to_string(), "bbbbbbbb".to_owned()]);
+    assert_eq!(names("groups/aaaaaaaa"), ["db%2F2", "db1"]);
+    let target = |path: &str| String::from_utf8(view.readlink(find(&view, path).ino).unwrap()).unwrap();
+    assert_eq!(target("groups/aaaaaaaa/db1"), "../../ids/01010101");
+    assert_eq!(target("groups/aaaaaaaa/db%2F2"), "../../ids/02020202");
+    assert_eq!(target("groups/bbbbbbbb/db1"), "../../ids/03030303");
+    assert_eq!(find(&view, "groups").nlink, 2 + 3);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::model::{GroupRecord, GroupSlot, GroupStep, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::repo::marks::Wrong;
 use crate::repo::small::{self, Small};
-use crate::repo::{parallel, rubbish, snapshots};
+use crate::repo::{parallel, snapshots};
 use crate::storage::{Class, Created, Name};
 
 pub mod state;
@@ -153,7 +153,10 @@ pub fn expire(repo: &Repository, now: Timestamp) -> Result<u64> {
     let reader = list(repo)?;
     let mut gone = 0;
     for name in reader.settled.iter() {
-        if rubbish::remove(repo, name)? {
+        let Name::Group(id, slot) = name else { continue };
+        // A good object under another name is one of these.
+        if matches!(read(repo, *id, *slot)?, Small::Damaged(..) | Small::MadeUp(_)) {
+            repo.storage().delete(name)?;
             gone += 1;
         }
     }

@@ -27,7 +27,8 @@ thaw = "rm -f DIR/frozen; echo thawed >> DIR/log; THAW"
 pub struct Cluster {
     pub world: World,
     pub members: Vec<&'static str>,
-    location: String,
+    /// Where each member reaches the repository.
+    locations: Vec<String>,
     /// More of the repository's configuration.
     access: String,
 }
@@ -37,15 +38,15 @@ impl Cluster {
     pub fn new(members: &[&'static str]) -> Cluster {
         let world = World::new();
         world.repository();
-        let location = shown(&world.at("repo"));
-        let cluster = Cluster { world, members: members.to_vec(), location, access: String::new() };
+        let locations = vec![shown(&world.at("repo")); members.len()];
+        let cluster = Cluster { world, members: members.to_vec(), locations, access: String::new() };
         members.iter().for_each(|member| cluster.write(member, &[]));
         cluster
     }
 
     /// The same repository, reached otherwise.
-    pub fn reached(&mut self, location: String, access: &str) {
-        (self.location, self.access) = (location, access.to_owned());
+    pub fn reached(&mut self, locations: Vec<String>, access: &str) {
+        (self.locations, self.access) = (locations, access.to_owned());
         self.members.iter().for_each(|member| self.write(member, &[]));
     }
 
@@ -68,7 +69,7 @@ impl Cluster {
         let text = format!(
             "[repository]\nlocation = \"{}\"\nkey-file = \"{key}\"\n{}\n[sets.store]\nhost = \"{member}\"\npaths = \
              [\"DIR/data\"]\n{}{hooks}",
-            self.location,
+            self.locations[self.members.iter().position(|other| other == &member).unwrap()],
             self.access,
             stream.unwrap_or_default()
         );

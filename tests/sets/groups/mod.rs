@@ -3,7 +3,9 @@
 
 mod cluster;
 mod deaths;
+mod kept;
 mod restores;
+mod served;
 
 use std::fs;
 
@@ -103,7 +105,7 @@ fn what_makes_no_sense_is_refused() {
     take(&[&id]).fails(1, &["db1 has been taken"]);
     assert_eq!(cluster.states(&id), ["completed"; 3]);
     cluster.on("db1", &["-q", "group", "wait", other.trim(), "--timeout", "0s"]).fails(11, &["still processing"]);
-    cluster.on("db2", &["group", "join", "latest", "--member", "db7"]).fails(2, &["expects no member db7"]);
+    cluster.on("db2", &["group", "join", &id, "--member", "db7"]).fails(2, &["expects no member db7"]);
 }
 
 #[test]
