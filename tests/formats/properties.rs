@@ -161,6 +161,7 @@ fn a_snapshot() -> impl Strategy<Value = Snapshot> {
                     .collect(),
                 frozen: n[5],
                 addresses: tags.clone(),
+                group: parent.map(|id| GroupPart { group: SnapshotId(id), member: joined(&tags) }),
                 origin: parent.map(|id| Origin { repository: RepositoryId([3; 16]), snapshot: SnapshotId(id) }),
             },
             paths,
