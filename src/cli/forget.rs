@@ -226,12 +226,8 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (going, series) = match args.names.is_empty() {
         true => {
             pins_are_known(&unread_annotations)?;
-            by_policy(
-                args,
-                Policy { received: received.clone(), pinned, groups: GroupStandings::read(&repo)?, ..keep.policy(args.group_by) },
-                &all,
-                &filter,
-            )?
+            let groups = GroupStandings::read(&repo)?;
+            by_policy(args, Policy { received: received.clone(), pinned, groups, ..keep.policy(args.group_by) }, &all, &filter)?
         }
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;

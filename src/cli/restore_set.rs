@@ -57,8 +57,7 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
     let snapshot = Arc::new(chosen(context, &repo, args, name)?);
     let mut set = set_of(context, &snapshot, name)?;
     restore_buckets::turn(&mut set.buckets, &args.bucket)?;
-    let refuse = set.restore.refuse_while.iter().map(|guard| guard.parse::<ServiceGuard>().map_err(Error::invalid));
-    let refuse = refuse.chain(args.refuse_while.iter().cloned().map(Ok)).collect::<Result<Vec<_>>>()?;
+    let refuse = guards_of(&set, args)?;
     if args.next_steps {
         let values = args.rewrites.placeholders(Some(&set.restore), &snapshot)?;
         return next_steps::show(context, name, &set, &snapshot, &values).map(|()| Outcome::Done);
@@ -68,16 +67,8 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
     let mut options = args.options(context)?;
     let of_set = Some(&set.restore).filter(|_| in_place);
     args.rewrites.apply(of_set, &snapshot, args.part.is_empty(), &mut options)?;
-    let way = SetRestore {
-        context,
-        args,
-        snapshot,
-        set,
-        options,
-        reader: Arc::new(context::trees(&repo)?),
-        together: together.cloned(),
-        in_place,
-    };
+    let (reader, together) = (Arc::new(context::trees(&repo)?), together.cloned());
+    let way = SetRestore { context, args, snapshot, set, options, reader, together, in_place };
     way.is_possible()?;
     if way.in_place || !args.refuse_while.is_empty() {
         guards::ask(&refuse, &args.even_while_alive)?;
@@ -116,6 +107,12 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
         single::tell(context, report, began, args.dry_run)?;
     }
     Ok(failure.map_or(Outcome::Done, Outcome::Partial))
+}
+
+/// What must not be alive: as the set has it, and as it was typed.
+fn guards_of(set: &Set, args: &RestoreArgs) -> Result<Vec<ServiceGuard>> {
+    let of_set = set.restore.refuse_while.iter().map(|guard| guard.parse::<ServiceGuard>().map_err(Error::invalid));
+    of_set.chain(args.refuse_while.iter().cloned().map(Ok)).collect()
 }
 
 /// The snapshot that was named, else the newest of the set.

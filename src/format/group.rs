@@ -3,10 +3,10 @@
 use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
 use crate::format::snapshot::{MAX_TEXT, put_list, texts};
-use crate::model::{GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep, SnapshotId, Timestamp};
+use crate::model::{GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, SnapshotId, Timestamp};
 
 /// Encodes the body. An error for what no reader would take.
-pub fn encode_group(record: &GroupRecord) -> Result<Vec<u8>> {
+pub fn encode_group(record: &GroupEntry) -> Result<Vec<u8>> {
     let bytes = group_bytes(record);
     match decode_group(&bytes) {
         Ok(found) if found == *record => Ok(bytes),
@@ -33,7 +33,7 @@ fn text(out: &mut Vec<u8>, tag: u64, text: &[u8]) {
     }
 }
 
-fn group_bytes(record: &GroupRecord) -> Vec<u8> {
+fn group_bytes(record: &GroupEntry) -> Vec<u8> {
     let mut out = Vec::new();
     let step = GroupStep::ALL.iter().position(|step| *step == record.slot.step).unwrap_or_default();
     out.field(1, |v| {
@@ -78,11 +78,11 @@ pub fn round_bytes(round: &GroupRound) -> Vec<u8> {
 }
 
 /// Decodes the body.
-pub fn decode_group(bytes: &[u8]) -> Result<GroupRecord> {
+pub fn decode_group(bytes: &[u8]) -> Result<GroupEntry> {
     let mut cursor = Cursor::new(bytes, "an object of a group");
     let mut slot = None;
     let mut time: Option<Timestamp> = None;
-    let mut out = GroupRecord::default();
+    let mut out = GroupEntry::default();
     cursor.fields(|tag, mut v| {
         match tag {
             1 => slot = Some(decode_slot(&mut v)?),
@@ -171,7 +171,7 @@ pub fn group_part(v: &mut Cursor<'_>) -> Result<GroupPart> {
 mod tests {
     use super::*;
 
-    fn a_round() -> GroupRecord {
+    fn a_round() -> GroupEntry {
         let round = GroupRound {
             kind: GroupRound::RESTORE,
             set: b"store".to_vec(),
@@ -184,25 +184,25 @@ mod tests {
             parts: vec![b"old1".to_vec(), b"old2".to_vec()],
         };
         let time = Timestamp { secs: 5, nanos: 6 };
-        GroupRecord { time, host: b"h".to_vec(), user: b"u".to_vec(), round: Some(round), ..GroupRecord::default() }
+        GroupEntry { time, host: b"h".to_vec(), user: b"u".to_vec(), round: Some(round), ..GroupEntry::default() }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let decision = GroupRecord {
+        let decision = GroupEntry {
             slot: GroupSlot::of_round(GroupStep::Barrier),
             goes_on: true,
             members: vec![0, 3, 4095],
-            ..GroupRecord::default()
+            ..GroupEntry::default()
         };
-        let done = GroupRecord {
+        let done = GroupEntry {
             slot: GroupSlot::of_member(4095, GroupStep::Done),
             nonce: Some(SnapshotId([1; 32])),
             snapshot: Some(SnapshotId([2; 32])),
             errors: 3,
             still: 4,
             message: b"why".to_vec(),
-            ..GroupRecord::default()
+            ..GroupEntry::default()
         };
         for record in [a_round(), decision.clone(), done.clone()] {
             let bytes = encode_group(&record).expect("it can be stored");
@@ -211,9 +211,9 @@ mod tests {
                 assert!(decode_group(&bytes[..len]).is_err(), "{len}");
             }
         }
-        assert!(encode_group(&GroupRecord { members: vec![3, 1], ..decision }).is_err());
-        assert!(encode_group(&GroupRecord { slot: GroupSlot::of_member(4096, GroupStep::Done), ..done.clone() }).is_err());
-        assert!(encode_group(&GroupRecord { round: a_round().round, ..done }).is_err(), "only a round has it");
+        assert!(encode_group(&GroupEntry { members: vec![3, 1], ..decision }).is_err());
+        assert!(encode_group(&GroupEntry { slot: GroupSlot::of_member(4096, GroupStep::Done), ..done.clone() }).is_err());
+        assert!(encode_group(&GroupEntry { round: a_round().round, ..done }).is_err(), "only a round has it");
         let mut twice = a_round();
         twice.round.as_mut().unwrap().members = vec![b"a".to_vec(), b"a".to_vec()];
         assert!(encode_group(&twice).is_err());

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::runs;
-use crate::model::{GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep, SnapshotId, escape};
+use crate::model::{GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, SnapshotId, escape};
 use crate::repo::Repository;
 use crate::repo::groups::state::{self, GroupView, Waited};
-use crate::repo::groups::{self, GroupReader, GroupRecords};
+use crate::repo::groups::{self, GroupEntries, GroupReader};
 use crate::sys::clock::now;
 
 /// How often it is looked what others have said.
@@ -21,15 +21,15 @@ const POLL: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What this host and user say now.
-pub fn saying(slot: GroupSlot) -> GroupRecord {
+pub fn saying(slot: GroupSlot) -> GroupEntry {
     let (host, user) = runs::who();
-    GroupRecord { slot, time: now(), host, user, ..GroupRecord::default() }
+    GroupEntry { slot, time: now(), host, user, ..GroupEntry::default() }
 }
 
 /// Opens a round; answers its id.
 pub fn open(repo: &Repository, round: GroupRound) -> Result<SnapshotId> {
     let id = SnapshotId::random()?;
-    groups::say(repo, id, &GroupRecord { round: Some(round), ..saying(GroupSlot::of_round(GroupStep::Round)) })?;
+    groups::say(repo, id, &GroupEntry { round: Some(round), ..saying(GroupSlot::of_round(GroupStep::Round)) })?;
     Ok(id)
 }
 
@@ -38,7 +38,7 @@ pub struct GroupWatch {
     repo: Arc<Repository>,
     id: SnapshotId,
     reader: GroupReader,
-    records: GroupRecords,
+    records: GroupEntries,
     round_seen: Instant,
     begin_seen: Option<Instant>,
     news_seen: Instant,
@@ -52,7 +52,7 @@ impl GroupWatch {
             repo: repo.clone(),
             id,
             reader: GroupReader::default(),
-            records: GroupRecords::new(),
+            records: GroupEntries::new(),
             round_seen: now,
             begin_seen: None,
             news_seen: now,
@@ -89,7 +89,7 @@ impl GroupWatch {
     }
 
     /// What was said in one place.
-    pub fn said(&self, slot: GroupSlot) -> Option<&GroupRecord> {
+    pub fn said(&self, slot: GroupSlot) -> Option<&GroupEntry> {
         self.records.get(&slot)
     }
 
@@ -127,8 +127,8 @@ impl GroupWatch {
 }
 
 /// A decision by whoever says it.
-fn with(saying: GroupRecord, decision: GroupRecord) -> GroupRecord {
-    GroupRecord { goes_on: decision.goes_on, members: decision.members, message: decision.message, ..saying }
+fn with(saying: GroupEntry, decision: GroupEntry) -> GroupEntry {
+    GroupEntry { goes_on: decision.goes_on, members: decision.members, message: decision.message, ..saying }
 }
 
 fn given_up(why: &[u8]) -> Error {
@@ -211,19 +211,19 @@ impl GroupMember {
         self.round.parts.get(usize::from(self.member)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn put(&self, record: GroupRecord) -> Result<GroupRecord> {
+    fn put(&self, record: GroupEntry) -> Result<GroupEntry> {
         let watch = self.watch.lock();
         groups::say(&watch.repo, watch.id, &record)
     }
 
-    fn saying(&self, step: GroupStep) -> GroupRecord {
+    fn saying(&self, step: GroupStep) -> GroupEntry {
         saying(GroupSlot::of_member(self.member, step))
     }
 
     /// Joins. Of two who want to be the same member, one does.
     pub fn join(&self) -> Result<()> {
         let nonce = Some(SnapshotId::random()?);
-        let said = self.put(GroupRecord { nonce, ..self.saying(GroupStep::Joined) })?;
+        let said = self.put(GroupEntry { nonce, ..self.saying(GroupStep::Joined) })?;
         self.watch.lock().read()?;
         match said.nonce == nonce {
             true => self.joined.store(true, Ordering::Relaxed),
@@ -240,12 +240,12 @@ impl GroupMember {
     /// Says that it goes on, and how long it stood still.
     pub fn thawed(&self, still: Duration) -> Result<()> {
         let still = u64::try_from(still.as_millis()).unwrap_or(u64::MAX);
-        self.put(GroupRecord { still, ..self.saying(GroupStep::Thawed) }).map(drop)
+        self.put(GroupEntry { still, ..self.saying(GroupStep::Thawed) }).map(drop)
     }
 
     /// Says that its part is there, and looks whether that was the last one.
     pub fn done(&self, snapshot: SnapshotId, errors: u64) -> Result<()> {
-        self.put(GroupRecord { snapshot: Some(snapshot), errors, ..self.saying(GroupStep::Done) })?;
+        self.put(GroupEntry { snapshot: Some(snapshot), errors, ..self.saying(GroupStep::Done) })?;
         // Whoever looks next sees it as well.
         let _ = self.watch.lock().look();
         Ok(())
@@ -257,7 +257,7 @@ impl GroupMember {
         if !self.joined.load(Ordering::Relaxed) && self.watch.lock().said(joined).is_some() {
             return Ok(());
         }
-        self.put(GroupRecord { message: why.as_bytes().to_vec(), ..self.saying(GroupStep::Failed) })?;
+        self.put(GroupEntry { message: why.as_bytes().to_vec(), ..self.saying(GroupStep::Failed) })?;
         let _ = self.watch.lock().look();
         Ok(())
     }
@@ -273,7 +273,7 @@ impl GroupMember {
     }
 
     /// Waits for a decision.
-    pub fn decision(&self, step: GroupStep) -> Result<GroupRecord> {
+    pub fn decision(&self, step: GroupStep) -> Result<GroupEntry> {
         let limit = match step {
             GroupStep::Barrier => state::barrier_limit(&self.round),
             _ => Duration::from_millis(self.round.limit),

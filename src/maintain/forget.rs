@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Mark;
 use crate::maintain::retention::{self, GroupBy, Policy};
-use crate::model::{Snapshot, SnapshotId, Timestamp, escape};
+use crate::model::{Snapshot, SnapshotId, Timestamp, WriterId, escape};
 use crate::observe::Event;
 use crate::repo::Repository;
 use crate::repo::snapshots::{self, SnapshotFilter};

@@ -109,7 +109,7 @@ impl fmt::Display for GroupSlot {
 
 /// An object of a group. Which of its fields say something depends on the step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GroupRecord {
+pub struct GroupEntry {
     /// Its place, the same as in its name.
     pub slot: GroupSlot,
     /// When it was written, by the clock of whoever wrote it: for people. No limit is counted by it.

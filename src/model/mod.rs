@@ -14,7 +14,7 @@ pub mod snapshot;
 
 pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};
-pub use group::{GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep};
+pub use group::{GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep};
 pub(crate) use id::writer_at_end;
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};

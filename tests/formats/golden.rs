@@ -24,7 +24,7 @@ use yester::format::{annotation, filter, group, run, segment};
 use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
-    Annotation, ChunkId, Content, GroupPart, GroupRecord, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin, Run,
+    Annotation, ChunkId, Content, GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin, Run,
     RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
 };
 use yester::repo::index::Index;
@@ -114,8 +114,8 @@ fn write_marks(repo: &Repository) {
 const GROUP: SnapshotId = SnapshotId([0x96; 32]);
 
 /// Its objects: together they have every field.
-fn golden_groups() -> Vec<GroupRecord> {
-    let said = |slot| GroupRecord { slot, time: TIME, host: b"host".to_vec(), user: b"user".to_vec(), ..GroupRecord::default() };
+fn golden_groups() -> Vec<GroupEntry> {
+    let said = |slot| GroupEntry { slot, time: TIME, host: b"host".to_vec(), user: b"user".to_vec(), ..GroupEntry::default() };
     let round = GroupRound {
         kind: GroupRound::RESTORE,
         set: b"store".to_vec(),
@@ -129,12 +129,12 @@ fn golden_groups() -> Vec<GroupRecord> {
     };
     let member = |step| GroupSlot::of_member(1, step);
     vec![
-        GroupRecord { round: Some(round), ..said(GroupSlot::of_round(GroupStep::Round)) },
-        GroupRecord { goes_on: true, members: vec![0, 1], ..said(GroupSlot::of_round(GroupStep::Begin)) },
-        GroupRecord { nonce: Some(SnapshotId([0x98; 32])), ..said(member(GroupStep::Joined)) },
-        GroupRecord { still: 1234, ..said(member(GroupStep::Thawed)) },
-        GroupRecord { snapshot: Some(SnapshotId([0x99; 32])), errors: 3, ..said(member(GroupStep::Done)) },
-        GroupRecord { message: b"a reason".to_vec(), ..said(GroupSlot::of_member(0, GroupStep::Failed)) },
+        GroupEntry { round: Some(round), ..said(GroupSlot::of_round(GroupStep::Round)) },
+        GroupEntry { goes_on: true, members: vec![0, 1], ..said(GroupSlot::of_round(GroupStep::Begin)) },
+        GroupEntry { nonce: Some(SnapshotId([0x98; 32])), ..said(member(GroupStep::Joined)) },
+        GroupEntry { still: 1234, ..said(member(GroupStep::Thawed)) },
+        GroupEntry { snapshot: Some(SnapshotId([0x99; 32])), errors: 3, ..said(member(GroupStep::Done)) },
+        GroupEntry { message: b"a reason".to_vec(), ..said(GroupSlot::of_member(0, GroupStep::Failed)) },
     ]
 }
 

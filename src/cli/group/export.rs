@@ -9,9 +9,9 @@ use yester::model::escape;
 use yester::repo::groups::state::MemberState;
 use yester::{Error, ErrorKind, Result};
 
-use crate::cli::context::Context;
-use crate::cli::exit::Outcome;
-use crate::cli::{args, export, paths};
+use super::super::context::Context;
+use super::super::exit::Outcome;
+use super::super::{args, export, paths};
 
 /// What is exported, and how.
 #[derive(Debug, Args)]

@@ -37,7 +37,7 @@ pub struct GroupArgs {
 #[derive(Debug, Subcommand)]
 enum GroupCommand {
     /// Open a group: say whose snapshots it is to have
-    Create(CreateArgs),
+    Create(GroupCreateArgs),
     /// Take the part of this host in a group, as ingest --set --group does
     Join(JoinArgs),
     /// Show how a group and each of its members stand
@@ -61,7 +61,7 @@ enum GroupCommand {
 }
 
 #[derive(Debug, Args)]
-struct CreateArgs {
+struct GroupCreateArgs {
     /// The set that its snapshots are of
     #[arg(long, value_name = "NAME")]
     set: String,
@@ -161,7 +161,7 @@ fn round(kind: u64, set: &str, members: Vec<Vec<u8>>, (limit, still_limit): (Dur
     })
 }
 
-fn create(context: &Context, args: &CreateArgs) -> Result<Outcome> {
+fn create(context: &Context, args: &GroupCreateArgs) -> Result<Outcome> {
     let members = args.members.iter().map(|name| name.clone().into_bytes()).collect();
     let opened = GroupRound {
         barrier: !args.no_barrier,
@@ -214,7 +214,7 @@ fn list(context: &Context, set: Option<&str>) -> Result<Outcome> {
 fn wait(context: &Context, repo: &Arc<Repository>, id: SnapshotId, limit: Option<Duration>) -> Result<Outcome> {
     let stop = signals::stop_flag()?;
     let mut watch = GroupWatch::new(repo, id)?;
-    let mut said = show::Progress::default();
+    let mut said = show::GroupProgress::default();
     let view = watch.wait(limit, &stop, &mut |view| said.tell(context, view))?;
     let mut out = Output::new();
     show::group(context, &mut out, id, &view)?;

@@ -13,9 +13,9 @@ use yester::repo::groups::state::{GroupState, GroupView};
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
-use crate::cli::context::Context;
-use crate::cli::exit::Outcome;
-use crate::cli::{args, restore, restore_set, signals};
+use super::super::context::Context;
+use super::super::exit::Outcome;
+use super::super::{args, restore, restore_set, signals};
 
 use super::show;
 

@@ -8,9 +8,9 @@ use yester::model::{GroupRound, SnapshotId, escape};
 use yester::repo::Repository;
 use yester::repo::groups::state::{GroupView, MemberView};
 
-use crate::cli::context::Context;
-use crate::cli::output::{Output, lossy, note};
-use crate::cli::units;
+use super::super::context::Context;
+use super::super::output::{Output, lossy, note};
+use super::super::units;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,11 +96,11 @@ fn kind(view: &GroupView) -> &'static str {
 
 /// Says on standard error what has changed, while somebody waits.
 #[derive(Default)]
-pub struct Progress {
+pub struct GroupProgress {
     last: Vec<&'static str>,
 }
 
-impl Progress {
+impl GroupProgress {
     /// Says it.
     pub fn tell(&mut self, context: &Context, view: &GroupView) {
         let now: Vec<&'static str> = view.members.iter().map(step).collect();

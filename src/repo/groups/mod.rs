@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::group::{decode_group, encode_group};
 use crate::format::snapshot::MAX_TEXT;
-use crate::model::{GroupRecord, GroupSlot, GroupStep, SnapshotId, Timestamp};
+use crate::model::{GroupEntry, GroupSlot, GroupStep, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::repo::marks::Wrong;
 use crate::repo::small::{self, Small};
@@ -21,10 +21,10 @@ pub mod state;
 const KEPT: i64 = 365 * 86_400;
 
 /// What was said of one group, by places.
-pub type GroupRecords = BTreeMap<GroupSlot, GroupRecord>;
+pub type GroupEntries = BTreeMap<GroupSlot, GroupEntry>;
 
 /// Says something, unless it was said before. Answers what stands there now. Texts that are too long are cut.
-pub fn say(repo: &Repository, id: SnapshotId, record: &GroupRecord) -> Result<GroupRecord> {
+pub fn say(repo: &Repository, id: SnapshotId, record: &GroupEntry) -> Result<GroupEntry> {
     let mut record = record.clone();
     for text in [&mut record.host, &mut record.user, &mut record.message] {
         text.truncate(MAX_TEXT);
@@ -41,12 +41,12 @@ pub fn say(repo: &Repository, id: SnapshotId, record: &GroupRecord) -> Result<Gr
 }
 
 /// Reads and judges an object.
-fn read(repo: &Repository, id: SnapshotId, slot: GroupSlot) -> Result<Small<GroupRecord>> {
+fn read(repo: &Repository, id: SnapshotId, slot: GroupSlot) -> Result<Small<GroupEntry>> {
     small::read(repo, &Name::Group(id, slot), |_, plain| decode_at(slot, plain))
 }
 
 /// The body of an object that says what its name does: a good object under another's name says nothing.
-pub(crate) fn decode_at(slot: GroupSlot, plain: &[u8]) -> Result<GroupRecord> {
+pub(crate) fn decode_at(slot: GroupSlot, plain: &[u8]) -> Result<GroupEntry> {
     let record = decode_group(plain)?;
     match record.slot == slot {
         true => Ok(record),
@@ -57,7 +57,7 @@ pub(crate) fn decode_at(slot: GroupSlot, plain: &[u8]) -> Result<GroupRecord> {
 /// What was read of groups, so that nothing is read twice: objects never change.
 #[derive(Debug, Default)]
 pub struct GroupReader {
-    all: BTreeMap<SnapshotId, GroupRecords>,
+    all: BTreeMap<SnapshotId, GroupEntries>,
     /// What counts for nothing, or cannot be read.
     settled: BTreeSet<Name>,
     /// Objects that are damaged.
@@ -70,7 +70,7 @@ impl GroupReader {
         let listed = repo.storage().list(Class::Groups)?.into_iter();
         let places = listed.filter_map(|(name, _)| if let Name::Group(id, slot) = name { Some((id, slot)) } else { None });
         let places: BTreeSet<(SnapshotId, GroupSlot)> = places.filter(|(id, _)| only.is_none_or(|only| only == *id)).collect();
-        let known = |all: &BTreeMap<SnapshotId, GroupRecords>, (id, slot): &(SnapshotId, GroupSlot)| {
+        let known = |all: &BTreeMap<SnapshotId, GroupEntries>, (id, slot): &(SnapshotId, GroupSlot)| {
             all.get(id).is_some_and(|records| records.contains_key(slot))
         };
         let new: Vec<(SnapshotId, GroupSlot)> = places
@@ -104,13 +104,13 @@ impl GroupReader {
     }
 
     /// What was said of a group; empty for one that is not known.
-    pub fn of(&self, id: SnapshotId) -> GroupRecords {
+    pub fn of(&self, id: SnapshotId) -> GroupEntries {
         self.all.get(&id).cloned().unwrap_or_default()
     }
 
     /// All groups whose round can be read, the oldest first.
-    pub fn rounds(&self) -> Vec<(SnapshotId, &GroupRecords)> {
-        let opened = |records: &GroupRecords| records.get(&GroupSlot::of_round(GroupStep::Round)).map(|record| record.time);
+    pub fn rounds(&self) -> Vec<(SnapshotId, &GroupEntries)> {
+        let opened = |records: &GroupEntries| records.get(&GroupSlot::of_round(GroupStep::Round)).map(|record| record.time);
         let mut out: Vec<_> = self.all.iter().filter_map(|(id, records)| Some((opened(records)?, *id, records))).collect();
         out.sort_by_key(|(time, id, _)| (*time, *id));
         out.into_iter().map(|(_, id, records)| (id, records)).collect()

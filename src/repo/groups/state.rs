@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::model::{GroupRecord, GroupRound, GroupSlot, GroupStep, SnapshotId, Timestamp, escape};
-use crate::repo::groups::GroupRecords;
+use crate::model::{GroupEntry, GroupRound, GroupSlot, GroupStep, SnapshotId, Timestamp, escape};
+use crate::repo::groups::GroupEntries;
 
 /// How a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,12 +119,12 @@ pub struct Waited {
 
 /// Everything that was said, with the questions that are asked of it.
 struct Said<'a> {
-    records: &'a GroupRecords,
+    records: &'a GroupEntries,
     round: &'a GroupRound,
 }
 
 impl<'a> Said<'a> {
-    fn of(records: &'a GroupRecords) -> Option<Self> {
+    fn of(records: &'a GroupEntries) -> Option<Self> {
         let round = records.get(&GroupSlot::of_round(GroupStep::Round))?.round.as_ref()?;
         Some(Said { records, round })
     }
@@ -133,11 +133,11 @@ impl<'a> Said<'a> {
         0..u16::try_from(self.round.members.len()).unwrap_or(u16::MAX)
     }
 
-    fn decision(&self, step: GroupStep) -> Option<&'a GroupRecord> {
+    fn decision(&self, step: GroupStep) -> Option<&'a GroupEntry> {
         self.records.get(&GroupSlot::of_round(step))
     }
 
-    fn member(&self, member: u16, step: GroupStep) -> Option<&'a GroupRecord> {
+    fn member(&self, member: u16, step: GroupStep) -> Option<&'a GroupEntry> {
         self.records.get(&GroupSlot::of_member(member, step))
     }
 
@@ -154,9 +154,9 @@ impl<'a> Said<'a> {
     }
 
     /// The decision that leaves a member out, if there is one.
-    fn left_out(&self, member: u16) -> Option<&'a GroupRecord> {
+    fn left_out(&self, member: u16) -> Option<&'a GroupEntry> {
         let of_barrier = [GroupStep::Begin, GroupStep::Barrier].into_iter().filter_map(|step| self.decision(step));
-        let mut decisions: Vec<&GroupRecord> = of_barrier.filter(|_| self.round.barrier).collect();
+        let mut decisions: Vec<&GroupEntry> = of_barrier.filter(|_| self.round.barrier).collect();
         decisions.extend(self.decision(GroupStep::Verdict).filter(|record| is_restore(self.round) && !record.goes_on));
         decisions.into_iter().find(|record| !record.goes_on || !record.members.contains(&member))
     }
@@ -211,7 +211,7 @@ pub fn barrier_limit(round: &GroupRound) -> Duration {
 }
 
 /// How a group stands; `None` as long as nobody can read its round.
-pub fn view(records: &GroupRecords) -> Option<GroupView> {
+pub fn view(records: &GroupEntries) -> Option<GroupView> {
     let said = Said::of(records)?;
     let (state, over) = said.group_state();
     let members: Vec<MemberView> = said.all().map(|member| member_view(&said, member)).collect();
@@ -225,12 +225,12 @@ pub fn view(records: &GroupRecords) -> Option<GroupView> {
 
 fn member_view(said: &Said<'_>, member: u16) -> MemberView {
     let (state, _, message) = said.state(member);
-    let steps = GroupStep::ALL.into_iter().filter(|step| step.is_of_member() && said.has(member, *step));
+    let mut steps = GroupStep::ALL.into_iter().filter(|step| step.is_of_member() && said.has(member, *step));
     let done = said.member(member, GroupStep::Done);
     MemberView {
         name: said.round.members.get(usize::from(member)).cloned().unwrap_or_default(),
         state,
-        step: steps.last().map(GroupStep::word).unwrap_or_default(),
+        step: steps.next_back().map(GroupStep::word).unwrap_or_default(),
         host: said.member(member, GroupStep::Joined).map(|record| record.host.clone()).unwrap_or_default(),
         snapshot: done.and_then(|record| record.snapshot),
         errors: done.map_or(0, |record| record.errors),
@@ -253,7 +253,7 @@ fn window(said: &Said<'_>) -> Option<Duration> {
 
 /// What is to be decided now, as far as somebody can tell who has waited so long: a step and whether it goes on, with whom,
 /// and why not.
-pub fn decide(records: &GroupRecords, waited: Waited) -> Option<GroupRecord> {
+pub fn decide(records: &GroupEntries, waited: Waited) -> Option<GroupEntry> {
     let said = Said::of(records)?;
     if said.decision(GroupStep::Verdict).is_some() {
         return None;
@@ -269,16 +269,16 @@ pub fn decide(records: &GroupRecords, waited: Waited) -> Option<GroupRecord> {
     }
 }
 
-fn go(step: GroupStep, members: Vec<u16>) -> Option<GroupRecord> {
-    Some(GroupRecord { slot: GroupSlot::of_round(step), goes_on: true, members, ..GroupRecord::default() })
+fn go(step: GroupStep, members: Vec<u16>) -> Option<GroupEntry> {
+    Some(GroupEntry { slot: GroupSlot::of_round(step), goes_on: true, members, ..GroupEntry::default() })
 }
 
-fn stop(step: GroupStep, members: Vec<u16>, why: String) -> Option<GroupRecord> {
-    Some(GroupRecord { slot: GroupSlot::of_round(step), members, message: why.into_bytes(), ..GroupRecord::default() })
+fn stop(step: GroupStep, members: Vec<u16>, why: String) -> Option<GroupEntry> {
+    Some(GroupEntry { slot: GroupSlot::of_round(step), members, message: why.into_bytes(), ..GroupEntry::default() })
 }
 
 /// Who takes part: all, or after the limit those who came, if that is allowed.
-fn begin(said: &Said<'_>, waited: Waited) -> Option<GroupRecord> {
+fn begin(said: &Said<'_>, waited: Waited) -> Option<GroupEntry> {
     let failed: Vec<u16> = said.all().filter(|member| said.has(*member, GroupStep::Failed)).collect();
     let here: Vec<u16> = said.all().filter(|m| said.has(*m, GroupStep::Joined) && !failed.contains(m)).collect();
     let limit = Duration::from_millis(said.round.limit);
@@ -286,7 +286,7 @@ fn begin(said: &Said<'_>, waited: Waited) -> Option<GroupRecord> {
 }
 
 /// Whether all stand still.
-fn barrier(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupRecord> {
+fn barrier(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> {
     let is_gone = |m: &u16| said.has(*m, GroupStep::Failed) || said.has(*m, GroupStep::Thawed);
     let gone: Vec<u16> = members.iter().copied().filter(is_gone).collect();
     let still: Vec<u16> = members.iter().copied().filter(|m| said.has(*m, GroupStep::Frozen) && !is_gone(m)).collect();
@@ -302,7 +302,7 @@ fn ready(
     (here, failed): (Vec<u16>, Vec<u16>),
     late: bool,
     why: &str,
-) -> Option<GroupRecord> {
+) -> Option<GroupEntry> {
     let outstanding: Vec<u16> = wanted.iter().copied().filter(|m| !here.contains(m) && !failed.contains(m)).collect();
     match said.round.allow_missing {
         false if !failed.is_empty() => stop(step, Vec::new(), format!("{} failed", said.names(failed))),
@@ -314,7 +314,7 @@ fn ready(
 }
 
 /// Of a restore: whether what was exchanged stays.
-fn kept(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupRecord> {
+fn kept(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> {
     let failed: Vec<u16> = members.iter().copied().filter(|m| said.has(*m, GroupStep::Failed)).collect();
     let outstanding: Vec<u16> = members.iter().copied().filter(|m| !said.has(*m, GroupStep::Cut)).collect();
     if !failed.is_empty() {
@@ -328,7 +328,7 @@ fn kept(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupRecord>
 }
 
 /// Of snapshots: it is over when nothing can come any more, or nothing came for too long.
-fn verdict(said: &Said<'_>, waited: Waited) -> Option<GroupRecord> {
+fn verdict(said: &Said<'_>, waited: Waited) -> Option<GroupEntry> {
     let (state, over) = said.group_state();
     let outstanding: Vec<u16> = said.all().filter(|member| !said.state(*member).1).collect();
     if !over && waited.news < Duration::from_millis(said.round.limit) {

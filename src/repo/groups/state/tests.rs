@@ -9,30 +9,30 @@ const LIMIT: u64 = 1000;
 /// Longer than any limit.
 const LONG: Waited = Waited { round: Duration::MAX, begin: Duration::MAX, news: Duration::MAX };
 
-fn opened(members: usize, round: GroupRound) -> GroupRecords {
+fn opened(members: usize, round: GroupRound) -> GroupEntries {
     let members = (0..members).map(|n| format!("db{n}").into_bytes()).collect();
     let round = GroupRound { members, limit: LIMIT, still_limit: LIMIT, ..round };
-    GroupRecords::from([(GroupSlot::default(), GroupRecord { round: Some(round), ..GroupRecord::default() })])
+    GroupEntries::from([(GroupSlot::default(), GroupEntry { round: Some(round), ..GroupEntry::default() })])
 }
 
 /// The first who says something has said it.
-fn say(records: &mut GroupRecords, record: GroupRecord) {
+fn say(records: &mut GroupEntries, record: GroupEntry) {
     records.entry(record.slot).or_insert(record);
 }
 
 /// Somebody decides who has waited so long.
-fn settle(records: &mut GroupRecords, waited: Waited) {
+fn settle(records: &mut GroupEntries, waited: Waited) {
     let decision = decide(records, waited).unwrap();
     say(records, decision);
 }
 
-fn step(member: u16, step: GroupStep) -> GroupRecord {
-    GroupRecord { slot: GroupSlot::of_member(member, step), ..GroupRecord::default() }
+fn step(member: u16, step: GroupStep) -> GroupEntry {
+    GroupEntry { slot: GroupSlot::of_member(member, step), ..GroupEntry::default() }
 }
 
 /// What a member does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum At {
+enum MemberAt {
     Nowhere,
     Joined,
     /// It stands still, and has not said so.
@@ -48,18 +48,21 @@ enum At {
 /// A member that lives does what it can; whoever it is that waits decides when it may.
 #[derive(Debug, Clone)]
 struct World {
-    records: GroupRecords,
-    at: Vec<At>,
+    records: GroupEntries,
+    at: Vec<MemberAt>,
     deaths: usize,
 }
 
+/// What was said, where each member is, and how many may still die.
+type WorldKey = (Vec<(GroupSlot, bool, Vec<u16>)>, Vec<MemberAt>, usize);
+
 impl World {
-    fn key(&self) -> (Vec<(GroupSlot, bool, Vec<u16>)>, Vec<At>, usize) {
+    fn key(&self) -> WorldKey {
         let said = self.records.iter().map(|(slot, record)| (*slot, record.goes_on, record.members.clone()));
         (said.collect(), self.at.clone(), self.deaths)
     }
 
-    fn decision(&self, step: GroupStep) -> Option<&GroupRecord> {
+    fn decision(&self, step: GroupStep) -> Option<&GroupEntry> {
         self.records.get(&GroupSlot::of_round(step))
     }
 
@@ -73,10 +76,10 @@ impl World {
         let mut out = Vec::new();
         for member in 0..self.at.len() as u16 {
             out.extend(self.moved(member));
-            if self.deaths > 0 && !matches!(self.at[usize::from(member)], At::Ended | At::Dead) {
+            if self.deaths > 0 && !matches!(self.at[usize::from(member)], MemberAt::Ended | MemberAt::Dead) {
                 let mut dead = self.clone();
                 dead.deaths -= 1;
-                dead.at[usize::from(member)] = At::Dead;
+                dead.at[usize::from(member)] = MemberAt::Dead;
                 out.push(dead);
             }
         }
@@ -87,7 +90,7 @@ impl World {
                 say(&mut decided.records, decision.clone());
                 // Another one decides the same moment: nothing becomes of it.
                 let before = decided.key();
-                say(&mut decided.records, GroupRecord { goes_on: !decision.goes_on, ..decision });
+                say(&mut decided.records, GroupEntry { goes_on: !decision.goes_on, ..decision });
                 assert_eq!(decided.key(), before);
                 out.push(decided);
             }
@@ -96,31 +99,31 @@ impl World {
     }
 
     fn moved(&self, member: u16) -> Vec<World> {
-        let to = |at: At, said: &[GroupStep]| {
+        let to = |at: MemberAt, said: &[GroupStep]| {
             let mut world = self.clone();
             world.at[usize::from(member)] = at;
             // Each of them is said twice, as after an answer that was lost.
             said.iter().chain(said).for_each(|said| say(&mut world.records, step(member, *said)));
             world
         };
-        let fails = |said: &[GroupStep]| to(At::Ended, &[said, &[GroupStep::Failed]].concat());
+        let fails = |said: &[GroupStep]| to(MemberAt::Ended, &[said, &[GroupStep::Failed]].concat());
         match self.at[usize::from(member)] {
-            At::Nowhere => vec![to(At::Joined, &[GroupStep::Joined])],
-            At::Joined => match self.may(member, GroupStep::Begin) {
+            MemberAt::Nowhere => vec![to(MemberAt::Joined, &[GroupStep::Joined])],
+            MemberAt::Joined => match self.may(member, GroupStep::Begin) {
                 None => vec![fails(&[])],
-                Some(true) => vec![to(At::Freezing, &[]), fails(&[])],
+                Some(true) => vec![to(MemberAt::Freezing, &[]), fails(&[])],
                 Some(false) => vec![fails(&[])],
             },
-            At::Freezing => vec![to(At::Frozen, &[GroupStep::Frozen]), fails(&[GroupStep::Thawed])],
-            At::Frozen => match self.may(member, GroupStep::Barrier) {
+            MemberAt::Freezing => vec![to(MemberAt::Frozen, &[GroupStep::Frozen]), fails(&[GroupStep::Thawed])],
+            MemberAt::Frozen => match self.may(member, GroupStep::Barrier) {
                 // It can wait no longer, and cannot reach the repository to decide.
                 None => vec![fails(&[GroupStep::Thawed]), fails(&[])],
-                Some(true) => vec![to(At::Cutting, &[GroupStep::Cut])],
+                Some(true) => vec![to(MemberAt::Cutting, &[GroupStep::Cut])],
                 Some(false) => vec![fails(&[GroupStep::Thawed])],
             },
-            At::Cutting => vec![to(At::Storing, &[GroupStep::Thawed]), fails(&[GroupStep::Thawed])],
-            At::Storing => vec![to(At::Ended, &[GroupStep::Done]), fails(&[])],
-            At::Ended | At::Dead => Vec::new(),
+            MemberAt::Cutting => vec![to(MemberAt::Storing, &[GroupStep::Thawed]), fails(&[GroupStep::Thawed])],
+            MemberAt::Storing => vec![to(MemberAt::Ended, &[GroupStep::Done]), fails(&[])],
+            MemberAt::Ended | MemberAt::Dead => Vec::new(),
         }
     }
 
@@ -145,7 +148,7 @@ impl World {
             // Nobody waits for anything, whoever died; and nobody who lives stands still.
             assert!(view.over && view.state != GroupState::Processing, "{self:?}");
             assert!(states.iter().all(|state| *state != MemberState::Processing), "{self:?}");
-            assert!(self.at.iter().all(|at| matches!(at, At::Ended | At::Dead | At::Nowhere)), "{self:?}");
+            assert!(self.at.iter().all(|at| matches!(at, MemberAt::Ended | MemberAt::Dead | MemberAt::Nowhere)), "{self:?}");
             assert!(decide(&self.records, LONG).is_none());
         }
     }
@@ -154,7 +157,7 @@ impl World {
 /// Goes through every world that can be reached; answers how many there are, and the states of groups in the end.
 fn explore(members: usize, deaths: usize, allow_missing: bool) -> (usize, HashSet<&'static str>) {
     let round = GroupRound { barrier: true, allow_missing, ..GroupRound::default() };
-    let mut worlds = vec![World { records: opened(members, round), at: vec![At::Nowhere; members], deaths }];
+    let mut worlds = vec![World { records: opened(members, round), at: vec![MemberAt::Nowhere; members], deaths }];
     let (mut seen, mut ends) = (HashSet::new(), HashSet::new());
     while let Some(world) = worlds.pop() {
         if !seen.insert(world.key()) {
@@ -162,7 +165,8 @@ fn explore(members: usize, deaths: usize, allow_missing: bool) -> (usize, HashSe
         }
         let next = world.next();
         // Deaths and late joins are no progress that anybody can count on.
-        let is_end = world.at.iter().all(|at| matches!(at, At::Ended | At::Dead)) && decide(&world.records, LONG).is_none();
+        let is_end =
+            world.at.iter().all(|at| matches!(at, MemberAt::Ended | MemberAt::Dead)) && decide(&world.records, LONG).is_none();
         world.check(allow_missing, is_end);
         if is_end {
             ends.insert(view(&world.records).unwrap().state.word());
@@ -186,7 +190,7 @@ fn every_interleaving_ends_in_a_true_state() {
 }
 
 /// The round of `members` in which these things were said.
-fn after(members: usize, round: GroupRound, said: &[(u16, &[GroupStep])]) -> GroupRecords {
+fn after(members: usize, round: GroupRound, said: &[(u16, &[GroupStep])]) -> GroupEntries {
     let mut records = opened(members, round);
     for (member, steps) in said {
         steps.iter().for_each(|said| say(&mut records, step(*member, *said)));
@@ -194,7 +198,7 @@ fn after(members: usize, round: GroupRound, said: &[(u16, &[GroupStep])]) -> Gro
     records
 }
 
-fn words(records: &GroupRecords) -> Vec<&'static str> {
+fn words(records: &GroupEntries) -> Vec<&'static str> {
     let view = view(records).unwrap();
     std::iter::once(view.state.word()).chain(view.members.iter().map(|member| member.state.word())).collect()
 }
@@ -281,7 +285,7 @@ fn a_restore_is_kept_by_all_or_taken_back_by_all() {
     let round = GroupRound { kind: GroupRound::RESTORE, ..BARRIER };
     let mut records = after(2, round, &[(0, &[Joined]), (1, &[Joined])]);
     settle(&mut records, Waited::default());
-    let staged = |records: &mut GroupRecords, member| say(records, step(member, Frozen));
+    let staged = |records: &mut GroupEntries, member| say(records, step(member, Frozen));
     staged(&mut records, 0);
     // Staging takes longer than anything may stand still.
     assert_eq!(decide(&records, Waited { begin: Duration::from_millis(LIMIT - 1), ..Waited::default() }), None);
@@ -319,7 +323,7 @@ fn the_window_is_from_the_first_cut_to_the_last() {
     for _ in 0..2 {
         settle(&mut records, Waited::default());
     }
-    let cut = |member, nanos| GroupRecord { time: Timestamp { secs: 7, nanos }, ..step(member, Cut) };
+    let cut = |member, nanos| GroupEntry { time: Timestamp { secs: 7, nanos }, ..step(member, Cut) };
     say(&mut records, cut(1, 5_000_000));
     assert_eq!(view(&records).unwrap().window, None);
     say(&mut records, cut(0, 2_000_000));
