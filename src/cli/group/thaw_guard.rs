@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use yester::jobs::config::keys::{Hook, Hooks};
 use yester::jobs::hooks::Runner;
 use yester::observe::Silent;
@@ -26,14 +25,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const FROZEN: u8 = b'f';
 const THAWED: u8 = b't';
 
-/// What is to be run, and when.
-#[derive(Serialize, Deserialize)]
-struct GuardOrder {
-    limit_ms: u64,
-    command: Vec<String>,
-    timeout: Option<String>,
-    variables: Vec<(Vec<u8>, Vec<u8>)>,
-}
+/// When, in milliseconds, and what is to be run: a command, its timeout, and its variables.
+type GuardOrder = (u64, Vec<String>, Option<String>, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// The second process; it is told to end when this is dropped after [`ThawGuard::thawed`].
 pub struct ThawGuard {
@@ -45,15 +38,9 @@ impl ThawGuard {
     /// Starts one that runs `hook` with these variables when this process has not thawed within `limit`, or has ended.
     pub fn start(hook: &Hook, variables: &[(OsString, OsString)], limit: Duration) -> std::io::Result<ThawGuard> {
         let bytes = |text: &OsString| text.as_bytes().to_vec();
-        let order = GuardOrder {
-            limit_ms: u64::try_from((limit + GRACE).as_millis()).unwrap_or(u64::MAX),
-            command: yester::jobs::config::check::words(&hook.command)
-                .into_iter()
-                .map(|word| String::from_utf8_lossy(word.as_bytes()).into_owned())
-                .collect(),
-            timeout: hook.timeout.clone(),
-            variables: variables.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
-        };
+        let limit = u64::try_from((limit + GRACE).as_millis()).unwrap_or(u64::MAX);
+        let variables = variables.iter().map(|(name, value)| (bytes(name), bytes(value))).collect();
+        let order: GuardOrder = (limit, hook.command.clone(), hook.timeout.clone(), variables);
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(MARK).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = command.spawn()?;
@@ -96,7 +83,7 @@ pub fn run() {
     if input.read_until(b'\n', &mut line).is_err() {
         return;
     }
-    let Ok(order) = serde_json::from_slice::<GuardOrder>(&line) else { return };
+    let Ok((limit, command, timeout, variables)) = serde_json::from_slice::<GuardOrder>(&line) else { return };
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         let mut said = Vec::new();
@@ -104,18 +91,18 @@ pub fn run() {
         let _ = input.read_to_end(&mut said);
         let _ = tell.send(said);
     });
-    let until = Instant::now() + Duration::from_millis(order.limit_ms);
+    let until = Instant::now() + Duration::from_millis(limit);
     let said = told.recv_timeout(until.saturating_duration_since(Instant::now()));
     if said.as_ref().is_ok_and(|said| said.contains(&THAWED)) {
         return;
     }
     // Cut off in the hook that freezes: that may be at work still, and freeze after this.
     let again = said.is_ok_and(|said| !said.contains(&FROZEN));
-    let hook = Hook { command: order.command, timeout: order.timeout };
+    let hook = Hook { command, timeout };
     let mut hooks = Hooks::default();
     hooks.thaw = Some(hook);
     let runner = Runner::new(hooks, Arc::new(Silent), Arc::default());
-    for (name, value) in order.variables {
+    for (name, value) in variables {
         runner.set(&String::from_utf8_lossy(&name), OsString::from_vec(value));
     }
     // Nobody is left who could be told.
