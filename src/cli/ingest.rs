@@ -40,10 +40,10 @@ pub struct IngestArgs {
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
     /// Take part with the set in this group (see: yester group)
-    #[arg(long, value_name = "GROUP", requires = "set", conflicts_with_all = ["dry_run", "skip_if_unchanged"])]
+    #[arg(long, value_name = "GROUP", requires = "set", hide_short_help = true, conflicts_with_all = ["dry_run", "skip_if_unchanged"])]
     pub group: Option<String>,
     /// The member of the group that this is [default: the host of the set]
-    #[arg(long, value_name = "NAME", requires = "group")]
+    #[arg(long, value_name = "NAME", requires = "group", hide_short_help = true)]
     pub member: Option<String>,
     /// Store the objects of a bucket as files below AT (may be repeated)
     #[arg(long, value_name = "AT=URL")]
