@@ -104,11 +104,14 @@ pub fn by_policy<'a>(
 
 /// What makes a series: what snapshots have in common, the token that put them, and the key that only writes and wrote
 /// them. Whatever host such a key claims to be, it pushes out nothing but its own.
-type SeriesKey<'a> = (Common<'a>, Option<String>, Option<WriterId>);
+type PolicySeries<'a> = (Common<'a>, Option<String>, Option<WriterId>);
 
 /// Series of snapshots, each in the order of these.
-fn series_of<'a>(snapshots: impl Iterator<Item = &'a Snapshot>, policy: &Policy) -> BTreeMap<SeriesKey<'a>, Vec<&'a Snapshot>> {
-    let mut series: BTreeMap<SeriesKey<'_>, Vec<&Snapshot>> = BTreeMap::new();
+fn series_of<'a>(
+    snapshots: impl Iterator<Item = &'a Snapshot>,
+    policy: &Policy,
+) -> BTreeMap<PolicySeries<'a>, Vec<&'a Snapshot>> {
+    let mut series: BTreeMap<PolicySeries<'_>, Vec<&Snapshot>> = BTreeMap::new();
     for snapshot in snapshots {
         let token = if policy.group_by.token { times::by(&policy.received, snapshot.id) } else { None };
         let key = (common(snapshot, policy.group_by), token.map(str::to_owned), snapshot.writer);

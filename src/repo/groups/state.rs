@@ -118,15 +118,15 @@ pub struct Waited {
 }
 
 /// Everything that was said, with the questions that are asked of it.
-struct Said<'a> {
+struct RoundSaid<'a> {
     records: &'a GroupEntries,
     round: &'a GroupRound,
 }
 
-impl<'a> Said<'a> {
+impl<'a> RoundSaid<'a> {
     fn of(records: &'a GroupEntries) -> Option<Self> {
         let round = records.get(&GroupSlot::of_round(GroupStep::Round))?.round.as_ref()?;
-        Some(Said { records, round })
+        Some(RoundSaid { records, round })
     }
 
     fn all(&self) -> impl Iterator<Item = u16> + use<> {
@@ -212,7 +212,7 @@ pub fn barrier_limit(round: &GroupRound) -> Duration {
 
 /// How a group stands; `None` as long as nobody can read its round.
 pub fn view(records: &GroupEntries) -> Option<GroupView> {
-    let said = Said::of(records)?;
+    let said = RoundSaid::of(records)?;
     let (state, over) = said.group_state();
     let members: Vec<MemberView> = said.all().map(|member| member_view(&said, member)).collect();
     let given_up = [GroupStep::Begin, GroupStep::Barrier, GroupStep::Verdict].into_iter().filter_map(|step| said.decision(step));
@@ -223,7 +223,7 @@ pub fn view(records: &GroupEntries) -> Option<GroupView> {
     Some(GroupView { round: said.round.clone(), opened, state, over, members, message, window })
 }
 
-fn member_view(said: &Said<'_>, member: u16) -> MemberView {
+fn member_view(said: &RoundSaid<'_>, member: u16) -> MemberView {
     let (state, _, message) = said.state(member);
     let mut steps = GroupStep::ALL.into_iter().filter(|step| step.is_of_member() && said.has(member, *step));
     let done = said.member(member, GroupStep::Done);
@@ -241,7 +241,7 @@ fn member_view(said: &Said<'_>, member: u16) -> MemberView {
 }
 
 /// From the first cut to the last one.
-fn window(said: &Said<'_>) -> Option<Duration> {
+fn window(said: &RoundSaid<'_>) -> Option<Duration> {
     let barrier = said.decision(GroupStep::Barrier).filter(|record| record.goes_on && !is_restore(said.round))?;
     let cuts: Option<Vec<Timestamp>> =
         barrier.members.iter().map(|member| said.member(*member, GroupStep::Cut).map(|record| record.time)).collect();
@@ -254,7 +254,7 @@ fn window(said: &Said<'_>) -> Option<Duration> {
 /// What is to be decided now, as far as somebody can tell who has waited so long: a step and whether it goes on, with whom,
 /// and why not.
 pub fn decide(records: &GroupEntries, waited: Waited) -> Option<GroupEntry> {
-    let said = Said::of(records)?;
+    let said = RoundSaid::of(records)?;
     if said.decision(GroupStep::Verdict).is_some() {
         return None;
     }
@@ -278,7 +278,7 @@ fn stop(step: GroupStep, members: Vec<u16>, why: String) -> Option<GroupEntry> {
 }
 
 /// Who takes part: all, or after the limit those who came, if that is allowed.
-fn begin(said: &Said<'_>, waited: Waited) -> Option<GroupEntry> {
+fn begin(said: &RoundSaid<'_>, waited: Waited) -> Option<GroupEntry> {
     let failed: Vec<u16> = said.all().filter(|member| said.has(*member, GroupStep::Failed)).collect();
     let here: Vec<u16> = said.all().filter(|m| said.has(*m, GroupStep::Joined) && !failed.contains(m)).collect();
     let limit = Duration::from_millis(said.round.limit);
@@ -286,7 +286,7 @@ fn begin(said: &Said<'_>, waited: Waited) -> Option<GroupEntry> {
 }
 
 /// Whether all stand still.
-fn barrier(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> {
+fn barrier(said: &RoundSaid<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> {
     let is_gone = |m: &u16| said.has(*m, GroupStep::Failed) || said.has(*m, GroupStep::Thawed);
     let gone: Vec<u16> = members.iter().copied().filter(is_gone).collect();
     let still: Vec<u16> = members.iter().copied().filter(|m| said.has(*m, GroupStep::Frozen) && !is_gone(m)).collect();
@@ -296,7 +296,7 @@ fn barrier(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupEntr
 
 /// Goes on when everybody is `here`, with those who are when it may or must do without the others, or not at all.
 fn ready(
-    said: &Said<'_>,
+    said: &RoundSaid<'_>,
     step: GroupStep,
     wanted: &[u16],
     (here, failed): (Vec<u16>, Vec<u16>),
@@ -314,7 +314,7 @@ fn ready(
 }
 
 /// Of a restore: whether what was exchanged stays.
-fn kept(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> {
+fn kept(said: &RoundSaid<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> {
     let failed: Vec<u16> = members.iter().copied().filter(|m| said.has(*m, GroupStep::Failed)).collect();
     let outstanding: Vec<u16> = members.iter().copied().filter(|m| !said.has(*m, GroupStep::Cut)).collect();
     if !failed.is_empty() {
@@ -328,7 +328,7 @@ fn kept(said: &Said<'_>, members: &[u16], waited: Waited) -> Option<GroupEntry> 
 }
 
 /// Of snapshots: it is over when nothing can come any more, or nothing came for too long.
-fn verdict(said: &Said<'_>, waited: Waited) -> Option<GroupEntry> {
+fn verdict(said: &RoundSaid<'_>, waited: Waited) -> Option<GroupEntry> {
     let (state, over) = said.group_state();
     let outstanding: Vec<u16> = said.all().filter(|member| !said.state(*member).1).collect();
     if !over && waited.news < Duration::from_millis(said.round.limit) {
