@@ -357,14 +357,14 @@ fn row_27_unknown_codec() {
 fn row_28_unknown_cipher() {
     let forged = Forged::new(|place, key| {
         let raw = RawPack::new(&place.repo, PackKind::Data, &[(Codec::Raw, PLAIN.len() as u32, PLAIN)]);
-        raw.store(&place.repo, &[&[(key, PLAIN.len() as u32)]], |bytes| bytes[109] = 1)
+        raw.store(&place.repo, &[&[(key, PLAIN.len() as u32)]], |bytes| bytes[109] = 2)
     });
     forged.cannot_be_read(&[&forged.name(), "/f", "not made with the repository's key"]);
     // Made by somebody with the key.
     let forged = Forged::new(|place, key| {
         let raw = RawPack::new(&place.repo, PackKind::Data, &[(Codec::Raw, PLAIN.len() as u32, PLAIN)]);
         raw.store(&place.repo, &[&[(key, PLAIN.len() as u32)]], |bytes| {
-            bytes[109] = 1;
+            bytes[109] = 2;
             let (salt, bound) = (bytes[28..60].try_into().unwrap(), [&bytes[..28], &bytes[108..112]].concat());
             let key = SealKey::derive_bound(place.repo.keys().pack(PackKind::Data), &salt, &bound).unwrap();
             bytes[60..76].copy_from_slice(&key.commitment);
