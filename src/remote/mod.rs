@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod client;
+pub mod control;
 pub mod list;
 pub mod protocol;
 pub mod rate;

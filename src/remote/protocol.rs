@@ -77,12 +77,23 @@ pub enum Capability {
     Prune,
     /// Read the server's counters.
     Metrics,
+    /// Ask for jobs, list and cancel them.
+    Jobs,
+    /// Take jobs, and say what became of them.
+    Agent,
 }
 
 impl Capability {
     /// All of them.
-    pub(crate) const ALL: [Capability; 5] =
-        [Capability::Put, Capability::Get, Capability::List, Capability::Prune, Capability::Metrics];
+    pub(crate) const ALL: [Capability; 7] = [
+        Capability::Put,
+        Capability::Get,
+        Capability::List,
+        Capability::Prune,
+        Capability::Metrics,
+        Capability::Jobs,
+        Capability::Agent,
+    ];
     /// What a token gets when nothing is said: enough for everything but deleting.
     pub const APPEND_ONLY: [Capability; 3] = [Capability::Put, Capability::Get, Capability::List];
 
@@ -94,13 +105,15 @@ impl Capability {
             Capability::List => "list",
             Capability::Prune => "prune",
             Capability::Metrics => "metrics",
+            Capability::Jobs => "jobs",
+            Capability::Agent => "agent",
         }
     }
 
     /// The capability of this name.
     pub fn parse(text: &str) -> Result<Self> {
         let found = Capability::ALL.into_iter().find(|c| c.name() == text);
-        found.ok_or_else(|| Error::invalid(format!("{text:?} is no capability: put, get, list, prune or metrics")))
+        found.ok_or_else(|| Error::invalid(format!("{text:?} is no capability: put, get, list, prune, metrics, jobs or agent")))
     }
 }
 

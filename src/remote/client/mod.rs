@@ -27,11 +27,11 @@ use crate::remote::s3::credentials::S3Options;
 use crate::remote::tls::Trust;
 use crate::storage::{Class, Costs, Created, Leftovers, Name, Receipt, Storage};
 
-mod body;
+pub(crate) mod body;
 mod exchange;
 pub(crate) mod fault;
 mod ssh;
-mod transport;
+pub(crate) mod transport;
 
 use exchange::{ConnectionPool, LoadedResponse, RequestParts};
 use fault::{ProgressTimeout, RequestFault};

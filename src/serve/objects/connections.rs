@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use crate::remote::protocol::{self, Code, Refusal};
+use crate::serve::api;
 use crate::serve::objects::Server;
 use crate::serve::objects::body::Measured;
 use crate::serve::objects::gate::group;
@@ -85,6 +86,7 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: cha
         let _ = go.send(());
     }
     drop(listener);
+    server.ending.send_replace(true);
     let patience = server.limits.stopping;
     let _ = tokio::time::timeout(patience, async { while tasks.join_next().await.is_some() {} }).await;
     if !tasks.is_empty() {
@@ -279,6 +281,7 @@ where
     let asker = Asker { guest, token: Arc::default() };
     request.extensions_mut().insert(asker.clone());
     let mut response = match refused {
+        Some(refusal) if api::is_path(uri.path()) => api::problem(&refusal),
         Some(refusal) => refusal.into_response(),
         None => match router.clone().call(request.map(Body::new)).await {
             Ok(response) => response,
@@ -323,7 +326,7 @@ fn precheck<B>(request: &Request<B>) -> Result<(), Refusal> {
     if size > protocol::MAX_HEADERS as usize {
         return Err(Refusal::new(Code::Invalid, "the headers are too long"));
     }
-    version(request.headers(), path)
+    if api::is_path(path) { Ok(()) } else { version(request.headers(), path) }
 }
 
 fn version(headers: &HeaderMap, path: &str) -> Result<(), Refusal> {

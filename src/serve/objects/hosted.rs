@@ -13,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::model::{RepositoryId, SnapshotId};
 use crate::remote::protocol::{Code, Refusal};
+use crate::serve::api::board::Board;
 use crate::serve::objects::account::{Account, Usage};
 use crate::serve::objects::shape;
 use crate::storage::directory::DirectoryStorage;
@@ -39,6 +40,8 @@ pub(crate) struct Hosted {
     account: Mutex<Account>,
     /// The repository that its configuration named last.
     repository: Mutex<Option<RepositoryId>>,
+    /// Its jobs, once somebody has asked for them.
+    board: Mutex<Option<Arc<Board>>>,
 }
 
 /// The longest object that says which repository this is.
@@ -55,7 +58,7 @@ impl Hosted {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
-        let hosted = Hosted { storage, directory, account: Mutex::default(), repository: Mutex::default() };
+        let hosted = Hosted { storage, directory, account: Mutex::default(), repository: Mutex::default(), board: Mutex::default() };
         hosted.drop_stale_claims();
         Ok(Arc::new(hosted))
     }
@@ -69,6 +72,20 @@ impl Hosted {
     /// Whether `path` still leads to it.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         identity(path).is_ok_and(|found| found == self.directory)
+    }
+
+    /// Its jobs, where an agent is lost after so much silence. Reads them the first time.
+    pub(crate) fn board(&self, silence: Duration) -> Result<Arc<Board>> {
+        let mut board = self.board.lock();
+        match &*board {
+            Some(board) => Ok(board.clone()),
+            None => Ok(board.insert(Arc::new(Board::open(self.storage.path(), silence)?)).clone()),
+        }
+    }
+
+    /// Whether a snapshot is there, and not forgotten.
+    pub(crate) fn keeps(&self, id: SnapshotId) -> bool {
+        self.has(&Name::Snapshot(id)) && !self.has(&Name::Forgotten(id))
     }
 
     /// The note about `id` in this directory.

@@ -40,6 +40,8 @@ pub struct Limits {
     pub keep: Duration,
     /// How long requests have to end when the server stops.
     pub stopping: Duration,
+    /// After how long without a word the agent of a job is lost.
+    pub silence: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +60,7 @@ impl Default for Limits {
             least_rate: 256,
             keep: Duration::from_secs(600),
             stopping: Duration::from_secs(30),
+            silence: Duration::from_secs(120),
         }
     }
 }

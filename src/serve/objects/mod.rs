@@ -16,10 +16,10 @@ pub(crate) mod access;
 mod account;
 mod body;
 mod certificate;
-mod connections;
+pub(crate) mod connections;
 mod download;
 mod gate;
-mod hosted;
+pub(crate) mod hosted;
 mod journal;
 pub mod limits;
 mod listen;
@@ -53,19 +53,24 @@ pub struct Server {
     gate: Gate,
     journal: Journal,
     metrics: Metrics,
+    /// Becomes true when the server stops: who waits for nothing in particular ends.
+    ending: channel::Sender<bool>,
 }
 
 /// A request that may go on.
-struct Admitted {
-    who: Principal,
-    hosted: Arc<Hosted>,
-    client: Arc<Client>,
+pub(crate) struct Admitted {
+    /// Its sender.
+    pub(crate) who: Principal,
+    /// The sender's repository.
+    pub(crate) hosted: Arc<Hosted>,
+    /// What the sender may use.
+    pub(crate) client: Arc<Client>,
     /// Held until the answer is out.
-    request: OwnedSemaphorePermit,
+    pub(crate) request: OwnedSemaphorePermit,
 }
 
 /// Runs what blocks on the disk, off the threads that serve connections.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(_) => Err(Refusal::new(Code::Failed, "the server failed: this is a defect of yester")),
@@ -77,7 +82,18 @@ impl Server {
     fn new(door: Door, limits: Limits, by_address: bool) -> Arc<Self> {
         let (budget, gate) = (ClientBudget::new(&limits), Gate::new(&limits, by_address));
         let (journal, metrics) = (Journal::default(), Metrics::default());
-        Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, journal, metrics })
+        let ending = channel::Sender::new(false);
+        Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, journal, metrics, ending })
+    }
+
+    /// Hears when the server stops.
+    pub(crate) fn ending(&self) -> channel::Receiver<bool> {
+        self.ending.subscribe()
+    }
+
+    /// After how long without a word an agent is lost.
+    pub(crate) fn silence(&self) -> std::time::Duration {
+        self.limits.silence
     }
 
     /// Counts connections that were cut to make room for others.
@@ -104,7 +120,7 @@ impl Server {
     }
 
     /// Who sends these headers, and the repository that is theirs.
-    async fn admit(&self, headers: &HeaderMap, asker: &Asker) -> Result<Admitted, Refusal> {
+    pub(crate) async fn admit(&self, headers: &HeaderMap, asker: &Asker) -> Result<Admitted, Refusal> {
         let who = self.principal(headers, asker).await?;
         let client = self.budget.client(&who);
         let too_many = || Refusal::new(Code::TooMany, "too many requests at once with this token");

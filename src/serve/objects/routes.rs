@@ -65,6 +65,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/v1/leftovers", get(leftovers).delete(leftovers))
         .route("/v1/objects/{class}", get(list))
         .route("/v1/objects/{class}/{leaf}", get(read).put(create).delete(delete))
+        .merge(crate::serve::api::routes::router())
         .fallback(|| async { Refusal::new(Code::Invalid, "there is nothing of this name here") })
         .with_state(server)
 }

@@ -1,0 +1,198 @@
+//! Jobs on disk: a file for the wish, and one for each thing that happened to it, all created once and never changed. They
+//! are in `.jobs/` of the repository's directory: `<id>`, `<id>.1`, `<id>.2` and so on, as lines of JSON.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind as IoKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{IoContext, Result};
+use crate::remote::control::{JobOutcome, NewJob};
+
+/// Where they are, below the repository's directory.
+const DIRECTORY: &str = ".jobs";
+/// The longest file that is read.
+const LONGEST: u64 = 64 << 10;
+/// The most things that happen to a job: taken, wanted to end, lost, ended.
+const MOST: usize = 8;
+
+/// A job as it was wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    /// What is to be done.
+    pub(crate) job: NewJob,
+    /// The id of the token that wanted it.
+    pub(crate) token: String,
+    /// When, in milliseconds since 1970.
+    pub(crate) at: i64,
+}
+
+/// Something that happened to a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(crate) enum JobMark {
+    /// An agent took it.
+    Claimed {
+        /// The agent's host and process, for people.
+        agent: String,
+        /// Its token.
+        token: String,
+        /// The word with which it asked.
+        claim: String,
+    },
+    /// Somebody wants it to end.
+    Cancel {
+        /// Whose token that was.
+        token: String,
+    },
+    /// It ended.
+    Ended {
+        /// How.
+        outcome: JobOutcome,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+        /// The snapshot that was made or restored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<String>,
+        /// The bytes of content.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+        /// The bytes that were new.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        added: Option<u64>,
+        /// The exit code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit_code: Option<u8>,
+    },
+    /// Its agent has not been heard of for too long.
+    Lost,
+    /// What happened cannot be read.
+    Damaged,
+}
+
+/// When what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobEvent {
+    /// In milliseconds since 1970.
+    pub(crate) at: i64,
+    /// What.
+    #[serde(flatten)]
+    pub(crate) mark: JobMark,
+}
+
+/// Whether a text is the id of a job.
+pub(crate) fn is_id(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    directory: PathBuf,
+}
+
+impl Ledger {
+    /// In this repository's directory. It is made with the first job.
+    pub(crate) fn of(repository: &Path) -> Self {
+        Ledger { directory: repository.join(DIRECTORY) }
+    }
+
+    /// Writes down a wish, durably. False: there is one of this id.
+    pub(crate) fn wish(&self, id: &str, wish: &Wish) -> Result<bool> {
+        self.create(id, wish)
+    }
+
+    /// Writes down the `n`th thing that happened, durably. False: there is such a one.
+    pub(crate) fn event(&self, id: &str, n: usize, event: &JobEvent) -> Result<bool> {
+        self.create(&format!("{id}.{n}"), event)
+    }
+
+    fn create(&self, name: &str, value: &impl Serialize) -> Result<bool> {
+        let what = || format!("cannot write down job {name}");
+        let text = serde_json::to_vec(value).map_err(std::io::Error::from).at(what)?;
+        let mut builder = DirBuilder::new();
+        match builder.mode(0o700).create(&self.directory) {
+            Ok(()) => self.directory.parent().map_or(Ok(()), |above| File::open(above)?.sync_all()).at(what)?,
+            Err(e) if e.kind() == IoKind::AlreadyExists => {}
+            Err(e) => return Err(e).at(what),
+        }
+        let mut file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.directory).at(what)?;
+        file.write_all(&text).and_then(|()| file.as_file().sync_all()).at(what)?;
+        match file.persist_noclobber(self.directory.join(name)) {
+            Ok(_) => {}
+            Err(e) if e.error.kind() == IoKind::AlreadyExists => return Ok(false),
+            Err(e) => return Err(e.error).at(what),
+        }
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).at(what)?;
+        Ok(true)
+    }
+
+    /// What happened to a job, as far as it is written down.
+    pub(crate) fn events(&self, id: &str) -> Result<Vec<JobEvent>> {
+        let mut out = Vec::new();
+        for n in 1..=MOST {
+            match self.read(&format!("{id}.{n}"))? {
+                Some(event) => out.push(event.unwrap_or(JobEvent { at: 0, mark: JobMark::Damaged })),
+                None => break,
+            }
+        }
+        Ok(out)
+    }
+
+    /// Every job. One whose wish cannot be read is left out: nobody knows what was wanted.
+    pub(crate) fn all(&self) -> Result<BTreeMap<String, (Wish, Vec<JobEvent>)>> {
+        let what = || "cannot list the jobs of the repository".to_owned();
+        let mut out = BTreeMap::new();
+        let entries = match fs::read_dir(&self.directory) {
+            Err(e) if e.kind() == IoKind::NotFound => return Ok(out),
+            entries => entries.at(what)?,
+        };
+        for entry in entries {
+            let name = entry.at(what)?.file_name();
+            let Some(id) = name.to_str() else { continue };
+            if id.starts_with("new-") {
+                // Its writer was killed: nothing counts on it.
+                let _ = fs::remove_file(self.directory.join(id));
+            }
+            if !is_id(id) {
+                continue;
+            }
+            match self.read::<Wish>(id)? {
+                Some(Some(wish)) if wish.job.check().is_ok() => {
+                    out.insert(id.to_owned(), (wish, self.events(id)?));
+                }
+                Some(_) => tracing::error!(job = id, "the record of a job is damaged, so it is left out"),
+                None => {}
+            }
+        }
+        Ok(out)
+    }
+
+    /// The value of a file: `None` if it is not there, `Some(None)` if it makes no sense.
+    fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<Option<T>>> {
+        let path = self.directory.join(name);
+        let text = match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == IoKind::NotFound => return Ok(None),
+            Ok(found) if !found.is_file() || found.len() > LONGEST => return Ok(Some(None)),
+            _ => fs::read(&path).at(|| format!("cannot read job {name}"))?,
+        };
+        Ok(Some(serde_json::from_slice(&text).ok()))
+    }
+
+    /// Removes a job that is over. The wish goes first: without it what happened means nothing, and the other way round the
+    /// job would be wanted again.
+    pub(crate) fn remove(&self, id: &str, events: usize) -> Result<()> {
+        let what = || format!("cannot remove job {id}");
+        fs::remove_file(self.directory.join(id)).at(what)?;
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).at(what)?;
+        for n in 1..=events {
+            // One that stays is some bytes.
+            let _ = fs::remove_file(self.directory.join(format!("{id}.{n}")));
+        }
+        Ok(())
+    }
+}
