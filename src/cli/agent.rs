@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::tz::TimeZone;
+use parking_lot::Mutex;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::error::IoContext;
 use yester::jobs::agent::memory::Memory;
 use yester::jobs::agent::rounds::{AgentEvent, Rounds, WorkEnd};
+use yester::jobs::agent::wishes::{self, WorkSource};
 use yester::jobs::agent::work::{Setup, TaskEnd, now};
+use yester::jobs::config::Configuration;
 use yester::jobs::config::check::{self, Programs};
+use yester::jobs::config::keys::{AgentKeys, Set};
 use yester::jobs::config::text::Problem;
 use yester::observe::{Event, Observer};
 use yester::sys::notify::ServiceManager;
@@ -87,8 +91,10 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<Outcome> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
     let (handle, tells) = (signals.handle(), events.clone());
     let listener = std::thread::spawn(move || listen(&mut signals, &tells));
-    let mut rounds = Rounds::new(Arc::new(setup), events, args.once, now());
-    let agent = Agent { context, observer, stop, heard, manager: manager(), watchdog: watchdog() };
+    let setup = Arc::new(setup);
+    let jobs = Arc::new(JobThread { setup: Mutex::new(setup.clone()), busy: AtomicBool::new(false) });
+    let mut rounds = Rounds::new(setup, events, args.once, now());
+    let agent = Agent { context, observer, stop, heard, jobs, manager: manager(), watchdog: watchdog() };
     let outcome = match (args.once, args.dry_run) {
         (true, true) => agent.say_due(&rounds),
         (true, false) => agent.once(&mut rounds),
@@ -128,17 +134,30 @@ fn load(context: &Context, stop: &Arc<AtomicBool>, observer: &Arc<dyn Observer>)
     let problems = check::all(&configuration, Programs(&configured::directories()));
     let scheduled = configuration.sets.iter().filter(|(_, named)| named.value.schedule.is_some());
     let sets: BTreeMap<_, _> = scheduled.map(|(name, named)| (name.clone(), named.value.clone())).collect();
-    if sets.is_empty() {
+    let keys = configuration.agent.as_ref().map(|named| named.value.clone()).unwrap_or_default();
+    if sets.is_empty() && keys.jobs.is_empty() {
         return Err(Error::invalid("no set of the configuration has a schedule: the agent has nothing to do"));
     }
+    let names = configuration.sets.keys().cloned().collect();
+    let host = lossy(&process::host_name());
+    let source = source(context, &configuration, &keys, &host)?;
     let kept = memory.keep_configuration(&configuration.text()?)?;
     let mut program = vec![std::env::current_exe().at(|| "cannot find this program".to_owned())?.into_os_string()];
     program.extend(["--config".into(), kept.into_os_string()]);
     program.extend(options(&context.global));
-    let keys = configuration.agent.map(|named| named.value).unwrap_or_default();
-    let host = lossy(&process::host_name());
     let (stop, observer) = (stop.clone(), observer.clone());
-    Ok((Setup { program, sets, keys, zone: TimeZone::system(), host, memory, stop, observer }, problems))
+    Ok((Setup { program, sets, names, source, keys, zone: TimeZone::system(), host, memory, stop, observer }, problems))
+}
+
+/// Who is asked for jobs: the server of the repository that the configuration names first.
+fn source(context: &Context, all: &Configuration, keys: &AgentKeys, host: &str) -> Result<Option<WorkSource>> {
+    if keys.jobs.is_empty() {
+        return Ok(None);
+    }
+    let (global, configured) = configured::of_set(&context.global, all, &Set::default())?;
+    let client = Context::new(global, configured).job_client()?;
+    let host = keys.host.clone().unwrap_or_else(|| host.to_owned());
+    Ok(Some(WorkSource { client, host, kinds: keys.jobs.clone() }))
 }
 
 /// What was given to the agent, and holds for what it runs.
@@ -155,8 +174,16 @@ fn options(global: &Global) -> Vec<OsString> {
     given.flatten().chain(global.no_cache.then(|| "--no-cache".into())).collect()
 }
 
+/// What the agent and the thread that takes jobs share.
+struct JobThread {
+    setup: Mutex<Arc<Setup>>,
+    /// A job is run.
+    busy: AtomicBool,
+}
+
 struct Agent<'a> {
     context: &'a Context,
+    jobs: Arc<JobThread>,
     observer: Arc<dyn Observer>,
     stop: Arc<AtomicBool>,
     heard: Receiver<AgentEvent>,
@@ -209,6 +236,8 @@ impl Agent<'_> {
     fn stay(&self, rounds: &mut Rounds) -> Result<Outcome> {
         self.tell("READY=1");
         self.note("the agent has begun");
+        let jobs = self.jobs.clone();
+        std::thread::spawn(move || wishes::serve(&jobs.setup, &jobs.busy));
         loop {
             let at = now();
             let until =
@@ -225,8 +254,9 @@ impl Agent<'_> {
         }
         self.tell("STOPPING=1");
         self.stop()?;
-        while !rounds.is_idle() {
-            match self.wait(LONGEST)? {
+        while !rounds.is_idle() || self.jobs.busy.load(Ordering::SeqCst) {
+            // The end of a job is nothing that is heard.
+            match self.wait(Duration::from_millis(100))? {
                 Some(AgentEvent::Ended(end)) => {
                     self.ended(&end)?;
                     rounds.ended(&end.set, now());
@@ -267,7 +297,9 @@ impl Agent<'_> {
         }
         match load(self.context, &self.stop, &self.observer) {
             Ok((setup, problems)) if problems.is_empty() => {
-                rounds.replace(Arc::new(setup));
+                let setup = Arc::new(setup);
+                self.jobs.setup.lock().clone_from(&setup);
+                rounds.replace(setup);
                 self.note("the configuration was read again");
             }
             Ok((_, problems)) => problems.iter().for_each(|problem| self.old_stays(&problem.to_string())),

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use yester::{Error, Result};
 
 use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init,
+    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, job,
     key, ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots, stats,
     umount, unlock,
 };
@@ -103,6 +103,7 @@ pub enum Command {
     Sets(set_list::SetsArgs),
     Overdue(overdue::OverdueArgs),
     Agent(agent::AgentArgs),
+    Job(job::JobArgs),
     Runs(runs::RunsArgs),
     Group(Box<group::GroupArgs>),
     Config(config::ConfigArgs),

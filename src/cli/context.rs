@@ -8,9 +8,12 @@ use yester::chunk::keys::Credential;
 use yester::format::config::{ChunkerParameters, Derivation};
 use yester::jobs::config::keys::Set;
 use yester::jobs::credential::{self, CredentialOptions, CredentialOrigin};
+use yester::jobs::location::Location;
 use yester::jobs::{foreign, open};
 use yester::model::RepositoryId;
+use yester::remote::address::Address;
 use yester::remote::client::RemoteOptions;
+use yester::remote::control::client::JobClient;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::stored::StoredPacks;
@@ -126,6 +129,18 @@ impl Context {
     /// How to talk to other machines.
     fn remote(&self) -> Result<RemoteOptions> {
         remote::options(&self.global, self.token()?)
+    }
+
+    /// A client of the jobs of the server that the repository is on.
+    pub fn job_client(&self) -> Result<JobClient> {
+        let place = self.place()?;
+        match &place.location {
+            Location::Remote(address @ Address::Https { .. }) => JobClient::new(address, &self.remote()?),
+            _ => Err(Error::invalid(format!(
+                "{} is not on a server that keeps jobs: name one as in https://HOST:PORT/NAME, by --repo or in the configuration file",
+                place.shown()
+            ))),
+        }
     }
 
     /// What a server is shown: what the process that started this one handed over, else what the environment says.

@@ -41,6 +41,7 @@ mod history;
 mod ingest;
 mod init;
 mod inputs;
+mod job;
 mod key;
 mod log;
 mod ls;
@@ -160,6 +161,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Sets(args) => set_list::run(context, &args),
         Command::Overdue(args) => overdue::run(context, &args),
         Command::Agent(args) => agent::run(context, &args),
+        Command::Job(args) => job::run(context, &args),
         Command::Runs(args) => runs::run(context, &args),
         Command::Group(args) => group::run(context, &args),
         Command::Config(args) => config::run(context, &args),

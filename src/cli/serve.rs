@@ -55,6 +55,9 @@ pub struct ServeArgs {
     /// Cut clients that have not moved for so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     idle_timeout: u32,
+    /// Take an agent for lost, and its job for failed, after so many seconds without a word
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    lost_after: u32,
     /// Serve standard input and output
     #[arg(long, conflicts_with_all = ["listen", "tls_cert", "no_tls", "root"])]
     stdio: bool,
@@ -100,7 +103,7 @@ struct CreateArgs {
     /// The repository that it is for; without one it can only be for metrics
     #[arg(required_unless_present = "can")]
     name: Option<String>,
-    /// What it may do, of put, get, list, prune, metrics [default: put,get,list, which is append-only]
+    /// What it may do, of put, get, list, prune, metrics, jobs, agent [default: put,get,list, which is append-only]
     #[arg(long, value_name = "CAPABILITY,…", value_delimiter = ',')]
     can: Vec<String>,
     /// Shorter for --can put,get,list,prune
@@ -182,7 +185,8 @@ impl ServeArgs {
 
 fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
     let idle = Duration::from_secs(u64::from(args.idle_timeout.max(1)));
-    let limits = Limits { connections: args.max_connections.max(1) as usize, idle, ..Limits::default() };
+    let silence = Duration::from_secs(u64::from(args.lost_after.max(1)));
+    let limits = Limits { connections: args.max_connections.max(1) as usize, idle, silence, ..Limits::default() };
     let options = ServeOptions {
         root: args.root()?,
         listen: args.listen,

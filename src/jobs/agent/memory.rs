@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{IoContext, Result};
 use crate::jobs::agent::plan::SlotProgress;
+use crate::jobs::agent::wishes::ClaimMemory;
 use crate::sys::lock;
 
 /// What is remembered of a set. Times are seconds since 1970.
@@ -60,6 +61,9 @@ impl SetMemory {
     }
 }
 
+/// The file with the job that was taken. Those of sets end with `.json`.
+const CLAIM: &str = "job";
+
 /// The files.
 #[derive(Debug, Clone)]
 pub struct Memory {
@@ -93,6 +97,21 @@ impl Memory {
         let what = || format!("cannot lock {}", path.display());
         let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path).at(what)?;
         Ok(lock::try_lock_file(&file).at(what)?.then_some(file))
+    }
+
+    /// The job that was taken: none, if that cannot be read.
+    pub fn claim(&self) -> ClaimMemory {
+        let text = std::fs::read(self.dir.join(CLAIM)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Keeps the job that was taken, durably: what is begun after this is not begun again.
+    pub fn keep_claim(&self, claim: &ClaimMemory) -> Result<()> {
+        let what = || "the job that was taken".to_owned();
+        let text = serde_json::to_vec(claim).map_err(std::io::Error::from).at(what)?;
+        self.write(CLAIM, &text)?;
+        File::open(self.dir.join(CLAIM)).and_then(|file| file.sync_all()).at(what)?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).at(what)
     }
 
     /// Keeps the text of a configuration for commands that begin later; where it is.

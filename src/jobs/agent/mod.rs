@@ -6,4 +6,5 @@ pub mod child;
 pub mod memory;
 pub mod plan;
 pub mod rounds;
+pub mod wishes;
 pub mod work;

@@ -1,7 +1,7 @@
 //! What is done with a set that is due: it is run, its `keep` rules are applied, and alarms are sent. Each step is a
 //! process of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::error::{IoContext, Result};
 use crate::jobs::agent::alarms::{self, Alarm};
 use crate::jobs::agent::child;
 use crate::jobs::agent::memory::{Memory, SetMemory};
+use crate::jobs::agent::wishes::WorkSource;
 use crate::jobs::config::keys::{AgentKeys, Set};
 use crate::jobs::standing;
 use crate::model::escape;
@@ -32,6 +33,10 @@ pub struct Setup {
     pub program: Vec<OsString>,
     /// The sets with a schedule.
     pub sets: BTreeMap<String, Set>,
+    /// The names of all sets.
+    pub names: BTreeSet<String>,
+    /// Who is asked for jobs, if somebody is.
+    pub source: Option<WorkSource>,
     /// What the configuration says of the agent.
     pub keys: AgentKeys,
     /// The machine's zone.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::de::{self, SeqAccess, Visitor, value};
 use serde::ser::SerializeMap;
+use crate::remote::control::JobKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One file.
@@ -31,6 +32,12 @@ pub struct AgentKeys {
     /// How many sets are run at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_once: Option<u16>,
+    /// The kinds of jobs that it takes from the server of the repository: none, if it is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobKind>,
+    /// What the server calls this host, in place of its own name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Whom it tells of troubles.
     #[serde(skip_serializing_if = "NotifyKeys::is_empty")]
     pub notify: NotifyKeys,
