@@ -184,6 +184,19 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester agent --once -n", "only say what is due"),
         ],
     ),
+    ("job", &[("yester job run ingest --host web --set shop --wait", "back up another host now, and follow it")]),
+    (
+        "job run",
+        &[
+            ("yester job run ingest --host web --set shop --wait", "back up a set of another host now, and follow it"),
+            ("yester job run restore --host web --set shop --backup 5ffb80f9fe1c4d08", "restore what a job stored"),
+            ("yester job run check --host web --idempotency-key night-29", "asked for twice, it is one job"),
+        ],
+    ),
+    ("job list", &[("yester job list --state failed", "what went wrong"), ("yester job list --host web", "of one host")]),
+    ("job show", &[("yester job show 5ffb80f9", "one, with why it failed")]),
+    ("job watch", &[("yester job watch 5ffb80f9", "until it is over")]),
+    ("job cancel", &[("yester job cancel 5ffb80f9", "whether it is queued or running")]),
     (
         "runs",
         &[

@@ -143,7 +143,9 @@ fn whole(client: &JobClient, id: &str) -> Result<String> {
     let found: Vec<&Job> = jobs.iter().filter(|job| job.id.starts_with(id)).collect();
     match found[..] {
         [job] => Ok(job.id.clone()),
-        [] => Err(Error::new(ErrorKind::NotFound, format!("no job of the newest 1000 begins with {id}: yester job list has them"))),
+        [] => {
+            Err(Error::new(ErrorKind::NotFound, format!("no job of the newest 1000 begins with {id}: yester job list has them")))
+        }
         _ => Err(Error::invalid(format!("several jobs begin with {id}: give more digits"))),
     }
 }
@@ -222,7 +224,8 @@ fn show(context: &Context, job: &Job) -> Result<()> {
         return out.finish();
     }
     let text = |text: &str| escape(text.as_bytes());
-    let mut lines = vec![format!("job {}: {}, {}", text(&job.id), job.kind.name(), state(job)), format!("host {}", text(&job.host))];
+    let mut lines =
+        vec![format!("job {}: {}, {}", text(&job.id), job.kind.name(), state(job)), format!("host {}", text(&job.host))];
     lines.extend(job.set.as_deref().map(|set| format!("set {}", text(set))));
     lines.push(format!("asked for {} with token {}", moment(&job.created_at), text(&job.token)));
     lines.extend(job.started_at.as_deref().map(|at| format!("taken {}", moment(at))));
@@ -285,7 +288,10 @@ fn follow(context: &Context, client: &JobClient, id: &str) -> Result<Outcome> {
         JobStatus::Cancelled => Err(Error::new(ErrorKind::Io, format!("job {id} was cancelled"))),
         JobStatus::Queued | JobStatus::Running => {
             note(&format!("yester: job {id} is not over"));
-            Err(Error::new(ErrorKind::Io, format!("the server was stopped before job {id} was over: yester job watch {id} goes on")))
+            Err(Error::new(
+                ErrorKind::Io,
+                format!("the server was stopped before job {id} was over: yester job watch {id} goes on"),
+            ))
         }
     }
 }

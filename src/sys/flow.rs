@@ -86,6 +86,16 @@ impl CommandStream {
         Self::spawn(start.stdin(Stdio::from(file))).map(|(flow, _)| flow)
     }
 
+    /// The same where all that it says goes into files, so that it outlives whoever reads them.
+    pub fn start_into(command: &[OsString], file: File, out: File, err: File) -> io::Result<Self> {
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
+        };
+        let mut start = Command::new(program);
+        start.args(arguments).process_group(0).stdin(Stdio::from(file)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
+        Ok(CommandStream { out: None, err: None, child: Some(start.spawn()?), line: Vec::new(), last: Vec::new() })
+    }
+
     fn spawn(start: &mut Command) -> io::Result<(Self, Option<ChildStdin>)> {
         let mut child = start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let out = child.stdout.take().map(|out| File::from(OwnedFd::from(out)));

@@ -105,6 +105,11 @@ impl Memory {
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
+    /// Where what the command of a job says goes: its output, and its errors.
+    pub fn said(&self) -> [PathBuf; 2] {
+        ["job.out", "job.err"].map(|name| self.dir.join(name))
+    }
+
     /// Keeps the job that was taken, durably: what is begun after this is not begun again.
     pub fn keep_claim(&self, claim: &ClaimMemory) -> Result<()> {
         let what = || "the job that was taken".to_owned();

@@ -206,7 +206,8 @@ impl Taker<'_> {
         let mut ended = EndReport { exit_code: Some(code), ..self.failed(claim, heard.message) };
         if let Some(summary) = &heard.summary {
             let number = |names: [&str; 2]| names.into_iter().find_map(|name| summary.get(name)?.as_u64());
-            (ended.size, ended.added) = (number(["total_bytes_processed", "bytes_restored"]), number(["data_added", "data_added"]));
+            (ended.size, ended.added) =
+                (number(["total_bytes_processed", "bytes_restored"]), number(["data_added", "data_added"]));
             let committed = summary.get("committed").and_then(Value::as_bool) == Some(true);
             ended.snapshot = summary.get("snapshot_id").and_then(Value::as_str).filter(|_| committed).map(str::to_owned);
         }
@@ -241,7 +242,8 @@ impl Taker<'_> {
                 heard.lock().message = cut(text, MAX_MESSAGE);
             }
         };
-        child::run(&self.command(job), lock, halt, &mut out, &mut err).map(Some)
+        let [says, complains] = self.setup.memory.said();
+        child::run_into(&self.command(job), lock, halt, [&says, &complains], &mut out, &mut err).map(Some)
     }
 
     /// Waits until nothing else runs with this lock; `None`: it was stopped before.
@@ -364,7 +366,9 @@ fn hear(line: &[u8], heard: &Mutex<Heard>, began: Instant) {
 }
 
 fn said(job: &Job) -> String {
-    job.set.as_ref().map_or_else(|| job.kind.name().to_owned(), |set| format!("{} of set {}", job.kind.name(), escape(set.as_bytes())))
+    job.set
+        .as_ref()
+        .map_or_else(|| job.kind.name().to_owned(), |set| format!("{} of set {}", job.kind.name(), escape(set.as_bytes())))
 }
 
 fn random() -> Result<String> {

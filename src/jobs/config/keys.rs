@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::remote::control::JobKind;
 use serde::de::{self, SeqAccess, Visitor, value};
 use serde::ser::SerializeMap;
-use crate::remote::control::JobKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One file.

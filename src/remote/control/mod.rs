@@ -87,14 +87,8 @@ pub enum JobStatus {
 
 impl JobStatus {
     /// All of them.
-    pub const ALL: [JobStatus; 6] = [
-        JobStatus::Queued,
-        JobStatus::Running,
-        JobStatus::Done,
-        JobStatus::Failed,
-        JobStatus::Cancelled,
-        JobStatus::Deleted,
-    ];
+    pub const ALL: [JobStatus; 6] =
+        [JobStatus::Queued, JobStatus::Running, JobStatus::Done, JobStatus::Failed, JobStatus::Cancelled, JobStatus::Deleted];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -156,7 +150,9 @@ impl NewJob {
         }
         match (&self.set, self.kind.has_set()) {
             (None, true) => return wrong(format!("a job of the kind {} needs a set", self.kind.name())),
-            (Some(_), false) => return wrong(format!("a job of the kind {} is for the whole repository: leave set out", self.kind.name())),
+            (Some(_), false) => {
+                return wrong(format!("a job of the kind {} is for the whole repository: leave set out", self.kind.name()));
+            }
             (Some(set), true) if !plain(set) || set.len() > 128 => {
                 return wrong("set must be a name of 1 to 128 bytes".to_owned());
             }

@@ -275,7 +275,9 @@ impl Board {
         // One that is lost may still tell how it ended.
         let over = |id: &str| own(id).is_some_and(|entry| entry.status().is_over() && !entry.is_lost());
         let Some(oldest) = jobs.order.iter().find(|(_, id)| over(id)).cloned() else {
-            let text = format!("this token has {PER_TOKEN} jobs that are not over, the most it may have: cancel some, or start the agents");
+            let text = format!(
+                "this token has {PER_TOKEN} jobs that are not over, the most it may have: cancel some, or start the agents"
+            );
             return Err(Refusal::new(Code::TooMany, text));
         };
         let events = jobs.all.get(&oldest.1).map_or(0, |entry| entry.events.len());
@@ -358,11 +360,7 @@ impl Board {
             let of_host = jobs.queued.range((request.host.clone(), i64::MIN, String::new())..);
             let mut of_host = of_host.take_while(|(host, ..)| *host == request.host);
             let Some((.., id)) = of_host.find(|(.., id)| fits(id)).cloned() else { return Ok(None) };
-            let mark = JobMark::Claimed {
-                agent: request.host.clone(),
-                token: token.to_owned(),
-                claim: request.claim.clone(),
-            };
+            let mark = JobMark::Claimed { agent: request.host.clone(), token: token.to_owned(), claim: request.claim.clone() };
             if self.mark(jobs, &id, mark)?
                 && let Some(entry) = jobs.all.get_mut(&id)
             {

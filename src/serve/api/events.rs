@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch as channel};
 use crate::remote::control::Job;
 use crate::remote::protocol::Refusal;
 use crate::serve::api::board::Board;
-use crate::serve::objects::hosted::Hosted;
 use crate::serve::objects::blocking;
+use crate::serve::objects::hosted::Hosted;
 
 /// So often something is sent, so that both sides know that the other is there.
 const SIGN: Duration = Duration::from_secs(15);

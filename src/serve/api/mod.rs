@@ -24,7 +24,9 @@ pub(crate) fn problem(refusal: &Refusal) -> Response<Body> {
     let body = serde_json::to_vec(&ProblemDetails::from(refusal)).unwrap_or_default();
     let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
     if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer, Basic realm=\"yester\""));
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer, Basic realm=\"yester\""));
     }
     // For who counts refusals.
     response.extensions_mut().insert(refusal.error);

@@ -177,7 +177,10 @@ async fn read<T: DeserializeOwned>(body: Body, headers: &HeaderMap) -> Result<T,
 /// The fields of a query, decoded.
 fn fields(query: Option<&str>) -> Result<Vec<(String, String)>, Refusal> {
     let parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
-    parts.map(|part| part.split_once('=').unwrap_or((part, ""))).map(|(name, value)| Ok((decoded(name)?, decoded(value)?))).collect()
+    parts
+        .map(|part| part.split_once('=').unwrap_or((part, "")))
+        .map(|(name, value)| Ok((decoded(name)?, decoded(value)?)))
+        .collect()
 }
 
 fn decoded(text: &str) -> Result<String, Refusal> {
@@ -231,7 +234,12 @@ fn filter(query: Option<&str>) -> Result<JobFilter, Refusal> {
         ("after" = Option<String>, Query, description = "the `next` of the page before"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "so many at most; without it 100")),
     responses((status = 200, body = JobPage), (status = "4XX", body = ProblemDetails, content_type = "application/problem+json")))]
-pub(crate) async fn list(state: State<Arc<Server>>, asker: Extension<Asker>, headers: HeaderMap, RawQuery(query): RawQuery) -> ApiResult {
+pub(crate) async fn list(
+    state: State<Arc<Server>>,
+    asker: Extension<Asker>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> ApiResult {
     let entered = enter(&(state, asker, headers), Capability::Jobs, "list jobs").await?;
     let filter = filter(query.as_deref())?;
     let page = entered.with(move |board, hosted, _| board.list(&filter, &|id| hosted.keeps(id))).await?;
@@ -326,7 +334,12 @@ pub(crate) async fn of_set(
             let filter = JobFilter { host, set, kind: Some(kind), limit: PAGE, ..JobFilter::default() };
             board.list(&filter, &|id| hosted.keeps(id)).map(|page| page.jobs)
         };
-        Ok(SetJobs { backups: newest(JobKind::Ingest)?, restores: newest(JobKind::Restore)?, host: host.clone(), set: set.clone() })
+        Ok(SetJobs {
+            backups: newest(JobKind::Ingest)?,
+            restores: newest(JobKind::Restore)?,
+            host: host.clone(),
+            set: set.clone(),
+        })
     };
     Ok(json(StatusCode::OK, &entered.with(of).await?))
 }

@@ -58,7 +58,8 @@ impl Hosted {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
-        let hosted = Hosted { storage, directory, account: Mutex::default(), repository: Mutex::default(), board: Mutex::default() };
+        let hosted =
+            Hosted { storage, directory, account: Mutex::default(), repository: Mutex::default(), board: Mutex::default() };
         hosted.drop_stale_claims();
         Ok(Arc::new(hosted))
     }

@@ -70,7 +70,9 @@ pub(crate) struct Admitted {
 }
 
 /// Runs what blocks on the disk, off the threads that serve connections.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(_) => Err(Refusal::new(Code::Failed, "the server failed: this is a defect of yester")),
