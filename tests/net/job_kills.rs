@@ -32,14 +32,23 @@ fn a_server_that_is_killed_meanwhile_hears_of_the_end() {
     let id = begun(&site);
     let queued = site.one(&["run", "check", "--host", "pg1"])["id"].as_str().unwrap().to_owned();
     site.kill_server();
-    // What is its own is lost as well: jobs are in the repository. Its tokens and certificate are put back for the clients.
-    site.world.file("go", "");
-    until(|| site.snapshots() == 1);
     site.serve();
+    site.world.file("go", "");
     let job = site.wait(&id, "done");
     assert_eq!((job["lost"].as_bool(), job["exit_code"].as_u64()), (Some(false), Some(0)), "{job}");
     site.wait(&queued, "done");
     assert_eq!((runs(&site), site.snapshots()), (1, 1));
+    // The end comes while the server is away: the run needs it, and so fails, and that is said when it is back.
+    fs::remove_file(site.world.at("go")).unwrap();
+    fs::remove_file(site.world.at("begun")).unwrap();
+    let id = begun(&site);
+    site.kill_server();
+    site.world.file("go", "");
+    let kept = site.world.at(".local/state/yester/agent/job");
+    until(|| fs::read_to_string(&kept).unwrap_or_default().contains("\"outcome\":\"failed\""));
+    site.serve();
+    let job = site.wait(&id, "failed");
+    assert!(job["lost"] == false && job["exit_code"].is_u64() && job["message"].is_string(), "{job}");
 }
 
 #[test]

@@ -181,9 +181,9 @@ fn garbage_among_the_records_hides_nothing_and_runs_nothing() {
     fs::write(at("bbbbbbbbbbbbbbbb"), r#"{"job":{"kind":"check","host":"far"},"token":"x","at":9223372036854775807}"#).unwrap();
     let server = Server::with(serve_options(&server.root));
     let asker = JobClient::new(&server.address("web"), &server.options(&token)).unwrap();
-    assert!(!server.root.join("web/.jobs/new-half").exists());
     let state = |id: &str| asker.job(id).map(|job| job.state);
     assert_eq!(state(&ids[0]).unwrap(), JobStatus::Done);
+    assert!(!server.root.join("web/.jobs/new-half").exists());
     let damaged = asker.job(&ids[1]).unwrap();
     assert!(damaged.state == JobStatus::Failed && damaged.message.unwrap().contains("damaged"));
     refused(ErrorKind::NotFound, "there is no job", state(&ids[2]));

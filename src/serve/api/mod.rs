@@ -2,6 +2,7 @@
 
 pub(crate) mod board;
 mod document;
+mod drain;
 mod events;
 mod ledger;
 pub(crate) mod routes;

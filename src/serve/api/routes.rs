@@ -19,7 +19,7 @@ use crate::remote::control::{
 };
 use crate::remote::protocol::{Capability, Code, Refusal};
 use crate::serve::api::board::{Board, JobFilter};
-use crate::serve::api::{document, events, problem};
+use crate::serve::api::{document, drain, events, problem};
 use crate::serve::objects::connections::Asker;
 use crate::serve::objects::hosted::{Hosted, refuse};
 use crate::serve::objects::{Admitted, Server, blocking};
@@ -91,6 +91,7 @@ pub(crate) fn router() -> Router<Arc<Server>> {
         .route("/api/v1/agent/jobs/{id}/end", post(end))
         .route("/api/v1/{*rest}", axum::routing::any(nothing))
         .method_not_allowed_fallback(no_method)
+        .layer(axum::middleware::from_fn(drain::rest))
 }
 
 fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
