@@ -184,7 +184,13 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester agent --once -n", "only say what is due"),
         ],
     ),
-    ("job", &[("yester job run ingest --host web --set shop --wait", "back up another host now, and follow it")]),
+    (
+        "job",
+        &[
+            ("yester job run ingest --host web --set shop --wait", "back up another host now, and follow it"),
+            ("yester job list --state failed", "what went wrong"),
+        ],
+    ),
     (
         "job run",
         &[
@@ -194,9 +200,15 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     ("job list", &[("yester job list --state failed", "what went wrong"), ("yester job list --host web", "of one host")]),
-    ("job show", &[("yester job show 5ffb80f9", "one, with why it failed")]),
-    ("job watch", &[("yester job watch 5ffb80f9", "until it is over")]),
-    ("job cancel", &[("yester job cancel 5ffb80f9", "whether it is queued or running")]),
+    ("job show", &[("yester job show 5ffb80f9", "with why it failed"), ("yester job show 5ffb80f9 --json", "for programs")]),
+    ("job watch", &[("yester job watch 5ffb80f9", "until it is over"), ("yester job watch 5ffb80f9 -q", "only its exit code")]),
+    (
+        "job cancel",
+        &[
+            ("yester job cancel 5ffb80f9", "whether it is queued or running"),
+            ("yester job cancel 5ffb80f9 --json", "for programs"),
+        ],
+    ),
     (
         "runs",
         &[

@@ -29,7 +29,7 @@ enum JobCommand {
     /// Ask for a job
     Run(RunJobArgs),
     /// List jobs, the newest first
-    List(ListArgs),
+    List(ListJobsArgs),
     /// Show a job
     Show {
         /// Its id, or the first digits
@@ -76,7 +76,7 @@ struct RunJobArgs {
 }
 
 #[derive(Debug, Args)]
-struct ListArgs {
+struct ListJobsArgs {
     /// Only of this host
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -150,7 +150,7 @@ fn whole(client: &JobClient, id: &str) -> Result<String> {
     }
 }
 
-fn list(context: &Context, client: &JobClient, args: &ListArgs) -> Result<Outcome> {
+fn list(context: &Context, client: &JobClient, args: &ListJobsArgs) -> Result<Outcome> {
     let mut fields = Vec::new();
     let mut field = |name: &str, value: Option<&str>| fields.extend(value.map(|value| format!("{name}={}", encoded(value))));
     field("host", args.host.as_deref());

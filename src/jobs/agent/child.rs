@@ -58,18 +58,18 @@ pub fn run(
 }
 
 /// What a command says, in a file: its lines as they come.
-struct Tail {
+struct SaidFile {
     file: File,
     bytes: Vec<u8>,
 }
 
-impl Tail {
+impl SaidFile {
     /// An empty file at `path`, and another handle of it for who writes.
     fn new(path: &Path) -> Result<(Self, File)> {
         let what = || format!("cannot write {}", path.display());
         let writer = OpenOptions::new().create(true).append(true).mode(0o600).open(path).at(what)?;
         writer.set_len(0).at(what)?;
-        Ok((Tail { file: File::open(path).at(what)?, bytes: Vec::new() }, writer))
+        Ok((SaidFile { file: File::open(path).at(what)?, bytes: Vec::new() }, writer))
     }
 
     /// Tells the lines that have come since; with `all` also one that has no end.
@@ -103,7 +103,7 @@ pub fn run_into(
     err: &mut dyn FnMut(&[u8]),
 ) -> Result<u8> {
     let what = || "a command cannot be run".to_owned();
-    let ((mut outs, out_writer), (mut errs, err_writer)) = (Tail::new(paths[0])?, Tail::new(paths[1])?);
+    let ((mut outs, out_writer), (mut errs, err_writer)) = (SaidFile::new(paths[0])?, SaidFile::new(paths[1])?);
     let writers = (out_writer.try_clone().at(what)?, err_writer.try_clone().at(what)?);
     let mut flow = CommandStream::start_into(command, lock, writers.0, writers.1).at(what)?;
     let mut asked = false;

@@ -26,7 +26,7 @@ const IN_ALL: usize = 50_000;
 
 /// What is known of a job.
 #[derive(Debug)]
-struct Entry {
+struct BoardEntry {
     wish: Wish,
     events: Vec<JobEvent>,
     progress: Option<JobProgress>,
@@ -36,9 +36,9 @@ struct Entry {
     heard_at: i64,
 }
 
-impl Entry {
+impl BoardEntry {
     fn new(wish: Wish, events: Vec<JobEvent>) -> Self {
-        Entry { wish, events, progress: None, heard: Instant::now(), heard_at: 0 }
+        BoardEntry { wish, events, progress: None, heard: Instant::now(), heard_at: 0 }
     }
 
     fn claim(&self) -> Option<(&str, &str, &str)> {
@@ -99,7 +99,7 @@ pub(crate) struct JobFilter {
 
 #[derive(Debug, Default)]
 struct Jobs {
-    all: BTreeMap<String, Entry>,
+    all: BTreeMap<String, BoardEntry>,
     /// By the time they were asked for.
     order: BTreeSet<(i64, String)>,
     /// Those that nobody has taken, by host, and then likewise.
@@ -110,7 +110,7 @@ struct Jobs {
 }
 
 impl Jobs {
-    fn add(&mut self, id: String, entry: Entry) {
+    fn add(&mut self, id: String, entry: BoardEntry) {
         self.order.insert((entry.wish.at, id.clone()));
         self.all.insert(id.clone(), entry);
         self.sort(&id);
@@ -171,7 +171,7 @@ impl Board {
         let ledger = Ledger::of(repository);
         let mut jobs = Jobs::default();
         for (id, (wish, events)) in ledger.all()? {
-            jobs.add(id, Entry::new(wish, events));
+            jobs.add(id, BoardEntry::new(wish, events));
         }
         Ok(Board { ledger, jobs: Mutex::new(jobs), silence, changes: channel::Sender::new(0), wanted: channel::Sender::new(0) })
     }
@@ -255,7 +255,7 @@ impl Board {
         if !self.ledger.wish(&id, &wish).map_err(|e| refuse(&e))? {
             return Err(conflict("somebody else has just asked for this job: ask again"));
         }
-        let entry = Entry::new(wish, Vec::new());
+        let entry = BoardEntry::new(wish, Vec::new());
         let job = view(&id, &entry);
         jobs.add(id, entry);
         self.changed();
@@ -282,7 +282,7 @@ impl Board {
         };
         let events = jobs.all.get(&oldest.1).map_or(0, |entry| entry.events.len());
         self.ledger.remove(&oldest.1, events).map_err(|e| refuse(&e))?;
-        if let Some((_, token, claim)) = jobs.all.remove(&oldest.1).as_ref().and_then(Entry::claim) {
+        if let Some((_, token, claim)) = jobs.all.remove(&oldest.1).as_ref().and_then(BoardEntry::claim) {
             jobs.claims.remove(&(token.to_owned(), claim.to_owned()));
         }
         jobs.order.remove(&oldest);
@@ -371,7 +371,7 @@ impl Board {
     }
 
     /// The job that an agent has taken, which is heard of by this.
-    fn taken<'a>(jobs: &'a mut Jobs, id: &str, claim: &str, token: &str) -> Result<&'a mut Entry, Refusal> {
+    fn taken<'a>(jobs: &'a mut Jobs, id: &str, claim: &str, token: &str) -> Result<&'a mut BoardEntry, Refusal> {
         let entry = jobs.all.get_mut(id).ok_or_else(|| none(id))?;
         if !entry.claim().is_some_and(|(_, of, word)| of == token && word == claim) {
             return Err(conflict(format!("job {id} was not taken with this token and this claim")));
@@ -454,7 +454,7 @@ fn random() -> Result<String, Refusal> {
 }
 
 /// A job as others see it.
-fn view(id: &str, entry: &Entry) -> Job {
+fn view(id: &str, entry: &BoardEntry) -> Job {
     let NewJob { kind, host, set, snapshot, .. } = entry.wish.job.clone();
     let claimed = entry.events.iter().find(|event| matches!(event.mark, JobMark::Claimed { .. }));
     let last = entry.events.iter().map(|event| event.at).fold(entry.wish.at.max(entry.heard_at), i64::max);

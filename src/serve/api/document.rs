@@ -28,11 +28,11 @@ use crate::serve::api::routes;
         routes::end
     )
 )]
-struct Document;
+struct ApiDocument;
 
 /// Describe the API
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "document", responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn answer() -> Response<Body> {
-    let body = Document::openapi().to_json().unwrap_or_default();
+    let body = ApiDocument::openapi().to_json().unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
