@@ -3,9 +3,16 @@
 use std::fs;
 
 use rustix::process::Signal;
+use yester::Result;
+use yester::remote::client::RemoteOptions;
+use yester::remote::control::client::JobClient;
+use yester::remote::control::{ClaimRequest, EndReport, JobKind, JobOutcome, JobStatus, NewJob};
+use yester::remote::tls::{Fingerprint, Trust};
+use zeroize::Zeroizing;
 
 use crate::common::mounted::until;
 use crate::net::jobs_page::Site;
+use crate::net::support::{PATIENT, at_port};
 
 /// A set whose run waits until there is `go`, or nothing of the test is left, and counts its runs.
 const SLOW: &str = r#"
@@ -118,4 +125,74 @@ fn a_job_that_runs_is_cancelled_and_one_that_waits_is_not_begun() {
     site.start_agent();
     let job = site.wait(&id, "failed");
     assert!(job["message"].as_str().unwrap().contains("was stopped while it ran"), "{job}");
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_loses_no_job_and_gives_none_twice() {
+    const JOBS: usize = 80;
+    let mut site = Site::new("", &[]);
+    let fingerprint = Fingerprint::read(&site.world.at("root/.server/certificate.pem")).unwrap();
+    let address = at_port(site.port, "pg");
+    let client = |token: &str| {
+        let trust = Trust { fingerprint: Some(fingerprint), authorities: None };
+        let token = Some(Zeroizing::new(token.to_owned()));
+        JobClient::new(&address, &RemoteOptions { token, trust, timeout: PATIENT, ..RemoteOptions::default() }).unwrap()
+    };
+    let (asker, agent) = (client(&site.token), client(&fs::read_to_string(site.world.at("token")).unwrap()));
+    // Again until there is an answer, and not with another request.
+    fn stubborn<T>(what: impl Fn() -> Result<T>) -> T {
+        let mut found = None;
+        until(|| {
+            found = what().ok();
+            found.is_some()
+        });
+        found.unwrap()
+    }
+    let taken = std::thread::scope(|scope| {
+        let (asker, agent) = (&asker, &agent);
+        let asking = scope.spawn(move || {
+            let job = NewJob { kind: JobKind::Check, host: "h".into(), set: None, snapshot: None, backup: None };
+            (0..JOBS).map(|n| stubborn(|| asker.create(&job, Some(&n.to_string()))).id).collect::<Vec<_>>()
+        });
+        let working = scope.spawn(move || {
+            let mut taken = Vec::new();
+            for n in 0.. {
+                let claim = format!("{n:032x}");
+                let request = ClaimRequest { host: "h".into(), claim: claim.clone(), kinds: vec![JobKind::Check], wait: 0 };
+                if taken.len() == JOBS {
+                    break;
+                }
+                let mut got = None;
+                until(|| {
+                    got = stubborn(|| agent.claim(&request));
+                    got.is_some()
+                });
+                let id = got.unwrap().id;
+                let (outcome, message, snapshot) = (JobOutcome::Done, None, None);
+                let end = EndReport { claim, outcome, message, snapshot, size: Some(n), added: None, exit_code: Some(0) };
+                stubborn(|| agent.end(&id, &end));
+                taken.push(id);
+            }
+            taken
+        });
+        for n in 0.. {
+            if working.is_finished() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(n * 37 % 211));
+            site.kill_server();
+            site.serve();
+        }
+        let (mut asked, taken) = (asking.join().unwrap(), working.join().unwrap());
+        asked.sort();
+        let mut sorted = taken.clone();
+        sorted.sort();
+        assert_eq!(asked, sorted, "each was taken once");
+        taken
+    });
+    for (n, id) in taken.iter().enumerate() {
+        let job = stubborn(|| asker.job(id));
+        assert_eq!((job.state, job.size), (JobStatus::Done, Some(n as u64)));
+    }
+    assert_eq!(fs::read_dir(site.world.at("root/pg/.jobs")).unwrap().count(), 3 * JOBS);
 }

@@ -24,6 +24,9 @@ const PER_TOKEN: usize = 10_000;
 /// The most jobs of a repository.
 const IN_ALL: usize = 50_000;
 
+/// What is lost for so many milliseconds is over, and goes as the others do.
+const LONG_LOST: i64 = 30 * 24 * 3600 * 1000;
+
 /// What is known of a job.
 #[derive(Debug)]
 struct BoardEntry {
@@ -273,7 +276,8 @@ impl Board {
             };
         }
         // One that is lost may still tell how it ended.
-        let over = |id: &str| own(id).is_some_and(|entry| entry.status().is_over() && !entry.is_lost());
+        let silent = |entry: &BoardEntry| entry.is_lost() && entry.wish.at > now() - LONG_LOST;
+        let over = |id: &str| own(id).is_some_and(|entry| entry.status().is_over() && !silent(entry));
         let Some(oldest) = jobs.order.iter().find(|(_, id)| over(id)).cloned() else {
             let text = format!(
                 "this token has {PER_TOKEN} jobs that are not over, the most it may have: cancel some, or start the agents"
