@@ -98,7 +98,7 @@ impl Error {
 
     /// The same error with the object that it is about: `subject: inner`. A subject that it had is a
     /// part of its message from then on.
-    pub fn about(mut self, subject: impl fmt::Display) -> Self {
+    pub(crate) fn about(mut self, subject: impl fmt::Display) -> Self {
         let inner = self.0.subject.take().map(|inner| format!("{inner}: ")).unwrap_or_default();
         self.0.message = format!("{}{inner}{}", std::mem::take(&mut self.0.outer), self.0.message);
         self.0.subject = Some(subject.to_string());
@@ -130,7 +130,7 @@ impl Error {
     }
 
     /// The operating system's error number, where one is at the root of this error.
-    pub fn raw_os_error(&self) -> Option<i32> {
+    pub(crate) fn raw_os_error(&self) -> Option<i32> {
         self.0.source.as_ref()?.downcast_ref::<io::Error>()?.raw_os_error()
     }
 }

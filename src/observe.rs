@@ -143,12 +143,12 @@ impl Reports {
     }
 
     /// Reports a [warning](Event::Warning). The subject may be empty, where the message names it.
-    pub fn warn(&self, subject: impl AsRef<[u8]>, message: impl AsRef<str>) {
+    pub(crate) fn warn(&self, subject: impl AsRef<[u8]>, message: impl AsRef<str>) {
         self.0.event(&Event::Warning { subject: subject.as_ref(), message: message.as_ref() });
     }
 
     /// Reports a [note](Event::Note). The subject may be empty, where the message names it.
-    pub fn note(&self, subject: impl AsRef<[u8]>, message: impl AsRef<str>) {
+    pub(crate) fn note(&self, subject: impl AsRef<[u8]>, message: impl AsRef<str>) {
         self.0.event(&Event::Note { subject: subject.as_ref(), message: message.as_ref() });
     }
 }

@@ -66,7 +66,7 @@ impl<'a> Task<'a> {
     }
 
     /// Whether somebody wants it to end.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 

@@ -55,13 +55,8 @@ impl Cutter {
     }
 
     /// The longest chunk: as many bytes must be at hand before a cut, unless the file ends.
-    pub fn max(&self) -> usize {
+    pub(crate) fn max(&self) -> usize {
         self.parameters.max as usize
-    }
-
-    /// A file up to this size is one chunk whatever it holds.
-    pub fn min(&self) -> usize {
-        self.parameters.min as usize
     }
 }
 

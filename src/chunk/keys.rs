@@ -50,7 +50,7 @@ pub struct ClassKey {
 pub struct WriterKey {
     /// Its name.
     #[zeroize(skip)]
-    pub writer: WriterId,
+    pub(crate) writer: WriterId,
     /// The repository's public key.
     pub(crate) public: [u8; 32],
     /// Its own secret, from which its keys are derived as the others are from the master key.
@@ -77,7 +77,7 @@ pub struct Keys {
     /// Seals snapshots, sessions, marks.
     pub snapshot: ClassKey,
     /// What the secret gear table is made of.
-    pub chunker: [u8; 32],
+    pub(crate) chunker: [u8; 32],
     /// The writer whose keys these are, if they only write.
     #[zeroize(skip)]
     writer: Option<WriterId>,
@@ -88,7 +88,7 @@ pub struct Keys {
 
 impl MasterKey {
     /// A new one.
-    pub(crate) fn generate() -> Result<Self> {
+    pub fn generate() -> Result<Self> {
         random().map(MasterKey)
     }
 
@@ -143,7 +143,7 @@ impl MasterKey {
     }
 
     /// Whether it is the same key; takes the same time for all.
-    pub fn is(&self, other: &MasterKey) -> bool {
+    pub(crate) fn is(&self, other: &MasterKey) -> bool {
         constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
     }
 
@@ -192,7 +192,7 @@ impl WriterKey {
     }
 
     /// Wraps it for `credential` in a new slot.
-    pub fn wrap(
+    pub(crate) fn wrap(
         &self,
         credential: &Credential,
         derivation: Derivation,
@@ -229,7 +229,7 @@ impl WriterKey {
     }
 
     /// Whether it is the same key; takes the same time for all.
-    pub fn is(&self, other: &WriterKey) -> bool {
+    pub(crate) fn is(&self, other: &WriterKey) -> bool {
         constant_time::verify_slices_are_equal(&self.encode(), &other.encode()).is_ok()
     }
 }
@@ -299,7 +299,7 @@ impl ClassKey {
     }
 
     /// The key by which the repository's key seals what is of a writer, when it rewrites that.
-    pub(crate) fn of_writer(&self, writer: WriterId) -> Result<ClassKey> {
+    pub fn of_writer(&self, writer: WriterId) -> Result<ClassKey> {
         match &self.one_way {
             OneWay::Opens(opener, context) => {
                 let key = derive(context, &opener.writer(writer));
@@ -360,7 +360,7 @@ impl Keys {
     }
 
     /// The id of a chunk in a pack of `writer`; of one of the repository's own packs, if it is `None`.
-    pub fn chunk_id_of(&self, writer: Option<WriterId>, kind: PackKind, plain: &[u8]) -> ChunkId {
+    pub(crate) fn chunk_id_of(&self, writer: Option<WriterId>, kind: PackKind, plain: &[u8]) -> ChunkId {
         match (writer, &self.opener) {
             (Some(writer), Some(opener)) if self.writer.is_none() => {
                 let key = Zeroizing::new(derive(IDS[kind as usize - 1], &opener.writer(writer)));

@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use yester::{Error, Result};
 
 use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, job,
-    key, ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots, stats,
-    umount, unlock,
+    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init,
+    job, key, ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots,
+    stats, umount, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.

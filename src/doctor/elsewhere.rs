@@ -15,7 +15,7 @@ use crate::repo::{Repository, snapshots};
 const TRIED: usize = 4;
 
 /// What was found of `loss`.
-pub(crate) fn heal(doctor: &Doctor<'_>, loss: &Loss, other: &Arc<Repository>, trees: &TreeReader) -> Result<HashSet<ChunkKey>> {
+pub(super) fn heal(doctor: &Doctor<'_>, loss: &Loss, other: &Arc<Repository>, trees: &TreeReader) -> Result<HashSet<ChunkKey>> {
     let theirs = snapshots::list_with_damage(other)?.0;
     let alike: Vec<Vec<&Snapshot>> = loss.snapshots.iter().map(|own| alike(doctor.repo, own, other, &theirs)).collect();
     let near = |place: &LostPlace| alike.get(place.snapshot).map(Vec::as_slice).unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::model::{ChunkKey, Rule, Snapshot};
 const TRIED: usize = 64;
 
 /// What was found of `loss` below `directory`.
-pub(crate) fn heal(doctor: &Doctor<'_>, loss: &Loss, directory: &Path) -> Result<HashSet<ChunkKey>> {
+pub(super) fn heal(doctor: &Doctor<'_>, loss: &Loss, directory: &Path) -> Result<HashSet<ChunkKey>> {
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     let mut files = LiveFiles { directory: &directory, by_size: None, open: None };
     let sizes: HashSet<u64> = loss.chunks.values().filter(|c| c.kind == LostKind::Data).map(|c| c.place.size).collect();

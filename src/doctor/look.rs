@@ -92,11 +92,6 @@ impl Loss {
         self.chunks.len() as u64
     }
 
-    /// How many of them are parts of files; the others are of trees.
-    pub fn data_chunks(&self) -> u64 {
-        self.chunks.values().filter(|chunk| chunk.kind == LostKind::Data).count() as u64
-    }
-
     /// Whether pages are lost that lead to others.
     pub(crate) fn has_pages(&self) -> bool {
         self.chunks.values().any(|chunk| matches!(chunk.kind, LostKind::Directory | LostKind::Recipe | LostKind::Side))
@@ -119,7 +114,7 @@ impl Loss {
 
 /// Looks at all that snapshots need. `record`: damage that is met is written down in the repository, so that writers do
 /// not count on it.
-pub(crate) fn look(repo: &Arc<Repository>, task: &Task<'_>, record: bool) -> Result<Loss> {
+pub(super) fn look(repo: &Arc<Repository>, task: &Task<'_>, record: bool) -> Result<Loss> {
     loop {
         let found = snapshots::find_all(repo)?;
         let index = Index::load_for_writing(repo)?;
@@ -152,14 +147,14 @@ pub(crate) fn look(repo: &Arc<Repository>, task: &Task<'_>, record: bool) -> Res
 }
 
 /// Reads trees and chunks wherever they are.
-pub(crate) fn trees(repo: &Arc<Repository>) -> Result<TreeReader> {
+pub(super) fn trees(repo: &Arc<Repository>) -> Result<TreeReader> {
     let index = Arc::new(Index::load_to_read(repo, None)?);
     let chunks = Arc::new(ChunkReader::new(repo.clone(), index, FRAMES)?.with_unnamed_packs());
     TreeReader::new(chunks, PAGES)
 }
 
 /// Whether an error says that something is lost, rather than that it cannot be had now.
-pub(crate) fn is_loss(e: &Error) -> bool {
+pub(super) fn is_loss(e: &Error) -> bool {
     e.kind() == ErrorKind::NotFound || is_damage(e)
 }
 

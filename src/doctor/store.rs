@@ -36,7 +36,7 @@ pub(crate) struct Restock<'a> {
 
 impl Restock<'_> {
     /// Goes through the motions and stores nothing.
-    pub(crate) fn dry<T>(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn dry<T>(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<T>) -> Result<T> {
         let index = Arc::new(Index::load_for_writing(self.repo)?);
         let others = Mutex::new(Others::new(SnapshotId([0; 32]), index.clone(), false, Arc::default()));
         let follow = Follow::new(self.repo, &others, &self.task.stop, Duration::ZERO);
@@ -45,7 +45,7 @@ impl Restock<'_> {
     }
 
     /// Stores what `work` gives away, and finishes. Durable when this returns.
-    pub(crate) fn store<T>(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn store<T>(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<T>) -> Result<T> {
         let id = session::begin(self.repo, self.task.now())?;
         let beats = Beats::start(self.repo, id, beat::PERIOD);
         let stored = self.in_session(id, work);
@@ -59,7 +59,7 @@ impl Restock<'_> {
     }
 
     /// The same, and commits the snapshot that it makes.
-    pub(crate) fn commit(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<Snapshot>) -> Result<Snapshot> {
+    pub(super) fn commit(&self, work: impl FnOnce(FrameBuilder<'_>) -> Result<Snapshot>) -> Result<Snapshot> {
         let id = session::begin(self.repo, self.task.now())?;
         let beats = Beats::start(self.repo, id, beat::PERIOD);
         let committed = self.in_session(id, work).and_then(|(snapshot, barrier)| self.commit_as(id, snapshot, barrier));

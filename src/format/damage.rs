@@ -22,7 +22,7 @@ pub enum DamagedExtent {
 
 impl DamagedExtent {
     /// Whether this frame is damaged.
-    pub fn has(&self, frame: u32) -> bool {
+    pub(crate) fn has(&self, frame: u32) -> bool {
         match self {
             DamagedExtent::Whole => true,
             DamagedExtent::Frames(frames) => frames.contains(&frame),
@@ -30,7 +30,7 @@ impl DamagedExtent {
     }
 
     /// Adds what another look found.
-    pub fn add(&mut self, other: &DamagedExtent) {
+    pub(crate) fn add(&mut self, other: &DamagedExtent) {
         match (&mut *self, other) {
             (DamagedExtent::Frames(frames), DamagedExtent::Frames(more)) => frames.extend(more),
             _ => *self = DamagedExtent::Whole,

@@ -16,7 +16,7 @@ const BITS_A_KEY: u64 = 10;
 const PROBES: u32 = 6;
 
 /// Blocks of a filter for so many keys.
-pub fn blocks(keys: u64) -> u64 {
+pub(crate) fn blocks(keys: u64) -> u64 {
     (keys * BITS_A_KEY).div_ceil(BLOCK as u64 * 8).max(1)
 }
 
@@ -38,7 +38,7 @@ fn probes(key: &ChunkKey) -> impl Iterator<Item = (usize, u8)> {
 }
 
 /// Sets the key's bits in its block.
-pub fn insert(key: &ChunkKey, block: &mut [u8; BLOCK]) {
+pub(crate) fn insert(key: &ChunkKey, block: &mut [u8; BLOCK]) {
     probes(key).for_each(|(byte, bit)| block[byte] |= bit);
 }
 

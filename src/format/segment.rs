@@ -32,14 +32,14 @@ pub(crate) const MAX_ENTRIES: u64 = 4_294_967_295;
 /// Bytes before the first page.
 pub const PREAMBLE: usize = HEADER + 48;
 /// What the key of a segment is of, besides its salt: its header, and its writer's name if its key only writes.
-pub fn bound(header: &[u8; HEADER], writer: Option<WriterId>) -> Vec<u8> {
+pub(crate) fn bound(header: &[u8; HEADER], writer: Option<WriterId>) -> Vec<u8> {
     let mut out = header.to_vec();
     out.extend(writer.iter().flat_map(|writer| writer.0));
     out
 }
 
 /// The writer of a segment that begins like this, if it says that its key only writes.
-pub fn writer(first: &[u8]) -> Option<WriterId> {
+pub(crate) fn writer(first: &[u8]) -> Option<WriterId> {
     let name = first.get(PREAMBLE..).and_then(|rest| rest.first_chunk()).copied().map(WriterId);
     name.filter(|_| envelope::is_one_way(first))
 }
@@ -79,7 +79,7 @@ pub struct SegmentPack {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SegmentRoot {
     /// Segments whose place this one takes; readers ignore them even while they exist.
-    pub replaces: Vec<SegmentId>,
+    pub(crate) replaces: Vec<SegmentId>,
     /// The packs.
     pub packs: Vec<SegmentPack>,
     /// Sealed length of each page of frames.

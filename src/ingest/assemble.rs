@@ -49,7 +49,7 @@ pub(crate) struct Assembled {
     /// The streams that the walk came to.
     pub(crate) ended: Vec<EndedStream>,
     /// What was read of buckets, by the numbers of their inputs.
-    pub objects: HashMap<usize, ReadObjects>,
+    pub(crate) objects: HashMap<usize, ReadObjects>,
     /// Files that changed while they were read.
     pub(crate) changed: u64,
     /// New and changed files, errors and files lost to them, new bytes.
@@ -170,7 +170,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Works until the steps end. What was read before an interruption is stored all the same: the next ingest finds it.
-    pub(crate) fn run(mut self, steps: &Receiver<Vec<WalkStep>>) -> Result<Assembled> {
+    pub(super) fn run(mut self, steps: &Receiver<Vec<WalkStep>>) -> Result<Assembled> {
         while let Some(steps) = self.next_steps(steps)? {
             let count = steps.len() as u64;
             for step in steps {

@@ -62,7 +62,7 @@ pub(crate) struct Attempt<'a> {
     /// An earlier session of this ingest was fenced, or met damage.
     pub(crate) again: bool,
     /// How long others stood still.
-    pub watch: &'a Arc<SessionWatch>,
+    pub(crate) watch: &'a Arc<SessionWatch>,
 }
 
 /// What a session found in the repository when it began.
@@ -81,7 +81,7 @@ struct Base {
 
 impl Attempt<'_> {
     /// One session.
-    pub(crate) fn run(&self) -> Result<End> {
+    pub(super) fn run(&self) -> Result<End> {
         let start = self.task.now();
         if self.options.dry_run {
             return self.in_session(SnapshotId([0; 32]), start);

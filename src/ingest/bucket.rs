@@ -77,17 +77,17 @@ impl Input for BucketInput {
 
 /// What the walk says of a bucket.
 #[derive(Debug, Clone, Default)]
-pub struct WalkedBucket {
+pub(crate) struct WalkedBucket {
     /// The number of its input.
-    pub number: usize,
+    pub(crate) number: usize,
     /// When it was listed.
-    pub started: Timestamp,
+    pub(crate) started: Timestamp,
     /// Objects.
-    pub objects: u64,
+    pub(crate) objects: u64,
     /// Those of them that the parent has.
-    pub unchanged: u64,
+    pub(crate) unchanged: u64,
     /// Bytes of these.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Why nothing of it is there.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
 }

@@ -24,7 +24,7 @@ use crate::repo::tree::writer::{PagePosition, PageSink};
 mod only;
 mod theirs;
 
-pub use only::OnlyChunks;
+pub(crate) use only::OnlyChunks;
 
 /// A frame of chunks of a huge file is closed when it has this many bytes: random reads decode little, and zstd has
 /// most of what it can use.

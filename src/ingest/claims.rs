@@ -25,7 +25,7 @@ pub(crate) struct TrustedSizes {
 
 impl TrustedSizes {
     /// Whether the size of this open file is only a claim.
-    pub(crate) fn doubts(&self, file: &File, stat: &Stat) -> bool {
+    pub(super) fn doubts(&self, file: &File, stat: &Stat) -> bool {
         let device = dir::device_number(stat.device).wrapping_add(1);
         if self.honest.load(Ordering::Relaxed) == device {
             return false;
@@ -39,7 +39,7 @@ impl TrustedSizes {
 }
 
 /// Refuses a made-up file that claims more than anybody could want to store.
-pub(crate) fn check_length(stat: &Stat) -> io::Result<()> {
+pub(super) fn check_length(stat: &Stat) -> io::Result<()> {
     match stat.size <= LONGEST {
         true => Ok(()),
         false => Err(io::Error::other(format!("it claims {} bytes, which its file system only makes up", stat.size))),
@@ -47,7 +47,7 @@ pub(crate) fn check_length(stat: &Stat) -> io::Result<()> {
 }
 
 /// Appends all that `file` gives to `out`, whatever its size says; how much it was.
-pub(crate) fn read_to_end(file: &File, out: &mut Vec<u8>) -> io::Result<usize> {
+pub(super) fn read_to_end(file: &File, out: &mut Vec<u8>) -> io::Result<usize> {
     let mut done = 0;
     loop {
         let len = if done == 0 { FIRST } else { MORE };

@@ -51,7 +51,7 @@ pub(crate) enum Marked {
 
 impl Rules {
     /// Compiles the options; a malformed pattern is a usage error that names it.
-    pub(crate) fn new(all: &IngestOptions, never: &[PathBuf]) -> Result<Self> {
+    pub(super) fn new(all: &IngestOptions, never: &[PathBuf]) -> Result<Self> {
         let options = &all.exclude;
         let sensitive = options.patterns.iter().map(|p| (p.as_str(), false));
         let patterns = Patterns::new(sensitive.chain(options.patterns_ignore_case.iter().map(|p| (p.as_str(), true))))?;
@@ -72,7 +72,7 @@ impl Rules {
     }
 
     /// Why the entry at the absolute `path` is left out; `None` for one that is not.
-    pub(crate) fn excludes(&self, path: &[u8], stat: &Stat) -> Option<String> {
+    pub(super) fn excludes(&self, path: &[u8], stat: &Stat) -> Option<String> {
         if let Some(pattern) = self.patterns.find(path) {
             return Some(format!("pattern {pattern}"));
         }
@@ -114,7 +114,7 @@ impl Rules {
     }
 
     /// Why a directory is never entered, whatever the patterns say; `None` for directories that may be entered.
-    pub(crate) fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
+    pub(super) fn never_enters(&self, stat: &Stat) -> Option<&'static str> {
         if self.mounts.iter().any(|(_, device)| *device == stat.device) {
             return Some("it is in a mounted repository and is left out");
         }
@@ -128,7 +128,7 @@ impl Rules {
     }
 
     /// What the files in a directory say about it.
-    pub(crate) fn marked(&self, listing: &Listing, dir: Option<&Dir>) -> Marked {
+    pub(super) fn marked(&self, listing: &Listing, dir: Option<&Dir>) -> Marked {
         let begins = |name: &[u8], header: &[u8]| {
             listing.contains(name) && (header.is_empty() || dir.is_some_and(|dir| begins_with(dir, name, header)))
         };
@@ -140,7 +140,7 @@ impl Rules {
 }
 
 /// What a snapshot keeps of the rules: `options`, and the `repositories` that were left out (`None`: too many to name).
-pub(crate) fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule> {
+pub(super) fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> Vec<Rule> {
     let of = |kind, texts: &[String]| texts.iter().map(|text| Rule::new(kind, text.as_bytes())).collect::<Vec<_>>();
     let mut rules = of(Rule::ATTRIBUTE, &options.xattrs);
     rules.extend(of(Rule::PATTERN, &options.patterns));
@@ -160,7 +160,7 @@ pub(crate) fn recorded(options: &Exclude, repositories: Option<&[Vec<u8>]>) -> V
 }
 
 /// What is said of attributes that are not kept.
-pub(crate) fn not_kept(e: &std::io::Error) -> String {
+pub(super) fn not_kept(e: &std::io::Error) -> String {
     let what = if e.kind() == std::io::ErrorKind::InvalidData { "stored" } else { "read" };
     format!("its extended attributes cannot be {what}: {e}")
 }

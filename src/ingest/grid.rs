@@ -33,7 +33,7 @@ pub(crate) fn length(offset: u64) -> usize {
 }
 
 /// Whether a file of `size` bytes is cut at the grid, with its content in the parent.
-pub(crate) fn suits(file: &File, size: u64, parent: Option<(&TreeReader, &Content)>) -> bool {
+pub(super) fn suits(file: &File, size: u64, parent: Option<(&TreeReader, &Content)>) -> bool {
     if size < SHORTEST || !size.is_multiple_of(PAGE) {
         return false;
     }

@@ -16,14 +16,14 @@ const BLOCK: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hole {
     /// Bytes of data before it.
-    pub at: usize,
+    pub(crate) at: usize,
     /// Its length.
-    pub len: usize,
+    pub(crate) len: usize,
 }
 
 /// Finds the holes of `file`, whose bytes are `bytes` from `start` on, and takes their zeros out. Costs a system call only
 /// when there is a block of zeros.
-pub(crate) fn take_out(file: &File, bytes: &mut Vec<u8>, start: usize) -> io::Result<Vec<Hole>> {
+pub(super) fn take_out(file: &File, bytes: &mut Vec<u8>, start: usize) -> io::Result<Vec<Hole>> {
     let Some(zeros) = first_zeros(&bytes[start..]) else { return Ok(Vec::new()) };
     let size = bytes.len() - start;
     let mut hole = dir::next_hole(file, zeros as u64)?;

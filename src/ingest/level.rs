@@ -117,7 +117,7 @@ impl WalkLevel<'_> {
 
 /// Opens the topmost level again, which was closed: from the level below, which is done with, or by its path from the
 /// next one above that is open. `path` is its path.
-pub(crate) fn reopen(stack: &mut [WalkLevel<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
+pub(super) fn reopen(stack: &mut [WalkLevel<'_>], below: Option<&Handle>, path: &[u8]) -> std::io::Result<()> {
     let Some((top, above)) = stack.split_last_mut() else { return Ok(()) };
     let Some(scanned) = &mut top.scanned else { return Ok(()) };
     let (device, inode) = (scanned.stat.device, scanned.stat.inode);
@@ -157,7 +157,7 @@ impl<'a> Adoption<'a> {
     }
 
     /// Whether the content of this file may be taken over.
-    pub(crate) fn allows(&mut self, node: &Node) -> Result<bool> {
+    pub(super) fn allows(&mut self, node: &Node) -> Result<bool> {
         if self.unseen {
             return Ok(true);
         }

@@ -14,7 +14,7 @@ use crate::observe::{Event, Observer};
 use crate::sys::users;
 
 /// Refuses more given paths or tags than a snapshot can name, and texts that are too long for it.
-pub(crate) fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
+pub(super) fn check(inputs: &[Arc<dyn Input>], options: &IngestOptions) -> Result<()> {
     let too_many = |count: usize, what: &str, instead: &str| {
         Err(Error::invalid(format!("{count} {what} were given; a snapshot holds at most {MAX_LIST}: {instead}")))
     };

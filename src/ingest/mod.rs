@@ -48,7 +48,7 @@ mod still;
 mod stream;
 mod tell;
 
-pub use chunks::OnlyChunks;
+pub(crate) use chunks::OnlyChunks;
 pub use input::{Input, Stream};
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
 pub use still::FreezeHooks;

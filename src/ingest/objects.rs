@@ -24,17 +24,17 @@ const MODE: u16 = 0o600;
 #[derive(Debug)]
 pub(crate) struct ObjectTask {
     /// Its number among all that is read.
-    pub slot: u64,
+    pub(crate) slot: u64,
     /// The bucket.
-    pub bucket: Arc<dyn Bucket>,
+    pub(crate) bucket: Arc<dyn Bucket>,
     /// What the list says of it.
-    pub object: PlacedObject,
+    pub(crate) object: PlacedObject,
     /// The previous version.
-    pub base: Option<Content>,
+    pub(crate) base: Option<Content>,
 }
 
 /// The stat of an object's file.
-pub(crate) fn stat(size: u64, modified: Timestamp) -> Stat {
+pub(super) fn stat(size: u64, modified: Timestamp) -> Stat {
     Stat {
         kind: FileKind::File,
         mode: MODE,
@@ -84,7 +84,7 @@ impl ObjectTask {
 
 impl ReaderContext<'_> {
     /// Reads batches of objects until there are none left: the body of a thread. A batch is one object, or small ones.
-    pub(crate) fn read_objects(&self, tasks: &Receiver<Vec<ObjectTask>>, out: &Sender<Message>) -> Result<()> {
+    pub(super) fn read_objects(&self, tasks: &Receiver<Vec<ObjectTask>>, out: &Sender<Message>) -> Result<()> {
         while let Some(batch) = self.shutdown.next(tasks) {
             match batch.as_slice() {
                 [one] if one.object.size > SMALL => self.big_object(one, out)?,

@@ -13,7 +13,7 @@ use crate::repo::{Repository, snapshots, times};
 use crate::sys::Stat;
 
 /// The parent of an ingest of `paths`: the newest of the series, else the newest of the host that covers one of them.
-pub(crate) fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> Result<Option<Snapshot>> {
+pub(super) fn choose(repo: &Repository, paths: &[Vec<u8>], options: &IngestOptions) -> Result<Option<Snapshot>> {
     let of_host = |s: &Snapshot| s.host == options.host;
     match options.parent {
         Parent::None => Ok(None),
@@ -77,7 +77,7 @@ pub(crate) struct ParentDir {
 
 impl ParentDir {
     /// Its node.
-    pub(crate) fn node(&self) -> &Node {
+    pub(super) fn node(&self) -> &Node {
         &self.node
     }
 
@@ -97,14 +97,14 @@ pub(crate) struct ParentEntry {
 
 impl ParentEntry {
     /// The parent's node.
-    pub(crate) fn node(&self) -> &Node {
+    pub(super) fn node(&self) -> &Node {
         self.entry.node()
     }
 }
 
 impl ParentTree {
     /// The tree of `snapshot`.
-    pub(crate) fn new(trees: Arc<TreeReader>, snapshot: &Snapshot, options: &IngestOptions) -> Self {
+    pub(super) fn new(trees: Arc<TreeReader>, snapshot: &Snapshot, options: &IngestOptions) -> Self {
         ParentTree {
             trees,
             scan: snapshot.scan,
@@ -121,7 +121,7 @@ impl ParentTree {
     }
 
     /// A directory of the parent, from its node and position.
-    pub(crate) fn directory(&self, node: &Node, position: u64) -> Option<ParentDir> {
+    pub(super) fn directory(&self, node: &Node, position: u64) -> Option<ParentDir> {
         let directory = *node.directory()?;
         // A parent that cannot be read costs a re-read, never the ingest.
         let next = self.trees.entry_number(&directory, 0).ok().flatten();
@@ -130,7 +130,7 @@ impl ParentTree {
 
     /// The entry of `dir` called `name`, when names are asked for in ascending order. Those that nobody asked for are
     /// said to `gone`.
-    pub(crate) fn entry(&self, dir: &mut ParentDir, name: &[u8], gone: &mut dyn FnMut(&Node)) -> Option<ParentEntry> {
+    pub(super) fn entry(&self, dir: &mut ParentDir, name: &[u8], gone: &mut dyn FnMut(&Node)) -> Option<ParentEntry> {
         while let Some(entry) = &dir.next {
             match entry.node().name.as_slice().cmp(name) {
                 std::cmp::Ordering::Less => {
@@ -149,7 +149,7 @@ impl ParentTree {
     }
 
     /// The entries of `dir` that nobody asked for until its end.
-    pub(crate) fn rest(&self, dir: &mut ParentDir, gone: &mut dyn FnMut(&Node)) {
+    pub(super) fn rest(&self, dir: &mut ParentDir, gone: &mut dyn FnMut(&Node)) {
         while let Some(entry) = dir.next.take() {
             gone(entry.node());
             dir.next = self.trees.next(&dir.directory, &entry).ok().flatten();
@@ -159,7 +159,7 @@ impl ParentTree {
     /// Whether `stat` shows the file that the parent has, unchanged since it was read: same size, times and inode, and
     /// not flagged. A file may change twice within one tick of its file system's clock, so the time that would show a
     /// change (the inode's, which nobody can set; else the content's) must be two seconds older than the parent's scan.
-    pub(crate) fn is_unchanged(&mut self, entry: &ParentEntry, stat: &Stat) -> bool {
+    pub(super) fn is_unchanged(&mut self, entry: &ParentEntry, stat: &Stat) -> bool {
         let node = entry.node();
         let is_file = matches!(node.kind, crate::model::Kind::File(_));
         if !is_file || node.changed || node.size() != stat.size || node.meta.mtime != stat.mtime {
@@ -178,7 +178,7 @@ impl ParentTree {
     }
 
     /// Whether the parent has exactly these nodes at these paths.
-    pub(crate) fn holds(&self, root: &Node, given: &[(Vec<u8>, Node)]) -> bool {
+    pub(super) fn holds(&self, root: &Node, given: &[(Vec<u8>, Node)]) -> bool {
         given.iter().all(|(path, node)| {
             let names: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect();
             self.trees.walk_to(root, &names).is_ok_and(|(found, _)| found == *node)

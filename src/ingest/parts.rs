@@ -22,13 +22,13 @@ const NO_PLACE: &[u8] = b"there is no place for it";
 /// What came of inputs that are no paths.
 pub(crate) struct PartsFound<'a> {
     /// Streams.
-    pub ended: &'a [EndedStream],
+    pub(crate) ended: &'a [EndedStream],
     /// Buckets, as the walk came to them.
-    pub buckets: &'a [WalkedBucket],
+    pub(crate) buckets: &'a [WalkedBucket],
     /// What was read of them.
-    pub objects: &'a HashMap<usize, ReadObjects>,
+    pub(crate) objects: &'a HashMap<usize, ReadObjects>,
     /// Files that changed while they were read.
-    pub changed: u64,
+    pub(crate) changed: u64,
 }
 
 /// The parts of what was ingested from `started` to `finished`, for a set or where there are streams or buckets.
@@ -107,7 +107,7 @@ fn stream(number: usize, input: &dyn Input, ended: &[EndedStream]) -> Option<Par
 }
 
 /// Refuses a snapshot without a part that it must not be without.
-pub(crate) fn require(inputs: &[Arc<dyn Input>], parts: &[Part]) -> Result<()> {
+pub(super) fn require(inputs: &[Arc<dyn Input>], parts: &[Part]) -> Result<()> {
     let required = |part: &&Part| inputs.iter().any(|input| input.is_required() && input.stored() == part.path);
     match parts.iter().filter(|part| part.state == Part::FAILED).find(required) {
         Some(part) => {

@@ -137,7 +137,7 @@ struct StartedReaders<'scope> {
 
 impl Pipeline<'_> {
     /// Runs all stages. `thaw` is called when everything was read.
-    pub(crate) fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
+    pub(super) fn run(&self, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
         let cutter = self.repo.cutter()?;
         let shares = Shares::of(process::file_limit(), self.options.readers);
         let running = if self.options.dry_run { Vec::new() } else { stream::start_all(self.inputs, self.task) };

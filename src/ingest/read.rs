@@ -58,7 +58,7 @@ pub(crate) struct ReadTask {
 }
 
 /// Whether a file is read whole, in a batch.
-pub(crate) fn is_small(stat: &Stat) -> bool {
+pub(super) fn is_small(stat: &Stat) -> bool {
     stat.size <= SMALL
 }
 
@@ -83,11 +83,11 @@ pub(crate) struct ReadFile {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
     /// Its id.
-    pub id: ChunkId,
+    pub(crate) id: ChunkId,
     /// Where it begins in the buffer.
-    pub start: u32,
+    pub(crate) start: u32,
     /// Its length.
-    pub len: u32,
+    pub(crate) len: u32,
 }
 
 /// A small file of a batch.
@@ -203,7 +203,7 @@ impl<'a> ReaderContext<'a> {
     }
 
     /// Reads batches until there are none left: the body of a thread.
-    pub(crate) fn read_small(&self, tasks: &Receiver<Vec<ReadTask>>, out: &Sender<Message>) -> Result<()> {
+    pub(super) fn read_small(&self, tasks: &Receiver<Vec<ReadTask>>, out: &Sender<Message>) -> Result<()> {
         while let Some(batch) = self.shutdown.next(tasks) {
             let held = batch.iter().map(|t| t.stat.size).sum();
             let first = batch.first().map_or(0, |t| t.slot);
@@ -273,7 +273,7 @@ impl<'a> ReaderContext<'a> {
     }
 
     /// Reads big files until there are none left: the body of a thread.
-    pub(crate) fn read_big(&self, tasks: &Receiver<ReadTask>, out: &Sender<Message>) -> Result<()> {
+    pub(super) fn read_big(&self, tasks: &Receiver<ReadTask>, out: &Sender<Message>) -> Result<()> {
         thread::scope(|scope| {
             let lane = |_| {
                 let (ask, asked) = crossbeam_channel::bounded(1);

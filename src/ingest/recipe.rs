@@ -15,10 +15,10 @@ pub(crate) struct Recipe {
     items: Vec<Item>,
     writer: Option<TreeWriter>,
     /// Bytes so far, and those that are not in holes.
-    pub size: u64,
+    pub(crate) size: u64,
     data: u64,
     /// The previous version of the file.
-    pub base: Option<Content>,
+    pub(crate) base: Option<Content>,
 }
 
 impl Recipe {

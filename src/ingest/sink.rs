@@ -110,7 +110,7 @@ pub(crate) fn seal_frames(
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Stored {
     /// Bytes of packs and segments.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Whether something was counted on that others stored meanwhile.
     pub(crate) counted_on_others: bool,
 }

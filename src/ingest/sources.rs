@@ -14,7 +14,7 @@ use crate::model::node::check_name;
 
 /// A name on the way to given paths, or a given path itself.
 #[derive(Debug, Default)]
-pub(crate) struct SourceEntry {
+pub struct SourceEntry {
     /// What is stored here, when something was given for this place.
     pub(crate) input: Option<NumberedInput>,
     /// What is below it.
@@ -31,7 +31,7 @@ pub(crate) struct NumberedInput {
 }
 
 /// Builds the tree. Two inputs for one place are a usage error.
-pub(crate) fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
+pub fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
     let mut root = SourceEntry::default();
     for (number, input) in inputs.iter().enumerate() {
         let mut place = &mut root;
@@ -68,7 +68,7 @@ impl SourceEntry {
 }
 
 /// Whether a given path stands for what the link of its name leads to: it ends with a slash, as with rsync.
-pub fn follows(path: &Path) -> bool {
+pub(crate) fn follows(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
     bytes.len() > 1 && bytes.ends_with(b"/")
 }
@@ -132,7 +132,7 @@ pub(crate) fn live_path(stored: &[u8]) -> PathBuf {
 }
 
 /// Splits a given path into the directory to open and the name in it; `None` for `/`.
-pub fn split(path: &Path) -> Option<(&Path, &OsStr)> {
+pub(crate) fn split(path: &Path) -> Option<(&Path, &OsStr)> {
     Some((path.parent()?, path.file_name()?))
 }
 

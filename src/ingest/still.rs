@@ -31,14 +31,14 @@ pub(crate) struct Frozen<'a> {
 
 impl<'a> Frozen<'a> {
     /// Freezes it.
-    pub(crate) fn begin(still: Option<&'a FreezeHooks>) -> Result<Self> {
+    pub(super) fn begin(still: Option<&'a FreezeHooks>) -> Result<Self> {
         let frozen = Frozen { still, since: Instant::now() };
         still.map_or(Ok(()), |still| (still.freeze)())?;
         Ok(frozen)
     }
 
     /// Thaws it. Returns for how many milliseconds it was frozen: at least one; 0 if nothing was.
-    pub(crate) fn thaw(&mut self) -> Result<u64> {
+    pub(super) fn thaw(&mut self) -> Result<u64> {
         match self.still.take() {
             Some(still) => {
                 (still.thaw)()?;

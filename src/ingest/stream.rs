@@ -73,7 +73,7 @@ fn held_by_piece(cutter: &Cutter) -> u64 {
 
 impl ReaderContext<'_> {
     /// Reads a stream to its end: the body of a thread. When the ingest ends before it does, so does its command.
-    pub(crate) fn read_stream(&self, running: Running, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
+    pub(super) fn read_stream(&self, running: Running, observer: &dyn Observer, out: &Sender<Message>) -> Result<()> {
         let held = held_by_piece(self.cutter);
         let Running { number, input, started, flow } = running;
         let send = |part| out.send(Message::Stream { number, part }).map_err(|_| stopped());

@@ -21,7 +21,7 @@ pub(crate) struct EntryNotice {
 
 impl EntryNotice {
     /// An entry that the parent snapshot has and the source has no more.
-    pub(crate) fn gone(node: &Node) -> Box<EntryNotice> {
+    pub(super) fn gone(node: &Node) -> Box<EntryNotice> {
         let below = node.directory().map_or(0, |directory| directory.descendants);
         let reason = match below {
             0 => String::new(),
@@ -38,13 +38,13 @@ impl EntryNotice {
     }
 
     /// An entry that the user does not want in the snapshot.
-    pub(crate) fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<EntryNotice> {
+    pub(super) fn left_out(name: &[u8], kind: FileKind, bytes: u64, reason: String) -> Box<EntryNotice> {
         Box::new(EntryNotice { action: Action::LeftOut, name: name.to_vec(), kind: kind_on_disk(kind), reason, bytes })
     }
 }
 
 /// What a node is.
-pub(crate) fn kind_of(kind: &Kind) -> EntryKind {
+pub(super) fn kind_of(kind: &Kind) -> EntryKind {
     match kind {
         Kind::File(_) => EntryKind::File,
         Kind::Directory(_) => EntryKind::Directory,
@@ -63,7 +63,7 @@ fn kind_on_disk(kind: FileKind) -> EntryKind {
 }
 
 /// What became of an entry that was `before` in the parent snapshot, and what of it differs.
-pub(crate) fn compared(before: Option<&Node>, node: &Node) -> (Action, String) {
+pub(super) fn compared(before: Option<&Node>, node: &Node) -> (Action, String) {
     let Some(before) = before else { return (Action::New, String::new()) };
     let (was, is) = (&before.meta, &node.meta);
     let mut reasons = Vec::new();
@@ -93,7 +93,7 @@ fn differs(before: &Kind, now: &Kind) -> bool {
 }
 
 /// A directory's attributes as far as they can be compared before they are stored.
-pub(crate) fn comparable(before: &Xattrs, found: &[(Vec<u8>, Vec<u8>)]) -> Xattrs {
+pub(super) fn comparable(before: &Xattrs, found: &[(Vec<u8>, Vec<u8>)]) -> Xattrs {
     match before {
         Xattrs::Stored(id) if !found.is_empty() => Xattrs::Stored(*id),
         _ if found.is_empty() => Xattrs::None,

@@ -61,11 +61,6 @@ impl GroupWatch {
         Ok(watch)
     }
 
-    /// Its id.
-    pub fn id(&self) -> SnapshotId {
-        self.id
-    }
-
     /// Reads what is new.
     fn read(&mut self) -> Result<()> {
         self.reader.refresh(&self.repo, Some(self.id))?;

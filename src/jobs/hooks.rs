@@ -17,7 +17,7 @@ use crate::sys::clock::now;
 use crate::sys::flow::{self, Came, CommandStream};
 
 /// How long a hook may take when nobody says.
-pub const LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const LIMIT: Duration = Duration::from_secs(3600);
 /// How often a hook that says nothing is looked after.
 const WAIT: Duration = Duration::from_millis(100);
 /// The most that is read of a hook's output at once.

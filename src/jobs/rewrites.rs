@@ -44,7 +44,7 @@ pub fn rule(keys: &RewriteKeys) -> Result<RewriteRule> {
 }
 
 /// What is wrong with the rewrites and next steps of a set: the key, and why.
-pub fn unfit(keys: &RestoreKeys) -> Vec<(&'static str, String)> {
+pub(crate) fn unfit(keys: &RestoreKeys) -> Vec<(&'static str, String)> {
     let mut values = Placeholders::default();
     let (mut out, any) = (Vec::new(), || Some("x".to_owned()));
     let names = NAMES.into_iter().chain(keys.values.keys().map(String::as_str));

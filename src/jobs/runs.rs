@@ -27,7 +27,7 @@ impl Logged {
     }
 
     /// Keeps a line.
-    pub fn line(&self, line: String) {
+    pub(crate) fn line(&self, line: String) {
         let (lines, len) = &mut *self.lines.lock();
         *len += line.len() + 1;
         lines.push_back(line);

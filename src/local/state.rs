@@ -219,7 +219,7 @@ impl LocalState {
     }
 
     /// What was seen here of the sessions of writers.
-    pub fn sessions(&self) -> HashMap<SnapshotId, SeenBeat> {
+    pub(crate) fn sessions(&self) -> HashMap<SnapshotId, SeenBeat> {
         let all = self.ask(|store| store.all(StateTable::Sessions)).unwrap_or_default();
         all.into_iter().filter_map(|(key, value)| Some((SnapshotId(key), decode_seen(&value)?))).collect()
     }

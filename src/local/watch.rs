@@ -43,7 +43,7 @@ impl Moment {
 
 /// What was seen of a session: its newest sign of life, and since when that is the newest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeenBeat {
+pub(crate) struct SeenBeat {
     /// The number of the sign; 0: none.
     pub(crate) beat: u64,
     /// When it was seen for the first time.

@@ -139,9 +139,9 @@ pub struct Policy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupStandings {
     /// Those that are still being taken: their parts stay.
-    pub open: HashSet<SnapshotId>,
+    pub(crate) open: HashSet<SnapshotId>,
     /// Those that are over and lack a part: they make nothing else go.
-    pub partial: HashSet<SnapshotId>,
+    pub(crate) partial: HashSet<SnapshotId>,
 }
 
 impl GroupStandings {
@@ -171,11 +171,11 @@ impl GroupStandings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupBy {
     /// The host.
-    pub host: bool,
+    pub(crate) host: bool,
     /// The given paths.
-    pub paths: bool,
+    pub(crate) paths: bool,
     /// The tags.
-    pub tags: bool,
+    pub(crate) tags: bool,
     /// The token that put them, where a server knows it: nobody can claim another's.
     pub token: bool,
 }
@@ -424,7 +424,7 @@ fn zoned(time: Timestamp, zone: &TimeZone) -> Option<Zoned> {
 }
 
 /// The error for a policy that keeps nothing because it says nothing.
-pub(crate) fn no_policy() -> Error {
+pub fn no_policy() -> Error {
     Error::invalid(
         "say which snapshots go, by their ids, or which stay: --keep-last, --keep-within, --keep-daily and so on, --keep-tag",
     )

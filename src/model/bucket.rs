@@ -34,37 +34,37 @@ pub struct BucketEntry {
 }
 
 /// Attributes of an object, as they are stored: sorted by name.
-pub type ObjectAttributes = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type ObjectAttributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What a store says of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectFacts {
     /// Its length.
-    pub size: u64,
+    pub(crate) size: u64,
     /// When it was written.
-    pub modified: Timestamp,
+    pub(crate) modified: Timestamp,
     /// What stands for its content.
-    pub etag: Vec<u8>,
+    pub(crate) etag: Vec<u8>,
     /// What is kept of it as `user.s3.*`.
-    pub attributes: ObjectAttributes,
+    pub(crate) attributes: ObjectAttributes,
     /// Why not all attributes are there.
-    pub failed: Option<String>,
+    pub(crate) failed: Option<String>,
 }
 
 /// Attributes of objects.
-pub mod attribute {
+pub(crate) mod attribute {
     /// What all of them begin with.
-    pub const PREFIX: &str = "user.s3.";
+    pub(crate) const PREFIX: &str = "user.s3.";
     /// What stands for the content.
-    pub const ETAG: &[u8] = b"user.s3.etag";
+    pub(crate) const ETAG: &[u8] = b"user.s3.etag";
     /// The storage class.
-    pub const CLASS: &[u8] = b"user.s3.storage-class";
+    pub(crate) const CLASS: &[u8] = b"user.s3.storage-class";
     /// Tags, as `KEY=VALUE&KEY=VALUE`, percent-encoded.
-    pub const TAGS: &[u8] = b"user.s3.tags";
+    pub(crate) const TAGS: &[u8] = b"user.s3.tags";
     /// What metadata of the user begins with; its name follows.
-    pub const METADATA: &str = "user.s3.meta.";
+    pub(crate) const METADATA: &str = "user.s3.meta.";
     /// Headers that are kept: each under its own name behind the prefix.
-    pub const HEADERS: [&str; 7] = [
+    pub(crate) const HEADERS: [&str; 7] = [
         "cache-control",
         "content-disposition",
         "content-encoding",
@@ -163,13 +163,13 @@ fn unescape(name: &[u8], out: &mut Vec<u8>) -> Option<()> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedObject {
     /// Names with a slash between two.
-    pub path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
     /// Its length.
-    pub size: u64,
+    pub(crate) size: u64,
     /// When it was written.
-    pub modified: Timestamp,
+    pub(crate) modified: Timestamp,
     /// What stands for its content.
-    pub etag: Vec<u8>,
+    pub(crate) etag: Vec<u8>,
 }
 
 impl PlacedObject {

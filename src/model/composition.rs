@@ -66,7 +66,7 @@ impl Part {
     /// A file whose bytes came by themselves.
     pub(crate) const STREAM: u64 = 2;
     /// A bucket whose objects are files below a path.
-    pub const BUCKET: u64 = 3;
+    pub(crate) const BUCKET: u64 = 3;
 
     /// All of it is there as it was.
     pub const COMPLETE: u64 = 0;

@@ -47,7 +47,7 @@ impl GroupStep {
     ];
 
     /// The word in an object's name.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             GroupStep::Round => "round",
             GroupStep::Begin => "begin",
@@ -63,7 +63,7 @@ impl GroupStep {
     }
 
     /// Whether a member says it, and not anybody of the whole round.
-    pub fn is_of_member(self) -> bool {
+    pub(crate) fn is_of_member(self) -> bool {
         self >= GroupStep::Joined
     }
 }
@@ -72,9 +72,9 @@ impl GroupStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct GroupSlot {
     /// The number of the member among those that the round expects; 0 where it is of the whole round.
-    pub member: u16,
+    pub(crate) member: u16,
     /// What it says.
-    pub step: GroupStep,
+    pub(crate) step: GroupStep,
 }
 
 impl GroupSlot {
@@ -89,7 +89,7 @@ impl GroupSlot {
     }
 
     /// Parses what stands behind the group's id in a name: `round`, `0003.frozen`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (member, word) = text.split_once('.').map_or((None, text), |(member, word)| (Some(member), word));
         let step = GroupStep::ALL.into_iter().find(|step| step.word() == word)?;
         let member = member.map(|digits| u16::from_str_radix(digits, 16)).transpose().ok()?;

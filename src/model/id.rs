@@ -33,12 +33,12 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 /// Fills `bytes` with random bytes from the operating system.
-pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
+pub fn fill_random(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes).map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))
 }
 
 /// Random bytes from the operating system.
-pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     fill_random(&mut bytes)?;
     Ok(bytes)
@@ -136,7 +136,7 @@ impl SlotId {
 
 impl SnapshotId {
     /// A fresh one. What a writer whose key only writes stores ends with its name.
-    pub(crate) fn random_of(writer: Option<WriterId>) -> Result<Self> {
+    pub fn random_of(writer: Option<WriterId>) -> Result<Self> {
         let mut id = Self::random()?;
         if let Some(writer) = writer {
             id = id.with_writer(writer);

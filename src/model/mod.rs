@@ -1,16 +1,16 @@
 //! The types of what a repository holds: ids, nodes of trees, snapshots. Immutable values without input or output; how they
 //! are written as bytes is in `format`.
 
-pub mod annotation;
+pub(crate) mod annotation;
 pub mod bucket;
-pub mod composition;
-pub mod group;
+pub(crate) mod composition;
+pub(crate) mod group;
 pub mod id;
 pub mod node;
 pub(crate) mod object;
 pub mod patterns;
-pub mod run;
-pub mod snapshot;
+pub(crate) mod run;
+pub(crate) mod snapshot;
 
 pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};

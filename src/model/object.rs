@@ -38,7 +38,7 @@ pub enum ObjectType {
 
 impl ObjectType {
     /// Whether a key that only writes may make one: nothing that takes something away, or speaks of what others stored.
-    pub fn may_only_write(self) -> bool {
+    pub(crate) fn may_only_write(self) -> bool {
         use ObjectType::{Beat, Fence, Pack, Run, Segment, Session, Snapshot};
         matches!(self, Pack | Segment | Session | Snapshot | Fence | Beat | Run)
     }

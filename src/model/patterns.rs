@@ -45,12 +45,12 @@ impl Patterns {
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     /// The pattern by which the absolute `path` is matched; `None` when none matches, or the last that does takes it back.
-    pub fn find(&self, path: &[u8]) -> Option<&str> {
+    pub(crate) fn find(&self, path: &[u8]) -> Option<&str> {
         if self.all.is_empty() {
             return None;
         }

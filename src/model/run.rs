@@ -58,11 +58,11 @@ impl RunRewrite {
     /// Text in a file.
     pub const TEXT: u64 = 1;
     /// Text in the target of a symbolic link.
-    pub const LINK: u64 = 2;
+    pub(crate) const LINK: u64 = 2;
     /// A user, by name.
-    pub const USER: u64 = 3;
+    pub(crate) const USER: u64 = 3;
     /// A group, by name.
-    pub const GROUP: u64 = 4;
+    pub(crate) const GROUP: u64 = 4;
 
     /// Its kind in a word.
     pub fn kind_name(&self) -> &'static str {

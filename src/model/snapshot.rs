@@ -136,7 +136,7 @@ impl Snapshot {
     }
 
     /// The snapshots that it says were there before it, as far as no other one says so; of an old program, its parent.
-    pub fn before(&self) -> &[SnapshotId] {
+    pub(crate) fn before(&self) -> &[SnapshotId] {
         match self.chain.number {
             0 => self.parent.as_slice(),
             _ => &self.chain.follows,

@@ -53,7 +53,7 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     /// An adapter to `view` for a session of so many threads, which may have been told to show no extended attributes.
-    pub(crate) fn new(view: Arc<View>, images: Arc<Images>, threads: usize, without_xattrs: bool) -> Self {
+    pub(super) fn new(view: Arc<View>, images: Arc<Images>, threads: usize, without_xattrs: bool) -> Self {
         Adapter { view, images, workers: Workers::new(threads), without_open: false, without_opendir: false, without_xattrs }
     }
 

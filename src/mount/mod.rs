@@ -13,9 +13,8 @@
 mod fuse;
 mod native;
 pub mod point;
-pub mod session;
+pub(crate) mod session;
 mod workers;
 
-pub use crate::vfs::{MountOptions, Native};
 pub use point::unmount;
 pub use session::{Shutdown, mount};

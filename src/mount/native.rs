@@ -61,9 +61,9 @@ type ForgetName = dyn Fn(&[u8]) + Send + Sync;
 /// How the kernel is reached.
 pub(crate) struct ToKernel {
     /// Puts bytes into its page cache.
-    pub store: Box<PageCacheStore>,
+    pub(crate) store: Box<PageCacheStore>,
     /// Makes it forget a name in the root.
-    pub forget: Box<ForgetName>,
+    pub(crate) forget: Box<ForgetName>,
 }
 
 /// An image that is served as a file.
@@ -170,7 +170,7 @@ fn never(options: &MountOptions) -> Option<&'static str> {
 
 impl Images {
     /// Of a mount at `place` (absolute). None is made yet.
-    pub(crate) fn new(view: Arc<View>, place: &Path, options: &MountOptions) -> Result<Images> {
+    pub(super) fn new(view: Arc<View>, place: &Path, options: &MountOptions) -> Result<Images> {
         let random: [u8; 16] = random_bytes()?;
         let unasked = options.native == Native::Require || !view.is_far();
         Ok(Images {
@@ -195,7 +195,7 @@ impl Images {
     }
 
     /// Begins to make images, and waits a moment for the first. Errors: one is required, and cannot be.
-    pub(crate) fn start(self: &Arc<Self>, kernel: ToKernel) -> Result<()> {
+    pub(super) fn start(self: &Arc<Self>, kernel: ToKernel) -> Result<()> {
         if let Some(why) = self.never {
             if self.wanted == Native::Require {
                 return Err(Error::new(ErrorKind::Unsupported, format!("--native require: {why}")));

@@ -12,7 +12,7 @@ use crate::model::escape;
 use crate::sys::{loop_device, mount as system, process};
 
 /// The name under which mounts are listed.
-pub const NAME: &str = system::OWN;
+pub(crate) const NAME: &str = system::OWN;
 /// Dead mounts that may lie on top of each other.
 const STACK: usize = 16;
 /// A loop device lets go of its file within this when nobody uses it.

@@ -22,7 +22,7 @@ struct LiveLevel {
 }
 
 /// Compares the tree of `before` with what is at `path`. With `read`, files are read whose size and time are the same.
-pub(crate) fn compare(trees: &TreeReader, before: &Node, path: &Path, read: bool, out: &mut Gathering<'_>) -> Result<()> {
+pub(super) fn compare(trees: &TreeReader, before: &Node, path: &Path, read: bool, out: &mut Gathering<'_>) -> Result<()> {
     let shown = || escape(path.as_os_str().as_encoded_bytes());
     if before.directory().is_none() {
         return Err(Error::invalid(format!("{}: only a directory can be compared with one of this machine", shown())));

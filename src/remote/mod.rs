@@ -13,4 +13,4 @@ pub mod rate;
 pub mod s3;
 pub mod tls;
 pub mod tokens;
-pub mod webhook;
+pub(crate) mod webhook;

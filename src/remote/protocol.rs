@@ -161,7 +161,7 @@ pub enum Code {
 
 impl Code {
     /// The word that stands for it in an answer.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
     }
 
@@ -208,12 +208,12 @@ pub struct Refusal {
     /// What a client acts on.
     pub error: Code,
     /// A message for people.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Refusal {
     /// A refusal.
-    pub fn new(error: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(error: Code, message: impl Into<String>) -> Self {
         Refusal { error, message: message.into() }
     }
 }
@@ -228,20 +228,20 @@ pub struct About {
     pub capabilities: Vec<Capability>,
     /// Who the server takes the asker for: the id of the token, or the name of a client over ssh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<String>,
+    pub(crate) client: Option<String>,
 }
 
 /// What `GET` and `DELETE /v1/leftovers` answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LeftoversFound {
     /// How many.
-    pub files: u64,
+    pub(crate) files: u64,
     /// Their bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The class whose prefix is `text`.
-pub(crate) fn parse_class(text: &str) -> Option<Class> {
+pub fn parse_class(text: &str) -> Option<Class> {
     Class::ALL.into_iter().find(|class| class.prefix() == text)
 }
 
@@ -251,17 +251,17 @@ pub fn object_path(name: &Name) -> String {
 }
 
 /// The path of a list.
-pub(crate) fn list_path(class: Class) -> String {
+pub fn list_path(class: Class) -> String {
     format!("/v1/objects/{}", class.prefix())
 }
 
 /// The longest object of a class.
-pub(crate) fn max_object(class: Class) -> u64 {
+pub fn max_object(class: Class) -> u64 {
     class.max_object()
 }
 
 /// Whether objects of the class are named by their content: BLAKE3 of all but the last 32 bytes, which are the name.
-pub(crate) fn names_content(class: Class) -> bool {
+pub fn names_content(class: Class) -> bool {
     matches!(class, Class::Packs | Class::Index)
 }
 

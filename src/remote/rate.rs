@@ -31,7 +31,7 @@ impl Limit {
     }
 
     /// By the time of day in `zone`.
-    pub fn by_time(rules: Vec<RateRule>, zone: TimeZone) -> Self {
+    pub(crate) fn by_time(rules: Vec<RateRule>, zone: TimeZone) -> Self {
         Limit { rules, zone }
     }
 

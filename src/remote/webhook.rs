@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where messages are posted.
 #[derive(Debug, Clone)]
-pub struct Webhook {
+pub(crate) struct Webhook {
     uri: Uri,
     host: String,
     port: u16,
@@ -30,7 +30,7 @@ pub struct Webhook {
 
 impl Webhook {
     /// An address that begins with `https://`, or with `http://`. Errors do not repeat it: it may be a secret.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let wrong = || Error::invalid("a webhook is an address as in https://host/path");
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let tls = match uri.scheme_str() {
@@ -47,7 +47,7 @@ impl Webhook {
     }
 
     /// Posts a text of JSON. An error says why it may not have come: a name that is not known, an answer that is no success.
-    pub fn post(&self, json: &str) -> Result<()> {
+    pub(crate) fn post(&self, json: &str) -> Result<()> {
         let failed = |how: String| Error::new(ErrorKind::Io, format!("the webhook at {} was not reached: {how}", self.host));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| failed(e.to_string()))?;

@@ -22,11 +22,11 @@ pub(crate) type DamagedPacks = BTreeMap<PackId, DamagedExtent>;
 #[derive(Debug, Clone)]
 pub struct Record {
     /// Its name.
-    pub id: SnapshotId,
+    pub(crate) id: SnapshotId,
     /// Its size in bytes.
     pub size: u64,
     /// What it says.
-    pub damage: Damage,
+    pub(crate) damage: Damage,
 }
 
 /// All that is known.
@@ -34,9 +34,9 @@ pub struct Record {
 pub struct Damaged {
     packs: HashMap<PackId, DamagedExtent>,
     /// The records, in the order of their names.
-    pub records: Vec<Record>,
+    pub(crate) records: Vec<Record>,
     /// Records that cannot be opened, with their sizes: they say nothing.
-    pub unreadable: Vec<(SnapshotId, u64, Error)>,
+    pub(crate) unreadable: Vec<(SnapshotId, u64, Error)>,
 }
 
 impl Damaged {
@@ -68,7 +68,7 @@ impl Damaged {
     }
 
     /// Whether nothing is known to be damaged.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.packs.is_empty()
     }
 
@@ -78,7 +78,7 @@ impl Damaged {
     }
 
     /// Whether a frame, by its number in the pack, is damaged.
-    pub fn has(&self, pack: &PackId, frame: u32) -> bool {
+    pub(crate) fn has(&self, pack: &PackId, frame: u32) -> bool {
         self.packs.get(pack).is_some_and(|extent| extent.has(frame))
     }
 
@@ -98,14 +98,14 @@ impl Damaged {
     }
 
     /// Records that say nothing any more, and those that cannot be read. `is_there`: of a pack, whether it is.
-    pub(crate) fn void(&self, is_there: impl Fn(&PackId) -> bool) -> impl Iterator<Item = SnapshotId> {
+    pub fn void(&self, is_there: impl Fn(&PackId) -> bool) -> impl Iterator<Item = SnapshotId> {
         let void = move |record: &&Record| !record.damage.packs.keys().any(&is_there);
         let void = self.records.iter().filter(void).map(|record| record.id);
         void.chain(self.unreadable.iter().map(|(id, _, _)| *id))
     }
 
     /// The records that say something of a pack.
-    pub(crate) fn records_of(&self, pack: &PackId) -> impl Iterator<Item = &Record> {
+    pub fn records_of(&self, pack: &PackId) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |record| record.damage.packs.contains_key(pack))
     }
 }
@@ -116,7 +116,7 @@ fn nothing() -> DamagedExtent {
 }
 
 /// Opens a record.
-pub(crate) fn open(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Damage> {
+pub fn open(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Damage> {
     let name = Name::Damaged(id);
     let class = &repo.keys().snapshot;
     let plain = seal::open_object(ObjectType::Damaged, repo.id(), &id.0, class, object, "a record of damage");
@@ -158,7 +158,7 @@ pub fn record(repo: &Repository, found: &DamagedPacks, why: &str, now: Timestamp
 
 /// Writes down that something is missing and nobody knows of which pack: until a prune has found all that snapshots need,
 /// an ingest adopts nothing unseen. Durable when this returns.
-pub(crate) fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Result<()> {
+pub fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Result<()> {
     if Damaged::load(repo)?.has_loss() {
         return Ok(());
     }
@@ -168,7 +168,7 @@ pub(crate) fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Resul
 }
 
 /// Removes these records.
-pub(crate) fn remove(repo: &Repository, records: &[SnapshotId]) -> Result<()> {
+pub fn remove(repo: &Repository, records: &[SnapshotId]) -> Result<()> {
     if records.is_empty() {
         return Ok(());
     }
@@ -177,7 +177,7 @@ pub(crate) fn remove(repo: &Repository, records: &[SnapshotId]) -> Result<()> {
 }
 
 /// Takes packs that are sound out of the records of `known`. Durable when this returns.
-pub(crate) fn clear(repo: &Repository, known: &Damaged, sound: &HashSet<PackId>) -> Result<()> {
+pub fn clear(repo: &Repository, known: &Damaged, sound: &HashSet<PackId>) -> Result<()> {
     let concerned = |record: &&Record| record.damage.packs.keys().any(|pack| sound.contains(pack));
     let mut done = Vec::new();
     for Record { id, damage, .. } in known.records.iter().filter(concerned) {

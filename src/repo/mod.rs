@@ -17,7 +17,7 @@ use crate::repo::cache::{SegmentCache, SegmentSource};
 use crate::storage::{Class, Storage};
 
 pub mod annotations;
-pub mod attributes;
+pub(crate) mod attributes;
 pub mod basket;
 pub mod beat;
 pub(crate) mod bits;
@@ -30,7 +30,7 @@ pub mod marks;
 pub mod pack;
 pub(crate) mod parallel;
 pub mod reader;
-pub mod rubbish;
+pub(crate) mod rubbish;
 pub mod runs;
 pub mod session;
 pub(crate) mod small;
@@ -119,7 +119,7 @@ impl Repository {
     }
 
     /// A new id for a session or a run. That of a key that only writes ends with its name.
-    pub(crate) fn new_id(&self) -> Result<SnapshotId> {
+    pub fn new_id(&self) -> Result<SnapshotId> {
         SnapshotId::random_of(self.keys.writer())
     }
 
@@ -163,7 +163,7 @@ impl Repository {
     }
 
     /// A directory for files without a name; `None` keeps everything in memory.
-    pub fn scratch(&self) -> Option<&Path> {
+    pub(crate) fn scratch(&self) -> Option<&Path> {
         self.scratch.as_deref()
     }
 
@@ -203,7 +203,7 @@ impl Repository {
     }
 
     /// A cutter after its parameters and its secret.
-    pub(crate) fn cutter(&self) -> Result<Cutter> {
+    pub fn cutter(&self) -> Result<Cutter> {
         Cutter::new(self.config.chunker, &self.keys.chunker)
     }
 }

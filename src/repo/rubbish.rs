@@ -32,7 +32,7 @@ pub struct Swept {
 
 /// Looks at every small sealed object. What nobody with the key made is removed. What was made with the key and is damaged
 /// is written anew where its being there is all that it says.
-pub fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<Swept> {
+pub(crate) fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<Swept> {
     let mut out = Swept::default();
     if !dry_run {
         repo.storage().sync_everything()?;

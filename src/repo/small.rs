@@ -19,9 +19,9 @@ use crate::storage::Name;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Made {
     /// Its type.
-    pub kind: ObjectType,
+    pub(crate) kind: ObjectType,
     /// The writer, if its key only writes.
-    pub writer: Option<WriterId>,
+    pub(crate) writer: Option<WriterId>,
 }
 
 /// A small object as it was found.

@@ -21,11 +21,11 @@ pub(crate) const NAMED: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
     /// Entries that would go.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Entries that the restore is of, whether they are there already or not.
-    pub restored: u64,
+    pub(crate) restored: u64,
     /// The first of those that would go.
-    pub first: Vec<Vec<u8>>,
+    pub(crate) first: Vec<Vec<u8>>,
 }
 
 impl Deletion {

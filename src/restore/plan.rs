@@ -19,9 +19,9 @@ pub(crate) struct FramePosition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Write {
     /// The number of the piece.
-    pub piece: u32,
+    pub(crate) piece: u32,
     /// Where the chunk begins in the frame.
-    pub at: u32,
+    pub(crate) at: u32,
 }
 
 /// One frame to be fetched and decoded once, and all that comes out of it.

@@ -25,10 +25,14 @@ pub struct DeleteAlso {
 
 /// Why an entry stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Why {
+pub enum Why {
+    /// The ingest left it out.
     Excluded,
+    /// The ingest could not read its directory whole.
     Unread,
+    /// Another file system is mounted there.
     Mounted,
+    /// It is never touched.
     Forbidden,
 }
 

@@ -16,7 +16,7 @@ pub struct Costs {
 impl Costs {
     /// A storage on this machine: requests are cheap, and `concurrency` of them are worth having
     /// under way at once.
-    pub fn local(concurrency: usize) -> Self {
+    pub(crate) fn local(concurrency: usize) -> Self {
         Costs { concurrency, creates_at_once: 1, worth_one_read: 0 }
     }
 

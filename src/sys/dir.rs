@@ -81,9 +81,9 @@ pub struct Stat {
     /// Device number of a device node.
     pub rdev: (u32, u32),
     /// Whether it is immutable or append-only (`chattr` flags `i` and `a`), where the file system tells.
-    pub locked: bool,
+    pub(crate) locked: bool,
     /// Whether something is mounted here: it is the root of a mount.
-    pub mount_root: bool,
+    pub(crate) mount_root: bool,
 }
 
 /// The names in a directory, in one buffer.
@@ -100,7 +100,7 @@ impl Listing {
     }
 
     /// Whether the directory is empty.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
@@ -116,7 +116,7 @@ impl Listing {
     }
 
     /// Whether `name` is among them.
-    pub fn contains(&self, name: &[u8]) -> bool {
+    pub(crate) fn contains(&self, name: &[u8]) -> bool {
         let of = |entry: &(u32, u16, FileKind)| &self.bytes[entry.0 as usize..entry.0 as usize + usize::from(entry.1)];
         self.names.binary_search_by(|entry| of(entry).cmp(name)).is_ok()
     }
@@ -154,10 +154,10 @@ pub const USER_FLAGS: u32 = 0x0000_0001 // s: secure deletion
     | 0x2000_0000; // P: project is inherited
 
 /// `i` and `a`: what has one of them cannot be changed, removed, renamed or linked until root clears it.
-pub const LOCKS: u32 = 0x0000_0010 | 0x0000_0020;
+pub(crate) const LOCKS: u32 = 0x0000_0010 | 0x0000_0020;
 
 /// `c`, `m` and `C`: they say how data is written, and a file system may take them only while a file is empty.
-pub const EARLY_FLAGS: u32 = 0x0000_0004 | 0x0000_0400 | 0x0080_0000;
+pub(crate) const EARLY_FLAGS: u32 = 0x0000_0004 | 0x0000_0400 | 0x0080_0000;
 
 /// Kinds of file systems, as `statfs` tells them.
 const EXT4: u64 = 0xef53;
@@ -441,7 +441,7 @@ impl Dir {
 
     /// Whether each name in it is surely a name of its own: it is of a kind of file system that tells them apart, or does
     /// so unless the directory says otherwise.
-    pub fn tells_names_apart(&self) -> bool {
+    pub(crate) fn tells_names_apart(&self) -> bool {
         match fs::fstatfs(&self.0).map(|s| s.f_type as u64 & 0xffff_ffff) {
             Ok(BTRFS) => true,
             Ok(EXT4 | TMPFS | F2FS) => flags(&self.0).is_ok_and(|flags| flags & FOLDS == 0),
@@ -513,7 +513,7 @@ pub(super) fn statx(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Res
 }
 
 /// A device's number as `st_dev` has it.
-pub fn device_number(device: (u32, u32)) -> u64 {
+pub(crate) fn device_number(device: (u32, u32)) -> u64 {
     fs::makedev(device.0, device.1)
 }
 

@@ -22,7 +22,7 @@ const KNOWN: [i64; 2] = [0xEF53, 0x5846_5342];
 /// A file that is read once. Several threads may read it; whether reads are direct is a property of its descriptor, so
 /// they wait for each other where one wants them so and the other does not.
 #[derive(Debug)]
-pub struct DirectFile {
+pub(crate) struct DirectFile {
     file: File,
     mode: RwLock<Mode>,
 }
@@ -54,20 +54,20 @@ impl Deref for ModeLock<'_> {
 
 impl DirectFile {
     /// Nothing is read yet.
-    pub fn new(file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         #[allow(clippy::unnecessary_cast)]
         let can = fs::fstatfs(&file).is_ok_and(|stat| KNOWN.contains(&(stat.f_type as i64)));
         DirectFile { file, mode: RwLock::new(Mode { can, is_direct: false }) }
     }
 
     /// The file.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// A buffer of `head` zeros, behind which [`DirectFile::read`] of `len` bytes may be direct; and where they end: not far
     /// behind `head`.
-    pub fn buffer(head: usize, len: usize) -> (Vec<u8>, usize) {
+    pub(crate) fn buffer(head: usize, len: usize) -> (Vec<u8>, usize) {
         let mut buffer = Vec::with_capacity(ALIGN + head + len.next_multiple_of(ALIGN));
         let start = buffer.as_ptr() as usize;
         let head = (start + head).next_multiple_of(ALIGN) - start;
@@ -77,7 +77,7 @@ impl DirectFile {
 
     /// Reads up to `len` bytes from `offset` on and appends them to `out`. Returns how many there were: fewer than `len` only
     /// at the end of the file.
-    pub fn read(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<usize> {
+    pub(crate) fn read(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> io::Result<usize> {
         let start = out.len();
         let is_aligned = offset.is_multiple_of(ALIGN as u64) && (out.as_ptr() as usize + start).is_multiple_of(ALIGN);
         let wants = is_aligned && len >= ALIGN && self.mode(None).can && !is_in_memory(&self.file, offset, len);

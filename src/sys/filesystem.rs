@@ -9,7 +9,7 @@ use crate::sys::dir::Dir;
 
 /// The kind of a file system: the magic number of statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileSystem(u32);
+pub(crate) struct FileSystem(u32);
 
 /// Files that the kernel makes up when they are read: proc, sysfs, debugfs, tracefs, securityfs, cgroup, cgroup2, configfs,
 /// pstore, efivarfs, bpf, selinuxfs, smackfs, fusectl, binfmt_misc, mqueue, nfsd, rpc_pipefs, devpts, dax, resctrl.
@@ -57,24 +57,24 @@ const MADE_UP_INODES: [u32; 13] = [
 
 impl FileSystem {
     /// Of an open file or directory.
-    pub fn of(fd: impl AsFd) -> io::Result<FileSystem> {
+    pub(crate) fn of(fd: impl AsFd) -> io::Result<FileSystem> {
         // The type of the field differs between architectures; a magic number has 32 bits.
         Ok(FileSystem(fs::fstatfs(fd)?.f_type as u32))
     }
 
     /// Of the entry `name` of `dir`, itself and not what it links to. Does not open it for reading.
-    pub fn of_entry(dir: &Dir, name: &[u8]) -> io::Result<FileSystem> {
+    pub(crate) fn of_entry(dir: &Dir, name: &[u8]) -> io::Result<FileSystem> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Self::of(fs::openat(dir, name, flags, Mode::empty())?)
     }
 
     /// Whether the kernel makes its files up when they are read, so that their sizes say little.
-    pub fn makes_up_files(self) -> bool {
+    pub(crate) fn makes_up_files(self) -> bool {
         MADE_UP.contains(&self.0)
     }
 
     /// Whether two different files may have the same inode number.
-    pub fn makes_up_inodes(self) -> bool {
+    pub(crate) fn makes_up_inodes(self) -> bool {
         MADE_UP_INODES.contains(&self.0)
     }
 }

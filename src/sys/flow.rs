@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Receives lines of standard error, without their ends.
-pub type LineSink<'a> = &'a mut dyn FnMut(&[u8]);
+pub(crate) type LineSink<'a> = &'a mut dyn FnMut(&[u8]);
 
 /// What came within the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct CommandStream {
 
 impl CommandStream {
     /// What an open file gives until its end.
-    pub fn of(file: File) -> Self {
+    pub(crate) fn of(file: File) -> Self {
         CommandStream { out: Some(file), err: None, child: None, line: Vec::new(), last: Vec::new() }
     }
 
@@ -153,12 +153,12 @@ impl CommandStream {
     }
 
     /// The last line of its standard error.
-    pub fn last_line(&self) -> &[u8] {
+    pub(crate) fn last_line(&self) -> &[u8] {
         &self.last
     }
 
     /// Asks the command to end, and does not wait for it.
-    pub fn ask(&self) {
+    pub(crate) fn ask(&self) {
         if let Some(group) = self.child.as_ref().and_then(|child| Pid::from_raw(child.id() as i32)) {
             // It has ended already: then there is nothing to be told.
             let _ = process::kill_process_group(group, Signal::TERM);
@@ -166,7 +166,7 @@ impl CommandStream {
     }
 
     /// Ends the command and its process group: asked first, killed when it takes longer than a few seconds.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.out = None;
         let Some(mut child) = self.child.take() else { return };
         if let Some(group) = Pid::from_raw(child.id() as i32) {
@@ -238,14 +238,14 @@ impl Drop for CommandStream {
 }
 
 /// Whether nobody reads from the other end of this pipe any more.
-pub fn is_closed(pipe: &impl AsFd) -> bool {
+pub(crate) fn is_closed(pipe: &impl AsFd) -> bool {
     let mut files = [PollFd::new(pipe, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut files, Some(&now)).is_ok() && files.iter().any(|file| file.revents().contains(PollFlags::ERR))
 }
 
 /// Why a command that ended like this failed; `None` for one that did not.
-pub fn failure(status: ExitStatus) -> Option<String> {
+pub(crate) fn failure(status: ExitStatus) -> Option<String> {
     match (status.code(), status.signal()) {
         (Some(0), _) => None,
         (Some(code), _) => Some(format!("exit status {code}")),

@@ -20,7 +20,7 @@ use crate::sys::loop_device;
 /// Mounts the image in the file `source` over `target`: read-only, without devices and set-user-id bits, in one step.
 /// The minor number of the loop device between them. An error, and nothing mounted, when the kernel cannot do that, or
 /// when it would not judge ACLs there.
-pub fn mount(source: &Path, target: &Path, exec: bool) -> io::Result<u32> {
+pub(crate) fn mount(source: &Path, target: &Path, exec: bool) -> io::Result<u32> {
     let (device, path) = loop_device::attach(&File::open(source)?, 4096)?;
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", &path)?;

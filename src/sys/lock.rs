@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::sys::Dir;
 
 /// Locks a directory against all who lock it on this host, until the result is dropped. Waits for them.
-pub fn lock(dir: &Dir) -> io::Result<Dir> {
+pub(crate) fn lock(dir: &Dir) -> io::Result<Dir> {
     // The lock belongs to the descriptor: each needs one of its own.
     let own = dir.open_below(b"")?;
     flock(&own, FlockOperation::LockExclusive)?;
@@ -17,7 +17,7 @@ pub fn lock(dir: &Dir) -> io::Result<Dir> {
 }
 
 /// Locks a directory as [`lock`] does, without waiting: `None` if somebody else has it.
-pub fn try_lock(dir: &Dir) -> io::Result<Option<Dir>> {
+pub(crate) fn try_lock(dir: &Dir) -> io::Result<Option<Dir>> {
     let own = dir.open_below(b"")?;
     match flock(&own, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(own)),
@@ -27,7 +27,7 @@ pub fn try_lock(dir: &Dir) -> io::Result<Option<Dir>> {
 }
 
 /// Locks a file against all who lock it on this host, until it and what it was handed to are closed. False: somebody has it.
-pub fn try_lock_file(file: &File) -> io::Result<bool> {
+pub(crate) fn try_lock_file(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -36,7 +36,7 @@ pub fn try_lock_file(file: &File) -> io::Result<bool> {
 }
 
 /// Whether the file system does not know a call or a flag of it, rather than being unable to do it this time.
-pub fn is_unknown(e: &io::Error) -> bool {
+pub(crate) fn is_unknown(e: &io::Error) -> bool {
     let unknown = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTTY, Errno::PERM, Errno::MLINK];
     Errno::from_io_error(e).is_some_and(|e| unknown.contains(&e))
 }

@@ -13,7 +13,7 @@ const CONFIGURE: libc::Ioctl = 0x4c0a;
 /// `LO_FLAGS_READ_ONLY` and `LO_FLAGS_AUTOCLEAR`: the device lets go of its file when nobody uses it any more.
 const FLAGS: u32 = 1 | 4;
 /// The major number of loop devices.
-pub const MAJOR: u32 = 7;
+pub(crate) const MAJOR: u32 = 7;
 /// Somebody else may take the device that is free; then the next one is tried.
 const TRIES: usize = 16;
 
@@ -38,7 +38,7 @@ struct LoopConfiguration {
 
 /// Makes `file` a read-only block device with blocks of `block` bytes. The device is there as long as what is returned,
 /// or a mount of the device, is. Errors: this system has no loop devices, or this process may not use them.
-pub fn attach(file: &File, block: u32) -> io::Result<(File, PathBuf)> {
+pub(crate) fn attach(file: &File, block: u32) -> io::Result<(File, PathBuf)> {
     let control = File::options().read(true).write(true).open("/dev/loop-control")?;
     let configuration = LoopConfiguration {
         fd: file.as_raw_fd() as u32,
@@ -73,7 +73,7 @@ pub fn attach(file: &File, block: u32) -> io::Result<(File, PathBuf)> {
 
 /// The path of the file behind the loop device with this minor number, as the kernel tells it: of a file whose name is
 /// gone, with ` (deleted)` at the end.
-pub fn file_behind(minor: u32) -> Option<Vec<u8>> {
+pub(crate) fn file_behind(minor: u32) -> Option<Vec<u8>> {
     let entry = Path::new("/sys/dev/block").join(format!("{MAJOR}:{minor}/loop/backing_file"));
     std::fs::read(entry).ok().map(|path| path.trim_ascii_end().to_vec())
 }
@@ -87,7 +87,7 @@ pub(crate) fn holds(place: &Path) -> bool {
 
 /// Waits until the loop device with this minor number has let go of its file: for a program that looks at new devices
 /// (udev) may keep it for a moment. Not longer than `most`.
-pub fn wait_until_free(minor: u32, most: Duration) {
+pub(crate) fn wait_until_free(minor: u32, most: Duration) {
     let end = Instant::now() + most;
     while file_behind(minor).is_some() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));

@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 /// Maps the whole of a file without a name, to read. An empty one is an error.
 #[allow(unsafe_code)]
-pub fn whole(file: &File) -> io::Result<Mmap> {
+pub(crate) fn whole(file: &File) -> io::Result<Mmap> {
     if file.metadata()?.len() == 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file to be mapped is empty"));
     }
@@ -20,7 +20,7 @@ pub fn whole(file: &File) -> io::Result<Mmap> {
 /// Maps `len` bytes of a file without a name, to read and write. They have all their blocks, so that writing to them
 /// needs no more room on the disk.
 #[allow(unsafe_code)]
-pub fn writable(file: &File, len: usize) -> io::Result<MmapMut> {
+pub(crate) fn writable(file: &File, len: usize) -> io::Result<MmapMut> {
     fallocate(file, FallocateFlags::empty(), 0, len as u64)?;
     // SAFETY: the file has no name, and only this mapping writes to it.
     unsafe { MmapMut::map_mut(file) }

@@ -3,28 +3,28 @@
 
 pub mod clock;
 pub mod dir;
-pub mod direct;
-pub mod filesystem;
-pub mod flow;
-pub mod image;
-pub mod lock;
-pub mod loop_device;
-pub mod map;
+pub(crate) mod direct;
+pub(crate) mod filesystem;
+pub(crate) mod flow;
+pub(crate) mod image;
+pub(crate) mod lock;
+pub(crate) mod loop_device;
+pub(crate) mod map;
 pub mod mount;
 pub mod network;
 pub mod notify;
-pub mod open_file;
+pub(crate) mod open_file;
 pub mod process;
-pub mod sequences;
-pub mod socket;
-pub mod spool;
-pub mod table;
+pub(crate) mod sequences;
+pub(crate) mod socket;
+pub(crate) mod spool;
+pub(crate) mod table;
 pub mod terminal;
 pub mod users;
-pub mod watch;
+pub(crate) mod watch;
 pub mod xattr;
 
 pub use dir::{Dir, FileKind, Listing, Stat};
 
 /// The error number of a disk that cannot read what it holds.
-pub const EIO: i32 = libc::EIO;
+pub(crate) const EIO: i32 = libc::EIO;

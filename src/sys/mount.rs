@@ -11,27 +11,27 @@ use rustix::mount::UnmountFlags;
 use crate::sys::loop_device;
 
 /// What this program's own mounts are called.
-pub const OWN: &str = "yester";
+pub(crate) const OWN: &str = "yester";
 
 /// What the names of images begin with that this program serves in its mounts.
-pub const IMAGE: &str = ".yester-image-";
+pub(crate) const IMAGE: &str = ".yester-image-";
 
 /// One mount, as `/proc/self/mountinfo` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// The device that what is in it is on: major and minor number.
-    pub device: (u32, u32),
+    pub(crate) device: (u32, u32),
     /// Where it is.
-    pub point: PathBuf,
+    pub(crate) point: PathBuf,
     /// The type of file system: `fuse.yester`.
-    pub kind: Vec<u8>,
+    pub(crate) kind: Vec<u8>,
     /// What is mounted: a device, or a name.
-    pub source: Vec<u8>,
+    pub(crate) source: Vec<u8>,
 }
 
 impl Mount {
     /// Whether it is an image that this program serves, and through which loop device.
-    pub fn image(&self) -> Option<u32> {
+    pub(crate) fn image(&self) -> Option<u32> {
         let (b"erofs", (loop_device::MAJOR, minor)) = (self.kind.as_slice(), self.device) else { return None };
         let file = loop_device::file_behind(minor)?;
         let name = file.rsplit(|&b| b == b'/').next().unwrap_or_default();
@@ -39,7 +39,7 @@ impl Mount {
     }
 
     /// Whether it is a FUSE file system called `name`: fusermount3 makes `fuse.name`, the system call `fuse`.
-    pub fn is_of(&self, name: &str) -> bool {
+    pub(crate) fn is_of(&self, name: &str) -> bool {
         match self.kind.strip_prefix(b"fuse") {
             Some(b"") => self.source == name.as_bytes(),
             Some(kind) => kind.strip_prefix(b".") == Some(name.as_bytes()),
@@ -104,12 +104,12 @@ pub fn unmount(point: &Path, lazily: bool) -> io::Result<()> {
 }
 
 /// A device number from its two parts.
-pub fn device((major, minor): (u32, u32)) -> u64 {
+pub(crate) fn device((major, minor): (u32, u32)) -> u64 {
     rustix::fs::makedev(major, minor)
 }
 
 /// The number of the loop device with this minor number.
-pub fn loop_device(minor: u32) -> u64 {
+pub(crate) fn loop_device(minor: u32) -> u64 {
     rustix::fs::makedev(loop_device::MAJOR, minor)
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{self, Resource, Rlimit};
 
 /// Cores that this process may use; 2 where the system does not say.
-pub fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
@@ -17,7 +17,7 @@ pub fn host_name() -> Vec<u8> {
 }
 
 /// Changes with every boot; empty where the kernel does not say.
-pub fn boot_id() -> Vec<u8> {
+pub(crate) fn boot_id() -> Vec<u8> {
     fs::read("/proc/sys/kernel/random/boot_id").map(|id| id.trim_ascii().to_vec()).unwrap_or_default()
 }
 
@@ -41,7 +41,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 }
 
 /// What stays of a machine when it is renamed: a hash of its machine id; empty where it has none.
-pub fn machine_id() -> Vec<u8> {
+pub(crate) fn machine_id() -> Vec<u8> {
     let files = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
     let id = files.iter().filter_map(|file| fs::read(file).ok()).find(|id| !id.trim_ascii().is_empty());
     let hash =
@@ -50,14 +50,14 @@ pub fn machine_id() -> Vec<u8> {
 }
 
 /// The namespace that process numbers of this process are of; 0 where the kernel does not say.
-pub fn namespace() -> u64 {
+pub(crate) fn namespace() -> u64 {
     let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let number = link.to_str().and_then(|text| text.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok());
     number.unwrap_or(0)
 }
 
 /// Seconds since this machine booted, also those that it slept; `None` where the kernel does not say.
-pub fn uptime() -> Option<u64> {
+pub(crate) fn uptime() -> Option<u64> {
     let text = fs::read_to_string("/proc/uptime").ok()?;
     text.split(['.', ' ']).next()?.parse().ok()
 }
@@ -92,14 +92,14 @@ impl ProcessIdentity {
 
     /// Whether it can be told here whether this process lives: it runs since the same boot, whatever the host was called
     /// then, under numbers of the same namespace.
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         let here = Self::here();
         !self.boot.is_empty() && self.boot == here.boot && self.namespace == here.namespace
     }
 
     /// Whether it is known to be gone: it ran on this machine before the last boot, or under a number that has ended or
     /// begun again since. False when it lives, and when that cannot be told from here.
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         let here = Self::here();
         if self.boot.is_empty() || here.boot.is_empty() {
             return false;
@@ -138,7 +138,7 @@ pub fn group() -> u32 {
 }
 
 /// The groups that this process is in, the effective one first.
-pub fn groups() -> Vec<u32> {
+pub(crate) fn groups() -> Vec<u32> {
     let others = process::getgroups().unwrap_or_default();
     std::iter::once(group()).chain(others.into_iter().map(|group| group.as_raw())).collect()
 }
@@ -151,7 +151,7 @@ pub fn raise_file_limit() {
 }
 
 /// How many files this process may have open.
-pub fn file_limit() -> u64 {
+pub(crate) fn file_limit() -> u64 {
     process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
@@ -183,7 +183,7 @@ pub fn has_threads(pid: u32) -> bool {
 
 /// Whether a process other than this one stands in the directory `place` (absolute) or below, or has something of it
 /// open. Of processes that this one may not look at nothing is known.
-pub fn stand_in(place: &Path) -> bool {
+pub(crate) fn stand_in(place: &Path) -> bool {
     let Ok(list) = fs::read_dir("/proc") else { return false };
     let own = id().to_string();
     list.flatten().any(|entry| {

@@ -11,18 +11,18 @@ const SHORTEST: usize = 8;
 
 /// Bytes of the frame that also stand earlier: before the frame in its prefix, or in the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Match {
+pub(crate) struct Match {
     /// Where they begin in the frame.
-    pub at: u32,
+    pub(crate) at: u32,
     /// How many they are.
-    pub len: u32,
+    pub(crate) len: u32,
     /// How far back the same bytes stand; at least 1. The frame's prefix lies directly before its first byte.
-    pub offset: u32,
+    pub(crate) offset: u32,
 }
 
 /// Makes frames out of matches; one for each thread.
 #[derive(Debug)]
-pub struct Sequencer {
+pub(crate) struct Sequencer {
     context: NonNull<raw::ZSTD_CCtx>,
     list: Vec<raw::ZSTD_Sequence>,
 }
@@ -42,7 +42,7 @@ impl Drop for Sequencer {
 impl Sequencer {
     /// A sequencer whose frames have no magic number, no length, and no checksum. An error is zstd's text.
     #[allow(unsafe_code)]
-    pub fn new() -> Result<Self, &'static str> {
+    pub(crate) fn new() -> Result<Self, &'static str> {
         use raw::ZSTD_cParameter as P;
         // SAFETY: takes nothing; null is looked for.
         let context = NonNull::new(unsafe { raw::ZSTD_createCCtx() }).ok_or("there is no memory for a compressor")?;
@@ -70,7 +70,7 @@ impl Sequencer {
     /// matched bytes are equal is not checked here: decoding the frame shows it. An error is zstd's text, or says
     /// that the matches do not lie in the frame.
     #[allow(unsafe_code)]
-    pub fn frame(&mut self, plain: &[u8], matches: &[Match], out: &mut Vec<u8>) -> Result<(), &'static str> {
+    pub(crate) fn frame(&mut self, plain: &[u8], matches: &[Match], out: &mut Vec<u8>) -> Result<(), &'static str> {
         list(plain.len(), matches, &mut self.list)?;
         out.clear();
         out.reserve(zstd_safe::compress_bound(plain.len()));

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 const UNSENT: libc::c_int = 128 << 10;
 
 /// Keeps little in the kernel that was not sent yet. What is no TCP socket stays as it is.
-pub fn keep_little_unsent(socket: &impl AsFd) {
+pub(crate) fn keep_little_unsent(socket: &impl AsFd) {
     let value = UNSENT;
     #[allow(unsafe_code)]
     // SAFETY: the descriptor is open as long as `socket` is borrowed, and the option's value is an int that lives that long.

@@ -11,7 +11,7 @@ use crate::sys::map;
 
 /// Bytes that are being written.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     held: SpoolStorage,
     len: u64,
 }
@@ -24,18 +24,18 @@ enum SpoolStorage {
 
 impl Spool {
     /// Bytes in memory; `expected` of them are allocated at once.
-    pub fn in_memory(expected: usize) -> Self {
+    pub(crate) fn in_memory(expected: usize) -> Self {
         Spool { held: SpoolStorage::Memory(Vec::with_capacity(expected)), len: 0 }
     }
 
     /// Bytes in a file that has no name, in `directory`: it is gone with the process, however that ends.
-    pub fn in_file(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn in_file(directory: &Path) -> io::Result<Self> {
         let file = tempfile::tempfile_in(directory)?;
         Ok(Spool { held: SpoolStorage::File(BufWriter::with_capacity(1 << 20, file)), len: 0 })
     }
 
     /// Appends.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.len += bytes.len() as u64;
         match &mut self.held {
             SpoolStorage::Memory(held) => held.write_all(bytes),
@@ -44,17 +44,12 @@ impl Spool {
     }
 
     /// How many bytes there are.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// All of them, to read.
-    pub fn finish(self) -> io::Result<Spooled> {
+    pub(crate) fn finish(self) -> io::Result<Spooled> {
         match self.held {
             SpoolStorage::Memory(held) => Ok(Spooled(Bytes::Memory(held))),
             SpoolStorage::File(file) => map::whole(&file.into_inner()?).map(|map| Spooled(Bytes::Mapped(map))),
@@ -64,7 +59,7 @@ impl Spool {
 
 /// What was spooled.
 #[derive(Debug)]
-pub struct Spooled(Bytes);
+pub(crate) struct Spooled(Bytes);
 
 #[derive(Debug)]
 enum Bytes {

@@ -18,10 +18,10 @@ const BUFFER: usize = 1 << 20;
 const SMALLEST: u64 = 256;
 
 /// Is shown keys and values.
-pub type TableVisitor<'v, const V: usize, E> = dyn FnMut(&TableKey, &[u8; V]) -> Result<(), E> + 'v;
+pub(crate) type TableVisitor<'v, const V: usize, E> = dyn FnMut(&TableKey, &[u8; V]) -> Result<(), E> + 'v;
 
 /// What names a value: 16 bytes of a hash. Keys that are no hashes make a table slow and large.
-pub type TableKey = [u8; 16];
+pub(crate) type TableKey = [u8; 16];
 
 #[derive(Debug)]
 enum TableStorage {
@@ -47,7 +47,7 @@ impl TableStorage {
 
 /// Values of `V` bytes by key. Nothing is ever removed.
 #[derive(Debug)]
-pub struct Table<const V: usize> {
+pub(crate) struct Table<const V: usize> {
     held: TableStorage,
     /// How many places there are but for the tail: a power of two.
     places: u64,
@@ -60,34 +60,37 @@ impl<const V: usize> Table<V> {
     const RECORD: usize = 1 + size_of::<TableKey>() + V;
 
     /// An empty table. The file is made in `directory`; without one, or where it cannot be made, all stays in memory.
-    pub fn new(directory: Option<&Path>) -> Self {
+    pub(crate) fn new(directory: Option<&Path>) -> Self {
         let held = TableStorage::Memory(vec![0; (SMALLEST + TAIL) as usize * Self::RECORD]);
         Table { held, places: SMALLEST, len: 0, directory: directory.map(Path::to_owned) }
     }
 
     /// How many keys there are.
-    pub fn len(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Whether it has grown out of memory.
-    pub fn is_spilled(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_spilled(&self) -> bool {
         matches!(self.held, TableStorage::Mapped(_))
     }
 
     /// The value of `key`.
-    pub fn get(&self, key: &TableKey) -> Option<[u8; V]> {
+    pub(crate) fn get(&self, key: &TableKey) -> Option<[u8; V]> {
         let (_, record) = self.find(key).filter(|(_, record)| record[0] != 0)?;
         record[1 + size_of::<TableKey>()..].try_into().ok()
     }
 
     /// Sets the value of `key`; false when it had one. Fails when there is no memory to grow.
-    pub fn put(&mut self, key: &TableKey, value: &[u8; V]) -> io::Result<bool> {
+    pub(crate) fn put(&mut self, key: &TableKey, value: &[u8; V]) -> io::Result<bool> {
         loop {
             let found = self.find(key).map(|(at, record)| (at, record[0] == 0));
             let Some((at, new)) = found else {
@@ -142,7 +145,7 @@ impl<const V: usize> Table<V> {
     }
 
     /// Calls `visit` with every key and value, in the order of the keys; an error of it ends that.
-    pub fn each<E>(&self, visit: &mut TableVisitor<'_, V, E>) -> Result<(), E> {
+    pub(crate) fn each<E>(&self, visit: &mut TableVisitor<'_, V, E>) -> Result<(), E> {
         // What stands without a gap is in no order; before and behind the gaps, it is.
         let mut together: Vec<(TableKey, [u8; V])> = Vec::new();
         for record in self.held.bytes().chunks_exact(Self::RECORD) {
@@ -166,7 +169,7 @@ impl<const V: usize> Table<V> {
 
 /// Bytes one after the other, which can be read again: in memory while they are few, then in a file without a name.
 #[derive(Debug)]
-pub struct Heap {
+pub(crate) struct Heap {
     file: Option<File>,
     /// Bytes in the file; what is in memory follows them.
     written: u64,
@@ -176,12 +179,12 @@ pub struct Heap {
 
 impl Heap {
     /// An empty one; `directory` is as for [`Table::new`].
-    pub fn new(directory: Option<&Path>) -> Self {
+    pub(crate) fn new(directory: Option<&Path>) -> Self {
         Heap { file: None, written: 0, memory: Vec::new(), directory: directory.map(Path::to_owned) }
     }
 
     /// Appends; answers where the bytes stand.
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<u64> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let at = self.written + self.memory.len() as u64;
         self.memory.extend_from_slice(bytes);
         if self.file.is_none() && self.memory.len() > IN_MEMORY {
@@ -198,7 +201,7 @@ impl Heap {
     }
 
     /// The `len` bytes at `at`, as they were appended at once.
-    pub fn read(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
         if let Some(start) = at.checked_sub(self.written) {
             let piece = usize::try_from(start).ok().and_then(|start| self.memory.get(start..start.checked_add(len)?));
             return piece.map(<[u8]>::to_vec).ok_or(io::ErrorKind::UnexpectedEof.into());
@@ -210,7 +213,7 @@ impl Heap {
 }
 
 /// The first 16 bytes of the BLAKE3 of `bytes`: a key for what is no hash itself.
-pub fn key_of(bytes: &[u8]) -> TableKey {
+pub(crate) fn key_of(bytes: &[u8]) -> TableKey {
     let mut key = [0; 16];
     key.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
     key

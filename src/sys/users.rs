@@ -27,7 +27,7 @@ pub fn user_name(uid: u32) -> Option<Vec<u8>> {
 }
 
 /// The name of group `gid`, where the system knows one.
-pub fn group_name(gid: u32) -> Option<Vec<u8>> {
+pub(crate) fn group_name(gid: u32) -> Option<Vec<u8>> {
     lookup(|buf, entry, found| {
         // SAFETY: as in `user_name`.
         unsafe { libc::getgrgid_r(gid, entry, buf.as_mut_ptr().cast(), buf.len(), found) }
@@ -47,7 +47,7 @@ pub fn user_id(name: &[u8]) -> Option<u32> {
 }
 
 /// The number of the group called `name`.
-pub fn group_id(name: &[u8]) -> Option<u32> {
+pub(crate) fn group_id(name: &[u8]) -> Option<u32> {
     let name = CString::new(name).ok()?;
     lookup(|buf, entry, found| {
         // SAFETY: as in `user_name`; `name` outlives the call.
@@ -57,22 +57,22 @@ pub fn group_id(name: &[u8]) -> Option<u32> {
 }
 
 /// The names of many users.
-pub fn user_names(uids: &[u32]) -> Vec<Option<Vec<u8>>> {
+pub(crate) fn user_names(uids: &[u32]) -> Vec<Option<Vec<u8>>> {
     many(uids, || first(all_users().into_iter().map(|(name, uid)| (uid, name))), |uid: &u32| user_name(*uid))
 }
 
 /// The names of many groups.
-pub fn group_names(gids: &[u32]) -> Vec<Option<Vec<u8>>> {
+pub(crate) fn group_names(gids: &[u32]) -> Vec<Option<Vec<u8>>> {
     many(gids, || first(all_groups().into_iter().map(|(name, gid)| (gid, name))), |gid: &u32| group_name(*gid))
 }
 
 /// The numbers of the users with these names.
-pub fn user_ids(names: &[&[u8]]) -> Vec<Option<u32>> {
+pub(crate) fn user_ids(names: &[&[u8]]) -> Vec<Option<u32>> {
     many(names, || first(all_users()), user_id)
 }
 
 /// The numbers of the groups with these names.
-pub fn group_ids(names: &[&[u8]]) -> Vec<Option<u32>> {
+pub(crate) fn group_ids(names: &[&[u8]]) -> Vec<Option<u32>> {
     many(names, || first(all_groups()), group_id)
 }
 

@@ -11,18 +11,18 @@ use rustix::io::Errno;
 
 /// Directories that are watched, until the stop is dropped.
 #[derive(Debug)]
-pub struct DirectoryWatch {
+pub(crate) struct DirectoryWatch {
     events: OwnedFd,
     stopped: OwnedFd,
 }
 
 /// Ends a watch when it is dropped.
 #[derive(Debug)]
-pub struct StopWatch(#[allow(dead_code)] OwnedFd);
+pub(crate) struct StopWatch(#[allow(dead_code)] OwnedFd);
 
 impl DirectoryWatch {
     /// Watches those of `directories` that are there. Errors: none is, or the system has no more watches.
-    pub fn new(directories: &[&Path]) -> io::Result<(DirectoryWatch, StopWatch)> {
+    pub(crate) fn new(directories: &[&Path]) -> io::Result<(DirectoryWatch, StopWatch)> {
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
@@ -39,7 +39,7 @@ impl DirectoryWatch {
     }
 
     /// Waits until something comes or goes; false when the watch is to end.
-    pub fn wait(&self) -> io::Result<bool> {
+    pub(crate) fn wait(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.events, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
         match poll(&mut fds, None) {
             Err(Errno::INTR) => return Ok(true),

@@ -19,9 +19,9 @@ pub type XattrList = Vec<(Vec<u8>, Vec<u8>)>;
 #[derive(Debug, Default)]
 pub struct ReadXattrs {
     /// What could be read.
-    pub list: XattrList,
+    pub(crate) list: XattrList,
     /// The first failure: of the names, or of a value, which it names.
-    pub failed: Option<io::Error>,
+    pub(crate) failed: Option<io::Error>,
 }
 
 impl ReadXattrs {
@@ -41,7 +41,7 @@ pub fn list_at(dir: &Dir, name: &[u8]) -> io::Result<XattrList> {
 }
 
 /// What can be read of the attributes of an open file or directory.
-pub fn find(fd: impl AsFd) -> ReadXattrs {
+pub(crate) fn find(fd: impl AsFd) -> ReadXattrs {
     let fd = fd.as_fd();
     collect(|buf| fs::flistxattr(fd, spare_capacity(buf)), |name, buf| fs::fgetxattr(fd, name, spare_capacity(buf)))
 }

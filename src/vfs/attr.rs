@@ -48,7 +48,7 @@ pub struct Attr {
     /// Modified; access and change time are shown as the same.
     pub mtime: Timestamp,
     /// Whether the attributes stay true for as long as the mount lasts.
-    pub lasting: bool,
+    pub(crate) lasting: bool,
 }
 
 /// One entry that `readdir` gives out.
@@ -62,9 +62,9 @@ pub struct DirEntry<'a> {
     pub attr: Attr,
     /// False when the attributes could not all be read: they must not be kept, so that who asks for them by name
     /// learns of the damage.
-    pub certain: bool,
+    pub(crate) certain: bool,
     /// Whether the name stays true for as long as the mount lasts.
-    pub lasting: bool,
+    pub(crate) lasting: bool,
 }
 
 /// Totals of the file system, for `df`.
@@ -122,7 +122,7 @@ impl From<Error> for ViewFault {
 
 impl ViewFault {
     /// The error of a reader that goes through a whole tree: everything in it is there, unless the tree is damaged.
-    pub(crate) fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         match self {
             ViewFault::Unreadable(e) => e,
             other => Error::corrupt(format!("a tree does not hold together: {other}")),

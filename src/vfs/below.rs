@@ -23,13 +23,13 @@ const RECENT: usize = 16;
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotDir {
     /// The snapshot.
-    pub tree: Arc<MountedSnapshot>,
+    pub(crate) tree: Arc<MountedSnapshot>,
     /// Its position in the snapshot's preorder.
-    pub position: u64,
+    pub(crate) position: u64,
     /// What is in it.
-    pub directory: Directory,
+    pub(crate) directory: Directory,
     /// The position of the directory it is in; `None` for the snapshot's root.
-    pub parent: Option<u64>,
+    pub(crate) parent: Option<u64>,
 }
 
 impl SnapshotDir {
@@ -56,7 +56,7 @@ enum NodeLocation {
 pub(crate) struct FoundNode {
     place: NodeLocation,
     /// The directory it is in; `None` for the snapshot's root.
-    pub parent: Option<SnapshotDir>,
+    pub(crate) parent: Option<SnapshotDir>,
 }
 
 impl FoundNode {

@@ -38,20 +38,20 @@ pub(crate) struct FollowerState {
     placed: Vec<Arc<MountedSnapshot>>,
     top: MountRoot,
     /// Totals of what is shown.
-    pub totals: FileSystemTotals,
+    pub(crate) totals: FileSystemTotals,
 }
 
 /// A tree that is shown.
 #[derive(Debug)]
-pub(crate) struct ShownTree {
+pub struct ShownTree {
     /// Its name in `ids/`; empty for what is shown alone, at the root.
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// The snapshot.
-    pub tree: Arc<MountedSnapshot>,
+    pub(crate) tree: Arc<MountedSnapshot>,
     /// The directory of the snapshot.
-    pub position: u64,
+    pub(crate) position: u64,
     /// Whether `latest` leads to it.
-    pub newest: bool,
+    pub(crate) newest: bool,
 }
 
 /// What an inode number stands for.

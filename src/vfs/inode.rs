@@ -4,9 +4,9 @@
 use crate::model::SnapshotId;
 
 /// The root of the mount, as the kernel wants it.
-pub const ROOT: u64 = 1;
+pub(crate) const ROOT: u64 = 1;
 /// Numbers below this are for the directories and links that the mount makes up.
-pub const FIRST: u64 = 1 << 32;
+pub(crate) const FIRST: u64 = 1 << 32;
 /// Ranges begin below this; they may end up to 2⁴⁸ behind it, far below 2⁶¹.
 const SPAN: u64 = 1 << 60;
 /// Numbers from here on, in steps of this, stand for something that belongs to a node of a snapshot. Below it are 61 bits
@@ -53,7 +53,7 @@ impl InodeSpace {
 
 /// The ranges that are taken.
 #[derive(Debug, Clone, Default)]
-pub struct Ranges {
+pub(crate) struct Ranges {
     /// Begin and end of each, sorted, without overlap.
     taken: Vec<(u64, u64)>,
 }
@@ -62,7 +62,7 @@ impl Ranges {
     /// Takes a range for a snapshot of `nodes` nodes and answers where it begins. Where another snapshot's range is in
     /// the way (for a thousand snapshots of a million files: once in a million repositories), the next free place
     /// behind it is taken. `None` when no place is left.
-    pub fn take(&mut self, id: &SnapshotId, nodes: u64) -> Option<u64> {
+    pub(crate) fn take(&mut self, id: &SnapshotId, nodes: u64) -> Option<u64> {
         let mut begin = home(id);
         for _ in 0..=self.taken.len() + 1 {
             let end = begin.checked_add(nodes)?;
@@ -87,7 +87,7 @@ fn home(id: &SnapshotId) -> u64 {
 }
 
 /// A number for a made-up entry, from what it is: the same in every mount. `taken` are the numbers that others have.
-pub fn synthetic(what: &[u8], taken: impl Fn(u64) -> bool) -> u64 {
+pub(crate) fn synthetic(what: &[u8], taken: impl Fn(u64) -> bool) -> u64 {
     let first = hash(what);
     // The lowest numbers are kept for the fixed directories. Far fewer than 2³² entries exist: a free one is near.
     (0..).map(|n: u64| 64 + first.wrapping_add(n) % (FIRST - 64)).find(|ino| !taken(*ino)).unwrap_or(FIRST - 1)

@@ -32,9 +32,9 @@ pub(crate) struct SnapshotWatch {
     known: HashMap<SnapshotId, KnownSnapshot>,
     ranges: Ranges,
     /// Numbers of made-up entries.
-    pub numbers: Numbers,
+    pub(crate) numbers: Numbers,
     /// When the names were listed last.
-    pub listed: Instant,
+    pub(crate) listed: Instant,
 }
 
 impl std::fmt::Debug for SnapshotWatch {

@@ -19,13 +19,13 @@ pub mod attr;
 pub(crate) mod below;
 pub(crate) mod follow;
 pub mod image;
-pub mod inode;
+pub(crate) mod inode;
 mod list;
-pub mod names;
+pub(crate) mod names;
 pub(crate) mod readahead;
 pub mod root;
 mod stat;
-pub mod view;
+pub(crate) mod view;
 
 pub use view::View;
 

@@ -7,7 +7,7 @@ use crate::model::{Snapshot, SnapshotId, Timestamp};
 
 /// Time in UTC without colons, so that it is a file name everywhere: `2026-11-20T10-04-11Z`. Years that no calendar
 /// holds are seconds: `@9999999999999`.
-pub fn time(time: Timestamp) -> String {
+pub(crate) fn time(time: Timestamp) -> String {
     match jiff::Timestamp::from_second(time.secs) {
         Ok(at) => at.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
         Err(_) => format!("@{}", time.secs),
@@ -16,7 +16,7 @@ pub fn time(time: Timestamp) -> String {
 
 /// A name for each of `snapshots` (oldest first): its time; the second and later ones in the same second get their
 /// id's first four digits, or as many as it takes, appended.
-pub fn times(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
+pub(crate) fn times(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
     distinct(
         snapshots,
         |s| time(s.time),
@@ -28,12 +28,12 @@ pub fn times(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
 }
 
 /// A name for each of `snapshots` below `ids/`: the first eight digits of its id, or all when an older one has them.
-pub fn ids(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
+pub(crate) fn ids(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
     distinct(snapshots, |s| s.id.short(), |s, _| vec![s.id.to_string()])
 }
 
 /// A name for each group that these are parts of: the first eight digits of its id, or all when an older one has them.
-pub fn groups(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
+pub(crate) fn groups(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
     let (mut taken, mut out) = (HashSet::new(), HashMap::new());
     for part in snapshots.iter().filter_map(|snapshot| snapshot.composition.group.as_ref()) {
         out.entry(part.group).or_insert_with(|| {
@@ -66,7 +66,7 @@ fn distinct(
 
 /// Any bytes as the name of one entry. What cannot stand in a name, and `%` itself, becomes `%` and two hexadecimal
 /// digits; what is too long is cut and gets a hash. Different bytes have different names.
-pub fn escaped(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn escaped(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let dots = bytes == b"." || bytes == b"..";
     for &b in bytes {
@@ -93,11 +93,11 @@ fn fitted(mut name: Vec<u8>, of: &[u8]) -> Vec<u8> {
 }
 
 /// Host and given paths.
-pub type SeriesKey<'a> = (&'a [u8], &'a [Vec<u8>]);
+pub(crate) type SeriesKey<'a> = (&'a [u8], &'a [Vec<u8>]);
 
 /// A readable name for each series: `host-etc+var-lib-app`. Series that would have the same name get a hash of host
 /// and paths appended, all of them.
-pub fn series<'a>(all: impl Iterator<Item = SeriesKey<'a>>) -> HashMap<SeriesKey<'a>, Vec<u8>> {
+pub(crate) fn series<'a>(all: impl Iterator<Item = SeriesKey<'a>>) -> HashMap<SeriesKey<'a>, Vec<u8>> {
     let mut groups: HashMap<Vec<u8>, HashSet<SeriesKey<'_>>> = HashMap::new();
     for key in all {
         groups.entry(readable(key.0, key.1)).or_default().insert(key);

@@ -14,7 +14,7 @@ use crate::vfs::inode::{self, ROOT};
 use crate::vfs::names;
 
 /// The directory of all trees.
-pub const IDS: u64 = 3;
+pub(crate) const IDS: u64 = 3;
 const SNAPSHOTS: u64 = 4;
 const HOSTS: u64 = 5;
 const TAGS: u64 = 6;
@@ -24,18 +24,18 @@ pub(crate) const VERSIONS: &[u8] = b".versions";
 
 /// A snapshot and where its inode numbers begin.
 #[derive(Debug)]
-pub struct MountedSnapshot {
+pub(crate) struct MountedSnapshot {
     /// The inode number of its root; position `p` of its preorder has `base + p`.
-    pub base: u64,
+    pub(crate) base: u64,
     /// The snapshot.
-    pub snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     /// When somebody last asked for something in it.
     pub(crate) asked: LastAsked,
 }
 
 impl MountedSnapshot {
     /// A snapshot that nobody has looked into yet.
-    pub fn new(base: u64, snapshot: Snapshot) -> MountedSnapshot {
+    pub(crate) fn new(base: u64, snapshot: Snapshot) -> MountedSnapshot {
         MountedSnapshot { base, snapshot, asked: LastAsked::default() }
     }
 }
@@ -66,18 +66,18 @@ impl LastAsked {
 
 /// A made-up entry.
 #[derive(Debug)]
-pub struct VirtualEntry {
+pub(crate) struct VirtualEntry {
     /// The directory it is in.
-    pub parent: u64,
+    pub(crate) parent: u64,
     /// When it changed: a directory, when an entry came or went; a link, its snapshot's time.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
     /// What it is.
-    pub kind: MadeKind,
+    pub(crate) kind: MadeKind,
 }
 
 /// What a made-up entry is.
 #[derive(Debug)]
-pub enum MadeKind {
+pub(crate) enum MadeKind {
     /// A directory.
     Directory(MadeDir),
     /// A link and its target.
@@ -86,18 +86,18 @@ pub enum MadeKind {
 
 /// A made-up directory.
 #[derive(Debug, Default)]
-pub struct MadeDir {
+pub(crate) struct MadeDir {
     /// Inode number and name of each entry, sorted by number: an entry that comes or goes shifts no other, so that a
     /// listing goes on where it was.
-    pub entries: Vec<(u64, Vec<u8>)>,
+    pub(crate) entries: Vec<(u64, Vec<u8>)>,
     names: HashMap<Vec<u8>, u64>,
     /// Entries that are directories.
-    pub subdirs: u32,
+    pub(crate) subdirs: u32,
 }
 
 impl MadeDir {
     /// The inode number of `name`.
-    pub fn find(&self, name: &[u8]) -> Option<u64> {
+    pub(crate) fn find(&self, name: &[u8]) -> Option<u64> {
         self.names.get(name).copied()
     }
 }
@@ -118,7 +118,7 @@ pub enum Invalidation {
 
 /// Inode numbers that were given to made-up entries. They stay given: none is used twice in a mount.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub(crate) struct Numbers {
     given: HashMap<Vec<u8>, u64>,
     taken: std::collections::HashSet<u64>,
 }
@@ -139,16 +139,16 @@ impl Numbers {
 #[derive(Debug, Default)]
 pub(crate) struct HostLine {
     /// The inode number of `hosts/<host>`.
-    pub directory: u64,
+    pub(crate) directory: u64,
     /// The snapshots.
-    pub snapshots: Vec<Arc<MountedSnapshot>>,
+    pub(crate) snapshots: Vec<Arc<MountedSnapshot>>,
     /// What each is called in `snapshots/`.
-    pub names: Vec<Vec<u8>>,
+    pub(crate) names: Vec<Vec<u8>>,
 }
 
 /// One state of everything that is made up.
 #[derive(Debug, Default)]
-pub struct VirtualRoot {
+pub(crate) struct VirtualRoot {
     nodes: HashMap<u64, VirtualEntry>,
     hosts: HashMap<Vec<u8>, HostLine>,
     /// The link `.versions` in the root, which no list has.
@@ -157,12 +157,12 @@ pub struct VirtualRoot {
 
 impl VirtualRoot {
     /// The entry with this number.
-    pub fn get(&self, ino: u64) -> Option<&VirtualEntry> {
+    pub(crate) fn get(&self, ino: u64) -> Option<&VirtualEntry> {
         self.nodes.get(&ino)
     }
 
     /// The state that shows `snapshots`, oldest first. Directories that are as they were `before` keep their time.
-    pub fn build(
+    pub(crate) fn build(
         snapshots: &[Arc<MountedSnapshot>],
         numbers: &mut Numbers,
         before: Option<&VirtualRoot>,
@@ -213,7 +213,7 @@ impl VirtualRoot {
     }
 
     /// The trees below `ids/`: names and inode numbers.
-    pub fn trees(&self) -> &[(u64, Vec<u8>)] {
+    pub(crate) fn trees(&self) -> &[(u64, Vec<u8>)] {
         match self.get(IDS).map(|made| &made.kind) {
             Some(MadeKind::Directory(dir)) => &dir.entries,
             _ => &[],
@@ -221,14 +221,14 @@ impl VirtualRoot {
     }
 
     /// The name of the newest snapshot's tree.
-    pub fn newest(&self) -> Option<&[u8]> {
+    pub(crate) fn newest(&self) -> Option<&[u8]> {
         let MadeKind::Directory(root) = &self.get(ROOT)?.kind else { return None };
         let MadeKind::Link(target) = &self.get(root.find(b"latest")?)?.kind else { return None };
         target.strip_prefix(b"ids/")
     }
 
     /// What is different in `after`.
-    pub fn changes(&self, after: &VirtualRoot) -> Vec<Invalidation> {
+    pub(crate) fn changes(&self, after: &VirtualRoot) -> Vec<Invalidation> {
         let mut out = Vec::new();
         for (ino, made) in &self.nodes {
             let MadeKind::Directory(old) = &made.kind else { continue };

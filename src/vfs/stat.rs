@@ -14,7 +14,7 @@ pub(crate) struct Shower {
     owner_root: bool,
     owner: (u32, u32),
     /// See [`crate::vfs::view::View::kernel_judges_acls`].
-    pub kernel_judges_acls: AtomicBool,
+    pub(crate) kernel_judges_acls: AtomicBool,
 }
 
 impl Shower {
@@ -35,7 +35,7 @@ impl Shower {
     }
 
     /// The attributes of the node at `position` of `tree`. All links of a file have the number of the first.
-    pub(crate) fn attr(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> ViewResult<Attr> {
+    pub(super) fn attr(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> ViewResult<Attr> {
         let mut attr = self.plain(tree, position, node);
         if let (Some(group), Some(root)) = (&node.link, &tree.snapshot.links)
             && let Some(link) = trees.link(root, group)?.filter(|link| link.first < tree.snapshot.nodes())
@@ -54,7 +54,7 @@ impl Shower {
     }
 
     /// The attributes, or, when some of them are damaged, what is known without them, and false.
-    pub(crate) fn attr_or_guess(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> (Attr, bool) {
+    pub(super) fn attr_or_guess(&self, trees: &TreeReader, tree: &MountedSnapshot, position: u64, node: &Node) -> (Attr, bool) {
         match self.attr(trees, tree, position, node) {
             Ok(attr) => (attr, true),
             Err(_) => (self.plain(tree, position, node), false),

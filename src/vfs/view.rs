@@ -147,7 +147,7 @@ impl View {
     }
 
     /// The image of a tree, with its metadata in `areas`. Errors: something in it is damaged, or `areas` has no room.
-    pub(crate) fn image(&self, shown: &ShownTree, without_xattrs: bool, areas: &Areas) -> Result<Reader> {
+    pub fn image(&self, shown: &ShownTree, without_xattrs: bool, areas: &Areas) -> Result<Reader> {
         let (tree, position) = (shown.tree.clone(), shown.position);
         let as_shown = [u8::from(self.owner_root), u8::from(without_xattrs)];
         let name = image::export::name(&tree.snapshot, position, &as_shown);
@@ -229,7 +229,7 @@ impl View {
     }
 
     /// Whether what `readdir` and `lookup` say of the entries of this directory stays true while the mount lasts.
-    pub fn is_lasting(&self, directory: u64) -> bool {
+    pub(crate) fn is_lasting(&self, directory: u64) -> bool {
         !self.state().is_followed(directory)
     }
 

@@ -11,11 +11,11 @@ use crate::model::{Node, Timestamp};
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ReadObjects {
     /// Those that could not be read as they were.
-    pub errors: u64,
+    pub(crate) errors: u64,
     /// Bytes of those that are stored.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// When the last one was taken over.
-    pub finished: Timestamp,
+    pub(crate) finished: Timestamp,
 }
 
 impl Assembler<'_> {

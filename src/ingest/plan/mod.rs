@@ -102,7 +102,7 @@ pub(crate) struct Outlets {
     /// Big files.
     pub(crate) big: Sender<ReadTask>,
     /// Objects of buckets: one, or several small ones.
-    pub objects: Sender<Vec<ObjectTask>>,
+    pub(crate) objects: Sender<Vec<ObjectTask>>,
 }
 
 /// What the walk counted.
@@ -113,7 +113,7 @@ pub(crate) struct WalkReport {
     /// Given paths that are not there.
     pub(crate) missing_sources: usize,
     /// Buckets that the walk came to.
-    pub buckets: Vec<WalkedBucket>,
+    pub(crate) buckets: Vec<WalkedBucket>,
     /// Repositories that were left out, by their path in the snapshot; `None` when there are too many.
     pub(crate) repositories: Option<Vec<Vec<u8>>>,
     /// Users and groups that own something.
@@ -206,7 +206,7 @@ impl<'a> Planner<'a> {
 
     /// Walks everything. `root` is the tree of given paths, `parent_root` the parent's node of `/`.
     /// Gives the parent's tree back.
-    pub(crate) fn walk(mut self, root: &'a SourceEntry, parent_root: Option<&Node>) -> Result<(WalkReport, Option<ParentTree>)> {
+    pub(super) fn walk(mut self, root: &'a SourceEntry, parent_root: Option<&Node>) -> Result<(WalkReport, Option<ParentTree>)> {
         let parent = parent_root.and_then(|node| self.parent.as_ref()?.directory(node, 0));
         let mut stack: Vec<WalkLevel<'a>> = Vec::new();
         self.enter_place(&mut stack, root, b"", None, parent)?;
@@ -512,11 +512,11 @@ impl<'a> Planner<'a> {
 }
 
 /// What a node keeps of a stat.
-pub(crate) fn metadata(stat: &Stat) -> Metadata {
+pub(super) fn metadata(stat: &Stat) -> Metadata {
     Metadata { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, ..Metadata::default() }
 }
 
 /// What change detection keeps of a stat.
-pub(crate) fn record(stat: &Stat) -> ScanRecord {
+pub(super) fn record(stat: &Stat) -> ScanRecord {
     ScanRecord { inode: stat.inode, ctime: stat.ctime, birth: stat.birth }
 }

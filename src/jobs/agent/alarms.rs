@@ -21,32 +21,32 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// What they are told.
 #[derive(Debug, Clone, Serialize)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     /// `failed` or `overdue`.
-    pub event: &'static str,
+    pub(crate) event: &'static str,
     /// `begin` or `end`.
-    pub phase: &'static str,
+    pub(crate) phase: &'static str,
     /// The set.
-    pub set: String,
+    pub(crate) set: String,
     /// This host.
-    pub host: String,
+    pub(crate) host: String,
     /// What is or was wrong.
-    pub message: String,
+    pub(crate) message: String,
     /// Since when, RFC 3339.
-    pub since: String,
+    pub(crate) since: String,
     /// When the last good snapshot was taken, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_good: Option<String>,
+    pub(crate) last_good: Option<String>,
 }
 
 /// Seconds since 1970 as RFC 3339.
-pub fn time(secs: i64) -> String {
+pub(crate) fn time(secs: i64) -> String {
     jiff::Timestamp::from_second(secs).map_or_else(|_| format!("@{secs}"), |time| time.to_string())
 }
 
 impl Alarm {
     /// The text for people.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match (self.event, self.phase) {
             ("overdue", "begin") => format!("overdue: {}", self.message),
             ("overdue", _) => "not overdue any more".to_owned(),
@@ -56,7 +56,7 @@ impl Alarm {
     }
 
     /// Tells all who are to be told. An error if one of them could not be.
-    pub fn tell(&self, notify: &NotifyKeys, observer: &Arc<dyn Observer>) -> Result<()> {
+    pub(crate) fn tell(&self, notify: &NotifyKeys, observer: &Arc<dyn Observer>) -> Result<()> {
         let json = serde_json::to_string(self).map_err(|e| Error::invalid(e.to_string()))?;
         if let Some(command) = &notify.command {
             self.run(command, &json, observer)?;
@@ -99,7 +99,7 @@ impl Alarm {
 }
 
 /// Begins a trouble, or goes on with it.
-pub fn begin(trouble: &mut Option<SetTrouble>, now: i64, message: &str) {
+pub(crate) fn begin(trouble: &mut Option<SetTrouble>, now: i64, message: &str) {
     match trouble {
         Some(trouble) => {
             trouble.over = false;
@@ -110,7 +110,7 @@ pub fn begin(trouble: &mut Option<SetTrouble>, now: i64, message: &str) {
 }
 
 /// Ends a trouble. What nobody was told of is over without a word.
-pub fn end(trouble: &mut Option<SetTrouble>) {
+pub(crate) fn end(trouble: &mut Option<SetTrouble>) {
     match trouble {
         Some(trouble) if trouble.told => trouble.over = true,
         _ => *trouble = None,
@@ -118,7 +118,7 @@ pub fn end(trouble: &mut Option<SetTrouble>) {
 }
 
 /// The phase that somebody is still to be told of.
-pub fn untold(trouble: &Option<SetTrouble>) -> Option<&'static str> {
+pub(crate) fn untold(trouble: &Option<SetTrouble>) -> Option<&'static str> {
     match trouble {
         Some(SetTrouble { told: false, .. }) => Some("begin"),
         Some(SetTrouble { over: true, .. }) => Some("end"),
@@ -127,7 +127,7 @@ pub fn untold(trouble: &Option<SetTrouble>) -> Option<&'static str> {
 }
 
 /// Notes that they were told.
-pub fn told(trouble: &mut Option<SetTrouble>) {
+pub(crate) fn told(trouble: &mut Option<SetTrouble>) {
     match trouble {
         Some(trouble) if !trouble.told => trouble.told = true,
         Some(trouble) if trouble.over => {}

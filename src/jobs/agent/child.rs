@@ -24,7 +24,7 @@ const KILLED: u8 = 1;
 
 /// Runs a command to its end and returns its exit code; lines of its output and of its errors are told as they come. Setting
 /// `stop` asks it to end, once. It holds `lock` as long as it lives.
-pub fn run(
+pub(crate) fn run(
     command: &[OsString],
     lock: File,
     stop: &AtomicBool,
@@ -94,7 +94,7 @@ impl SaidFile {
 
 /// The same as [`run`] with its output and its errors in files at these paths, which it goes on to write if this process is
 /// killed.
-pub fn run_into(
+pub(crate) fn run_into(
     command: &[OsString],
     lock: File,
     stop: &AtomicBool,

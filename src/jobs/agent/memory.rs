@@ -18,45 +18,45 @@ use crate::sys::lock;
 #[serde(default, rename_all = "kebab-case")]
 pub struct SetMemory {
     /// When it was first seen.
-    pub first: Option<i64>,
+    pub(crate) first: Option<i64>,
     /// Everything that was wanted until then has been done.
     pub done: Option<i64>,
     /// Attempts that failed since then.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// Not before then is it tried again.
-    pub retry: Option<i64>,
+    pub(crate) retry: Option<i64>,
     /// When its last good snapshot was taken.
-    pub good: Option<i64>,
+    pub(crate) good: Option<i64>,
     /// How its last run ended.
-    pub code: Option<u8>,
+    pub(crate) code: Option<u8>,
     /// A run failed, or was not whole, and none was good since.
-    pub failed: Option<SetTrouble>,
+    pub(crate) failed: Option<SetTrouble>,
     /// It is overdue.
-    pub overdue: Option<SetTrouble>,
+    pub(crate) overdue: Option<SetTrouble>,
 }
 
 /// Something that somebody is to be told of.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SetTrouble {
+pub(crate) struct SetTrouble {
     /// Since when.
-    pub since: i64,
+    pub(crate) since: i64,
     /// What is wrong.
-    pub message: String,
+    pub(crate) message: String,
     /// Whether they were told that it began.
-    pub told: bool,
+    pub(crate) told: bool,
     /// Whether it is over, and they are to be told that.
-    pub over: bool,
+    pub(crate) over: bool,
 }
 
 impl SetMemory {
     /// What there is to know for the plan.
-    pub fn progress(&self) -> SlotProgress {
+    pub(crate) fn progress(&self) -> SlotProgress {
         SlotProgress { done: self.done, failures: self.failures, retry: self.retry }
     }
 
     /// Takes over what the plan made of it.
-    pub fn set_progress(&mut self, progress: SlotProgress) {
+    pub(crate) fn set_progress(&mut self, progress: SlotProgress) {
         (self.done, self.failures, self.retry) = (progress.done, progress.failures, progress.retry);
     }
 }
@@ -100,13 +100,13 @@ impl Memory {
     }
 
     /// The job that was taken: none, if that cannot be read.
-    pub fn claim(&self) -> ClaimMemory {
+    pub(crate) fn claim(&self) -> ClaimMemory {
         let text = std::fs::read(self.dir.join(CLAIM)).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// Where what the command of a job says goes: its output, and its errors.
-    pub fn said(&self) -> [PathBuf; 2] {
+    pub(crate) fn said(&self) -> [PathBuf; 2] {
         ["job.out", "job.err"].map(|name| self.dir.join(name))
     }
 

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use crate::jobs::schedule::Schedule;
 
 /// The longest time between two attempts of a run that fails.
-pub const LONGEST_WAIT: i64 = 3600;
+pub(crate) const LONGEST_WAIT: i64 = 3600;
 /// The first such time; it doubles.
 const FIRST_WAIT: i64 = 60;
 /// A run that was missed begins within so many seconds, where no `splay` is given.
@@ -15,31 +15,31 @@ const MISSED: u64 = 300;
 
 /// What is known of the runs of a set. Times are seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SlotProgress {
+pub(crate) struct SlotProgress {
     /// Everything that was wanted until then has been done.
-    pub done: Option<i64>,
+    pub(crate) done: Option<i64>,
     /// Attempts that failed since then.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// Not before then is it tried again.
-    pub retry: Option<i64>,
+    pub(crate) retry: Option<i64>,
 }
 
 /// What holds for a set.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// When it is wanted.
-    pub schedule: &'a Schedule,
+    pub(crate) schedule: &'a Schedule,
     /// The machine's zone.
-    pub zone: &'a TimeZone,
+    pub(crate) zone: &'a TimeZone,
     /// The longest random delay; `None`: only what was missed is delayed.
-    pub splay: Option<Duration>,
+    pub(crate) splay: Option<Duration>,
     /// What makes delays of machines and sets differ.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// When a set is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(crate) enum Due {
     /// Now: for this slot.
     Now(i64),
     /// Not before then.
@@ -51,7 +51,7 @@ pub enum Due {
 impl Plan<'_> {
     /// Whether it is due at `now`. `awake` is since when somebody looks: what was wanted before then was missed. Of several
     /// slots that were missed only the last counts.
-    pub fn due(&self, progress: &SlotProgress, now: i64, awake: i64) -> Due {
+    pub(crate) fn due(&self, progress: &SlotProgress, now: i64, awake: i64) -> Due {
         let next = |after| self.schedule.next(after, self.zone);
         let newest = self.schedule.previous(now, self.zone);
         let slot = match (progress.done, newest) {
@@ -72,7 +72,7 @@ impl Plan<'_> {
 
     /// Repairs the progress after the clock was turned back by more than the time between two slots: all slots until `now`
     /// count as done. Otherwise nothing would run until the clock reaches the old time again. True if it was repaired.
-    pub fn set_right(&self, progress: &mut SlotProgress, now: i64) -> bool {
+    pub(crate) fn set_right(&self, progress: &mut SlotProgress, now: i64) -> bool {
         let beyond = |done: &i64| self.schedule.next(now, self.zone).is_some_and(|next| next < *done);
         let wrong = progress.done.is_some_and(|done| beyond(&done));
         if wrong {
@@ -101,12 +101,12 @@ impl Plan<'_> {
 
 impl SlotProgress {
     /// Notes that a slot was done.
-    pub fn did(&mut self, slot: i64) {
+    pub(crate) fn did(&mut self, slot: i64) {
         *self = SlotProgress { done: Some(self.done.map_or(slot, |done| done.max(slot))), ..SlotProgress::default() };
     }
 
     /// Notes that an attempt failed: the next one comes later, and later every time.
-    pub fn failed(&mut self, now: i64) {
+    pub(crate) fn failed(&mut self, now: i64) {
         let wait = FIRST_WAIT.checked_shl(self.failures).filter(|wait| (1..LONGEST_WAIT).contains(wait)).unwrap_or(LONGEST_WAIT);
         self.failures = self.failures.saturating_add(1);
         self.retry = Some(now.saturating_add(wait));
@@ -114,7 +114,7 @@ impl SlotProgress {
 }
 
 /// What makes delays of this set on this machine differ from those of others.
-pub fn seed(machine: &[u8], set: &str) -> u64 {
+pub(crate) fn seed(machine: &[u8], set: &str) -> u64 {
     let hash = blake3::hash(&[machine, b"\0", set.as_bytes()].concat());
     hash.as_bytes().iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -52,13 +52,13 @@ pub struct WorkSource {
 #[serde(default)]
 pub struct ClaimMemory {
     /// The word with which the server is asked.
-    pub claim: String,
+    pub(crate) claim: String,
     /// The job that was taken, before it is begun.
-    pub job: Option<Job>,
+    pub(crate) job: Option<Job>,
     /// When that was, in seconds since 1970.
-    pub began: i64,
+    pub(crate) began: i64,
     /// How it ended, until the server knows.
-    pub ended: Option<EndReport>,
+    pub(crate) ended: Option<EndReport>,
 }
 
 /// Asks for work until the agent ends. `busy` is true while a job is run.

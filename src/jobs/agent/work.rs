@@ -206,7 +206,7 @@ impl Setup {
     }
 
     /// Whether somebody has to be told something of a set.
-    pub fn has_news(&self, set: &Set, memory: &SetMemory) -> bool {
+    pub(crate) fn has_news(&self, set: &Set, memory: &SetMemory) -> bool {
         let mut judged = memory.clone();
         judged.first.get_or_insert(now());
         self.judge(set, &mut judged);

@@ -193,6 +193,6 @@ impl OpenObject for ReadObject {
 }
 
 /// A bucket and a key in it, for people.
-pub fn shown(keys: &BucketKeys, key: &[u8]) -> String {
+pub(crate) fn shown(keys: &BucketKeys, key: &[u8]) -> String {
     format!("{}/{}", escape(keys.url.as_bytes()), escape(key))
 }

@@ -59,7 +59,7 @@ pub fn all(configuration: &Configuration, programs: Programs<'_>) -> Vec<Problem
 }
 
 /// What is wrong with what the agent is told.
-pub fn agent(all: &Configuration, named: &Named<AgentKeys>, programs: Programs<'_>) -> Vec<Problem> {
+pub(crate) fn agent(all: &Configuration, named: &Named<AgentKeys>, programs: Programs<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
     if named.value.at_once == Some(0) {
         problems.push(all.problem(named, &["at-once"], "it must be 1 at least"));
@@ -268,7 +268,7 @@ fn obstacle_of(hook: &Hook, programs: Programs<'_>) -> Option<String> {
 }
 
 /// Refuses what is no place of a stream or a bucket: an absolute path of names.
-pub(crate) fn stream_place(at: &str) -> Result<(), String> {
+pub fn stream_place(at: &str) -> Result<(), String> {
     let shown = escape(at.as_bytes());
     let Some(names) = at.strip_prefix('/') else {
         return Err(format!("at = {shown} is no absolute path in the snapshot"));

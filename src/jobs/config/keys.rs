@@ -22,7 +22,7 @@ pub(crate) struct FileKeys {
     /// Sets, by name.
     pub(crate) sets: BTreeMap<String, Set>,
     /// How the agent runs them.
-    pub agent: Option<AgentKeys>,
+    pub(crate) agent: Option<AgentKeys>,
 }
 
 /// How the agent runs sets, and whom it tells.
@@ -31,7 +31,7 @@ pub(crate) struct FileKeys {
 pub struct AgentKeys {
     /// How many sets are run at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub at_once: Option<u16>,
+    pub(crate) at_once: Option<u16>,
     /// The kinds of jobs that it takes from the server of the repository: none, if it is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<JobKind>,
@@ -40,19 +40,19 @@ pub struct AgentKeys {
     pub host: Option<String>,
     /// Whom it tells of troubles.
     #[serde(skip_serializing_if = "NotifyKeys::is_empty")]
-    pub notify: NotifyKeys,
+    pub(crate) notify: NotifyKeys,
 }
 
 /// Where messages go when something fails or is overdue, and when that is over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "a table of keys")]
-pub struct NotifyKeys {
+pub(crate) struct NotifyKeys {
     /// A command that gets the message on its standard input.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<Hook>,
+    pub(crate) command: Option<Hook>,
     /// An address that the message is posted to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub webhook: Option<String>,
+    pub(crate) webhook: Option<String>,
 }
 
 impl NotifyKeys {
@@ -68,10 +68,10 @@ impl NotifyKeys {
 pub struct RepositoryKeys {
     /// Another repository, whose keys hold where this one says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub like: Option<String>,
+    pub(crate) like: Option<String>,
     /// Keys of that one that do not hold here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unset: Vec<String>,
+    pub(crate) unset: Vec<String>,
     /// As `--repo` has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
@@ -122,10 +122,10 @@ pub struct RepositoryKeys {
 pub struct Set {
     /// Another set, whose keys hold where this one says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub like: Option<String>,
+    pub(crate) like: Option<String>,
     /// Keys of that one that do not hold here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unset: Vec<String>,
+    pub(crate) unset: Vec<String>,
     /// The name of the repository that it goes to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
@@ -185,7 +185,7 @@ pub struct Set {
     pub schedule: Option<String>,
     /// The longest random delay of a run: a text as in `10m`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub splay: Option<String>,
+    pub(crate) splay: Option<String>,
     /// How old its last good snapshot may be: a text as in `26h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overdue_after: Option<String>,
@@ -302,15 +302,15 @@ impl RestoreKeys {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table of keys")]
 pub struct RewriteKeys {
     /// Patterns of the files.
-    pub files: Vec<String>,
+    pub(crate) files: Vec<String>,
     /// The text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replace: Option<String>,
+    pub(crate) replace: Option<String>,
     /// An expression for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub regex: Option<String>,
+    pub(crate) regex: Option<String>,
     /// What takes its place.
-    pub with: String,
+    pub(crate) with: String,
 }
 
 /// A command that is run after a restore.
@@ -368,7 +368,7 @@ impl Hooks {
     }
 
     /// Those that there are, with their names.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
         let all = [
             ("before", &self.before),
             ("freeze", &self.freeze),
@@ -453,7 +453,7 @@ pub enum Keep {
 
 impl Keep {
     /// The key.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Keep::Last => "last",
             Keep::Hourly => "hourly",

@@ -32,7 +32,7 @@ pub struct Named<T> {
     /// What it is, with what it takes over from others.
     pub value: T,
     /// The keys that lead to it in its file.
-    pub key: Vec<String>,
+    pub(crate) key: Vec<String>,
     document: usize,
 }
 

@@ -70,7 +70,7 @@ pub(super) struct Stated {
 
 impl Stated {
     /// A root page.
-    pub(crate) fn root(root: &Root, count: Option<u64>, weight: Option<u64>) -> Self {
+    pub(super) fn root(root: &Root, count: Option<u64>, weight: Option<u64>) -> Self {
         Stated { page: root.page, level: root.height, count, weight, first: None, end: None }
     }
 
@@ -89,7 +89,7 @@ impl Stated {
     }
 
     /// Compares what is stated with what the page holds: entries, their weight, first and last key.
-    pub(crate) fn compare(&self, count: u64, weight: Option<u64>, keys: Option<(&[u8], &[u8])>) -> Result<()> {
+    pub(super) fn compare(&self, count: u64, weight: Option<u64>, keys: Option<(&[u8], &[u8])>) -> Result<()> {
         let wrong = |what: &str| Err(Error::corrupt(format!("tree page {}: {what}", self.page.short())));
         if self.count.is_some_and(|stated| stated != count) || self.weight.zip(weight).is_some_and(|(s, w)| s != w) {
             return wrong("it holds another number of entries than stated");

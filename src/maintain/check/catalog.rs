@@ -41,7 +41,7 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Reads all segments and the list of packs, and compares them.
-    pub(crate) fn build(repo: &Arc<Repository>, findings: &mut Findings<'_>) -> Result<Self> {
+    pub(super) fn build(repo: &Arc<Repository>, findings: &mut Findings<'_>) -> Result<Self> {
         let overlay = Arc::new(Overlay::new(repo.storage().clone()));
         let seen = Arc::new(repo.on(overlay.clone()));
         let index = load(&seen, &overlay, findings)?;
@@ -59,12 +59,12 @@ impl Catalog {
     }
 
     /// Whether there are other segments by now.
-    pub(crate) fn has_moved(&self) -> Result<bool> {
+    pub(super) fn has_moved(&self) -> Result<bool> {
         self.index.has_moved(&self.repo)
     }
 
     /// Takes the segments that are there now.
-    pub(crate) fn load_again(&mut self) -> Result<()> {
+    pub(super) fn load_again(&mut self) -> Result<()> {
         self.index = Arc::new(self.index.load_again(&self.repo)?);
         self.entries = count(&self.index)?;
         Ok(())
@@ -81,7 +81,7 @@ impl Catalog {
     }
 
     /// Looks into the packs that no segment names, for chunks that are missing; answers how many there are.
-    pub(crate) fn take_in_unnamed(&mut self, findings: &mut Findings<'_>) -> Result<usize> {
+    pub(super) fn take_in_unnamed(&mut self, findings: &mut Findings<'_>) -> Result<usize> {
         let unnamed = self.unnamed();
         self.take_in(&unnamed, findings)?;
         self.compare(findings);
@@ -163,7 +163,7 @@ impl Catalog {
     }
 
     /// How many entries each segment that names the pack has of it.
-    pub(crate) fn entries(&self, pack: PackId) -> impl Iterator<Item = u64> {
+    pub(super) fn entries(&self, pack: PackId) -> impl Iterator<Item = u64> {
         (0..self.index.entry_counts().len() as u32).filter_map(move |segment| self.entries.get(&(segment, pack)).copied())
     }
 

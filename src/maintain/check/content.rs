@@ -129,7 +129,7 @@ impl<'a> ChunkLookup<'a> {
     }
 
     /// The state of a chunk; `len` is what a recipe says of it.
-    pub(crate) fn state(&mut self, kind: PackKind, id: &ChunkId, len: Option<u32>) -> Result<ChunkState> {
+    pub(super) fn state(&mut self, kind: PackKind, id: &ChunkId, len: Option<u32>) -> Result<ChunkState> {
         let mut state = ChunkState::Unknown;
         for location in self.index.find_all(kind, &id.key())? {
             if len.is_some_and(|len| len != location.len) {

@@ -80,7 +80,7 @@ impl<'a> Findings<'a> {
     }
 
     /// The same of an error.
-    pub(crate) fn error(&mut self, error: &Error) {
+    pub(super) fn error(&mut self, error: &Error) {
         self.damage(error.subject().unwrap_or("a tree"), error.without_subject());
     }
 

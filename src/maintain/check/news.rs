@@ -65,7 +65,7 @@ impl News {
     }
 
     /// Writes down what was found and takes back what is not so any more. That this fails is no failure of the check.
-    pub(crate) fn write(&self, repo: &Repository, now: Timestamp, report: &mut CheckReport) {
+    pub(super) fn write(&self, repo: &Repository, now: Timestamp, report: &mut CheckReport) {
         match damaged::record(repo, &self.found, "yester check", now) {
             Ok(packs) => report.recorded = packs as u64,
             Err(e) => report.unrecorded = Some(e.to_string()),

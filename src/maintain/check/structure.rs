@@ -73,7 +73,7 @@ impl<'a> TreeCheck<'a> {
     }
 
     /// Goes through the tree of a snapshot, its scan records and its hard links.
-    pub(crate) fn snapshot(&mut self, snapshot: &Snapshot, findings: &mut Findings<'_>) -> Result<()> {
+    pub(super) fn snapshot(&mut self, snapshot: &Snapshot, findings: &mut Findings<'_>) -> Result<()> {
         self.affected.begin(snapshot.id);
         let mut path = Vec::new();
         let mut sum = self.node(&snapshot.root, &path, findings)?;

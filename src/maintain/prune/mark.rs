@@ -61,7 +61,7 @@ impl Marks {
     }
 
     /// The same marks in another index.
-    pub(crate) fn carry(&mut self, index: &Arc<Index>) -> Result<()> {
+    pub(super) fn carry(&mut self, index: &Arc<Index>) -> Result<()> {
         if !index.segments().iter().map(|s| s.id()).eq(self.index.segments().iter().map(|s| s.id())) {
             [self.live, self.walked] = EntryBits::carry([&self.live, &self.walked], &self.index, index)?;
         }
@@ -71,7 +71,7 @@ impl Marks {
 
     /// Marks what the snapshots of `view` need that were not looked at before. What was marked for a snapshot that is
     /// forgotten by now stays marked: too much is kept, never too little. The index of the marks must be the view's.
-    pub(crate) fn update(&mut self, repo: &Repository, view: &RepositoryView, reading: &MarkReader<'_>) -> Result<()> {
+    pub(super) fn update(&mut self, repo: &Repository, view: &RepositoryView, reading: &MarkReader<'_>) -> Result<()> {
         let listed: HashSet<&SnapshotId> = view.snapshots.iter().collect();
         for id in view.snapshots.iter().filter(|id| !reading.without.contains(id)) {
             if !self.seen.insert(*id) {

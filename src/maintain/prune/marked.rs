@@ -12,7 +12,7 @@ use crate::repo::Repository;
 use crate::storage::{Created, Name};
 
 /// Marks `packs` for deletion. Durable when this returns.
-pub(crate) fn write(repo: &Repository, packs: Vec<PackId>) -> Result<SnapshotId> {
+pub(super) fn write(repo: &Repository, packs: Vec<PackId>) -> Result<SnapshotId> {
     let id = SnapshotId::random()?;
     let plain: Vec<u8> = packs.iter().flat_map(|pack| pack.0).collect();
     let object = seal::seal_object(ObjectType::Condemned, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;

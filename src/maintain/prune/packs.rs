@@ -26,35 +26,35 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) struct Pack {
     /// Its name.
-    pub id: PackId,
+    pub(crate) id: PackId,
     /// What it holds, if a visible segment names it.
     pub(crate) kind: Option<PackKind>,
     /// Its size in the storage.
-    pub size: u64,
+    pub(crate) size: u64,
     /// A segment names it, its size is what that says, and not all of it is known to be damaged.
     whole: bool,
     /// Something of it is known to be damaged.
-    pub damaged: bool,
+    pub(crate) damaged: bool,
     /// How it stands.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// The segment it is counted by: the first that names it.
     segment: Option<usize>,
     /// Chunks in it.
-    pub chunks: u64,
+    pub(crate) chunks: u64,
     /// Plain bytes of its frames.
-    pub plain: u64,
+    pub(crate) plain: u64,
     /// Plain bytes of needed chunks that have a copy in it, whichever copy is to stay.
-    pub wanted: u64,
+    pub(crate) wanted: u64,
     /// Plain bytes of needed chunks whose copy in it is to stay.
-    pub live: u64,
+    pub(crate) live: u64,
     /// About how many of its bytes would be free if it held nothing else.
-    pub unused: u64,
+    pub(crate) unused: u64,
     /// It must stay although it does not count: something needed has no copy that does.
-    pub held: bool,
+    pub(crate) held: bool,
     /// Something needed in it, which no other pack has, can be read and has to be copied out of it.
     pub(crate) salvage: bool,
     /// Something needed cannot be read from it, nor from anywhere else.
-    pub lost: bool,
+    pub(crate) lost: bool,
 }
 
 impl Pack {
@@ -139,15 +139,15 @@ impl FrameUse {
 #[derive(Debug)]
 pub(crate) struct Packs {
     /// The packs, in no order.
-    pub list: Vec<Pack>,
+    pub(crate) list: Vec<Pack>,
     /// The frames of each segment, in their order.
-    pub frames: Vec<Vec<FrameUse>>,
+    pub(crate) frames: Vec<Vec<FrameUse>>,
     numbers: HashMap<PackId, u32>,
 }
 
 impl Packs {
     /// What `view` shows of them.
-    pub(crate) fn new(view: &RepositoryView) -> Result<Packs> {
+    pub(super) fn new(view: &RepositoryView) -> Result<Packs> {
         let index = &view.index;
         let (mut list, mut numbers) = (Vec::new(), HashMap::<PackId, u32>::new());
         let marked = view.marked();
@@ -230,7 +230,7 @@ impl Packs {
 
     /// Adds up what is live in each pack; estimates what is not from the share of each frame, since the pieces of a
     /// frame compress about alike. `CHUNK` is what a chunk takes in the pack's directory.
-    pub(crate) fn sum_up(&mut self, index: &Index) -> Result<()> {
+    pub(super) fn sum_up(&mut self, index: &Index) -> Result<()> {
         const CHUNK: u64 = 19;
         for segment in 0..self.frames.len() {
             let (frames, list) = (&self.frames[segment], &mut self.list);

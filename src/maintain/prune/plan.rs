@@ -70,7 +70,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts one more.
-    pub fn add(&mut self, bytes: u64) {
+    pub(crate) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes += bytes;
     }
@@ -108,7 +108,7 @@ pub struct PrunePlan {
     /// Until when the last of them is left.
     pub kept_until: Option<Timestamp>,
     /// What the index will be shorter by, about.
-    pub index: u64,
+    pub(crate) index: u64,
     /// Parts of objects that killed writers left.
     pub leftovers: Tally,
     /// What the repository will be shorter by, about.
@@ -118,7 +118,7 @@ pub struct PrunePlan {
 /// Which packs to copy the needed parts of: those with the most unused bytes for their size first, until few enough
 /// remain. Packs marked for deletion that must not be deleted yet come first of all, and packs of which a part is damaged,
 /// whatever the limits.
-pub(crate) fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
+pub(super) fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
     let list = &survey.packs.list;
     let stays = |pack: &&Pack| pack.standing == Standing::Usable && !pack.is_dead();
     let used: u64 = list.iter().filter(stays).map(|pack| pack.size - pack.unused).sum();
@@ -193,7 +193,7 @@ pub(crate) fn dead(survey: &Survey) -> Vec<PackId> {
 }
 
 /// What carrying this out frees.
-pub(crate) fn plan(view: &RepositoryView, survey: &Survey, repack: &[usize], leftovers: Leftovers) -> PrunePlan {
+pub(super) fn plan(view: &RepositoryView, survey: &Survey, repack: &[usize], leftovers: Leftovers) -> PrunePlan {
     let mut plan = PrunePlan { leftovers: Tally { count: leftovers.files, bytes: leftovers.bytes }, ..PrunePlan::default() };
     let mut gone: HashSet<PackId> = HashSet::new();
     let (mut chunks, mut copies) = (0, 0);

@@ -89,7 +89,7 @@ impl<'a> Repack<'a> {
     /// Copies what is needed of these packs. Everything is durable and indexed when this returns. What is damaged is left as
     /// it is, and said; an error of writing is final, and what was written until then is garbage for
     /// the next prune, or counts, according to whether its segment was written.
-    pub(crate) fn run(mut self, packs: &[usize], task: &Task<'_>) -> Result<Repacked> {
+    pub(super) fn run(mut self, packs: &[usize], task: &Task<'_>) -> Result<Repacked> {
         let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
         let mut bytes = 0;
         for (number, at) in packs.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::storage::Name;
 /// Writes what the segments that name gone packs say of all others into a new one, and deletes them and all that are
 /// replaced already (rule 8). Packs that are gone are those that the storage does not have (a missing one was asked for
 /// by name: see [`RepositoryView::read`]).
-pub(crate) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()> {
+pub(super) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()> {
     let view = RepositoryView::read(repo, Some(old), None)?;
     let index = &view.index;
     let is_gone = |id: &PackId| !view.packs.contains_key(id);
@@ -46,7 +46,7 @@ pub(crate) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Re
 }
 
 /// The lists that are carried out: none of their packs is there, and no segment names any.
-pub(crate) fn carried_out(repo: &Repository, old: &Index, lists: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
+pub(super) fn carried_out(repo: &Repository, old: &Index, lists: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
     if lists.is_empty() {
         return Ok(Vec::new());
     }

@@ -45,7 +45,7 @@ impl ListedSessions {
 
 /// Objects in `sessions/` that are not authentic, and the signs of life that belong to no session. The latter are removed
 /// even if they are authentic: no writer depends on them.
-pub(crate) fn made_up(repo: &Repository) -> Result<Vec<Name>> {
+pub(super) fn made_up(repo: &Repository) -> Result<Vec<Name>> {
     let ListedSessions { sessions, mut made_up, beats } = list(repo)?;
     let open: HashSet<SnapshotId> = sessions.into_iter().map(|(id, _)| id).collect();
     let lone = beats.into_iter().filter(|(id, _)| !open.contains(id));
@@ -131,7 +131,7 @@ impl Settle<'_> {
     }
 
     /// Looks whether the sessions that must be ended may be. A live one is [`ErrorKind::Busy`], and named.
-    pub(crate) fn find(&self, repo: &Repository) -> Result<()> {
+    pub(super) fn find(&self, repo: &Repository) -> Result<()> {
         self.dead(repo).map(drop)
     }
 
@@ -187,7 +187,7 @@ impl Settle<'_> {
 
     /// Ends them: each has a snapshot or a fence, durable, before its session goes (rule 4). What its writer left of
     /// objects that it did not finish goes in between: nobody will know any more whose it was.
-    pub(crate) fn settle(&self, repo: &Repository) -> Result<u64> {
+    pub(super) fn settle(&self, repo: &Repository) -> Result<u64> {
         let found = self.wait(repo)?;
         if !found.is_empty() {
             // What a killed writer left may be seen and not be durable; nobody will know any more that it was killed.

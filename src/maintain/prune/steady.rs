@@ -13,7 +13,7 @@ const LOOKS: usize = 100;
 
 /// Looks until nothing is missing, or nothing changed while it was looked: only then is something lost. Each look must
 /// begin anew: what it remembers of an earlier one may have been forgotten and deleted since.
-pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn steady<T>(repo: &Repository, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let mut found: Vec<String> = Vec::new();
     loop {
         let before = names(repo)?;
@@ -31,7 +31,7 @@ pub(crate) fn steady<T>(repo: &Repository, mut look: impl FnMut() -> Result<T>) 
 }
 
 /// Whether something was not found, or not found to be whole.
-pub(crate) fn is_missing(e: &Error) -> bool {
+pub(super) fn is_missing(e: &Error) -> bool {
     matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::WentBack)
 }
 

@@ -338,7 +338,7 @@ impl Survey {
     }
 
     /// Of the places of a needed chunk, the one whose copy stays; `None`: nothing counts.
-    pub(crate) fn stays(&mut self, places: &[ChunkLocation]) -> Result<Option<ChunkLocation>> {
+    pub(super) fn stays(&mut self, places: &[ChunkLocation]) -> Result<Option<ChunkLocation>> {
         let counting = self.counting(places)?;
         let best = counting.into_iter().min_by_key(|place| (self.rank[self.packs.frame(place).pack()], place.entry()));
         Ok(best)

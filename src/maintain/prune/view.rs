@@ -38,7 +38,7 @@ impl RepositoryView {
     /// Lists snapshots, then what is forgotten, segments, deletion lists, packs, in this order (rules 2, 6 and 7). An error
     /// of any listing is final. Segments that `old` has open are used again. `now`: forgotten snapshots that are to be left
     /// at this time are.
-    pub(crate) fn read(repo: &Repository, old: Option<&Index>, now: Option<Timestamp>) -> Result<RepositoryView> {
+    pub(super) fn read(repo: &Repository, old: Option<&Index>, now: Option<Timestamp>) -> Result<RepositoryView> {
         let listed = repo.storage().list(Class::Snapshots)?;
         let ids = listed.iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(*id) } else { None });
         let (forgotten, ignored) = marks::marked(repo, &ids.collect::<Vec<_>>())?;
@@ -78,7 +78,7 @@ impl RepositoryView {
     }
 
     /// The error of something that was not found, with the segment that may have said where it is.
-    pub(crate) fn blame(&self, e: Error) -> Error {
+    pub(super) fn blame(&self, e: Error) -> Error {
         match self.broken.first() {
             Some(id) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                 e.context(format!("{} is damaged (yester repair index makes it anew from the packs)", Name::Segment(*id)))

@@ -134,7 +134,7 @@ impl ConnectionPool {
 
     /// Patience for one call. When another call has just given up, and nothing was heard since, there is none: a thousand
     /// calls must not wait for a dead server one after the other.
-    pub(crate) fn patience(&self) -> Result<ProgressTimeout> {
+    pub(super) fn patience(&self) -> Result<ProgressTimeout> {
         let health = self.health();
         match health.given_up {
             Some(at) if at.elapsed() < (self.timeout / 4).min(LEFT_ALONE) => {
@@ -182,7 +182,7 @@ impl ConnectionPool {
     }
 
     /// Waits before the next attempt, or says why there is none.
-    pub(crate) async fn rest(&self, patience: &mut ProgressTimeout, fault: RequestFault) -> Result<()> {
+    pub(super) async fn rest(&self, patience: &mut ProgressTimeout, fault: RequestFault) -> Result<()> {
         let pause = patience.pause();
         let stranger = matches!(fault, RequestFault::NotSent(_)) && !self.known.load(Ordering::Relaxed);
         match pause {

@@ -56,7 +56,7 @@ pub(crate) struct Pipes {
 }
 
 /// Starts ssh and waits for the greeting of the far side.
-pub(crate) async fn connect(command: &SshCommand) -> Result<Pipes, RequestFault> {
+pub(super) async fn connect(command: &SshCommand) -> Result<Pipes, RequestFault> {
     let program = command.program.first().cloned().unwrap_or_else(|| "ssh".into());
     let shown = crate::model::escape(std::os::unix::ffi::OsStrExt::as_bytes(program.as_os_str()));
     let failed = |e| RequestFault::Final(Error::io(format!("cannot run {shown}"), e));

@@ -9,17 +9,17 @@ use crate::error::{Error, Result};
 use crate::remote::protocol::{Code, Refusal};
 
 /// What all paths of the API begin with.
-pub const ROOT: &str = "/api/v1";
+pub(crate) const ROOT: &str = "/api/v1";
 /// The header that makes a repeat of a request the same job.
-pub const IDEMPOTENCY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY: &str = "idempotency-key";
 /// The longest body of a request, in bytes.
-pub const MAX_BODY: usize = 16 << 10;
+pub(crate) const MAX_BODY: usize = 16 << 10;
 /// The longest message of a job, in bytes.
-pub const MAX_MESSAGE: usize = 1 << 10;
+pub(crate) const MAX_MESSAGE: usize = 1 << 10;
 /// The most jobs of one page.
-pub const MAX_PAGE: usize = 1000;
+pub(crate) const MAX_PAGE: usize = 1000;
 /// The longest that a request for work waits, in seconds.
-pub const MAX_WAIT: u64 = 55;
+pub(crate) const MAX_WAIT: u64 = 55;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -62,7 +62,7 @@ impl JobKind {
     }
 
     /// Whether it is about a set, and not about the whole repository.
-    pub fn has_set(self) -> bool {
+    pub(crate) fn has_set(self) -> bool {
         matches!(self, JobKind::Ingest | JobKind::Restore | JobKind::Forget)
     }
 }
@@ -87,7 +87,7 @@ pub enum JobStatus {
 
 impl JobStatus {
     /// All of them.
-    pub const ALL: [JobStatus; 6] =
+    pub(crate) const ALL: [JobStatus; 6] =
         [JobStatus::Queued, JobStatus::Running, JobStatus::Done, JobStatus::Failed, JobStatus::Cancelled, JobStatus::Deleted];
 
     /// Its name.
@@ -194,7 +194,7 @@ pub struct Job {
     /// When it was asked for, RFC 3339, by the server's clock like all times here.
     pub created_at: String,
     /// When something was last heard of it.
-    pub updated_at: String,
+    pub(crate) updated_at: String,
     /// When an agent took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
@@ -205,7 +205,7 @@ pub struct Job {
     pub token: String,
     /// The agent that took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     /// The snapshot that was made, or that is restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
@@ -219,7 +219,7 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<u8>,
     /// Whether the server can give the content. It has no key, so it cannot.
-    pub is_downloadable: bool,
+    pub(crate) is_downloadable: bool,
     /// Somebody wants it to end, and its agent has not said yet that it has.
     pub cancel_requested: bool,
     /// The agent has not been heard of for too long: nobody knows what became of the job.
@@ -265,15 +265,15 @@ pub struct JobPage {
 
 /// The jobs of one set of one host, the newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct SetJobs {
+pub(crate) struct SetJobs {
     /// The host.
-    pub host: String,
+    pub(crate) host: String,
     /// The set.
-    pub set: String,
+    pub(crate) set: String,
     /// The 100 newest jobs of the kind `ingest`.
-    pub backups: Vec<Job>,
+    pub(crate) backups: Vec<Job>,
     /// The 100 newest jobs of the kind `restore`.
-    pub restores: Vec<Job>,
+    pub(crate) restores: Vec<Job>,
 }
 
 /// An agent asks for work.
@@ -308,9 +308,9 @@ pub struct ProgressReport {
 
 /// What the server says to that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ProgressAnswer {
+pub(crate) struct ProgressAnswer {
     /// Somebody wants the job to end.
-    pub cancel: bool,
+    pub(crate) cancel: bool,
 }
 
 /// How a job ended.
@@ -353,18 +353,18 @@ pub struct EndReport {
 
 /// A refusal (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ProblemDetails {
+pub(crate) struct ProblemDetails {
     /// `about:blank`: the status says all about the kind.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub(crate) kind: String,
     /// The kind of refusal, for people.
-    pub title: String,
+    pub(crate) title: String,
     /// The HTTP status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// What is wrong, and what to do.
-    pub detail: String,
+    pub(crate) detail: String,
     /// The kind of refusal, for programs.
-    pub error: String,
+    pub(crate) error: String,
 }
 
 impl From<&Refusal> for ProblemDetails {
@@ -377,14 +377,14 @@ impl From<&Refusal> for ProblemDetails {
 
 impl ProblemDetails {
     /// The error that a caller gets.
-    pub fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         let code: Code = serde_json::from_value(self.error.into()).unwrap_or(Code::Failed);
         Error::new(code.kind(), crate::model::escape(self.detail.as_bytes()))
     }
 }
 
 /// Cuts a text at this many bytes, not inside a character.
-pub fn cut(mut text: String, most: usize) -> String {
+pub(crate) fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         text.truncate(end);

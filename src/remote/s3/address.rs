@@ -14,15 +14,15 @@ const LONGEST: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreAddress {
     /// Whether TLS is spoken.
-    pub tls: bool,
+    pub(crate) tls: bool,
     /// A name or an address, without brackets.
-    pub host: String,
+    pub(crate) host: String,
     /// The port, where it is not the usual one.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// The bucket.
-    pub bucket: String,
+    pub(crate) bucket: String,
     /// What every key begins with, without slashes around it; may be empty.
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 fn wrong(what: &str) -> Error {
@@ -68,12 +68,12 @@ impl StoreAddress {
     }
 
     /// The key of what is called `name` in the repository.
-    pub fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
     }
 
     /// The region that an endpoint of AWS has in its name.
-    pub fn region(&self) -> Option<&str> {
+    pub(crate) fn region(&self) -> Option<&str> {
         let rest = self.host.strip_suffix(".amazonaws.com")?;
         rest.strip_prefix("s3.").or_else(|| rest.strip_prefix("s3.dualstack.")).filter(|region| !region.is_empty())
     }

@@ -30,7 +30,7 @@ pub(crate) struct RequestTarget {
 }
 
 /// Where this address leads.
-pub(crate) fn place(uri: &Uri) -> Result<RequestTarget> {
+pub(super) fn place(uri: &Uri) -> Result<RequestTarget> {
     let none = || Error::invalid("the endpoint has no host");
     let host = uri.authority().ok_or_else(none)?.as_str().to_owned();
     let tls = uri.scheme_str() == Some("https");
@@ -40,7 +40,7 @@ pub(crate) fn place(uri: &Uri) -> Result<RequestTarget> {
 }
 
 /// The innermost cause of an error of HTTP, which says most.
-pub(crate) fn cause(e: &hyper::Error) -> String {
+pub(super) fn cause(e: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = e;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -49,7 +49,7 @@ pub(crate) fn cause(e: &hyper::Error) -> String {
 }
 
 /// Makes a connection.
-pub(crate) async fn connect(place: &RequestTarget, config: &Arc<rustls::ClientConfig>) -> Result<S3Sender> {
+pub(super) async fn connect(place: &RequestTarget, config: &Arc<rustls::ClientConfig>) -> Result<S3Sender> {
     let RequestTarget { name, port, host, .. } = place;
     let failed = |e| Error::io(format!("cannot connect to {host}"), e).with_kind(ErrorKind::Io);
     let stream = TcpStream::connect((name.as_str(), *port)).await.map_err(failed)?;

@@ -35,7 +35,7 @@ pub(crate) struct Sending {
 
 impl Sending {
     /// An object of these bytes.
-    pub(crate) fn new(parts: &[&[u8]], class: Option<&str>) -> Result<Self> {
+    pub(super) fn new(parts: &[&[u8]], class: Option<&str>) -> Result<Self> {
         let mark_text = to_hex(&random_bytes::<16>()?);
         let mut attributes = Attributes::new();
         attributes.insert(mark(), mark_text.clone().into());

@@ -44,7 +44,7 @@ impl S3Refusal {
 
 /// Something that is wrong with a connection before a request went over it.
 #[derive(Debug)]
-pub(crate) struct NotSent(pub Error);
+pub(super) struct NotSent(pub Error);
 
 impl std::error::Error for NotSent {}
 
@@ -73,7 +73,7 @@ pub(crate) enum Trouble {
 
 impl Trouble {
     /// The error behind it.
-    pub(crate) fn error(self) -> Error {
+    pub(super) fn error(self) -> Error {
         match self {
             Trouble::Missing => Error::new(ErrorKind::NotFound, "it is not there"),
             Trouble::Beyond => Error::corrupt("it is too short"),
@@ -83,7 +83,7 @@ impl Trouble {
 }
 
 /// What an error of the library means. `renewable`: credentials that have expired may be replaced while one waits.
-pub(crate) fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
+pub(super) fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
     match (e, judge_cause(e, renewable)) {
         (object_store::Error::InvalidPath { source }, Trouble::Unknown(_)) => {
             Trouble::Final(Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}")))
@@ -93,7 +93,7 @@ pub(crate) fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
 }
 
 /// Whether the store says that it gets too many requests.
-pub(crate) fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(e);
     while let Some(e) = cause {
         if let Some(S3Refusal { status, code, .. }) = e.downcast_ref::<S3Refusal>() {
@@ -105,7 +105,7 @@ pub(crate) fn is_slow_down(e: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// What an error of HTTP means.
-pub(crate) fn judge_cause(e: &(dyn std::error::Error + 'static), renewable: bool) -> Trouble {
+pub(super) fn judge_cause(e: &(dyn std::error::Error + 'static), renewable: bool) -> Trouble {
     let mut cause = e;
     loop {
         if let Some(refusal) = cause.downcast_ref::<S3Refusal>() {

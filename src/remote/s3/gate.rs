@@ -35,18 +35,18 @@ struct Rest {
 
 /// How long requests have waited, and for what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RequestWaits {
+pub(crate) struct RequestWaits {
     /// For the limit of requests a second.
-    pub limited: Duration,
+    pub(crate) limited: Duration,
     /// Since the store said *slow down*.
-    pub slowed: Duration,
+    pub(crate) slowed: Duration,
     /// How often it said so.
-    pub slow_downs: u64,
+    pub(crate) slow_downs: u64,
 }
 
 /// A request's place. The runtime that it was made on must go on until it is free again.
 #[derive(Debug)]
-pub struct GatePlace(Option<OwnedSemaphorePermit>);
+pub(crate) struct GatePlace(Option<OwnedSemaphorePermit>);
 
 impl Drop for GatePlace {
     fn drop(&mut self) {
@@ -61,18 +61,18 @@ impl Drop for GatePlace {
 
 impl RequestGate {
     /// A gate for so many requests a second.
-    pub fn new(rate: Option<u32>) -> Self {
+    pub(crate) fn new(rate: Option<u32>) -> Self {
         let places = rate.map(|rate| Arc::new(Semaphore::new(rate.max(1) as usize)));
         RequestGate { rate, places, rest: Mutex::default(), limited: Waiting::default(), slowed: Waiting::default() }
     }
 
     /// Requests a second, at most.
-    pub fn rate(&self) -> Option<u32> {
+    pub(crate) fn rate(&self) -> Option<u32> {
         self.rate
     }
 
     /// Waits until a request may go.
-    pub async fn pass(&self) -> GatePlace {
+    pub(crate) async fn pass(&self) -> GatePlace {
         let place = match &self.places {
             None => None,
             Some(places) => match places.clone().try_acquire_owned() {
@@ -92,7 +92,7 @@ impl RequestGate {
     }
 
     /// The store has said *slow down*.
-    pub fn slow_down(&self) {
+    pub(crate) fn slow_down(&self) {
         let (mut rest, now) = (self.rest.lock(), Instant::now());
         rest.times += 1;
         // What was on its way when it was said first says nothing new.
@@ -103,7 +103,7 @@ impl RequestGate {
     }
 
     /// The store has done what it was asked to.
-    pub fn well(&self) {
+    pub(crate) fn well(&self) {
         let mut rest = self.rest.lock();
         if rest.until.is_some_and(|until| until <= Instant::now()) {
             rest.length = rest.length * 3 / 4;
@@ -111,7 +111,7 @@ impl RequestGate {
     }
 
     /// How long was waited until now.
-    pub fn waits(&self) -> RequestWaits {
+    pub(crate) fn waits(&self) -> RequestWaits {
         RequestWaits { limited: self.limited.total(), slowed: self.slowed.total(), slow_downs: self.rest.lock().times }
     }
 }

@@ -27,13 +27,13 @@ use crate::remote::rate::{Limit, Rate};
 use crate::storage::{Class, Costs, Created, Name, Receipt, Requests, Storage};
 
 pub mod address;
-pub mod bucket;
+pub(crate) mod bucket;
 mod connect;
 mod counts;
 mod create;
 pub mod credentials;
 mod fault;
-pub mod gate;
+pub(crate) mod gate;
 mod http;
 mod list;
 mod proof;

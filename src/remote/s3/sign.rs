@@ -18,11 +18,11 @@ use crate::model::id::to_hex;
 #[derive(Debug)]
 pub(crate) struct SigningKey<'a> {
     /// The key and its secret.
-    pub credential: &'a AwsCredential,
+    pub(crate) credential: &'a AwsCredential,
     /// The store's region.
-    pub region: &'a str,
+    pub(crate) region: &'a str,
     /// When it is signed.
-    pub at: SystemTime,
+    pub(crate) at: SystemTime,
 }
 
 /// Bytes as they stand in an address: all but letters, digits, `-`, `.`, `_`, `~` and what is in `but` as `%XX`.
@@ -49,7 +49,7 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
 impl SigningKey<'_> {
     /// Signs a request: its method, its address (as it is written, whose query is in order), all its headers, and a body of
     /// this SHA-256.
-    pub(crate) fn sign(&self, request: &mut HttpRequest, body: &str) -> Result<()> {
+    pub(super) fn sign(&self, request: &mut HttpRequest, body: &str) -> Result<()> {
         let wrong = |_| Error::invalid("the credentials hold what no header may");
         let at = Timestamp::try_from(self.at).map_err(|e| Error::invalid(e.to_string()))?;
         let (day, time) = (at.strftime("%Y%m%d").to_string(), at.strftime("%Y%m%dT%H%M%SZ").to_string());

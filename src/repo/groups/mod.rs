@@ -46,7 +46,7 @@ fn read(repo: &Repository, id: SnapshotId, slot: GroupSlot) -> Result<Small<Grou
 }
 
 /// The body of an object that says what its name does: a good object under another's name says nothing.
-pub(crate) fn decode_at(slot: GroupSlot, plain: &[u8]) -> Result<GroupEntry> {
+pub fn decode_at(slot: GroupSlot, plain: &[u8]) -> Result<GroupEntry> {
     let record = decode_group(plain)?;
     match record.slot == slot {
         true => Ok(record),
@@ -104,7 +104,7 @@ impl GroupReader {
     }
 
     /// What was said of a group; empty for one that is not known.
-    pub fn of(&self, id: SnapshotId) -> GroupEntries {
+    pub(crate) fn of(&self, id: SnapshotId) -> GroupEntries {
         self.all.get(&id).cloned().unwrap_or_default()
     }
 

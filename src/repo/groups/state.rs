@@ -110,11 +110,11 @@ impl GroupView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waited {
     /// Since the round was seen.
-    pub round: Duration,
+    pub(crate) round: Duration,
     /// Since it was seen that it begins.
-    pub begin: Duration,
+    pub(crate) begin: Duration,
     /// Since anything was seen that is new.
-    pub news: Duration,
+    pub(crate) news: Duration,
 }
 
 /// Everything that was said, with the questions that are asked of it.

@@ -40,7 +40,7 @@ impl Lists {
 }
 
 /// The names of all lists, for who cannot read them.
-pub(crate) fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
+pub fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
     let listed = repo.storage().list(Class::Condemned)?.into_iter();
     Ok(listed.filter_map(|(name, _)| if let Name::Condemned(id) = name { Some(id) } else { None }).collect())
 }
@@ -67,7 +67,7 @@ pub fn read_all(repo: &Repository) -> Result<Lists> {
 }
 
 /// Reads one list.
-pub(crate) fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
+pub fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
     small::read(repo, &Name::Condemned(id), |_, plain| decode(plain))
 }
 

@@ -32,7 +32,7 @@ enum OwnWord {
 impl Index {
     /// The same index with what packs say of themselves in the place of segments of keys that only write; `packs` are those
     /// that are there, with their sizes. And the segments that name no pack of their writer, which say nothing.
-    pub(crate) fn confirmed(mut self, repo: &Repository, packs: &HashMap<PackId, u64>) -> Result<(Index, Vec<SegmentId>)> {
+    pub fn confirmed(mut self, repo: &Repository, packs: &HashMap<PackId, u64>) -> Result<(Index, Vec<SegmentId>)> {
         let mut void = Vec::new();
         for at in 0..self.segments.len() {
             let segment = self.segments[at].clone();

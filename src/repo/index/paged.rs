@@ -53,7 +53,7 @@ pub struct Pages {
     /// Segments that look-ups went into, after the filter.
     pub touched: Counter,
     /// Pages fetched and decoded.
-    pub fetched: Counter,
+    pub(crate) fetched: Counter,
 }
 
 impl Pages {
@@ -247,7 +247,7 @@ impl PagedSegment {
     }
 
     /// The same as [`PagedSegment::frame`], for readers.
-    pub(crate) fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
+    pub fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
         self.frame(number, pages).or_else(|e| self.rescue(e)?.frame(number, pages))
     }
 
@@ -267,12 +267,12 @@ impl PagedSegment {
     }
 
     /// Its name.
-    pub fn id(&self) -> SegmentId {
+    pub(crate) fn id(&self) -> SegmentId {
         self.id
     }
 
     /// Its size in bytes.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
@@ -292,7 +292,7 @@ impl PagedSegment {
     }
 
     /// How many entries it has.
-    pub fn entries(&self) -> u64 {
+    pub(crate) fn entries(&self) -> u64 {
         self.entries
     }
 
@@ -442,7 +442,7 @@ impl PagedSegment {
     }
 
     /// Visits all frames in order, past the page cache.
-    pub(crate) fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
+    pub fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
         let mut run = PageRun::default();
         let mut number = 0;
         for page in 0..self.frame_pages.len() {

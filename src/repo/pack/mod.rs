@@ -15,8 +15,8 @@ use crate::repo::Repository;
 use crate::storage::{Created, Name};
 
 pub(crate) mod buffers;
-pub mod run;
-pub mod writer;
+pub(crate) mod run;
+pub(crate) mod writer;
 
 /// A pack's preamble and the key that it leads to.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl PackKey {
     }
 
     /// The same for what is of a writer whose key only writes: that stays its own, also in packs that prune makes of it.
-    pub(crate) fn generate_of(repo: &Repository, kind: PackKind, session: SnapshotId, writer: Option<WriterId>) -> Result<Self> {
+    pub fn generate_of(repo: &Repository, kind: PackKind, session: SnapshotId, writer: Option<WriterId>) -> Result<Self> {
         let writer = writer.or(repo.keys().writer());
         let class = match writer {
             Some(writer) => &repo.keys().pack(kind).of_writer(writer)?,
@@ -77,7 +77,7 @@ impl PackKey {
     /// Opens and decodes frame `number` from its sealed bytes into `plain` (replaced). `prefix` holds the plain bytes of
     /// the frame's base chunks; `scratch` is working memory.
     #[allow(clippy::too_many_arguments)]
-    pub fn decode(
+    pub(crate) fn decode(
         &self,
         number: u32,
         info: &FrameInfo,
@@ -114,7 +114,7 @@ pub struct PlainFrame {
 }
 
 /// Gives the plain bytes of a frame's base chunks, one after the other, into the buffer (replaced).
-pub(crate) type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
+pub type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
 
 /// A difference is kept when it has at most this share of what the frame would have by itself; anything longer is
 /// stored plain, and becomes the next base.
@@ -261,7 +261,7 @@ impl FrameSealer {
     }
 
     /// Opens and decodes a stored frame into `plain` (replaced); `prefix` holds the plain bytes of its bases.
-    pub fn open(
+    pub(crate) fn open(
         &mut self,
         key: &PackKey,
         number: u32,

@@ -18,12 +18,12 @@ use crate::repo::pack::{self, PackKey, SealedFrame, StoredPack};
 pub(crate) const PACK_TARGET: u64 = 16 << 20;
 /// Packs from which on a segment is written that names them. When a writer is killed, the packs
 /// after its last segment are lost.
-pub const PACKS_A_SEGMENT: usize = 16;
+pub(crate) const PACKS_A_SEGMENT: usize = 16;
 
 /// A pack under construction. Its frames are numbered before they are sealed, and may come in any
 /// order and from any thread.
 #[derive(Debug)]
-pub struct PackBuild {
+pub(crate) struct PackBuild {
     key: PackKey,
     /// Sealed bytes so far.
     bytes: AtomicU64,
@@ -89,11 +89,11 @@ pub(crate) struct OpenPacks<'a> {
 
 /// A pack that takes more frames.
 #[derive(Debug)]
-pub struct OpenPack {
+pub(crate) struct OpenPack {
     /// The pack.
-    pub build: Arc<PackBuild>,
+    pub(crate) build: Arc<PackBuild>,
     /// The number of its next frame: who uses it counts on.
-    pub next: u32,
+    pub(crate) next: u32,
 }
 
 impl<'a> OpenPacks<'a> {

@@ -58,7 +58,7 @@ impl ChunkReader {
     }
 
     /// Whether the chunk is at this place, for places in packs of keys that only write; others are believed.
-    pub(crate) fn is_at(&self, index: &Index, place: &ChunkLocation, kind: PackKind, key: &ChunkKey) -> Result<bool> {
+    pub fn is_at(&self, index: &Index, place: &ChunkLocation, kind: PackKind, key: &ChunkKey) -> Result<bool> {
         let frame = index.frame(place)?;
         let found = match self.writer_of(&frame) {
             Ok(None) => return Ok(true),
@@ -72,7 +72,7 @@ impl ChunkReader {
     }
 
     /// The writer of a frame's pack, if its key only writes: what it calls its chunks, nobody else does.
-    pub(crate) fn writer_of(&self, frame: &FrameRef) -> Result<Option<WriterId>> {
+    pub fn writer_of(&self, frame: &FrameRef) -> Result<Option<WriterId>> {
         if let Some(key) = self.keys.read().get(&frame.pack.id) {
             return Ok(key.preamble().writer);
         }

@@ -6,7 +6,7 @@ use crate::model::{ChunkId, Root};
 
 /// The part of a tree that a page covers, by what its entries are found by.
 #[derive(Debug, Clone, Copy)]
-pub enum Span<'a> {
+pub(crate) enum Span<'a> {
     /// From this key to this one, both included: names of a directory, groups of hard links.
     Keys(&'a [u8], &'a [u8]),
     /// From this number up to this one: bytes of a recipe, scan records.
@@ -75,7 +75,7 @@ impl TreeWriter {
     }
 
     /// The same, for a tree that takes the place of another: the sink is told where each page would be there.
-    pub(crate) fn over(self, before: Option<Root>) -> Self {
+    pub fn over(self, before: Option<Root>) -> Self {
         let before = before.map(|root| PreviousTree { root, last: Vec::new(), closed: 0, shift: 0 });
         TreeWriter { before, ..self }
     }

@@ -41,34 +41,34 @@ pub enum StagedPhase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StagedJournal {
     /// The version of this file.
-    pub version: u32,
+    pub(crate) version: u32,
     /// Which staged restore it is: pointers have the same.
-    pub id: String,
+    pub(crate) id: String,
     /// How far it is.
-    pub phase: StagedPhase,
+    pub(crate) phase: StagedPhase,
     /// What is restored: the snapshot's id.
-    pub snapshot: String,
+    pub(crate) snapshot: String,
     /// The set that it is of, quoted; empty where it is none.
-    pub set: String,
+    pub(crate) set: String,
     /// Entries change places by two renames, and names tell how far that is: the file system cannot exchange two entries.
-    pub by_name: bool,
+    pub(crate) by_name: bool,
     /// The places.
-    pub places: Vec<JournalPlace>,
+    pub(crate) places: Vec<JournalPlace>,
 }
 
 /// One place in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JournalPlace {
     /// The directory that it is in, quoted.
-    pub parent: String,
+    pub(crate) parent: String,
     /// Its name in that, quoted.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether something was there.
-    pub there: bool,
+    pub(crate) there: bool,
     /// The inode that was there.
-    pub old: u64,
+    pub(crate) old: u64,
     /// The inode that was restored.
-    pub new: u64,
+    pub(crate) new: u64,
 }
 
 /// What the file of a place holds.

@@ -32,11 +32,11 @@ use place::StagedPlace;
 #[derive(Debug, Clone)]
 pub struct StagedTarget {
     /// Where it is: absolute.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What is restored there is a directory, and no file or link.
-    pub directory: bool,
+    pub(crate) directory: bool,
     /// The directories that lead to it in the snapshot, the root first, for those that must be made.
-    pub above: Vec<Node>,
+    pub(crate) above: Vec<Node>,
 }
 
 /// A staged restore: one under way, or one that is kept.
@@ -55,7 +55,7 @@ impl Staged {
     }
 
     /// Whether it is of this snapshot and this set (empty: of none).
-    pub fn is_of(&self, snapshot: SnapshotId, set: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, snapshot: SnapshotId, set: &[u8]) -> bool {
         self.journal.snapshot == snapshot.to_string() && self.journal.set == quote(set)
     }
 
@@ -65,7 +65,7 @@ impl Staged {
     }
 
     /// The snapshot that it restores, as text.
-    pub fn snapshot(&self) -> &str {
+    pub(crate) fn snapshot(&self) -> &str {
         &self.journal.snapshot
     }
 
@@ -104,7 +104,7 @@ impl Staged {
     }
 
     /// Whether something is kept beside a place from an earlier one; an error if it could not be exchanged.
-    pub(crate) fn look(target: &StagedTarget, forbidden: &[PathBuf]) -> Result<bool> {
+    pub fn look(target: &StagedTarget, forbidden: &[PathBuf]) -> Result<bool> {
         let Some(place) = StagedPlace::open(&target.path)? else { return Ok(false) };
         place.may_move(forbidden)?;
         of(&place).map(|journal| journal.is_some())
@@ -128,7 +128,7 @@ impl Staged {
 
     /// Begins one: writes the journal, and answers where each place is restored to ([`Staged::stages`]). Nothing may be
     /// kept there from an earlier one. `forbidden` must not go away with what is there.
-    pub fn begin(
+    pub(crate) fn begin(
         targets: &[StagedTarget],
         snapshot: SnapshotId,
         set: &[u8],
@@ -183,7 +183,7 @@ impl Staged {
     }
 
     /// The directories to restore to, one a place: of a directory its content, of anything else the entry under its name.
-    pub fn stages(&self) -> Vec<PathBuf> {
+    pub(crate) fn stages(&self) -> Vec<PathBuf> {
         let stage = |place: &StagedPlace| {
             let making = place.making();
             let name = if place.inode(&making).is_ok_and(|inode| inode.is_some()) { making } else { place.stage() };

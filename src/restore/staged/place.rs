@@ -16,11 +16,11 @@ const LONGEST: usize = 200;
 #[derive(Debug)]
 pub(crate) struct StagedPlace {
     /// The directory that it is in, without links.
-    pub parent: PathBuf,
+    pub(crate) parent: PathBuf,
     /// The same, open.
-    pub dir: Dir,
+    pub(crate) dir: Dir,
     /// Its name.
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
 }
 
 impl StagedPlace {

@@ -102,12 +102,12 @@ impl Ledger {
     }
 
     /// Writes down a wish, durably. False: there is one of this id.
-    pub(crate) fn wish(&self, id: &str, wish: &Wish) -> Result<bool> {
+    pub(super) fn wish(&self, id: &str, wish: &Wish) -> Result<bool> {
         self.create(id, wish)
     }
 
     /// Writes down the `n`th thing that happened, durably. False: there is such a one.
-    pub(crate) fn event(&self, id: &str, n: usize, event: &JobEvent) -> Result<bool> {
+    pub(super) fn event(&self, id: &str, n: usize, event: &JobEvent) -> Result<bool> {
         self.create(&format!("{id}.{n}"), event)
     }
 
@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// What happened to a job, as far as it is written down.
-    pub(crate) fn events(&self, id: &str) -> Result<Vec<JobEvent>> {
+    pub(super) fn events(&self, id: &str) -> Result<Vec<JobEvent>> {
         let mut out = Vec::new();
         for n in 1..=MOST {
             match self.read(&format!("{id}.{n}"))? {
@@ -144,7 +144,7 @@ impl Ledger {
     }
 
     /// Every job. One whose wish cannot be read is left out: nobody knows what was wanted.
-    pub(crate) fn all(&self) -> Result<BTreeMap<String, (Wish, Vec<JobEvent>)>> {
+    pub(super) fn all(&self) -> Result<BTreeMap<String, (Wish, Vec<JobEvent>)>> {
         let what = || "cannot list the jobs of the repository".to_owned();
         let mut out = BTreeMap::new();
         let entries = match fs::read_dir(&self.directory) {
@@ -185,7 +185,7 @@ impl Ledger {
 
     /// Removes a job that is over. The wish goes first: without it what happened means nothing, and the other way round the
     /// job would be wanted again.
-    pub(crate) fn remove(&self, id: &str, events: usize) -> Result<()> {
+    pub(super) fn remove(&self, id: &str, events: usize) -> Result<()> {
         let what = || format!("cannot remove job {id}");
         fs::remove_file(self.directory.join(id)).at(what)?;
         File::open(&self.directory).and_then(|directory| directory.sync_all()).at(what)?;

@@ -14,9 +14,9 @@ const OBJECTS_AT_LEAST: u64 = 10_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// How many.
-    pub objects: u64,
+    pub(crate) objects: u64,
     /// Their bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Usage {
@@ -52,7 +52,7 @@ pub(crate) struct Account {
 
 impl Account {
     /// What is there and on its way. `count` looks.
-    pub(crate) fn used<E>(&mut self, count: impl FnOnce() -> Result<Usage, E>) -> Result<Usage, E> {
+    pub(super) fn used<E>(&mut self, count: impl FnOnce() -> Result<Usage, E>) -> Result<Usage, E> {
         let held = match self.held {
             Some((held, _)) => held,
             None => {

@@ -41,7 +41,7 @@ pub(crate) struct Certificate {
 
 impl Certificate {
     /// What is in these PEM files now. Also answers its fingerprint.
-    pub(crate) fn read(chain: PathBuf, key: PathBuf) -> Result<(Self, Option<Fingerprint>)> {
+    pub(super) fn read(chain: PathBuf, key: PathBuf) -> Result<(Self, Option<Fingerprint>)> {
         let stamps = (stamp(&chain), stamp(&key));
         let identity = TlsIdentity::read(&chain, &key)?;
         let fingerprint = identity.fingerprint();

@@ -17,19 +17,19 @@ pub(crate) struct Metrics {
     /// Requests, by the first digit of the answer's status.
     answers: [AtomicU64; 6],
     /// Bytes of objects received and acknowledged.
-    pub received: AtomicU64,
+    pub(crate) received: AtomicU64,
     /// Bytes of objects read for answers.
-    pub sent: AtomicU64,
+    pub(crate) sent: AtomicU64,
     /// Objects created.
-    pub created: AtomicU64,
+    pub(crate) created: AtomicU64,
     /// Objects deleted.
-    pub deleted: AtomicU64,
+    pub(crate) deleted: AtomicU64,
     /// Connections accepted.
-    pub accepted: AtomicU64,
+    pub(crate) accepted: AtomicU64,
     /// Connections that the server closed: too slow, or closed to make room for others.
-    pub cut: AtomicU64,
+    pub(crate) cut: AtomicU64,
     /// Requests refused for their token.
-    pub refused: AtomicU64,
+    pub(crate) refused: AtomicU64,
     /// Requests refused, by token (`-` without a good one) and reason.
     refusals: Mutex<BTreeMap<(String, Code), u64>>,
 }

@@ -23,7 +23,7 @@ pub(crate) mod hosted;
 mod journal;
 pub mod limits;
 mod listen;
-pub(crate) mod metrics;
+pub mod metrics;
 pub mod offline;
 mod routes;
 mod shape;
@@ -41,11 +41,11 @@ use metrics::Metrics;
 pub use listen::{Listening, ServeOptions, listen};
 
 /// Where a server keeps what is its own, below the root.
-pub const OWN: &str = ".server";
+pub(crate) const OWN: &str = ".server";
 
 /// Everything that requests share.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     door: Arc<Door>,
     open: Arc<Mutex<HashMap<PathBuf, Arc<Hosted>>>>,
     budget: ClientBudget,

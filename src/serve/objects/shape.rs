@@ -15,7 +15,7 @@ pub(crate) fn malformed(name: &Name, why: &str) -> Refusal {
 
 /// The repository that a header names, if an object of this name may begin with it. Versions and flags of newer programs
 /// are theirs to judge: their clients must be able to store.
-pub(crate) fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal> {
+pub(super) fn repository_of(name: &Name, header: &[u8]) -> Result<RepositoryId, Refusal> {
     let Some(HeaderFields { kind, version, repository }) = envelope::peek(header) else {
         return Err(malformed(name, "its first bytes are not those of a yester object"));
     };

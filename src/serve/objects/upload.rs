@@ -165,13 +165,13 @@ fn too_long() -> Refusal {
 /// What an upload is about.
 pub(crate) struct Incoming {
     /// The object.
-    pub name: Name,
+    pub(crate) name: Name,
     /// How long it says it is.
-    pub length: u64,
+    pub(crate) length: u64,
     /// The hash of its body, as the client says it.
-    pub content: Option<String>,
+    pub(crate) content: Option<String>,
     /// Who sends it.
-    pub who: Principal,
+    pub(crate) who: Principal,
 }
 
 /// Where the bytes go.

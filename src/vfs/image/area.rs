@@ -22,12 +22,12 @@ pub enum Areas {
 
 impl Areas {
     /// In memory, at most `limit` bytes.
-    pub fn memory(limit: u64) -> Areas {
+    pub(crate) fn memory(limit: u64) -> Areas {
         Areas::Memory(Arc::new(AtomicU64::new(limit)))
     }
 
     /// In files in `directory`.
-    pub fn files(directory: &Path) -> Areas {
+    pub(crate) fn files(directory: &Path) -> Areas {
         Areas::Files(directory.to_owned())
     }
 
@@ -68,16 +68,11 @@ fn io(e: std::io::Error) -> Error {
 
 impl Area {
     /// Its bytes.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match &self.0 {
             AreaStorage::Memory { bytes, .. } => bytes.len() as u64,
             AreaStorage::File { written, tail, .. } => written + tail.len() as u64,
         }
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Appends.

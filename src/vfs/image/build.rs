@@ -45,9 +45,9 @@ pub struct Losses {
 #[derive(Debug, Clone, Copy)]
 pub struct ImageName {
     /// Its own number, made of what is in it.
-    pub uuid: [u8; 16],
+    pub(crate) uuid: [u8; 16],
     /// The time it is of.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
 }
 
 /// Makes the metadata of an image of `tree`. An error of kind [`ErrorKind::Unsupported`] says that there is no room for

@@ -30,23 +30,23 @@ pub(crate) enum Layout {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inode {
     /// Where its content is.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// Bytes of attributes behind it.
-    pub attributes: u64,
+    pub(crate) attributes: u64,
     /// Type and permissions.
-    pub mode: u16,
+    pub(crate) mode: u16,
     /// Bytes of content.
-    pub size: u64,
+    pub(crate) size: u64,
     /// First block, device number, or the size of pieces.
-    pub place: u32,
+    pub(crate) place: u32,
     /// For programs that know numbers of 32 bits only.
-    pub number: u32,
+    pub(crate) number: u32,
     /// Owner and group.
-    pub owner: (u32, u32),
+    pub(crate) owner: (u32, u32),
     /// Time of modification.
-    pub mtime: Timestamp,
+    pub(crate) mtime: Timestamp,
     /// Names.
-    pub links: u32,
+    pub(crate) links: u32,
 }
 
 impl Inode {
@@ -79,17 +79,17 @@ fn count(attributes: u64) -> u16 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InodeFields {
     /// Type and permissions.
-    pub mode: u16,
+    pub(crate) mode: u16,
     /// Whether its content is behind it.
-    pub inline: bool,
+    pub(crate) inline: bool,
     /// Whether it is in pieces.
-    pub pieces: bool,
+    pub(crate) pieces: bool,
     /// Bytes of attributes behind it.
-    pub attributes: u64,
+    pub(crate) attributes: u64,
     /// Bytes of content.
-    pub size: u64,
+    pub(crate) size: u64,
     /// See [`Inode::place`].
-    pub place: u32,
+    pub(crate) place: u32,
 }
 
 /// Where the size of an inode is in it, and its place.
@@ -114,19 +114,19 @@ pub(crate) fn seen(bytes: &[u8; INODE as usize]) -> InodeFields {
 #[derive(Debug)]
 pub(crate) struct Superblock {
     /// The root's inode number; below 65,536.
-    pub root: u16,
+    pub(crate) root: u16,
     /// Inodes.
-    pub inodes: u64,
+    pub(crate) inodes: u64,
     /// The time of the snapshot.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
     /// Blocks of the whole image.
-    pub blocks: u32,
+    pub(crate) blocks: u32,
     /// The block where inodes begin.
-    pub first: u32,
+    pub(crate) first: u32,
     /// Its own number.
-    pub uuid: [u8; 16],
+    pub(crate) uuid: [u8; 16],
     /// Whether some files are in pieces.
-    pub pieces: bool,
+    pub(crate) pieces: bool,
 }
 
 impl Superblock {

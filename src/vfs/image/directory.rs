@@ -18,7 +18,7 @@ pub(crate) struct DirectoryBlocks {
 }
 
 /// Takes the blocks of a directory, whole but for the last.
-pub(crate) type TakeBlocks<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+pub(super) type TakeBlocks<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 
 impl DirectoryBlocks {
     /// A directory with this inode number, in a directory with that.
@@ -27,7 +27,7 @@ impl DirectoryBlocks {
     }
 
     /// Adds an entry. Names that do not ascend are damage.
-    pub(crate) fn add(&mut self, name: &[u8], inode: u64, kind: u8, take: TakeBlocks<'_>) -> Result<()> {
+    pub(super) fn add(&mut self, name: &[u8], inode: u64, kind: u8, take: TakeBlocks<'_>) -> Result<()> {
         if !self.last.is_empty() && self.last.as_slice() >= name {
             return Err(Error::corrupt("the names of a directory are not in order"));
         }
@@ -67,7 +67,7 @@ impl DirectoryBlocks {
     }
 
     /// The last block, as long as it is.
-    pub(crate) fn finish(mut self, take: TakeBlocks<'_>) -> Result<()> {
+    pub(super) fn finish(mut self, take: TakeBlocks<'_>) -> Result<()> {
         while let Some((dot, inode)) = self.dots.pop() {
             self.put(dot, inode, DIRECTORY, take)?;
         }

@@ -15,18 +15,18 @@ const LONGEST: u32 = 31;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Holes {
     /// A piece has 2 to this many blocks.
-    pub bits: u32,
+    pub(crate) bits: u32,
     /// For each piece its first block, counted from the file's; [`NOWHERE`] in a hole.
-    pub pieces: Vec<u32>,
+    pub(crate) pieces: Vec<u32>,
     /// Whether every hole is shown whole. Else the rest of it is shown as zeros.
-    pub exact: bool,
+    pub(crate) exact: bool,
 }
 
 /// A visit of a file's items, in order.
-pub(crate) type Items<'a> = &'a dyn Fn(&mut dyn FnMut(u64, &Item) -> Result<bool>) -> Result<()>;
+pub(super) type Items<'a> = &'a dyn Fn(&mut dyn FnMut(u64, &Item) -> Result<bool>) -> Result<()>;
 
 /// The map of a file of `size` bytes; `None` when it cannot have one, since it is too long.
-pub(crate) fn map(size: u64, items: Items<'_>) -> Result<Option<Holes>> {
+pub(super) fn map(size: u64, items: Items<'_>) -> Result<Option<Holes>> {
     // All places where a hole begins or ends, laid over each other: what they have in common is their lowest bit.
     let mut edges = 0;
     let mut before = None;

@@ -24,11 +24,11 @@ pub struct Image {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lying {
     /// Its position.
-    pub position: u64,
+    pub(crate) position: u64,
     /// Where it begins in the image.
-    pub begin: u64,
+    pub(crate) begin: u64,
     /// Where what comes next begins.
-    pub end: u64,
+    pub(crate) end: u64,
 }
 
 impl Image {
@@ -39,17 +39,12 @@ impl Image {
     }
 
     /// Bytes of the whole image.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         u64::from(self.end) * BLOCK
     }
 
-    /// Never true: there is a superblock.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Where the data begin: what is before are metadata.
-    pub fn data(&self) -> u64 {
+    pub(crate) fn data(&self) -> u64 {
         u64::from(self.data) * BLOCK
     }
 
@@ -59,7 +54,7 @@ impl Image {
     }
 
     /// Files that have an address.
-    pub fn files(&self) -> u64 {
+    pub(crate) fn files(&self) -> u64 {
         self.files.len() / 8
     }
 

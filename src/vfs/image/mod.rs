@@ -20,21 +20,20 @@
 //!
 //! The metadata are bytes; the data are addresses only, until somebody reads them. The layout is in `docs/mount.md`.
 
-pub mod area;
+pub(crate) mod area;
 mod attributes;
-pub mod build;
+pub(crate) mod build;
 mod bytes;
 mod directory;
 pub mod export;
 mod holes;
-pub mod made;
+pub(crate) mod made;
 mod reader;
-pub mod tree;
+pub(crate) mod tree;
 
 pub use build::{Losses, build};
 pub use export::{ExportOptions, Exported, export};
-pub use made::Image;
-pub use reader::Reader;
+pub(crate) use reader::Reader;
 
 /// Bytes of a block.
-pub const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;

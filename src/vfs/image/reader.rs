@@ -25,7 +25,7 @@ impl Reader {
     }
 
     /// The image.
-    pub fn image(&self) -> &Image {
+    pub(crate) fn image(&self) -> &Image {
         &self.image
     }
 

@@ -14,11 +14,11 @@ use crate::vfs::stat::Shower;
 #[derive(Debug, Clone, Copy)]
 pub struct ShownAttributes {
     /// Permissions.
-    pub mode: u16,
+    pub(crate) mode: u16,
     /// Owner and group.
-    pub owner: (u32, u32),
+    pub(crate) owner: (u32, u32),
     /// Names.
-    pub links: u32,
+    pub(crate) links: u32,
 }
 
 /// A tree. Positions are of its own preorder; the root's is 0.
@@ -49,7 +49,7 @@ pub trait Tree {
 
 /// A directory of a snapshot with all below it.
 #[derive(Debug)]
-pub struct ImagePart {
+pub(crate) struct ImagePart {
     below: Arc<NodeFinder>,
     tree: Arc<MountedSnapshot>,
     /// Where it is in the snapshot.

@@ -23,20 +23,20 @@ pub(crate) type PageCacheStore = dyn Fn(u64, u64, &[u8]) -> io::Result<()> + Sen
 #[derive(Debug)]
 pub(super) struct ReadAheadPiece {
     /// The number of the reader's stream.
-    pub stream: u64,
+    pub(crate) stream: u64,
     /// The file: its position in the tree, the inode number that the kernel knows, and its content.
-    pub position: u64,
-    pub ino: u64,
-    pub content: Arc<Content>,
-    pub range: Range<u64>,
+    pub(crate) position: u64,
+    pub(crate) ino: u64,
+    pub(crate) content: Arc<Content>,
+    pub(crate) range: Range<u64>,
 }
 
 /// What giving needs: where bytes come from, where they go, what readers have done meanwhile, and a buffer.
 pub(super) struct Giver<'a> {
-    pub below: &'a NodeFinder,
-    pub store: &'a PageCacheStore,
-    pub readers: &'a ReaderState,
-    pub bytes: &'a mut Vec<u8>,
+    pub(crate) below: &'a NodeFinder,
+    pub(crate) store: &'a PageCacheStore,
+    pub(crate) readers: &'a ReaderState,
+    pub(crate) bytes: &'a mut Vec<u8>,
 }
 
 impl Giver<'_> {

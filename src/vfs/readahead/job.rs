@@ -31,13 +31,13 @@ pub(super) enum ReadAheadJob {
 
 /// What the jobs work with.
 pub(super) struct ReadAheadContext {
-    pub below: Arc<NodeFinder>,
+    pub(crate) below: Arc<NodeFinder>,
     /// What is known of readers.
-    pub readers: ReaderState,
+    pub(crate) readers: ReaderState,
     /// How the kernel is given bytes, once that is known.
-    pub kernel: OnceLock<Box<PageCacheStore>>,
+    pub(crate) kernel: OnceLock<Box<PageCacheStore>>,
     /// As [`Costs::high_latency`](crate::storage::Costs::high_latency) says of the storage.
-    pub high_latency: bool,
+    pub(crate) high_latency: bool,
 }
 
 impl ReadAheadContext {

@@ -91,14 +91,14 @@ struct ReaderState {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileRead<'a> {
     /// The tree, and the position of the file in it.
-    pub tree: &'a Arc<MountedSnapshot>,
-    pub position: u64,
+    pub(crate) tree: &'a Arc<MountedSnapshot>,
+    pub(crate) position: u64,
     /// The file.
-    pub found: &'a FoundNode,
+    pub(crate) found: &'a FoundNode,
     /// The inode number by which the kernel can be given bytes of the file, if there is one.
-    pub ino: Option<u64>,
+    pub(crate) ino: Option<u64>,
     /// Offset and bytes.
-    pub range: (u64, u64),
+    pub(crate) range: (u64, u64),
 }
 
 /// Runs ahead of readers. Its threads end with it.

@@ -36,9 +36,9 @@ const LONGEST: u64 = 1 << 40;
 /// A place in a file: the inode number that the kernel knows, the file's content, and an offset.
 #[derive(Debug, Clone)]
 pub(super) struct FilePlace {
-    pub ino: u64,
-    pub content: Arc<Content>,
-    pub offset: u64,
+    pub(crate) ino: u64,
+    pub(crate) content: Arc<Content>,
+    pub(crate) offset: u64,
 }
 
 /// Whether a read of `size` bytes of a file is one whose surroundings are given.

@@ -38,25 +38,25 @@ pub(super) type TreePlace = (u64, u64);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamRead {
     /// Which tree.
-    pub tree: u64,
+    pub(crate) tree: u64,
     /// Whether the kernel can be given what comes next.
-    pub gives: bool,
+    pub(crate) gives: bool,
     /// The file's position in the tree.
-    pub position: u64,
+    pub(crate) position: u64,
     /// Bytes of the file; `None` where they are in the node itself, and read with it.
-    pub file: Option<u64>,
+    pub(crate) file: Option<u64>,
     /// Where the read begins, and how many bytes it asks for.
-    pub offset: u64,
-    pub size: u64,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
 }
 
 /// What a read gives reason to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ReadPlan {
     /// The small files that come next in the directory are to be given.
-    pub small_files: bool,
+    pub(crate) small_files: bool,
     /// A walk is to go on from the cursor of the stream with this number.
-    pub walk: Option<u64>,
+    pub(crate) walk: Option<u64>,
 }
 
 /// One reader.

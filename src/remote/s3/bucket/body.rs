@@ -54,7 +54,7 @@ impl BucketClient {
 
 impl ObjectBody {
     /// What the store says of it; without its tags.
-    pub fn facts(&self) -> &ObjectFacts {
+    pub(crate) fn facts(&self) -> &ObjectFacts {
         &self.facts
     }
 

@@ -15,7 +15,7 @@ const TAGGING: &str = "x-amz-tagging";
 const STANDARD: &[u8] = b"STANDARD";
 
 /// What an answer says. Tags are not in it.
-pub(crate) fn of(headers: &HeaderMap) -> Result<ObjectFacts> {
+pub(super) fn of(headers: &HeaderMap) -> Result<ObjectFacts> {
     let lacks = |what: &str| Error::new(ErrorKind::Io, format!("the store does not say {what} of an object"));
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let whole = text(CONTENT_RANGE).map(|range| range.rsplit('/').next().unwrap_or_default());

@@ -31,8 +31,8 @@ mod facts;
 mod put;
 mod xml;
 
-pub use body::{BodyPiece, ObjectBody};
-pub use put::{PART, PartedUpload};
+pub(crate) use body::{BodyPiece, ObjectBody};
+pub(crate) use put::PART;
 
 /// How often a request is repeated to which the store says *slow down*.
 const MOST_SLOW_DOWNS: u32 = 40;
@@ -102,7 +102,7 @@ impl BucketClient {
     }
 
     /// Requests that may be under way at once.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections
     }
 

@@ -9,7 +9,7 @@ use crate::remote::s3::bucket::{BucketClient, StoreCall, facts, xml};
 use crate::remote::s3::fault::Trouble;
 
 /// Bytes of an object that is written whole, at most, and the least of a part of a longer one.
-pub const PART: usize = 8 << 20;
+pub(crate) const PART: usize = 8 << 20;
 /// The most parts that an object may have.
 const MOST_PARTS: u64 = 10_000;
 
@@ -21,7 +21,7 @@ pub struct PartedUpload<'a> {
     id: String,
     etags: Vec<String>,
     /// Bytes of each part but the last.
-    pub part: usize,
+    pub(crate) part: usize,
 }
 
 impl BucketClient {
@@ -68,7 +68,7 @@ impl PartedUpload<'_> {
     }
 
     /// Takes the parts away again.
-    pub fn give_up(self) {
+    pub(crate) fn give_up(self) {
         let query = vec![("uploadId", self.id.clone())];
         let call = StoreCall { method: Method::DELETE, key: Some(self.key), query, ..StoreCall::default() };
         // The store's own rules remove what this leaves.

@@ -11,9 +11,9 @@ use crate::remote::s3::sign::encoded;
 #[derive(Debug)]
 pub(crate) struct BucketPage {
     /// Objects.
-    pub entries: Vec<BucketEntry>,
+    pub(crate) entries: Vec<BucketEntry>,
     /// Where the next page begins; `None` at the end.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +70,7 @@ fn parsed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
 }
 
 /// A page of a list of objects.
-pub(crate) fn page(bytes: &[u8]) -> Result<BucketPage> {
+pub(super) fn page(bytes: &[u8]) -> Result<BucketPage> {
     let ListBucketResult { is_truncated, encoding_type, next_continuation_token, contents } = parsed(bytes)?;
     let encoded = encoding_type.as_deref() == Some("url");
     let entry = |Contents { key, last_modified, etag, size }: Contents| {
@@ -98,7 +98,7 @@ fn decoded(text: &[u8]) -> Vec<u8> {
 }
 
 /// The tags of an object, as a header has them.
-pub(crate) fn tags(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn tags(bytes: &[u8]) -> Result<Vec<u8>> {
     let Tagging { tag_set } = parsed(bytes)?;
     let mut tags: Vec<String> = tag_set
         .tag
@@ -110,7 +110,7 @@ pub(crate) fn tags(bytes: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The id of an upload in parts.
-pub(crate) fn upload(bytes: &[u8]) -> Result<String> {
+pub(super) fn upload(bytes: &[u8]) -> Result<String> {
     Ok(parsed::<InitiateMultipartUploadResult>(bytes)?.upload_id)
 }
 
