@@ -14,6 +14,7 @@ mod frames;
 mod hostile;
 mod job_kills;
 mod jobs;
+mod jobs_crowd;
 mod jobs_page;
 mod liars;
 mod limits;

@@ -64,6 +64,11 @@ pub(crate) fn agent(all: &Configuration, named: &Named<AgentKeys>, programs: Pro
     if named.value.at_once == Some(0) {
         problems.push(all.problem(named, &["at-once"], "it must be 1 at least"));
     }
+    let repository = all.repository(crate::jobs::config::DEFAULT).and_then(|named| named.value.location.as_deref());
+    if !named.value.jobs.is_empty() && !repository.is_some_and(|location| location.starts_with("https://")) {
+        let text = "jobs come from the server of [repository]: its location must be one, as in https://backup.example:7070/web";
+        problems.push(all.problem(named, &["jobs"], text));
+    }
     let notify = &named.value.notify;
     if let Some(message) = notify.command.as_ref().and_then(|command| obstacle_of(command, programs)) {
         problems.push(all.problem(named, &["notify", "command"], message));
