@@ -145,8 +145,8 @@ pub(crate) struct Board {
     silence: Duration,
     /// Counts what happens, for those who wait.
     changes: channel::Sender<u64>,
-    /// Counts new jobs, for agents that wait for one.
-    wanted: channel::Sender<u64>,
+    /// Counts new jobs of each host, for agents that wait for one.
+    wanted: Mutex<BTreeMap<String, channel::Sender<u64>>>,
 }
 
 /// Milliseconds since 1970.
@@ -176,7 +176,7 @@ impl Board {
         for (id, (wish, events)) in ledger.all()? {
             jobs.add(id, BoardEntry::new(wish, events));
         }
-        Ok(Board { ledger, jobs: Mutex::new(jobs), silence, changes: channel::Sender::new(0), wanted: channel::Sender::new(0) })
+        Ok(Board { ledger, jobs: Mutex::new(jobs), silence, changes: channel::Sender::new(0), wanted: Mutex::default() })
     }
 
     /// Hears of everything that happens.
@@ -184,9 +184,17 @@ impl Board {
         self.changes.subscribe()
     }
 
-    /// Hears of new jobs.
-    pub(crate) fn wanted(&self) -> channel::Receiver<u64> {
-        self.wanted.subscribe()
+    /// Hears of new jobs of a host.
+    pub(crate) fn wanted(&self, host: &str) -> channel::Receiver<u64> {
+        let mut wanted = self.wanted.lock();
+        if let Some(sender) = wanted.get(host) {
+            return sender.subscribe();
+        }
+        wanted.retain(|_, sender| sender.receiver_count() > 0);
+        let sender = channel::Sender::new(0);
+        let receiver = sender.subscribe();
+        wanted.insert(host.to_owned(), sender);
+        receiver
     }
 
     fn changed(&self) {
@@ -262,7 +270,9 @@ impl Board {
         let job = view(&id, &entry);
         jobs.add(id, entry);
         self.changed();
-        self.wanted.send_modify(|count| *count = count.wrapping_add(1));
+        if let Some(sender) = self.wanted.lock().get(&job.host) {
+            sender.send_modify(|count| *count = count.wrapping_add(1));
+        }
         Ok((job, true))
     }
 

@@ -358,11 +358,14 @@ pub(crate) async fn claim(state: State<Arc<Server>>, asker: Extension<Asker>, he
     if !(16..=64).contains(&request.claim.len()) || !digits(&request.claim) {
         return Err(invalid("claim must be 16 to 64 hexadecimal digits").into());
     }
+    if !(1..=253).contains(&request.host.len()) {
+        return Err(invalid("host must be a name of 1 to 253 bytes").into());
+    }
     if request.wait > MAX_WAIT {
         return Err(invalid(format!("wait must be {MAX_WAIT} seconds at most")).into());
     }
     let until = Instant::now() + Duration::from_secs(request.wait);
-    let mut wanted = entered.board.wanted();
+    let mut wanted = entered.board.wanted(&request.host);
     loop {
         wanted.borrow_and_update();
         let asked = request.clone();
