@@ -350,7 +350,7 @@ fn what_cannot_be_carried_out_is_an_error_and_other_hosts_are_seen() {
     for (more, said) in [
         ("[agent]\nat-once = 0\n", "1 at least"),
         ("[agent]\njobs = [\"check\"]\n", "jobs come from the server of [repository]"),
-        ("[agent]\njobs = [\"drill\"]\n", "unknown variant `drill`"),
+        ("[agent]\njobs = [\"drill\"]\n", "there are ingest, restore, check, forget, prune"),
         ("[agent.notify]\nwebhook = \"here\"\n", "as in https://host/path"),
         ("[agent.notify]\ncommand = [\"/nonexistent\"]\n", "there is no program"),
     ] {
