@@ -41,7 +41,7 @@ impl Cutter {
         Ok(Cutter { parameters, gear, gear_shifted, mask_small: masks[bits + 1], mask_large: masks[bits - 1] })
     }
 
-    /// The length of the first chunk of `source`, which must be the rest of the file or at least [`Cutter::max`] bytes
+    /// The length of the first chunk of `source`, which must be the rest of the file or at least `Cutter::max` bytes
     /// of it. 0 only for an empty source.
     pub fn cut(&self, source: &[u8]) -> usize {
         let p = &self.parameters;

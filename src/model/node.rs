@@ -42,6 +42,11 @@ impl Item {
             Item::Hole { len } => *len,
         }
     }
+
+    /// Never true for a decoded item; here because a `len` asks for it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The root of a B-tree of pages: its page and how many levels of inner pages stand above the leaves.

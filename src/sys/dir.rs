@@ -100,7 +100,7 @@ impl Listing {
     }
 
     /// Whether the directory is empty.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 

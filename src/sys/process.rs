@@ -67,11 +67,11 @@ pub(crate) fn uptime() -> Option<u64> {
 pub struct ProcessIdentity {
     /// The name of its host.
     pub host: Vec<u8>,
-    /// See [`machine_id`].
+    /// See `machine_id`.
     pub machine: Vec<u8>,
-    /// See [`boot_id`].
+    /// See `boot_id`.
     pub boot: Vec<u8>,
-    /// See [`namespace`].
+    /// See `namespace`.
     pub namespace: u64,
     /// Its number.
     pub pid: u32,

@@ -2,7 +2,7 @@
 //! `groups/`.
 //!
 //! Every snapshot's tree exists once, below `ids/`; all else are relative links to it, since a directory with several
-//! parents confuses the kernel. Values only: one [`VirtualRoot`] is one state of the list of snapshots.
+//! parents confuses the kernel. Values only: one `VirtualRoot` is one state of the list of snapshots.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

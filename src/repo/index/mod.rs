@@ -475,7 +475,7 @@ impl Index {
         self.damaged.has(&pack, frame)
     }
 
-    /// The frame at a place in the order of [`ChunkLocation::frame_order`].
+    /// The frame at a place in the order of `ChunkLocation::frame_order`.
     pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
         let segment = self.segments.get(order.0 as usize);
         let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
