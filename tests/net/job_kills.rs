@@ -179,7 +179,8 @@ fn a_server_that_is_killed_at_any_moment_loses_no_job_and_gives_none_twice() {
             if working.is_finished() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(n * 37 % 211));
+            // Longer with time: on a busy machine nothing is done in the first ones.
+            std::thread::sleep(std::time::Duration::from_millis(n * 37 % 211 + n / 8 * 50));
             site.kill_server();
             site.serve();
         }

@@ -27,14 +27,14 @@ fn a_member_that_is_killed_holds_nobody_and_is_thawed() {
     // Where it is killed, what the other one ends with, and how both stand then.
     let rows = [
         // In its first hook: it has not come.
-        ("BEFORE", "8s", 1, ["failed", "failed", "missing"]),
+        ("BEFORE", "16s", 1, ["failed", "failed", "missing"]),
         // As it freezes, and the other one stands still.
-        ("FREEZE", "8s", 1, ["failed", "failed", "failed"]),
+        ("FREEZE", "16s", 1, ["failed", "failed", "failed"]),
         // As it is read: the part of the other one is there.
         ("STREAM", "300s", 0, ["failed", "completed", "failed"]),
     ];
     for (place, still, code, states) in rows {
-        let (cluster, id, first, second) = blocked(place, &["--limit", "20s", "--still-limit", still]);
+        let (cluster, id, first, second) = blocked(place, &["--limit", "30s", "--still-limit", still]);
         second.signal(Signal::KILL);
         assert_eq!(second.end().code, None, "{place}");
         let first = first.end();
@@ -51,7 +51,7 @@ fn a_member_that_is_killed_holds_nobody_and_is_thawed() {
 #[test]
 fn a_group_may_be_completed_without_those_who_do_not_come() {
     let cluster = Cluster::new(&["db1", "db2", "db3"]);
-    let id = cluster.create(&["--limit", "20s", "--allow-missing"]);
+    let id = cluster.create(&["--limit", "30s", "--allow-missing"]);
     let taking = [cluster.join("db1", &id), cluster.join("db2", &id)];
     for member in taking {
         member.end().ok();
@@ -92,7 +92,7 @@ fn a_member_that_fails_ends_the_group_at_once() {
 
 #[test]
 fn whoever_stands_still_for_too_long_goes_on_and_has_no_part() {
-    let (cluster, id, first, second) = blocked("STREAM", &["--still-limit", "20s", "--limit", "5h"]);
+    let (cluster, id, first, second) = blocked("STREAM", &["--still-limit", "40s", "--limit", "5h"]);
     // It hangs as it is read; its own limit ends that.
     let second = second.end();
     assert!(second.code == Some(1) && second.err.contains("longer than its limit"), "{}", second.err);
@@ -105,7 +105,7 @@ fn whoever_stands_still_for_too_long_goes_on_and_has_no_part() {
 
 #[test]
 fn a_member_that_is_stopped_is_thawed_and_does_not_lie_later() {
-    let (cluster, id, first, second) = blocked("STREAM", &["--still-limit", "20s", "--limit", "5h"]);
+    let (cluster, id, first, second) = blocked("STREAM", &["--still-limit", "40s", "--limit", "5h"]);
     second.signal(Signal::STOP);
     // The process itself cannot: another one does it.
     cluster.until_thawed();
