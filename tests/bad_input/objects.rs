@@ -370,7 +370,7 @@ fn row_28_unknown_cipher() {
             bytes[60..76].copy_from_slice(&key.commitment);
         })
     });
-    forged.cannot_be_read(&[&forged.name(), "/f", "keys of its own", "newer yester"]);
+    forged.cannot_be_read(&[&forged.name(), "/f", "keys of another source", "newer yester"]);
     forged.check_names(&["newer yester"]);
     forged.repair_refuses(&["newer yester"]);
 }
