@@ -113,6 +113,14 @@ struct Jobs {
 }
 
 impl Jobs {
+    /// The time of a new job, in milliseconds: later than that of the last one, so that two of one moment keep their order.
+    fn next_time(&self) -> i64 {
+        let now = now();
+        // What is further ahead was written by a clock that was wrong.
+        let last = self.order.range(..(now.saturating_add(1000), String::new())).next_back();
+        last.map_or(now, |(at, _)| now.max(at.saturating_add(1)))
+    }
+
     fn add(&mut self, id: String, entry: BoardEntry) {
         self.order.insert((entry.wish.at, id.clone()));
         self.all.insert(id.clone(), entry);
@@ -262,7 +270,7 @@ impl Board {
             };
         }
         self.make_room(jobs, token)?;
-        let wish = Wish { job, token: token.to_owned(), at: now() };
+        let wish = Wish { job, token: token.to_owned(), at: jobs.next_time() };
         if !self.ledger.wish(&id, &wish).map_err(|e| refuse(&e))? {
             return Err(conflict("somebody else has just asked for this job: ask again"));
         }
