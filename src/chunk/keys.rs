@@ -88,7 +88,7 @@ pub struct Keys {
 
 impl MasterKey {
     /// A new one.
-    pub fn generate() -> Result<Self> {
+    pub(crate) fn generate() -> Result<Self> {
         random().map(MasterKey)
     }
 

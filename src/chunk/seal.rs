@@ -241,7 +241,7 @@ pub fn open_object(
 }
 
 /// Whether an object that begins with `start` was made with the key under this name, as its commitment tells.
-pub fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, start: &[u8]) -> Result<bool> {
+pub(crate) fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], class: &ClassKey, start: &[u8]) -> Result<bool> {
     let parts = start.get(HEADER..).and_then(|rest| rest.split_first_chunk::<32>());
     let Some((salt, rest)) = parts else { return Ok(false) };
     let flags = start.get(9).copied().unwrap_or_default() & if kind.may_only_write() { ONE_WAY } else { 0 };

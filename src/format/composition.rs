@@ -85,13 +85,13 @@ fn part(bytes: &[u8]) -> Result<Part> {
 }
 
 /// Appends a set: its name and its text.
-pub fn put_set(set: &SetText, out: &mut Vec<u8>) {
+pub(crate) fn put_set(set: &SetText, out: &mut Vec<u8>) {
     out.bytes(&set.name);
     out.bytes(&set.text);
 }
 
 /// Reads a set.
-pub fn set(cursor: &mut Cursor<'_>) -> Result<SetText> {
+pub(crate) fn set(cursor: &mut Cursor<'_>) -> Result<SetText> {
     Ok(SetText { name: cursor.bytes(MAX_TEXT)?.to_vec(), text: cursor.bytes(MAX_SET)?.to_vec() })
 }
 

@@ -26,7 +26,7 @@ impl ChunkerParameters {
     pub const DEFAULT: ChunkerParameters = ChunkerParameters { min: 16 << 10, avg: 64 << 10, max: 256 << 10 };
 
     /// fastcdc checks its sizes only in debug builds, and odd ones shift its cuts: checked here, always.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let ok = [self.min, self.avg, self.max].iter().all(|n| n.is_power_of_two())
             && (256..=1 << 20).contains(&self.min)
             && self.min < self.avg
@@ -91,7 +91,7 @@ pub fn decode_config(bytes: &[u8], repository: RepositoryId) -> Result<(Config, 
 }
 
 /// Decodes what [`config_fields`] made.
-pub fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> Result<Config> {
+pub(crate) fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> Result<Config> {
     let mut cursor = Cursor::new(fields, "the configuration");
     let mut mandatory = None;
     let mut chunker = None;

@@ -38,7 +38,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next `N` bytes.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N)?);
         Ok(out)
@@ -90,7 +90,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A LEB128 number that fits 32 bits.
-    pub fn number32(&mut self) -> Result<u32> {
+    pub(crate) fn number32(&mut self) -> Result<u32> {
         self.number(u64::from(u32::MAX)).map(|n| n as u32)
     }
 

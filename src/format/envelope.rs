@@ -85,7 +85,7 @@ pub fn peek(bytes: &[u8]) -> Option<HeaderFields> {
 }
 
 /// Checks magic, type and version of the first bytes of an object and returns its repository id.
-pub fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Result<RepositoryId> {
+pub(crate) fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Result<RepositoryId> {
     let header: &[u8; HEADER] =
         bytes.first_chunk().ok_or_else(|| Error::corrupt(format!("{what}: {} bytes are too few for a header", bytes.len())))?;
     if header[..8] != MAGIC {
@@ -111,7 +111,7 @@ pub fn check_header(bytes: &[u8], kind: ObjectType, what: &'static str) -> Resul
 }
 
 /// Checks header and checksum of a whole object; returns its repository id and its body.
-pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(RepositoryId, &'a [u8])> {
+pub(crate) fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(RepositoryId, &'a [u8])> {
     let id = check_header(bytes, kind, what)?;
     let (head, sum) = match bytes.split_last_chunk::<CHECKSUM>() {
         Some((head, sum)) if head.len() >= HEADER => (head, sum),
@@ -125,7 +125,7 @@ pub fn unwrap<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Resu
 
 /// The header and the body of a whole object of `kind` of any version: what stands at the same place in every one. Magic,
 /// type and checksum are checked.
-pub fn parts<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(&'a [u8; HEADER], &'a [u8])> {
+pub(crate) fn parts<'a>(bytes: &'a [u8], kind: ObjectType, what: &'static str) -> Result<(&'a [u8; HEADER], &'a [u8])> {
     match check_header(bytes, kind, what) {
         Err(e) if e.kind() != ErrorKind::Unsupported => return Err(e),
         _ => {}

@@ -190,13 +190,13 @@ fn encode_directory(directory: &Directory, out: &mut Vec<u8>) {
 }
 
 /// Appends a B-tree's root: height and page.
-pub fn encode_root(root: &Root, out: &mut Vec<u8>) {
+pub(crate) fn encode_root(root: &Root, out: &mut Vec<u8>) {
     out.push(root.height);
     out.extend_from_slice(&root.page.0);
 }
 
 /// Reads a B-tree's root.
-pub fn decode_root(cursor: &mut Cursor<'_>) -> Result<Root> {
+pub(crate) fn decode_root(cursor: &mut Cursor<'_>) -> Result<Root> {
     let height = cursor.u8()?;
     if height > page::MAX_HEIGHT {
         return Err(cursor.error("a B-tree is too high"));

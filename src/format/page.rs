@@ -91,7 +91,7 @@ pub fn start(kind: PageKind, level: u8, out: &mut Vec<u8>) {
 }
 
 /// Checks a page's kind and length and returns its level and a cursor behind it.
-pub fn open(bytes: &[u8], kind: PageKind) -> Result<(u8, Cursor<'_>)> {
+pub(crate) fn open(bytes: &[u8], kind: PageKind) -> Result<(u8, Cursor<'_>)> {
     let what = match kind {
         PageKind::Directory => "a directory page",
         PageKind::Recipe => "a recipe page",
@@ -155,7 +155,7 @@ fn leaf(bytes: &[u8], kind: PageKind) -> Result<Cursor<'_>> {
 
 /// Whether a reader takes this page as one of `kind` on `level`: asked before a page is stored, since what is in a
 /// snapshot cannot be mended any more.
-pub fn check(bytes: &[u8], kind: PageKind, level: u8) -> Result<()> {
+pub(crate) fn check(bytes: &[u8], kind: PageKind, level: u8) -> Result<()> {
     match (kind, level) {
         (_, 1..) => children(bytes, kind, level).map(drop),
         (PageKind::Directory, 0) => nodes(bytes).map(drop),

@@ -56,7 +56,7 @@ pub struct Handle {
 
 impl Handle {
     /// A directory that is not counted yet.
-    pub fn new(dir: Dir) -> Self {
+    pub(crate) fn new(dir: Dir) -> Self {
         Handle { dir, counted: OnceLock::new() }
     }
 

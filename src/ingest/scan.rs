@@ -37,7 +37,7 @@ pub struct Scanned {
 
 impl Scanned {
     /// Scans an open directory.
-    pub fn of(dir: Dir) -> io::Result<Scanned> {
+    pub(crate) fn of(dir: Dir) -> io::Result<Scanned> {
         let stat = dir.stat_self()?;
         let xattrs = xattr::find(&dir);
         let flags = sys::dir::user_flags(&dir).unwrap_or(0);
@@ -60,7 +60,7 @@ impl Scanned {
     }
 
     /// The stat of entry `at`. Entries must be asked for in order, each once.
-    pub fn take_stat(&mut self, at: usize) -> io::Result<Stat> {
+    pub(crate) fn take_stat(&mut self, at: usize) -> io::Result<Stat> {
         if at >= self.first + self.stats.len() {
             self.fill(at);
         }

@@ -14,7 +14,7 @@ use crate::model::node::check_name;
 
 /// A name on the way to given paths, or a given path itself.
 #[derive(Debug, Default)]
-pub struct SourceEntry {
+pub(crate) struct SourceEntry {
     /// What is stored here, when something was given for this place.
     pub(crate) input: Option<NumberedInput>,
     /// What is below it.
@@ -31,7 +31,7 @@ pub(crate) struct NumberedInput {
 }
 
 /// Builds the tree. Two inputs for one place are a usage error.
-pub fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
+pub(crate) fn places(inputs: &[Arc<dyn Input>]) -> Result<SourceEntry> {
     let mut root = SourceEntry::default();
     for (number, input) in inputs.iter().enumerate() {
         let mut place = &mut root;

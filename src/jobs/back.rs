@@ -135,7 +135,7 @@ impl CommandInput<'_> {
 }
 
 /// Gives the bytes of a file to `visit`, one chunk after another.
-pub fn each(trees: &TreeReader, content: &Content, visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+pub(crate) fn each(trees: &TreeReader, content: &Content, visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     if let Content::Inline(bytes) = content {
         return visit(bytes);

@@ -23,7 +23,7 @@ pub enum CopyState {
 
 impl CopyState {
     /// How an object is that could not be decoded.
-    pub fn of(error: &Error, object: &[u8]) -> Self {
+    pub(crate) fn of(error: &Error, object: &[u8]) -> Self {
         match error.kind() == ErrorKind::Unsupported && envelope::is_intact(object) {
             true => CopyState::Unknown(error.to_string()),
             false => CopyState::Damaged(error.to_string()),
@@ -166,7 +166,7 @@ impl<T> Copies<T> {
     /// one value that way: a damaged copy is deleted, and the same bytes as ever are created under its name.
     ///
     /// Does nothing where no copy is whole, or whole ones differ.
-    pub fn repair(&self, storage: &dyn Storage) -> Result<Vec<Repaired>> {
+    pub(crate) fn repair(&self, storage: &dyn Storage) -> Result<Vec<Repaired>> {
         let [(bytes, _)] = self.values.as_slice() else { return Ok(Vec::new()) };
         let Some(source) = self.states().find(|(_, state)| **state == CopyState::Whole).map(|(name, _)| name) else {
             return Ok(Vec::new());

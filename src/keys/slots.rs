@@ -157,7 +157,7 @@ fn read_one(place: SlotStore<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
 }
 
 /// The repositories that slots say they are of, for who has no configuration to ask; the one that most say first.
-pub fn repositories(storage: &dyn Storage) -> Result<Vec<RepositoryId>> {
+pub(crate) fn repositories(storage: &dyn Storage) -> Result<Vec<RepositoryId>> {
     let mut found: Vec<(u64, RepositoryId)> = Vec::new();
     let mut object = Vec::new();
     for (name, size) in storage.list(Class::Keys)? {
@@ -176,13 +176,13 @@ pub fn repositories(storage: &dyn Storage) -> Result<Vec<RepositoryId>> {
 }
 
 /// The error where nothing says what repository it is.
-pub fn no_repository(storage: &dyn Storage) -> Error {
+pub(crate) fn no_repository(storage: &dyn Storage) -> Error {
     let text = format!("{} has neither a configuration nor a key slot that can be read", storage.describe());
     Error::corrupt(format!("{text}: only its recovery text opens it (yester key recover FILE)"))
 }
 
 /// Deletes all copies of a slot; durable when this returns.
-pub fn delete(storage: &dyn Storage, id: SlotId) -> Result<()> {
+pub(crate) fn delete(storage: &dyn Storage, id: SlotId) -> Result<()> {
     loop {
         (0..COPIES).try_for_each(|copy| storage.delete(&Name::Key(id, copy)))?;
         storage.sync()?;

@@ -424,7 +424,7 @@ fn zoned(time: Timestamp, zone: &TimeZone) -> Option<Zoned> {
 }
 
 /// The error for a policy that keeps nothing because it says nothing.
-pub fn no_policy() -> Error {
+pub(crate) fn no_policy() -> Error {
     Error::invalid(
         "say which snapshots go, by their ids, or which stay: --keep-last, --keep-within, --keep-daily and so on, --keep-tag",
     )

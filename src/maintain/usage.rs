@@ -60,7 +60,7 @@ pub struct UsageQuery<'a> {
 }
 
 /// Takes an entry: its path from the snapshot's root, what it is, and what it takes with all that is below it.
-pub type TakeUsage<'a> = dyn FnMut(&[u8], &Node, UsedBytes) -> Result<()> + 'a;
+pub(crate) type TakeUsage<'a> = dyn FnMut(&[u8], &Node, UsedBytes) -> Result<()> + 'a;
 
 /// Counts what an entry of a snapshot takes, and tells `out` of what is in it. Answers the sum, with the pages of the
 /// snapshot's own lists if all of it was asked for. Errors: there is no such entry; a tree cannot be read.

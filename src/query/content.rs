@@ -39,7 +39,7 @@ pub fn id(trees: &TreeReader, content: &Content) -> ChunkId {
 const PIECE: usize = 1 << 20;
 
 /// Whether `file` holds just `content`.
-pub fn same(trees: &TreeReader, content: &Content, file: &File) -> Result<bool> {
+pub(crate) fn same(trees: &TreeReader, content: &Content, file: &File) -> Result<bool> {
     let (mut at, mut ours, mut theirs) = (0u64, Vec::new(), Vec::new());
     loop {
         trees.read(content, at, PIECE, &mut ours)?;

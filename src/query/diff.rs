@@ -309,7 +309,7 @@ fn same_content(before: &Content, after: &Content) -> bool {
 }
 
 /// What differs in the metadata of two entries.
-pub fn metadata(before: &Metadata, after: &Metadata) -> Vec<&'static str> {
+pub(crate) fn metadata(before: &Metadata, after: &Metadata) -> Vec<&'static str> {
     let differs = [
         (before.mode != after.mode, "mode"),
         ((before.uid, before.gid) != (after.uid, after.gid), "owner"),

@@ -134,7 +134,7 @@ pub fn renamed_from(
 }
 
 /// Takes a path with its states.
-pub type TakeVersions<'a> = dyn FnMut(&[u8], &[EntryVersion]) -> Result<()> + 'a;
+pub(crate) type TakeVersions<'a> = dyn FnMut(&[u8], &[EntryVersion]) -> Result<()> + 'a;
 
 /// Gives every path below the directory that is in these states to `out`, with its states, where they are not the same
 /// in all of `common`.

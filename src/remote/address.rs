@@ -36,7 +36,7 @@ fn wrong(form: &str) -> Error {
 }
 
 /// Parts `host:port` and `[address]:port`.
-pub fn host_and_port<'a>(text: &'a str, form: &str) -> Result<(&'a str, Option<u16>)> {
+pub(crate) fn host_and_port<'a>(text: &'a str, form: &str) -> Result<(&'a str, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or_else(|| wrong(form))?;

@@ -7,7 +7,7 @@ use crate::storage::{Class, Name, listed_size};
 
 /// The most objects of a class that a client takes from a server: 8 Mi packs (128 TiB of full ones), 1 Mi of any other
 /// class. They take 64 bytes of memory each.
-pub fn most_listed(class: Class) -> usize {
+pub(crate) fn most_listed(class: Class) -> usize {
     match class {
         Class::Packs => 8 << 20,
         _ => 1 << 20,

@@ -241,7 +241,7 @@ pub struct LeftoversFound {
 }
 
 /// The class whose prefix is `text`.
-pub fn parse_class(text: &str) -> Option<Class> {
+pub(crate) fn parse_class(text: &str) -> Option<Class> {
     Class::ALL.into_iter().find(|class| class.prefix() == text)
 }
 
@@ -251,17 +251,17 @@ pub fn object_path(name: &Name) -> String {
 }
 
 /// The path of a list.
-pub fn list_path(class: Class) -> String {
+pub(crate) fn list_path(class: Class) -> String {
     format!("/v1/objects/{}", class.prefix())
 }
 
 /// The longest object of a class.
-pub fn max_object(class: Class) -> u64 {
+pub(crate) fn max_object(class: Class) -> u64 {
     class.max_object()
 }
 
 /// Whether objects of the class are named by their content: BLAKE3 of all but the last 32 bytes, which are the name.
-pub fn names_content(class: Class) -> bool {
+pub(crate) fn names_content(class: Class) -> bool {
     matches!(class, Class::Packs | Class::Index)
 }
 

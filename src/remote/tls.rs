@@ -141,7 +141,7 @@ fn make(directory: &Path, (chain, key): (&Path, &Path), names: &[String], addres
 }
 
 /// Puts a file (0600) in place of another, durably.
-pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
@@ -324,7 +324,7 @@ fn certificate_fault(fault: &rustls::CertificateError) -> String {
 }
 
 /// What is wrong with a TLS connection, and what to do about it; `None` where TLS is not what is wrong.
-pub fn explain(e: &io::Error) -> Option<String> {
+pub(crate) fn explain(e: &io::Error) -> Option<String> {
     use rustls::Error as E;
     let cause = e.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match cause {
@@ -339,7 +339,7 @@ pub fn explain(e: &io::Error) -> Option<String> {
 }
 
 /// Whether it is about whom to trust: then trying again does not help.
-pub fn is_about_trust(e: &io::Error) -> bool {
+pub(crate) fn is_about_trust(e: &io::Error) -> bool {
     let cause = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)))
 }

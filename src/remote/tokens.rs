@@ -162,7 +162,7 @@ impl Tokens {
     }
 
     /// What is known of the token of `text`; `None` when it is none of ours.
-    pub fn find(&self, text: &str) -> Result<Option<Token>> {
+    pub(crate) fn find(&self, text: &str) -> Result<Option<Token>> {
         let Some((id, secret)) = parse(text) else { return Ok(None) };
         let Some(token) = self.read(id)? else { return Ok(None) };
         // Comparing hashes of this type takes the same time wherever they differ.

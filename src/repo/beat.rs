@@ -70,7 +70,7 @@ pub fn give(repo: &Repository, id: SnapshotId, number: u64) -> Result<()> {
 }
 
 /// Whether the sign of this number is there and of a writer of this repository.
-pub fn is_authentic(repo: &Repository, id: SnapshotId, number: u64) -> Result<()> {
+pub(crate) fn is_authentic(repo: &Repository, id: SnapshotId, number: u64) -> Result<()> {
     let name = Name::Beat(id, number);
     let mut object = Vec::new();
     repo.storage().read(&name, None, &mut object)?;

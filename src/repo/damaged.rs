@@ -98,14 +98,14 @@ impl Damaged {
     }
 
     /// Records that say nothing any more, and those that cannot be read. `is_there`: of a pack, whether it is.
-    pub fn void(&self, is_there: impl Fn(&PackId) -> bool) -> impl Iterator<Item = SnapshotId> {
+    pub(crate) fn void(&self, is_there: impl Fn(&PackId) -> bool) -> impl Iterator<Item = SnapshotId> {
         let void = move |record: &&Record| !record.damage.packs.keys().any(&is_there);
         let void = self.records.iter().filter(void).map(|record| record.id);
         void.chain(self.unreadable.iter().map(|(id, _, _)| *id))
     }
 
     /// The records that say something of a pack.
-    pub fn records_of(&self, pack: &PackId) -> impl Iterator<Item = &Record> {
+    pub(crate) fn records_of(&self, pack: &PackId) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |record| record.damage.packs.contains_key(pack))
     }
 }
@@ -116,7 +116,7 @@ fn nothing() -> DamagedExtent {
 }
 
 /// Opens a record.
-pub fn open(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Damage> {
+pub(crate) fn open(repo: &Repository, id: SnapshotId, object: &[u8]) -> Result<Damage> {
     let name = Name::Damaged(id);
     let class = &repo.keys().snapshot;
     let plain = seal::open_object(ObjectType::Damaged, repo.id(), &id.0, class, object, "a record of damage");
@@ -158,7 +158,7 @@ pub fn record(repo: &Repository, found: &DamagedPacks, why: &str, now: Timestamp
 
 /// Writes down that something is missing and nobody knows of which pack: until a prune has found all that snapshots need,
 /// an ingest adopts nothing unseen. Durable when this returns.
-pub fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Result<()> {
+pub(crate) fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Result<()> {
     if Damaged::load(repo)?.has_loss() {
         return Ok(());
     }
@@ -168,7 +168,7 @@ pub fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Result<()> {
 }
 
 /// Removes these records.
-pub fn remove(repo: &Repository, records: &[SnapshotId]) -> Result<()> {
+pub(crate) fn remove(repo: &Repository, records: &[SnapshotId]) -> Result<()> {
     if records.is_empty() {
         return Ok(());
     }
@@ -177,7 +177,7 @@ pub fn remove(repo: &Repository, records: &[SnapshotId]) -> Result<()> {
 }
 
 /// Takes packs that are sound out of the records of `known`. Durable when this returns.
-pub fn clear(repo: &Repository, known: &Damaged, sound: &HashSet<PackId>) -> Result<()> {
+pub(crate) fn clear(repo: &Repository, known: &Damaged, sound: &HashSet<PackId>) -> Result<()> {
     let concerned = |record: &&Record| record.damage.packs.keys().any(|pack| sound.contains(pack));
     let mut done = Vec::new();
     for Record { id, damage, .. } in known.records.iter().filter(concerned) {

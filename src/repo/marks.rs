@@ -26,7 +26,7 @@ pub fn mark(id: SnapshotId, now: Timestamp, why: &[u8]) -> Mark {
 }
 
 /// Reads a mark of this type.
-pub fn decode(id: SnapshotId, plain: &[u8]) -> Result<Mark> {
+pub(crate) fn decode(id: SnapshotId, plain: &[u8]) -> Result<Mark> {
     let mark = snapshot::decode_mark(plain)?;
     match mark.snapshot == id {
         true => Ok(mark),
@@ -40,11 +40,11 @@ pub fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Mark>> {
 }
 
 /// Objects that are not as they should be, and why.
-pub type Wrong = Vec<(Name, Error)>;
+pub(crate) type Wrong = Vec<(Name, Error)>;
 
 /// Which of these snapshots are forgotten. What stands in `forgotten/` and is not authentic is told, and counts for
 /// nothing. A mark is read once.
-pub fn forgotten_among(repo: &Repository, ids: &[SnapshotId]) -> Result<HashSet<SnapshotId>> {
+pub(crate) fn forgotten_among(repo: &Repository, ids: &[SnapshotId]) -> Result<HashSet<SnapshotId>> {
     Ok(judged(repo, ids)?.0)
 }
 
@@ -92,7 +92,7 @@ pub fn read_many(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashMap<Snaps
 }
 
 /// Whether a snapshot is forgotten.
-pub fn is_forgotten(repo: &Repository, id: SnapshotId) -> Result<bool> {
+pub(crate) fn is_forgotten(repo: &Repository, id: SnapshotId) -> Result<bool> {
     Ok(!read_many(repo, &[id])?.0.is_empty())
 }
 

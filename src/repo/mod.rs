@@ -203,7 +203,7 @@ impl Repository {
     }
 
     /// A cutter after its parameters and its secret.
-    pub fn cutter(&self) -> Result<Cutter> {
+    pub(crate) fn cutter(&self) -> Result<Cutter> {
         Cutter::new(self.config.chunker, &self.keys.chunker)
     }
 }

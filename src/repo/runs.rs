@@ -16,7 +16,7 @@ use crate::storage::{Class, Name};
 const KEPT: i64 = 365 * 86_400;
 
 /// Writes a run under a new id. Texts that are too long are cut.
-pub fn write(repo: &Repository, run: &Run) -> Result<SnapshotId> {
+pub(crate) fn write(repo: &Repository, run: &Run) -> Result<SnapshotId> {
     let mut run = run.clone();
     for text in [&mut run.host, &mut run.user, &mut run.set, &mut run.target, &mut run.message] {
         text.truncate(MAX_TEXT);

@@ -40,7 +40,7 @@ pub fn read(repo: &Repository, id: SnapshotId) -> Result<Session> {
 }
 
 /// Reads and judges `sessions/<id>`.
-pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Session>> {
+pub(crate) fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Session>> {
     small::read(repo, &Name::Session(id), |_, plain| snapshot::decode_session(plain))
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn identity(session: &Session) -> ProcessIdentity {
 
 /// Whether other sessions are open than this one: their writers may have been killed before what they stored, and what
 /// can be seen of it, was durable.
-pub fn others(repo: &Repository, own: SnapshotId) -> Result<bool> {
+pub(crate) fn others(repo: &Repository, own: SnapshotId) -> Result<bool> {
     let is_other = |name: &Name| matches!(name, Name::Session(id) if *id != own);
     Ok(repo.storage().list(Class::Sessions)?.iter().any(|(name, _)| is_other(name)))
 }
@@ -63,7 +63,7 @@ pub fn end(repo: &Repository, id: SnapshotId) -> Result<()> {
 }
 
 /// Whether there is no session of this id any more.
-pub fn has_ended(repo: &Repository, id: SnapshotId) -> Result<bool> {
+pub(crate) fn has_ended(repo: &Repository, id: SnapshotId) -> Result<bool> {
     match repo.storage().read(&Name::Session(id), Some(0..1), &mut Vec::new()) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
         Err(e) if e.kind() != ErrorKind::Corrupt => Err(e),
@@ -89,7 +89,7 @@ pub fn abandon(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> 
 }
 
 /// Fences an id, unless it has an outcome already: nobody can commit under it from now on. Durable when this returns.
-pub fn fence(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
+pub(crate) fn fence(repo: &Repository, id: SnapshotId, now: Timestamp) -> Result<()> {
     let plain = snapshot::encode_mark(&marks::mark(id, now, b""))?;
     let object = seal::seal_object(ObjectType::Fence, repo.id(), &id.0, &repo.keys().snapshot, &plain)?;
     let name = Name::Snapshot(id);

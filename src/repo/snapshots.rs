@@ -47,7 +47,7 @@ pub fn load(repo: &Repository, id: SnapshotId) -> Result<Option<Snapshot>> {
 }
 
 /// Reads and judges `snapshots/<id>`: `None` for a fence, of which nothing but its being there is needed.
-pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+pub(crate) fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
     Ok(match judge_exactly(repo, id)? {
         Small::Damaged(ObjectType::Fence, _) => Small::Sound(None),
         found => found,
@@ -55,7 +55,7 @@ pub fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>
 }
 
 /// The same, with fences that are damaged told from others.
-pub fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+pub(crate) fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
     small::read(repo, &Name::Snapshot(id), |made, plain| match made.kind {
         ObjectType::Fence => marks::decode(id, plain).map(|_| None),
         _ => Ok(Some(said_by(made.writer, snapshot::decode_snapshot(plain, id)?))),
@@ -99,7 +99,7 @@ pub fn find_all(repo: &Repository) -> Result<SnapshotList> {
 }
 
 /// The same without annotations: tags are those that the snapshots were made with.
-pub fn find_unannotated(repo: &Repository) -> Result<SnapshotList> {
+pub(crate) fn find_unannotated(repo: &Repository) -> Result<SnapshotList> {
     let mut out = read_all(repo, &names(repo)?)?;
     out.received = times::received(repo)?;
     times::sort(&mut out.snapshots, &out.received);

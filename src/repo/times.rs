@@ -33,14 +33,14 @@ pub fn differ(received: &Received, snapshots: &[Snapshot]) -> bool {
 }
 
 /// Asks when snapshots were received, and from whom; nothing where there is no server.
-pub fn received(repo: &Repository) -> Result<Received> {
+pub(crate) fn received(repo: &Repository) -> Result<Received> {
     let received = repo.storage().received(Class::Snapshots)?.into_iter();
     Ok(received.filter_map(|(name, receipt)| if let Name::Snapshot(id) = name { Some((id, receipt)) } else { None }).collect())
 }
 
 /// The time that counts for a snapshot: the earlier of what it says and when it was received, and not later than now.
 /// `None`: both are of the future.
-pub fn counting(snapshot: &Snapshot, received: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn counting(snapshot: &Snapshot, received: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     let time = received.map_or(snapshot.time, |received| received.min(snapshot.time));
     (time.secs <= now.secs.saturating_add(SLACK)).then(|| time.min(now))
 }

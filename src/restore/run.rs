@@ -63,7 +63,7 @@ pub(crate) struct RestoreCounts {
 }
 
 /// One restore under way.
-pub struct RestoreRun<'a> {
+pub(crate) struct RestoreRun<'a> {
     pub(crate) tree: &'a Arc<TreeReader>,
     pub(crate) options: &'a RestoreOptions,
     pub(crate) target: RestoreTarget,
@@ -181,13 +181,13 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// Stops everything: the first such error is the answer.
-    pub fn abort(&self, error: Error) {
+    pub(crate) fn abort(&self, error: Error) {
         self.fatal.lock().get_or_insert(error);
         self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// One entry could not be restored. A full target ends the run instead of failing file by file.
-    pub fn error(&self, subject: &[u8], error: Error) {
+    pub(crate) fn error(&self, subject: &[u8], error: Error) {
         if error.kind() == ErrorKind::Full {
             return self.abort(error.context(format!("the target is full; {}", crate::model::escape(subject))));
         }
@@ -231,7 +231,7 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// An entry stays that the snapshot does not have; without a name the content of the directory.
-    pub fn spared(&self, why: Why, directory: &TargetDirectory, name: &[u8], kind: FileKind) {
+    pub(crate) fn spared(&self, why: Why, directory: &TargetDirectory, name: &[u8], kind: FileKind) {
         self.counts.spared.add(1);
         self.tell_spared(directory, name, kind, why.short());
         let mut spared = self.spared.lock();
@@ -239,7 +239,7 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// Asks to delete one entry more: never more than the user was told of.
-    pub fn may_delete(&self) -> Result<()> {
+    pub(crate) fn may_delete(&self) -> Result<()> {
         match self.counts.deleted.get() < self.most_deleted {
             true => Ok(()),
             false => Err(Error::invalid("more would be deleted by now than was counted before: restore again")),
@@ -261,13 +261,13 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// Keeps the way to a directory that was found through a link.
-    pub fn follow(&self, directory: &TargetDirectory, dir: &Arc<Dir>) {
+    pub(crate) fn follow(&self, directory: &TargetDirectory, dir: &Arc<Dir>) {
         let path = self.target.below(directory, b"");
         self.followed.lock().insert(path, dir.clone());
     }
 
     /// Opens the directory that these names lead to from the target.
-    pub fn open_names(&self, names: &[Vec<u8>]) -> io::Result<Dir> {
+    pub(crate) fn open_names(&self, names: &[Vec<u8>]) -> io::Result<Dir> {
         let root = self.target.root().ok_or(io::ErrorKind::NotFound)?;
         let followed = self.followed.lock();
         for end in (1..=names.len()).rev().filter(|_| !followed.is_empty()) {
@@ -322,7 +322,7 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// Remembers a directory on a file system that must be synced at the end.
-    pub fn touches(&self, device: (u32, u32), dir: &Arc<Dir>) {
+    pub(crate) fn touches(&self, device: (u32, u32), dir: &Arc<Dir>) {
         if self.options.sync {
             let mut devices = self.devices.lock();
             devices.entry(device).or_insert_with(|| dir.clone());
@@ -330,7 +330,7 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// Takes an inode with several names, which was there, for one entry; false when it is another's already.
-    pub fn claim(&self, stat: &Stat) -> Result<bool> {
+    pub(crate) fn claim(&self, stat: &Stat) -> Result<bool> {
         let mut claims = self.claims.lock();
         let claims = claims.get_or_insert_with(|| ClaimedInodes::new(self.scratch()));
         claims.claim(stat).at(|| "cannot remember which hard links are in use".to_owned())
@@ -372,7 +372,7 @@ impl<'a> RestoreRun<'a> {
     }
 
     /// Ends the run: the report, or what stopped it.
-    pub fn finish(self) -> Result<RestoreReport> {
+    pub(crate) fn finish(self) -> Result<RestoreReport> {
         let shared = std::mem::take(&mut *self.shared.lock());
         shared.values().for_each(|directory| self.release(directory));
         self.tell_the_rest();

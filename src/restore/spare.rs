@@ -25,7 +25,7 @@ pub struct DeleteAlso {
 
 /// Why an entry stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Why {
+pub(crate) enum Why {
     /// The ingest left it out.
     Excluded,
     /// The ingest could not read its directory whole.

@@ -29,7 +29,7 @@ pub(crate) struct Finish {
 
 /// A directory below the target. It is finished when everything that holds it has let go.
 #[derive(Debug)]
-pub struct TargetDirectory {
+pub(crate) struct TargetDirectory {
     id: u64,
     parent: Option<Arc<TargetDirectory>>,
     /// Its name; empty for the target itself.
@@ -66,7 +66,7 @@ impl TargetDirectory {
     }
 
     /// Keeps the descriptor of a directory that was found through a link.
-    pub fn pin(&mut self, dir: Arc<Dir>) {
+    pub(crate) fn pin(&mut self, dir: Arc<Dir>) {
         if let Ok(stat) = dir.stat_self() {
             let _ = self.identity.set((stat.device, stat.inode));
         }

@@ -11,7 +11,7 @@ use crate::sys::{FileKind, Stat};
 
 impl RestoreRun<'_> {
     /// Says what became of `node`, which is in `directory`.
-    pub fn tell(&self, directory: &TargetDirectory, node: &Node, action: Action, reason: &str) {
+    pub(crate) fn tell(&self, directory: &TargetDirectory, node: &Node, action: Action, reason: &str) {
         if self.listing {
             let (path, kind) = (self.target.path_of(directory, &node.name), kind_of(file_kind(&node.kind)));
             self.task.observer.event(&Event::Entry { action, path: &path, kind, reason, bytes: node.size() });
@@ -19,12 +19,12 @@ impl RestoreRun<'_> {
     }
 
     /// Says which file is at work.
-    pub fn tell_current(&self, directory: &TargetDirectory, node: &Node) {
+    pub(crate) fn tell_current(&self, directory: &TargetDirectory, node: &Node) {
         self.task.observer.event(&Event::Current { subject: &self.target.path_of(directory, &node.name) });
     }
 
     /// Says that an entry which the snapshot does not have stays.
-    pub fn tell_spared(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, reason: &str) {
+    pub(crate) fn tell_spared(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, reason: &str) {
         if self.listing {
             let (path, action) = (self.target.path_of(directory, name), Action::Kept);
             self.task.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason, bytes: 0 });
@@ -32,7 +32,7 @@ impl RestoreRun<'_> {
     }
 
     /// Says that an entry which the snapshot does not have was removed.
-    pub fn tell_removed(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, bytes: u64) {
+    pub(crate) fn tell_removed(&self, directory: &TargetDirectory, name: &[u8], kind: FileKind, bytes: u64) {
         if self.listing {
             let (path, action) = (self.target.path_of(directory, name), Action::Removed);
             self.task.observer.event(&Event::Entry { action, path: &path, kind: kind_of(kind), reason: "", bytes });

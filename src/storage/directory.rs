@@ -138,7 +138,7 @@ impl DirectoryStorage {
 
     /// Opens the repository directory at `path` after making `config/` and `keys/` in it where they are gone: for who can
     /// put back what was in them. What else is missing stays an error.
-    pub fn open_for_recovery(path: &Path) -> Result<Self> {
+    pub(crate) fn open_for_recovery(path: &Path) -> Result<Self> {
         let failed = || format!("cannot mend the repository {}", crate::model::escape(bytes(path)));
         if let Ok(root) = Dir::open(path)
             && root.open_dir(b"packs").is_ok_and(|packs| packs.open_dir(b"00").is_ok())
@@ -229,13 +229,13 @@ impl DirectoryStorage {
     }
 
     /// Opens an object for reading.
-    pub fn open_object(&self, name: &Name) -> Result<File> {
+    pub(crate) fn open_object(&self, name: &Name) -> Result<File> {
         let (_, dir) = self.place(name)?;
         dir.open_file(name.leaf().as_bytes()).at(|| format!("cannot read {name} in {}", self.shown()))
     }
 
     /// Names, sizes, and times of the last change, of all objects of a class.
-    pub fn list_times(&self, class: Class) -> Result<Vec<(Name, u64, Timestamp)>> {
+    pub(crate) fn list_times(&self, class: Class) -> Result<Vec<(Name, u64, Timestamp)>> {
         let failed = || format!("cannot list {}/ in {}", class.prefix(), self.shown());
         let mut out = Vec::new();
         for place in Self::places(class) {

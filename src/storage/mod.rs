@@ -169,7 +169,7 @@ impl fmt::Display for Name {
 
 /// The size that a list gives for an object of this length. What is longer than any object of its class is all the same,
 /// and a sum of sizes must not overflow.
-pub fn listed_size(class: Class, len: u64) -> u64 {
+pub(crate) fn listed_size(class: Class, len: u64) -> u64 {
     len.min(class.max_object() + 1)
 }
 

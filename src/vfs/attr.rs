@@ -122,7 +122,7 @@ impl From<Error> for ViewFault {
 
 impl ViewFault {
     /// The error of a reader that goes through a whole tree: everything in it is there, unless the tree is damaged.
-    pub fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
             ViewFault::Unreadable(e) => e,
             other => Error::corrupt(format!("a tree does not hold together: {other}")),

@@ -43,7 +43,7 @@ pub(crate) struct FollowerState {
 
 /// A tree that is shown.
 #[derive(Debug)]
-pub struct ShownTree {
+pub(crate) struct ShownTree {
     /// Its name in `ids/`; empty for what is shown alone, at the root.
     pub(crate) name: Vec<u8>,
     /// The snapshot.

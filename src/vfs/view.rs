@@ -147,7 +147,7 @@ impl View {
     }
 
     /// The image of a tree, with its metadata in `areas`. Errors: something in it is damaged, or `areas` has no room.
-    pub fn image(&self, shown: &ShownTree, without_xattrs: bool, areas: &Areas) -> Result<Reader> {
+    pub(crate) fn image(&self, shown: &ShownTree, without_xattrs: bool, areas: &Areas) -> Result<Reader> {
         let (tree, position) = (shown.tree.clone(), shown.position);
         let as_shown = [u8::from(self.owner_root), u8::from(without_xattrs)];
         let name = image::export::name(&tree.snapshot, position, &as_shown);

@@ -18,7 +18,7 @@ pub struct OnlyChunks {
 
 impl OnlyChunks {
     /// Wants these; with `pages` also all pages of trees.
-    pub fn new(wanted: impl IntoIterator<Item = ChunkKey>, pages: bool) -> Self {
+    pub(crate) fn new(wanted: impl IntoIterator<Item = ChunkKey>, pages: bool) -> Self {
         OnlyChunks { wanted: wanted.into_iter().collect(), pages, met: Mutex::default() }
     }
 

@@ -273,7 +273,7 @@ fn obstacle_of(hook: &Hook, programs: Programs<'_>) -> Option<String> {
 }
 
 /// Refuses what is no place of a stream or a bucket: an absolute path of names.
-pub fn stream_place(at: &str) -> Result<(), String> {
+pub(crate) fn stream_place(at: &str) -> Result<(), String> {
     let shown = escape(at.as_bytes());
     let Some(names) = at.strip_prefix('/') else {
         return Err(format!("at = {shown} is no absolute path in the snapshot"));

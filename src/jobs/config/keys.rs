@@ -368,7 +368,7 @@ impl Hooks {
     }
 
     /// Those that there are, with their names.
-    pub fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Hook)> {
         let all = [
             ("before", &self.before),
             ("freeze", &self.freeze),

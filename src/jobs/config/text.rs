@@ -128,7 +128,7 @@ fn below(value: &DeValue<'_>, key: &str, at: usize, best: &mut Option<(usize, St
 }
 
 /// Words for the known name that is nearest to `unknown`, or for all of them.
-pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let near = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), *name)).min();
     match near {

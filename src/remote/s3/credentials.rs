@@ -42,7 +42,7 @@ impl fmt::Debug for S3Options {
 }
 
 /// A builder with credentials, and what the files say besides.
-pub struct FoundCredentials {
+pub(crate) struct FoundCredentials {
     /// Credentials are set.
     pub(crate) builder: AmazonS3Builder,
     /// The region of the profile.
@@ -52,7 +52,7 @@ pub struct FoundCredentials {
 }
 
 /// Finds credentials.
-pub fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<FoundCredentials> {
+pub(crate) fn find(options: &S3Options, builder: AmazonS3Builder) -> Result<FoundCredentials> {
     let get = |name: &str| options.variables.get(name).filter(|value| !value.is_empty()).cloned();
     let files = Files::of(options);
     let named = get("AWS_PROFILE").or_else(|| get("AWS_DEFAULT_PROFILE"));

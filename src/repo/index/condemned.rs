@@ -67,7 +67,7 @@ pub fn read_all(repo: &Repository) -> Result<Lists> {
 }
 
 /// Reads one list.
-pub fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
+pub(crate) fn read(repo: &Repository, id: SnapshotId) -> Result<Small<Vec<PackId>>> {
     small::read(repo, &Name::Condemned(id), |_, plain| decode(plain))
 }
 

@@ -92,7 +92,7 @@ impl Index {
     }
 
     /// As [`Index::load`]; segments and pages that `old` has open are used again.
-    pub fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
+    pub(crate) fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let mut index = Self::load_to_go_on(repo, old)?;
         let mut kept = old.into_iter().flat_map(|old| &old.segments).filter(|segment| segment.is_in_memory()).peekable();
         if index.ignored.is_empty() && kept.peek().is_none() {
@@ -113,7 +113,7 @@ impl Index {
 
     /// The same index, for reading, with what the packs that no segment names say of themselves: a segment may have been
     /// lost. `None`: there are no such packs. Those that are marked for deletion do not count.
-    pub fn with_unnamed(&self, repo: &Repository) -> Result<Option<Index>> {
+    pub(crate) fn with_unnamed(&self, repo: &Repository) -> Result<Option<Index>> {
         let mut passed: HashSet<PackId> = self.packs().map(|pack| pack.id).collect();
         passed.extend(condemned::read_all(repo)?.packs());
         let found = rescue::of_unnamed(repo, &passed)?;
@@ -169,13 +169,13 @@ impl Index {
     }
 
     /// The index as it is now, for the same purpose.
-    pub fn load_again(&self, repo: &Repository) -> Result<Index> {
+    pub(crate) fn load_again(&self, repo: &Repository) -> Result<Index> {
         if self.rescue { Self::load_to_read(repo, Some(self)) } else { Self::load_after(repo, Some(self)) }
     }
 
     /// Opens all visible segments that can be opened, and says which cannot. Segments that prune deletes between the
     /// listing and the look into them are no damage: what took their place is listed then.
-    pub fn load_with_damage(repo: &Repository, old: Option<&Index>) -> Result<(Index, Vec<(SegmentId, Error)>)> {
+    pub(crate) fn load_with_damage(repo: &Repository, old: Option<&Index>) -> Result<(Index, Vec<(SegmentId, Error)>)> {
         let mut known: HashMap<SegmentId, Arc<PagedSegment>> =
             old.into_iter().flat_map(|index| &index.segments).map(|segment| (segment.id(), segment.clone())).collect();
         let mut gone_before = HashSet::new();
@@ -216,7 +216,7 @@ impl Index {
     }
 
     /// Whether there are other segments by now.
-    pub fn has_moved(&self, repo: &Repository) -> Result<bool> {
+    pub(crate) fn has_moved(&self, repo: &Repository) -> Result<bool> {
         let mut listed: Vec<SegmentId> = list_segments(repo)?.into_iter().map(|(_, id)| id).collect();
         listed.sort_unstable();
         Ok(listed != self.listed)
@@ -231,7 +231,7 @@ impl Index {
 
     /// The index as a writer needs it now, whose session has been open since before it loaded this one: in the same order.
     /// A pack that was marked for deletion at any time since does not count again.
-    pub fn load_again_for_writing(&self, repo: &Repository) -> Result<Index> {
+    pub(crate) fn load_again_for_writing(&self, repo: &Repository) -> Result<Index> {
         Self::load_to_write(repo, Some(self))
     }
 
@@ -262,7 +262,7 @@ impl Index {
     }
 
     /// The segments that are listed now and were not when this was loaded.
-    pub fn new_segments(&self, repo: &Repository) -> Result<Vec<SegmentId>> {
+    pub(crate) fn new_segments(&self, repo: &Repository) -> Result<Vec<SegmentId>> {
         let listed = list_segments(repo)?.into_iter().map(|(_, id)| id);
         Ok(listed.filter(|id| self.listed.binary_search(id).is_err()).collect())
     }
@@ -372,7 +372,7 @@ impl Index {
     }
 
     /// The directory of a pack as the index has it: for a pack whose own is damaged. Goes through a whole segment.
-    pub fn directory_of(&self, pack: PackId) -> Result<Vec<DirectoryEntry>> {
+    pub(crate) fn directory_of(&self, pack: PackId) -> Result<Vec<DirectoryEntry>> {
         // Of each frame its chunks: offset, key, length.
         type Chunks = Vec<(u32, ChunkKey, u32)>;
         let mut frames: BTreeMap<u32, (FrameInfo, Chunks)> = BTreeMap::new();
@@ -476,7 +476,7 @@ impl Index {
     }
 
     /// The frame at a place in the order of `ChunkLocation::frame_order`.
-    pub fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
+    pub(crate) fn frame_at(&self, order: (u32, u32)) -> Result<FrameRef> {
         let segment = self.segments.get(order.0 as usize);
         let segment = segment.ok_or_else(|| Error::invalid("a frame was asked for by a place that this index did not give"))?;
         let info = match self.rescue {
@@ -552,7 +552,7 @@ fn damaged_index(error: Error) -> Error {
 }
 
 /// Names and sizes of all packs in the storage.
-pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
+pub(crate) fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
     let mut out = HashMap::new();
     for (name, size) in repo.storage().list(Class::Packs)? {
         if let Name::Pack(id) = name {
@@ -563,7 +563,7 @@ pub fn list_packs(repo: &Repository) -> Result<HashMap<PackId, u64>> {
 }
 
 /// The error for a chunk that no segment knows.
-pub fn missing_chunk(id: &crate::model::ChunkId) -> Error {
+pub(crate) fn missing_chunk(id: &crate::model::ChunkId) -> Error {
     let text = format!(
         "chunk {} is in no pack that the index names: run yester check, and yester repair index if the index lacks packs",
         id.short()

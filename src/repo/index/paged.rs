@@ -247,7 +247,7 @@ impl PagedSegment {
     }
 
     /// The same as [`PagedSegment::frame`], for readers.
-    pub fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
+    pub(crate) fn frame_or_rescue(&self, number: u32, pages: &Pages) -> Result<FrameInfo> {
         self.frame(number, pages).or_else(|e| self.rescue(e)?.frame(number, pages))
     }
 
@@ -442,7 +442,7 @@ impl PagedSegment {
     }
 
     /// Visits all frames in order, past the page cache.
-    pub fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
+    pub(crate) fn each_frame(&self, visit: &mut dyn FnMut(u32, FrameInfo) -> Result<()>) -> Result<()> {
         let mut run = PageRun::default();
         let mut number = 0;
         for page in 0..self.frame_pages.len() {

@@ -114,7 +114,7 @@ pub struct PlainFrame {
 }
 
 /// Gives the plain bytes of a frame's base chunks, one after the other, into the buffer (replaced).
-pub type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
+pub(crate) type FetchBases<'a> = dyn Fn(PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()> + 'a;
 
 /// A difference is kept when it has at most this share of what the frame would have by itself; anything longer is
 /// stored plain, and becomes the next base.

@@ -61,7 +61,7 @@ impl Deref for Chunk {
 }
 
 /// Whether an error says that stored bytes are damaged or lost, rather than that they cannot be had now.
-pub fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     error.kind() == ErrorKind::Corrupt || error.raw_os_error() == Some(crate::sys::EIO)
 }
 
@@ -401,7 +401,7 @@ impl ChunkReader {
     /// Fetches and decodes a frame into `plain` (replaced), past the cache. Its sealed bytes are taken from `run`, if they
     /// are there and good. The bases of a difference are not hashed, since wrong bases show when the caller hashes the chunks
     /// of the frame. [`ChunkReader::chunk`] then decodes the frame again from bases that are hashed.
-    pub fn decode_frame(&self, frame: &FrameRef, run: Option<&SealedRun>, plain: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn decode_frame(&self, frame: &FrameRef, run: Option<&SealedRun>, plain: &mut Vec<u8>) -> Result<()> {
         let given = run.and_then(|run| run.get(frame));
         match self.decode_of(frame, given, &ChunkReader::bases_unseen, plain) {
             // There may be better ones elsewhere.
@@ -495,7 +495,7 @@ impl ChunkReader {
     }
 
     /// The same without hashing the bases, for a caller that hashes the chunks decoded with them.
-    pub fn bases_unseen(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn bases_unseen(&self, kind: PackKind, bases: &[ChunkKey], out: &mut Vec<u8>) -> Result<()> {
         self.gather(kind, bases, out, |found, location, _| chunk_of(self.frame(found)?, location))
     }
 

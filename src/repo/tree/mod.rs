@@ -129,7 +129,7 @@ impl TreeReader {
     }
 
     /// A leaf of a directory; `check` goes through trees page by page.
-    pub fn nodes(&self, id: &ChunkId) -> Result<Arc<NodePage>> {
+    pub(crate) fn nodes(&self, id: &ChunkId) -> Result<Arc<NodePage>> {
         match self.page(id, |bytes| {
             let nodes = page::nodes(bytes)?;
             let mut before = Vec::with_capacity(nodes.len());
@@ -145,7 +145,7 @@ impl TreeReader {
     }
 
     /// A leaf of a recipe.
-    pub fn item_page(&self, id: &ChunkId) -> Result<Arc<Vec<Item>>> {
+    pub(crate) fn item_page(&self, id: &ChunkId) -> Result<Arc<Vec<Item>>> {
         match self.page(id, |bytes| Ok(CachedPage::Items(Arc::new(page::items(bytes)?))))? {
             CachedPage::Items(items) => Ok(items),
             _ => Err(Self::wrong_kind(id)),
@@ -153,7 +153,7 @@ impl TreeReader {
     }
 
     /// A leaf of scan records.
-    pub fn scan_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<ScanRecord>>> {
+    pub(crate) fn scan_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<ScanRecord>>> {
         match self.page(id, |bytes| Ok(CachedPage::Scan(Arc::new(page::scan_records(bytes)?))))? {
             CachedPage::Scan(records) => Ok(records),
             _ => Err(Self::wrong_kind(id)),
@@ -161,7 +161,7 @@ impl TreeReader {
     }
 
     /// A leaf of hard link groups.
-    pub fn link_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<LinkEntry>>> {
+    pub(crate) fn link_leaf(&self, id: &ChunkId) -> Result<Arc<Vec<LinkEntry>>> {
         match self.page(id, |bytes| Ok(CachedPage::Links(Arc::new(page::links(bytes)?))))? {
             CachedPage::Links(links) => Ok(links),
             _ => Err(Self::wrong_kind(id)),
@@ -169,7 +169,7 @@ impl TreeReader {
     }
 
     /// An inner page, which stands on `level`.
-    pub fn children(&self, id: &ChunkId, kind: PageKind, level: u8) -> Result<Arc<Vec<Child>>> {
+    pub(crate) fn children(&self, id: &ChunkId, kind: PageKind, level: u8) -> Result<Arc<Vec<Child>>> {
         match self.page(id, |bytes| Ok(CachedPage::Inner(Arc::new(page::children(bytes, kind, level)?))))? {
             CachedPage::Inner(children) => Ok(children),
             _ => Err(Self::wrong_kind(id)),
@@ -210,7 +210,7 @@ impl TreeReader {
     }
 
     /// Calls `visit` with the pages of the tree before that cover `place`, in order, until it answers false.
-    pub fn pages_at(&self, place: &PagePosition<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
+    pub(crate) fn pages_at(&self, place: &PagePosition<'_>, visit: &mut dyn FnMut(&ChunkId) -> Result<bool>) -> Result<()> {
         self.pages_below(&place.before.page, place.before.height, 0, place, visit).map(drop)
     }
 
@@ -298,7 +298,7 @@ impl TreeReader {
     }
 
     /// The direct entry that is or contains the node at `offset` (preorder position less the directory's, from 1).
-    pub fn entry_at(&self, directory: &Directory, offset: u64) -> Result<Option<Entry>> {
+    pub(crate) fn entry_at(&self, directory: &Directory, offset: u64) -> Result<Option<Entry>> {
         let Some(wanted) = offset.checked_sub(1).filter(|w| *w < directory.descendants) else { return Ok(None) };
         let choose = |children: &[Child], _, mut skipped: u64| {
             children.iter().position(|c| {

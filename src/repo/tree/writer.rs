@@ -75,7 +75,7 @@ impl TreeWriter {
     }
 
     /// The same, for a tree that takes the place of another: the sink is told where each page would be there.
-    pub fn over(self, before: Option<Root>) -> Self {
+    pub(crate) fn over(self, before: Option<Root>) -> Self {
         let before = before.map(|root| PreviousTree { root, last: Vec::new(), closed: 0, shift: 0 });
         TreeWriter { before, ..self }
     }

@@ -98,7 +98,7 @@ pub struct Replaced {
 }
 
 /// What becomes of an entry.
-pub struct Change {
+pub(crate) struct Change {
     /// Its content, or its target.
     content: Arc<Vec<u8>>,
     done: Option<Rewritten>,
@@ -121,7 +121,7 @@ impl Rewriter {
     }
 
     /// An error if a rule is for nothing that was gone through.
-    pub fn all_matched(&self) -> Result<()> {
+    pub(crate) fn all_matched(&self) -> Result<()> {
         let of_no_use = |rule: &&CompiledRule| rule.files.unmatched().next().is_some();
         match self.rules.iter().find(of_no_use).and_then(|rule| rule.files.unmatched().next()) {
             Some(pattern) if self.strict => {
@@ -164,7 +164,7 @@ impl Rewriter {
     }
 
     /// What an entry must be now that was restored before.
-    pub fn expected(&self, run: &RestoreRun<'_>, source: usize, path: &[u8], node: &Node) -> Result<Option<Node>> {
+    pub(crate) fn expected(&self, run: &RestoreRun<'_>, source: usize, path: &[u8], node: &Node) -> Result<Option<Node>> {
         let change = match node.link {
             Some(group) => {
                 self.shared.lock().get(&(source, group)).map(|content| Change { content: content.clone(), done: None })
@@ -180,7 +180,7 @@ impl Rewriter {
     }
 
     /// Computes what the rules make of an entry; `None` if it stays as it is.
-    pub fn change(&self, tree: &TreeReader, path: &[u8], node: &Node) -> Result<Option<Change>> {
+    pub(crate) fn change(&self, tree: &TreeReader, path: &[u8], node: &Node) -> Result<Option<Change>> {
         let rules: Vec<&CompiledRule> = match node.kind {
             Kind::File(_) | Kind::Symlink(_) => self.rules.iter().filter(|rule| rule.files.find(path).is_some()).collect(),
             _ => return Ok(None),
@@ -214,7 +214,7 @@ impl Rewriter {
 
 impl Change {
     /// The entry as it is restored.
-    pub fn node(&self, node: &Node) -> Node {
+    pub(crate) fn node(&self, node: &Node) -> Node {
         let content = self.content.to_vec();
         let kind = match node.kind {
             Kind::Symlink(_) => Kind::Symlink(content),

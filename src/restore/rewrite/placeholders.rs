@@ -11,7 +11,7 @@ pub struct Placeholders(BTreeMap<String, Option<String>>);
 
 /// What a text is that placeholders are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FilledText {
+pub(crate) enum FilledText {
     /// It is taken as it is.
     Plain,
     /// It is a regular expression: values stand for themselves in it.
@@ -37,7 +37,7 @@ impl Placeholders {
     }
 
     /// The same, for a text or for an expression.
-    pub fn fill_as(&self, text: &str, what: FilledText) -> Result<String> {
+    pub(crate) fn fill_as(&self, text: &str, what: FilledText) -> Result<String> {
         let mut out = String::new();
         let mut rest = text;
         while let Some(at) = rest.find('{') {

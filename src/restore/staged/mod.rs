@@ -104,7 +104,7 @@ impl Staged {
     }
 
     /// Whether something is kept beside a place from an earlier one; an error if it could not be exchanged.
-    pub fn look(target: &StagedTarget, forbidden: &[PathBuf]) -> Result<bool> {
+    pub(crate) fn look(target: &StagedTarget, forbidden: &[PathBuf]) -> Result<bool> {
         let Some(place) = StagedPlace::open(&target.path)? else { return Ok(false) };
         place.may_move(forbidden)?;
         of(&place).map(|journal| journal.is_some())

@@ -23,7 +23,7 @@ pub(crate) mod hosted;
 mod journal;
 pub mod limits;
 mod listen;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod offline;
 mod routes;
 mod shape;

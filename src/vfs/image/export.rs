@@ -44,7 +44,7 @@ pub struct Exported {
 }
 
 /// The number of an image of a directory of a snapshot: the same whenever it is made.
-pub fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> ImageName {
+pub(crate) fn name(snapshot: &Snapshot, position: u64, shown: &[u8]) -> ImageName {
     let mut hash = blake3::Hasher::new();
     hash.update(b"yester image").update(&snapshot.id.0).update(&position.to_le_bytes()).update(shown);
     let mut uuid = [0; 16];

@@ -12,7 +12,7 @@ use crate::vfs::readahead::{FileRead, ReadAhead};
 
 /// An image with the tree behind it.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     part: ImagePart,
     image: Image,
     read_ahead: Arc<ReadAhead>,
@@ -31,7 +31,7 @@ impl Reader {
 
     /// Reads up to `size` bytes from `offset` on into `out` (replaced); fewer only at the end of the image. What is
     /// damaged anywhere in it is an error of the whole read.
-    pub fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
         out.clear();
         let end = offset.saturating_add(size as u64).min(self.image.len());
         let mut at = offset;
