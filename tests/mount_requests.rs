@@ -75,13 +75,14 @@ type Twice = (BTreeMap<String, usize>, BTreeMap<String, usize>);
 
 /// Runs `line` twice in a mount of the newest snapshot; what it asked for each time. What it leaves in `$OUT/all` must be
 /// `content`. How much is given before it is asked for depends on who is faster, the reader or who gives; and the kernel
-/// forgets what it has when memory is short. So where it asked for more than `few`, it gets some more tries.
+/// forgets what it has when memory is short. So where it asked for more than `few`, it gets some more tries, and says so.
 fn serve(tiny: &Tiny, content: &[u8], line: &str, few: impl Fn(&Twice) -> bool) -> Twice {
     let mut asked = serve_with(tiny, content, &options(), line);
-    for _ in 0..9 {
+    for _ in 0..2 {
         if few(&asked) {
             break;
         }
+        eprintln!("{line}: asked for more than is meant, and is tried again: {asked:?}");
         asked = serve_with(tiny, content, &options(), line);
     }
     asked

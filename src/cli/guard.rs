@@ -121,6 +121,10 @@ pub fn run(parent: u32) {
     let end = Instant::now() + THREADS_END;
     loop {
         let last = !process::has_threads(parent) || Instant::now() >= end;
+        // Another mount may be there by now: its images are not this one's.
+        if yester::mount::point::device(&point) != Some(device) {
+            break;
+        }
         yester::mount::point::remove_images(&point, true);
         if last {
             break;

@@ -227,7 +227,7 @@ fn a_memory_that_grew_out_of_proportion_is_made_anew() {
 }
 
 #[test]
-fn two_processes_do_not_wait_for_each_other() {
+fn a_memory_in_use_is_not_had() {
     let scratch = tempfile::tempdir().unwrap();
     let (_, repo) = repository();
     let _first = answered(|| LocalState::open(scratch.path(), repo.id()));

@@ -29,7 +29,7 @@
 //! - A **stream** is the reads of one reader. **Slack** is how far a read may be from where the last one ended and still
 //!   belong to it.
 //! - The **cursor** of a stream is where decoding ahead goes on. Its **window** is what lies between reader and cursor.
-//! - The **budget** bounds all windows together.
+//! - The **budget** bounds all windows together, but for the first 512 KiB of each reader.
 //!
 //! What was given of a directory, or of a file at random, is remembered for the directory and the file, and not for a
 //! reader: it is in the page cache for everybody, and must not be given once for each reader.
@@ -128,7 +128,7 @@ impl ReadAhead {
     fn start(below: Arc<NodeFinder>, frames: u64, gives: bool) -> Result<Self> {
         let costs = below.trees().chunks().repo().storage().costs();
         let high_latency = costs.high_latency();
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let cores = crate::sys::process::cores();
         let limits = LaneLimits::new(cores, high_latency.then_some(costs.concurrency), gives);
         let piece = if high_latency { FAR_PIECE } else { PIECE };
         let readers = ReaderState {

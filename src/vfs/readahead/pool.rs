@@ -6,7 +6,7 @@
 //!
 //! | lane | jobs | at once | why it is protected |
 //! |---|---|---|---|
-//! | decode | walks, frames, pieces of long files | a core each, or what high-latency storage serves at once | a reader in order waits for these first |
+//! | decode | walks, frames, pieces of long files | a core each (2 to 16), or what high-latency storage serves at once | a reader in order waits for these first |
 //! | random | around a random read | 1 | a reader of a database must not wait for whole directories; more would take the processor from readers, for what nobody asked for |
 //! | small files | small files of a directory | a core each, at most 4 | one takes as long as reading 512 files, and would hold up all decoding |
 //!
@@ -301,17 +301,25 @@ mod tests {
                     }
                 });
             }
+            // A job that no thread was told of would be waited for for ever, and one done twice, too.
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(300);
+            let go_on = || {
+                if std::time::Instant::now() > end {
+                    queue.close();
+                    panic!("a job was lost, or done twice");
+                }
+                std::thread::yield_now();
+            };
             let mut put = [0; 3];
             for number in 0..3000 {
                 let lane = LANES[number % 3];
                 while !queue.put_in(lane, lane) {
-                    std::thread::yield_now();
+                    go_on();
                 }
                 put[number % 3] += 1;
             }
-            // A job that no thread was told of would be waited for for ever.
             while done.each_ref().map(|count| count.load(Ordering::SeqCst)) != put {
-                std::thread::yield_now();
+                go_on();
             }
             queue.close();
         });
