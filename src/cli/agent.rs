@@ -1,6 +1,6 @@
 //! `agent`: runs sets when they are due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,7 +138,14 @@ fn load(context: &Context, stop: &Arc<AtomicBool>, observer: &Arc<dyn Observer>)
     if sets.is_empty() && keys.jobs.is_empty() {
         return Err(Error::invalid("no set of the configuration has a schedule: the agent has nothing to do"));
     }
-    let names = configuration.sets.keys().cloned().collect();
+    // Jobs are of the server's repository: a set of another one would get its snapshots there.
+    let own = configured::repository_of(&context.global, &Set::default())?;
+    let mut names = BTreeSet::new();
+    for (name, named) in &configuration.sets {
+        if configured::repository_of(&context.global, &named.value)? == own {
+            names.insert(name.clone());
+        }
+    }
     let host = lossy(&process::host_name());
     let source = source(context, &configuration, &keys, &host)?;
     let kept = memory.keep_configuration(&configuration.text()?)?;

@@ -126,13 +126,18 @@ pub fn apply(cli: &Cli) -> Result<(Global, Configured)> {
     filled(global, configuration, name.as_deref())
 }
 
-/// The options for the repository of a set, and the configuration: `--repo` and YESTER_REPO beat what the set says.
-pub fn of_set(global: &Global, configuration: &Configuration, set: &Set) -> Result<(Global, Configured)> {
+/// The name of the repository of a set: `--repo` and YESTER_REPO beat what the set says.
+pub fn repository_of(global: &Global, set: &Set) -> Result<Option<String>> {
     let given = global.repo.clone().map_or_else(|| variables::own("YESTER_REPO"), |name| Ok(Some(name)))?;
-    let name = match given {
+    Ok(match given {
         Some(given) => given.to_str().map(str::to_owned),
         None => set.repository.clone().or_else(|| Some(config::DEFAULT.to_owned())),
-    };
+    })
+}
+
+/// The options for the repository of a set, and the configuration.
+pub fn of_set(global: &Global, configuration: &Configuration, set: &Set) -> Result<(Global, Configured)> {
+    let name = repository_of(global, set)?;
     filled(global.clone(), configuration.clone(), name.as_deref())
 }
 

@@ -11,7 +11,7 @@ use yester::{Error, ErrorKind, Result};
 
 use super::context::Context;
 use super::exit::{self, Outcome};
-use super::output::{Output, lossy, note};
+use super::output::{Output, lossy};
 use super::units;
 
 /// Let agents of other machines do something
@@ -139,7 +139,7 @@ fn whole(client: &JobClient, id: &str) -> Result<String> {
             false => Err(Error::invalid(format!("{} is no id of a job: yester job list has them", escape(id.as_bytes())))),
         };
     }
-    let jobs = client.list("?limit=1000")?.jobs;
+    let jobs = client.list(&[("limit", "1000")])?.jobs;
     let found: Vec<&Job> = jobs.iter().filter(|job| job.id.starts_with(id)).collect();
     match found[..] {
         [job] => Ok(job.id.clone()),
@@ -151,17 +151,19 @@ fn whole(client: &JobClient, id: &str) -> Result<String> {
 }
 
 fn list(context: &Context, client: &JobClient, args: &ListJobsArgs) -> Result<Outcome> {
-    let mut fields = Vec::new();
-    let mut field = |name: &str, value: Option<&str>| fields.extend(value.map(|value| format!("{name}={}", encoded(value))));
-    field("host", args.host.as_deref());
-    field("set", args.set.as_deref());
-    field("kind", args.kind.map(JobKind::name));
-    field("state", args.state.map(JobStatus::name));
-    let (mut jobs, mut after) = (Vec::new(), None);
+    let (mut jobs, mut after): (Vec<Job>, Option<String>) = (Vec::new(), None);
     while jobs.len() < args.latest {
-        let limit = (args.latest - jobs.len()).min(1000);
-        let next: String = after.take().map(|id: String| format!("&after={}", encoded(&id))).unwrap_or_default();
-        let page = client.list(&format!("?{}&limit={limit}{next}", fields.join("&")))?;
+        let limit = (args.latest - jobs.len()).min(1000).to_string();
+        let fields = [
+            ("host", args.host.as_deref()),
+            ("set", args.set.as_deref()),
+            ("kind", args.kind.map(JobKind::name)),
+            ("state", args.state.map(JobStatus::name)),
+            ("limit", Some(limit.as_str())),
+            ("after", after.as_deref()),
+        ];
+        let fields: Vec<_> = fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let page = client.list(&fields)?;
         jobs.extend(page.jobs);
         match page.next {
             Some(id) => after = Some(id),
@@ -195,12 +197,6 @@ fn list(context: &Context, client: &JobClient, args: &ListJobsArgs) -> Result<Ou
     }
     out.finish()?;
     Ok(Outcome::Done)
-}
-
-/// A text as it may be in a query.
-fn encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02x}") }).collect()
 }
 
 /// A time of a server as it is here.
@@ -262,36 +258,20 @@ fn tell(context: &Context, job: &Job, text: &str) -> Result<()> {
 
 /// Follows a job to its end. A server that goes away is waited for, as long as `--timeout` says.
 fn follow(context: &Context, client: &JobClient, id: &str) -> Result<Outcome> {
-    let mut last: Option<Job> = None;
-    let mut each = |job: Job| {
+    let job = client.follow(id, |job| {
         let line = match job.state {
             JobStatus::Running => job.progress.as_ref().map(progress).unwrap_or_default(),
             _ => String::new(),
         };
         let parted = if line.is_empty() { "" } else { ": " };
-        tell(context, &job, &format!("job {} is {}{parted}{line}", job.id, state(&job)))?;
-        let goes_on = !job.state.is_over();
-        last = Some(job);
-        Ok(goes_on)
-    };
-    client.watch(id, &mut each)?;
-    let job = match last {
-        Some(job) if job.state.is_over() => job,
-        // The server was stopped: it still is, or there is another one.
-        _ => client.job(id)?,
-    };
+        tell(context, job, &format!("job {} is {}{parted}{line}", job.id, state(job)))
+    })?;
     let message = escape(job.message.as_deref().unwrap_or_default().as_bytes());
     match job.state {
         JobStatus::Done | JobStatus::Deleted => Ok(Outcome::Done),
         JobStatus::Failed if job.exit_code == Some(exit::PARTIAL) => Ok(Outcome::Partial(message)),
         JobStatus::Failed => Err(Error::new(ErrorKind::Io, format!("job {id} failed: {message}"))),
         JobStatus::Cancelled => Err(Error::new(ErrorKind::Io, format!("job {id} was cancelled"))),
-        JobStatus::Queued | JobStatus::Running => {
-            note(&format!("yester: job {id} is not over"));
-            Err(Error::new(
-                ErrorKind::Io,
-                format!("the server was stopped before job {id} was over: yester job watch {id} goes on"),
-            ))
-        }
+        state => Err(Error::new(ErrorKind::Io, format!("job {id} is {}, and not over", state.name()))),
     }
 }

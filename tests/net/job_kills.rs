@@ -1,6 +1,8 @@
 //! What becomes of jobs when the agent, the server, or both are killed, and when jobs are cancelled.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use yester::Result;
@@ -69,7 +71,7 @@ fn an_agent_that_is_killed_finds_out_what_became_of_its_job() {
     assert_eq!(site.one(&["show", &id])["state"], "running");
     site.world.file("go", "");
     let job = site.wait(&id, "done");
-    assert!(job["snapshot"].is_string() && job["finished_at"].is_string(), "{job}");
+    assert!(job["snapshot"].is_string() && job["finished_at"].is_string() && job["exit_code"] == 0, "{job}");
     assert_eq!((runs(&site), site.snapshots()), (1, 1));
     // It goes on with the next.
     let next = site.one(&["run", "ingest", "--host", "pg1", "--set", "slow"]);
@@ -94,6 +96,41 @@ fn both_killed_and_the_agent_away_for_long() {
     site.start_agent();
     let job = site.wait(&id, "done");
     assert_eq!((job["lost"].as_bool(), runs(&site), site.snapshots()), (Some(false), 1, 1));
+}
+
+#[test]
+fn who_follows_a_job_waits_for_a_server_that_is_away() {
+    let mut site = Site::new("", &[]);
+    let id = site.one(&["run", "check", "--host", "elsewhere"])["id"].as_str().unwrap().to_owned();
+    let mut command = site.world.command(&["job", "watch", &id, "--timeout", "3600"]);
+    command.env("YESTER_TOKEN", &site.token).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = command.spawn().unwrap();
+    let mut said = BufReader::new(watching.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("is queued"), "{line}");
+    site.kill_server();
+    // It has noticed, and is not there any more if it gave up.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    site.serve();
+    site.job(&["cancel", &id]).ok();
+    line.clear();
+    said.read_line(&mut line).unwrap();
+    let output = watching.wait_with_output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(line.contains("is cancelled") && complaint.contains("was cancelled"), "{line}: {complaint}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn an_agent_does_nothing_with_sets_of_another_repository() {
+    let sets = "[sets.there]\npaths = [\"HOME/etc\"]\nrepository = \"other\"\n\
+                [repositories.other]\nlocation = \"HOME/other\"\nkey-file = \"HOME/key\"\n";
+    let mut site = Site::new(sets, &[]);
+    site.start_agent();
+    let id = site.one(&["run", "ingest", "--host", "pg1", "--set", "there"])["id"].as_str().unwrap().to_owned();
+    let job = site.wait(&id, "failed");
+    assert!(job["message"].as_str().unwrap().contains("no set there of this repository"), "{job}");
 }
 
 #[test]

@@ -115,7 +115,6 @@ impl Memory {
         let what = || "the job that was taken".to_owned();
         let text = serde_json::to_vec(claim).map_err(std::io::Error::from).at(what)?;
         self.write(CLAIM, &text)?;
-        File::open(self.dir.join(CLAIM)).and_then(|file| file.sync_all()).at(what)?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).at(what)
     }
 
@@ -143,6 +142,8 @@ impl Memory {
         let mut file = tempfile::NamedTempFile::new_in(&self.dir).at(what)?;
         file.write_all(bytes).at(what)?;
         file.as_file().set_permissions(Permissions::from_mode(0o600)).at(what)?;
+        // Before it gets its name, which else may be that of an empty file after a crash.
+        file.as_file().sync_all().at(what)?;
         file.persist(&path).map_err(|e| e.error).at(what)?;
         Ok(())
     }

@@ -11,15 +11,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::agent::child;
-use crate::jobs::agent::work::{Setup, now};
+use crate::jobs::agent::work::{INTERRUPTED, PARTIAL, Setup, now};
 use crate::model::escape;
-use crate::model::id::to_hex;
+use crate::model::id::{random_bytes, to_hex};
 use crate::observe::Event;
 use crate::remote::control::client::JobClient;
 use crate::remote::control::{
-    ClaimRequest, EndReport, Job, JobKind, JobOutcome, JobProgress, MAX_MESSAGE, MAX_WAIT, ProgressReport, cut,
+    ClaimRequest, EndReport, Job, JobKind, JobOutcome, JobProgress, MAX_MESSAGE, MAX_WAIT, NewJob, ProgressReport, cut,
 };
 
 /// How often the server hears of a job that runs.
@@ -28,14 +28,12 @@ const SIGN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest pause after something that failed.
 const LONGEST: Duration = Duration::from_secs(60);
+/// The exit code of what failed.
+const FAILED: u8 = 1;
 /// The lock of what is about the whole repository. No set is called so.
 const REPOSITORY: &str = ".repository";
 /// The lock of who takes jobs.
 const ONLY: &str = ".jobs";
-/// The exit code of what was stopped.
-const INTERRUPTED: u8 = 130;
-/// The exit code of what was done, but not all of it.
-const PARTIAL: u8 = 3;
 
 /// Whom the agent asks for work.
 pub struct WorkSource {
@@ -142,7 +140,7 @@ impl Taker<'_> {
             return memory.keep_claim(&kept);
         }
         if kept.claim.is_empty() {
-            kept.claim = random()?;
+            kept.claim = to_hex(&random_bytes::<16>()?);
             memory.keep_claim(&kept)?;
         }
         let (host, kinds) = (self.source.host.clone(), self.source.kinds.clone());
@@ -179,12 +177,16 @@ impl Taker<'_> {
 
     /// The name of the lock that a job needs, if it may be run here at all.
     fn lock_name<'b>(&self, job: &'b Job) -> Result<&'b str> {
+        check(job)?;
         if job.host != self.source.host || !self.source.kinds.contains(&job.kind) {
             return Err(Error::invalid("the agent does not take such jobs: see the key jobs of its table [agent]"));
         }
         match &job.set {
             Some(set) if job.kind.has_set() && self.setup.names.contains(set) => Ok(set),
-            Some(set) => Err(Error::invalid(format!("the host has no set {}: see its yester sets", escape(set.as_bytes())))),
+            Some(set) => {
+                let set = escape(set.as_bytes());
+                Err(Error::invalid(format!("the host has no set {set} of this repository: see its yester sets")))
+            }
             None if job.kind.has_set() => Err(Error::invalid("the job names no set")),
             None => Ok(REPOSITORY),
         }
@@ -205,9 +207,9 @@ impl Taker<'_> {
         let Some(code) = result? else { return Ok(self.unbegun(claim, wanted.into_inner())) };
         let mut ended = EndReport { exit_code: Some(code), ..self.failed(claim, heard.message) };
         if let Some(summary) = &heard.summary {
-            let number = |names: [&str; 2]| names.into_iter().find_map(|name| summary.get(name)?.as_u64());
-            (ended.size, ended.added) =
-                (number(["total_bytes_processed", "bytes_restored"]), number(["data_added", "data_added"]));
+            let number = |name| summary.get(name).and_then(Value::as_u64);
+            ended.size = number("total_bytes_processed").or_else(|| number("bytes_restored"));
+            ended.added = number("data_added");
             let committed = summary.get("committed").and_then(Value::as_bool) == Some(true);
             ended.snapshot = summary.get("snapshot_id").and_then(Value::as_str).filter(|_| committed).map(str::to_owned);
         }
@@ -316,8 +318,10 @@ impl Taker<'_> {
         let state = text("state").unwrap_or_default();
         let mut ended = self.failed(&kept.claim, text("message").unwrap_or_else(|| format!("the run is {state}")));
         (ended.snapshot, ended.size) = (text("snapshot_id").filter(|_| job.kind == JobKind::Ingest), run["bytes"].as_u64());
-        if state == "complete" {
-            (ended.outcome, ended.message) = (JobOutcome::Done, None);
+        match state.as_str() {
+            "complete" => (ended.outcome, ended.message, ended.exit_code) = (JobOutcome::Done, None, Some(0)),
+            "incomplete" => ended.exit_code = Some(PARTIAL),
+            _ => {}
         }
         Ok(ended)
     }
@@ -327,20 +331,37 @@ impl Taker<'_> {
         let words = ["runs", "--json", "--kind", job.kind.name()].map(OsString::from);
         let set = job.set.as_ref().map(|set| OsString::from(format!("--set={set}")));
         let command: Vec<OsString> = self.setup.program.iter().cloned().chain(words).chain(set).collect();
-        let (mut found, mut last) = (None, String::new());
+        let (mut found, mut last, mut listed) = (None, String::new(), false);
+        let host = self.setup.host.as_str();
         let mut line = |line: &[u8]| {
             let Ok(run) = serde_json::from_slice::<Value>(line) else { return };
-            let started = run["started"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-            if found.is_none() && started.is_some_and(|started| started.as_second() >= kept.began) {
+            listed = true;
+            if found.is_none() && is_run(&run, host, kept.began) {
                 found = Some(run);
             }
         };
         let code = child::run(&command, lock, &AtomicBool::new(false), &mut line, &mut |line| last = escape(line))?;
         match code {
             0 => Ok(found),
+            // Other records are damaged, and nothing is known of more of them later.
+            FAILED if listed => Ok(found),
             _ => Err(Error::new(ErrorKind::Io, format!("what became of job {} cannot be told yet: {last}", job.id))),
         }
     }
+}
+
+/// Checks a job as the server has to: what it says becomes words of a command.
+fn check(job: &Job) -> Result<()> {
+    let Job { kind, host, set, snapshot, .. } = job.clone();
+    // Of other kinds it is what they made.
+    let snapshot = snapshot.filter(|_| kind == JobKind::Restore);
+    NewJob { kind, host, set, snapshot, backup: None }.check()
+}
+
+/// Whether this is a run of a host that began then, or later.
+fn is_run(run: &Value, host: &str, began: i64) -> bool {
+    let started = run["started"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    run["hostname"] == host && started.is_some_and(|started| started.as_second() >= began)
 }
 
 /// Takes over what a line of a command says.
@@ -371,8 +392,28 @@ fn said(job: &Job) -> String {
         .map_or_else(|| job.kind.name().to_owned(), |set| format!("{} of set {}", job.kind.name(), escape(set.as_bytes())))
 }
 
-fn random() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string())).at(|| "no random bytes".to_owned())?;
-    Ok(to_hex(&bytes))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lying_server_says_becomes_no_option() {
+        let job = |value: Value| {
+            let mut all = serde_json::json!({"id": "0123456789abcdef", "host": "h", "state": "running", "created_at": "",
+                "updated_at": "", "token": "", "is_downloadable": false, "cancel_requested": false, "lost": false});
+            all.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+            check(&serde_json::from_value::<Job>(all).unwrap()).is_ok()
+        };
+        let restore = |snapshot: &str| job(serde_json::json!({"kind": "restore", "set": "a", "snapshot": snapshot}));
+        assert!(restore("0123abcd") && job(serde_json::json!({"kind": "check"})));
+        assert!(!restore("--password-command=touch /tmp/x") && !restore("latest") && !restore(""));
+        assert!(!job(serde_json::json!({"kind": "restore"})) && !job(serde_json::json!({"kind": "prune", "set": "a"})));
+    }
+
+    #[test]
+    fn the_run_of_a_job_is_of_its_host_and_not_of_before() {
+        let run = |host: &str, started: &str| is_run(&serde_json::json!({"hostname": host, "started": started}), "h", 1000);
+        assert!(run("h", "1970-01-01T00:16:40.5Z"));
+        assert!(!run("g", "1970-01-01T00:16:40.5Z") && !run("h", "1970-01-01T00:16:39Z") && !run("h", ""));
+    }
 }

@@ -21,9 +21,9 @@ use crate::model::escape;
 use crate::observe::{Event, Observer};
 
 /// The exit code of what was stopped.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 /// The exit code of what was done, but not all of it.
-const PARTIAL: u8 = 3;
+pub(crate) const PARTIAL: u8 = 3;
 /// The most lines of a command that are held back.
 const LINES: usize = 100;
 
@@ -33,7 +33,7 @@ pub struct Setup {
     pub program: Vec<OsString>,
     /// The sets with a schedule.
     pub sets: BTreeMap<String, Set>,
-    /// The names of all sets.
+    /// The names of the sets that jobs may be about: those of the repository whose server is asked.
     pub names: BTreeSet<String>,
     /// Who is asked for jobs, if somebody is.
     pub source: Option<WorkSource>,

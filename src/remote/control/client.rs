@@ -1,6 +1,6 @@
 //! A client of the job API: one request after another, over one connection.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -17,12 +17,20 @@ use crate::remote::client::body::RequestBody;
 use crate::remote::client::fault::RequestFault;
 use crate::remote::client::transport::{RequestSender, ServerTarget, cause, connect};
 use crate::remote::control::{
-    ClaimRequest, EndReport, IDEMPOTENCY, Job, JobPage, NewJob, ProblemDetails, ProgressAnswer, ProgressReport, ROOT,
+    ClaimRequest, EndReport, IDEMPOTENCY, Job, JobPage, NewJob, ProblemDetails, ProgressAnswer, ProgressReport, ROOT, is_id,
 };
 use crate::remote::protocol::Code;
+use crate::remote::s3::sign::encoded;
 
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 8 << 20;
+
+/// How long the answer to a report may take.
+const BRIEF: Duration = Duration::from_secs(5);
+/// So often a server says that it is there while nothing happens.
+pub(crate) const SIGN: Duration = Duration::from_secs(15);
+/// How long is waited before a server that is away is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A client of the job API of a server.
 pub struct JobClient {
@@ -79,9 +87,11 @@ impl JobClient {
         self.call(Method::POST, "/jobs", Some(json(job)?), key, Duration::ZERO).and_then(|body| read(&body))
     }
 
-    /// A page of jobs. `query` begins with `?`, or is empty.
-    pub fn list(&self, query: &str) -> Result<JobPage> {
-        self.call(Method::GET, &format!("/jobs{query}"), None, None, Duration::ZERO).and_then(|body| read(&body))
+    /// A page of jobs: what is asked for in a list, as names and values (docs/api.md).
+    pub fn list(&self, fields: &[(&str, &str)]) -> Result<JobPage> {
+        let fields: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}={}", encoded(value.as_bytes(), b""))).collect();
+        self.call(Method::GET, &format!("/jobs?{}", fields.join("&")), None, None, Duration::ZERO).and_then(|body| read(&body))
     }
 
     /// One job.
@@ -98,12 +108,35 @@ impl JobClient {
     pub fn claim(&self, request: &ClaimRequest) -> Result<Option<Job>> {
         let wait = Duration::from_secs(request.wait);
         let body = self.call(Method::POST, "/agent/claim", Some(json(request)?), None, wait)?;
-        if body.is_empty() { Ok(None) } else { read(&body).map(Some) }
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let job: Job = read(&body)?;
+        match is_id(&job.id) {
+            true => Ok(Some(job)),
+            false => Err(broken("it names a job with what is no id")),
+        }
     }
 
-    /// Says how far a job is; whether it is to end.
+    /// Says how far a job is; whether it is to end. A server that does not answer is not waited for long: who stops the job
+    /// would wait as well.
     pub fn progress(&self, id: &str, report: &ProgressReport) -> Result<bool> {
-        let body = self.call(Method::POST, &format!("/agent/jobs/{id}/progress"), Some(json(report)?), None, Duration::ZERO)?;
+        let body = json(report)?;
+        let body = self.wait(async {
+            let told = async {
+                let path = format!("/agent/jobs/{id}/progress");
+                let answer = self.answer(Method::POST, &path, Some(body), None, Duration::ZERO).await?;
+                self.body(answer).await
+            };
+            match tokio::time::timeout(BRIEF, told).await {
+                Ok(told) => told,
+                Err(_) => {
+                    // It may be dead without knowing.
+                    *self.sender.lock().await = None;
+                    Err(broken(format!("no answer within {} s", BRIEF.as_secs())))
+                }
+            }
+        })?;
         read(&body).map(|answer: ProgressAnswer| answer.cancel)
     }
 
@@ -118,7 +151,7 @@ impl JobClient {
             let mut answer = self.answer(Method::GET, &format!("/jobs/{id}/events"), None, None, Duration::ZERO).await?;
             let mut text = Vec::new();
             loop {
-                let frame = tokio::time::timeout(self.timeout, answer.body_mut().frame());
+                let frame = tokio::time::timeout(self.timeout + SIGN, answer.body_mut().frame());
                 let frame = match frame.await.map_err(|_| broken("it sends nothing more"))? {
                     None => return Ok(()),
                     Some(frame) => frame.map_err(|e| broken(cause(&e)))?,
@@ -138,6 +171,36 @@ impl JobClient {
                 }
             }
         })
+    }
+
+    /// Gives every state of a job to `each`, until it is over or `each` says no. A server that goes away is waited for, as
+    /// long as the timeout says.
+    pub fn follow(&self, id: &str, mut each: impl FnMut(&Job) -> Result<()>) -> Result<Job> {
+        let (mut last, mut away): (Option<Job>, Option<Instant>) = (None, None);
+        loop {
+            let mut failed = Ok(());
+            let watched = self.watch(id, |job| {
+                away = None;
+                if last.as_ref() != Some(&job) {
+                    failed = each(&job);
+                }
+                let goes_on = failed.is_ok() && !job.state.is_over();
+                last = Some(job);
+                Ok(goes_on)
+            });
+            failed?;
+            let since = *away.get_or_insert_with(Instant::now);
+            let why = match (watched, &last) {
+                (_, Some(job)) if job.state.is_over() => return Ok(job.clone()),
+                (Err(e), Some(_)) if e.kind() == ErrorKind::Io => e,
+                (Err(e), _) => return Err(e),
+                (Ok(()), _) => broken(format!("it was stopped before job {id} was over: yester job watch {id} goes on")),
+            };
+            if since.elapsed() >= self.timeout {
+                return Err(why);
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -246,4 +309,24 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|e| broken(format!("its answer makes no sense: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::remote::control::JobProgress;
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_waited_for_long_with_a_report() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::https(format!("{}/web", silent.local_addr().unwrap()).as_bytes()).unwrap();
+        let token = Some(zeroize::Zeroizing::new("token".to_owned()));
+        let options = RemoteOptions { token, timeout: Duration::from_secs(3600), ..RemoteOptions::default() };
+        let client = JobClient::new(&address, &options).unwrap();
+        let report = ProgressReport { claim: String::new(), progress: JobProgress::default() };
+        let e = client.progress("0123456789abcdef", &report).unwrap_err();
+        assert!(e.kind() == ErrorKind::Io && e.to_string().contains("within 5 s"), "{e}");
+    }
 }

@@ -2,6 +2,8 @@
 
 pub mod client;
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +22,24 @@ pub(crate) const MAX_MESSAGE: usize = 1 << 10;
 pub(crate) const MAX_PAGE: usize = 1000;
 /// The longest that a request for work waits, in seconds.
 pub(crate) const MAX_WAIT: u64 = 55;
+
+/// The one of `all` whose name this is; `what` they are is for people.
+fn parse<T: Copy>(all: &[T], name: fn(T) -> &'static str, what: &str, text: &str) -> Result<T> {
+    all.iter().copied().find(|one| name(*one) == text).ok_or_else(|| {
+        let names = all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(", ");
+        Error::invalid(format!("{} is no {what}: there are {names}", crate::model::escape(text.as_bytes())))
+    })
+}
+
+/// Whether a text is lower-case hexadecimal digits, so many.
+pub(crate) fn is_hex(text: &str, count: RangeInclusive<usize>) -> bool {
+    count.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// Whether a text is the id of a job.
+pub(crate) fn is_id(text: &str) -> bool {
+    is_hex(text, 16..=16)
+}
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -54,11 +74,7 @@ impl JobKind {
 
     /// The kind of this name.
     pub fn parse(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
-        let names = Self::ALL.map(JobKind::name).join(", ");
-        found.ok_or_else(|| {
-            Error::invalid(format!("{} is no kind of job: there are {names}", crate::model::escape(text.as_bytes())))
-        })
+        parse(&Self::ALL, JobKind::name, "kind of job", text)
     }
 
     /// Whether it is about a set, and not about the whole repository.
@@ -104,11 +120,7 @@ impl JobStatus {
 
     /// The state of this name.
     pub fn parse(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|state| state.name() == text);
-        let names = Self::ALL.map(JobStatus::name).join(", ");
-        found.ok_or_else(|| {
-            Error::invalid(format!("{} is no state of a job: there are {names}", crate::model::escape(text.as_bytes())))
-        })
+        parse(&Self::ALL, JobStatus::name, "state of a job", text)
     }
 
     /// Whether nothing more happens.
@@ -164,11 +176,8 @@ impl NewJob {
         if self.snapshot.is_some() && self.backup.is_some() {
             return wrong("give snapshot or backup, not both".to_owned());
         }
-        let digits = |text: &str, least: usize| {
-            (least..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
         match &self.snapshot {
-            Some(id) if !digits(id, 8) => wrong("snapshot must be 8 to 64 hexadecimal digits".to_owned()),
+            Some(id) if !is_hex(id, 8..=64) => wrong("snapshot must be 8 to 64 hexadecimal digits".to_owned()),
             _ => Ok(()),
         }
     }

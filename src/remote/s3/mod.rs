@@ -37,7 +37,7 @@ pub(crate) mod gate;
 mod http;
 mod list;
 mod proof;
-mod sign;
+pub(super) mod sign;
 
 use address::StoreAddress;
 use fault::Trouble;

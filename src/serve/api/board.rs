@@ -3,21 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::model::SnapshotId;
-use crate::model::id::to_hex;
+use crate::model::id::{random_bytes, to_hex};
 use crate::remote::control::{
     ClaimRequest, EndReport, Job, JobKind, JobOutcome, JobPage, JobProgress, JobStatus, MAX_MESSAGE, MAX_PAGE, NewJob,
-    ProgressReport, cut,
+    ProgressReport, cut, is_id,
 };
 use crate::remote::protocol::{Code, Refusal};
-use crate::serve::api::ledger::{JobEvent, JobMark, Ledger, Wish, is_id};
+use crate::serve::api::ledger::{JobEvent, JobMark, Ledger, Wish};
 use crate::serve::objects::hosted::refuse;
+use crate::serve::objects::in_turn;
 
 /// The most jobs of one token that are kept. Of more the oldest that are over go.
 const PER_TOKEN: usize = 10_000;
@@ -37,11 +39,14 @@ struct BoardEntry {
     heard: Instant,
     /// The same in milliseconds since 1970; 0 for never.
     heard_at: i64,
+    /// That was too long ago.
+    lost: bool,
 }
 
 impl BoardEntry {
     fn new(wish: Wish, events: Vec<JobEvent>) -> Self {
-        BoardEntry { wish, events, progress: None, heard: Instant::now(), heard_at: 0 }
+        let lost = events.iter().any(|event| matches!(event.mark, JobMark::Lost));
+        BoardEntry { wish, events, progress: None, heard: Instant::now(), heard_at: 0, lost }
     }
 
     fn claim(&self) -> Option<(&str, &str, &str)> {
@@ -62,13 +67,12 @@ impl BoardEntry {
 
     /// Whether its agent was last heard of too long ago.
     fn is_lost(&self) -> bool {
-        let lost = self.events.iter().find(|event| matches!(event.mark, JobMark::Lost));
-        self.ended().is_none() && lost.is_some_and(|lost| lost.at >= self.heard_at)
+        self.lost && self.ended().is_none()
     }
 
     /// Notes that its agent was heard of.
     fn hear(&mut self) {
-        (self.heard, self.heard_at) = (Instant::now(), now());
+        (self.heard, self.heard_at, self.lost) = (Instant::now(), now(), false);
     }
 
     fn status(&self) -> JobStatus {
@@ -110,6 +114,8 @@ struct Jobs {
     running: BTreeSet<String>,
     /// Those that were taken, by token and claim.
     claims: BTreeMap<(String, String), String>,
+    /// How many each token has asked for.
+    counts: BTreeMap<String, usize>,
 }
 
 impl Jobs {
@@ -123,8 +129,31 @@ impl Jobs {
 
     fn add(&mut self, id: String, entry: BoardEntry) {
         self.order.insert((entry.wish.at, id.clone()));
+        *self.counts.entry(entry.wish.token.clone()).or_default() += 1;
         self.all.insert(id.clone(), entry);
         self.sort(&id);
+    }
+
+    /// Takes out a job that is over.
+    fn remove(&mut self, id: &str) {
+        let Some(entry) = self.all.remove(id) else { return };
+        if let Some((_, token, claim)) = entry.claim() {
+            self.claims.remove(&(token.to_owned(), claim.to_owned()));
+        }
+        if let Some(count) = self.counts.get_mut(&entry.wish.token) {
+            *count -= 1;
+        }
+        self.counts.retain(|_, count| *count > 0);
+        self.order.remove(&(entry.wish.at, id.to_owned()));
+    }
+
+    /// The oldest job that is over, of a token or of any.
+    fn oldest(&self, token: Option<&str>) -> Option<String> {
+        // One that is lost may still tell how it ended.
+        let silent = |entry: &BoardEntry| entry.is_lost() && entry.wish.at > now().saturating_sub(LONG_LOST);
+        let over = |entry: &BoardEntry| entry.status().is_over() && !silent(entry);
+        let wanted = |entry: &BoardEntry| token.is_none_or(|token| entry.wish.token == token) && over(entry);
+        self.order.iter().find(|(_, id)| self.all.get(id).is_some_and(wanted)).map(|(_, id)| id.clone())
     }
 
     /// Puts a job where its state belongs.
@@ -150,6 +179,10 @@ impl Jobs {
 pub(crate) struct Board {
     ledger: Ledger,
     jobs: Mutex<Jobs>,
+    /// Who works with the jobs: the others wait for it without a thread.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The most jobs of one token, and in all.
+    most: (usize, usize),
     silence: Duration,
     /// Counts what happens, for those who wait.
     changes: channel::Sender<u64>,
@@ -184,7 +217,17 @@ impl Board {
         for (id, (wish, events)) in ledger.all()? {
             jobs.add(id, BoardEntry::new(wish, events));
         }
-        Ok(Board { ledger, jobs: Mutex::new(jobs), silence, changes: channel::Sender::new(0), wanted: Mutex::default() })
+        let (jobs, changes, most) = (Mutex::new(jobs), channel::Sender::new(0), (PER_TOKEN, IN_ALL));
+        Ok(Board { ledger, jobs, turn: Arc::default(), most, silence, changes, wanted: Mutex::default() })
+    }
+
+    /// Works with the jobs, off the threads that serve connections.
+    pub(crate) async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Board) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let board = self.clone();
+        in_turn(&self.turn, move || work(&board)).await
     }
 
     /// Hears of everything that happens.
@@ -215,7 +258,10 @@ impl Board {
         let event = JobEvent { at: now(), mark };
         let written = self.ledger.event(id, entry.events.len() + 1, &event).map_err(|e| refuse(&e))?;
         match written {
-            true => entry.events.push(event),
+            true => {
+                entry.lost |= matches!(event.mark, JobMark::Lost);
+                entry.events.push(event);
+            }
             false => entry.events = self.ledger.events(id).map_err(|e| refuse(&e))?,
         }
         jobs.sort(id);
@@ -229,7 +275,7 @@ impl Board {
         let lost: Vec<String> = jobs.running.iter().filter(silent).cloned().collect();
         for id in lost {
             if let Some(entry) = jobs.all.get_mut(&id).filter(|entry| entry.has(|mark| matches!(mark, JobMark::Lost))) {
-                entry.heard_at = 0;
+                entry.lost = true;
                 jobs.sort(&id);
                 self.changed();
                 continue;
@@ -253,7 +299,7 @@ impl Board {
                 hasher.update(token.as_bytes()).update(&[0]).update(key.as_bytes());
                 hasher.finalize().to_hex()[..16].to_owned()
             }
-            None => random()?,
+            None => to_hex(&random_bytes::<8>().map_err(|e| refuse(&e))?),
         };
         if let Some(backup) = job.backup.clone()
             && !jobs.all.contains_key(&id)
@@ -286,28 +332,22 @@ impl Board {
 
     /// Makes room for one more job of a token.
     fn make_room(&self, jobs: &mut Jobs, token: &str) -> Result<(), Refusal> {
-        let own = |id: &str| jobs.all.get(id).filter(|entry| entry.wish.token == token);
-        if jobs.order.len() < PER_TOKEN || jobs.order.iter().filter(|(_, id)| own(id).is_some()).count() < PER_TOKEN {
-            return match jobs.order.len() < IN_ALL {
-                true => Ok(()),
-                false => Err(Refusal::new(Code::Quota, format!("the repository has {IN_ALL} jobs, the most it may have"))),
-            };
-        }
-        // One that is lost may still tell how it ended.
-        let silent = |entry: &BoardEntry| entry.is_lost() && entry.wish.at > now() - LONG_LOST;
-        let over = |id: &str| own(id).is_some_and(|entry| entry.status().is_over() && !silent(entry));
-        let Some(oldest) = jobs.order.iter().find(|(_, id)| over(id)).cloned() else {
-            let text = format!(
-                "this token has {PER_TOKEN} jobs that are not over, the most it may have: cancel some, or start the agents"
-            );
-            return Err(Refusal::new(Code::TooMany, text));
+        let (of_token, in_all) = self.most;
+        let oldest = if jobs.counts.get(token).is_some_and(|count| *count >= of_token) {
+            jobs.oldest(Some(token)).ok_or_else(|| {
+                let text = "jobs that are not over, the most it may have: cancel some, or start the agents";
+                Refusal::new(Code::TooMany, format!("this token has {of_token} {text}"))
+            })?
+        } else if jobs.order.len() >= in_all {
+            jobs.oldest(None).ok_or_else(|| {
+                let text = "jobs that are not over, the most it may have: cancel some, or start the agents";
+                Refusal::new(Code::Quota, format!("the repository has {in_all} {text}"))
+            })?
+        } else {
+            return Ok(());
         };
-        let events = jobs.all.get(&oldest.1).map_or(0, |entry| entry.events.len());
-        self.ledger.remove(&oldest.1, events).map_err(|e| refuse(&e))?;
-        if let Some((_, token, claim)) = jobs.all.remove(&oldest.1).as_ref().and_then(BoardEntry::claim) {
-            jobs.claims.remove(&(token.to_owned(), claim.to_owned()));
-        }
-        jobs.order.remove(&oldest);
+        self.ledger.remove(&oldest).map_err(|e| refuse(&e))?;
+        jobs.remove(&oldest);
         Ok(())
     }
 
@@ -333,16 +373,16 @@ impl Board {
         };
         let mut page = JobPage { jobs: Vec::new(), next: None };
         for (_, id) in range {
-            let Some(entry) = jobs.all.get(id).filter(|entry| filter.wants(&entry.wish.job)) else { continue };
-            let job = judged(view(id, entry), is_there);
-            if filter.state.is_some_and(|state| state != job.state) {
-                continue;
-            }
+            let Some(entry) = jobs.all.get(id).filter(|entry| filter.wants(entry)) else { continue };
+            // Before the disk is asked. What comes may be one that is not wanted: then the next page is empty.
             if page.jobs.len() == limit {
                 page.next = page.jobs.last().map(|last| last.id.clone());
                 break;
             }
-            page.jobs.push(job);
+            let job = judged(view(id, entry), is_there);
+            if filter.state.is_none_or(|state| state == job.state) {
+                page.jobs.push(job);
+            }
         }
         Ok(page)
     }
@@ -445,8 +485,12 @@ impl Board {
 }
 
 impl JobFilter {
-    fn wants(&self, job: &NewJob) -> bool {
-        self.host.as_ref().is_none_or(|host| *host == job.host)
+    /// Whether it is in question, as far as that can be told without the disk.
+    fn wants(&self, entry: &BoardEntry) -> bool {
+        let (job, status) = (&entry.wish.job, entry.status());
+        let state = self.state.map(|state| if state == JobStatus::Deleted { JobStatus::Done } else { state });
+        state.is_none_or(|state| state == status)
+            && self.host.as_ref().is_none_or(|host| *host == job.host)
             && self.set.as_ref().is_none_or(|set| job.set.as_ref() == Some(set))
             && self.kind.is_none_or(|kind| kind == job.kind)
     }
@@ -466,13 +510,6 @@ fn made_by(jobs: &Jobs, job: &NewJob, backup: &str) -> Result<String, Refusal> {
         Some(JobMark::Ended { snapshot: Some(snapshot), .. }) => Ok(snapshot.clone()),
         _ => Err(conflict(format!("job {backup} has made no snapshot"))),
     }
-}
-
-fn random() -> Result<String, Refusal> {
-    let mut bytes = [0; 8];
-    let failed = |e| refuse(&Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")));
-    getrandom::fill(&mut bytes).map_err(failed)?;
-    Ok(to_hex(&bytes))
 }
 
 /// A job as others see it.
@@ -527,3 +564,6 @@ fn judged(mut job: Job, is_there: &dyn Fn(SnapshotId) -> bool) -> Job {
     }
     job
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,11 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch as channel};
 
 use crate::remote::control::Job;
+use crate::remote::control::client::SIGN;
 use crate::remote::protocol::Refusal;
 use crate::serve::api::board::Board;
-use crate::serve::objects::blocking;
 use crate::serve::objects::hosted::Hosted;
 
-/// So often something is sent, so that both sides know that the other is there.
-const SIGN: Duration = Duration::from_secs(15);
 /// Two events of a job are this far apart at least.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -35,8 +33,8 @@ struct Watcher {
 
 impl Watcher {
     async fn look(&self) -> Result<Job, Refusal> {
-        let (board, hosted, id) = (self.board.clone(), self.hosted.clone(), self.id.clone());
-        blocking(move || board.job(&id, &|snapshot| hosted.keeps(snapshot))).await
+        let (hosted, id) = (self.hosted.clone(), self.id.clone());
+        self.board.with(move |board| board.job(&id, &|snapshot| hosted.keeps(snapshot))).await
     }
 
     /// The next event; `None` after the last.

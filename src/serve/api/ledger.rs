@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{IoContext, Result};
-use crate::remote::control::{JobOutcome, NewJob};
+use crate::remote::control::{JobOutcome, NewJob, is_id};
 
 /// Where they are, below the repository's directory.
 const DIRECTORY: &str = ".jobs";
@@ -36,7 +36,7 @@ pub(crate) struct Wish {
 pub(crate) enum JobMark {
     /// An agent took it.
     Claimed {
-        /// The agent's host and process, for people.
+        /// The agent's host, for people.
         agent: String,
         /// Its token.
         token: String,
@@ -82,11 +82,6 @@ pub(crate) struct JobEvent {
     /// What.
     #[serde(flatten)]
     pub(crate) mark: JobMark,
-}
-
-/// Whether a text is the id of a job.
-pub(crate) fn is_id(text: &str) -> bool {
-    text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// The directory.
@@ -158,11 +153,15 @@ impl Ledger {
                 // Its writer was killed: nothing counts on it.
                 let _ = fs::remove_file(self.directory.join(id));
             }
+            if let Some((of, _)) = id.split_once('.').filter(|(of, _)| is_id(of)) {
+                self.drop_stray(of, id);
+            }
             if !is_id(id) {
                 continue;
             }
             match self.read::<Wish>(id)? {
-                Some(Some(wish)) if wish.job.check().is_ok() => {
+                // What `backup` stood for is kept beside it.
+                Some(Some(wish)) if (NewJob { backup: None, ..wish.job.clone() }).check().is_ok() => {
                     out.insert(id.to_owned(), (wish, self.events(id)?));
                 }
                 Some(_) => tracing::error!(job = id, "the record of a job is damaged, so it is left out"),
@@ -170,6 +169,17 @@ impl Ledger {
             }
         }
         Ok(out)
+    }
+
+    /// Removes something that happened to a job that is not there: its server was killed while it removed the job. A job
+    /// that gets the same id, which a key gives again, must not take it for its own.
+    fn drop_stray(&self, id: &str, name: &str) {
+        let wish = fs::symlink_metadata(self.directory.join(id));
+        if wish.is_err_and(|e| e.kind() == IoKind::NotFound)
+            && let Err(e) = fs::remove_file(self.directory.join(name))
+        {
+            tracing::error!(job = id, error = %e, "cannot remove what is left of a job");
+        }
     }
 
     /// The value of a file: `None` if it is not there, `Some(None)` if it makes no sense.
@@ -185,14 +195,14 @@ impl Ledger {
 
     /// Removes a job that is over. The wish goes first: without it what happened means nothing, and the other way round the
     /// job would be wanted again.
-    pub(super) fn remove(&self, id: &str, events: usize) -> Result<()> {
+    pub(super) fn remove(&self, id: &str) -> Result<()> {
         let what = || format!("cannot remove job {id}");
-        fs::remove_file(self.directory.join(id)).at(what)?;
+        let gone = |name: String| match fs::remove_file(self.directory.join(name)) {
+            Err(e) if e.kind() != IoKind::NotFound => Err(e).at(what),
+            _ => Ok(()),
+        };
+        gone(id.to_owned())?;
         File::open(&self.directory).and_then(|directory| directory.sync_all()).at(what)?;
-        for n in 1..=events {
-            // One that stays is some bytes.
-            let _ = fs::remove_file(self.directory.join(format!("{id}.{n}")));
-        }
-        Ok(())
+        (1..=MOST).try_for_each(|n| gone(format!("{id}.{n}")))
     }
 }

@@ -15,14 +15,14 @@ use serde::de::DeserializeOwned;
 
 use crate::remote::control::{
     ClaimRequest, EndReport, IDEMPOTENCY, Job, JobKind, JobPage, JobStatus, MAX_BODY, MAX_PAGE, MAX_WAIT, NewJob, ProblemDetails,
-    ProgressAnswer, ProgressReport, SetJobs,
+    ProgressAnswer, ProgressReport, SetJobs, is_hex,
 };
 use crate::remote::protocol::{Capability, Code, Refusal};
 use crate::serve::api::board::{Board, JobFilter};
 use crate::serve::api::{document, drain, events, problem};
 use crate::serve::objects::connections::Asker;
-use crate::serve::objects::hosted::{Hosted, refuse};
-use crate::serve::objects::{Admitted, Server, blocking};
+use crate::serve::objects::hosted::Hosted;
+use crate::serve::objects::{Admitted, Server};
 
 /// The longest Idempotency-Key.
 const KEY: usize = 256;
@@ -109,20 +109,29 @@ struct Entered {
 async fn enter((State(server), Extension(asker), headers): &Ask, capability: Capability, what: &str) -> Result<Entered, Refusal> {
     let admitted = server.admit(&with_bearer(headers), asker).await?;
     admitted.who.needs(capability, what)?;
-    let (hosted, silence) = (admitted.hosted.clone(), server.silence());
-    let board = blocking(move || hosted.board(silence).map_err(|e| refuse(&e))).await?;
+    let board = admitted.hosted.board(server.silence()).await?;
     Ok(Entered { admitted, board })
 }
 
 impl Entered {
-    /// Works with the jobs, off the threads that serve connections.
+    /// Works with the jobs.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Board, &Hosted, &str) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (board, hosted, token) = (self.board.clone(), self.admitted.hosted.clone(), self.admitted.who.id.clone());
-        blocking(move || work(&board, &hosted, &token)).await
+        let (hosted, token) = (self.admitted.hosted.clone(), self.admitted.who.id.clone());
+        self.board.with(move |board| work(board, &hosted, &token)).await
     }
+}
+
+/// Answers who may ask for jobs with what the work gives.
+async fn respond<T: serde::Serialize + Send + 'static>(
+    ask: Ask,
+    what: &str,
+    work: impl FnOnce(&Board, &Hosted, &str) -> Result<T, Refusal> + Send + 'static,
+) -> ApiResult {
+    let entered = enter(&ask, Capability::Jobs, what).await?;
+    Ok(json(StatusCode::OK, &entered.with(work).await?))
 }
 
 /// The same headers, where a token that came as a password (`curl -u any:TOKEN`) is a bearer's.
@@ -241,10 +250,8 @@ pub(crate) async fn list(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> ApiResult {
-    let entered = enter(&(state, asker, headers), Capability::Jobs, "list jobs").await?;
-    let filter = filter(query.as_deref())?;
-    let page = entered.with(move |board, hosted, _| board.list(&filter, &|id| hosted.keeps(id))).await?;
-    Ok(json(StatusCode::OK, &page))
+    let work = move |board: &Board, hosted: &Hosted, _: &str| board.list(&filter(query.as_deref())?, &|id| hosted.keeps(id));
+    respond((state, asker, headers), "list jobs", work).await
 }
 
 /// Ask for a job
@@ -281,9 +288,8 @@ pub(crate) async fn show(
     asker: Extension<Asker>,
     headers: HeaderMap,
 ) -> ApiResult {
-    let entered = enter(&(state, asker, headers), Capability::Jobs, "see jobs").await?;
-    let job = entered.with(move |board, hosted, _| board.job(&id, &|id| hosted.keeps(id))).await?;
-    Ok(json(StatusCode::OK, &job))
+    let work = move |board: &Board, hosted: &Hosted, _: &str| board.job(&id, &|id| hosted.keeps(id));
+    respond((state, asker, headers), "see jobs", work).await
 }
 
 /// Cancel a job: one that is queued is over, one that runs is asked to end
@@ -295,10 +301,12 @@ pub(crate) async fn cancel(
     asker: Extension<Asker>,
     headers: HeaderMap,
 ) -> ApiResult {
-    let entered = enter(&(state, asker, headers), Capability::Jobs, "cancel jobs").await?;
-    let job = entered.with(move |board, _, token| board.cancel(&id, token)).await?;
-    tracing::info!(token = entered.admitted.who.id, job = job.id, "a job is cancelled");
-    Ok(json(StatusCode::OK, &job))
+    let work = move |board: &Board, _: &Hosted, token: &str| {
+        let job = board.cancel(&id, token)?;
+        tracing::info!(token, job = job.id, "a job is cancelled");
+        Ok(job)
+    };
+    respond((state, asker, headers), "cancel jobs", work).await
 }
 
 /// Watch a job: every state as a server-sent event `job`, until it is over
@@ -313,8 +321,8 @@ pub(crate) async fn watch(
 ) -> ApiResult {
     let ending = state.ending();
     let Entered { admitted, board } = enter(&(state, asker, headers), Capability::Jobs, "watch jobs").await?;
-    let (asked, wanted) = (board.clone(), id.clone());
-    blocking(move || asked.job(&wanted, &|_| true)).await?;
+    let wanted = id.clone();
+    board.with(move |board| board.job(&wanted, &|_| true)).await?;
     Ok(events::stream(board, admitted.hosted, id, ending, admitted.request))
 }
 
@@ -328,7 +336,6 @@ pub(crate) async fn of_set(
     asker: Extension<Asker>,
     headers: HeaderMap,
 ) -> ApiResult {
-    let entered = enter(&(state, asker, headers), Capability::Jobs, "list jobs").await?;
     let of = move |board: &Board, hosted: &Hosted, _: &str| {
         let newest = |kind| {
             let (host, set) = (Some(host.clone()), Some(set.clone()));
@@ -342,7 +349,7 @@ pub(crate) async fn of_set(
             set: set.clone(),
         })
     };
-    Ok(json(StatusCode::OK, &entered.with(of).await?))
+    respond((state, asker, headers), "list jobs", of).await
 }
 
 /// Take a job (for agents): waits until there is one
@@ -354,8 +361,7 @@ pub(crate) async fn claim(state: State<Arc<Server>>, asker: Extension<Asker>, he
     let ask = (state, asker, headers);
     let entered = enter(&ask, Capability::Agent, "take jobs").await?;
     let request: ClaimRequest = read(body, &ask.2).await?;
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    if !(16..=64).contains(&request.claim.len()) || !digits(&request.claim) {
+    if !is_hex(&request.claim, 16..=64) {
         return Err(invalid("claim must be 16 to 64 hexadecimal digits").into());
     }
     if !(1..=253).contains(&request.host.len()) {

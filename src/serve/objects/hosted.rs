@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -15,7 +15,7 @@ use crate::model::{RepositoryId, SnapshotId};
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::api::board::Board;
 use crate::serve::objects::account::{Account, Usage};
-use crate::serve::objects::shape;
+use crate::serve::objects::{in_turn, shape};
 use crate::storage::directory::DirectoryStorage;
 use crate::storage::receipts::{self, WRITERS};
 use crate::storage::upload::Upload;
@@ -41,7 +41,9 @@ pub(crate) struct Hosted {
     /// The repository that its configuration named last.
     repository: Mutex<Option<RepositoryId>>,
     /// Its jobs, once somebody has asked for them.
-    board: Mutex<Option<Arc<Board>>>,
+    board: OnceLock<Arc<Board>>,
+    /// One reads them.
+    opening: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The longest object that says which repository this is.
@@ -58,8 +60,8 @@ impl Hosted {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
-        let hosted =
-            Hosted { storage, directory, account: Mutex::default(), repository: Mutex::default(), board: Mutex::default() };
+        let (account, repository, board, opening) = Default::default();
+        let hosted = Hosted { storage, directory, account, repository, board, opening };
         hosted.drop_stale_claims();
         Ok(Arc::new(hosted))
     }
@@ -76,12 +78,19 @@ impl Hosted {
     }
 
     /// Its jobs, where an agent is lost after so much silence. Reads them the first time.
-    pub(crate) fn board(&self, silence: Duration) -> Result<Arc<Board>> {
-        let mut board = self.board.lock();
-        match &*board {
-            Some(board) => Ok(board.clone()),
-            None => Ok(board.insert(Arc::new(Board::open(self.storage.path(), silence)?)).clone()),
+    pub(crate) async fn board(self: &Arc<Self>, silence: Duration) -> Result<Arc<Board>, Refusal> {
+        if let Some(board) = self.board.get() {
+            return Ok(board.clone());
         }
+        let hosted = self.clone();
+        in_turn(&self.opening, move || {
+            if let Some(board) = hosted.board.get() {
+                return Ok(board.clone());
+            }
+            let board = Arc::new(Board::open(hosted.storage.path(), silence).map_err(|e| refuse(&e))?);
+            Ok(hosted.board.get_or_init(|| board).clone())
+        })
+        .await
     }
 
     /// Whether a snapshot is there, and not forgotten.

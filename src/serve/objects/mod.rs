@@ -79,6 +79,19 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// The same, one after the other: who waits for the turn has no thread, and who goes away keeps it until the work is done.
+pub(crate) async fn in_turn<T: Send + 'static>(
+    turn: &Arc<tokio::sync::Mutex<()>>,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let turn = turn.clone().lock_owned().await;
+    blocking(move || {
+        let _turn = turn;
+        work()
+    })
+    .await
+}
+
 impl Server {
     /// A server; `by_address` where the addresses of those who connect tell them apart.
     fn new(door: Door, limits: Limits, by_address: bool) -> Arc<Self> {
