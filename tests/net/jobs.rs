@@ -95,7 +95,7 @@ fn a_job_is_what_was_said_of_it_also_after_a_restart() {
     let keyed = asker.create(&wanted("h"), Some("once")).unwrap();
     let made = asker.create(&wanted("maker"), None).unwrap().id;
     asker.claim(&ClaimRequest { host: "maker".into(), ..claim(50) }).unwrap().unwrap();
-    asker.end(&made, &EndReport { snapshot: Some("ab".repeat(16)), ..end(50, JobOutcome::Done) }).unwrap();
+    asker.end(&made, &EndReport { snapshot: Some("ab".repeat(32)), ..end(50, JobOutcome::Done) }).unwrap();
     let of_backup = NewJob { kind: JobKind::Restore, backup: Some(made), ..wanted("elsewhere") };
     let restore = asker.create(&of_backup, Some("restore")).unwrap();
     for (word, id) in ids.iter().enumerate().take(4) {

@@ -328,22 +328,21 @@ impl Taker<'_> {
 
     /// The run that a job was, as the repository has it.
     fn run_of(&self, job: &Job, kept: &ClaimMemory, lock: File) -> Result<Option<Value>> {
-        let words = ["runs", "--json", "--kind", job.kind.name()].map(OsString::from);
-        let set = job.set.as_ref().map(|set| OsString::from(format!("--set={set}")));
-        let command: Vec<OsString> = self.setup.program.iter().cloned().chain(words).chain(set).collect();
+        let words = ["runs", "--json"].map(OsString::from);
+        let command: Vec<OsString> = self.setup.program.iter().cloned().chain(words).collect();
         let (mut found, mut last, mut listed) = (None, String::new(), false);
         let host = self.setup.host.as_str();
         let mut line = |line: &[u8]| {
             let Ok(run) = serde_json::from_slice::<Value>(line) else { return };
             listed = true;
-            if found.is_none() && is_run(&run, host, kept.began) {
+            if found.is_none() && is_run(&run, job, host, kept.began) {
                 found = Some(run);
             }
         };
         let code = child::run(&command, lock, &AtomicBool::new(false), &mut line, &mut |line| last = escape(line))?;
         match code {
             0 => Ok(found),
-            // Other records are damaged, and nothing is known of more of them later.
+            // All that can be read are listed: others are damaged, and stay so.
             FAILED if listed => Ok(found),
             _ => Err(Error::new(ErrorKind::Io, format!("what became of job {} cannot be told yet: {last}", job.id))),
         }
@@ -358,10 +357,11 @@ fn check(job: &Job) -> Result<()> {
     NewJob { kind, host, set, snapshot, backup: None }.check()
 }
 
-/// Whether this is a run of a host that began then, or later.
-fn is_run(run: &Value, host: &str, began: i64) -> bool {
+/// Whether this is the run of a job on a host, which began then, or later.
+fn is_run(run: &Value, job: &Job, host: &str, began: i64) -> bool {
     let started = run["started"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    run["hostname"] == host && started.is_some_and(|started| started.as_second() >= began)
+    let is_kind = run["kind"] == job.kind.name() && run["set"].as_str() == job.set.as_deref();
+    is_kind && run["hostname"] == host && started.is_some_and(|started| started.as_second() >= began)
 }
 
 /// Takes over what a line of a command says.
@@ -394,26 +394,35 @@ fn said(job: &Job) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    #[test]
-    fn what_a_lying_server_says_becomes_no_option() {
-        let job = |value: Value| {
-            let mut all = serde_json::json!({"id": "0123456789abcdef", "host": "h", "state": "running", "created_at": "",
-                "updated_at": "", "token": "", "is_downloadable": false, "cancel_requested": false, "lost": false});
-            all.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
-            check(&serde_json::from_value::<Job>(all).unwrap()).is_ok()
-        };
-        let restore = |snapshot: &str| job(serde_json::json!({"kind": "restore", "set": "a", "snapshot": snapshot}));
-        assert!(restore("0123abcd") && job(serde_json::json!({"kind": "check"})));
-        assert!(!restore("--password-command=touch /tmp/x") && !restore("latest") && !restore(""));
-        assert!(!job(serde_json::json!({"kind": "restore"})) && !job(serde_json::json!({"kind": "prune", "set": "a"})));
+    fn job(value: Value) -> Job {
+        let mut all = json!({"id": "0123456789abcdef", "host": "h", "state": "running", "created_at": "",
+            "updated_at": "", "token": "", "is_downloadable": false, "cancel_requested": false, "lost": false});
+        all.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
     }
 
     #[test]
-    fn the_run_of_a_job_is_of_its_host_and_not_of_before() {
-        let run = |host: &str, started: &str| is_run(&serde_json::json!({"hostname": host, "started": started}), "h", 1000);
-        assert!(run("h", "1970-01-01T00:16:40.5Z"));
-        assert!(!run("g", "1970-01-01T00:16:40.5Z") && !run("h", "1970-01-01T00:16:39Z") && !run("h", ""));
+    fn what_a_lying_server_says_becomes_no_option() {
+        let is_sound = |value| check(&job(value)).is_ok();
+        let restore = |snapshot: &str| is_sound(json!({"kind": "restore", "set": "a", "snapshot": snapshot}));
+        assert!(restore("0123abcd") && is_sound(json!({"kind": "check"})));
+        assert!(!restore("--password-command=touch /tmp/x") && !restore("latest") && !restore(""));
+        assert!(!is_sound(json!({"kind": "restore"})) && !is_sound(json!({"kind": "prune", "set": "a"})));
+    }
+
+    #[test]
+    fn the_run_of_a_job_is_of_its_host_and_set_and_not_of_before() {
+        let job = job(json!({"kind": "ingest", "set": "a"}));
+        let is = |kind: &str, host: &str, set: &str, started: &str| {
+            is_run(&json!({"kind": kind, "hostname": host, "set": set, "started": started}), &job, "h", 1000)
+        };
+        let (then, before) = ("1970-01-01T00:16:40.5Z", "1970-01-01T00:16:39Z");
+        assert!(is("ingest", "h", "a", then));
+        assert!(!is("ingest", "g", "a", then) && !is("ingest", "h", "b", then) && !is("restore", "h", "a", then));
+        assert!(!is("ingest", "h", "a", before) && !is("ingest", "h", "a", ""));
     }
 }
