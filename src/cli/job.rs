@@ -5,7 +5,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use yester::model::escape;
 use yester::remote::control::client::JobClient;
-use yester::remote::control::{Job, JobKind, JobProgress, JobStatus, NewJob};
+use yester::remote::control::{Job, JobKind, JobProgress, JobStatus, NewJob, is_hex};
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
@@ -133,11 +133,11 @@ fn ask(context: &Context, client: &JobClient, args: &RunJobArgs) -> Result<Outco
 
 /// The whole id of a job whose first digits are known.
 fn whole(client: &JobClient, id: &str) -> Result<String> {
-    if id.len() >= 16 || id.is_empty() || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return match id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
-            true => Ok(id.to_owned()),
-            false => Err(Error::invalid(format!("{} is no id of a job: yester job list has them", escape(id.as_bytes())))),
-        };
+    if is_hex(id, 16..=16) {
+        return Ok(id.to_owned());
+    }
+    if !is_hex(id, 1..=15) {
+        return Err(Error::invalid(format!("{} is no id of a job: yester job list has them", escape(id.as_bytes()))));
     }
     let jobs = client.list(&[("limit", "1000")])?.jobs;
     let found: Vec<&Job> = jobs.iter().filter(|job| job.id.starts_with(id)).collect();

@@ -238,9 +238,8 @@ impl Taker<'_> {
         let began = Instant::now();
         let mut out = |line: &[u8]| hear(line, heard, began);
         let mut err = |line: &[u8]| {
-            let value = serde_json::from_slice::<Value>(line).unwrap_or_default();
-            if value["message_type"] == "exit_error" || heard.lock().message.is_empty() {
-                let text = value["message"].as_str().map_or_else(|| escape(line), |text| escape(text.as_bytes()));
+            let (text, is_last) = complaint(line);
+            if is_last || heard.lock().message.is_empty() {
                 heard.lock().message = cut(text, MAX_MESSAGE);
             }
         };
@@ -314,16 +313,21 @@ impl Taker<'_> {
             let text = "the agent was ended while it ran, and the repository does not say that it came to its end";
             return Ok(self.failed(&kept.claim, text.to_owned()));
         };
+        Ok(self.ended_as(job, &kept.claim, &run))
+    }
+
+    /// The end of a job as the repository has its run.
+    fn ended_as(&self, job: &Job, claim: &str, run: &Value) -> EndReport {
         let text = |name: &str| run[name].as_str().map(str::to_owned);
         let state = text("state").unwrap_or_default();
-        let mut ended = self.failed(&kept.claim, text("message").unwrap_or_else(|| format!("the run is {state}")));
+        let mut ended = self.failed(claim, text("message").unwrap_or_else(|| format!("the run is {state}")));
         (ended.snapshot, ended.size) = (text("snapshot_id").filter(|_| job.kind == JobKind::Ingest), run["bytes"].as_u64());
         match state.as_str() {
             "complete" => (ended.outcome, ended.message, ended.exit_code) = (JobOutcome::Done, None, Some(0)),
             "incomplete" => ended.exit_code = Some(PARTIAL),
             _ => {}
         }
-        Ok(ended)
+        ended
     }
 
     /// The run that a job was, as the repository has it.
@@ -339,7 +343,13 @@ impl Taker<'_> {
                 found = Some(run);
             }
         };
-        let code = child::run(&command, lock, &AtomicBool::new(false), &mut line, &mut |line| last = escape(line))?;
+        let mut err = |line: &[u8]| {
+            let (text, is_last) = complaint(line);
+            if is_last || last.is_empty() {
+                last = text;
+            }
+        };
+        let code = child::run(&command, lock, &AtomicBool::new(false), &mut line, &mut err)?;
         match code {
             0 => Ok(found),
             // All that can be read are listed: others are damaged, and stay so.
@@ -362,6 +372,13 @@ fn is_run(run: &Value, job: &Job, host: &str, began: i64) -> bool {
     let started = run["started"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let is_kind = run["kind"] == job.kind.name() && run["set"].as_str() == job.set.as_deref();
     is_kind && run["hostname"] == host && started.is_some_and(|started| started.as_second() >= began)
+}
+
+/// What a line of the errors of a command says, and whether it says why the command failed.
+fn complaint(line: &[u8]) -> (String, bool) {
+    let value = serde_json::from_slice::<Value>(line).unwrap_or_default();
+    let text = value["message"].as_str().map_or_else(|| escape(line), |text| escape(text.as_bytes()));
+    (text, value["message_type"] == "exit_error")
 }
 
 /// Takes over what a line of a command says.
@@ -393,36 +410,4 @@ fn said(job: &Job) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn job(value: Value) -> Job {
-        let mut all = json!({"id": "0123456789abcdef", "host": "h", "state": "running", "created_at": "",
-            "updated_at": "", "token": "", "is_downloadable": false, "cancel_requested": false, "lost": false});
-        all.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
-        serde_json::from_value(all).unwrap()
-    }
-
-    #[test]
-    fn what_a_lying_server_says_becomes_no_option() {
-        let is_sound = |value| check(&job(value)).is_ok();
-        let restore = |snapshot: &str| is_sound(json!({"kind": "restore", "set": "a", "snapshot": snapshot}));
-        assert!(restore("0123abcd") && is_sound(json!({"kind": "check"})));
-        assert!(!restore("--password-command=touch /tmp/x") && !restore("latest") && !restore(""));
-        assert!(!is_sound(json!({"kind": "restore"})) && !is_sound(json!({"kind": "prune", "set": "a"})));
-    }
-
-    #[test]
-    fn the_run_of_a_job_is_of_its_host_and_set_and_not_of_before() {
-        let job = job(json!({"kind": "ingest", "set": "a"}));
-        let is = |kind: &str, host: &str, set: &str, started: &str| {
-            is_run(&json!({"kind": kind, "hostname": host, "set": set, "started": started}), &job, "h", 1000)
-        };
-        let (then, before) = ("1970-01-01T00:16:40.5Z", "1970-01-01T00:16:39Z");
-        assert!(is("ingest", "h", "a", then));
-        assert!(!is("ingest", "g", "a", then) && !is("ingest", "h", "b", then) && !is("restore", "h", "a", then));
-        assert!(!is("ingest", "h", "a", before) && !is("ingest", "h", "a", ""));
-    }
-}
+mod tests;

@@ -107,15 +107,7 @@ impl JobClient {
     /// Asks for work, and waits for it as long as the request says.
     pub fn claim(&self, request: &ClaimRequest) -> Result<Option<Job>> {
         let wait = Duration::from_secs(request.wait);
-        let body = self.call(Method::POST, "/agent/claim", Some(json(request)?), None, wait)?;
-        if body.is_empty() {
-            return Ok(None);
-        }
-        let job: Job = read(&body)?;
-        match is_id(&job.id) {
-            true => Ok(Some(job)),
-            false => Err(broken("it names a job with what is no id")),
-        }
+        taken(&self.call(Method::POST, "/agent/claim", Some(json(request)?), None, wait)?)
     }
 
     /// Says how far a job is; whether it is to end. A server that does not answer is not waited for long: who stops the job
@@ -311,12 +303,39 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|e| broken(format!("its answer makes no sense: {e}")))
 }
 
+/// The job that the answer to a claim has, if it has one. Its id is said to be one, since it becomes part of paths.
+fn taken(body: &[u8]) -> Result<Option<Job>> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let job: Job = read(body)?;
+    match is_id(&job.id) {
+        true => Ok(Some(job)),
+        false => Err(broken("it names a job with what is no id")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
     use super::*;
     use crate::remote::control::JobProgress;
+
+    #[test]
+    fn the_id_of_a_job_that_is_taken_is_digits_and_nothing_else() {
+        let answer = |id: &str| {
+            let rest = r#""kind":"check","host":"h","state":"running","created_at":"","updated_at":"","token":""#;
+            let flags = r#""is_downloadable":false,"cancel_requested":false,"lost":false"#;
+            taken(format!(r#"{{"id":"{id}",{rest}",{flags}}}"#).as_bytes())
+        };
+        assert_eq!(answer("0123456789abcdef").unwrap().unwrap().id, "0123456789abcdef");
+        assert!(taken(b"").unwrap().is_none());
+        for bad in ["", "../jobs/x/cancel?", "0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0"] {
+            let e = answer(bad).unwrap_err();
+            assert!(e.to_string().contains("no id"), "{bad}: {e}");
+        }
+    }
 
     #[test]
     fn a_server_that_does_not_answer_is_not_waited_for_long_with_a_report() {

@@ -32,7 +32,7 @@ fn parse<T: Copy>(all: &[T], name: fn(T) -> &'static str, what: &str, text: &str
 }
 
 /// Whether a text is lower-case hexadecimal digits, so many.
-pub(crate) fn is_hex(text: &str, count: RangeInclusive<usize>) -> bool {
+pub fn is_hex(text: &str, count: RangeInclusive<usize>) -> bool {
     count.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
@@ -215,7 +215,7 @@ pub struct Job {
     /// The agent that took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) agent: Option<String>,
-    /// The snapshot that was made, or that is restored.
+    /// The snapshot that was made; of a restore the one that was asked for: none if that is the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
     /// The bytes of content in the snapshot, or that were restored.
@@ -345,9 +345,9 @@ pub struct EndReport {
     /// Why it failed. What is longer than 1,024 bytes is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The snapshot that was made or restored.
+    /// The whole id of the snapshot that was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9a-f]{8,64}$")]
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub snapshot: Option<String>,
     /// The bytes of content in it, or that were restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -55,7 +55,7 @@ pub(crate) enum JobMark {
         /// Why.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
-        /// The snapshot that was made or restored.
+        /// The snapshot that was made.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<String>,
         /// The bytes of content.
