@@ -67,7 +67,7 @@ struct RunJobArgs {
     /// Restore the snapshot that this job made
     #[arg(long, value_name = "JOB")]
     backup: Option<String>,
-    /// A word of your own: the same word again is the same job, and no second one
+    /// A word of your own: the same word again is the same job, as long as the server keeps it
     #[arg(long, value_name = "WORD")]
     idempotency_key: Option<String>,
     /// Follow it to its end

@@ -82,7 +82,7 @@ impl JobClient {
         Ok(JobClient { target, authority: format!("{bracketed}:{port}"), token, timeout, sender, runtime: Some(runtime) })
     }
 
-    /// Asks for a job. With a key, a repeat is the same job.
+    /// Asks for a job. With a key, a repeat is the same job, as long as the server keeps that.
     pub fn create(&self, job: &NewJob, key: Option<&str>) -> Result<Job> {
         self.call(Method::POST, "/jobs", Some(json(job)?), key, Duration::ZERO).and_then(|body| read(&body))
     }

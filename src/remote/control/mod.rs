@@ -12,7 +12,7 @@ use crate::remote::protocol::{Code, Refusal};
 
 /// What all paths of the API begin with.
 pub(crate) const ROOT: &str = "/api/v1";
-/// The header that makes a repeat of a request the same job.
+/// The header that makes a repeat of a request the same job, as long as that is kept.
 pub(crate) const IDEMPOTENCY: &str = "idempotency-key";
 /// The longest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 << 10;

@@ -257,7 +257,7 @@ pub(crate) async fn list(
 /// Ask for a job
 #[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", request_body = NewJob,
     params(("Idempotency-Key" = Option<String>, Header, max_length = 256,
-        description = "a word of your own: a repeat with the same word is the same job")),
+        description = "a word of your own: a repeat with the same word is the same job, as long as that is kept")),
     responses((status = 202, body = Job), (status = "4XX", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 507, body = ProblemDetails, content_type = "application/problem+json")))]
 pub(crate) async fn create(state: State<Arc<Server>>, asker: Extension<Asker>, headers: HeaderMap, body: Body) -> ApiResult {
