@@ -22,10 +22,10 @@ use super::thaw_guard::ThawGuard;
 enum Still {
     /// Nothing stood still yet.
     Before,
-    /// It stands still since then.
+    /// It stands still since then, or is on its way to it.
     Frozen(Instant, Option<ThawGuard>),
-    /// It goes on again; it stood still for so long.
-    Thawed(Duration),
+    /// It goes on again; it stood still for so long. The guard is here for as long as something may still freeze.
+    Thawed(Duration, Option<ThawGuard>),
 }
 
 /// A member that stands still with others.
@@ -39,6 +39,8 @@ pub struct GroupStillness {
     still: Mutex<Still>,
     changed: Condvar,
     late: AtomicBool,
+    /// The hook that freezes has ended.
+    settled: AtomicBool,
 }
 
 impl GroupStillness {
@@ -59,6 +61,7 @@ impl GroupStillness {
             still: Mutex::new(Still::Before),
             changed: Condvar::new(),
             late: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
         })
     }
 
@@ -95,10 +98,9 @@ impl GroupStillness {
         *self.still.lock() = Still::Frozen(Instant::now(), guard);
         let watches = self.clone();
         std::thread::spawn(move || watches.watch());
-        self.runner.run("freeze")?;
-        if let Still::Frozen(_, Some(guard)) = &mut *self.still.lock() {
-            guard.frozen();
-        }
+        let frozen = self.runner.run("freeze");
+        self.settle()?;
+        frozen?;
         self.member.say(GroupStep::Frozen)?;
         self.member.wait_for(GroupStep::Barrier)?;
         if self.late.load(Ordering::Relaxed) {
@@ -107,15 +109,33 @@ impl GroupStillness {
         self.member.say(GroupStep::Cut)
     }
 
-    /// Thaws at the limit, and ends the ingest then.
+    /// The hook that freezes has ended. If that was after the limit, what it froze then is thawed.
+    fn settle(&self) -> Result<()> {
+        let mut still = self.still.lock();
+        self.settled.store(true, Ordering::Relaxed);
+        match &mut *still {
+            Still::Thawed(_, guard) => {
+                self.run_thaw(guard.take());
+                Err(self.too_late())
+            }
+            Still::Frozen(_, guard) => {
+                guard.iter_mut().for_each(ThawGuard::frozen);
+                Ok(())
+            }
+            Still::Before => Ok(()),
+        }
+    }
+
+    /// Ends the ingest at the limit, and thaws.
     fn watch(&self) {
         let mut still = self.still.lock();
         while let Still::Frozen(since, _) = *still {
             let left = self.limit.saturating_sub(since.elapsed());
             if left.is_zero() {
                 self.late.store(true, Ordering::Relaxed);
-                self.let_go(&mut still);
+                // Also a hook that freezes still.
                 self.stop.store(true, Ordering::Relaxed);
+                self.let_go(&mut still);
                 return;
             }
             self.changed.wait_for(&mut still, left);
@@ -124,13 +144,24 @@ impl GroupStillness {
 
     fn let_go(&self, still: &mut Still) {
         let Still::Frozen(since, guard) = std::mem::replace(still, Still::Before) else { return };
-        if let Err(e) = self.runner.run("thaw") {
-            self.logged.event(&Event::Warning { subject: b"hook thaw", message: &e.to_string() });
+        let guard = self.run_thaw(guard);
+        *still = Still::Thawed(since.elapsed(), guard);
+    }
+
+    /// Runs the hook. The guard is not needed any more if that was well; if it failed, the guard runs it once more. It is
+    /// answered while something may freeze after this.
+    fn run_thaw(&self, guard: Option<ThawGuard>) -> Option<ThawGuard> {
+        let thawed = self.runner.run("thaw");
+        if let Err(e) = &thawed {
+            self.logged.event(&Event::Warning { subject: b"hook thaw", message: &format!("{e}; it is run once more") });
         }
-        if let Some(guard) = guard {
+        if !self.settled.load(Ordering::Relaxed) {
+            return guard;
+        }
+        if let (Ok(()), Some(guard)) = (thawed, guard) {
             guard.thawed();
         }
-        *still = Still::Thawed(since.elapsed());
+        None
     }
 
     fn thaw(&self) -> Result<()> {
@@ -139,7 +170,7 @@ impl GroupStillness {
             self.let_go(&mut still);
             self.changed.notify_all();
         }
-        let Still::Thawed(stood) = *still else { return Ok(()) };
+        let Still::Thawed(stood, _) = *still else { return Ok(()) };
         drop(still);
         // The others see it by what comes next as well.
         let _ = self.member.thawed(stood);

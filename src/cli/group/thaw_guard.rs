@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use yester::jobs::config::keys::{Hook, Hooks};
@@ -28,7 +28,7 @@ const THAWED: u8 = b't';
 /// When, in milliseconds, and what is to be run: a command, its timeout, and its variables.
 type GuardOrder = (u64, Vec<String>, Option<String>, Vec<(Vec<u8>, Vec<u8>)>);
 
-/// The second process; it is told to end when this is dropped after [`ThawGuard::thawed`].
+/// The second process. It is told to end by [`ThawGuard::thawed`]; if this is dropped otherwise, it thaws.
 pub struct ThawGuard {
     process: Child,
     to: Option<ChildStdin>,
@@ -52,7 +52,7 @@ impl ThawGuard {
         Ok(ThawGuard { process, to })
     }
 
-    /// Tells it that the hook that freezes has ended.
+    /// Tells it that the hook that freezes has ended: nothing freezes any more.
     pub fn frozen(&mut self) {
         if let Some(to) = &mut self.to {
             let _ = to.write_all(&[FROZEN]);
@@ -85,19 +85,17 @@ pub fn run() {
     }
     let Ok((limit, command, timeout, variables)) = serde_json::from_slice::<GuardOrder>(&line) else { return };
     let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut said = Vec::new();
-        // Its end is told like everything else: by what it has not said.
-        let _ = input.read_to_end(&mut said);
-        let _ = tell.send(said);
-    });
+    // Its end is told by the end of this.
+    std::thread::spawn(move || input.bytes().map_while(Result::ok).try_for_each(|said| tell.send(said)));
     let until = Instant::now() + Duration::from_millis(limit);
-    let said = told.recv_timeout(until.saturating_duration_since(Instant::now()));
-    if said.as_ref().is_ok_and(|said| said.contains(&THAWED)) {
-        return;
-    }
-    // Cut off in the hook that freezes: that may be at work still, and freeze after this.
-    let again = said.is_ok_and(|said| !said.contains(&FROZEN));
+    let mut frozen = false;
+    let silent = loop {
+        match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(THAWED) => return,
+            Ok(said) => frozen |= said == FROZEN,
+            Err(why) => break why,
+        }
+    };
     let hook = Hook { command, timeout };
     let mut hooks = Hooks::default();
     hooks.thaw = Some(hook);
@@ -107,8 +105,14 @@ pub fn run() {
     }
     // Nobody is left who could be told.
     let _ = runner.run("thaw");
-    if again {
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
-        let _ = runner.run("thaw");
+    // If nobody said that the hook that freezes has ended, it may be at work still, and freeze after this.
+    match silent {
+        _ if frozen => return,
+        // Whoever ran it is gone: it has until the limit.
+        RecvTimeoutError::Disconnected => std::thread::sleep(until.saturating_duration_since(Instant::now())),
+        // Whoever runs it lives, and says when it has ended.
+        RecvTimeoutError::Timeout if told.recv().is_ok_and(|said| said == THAWED) => return,
+        RecvTimeoutError::Timeout => {}
     }
+    let _ = runner.run("thaw");
 }

@@ -128,3 +128,48 @@ fn a_member_that_is_interrupted_thaws_and_says_so() {
     assert_eq!(cluster.states(&id), ["failed"; 3]);
     fs::write(cluster.dir("db2").join("go"), "").unwrap();
 }
+
+#[test]
+fn what_freezes_only_after_the_limit_is_thawed() {
+    let cluster = Cluster::new(&["db1"]);
+    // It does not end when it is asked to, and freezes when it was thawed already.
+    let late = format!("trap '' TERM; sleep 4; touch {}", shown(&cluster.dir("db1").join("frozen")));
+    cluster.write("db1", &[("FREEZE", &late)]);
+    let id = cluster.create(&["--still-limit", "2s", "--limit", "5h"]);
+    let ended = cluster.join("db1", &id).end();
+    assert!(ended.code == Some(1) && ended.err.contains("longer than its limit"), "{}", ended.err);
+    assert!(!cluster.dir("db1").join("frozen").exists());
+    assert_eq!(cluster.states(&id), ["failed"; 2]);
+}
+
+#[test]
+fn what_freezes_only_after_the_second_process_thawed_is_thawed_again() {
+    let cluster = Cluster::new(&["db1"]);
+    let (frozen, go) = (cluster.dir("db1").join("frozen"), cluster.dir("db1").join("go"));
+    let dir = shown(&cluster.dir("db1"));
+    cluster.write("db1", &[("FREEZE", &format!("{}; touch {dir}/frozen", BLOCK.replace("DIR", &dir)))]);
+    let id = cluster.create(&["--still-limit", "15s", "--limit", "5h"]);
+    let taking = cluster.join("db1", &id);
+    until(|| cluster.dir("db1").join("here").exists(), "it freezes");
+    taking.signal(Signal::STOP);
+    cluster.until_thawed();
+    fs::write(&go, "").unwrap();
+    until(|| frozen.exists(), "it is frozen after that");
+    taking.signal(Signal::KILL);
+    cluster.until_thawed();
+    taking.end();
+}
+
+#[test]
+fn a_hook_that_fails_to_thaw_is_run_once_more() {
+    let cluster = Cluster::new(&["db1"]);
+    let dir = shown(&cluster.dir("db1"));
+    cluster.write(
+        "db1",
+        &[("rm -f DIR/frozen", &format!("test -e {dir}/once || {{ touch {dir}/once; exit 1; }}; rm -f {dir}/frozen"))],
+    );
+    let id = cluster.create(&[]);
+    let ended = cluster.join("db1", &id).end();
+    assert!(ended.err.contains("it is run once more"), "{}", ended.err);
+    cluster.until_thawed();
+}
