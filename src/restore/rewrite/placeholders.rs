@@ -36,7 +36,8 @@ impl Placeholders {
         self.fill_as(text, FilledText::Plain)
     }
 
-    /// The same, for a text or for an expression.
+    /// The same, in a text of this kind: in an expression or a replacement a value stands for itself, so what is special
+    /// there is escaped. Braces after `\p`, `\P`, `\x`, `\u` and `\U` are the expression's.
     pub(crate) fn fill_as(&self, text: &str, what: FilledText) -> Result<String> {
         let mut out = String::new();
         let mut rest = text;
