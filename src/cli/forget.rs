@@ -226,7 +226,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (going, series) = match args.names.is_empty() {
         true => {
             pins_are_known(&unread_annotations)?;
-            let groups = GroupStandings::read(&repo)?;
+            let groups = GroupStandings::read(&repo, now)?;
             by_policy(args, Policy { received: received.clone(), pinned, groups, ..keep.policy(args.group_by) }, &all, &filter)?
         }
         false => {

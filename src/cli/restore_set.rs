@@ -222,8 +222,12 @@ impl SetRestore<'_> {
             Outcome::Partial(text) => Some(format!("{text}: no command was run")),
             Outcome::Done => None,
         });
-        if failure.is_none() {
-            let done = self.beyond(&back, (display, logged), steps).and_then(|failure| self.with_others(failure));
+        // With others, what is not complete is taken back like what failed: they do that as well.
+        if failure.is_none() || self.together.is_some() {
+            let done = match failure.take() {
+                None => self.beyond(&back, (display, logged), steps).and_then(|failure| self.with_others(failure)),
+                failure => Ok(failure),
+            };
             if !matches!(done, Ok(None))
                 && let Some(staged) = staged.take()
             {
@@ -246,8 +250,7 @@ impl SetRestore<'_> {
     /// Says that all was exchanged, and waits until all others have said so; an error if one of them did not.
     fn with_others(&self, failure: Option<String>) -> Result<Option<String>> {
         let Some(member) = self.together.as_ref().filter(|_| failure.is_none()) else { return Ok(failure) };
-        member.say(GroupStep::Cut)?;
-        let verdict = member.decision(GroupStep::Verdict)?;
+        let verdict = member.exchanged()?;
         match verdict.goes_on {
             true => Ok(None),
             false => {

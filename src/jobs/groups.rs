@@ -15,8 +15,12 @@ use crate::repo::groups::state::{self, GroupView, Waited};
 use crate::repo::groups::{self, GroupEntries, GroupReader};
 use crate::sys::clock::now;
 
-/// How often it is looked what others have said.
+/// How often it is looked what others have said while members stand still.
 const POLL: Duration = Duration::from_millis(200);
+/// How often at the least: each look lists all groups.
+const SLOWEST: Duration = Duration::from_secs(2);
+/// Nothing was new for so many times as long as it is waited until the next look.
+const BACK_OFF: u32 = 10;
 /// How long what cannot be read is asked for again, beyond the limit of a wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -103,20 +107,42 @@ impl GroupWatch {
         self.view()
     }
 
-    /// Looks again and again, until the group is over or `limit` has passed; `told` sees each state.
+    /// How long until it is worth to look again: not long while somebody stands still.
+    fn gap(&self) -> Duration {
+        match state::stands_still(&self.records) {
+            true => POLL,
+            false => (self.news_seen.elapsed() / BACK_OFF).clamp(POLL, SLOWEST),
+        }
+    }
+
+    /// How long a repository that cannot be asked is asked again: for as long as members do.
+    fn patience(&self) -> Duration {
+        let limit = self.view().map(|view| Duration::from_millis(view.round.limit)).unwrap_or_default();
+        limit.saturating_add(PATIENCE.min(limit))
+    }
+
+    /// Looks again and again, until the group is over or `limit` has passed; `told` sees each state. What cannot be asked is
+    /// asked again, for as long as the members of the group do that.
     pub fn wait(&mut self, limit: Option<Duration>, stop: &AtomicBool, told: &mut dyn FnMut(&GroupView)) -> Result<GroupView> {
-        let began = Instant::now();
+        let (began, mut asked) = (Instant::now(), Instant::now());
         loop {
-            let view = self.look()?;
-            told(&view);
-            if view.over {
-                return Ok(view);
+            let is_late = || limit.is_some_and(|limit| began.elapsed() >= limit);
+            match self.look() {
+                Ok(view) => {
+                    asked = Instant::now();
+                    told(&view);
+                    if view.over {
+                        return Ok(view);
+                    }
+                    if is_late() {
+                        let text = format!("the group is still {} (yester group status {})", view.state.word(), self.id.short());
+                        return Err(Error::new(ErrorKind::Busy, text));
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::Corrupt || is_late() || asked.elapsed() >= self.patience() => return Err(e),
+                Err(_) => {}
             }
-            if limit.is_some_and(|limit| began.elapsed() >= limit) {
-                let text = format!("the group is still {} (yester group status {})", view.state.word(), self.id.short());
-                return Err(Error::new(ErrorKind::Busy, text));
-            }
-            pause(stop)?;
+            pause(stop, limit.map_or(SLOWEST, |limit| limit.saturating_sub(began.elapsed())).min(self.gap()))?;
         }
     }
 }
@@ -130,12 +156,18 @@ fn given_up(why: &[u8]) -> Error {
     Error::new(ErrorKind::Io, format!("the group was given up: {}", escape(why)))
 }
 
-fn pause(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        return Err(Error::new(ErrorKind::Interrupted, "interrupted while it waited for others of the group"));
+fn pause(stop: &AtomicBool, gap: Duration) -> Result<()> {
+    let until = Instant::now() + gap;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted while it waited for others of the group"));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(POLL));
     }
-    std::thread::sleep(POLL);
-    Ok(())
 }
 
 /// One member of a group: this process.
@@ -249,8 +281,13 @@ impl GroupMember {
     /// Says that its part will not come. Whoever is another member of the same name says nothing.
     pub fn failed(&self, why: &str) -> Result<()> {
         let joined = GroupSlot::of_member(self.member, GroupStep::Joined);
-        if !self.joined.load(Ordering::Relaxed) && self.watch.lock().said(joined).is_some() {
-            return Ok(());
+        if !self.joined.load(Ordering::Relaxed) {
+            let mut watch = self.watch.lock();
+            // The other one may have come since this was read.
+            watch.read()?;
+            if watch.said(joined).is_some() {
+                return Ok(());
+            }
         }
         self.put(GroupEntry { message: why.as_bytes().to_vec(), ..self.saying(GroupStep::Failed) })?;
         let _ = self.watch.lock().look();
@@ -280,6 +317,7 @@ impl GroupMember {
             if let Some(record) = watch.said(GroupSlot::of_round(step)) {
                 return Ok(record.clone());
             }
+            let gap = watch.gap();
             drop(watch);
             match looked {
                 // The decision cannot be made, or read, by anybody.
@@ -289,8 +327,28 @@ impl GroupMember {
                     return Err(e.context("the others of the group could not be asked in time"));
                 }
                 Ok(view) if view.over => return Err(given_up(&view.message)),
-                _ => pause(&self.stop)?,
+                _ => pause(&self.stop, gap)?,
             }
         }
+    }
+
+    /// Of a restore: says that this member has exchanged, and waits for what is decided. If it cannot be told, or waits for
+    /// no longer, it decides that all take back what they exchanged, unless somebody has decided before it: then that counts.
+    /// An error if not even that can be said or read.
+    pub fn exchanged(&self) -> Result<GroupEntry> {
+        let verdict = self.say(GroupStep::Cut).and_then(|()| self.decision(GroupStep::Verdict));
+        verdict.or_else(|e| {
+            let unknown = "it is not known whether the others keep what they exchanged (yester group status on one of them)";
+            match self.give_up(&e).map_err(|e| e.context(unknown))? {
+                verdict if verdict.goes_on => Ok(verdict),
+                _ => Err(e),
+            }
+        })
+    }
+
+    /// Decides that nothing stays of a restore, unless it is decided; answers what is.
+    fn give_up(&self, why: &Error) -> Result<GroupEntry> {
+        let message = format!("{} does not wait any longer: {why}", self.name()).into_bytes();
+        self.put(GroupEntry { message, ..saying(GroupSlot::of_round(GroupStep::Verdict)) })
     }
 }

@@ -145,12 +145,12 @@ pub struct GroupStandings {
 }
 
 impl GroupStandings {
-    /// As they are in a repository.
-    pub fn read(repo: &Repository) -> Result<Self> {
+    /// As they are in a repository. One of which nothing can come any more is over, also if nobody has said so.
+    pub fn read(repo: &Repository, now: Timestamp) -> Result<Self> {
         let mut out = GroupStandings::default();
         for (id, records) in groups::list(repo)?.rounds() {
             match state::view(records) {
-                Some(view) if !view.over => drop(out.open.insert(id)),
+                Some(view) if !view.over && state::is_under_way(records, now) => drop(out.open.insert(id)),
                 Some(view) if view.state != GroupState::Completed => drop(out.partial.insert(id)),
                 _ => {}
             }

@@ -29,7 +29,7 @@ impl GroupIngest {
         (runner, logged, stop): (&Arc<Runner>, &Arc<Logged>, &Arc<AtomicBool>),
         options: &mut IngestOptions,
     ) -> Result<Self> {
-        let id = super::find(repo, group)?;
+        let id = super::find_to_join(repo, group, |set| set == name)?;
         let as_member = member.map_or_else(|| options.host.clone(), |name| name.as_bytes().to_vec());
         let member = Arc::new(GroupMember::new(repo, id, (GroupRound::INGEST, &as_member), stop)?);
         let of = &member.round().set;

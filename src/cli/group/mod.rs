@@ -87,7 +87,7 @@ struct GroupCreateArgs {
 
 #[derive(Debug, Args)]
 struct JoinArgs {
-    /// Its id (or the first digits), or latest
+    /// Its id (or the first digits), or latest: the newest group of a set that this host has
     #[arg(value_name = "GROUP")]
     id: String,
     /// The member that this is [default: the host of the set]
@@ -134,7 +134,13 @@ pub fn run(context: &Context, args: &GroupArgs) -> Result<Outcome> {
 
 /// The id of the group that is meant.
 fn find(repo: &Repository, name: &str) -> Result<SnapshotId> {
-    groups::find(&groups::list(repo)?, name)
+    groups::find(&groups::list(repo)?, name, |_| true)
+}
+
+/// The group that a host takes a snapshot for: `latest` is the newest of these sets.
+fn find_to_join(repo: &Repository, name: &str, is_here: impl Fn(&str) -> bool) -> Result<SnapshotId> {
+    let meant = |round: &GroupRound| round.kind == GroupRound::INGEST && std::str::from_utf8(&round.set).is_ok_and(&is_here);
+    groups::find(&groups::list(repo)?, name, meant)
 }
 
 /// What the round is of that is to be opened; its names may stand only once.
@@ -176,7 +182,7 @@ fn create(context: &Context, args: &GroupCreateArgs) -> Result<Outcome> {
 
 fn join(context: &Context, args: &JoinArgs) -> Result<Outcome> {
     let repo = context.open()?;
-    let id = find(&repo, &args.id)?;
+    let id = find_to_join(&repo, &args.id, |set| !matches!(context.set_to_restore(set), Ok(None)))?;
     let set = String::from_utf8_lossy(&GroupWatch::new(&repo, id)?.view()?.round.set).into_owned();
     let id = id.to_string();
     let mut words = vec!["--set", &set, "--group", &id];

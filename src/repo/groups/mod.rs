@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::group::{decode_group, encode_group};
 use crate::format::snapshot::MAX_TEXT;
-use crate::model::{GroupEntry, GroupSlot, GroupStep, SnapshotId, Timestamp};
+use crate::model::{GroupEntry, GroupRound, GroupSlot, GroupStep, SnapshotId, Timestamp};
 use crate::repo::Repository;
 use crate::repo::marks::Wrong;
 use crate::repo::small::{self, Small};
@@ -129,12 +129,15 @@ pub fn list(repo: &Repository) -> Result<GroupReader> {
     Ok(out)
 }
 
-/// The group whose id begins with `prefix`, or the newest for `latest`.
-pub fn find(reader: &GroupReader, prefix: &str) -> Result<SnapshotId> {
+/// The group whose id begins with `prefix`, or for `latest` the newest of those that are `meant`, by the clocks of the
+/// hosts that opened them.
+pub fn find(reader: &GroupReader, prefix: &str, meant: impl Fn(&GroupRound) -> bool) -> Result<SnapshotId> {
     let mut rounds = reader.rounds();
     let none = || Error::new(ErrorKind::NotFound, format!("there is no group {prefix}: yester group list shows them"));
     if prefix == "latest" {
-        return rounds.pop().map(|(id, _)| id).ok_or_else(none);
+        let round = |records: &GroupEntries| records.get(&GroupSlot::of_round(GroupStep::Round))?.round.clone();
+        let newest = rounds.into_iter().rfind(|(_, records)| round(records).is_some_and(|round| meant(&round)));
+        return newest.map(|(id, _)| id).ok_or_else(none);
     }
     if prefix.len() < 4 || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Error::invalid(format!("{prefix} names no group: give at least 4 digits of its id, or latest")));
@@ -147,15 +150,21 @@ pub fn find(reader: &GroupReader, prefix: &str) -> Result<SnapshotId> {
     }
 }
 
-/// Deletes groups that were opened longer than a year ago and whose snapshots are all gone, and what is no step of a
-/// group. Answers how many objects.
+/// Deletes groups of which nothing was said for a year and whose snapshots are all gone, and what is no step of a group.
+/// Answers how many objects. A damaged step stays while its round is under way: what it decided cannot be decided again.
 pub fn expire(repo: &Repository, now: Timestamp) -> Result<u64> {
     let reader = list(repo)?;
     let mut gone = 0;
     for name in reader.settled.iter() {
         let Name::Group(id, slot) = name else { continue };
-        // A good object under another name is one of these.
-        if matches!(read(repo, *id, *slot)?, Small::Damaged(..) | Small::MadeUp(_)) {
+        let is_under_way = reader.all.get(id).is_some_and(|records| state::is_under_way(records, now));
+        // A good object under another name is damaged as well.
+        let goes = match read(repo, *id, *slot)? {
+            Small::MadeUp(_) => true,
+            Small::Damaged(..) => !is_under_way,
+            _ => false,
+        };
+        if goes {
             repo.storage().delete(name)?;
             gone += 1;
         }

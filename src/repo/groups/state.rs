@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::model::{GroupEntry, GroupRound, GroupSlot, GroupStep, SnapshotId, Timestamp, escape};
 use crate::repo::groups::GroupEntries;
 
+/// In seconds.
+const DAY: i64 = 86_400;
+
 /// How a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberState {
@@ -173,6 +176,10 @@ impl<'a> RoundSaid<'a> {
         match (joined, self.left_out(member), self.decision(GroupStep::Verdict)) {
             (true, Some(decision), _) if !decision.goes_on => (MemberState::Failed, true, decision.message.clone()),
             (true, Some(_), _) => (MemberState::Failed, true, b"it was too late: the others went on without it".to_vec()),
+            // What it exchanged stays; it has not said yet that it knows.
+            (true, None, Some(verdict)) if is_restore(self.round) && verdict.goes_on => {
+                (MemberState::Completed, true, Vec::new())
+            }
             (true, None, Some(_)) => (MemberState::Failed, true, b"lost: nothing more was heard of it".to_vec()),
             (false, Some(_), _) | (false, None, Some(_)) => (MemberState::Missing, true, Vec::new()),
             (true, None, None) => (MemberState::Processing, false, Vec::new()),
@@ -195,6 +202,22 @@ impl<'a> RoundSaid<'a> {
         };
         (state, over)
     }
+}
+
+/// Whether members of a round stand still, or are about to.
+pub(crate) fn stands_still(records: &GroupEntries) -> bool {
+    RoundSaid::of(records).is_some_and(|said| {
+        let begins = said.decision(GroupStep::Begin).is_some_and(|begin| begin.goes_on);
+        begins && said.decision(GroupStep::Barrier).is_none() && !is_restore(said.round)
+    })
+}
+
+/// Whether something may still come of a round, by what was said of it last: nobody waits longer than its limit. Clocks of
+/// other hosts count here, so a day is left for what they are wrong by.
+pub(crate) fn is_under_way(records: &GroupEntries, now: Timestamp) -> bool {
+    let limit = RoundSaid::of(records).map_or(0, |said| said.round.limit / 1000);
+    let newest = records.values().map(|record| record.time.secs).max().unwrap_or(i64::MIN);
+    newest.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)).saturating_add(DAY) >= now.secs
 }
 
 fn is_restore(round: &GroupRound) -> bool {

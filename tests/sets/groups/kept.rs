@@ -1,7 +1,11 @@
 //! What a policy keeps of groups: all of one, or none.
 
+use jiff::tz::TimeZone;
+use yester::maintain::forget;
+use yester::maintain::retention::{GroupStandings, KeepCount, Policy};
 use yester::model::Timestamp;
 use yester::repo::groups;
+use yester::repo::snapshots::{self, SnapshotFilter};
 
 use super::cluster::Cluster;
 
@@ -67,6 +71,17 @@ fn a_group_is_one_item_of_a_policy() {
     let g = whole(&cluster);
     let one = &["--keep-last", "1"][..];
     assert_eq!(kept(&cluster, one), parts(&[(&a, &PAIR), (&f, &PAIR[..1]), (&g, &PAIR)]));
+    // Where nobody says that it is over, it is some time.
+    let repo = cluster.world.open_repository();
+    let all = snapshots::list(&repo).unwrap();
+    let stays = |now: Timestamp| {
+        let policy = Policy { last: KeepCount::Of(1), groups: GroupStandings::read(&repo, now).unwrap(), ..Policy::default() };
+        let series = forget::by_policy(&all, &SnapshotFilter::default(), &policy, &TimeZone::UTC, now, true).unwrap();
+        let mut kept = series.iter().flat_map(|series| &series.keep);
+        kept.any(|(snapshot, _)| snapshot.composition.group.as_ref().is_some_and(|part| part.group.to_string() == f))
+    };
+    let now = yester::sys::clock::now();
+    assert!(stays(now) && !stays(Timestamp { secs: now.secs + 2 * 86_400, ..now }));
     // And it is done.
     cluster.on("db1", &["forget", "--keep-last", "1"]).ok();
     assert_eq!(cluster.on("db1", &["--json", "snapshots"]).ok().json().len(), 5);

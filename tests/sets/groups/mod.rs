@@ -8,6 +8,13 @@ mod restores;
 mod served;
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use yester::jobs::groups::{GroupMember, GroupWatch};
+use yester::model::{GroupRound, SnapshotId, Timestamp};
+use yester::repo::Repository;
 
 use cluster::{Cluster, until};
 
@@ -128,5 +135,74 @@ fn garbage_in_the_place_of_a_step_says_nothing() {
     let checked = cluster.on("db1", &["check"]);
     assert_eq!(checked.code, Some(1), "{}", checked.err);
     cluster.on("db1", &["prune"]).ok();
+    // What was made with the key stays as long as the round may be under way: it cannot be decided once more.
+    let left: Vec<String> = fs::read_dir(&groups).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let of_round = |name: &String| name.starts_with(&id) && !name.ends_with(".0007.done") && !name.ends_with(".0001.done");
+    assert!(left.iter().all(of_round) && left.contains(&format!("{id}.begin")), "{left:?}");
+    let checked = cluster.on("db1", &["check"]);
+    assert!(checked.code == Some(1) && checked.err.contains(".begin"), "{}", checked.err);
+    let repo = cluster.world.open_repository();
+    let later = Timestamp { secs: yester::sys::clock::now().secs + 2 * 86_400, nanos: 0 };
+    assert_eq!(yester::repo::groups::expire(&repo, later).unwrap(), 1);
     cluster.on("db1", &["check"]).ok();
+}
+
+#[test]
+fn the_latest_to_join_is_one_of_snapshots_of_a_set_of_this_host() {
+    let cluster = Cluster::new(&["db1", "db2"]);
+    let whole = cluster.create(&[]);
+    cluster.all(&whole).into_iter().for_each(|run| drop(run.ok()));
+    let id = cluster.create(&["--no-barrier"]);
+    // Newer ones that are none.
+    cluster.on("db1", &["-q", "group", "restore", &whole, "--open"]).ok();
+    cluster.on("db1", &["-q", "group", "create", "--set", "other", "--members", "db1,db2"]).ok();
+    cluster.on("db1", &["group", "join", "latest"]).ok();
+    cluster.on("db2", &["ingest", "--set", "store", "--group", "latest"]).ok();
+    assert_eq!(cluster.states(&id), ["completed"; 3]);
+}
+
+/// What is said of a group by the library.
+fn member(repo: &Arc<Repository>, id: &str, name: &str) -> GroupMember {
+    let id = SnapshotId::parse(id).unwrap();
+    GroupMember::new(repo, id, (GroupRound::INGEST, name.as_bytes()), &Arc::default()).unwrap()
+}
+
+#[test]
+fn whoever_is_not_the_member_says_nothing_of_its_end() {
+    let cluster = Cluster::new(&["db1"]);
+    let id = cluster.create(&[]);
+    let repo = Arc::new(cluster.world.open_repository());
+    let [one, other] = [(); 2].map(|()| member(&repo, &id, "db1"));
+    one.join().unwrap();
+    other.failed("it has been taken").unwrap();
+    assert_eq!(cluster.states(&id), ["processing"; 2]);
+    one.failed("it failed").unwrap();
+    assert_eq!(cluster.states(&id), ["failed"; 2]);
+}
+
+#[test]
+fn a_repository_that_is_away_for_a_moment_ends_no_wait() {
+    let cluster = Cluster::new(&["db1"]);
+    let id = cluster.create(&[]);
+    let repo = Arc::new(cluster.world.open_repository());
+    let (groups, away) = (cluster.world.at("repo/groups"), cluster.world.at("away"));
+    let only = member(&repo, &id, "db1");
+    let mut watch = GroupWatch::new(&repo, SnapshotId::parse(&id).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        let mut is_away = false;
+        let view = watch.wait(None, &AtomicBool::new(false), &mut |_| {
+            if !std::mem::replace(&mut is_away, true) {
+                fs::rename(&groups, &away).unwrap();
+                fs::write(&groups, "").unwrap();
+                scope.spawn(|| {
+                    // Longer than between two looks.
+                    std::thread::sleep(Duration::from_secs(1));
+                    fs::remove_file(&groups).unwrap();
+                    fs::rename(&away, &groups).unwrap();
+                    only.failed("it failed").unwrap();
+                });
+            }
+        });
+        assert_eq!(view.unwrap().state.word(), "failed");
+    });
 }

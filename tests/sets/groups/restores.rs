@@ -1,9 +1,15 @@
 //! Groups that are restored: by one host, or by all or none.
 
 use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use yester::jobs::groups::{self, GroupMember};
+use yester::model::{GroupEntry, GroupRound, GroupSlot, GroupStep, SnapshotId};
 
 use super::cluster::Cluster;
-use crate::common::program::shown;
+use crate::common::program::{finish, shown};
 
 const PAIR: [&str; 2] = ["db1", "db2"];
 
@@ -113,6 +119,67 @@ fn what_was_exchanged_goes_back_when_another_fails_after_it() {
     assert_eq!(counters(&cluster), ["11", "11"]);
     assert_eq!(cluster.states(&restore)[0], "failed");
     assert_eq!(cluster.states(&id), ["completed"; 3]);
+}
+
+#[test]
+fn what_is_not_complete_is_taken_back_by_all() {
+    let cluster = Cluster::new(&PAIR);
+    let counter = cluster.dir("db2").join("data/counter");
+    std::os::unix::fs::chown(&counter, Some(1234), None).unwrap();
+    let id = cluster.create(&[]);
+    cluster.all(&id).into_iter().for_each(|run| drop(run.ok()));
+    PAIR.iter().for_each(|m| fs::write(cluster.dir(m).join("data/counter"), "11").unwrap());
+    let restore = cluster.on("db1", &["-q", "group", "restore", &id, "--open"]).ok().text().trim().to_owned();
+    // The second one exchanges, and cannot give the file to its owner.
+    let args = |member| ["group", "restore", &restore, "--member", member];
+    let [first, second] = std::thread::scope(|scope| {
+        let first = scope.spawn(|| cluster.on("db1", &args("db1")));
+        let second = scope.spawn(|| {
+            let restricted = cluster.command("db2", &args("db2"));
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set", "-chown"]).arg(restricted.get_program()).args(restricted.get_args());
+            command.envs(restricted.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            finish(command.current_dir(restricted.get_current_dir().unwrap()).stdin(Stdio::null()))
+        });
+        [first, second].map(|thread| thread.join().unwrap())
+    });
+    assert!(second.code == Some(3) && second.err.contains("could not be set"), "{}", second.err);
+    assert!(second.err.contains("what was exchanged was taken back"), "{}", second.err);
+    assert!(first.code == Some(1) && first.err.contains("given up: db2 failed"), "{}", first.err);
+    assert_eq!(counters(&cluster), ["11", "11"]);
+    assert_eq!(cluster.states(&restore), ["failed"; 3]);
+}
+
+/// Both members of a restore that is opened now, after the barrier; the second one does not wait.
+fn exchanging(cluster: &Cluster, id: &str) -> (String, [GroupMember; 2]) {
+    let restore = cluster.on("db1", &["-q", "group", "restore", id, "--open"]).ok().text().trim().to_owned();
+    let repo = Arc::new(cluster.world.open_repository());
+    let member = |name: &str, stop| {
+        let id = SnapshotId::parse(&restore).unwrap();
+        GroupMember::new(&repo, id, (GroupRound::RESTORE, name.as_bytes()), &Arc::new(AtomicBool::new(stop))).unwrap()
+    };
+    let members = [member("db1", false), member("db2", true)];
+    members.iter().for_each(|member| member.join().unwrap());
+    members.iter().for_each(|member| member.say(GroupStep::Frozen).unwrap());
+    members[0].wait_for(GroupStep::Barrier).unwrap();
+    (restore, members)
+}
+
+#[test]
+fn a_member_that_waits_no_longer_decides_or_follows() {
+    let (cluster, id) = taken();
+    // It is interrupted after it has said that it exchanged: the other one, which comes later, takes back as well.
+    let (restore, [first, second]) = exchanging(&cluster, &id);
+    assert_eq!(second.exchanged().unwrap_err().kind(), yester::ErrorKind::Interrupted);
+    let verdict = first.exchanged().unwrap();
+    assert!(!verdict.goes_on && String::from_utf8_lossy(&verdict.message).contains("db2 does not wait any longer"));
+    assert_eq!(cluster.states(&restore), ["failed"; 3]);
+    // It cannot say that it exchanged, and the others keep: then it does.
+    let (restore, [_, second]) = exchanging(&cluster, &id);
+    fs::write(cluster.world.at(&format!("repo/groups/{restore}.0001.cut")), "garbage").unwrap();
+    let kept = GroupEntry { goes_on: true, members: vec![0, 1], ..groups::saying(GroupSlot::of_round(GroupStep::Verdict)) };
+    yester::repo::groups::say(&cluster.world.open_repository(), SnapshotId::parse(&restore).unwrap(), &kept).unwrap();
+    assert!(second.exchanged().unwrap().goes_on);
 }
 
 #[test]

@@ -303,8 +303,36 @@ fn a_restore_is_kept_by_all_or_taken_back_by_all() {
     let verdict = decide(&records, Waited::default()).unwrap();
     assert!(verdict.goes_on);
     say(&mut records, verdict);
+    assert_eq!(words(&records), ["completed"; 3], "also before they say that they know");
     (0..2).for_each(|member| say(&mut records, step(member, Done)));
     assert_eq!(words(&records), ["completed", "completed", "completed"]);
+}
+
+#[test]
+fn members_stand_still_from_the_beginning_to_the_barrier() {
+    for (kind, still) in [(GroupRound::INGEST, [false, true, false]), (GroupRound::RESTORE, [false; 3])] {
+        let mut records = after(1, GroupRound { kind, ..BARRIER }, &[(0, &[Joined])]);
+        let mut found = vec![stands_still(&records)];
+        for said in [Frozen, Cut] {
+            settle(&mut records, Waited::default());
+            found.push(stands_still(&records));
+            say(&mut records, step(0, said));
+        }
+        assert_eq!(found, still);
+    }
+    let mut records = after(1, BARRIER, &[]);
+    settle(&mut records, LONG);
+    assert!(!stands_still(&records), "it was given up");
+}
+
+#[test]
+fn a_round_is_under_way_for_its_limit_and_a_day() {
+    let mut records = opened(1, GroupRound::default());
+    records.get_mut(&GroupSlot::default()).unwrap().round.as_mut().unwrap().limit = 3_600_000;
+    say(&mut records, GroupEntry { time: Timestamp { secs: 1000, nanos: 0 }, ..step(0, Joined) });
+    let last = 1000 + 3600 + 86_400;
+    let [at, after] = [last, last + 1].map(|secs| is_under_way(&records, Timestamp { secs, nanos: 0 }));
+    assert!(at && !after);
 }
 
 #[test]
