@@ -2,7 +2,7 @@
 //!
 //! A process that is killed cannot run a hook any more. So while a member of a group stands still, a second process waits
 //! beside it: for the word that it has thawed, for its end, or for its limit. In the last two cases it runs the hook that
-//! thaws. It is in a session of its own, and so outlives whatever ends the first process's group.
+//! thaws, and once more when something may have frozen after that. It is in a session of its own, and so outlives whatever ends the first process's group.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -110,9 +110,14 @@ pub fn run() {
         _ if frozen => return,
         // Whoever ran it is gone: it has until the limit.
         RecvTimeoutError::Disconnected => std::thread::sleep(until.saturating_duration_since(Instant::now())),
-        // Whoever runs it lives, and says when it has ended.
-        RecvTimeoutError::Timeout if told.recv().is_ok_and(|said| said == THAWED) => return,
-        RecvTimeoutError::Timeout => {}
+        // Whoever runs it lives, and says when it has ended; but may be stopped, so this is not all that is waited for.
+        RecvTimeoutError::Timeout => loop {
+            match told.recv_timeout(Duration::from_millis(limit)) {
+                Ok(THAWED) => return,
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => drop(runner.run("thaw")),
+            }
+        },
     }
     let _ = runner.run("thaw");
 }

@@ -147,14 +147,18 @@ fn what_freezes_only_after_the_second_process_thawed_is_thawed_again() {
     let cluster = Cluster::new(&["db1"]);
     let (frozen, go) = (cluster.dir("db1").join("frozen"), cluster.dir("db1").join("go"));
     let dir = shown(&cluster.dir("db1"));
-    cluster.write("db1", &[("FREEZE", &format!("{}; touch {dir}/frozen", BLOCK.replace("DIR", &dir)))]);
+    let late = format!("{}; touch {dir}/frozen {dir}/late", BLOCK.replace("DIR", &dir));
+    cluster.write("db1", &[("FREEZE", &late)]);
     let id = cluster.create(&["--still-limit", "15s", "--limit", "5h"]);
     let taking = cluster.join("db1", &id);
     until(|| cluster.dir("db1").join("here").exists(), "it freezes");
     taking.signal(Signal::STOP);
     cluster.until_thawed();
     fs::write(&go, "").unwrap();
-    until(|| frozen.exists(), "it is frozen after that");
+    until(|| cluster.dir("db1").join("late").exists(), "it is frozen after that");
+    cluster.until_thawed();
+    // And when the first process ends without a word.
+    fs::write(&frozen, "").unwrap();
     taking.signal(Signal::KILL);
     cluster.until_thawed();
     taking.end();
