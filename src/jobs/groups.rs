@@ -11,16 +11,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::runs;
 use crate::model::{GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, SnapshotId, escape};
 use crate::repo::Repository;
-use crate::repo::groups::state::{self, GroupView, Waited};
+use crate::repo::groups::state::{self, GroupView, POLL, SLOWEST, Waited};
 use crate::repo::groups::{self, GroupEntries, GroupReader};
 use crate::sys::clock::now;
 
-/// How often it is looked what others have said while members stand still.
-const POLL: Duration = Duration::from_millis(200);
-/// How often at the least: each look lists all groups.
-const SLOWEST: Duration = Duration::from_secs(2);
-/// Nothing was new for so many times as long as it is waited until the next look.
-const BACK_OFF: u32 = 10;
 /// How long what cannot be read is asked for again, beyond the limit of a wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -107,12 +101,9 @@ impl GroupWatch {
         self.view()
     }
 
-    /// How long until it is worth to look again: not long while somebody stands still.
+    /// How long until it is worth to look again.
     fn gap(&self) -> Duration {
-        match state::stands_still(&self.records) {
-            true => POLL,
-            false => (self.news_seen.elapsed() / BACK_OFF).clamp(POLL, SLOWEST),
-        }
+        state::gap(&self.records, self.news_seen.elapsed())
     }
 
     /// How long a repository that cannot be asked is asked again: for as long as members do.

@@ -194,7 +194,7 @@ fn steps_of_groups(repo: &Repository, findings: &mut Findings<'_>) -> Result<()>
         _ => Ok(Small::Gone),
     };
     for (name, found) in names.iter().zip(parallel::many(repo, &names, read)) {
-        let next = "the group stands as if it had not been said; yester prune removes it";
+        let next = "the group stands as if it had not been said; yester prune removes it a day after the group has ended";
         wrong(findings, name, &found?, next, REMOVES);
     }
     Ok(())

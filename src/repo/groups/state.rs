@@ -1,5 +1,5 @@
 //! How a group stands, and what is to be decided: pure functions of what was said of it, and of how long somebody has
-//! waited by a clock of their own. No time that another machine wrote counts.
+//! waited by a clock of their own. No time that another machine wrote counts, but for [`is_under_way`].
 
 use std::time::Duration;
 
@@ -8,6 +8,12 @@ use crate::repo::groups::GroupEntries;
 
 /// In seconds.
 const DAY: i64 = 86_400;
+/// How often it is looked what others have said while members stand still.
+pub(crate) const POLL: Duration = Duration::from_millis(200);
+/// How often at the least: each look lists all groups.
+pub(crate) const SLOWEST: Duration = Duration::from_secs(2);
+/// Nothing was new for so many times as long as it is waited until the next look.
+const BACK_OFF: u32 = 10;
 
 /// How a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,12 +210,15 @@ impl<'a> RoundSaid<'a> {
     }
 }
 
-/// Whether members of a round stand still, or are about to.
-pub(crate) fn stands_still(records: &GroupEntries) -> bool {
-    RoundSaid::of(records).is_some_and(|said| {
-        let begins = said.decision(GroupStep::Begin).is_some_and(|begin| begin.goes_on);
-        begins && said.decision(GroupStep::Barrier).is_none() && !is_restore(said.round)
-    })
+/// How long until it is worth to look again, where nothing is new since so long: not long while members stand still, and
+/// never for so long that who sees late that it begins is too late for the barrier.
+pub(crate) fn gap(records: &GroupEntries, news: Duration) -> Duration {
+    let Some(said) = RoundSaid::of(records) else { return POLL };
+    let begins = said.decision(GroupStep::Begin).is_some_and(|begin| begin.goes_on);
+    if begins && said.decision(GroupStep::Barrier).is_none() && !is_restore(said.round) {
+        return POLL;
+    }
+    (news / BACK_OFF).min(SLOWEST).min(barrier_limit(said.round) / BACK_OFF).max(POLL)
 }
 
 /// Whether something may still come of a round, by what was said of it last: nobody waits longer than its limit. Clocks of

@@ -309,20 +309,27 @@ fn a_restore_is_kept_by_all_or_taken_back_by_all() {
 }
 
 #[test]
-fn members_stand_still_from_the_beginning_to_the_barrier() {
-    for (kind, still) in [(GroupRound::INGEST, [false, true, false]), (GroupRound::RESTORE, [false; 3])] {
+fn it_is_looked_often_while_members_stand_still() {
+    let gaps = |records: &GroupEntries| [2, 10, 100].map(|news| gap(records, Duration::from_secs(news)).as_millis());
+    for (kind, still) in [(GroupRound::INGEST, [200; 3]), (GroupRound::RESTORE, [200, 1000, 2000])] {
         let mut records = after(1, GroupRound { kind, ..BARRIER }, &[(0, &[Joined])]);
-        let mut found = vec![stands_still(&records)];
+        let round = records.get_mut(&GroupSlot::default()).unwrap().round.as_mut().unwrap();
+        (round.limit, round.still_limit) = (60_000, 60_000);
+        let mut found = vec![gaps(&records)];
         for said in [Frozen, Cut] {
             settle(&mut records, Waited::default());
-            found.push(stands_still(&records));
+            found.push(gaps(&records));
             say(&mut records, step(0, said));
         }
-        assert_eq!(found, still);
+        assert_eq!(found, [[200, 1000, 2000], still, [200, 1000, 2000]]);
     }
+    // Not so seldom that the barrier is missed; and often if nothing is known.
     let mut records = after(1, BARRIER, &[]);
+    records.get_mut(&GroupSlot::default()).unwrap().round.as_mut().unwrap().still_limit = 12_000;
+    assert_eq!(gaps(&records), [200, 600, 600]);
     settle(&mut records, LONG);
-    assert!(!stands_still(&records), "it was given up");
+    assert_eq!(gaps(&records), [200, 600, 600], "it was given up");
+    assert_eq!(gaps(&GroupEntries::new()), [200; 3]);
 }
 
 #[test]
