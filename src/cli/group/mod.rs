@@ -140,7 +140,14 @@ fn find(repo: &Repository, name: &str) -> Result<SnapshotId> {
 /// The group that a host takes a snapshot for: `latest` is the newest of these sets.
 fn find_to_join(repo: &Repository, name: &str, is_here: impl Fn(&str) -> bool) -> Result<SnapshotId> {
     let meant = |round: &GroupRound| round.kind == GroupRound::INGEST && std::str::from_utf8(&round.set).is_ok_and(&is_here);
-    groups::find(&groups::list(repo)?, name, meant)
+    groups::find(&groups::list(repo)?, name, meant).map_err(|e| match name {
+        "latest" => {
+            let text =
+                "there is no group latest of a set of this host: yester group list shows all, yester group create opens one";
+            Error::new(ErrorKind::NotFound, text)
+        }
+        _ => e,
+    })
 }
 
 /// What the round is of that is to be opened; its names may stand only once.

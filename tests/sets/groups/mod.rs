@@ -18,6 +18,8 @@ use yester::repo::Repository;
 
 use cluster::{Cluster, until};
 
+use crate::common::program::shown;
+
 const THREE: [&str; 3] = ["db1", "db2", "db3"];
 
 /// Counted in this order, none is more than one ahead of another.
@@ -159,6 +161,25 @@ fn the_latest_to_join_is_one_of_snapshots_of_a_set_of_this_host() {
     cluster.on("db1", &["group", "join", "latest"]).ok();
     cluster.on("db2", &["ingest", "--set", "store", "--group", "latest"]).ok();
     assert_eq!(cluster.states(&id), ["completed"; 3]);
+}
+
+#[test]
+fn a_member_needs_a_full_key() {
+    let cluster = Cluster::new(&["db1"]);
+    let id = cluster.create(&[]);
+    let key = shown(&cluster.world.at("writes"));
+    cluster.on("db1", &["key", "add", "--write-only", "--new-key-file", &key]).ok();
+    let config = cluster.dir("db1").join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace(&shown(&cluster.world.at("key")), &key)).unwrap();
+    let refused = ["this key only writes", "use a full key"];
+    for id in [&id, "latest"] {
+        cluster.on("db1", &["ingest", "--set", "store", "--group", id]).fails(12, &refused);
+        cluster.on("db1", &["group", "join", id]).fails(12, &refused);
+    }
+    cluster.on("db1", &["ingest", "--set", "store"]).ok();
+    fs::write(&config, text).unwrap();
+    assert_eq!(cluster.states(&id), ["processing", "missing"]);
 }
 
 /// What is said of a group by the library.
