@@ -45,7 +45,7 @@ impl Placeholders {
             let (before, from) = rest.split_at(at);
             out.push_str(before);
             // `\p{name}` and the like are of the expression.
-            let class = what == FilledText::Expression && ["\\p", "\\P", "\\x", "\\u", "\\U"].iter().any(|it| out.ends_with(it));
+            let class = what == FilledText::Expression && is_class(before);
             let named = |open: &str, close: &str| {
                 let (name, after) = from.strip_prefix(open)?.split_once(close)?;
                 is_name(name).then_some((name, after))
@@ -86,6 +86,12 @@ impl Placeholders {
     }
 }
 
+/// Whether this part of an expression ends with a backslash that is not escaped itself, and a letter that takes braces.
+fn is_class(before: &str) -> bool {
+    let backslashes = before.strip_suffix(['p', 'P', 'x', 'u', 'U']).map(|text| text.len() - text.trim_end_matches('\\').len());
+    backslashes.is_some_and(|backslashes| backslashes % 2 == 1)
+}
+
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c))
@@ -111,6 +117,8 @@ mod tests {
             known.fill_as("\\b{from.host}\\b\\p{greek}{2}", FilledText::Expression).expect("known"),
             "\\ba\\.b\\b\\p{greek}{2}"
         );
+        let around = known.fill_as("\\\\p{host}\\x{a}{from.host}", FilledText::Expression).expect("known");
+        assert_eq!(around, "\\\\pc\\$1\\x{a}a\\.b", "a backslash of its own is no class");
         assert_eq!(known.fill_as("$1{host}", FilledText::Replacement).expect("known"), "$1c$$1");
         assert!(known.fill("{hots}").expect_err("unknown").to_string().contains("{from.host}, {host}"));
         assert!(known.fill("{address}").expect_err("unknown").to_string().contains("--value address="));
