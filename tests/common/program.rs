@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use yester::chunk::keys::Credential;
 use yester::repo::Repository;
+use yester::storage::Storage;
 use yester::storage::directory::DirectoryStorage;
 
 /// A home directory of its own, and nothing of the environment that runs the tests.
@@ -129,9 +130,14 @@ impl World {
 
     /// The same repository through the library.
     pub fn open_repository(&self) -> Repository {
+        self.open_on(Arc::new(DirectoryStorage::open(&self.at("repo")).unwrap()))
+    }
+
+    /// The same repository in another place.
+    pub fn open_on(&self, storage: Arc<dyn Storage>) -> Repository {
         let key = std::fs::read_to_string(self.at("key")).unwrap();
         let key = Credential::KeyFile(yester::model::id::from_hex(key.trim()).unwrap());
-        Repository::open(Arc::new(DirectoryStorage::open(&self.at("repo")).unwrap()), &key).unwrap()
+        Repository::open(storage, &key).unwrap()
     }
 }
 

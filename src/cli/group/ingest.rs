@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use yester::chunk::one_way::only_writes;
 use yester::ingest::{IngestOptions, IngestReport};
 use yester::jobs::config::keys::Set;
 use yester::jobs::groups::GroupMember;
@@ -30,9 +29,6 @@ impl GroupIngest {
         (runner, logged, stop): (&Arc<Runner>, &Arc<Logged>, &Arc<AtomicBool>),
         options: &mut IngestOptions,
     ) -> Result<Self> {
-        if repo.only_writes() {
-            return Err(only_writes("read what the others of a group say"));
-        }
         let id = super::find_to_join(repo, group, |set| set == name)?;
         let as_member = member.map_or_else(|| options.host.clone(), |name| name.as_bytes().to_vec());
         let member = Arc::new(GroupMember::new(repo, id, (GroupRound::INGEST, &as_member), stop)?);

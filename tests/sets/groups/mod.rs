@@ -10,15 +10,19 @@ mod served;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use yester::jobs::groups::{GroupMember, GroupWatch};
 use yester::model::{GroupRound, SnapshotId, Timestamp};
 use yester::repo::Repository;
+use yester::storage::directory::DirectoryStorage;
+use yester::storage::{Class, Storage};
+use yester::{Error, ErrorKind};
 
 use cluster::{Cluster, until};
 
+use crate::common::faults::{self, Faults};
 use crate::common::program::shown;
+use crate::common::record::Operation;
 
 const THREE: [&str; 3] = ["db1", "db2", "db3"];
 
@@ -205,25 +209,21 @@ fn whoever_is_not_the_member_says_nothing_of_its_end() {
 fn a_repository_that_is_away_for_a_moment_ends_no_wait() {
     let cluster = Cluster::new(&["db1"]);
     let id = cluster.create(&[]);
-    let repo = Arc::new(cluster.world.open_repository());
-    let (groups, away) = (cluster.world.at("repo/groups"), cluster.world.at("away"));
-    let only = member(&repo, &id, "db1");
+    let memory = faults::copy(&DirectoryStorage::open(&cluster.world.at("repo")).unwrap());
+    let away = Faults::over(memory.clone());
+    let [there, repo] = [memory as Arc<dyn Storage>, away.clone()].map(|storage| Arc::new(cluster.world.open_on(storage)));
+    let only = member(&there, &id, "db1");
     let mut watch = GroupWatch::new(&repo, SnapshotId::parse(&id).unwrap()).unwrap();
-    std::thread::scope(|scope| {
-        let mut is_away = false;
-        let view = watch.wait(None, &AtomicBool::new(false), &mut |_| {
-            if !std::mem::replace(&mut is_away, true) {
-                fs::rename(&groups, &away).unwrap();
-                fs::write(&groups, "").unwrap();
-                scope.spawn(|| {
-                    // Longer than between two looks.
-                    std::thread::sleep(Duration::from_secs(1));
-                    fs::remove_file(&groups).unwrap();
-                    fs::rename(&away, &groups).unwrap();
-                    only.failed("it failed").unwrap();
-                });
-            }
-        });
-        assert_eq!(view.unwrap().state.word(), "failed");
+    let mut looks = 0;
+    away.before(move |operation| {
+        looks += u64::from(*operation == Operation::List(Class::Groups));
+        match looks {
+            ..=2 => return Err(Error::new(ErrorKind::Io, "nobody answers")),
+            3 => only.failed("it failed").unwrap(),
+            _ => {}
+        }
+        Ok(())
     });
+    let view = watch.wait(None, &AtomicBool::new(false), &mut |_| {});
+    assert_eq!(view.unwrap().state.word(), "failed");
 }
