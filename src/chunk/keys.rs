@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Derivation, KeySlot, WrappedKey};
 use crate::format::cursor::Cursor;
 use crate::format::pack::PackKind;
+use crate::model::id::random_bytes;
 use crate::model::{ChunkId, RepositoryId, SlotId, Timestamp, WriterId};
 
 /// The master key: 32 random bytes that exist only in memory and wrapped in key slots.
@@ -89,7 +90,7 @@ pub struct Keys {
 impl MasterKey {
     /// A new one.
     pub(crate) fn generate() -> Result<Self> {
-        random().map(MasterKey)
+        random_bytes().map(MasterKey)
     }
 
     /// A fixed one, for golden tests and fuzzing.
@@ -122,16 +123,10 @@ impl MasterKey {
         label: Vec<u8>,
         slot: SlotId,
     ) -> Result<KeySlot> {
-        let salt = random()?;
-        let key = wrapping_key(credential, derivation, &salt)?;
-        // With room for the tag: growing would leave a copy behind.
         let mut body = Zeroizing::new(Vec::with_capacity(48));
         body.extend_from_slice(&self.0);
-        key.seal(0, &slot.0, &mut body)?;
-        let mut wrapped = [0; 48];
-        wrapped.copy_from_slice(&body);
-        let wrapped = WrappedKey::Master(wrapped);
-        Ok(KeySlot { derivation, salt, commitment: key.commitment, wrapped, created, label })
+        let (salt, commitment, sealed) = wrapped((credential, derivation), &slot.0, body)?;
+        Ok(KeySlot { derivation, salt, commitment, wrapped: WrappedKey::Master(sealed), created, label })
     }
 
     /// Unwraps the key of `slot`; `None` when the credential is not this slot's.
@@ -200,13 +195,8 @@ impl WriterKey {
         label: Vec<u8>,
         slot: SlotId,
     ) -> Result<KeySlot> {
-        let salt = random()?;
-        let key = wrapping_key(credential, derivation, &salt)?;
-        let mut body = self.encode();
-        key.seal(0, &WrappedKey::writer_bound(slot), &mut body)?;
-        let wrapped = body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))?;
-        let wrapped = WrappedKey::Writer(wrapped);
-        Ok(KeySlot { derivation, salt, commitment: key.commitment, wrapped, created, label })
+        let (salt, commitment, sealed) = wrapped((credential, derivation), &WrappedKey::writer_bound(slot), self.encode())?;
+        Ok(KeySlot { derivation, salt, commitment, wrapped: WrappedKey::Writer(sealed), created, label })
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -244,11 +234,18 @@ pub(super) fn derive(context: &str, secret: &[u8; 32]) -> [u8; 32] {
     key
 }
 
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-    Ok(bytes)
+/// Wraps a key for `credential`: `body`, which has room for the tag, so that growing leaves no copy behind. Answers what
+/// the slot begins with, and the sealed key.
+fn wrapped<const N: usize>(
+    (credential, derivation): (&Credential, Derivation),
+    bound: &[u8],
+    mut body: Zeroizing<Vec<u8>>,
+) -> Result<([u8; 32], [u8; 16], [u8; N])> {
+    let salt = random_bytes()?;
+    let key = wrapping_key(credential, derivation, &salt)?;
+    key.seal(0, bound, &mut body)?;
+    let sealed = body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))?;
+    Ok((salt, key.commitment, sealed))
 }
 
 fn wrapping_key(credential: &Credential, derivation: Derivation, salt: &[u8; 32]) -> Result<SealKey> {

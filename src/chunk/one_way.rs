@@ -18,7 +18,9 @@ use crate::model::WriterId;
 /// What opens the objects of all writers of a repository: made of the master key.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct Opener {
-    private: [u8; 32],
+    /// The repository's private key; it is overwritten when it is dropped.
+    #[zeroize(skip)]
+    private: PrivateKey,
     public: [u8; 32],
     writers: [u8; 32],
     /// Writers of which something was seen that is right: what is of them is looked at first as theirs.
@@ -48,10 +50,10 @@ pub(super) enum OneWay {
 
 impl Opener {
     pub(super) fn new(master: &[u8; 32]) -> Result<Self> {
-        let private = derive("yester v1 private key", master);
-        let key = PrivateKey::from_private_key(&X25519, &private).map_err(|_| refused())?;
+        let private = Zeroizing::new(derive("yester v1 private key", master));
+        let private = PrivateKey::from_private_key(&X25519, &*private).map_err(|_| refused())?;
         let mut public = [0; 32];
-        public.copy_from_slice(key.compute_public_key().map_err(|_| refused())?.as_ref());
+        public.copy_from_slice(private.compute_public_key().map_err(|_| refused())?.as_ref());
         Ok(Opener { private, public, writers: derive("yester v1 keys that only write", master), seen: RwLock::default() })
     }
 
@@ -70,9 +72,8 @@ impl Opener {
 
     /// What the object with this salt was agreed on. A salt that is no public key is damage.
     pub(super) fn agreed(&self, salt: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>> {
-        let key = PrivateKey::from_private_key(&X25519, &self.private).map_err(|_| refused())?;
         let wrong = || Error::corrupt("its salt is no public key");
-        agree(&key, UnparsedPublicKey::new(&X25519, salt), wrong(), |shared| taken(shared).ok_or_else(wrong))
+        agree(&self.private, UnparsedPublicKey::new(&X25519, salt), wrong(), |shared| taken(shared).ok_or_else(wrong))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::chunk::keys::{ClassKey, derive};
 use crate::chunk::one_way::{OneWay, only_writes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::{self, CHECKSUM, HEADER, ONE_WAY, ObjectType};
+use crate::model::id::random_bytes;
 use crate::model::{RepositoryId, WriterId, writer_at_end};
 
 /// Bytes that sealing adds.
@@ -66,9 +67,7 @@ impl SealKey {
                 Ok((salt, Self::made(class.bytes(), &[&salt, &*agreed, &recipient.public, bound])?))
             }
             _ => {
-                let mut salt = [0; 32];
-                getrandom::fill(&mut salt)
-                    .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+                let salt = random_bytes()?;
                 Ok((salt, Self::derive_bound(class, &salt, bound)?))
             }
         }
@@ -178,7 +177,7 @@ pub(crate) fn judge_object(
     let (commitment, rest) = rest.split_first_chunk::<16>().unwrap_or((&[0; 16], rest));
     // The flag of a key that only writes may be what is damaged.
     let said = found[9] & ONE_WAY;
-    for (kind, flags) in kinds.iter().flat_map(|kind| [(kind, said), (kind, said ^ ONE_WAY)]) {
+    for (kind, flags) in [said, said ^ ONE_WAY].into_iter().flat_map(|flags| kinds.iter().map(move |kind| (kind, flags))) {
         if flags != 0 && !kind.may_only_write() {
             continue;
         }

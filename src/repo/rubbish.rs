@@ -37,16 +37,8 @@ pub(crate) fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<
     if !dry_run {
         repo.storage().sync_everything()?;
     }
-    for class in [
-        Class::Sessions,
-        Class::Snapshots,
-        Class::Forgotten,
-        Class::Condemned,
-        Class::Damaged,
-        Class::Runs,
-        Class::Annotations,
-        Class::Groups,
-    ] {
+    let others = [Class::Config, Class::Keys, Class::Packs, Class::Index];
+    for class in Class::ALL.into_iter().filter(|class| !others.contains(class)) {
         let mut names: Vec<Name> = repo.storage().list(class)?.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.retain(|name| binding::id(name).is_some());
