@@ -25,7 +25,7 @@ use yester::{Error, ErrorKind, Result};
 
 use super::context::{self, Context};
 use super::exit::Outcome;
-use super::output::Output;
+use super::output::{Output, note};
 use super::progress::Display;
 use super::restore::{self as single, RestoreArgs};
 use super::{configured, gone, next_steps, paths, restore_buckets, rewrites, select, signals, staged};
@@ -115,14 +115,24 @@ fn guards_of(set: &Set, args: &RestoreArgs) -> Result<Vec<ServiceGuard>> {
     of_set.chain(args.refuse_while.iter().cloned().map(Ok)).collect()
 }
 
-/// The snapshot that was named, else the newest of the set.
+/// The snapshot that was named, else the newest of the set; one of a key that only writes if there is no other.
 fn chosen(context: &Context, repo: &Arc<Repository>, args: &RestoreArgs, name: &str) -> Result<Snapshot> {
     match args.specs.as_slice() {
         [] => {
             let filter = args.filters.filter()?;
             let of_set = |s: &Snapshot| s.composition.set.as_ref().is_some_and(|set| set.name == name.as_bytes());
             let all = snapshots::list(repo)?;
-            let newest = all.into_iter().rfind(|snapshot| of_set(snapshot) && filter.matches(snapshot));
+            let passing = all.into_iter().filter(|snapshot| of_set(snapshot) && filter.matches(snapshot));
+            let passing: Vec<Snapshot> = passing.collect();
+            // Who stole a key that only writes may say of a snapshot that it is of this set.
+            let newest = passing.iter().max_by_key(|snapshot| snapshot.writer.is_none()).cloned();
+            if let (Some(chosen), Some(last)) = (&newest, passing.last())
+                && chosen.id != last.id
+                && !context.global.quiet
+            {
+                let text = "is newer, and of a key that only writes: it is restored if it is named";
+                note(&format!("snapshot {} {text}", select::described(last)));
+            }
             newest.ok_or_else(|| {
                 let text = format!("there is no snapshot of the set {}: yester snapshots lists them", escape(name.as_bytes()));
                 Error::new(ErrorKind::NotFound, text)
@@ -139,7 +149,8 @@ fn chosen(context: &Context, repo: &Arc<Repository>, args: &RestoreArgs, name: &
     }
 }
 
-/// The set as the configuration file has it, else as the snapshot has it: the host may be lost.
+/// The set as the configuration file has it, else as the snapshot has it: the host may be lost. What a key that only writes
+/// stored runs no commands.
 fn set_of(context: &Context, snapshot: &Snapshot, name: &str) -> Result<Set> {
     if let Some(set) = context.set_to_restore(name)? {
         return Ok(set.clone());
@@ -148,6 +159,17 @@ fn set_of(context: &Context, snapshot: &Snapshot, name: &str) -> Result<Set> {
         let text = format!("snapshot {} is of no set {}", snapshot.id.short(), escape(name.as_bytes()));
         return Err(Error::new(ErrorKind::NotFound, text));
     };
+    if let Some(writer) = snapshot.writer {
+        let text = format!(
+            "snapshot {} was taken with a key that only writes ({}), and whoever stole that may have written the commands of the \
+             set {} in it: write the set into the configuration file (yester snapshots --json {} shows it as set_text)",
+            snapshot.id.short(),
+            writer.short(),
+            escape(name.as_bytes()),
+            snapshot.id.short()
+        );
+        return Err(Error::new(ErrorKind::Key, text));
+    }
     let wrong = |e: &dyn std::fmt::Display| {
         Error::invalid(format!("the set {} of snapshot {}: {e}", escape(name.as_bytes()), snapshot.id.short()))
     };

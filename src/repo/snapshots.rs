@@ -67,7 +67,7 @@ pub(crate) fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<O
 fn said_by(writer: Option<WriterId>, mut snapshot: Snapshot) -> Snapshot {
     if writer.is_some() {
         (snapshot.writer, snapshot.parent, snapshot.chain) = (writer, None, Chain::default());
-        snapshot.composition.origin = None;
+        (snapshot.composition.origin, snapshot.composition.group) = (None, None);
     }
     snapshot
 }
