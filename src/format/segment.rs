@@ -62,6 +62,9 @@ pub struct IndexEntry {
     pub len: u32,
 }
 
+/// Beside a pack's kind: what is in it is of a key that only writes.
+const ONE_WAY_PACK: u8 = 0x80;
+
 /// A pack that a segment names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentPack {
@@ -73,6 +76,8 @@ pub struct SegmentPack {
     pub size: u64,
     /// How many frames it has; the frames of all packs stand one after the other in the segment.
     pub frames: u32,
+    /// Whether what is in it is of a key that only writes.
+    pub one_way: bool,
 }
 
 /// The last part of a segment: what the pages mean.
@@ -129,7 +134,7 @@ fn root_bytes(root: &SegmentRoot) -> Vec<u8> {
     out.varint(root.packs.len() as u64);
     for pack in &root.packs {
         out.extend_from_slice(&pack.id.0);
-        out.push(pack.kind as u8);
+        out.push(pack.kind as u8 | if pack.one_way { ONE_WAY_PACK } else { 0 });
         out.varint(pack.size);
         out.varint(u64::from(pack.frames));
     }
@@ -156,12 +161,14 @@ pub fn decode_root(bytes: &[u8]) -> Result<SegmentRoot> {
     let mut frames = 0u64;
     for _ in 0..cursor.count(35)? {
         let id = PackId(cursor.array()?);
-        let kind = match cursor.u8()? {
+        let said = cursor.u8()?;
+        let kind = match said & !ONE_WAY_PACK {
             1 => PackKind::Data,
             2 => PackKind::Tree,
             _ => return Err(cursor.error("a pack is of an unknown kind")),
         };
-        let pack = SegmentPack { id, kind, size: cursor.number(pack::MAX_PACK)?, frames: cursor.number32()? };
+        let one_way = said & ONE_WAY_PACK != 0;
+        let pack = SegmentPack { id, kind, size: cursor.number(pack::MAX_PACK)?, frames: cursor.number32()?, one_way };
         frames += u64::from(pack.frames);
         root.packs.push(pack);
     }

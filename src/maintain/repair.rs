@@ -175,5 +175,5 @@ fn verified(repo: &Repository, id: PackId, size: u64) -> Result<Verified> {
         }
         damage = Some(frames);
     }
-    Ok((StoredPack { id, kind: key.preamble().kind, size, entries }, damage))
+    Ok((StoredPack::of(&key, id, size, entries), damage))
 }

@@ -468,7 +468,7 @@ fn row_33_segments_that_contradict_each_other() {
     let info = FrameInfo { stored: 40, plain: 24, ..forged.pack.entries[0].frame.clone() };
     let entries = vec![DirectoryEntry { frame: info, chunks: vec![(forged.chunk.key(), 24)] }];
     let (id, kind, size) = (forged.pack.id, PackKind::Data, forged.pack.size);
-    Segment::of_packs(&[StoredPack { id, kind, size, entries }]).store(&forged.place.repo, Vec::new()).unwrap();
+    Segment::of_packs(&[StoredPack { id, kind, size, one_way: false, entries }]).store(&forged.place.repo, Vec::new()).unwrap();
     assert_eq!(forged.place.run(&["cat", "latest:/f"]).ok().out, PLAIN, "the segment that is right serves");
     forged.check_names(&["its directory and the index differ", "yester repair index"]);
     let run = forged.place.run(&["check", "--read-data"]);

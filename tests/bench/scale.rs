@@ -76,6 +76,7 @@ fn pack(number: u64) -> StoredPack {
         id: PackId(id),
         kind: PackKind::Data,
         size: 16 << 20,
+        one_way: false,
         entries: (0..CHUNKS_A_PACK / CHUNKS_A_FRAME).map(frame).collect(),
     }
 }

@@ -259,6 +259,7 @@ impl RawPack {
         let id = PackId(*blake3::hash(&bytes).as_bytes());
         bytes.extend_from_slice(&id.0);
         repo.storage().create(&Name::Pack(id), &[&bytes]).unwrap();
-        StoredPack { id, kind: self.preamble.kind, size: bytes.len() as u64, entries }
+        let one_way = self.preamble.writer.is_some();
+        StoredPack { id, kind: self.preamble.kind, size: bytes.len() as u64, one_way, entries }
     }
 }

@@ -331,7 +331,7 @@ fn a_frame_that_is_its_own_base_is_damage_and_no_wait() {
     let delta = data.iter().find(|pack| is_delta(pack.id, pack.size)).unwrap();
     let base = data.iter().find(|pack| pack.id != delta.id).unwrap();
     let frames = entries(delta.id, delta.size);
-    let lie = yester::repo::pack::StoredPack { id: base.id, kind: base.kind, size: base.size, entries: frames };
+    let lie = yester::repo::pack::StoredPack { id: base.id, kind: base.kind, size: base.size, one_way: false, entries: frames };
     yester::repo::index::segment::Segment::of_packs(&[lie]).store(&repo, Vec::new()).unwrap();
     storage.damage(&Name::Pack(delta.id), |bytes| bytes[130] ^= 1);
     let (done, wait) = std::sync::mpsc::channel();

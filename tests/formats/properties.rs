@@ -749,11 +749,12 @@ proptest! {
         let repo = memory_repository();
         let mut packs: Vec<StoredPack> = packs.into_iter().map(|(id, data, entries)| {
             let kind = if data { PackKind::Data } else { PackKind::Tree };
-            StoredPack { id: PackId(id), kind, size: 1 << 20, entries }
+            StoredPack { id: PackId(id), kind, size: 1 << 20, one_way: id[0] & 1 == 1, entries }
         }).collect();
         if twice && let Some(first) = packs.first() {
             // The same chunks in two packs: both places are kept.
-            let again = StoredPack { id: PackId([0xee; 32]), kind: first.kind, size: 1 << 20, entries: first.entries.clone() };
+            let (id, kind, entries) = (PackId([0xee; 32]), first.kind, first.entries.clone());
+            let again = StoredPack { id, kind, size: 1 << 20, one_way: first.one_way, entries };
             packs.push(again);
         }
         let mut expected: BTreeMap<ChunkKey, Vec<(PackId, u32, u32, u32)>> = BTreeMap::new();
@@ -769,6 +770,8 @@ proptest! {
         let (id, size) = Segment::of_packs(&packs).store(&repo, Vec::new()).unwrap();
         let segment = PagedSegment::open(&repo, id, size).unwrap();
         let pages = Pages::new().unwrap();
+        let one_way = |packs: &[StoredPack]| packs.iter().map(|pack| pack.one_way).collect::<Vec<_>>();
+        prop_assert_eq!(segment.packs().iter().map(|pack| pack.one_way).collect::<Vec<_>>(), one_way(&packs));
         let find = |key: &ChunkKey| places_of(&segment, key, &pages);
         for (key, places) in &expected {
             prop_assert_eq!(&find(key), places);
@@ -798,7 +801,8 @@ fn a_segment_of_many_pages_finds_every_key() {
         at += 100;
         entry
     });
-    let pack = StoredPack { id: PackId([3; 32]), kind: PackKind::Data, size: 1 << 20, entries: entries.collect() };
+    let pack =
+        StoredPack { id: PackId([3; 32]), kind: PackKind::Data, size: 1 << 20, one_way: false, entries: entries.collect() };
     let (id, size) = Segment::of_packs(&[pack]).store(&repo, Vec::new()).unwrap();
     let segment = PagedSegment::open(&repo, id, size).unwrap();
     let pages = Pages::new().unwrap();

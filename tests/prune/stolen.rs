@@ -54,7 +54,7 @@ impl Both {
         for pack in index.packs() {
             let Ok((key, entries)) = read_directory(&self.world.repo, pack.id, pack.size) else { continue };
             if key.preamble().writer.is_some() {
-                out.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries });
+                out.push(StoredPack::of(&key, pack.id, pack.size, entries));
             }
         }
         out
@@ -118,23 +118,23 @@ fn what_its_segments_say_of_packs_of_others_counts_for_nothing() {
     let index = Index::load(&both.world.repo).unwrap();
     let mut lies: Vec<StoredPack> = Vec::new();
     for pack in index.packs() {
-        let (_, mut entries) = read_directory(&both.world.repo, pack.id, pack.size).unwrap();
+        let (key, mut entries) = read_directory(&both.world.repo, pack.id, pack.size).unwrap();
         // Other names at the same places, and the other way around.
         for entry in &mut entries {
             entry.chunks.iter_mut().for_each(|(key, _)| key.0[0] ^= 0xff);
         }
-        lies.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries });
+        lies.push(StoredPack::of(&key, pack.id, pack.size, entries));
     }
     for lie in &lies {
-        let StoredPack { id, kind, size, entries } = lie;
-        let lie = StoredPack { id: *id, kind: *kind, size: *size, entries: entries.clone() };
+        let StoredPack { id, kind, size, one_way, entries } = lie;
+        let lie = StoredPack { id: *id, kind: *kind, size: *size, one_way: *one_way, entries: entries.clone() };
         Segment::of_packs(&[lie]).store(&both.writer, Vec::new()).unwrap();
     }
     // Together with a pack that is nowhere, so that its segment is the longest, and would be asked first.
     let frame = lies[0].entries[0].frame.clone();
     let names = (0..300u32).map(|n| (ChunkKey(*blake3::hash(&n.to_le_bytes()).as_bytes().first_chunk().unwrap()), 1)).collect();
     let nowhere = DirectoryEntry { frame, chunks: names };
-    lies.push(StoredPack { id: PackId([5; 32]), kind: PackKind::Data, size: 1000, entries: vec![nowhere] });
+    lies.push(StoredPack { id: PackId([5; 32]), kind: PackKind::Data, size: 1000, one_way: true, entries: vec![nowhere] });
     Segment::of_packs(&lies).store(&both.writer, Vec::new()).unwrap();
     // And one that takes the place of all that there are.
     let all: Vec<_> = index.listed().to_vec();

@@ -101,7 +101,7 @@ impl Catalog {
                 go_on(findings.task())?;
                 let size = self.present.get(id).copied().unwrap_or_default();
                 match read_directory(&self.repo, *id, size) {
-                    Ok((key, entries)) => stored.push(StoredPack { id: *id, kind: key.preamble().kind, size, entries }),
+                    Ok((key, entries)) => stored.push(StoredPack::of(&key, *id, size, entries)),
                     Err(e) if e.kind() == ErrorKind::NotFound => {}
                     Err(e) => findings.damage(Name::Pack(*id), bare(&Name::Pack(*id), &e)),
                 }

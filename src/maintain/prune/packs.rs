@@ -29,6 +29,8 @@ pub(crate) struct Pack {
     pub(crate) id: PackId,
     /// What it holds, if a visible segment names it.
     pub(crate) kind: Option<PackKind>,
+    /// Whether what is in it is of a key that only writes.
+    pub(crate) one_way: bool,
     /// Its size in the storage.
     pub(crate) size: u64,
     /// A segment names it, its size is what that says, and not all of it is known to be damaged.
@@ -167,7 +169,7 @@ impl Packs {
                 let damage = index.damaged().of(&named.id);
                 let whole = size == Some(named.size) && damage != Some(&DamagedExtent::Whole);
                 let mut pack = Pack::new(named.id, size.unwrap_or(named.size), whole, standing, Some(segment));
-                (pack.damaged, pack.kind) = (damage.is_some(), Some(named.kind));
+                (pack.damaged, pack.kind, pack.one_way) = (damage.is_some(), Some(named.kind), named.one_way);
                 list.push(pack);
             }
         }
@@ -265,7 +267,24 @@ impl Pack {
     fn new(id: PackId, size: u64, whole: bool, standing: Standing, segment: Option<usize>) -> Self {
         let (chunks, plain, wanted, live, unused) = Default::default();
         let (damaged, held, salvage, lost) = Default::default();
-        let kind = None;
-        Pack { id, kind, size, whole, damaged, standing, segment, chunks, plain, wanted, live, unused, held, salvage, lost }
+        let (kind, one_way) = (None, false);
+        Pack {
+            id,
+            kind,
+            one_way,
+            size,
+            whole,
+            damaged,
+            standing,
+            segment,
+            chunks,
+            plain,
+            wanted,
+            live,
+            unused,
+            held,
+            salvage,
+            lost,
+        }
     }
 }

@@ -165,7 +165,8 @@ impl Survey {
             }
         }
         match (counting, places) {
-            ([only], _) => self.packs.frame_mut(only).live += only.len,
+            // The only copy that counts may be rubbish, and then others that can be read have to stay.
+            ([only], _) if places.len() == 1 || !self.packs.of(only).one_way => self.packs.frame_mut(only).live += only.len,
             (_, [first, ..]) => {
                 self.contested.set(first.entry());
             }
@@ -177,7 +178,8 @@ impl Survey {
     fn hold(&mut self, key: &ChunkKey, places: &[ChunkLocation]) -> Result<()> {
         let mut can_be_read = false;
         for place in places {
-            if !self.packs.of(place).is_readable() || self.packs.frame(place).is_damaged() {
+            let lost = self.packs.frame(place).is_damaged() || self.wrong.contains(&place.entry());
+            if lost || !self.packs.of(place).is_readable() {
                 continue;
             }
             let mut whole = true;
@@ -281,6 +283,8 @@ impl Survey {
                     let places = index.find_all(pack.kind, key)?;
                     match self.stays(&places)? {
                         Some(stays) => self.packs.frame_mut(&stays).live += stays.len,
+                        // A base that only differences have: the frames that need it hold it.
+                        None if places.iter().all(|place| !self.wrong.contains(&place.entry())) => {}
                         None => self.hold(key, &places)?,
                     }
                 }
@@ -294,12 +298,16 @@ impl Survey {
     /// key can store anything under the names of its chunks, and what was stored before must not go because of it. True:
     /// some are wrong, and others are to stay instead.
     fn prove(&mut self, reader: &ChunkReader, proven: &mut Proven) -> Result<bool> {
+        if !self.packs.list.iter().any(|pack| pack.one_way) {
+            return Ok(false);
+        }
         let index = self.index.clone();
         let mut chosen: Vec<(ChunkLocation, PackKind, ChunkKey)> = Vec::new();
         for segment in 0..index.segments().len() {
             index.scan(segment, &mut |location, key, pack| {
                 if self.contested.get(location.entry())
                     && let Some(stays) = self.stays(&index.find_all(pack.kind, key)?)?
+                    && self.packs.of(&stays).one_way
                 {
                     let (id, frame) = index.frame_key(&stays);
                     if !proven.contains(&(id, frame, stays.offset, *key)) {

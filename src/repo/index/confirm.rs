@@ -66,7 +66,8 @@ fn confirm(
             // The segment still names it: it is written anew without it.
             OwnWord::Gone => (PackKind::Data, vec![rescue::unknown(0)]),
         };
-        stored.push(StoredPack { id, kind, size: if size == u64::MAX { 0 } else { size }, entries });
+        let size = if size == u64::MAX { 0 } else { size };
+        stored.push(StoredPack { id, kind, size, one_way: true, entries });
         Ok(())
     })?;
     if stored.is_empty() {

@@ -192,7 +192,7 @@ mod tests {
         for n in 0..count {
             let frame = FrameInfo { offset: PREAMBLE as u64, stored: 66, plain: 50, codec: Codec::Raw, bases: Vec::new() };
             let entries = vec![DirectoryEntry { frame, chunks: vec![(ChunkKey([n; 16]), 50)] }];
-            let pack = StoredPack { id: PackId([n; 32]), kind: PackKind::Data, size: 1000, entries };
+            let pack = StoredPack { id: PackId([n; 32]), kind: PackKind::Data, size: 1000, one_way: false, entries };
             Segment::of_packs(&[pack]).store(&repo, Vec::new()).unwrap();
         }
         repo

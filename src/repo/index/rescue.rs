@@ -31,7 +31,8 @@ pub(crate) fn of_packs(repo: &Repository, packs: &[SegmentPack]) -> Result<Paged
             Err(e) if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => return Err(e),
             _ => (0..pack.frames).map(unknown).collect(),
         };
-        stored.push(StoredPack { id: pack.id, kind: pack.kind, size: pack.size, entries });
+        let SegmentPack { id, kind, size, one_way, .. } = *pack;
+        stored.push(StoredPack { id, kind, size, one_way, entries });
     }
     in_memory(repo, &stored)
 }
@@ -42,7 +43,7 @@ pub(crate) fn of_unnamed(repo: &Repository, named: &HashSet<PackId>) -> Result<V
     let (mut out, mut waiting, mut held) = (Vec::new(), Vec::new(), 0);
     let read = |id: PackId, size: u64| {
         let read = read_directory(repo, id, size);
-        read.map(|(key, entries)| StoredPack { id, kind: key.preamble().kind, size, entries }).map_err(|e| (id, e))
+        read.map(|(key, entries)| StoredPack::of(&key, id, size, entries)).map_err(|e| (id, e))
     };
     each_pack(repo, &packs, &read, |pack: std::result::Result<StoredPack, (PackId, Error)>| {
         match pack {

@@ -34,7 +34,7 @@ impl Segment {
         let mut out = Segment::default();
         for stored in packs {
             let frames = stored.entries.len() as u32;
-            out.packs.push(SegmentPack { id: stored.id, kind: stored.kind, size: stored.size, frames });
+            out.packs.push(SegmentPack { id: stored.id, kind: stored.kind, size: stored.size, frames, one_way: stored.one_way });
             for entry in &stored.entries {
                 let frame = out.frames.len() as u32;
                 out.frames.push(entry.frame.clone());

@@ -318,8 +318,18 @@ pub struct StoredPack {
     pub kind: PackKind,
     /// Its size in bytes.
     pub size: u64,
+    /// Whether what is in it is of a key that only writes.
+    pub one_way: bool,
     /// Its frames with their chunks.
     pub entries: Vec<DirectoryEntry>,
+}
+
+impl StoredPack {
+    /// What the index needs to know of the pack of this key.
+    pub fn of(key: &PackKey, id: PackId, size: u64, entries: Vec<DirectoryEntry>) -> StoredPack {
+        let Preamble { kind, writer, .. } = key.preamble;
+        StoredPack { id, kind, size, one_way: writer.is_some(), entries }
+    }
 }
 
 /// How often a pack is made again under another name before its storage is given up.
@@ -341,7 +351,7 @@ pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> 
             Err(e) if e.kind() == ErrorKind::Unsettled => {
                 repo.reports().warn("", format!("a pack is sent again, under another name: {e}"));
             }
-            Ok((id, size)) => return Ok(stored(id, kind, size, frames)),
+            Ok((id, size)) => return Ok(stored(key, id, size, frames)),
             Err(e) => return Err(e),
         }
         let next = PackKey::generate_of(repo, kind, session, writer)?;
@@ -349,11 +359,11 @@ pub fn store(repo: &Repository, key: &PackKey, mut frames: Vec<SealedFrame>) -> 
         another = next;
         key = &another;
     }
-    store_once(repo, key, &frames, offset).map(|(id, size)| stored(id, kind, size, frames))
+    store_once(repo, key, &frames, offset).map(|(id, size)| stored(key, id, size, frames))
 }
 
-fn stored(id: PackId, kind: PackKind, size: u64, frames: Vec<SealedFrame>) -> StoredPack {
-    StoredPack { id, kind, size, entries: frames.into_iter().map(|frame| frame.entry).collect() }
+fn stored(key: &PackKey, id: PackId, size: u64, frames: Vec<SealedFrame>) -> StoredPack {
+    StoredPack::of(key, id, size, frames.into_iter().map(|frame| frame.entry).collect())
 }
 
 /// Seals a frame of one pack for another, and looks whether it opens.

@@ -125,7 +125,7 @@ mod tests {
 
     fn frame(pack: u8, offset: u64, stored: u32) -> FrameRef {
         let info = FrameInfo { offset, stored, plain: 1, codec: Codec::Raw, bases: Vec::new() };
-        let pack = SegmentPack { id: PackId([pack; 32]), kind: PackKind::Data, size: 1 << 20, frames: 9 };
+        let pack = SegmentPack { id: PackId([pack; 32]), kind: PackKind::Data, size: 1 << 20, frames: 9, one_way: false };
         FrameRef { pack, number: 0, info }
     }
 
