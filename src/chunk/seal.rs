@@ -148,8 +148,9 @@ pub(crate) enum Judged {
     /// It is what somebody with the key stored under this name: its type, its writer if that has a key that only writes,
     /// and its plain body.
     Sound(ObjectType, Option<WriterId>, Vec<u8>),
-    /// Somebody with the key made it, with a newer program. It must be left alone.
-    Newer(Error),
+    /// Somebody with the key made it, with a newer program: its writer, if that has a key that only writes. It must be left
+    /// alone.
+    Newer(Error, Option<WriterId>),
     /// Somebody with the key made it under this name, and it is damaged: what it was, and how it is now.
     Damaged(ObjectType, Error),
     /// Nobody with the key made it, or so much of it is damaged that this cannot be told any more.
@@ -196,7 +197,7 @@ pub(crate) fn judge_object(
             && e.kind() == ErrorKind::Unsupported
             && matching(class, salt, &self::bound(found, name), commitment)?.is_some()
         {
-            return Ok(Judged::Newer(e));
+            return Ok(Judged::Newer(e, writer_at_end(name).filter(|_| said != 0)));
         }
     }
     Ok(Judged::MadeUp(stranger(kinds, kind, repository, object, what)))
@@ -235,7 +236,7 @@ pub fn open_object(
 ) -> Result<Vec<u8>> {
     match judge_object(&[kind], repository, name, class, object, what)? {
         Judged::Sound(.., plain) => Ok(plain),
-        Judged::Newer(e) | Judged::Damaged(_, e) | Judged::MadeUp(e) => Err(e),
+        Judged::Newer(e, _) | Judged::Damaged(_, e) | Judged::MadeUp(e) => Err(e),
     }
 }
 
@@ -350,7 +351,7 @@ mod tests {
             let key = SealKey::derive_bound(&class, &salt, &bound(&header, b"name")).unwrap();
             o[HEADER + 32..HEADER + 48].copy_from_slice(&key.commitment);
         });
-        let Judged::Newer(e) = judge(&newer, b"name") else { panic!("a newer program's object was not known") };
+        let Judged::Newer(e, None) = judge(&newer, b"name") else { panic!("a newer program's object was not known") };
         assert_eq!(e.kind(), ErrorKind::Unsupported);
         for len in 0..SMALLEST + 1 {
             assert!(matches!(judge(&vec![7; len], b"name"), Judged::MadeUp(_)));

@@ -162,11 +162,10 @@ fn set_of(context: &Context, snapshot: &Snapshot, name: &str) -> Result<Set> {
     if let Some(writer) = snapshot.writer {
         let text = format!(
             "snapshot {} was taken with a key that only writes ({}), and whoever stole that may have written the commands of the \
-             set {} in it: write the set into the configuration file (yester snapshots --json {} shows it as set_text)",
+             set {} in it: write the set into the configuration file (yester snapshots --json shows it as set_text)",
             snapshot.id.short(),
             writer.short(),
             escape(name.as_bytes()),
-            snapshot.id.short()
         );
         return Err(Error::new(ErrorKind::Key, text));
     }

@@ -127,6 +127,11 @@ pub fn time(snapshot: &Snapshot, received: &Received) -> String {
     }
 }
 
+/// That a key which only writes has made it, and which: what it says of its host is not sure. Empty for all others.
+fn of_key(snapshot: &Snapshot) -> String {
+    snapshot.writer.map_or_else(String::new, |writer| format!(" (key {}, which only writes)", writer.short()))
+}
+
 /// What was said of snapshots.
 type AllRemarks = HashMap<SnapshotId, Remarks>;
 
@@ -141,9 +146,15 @@ fn table(snapshots: &[&Snapshot], received: &Received, remarks: &AllRemarks) -> 
             time(snapshot, received),
             units::count(statistics.files),
             units::size(statistics.bytes),
-            format!("{}{}{}", tags.join(", "), parts::mark(snapshot), annotate::behind(remarks.get(&snapshot.id)))
-                .trim_start()
-                .to_owned(),
+            format!(
+                "{}{}{}{}",
+                tags.join(", "),
+                of_key(snapshot),
+                parts::mark(snapshot),
+                annotate::behind(remarks.get(&snapshot.id))
+            )
+            .trim_start()
+            .to_owned(),
         ]);
     }
     for right in [2, 3] {
@@ -183,6 +194,9 @@ struct JsonSnapshot {
     /// Who put it.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_id: Option<String>,
+    /// Whose key it is of, if that only writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writer: Option<String>,
     /// By which rules entries were left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<JsonRule>,
@@ -264,6 +278,7 @@ fn json(snapshot: &Snapshot, received: &Received, remarks: Option<&Remarks>) -> 
         program_version: lossy(&snapshot.program),
         received: times::at(received, snapshot.id).map(units::utc_time),
         token_id: times::by(received, snapshot.id).map(str::to_owned),
+        writer: snapshot.writer.map(|writer| writer.to_string()),
         rules: snapshot.rules.iter().map(rule).collect(),
         set: snapshot.composition.set.as_ref().map(|set| lossy(&set.name)),
         set_text: snapshot.composition.set.as_ref().map(|set| lossy(&set.text)),

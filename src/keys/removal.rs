@@ -55,7 +55,7 @@ impl SlotStore<'_> {
                 // A removal says nothing but that it is there: a damaged one counts like any other.
                 Some(Judged::Sound(..) | Judged::Damaged(..)) => drop(found.removed.insert(id)),
                 Some(Judged::MadeUp(e)) => found.made_up.push((*name, e.about(name))),
-                Some(Judged::Newer(_)) | None => {}
+                Some(Judged::Newer(..)) | None => {}
             }
         }
         let all = slots::read(self, &listed);

@@ -46,7 +46,7 @@ impl Writer {
     fn of(repo: &Repository, id: SnapshotId) -> Self {
         match session::judge(repo, id) {
             Ok(Small::Sound(session)) => Writer::Process(session::identity(&session)),
-            Ok(Small::Newer(_)) => Writer::Newer,
+            Ok(Small::Newer(..)) => Writer::Newer,
             Ok(Small::Damaged(..) | Small::MadeUp(_) | Small::Gone) => Writer::Nobody,
             // The storage could not be asked. It may be anybody's.
             Err(_) => Writer::Newer,

@@ -99,7 +99,7 @@ pub fn read_all(repo: &Repository) -> Result<Said> {
     for (id, found) in new.into_iter().zip(found) {
         match found? {
             Small::Sound(annotation) => sound.push((id, Arc::new(annotation))),
-            Small::Damaged(_, e) | Small::Newer(e) => out.unread.push((id, e)),
+            Small::Damaged(_, e) | Small::Newer(e, _) => out.unread.push((id, e)),
             Small::MadeUp(e) => made_up.push((Name::Annotation(id), e)),
             Small::Gone => {}
         }

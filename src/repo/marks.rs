@@ -81,7 +81,7 @@ pub fn read_many(repo: &Repository, ids: &[SnapshotId]) -> Result<(HashMap<Snaps
     for (id, found) in new.into_iter().zip(found) {
         match found? {
             Small::Sound(mark) => _ = out.insert(id, Arc::new(mark)),
-            Small::Newer(e) => return Err(e),
+            Small::Newer(e, _) => return Err(e),
             Small::Damaged(_, e) | Small::MadeUp(e) => wrong.push((Name::Forgotten(id), e)),
             Small::Gone => {}
         }
@@ -108,7 +108,7 @@ pub fn write(repo: &Repository, mark: &Mark) -> Result<()> {
         }
         match read(repo, id)? {
             Small::Sound(_) => return Ok(()),
-            Small::Newer(e) => return Err(e),
+            Small::Newer(e, _) => return Err(e),
             Small::Damaged(..) | Small::MadeUp(_) => repo.storage().delete(&name)?,
             Small::Gone => {}
         }

@@ -14,7 +14,7 @@ use crate::storage::{Class, Name};
 /// Answers whether it did.
 pub(crate) fn remove(repo: &Repository, name: &Name) -> Result<bool> {
     match small::read(repo, name, |_, _| Ok(()))? {
-        Small::Sound(()) | Small::Newer(_) | Small::Gone => Ok(false),
+        Small::Sound(()) | Small::Newer(..) | Small::Gone => Ok(false),
         Small::Damaged(..) | Small::MadeUp(_) => repo.storage().delete(name).map(|()| true),
     }
 }
@@ -46,7 +46,7 @@ pub(crate) fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<
         for (name, found) in names.into_iter().zip(judged) {
             match found? {
                 Small::Sound(()) | Small::Gone => {}
-                Small::Newer(e) => out.left.push((name, e)),
+                Small::Newer(e, _) => out.left.push((name, e)),
                 Small::MadeUp(e) => {
                     // A writer of this name must not find it free: it may have been fenced.
                     if matches!(name, Name::Snapshot(id) if is_session(repo, id)?) {

@@ -43,7 +43,7 @@ pub fn list(repo: &Repository) -> Result<(Vec<(SnapshotId, Run)>, Wrong)> {
             Small::Sound(run) => runs.push((id, run)),
             Small::Damaged(_, e) => wrong.push((Name::Run(id), e)),
             Small::MadeUp(e) => made_up.push((Name::Run(id), e)),
-            Small::Newer(_) | Small::Gone => {}
+            Small::Newer(..) | Small::Gone => {}
         }
     }
     small::tell(repo, &made_up, "yester prune removes it");

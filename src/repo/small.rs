@@ -29,8 +29,8 @@ pub(crate) struct Made {
 pub enum Small<T> {
     /// It is authentic: what it says.
     Sound(T),
-    /// It is authentic, and a newer program made it: it is left alone.
-    Newer(Error),
+    /// It is authentic, and a newer program made it: its writer, if that has a key that only writes. It is left alone.
+    Newer(Error, Option<WriterId>),
     /// Somebody with the key made it under this name, and it is damaged: what it was, and how it is now.
     Damaged(ObjectType, Error),
     /// Nobody with the key made it, or it is damaged beyond telling. It counts for nothing.
@@ -44,7 +44,7 @@ impl<T> Small<T> {
     pub fn result(self, name: &Name) -> Result<T> {
         match self {
             Small::Sound(value) => Ok(value),
-            Small::Newer(e) | Small::Damaged(_, e) | Small::MadeUp(e) => Err(e),
+            Small::Newer(e, _) | Small::Damaged(_, e) | Small::MadeUp(e) => Err(e),
             Small::Gone => Err(Error::new(ErrorKind::NotFound, format!("{name} is not there"))),
         }
     }
@@ -113,10 +113,10 @@ pub(crate) fn judge<T>(
     Ok(match seal::judge_object(name.kinds(), repo.id(), &id.0, &repo.keys().snapshot, object, what(name))? {
         Judged::Sound(kind, writer, plain) => match decode(Made { kind, writer }, &plain) {
             Ok(value) => Small::Sound(value),
-            Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.about(name)),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Small::Newer(e.about(name), writer),
             Err(e) => Small::Damaged(kind, e.about(name)),
         },
-        Judged::Newer(e) => Small::Newer(e.about(name)),
+        Judged::Newer(e, writer) => Small::Newer(e.about(name), writer),
         Judged::Damaged(kind, e) => Small::Damaged(kind, e.about(name)),
         Judged::MadeUp(e) => Small::MadeUp(e.about(name)),
     })
@@ -134,5 +134,14 @@ pub(crate) fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
             let more = format!("and {} more in {class}/ ({next})", rest.len());
             repo.reports().warn("", format!("ignored, since they are not authentic: {e}, {more}"));
         }
+    }
+}
+
+/// Tells, once, of a snapshot that is left out: a newer program made it with the key of `writer`, which only writes.
+pub(crate) fn tell_newer(repo: &Repository, snapshot: SnapshotId, writer: WriterId, error: &Error) {
+    if repo.memory.told.lock().insert(Name::Snapshot(snapshot)) {
+        let (key, id) = (writer.short(), snapshot.short());
+        let next = format!("if nobody has a newer yester, that key was stolen (yester forget {id} gives the snapshot up)");
+        repo.reports().warn("", format!("left out: {error}; it is of key {key}, which only writes: {next}"));
     }
 }

@@ -79,6 +79,9 @@ pub struct SnapshotList {
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that cannot be read, or not by this program, and why.
     pub damaged: Vec<(SnapshotId, Error)>,
+    /// Snapshots that a newer program made with a key that only writes. Whoever stole it could stop all readers with one,
+    /// so these are told once, and left out. Prune does not go on as long as they are there.
+    pub newer: Vec<SnapshotId>,
     /// What nobody with the key made, and so counts for nothing.
     pub made_up: Vec<(Name, Error)>,
     /// Notes and pins of them, where there are any.
@@ -113,7 +116,11 @@ fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<SnapshotList> {
             Ok(Small::Sound(Some(snapshot))) => out.snapshots.push(snapshot),
             // A fence; or forgotten and pruned since it was listed.
             Ok(Small::Sound(None) | Small::Gone) => {}
-            Ok(Small::Damaged(_, e) | Small::Newer(e)) | Err(e) => out.damaged.push((*id, e)),
+            Ok(Small::Newer(e, Some(writer))) => {
+                out.newer.push(*id);
+                small::tell_newer(repo, *id, writer, &e);
+            }
+            Ok(Small::Damaged(_, e) | Small::Newer(e, None)) | Err(e) => out.damaged.push((*id, e)),
             Ok(Small::MadeUp(e)) => out.made_up.push((Name::Snapshot(*id), e)),
         }
     }
@@ -137,7 +144,7 @@ pub fn present(repo: &Repository) -> Result<Vec<SnapshotId>> {
     let known = |id: &SnapshotId| repo.memory.snapshots.lock().contains_key(id);
     let (mut out, new): (Vec<SnapshotId>, Vec<SnapshotId>) = names.into_iter().partition(known);
     let found = read_all(repo, &new)?;
-    out.extend(found.snapshots.iter().map(|s| s.id).chain(found.damaged.iter().map(|(id, _)| *id)));
+    out.extend(found.snapshots.iter().map(|s| s.id).chain(found.damaged.iter().map(|(id, _)| *id)).chain(found.newer));
     Ok(out)
 }
 

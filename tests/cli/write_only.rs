@@ -12,7 +12,7 @@ use yester::chunk::seal::{self, SealKey};
 use yester::format::config::{WrappedKey, decode_slot};
 use yester::format::envelope::{self, CHECKSUM, HEADER};
 use yester::format::pack::{PREAMBLE, Preamble};
-use yester::model::SnapshotId;
+use yester::model::{SnapshotId, WriterId};
 use yester::observe::Reports;
 use yester::repo::Repository;
 use yester::repo::pack::PackKey;
@@ -57,6 +57,18 @@ impl Fixture {
     /// On the host.
     fn write(&self, args: &[&str]) -> Run {
         finish(&mut self.command(args))
+    }
+
+    /// A configuration file in this home directory, with the repository and a set `shop` of `paths` whose one step makes the
+    /// file `ran` there.
+    fn configure(&self, of: &World, paths: &Path) {
+        let [repo, key, ran] = [&self.admin.at("repo"), &of.at("key"), &of.at("ran")].map(|path| shown(path));
+        let text = format!(
+            "[repository]\nlocation = \"{repo}\"\nkey-file = \"{key}\"\n[sets.shop]\npaths = [\"{}\"]\n\
+             [[sets.shop.restore.steps]]\nname = \"mark\"\ncommand = [\"touch\", \"{ran}\"]\n",
+            shown(paths)
+        );
+        of.file(".config/yester/config.toml", text);
     }
 
     fn ingest(&self) -> Value {
@@ -381,4 +393,139 @@ fn what_a_thief_makes_takes_nothing_away() {
     fixture.full(&["prune", "--max-unused", "0"]).ok();
     fixture.full(&["check", "--read-data"]).ok();
     fixture.restored_as(full["snapshot_id"].as_str().unwrap(), &source);
+}
+
+/// Whoever stole the key writes into a snapshot what it likes, also the commands of a set: none of them is run.
+#[test]
+fn no_command_of_a_set_comes_from_its_snapshots() {
+    let fixture = Fixture::new();
+    fixture.configure(&fixture.host, &fixture.host.at("src"));
+    let set = |of: &World| of.run(&["ingest", "--json", "--set", "shop"]).ok().json().pop().unwrap();
+    let stored = set(&fixture.host)["snapshot_id"].as_str().unwrap().to_owned();
+    let ran = |of: &World| of.at("ran").exists();
+    // Whoever has lost the configuration is told where the set is to be written.
+    for args in [&["restore", "--set", "shop"][..], &["restore", "--set", "shop", "-n"], &["restore", "--set", "shop", &stored]] {
+        fixture.full(args).fails(12, &["a key that only writes", "configuration file", "set_text", &stored[..8]]);
+    }
+    assert!(!ran(&fixture.host));
+    let listed = fixture.full(&["snapshots", "--json"]).ok().json().pop().unwrap();
+    assert!(listed["set_text"].as_str().unwrap().contains("touch"), "{listed}");
+    // Another host's snapshot of a set of this name stays what is restored, though the thief's is newer.
+    fixture.admin.file("live/file", "of a full key");
+    fixture.configure(&fixture.admin, &fixture.admin.at("live"));
+    let own = set(&fixture.admin)["snapshot_id"].as_str().unwrap().to_owned();
+    let newer = set(&fixture.host)["snapshot_id"].as_str().unwrap().to_owned();
+    fs::remove_file(fixture.admin.at(".config/yester/config.toml")).unwrap();
+    fs::remove_dir_all(fixture.admin.at("live")).unwrap();
+    let run = fixture.full(&["restore", "--set", "shop"]).ok();
+    assert!(run.err.contains(&newer[..8]) && run.err.contains("only writes") && run.err.contains(&own[..8]), "{}", run.err);
+    assert!(ran(&fixture.admin) && !ran(&fixture.host));
+    assert_eq!(fs::read_to_string(fixture.admin.at("live/file")).unwrap(), "of a full key");
+    // With a set in the configuration its commands are run, and no others.
+    fs::remove_file(fixture.admin.at("ran")).unwrap();
+    fixture.configure(&fixture.admin, &fixture.host.at("src"));
+    fixture.full(&["restore", "--set", "shop", &newer]).ok();
+    assert!(ran(&fixture.admin) && !ran(&fixture.host));
+}
+
+/// The snapshots of such a key say so, to people and programs.
+#[test]
+fn whose_key_it_is_is_shown() {
+    let fixture = Fixture::new();
+    fixture.ingest();
+    fixture.full(&["ingest", &shown(&fixture.host.at("src"))]).ok();
+    let slots = fixture.full(&["key", "list", "--json"]).ok().json();
+    let slot = slots.iter().find(|slot| slot["write_only"] == true).unwrap()["id"].as_str().unwrap().to_owned();
+    let listed = fixture.full(&["snapshots", "--json"]).ok().json();
+    assert!(slot.starts_with(listed[0]["writer"].as_str().unwrap()), "{slot}: {listed:?}");
+    assert_eq!(listed[1].get("writer"), None);
+    let table = fixture.full(&["snapshots"]).ok().text();
+    assert_eq!(table.matches(&format!("(key {}, which only writes)", &slot[..8])).count(), 1, "{table}");
+}
+
+/// An object of a later version, by hand: the header says so, and the commitment is right. `bound`: what key and
+/// commitment are of behind the header.
+fn of_later_version(mut object: Vec<u8>, class: &ClassKey, bound: &[u8]) -> Vec<u8> {
+    object[10] = 2;
+    let bound = [&object[..HEADER], bound].concat();
+    let key = SealKey::derive_bound(class, object[HEADER..HEADER + 32].try_into().unwrap(), &bound).unwrap();
+    object[HEADER + 32..HEADER + 48].copy_from_slice(&key.commitment);
+    let end = object.len() - CHECKSUM;
+    let sum = *blake3::hash(&object[..end]).as_bytes();
+    object[end..].copy_from_slice(&sum);
+    object
+}
+
+/// What such a key claims to have made with a newer program stops no reader; prune goes on when it is given up.
+#[test]
+fn a_thief_of_the_future_stops_no_reader() {
+    let fixture = Fixture::new();
+    fixture.ingest();
+    let source = shown(&fixture.host.at("src"));
+    fixture.full(&["ingest", &source]).ok();
+    let storage = fixture.storage();
+    let text = fs::read_to_string(fixture.admin.at("key")).unwrap();
+    let full = Credential::KeyFile(yester::model::id::from_hex(text.trim()).unwrap());
+    let repo = Repository::open(storage.clone(), &full).unwrap();
+    let all = yester::repo::snapshots::list(&repo).unwrap();
+    let own = all.iter().find(|snapshot| snapshot.writer.is_some()).unwrap();
+    let writer: WriterId = own.writer.unwrap();
+    let read = |name: &Name| {
+        let mut object = Vec::new();
+        storage.read(name, None, &mut object).unwrap();
+        object
+    };
+    // A snapshot, the segments and the packs of the writer, as of version 2.
+    let id = SnapshotId::random_of(Some(writer)).unwrap();
+    let object = of_later_version(read(&Name::Snapshot(own.id)), &repo.keys().snapshot, &id.0);
+    storage.create(&Name::Snapshot(id), &[&object]).unwrap();
+    let mut made = Vec::new();
+    for (name, _) in [Class::Index, Class::Packs].into_iter().flat_map(|class| storage.list(class).unwrap()) {
+        let object = read(&name);
+        if object[9] == 0 {
+            continue;
+        }
+        let object = match name {
+            Name::Pack(_) => {
+                let kind = Preamble::decode(&object).unwrap().kind;
+                let bound = [&object[108..PREAMBLE], &writer.0].concat();
+                of_later_version(object, repo.keys().pack(kind), &bound)
+            }
+            _ => of_later_version(object, &repo.keys().index, &writer.0),
+        };
+        let sum: [u8; CHECKSUM] = object[object.len() - CHECKSUM..].try_into().unwrap();
+        let later = match name {
+            Name::Pack(_) => Name::Pack(yester::model::PackId(sum)),
+            _ => Name::Segment(yester::model::SegmentId(sum)),
+        };
+        storage.create(&later, &[&object]).unwrap();
+        made.push(later);
+    }
+    assert!(made.iter().any(|name| matches!(name, Name::Pack(_))) && made.iter().any(|name| matches!(name, Name::Segment(_))));
+    let point = shown(&fixture.admin.at("copied"));
+    for args in [
+        &["snapshots"][..],
+        &["ls", "latest"],
+        &["cat", &format!("latest:{source}/{NAME}")],
+        &["find", NAME],
+        &["restore", "latest", "--target", &point],
+        &["stats"],
+        &["du", "--unique", "latest"],
+        &["ingest", &source],
+        &["forget", "--keep-last", "9"],
+    ] {
+        let run = fixture.full(args).ok();
+        assert!(run.err.contains("format version 2"), "{args:?}: {}", run.err);
+    }
+    fixture.restored_as("latest", Path::new(&source));
+    // Whether it needs anything nobody can tell.
+    let id = id.to_string();
+    fixture.full(&["prune"]).fails(1, &["nothing was deleted", "format version 2", &format!("yester forget {id}")]);
+    fixture.full(&["forget", &id, "--grace", "0"]).ok();
+    fixture.full(&["prune"]).ok();
+    let left = made.iter().filter(|name| storage.read(name, Some(0..1), &mut Vec::new()).is_ok());
+    assert_eq!(left.count(), 0, "they are of no use");
+    let run = fixture.full(&["check", "--read-data"]).ok();
+    assert_eq!(run.err, "");
+    fixture.restored_as("latest", Path::new(&source));
 }

@@ -1,10 +1,13 @@
 //! Delta frames: what they are differences from has to outlive everything else that needs it.
 
 use crate::common::record::Operation;
-use yester::format::pack::{FrameInfo, PackKind};
+use yester::format::pack::{Codec, DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use yester::format::segment::SegmentPack;
 use yester::maintain::prune::{PruneOptions, Unused};
+use yester::model::{ChunkKey, PackId};
 use yester::repo::index::Index;
+use yester::repo::index::segment::Segment;
+use yester::repo::pack::{StoredPack, read_directory};
 use yester::storage::{Class, Name, Storage};
 
 use crate::common::faults;
@@ -283,4 +286,38 @@ fn a_sweep_alone_keeps_bases() {
     assert_eq!(plan.repack.count, 0);
     bases_stand(&world);
     world.verify();
+}
+
+/// A base that nobody needs but a difference, and that is nowhere any more: what the difference holds is lost, and no more
+/// than that. It keeps nobody from pruning.
+#[test]
+fn a_base_that_is_gone_stops_no_prune() {
+    let mut world = World::new();
+    world.write("file", &noise(1, 20_000));
+    world.ingest();
+    world.write("other", &noise(2, 20_000));
+    let second = world.ingest().snapshot.id;
+    let index = Index::load(&world.repo).unwrap();
+    let base = ChunkKey([7; 16]);
+    let mut packs: Vec<StoredPack> = Vec::new();
+    for pack in index.packs() {
+        let (key, mut entries) = read_directory(&world.repo, pack.id, pack.size).unwrap();
+        // What is in the packs of data is said to be differences.
+        for frame in entries.iter_mut().map(|entry| &mut entry.frame).filter(|_| pack.kind == PackKind::Data) {
+            (frame.codec, frame.bases) = (Codec::Zstd, vec![base]);
+        }
+        packs.push(StoredPack::of(&key, pack.id, pack.size, entries));
+    }
+    let before: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
+    let frame = FrameInfo { offset: PREAMBLE as u64, stored: 66, plain: 50, codec: Codec::Raw, bases: Vec::new() };
+    let entries = vec![DirectoryEntry { frame, chunks: vec![(base, 50)] }];
+    packs.push(StoredPack { id: PackId([5; 32]), kind: PackKind::Data, size: 1000, one_way: false, entries });
+    Segment::of_packs(&packs).store(&world.repo, index.listed().to_vec()).unwrap();
+    world.forget(second);
+    let (plan, _) = world.sweep();
+    assert!(plan.lost > 0, "{plan:?}");
+    // They stay for whoever finds the base again.
+    let left = world.names(Class::Packs);
+    let data = packs.iter().filter(|pack| pack.kind == PackKind::Data && before.contains(&pack.id));
+    assert!(data.map(|pack| Name::Pack(pack.id)).any(|name| left.contains(&name)), "{plan:?}");
 }

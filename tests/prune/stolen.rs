@@ -1,24 +1,27 @@
 //! A key that only writes, stolen: what is stored with it, and what its segments say, takes nothing away.
 
 use yester::chunk::keys::Credential;
+use yester::chunk::seal;
 use yester::format::config::Derivation;
+use yester::format::envelope::ObjectType;
 use yester::format::pack::{Codec, DirectoryEntry, PackKind};
 use yester::ingest::{Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
-use yester::maintain::prune::{PruneOptions, Unused};
-use yester::model::{ChunkKey, PackId, SnapshotId, Timestamp};
+use yester::maintain::prune::{Prune, PruneOptions, Unused};
+use yester::model::{Chain, ChunkKey, GroupPart, Origin, PackId, SnapshotId, Timestamp};
 use yester::observe::Reports;
-use yester::repo::Repository;
 use yester::repo::index::Index;
 use yester::repo::index::segment::Segment;
 use yester::repo::pack::{StoredPack, read_directory};
+use yester::repo::{Repository, snapshots};
 use yester::storage::{Class, Name, Storage};
 use yester::task::Task;
 
 use std::sync::Arc;
 
 use crate::common::forge::RawPack;
+use crate::common::record::Operation;
 use crate::prune::support::{World, noise, read_directory as files};
 
 const WRITER: Credential = Credential::KeyFile([3; 32]);
@@ -175,7 +178,7 @@ fn it_writes_beside_a_prune() {
     let (repo, done) = (both.world.copy_of_repo(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
     let seen = done.clone();
     both.world.storage.once(
-        |operation| matches!(operation, crate::common::record::Operation::Create(Name::Segment(_), _)),
+        |operation| matches!(operation, Operation::Create(Name::Segment(_), _)),
         move || {
             let options = PruneOptions { max_unused: Unused::Bytes(0), memory: 8 << 20, ..PruneOptions::default() };
             // It may not delete what the writer counts on, and may refuse while it lives.
@@ -188,4 +191,77 @@ fn it_writes_beside_a_prune() {
     both.world.verify();
     both.prune();
     both.world.verify();
+}
+
+/// The only copy that is not marked for deletion is rubbish: the others stay, and what is in them is copied.
+#[test]
+fn rubbish_beside_packs_that_are_marked_for_deletion_pushes_out_none_of_them() {
+    let mut both = Both::new();
+    both.world.write("file", &noise(1, 60_000));
+    both.write();
+    // What was marked by a prune that was killed, and is needed again since `forget --undo`.
+    let honest = both.packs();
+    let (repo, id) = (&both.world.repo, both.world.repo.new_id().unwrap());
+    let plain: Vec<u8> = honest.iter().flat_map(|pack| pack.id.0).collect();
+    let list = seal::seal_object(ObjectType::Condemned, repo.id(), &id.0, &repo.keys().snapshot, &plain).unwrap();
+    both.world.storage.create(&Name::Condemned(id), &[&list]).unwrap();
+    for pack in honest.iter().filter(|pack| pack.kind == PackKind::Data) {
+        let chunks: Vec<(ChunkKey, u32)> = pack.entries.iter().flat_map(|entry| entry.chunks.clone()).collect();
+        let sealed = rubbish(&both.writer, pack.kind, &chunks);
+        Segment::of_packs(&[sealed]).store(&both.writer, Vec::new()).unwrap();
+    }
+    both.world.verify();
+    for _ in 0..3 {
+        both.prune();
+        both.world.verify();
+    }
+    assert!(both.world.names(Class::Condemned).is_empty());
+}
+
+/// What nobody stole costs no look at the bytes: prune reads nothing of packs of data to choose between two copies.
+#[test]
+fn copies_of_other_keys_are_not_looked_at() {
+    let mut both = Both::new();
+    both.world.write("file", &noise(1, 60_000));
+    both.world.ingest();
+    let index = Index::load(&both.world.repo).unwrap();
+    let packs: Vec<_> =
+        index.packs().map(|pack| (*pack, read_directory(&both.world.repo, pack.id, pack.size).unwrap())).collect();
+    // The same copies, seen through two segments.
+    let again: Vec<StoredPack> =
+        packs.iter().map(|(pack, (key, entries))| StoredPack::of(key, pack.id, pack.size, entries.clone())).collect();
+    Segment::of_packs(&again).store(&both.world.repo, Vec::new()).unwrap();
+    let data: Vec<Name> =
+        packs.iter().filter(|(pack, _)| pack.kind == PackKind::Data).map(|(pack, _)| Name::Pack(pack.id)).collect();
+    assert!(!data.is_empty() && again.iter().all(|pack| !pack.one_way));
+    let reads = |both: &Both| {
+        both.world.storage.take();
+        Prune::prepare(&both.world.repo, &both.world.prune_options(), &Task::default()).unwrap();
+        let log = both.world.storage.take();
+        log.into_iter().filter(|done| matches!(done, Operation::Read(name, _) if data.contains(name))).collect::<Vec<_>>()
+    };
+    assert_eq!(reads(&both), []);
+    // Beside packs of a key that only writes, too.
+    both.write();
+    both.write();
+    assert_eq!(reads(&both), []);
+}
+
+/// What its snapshots say of others, and of groups, is not believed.
+#[test]
+fn its_snapshots_are_of_no_group_and_follow_nobody() {
+    let mut both = Both::new();
+    both.world.write("file", &noise(1, 10_000));
+    let full = both.world.ingest().snapshot.id;
+    let id = both.write();
+    let mut snapshot = snapshots::load(&both.world.repo, id).unwrap().unwrap();
+    let (group, repository) = (both.world.repo.new_id().unwrap(), both.world.repo.id());
+    snapshot.id = both.writer.new_id().unwrap();
+    (snapshot.parent, snapshot.chain) = (Some(full), Chain { number: 99, follows: vec![full] });
+    snapshot.composition.origin = Some(Origin { repository, snapshot: full });
+    snapshot.composition.group = Some(GroupPart { group, member: b"victim".to_vec() });
+    assert!(snapshots::commit(&both.writer, &snapshot).unwrap());
+    let seen = snapshots::load(&both.world.repo, snapshot.id).unwrap().unwrap();
+    assert!(seen.writer.is_some() && seen.parent.is_none() && seen.chain == Chain::default());
+    assert_eq!((seen.composition.group, seen.composition.origin), (None, None));
 }

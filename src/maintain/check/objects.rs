@@ -91,7 +91,7 @@ fn keys(repo: &Repository, findings: &mut Findings<'_>) -> Result<u64> {
 fn wrong<T>(findings: &mut Findings<'_>, name: &Name, found: &Small<T>, damaged: &str, made_up: &str) {
     match found {
         Small::Sound(_) | Small::Gone => {}
-        Small::Newer(e) => findings.damage(name, bare(name, e)),
+        Small::Newer(e, _) => findings.damage(name, bare(name, e)),
         Small::Damaged(_, e) => findings.damage(name, format!("{}; {damaged}", bare(name, e))),
         Small::MadeUp(e) => findings.damage(name, format!("{}; {made_up}", bare(name, e))),
     }

@@ -68,7 +68,7 @@ fn list(repo: &Repository) -> Result<ListedSessions> {
     for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| session::judge(repo, *id))) {
         match found? {
             Small::Sound(session) => sessions.push((*id, Ok(session))),
-            Small::Newer(e) | Small::Damaged(_, e) => sessions.push((*id, Err(e))),
+            Small::Newer(e, _) | Small::Damaged(_, e) => sessions.push((*id, Err(e))),
             Small::MadeUp(e) => ignored.push((Name::Session(*id), e)),
             Small::Gone => {}
         }

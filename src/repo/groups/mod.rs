@@ -94,7 +94,7 @@ impl GroupReader {
                 }
                 Small::Damaged(_, e) => self.wrong.push((name, e)),
                 Small::MadeUp(e) => made_up.push((name, e)),
-                Small::Newer(_) => {}
+                Small::Newer(..) => {}
                 Small::Gone => continue,
             }
             self.settled.insert(name);

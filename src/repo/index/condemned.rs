@@ -52,7 +52,7 @@ pub fn read_all(repo: &Repository) -> Result<Lists> {
     for (id, found) in ids.iter().zip(parallel::many(repo, &ids, |id| read(repo, *id))) {
         match found? {
             Small::Sound(packs) => out.lists.push(DeletionList { id: *id, packs }),
-            Small::Newer(e) => return Err(e),
+            Small::Newer(e, _) => return Err(e),
             Small::Damaged(_, e) => {
                 out.damaged = true;
                 out.void.push((Name::Condemned(*id), e));

@@ -86,7 +86,8 @@ fn own_word(repo: &Repository, id: PackId, size: u64, writer: WriterId) -> Resul
     let key = match opened.and_then(|()| PackKey::open(repo, &first)) {
         Ok(key) => key,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(OwnWord::Gone),
-        Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(OwnWord::Foreign),
+        // Of a newer version too: what snapshots need of it is missed, and nothing is deleted.
+        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => return Ok(OwnWord::Foreign),
         Err(e) => return Err(e),
     };
     if key.preamble().writer != Some(writer) {

@@ -210,7 +210,7 @@ impl PagedSegment {
         let salt = first.get(HEADER..).and_then(|rest| rest.first_chunk::<32>());
         let key = salt.and_then(|salt| SealKey::derive_bound(&repo.keys().index, salt, &bound(first)).ok());
         match key.is_some_and(|key| first.get(HEADER + 32..PREAMBLE) == Some(&key.commitment[..])) {
-            true => Ok(newer),
+            true => Ok(believed(segment::writer(first), newer)),
             false => Ok(Error::corrupt("an index segment was not made with the repository's key")),
         }
     }
@@ -342,8 +342,7 @@ impl PagedSegment {
 
     fn decode_entries(&self, page: usize, plain: &[u8]) -> Result<Vec<IndexEntry>> {
         let count = (self.entries - (page * ENTRIES_A_PAGE) as u64).min(ENTRIES_A_PAGE as u64);
-        let entries =
-            segment::decode_entries(plain, count as usize, self.frames()).map_err(|e| e.about(Name::Segment(self.id)))?;
+        let entries = segment::decode_entries(plain, count as usize, self.frames()).map_err(|e| self.believed(e))?;
         let next = self.entry_pages.get(page + 1).map(|(first, _)| *first);
         let last = entries.last().map(|e| e.key);
         if entries.first().map(|e| e.key) != Some(self.entry_pages[page].0) || next.zip(last).is_some_and(|(n, l)| l > n) {
@@ -352,9 +351,13 @@ impl PagedSegment {
         Ok(entries)
     }
 
+    fn believed(&self, error: Error) -> Error {
+        believed(self.writer, error.about(Name::Segment(self.id)))
+    }
+
     fn decode_frames(&self, page: usize, plain: &[u8]) -> Result<Vec<FrameInfo>> {
         let frames = segment::decode_frames(plain, (page * FRAMES_A_PAGE) as u32, &self.starts);
-        frames.map_err(|e| e.about(Name::Segment(self.id)))
+        frames.map_err(|e| self.believed(e))
     }
 
     /// A frame by its number in the segment.
@@ -462,10 +465,19 @@ impl PagedSegment {
 
 /// The root of a segment of this writer, as it may be.
 fn root_of(writer: Option<WriterId>, plain: &[u8]) -> Result<SegmentRoot> {
-    let root = segment::decode_root(plain)?;
+    let root = segment::decode_root(plain).map_err(|e| believed(writer, e))?;
     match writer.is_some() && !root.replaces.is_empty() {
         true => Err(Error::corrupt("a key that only writes must not take the place of index segments")),
         false => Ok(root),
+    }
+}
+
+/// What is wrong with a segment of this writer. Whoever stole a key that only writes could stop everybody with a segment of
+/// a version that nobody knows: one of such a key is as good as a damaged one, of which the packs say what it said.
+fn believed(writer: Option<WriterId>, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unsupported if writer.is_some() => error.with_kind(ErrorKind::Corrupt),
+        _ => error,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::chunk::codec::{Decoder, Encoder};
 use crate::chunk::keys::Keys;
 use crate::chunk::seal::{SealKey, TAG};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::{CHECKSUM, HEADER};
+use crate::format::envelope::{self, CHECKSUM, HEADER};
 use crate::format::pack::{self, Codec, DIRECTORY_NONCE, DirectoryEntry, FrameInfo, PREAMBLE, PackKind, Preamble, Tail};
 use crate::model::{ChunkId, ChunkKey, PackId, SnapshotId, WriterId};
 use crate::repo::Repository;
@@ -426,12 +426,17 @@ fn is_newer(repo: &Repository, first: &[u8]) -> bool {
 pub fn read_directory(repo: &Repository, id: PackId, size: u64) -> Result<(Arc<PackKey>, Vec<DirectoryEntry>)> {
     let name = Name::Pack(id);
     let read = |range: std::ops::Range<u64>, out: &mut Vec<u8>| repo.storage().read(&name, Some(range), out);
-    let damaged = |e: Error| e.about(name);
     let mut bytes = Vec::new();
     if size < (PREAMBLE + pack::TAIL + CHECKSUM) as u64 {
         return Err(Error::corrupt(format!("{size} bytes are too few for a pack")).about(name));
     }
     read(0..PREAMBLE as u64, &mut bytes)?;
+    // Whoever stole a key that only writes could stop everybody with a pack of a version that nobody knows.
+    let stolen = envelope::is_one_way(&bytes);
+    let damaged = |e: Error| match e.kind() {
+        ErrorKind::Unsupported if stolen => e.with_kind(ErrorKind::Corrupt).about(name),
+        _ => e.about(name),
+    };
     let key = PackKey::open(repo, &bytes).map_err(damaged)?;
     // One read fetches tail and, nearly always, the whole directory.
     let guess = size.saturating_sub(256 << 10).max(PREAMBLE as u64).min(size - (pack::TAIL + CHECKSUM) as u64);

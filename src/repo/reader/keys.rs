@@ -57,11 +57,11 @@ impl ChunkReader {
         fetched
     }
 
-    /// Whether the chunk is at this place: its bytes are looked at.
+    /// Whether the chunk is at this place: its bytes are looked at. What a newer program wrote is not.
     pub fn is_at(&self, index: &Index, place: &ChunkLocation, kind: PackKind, key: &ChunkKey) -> Result<bool> {
         let frame = index.frame(place)?;
         match self.part(&frame, place, kind, |id| id.key() == *key, key.short()) {
-            Err(e) if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Err(e),
+            Err(e) if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported) => Err(e),
             found => Ok(found.is_ok()),
         }
     }
