@@ -413,12 +413,12 @@ fn no_command_of_a_set_comes_from_its_snapshots() {
     // Another host's snapshot of a set of this name stays what is restored, though the thief's is newer.
     fixture.admin.file("live/file", "of a full key");
     fixture.configure(&fixture.admin, &fixture.admin.at("live"));
-    let own = set(&fixture.admin)["snapshot_id"].as_str().unwrap().to_owned();
+    set(&fixture.admin);
     let newer = set(&fixture.host)["snapshot_id"].as_str().unwrap().to_owned();
     fs::remove_file(fixture.admin.at(".config/yester/config.toml")).unwrap();
     fs::remove_dir_all(fixture.admin.at("live")).unwrap();
     let run = fixture.full(&["restore", "--set", "shop"]).ok();
-    assert!(run.err.contains(&newer[..8]) && run.err.contains("only writes") && run.err.contains(&own[..8]), "{}", run.err);
+    assert!(run.err.contains(&newer[..8]) && run.err.contains("only writes"), "{}", run.err);
     assert!(ran(&fixture.admin) && !ran(&fixture.host));
     assert_eq!(fs::read_to_string(fixture.admin.at("live/file")).unwrap(), "of a full key");
     // With a set in the configuration its commands are run, and no others.
@@ -520,7 +520,7 @@ fn a_thief_of_the_future_stops_no_reader() {
     fixture.restored_as("latest", Path::new(&source));
     // Whether it needs anything nobody can tell.
     let id = id.to_string();
-    fixture.full(&["prune"]).fails(1, &["nothing was deleted", "format version 2", &format!("yester forget {id}")]);
+    fixture.full(&["prune"]).fails(1, &["what it needs cannot be told", "format version 2", "yester forget --repo", &id]);
     fixture.full(&["forget", &id, "--grace", "0"]).ok();
     fixture.full(&["prune"]).ok();
     let left = made.iter().filter(|name| storage.read(name, Some(0..1), &mut Vec::new()).is_ok());
