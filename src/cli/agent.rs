@@ -27,13 +27,14 @@ use yester::sys::notify::ServiceManager;
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
-use super::args::Global;
-use super::context::Context;
-use super::exit::{self, Outcome};
-use super::log::Log;
-use super::output::{Output, lossy};
-use super::progress::Display;
-use super::{configured, paths, units};
+use crate::cli::args::Global;
+use crate::cli::context::Context;
+use crate::cli::given::configured;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::log::Log;
+use crate::cli::say::output::{Output, lossy};
+use crate::cli::say::progress::Display;
+use crate::cli::say::{paths, units};
 
 /// The longest time between two looks: a clock may be turned, and a machine may have slept.
 const LONGEST: Duration = Duration::from_secs(30);

@@ -11,11 +11,11 @@ use yester::repo::snapshots::SnapshotList;
 use yester::repo::{annotations, snapshots};
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{Output, lossy};
-use super::select::{self, Filters};
-use super::units;
+use crate::cli::context::{self, Context};
+use crate::cli::given::select::{self, Filters};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, lossy};
+use crate::cli::say::units;
 
 /// Add, remove or set tags of snapshots
 #[derive(Debug, Args)]

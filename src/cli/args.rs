@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use yester::{Error, Result};
 
-use super::{
-    agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init,
-    job, key, ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots,
-    stats, umount, unlock,
+use crate::cli::given::remote::RemoteArgs;
+use crate::cli::manual::{completions, man};
+use crate::cli::mount::umount;
+use crate::cli::sets::overdue;
+use crate::cli::{
+    agent, annotate, cat, check, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, job, key,
+    ls, mount, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -100,7 +103,7 @@ pub enum Command {
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),
     Rewrite(Box<rewrite::SnapshotRewriteArgs>),
-    Sets(set_list::SetsArgs),
+    Sets(sets::SetsArgs),
     Overdue(overdue::OverdueArgs),
     Agent(agent::AgentArgs),
     Job(job::JobArgs),

@@ -17,7 +17,7 @@ use yester::error::IoContext;
 use yester::jobs::credential::{self, ServerToken};
 use yester::{Error, ErrorKind, Result};
 
-use super::{exit, paths};
+use crate::cli::say::{exit, paths};
 
 /// What a process that serves a mount for another one has as its first argument: no option, and in no help.
 const MARK: &str = "--in-background";
@@ -61,7 +61,7 @@ pub fn start(key: &Credential, token: Option<ServerToken>, state: Option<&Path>)
 
 /// The arguments of this process without the program's name.
 fn arguments() -> impl Iterator<Item = OsString> {
-    super::helper::translate(std::env::args_os().collect()).into_iter().skip(1)
+    crate::cli::mount::helper::translate(std::env::args_os().collect()).into_iter().skip(1)
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

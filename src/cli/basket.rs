@@ -11,10 +11,10 @@ use yester::repo::basket::{self, ForgottenSnapshot};
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{Output, lossy};
-use super::units;
+use crate::cli::context::{self, Context};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, lossy};
+use crate::cli::say::units;
 
 #[derive(Serialize)]
 struct JsonForgotten {

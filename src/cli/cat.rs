@@ -8,10 +8,10 @@ use yester::model::{Content, Item, Kind, escape};
 use yester::repo::tree::TreeReader;
 use yester::{Error, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::Output;
-use super::select::{self, Chooser, Filters, Spec};
+use crate::cli::context::{self, Context};
+use crate::cli::given::select::{self, Chooser, Filters, Spec};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::Output;
 
 /// Write a file of a snapshot to standard output
 #[derive(Debug, Args)]
@@ -34,11 +34,11 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
         }));
     };
     let repo = context.open()?;
-    super::gone::warn(context, &repo)?;
+    crate::cli::gone::warn(context, &repo)?;
     let chooser = Chooser::new(context, &repo, &args.filters)?;
     let reader = context::trees(&repo)?;
     let snapshot = chooser.with_path(&reader, &spec)?;
-    let shown = super::paths::shown(path);
+    let shown = crate::cli::say::paths::shown(path);
     let (node, _) = reader.walk_to(&snapshot.root, &spec.names())?;
     match &node.kind {
         Kind::File(content) => write(&reader, content).map_err(|e| e.context(shown)).map(|()| Outcome::Done),

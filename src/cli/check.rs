@@ -14,12 +14,13 @@ use yester::repo::Repository;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::{Outcome, one_line};
-use super::output::{JsonPath, Output};
-use super::progress::Display;
-use super::verified::VerifiedMemory;
-use super::{gone, signals, units};
+use crate::cli::context::Context;
+use crate::cli::say::exit::{Outcome, one_line};
+use crate::cli::say::output::{JsonPath, Output};
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
+use crate::cli::verified::VerifiedMemory;
+use crate::cli::{gone, signals};
 
 /// Entries of one snapshot that are named; with --json all are.
 const NAMES: u64 = 20;

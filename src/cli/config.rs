@@ -10,12 +10,12 @@ use yester::jobs::schedule::Schedule;
 use yester::model::Timestamp;
 use yester::{Error, Result};
 
-use super::configured;
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{Output, note};
-use super::paths;
-use super::units;
+use crate::cli::context::{self, Context};
+use crate::cli::given::configured;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, note};
+use crate::cli::say::paths;
+use crate::cli::say::units;
 
 /// Check and show the configuration file
 #[derive(Debug, Args)]

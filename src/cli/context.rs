@@ -24,12 +24,13 @@ use yester::sys::{process, users};
 use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::args::Global;
-use super::configured::Configured;
-use super::output::note;
-use super::paths;
-use super::place::{NamedRepository, UserDirectories};
-use super::{log, remote, variables};
+use crate::cli::args::Global;
+use crate::cli::given::configured::Configured;
+use crate::cli::given::place::{NamedRepository, UserDirectories};
+use crate::cli::given::{remote, variables};
+use crate::cli::say::log;
+use crate::cli::say::output::note;
+use crate::cli::say::paths;
 
 /// How often a passphrase may be typed.
 const TRIES: u32 = 3;
@@ -88,7 +89,7 @@ impl Context {
 
     /// For how many seconds prune leaves what is forgotten, as the configuration file says.
     pub fn grace(&self) -> Result<u64> {
-        let parsed = self.configured.grace().map_or(Ok(0), super::units::parse_grace);
+        let parsed = self.configured.grace().map_or(Ok(0), crate::cli::say::units::parse_grace);
         parsed.map_err(|e| Error::invalid(format!("the key grace of the configuration file: {e}")))
     }
 

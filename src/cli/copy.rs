@@ -11,13 +11,14 @@ use yester::repo::Repository;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::from_repo::FromRepository;
-use super::output::{Output, note};
-use super::progress::Display;
-use super::select::{self, Filters};
-use super::{signals, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::from_repo::FromRepository;
+use crate::cli::given::select::{self, Filters};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, note};
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
+use crate::cli::signals;
 
 /// Copy snapshots from another repository into this one
 ///

@@ -12,11 +12,12 @@ use yester::repo::tree::TreeReader;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{JsonPath, Output, exact, lossy};
-use super::select::{Chooser, Filters, Spec, described};
-use super::{gone, paths, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::select::{Chooser, Filters, Spec, described};
+use crate::cli::gone;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{JsonPath, Output, exact, lossy};
+use crate::cli::say::{paths, units};
 
 /// Say what differs between two snapshots, or one and this machine
 ///
@@ -168,7 +169,7 @@ impl DiffPrinter<'_> {
                 path: JsonPath::new(&path),
                 from: from.as_deref().map(lossy),
                 from_b64: from.as_deref().and_then(exact),
-                r#type: node.map_or("", |node| super::ls::type_name(&node.kind)),
+                r#type: node.map_or("", |node| crate::cli::ls::type_name(&node.kind)),
                 reasons: &change.reasons,
                 size_before: change.before.as_ref().map(Node::size),
                 size: change.after.as_ref().map(Node::size),

@@ -14,12 +14,13 @@ use yester::model::{Node, Snapshot, SnapshotId};
 use yester::repo::{Repository, snapshots};
 use yester::task::Task;
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{JsonPath, Output, note};
-use super::progress::Display;
-use super::select::{Chooser, Filters, Spec};
-use super::{gone, paths, signals, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::select::{Chooser, Filters, Spec};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{JsonPath, Output, note};
+use crate::cli::say::progress::Display;
+use crate::cli::say::{paths, units};
+use crate::cli::{gone, signals};
 
 /// Say what takes the room
 ///
@@ -136,7 +137,7 @@ impl UsagePrinter {
         if !self.nothing_too && used == UsedBytes::default() {
             return Ok(());
         }
-        let kind = super::ls::type_name(&node.kind);
+        let kind = crate::cli::ls::type_name(&node.kind);
         let Some(top) = self.top else { return self.show(path, kind, used) };
         self.largest.push((used, path.to_vec(), kind));
         if self.largest.len() >= top.saturating_mul(2).max(1024) {
@@ -199,7 +200,7 @@ fn if_forgotten(context: &Context, repo: &Arc<Repository>, args: &DuArgs) -> Res
             ..PruneOptions::default()
         };
         let task = Task::new(&display).stopped_by(&signals::stop_flag()?);
-        Ok(Prune::prepare(repo, &super::prune::without(options, ids), &task)?.plan().clone())
+        Ok(Prune::prepare(repo, &crate::cli::prune::without(options, ids), &task)?.plan().clone())
     };
     let both = plan(&[]).and_then(|anyway| Ok((anyway, plan(&ids)?)));
     display.finish();

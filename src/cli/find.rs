@@ -12,12 +12,13 @@ use yester::repo::tree::TreeReader;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::{self, Outcome};
-use super::output::{JsonPath, Output, note};
-use super::patterns::PatternRoots;
-use super::select::Filters;
-use super::{gone, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::patterns::PatternRoots;
+use crate::cli::given::select::Filters;
+use crate::cli::gone;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::{JsonPath, Output, note};
+use crate::cli::say::units;
 
 /// Find files in all snapshots
 ///
@@ -210,7 +211,7 @@ impl FindPrinter<'_> {
             return self.out.json(&JsonHit {
                 message_type: "hit",
                 path: JsonPath::new(path),
-                r#type: super::ls::type_name(&node.kind),
+                r#type: crate::cli::ls::type_name(&node.kind),
                 size: node.size(),
                 mtime: units::utc_time(node.meta.mtime),
                 mode: node.meta.mode,

@@ -18,13 +18,15 @@ use yester::sys::process;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{Output, exact, lossy};
-use super::progress::Display;
-use super::prune::How;
-use super::select::{self, Filters};
-use super::{basket, configured, gone, prune, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::configured;
+use crate::cli::given::select::{self, Filters};
+use crate::cli::prune::How;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, exact, lossy};
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
+use crate::cli::{basket, gone, prune};
 
 /// Forget snapshots, by their names or by what is to be kept
 ///
@@ -355,7 +357,8 @@ fn warn(series: &[Series<'_>], display: &Display) {
 
 /// `tokens`: the repository has snapshots of several.
 fn text(out: &mut Output, series: &Series<'_>, received: &Received, tokens: bool) -> Result<()> {
-    let token = if tokens && series.group_by.token { super::snapshots::token(series.token.as_deref()) } else { String::new() };
+    let token =
+        if tokens && series.group_by.token { crate::cli::snapshots::token(series.token.as_deref()) } else { String::new() };
     out.line(&format!("{}{token}", heading(series)))?;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["", "ID", "Time", "Tags", "Reasons"]);
@@ -367,7 +370,7 @@ fn text(out: &mut Output, series: &Series<'_>, received: &Received, tokens: bool
         let tags: Vec<String> = snapshot.tags.iter().map(|t| escape(t)).collect();
         let mark = (snapshot.statistics.errors > 0).then(|| "(incomplete)".to_owned());
         let marks: Vec<String> = [Some(tags.join(", ")).filter(|tags| !tags.is_empty()), mark].into_iter().flatten().collect();
-        let time = super::snapshots::time(snapshot, received);
+        let time = crate::cli::snapshots::time(snapshot, received);
         table.add_row([what, &snapshot.id.short(), &time, &marks.join(" "), &why]);
     }
     out.line(&table.trim_fmt())?;
@@ -378,11 +381,11 @@ fn text(out: &mut Output, series: &Series<'_>, received: &Received, tokens: bool
 fn heading(series: &Series<'_>) -> String {
     let (host, paths, tags) = series.name();
     let host = host.map_or("all hosts".to_owned(), escape);
-    let paths = paths.map_or("all paths".to_owned(), super::paths::several);
+    let paths = paths.map_or("all paths".to_owned(), crate::cli::say::paths::several);
     match tags {
         None => format!("{host}: {paths}"),
         Some([]) => format!("{host}: {paths}, no tags"),
-        Some(tags) => format!("{host}: {paths}, tags {}", super::paths::several(tags)),
+        Some(tags) => format!("{host}: {paths}, tags {}", crate::cli::say::paths::several(tags)),
     }
 }
 

@@ -10,11 +10,11 @@ use yester::repo::{Repository, chain, snapshots};
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::Outcome;
-use super::output::{Output, note};
-use super::progress::Display;
-use super::units;
+use crate::cli::context::Context;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, note};
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
 
 /// What there is to say of each, after [`object`].
 pub const TEXT: &str = "was here before, is gone, and was not forgotten: the repository has gone back in time or lost it; \

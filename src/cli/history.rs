@@ -14,11 +14,12 @@ use yester::repo::tree::TreeReader;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{JsonPath, Output, exact, lossy};
-use super::select::{Chooser, Filters};
-use super::{gone, paths, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::select::{Chooser, Filters};
+use crate::cli::gone;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{JsonPath, Output, exact, lossy};
+use crate::cli::say::{paths, units};
 
 /// List the versions of a file or directory
 ///
@@ -215,7 +216,7 @@ impl HistoryPrinter<'_> {
                 last: id(run.last),
                 snapshots: run.last - run.first + 1,
                 reasons,
-                r#type: node.map(|node| super::ls::type_name(&node.kind)),
+                r#type: node.map(|node| crate::cli::ls::type_name(&node.kind)),
                 size: node.map(Node::size),
                 mtime: node.map(|node| units::utc_time(node.meta.mtime)),
                 content: node.and_then(file),

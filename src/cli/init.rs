@@ -12,12 +12,12 @@ use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Storage};
 use yester::{Error, ErrorKind, Result};
 
-use super::carry::carry;
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{JsonPath, Output, lossy, note};
-use super::place::NamedRepository;
-use super::{log, paths};
+use crate::cli::context::{self, Context};
+use crate::cli::given::carry::carry;
+use crate::cli::given::place::NamedRepository;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{JsonPath, Output, lossy, note};
+use crate::cli::say::{log, paths};
 
 /// Make a repository
 ///

@@ -9,10 +9,10 @@ use yester::remote::control::{Job, JobKind, JobProgress, JobStatus, NewJob, is_h
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::{self, Outcome};
-use super::output::{Output, lossy};
-use super::units;
+use crate::cli::context::Context;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::{Output, lossy};
+use crate::cli::say::units;
 
 /// Let agents of other machines do something
 ///

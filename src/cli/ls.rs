@@ -8,11 +8,12 @@ use yester::Result;
 use yester::model::{Directory, Kind, LeftOut, Node, Owners};
 use yester::repo::tree::{Entry, TreeReader};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{JsonPath, Output, exact, lossy, note};
-use super::select::{Chooser, Filters, Spec};
-use super::{gone, parts, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::select::{Chooser, Filters, Spec};
+use crate::cli::gone;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{JsonPath, Output, exact, lossy, note};
+use crate::cli::say::{parts, units};
 
 /// List a directory of a snapshot
 ///

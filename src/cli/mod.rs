@@ -1,8 +1,9 @@
 //! The command line: what users type and see. The only room that prints, and the only one that knows clap.
 //!
-//! One file a command: its options, its few lines of logic on top of a library function, its text and its JSON. What
-//! they share: `args` (options of all commands), `place` (which repository), `context` (opening it), `select` (snapshot
-//! names), `help`, `output`, `progress`, `units`, `exit`.
+//! One file a command, or a folder: its options, its few lines of logic on top of a library function, its text and its
+//! JSON. What they share: `args` (options of all commands) and `context` (opening the repository); `given` (what users
+//! give: places, names of snapshots, patterns, the configuration); `say` (what is printed: output, units, progress, exit
+//! codes); `manual` (help).
 
 use std::ffi::OsString;
 
@@ -14,80 +15,51 @@ mod annotate;
 mod args;
 mod background;
 mod basket;
-mod carry;
 mod cat;
 mod check;
-mod completions;
 mod config;
-mod configured;
 mod context;
 mod copy;
 mod diff;
 mod doctor;
 mod du;
-mod exit;
 mod export;
-mod export_archive;
-mod export_image;
 mod find;
 mod forget;
-mod from_repo;
+mod given;
 mod gone;
 mod group;
-mod guard;
-mod help;
-mod helper;
 mod history;
 mod ingest;
 mod init;
-mod inputs;
 mod job;
 mod key;
-mod log;
 mod ls;
-mod man;
+mod manual;
 mod mount;
-mod naming;
-mod next_steps;
-mod output;
-mod overdue;
-mod parts;
-mod paths;
-mod patterns;
-mod place;
-mod progress;
 mod prune;
-mod remote;
 mod repair;
-mod requests;
 mod restore;
-mod restore_buckets;
-mod restore_set;
 mod rewrite;
-mod rewrites;
 mod runs;
-mod select;
+mod say;
 mod serve;
-mod set_list;
-mod set_metrics;
 mod sets;
 mod signals;
 mod snapshots;
-mod staged;
 mod stats;
-mod status;
-mod streams;
-mod umount;
-mod units;
 mod unlock;
-mod variables;
 mod verified;
 mod version;
-mod words;
 
 use args::{Cli, Command};
 use context::Context;
-use exit::Outcome;
+use given::{carry, configured};
+use manual::{completions, help, man};
+use mount::{guard, helper, umount};
+use say::exit::{self, Outcome};
+use say::{log, requests};
+use sets::overdue;
 
 /// Runs the program with these arguments (the program's name first) and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -158,7 +130,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Note(args) => annotate::note(context, &args),
         Command::Pin(args) => annotate::pin(context, &args),
         Command::Rewrite(args) => rewrite::run(context, &args),
-        Command::Sets(args) => set_list::run(context, &args),
+        Command::Sets(args) => sets::run(context, &args),
         Command::Overdue(args) => overdue::run(context, &args),
         Command::Agent(args) => agent::run(context, &args),
         Command::Job(args) => job::run(context, &args),

@@ -14,11 +14,12 @@ use yester::storage::Name;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::Output;
-use super::progress::Display;
-use super::{gone, signals, units};
+use crate::cli::context::{self, Context};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::Output;
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
+use crate::cli::{gone, signals};
 
 /// Delete what no snapshot needs
 ///

@@ -7,11 +7,11 @@ use yester::storage::Name;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::{self, Outcome};
-use super::output::Output;
-use super::progress::Display;
-use super::units;
+use crate::cli::context::Context;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::Output;
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
 
 /// Make anew what can be made from the rest of the repository
 ///
@@ -62,7 +62,7 @@ pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome> {
     match args.what {
         What::Index { dry_run } => index(context, dry_run),
         What::Objects { dry_run } => objects(context, dry_run),
-        What::Keys { dry_run } => super::key::repair(context, dry_run),
+        What::Keys { dry_run } => crate::cli::key::repair(context, dry_run),
     }
 }
 

@@ -14,14 +14,15 @@ use yester::repo::{Repository, annotations, snapshots};
 use yester::task::Task;
 use yester::{Error, Result};
 
-use super::annotate::blank;
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{Output, note};
-use super::patterns::{self, PatternRoots};
-use super::progress::Display;
-use super::select::{self, Filters};
-use super::{signals, units};
+use crate::cli::annotate::blank;
+use crate::cli::context::{self, Context};
+use crate::cli::given::patterns::{self, PatternRoots};
+use crate::cli::given::select::{self, Filters};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, note};
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
+use crate::cli::signals;
 
 /// Make snapshots anew without some paths, or under another host
 ///

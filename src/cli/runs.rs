@@ -7,10 +7,10 @@ use yester::model::{Run, RunRewrite, SnapshotId, Timestamp, escape};
 use yester::repo::runs;
 use yester::{ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::{self, Outcome};
-use super::output::{Output, exact, lossy, note};
-use super::units;
+use crate::cli::context::Context;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::{Output, exact, lossy, note};
+use crate::cli::say::units;
 
 /// Show what became of ingests of sets, restores, checks and prunes
 #[derive(Debug, Args)]

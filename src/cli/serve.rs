@@ -18,10 +18,10 @@ use yester::serve::objects::{ServeOptions, ServerStop, StdioOptions, listen, own
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::output::{Output, note};
-use super::{paths, units};
+use crate::cli::context::{self, Context};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::{Output, note};
+use crate::cli::say::{paths, units};
 
 /// Serve repositories to other machines
 ///

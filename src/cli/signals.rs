@@ -8,7 +8,7 @@ use signal_hook::flag;
 use yester::Result;
 use yester::error::IoContext;
 
-use super::exit;
+use crate::cli::say::exit;
 
 /// A flag that the first signal sets. The second one ends the process with 130.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {

@@ -10,12 +10,13 @@ use yester::repo::snapshots as repo_snapshots;
 use yester::repo::times::{self, Received};
 use yester::{ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::{self, Outcome};
-use super::output::{Output, exact, lossy, note};
-use super::parts::{self, JsonPart};
-use super::select::{self, Filters};
-use super::{annotate, basket, gone, units};
+use crate::cli::context::Context;
+use crate::cli::given::select::{self, Filters};
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::{Output, exact, lossy, note};
+use crate::cli::say::parts::{self, JsonPart};
+use crate::cli::say::units;
+use crate::cli::{annotate, basket, gone};
 
 /// List the snapshots
 ///
@@ -102,7 +103,7 @@ fn text(
     let mut total = 0;
     for (((host, paths), by), snapshots) in series {
         let token = if tokens { token(*by) } else { String::new() };
-        out.line(&format!("{}: {}{token}", escape(host), super::paths::several(paths)))?;
+        out.line(&format!("{}: {}{token}", escape(host), crate::cli::say::paths::several(paths)))?;
         out.line(&table(snapshots, received, remarks).trim_fmt())?;
         out.line("")?;
         total += snapshots.len() as u64;

@@ -7,12 +7,13 @@ use yester::Result;
 use yester::maintain::stats::{ChunkTotals, Objects, Stats, stats};
 use yester::task::Task;
 
-use super::context::Context;
-use super::exit::Outcome;
-use super::output::Output;
-use super::progress::Display;
-use super::select::{self, Filters};
-use super::{signals, units};
+use crate::cli::context::Context;
+use crate::cli::given::select::{self, Filters};
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::Output;
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
+use crate::cli::signals;
 
 /// Count what snapshots hold and what they take
 ///

@@ -6,10 +6,10 @@ use clap::Args;
 use serde::Serialize;
 use yester::Result;
 
-use super::context::Context;
-use super::exit::Outcome;
-use super::output::Output;
-use super::words::UNLOCK;
+use crate::cli::context::Context;
+use crate::cli::manual::words::UNLOCK;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::Output;
 
 /// Say that nothing is ever locked
 #[derive(Debug, Args)]

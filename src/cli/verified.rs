@@ -10,7 +10,7 @@ use yester::model::{PackId, Timestamp};
 use yester::repo::Repository;
 use yester::storage::{Class, Name};
 
-use super::context::{self, Context};
+use crate::cli::context::{self, Context};
 
 /// How often verified packs are written to the local state, so that a killed check loses little.
 const REMEMBER: Duration = Duration::from_secs(10);

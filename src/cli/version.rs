@@ -3,9 +3,9 @@
 use serde::Serialize;
 use yester::Result;
 
-use super::context::Context;
-use super::exit::Outcome;
-use super::output::Output;
+use crate::cli::context::Context;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::Output;
 
 #[derive(Serialize)]
 struct JsonProgramVersion {

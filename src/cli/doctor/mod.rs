@@ -13,11 +13,12 @@ use yester::repo::tree::TreeReader;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::from_repo::FromRepository;
-use super::progress::{self, Display};
-use super::{check, paths, signals, units};
+use crate::cli::context::{self, Context};
+use crate::cli::given::from_repo::FromRepository;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::progress::{self, Display};
+use crate::cli::say::{paths, units};
+use crate::cli::{check, signals};
 
 mod say;
 mod steps;

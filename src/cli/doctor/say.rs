@@ -6,11 +6,11 @@ use serde::Serialize;
 use yester::Result;
 use yester::doctor::{HealTally, Loss, WrittenAnew};
 
-use super::super::context::Context;
-use super::super::output::Output;
-use super::super::units;
 use super::Healing;
 use super::steps::Steps;
+use crate::cli::context::Context;
+use crate::cli::say::output::Output;
+use crate::cli::say::units;
 
 #[derive(Serialize)]
 struct JsonHeal<'a> {

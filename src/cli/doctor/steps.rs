@@ -7,9 +7,10 @@ use yester::maintain::repair::{self, RepairOptions};
 use yester::repo::Repository;
 use yester::task::Task;
 
-use super::super::context::Context;
-use super::super::progress::Display;
-use super::super::{key, units};
+use crate::cli::context::Context;
+use crate::cli::key;
+use crate::cli::say::progress::Display;
+use crate::cli::say::units;
 
 /// How many of each there are.
 #[derive(Debug, Clone, Copy, Default)]

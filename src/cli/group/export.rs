@@ -9,9 +9,10 @@ use yester::model::escape;
 use yester::repo::groups::state::MemberState;
 use yester::{Error, ErrorKind, Result};
 
-use super::super::context::Context;
-use super::super::exit::Outcome;
-use super::super::{args, export, paths};
+use crate::cli::context::Context;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::paths;
+use crate::cli::{args, export};
 
 /// What is exported, and how.
 #[derive(Debug, Args)]

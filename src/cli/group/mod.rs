@@ -12,10 +12,10 @@ use yester::repo::groups::state::{self, GroupState, GroupView, MemberState};
 use yester::repo::{Repository, snapshots};
 use yester::{Error, ErrorKind, Result};
 
-use super::context::Context;
-use super::exit::{self, Outcome};
-use super::output::Output;
-use super::signals;
+use crate::cli::context::Context;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::Output;
+use crate::cli::signals;
 
 pub mod export;
 pub mod ingest;
@@ -194,8 +194,8 @@ fn join(context: &Context, args: &JoinArgs) -> Result<Outcome> {
     let id = id.to_string();
     let mut words = vec!["--set", &set, "--group", &id];
     words.extend(args.member.iter().flat_map(|name| ["--member", name]));
-    let args = super::args::parsed::<super::ingest::IngestArgs>("ingest", words)?;
-    super::ingest::run(context, &args)
+    let args = crate::cli::args::parsed::<crate::cli::ingest::IngestArgs>("ingest", words)?;
+    crate::cli::ingest::run(context, &args)
 }
 
 fn status(context: &Context, name: &str) -> Result<Outcome> {

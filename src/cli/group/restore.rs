@@ -13,9 +13,10 @@ use yester::repo::groups::state::{GroupState, GroupView};
 use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 
-use super::super::context::Context;
-use super::super::exit::Outcome;
-use super::super::{args, restore, restore_set, signals};
+use crate::cli::context::Context;
+use crate::cli::restore::set;
+use crate::cli::say::exit::Outcome;
+use crate::cli::{args, restore, signals};
 
 use super::show;
 
@@ -109,7 +110,7 @@ fn alone(
     allowed(args, repo, id, view)?;
     let snapshot = super::part(repo, id, view, &name(args))?;
     let (set, words) = words(view, snapshot, args, false);
-    restore_set::run(context, &args::parsed::<restore::RestoreArgs>("restore", words)?, &set, None)
+    set::run(context, &args::parsed::<restore::RestoreArgs>("restore", words)?, &set, None)
 }
 
 /// One part of a restore in which all exchange, or none.
@@ -122,10 +123,10 @@ fn together(context: &Context, args: &GroupRestoreArgs, repo: &Arc<Repository>, 
     let (set, words) = words(&view, snapshot, args, true);
     let parsed = args::parsed::<restore::RestoreArgs>("restore", words)?;
     if parsed.dry_run {
-        return restore_set::run(context, &parsed, &set, None);
+        return set::run(context, &parsed, &set, None);
     }
     member.join()?;
-    let done = restore_set::run(context, &parsed, &set, Some(&member));
+    let done = set::run(context, &parsed, &set, Some(&member));
     let said = match &done {
         Ok(Outcome::Done) => member.done(snapshot, 0),
         Ok(Outcome::Partial(text)) => member.failed(text),

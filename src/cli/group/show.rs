@@ -8,9 +8,9 @@ use yester::model::{GroupRound, SnapshotId, escape};
 use yester::repo::Repository;
 use yester::repo::groups::state::{GroupView, MemberView};
 
-use super::super::context::Context;
-use super::super::output::{Output, lossy, note};
-use super::super::units;
+use crate::cli::context::Context;
+use crate::cli::say::output::{Output, lossy, note};
+use crate::cli::say::units;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,8 +15,8 @@ use yester::model::GroupStep;
 use yester::observe::{Event, Observer};
 use yester::{Error, ErrorKind, Result};
 
-use super::super::units;
 use super::thaw_guard::ThawGuard;
+use crate::cli::say::units;
 
 /// How far it is.
 enum Still {

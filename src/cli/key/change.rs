@@ -10,12 +10,12 @@ use yester::keys::keyring;
 use yester::keys::slots::Slot;
 use yester::{Error, ErrorKind, Result};
 
-use super::super::context::Context;
-use super::super::exit::Outcome;
-use super::super::output::lossy;
-use super::super::paths;
-use super::super::place::NamedRepository;
 use super::{NewKeyArgs, advice, kind, open_to_write, repair_after, say, slot};
+use crate::cli::context::Context;
+use crate::cli::given::place::NamedRepository;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::output::lossy;
+use crate::cli::say::paths;
 
 /// Add a key slot: another passphrase or key file
 ///

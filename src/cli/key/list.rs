@@ -10,11 +10,11 @@ use yester::keys::slots::Slot;
 use yester::model::{SlotId, escape};
 use yester::{Error, ErrorKind, Result};
 
-use super::super::context::Context;
-use super::super::exit::{self, Outcome};
-use super::super::output::{Output, exact, lossy};
-use super::super::units;
 use super::{open, state};
+use crate::cli::context::Context;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::{Output, exact, lossy};
+use crate::cli::say::units;
 
 /// List the key slots and how their copies are
 ///

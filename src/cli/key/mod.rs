@@ -14,12 +14,12 @@ use yester::keys::keyring::KeyRing;
 use yester::keys::slots::SlotOptions;
 use yester::{Error, ErrorKind, Result};
 
-use super::context::{self, Context};
-use super::exit::Outcome;
-use super::log;
-use super::output::{Output, note};
-use super::paths;
-use super::place::NamedRepository;
+use crate::cli::context::{self, Context};
+use crate::cli::given::place::NamedRepository;
+use crate::cli::say::exit::Outcome;
+use crate::cli::say::log;
+use crate::cli::say::output::{Output, note};
+use crate::cli::say::paths;
 
 mod change;
 mod list;

@@ -19,11 +19,11 @@ use yester::sys::process;
 use yester::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::super::context::{self, Context};
-use super::super::exit::{self, Outcome};
-use super::super::place::NamedRepository;
-use super::super::{log, paths, units};
 use super::{NewKeyArgs, advice, kind, open, repair_after, say, slot};
+use crate::cli::context::{self, Context};
+use crate::cli::given::place::NamedRepository;
+use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::{log, paths, units};
 
 /// Print the recovery text, to be kept on paper
 ///

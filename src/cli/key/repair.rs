@@ -7,9 +7,9 @@ use yester::keys::copies::{Copies, Repaired};
 use yester::keys::keyring::KeyRing;
 use yester::storage::Name;
 
-use super::super::context::Context;
-use super::super::exit::Outcome;
 use super::{list, open, open_to_write, say, state};
+use crate::cli::context::Context;
+use crate::cli::say::exit::Outcome;
 
 #[derive(Serialize)]
 struct Done {
