@@ -1,9 +1,9 @@
 //! Certificates: the server's own, and what a client believes. One provider of cryptography throughout: aws-lc-rs.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use crate::error::{Error, IoContext, Result};
 use crate::model::escape;
 use crate::model::id::to_hex;
+use crate::sys::whole;
 
 /// The file with the certificate that a server makes itself.
 pub(crate) const CERTIFICATE: &str = "certificate.pem";
@@ -135,19 +136,8 @@ fn make(directory: &Path, (chain, key): (&Path, &Path), names: &[String], addres
     params.subject_alt_names.extend(addresses.iter().map(|a| rcgen::SanType::IpAddress(*a)));
     params.distinguished_name.push(rcgen::DnType::CommonName, "yester serve");
     let certificate = params.self_signed(&pair).map_err(|e| wrong(failed(), e))?;
-    write_durably(key, zeroize::Zeroizing::new(pair.serialize_pem()).as_bytes()).at(failed)?;
-    write_durably(chain, certificate.pem().as_bytes()).at(failed)?;
-    fs::File::open(directory).and_then(|d| d.sync_all()).at(failed)
-}
-
-/// Puts a file (0600) in place of another, durably.
-pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    whole::replace(key, zeroize::Zeroizing::new(pair.serialize_pem()).as_bytes()).at(failed)?;
+    whole::replace(chain, certificate.pem().as_bytes()).at(failed)
 }
 
 /// What a client believes.

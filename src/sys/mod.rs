@@ -22,6 +22,7 @@ pub(crate) mod table;
 pub mod terminal;
 pub mod users;
 pub(crate) mod watch;
+pub(crate) mod whole;
 pub mod xattr;
 
 pub use dir::{Dir, FileKind, Listing, Stat};

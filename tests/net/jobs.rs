@@ -179,7 +179,7 @@ fn garbage_among_the_records_hides_nothing_and_runs_nothing() {
     let at = |name: &str| server.root.join("web/.jobs").join(name);
     fs::write(at(&format!("{}.1", ids[1])), b"{").unwrap();
     fs::write(at(&ids[2]), [0xff; 100]).unwrap();
-    fs::write(at("new-half"), b"half").unwrap();
+    fs::write(at(".new-half"), b"half").unwrap();
     fs::write(at("not a job"), b"x").unwrap();
     fs::write(at("ffffffffffffffff.3"), b"{}").unwrap();
     fs::create_dir(at("eeeeeeeeeeeeeeee")).unwrap();
@@ -190,7 +190,7 @@ fn garbage_among_the_records_hides_nothing_and_runs_nothing() {
     let asker = JobClient::new(&server.address("web"), &server.options(&token)).unwrap();
     let state = |id: &str| asker.job(id).map(|job| job.state);
     assert_eq!(state(&ids[0]).unwrap(), JobStatus::Done);
-    assert!(!server.root.join("web/.jobs/new-half").exists());
+    assert!(!server.root.join("web/.jobs/.new-half").exists());
     assert!(!server.root.join("web/.jobs/ffffffffffffffff.3").exists(), "it is of no job");
     let damaged = asker.job(&ids[1]).unwrap();
     assert!(damaged.state == JobStatus::Failed && damaged.message.unwrap().contains("damaged"));

@@ -1,9 +1,8 @@
 //! What the agent remembers of each set, in files of the state directory. All of it may be lost: what was run is in the
 //! repository.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{IoContext, Result};
 use crate::jobs::agent::plan::SlotProgress;
 use crate::jobs::agent::wishes::ClaimMemory;
-use crate::sys::lock;
+use crate::sys::{lock, whole};
 
 /// What is remembered of a set. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -114,8 +113,7 @@ impl Memory {
     pub fn keep_claim(&self, claim: &ClaimMemory) -> Result<()> {
         let what = || "the job that was taken".to_owned();
         let text = serde_json::to_vec(claim).map_err(std::io::Error::from).at(what)?;
-        self.write(CLAIM, &text)?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).at(what)
+        self.write(CLAIM, &text)
     }
 
     /// Keeps the text of a configuration for commands that begin later; where it is.
@@ -139,13 +137,7 @@ impl Memory {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
         let what = || format!("cannot write {}", path.display());
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir).at(what)?;
-        file.write_all(bytes).at(what)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o600)).at(what)?;
-        // Before it gets its name, which else may be that of an empty file after a crash.
-        file.as_file().sync_all().at(what)?;
-        file.persist(&path).map_err(|e| e.error).at(what)?;
-        Ok(())
+        whole::replace(&path, bytes).at(what)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind as IoKind, Write};
+use std::io::ErrorKind as IoKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{IoContext, Result};
 use crate::remote::control::{JobOutcome, NewJob, is_id};
+use crate::sys::whole;
 
 /// Where they are, below the repository's directory.
 const DIRECTORY: &str = ".jobs";
@@ -115,15 +116,7 @@ impl Ledger {
             Err(e) if e.kind() == IoKind::AlreadyExists => {}
             Err(e) => return Err(e).at(what),
         }
-        let mut file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.directory).at(what)?;
-        file.write_all(&text).and_then(|()| file.as_file().sync_all()).at(what)?;
-        match file.persist_noclobber(self.directory.join(name)) {
-            Ok(_) => {}
-            Err(e) if e.error.kind() == IoKind::AlreadyExists => return Ok(false),
-            Err(e) => return Err(e.error).at(what),
-        }
-        File::open(&self.directory).and_then(|directory| directory.sync_all()).at(what)?;
-        Ok(true)
+        whole::create(&self.directory.join(name), &text).at(what)
     }
 
     /// What happened to a job, as far as it is written down.
@@ -149,7 +142,7 @@ impl Ledger {
         for entry in entries {
             let name = entry.at(what)?.file_name();
             let Some(id) = name.to_str() else { continue };
-            if id.starts_with("new-") {
+            if id.starts_with(whole::UNFINISHED) {
                 // Its writer was killed: nothing counts on it.
                 let _ = fs::remove_file(self.directory.join(id));
             }
