@@ -226,6 +226,7 @@ pub struct Job {
     pub added: Option<u64>,
     /// The exit code of the command that did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 255)]
     pub exit_code: Option<u8>,
     /// Whether the server can give the content. It has no key, so it cannot.
     pub(crate) is_downloadable: bool,
@@ -283,6 +284,19 @@ pub(crate) struct SetJobs {
     pub(crate) backups: Vec<Job>,
     /// The 100 newest jobs of the kind `restore`.
     pub(crate) restores: Vec<Job>,
+}
+
+/// Kinds of jobs that an agent can ask for.
+pub(crate) const MAX_KINDS: usize = 5;
+
+/// One event of a stream of events, as readers of `text/event-stream` see it.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "it describes the stream; the server writes its lines")]
+pub(crate) struct JobFrame {
+    /// Always `job`.
+    event: String,
+    /// The job as it stands, as JSON.
+    data: String,
 }
 
 /// An agent asks for work.
@@ -357,6 +371,7 @@ pub struct EndReport {
     pub added: Option<u64>,
     /// The exit code of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 255)]
     pub exit_code: Option<u8>,
 }
 

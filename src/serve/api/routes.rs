@@ -14,8 +14,8 @@ use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 
 use crate::remote::control::{
-    ClaimRequest, EndReport, IDEMPOTENCY, Job, JobKind, JobPage, JobStatus, MAX_BODY, MAX_PAGE, MAX_WAIT, NewJob, ProblemDetails,
-    ProgressAnswer, ProgressReport, SetJobs, is_hex,
+    ClaimRequest, EndReport, IDEMPOTENCY, Job, JobFrame, JobKind, JobPage, JobStatus, MAX_BODY, MAX_KINDS, MAX_PAGE, MAX_WAIT,
+    NewJob, ProblemDetails, ProgressAnswer, ProgressReport, SetJobs, is_hex,
 };
 use crate::remote::protocol::{Capability, Code, Refusal};
 use crate::serve::api::board::{Board, JobFilter};
@@ -311,7 +311,7 @@ pub(crate) async fn cancel(
 
 /// Watch a job: every state as a server-sent event `job`, until it is over
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/events", tag = "jobs", params(("id" = String, Path, description = "the job's id")),
-    responses((status = 200, body = String, content_type = "text/event-stream"),
+    responses((status = 200, body = JobFrame, content_type = "text/event-stream"),
         (status = "4XX", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(crate) async fn watch(
     state: State<Arc<Server>>,
@@ -366,6 +366,9 @@ pub(crate) async fn claim(state: State<Arc<Server>>, asker: Extension<Asker>, he
     }
     if !(1..=253).contains(&request.host.len()) {
         return Err(invalid("host must be a name of 1 to 253 bytes").into());
+    }
+    if request.kinds.len() > MAX_KINDS {
+        return Err(invalid(format!("kinds may be {MAX_KINDS} at most")).into());
     }
     if request.wait > MAX_WAIT {
         return Err(invalid(format!("wait must be {MAX_WAIT} seconds at most")).into());
