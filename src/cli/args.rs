@@ -12,7 +12,7 @@ use crate::cli::mount::umount;
 use crate::cli::sets::overdue;
 use crate::cli::{
     agent, annotate, cat, check, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, job, key,
-    ls, mount, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
+    ls, mount, mounts, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -90,6 +90,7 @@ pub enum Command {
     Diff(diff::DiffArgs),
     Export(export::ExportArgs),
     Mount(mount::MountArgs),
+    Mounts(mounts::MountsArgs),
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     #[command(visible_alias = "extract")]

@@ -37,6 +37,7 @@ mod key;
 mod ls;
 mod manual;
 mod mount;
+mod mounts;
 mod prune;
 mod repair;
 mod restore;
@@ -121,6 +122,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Diff(args) => diff::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Mount(args) => mount::run(context, &args, in_background),
+        Command::Mounts(args) => mounts::run(context, &args),
         Command::Umount(args) => umount::run(context, &args),
         Command::Repair(args) => repair::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),

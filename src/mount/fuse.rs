@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -16,6 +17,7 @@ use fuser::{
 
 use crate::model::Timestamp;
 use crate::mount::native::Images;
+use crate::mount::status;
 use crate::mount::workers::{self, Workers};
 use crate::vfs::attr::{Attr, Type, ViewFault, ViewResult};
 use crate::vfs::view::View;
@@ -37,6 +39,8 @@ const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// `FS_IOC_GETFLAGS` on 64-bit and 32-bit systems.
 const GET_FLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
+/// `FS_IOC_FSGETXATTR`, and the bytes of its answer.
+const GET_EXTENDED: (u32, usize) = (0x801c_581f, 28);
 /// `FS_IOC_SETFLAGS` on both, and `FS_IOC_FSSETXATTR`: kernels before 5.13 leave the refusal to the file system.
 const SET_FLAGS: [u32; 3] = [0x4008_6602, 0x4004_6602, 0x401c_5820];
 
@@ -49,12 +53,32 @@ pub(crate) struct Adapter {
     without_open: bool,
     without_opendir: bool,
     without_xattrs: bool,
+    /// What the repository is called.
+    repository: String,
+    /// How often somebody asked what this mount says of itself.
+    statuses: AtomicU64,
 }
 
 impl Adapter {
-    /// An adapter to `view` for a session of so many threads, which may have been told to show no extended attributes.
-    pub(super) fn new(view: Arc<View>, images: Arc<Images>, threads: usize, without_xattrs: bool) -> Self {
-        Adapter { view, images, workers: Workers::new(threads), without_open: false, without_opendir: false, without_xattrs }
+    /// An adapter to `view`, of a repository that is called so, for a session of so many threads.
+    pub(super) fn new(view: Arc<View>, images: Arc<Images>, threads: usize, repository: String) -> Self {
+        let without_xattrs = view.without_xattrs();
+        Adapter {
+            view,
+            images,
+            workers: Workers::new(threads),
+            without_open: false,
+            without_opendir: false,
+            without_xattrs,
+            repository,
+            statuses: AtomicU64::new(0),
+        }
+    }
+
+    /// A new link to what this mount says of itself, for one question.
+    fn status_link(&self) -> FileAttr {
+        let number = status::FIRST + self.statuses.fetch_add(1, Ordering::Relaxed);
+        FileAttr { kind: FileType::Symlink, perm: 0o777, nlink: 1, ino: INodeNo(number), ..nothing() }
     }
 
     /// Does what may have to wait for the storage.
@@ -92,6 +116,13 @@ fn errno(view: &View, fault: &ViewFault, what: &str, ino: INodeNo) -> Errno {
             Errno::EIO
         }
     }
+}
+
+/// The flags of `chattr` as `FS_IOC_FSGETXATTR` has them, as far as both have them (`fs/file_attr.c` of Linux).
+fn extended(flags: u32) -> u32 {
+    const BOTH: [(u32, u32); 7] =
+        [(0x8, 0x20), (0x10, 0x8), (0x20, 0x10), (0x40, 0x80), (0x80, 0x40), (0x0200_0000, 0x8000), (0x2000_0000, 0x200)];
+    BOTH.iter().filter(|(plain, _)| flags & plain != 0).fold(0, |all, (_, extended)| all | extended)
 }
 
 fn kind(kind: Type) -> FileType {
@@ -209,6 +240,9 @@ impl Filesystem for Adapter {
         {
             return reply.entry_with_ttls(&LASTING, &Duration::ZERO, &file_attr(&image.attr()), ONLY);
         }
+        if parent == INodeNo::ROOT && name.as_bytes() == status::NAME {
+            return reply.entry_with_ttls(&Duration::ZERO, &Duration::ZERO, &self.status_link(), ONLY);
+        }
         let name = name.to_owned();
         self.work(move |view| {
             let answer =
@@ -230,6 +264,9 @@ impl Filesystem for Adapter {
         if let Some(image) = self.images.get(ino.0) {
             return reply.attr(&LASTING, &file_attr(&image.attr()));
         }
+        if ino.0 >= status::FIRST {
+            return reply.attr(&Duration::ZERO, &FileAttr { ino, ..self.status_link() });
+        }
         self.work(move |view| match ask(view, "getattr", ino, |view| view.getattr(ino.0)) {
             Ok(attr) => reply.attr(&ttl(attr.lasting), &file_attr(&attr)),
             Err(e) => reply.error(e),
@@ -237,6 +274,9 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        if ino.0 >= status::FIRST {
+            return reply.data(&self.images.status(&self.repository).to_target());
+        }
         self.work(move |view| match ask(view, "readlink", ino, |view| view.readlink(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(e),
@@ -396,6 +436,18 @@ impl Filesystem for Adapter {
             _ if GET_FLAGS.contains(&cmd) => {
                 self.work(move |view| match ask(view, "ioctl", ino, |view| view.flags(ino.0)) {
                     Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
+                    Err(e) => reply.error(e),
+                });
+            }
+            _ if cmd == GET_EXTENDED.0 => {
+                self.work(move |view| match ask(view, "ioctl", ino, |view| view.flags(ino.0)) {
+                    Ok(flags) => {
+                        // The flags come first; there are no hints of extents and no projects.
+                        let mut answer = [0; GET_EXTENDED.1];
+                        let (first, _) = answer.split_at_mut(4);
+                        first.copy_from_slice(&extended(flags).to_ne_bytes());
+                        reply.ioctl(0, &answer);
+                    }
                     Err(e) => reply.error(e),
                 });
             }

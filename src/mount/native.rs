@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::id::random_bytes;
 use crate::model::{SnapshotId, escape};
 use crate::mount::point;
+use crate::mount::status::{FuseTree, MountStatus};
 use crate::sys::{image, mount as system, process};
 use crate::vfs::attr::{Attr, Type};
 use crate::vfs::follow::ShownTree;
@@ -107,9 +108,9 @@ enum ImageProgress {
     /// It covers its tree.
     Mounted,
     /// It cannot be.
-    Refused,
+    Refused(String),
     /// It could not be read then.
-    Failed(Instant),
+    Failed(Instant, String),
 }
 
 /// All images of a mount.
@@ -220,6 +221,26 @@ impl Images {
         why.map_or(Ok(()), |e| Err(e.context("--native require")))
     }
 
+    /// What this mount says of itself.
+    pub(super) fn status(&self, repository: &str) -> MountStatus {
+        let progress = self.progress.lock();
+        let why = |shown: &ShownTree| match progress.get(&shown.tree.snapshot.id) {
+            Some(ImageProgress::Refused(why) | ImageProgress::Failed(_, why)) => Some(why.clone()),
+            _ => None,
+        };
+        let place =
+            |shown: &ShownTree| if shown.name.is_empty() { ".".to_owned() } else { format!("ids/{}", escape(&shown.name)) };
+        let trees = self.view.trees();
+        let through_fuse = trees.iter().filter_map(|shown| Some(FuseTree { tree: place(shown), why: why(shown)? }));
+        MountStatus {
+            pid: process::id(),
+            repository: repository.to_owned(),
+            never: self.never.map(str::to_owned),
+            through_fuse: through_fuse.collect(),
+            more: 0,
+        }
+    }
+
     /// The image called `name` in the root, for somebody who may know of it.
     pub(crate) fn lookup(&self, name: &[u8], user: u32) -> Option<Arc<ServedImage>> {
         let number = name.strip_prefix(self.name.as_bytes()).filter(|_| user == 0)?;
@@ -271,10 +292,11 @@ impl Images {
                 Ok(done) => waiting |= !done,
                 Err(e) => {
                     let refused = e.kind() == ErrorKind::Unsupported;
-                    let now = if refused { ImageProgress::Refused } else { ImageProgress::Failed(Instant::now()) };
+                    let why = e.to_string();
+                    let now = if refused { ImageProgress::Refused(why) } else { ImageProgress::Failed(Instant::now(), why) };
                     let before = self.progress.lock().insert(shown.tree.snapshot.id, now);
                     // Not again each time it is tried.
-                    if !matches!(before, Some(ImageProgress::Failed(_))) {
+                    if !matches!(before, Some(ImageProgress::Failed(..))) {
                         let name = format!("ids/{}", escape(&shown.name));
                         self.view.reports().note(name, format!("the kernel reads it through FUSE: {e}"));
                     }
@@ -297,10 +319,10 @@ impl Images {
     fn step(&self, shown: &ShownTree, kernel: &ToKernel) -> Result<bool> {
         let id = shown.tree.snapshot.id;
         let made = match self.progress.lock().get(&id) {
-            Some(ImageProgress::Refused | ImageProgress::Mounted) => return Ok(true),
-            Some(ImageProgress::Failed(at)) if at.elapsed() < AGAIN => return Ok(true),
+            Some(ImageProgress::Refused(_) | ImageProgress::Mounted) => return Ok(true),
+            Some(ImageProgress::Failed(at, _)) if at.elapsed() < AGAIN => return Ok(true),
             Some(ImageProgress::Made(image)) => Some(image.clone()),
-            Some(ImageProgress::Failed(_)) | None => None,
+            Some(ImageProgress::Failed(..)) | None => None,
         };
         let image = match made {
             Some(image) => image,

@@ -40,7 +40,7 @@ fn resolve(point: &Path) -> io::Result<PathBuf> {
 }
 
 /// Whether the mount at `point` has lost its process.
-fn is_dead(point: &Path) -> bool {
+pub(crate) fn is_dead(point: &Path) -> bool {
     let (answer, wait) = crossbeam_channel::bounded(1);
     let point = point.to_owned();
     // A process that is stopped would keep this one waiting; then the thread is left behind.

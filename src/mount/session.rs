@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, SessionACL};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::fuse::Adapter;
 use crate::mount::native::{Images, ToKernel};
-use crate::mount::point;
+use crate::mount::{kernel, point};
 use crate::observe::Reports;
 use crate::repo::Repository;
 use crate::sys::mount as system;
@@ -70,11 +70,15 @@ pub fn mount(
     let changes = view.changes();
     let failed = |e: std::io::Error| failure(&place, &e);
     let images = Arc::new(Images::new(view.clone(), &place, options)?);
-    let adapter = Adapter::new(view.clone(), images.clone(), config.n_threads.unwrap_or(1), view.without_xattrs());
-    let session = Session::new(adapter, &place, &config).map_err(failed)?;
+    let adapter = Adapter::new(view.clone(), images.clone(), config.n_threads.unwrap_or(1), options.repository.clone());
+    let session = kernel::begin(adapter, &place, &config).map_err(failed)?;
     let (notifier, pusher) = (session.notifier(), session.notifier());
     let (to_images, of_names) = (session.notifier(), session.notifier());
     view.connect(Box::new(move |ino, offset, content| pusher.store(INodeNo(ino), offset, content)));
+    if let Some(again) = options.list_again.clone() {
+        let view = Arc::downgrade(&view);
+        start("mount-again", move || again.iter().map_while(|()| view.upgrade()).for_each(|view| view.refresh_anew()))?;
+    }
     drop(view);
     start("mount-notify", move || notify(&changes, &notifier))?;
     let serving = without_unmounting(session.spawn().map_err(failed)?);

@@ -6,7 +6,7 @@ use crate::chunk::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot;
-use crate::model::{Chain, Remarks, Snapshot, SnapshotId, WriterId, escape};
+use crate::model::{Chain, Remarks, Snapshot, SnapshotId, Timestamp, WriterId, escape};
 use crate::repo::Repository;
 use crate::repo::small::{self, Small};
 use crate::repo::{annotations, marks, parallel, times};
@@ -21,14 +21,26 @@ pub struct SnapshotFilter {
     pub tags: Vec<Vec<Vec<u8>>>,
     /// All of these given paths.
     pub paths: Vec<Vec<u8>>,
+    /// From this time on.
+    pub newer_than: Option<Timestamp>,
+    /// Before this time.
+    pub older_than: Option<Timestamp>,
 }
 
 impl SnapshotFilter {
+    /// Whether everything passes.
+    pub fn is_empty(&self) -> bool {
+        let SnapshotFilter { hosts, tags, paths, newer_than, older_than } = self;
+        hosts.is_empty() && tags.is_empty() && paths.is_empty() && newer_than.is_none() && older_than.is_none()
+    }
+
     /// Whether `snapshot` passes.
     pub fn matches(&self, snapshot: &Snapshot) -> bool {
         let host = self.hosts.is_empty() || self.hosts.contains(&snapshot.host);
         let tags = self.tags.is_empty() || self.tags.iter().any(|set| set.iter().all(|tag| snapshot.tags.contains(tag)));
-        host && tags && self.paths.iter().all(|path| snapshot.paths.contains(path))
+        let newer = self.newer_than.is_none_or(|time| snapshot.time >= time);
+        let older = self.older_than.is_none_or(|time| snapshot.time < time);
+        host && tags && newer && older && self.paths.iter().all(|path| snapshot.paths.contains(path))
     }
 }
 

@@ -1,12 +1,14 @@
 //! What is mounted, and taking it away.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::sys::loop_device;
 
@@ -38,7 +40,7 @@ impl Mount {
         name.starts_with(IMAGE.as_bytes()).then_some(minor)
     }
 
-    /// Whether it is a FUSE file system called `name`: fusermount3 makes `fuse.name`, the system call `fuse`.
+    /// Whether it is a FUSE file system called `name`: of the type `fuse.name`, or `fuse` where a program of others mounts.
     pub(crate) fn is_of(&self, name: &str) -> bool {
         match self.kind.strip_prefix(b"fuse") {
             Some(b"") => self.source == name.as_bytes(),
@@ -101,6 +103,26 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 pub fn unmount(point: &Path, lazily: bool) -> io::Result<()> {
     let flags = UnmountFlags::NOFOLLOW | if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     Ok(rustix::mount::unmount(point, flags)?)
+}
+
+/// Flags of a FUSE mount; it is always read-only, without devices and set-user-id bits, and keeps no times of access.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FuseFlags {
+    pub(crate) noexec: bool,
+    pub(crate) sync: bool,
+    pub(crate) dirsync: bool,
+}
+
+/// Mounts a FUSE file system of the type `fuse.name` at `point`, and answers the connection on which its requests come.
+pub(crate) fn mount_fuse(name: &str, point: &Path, options: &str, flags: FuseFlags) -> io::Result<OwnedFd> {
+    let connection = File::options().read(true).write(true).open("/dev/fuse")?;
+    let mut all = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    all.set(MountFlags::NOEXEC, flags.noexec);
+    all.set(MountFlags::SYNCHRONOUS, flags.sync);
+    all.set(MountFlags::DIRSYNC, flags.dirsync);
+    let options = CString::new(format!("fd={},{options}", connection.as_raw_fd()))?;
+    rustix::mount::mount(name, point, format!("fuse.{name}"), all, options.as_c_str())?;
+    Ok(connection.into())
 }
 
 /// A device number from its two parts.

@@ -24,6 +24,11 @@ pub fn ask_hidden(prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     answer
 }
 
+/// Whether this process has a terminal that it belongs to.
+pub fn is_there() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
 /// How many columns the terminal `fd` has; `None` for what is no terminal, or does not know.
 pub fn columns(fd: impl AsFd) -> Option<usize> {
     let size = termios::tcgetwinsize(fd).ok()?;

@@ -68,7 +68,7 @@ impl FollowerState {
     fn made(watch: &mut SnapshotWatch, shown: &[Arc<MountedSnapshot>], before: Option<&VirtualRoot>) -> FollowerState {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp { secs: now.as_secs() as i64, nanos: now.subsec_nanos() };
-        let top = MountRoot::Made(VirtualRoot::build(shown, &mut watch.numbers, before, now));
+        let top = MountRoot::Made(VirtualRoot::build((shown, &watch.templates), &mut watch.numbers, before, now));
         FollowerState { placed: watch.placed(), totals: totals(shown), top }
     }
 
@@ -219,6 +219,14 @@ impl Follower {
     /// Lists the snapshots again, now.
     pub(crate) fn refresh(&self) {
         self.shared.refresh(Duration::ZERO);
+    }
+
+    /// The same, and reads again what is known of each snapshot.
+    pub(crate) fn refresh_anew(&self) {
+        if let Some(watch) = &self.shared.watch {
+            watch.lock().begin_anew();
+        }
+        self.refresh();
     }
 
     /// What changes in the made-up directories from now on. For one receiver.

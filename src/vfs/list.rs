@@ -14,12 +14,15 @@ use crate::repo::{annotations, times};
 use crate::sys::clock;
 use crate::vfs::inode::Ranges;
 use crate::vfs::root::{MountedSnapshot, Numbers};
+use crate::vfs::templates::LinkTemplates;
 
 /// A damaged snapshot is tried again after this time: its storage may have recovered.
 const AGAIN: Duration = Duration::from_secs(60);
 
 enum KnownSnapshot {
     Snapshot(Arc<MountedSnapshot>),
+    /// Was shown, and the filter keeps it out by now.
+    Hidden(Arc<MountedSnapshot>),
     /// A fence, or a snapshot that the filter keeps out.
     Nothing,
     Damaged(Instant),
@@ -29,10 +32,14 @@ enum KnownSnapshot {
 pub(crate) struct SnapshotWatch {
     chunks: Arc<ChunkReader>,
     filter: SnapshotFilter,
+    /// What there is besides in the root.
+    pub(crate) templates: LinkTemplates,
     known: HashMap<SnapshotId, KnownSnapshot>,
     ranges: Ranges,
     /// Numbers of made-up entries.
     pub(crate) numbers: Numbers,
+    /// All is read again.
+    anew: bool,
     /// When the names were listed last.
     pub(crate) listed: Instant,
 }
@@ -45,9 +52,9 @@ impl std::fmt::Debug for SnapshotWatch {
 
 impl SnapshotWatch {
     /// Knows nothing yet. `chunks` reads what is in the snapshots, and is told when there are new ones.
-    pub(crate) fn new(chunks: Arc<ChunkReader>, filter: SnapshotFilter) -> Self {
+    pub(crate) fn new(chunks: Arc<ChunkReader>, filter: SnapshotFilter, templates: LinkTemplates) -> Self {
         let (known, ranges, numbers) = (HashMap::new(), Ranges::default(), Numbers::default());
-        SnapshotWatch { chunks, filter, known, ranges, numbers, listed: Instant::now() }
+        SnapshotWatch { chunks, filter, templates, known, ranges, numbers, anew: false, listed: Instant::now() }
     }
 
     /// Where the repository is, if it is a directory of this machine.
@@ -60,6 +67,11 @@ impl SnapshotWatch {
         self.chunks.repo().reports()
     }
 
+    /// The next list reads also what is known: tags may be others, and what was damaged may be mended.
+    pub(crate) fn begin_anew(&mut self) {
+        self.anew = true;
+    }
+
     /// Lists again and answers the snapshots to show, oldest first. Those that are gone stay known, so that their
     /// inode numbers are not used again and open files can be read on while their data is there.
     pub(crate) fn list(&mut self) -> Result<Vec<Arc<MountedSnapshot>>> {
@@ -69,6 +81,7 @@ impl SnapshotWatch {
             .iter()
             .copied()
             .filter(|id| match self.known.get(id) {
+                _ if self.anew => true,
                 None => true,
                 Some(KnownSnapshot::Damaged(since)) => since.elapsed() > AGAIN,
                 Some(_) => false,
@@ -85,11 +98,17 @@ impl SnapshotWatch {
         // Where two ranges overlap, the later snapshot gives way.
         loaded.sort_by_key(|(id, found)| (found.as_ref().ok().and_then(|s| s.as_ref().map(|s| s.time)), *id));
         for (id, found) in loaded {
+            let before = match self.known.get(&id) {
+                Some(KnownSnapshot::Snapshot(mounted) | KnownSnapshot::Hidden(mounted)) => Some(mounted.clone()),
+                _ => None,
+            };
             let known = match found {
-                Ok(Some(snapshot)) if self.filter.matches(&snapshot) => self.place(snapshot),
-                Ok(_) => KnownSnapshot::Nothing,
+                Ok(Some(snapshot)) if self.filter.matches(&snapshot) => self.place(snapshot, before.as_deref()),
+                Ok(_) => before.map_or(KnownSnapshot::Nothing, KnownSnapshot::Hidden),
                 // Forgotten and pruned since it was listed.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                // What is shown can be read on.
+                Err(_) if before.is_some() => continue,
                 Err(e) => {
                     self.reports().warn("", format!("a snapshot is not shown: {e}"));
                     KnownSnapshot::Damaged(Instant::now())
@@ -97,6 +116,7 @@ impl SnapshotWatch {
             };
             self.known.insert(id, known);
         }
+        self.anew = false;
         let mut shown: Vec<Arc<MountedSnapshot>> = names
             .iter()
             .filter_map(|id| match self.known.get(id) {
@@ -109,7 +129,11 @@ impl SnapshotWatch {
         Ok(shown)
     }
 
-    fn place(&mut self, snapshot: Snapshot) -> KnownSnapshot {
+    /// Gives it inode numbers, or those that it had before.
+    fn place(&mut self, snapshot: Snapshot, before: Option<&MountedSnapshot>) -> KnownSnapshot {
+        if let Some(MountedSnapshot { base, asked, .. }) = before {
+            return KnownSnapshot::Snapshot(Arc::new(MountedSnapshot { base: *base, snapshot, asked: asked.clone() }));
+        }
         match self.ranges.take(&snapshot.id, snapshot.nodes()) {
             Some(base) => KnownSnapshot::Snapshot(Arc::new(MountedSnapshot::new(base, snapshot))),
             None => {
@@ -122,8 +146,10 @@ impl SnapshotWatch {
 
     /// Every snapshot that ever had inode numbers in this mount, sorted by their beginning.
     pub(crate) fn placed(&self) -> Vec<Arc<MountedSnapshot>> {
-        let mounted =
-            |known: &KnownSnapshot| if let KnownSnapshot::Snapshot(mounted) = known { Some(mounted.clone()) } else { None };
+        let mounted = |known: &KnownSnapshot| match known {
+            KnownSnapshot::Snapshot(mounted) | KnownSnapshot::Hidden(mounted) => Some(mounted.clone()),
+            KnownSnapshot::Nothing | KnownSnapshot::Damaged(_) => None,
+        };
         let mut out: Vec<Arc<MountedSnapshot>> = self.known.values().filter_map(mounted).collect();
         out.sort_by_key(|m| m.base);
         out

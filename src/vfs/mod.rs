@@ -7,6 +7,7 @@
 //! | `attr`, `stat` | what it answers, and how nodes are shown |
 //! | `inode`, `below` | inode numbers, and the way from a number to a node |
 //! | `root`, `names`, `list`, `follow` | the made-up directories, the list of snapshots behind them, and following it |
+//! | `templates` | further directories of links, by templates of the user |
 //! | `image` | a tree as an image of EROFS, the file system of Linux |
 //! | `readahead` | decoding ahead of readers, and giving the kernel what they will want |
 //!
@@ -14,6 +15,8 @@
 
 use crate::repo::snapshots::SnapshotFilter;
 use std::path::PathBuf;
+
+use crossbeam_channel::Receiver;
 
 pub mod attr;
 pub(crate) mod below;
@@ -25,9 +28,12 @@ pub(crate) mod names;
 pub(crate) mod readahead;
 pub mod root;
 mod stat;
+pub mod templates;
 pub(crate) mod view;
 
 pub use view::View;
+
+use templates::LinkTemplates;
 
 /// Whether the kernel reads a snapshot as an image of EROFS, which the mount serves, in the place of asking for every
 /// entry through FUSE.
@@ -50,6 +56,8 @@ pub struct MountOptions {
     pub scope: Option<(String, Vec<u8>)>,
     /// Which snapshots are shown, and among which `latest` is the newest.
     pub filter: SnapshotFilter,
+    /// Further directories of links in the root, and how times are written there.
+    pub templates: LinkTemplates,
     /// Lets other users in; the modes, owners and ACLs that the mount shows decide what they may read.
     pub allow_other: bool,
     /// Shows everything as root's.
@@ -57,8 +65,13 @@ pub struct MountOptions {
     /// Shows no extended attributes and no ACLs: the kernel then answers for them, and does not ask for those of every
     /// file that is copied.
     pub without_xattrs: bool,
+    /// What the repository is called, for who asks what is mounted.
+    pub repository: String,
     /// Whether a snapshot that is mounted alone is read by the kernel itself.
     pub native: Native,
+    /// What comes here has everything about the snapshots read again, as far as it can change: new ones, tags, what was
+    /// damaged.
+    pub list_again: Option<Receiver<()>>,
     /// Bytes of decoded data and trees that are kept in memory.
     pub memory: u64,
     /// Further mount options, each as in `-o`.
@@ -79,10 +92,13 @@ impl Default for MountOptions {
         MountOptions {
             scope: None,
             filter: SnapshotFilter::default(),
+            templates: LinkTemplates::default(),
             allow_other: false,
             owner_root: false,
             without_xattrs: false,
+            repository: String::new(),
             native: Native::Off,
+            list_again: None,
             memory: 66 << 20,
             extra: Vec::new(),
             avoid: Vec::new(),

@@ -14,22 +14,22 @@ pub(crate) fn time(time: Timestamp) -> String {
     }
 }
 
-/// A name for each of `snapshots` (oldest first): its time; the second and later ones in the same second get their
+/// A name for each of `snapshots` (oldest first): its time, as `write` does it; the second and later ones in the same second get their
 /// id's first four digits, or as many as it takes, appended.
-pub(crate) fn times(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
-    distinct(
-        snapshots,
-        |s| time(s.time),
-        |s, plain| {
-            let id = s.id.to_string();
-            (4..=id.len()).map(|digits| format!("{plain}-{}", &id[..digits])).collect()
-        },
-    )
+pub(crate) fn times(snapshots: &[&Snapshot], write: impl Fn(Timestamp) -> Vec<u8>) -> HashMap<SnapshotId, Vec<u8>> {
+    distinct(snapshots, |s| write(s.time), |s, plain| longer(&s.id, plain))
+}
+
+/// What a name becomes that another snapshot has: with more and more digits of the snapshot's id.
+pub(crate) fn longer(id: &SnapshotId, plain: &[u8]) -> Vec<Vec<u8>> {
+    let id = id.to_string();
+    let cut = &plain[..plain.len().min(MAX_NAME - 1 - id.len())];
+    (4..=id.len()).map(|digits| [cut, b"-", id[..digits].as_bytes()].concat()).collect()
 }
 
 /// A name for each of `snapshots` below `ids/`: the first eight digits of its id, or all when an older one has them.
 pub(crate) fn ids(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
-    distinct(snapshots, |s| s.id.short(), |s, _| vec![s.id.to_string()])
+    distinct(snapshots, |s| s.id.short().into_bytes(), |s, _| vec![s.id.to_string().into_bytes()])
 }
 
 /// A name for each group that these are parts of: the first eight digits of its id, or all when an older one has them.
@@ -47,8 +47,8 @@ pub(crate) fn groups(snapshots: &[&Snapshot]) -> HashMap<SnapshotId, Vec<u8>> {
 
 fn distinct(
     snapshots: &[&Snapshot],
-    plain: impl Fn(&Snapshot) -> String,
-    longer: impl Fn(&Snapshot, &str) -> Vec<String>,
+    plain: impl Fn(&Snapshot) -> Vec<u8>,
+    longer: impl Fn(&Snapshot, &[u8]) -> Vec<Vec<u8>>,
 ) -> HashMap<SnapshotId, Vec<u8>> {
     let mut taken = HashSet::new();
     let mut out = HashMap::with_capacity(snapshots.len());
@@ -57,7 +57,7 @@ fn distinct(
         let rest = if taken.contains(&first) { longer(snapshot, &first) } else { Vec::new() };
         let name = std::iter::once(first).chain(rest).find(|name| !taken.contains(name));
         if let Some(name) = name {
-            out.insert(snapshot.id, name.clone().into_bytes());
+            out.insert(snapshot.id, name.clone());
             taken.insert(name);
         }
     }

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use crate::model::node::MAX_NAME;
 use crate::model::{Snapshot, Timestamp};
 use crate::vfs::inode::{self, ROOT};
 use crate::vfs::names;
+use crate::vfs::templates::{LinkTemplates, RESERVED};
 
 /// The directory of all trees.
 pub(crate) const IDS: u64 = 3;
@@ -30,13 +32,13 @@ pub(crate) struct MountedSnapshot {
     /// The snapshot.
     pub(crate) snapshot: Snapshot,
     /// When somebody last asked for something in it.
-    pub(crate) asked: LastAsked,
+    pub(crate) asked: Arc<LastAsked>,
 }
 
 impl MountedSnapshot {
     /// A snapshot that nobody has looked into yet.
     pub(crate) fn new(base: u64, snapshot: Snapshot) -> MountedSnapshot {
-        MountedSnapshot { base, snapshot, asked: LastAsked::default() }
+        MountedSnapshot { base, snapshot, asked: Arc::default() }
     }
 }
 
@@ -142,7 +144,7 @@ pub(crate) struct HostLine {
     pub(crate) directory: u64,
     /// The snapshots.
     pub(crate) snapshots: Vec<Arc<MountedSnapshot>>,
-    /// What each is called in `snapshots/`.
+    /// The time of each as a name, as in `snapshots/` where no template says another.
     pub(crate) names: Vec<Vec<u8>>,
 }
 
@@ -161,9 +163,9 @@ impl VirtualRoot {
         self.nodes.get(&ino)
     }
 
-    /// The state that shows `snapshots`, oldest first. Directories that are as they were `before` keep their time.
+    /// The state that shows `snapshots`, oldest first, and what the templates say. Directories that are as they were `before` keep their time.
     pub(crate) fn build(
-        snapshots: &[Arc<MountedSnapshot>],
+        (snapshots, templates): (&[Arc<MountedSnapshot>], &LinkTemplates),
         numbers: &mut Numbers,
         before: Option<&VirtualRoot>,
         now: Timestamp,
@@ -174,7 +176,10 @@ impl VirtualRoot {
         {
             builder.directory(ROOT, name.as_bytes(), ino);
         }
-        builder.fill(snapshots);
+        builder.fill(snapshots, templates);
+        builder.fill_by(snapshots, templates);
+        builder.drop_replaced();
+        builder.link_versions(snapshots);
         let mut root = builder.root;
         for (ino, made) in &mut root.nodes {
             if let MadeKind::Directory(dir) = &mut made.kind {
@@ -287,9 +292,11 @@ impl Builder<'_> {
         (ino, place)
     }
 
-    fn fill(&mut self, snapshots: &[Arc<MountedSnapshot>]) {
+    fn fill(&mut self, snapshots: &[Arc<MountedSnapshot>], templates: &LinkTemplates) {
         let plain: Vec<&Snapshot> = snapshots.iter().map(|m| &m.snapshot).collect();
-        let (ids, times) = (names::ids(&plain), names::times(&plain));
+        let (ids, times) = (names::ids(&plain), names::times(&plain, |time| templates.time(time)));
+        // Versions are named in one way, whatever a template says.
+        let versions = names::times(&plain, |time| names::time(time).into_bytes());
         let groups = names::groups(&plain);
         let series = names::series(plain.iter().map(|s| s.series()));
         // Oldest first: the last `latest` that is written is the newest.
@@ -304,7 +311,7 @@ impl Builder<'_> {
             let line = self.root.hosts.entry(snapshot.host.clone()).or_default();
             line.directory = host;
             line.snapshots.push(mounted.clone());
-            line.names.push(time.to_vec());
+            line.names.push(versions.get(&snapshot.id).cloned().unwrap_or_default());
             for tag in &snapshot.tags {
                 let (tag, place) = self.group(TAGS, "tags", &names::escaped(tag));
                 self.both(tag, &place, b"../../ids/", (id, time), snapshot.time);
@@ -326,13 +333,87 @@ impl Builder<'_> {
                 self.link(ROOT, b"", b"latest", &[b"ids/", id].concat(), snapshot.time);
             }
         }
-        self.drop_replaced();
-        if let Some(newest) = plain.last() {
+    }
+
+    /// The link `.versions` in the root, which no list has.
+    fn link_versions(&mut self, snapshots: &[Arc<MountedSnapshot>]) {
+        if let Some(newest) = snapshots.last().map(|mounted| &mounted.snapshot) {
             let target = [b"hosts/", names::escaped(&newest.host).as_slice(), b"/", VERSIONS].concat();
             let ino = self.numbers.of([VERSIONS, b"\0", &target].concat());
             let link = VirtualEntry { parent: ROOT, time: newest.time, kind: MadeKind::Link(target) };
             self.root.nodes.insert(ino, link);
             self.root.versions = Some(ino);
+        }
+    }
+
+    /// The directories of the templates.
+    fn fill_by(&mut self, snapshots: &[Arc<MountedSnapshot>], templates: &LinkTemplates) {
+        if templates.paths.is_empty() {
+            return;
+        }
+        let plain: Vec<&Snapshot> = snapshots.iter().map(|m| &m.snapshot).collect();
+        let ids = names::ids(&plain);
+        for template in &templates.paths {
+            // Oldest first, as above.
+            for snapshot in &plain {
+                let Some(id) = ids.get(&snapshot.id) else { continue };
+                for path in template.paths(snapshot, &templates.time(snapshot.time)) {
+                    self.link_by(&path, template.is_by_time(), (snapshot, id));
+                }
+            }
+        }
+    }
+
+    /// The link of a snapshot at `path`, and `latest` beside it.
+    fn link_by(&mut self, path: &[Vec<u8>], latest: bool, (snapshot, id): (&Snapshot, &[u8])) {
+        let Some((leaf, directories)) = path.split_last() else { return };
+        let (mut parent, mut place) = (ROOT, Vec::new());
+        for name in directories {
+            let name = self.free(parent, name);
+            place.extend_from_slice(&name);
+            let ino = self.numbers.of(place.clone());
+            self.directory(parent, &name, ino);
+            place.push(b'/');
+            parent = ino;
+        }
+        let target = [b"../".repeat(directories.len()).as_slice(), b"ids/", id].concat();
+        place.pop();
+        let is_taken =
+            |builder: &Self, name: &[u8]| parent == ROOT && RESERVED.contains(&name) || builder.find(parent, name).is_some();
+        let longer = || names::longer(&snapshot.id, leaf);
+        let name =
+            if is_taken(self, leaf) { longer().into_iter().find(|name| !is_taken(self, name)) } else { Some(leaf.clone()) };
+        if let Some(name) = name {
+            self.link(parent, &place, &name, &target, snapshot.time);
+        }
+        let is_directory = |ino| matches!(self.root.nodes.get(&ino), Some(VirtualEntry { kind: MadeKind::Directory(_), .. }));
+        if latest && parent != ROOT && !self.find(parent, b"latest").is_some_and(is_directory) {
+            self.link(parent, &place, b"latest", &target, snapshot.time);
+        }
+    }
+
+    /// `name` for a directory, or, if something else is called so, what is free.
+    fn free(&self, parent: u64, name: &[u8]) -> Vec<u8> {
+        let is_other = |name: &[u8]| match self.find(parent, name).and_then(|ino| self.root.nodes.get(&ino)) {
+            _ if parent == ROOT && RESERVED.contains(&name) => true,
+            Some(made) => matches!(made.kind, MadeKind::Link(_)),
+            None => false,
+        };
+        let mut free = name.to_vec();
+        for n in 1_u32.. {
+            if !is_other(&free) {
+                break;
+            }
+            let suffix = format!("~{n}");
+            free = [&name[..name.len().min(MAX_NAME - suffix.len())], suffix.as_bytes()].concat();
+        }
+        free
+    }
+
+    fn find(&self, parent: u64, name: &[u8]) -> Option<u64> {
+        match &self.root.nodes.get(&parent)?.kind {
+            MadeKind::Directory(dir) => dir.find(name),
+            MadeKind::Link(_) => None,
         }
     }
 

@@ -61,7 +61,7 @@ impl View {
         let chunks = Arc::new(ChunkReader::new(repo.clone(), index, part * 8)?.with_unnamed_packs());
         let trees = Arc::new(TreeReader::new(chunks.clone(), part * 3)?);
         let below = Arc::new(NodeFinder::new(trees));
-        let mut watch = SnapshotWatch::new(chunks, options.filter.clone());
+        let mut watch = SnapshotWatch::new(chunks, options.filter.clone(), options.templates.clone());
         let shown = watch.list()?;
         let top = options.scope.as_ref().map(|(name, path)| scope(&below, &shown, name, path)).transpose()?;
         let counted = top.as_ref().and_then(|top| top.tree.snapshot.statistics.with_attributes);
@@ -159,6 +159,11 @@ impl View {
     /// Lists the snapshots again, now.
     pub fn refresh(&self) {
         self.follower.refresh();
+    }
+
+    /// The same, and reads again what is known of each snapshot: its tags may be others.
+    pub fn refresh_anew(&self) {
+        self.follower.refresh_anew();
     }
 
     /// The number of `name` in `parent` with its attributes; `None` when there is no such name.

@@ -315,6 +315,14 @@ fn snapshots_are_listed_by_series() {
     assert_eq!(ids(&["--tag", "daily,kept", "--tag", "x"]), ["a2"]);
     assert_eq!(ids(&["--path", "/etc/."]), ["a1", "a2", "b3", "a4"]);
     assert!(ids(&["--path", "/usr"]).is_empty());
+    // A time is where it begins, and counts as newer.
+    assert_eq!(ids(&["--newer-than", "2026-11-20T02:00:00Z"]), ["a2", "b3", "a4"]);
+    assert_eq!(ids(&["--older-than", "2026-11-20T02:00:00Z"]), ["a1"]);
+    assert_eq!(ids(&["--newer-than", "2026-11-20T02:00:00Z", "--older-than", "2026-11-20T04:00:00Z"]), ["a2", "b3"]);
+    assert_eq!(ids(&["--older-than", "1 second ago", "--host", "db"]), ["b3"]);
+    assert!(ids(&["--newer-than", "2037-01-01"]).is_empty());
+    world.run(&with(&options, &["snapshots", "--newer-than", "soon"])).fails(2, &["soon", "2026-11-20", "2 days ago"]);
+    world.run(&with(&options, &["ls", "latest", "--newer-than", "2037-01-01"])).fails(1, &["filters"]);
     let all = world.run(&with(&options, &["snapshots", "--json"])).ok().json();
     assert_eq!(all[0]["message_type"], "snapshot");
     assert_eq!(all[0]["time"], "2026-11-20T01:00:00.000000005Z");

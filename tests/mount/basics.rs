@@ -19,7 +19,7 @@ use yester::keys::slots::SlotOptions;
 use yester::model::{SnapshotId, Timestamp};
 use yester::observe::Reports;
 use yester::repo::Repository;
-use yester::vfs::MountOptions;
+use yester::vfs::{MountOptions, Native};
 
 use crate::common;
 use common::mounted::{Mounted, compare, is_root, run, sample, shell, until};
@@ -313,6 +313,69 @@ fn several_readers_at_once() {
             scope.spawn(|| compare(&mounted.path(""), &tree));
         }
     });
+}
+
+/// As `lsattr -p` and `xfs_io` ask.
+#[test]
+fn extended_flags_are_answered() {
+    let tiny = Tiny::new();
+    tiny.commit(&dir([("f", file(*b"f").with(|t| t.flags = 0x40 | 0x10)), ("g", file(*b"g"))]), About::at(1));
+    let mounted = Mounted::latest(&tiny);
+    let script = "import fcntl,os,struct\nfor n in ('f','g','.'): print(*struct.unpack('7I', \
+                  fcntl.ioctl(os.open(n, os.O_RDONLY), 0x801c581f, bytes(28))))";
+    let output = run("python3", &["-c", script], &mounted.path(""));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "136 0 0 0 0 0 0\n0 0 0 0 0 0 0\n0 0 0 0 0 0 0\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What the kernel's NFS server does: it gives out handles, and opens them when nothing is known of the inode any more.
+#[test]
+fn handles_stay_good_when_inodes_are_forgotten() {
+    let tiny = Tiny::new();
+    tiny.commit(&dir([("d", dir([("e", dir([("f", file(noise(1, 50_000)))]))]))]), About::at(1));
+    let out = tempfile::tempdir().unwrap();
+    for (native, root) in [(Native::Off, ""), (Native::Require, "latest/.")] {
+        let mounted = Mounted::new(&tiny, MountOptions { native, ..MountOptions::default() });
+        let root = mounted.path(if root.is_empty() { "" } else { root });
+        let latest = fs::canonicalize(mounted.path("latest")).unwrap();
+        let names = ["d/e/f", "d/e", "d"].map(|name| latest.join(name).to_str().unwrap().to_owned());
+        let call = |what: &str, mark: &Path| {
+            let script = r"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+what, mark, root, *names = sys.argv[1:]
+for n, name in enumerate(names):
+    handle = ctypes.create_string_buffer(136)
+    if what == 'give':
+        ctypes.c_uint.from_buffer(handle).value = 128
+        mount = ctypes.c_int()
+        assert libc.name_to_handle_at(-100, name.encode(), handle, ctypes.byref(mount), 0) == 0, ctypes.get_errno()
+        open(mark + str(n), 'wb').write(handle.raw)
+    else:
+        handle.raw = open(mark + str(n), 'rb').read()
+        top = os.open(root, os.O_RDONLY)
+        fd = libc.open_by_handle_at(top, handle, os.O_RDONLY)
+        assert fd >= 0, (name, os.strerror(ctypes.get_errno()))
+        print(len(os.read(fd, 100000)) if n == 0 else os.listdir(fd)[0])
+        # The way up, as the server looks whether something is below what it gives out.
+        if n > 0: print(os.path.basename(os.readlink('/proc/self/fd/%d' % fd)))
+";
+            let args = [
+                &["-c", script, what, mark.to_str().unwrap(), root.to_str().unwrap()][..],
+                &names.each_ref().map(String::as_str),
+            ]
+            .concat();
+            let output = run("python3", &args, Path::new("/"));
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let mark = out.path().join("handle");
+        call("give", &mark);
+        if native == Native::Off {
+            mounted.shrink();
+        }
+        assert_eq!(call("open", &mark), "50000\nf\ne\ne\nd\n", "{native:?}");
+    }
 }
 
 /// What another user may read is what modes and ACLs say, and nothing at all unless they are let in.

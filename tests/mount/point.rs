@@ -8,12 +8,14 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 use yester::ErrorKind;
 use yester::mount::{Shutdown, mount, unmount};
 use yester::vfs::MountOptions;
 
 use crate::common;
-use common::mounted::{Mounted, compare, is_root, sample, taken_away, until};
+use crate::mount_hostile::served::{Served, runs};
+use common::mounted::{Mounted, compare, is_root, sample, signal, stop, taken_away, until};
 use common::program::{World, copy_program, shown, with};
 use common::tiny::{About, Tiny, noise};
 
@@ -182,6 +184,145 @@ fn what_a_killed_mount_leaves_is_cleared() {
     kill_one();
     kill_one();
     assert_eq!(unmount_twice(&place), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_signal_has_the_snapshots_listed_again() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/a", "x");
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let served = Served::new(&world, &options, &["--path-template", "by-tag/%t/%T", "--time-template", "%Y"]);
+    // The kernel knows that there is none. Nothing tells the mount of a tag.
+    assert!(fs::metadata(served.path("tags/good")).is_err());
+    world.run(&with(&options, &["tag", "latest", "--add", "good"])).ok();
+    signal(served.pid, Signal::HUP);
+    until(|| fs::metadata(served.path("tags/good/latest/.")).is_ok());
+    let year = fs::read_dir(served.path("snapshots")).unwrap().map(|e| e.unwrap().file_name()).min().unwrap();
+    let by_tag = served.path("by-tag/good").join(&year);
+    assert!(year.len() == 4 && fs::read_link(by_tag).unwrap().starts_with("../../ids"), "{year:?}");
+    signal(served.pid, Signal::TERM);
+    until(|| !runs(served.pid));
+    world
+        .run(&with(&options, &["mount", "latest", "point", "--time-template", "%Y"]))
+        .fails(2, &["--time-template", "without SNAP"]);
+    world.run(&with(&options, &["mount", "point", "--path-template", "ids/%h"])).fails(2, &["ids", "there already"]);
+}
+
+/// mount(8) itself, with lines of a file like `/etc/fstab` and by the type alone. In a mount table of its own, in which the
+/// helpers are where a package puts them.
+#[test]
+fn mount_finds_the_helper_of_the_type() {
+    let world = World::new();
+    let options = world.repository();
+    let file = world.file("src/a", "x");
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    for name in ["helpers", "all", "part", "later", "typed"] {
+        fs::create_dir(world.at(name)).unwrap();
+    }
+    let (repo, key, source) = (shown(&world.at("repo")), shown(&world.at("key")), shown(file.parent().unwrap()));
+    let lines = [
+        format!("{repo} {} yester key-file={key},nofail,x-systemd.automount,time-template=%Y 0 0", shown(&world.at("all"))),
+        format!("{repo} {} fuse.yester ro,_netdev,key-file={key},snapshot=latest:{source} 0 0", shown(&world.at("part"))),
+        format!("{repo} {} yester key-file={key},noauto 0 0", shown(&world.at("later"))),
+    ];
+    let table = world.file("fstab", lines.join("\n") + "\n");
+    let script = r#"
+        set -eu
+        mount -t tmpfs none helpers
+        mkdir helpers/upper helpers/work
+        mount -t overlay -o lowerdir=/sbin,upperdir=helpers/upper,workdir=helpers/work none /sbin
+        printf '#!/bin/sh\nexec %s --mount-helper "$@"\n' "$PROGRAM" > /sbin/mount.yester
+        chmod 755 /sbin/mount.yester
+        ln -s mount.yester /sbin/mount.fuse.yester
+        trap 'for point in all part typed; do umount -R -l $point 2>/dev/null || :; done' EXIT
+        mount -T "$TABLE" -a
+        ls -d all/snapshots/2* part/a
+        ls -A later
+        mount -t fuse.yester "$REPO" typed -o "key-file=$KEY,snapshot=latest"
+        ls -d "typed$SOURCE/a"
+        findmnt -n -o FSTYPE,OPTIONS part
+        umount typed
+        umount part
+        umount -R all
+        ls -A all part typed
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).current_dir(world.home());
+    for (name, value) in world.command(&[] as &[&str]).get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.env("PATH", std::env::var("PATH").unwrap()).env("PROGRAM", env!("CARGO_BIN_EXE_yester")).env("TABLE", table);
+    let out = command.env("REPO", &repo).env("KEY", &key).env("SOURCE", &source).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let shown: Vec<&str> = said.lines().filter(|line| !line.starts_with("mounted at ")).collect();
+    let [year, part, typed, of, rest @ ..] = shown.as_slice() else { panic!("{said}") };
+    assert!(year.len() == "all/snapshots/2026".len() && *part == "part/a" && typed.ends_with("src/a"), "{said}");
+    assert!(of.starts_with("fuse.yester") && of.contains("ro,nosuid,nodev"), "{of}");
+    assert_eq!(rest.iter().filter(|line| !line.is_empty() && !line.ends_with(':')).count(), 0, "{said}");
+}
+
+/// What systemd itself makes of a line, where it is installed: it need not run for that.
+#[test]
+fn systemd_makes_units_of_a_line() {
+    let generator = Path::new("/usr/lib/systemd/system-generators/systemd-fstab-generator");
+    if !generator.exists() {
+        return;
+    }
+    let world = World::new();
+    let line = "/srv/repo /mnt/past yester key-file=/root/repo.key,nofail,x-systemd.automount 0 0\n";
+    let (table, out) = (world.file("fstab", line), world.at("units"));
+    fs::create_dir(&out).unwrap();
+    let made = Command::new(generator).args([&out; 3]).env("SYSTEMD_FSTAB", &table).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mount = fs::read_to_string(out.join("mnt-past.mount")).unwrap();
+    for said in ["What=/srv/repo", "Where=/mnt/past", "Type=yester", "Options=key-file=/root/repo.key"] {
+        assert!(mount.contains(said), "{mount}");
+    }
+    assert!(fs::read_to_string(out.join("mnt-past.automount")).unwrap().contains("Where=/mnt/past"));
+}
+
+#[test]
+fn mounts_are_listed_with_how_they_are_read() {
+    let world = World::new();
+    let options = world.repository();
+    world.file("src/a", "x");
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let point = shown(&world.at("point"));
+    // Other tests have mounts, too.
+    let found = || world.run(&["mounts", "--json"]).ok().json().into_iter().find(|mount| mount["path"] == point.as_str());
+    assert!(found().is_none());
+    let served = Served::new(&world, &options, &["--native", "require"]);
+    let mount = found().unwrap();
+    assert_eq!((&mount["message_type"], &mount["state"]), (&"mount".into(), &"works".into()));
+    assert_eq!((mount["pid"].as_u64(), mount["images"].as_u64()), (Some(served.pid.into()), Some(1)), "{mount}");
+    assert_eq!(mount["repository"], shown(&world.at("repo")).as_str());
+    let said = world.run(&["mounts"]).ok().text();
+    assert!(said.lines().any(|line| line.starts_with(&point) && line.contains("1 tree is read as an image")), "{said}");
+    // No list has the link by which it was asked.
+    assert_eq!(fs::read_dir(&served.point).unwrap().filter(|e| e.as_ref().unwrap().file_name().len() > 20).count(), 0);
+    drop(served);
+    assert!(found().is_none());
+    // Holes are what an image does not show; the newest snapshot is tried without anybody asking.
+    fs::File::create(world.at("src/holes")).unwrap().set_len(1 << 20).unwrap();
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let served = Served::new(&world, &options, &[]);
+    until(|| found().unwrap()["through_fuse"].as_array().unwrap().len() == 1);
+    let mount = found().unwrap();
+    assert!(mount["through_fuse"][0]["tree"].as_str().unwrap().starts_with("ids/"), "{mount}");
+    assert!(mount["through_fuse"][0]["why"].as_str().unwrap().contains("holes") && mount["images"] == 0, "{mount}");
+    drop(served);
+    // Also where no extended attribute can be asked for, and with one snapshot at the root.
+    let served = Served::new(&world, &options, &["--no-xattrs", "--native", "off", "latest"]);
+    let mount = found().unwrap();
+    assert_eq!((mount["pid"].as_u64(), &mount["why_no_images"]), (Some(served.pid.into()), &"--native off".into()), "{mount}");
+    stop(served.pid);
+    assert_eq!(found().unwrap()["state"], "silent");
+    signal(served.pid, Signal::KILL);
+    until(|| !runs(served.pid));
+    assert_eq!(found().unwrap()["state"], "dead");
+    assert!(world.run(&["mounts"]).ok().text().contains(&format!("{point}  its process is gone")));
 }
 
 /// As mount(8) calls it: by the name of the type, with what it passes on.

@@ -10,6 +10,7 @@ use yester::repo::snapshots::SnapshotFilter;
 use yester::vfs::MountOptions;
 use yester::vfs::View;
 use yester::vfs::attr::{Attr, Type, ViewFault};
+use yester::vfs::templates::{LinkTemplates, PathTemplate, TimeTemplate};
 
 use crate::common;
 use common::mounted::PATIENCE;
@@ -321,6 +322,85 @@ fn the_root_leads_to_every_snapshot() {
     let only = |filter| View::open(&tiny.repo, &MountOptions { filter, ..MountOptions::default() }).unwrap();
     let web = only(SnapshotFilter { hosts: vec![b"web1".to_vec()], ..SnapshotFilter::default() });
     assert_eq!((names(&web, "ids"), target(&web, "latest")), (vec![one.id.short()], "ids/11111111".to_owned()));
+}
+
+/// What is asked for is read again: other tags, and what the filter says of them. Whoever is in a snapshot stays there.
+#[test]
+fn a_list_anew_shows_other_tags() {
+    let tiny = Tiny::new();
+    let made = tiny.commit_as(SnapshotId([0x11; 32]), &dir([("f", file(*b"1"))]), About { tags: vec!["a"], ..About::at(1) });
+    let filter = SnapshotFilter { tags: vec![vec![b"a".to_vec()]], ..SnapshotFilter::default() };
+    let (all, only) = (open(&tiny), View::open(&tiny.repo, &MountOptions { filter, ..MountOptions::default() }).unwrap());
+    let f = find(&all, "ids/11111111/f").ino;
+    let tags = |view: &View| list(view, find(view, "tags").ino, 9).into_iter().map(|e| e.0).collect::<Vec<_>>();
+    let said = yester::repo::annotations::read_all(&tiny.repo).unwrap();
+    let annotation = yester::model::Annotation {
+        snapshot: made.id,
+        time: Timestamp { secs: 2, nanos: 0 },
+        host: Vec::new(),
+        user: Vec::new(),
+        clears_tags: true,
+        removed: Vec::new(),
+        added: vec![b"b".to_vec()],
+        note: None,
+        pin: None,
+    };
+    yester::repo::annotations::write(&tiny.repo, &said, &annotation).unwrap();
+    all.refresh();
+    assert_eq!(tags(&all), [b"a"]);
+    all.refresh_anew();
+    only.refresh_anew();
+    assert_eq!(tags(&all), [b"b"]);
+    assert!(tags(&only).is_empty() && list(&only, find(&only, "ids").ino, 9).is_empty());
+    assert_eq!((find(&all, "ids/11111111/f").ino, content(&all, f), content(&only, f)), (f, b"1".to_vec(), b"1".to_vec()));
+}
+
+/// Names by templates; in the root nothing is hidden by them, and nothing in a directory is twice.
+#[test]
+fn templates_make_directories_of_links() {
+    let tiny = Tiny::new();
+    let about = |host, tags, secs| About { host, tags, paths: vec!["/etc"], time: 1_763_633_051_i64 + secs };
+    let tree = |n: u8| dir([("f", file(vec![n]))]);
+    tiny.commit_as(SnapshotId([0x11; 32]), &tree(b'1'), about("web1", vec!["daily", "."], 0));
+    tiny.commit_as(SnapshotId([0x22; 32]), &tree(b'2'), about("web1", vec![], 1));
+    tiny.commit_as(SnapshotId([0x33; 32]), &tree(b'3'), about("hosts", vec!["daily"], 60));
+    let paths = ["by/%h/%u-%T", "by/%h", "%h/%T/%i", "tagged/%t/%I", "minutes/%T"].map(|t| PathTemplate::parse(t).unwrap());
+    let time = Some(TimeTemplate::parse("2006-01-02 15:04").unwrap());
+    let templates = LinkTemplates { paths: paths.to_vec(), time };
+    let view = View::open(&tiny.repo, &MountOptions { templates, ..MountOptions::default() }).unwrap();
+    let names = |path: &str| -> Vec<String> {
+        let mut names: Vec<String> =
+            list(&view, find(&view, path).ino, 100).into_iter().map(|e| String::from_utf8(e.0).unwrap()).collect();
+        names.sort();
+        names
+    };
+    let target = |path: &str| String::from_utf8(view.readlink(find(&view, path).ino).unwrap()).unwrap();
+    // A host is called as a directory that is there.
+    let root = ["by", "hosts", "hosts~1", "ids", "latest", "minutes", "series", "snapshots", "tagged", "tags", "web1"];
+    assert_eq!(names(""), root);
+    assert_eq!(names("by/web1"), ["latest", "root-2025-11-20 10:04", "root-2025-11-20 10:04-2222"]);
+    assert_eq!(target("by/web1/latest"), "../../ids/22222222");
+    // The second template's links have names that the first one's directories leave.
+    assert_eq!(names("by"), ["hosts", "hosts-3333", "web1", "web1-1111", "web1-2222"]);
+    assert_eq!(target("by/hosts-3333"), "../ids/33333333");
+    assert_eq!(names("web1"), ["2025-11-20 10:04"]);
+    assert_eq!(names("web1/2025-11-20 10:04"), ["11111111", "22222222"]);
+    assert_eq!(names("tagged"), ["%2E", "daily"]);
+    assert_eq!(names("tagged/daily"), [SnapshotId([0x11; 32]).to_string(), SnapshotId([0x33; 32]).to_string()]);
+    assert_eq!(names("minutes"), ["2025-11-20 10:04", "2025-11-20 10:04-2222", "2025-11-20 10:05", "latest"]);
+    assert_eq!(target("minutes/latest"), "../ids/33333333");
+    // Where times were before; versions are named as ever.
+    assert_eq!(names("snapshots"), names("minutes"));
+    let versions = names("hosts/web1/.versions");
+    assert_eq!(versions, ["f@2025-11-20T10-04-11Z", "f@2025-11-20T10-04-12Z"]);
+    assert_eq!(find(&view, "").nlink, 2 + 10);
+    let f = ["by/web1/latest", "minutes/latest"].map(|path| target(path).replace("../", ""));
+    assert_eq!(f.map(|path| content(&view, find(&view, &format!("{path}/f")).ino)), [b"2", b"3"]);
+    // All are the same inodes in the next mount, and the next list.
+    let numbers = || names("by/web1").iter().map(|name| find(&view, &format!("by/web1/{name}")).ino).collect::<Vec<_>>();
+    let before = numbers();
+    view.refresh();
+    assert_eq!(numbers(), before);
 }
 
 #[test]

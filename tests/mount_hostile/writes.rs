@@ -64,7 +64,7 @@ fn a_mount_that_root_made_writable_cannot_be_written() {
     let mounted = Mounted::new(&tiny, MountOptions::default());
     let before = state(&mounted);
     rustix::mount::mount_remount(mounted.point.path(), MountFlags::NOSUID | MountFlags::NODEV, c"").unwrap();
-    assert!(shell(Path::new("/"), "grep ' fuse yester ' /proc/self/mountinfo").contains(" rw,"));
+    assert!(shell(Path::new("/"), "grep ' fuse.yester yester ' /proc/self/mountinfo").contains(" rw,"));
     let (others, refused) = try_all(&mounted, &id);
     // What Linux refuses for another reason, before it asks: a directory is not unlinked, nothing is renamed to nothing.
     let known = |line: &str| {

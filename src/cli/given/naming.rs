@@ -6,6 +6,8 @@ use jiff::{SignedDuration, Span, Zoned};
 use yester::model::{Timestamp, escape};
 use yester::{Error, Result};
 
+use super::units;
+
 /// A snapshot's name, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotName {
@@ -51,10 +53,21 @@ impl SnapshotName {
             return number.parse().map(SnapshotName::Version).map_err(|_| wrong());
         }
         let end = ago(text, now).or_else(|| end_of(text, now.time_zone())).ok_or_else(wrong)?;
-        let nanos = end.timestamp().as_nanosecond();
-        let secs = i64::try_from(nanos.div_euclid(1_000_000_000)).map_err(|_| wrong())?;
-        let nanos = u32::try_from(nanos.rem_euclid(1_000_000_000)).map_err(|_| wrong())?;
-        Ok(SnapshotName::Before(Timestamp { secs, nanos }))
+        stamp(&end).map(SnapshotName::Before).ok_or_else(wrong)
+    }
+}
+
+fn stamp(time: &Zoned) -> Option<Timestamp> {
+    let nanos = time.timestamp().as_nanosecond();
+    let secs = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
+    Some(Timestamp { secs, nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).ok()? })
+}
+
+/// Understands the time of a filter: a day, minute or second as where it begins, or how long ago.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    match ago(text, &Zoned::now()) {
+        Some(time) => stamp(&time).ok_or_else(|| format!("{text:?} is no time")),
+        None => units::parse_time(text).map_err(|e| format!("{e}, or \"2 days ago\"")),
     }
 }
 

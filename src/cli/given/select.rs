@@ -31,12 +31,19 @@ pub struct Filters {
     /// Only snapshots that were given this path (may be repeated: all of them)
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Only snapshots since then, as "2 weeks ago"; --older-than: before then
+    #[arg(long, value_name = "TIME", value_parser = naming::moment)]
+    newer_than: Option<Timestamp>,
+    /// Only snapshots before this time, as 2026-11-20
+    #[arg(long, value_name = "TIME", value_parser = naming::moment, hide_short_help = true)]
+    older_than: Option<Timestamp>,
 }
 
 impl Filters {
     /// Whether everything passes.
     pub fn is_empty(&self) -> bool {
-        self.hosts.is_empty() && self.tags.is_empty() && self.paths.is_empty()
+        let Filters { hosts, tags, paths, newer_than, older_than } = self;
+        hosts.is_empty() && tags.is_empty() && paths.is_empty() && newer_than.is_none() && older_than.is_none()
     }
 
     /// The library's filter.
@@ -46,6 +53,8 @@ impl Filters {
             hosts: self.hosts.iter().map(|h| h.as_bytes().to_vec()).collect(),
             tags: self.tags.iter().map(|set| tags(set)).collect(),
             paths: self.paths.iter().map(absolute).collect::<Result<_>>()?,
+            newer_than: self.newer_than,
+            older_than: self.older_than,
         })
     }
 }
@@ -221,10 +230,8 @@ impl Chooser {
 
     /// Refuses filters that no snapshot passes.
     pub fn require_some(&self) -> Result<()> {
-        let SnapshotFilter { hosts, tags, paths } = &self.filter;
-        let filtered = !(hosts.is_empty() && tags.is_empty() && paths.is_empty());
         match self.newest_first(None, None).next() {
-            None if filtered && !self.all.is_empty() => Err(not_found(none_passes(&self.all))),
+            None if !self.filter.is_empty() && !self.all.is_empty() => Err(not_found(none_passes(&self.all))),
             _ => Ok(()),
         }
     }

@@ -9,7 +9,20 @@ const MARK: &str = "--mount-helper";
 /// The names it is called by, for the types `yester` and `fuse.yester`.
 const NAMES: [&str; 2] = ["mount.yester", "mount.fuse.yester"];
 /// Options that are arguments of the command: `key-file=/root/key` is `--key-file /root/key`.
-const ARGUMENTS: [&str; 8] = ["key-file", "password-file", "token-file", "config", "native", "memory", "host", "tag"];
+const ARGUMENTS: [&str; 12] = [
+    "key-file",
+    "password-file",
+    "token-file",
+    "config",
+    "native",
+    "memory",
+    "host",
+    "tag",
+    "newer-than",
+    "older-than",
+    "path-template",
+    "time-template",
+];
 /// Options that are switches of the command.
 const SWITCHES: [&str; 2] = ["owner-root", "no-xattrs"];
 

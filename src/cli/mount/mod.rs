@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::chunk::keys::Credential;
 use yester::error::IoContext;
 use yester::mount::{Shutdown, mount};
 use yester::repo::Repository;
+use yester::sys::terminal;
+use yester::vfs::templates::{LinkTemplates, PathTemplate, TimeTemplate};
 use yester::vfs::{MountOptions, Native};
 use yester::{Error, Result};
 
@@ -58,6 +60,12 @@ pub struct MountArgs {
     /// Options of fuse
     #[arg(short, value_name = "OPT,…", value_delimiter = ',')]
     options: Vec<String>,
+    /// Links to the snapshots by a template, as web/%h/%T: %i and %I ids, %u user, %h host, %t tag, %T time (may be repeated)
+    #[arg(long, value_name = "TEMPLATE", value_parser = PathTemplate::parse)]
+    path_template: Vec<PathTemplate>,
+    /// How times are written, as strftime: %Y-%m-%d_%H.%M; restic's 2006-01-02_15.04 is understood
+    #[arg(long, value_name = "FORMAT", value_parser = TimeTemplate::parse)]
+    time_template: Option<TimeTemplate>,
     #[command(flatten)]
     filters: Filters,
 }
@@ -152,9 +160,14 @@ impl MountArgs {
                 ));
             }
         };
+        if what.is_some() && !(self.path_template.is_empty() && self.time_template.is_none()) {
+            let text = "--path-template and --time-template name snapshots: mount all of them (without SNAP)";
+            return Err(Error::invalid(text));
+        }
         let options = MountOptions {
             scope: None,
             filter: self.filters.filter()?,
+            templates: LinkTemplates { paths: self.path_template.clone(), time: self.time_template.clone() },
             memory: self.memory,
             allow_other: self.allow_other,
             owner_root: self.owner_root,
@@ -165,10 +178,26 @@ impl MountArgs {
                 NativeWhen::Require => Native::Require,
             },
             extra: self.options.clone(),
+            list_again: None,
+            repository: context.place()?.shown().to_string(),
             avoid: context.place()?.local().map(Path::to_owned).into_iter().collect(),
         };
         let mountpoint = paths::absolute(Path::new(mountpoint))?;
         Ok(MountPlan { mountpoint, what, filters: self.filters.clone(), options })
+    }
+}
+
+/// SIGINT and SIGTERM unmount. SIGHUP has the snapshots listed again, unless it comes because the terminal is gone.
+fn obey(mut signals: Signals, shutdown: &Shutdown, again: &crossbeam_channel::Sender<()>) {
+    let had_terminal = terminal::is_there();
+    for signal in signals.forever() {
+        if signal == SIGHUP && had_terminal == terminal::is_there() {
+            tracing::info!("the snapshots are listed again");
+            // Full: that is to be done already.
+            let _ = again.try_send(());
+        } else {
+            shutdown.trigger();
+        }
     }
 }
 
@@ -185,10 +214,12 @@ fn serve(
     let repo = Arc::new(context.with_cache(&place, repo));
     let warning = gone::warning(context, &repo)?;
     let shutdown = Shutdown::new();
-    let mut signals = Signals::new([SIGINT, SIGTERM]).at(|| "cannot handle signals".to_owned())?;
-    let (handle, trigger) = (signals.handle(), shutdown.clone());
-    let waiter = std::thread::spawn(move || signals.forever().for_each(|_| trigger.trigger()));
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).at(|| "cannot handle signals".to_owned())?;
     let mut options = plan.options.clone();
+    let (again, asked) = crossbeam_channel::bounded(1);
+    options.list_again = Some(asked);
+    let (handle, trigger) = (signals.handle(), shutdown.clone());
+    let waiter = std::thread::spawn(move || obey(signals, &trigger, &again));
     let chooser = Chooser::new(context, &repo, &plan.filters)?;
     chooser.require_some()?;
     if let Some(spec) = &plan.what {

@@ -112,7 +112,7 @@ pub struct RestoreArgs {
     #[command(flatten)]
     pub rewrites: RewriteArgs,
     /// Only print what is left for a person to do after that of a set
-    #[arg(long, requires = "set", conflicts_with_all = ["rollback", "discard_old"])]
+    #[arg(long, requires = "set", conflicts_with_all = ["rollback", "discard_old"], hide_short_help = true)]
     pub next_steps: bool,
     /// Make everything durable before the end
     #[arg(long)]
