@@ -24,7 +24,7 @@ pub(crate) fn times(snapshots: &[&Snapshot], write: impl Fn(Timestamp) -> Vec<u8
 pub(crate) fn longer(id: &SnapshotId, plain: &[u8]) -> Vec<Vec<u8>> {
     let id = id.to_string();
     let cut = &plain[..plain.len().min(MAX_NAME - 1 - id.len())];
-    (4..=id.len()).map(|digits| [cut, b"-", id[..digits].as_bytes()].concat()).collect()
+    (4..=id.len()).map(|digits| [cut, b"-", &id.as_bytes()[..digits]].concat()).collect()
 }
 
 /// A name for each of `snapshots` below `ids/`: the first eight digits of its id, or all when an older one has them.

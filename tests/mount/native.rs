@@ -326,12 +326,19 @@ fn required(tiny: &Tiny, options: MountOptions) -> String {
     e.to_string()
 }
 
+/// Over an image, and over FUSE.
 #[test]
 fn a_writable_layer_over_it() {
+    [native(), off()].into_iter().for_each(writable_layer_over);
+}
+
+fn writable_layer_over(options: MountOptions) {
     let tiny = Tiny::new();
     let tree = dir([("a", file(*b"old")), ("b", symlink("a")), ("sub", dir([("c", file(noise(1, 100_000)))]))]);
     tiny.commit(&tree, About::at(1));
-    let mounted = Mounted::new(&tiny, native());
+    let is_image = options.native == Native::Require;
+    let mounted = Mounted::new(&tiny, options);
+    assert_eq!(is_native(&mounted.path("latest/.")), is_image);
     let at = tempfile::tempdir().unwrap();
     shell(at.path(), "mkdir fs && mount -t tmpfs none fs && mkdir fs/upper fs/work fs/merged");
     let lower = fs::canonicalize(mounted.path("latest")).unwrap();

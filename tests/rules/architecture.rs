@@ -42,7 +42,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
 /// Words and signs, parted by spaces, that only some files may hold one after another, and the beginnings of the paths
 /// of these files below `src/`.
 const RESERVED: [(&str, &[&str]); 32] = [
-    ("fuser", &["mount/fuse.rs", "mount/session.rs"]),
+    ("fuser", &["mount/fuse.rs", "mount/kernel.rs", "mount/session.rs"]),
     ("tokio", &["remote/", "serve/"]),
     ("tokio_rustls", &["remote/", "serve/"]),
     ("rustls", &["remote/", "serve/"]),
