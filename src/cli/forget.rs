@@ -51,7 +51,7 @@ pub struct ForgetArgs {
     /// Accept that snapshots which nobody forgot are gone
     #[arg(long, conflicts_with_all = ["names", "policy", "prune"], help_heading = WHAT)]
     accept_gone: bool,
-    /// Let prune leave them so long: 7d [default: the configuration's, or 0]
+    /// Let prune leave them so long: 7d [default: as configured, or 0]
     #[arg(long, value_name = "SPAN", value_parser = units::parse_grace, help_heading = WHAT)]
     grace: Option<u64>,
     /// Take back that these were forgotten, before prune removes them

@@ -103,7 +103,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester mount --host web --allow-other /mnt", "those of a host, for all users"),
         ],
     ),
-    ("mounts", &[("yester mounts", "where, of which repository, and which trees the kernel reads by itself")]),
+    ("mounts", &[("yester mounts", "where, and of which repository"), ("yester mounts --json", "the same for programs")]),
     ("umount", &[("yester umount ~/past", "after a mount"), ("yester umount /mnt", "also when its process has died")]),
     (
         "restore",
