@@ -316,8 +316,8 @@ fn snapshots_are_listed_by_series() {
     assert_eq!(ids(&["--path", "/etc/."]), ["a1", "a2", "b3", "a4"]);
     assert!(ids(&["--path", "/usr"]).is_empty());
     // A time is where it begins, and counts as newer.
-    assert_eq!(ids(&["--newer-than", "2026-11-20T02:00:00Z"]), ["a2", "b3", "a4"]);
-    assert_eq!(ids(&["--older-than", "2026-11-20T02:00:00Z"]), ["a1"]);
+    assert_eq!(ids(&["--newer-than", "2026-11-20T02:00:00.000000005Z"]), ["a2", "b3", "a4"]);
+    assert_eq!(ids(&["--older-than", "2026-11-20T02:00:00.000000005Z"]), ["a1"]);
     assert_eq!(ids(&["--newer-than", "2026-11-20T02:00:00Z", "--older-than", "2026-11-20T04:00:00Z"]), ["a2", "b3"]);
     assert_eq!(ids(&["--older-than", "1 second ago", "--host", "db"]), ["b3"]);
     assert!(ids(&["--newer-than", "2037-01-01"]).is_empty());
