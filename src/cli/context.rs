@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use yester::chunk::keys::Credential;
@@ -32,6 +33,8 @@ use crate::cli::say::log;
 use crate::cli::say::output::note;
 use crate::cli::say::paths;
 
+/// How long a server tries again what its object store does not answer.
+const BEHIND: Duration = Duration::from_secs(20);
 /// How often a passphrase may be typed.
 const TRIES: u32 = 3;
 /// Decoded frames that a command which reads one thing after another keeps.
@@ -62,6 +65,13 @@ impl Context {
     /// What buckets of a set are spoken to with, where they say nothing of their own.
     pub fn bucket_options(&self) -> Result<RemoteOptions> {
         remote::options(&self.global, None)
+    }
+
+    /// What the object store behind a server is spoken to with. It is given up sooner than a client gives up the server.
+    pub fn store_options(&self) -> Result<RemoteOptions> {
+        let options = remote::options(&self.global, None)?;
+        let timeout = self.global.remote.timeout.unwrap_or(BEHIND);
+        Ok(RemoteOptions { timeout, ..options })
     }
 
     /// The set of this name, if there is one that can be restored here.

@@ -1,5 +1,6 @@
 //! `serve`: repositories for other machines, and the tokens that let them in.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,8 +10,10 @@ use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::error::IoContext;
+use yester::jobs::location::{self, Location};
 use yester::model::Timestamp;
 use yester::remote::protocol::{Capability, RepositoryName};
+use yester::remote::s3::address::StoreAddress;
 use yester::remote::tls::Fingerprint;
 use yester::remote::tokens::{Grant, Token};
 use yester::serve::objects::limits::Limits;
@@ -25,15 +28,18 @@ use crate::cli::say::{paths, units};
 
 /// Serve repositories to other machines
 ///
-/// Serves the repositories in one directory over HTTPS to clients with a token (see: yester serve token create). With
-/// --stdio it serves one client on its standard input and output: this is what ssh:// starts.
+/// Serves the repositories in one directory, or in one object store, over HTTPS to clients with a token (see: yester serve
+/// token create). With --stdio it serves one client on its standard input and output: this is what ssh:// starts.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
-    /// The directory with the repositories
+    /// The directory with the repositories, or the place in an object store: s3:https://ENDPOINT/BUCKET/PREFIX
+    #[arg(long, value_name = "PLACE", global = true)]
+    root: Option<OsString>,
+    /// With an object store: the directory of tokens, certificate and the server's notes [default: one of this user's]
     #[arg(long, value_name = "DIR", global = true)]
-    root: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
@@ -59,7 +65,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     lost_after: u32,
     /// Serve standard input and output
-    #[arg(long, conflicts_with_all = ["listen", "tls_cert", "no_tls", "root"])]
+    #[arg(long, conflicts_with_all = ["listen", "tls_cert", "no_tls", "root", "state"])]
     stdio: bool,
     /// With --stdio: only repositories in this directory
     #[arg(long, value_name = "PATH", requires = "stdio")]
@@ -177,9 +183,39 @@ impl ServeArgs {
         self.command.is_none() && !self.stdio
     }
 
-    fn root(&self) -> Result<PathBuf> {
-        let root = self.root.as_deref();
-        paths::absolute(root.ok_or_else(|| Error::invalid("--root DIR is needed: the directory with the repositories"))?)
+    /// The object store with the repositories, if they are in one.
+    fn store(&self) -> Result<Option<StoreAddress>> {
+        let Some(root) = &self.root else { return Ok(None) };
+        match location::parse(root)? {
+            Location::Local(_) => Ok(None),
+            Location::Store(address) => Ok(Some(address)),
+            Location::Remote(address) => {
+                let text = "a server serves a directory of its machine, or an object store (s3:https://ENDPOINT/BUCKET/PREFIX)";
+                Err(Error::invalid(format!("--root {address} is on another server: {text}")))
+            }
+        }
+    }
+
+    /// The directory that has what is the server's own: the root itself, or with an object store the one of --state.
+    fn own(&self, context: &Context) -> Result<PathBuf> {
+        let store = self.store()?;
+        if let Some(state) = &self.state {
+            if self.root.is_some() && store.is_none() {
+                let text = "--state is for repositories in an object store: with a directory, all of it is in the directory";
+                return Err(Error::invalid(text));
+            }
+            return paths::absolute(state);
+        }
+        if let Some(address) = store {
+            let missing = "neither HOME nor XDG_STATE_HOME is set: name a directory for the server's tokens with --state DIR";
+            let base = context.places.state().ok_or_else(|| Error::invalid(missing))?;
+            // A token is good for one store only.
+            let name = blake3::hash(address.to_string().as_bytes()).to_hex();
+            return Ok(base.join("serve").join(&name.as_str()[..16]));
+        }
+        let root = self.root.as_deref().map(Path::new);
+        let missing = "--root is needed: the directory with the repositories, or s3:https://ENDPOINT/BUCKET/PREFIX";
+        paths::absolute(root.ok_or_else(|| Error::invalid(missing))?)
     }
 }
 
@@ -187,8 +223,14 @@ fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
     let idle = Duration::from_secs(u64::from(args.idle_timeout.max(1)));
     let silence = Duration::from_secs(u64::from(args.lost_after.max(1)));
     let limits = Limits { connections: args.max_connections.max(1) as usize, idle, silence, ..Limits::default() };
+    if args.root.is_none() {
+        return Err(Error::invalid(
+            "--root is needed: the directory with the repositories, or s3:https://ENDPOINT/BUCKET/PREFIX",
+        ));
+    }
     let options = ServeOptions {
-        root: args.root()?,
+        root: args.own(context)?,
+        store: args.store()?.map(|address| Ok::<_, Error>((address, context.store_options()?))).transpose()?,
         listen: args.listen,
         certificate: args.tls_cert.clone().zip(args.tls_key.clone()),
         no_tls: args.no_tls,
@@ -227,7 +269,7 @@ struct JsonFingerprint {
 fn fingerprint(context: &Context, args: &ServeArgs, given: Option<&Path>) -> Result<()> {
     let path = match given {
         Some(path) => paths::absolute(path)?,
-        None => own_certificate(&args.root()?),
+        None => own_certificate(&args.own(context)?),
     };
     let found = Fingerprint::read(&path).map_err(|e| match (e.kind(), given) {
         (ErrorKind::NotFound, None) => {
@@ -262,7 +304,7 @@ fn client_lines(root: &Path, token: &Token) -> Vec<String> {
 }
 
 fn token(context: &Context, args: &ServeArgs, command: &TokenCommand) -> Result<()> {
-    let root = args.root()?;
+    let root = args.own(context)?;
     let tokens = tokens(&root);
     match command {
         TokenCommand::Create(args) => {

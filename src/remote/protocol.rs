@@ -151,8 +151,10 @@ pub enum Code {
     TooMany,
     /// 500: the server failed.
     Failed,
-    /// 503: the server is stopping, or busy.
+    /// 503: the server is stopping, or what it stands on does not answer.
     Unavailable,
+    /// 504: nobody can tell whether the object was stored.
+    Unsettled,
     /// 507: the token's quota is used up.
     Quota,
     /// 507: the server's disk is full.
@@ -182,6 +184,7 @@ impl Code {
             Code::TooMany => 429,
             Code::Failed => 500,
             Code::Unavailable => 503,
+            Code::Unsettled => 504,
             Code::Quota | Code::NoSpace => 507,
         }
     }

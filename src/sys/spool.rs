@@ -9,6 +9,9 @@ use memmap2::Mmap;
 
 use crate::sys::map;
 
+/// Bytes of a spool in a file that are written at once.
+const BUFFER: usize = 256 << 10;
+
 /// Bytes that are being written.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -31,7 +34,7 @@ impl Spool {
     /// Bytes in a file that has no name, in `directory`: it is gone with the process, however that ends.
     pub(crate) fn in_file(directory: &Path) -> io::Result<Self> {
         let file = tempfile::tempfile_in(directory)?;
-        Ok(Spool { held: SpoolStorage::File(BufWriter::with_capacity(1 << 20, file)), len: 0 })
+        Ok(Spool { held: SpoolStorage::File(BufWriter::with_capacity(BUFFER, file)), len: 0 })
     }
 
     /// Appends.

@@ -27,5 +27,6 @@ mod rows;
 mod shapes;
 mod store;
 mod store_runs;
+mod store_served;
 mod support;
 mod write_only;

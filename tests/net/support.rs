@@ -34,6 +34,7 @@ pub struct Server {
 pub fn serve_options(root: &Path) -> ServeOptions {
     ServeOptions {
         root: root.to_owned(),
+        store: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         certificate: None,
         no_tls: false,

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Span, Zoned};
 use yester::model::{Timestamp, escape};
 use yester::{Error, Result};
 
-use super::units;
+use crate::cli::say::units;
 
 /// A snapshot's name, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

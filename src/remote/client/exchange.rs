@@ -428,12 +428,15 @@ fn refused(status: u16, body: &[u8]) -> RequestFault {
         408 => Code::TooSlow,
         429 => Code::TooMany,
         503 => Code::Unavailable,
+        504 => Code::Unsettled,
         _ => Code::Failed,
     };
     let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal::new(code, format!("the server answers {status}")));
     let text = format!("the server says: {}", crate::model::escape(refusal.message.as_bytes()));
     match refusal.error {
         Code::TooMany | Code::Unavailable | Code::TooSlow => RequestFault::Later(Error::new(ErrorKind::Io, text)),
+        // As if the answer had been lost: the client looks for the object.
+        Code::Unsettled => RequestFault::Broken(Error::new(ErrorKind::Io, text)),
         code => RequestFault::Final(Error::new(code.kind(), text)),
     }
 }

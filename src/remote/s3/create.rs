@@ -19,7 +19,7 @@ use crate::remote::s3::{MOST_ONE_PUT, S3Storage};
 use crate::storage::{Class, Created, Name};
 
 /// Bytes that go at once: limits and time-outs count them so.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 
 /// The metadata that says which call made an object.
 pub(crate) fn mark() -> Attribute {
@@ -36,15 +36,22 @@ pub(crate) struct Sending {
 impl Sending {
     /// An object of these bytes.
     pub(super) fn new(parts: &[&[u8]], class: Option<&str>) -> Result<Self> {
+        Self::of(payload(parts), class)
+    }
+
+    fn of(payload: PutPayload, class: Option<&str>) -> Result<Self> {
         let mark_text = to_hex(&random_bytes::<16>()?);
         let mut attributes = Attributes::new();
         attributes.insert(mark(), mark_text.clone().into());
         if let Some(class) = class {
             attributes.insert(Attribute::StorageClass, class.to_owned().into());
         }
-        let payload = parts.iter().flat_map(|part| part.chunks(PIECE)).map(Bytes::copy_from_slice).collect();
         Ok(Sending { payload, attributes, mark: mark_text })
     }
+}
+
+fn payload(parts: &[&[u8]]) -> PutPayload {
+    parts.iter().flat_map(|part| part.chunks(PIECE)).map(Bytes::copy_from_slice).collect()
 }
 
 /// Whose object has a name.
@@ -58,8 +65,12 @@ enum Whose {
 impl S3Storage {
     /// Creates an object.
     pub(super) async fn put(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
-        let size: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        if size > MOST_ONE_PUT {
+        self.put_payload(name, payload(parts)).await
+    }
+
+    /// Creates an object of these bytes.
+    pub(super) async fn put_payload(&self, name: &Name, payload: PutPayload) -> Result<Created> {
+        if payload.content_length() as u64 > MOST_ONE_PUT {
             return Err(Error::new(ErrorKind::Unsupported, "it is longer than one request to an object store may be"));
         }
         let key = self.key(name);
@@ -70,8 +81,8 @@ impl S3Storage {
                 return Ok(Created::Exists);
             }
         }
-        let class = self.data_class.as_deref().filter(|_| is_data(name, parts));
-        let sending = Sending::new(parts, class)?;
+        let class = self.data_class.as_deref().filter(|_| is_data(name, &payload));
+        let sending = Sending::of(payload, class)?;
         let mut patience = ProgressTimeout::new(self.timeout);
         // Attempts of which nobody can tell what became of them.
         let mut unknown = 0;
@@ -155,7 +166,7 @@ impl S3Storage {
 }
 
 /// Whether it is a pack that holds content of files: trees and the index must be at hand.
-fn is_data(name: &Name, parts: &[&[u8]]) -> bool {
-    let begin: Vec<u8> = parts.iter().flat_map(|part| part.iter()).take(PREAMBLE).copied().collect();
+fn is_data(name: &Name, payload: &PutPayload) -> bool {
+    let begin: Vec<u8> = payload.iter().flatten().take(PREAMBLE).copied().collect();
     matches!(name, Name::Pack(_)) && Preamble::decode(&begin).is_ok_and(|preamble| preamble.kind == PackKind::Data)
 }

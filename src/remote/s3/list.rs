@@ -1,5 +1,7 @@
 //! Lists that are whole, or errors.
 
+use std::collections::HashSet;
+
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Key;
@@ -80,27 +82,44 @@ impl S3Storage {
     }
 
     async fn pages(&self, class: Class) -> Result<Vec<ListedObject>, Trouble> {
-        let prefix = self.address.key(&format!("{}/", class.prefix()));
         let (mut entries, mut token) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
-            let options = PaginatedListOptions { page_token: token.clone(), ..PaginatedListOptions::default() };
-            let page = self
-                .patiently(async |_| self.store.list_paginated(Some(&prefix), options.clone()).await.map_err(|e| self.judge(&e)));
-            let page = page.await?;
-            entries.extend(page.result.objects.iter().filter_map(|object| {
-                let at = object.last_modified;
-                let at = Timestamp { secs: at.timestamp(), nanos: at.timestamp_subsec_nanos() };
-                let name = name(class, &prefix, &object.location)?;
-                Some(ListedObject { name, size: listed_size(class, object.size), at })
-            }));
-            match page.page_token {
+            let (page, next) = self.page_after(class, token.as_ref()).await?;
+            entries.extend(page);
+            match next {
                 None => return Ok(entries),
-                // A store that begins again and again would never end.
-                next if next == token => return Err(Trouble::Unknown(Error::new(ErrorKind::Io, "the store's list goes round"))),
                 next => token = next,
             }
         }
         Err(Trouble::Final(Error::new(ErrorKind::Io, "the store's list does not end")))
+    }
+
+    /// A page of a list, and the token of the next one.
+    async fn page_after(&self, class: Class, token: Option<&String>) -> Result<(Vec<ListedObject>, Option<String>), Trouble> {
+        let prefix = self.address.key(&format!("{}/", class.prefix()));
+        let options = PaginatedListOptions { page_token: token.cloned(), ..PaginatedListOptions::default() };
+        let page =
+            self.patiently(async |_| self.store.list_paginated(Some(&prefix), options.clone()).await.map_err(|e| self.judge(&e)));
+        let page = page.await?;
+        let entries = page.result.objects.iter().filter_map(|object| {
+            let at = object.last_modified;
+            let at = Timestamp { secs: at.timestamp(), nanos: at.timestamp_subsec_nanos() };
+            let name = name(class, &prefix, &object.location)?;
+            Some(ListedObject { name, size: listed_size(class, object.size), at })
+        });
+        // A store that begins again and again would never end.
+        if page.page_token.is_some() && page.page_token.as_ref() == token {
+            return Err(Trouble::Unknown(Error::new(ErrorKind::Io, "the store's list goes round")));
+        }
+        Ok((entries.collect(), page.page_token))
+    }
+
+    /// As [`S3Storage::page_after`].
+    pub(super) async fn page(&self, class: Class, token: Option<&String>) -> Result<(Vec<ListedObject>, Option<String>)> {
+        self.page_after(class, token).await.map_err(|trouble| match trouble {
+            Trouble::Missing => Error::new(ErrorKind::NoRepository, "the bucket is not there"),
+            trouble => trouble.error(),
+        })
     }
 
     /// Refuses a prefix where something else is.
@@ -131,6 +150,58 @@ impl S3Storage {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// A class that is being listed page by page, so that no list has to fit into memory.
+#[derive(Debug)]
+pub(crate) struct StoreWalk {
+    class: Class,
+    token: Option<String>,
+    /// What was made here before the list began, and has not been found yet.
+    missing: HashSet<Name>,
+    pages: u32,
+    done: bool,
+}
+
+impl StoreWalk {
+    /// Begins to list a class.
+    pub(crate) fn new(storage: &S3Storage, class: Class) -> Self {
+        let missing = storage.known.lock().get(&class).cloned().unwrap_or_default();
+        StoreWalk { class, token: None, missing, pages: 0, done: false }
+    }
+
+    /// The next page: name, size, time of receipt; `None` is the end. A list that leaves out what is there ends with an
+    /// error.
+    pub(crate) fn some(&mut self, storage: &S3Storage) -> Result<Option<Vec<(Name, u64, Timestamp)>>> {
+        if self.done {
+            return Ok(None);
+        }
+        let context = |e: Error| e.context(format!("cannot list {}/ in {}", self.class.prefix(), storage.address));
+        let page = storage.wait(storage.page(self.class, self.token.as_ref()));
+        let (entries, next) = page.map_err(context)?;
+        self.pages += 1;
+        for entry in &entries {
+            self.missing.remove(&entry.name);
+        }
+        match next {
+            Some(_) if self.pages >= MOST_PAGES => {
+                return Err(Error::new(ErrorKind::Io, "the store's list does not end"));
+            }
+            Some(_) => self.token = next,
+            None => {
+                let missed: Vec<Name> = self.missing.drain().collect();
+                let left_out = storage.wait(storage.still_there(self.class, &missed));
+                if let Some(there) = left_out? {
+                    return Err(Error::new(ErrorKind::Io, format!("the store's list leaves out {there}, which is there")));
+                }
+                if let Some(known) = storage.known.lock().get_mut(&self.class) {
+                    known.retain(|name| !missed.contains(name));
+                }
+                self.done = true;
+            }
+        }
+        Ok(Some(entries.into_iter().map(|entry| (entry.name, entry.size, entry.at)).collect()))
     }
 }
 

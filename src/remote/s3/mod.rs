@@ -14,9 +14,9 @@ use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{ClientConfigKey, HttpClient, HttpConnector};
 use object_store::path::Path as Key;
-use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ClientOptions, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, RetryConfig};
 use parking_lot::Mutex;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -35,8 +35,9 @@ pub mod credentials;
 mod fault;
 pub(crate) mod gate;
 mod http;
-mod list;
+pub(crate) mod list;
 mod proof;
+mod served;
 pub(super) mod sign;
 
 use address::StoreAddress;
@@ -50,7 +51,7 @@ const MOST_UPLOADS: usize = 4;
 /// Bytes that one request asks for when more are needed: a request costs money and the way there and back.
 const ONE_READ: u64 = 4 << 20;
 /// The most that one PUT may carry: larger objects would need another way to be sent, which nothing here makes.
-const MOST_ONE_PUT: u64 = 5 << 30;
+pub(crate) const MOST_ONE_PUT: u64 = 5 << 30;
 /// How often something is tried that fails without a word of the store.
 const MOST_ATTEMPTS: u32 = 20;
 
@@ -72,7 +73,9 @@ pub struct S3Storage {
     first: Mutex<Option<Vec<list::ListedObject>>>,
     /// Whether the store decides between two who create the same name; `None` before that was looked at.
     holds: tokio::sync::Mutex<Option<bool>>,
-    /// `None` only while this is dropped.
+    /// What requests run on.
+    threads: Handle,
+    /// The same, where they are of this storage alone; `None` also while this is dropped.
     runtime: Option<Runtime>,
 }
 
@@ -163,10 +166,14 @@ fn threads() -> Result<Runtime> {
 
 impl S3Storage {
     fn connect(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
+        let runtime = threads()?;
+        Self::connect_on(address, options, runtime.handle().clone(), Some(runtime))
+    }
+
+    fn connect_on(address: &StoreAddress, options: &RemoteOptions, threads: Handle, runtime: Option<Runtime>) -> Result<Self> {
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
         let shared = context(address, options, connections)?;
         let ConnectedStore { store, renewable, .. } = store(address, options, &shared).map_err(|e| e.context(address))?;
-        let runtime = threads()?;
         Ok(S3Storage {
             address: address.clone(),
             store,
@@ -179,7 +186,8 @@ impl S3Storage {
             known: Mutex::default(),
             first: Mutex::default(),
             holds: tokio::sync::Mutex::default(),
-            runtime: Some(runtime),
+            threads,
+            runtime,
         })
     }
 
@@ -208,10 +216,7 @@ impl S3Storage {
 
     /// Runs a request on the threads of the network; this one waits.
     fn wait<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        match &self.runtime {
-            Some(runtime) => runtime.block_on(work),
-            None => Err(Error::new(ErrorKind::Io, "the connection has been closed")),
-        }
+        self.threads.block_on(work)
     }
 
     fn key(&self, name: &Name) -> Key {
@@ -292,7 +297,18 @@ impl S3Storage {
             }
             None => size,
         };
-        let mut left = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
+        let left = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
+        self.fill(found, left, out, patience).await
+    }
+
+    /// Takes so many bytes of an answer, and no more.
+    async fn fill(
+        &self,
+        found: GetResult,
+        mut left: usize,
+        out: &mut Vec<u8>,
+        patience: &mut ProgressTimeout,
+    ) -> Result<(), Trouble> {
         let memory = |e: std::collections::TryReserveError| Trouble::Final(Error::new(ErrorKind::Io, e.to_string()));
         out.try_reserve(left.min(32 << 20)).map_err(memory)?;
         let mut stream = found.into_stream();

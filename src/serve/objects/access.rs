@@ -190,7 +190,7 @@ impl Principal {
             Name::Session(id) => {
                 self.needs(Capability::Put, &what())?;
                 let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;
-                if hosted.has(name) && owner.is_none_or(|owner| owner != self.id) {
+                if owner.is_none_or(|owner| owner != self.id) && hosted.has(name).map_err(|e| refuse(&e))? {
                     return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
                 }
                 Ok(())
@@ -232,16 +232,17 @@ impl Principal {
         let Name::Session(id) = name else {
             return self.needs(Capability::Prune, &format!("delete from {}/", name.class().prefix()));
         };
+        let there = |name: &Name| hosted.has(name).map_err(|e| refuse(&e));
         let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;
         let is_own = owner.is_some_and(|owner| owner == self.id);
         // One that is gone already is nobody's.
-        if !self.can_prune() && !is_own && hosted.has(name) {
+        if !self.can_prune() && !is_own && there(name)? {
             self.needs(Capability::Prune, "end sessions of others")?;
         }
         self.needs(Capability::Put, "end a session").or_else(|_| self.needs(Capability::Prune, "end a session"))?;
         // Who prunes removes what nobody with the key has made, which has no outcome. It may delete what a session counts
         // on as well, so nothing is given away.
-        if !self.can_prune() && hosted.has(name) && !hosted.has(&Name::Snapshot(*id)) {
+        if !self.can_prune() && there(name)? && !there(&Name::Snapshot(*id))? {
             let text = "a session ends only when it has an outcome: a snapshot or a fence";
             return Err(Refusal::new(Code::Conflict, text));
         }

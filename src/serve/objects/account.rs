@@ -48,6 +48,8 @@ pub(crate) struct Account {
     held: Option<(Usage, Instant)>,
     /// What is being uploaded.
     coming: Usage,
+    /// How often it was counted.
+    counts: u64,
 }
 
 impl Account {
@@ -57,6 +59,7 @@ impl Account {
             Some((held, _)) => held,
             None => {
                 let held = count()?;
+                self.counts += 1;
                 self.held = Some((held, Instant::now()));
                 held
             }
@@ -106,6 +109,16 @@ impl Account {
         if let (true, Some((held, _))) = (came, &mut self.held) {
             *held = held.plus(Usage::one(bytes));
         }
+    }
+
+    /// How often what is there was counted.
+    pub(crate) fn counts(&self) -> u64 {
+        self.counts
+    }
+
+    /// What is there is counted when somebody needs to know.
+    pub(crate) fn count_again(&mut self) {
+        self.held = None;
     }
 
     /// An object of so many bytes is gone.

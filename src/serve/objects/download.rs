@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,19 +12,20 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::error::IoContext;
 use crate::remote::list;
 use crate::remote::protocol::{Code, Refusal};
+use crate::serve::objects::backing::{BackingWalk, OpenObject};
 use crate::serve::objects::body::CountedBytes;
 use crate::serve::objects::hosted::{Hosted, refuse};
 use crate::serve::objects::limits::Client;
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::{Server, blocking};
-use crate::storage::walk::ClassWalk;
 use crate::storage::{Class, Name};
 
 /// Bytes that are read at once.
 const PIECE: usize = 512 << 10;
+/// The same from an object store, where each is a request.
+const STORE_PIECE: u64 = 1 << 20;
 /// Bytes of a list after which it is sent on: what is found at once takes at most as much again.
 const LINES: usize = 48 << 10;
 
@@ -59,8 +59,8 @@ impl HttpBody for DownloadBody {
     }
 }
 
-/// The range of bytes that is asked for, of an object of this length. What lies beyond the end is left out.
-fn range(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal> {
+/// The first and the last byte that are asked for; `None`: all of them.
+fn asked(headers: &HeaderMap) -> Result<Option<(u64, u64)>, Refusal> {
     let Some(value) = headers.get(header::RANGE) else { return Ok(None) };
     let invalid = || Refusal::new(Code::Invalid, "the range is not of the form bytes=FIRST-LAST");
     let (first, last) = value.to_str().ok().and_then(|v| v.strip_prefix("bytes=")?.split_once('-')).ok_or_else(invalid)?;
@@ -69,10 +69,15 @@ fn range(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal
     if first > last {
         return Err(invalid());
     }
+    Ok(Some((first, last)))
+}
+
+/// What there is of it in an object of this length.
+fn range((first, last): (u64, u64), length: u64) -> Result<Range<u64>, Refusal> {
     if first >= length {
         return Err(Refusal::new(Code::Range, format!("the object has only {length} bytes")));
     }
-    Ok(Some(first..last.saturating_add(1).min(length)))
+    Ok(first..last.saturating_add(1).min(length))
 }
 
 /// An object, or a range of it; its length alone for HEAD. The `request` lasts until its last byte is given away.
@@ -85,16 +90,21 @@ pub(crate) async fn object(
     only_head: bool,
     request: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Refusal> {
-    let place = hosted.clone();
-    let failed = move |e| refuse(&e);
-    let opened = blocking(move || {
-        let file = place.storage.open_object(&name).map_err(failed)?;
-        let length = file.metadata().at(|| format!("cannot read {name}")).map_err(failed)?.len();
-        Ok((Arc::new(file), length))
-    });
-    let (file, length) = opened.await?;
-    let asked = range(headers, length)?;
-    let part = asked.clone().unwrap_or(0..length);
+    let asked = asked(headers)?;
+    let in_store = hosted.backing.is_store();
+    let piece = if in_store { STORE_PIECE } else { PIECE as u64 };
+    // A store gives the first piece and the length at once.
+    let wanted = asked.map_or(piece, |(first, last)| (last - first).saturating_add(1).min(piece));
+    let ahead = if in_store && !only_head { wanted } else { 0 };
+    let mut held = match ahead {
+        0 => None,
+        _ => server.budget.hold(client, usize::try_from(ahead).unwrap_or(PIECE)).await,
+    };
+    let (place, from) = (hosted.clone(), asked.map_or(0, |(first, _)| first));
+    let opened = blocking(move || place.backing.open(&name, from, ahead).map_err(|e| refuse(&e)));
+    let mut object = opened.await?;
+    let length = object.length;
+    let part = asked.map_or(Ok(0..length), |asked| range(asked, length))?;
     let size = part.end - part.start;
     let mut response = Response::builder().header(header::CONTENT_TYPE, "application/octet-stream");
     if asked.is_some() {
@@ -107,21 +117,28 @@ pub(crate) async fn object(
     add(&server.metrics.sent, size);
     let (sender, pieces) = mpsc::channel(1);
     let body = Body::new(DownloadBody { pieces, left: size });
-    if size <= PIECE as u64 {
-        let piece = read(server, client, file, name, part).await?;
+    let mut start = part.start;
+    if let Some(bytes) = object.first.take() {
+        if let Some(rate) = &client.rate {
+            rate.take(bytes.len()).await;
+        }
+        start += bytes.len() as u64;
         // The channel has room for it.
-        let _ = sender.try_send(piece);
+        let _ = sender.try_send(CountedBytes::bytes(bytes, held.take()));
+    }
+    let object = Arc::new(object);
+    if !in_store && size <= piece {
+        let _ = sender.try_send(read(server, client, object, part).await?);
         return respond(response, body);
     }
     let (server, client) = (server.clone(), client.clone());
     tokio::spawn(async move {
         let _request = request;
-        let mut start = part.start;
         while start < part.end {
-            let end = part.end.min(start + PIECE as u64);
+            let end = part.end.min(start + piece);
             // A body that ends too early tells the client.
-            let Ok(piece) = read(&server, &client, file.clone(), name, start..end).await else { return };
-            if sender.send(piece).await.is_err() {
+            let Ok(bytes) = read(&server, &client, object.clone(), start..end).await else { return };
+            if sender.send(bytes).await.is_err() {
                 return;
             }
             start = end;
@@ -130,32 +147,22 @@ pub(crate) async fn object(
     respond(response, body)
 }
 
-async fn read(
-    server: &Server,
-    client: &Client,
-    file: Arc<std::fs::File>,
-    name: Name,
-    part: Range<u64>,
-) -> Result<Bytes, Refusal> {
+async fn read(server: &Server, client: &Client, object: Arc<OpenObject>, part: Range<u64>) -> Result<Bytes, Refusal> {
     let size = usize::try_from(part.end - part.start).unwrap_or(PIECE);
     let held = server.budget.hold(client, size).await;
     if let Some(rate) = &client.rate {
         rate.take(size).await;
     }
-    let bytes = blocking(move || {
-        let mut bytes = vec![0; size];
-        file.read_exact_at(&mut bytes, part.start).at(|| format!("cannot read {name}")).map_err(|e| refuse(&e))?;
-        Ok(bytes)
-    });
+    let bytes = blocking(move || object.part(part).map_err(|e| refuse(&e)));
     Ok(CountedBytes::bytes(bytes.await?, held))
 }
 
-/// A list that is read from the directory as it is taken.
+/// A list that is read from the directory, or the store, as it is taken.
 struct Lister {
     server: Arc<Server>,
     client: Arc<Client>,
     /// `None` after the last line.
-    walk: Option<ClassWalk>,
+    walk: Option<BackingWalk>,
     hosted: Arc<Hosted>,
     count: usize,
 }
@@ -202,7 +209,7 @@ pub(crate) async fn list(
     class: Class,
     request: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Refusal> {
-    let walk = Some(ClassWalk::new(&hosted.storage, class));
+    let walk = Some(hosted.backing.walk(class));
     let mut lister = Lister { server: server.clone(), client: client.clone(), walk, hosted: hosted.clone(), count: 0 };
     let first = lister.piece().await?;
     let (sender, pieces) = mpsc::channel::<Bytes>(1);

@@ -1,12 +1,13 @@
-//! A repository that is served: its directory, who began which session in it, and how much it holds. Everything here
-//! blocks on the disk.
+//! A repository that is served: what holds its objects, who began which session in it, and how much it holds. Everything
+//! here blocks on the disk or on the object store.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -15,10 +16,10 @@ use crate::model::{RepositoryId, SnapshotId};
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::api::board::Board;
 use crate::serve::objects::account::{Account, Usage};
+use crate::serve::objects::backing::{Arrival, Backing, StoreRoot};
 use crate::serve::objects::{in_turn, shape};
 use crate::storage::directory::DirectoryStorage;
 use crate::storage::receipts::{self, WRITERS};
-use crate::storage::upload::Upload;
 use crate::storage::{Class, Created, Name, Storage};
 
 /// The directory with who began which session, inside the repository's.
@@ -29,15 +30,23 @@ const MOST_BEATS: usize = 64;
 /// before the session got its name.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long a list of a store's snapshots is good for jobs.
+const KEPT: Duration = Duration::from_secs(10);
+
 /// An open repository.
 #[derive(Debug)]
 pub(crate) struct Hosted {
     /// Its objects.
-    pub(crate) storage: Arc<DirectoryStorage>,
-    /// Which directory it was when it was opened.
+    pub(crate) backing: Backing,
+    /// Which directory it was when it was opened: of the repository, or of the notes about it.
     directory: (u64, u64),
-    /// Held while an object gets its name or goes, so that what is counted is what is there.
+    /// In a directory held while an object gets its name or goes, so that what is counted is what is there. In a store this
+    /// takes too long; there what was counted meanwhile is counted again.
     account: Mutex<Account>,
+    /// Held while an object gets its name whose rules look at others.
+    turn: Mutex<()>,
+    /// The snapshots of a store that are not forgotten, as they were a moment ago; `None` when it did not say.
+    kept: Mutex<Option<(Instant, Option<HashSet<SnapshotId>>)>>,
     /// The repository that its configuration named last.
     repository: Mutex<Option<RepositoryId>>,
     /// Its jobs, once somebody has asked for them.
@@ -59,17 +68,27 @@ impl Hosted {
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>> {
         let storage = Arc::new(DirectoryStorage::open(path)?);
         storage.sync_everything()?;
-        let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
-        let (account, repository, board, opening) = Default::default();
-        let hosted = Hosted { storage, directory, account, repository, board, opening };
-        hosted.drop_stale_claims();
-        Ok(Arc::new(hosted))
+        Self::of(path, Backing::Directory(storage))
     }
 
     /// Makes an empty one there.
     pub(crate) fn create(path: &Path) -> Result<Arc<Self>> {
         DirectoryStorage::create(path)?;
         Self::open(path)
+    }
+
+    /// Opens the repository of an object store whose notes are at `path`; with `create` makes an empty one, if there is none.
+    pub(crate) fn in_store(path: &Path, store: &StoreRoot, create: bool) -> Result<Arc<Self>> {
+        Self::of(path, Backing::Store(store.repository(path, create)?))
+    }
+
+    fn of(path: &Path, backing: Backing) -> Result<Arc<Self>> {
+        let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
+        let (account, repository, board, opening) = Default::default();
+        let (turn, kept) = Default::default();
+        let hosted = Hosted { backing, directory, account, turn, kept, repository, board, opening };
+        hosted.drop_stale_claims();
+        Ok(Arc::new(hosted))
     }
 
     /// Whether `path` still leads to it.
@@ -87,7 +106,7 @@ impl Hosted {
             if let Some(board) = hosted.board.get() {
                 return Ok(board.clone());
             }
-            let board = Arc::new(Board::open(hosted.storage.path(), silence).map_err(|e| refuse(&e))?);
+            let board = Arc::new(Board::open(hosted.backing.state(), silence).map_err(|e| refuse(&e))?);
             Ok(hosted.board.get_or_init(|| board).clone())
         })
         .await
@@ -95,17 +114,35 @@ impl Hosted {
 
     /// Whether a snapshot is there, and not forgotten.
     pub(crate) fn keeps(&self, id: SnapshotId) -> bool {
-        self.has(&Name::Snapshot(id)) && !self.has(&Name::Forgotten(id))
+        if !self.backing.is_store() {
+            return self.is_there(&Name::Snapshot(id)) && !self.is_there(&Name::Forgotten(id));
+        }
+        // A list of jobs asks this of each.
+        let mut kept = self.kept.lock();
+        let known = kept.take().filter(|(at, _)| at.elapsed() < KEPT);
+        let (_, snapshots) = kept.insert(known.unwrap_or_else(|| (Instant::now(), self.snapshots().ok())));
+        snapshots.as_ref().is_none_or(|snapshots| snapshots.contains(&id))
+    }
+
+    /// The snapshots that are there, and not forgotten.
+    fn snapshots(&self) -> Result<HashSet<SnapshotId>> {
+        let list = |class| self.backing.with(|storage| storage.list(class));
+        let id = |(name, _): (Name, u64)| match name {
+            Name::Snapshot(id) | Name::Forgotten(id) => Some(id),
+            _ => None,
+        };
+        let forgotten: HashSet<_> = list(Class::Forgotten)?.into_iter().filter_map(id).collect();
+        Ok(list(Class::Snapshots)?.into_iter().filter_map(id).filter(|id| !forgotten.contains(id)).collect())
     }
 
     /// The note about `id` in this directory.
     fn note(&self, directory: &str, id: SnapshotId) -> PathBuf {
-        self.storage.path().join(directory).join(id.to_string())
+        self.backing.state().join(directory).join(id.to_string())
     }
 
     /// Writes a note, durably.
     fn write_note(&self, directory: &str, id: SnapshotId, text: &str) -> io::Result<()> {
-        let path = self.storage.path().join(directory);
+        let path = self.backing.state().join(directory);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(self.note(directory, id))?;
@@ -127,7 +164,7 @@ impl Hosted {
         match self.owner(id)? {
             Some(owner) if owner == who => return Ok(true),
             // Begun by somebody else, or on this machine and not by the server.
-            _ if self.has(&Name::Session(id)) => return Ok(false),
+            _ if self.has(&Name::Session(id))? => return Ok(false),
             _ => {}
         }
         let failed = || format!("cannot note who began session {}", id.short());
@@ -138,7 +175,7 @@ impl Hosted {
     /// Who put a snapshot; `None` when that is not known, and of all other objects.
     pub(crate) fn writer(&self, name: &Name) -> Result<Option<String>> {
         let Name::Snapshot(id) = name else { return Ok(None) };
-        receipts::writer(self.storage.path(), *id)
+        receipts::writer(self.backing.state(), *id)
     }
 
     /// Forgets who began a session that has ended.
@@ -148,15 +185,22 @@ impl Hosted {
     }
 
     /// Whether an object is there.
-    pub(crate) fn has(&self, name: &Name) -> bool {
-        self.storage.open_object(name).is_ok()
+    pub(crate) fn has(&self, name: &Name) -> Result<bool> {
+        Ok(self.backing.length(name)?.is_some())
+    }
+
+    fn is_there(&self, name: &Name) -> bool {
+        self.has(name).unwrap_or(false)
     }
 
     /// Whether nothing is stored yet: keys and configuration are still being made.
     pub(crate) fn is_new(&self) -> Result<bool> {
         for class in [Class::Packs, Class::Index, Class::Sessions, Class::Snapshots] {
-            if !self.storage.list(class)?.is_empty() {
-                return Ok(false);
+            let mut walk = self.backing.walk(class);
+            while let Some(some) = walk.some()? {
+                if !some.is_empty() {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
@@ -168,7 +212,7 @@ impl Hosted {
         let mut known = self.repository.lock();
         // Somebody may have made it anew, past this server.
         if *known != Some(repository) {
-            *known = self.read_repository();
+            *known = self.read_repository().map_err(|e| refuse(&e))?;
         }
         match *known {
             Some(known) if known != repository => Err(shape::malformed(name, "it is of another repository")),
@@ -177,25 +221,29 @@ impl Hosted {
     }
 
     /// The repository of the first configuration, or key slot, that is intact.
-    fn read_repository(&self) -> Option<RepositoryId> {
+    fn read_repository(&self) -> Result<Option<RepositoryId>> {
         let mut object = Vec::new();
         for class in [Class::Config, Class::Keys] {
-            let mut listed = self.storage.list(class).unwrap_or_default();
+            let mut listed = self.backing.with(|storage| storage.list(class))?;
             listed.sort_unstable();
             for (name, _) in listed.iter().filter(|(_, size)| *size <= LONGEST) {
-                if self.storage.read(name, None, &mut object).is_ok()
+                let read = self.backing.with(|storage| storage.read(name, None, &mut object));
+                // A store that does not answer says nothing about its objects.
+                if matches!(&read, Err(e) if e.kind() == ErrorKind::Busy) {
+                    read?;
+                } else if read.is_ok()
                     && let Some(found) = shape::repository_of_intact(name, &object)
                 {
-                    return Some(found);
+                    return Ok(Some(found));
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// Whether this client has begun so many sessions, or more, that have not ended.
     fn has_more_sessions(&self, who: &str, most: usize) -> Result<bool> {
-        let listed = self.storage.list(Class::Sessions)?;
+        let listed = self.backing.with(|storage| storage.list(Class::Sessions))?;
         if listed.len() < most {
             return Ok(false);
         }
@@ -209,7 +257,7 @@ impl Hosted {
 
     /// How many signs of life of a session are there.
     fn beats(&self, id: SnapshotId) -> Result<usize> {
-        let listed = self.storage.list(Class::Sessions)?;
+        let listed = self.backing.with(|storage| storage.list(Class::Sessions))?;
         Ok(listed.iter().filter(|(name, _)| matches!(name, Name::Beat(of, _) if *of == id)).count())
     }
 
@@ -220,17 +268,25 @@ impl Hosted {
     }
 
     fn drop_stale(&self, directory: &str, class: Class) {
-        let directory = self.storage.path().join(directory);
+        let directory = self.backing.state().join(directory);
+        let mut stale = Vec::new();
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let leaf = entry.file_name();
             let name = leaf.to_str().and_then(|leaf| Name::parse(class, leaf));
             let age = entry.metadata().and_then(|m| m.modified()).map(|at| SystemTime::now().duration_since(at));
             if let (Some(name), Ok(Ok(age))) = (name, age)
                 && age > STALE
-                && !self.has(&name)
             {
-                let _ = fs::remove_file(entry.path());
+                stale.push((name, entry.path()));
             }
+        }
+        if stale.is_empty() {
+            return;
+        }
+        let Ok(listed) = self.backing.with(|storage| storage.list(class)) else { return };
+        let there: HashSet<Name> = listed.into_iter().map(|(name, _)| name).collect();
+        for (_, path) in stale.iter().filter(|(name, _)| !there.contains(name)) {
+            let _ = fs::remove_file(path);
         }
     }
 
@@ -241,8 +297,11 @@ impl Hosted {
     fn count(&self) -> Result<Usage> {
         let mut total = Usage::default();
         for class in Class::ALL {
-            for (_, size) in self.storage.list(class)? {
-                total = Usage { objects: total.objects + 1, bytes: total.bytes.saturating_add(size) };
+            let mut walk = self.backing.walk(class);
+            while let Some(some) = walk.some()? {
+                for (_, size, _) in some {
+                    total = Usage { objects: total.objects + 1, bytes: total.bytes.saturating_add(size) };
+                }
             }
         }
         Ok(total)
@@ -264,13 +323,55 @@ impl Hosted {
     pub(crate) fn store(
         &self,
         (name, repository): (&Name, RepositoryId),
-        upload: Upload,
+        upload: Arrival,
         mut reserved: Reserved,
         (who, sessions): (&str, usize),
     ) -> Result<Created, Refusal> {
         let failed = |e: Error| refuse(&e);
         upload.make_durable().map_err(failed)?;
-        let mut account = self.account();
+        let exact = (!self.backing.is_store()).then(|| self.account());
+        let class = name.class();
+        let ruled = matches!(class, Class::Config | Class::Keys | Class::Sessions | Class::Snapshots);
+        let turn = ruled.then(|| self.turn.lock());
+        self.admit((name, repository), (who, sessions))?;
+        // Noted before the name is given: a snapshot without a note would be of a series of its own.
+        let noted = match name {
+            Name::Snapshot(id) if !self.has(name).map_err(failed)? => {
+                let what = || format!("cannot note who put snapshot {}", id.short());
+                self.write_note(WRITERS, *id, who).at(what).map_err(failed)?;
+                Some(*id)
+            }
+            _ => None,
+        };
+        let counts = if exact.is_some() { None } else { Some(self.account().counts()) };
+        let created = upload.finish().map_err(|e| {
+            if exact.is_none() {
+                // It may be there all the same.
+                self.account().count_again();
+            }
+            failed(e)
+        })?;
+        if let (Created::Exists, Some(id)) = (created, noted) {
+            // Somebody was faster, past this server.
+            let _ = fs::remove_file(self.note(WRITERS, id));
+        }
+        drop(turn);
+        let mut account = exact.unwrap_or_else(|| self.account());
+        if created == Created::New {
+            account.settle(reserved.bytes, true);
+            reserved.settled = true;
+            if counts.is_some_and(|counts| counts != account.counts()) {
+                account.count_again();
+            }
+        }
+        // What is dropped now asks for the account.
+        drop(account);
+        Ok(created)
+    }
+
+    /// What the rules of its class say of a new object. Notes who begins a session.
+    fn admit(&self, (name, repository): (&Name, RepositoryId), (who, sessions): (&str, usize)) -> Result<(), Refusal> {
+        let failed = |e: Error| refuse(&e);
         // Of two who make a repository at once, one is second.
         if matches!(name.class(), Class::Config | Class::Keys) {
             self.must_be_of(name, repository)?;
@@ -294,35 +395,20 @@ impl Hosted {
                 return Err(Refusal::new(Code::Conflict, "another token has begun this session"));
             }
         }
-        // Noted before the name is given: a snapshot without a note would be of a series of its own.
-        let noted = match name {
-            Name::Snapshot(id) if !self.has(name) => {
-                let what = || format!("cannot note who put snapshot {}", id.short());
-                self.write_note(WRITERS, *id, who).at(what).map_err(failed)?;
-                Some(*id)
-            }
-            _ => None,
-        };
-        let created = upload.finish().map_err(failed)?;
-        if let (Created::Exists, Some(id)) = (created, noted) {
-            // Somebody was faster, past this server.
-            let _ = fs::remove_file(self.note(WRITERS, id));
-        }
-        if created == Created::New {
-            account.settle(reserved.bytes, true);
-            reserved.settled = true;
-        }
-        // What is dropped now asks for the account.
-        drop(account);
-        Ok(created)
+        Ok(())
     }
 
     /// Deletes an object, and says how many bytes it had; `None` when it was not there.
     pub(crate) fn delete(&self, name: &Name) -> Result<Option<u64>> {
-        let mut account = self.account();
-        let size = self.storage.remove(name)?;
-        if let Some(size) = size {
-            account.gone(size);
+        let exact = (!self.backing.is_store()).then(|| self.account());
+        let size = self.backing.remove(name)?;
+        let counts_again = exact.is_none();
+        let mut account = exact.unwrap_or_else(|| self.account());
+        match size {
+            // Two may have deleted it at once.
+            Some(_) if counts_again => account.count_again(),
+            Some(size) => account.gone(size),
+            None => {}
         }
         if let Name::Snapshot(id) = name {
             let _ = fs::remove_file(self.note(WRITERS, *id));
@@ -357,6 +443,15 @@ pub(crate) fn refuse(e: &Error) -> Refusal {
         ErrorKind::Full => Refusal::new(Code::NoSpace, "the server's disk is full"),
         ErrorKind::NotFound => Refusal::new(Code::NotFound, "it is not there"),
         ErrorKind::NoRepository => Refusal::new(Code::NoRepository, "there is no repository of this name"),
+        // Only an object store is away.
+        ErrorKind::Busy => {
+            tracing::warn!(error = %e, "the object store does not answer");
+            Refusal::new(Code::Unavailable, "the object store behind the server does not answer")
+        }
+        ErrorKind::Unsettled => {
+            tracing::warn!(error = %e, "nobody can tell whether the object store has stored an object");
+            Refusal::new(Code::Unsettled, "the object store behind the server did not say whether it has stored the object")
+        }
         _ => {
             tracing::error!(error = %e, "a request failed");
             Refusal::new(Code::Failed, "the server failed: its log says how")

@@ -1,7 +1,8 @@
 //! Listening: what must be in order before anybody is let in.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,19 +10,24 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Error, IoContext, Result};
+use crate::remote::client::RemoteOptions;
+use crate::remote::s3::address::StoreAddress;
 use crate::remote::tls::{Fingerprint, TlsIdentity, server_config};
 use crate::serve::objects::access::Door;
+use crate::serve::objects::backing::StoreRoot;
 use crate::serve::objects::certificate::Certificate;
 use crate::serve::objects::connections::{self, Listener};
 use crate::serve::objects::limits::Limits;
-use crate::serve::objects::{OWN, Server, ServerStop, runtime, tokens};
+use crate::serve::objects::{NOTES, OWN, Server, ServerStop, runtime, tokens};
 use crate::sys::process;
 
 /// How a server runs.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// The directory with the repositories.
+    /// The directory with the repositories, and with what is the server's own.
     pub root: PathBuf,
+    /// The object store that has the repositories; then only what is the server's own is in the directory, which is made.
+    pub store: Option<(StoreAddress, RemoteOptions)>,
     /// Where to listen.
     pub listen: SocketAddr,
     /// Certificates and their key; without, one that the server makes itself.
@@ -54,7 +60,7 @@ impl std::fmt::Debug for Listener {
 
 /// Begins to listen. Beyond this machine only with TLS and a token.
 pub fn listen(options: ServeOptions) -> Result<Listening> {
-    let ServeOptions { root, listen, certificate, no_tls, names, limits } = options;
+    let ServeOptions { root, store, listen, certificate, no_tls, names, limits } = options;
     let local = listen.ip().is_loopback();
     let tokens = tokens(&root);
     if !local && no_tls {
@@ -67,8 +73,12 @@ pub fn listen(options: ServeOptions) -> Result<Listening> {
         );
         return Err(Error::invalid(text));
     }
+    if store.is_some() {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+        made.at(|| format!("cannot make the directory {}", shown(&root)))?;
+    }
     if !root.is_dir() {
-        let shown = crate::model::escape(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()));
+        let shown = shown(&root);
         return Err(Error::invalid(format!("{shown} is no directory: --root names the one with the repositories")));
     }
     let files = match (no_tls, certificate) {
@@ -83,8 +93,15 @@ pub fn listen(options: ServeOptions) -> Result<Listening> {
     let runtime = runtime()?;
     let socket = runtime.block_on(TcpListener::bind(listen)).at(|| format!("cannot listen on {listen}"))?;
     let address = socket.local_addr().at(|| format!("cannot listen on {listen}"))?;
-    let server = Server::new(Door::Tokens { root, tokens, seen: Mutex::default() }, limits, tls.is_some());
+    let below = if store.is_some() { root.join(OWN).join(NOTES) } else { root };
+    let open = |(address, options): (StoreAddress, RemoteOptions)| StoreRoot::open(&address, &options, &below, runtime.handle());
+    let store = store.map(open).transpose()?;
+    let server = Server::new(Door::Tokens { root: below, tokens, seen: Mutex::default() }, store, limits, tls.is_some());
     Ok(Listening { runtime, server, listener: Listener { socket, tls }, address, fingerprint })
+}
+
+fn shown(path: &Path) -> String {
+    crate::model::escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

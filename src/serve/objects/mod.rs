@@ -1,4 +1,4 @@
-//! `yester serve`: repositories below one directory, for clients that show a token.
+//! `yester serve`: repositories below one directory, or in one object store, for clients that show a token.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use crate::remote::tokens::Tokens;
 
 pub(crate) mod access;
 mod account;
+pub(crate) mod backing;
 mod body;
 mod certificate;
 pub(crate) mod connections;
@@ -31,6 +32,7 @@ mod upload;
 mod watch;
 
 use access::{Door, Principal};
+use backing::StoreRoot;
 use connections::Asker;
 use gate::Gate;
 use hosted::{Hosted, refuse};
@@ -42,11 +44,15 @@ pub use listen::{Listening, ServeOptions, listen};
 
 /// Where a server keeps what is its own, below the root.
 pub(crate) const OWN: &str = ".server";
+/// In there the notes about repositories that are in an object store, a directory each.
+pub(crate) const NOTES: &str = "repositories";
 
 /// Everything that requests share.
 #[derive(Debug)]
 pub(crate) struct Server {
     door: Arc<Door>,
+    /// The object store that the repositories are in; `None` where they are directories.
+    store: Option<Arc<StoreRoot>>,
     open: Arc<Mutex<HashMap<PathBuf, Arc<Hosted>>>>,
     budget: ClientBudget,
     limits: Limits,
@@ -94,11 +100,12 @@ pub(crate) async fn in_turn<T: Send + 'static>(
 
 impl Server {
     /// A server; `by_address` where the addresses of those who connect tell them apart.
-    fn new(door: Door, limits: Limits, by_address: bool) -> Arc<Self> {
+    fn new(door: Door, store: Option<StoreRoot>, limits: Limits, by_address: bool) -> Arc<Self> {
         let (budget, gate) = (ClientBudget::new(&limits), Gate::new(&limits, by_address));
         let (journal, metrics) = (Journal::default(), Metrics::default());
         let ending = channel::Sender::new(false);
-        Arc::new(Server { door: Arc::new(door), open: Arc::default(), budget, limits, gate, journal, metrics, ending })
+        let (door, store) = (Arc::new(door), store.map(Arc::new));
+        Arc::new(Server { door, store, open: Arc::default(), budget, limits, gate, journal, metrics, ending })
     }
 
     /// Hears when the server stops.
@@ -156,7 +163,7 @@ impl Server {
     async fn hosted(&self, who: &Principal, make: bool) -> Result<Arc<Hosted>, Refusal> {
         let none = || Refusal::new(Code::Forbidden, "the token is for no repository");
         let path = who.repository.clone().ok_or_else(none)?;
-        let open = self.open.clone();
+        let (open, store) = (self.open.clone(), self.store.clone());
         blocking(move || {
             // One at a time opens: two handles on one directory would not wait for each other's barriers.
             let mut open = open.lock();
@@ -164,10 +171,15 @@ impl Server {
                 return Ok(hosted.clone());
             }
             open.remove(&path);
-            let opened = if make { Hosted::create(&path) } else { Hosted::open(&path) };
+            let opened = match &store {
+                Some(store) => Hosted::in_store(&path, store, make),
+                None if make => Hosted::create(&path),
+                None => Hosted::open(&path),
+            };
             let hosted = opened.map_err(|e| match e.kind() {
                 ErrorKind::Exists => Refusal::new(Code::Conflict, "there is something else in the place of the repository"),
                 ErrorKind::Invalid => Refusal::new(Code::Invalid, "it would be inside of another repository"),
+                ErrorKind::Unsupported if store.is_some() => Refusal::new(Code::Failed, e.to_string()),
                 _ => refuse(&e),
             })?;
             open.insert(path, hosted.clone());
@@ -218,7 +230,7 @@ pub fn serve_stdio(options: StdioOptions, limits: Limits) -> Result<()> {
     // No token is called so: their names are digits.
     let id = options.client.map_or_else(|| "ssh".to_owned(), |client| format!("ssh:{}", client.as_str()));
     let door = Door::Trusted { restrict_to: options.restrict_to, capabilities, id };
-    let server = Server::new(door, limits, false);
+    let server = Server::new(door, None, limits, false);
     let runtime = runtime()?;
     let served = runtime.block_on(connections::serve_stdio(server));
     // A thread may be blocked in a read of standard input.

@@ -29,7 +29,7 @@ impl Offline {
             .build()
             .map_err(|e| Error::io("cannot start the threads of the network", e))?;
         let tokens = tokens(&root);
-        let server = Server::new(Door::Tokens { root, tokens, seen: Mutex::default() }, limits, false);
+        let server = Server::new(Door::Tokens { root, tokens, seen: Mutex::default() }, None, limits, false);
         Ok(Offline { server, runtime })
     }
 

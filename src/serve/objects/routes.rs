@@ -17,7 +17,7 @@ use crate::serve::objects::hosted::refuse;
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::upload::Incoming;
 use crate::serve::objects::{Admitted, Server, blocking, download, upload};
-use crate::storage::{Class, Created, Name, Storage};
+use crate::storage::{Class, Created, Name};
 
 type RouteResult = Result<Response<Body>, Refusal>;
 type ServerState = State<Arc<Server>>;
@@ -90,7 +90,7 @@ async fn about(State(server): ServerState, asker: Asked, headers: HeaderMap) -> 
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let Principal { quota, capabilities, id, .. } = who;
     let free = blocking(move || {
-        let disk = hosted.storage.free_space().map_err(|e| refuse(&e))?;
+        let disk = hosted.backing.with(|storage| storage.free_space()).map_err(|e| refuse(&e))?;
         let left = match quota {
             Some(quota) => Some(quota.saturating_sub(hosted.used().map_err(|e| refuse(&e))?)),
             None => None,
@@ -115,7 +115,7 @@ async fn sync(State(server): ServerState, asker: Asked, headers: HeaderMap) -> R
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     // Needed only by those who write or delete, and slow: every directory is synced.
     who.needs(Capability::Put, "ask for a barrier").or_else(|_| who.needs(Capability::Prune, "ask for a barrier"))?;
-    blocking(move || hosted.storage.sync_everything().map_err(|e| refuse(&e))).await?;
+    blocking(move || hosted.backing.with(|storage| storage.sync_everything()).map_err(|e| refuse(&e))).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -126,7 +126,7 @@ async fn leftovers(State(server): ServerState, method: Method, asker: Asked, hea
         true => who.needs(Capability::Prune, "remove what dead writers left")?,
         false => who.needs(Capability::List, "list what dead writers left")?,
     }
-    let found = blocking(move || hosted.storage.leftovers(remove).map_err(|e| refuse(&e))).await?;
+    let found = blocking(move || hosted.backing.with(|storage| storage.leftovers(remove)).map_err(|e| refuse(&e))).await?;
     if remove && found.files > 0 {
         tracing::info!(token = %who.id, files = found.files, bytes = found.bytes, "removed what dead writers left");
     }

@@ -1,7 +1,5 @@
 //! Receiving an object: into a temporary file, checked against its name, acknowledged when it is durable.
 
-use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,21 +7,23 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 
-use crate::error::{ErrorKind, IoContext};
+use crate::error::ErrorKind;
 use crate::format::envelope::{CHECKSUM, HEADER};
 use crate::model::RepositoryId;
 use crate::model::id::from_hex;
 use crate::remote::protocol::{self, Code, Refusal};
 use crate::serve::objects::access::Principal;
+use crate::serve::objects::backing::Arrival;
 use crate::serve::objects::hosted::{Hosted, Reserved, refuse};
 use crate::serve::objects::limits::{Client, HeldPermits};
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::{Server, blocking, shape};
-use crate::storage::upload::Upload;
-use crate::storage::{Created, Name, Storage};
+use crate::storage::{Class, Created, Name};
 
 /// Bytes that are written at once.
 const PIECE: usize = 512 << 10;
+/// Bytes that are compared at once with what has the name.
+const COMPARED: u64 = 64 << 10;
 
 /// Looks at an object as it comes: whether it is what its name says.
 struct Checker {
@@ -176,8 +176,8 @@ pub(crate) struct Incoming {
 
 /// Where the bytes go.
 enum UploadDestination {
-    /// Into a temporary file, for which there is room.
-    New(Upload, Reserved),
+    /// Into a temporary file, or memory, for which there is room.
+    New(Arrival, Reserved),
     /// Nowhere: the name is taken. They are compared with what is there, which takes no room.
     Taken,
 }
@@ -185,14 +185,20 @@ enum UploadDestination {
 /// Finds room for an object, before any of it is taken.
 fn place(hosted: &Arc<Hosted>, name: Name, length: u64, quota: Option<u64>) -> Result<UploadDestination, Refusal> {
     let failed = |e: crate::Error| refuse(&e);
-    if hosted.has(&name) {
+    let longest = hosted.backing.longest();
+    if length > longest {
+        return Err(Refusal::new(Code::TooLong, format!("an object has at most {longest} bytes in the store behind the server")));
+    }
+    // The name of a pack is new, and a look into a store costs a request.
+    let new = name.class() == Class::Packs && hosted.backing.is_store();
+    if !new && hosted.has(&name).map_err(failed)? {
         return Ok(UploadDestination::Taken);
     }
     let reserved = hosted.reserve(length, quota)?;
-    if hosted.storage.free_space().map_err(failed)?.is_some_and(|free| free < length) {
+    if hosted.backing.free_for(length).map_err(failed)?.is_some_and(|free| free < length) {
         return Err(Refusal::new(Code::NoSpace, "the server's disk has no room for it"));
     }
-    Ok(UploadDestination::New(Upload::begin(&hosted.storage, name).map_err(failed)?, reserved))
+    Ok(UploadDestination::New(hosted.backing.begin(name, length).map_err(failed)?, reserved))
 }
 
 /// Receives an object. [`Created::Exists`] when it was there already, the same. What cannot be an object of its name is
@@ -273,9 +279,9 @@ fn commit(hosted: &Arc<Hosted>, whole: &ReceivedObject, to: UploadDestination, w
     };
     if created == Created::Exists {
         // The upload that created it may not have reached its fsync.
-        hosted.storage.mark_place_of(name);
+        hosted.backing.mark_place_of(name);
     }
-    hosted.storage.sync().map_err(failed)?;
+    hosted.backing.with(|storage| storage.sync()).map_err(failed)?;
     if created == Created::Exists {
         let same = is_same(hosted, name, *hash, *length).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Refusal::new(Code::Unavailable, "it was there, and was deleted meanwhile: send it again"),
@@ -289,26 +295,23 @@ fn commit(hosted: &Arc<Hosted>, whole: &ReceivedObject, to: UploadDestination, w
 }
 
 fn is_same(hosted: &Hosted, name: &Name, hash: blake3::Hash, length: u64) -> crate::Result<bool> {
-    let failed = || format!("cannot compare {name}");
-    let file = hosted.storage.open_object(name)?;
-    if file.metadata().at(failed)?.len() != length {
+    let ahead = if protocol::names_content(name.class()) { 0 } else { COMPARED };
+    let there = hosted.backing.open(name, 0, ahead)?;
+    if there.length != length {
         return Ok(false);
     }
-    if protocol::names_content(name.class()) {
+    if ahead == 0 {
         return Ok(true);
     }
-    Ok(hash_of(file).at(failed)? == hash)
-}
-
-fn hash_of(mut file: File) -> std::io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
-    let mut piece = vec![0; 64 << 10];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hasher.finalize()),
-            n => hasher.update(piece.get(..n).unwrap_or_default()),
-        };
+    let mut from = there.first.as_ref().map_or(0, |first| first.len() as u64);
+    hasher.update(there.first.as_deref().unwrap_or_default());
+    while from < length {
+        let end = length.min(from + COMPARED);
+        hasher.update(&there.part(from..end)?);
+        from = end;
     }
+    Ok(hasher.finalize() == hash)
 }
 
 #[cfg(test)]

@@ -1,0 +1,348 @@
+//! `yester serve` in front of an object store: clients have tokens, and only the server has the store's credentials.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use yester::ErrorKind;
+use yester::remote::client::{RemoteOptions, RemoteStorage};
+use yester::remote::protocol::Capability;
+use yester::remote::tokens::Grant;
+use yester::serve::objects::ServeOptions;
+use yester::storage::{Class, Created, Name, Storage};
+
+use crate::common::program::{World, finish, shown};
+use crate::common::s3::{Fault, Kind, Manner, S3Server, Seen};
+use crate::net::program::{Variables, every_command, run, variables};
+use crate::net::store::{address, options};
+use crate::net::support::*;
+
+const APPEND: [Capability; 3] = Capability::APPEND_ONLY;
+
+/// A server whose own things are in `state`, in front of this store.
+fn before(store: &S3Server, state: &Path, timeout: Duration) -> Server {
+    let behind = RemoteOptions { timeout, ..options() };
+    Server::with(ServeOptions { store: Some((address(&store.address("fleet")), behind)), ..serve_options(state) })
+}
+
+struct Fleet {
+    store: S3Server,
+    server: Server,
+    scratch: tempfile::TempDir,
+}
+
+fn fleet() -> Fleet {
+    let (store, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let server = before(&store, &scratch.path().join("state"), PATIENT);
+    Fleet { store, server, scratch }
+}
+
+/// What the program needs to know: nothing of the store.
+fn client(server: &Server, world: &World, capabilities: &[Capability]) -> Variables {
+    let token = server.token(server.grant("web", capabilities));
+    let (repo, key) = (server.address("web").to_string(), shown(&world.at("key")));
+    let pin = server.fingerprint.unwrap().to_string();
+    variables(&[("YESTER_REPO", &repo), ("YESTER_KEY_FILE", &key), ("YESTER_TOKEN", &token), ("YESTER_TLS_FINGERPRINT", &pin)])
+}
+
+#[test]
+fn conformance_through_a_server() {
+    let Fleet { store, server, scratch: _scratch } = fleet();
+    store.page(3);
+    crate::net::conformance::suite(Arc::new(server.storage("web")));
+    let keys = store.keys();
+    assert!(!keys.is_empty() && keys.iter().all(|key| key.starts_with("fleet/web/")), "{keys:?}");
+    // Nothing of what came in is left on this machine.
+    let own = server.root.join(".server/repositories");
+    assert_eq!(std::fs::read_dir(own.join(".incoming")).unwrap().count(), 0);
+}
+
+#[test]
+fn every_command_through_a_server_in_front_of_a_store() {
+    let (world, fleet) = (World::new(), fleet());
+    fleet.store.page(7);
+    every_command(&world, &client(&fleet.server, &world, &FULL));
+    let keys = fleet.store.keys();
+    assert!(keys.iter().any(|key| key.starts_with("fleet/web/snapshots/")), "{keys:?}");
+    // The same repository without the server.
+    let repo = fleet.store.address("fleet/web");
+    let direct = crate::net::store::store_variables(&fleet.store, &world);
+    run(&world, &direct, &["-r", &repo, "check", "--read-data"]).ok();
+}
+
+#[test]
+fn an_append_only_token_adds_and_takes_nothing_away() {
+    let (world, mut fleet) = (World::new(), fleet());
+    let source = shown(&world.file("src/a", noise(1, 300_000)));
+    let append = client(&fleet.server, &world, &APPEND);
+    run(&world, &append, &["init"]).ok();
+    run(&world, &append, &["ingest", "-q", &source]).ok();
+    run(&world, &append, &["ingest", "-q", &source]).ok();
+    let before_forget = fleet.store.keys();
+    for args in [&["forget", "--keep-last", "1"][..], &["forget", "--keep-last", "1", "--prune"]] {
+        let refused = run(&world, &append, args);
+        assert!(refused.code == Some(3) && refused.err.contains("may not create forgotten/"), "{refused:?}");
+    }
+    assert_eq!(fleet.store.keys(), before_forget);
+    let listed = run(&world, &append, &["snapshots", "--json"]).ok().json();
+    assert!(listed.iter().all(|snapshot| snapshot["token_id"].is_string()), "{listed:?}");
+    // What the server notes survives it: the series of the snapshots, and who began a session.
+    drop(fleet.server.storage("two"));
+    let one = fleet.server.storage_for("two", &APPEND);
+    must_put(&one, &Name::Session(id(1)), b"");
+    fleet.server.stop();
+    fleet.server = before(&fleet.store, &fleet.server.root, PATIENT);
+    let other = fleet.server.storage_for("two", &APPEND);
+    let refused = put(&other, &Name::Snapshot(id(1)), b"").unwrap_err();
+    assert!(refused.to_string().contains("sessions that it has begun"), "{refused}");
+    assert!(other.delete(&Name::Session(id(1))).is_err());
+    assert!(other.delete(&Name::Snapshot(id(1))).is_err());
+    must_put(&fleet.server.storage_for("two", &FULL), &Name::Snapshot(id(1)), b"");
+    let full = client(&fleet.server, &world, &FULL);
+    assert_eq!(run(&world, &full, &["snapshots", "--json"]).ok().json().len(), listed.len());
+    run(&world, &full, &["forget", "-q", "--group-by", "host,paths", "--keep-last", "1", "--prune"]).ok();
+    run(&world, &full, &["check", "--read-data"]).ok();
+}
+
+#[test]
+fn one_of_two_clients_gets_a_name_also_over_two_servers() {
+    let Fleet { store, server, scratch } = fleet();
+    let second = before(&store, &scratch.path().join("other"), PATIENT);
+    // Each has its own tokens, and its own notes.
+    let clients =
+        [server.storage("web"), server.storage_for("web", &FULL), second.storage("web"), second.storage_for("web", &FULL)];
+    for round in 0..20_u8 {
+        let name = if round % 2 == 0 { Name::Snapshot(id(round)) } else { Name::Forgotten(id(round)) };
+        let created: Vec<(usize, yester::Result<Created>)> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                clients.iter().enumerate().map(|(n, client)| scope.spawn(move || (n, put(client, &name, &[n as u8])))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let won: Vec<usize> = created.iter().filter(|(_, made)| matches!(made, Ok(Created::New))).map(|(n, _)| *n).collect();
+        assert!(won.len() == 1 && created.iter().all(|(_, made)| made.is_ok()), "{created:?}");
+        for client in &clients {
+            assert!(read(client, &name).unwrap() == framed(&name, &[won[0] as u8]));
+        }
+    }
+}
+
+/// Whatever happens to whichever request of the server to the store, a client sees the right thing in the end.
+#[test]
+fn faults_behind_the_server_change_nothing_before_it() {
+    for fault in [
+        Fault::Refused(500, "InternalError"),
+        Fault::Refused(503, "SlowDown"),
+        Fault::DoneThen(500, "InternalError"),
+        Fault::DoneThen(412, "PreconditionFailed"),
+        Fault::CutAfter,
+        Fault::Truncated,
+        Fault::NoToken,
+        Fault::Stale(1),
+    ] {
+        let Fleet { store, server, scratch: _scratch } = fleet();
+        let storage = server.storage("web");
+        must_put(&storage, &Name::Config(1, 0), b"x");
+        for round in 0..40_u8 {
+            let number = usize::from(round);
+            store.take();
+            store.script(move |seen: &Seen| (seen.number == number).then_some(fault));
+            let snapshot = Name::Snapshot(id(round));
+            must_put(&storage, &snapshot, b"one");
+            assert_eq!(put(&storage, &snapshot, b"two").unwrap(), Created::Exists);
+            let (mut name, mut object) = pack(&noise(round, 300_000));
+            let mut seed = 100 + round;
+            while let Err(e) = storage.create(&name, &[&object]) {
+                assert_eq!(e.kind(), ErrorKind::Unsettled, "{fault:?} {number}: {e}");
+                seed += 1;
+                (name, object) = pack(&noise(seed, 300_000 + usize::from(seed)));
+            }
+            let mut out = Vec::new();
+            storage.read(&name, Some(1000..200_000), &mut out).unwrap();
+            assert!(out == object[1000..200_000]);
+            assert!(storage.list(Class::Packs).unwrap().contains(&(name, object.len() as u64)));
+            assert_eq!(read(&storage, &Name::Forgotten(id(round))).unwrap_err().kind(), ErrorKind::NotFound);
+            storage.delete(&snapshot).unwrap();
+            assert!(storage.list(Class::Snapshots).unwrap().is_empty());
+            if store.take().len() <= number {
+                assert!(number > 8, "nothing was asked");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_that_goes_away_gives_errors_and_comes_back() {
+    let (store, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let server = before(&store, &scratch.path().join("state"), Duration::from_secs(1));
+    let token = server.token(server.grant("web", &FULL));
+    let client = RemoteOptions { timeout: Duration::from_secs(4), ..server.options(&token) };
+    let storage = RemoteStorage::create(&server.address("web"), &client).unwrap();
+    let (name, object) = pack(&noise(1, 200_000));
+    must_create(&storage, &name, &object);
+    for fault in [Fault::Cut, Fault::SilentAfter] {
+        store.script(move |_| Some(fault));
+        let (other, bytes) = pack(&noise(2, 200_000));
+        let refused = [
+            read(&storage, &name).map(drop),
+            storage.list(Class::Packs).map(drop),
+            storage.create(&other, &[&bytes]).map(drop),
+            put(&storage, &Name::Session(id(9)), b"").map(drop),
+            storage.delete(&name),
+        ];
+        for result in refused {
+            let e = result.unwrap_err();
+            assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Unsettled), "{e}");
+        }
+        store.fair();
+        // It is left alone for some seconds, and then asked again.
+        let patient = RemoteOptions { timeout: PATIENT, ..client.clone() };
+        let again = RemoteStorage::open(&server.address("web"), &patient).unwrap();
+        assert!(fault == Fault::SilentAfter || read(&again, &name).unwrap() == object);
+        assert!(again.list(Class::Sessions).unwrap().len() <= 1);
+    }
+}
+
+#[test]
+fn what_is_no_object_is_refused_and_quotas_are_exact() {
+    let Fleet { store, server, scratch: _scratch } = fleet();
+    let full = server.storage("web");
+    must_put(&full, &Name::Config(1, 0), b"x");
+    let kept = store.keys();
+    let name = Name::Forgotten(id(1));
+    let e = full.create(&name, &[&noise(1, 500)]).unwrap_err();
+    assert!(e.kind() == ErrorKind::Corrupt, "{e}");
+    let (mut bad, _) = pack(b"one");
+    let (_, object) = pack(b"two");
+    assert_eq!(full.create(&bad, &[&object]).unwrap_err().kind(), ErrorKind::Corrupt);
+    // Of another repository.
+    let mut foreign = yester::format::envelope::wrap(
+        yester::format::envelope::ObjectType::Forgotten,
+        yester::model::RepositoryId([9; 16]),
+        b"",
+    );
+    assert_eq!(full.create(&name, &[&foreign]).unwrap_err().kind(), ErrorKind::Corrupt);
+    foreign.clear();
+    assert_eq!(store.keys(), kept);
+    let grant = Grant { quota: Some(500_000), ..server.grant("web", &FULL) };
+    let options = server.options(&server.token(grant));
+    let small = RemoteStorage::open(&server.address("web"), &options).unwrap();
+    let mut packs = Vec::new();
+    for seed in 0..10 {
+        let (name, object) = pack(&noise(seed, 100_000));
+        bad = name;
+        match small.create(&name, &[&object]) {
+            Ok(created) => packs.push((name, created)),
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Full, "{e}");
+                break;
+            }
+        }
+    }
+    assert_eq!(packs.len(), 4);
+    small.delete(&packs[0].0).unwrap();
+    small.delete(&packs[0].0).unwrap();
+    let (_, object) = pack(&noise(4, 100_000));
+    assert_eq!(small.create(&bad, &[&object]).unwrap(), Created::New);
+    assert_eq!(small.create(&pack(b"x").0, &[&pack(b"x").1]).unwrap(), Created::New);
+    let (name, object) = pack(&noise(5, 100_000));
+    assert_eq!(small.create(&name, &[&object]).unwrap_err().kind(), ErrorKind::Full);
+}
+
+#[test]
+fn a_client_may_have_so_many_sessions() {
+    let (store, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let mut given = serve_options(&scratch.path().join("state"));
+    given.limits.sessions = 3;
+    let server = Server::with(ServeOptions { store: Some((address(&store.address("fleet")), options())), ..given });
+    let storage = server.storage("web");
+    (1..=3).for_each(|n| must_put(&storage, &Name::Session(id(n)), b""));
+    let e = put(&storage, &Name::Session(id(4)), b"").unwrap_err();
+    assert!(e.to_string().contains("3 sessions"), "{e}");
+    // Of another token there may be as many.
+    must_put(&server.storage_for("web", &APPEND), &Name::Session(id(4)), b"");
+}
+
+#[test]
+fn a_store_that_does_not_decide_is_not_served() {
+    let Fleet { store, server, scratch: _scratch } = fleet();
+    store.manner(Manner::Ignores);
+    let token = server.token(server.grant("web", &FULL));
+    let e = RemoteStorage::create(&server.address("web"), &server.options(&token)).unwrap_err();
+    assert!(e.to_string().contains("does not decide between two"), "{e}");
+}
+
+/// A request of a client costs one of the server, beside what has to be looked up.
+#[test]
+fn requests_of_the_server_are_counted() {
+    let Fleet { store, server, scratch: _scratch } = fleet();
+    let storage = server.storage("web");
+    must_put(&storage, &Name::Config(1, 0), b"x");
+    // With the first object after that it looks whose repository this is.
+    must_put(&storage, &Name::Forgotten(id(1)), b"");
+    let asked = |work: &dyn Fn()| {
+        store.take();
+        work();
+        let counts = store.counts();
+        [Kind::Put, Kind::Get, Kind::Head, Kind::List, Kind::Delete].map(|kind| counts.get(&kind).copied().unwrap_or(0))
+    };
+    let (name, object) = pack(&noise(1, 3 << 20));
+    assert_eq!(asked(&|| must_create(&storage, &name, &object)), [1, 0, 0, 0, 0]);
+    let mut range = Vec::new();
+    let mut read = |range_of: std::ops::Range<u64>| {
+        let out = std::cell::RefCell::new(std::mem::take(&mut range));
+        asked(&|| storage.read(&name, Some(range_of.clone()), &mut out.borrow_mut()).unwrap())
+    };
+    assert_eq!(read(5..1000), [0, 1, 0, 0, 0]);
+    assert_eq!(read(5..5 + (1 << 20)), [0, 1, 0, 0, 0]);
+    assert_eq!(read(0..3 << 20), [0, 3, 0, 0, 0]);
+    assert_eq!(asked(&|| drop(storage.list(Class::Packs).unwrap())), [0, 0, 0, 1, 0]);
+    assert_eq!(asked(&|| storage.delete(&name).unwrap()), [0, 0, 1, 0, 1]);
+}
+
+/// The program as a server, with credentials of its own environment.
+#[test]
+fn the_program_serves_a_store() {
+    let (world, store) = (World::new(), S3Server::start());
+    let root = store.address("fleet");
+    let credentials = variables(&[("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "SK"), ("AWS_REGION", "default")]);
+    let state = shown(&world.at("state"));
+    run(&world, &credentials, &["serve", "--root", "https://host:7070/web"]).fails(2, &["on another server", "s3:https://"]);
+    let directory = shown(&world.home());
+    run(&world, &credentials, &["serve", "--root", &directory, "--state", &state]).fails(2, &["--state", "object store"]);
+    run(&world, &credentials, &["serve", "--state", &state]).fails(2, &["--root is needed"]);
+    let none = store.address("fleet").replace("/bucket/", "/nobucket/");
+    run(&world, &credentials, &["serve", "--root", &none, "--state", &state]).fails(10, &["NoSuchBucket"]);
+    // Without --state a directory of this user's, one for each store.
+    let token = run(&world, &credentials, &["serve", "token", "create", "web", "-q", "--root", &root]).ok().text();
+    let other = store.address("other");
+    assert_eq!(run(&world, &credentials, &["serve", "token", "list", "--root", &other]).ok().text(), "");
+    assert_eq!(run(&world, &credentials, &["serve", "token", "list", "--root", &root]).ok().text().lines().count(), 1);
+    let mut command = world.command(&["serve", "--json", "--listen", "127.0.0.1:0", "--root", &root]);
+    command.envs(credentials.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let (address, pin) = (said["address"].as_str().unwrap(), said["tls_fingerprint"].as_str().unwrap());
+    let (repo, key) = (format!("https://{address}/web"), shown(&world.at("key")));
+    let client = variables(&[
+        ("YESTER_REPO", &repo),
+        ("YESTER_KEY_FILE", &key),
+        ("YESTER_TOKEN", token.trim()),
+        ("YESTER_TLS_FINGERPRINT", pin),
+    ]);
+    let source = shown(&world.file("src/a", noise(1, 100_000)));
+    run(&world, &client, &["init"]).ok();
+    run(&world, &client, &["ingest", "-q", &source]).ok();
+    let back = shown(&world.at("back"));
+    run(&world, &client, &["restore", "-q", &format!("latest:{source}"), "--target", &back]).ok();
+    let _ = (child.kill(), child.wait());
+    assert!(store.keys().iter().any(|key| key.starts_with("fleet/web/snapshots/")));
+    // A place that is a repository is not one with repositories in it.
+    let inner = store.address("fleet/web");
+    let said = finish(world.command(&["serve", "--root", &inner, "--state", &state]).envs(credentials.iter().cloned()));
+    said.fails(2, &["is a repository"]);
+}
