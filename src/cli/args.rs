@@ -11,8 +11,8 @@ use crate::cli::manual::{completions, man};
 use crate::cli::mount::umount;
 use crate::cli::sets::overdue;
 use crate::cli::{
-    agent, annotate, cat, check, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init, job, key,
-    ls, mount, mounts, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
+    agent, annotate, cat, check, config, copy, cost, diff, doctor, du, export, find, forget, group, history, ingest, init, job,
+    key, ls, mount, mounts, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -100,6 +100,7 @@ pub enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     Stats(stats::StatsArgs),
     Du(du::DuArgs),
+    Cost(cost::CostArgs),
     Tag(annotate::TagArgs),
     Note(annotate::NoteArgs),
     Pin(annotate::PinArgs),

@@ -181,15 +181,7 @@ impl Context {
     /// What was asked of object stores; `None` where none was opened.
     pub fn requests(&self) -> Option<Requests> {
         let opened = self.opened.lock();
-        opened.iter().filter_map(|storage| storage.requests()).reduce(|a, b| Requests {
-            put: a.put + b.put,
-            get: a.get + b.get,
-            head: a.head + b.head,
-            list: a.list + b.list,
-            delete: a.delete + b.delete,
-            sent: a.sent + b.sent,
-            received: a.received + b.received,
-        })
+        opened.iter().filter_map(|storage| storage.requests()).reduce(Requests::plus)
     }
 
     /// The repository's objects, with `config/` and `keys/` made anew where they are gone.

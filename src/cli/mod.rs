@@ -20,6 +20,7 @@ mod check;
 mod config;
 mod context;
 mod copy;
+mod cost;
 mod diff;
 mod doctor;
 mod du;
@@ -147,6 +148,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Check(args) => check::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
         Command::Du(args) => du::run(context, &args),
+        Command::Cost(args) => cost::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Unlock(args) => unlock::run(context, &args),
         Command::Version => version::run(context),

@@ -118,6 +118,7 @@ fn show(out: &mut Output, id: SnapshotId, run: &Run) -> Result<()> {
     lines.extend((run.bytes > 0).then(|| units::size(run.bytes)));
     lines.extend((run.errors > 0).then(|| units::counted(run.errors, "error", "errors")));
     lines.extend(text("because:", &run.message));
+    lines.extend(run.requests.as_ref().map(|asked| format!("asked of the object store: {}", super::requests::text(asked))));
     for step in &run.steps {
         let how = if step.failure.is_empty() { "done".to_owned() } else { escape(&step.failure) };
         lines.push(format!("step {} at {}: {how}", escape(&step.name), units::local_time(step.started)));
@@ -164,6 +165,8 @@ struct JsonRun {
     steps: Vec<JsonStep>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rewrites: Vec<JsonRunRewrite>,
+    #[serde(flatten)]
+    requests: Option<super::requests::JsonRequests>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
 }
@@ -229,6 +232,7 @@ fn json(id: SnapshotId, run: &Run, log: bool) -> JsonRun {
         program_version: lossy(&run.program),
         steps: steps.collect(),
         rewrites: run.rewrites.iter().map(rewrite).collect(),
+        requests: run.requests.as_ref().map(super::requests::JsonRequests::new),
         log: log.then(|| lossy(&run.log)),
     }
 }

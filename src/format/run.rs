@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::format::cursor::{Cursor, Put};
 use crate::format::snapshot::MAX_TEXT;
-use crate::model::{Run, RunRewrite, RunStep, SnapshotId, Timestamp};
+use crate::model::{Requests, Run, RunRewrite, RunStep, SnapshotId, Timestamp};
 
 /// The longest end of a log.
 pub(crate) const MAX_LOG: usize = 256 << 10;
@@ -44,8 +44,16 @@ fn run_bytes(run: &Run) -> Vec<u8> {
     if !run.rewrites.is_empty() {
         out.field(30, |v| run.rewrites.iter().for_each(|rewrite| put_rewrite(rewrite, v)));
     }
+    if let Some(asked) = &run.requests {
+        out.field(32, |v| numbers(asked).into_iter().for_each(|number| v.varint(number)));
+    }
     out.push(0);
     out
+}
+
+fn numbers(asked: &Requests) -> [u64; 7] {
+    let Requests { put, get, head, list, delete, sent, received } = *asked;
+    [put, get, head, list, delete, sent, received]
 }
 
 fn put_step(step: &RunStep, out: &mut Vec<u8>) {
@@ -84,6 +92,7 @@ pub fn decode_run(bytes: &[u8]) -> Result<Run> {
             26 => out.log = v.text(MAX_LOG)?,
             28 => out.program = v.text(MAX_TEXT)?,
             30 => out.rewrites = rewrites(&mut v)?,
+            32 => out.requests = Some(requests(&mut v)?),
             _ => return Ok(false),
         }
         v.end().map(|()| true)
@@ -91,6 +100,11 @@ pub fn decode_run(bytes: &[u8]) -> Result<Run> {
     cursor.end()?;
     out.started = started.ok_or_else(|| cursor.error("it does not say when it began"))?;
     Ok(out)
+}
+
+fn requests(v: &mut Cursor<'_>) -> Result<Requests> {
+    let (put, get, head, list, delete) = (v.varint()?, v.varint()?, v.varint()?, v.varint()?, v.varint()?);
+    Ok(Requests { put, get, head, list, delete, sent: v.varint()?, received: v.varint()? })
 }
 
 fn rewrites(v: &mut Cursor<'_>) -> Result<Vec<RunRewrite>> {
@@ -135,6 +149,7 @@ mod tests {
             snapshot: Some(SnapshotId([3; 32])),
             steps: vec![step.clone(), RunStep::default()],
             log: b"a\nb".to_vec(),
+            requests: Some(Requests { put: 1, get: 2, head: 3, list: 4, delete: 5, sent: 6, received: 7 }),
             rewrites: vec![RunRewrite { kind: 1, path: b"/x".to_vec(), was: b"a".to_vec(), is: Vec::new(), count: 2 }],
             ..Run::default()
         };

@@ -94,7 +94,8 @@ pub fn steps(steps: Vec<HookRun>) -> Vec<RunStep> {
 
 /// Records that it has ended. A client that may only read cannot record it, which is no error.
 pub fn end(repo: &Repository, run: Run) -> Result<()> {
-    runs::write(repo, &Run { finished: now(), ..run }).map(drop)
+    let requests = repo.storage().requests();
+    runs::write(repo, &Run { finished: now(), requests, ..run }).map(drop)
 }
 
 #[cfg(test)]

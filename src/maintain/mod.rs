@@ -6,6 +6,7 @@
 //! | `check/` | reads the repository, as much of it as is asked for, and says what is damaged |
 //! | `retention`, `forget` | which snapshots a policy keeps, and forgetting the others |
 //! | `prune/` | removes what no snapshot needs: packs, segments, objects of sessions that ended |
+//! | `reads` | says what a restore would read |
 //! | `repair` | writes the index and other objects again |
 //! | `stats` | counts |
 //! | `undo` | takes back that a snapshot was forgotten |
@@ -14,6 +15,7 @@
 pub mod check;
 pub mod forget;
 pub mod prune;
+pub mod reads;
 pub mod repair;
 pub mod retention;
 pub mod stats;

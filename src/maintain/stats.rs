@@ -124,6 +124,13 @@ fn counted(repo: &Arc<Repository>, index: &Arc<Index>, snapshots: &[Snapshot], t
     Ok(out)
 }
 
+/// Counts the objects of the whole repository, and nothing of snapshots. Only the index is read.
+pub fn stored_objects(repo: &Repository) -> Result<Stats> {
+    let mut out = Stats::default();
+    objects(repo, &Index::load(repo)?, &mut out)?;
+    Ok(out)
+}
+
 /// Counts the objects of every class.
 fn objects(repo: &Repository, index: &Index, out: &mut Stats) -> Result<()> {
     let add = |objects: &mut Objects, bytes: u64| {

@@ -19,7 +19,7 @@ pub(crate) use id::writer_at_end;
 pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use object::ObjectType;
-pub use run::{Run, RunRewrite, RunStep};
+pub use run::{Requests, Run, RunRewrite, RunStep};
 pub use snapshot::{Chain, Owners, Rule, Snapshot, Statistics};
 
 /// Bytes for a terminal or a log line: printable UTF-8 as it is, everything else (control characters, also the

@@ -37,6 +37,42 @@ pub struct Run {
     pub program: Vec<u8>,
     /// What a restore made other than the snapshot has it.
     pub rewrites: Vec<RunRewrite>,
+    /// What it had asked of the repository's object store when it ended; `None` where the repository is elsewhere.
+    pub requests: Option<Requests>,
+}
+
+/// What was asked of a store, by the classes that a bill has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Objects sent.
+    pub put: u64,
+    /// Objects and parts of objects read.
+    pub get: u64,
+    /// Objects looked at.
+    pub head: u64,
+    /// Pages of lists.
+    pub list: u64,
+    /// Deletions.
+    pub delete: u64,
+    /// Bytes sent, without headers.
+    pub sent: u64,
+    /// Bytes received, without headers.
+    pub received: u64,
+}
+
+impl Requests {
+    /// Both together.
+    pub fn plus(self, other: Requests) -> Requests {
+        Requests {
+            put: self.put.saturating_add(other.put),
+            get: self.get.saturating_add(other.get),
+            head: self.head.saturating_add(other.head),
+            list: self.list.saturating_add(other.list),
+            delete: self.delete.saturating_add(other.delete),
+            sent: self.sent.saturating_add(other.sent),
+            received: self.received.saturating_add(other.received),
+        }
+    }
 }
 
 /// Something that a restore made other than the snapshot has it.

@@ -3,6 +3,7 @@
 //! An object is never overwritten and no name is used twice. So a storage has to do five things: create an object if its
 //! name is free, read, list, delete, and make durable what was created.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -20,6 +21,7 @@ pub(crate) mod receipts;
 pub(crate) mod upload;
 pub(crate) mod walk;
 
+pub use crate::model::Requests;
 pub use class::Class;
 pub use costs::Costs;
 
@@ -208,25 +210,6 @@ pub struct Leftovers {
     pub(crate) bytes: u64,
 }
 
-/// What was asked of a store, by the classes that a bill has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// Objects sent.
-    pub put: u64,
-    /// Objects and parts of objects read.
-    pub get: u64,
-    /// Objects looked at.
-    pub head: u64,
-    /// Pages of lists.
-    pub list: u64,
-    /// Deletions.
-    pub delete: u64,
-    /// Bytes sent, without headers.
-    pub sent: u64,
-    /// Bytes received, without headers.
-    pub received: u64,
-}
-
 /// A place for objects. Every call blocks; calls may come from several threads at once.
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Creates `name` with the concatenation of `parts`, if the name is free. The object appears whole or not at all,
@@ -292,6 +275,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// What was asked of the store so far, where requests are counted.
     fn requests(&self) -> Option<Requests> {
         None
+    }
+
+    /// The storage class of each pack, where the store tells.
+    fn pack_classes(&self) -> Result<Option<HashMap<PackId, String>>> {
+        Ok(None)
     }
 
     /// What requests cost. It may change while a storage is open.

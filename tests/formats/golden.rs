@@ -24,8 +24,8 @@ use yester::format::{annotation, filter, group, run, segment};
 use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
 use yester::keys::keyring::KeyRing;
 use yester::model::{
-    Annotation, ChunkId, Content, GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin, Run,
-    RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
+    Annotation, ChunkId, Content, GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin,
+    Requests, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
 };
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
@@ -174,6 +174,7 @@ fn a_run() -> Run {
         log: b"hook before: no\n".to_vec(),
         program: b"yester 0.1.0".to_vec(),
         rewrites: vec![rewrite],
+        requests: Some(Requests { put: 1, get: 200, head: 3, list: 4, delete: 5, sent: 60_000, received: 7 }),
     }
 }
 

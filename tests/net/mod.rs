@@ -26,6 +26,7 @@ mod proxy;
 mod rows;
 mod shapes;
 mod store;
+mod store_cost;
 mod store_runs;
 mod store_served;
 mod support;

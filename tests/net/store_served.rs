@@ -310,7 +310,7 @@ fn the_program_serves_a_store() {
     let credentials = variables(&[("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "SK"), ("AWS_REGION", "default")]);
     let state = shown(&world.at("state"));
     run(&world, &credentials, &["serve", "--root", "https://host:7070/web"]).fails(2, &["on another server", "s3:https://"]);
-    let directory = shown(&world.home());
+    let directory = shown(world.home());
     run(&world, &credentials, &["serve", "--root", &directory, "--state", &state]).fails(2, &["--state", "object store"]);
     run(&world, &credentials, &["serve", "--state", &state]).fails(2, &["--root is needed"]);
     let none = store.address("fleet").replace("/bucket/", "/nobucket/");

@@ -139,6 +139,13 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "cost",
+        &[
+            ("yester cost", "a month and the last runs, in each store that is known"),
+            ("yester cost latest:/home --store aws-glacier-ir", "restoring a directory from one of them, too"),
+        ],
+    ),
+    (
         "tag",
         &[
             ("yester tag latest --add release", "add a tag to the newest"),

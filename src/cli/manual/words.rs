@@ -15,6 +15,7 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["delete", "remove", "rm", "expire", "purge"], "yester forget takes snapshots away, yester prune then frees their space"),
     (&["rebuild-index", "reindex"], "yester repair index makes the index anew"),
     (&["recover"], "yester key recover brings back a lost key from the recovery text; yester repair index a lost index"),
+    (&["price", "prices", "bill"], "yester cost says what a repository costs in object stores"),
     (&["info", "show", "status"], "yester snapshots lists the snapshots, yester stats counts what they take"),
     (&["passwd", "change-passphrase", "password"], "yester key passwd changes the passphrase"),
     (&["key-export", "paperkey"], "yester key export prints the recovery text"),

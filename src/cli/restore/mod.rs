@@ -2,6 +2,7 @@
 
 pub mod buckets;
 pub mod next_steps;
+pub mod plan;
 pub mod rewrites;
 pub mod set;
 pub mod staged;
@@ -48,12 +49,12 @@ pub struct RestoreArgs {
     #[arg(value_name = "SNAP[:PATH]", required_unless_present_any = ["set", "rollback", "discard_old"])]
     pub specs: Vec<OsString>,
     /// The directory to restore to, made if it is missing (/: in place)
-    #[arg(short, long, value_name = "DIR", required_unless_present = "set")]
+    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["set", "plan"])]
     pub target: Option<PathBuf>,
     /// Restore a set: its paths, its buckets, its streams into their commands, its steps [default target: /]
     #[arg(long, value_name = "NAME", conflicts_with_all = ["include", "exclude", "delete"])]
     set: Option<String>,
-    /// Only this part of the set: paths, or the place of a stream or bucket (may be repeated)
+    /// Only these paths, stream or bucket of the set (may be repeated)
     #[arg(long, value_name = "PART", requires = "set")]
     pub part: Vec<String>,
     /// Put the set's bucket AT into this one instead (may be repeated)
@@ -120,6 +121,9 @@ pub struct RestoreArgs {
     /// Only say what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Only say what would be read, and what has to be thawed first
+    #[arg(long, conflicts_with_all = ["set", "include", "exclude", "dry_run", "delete", "rollback", "discard_old"])]
+    plan: bool,
     #[command(flatten)]
     pub filters: Filters,
 }
@@ -156,6 +160,9 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     }
     if let Some(name) = &args.set {
         return set::run(context, args, name, None);
+    }
+    if args.plan {
+        return plan::run(context, args);
     }
     let run = runs::begin(Run::RESTORE);
     guards::ask(&args.refuse_while, &args.even_while_alive)?;

@@ -11,6 +11,13 @@ use crate::cli::say::units;
 #[derive(Serialize)]
 struct Json {
     message_type: &'static str,
+    #[serde(flatten)]
+    requests: JsonRequests,
+}
+
+/// Requests by class, and bytes.
+#[derive(Serialize)]
+pub struct JsonRequests {
     requests_put: u64,
     requests_get: u64,
     requests_head: u64,
@@ -24,27 +31,34 @@ struct Json {
 pub fn say(context: &Context, aside: bool) -> Result<()> {
     let Some(asked) = context.requests() else { return Ok(()) };
     if !context.global.json || aside {
-        note(&text(&asked));
+        note(&format!("yester: asked of the object store: {}", text(&asked)));
         return Ok(());
     }
     let mut out = Output::new();
-    out.json(&Json {
-        message_type: "requests",
-        requests_put: asked.put,
-        requests_get: asked.get,
-        requests_head: asked.head,
-        requests_list: asked.list,
-        requests_delete: asked.delete,
-        bytes_sent: asked.sent,
-        bytes_received: asked.received,
-    })?;
+    out.json(&Json { message_type: "requests", requests: JsonRequests::new(&asked) })?;
     out.finish()
 }
 
-fn text(asked: &Requests) -> String {
+impl JsonRequests {
+    /// Of these.
+    pub fn new(asked: &Requests) -> Self {
+        JsonRequests {
+            requests_put: asked.put,
+            requests_get: asked.get,
+            requests_head: asked.head,
+            requests_list: asked.list,
+            requests_delete: asked.delete,
+            bytes_sent: asked.sent,
+            bytes_received: asked.received,
+        }
+    }
+}
+
+/// For people.
+pub fn text(asked: &Requests) -> String {
     let Requests { put, get, head, list, delete, sent, received } = *asked;
     let requests = [(put, "PUT"), (get, "GET"), (head, "HEAD"), (list, "LIST"), (delete, "DELETE")];
     let requests: Vec<String> = requests.iter().map(|(n, kind)| format!("{} {kind}", units::count(*n))).collect();
     let (sent, received) = (units::size(sent), units::size(received));
-    format!("yester: asked of the object store: {}; {sent} sent, {received} received", requests.join(", "))
+    format!("{}; {sent} sent, {received} received", requests.join(", "))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::remote::address::host_and_port;
+use crate::storage::Name;
 
 /// The form, for people.
 pub(crate) const FORM: &str = "s3:https://ENDPOINT/BUCKET/PREFIX";
@@ -65,6 +66,21 @@ impl StoreAddress {
         let bucket = bucket.map(|bucket| format!("{bucket}.")).unwrap_or_default();
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
         format!("{scheme}://{bucket}{host}{port}")
+    }
+
+    /// The endpoint as a URL, without the bucket.
+    pub fn endpoint_url(&self) -> String {
+        self.endpoint(None)
+    }
+
+    /// The bucket.
+    pub fn bucket_name(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The key of an object of the repository.
+    pub fn object_key(&self, name: &Name) -> String {
+        self.key(&name.to_string())
     }
 
     /// The key of what is called `name` in the repository.

@@ -142,6 +142,10 @@ fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {
         (_, "RequestTimeTooSkewed") => {
             Trouble::Final(error(ErrorKind::Key, ": the clocks of this machine and of the store differ; set the clock"))
         }
+        (_, "InvalidObjectState") => Trouble::Final(error(
+            ErrorKind::Io,
+            ": the object is in a storage class from which it has to be thawed; yester restore --plan says how",
+        )),
         (301 | 307, _) | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             Trouble::Final(error(ErrorKind::Invalid, ": the bucket is in another region, or at another endpoint; see --region"))
         }

@@ -3,6 +3,7 @@
 //! Every answer that is no success becomes an error that holds it ([`S3Refusal`]): the library never sees a status, so none
 //! of its own rules about statuses apply.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use crate::remote::rate::Rate;
 use crate::remote::s3::connect::{self, S3Sender};
 use crate::remote::s3::counts::RequestCounts;
 use crate::remote::s3::fault::{NotSent, S3Refusal};
+use crate::remote::s3::list;
 
 /// The longest body of a refusal that is read.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -44,6 +46,8 @@ pub(crate) struct HttpContext {
     pub(crate) permits: Arc<Semaphore>,
     /// What was asked.
     pub(crate) counts: RequestCounts,
+    /// The storage classes of objects that are listed, by their keys, while somebody wants to know.
+    pub(crate) classes: Mutex<Option<HashMap<String, String>>>,
     /// What the store calls itself.
     pub(crate) server: Mutex<Option<String>>,
     /// Connections that nobody uses now, with where they lead.
@@ -104,6 +108,9 @@ impl HttpService for Service {
         if lists {
             let page = collect(body, LONGEST_LIST).await?;
             whole_page(&page)?;
+            if let Some(classes) = &mut *shared.classes.lock() {
+                classes.extend(list::storage_classes(&page));
+            }
             return Ok(Response::from_parts(parts, HttpResponseBody::from(Bytes::from(page))));
         }
         Ok(Response::from_parts(parts, HttpResponseBody::new(body)))

@@ -1,13 +1,14 @@
 //! Lists that are whole, or errors.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Key;
+use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Timestamp;
+use crate::model::{PackId, Timestamp};
 use crate::remote::s3::S3Storage;
 use crate::remote::s3::fault::Trouble;
 use crate::storage::{Class, Name, listed_size};
@@ -122,6 +123,20 @@ impl S3Storage {
         })
     }
 
+    /// The storage class of each pack.
+    pub(super) fn listed_classes(&self) -> Result<HashMap<PackId, String>> {
+        *self.shared.classes.lock() = Some(HashMap::new());
+        let listed = self.wait(self.entries(Class::Packs));
+        let classes = self.shared.classes.lock().take().unwrap_or_default();
+        listed.map_err(|e| e.context(format!("cannot list packs/ in {}", self.address)))?;
+        let prefix = self.address.key(&format!("{}/", Class::Packs.prefix()));
+        let pack = |(key, class): (String, String)| match name(Class::Packs, &prefix, &Key::from(key)) {
+            Some(Name::Pack(id)) => Some((id, class)),
+            _ => None,
+        };
+        Ok(classes.into_iter().filter_map(pack).collect())
+    }
+
     /// Refuses a prefix where something else is.
     pub(super) async fn nothing_there(&self) -> Result<()> {
         let prefix = self.address.key("");
@@ -151,6 +166,31 @@ impl S3Storage {
             None => Ok(()),
         }
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct ClassedList {
+    #[serde(default, rename = "Contents")]
+    contents: Vec<ClassedObject>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ClassedObject {
+    key: String,
+    storage_class: Option<String>,
+}
+
+/// Keys and storage classes of a page of a list. An object without a class is in the one that every store has.
+pub(super) fn storage_classes(page: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(page);
+    let found: ClassedList = quick_xml::de::from_str(&text).unwrap_or(ClassedList { contents: Vec::new() });
+    let object = |object: ClassedObject| {
+        // Keys may come encoded; those of packs have nothing else that is encoded than slashes.
+        let key = object.key.replace("%2F", "/").replace("%2f", "/");
+        (key, object.storage_class.unwrap_or_else(|| "STANDARD".to_owned()))
+    };
+    found.contents.into_iter().map(object).collect()
 }
 
 /// A class that is being listed page by page, so that no list has to fit into memory.

@@ -20,6 +20,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::PackId;
 use crate::observe::Reports;
 use crate::remote::client::RemoteOptions;
 use crate::remote::client::fault::ProgressTimeout;
@@ -153,6 +154,7 @@ fn context(address: &StoreAddress, options: &RemoteOptions, connections: usize) 
         rates: (rate(&options.limit_upload), rate(&options.limit_download)),
         permits: Arc::new(Semaphore::new(connections)),
         counts: counts::RequestCounts::default(),
+        classes: Mutex::default(),
         server: Mutex::default(),
         idle: Mutex::default(),
     }))
@@ -389,6 +391,10 @@ impl Storage for S3Storage {
 
     fn decides(&self) -> Result<bool> {
         self.wait(self.proven()).map_err(|e| e.context(format!("cannot prove {}", self.address)))
+    }
+
+    fn pack_classes(&self) -> Result<Option<HashMap<PackId, String>>> {
+        self.listed_classes().map(Some)
     }
 
     fn requests(&self) -> Option<Requests> {

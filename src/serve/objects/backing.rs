@@ -171,12 +171,12 @@ impl Backing {
 
     /// Opens an object to be read by pieces. From an object store the first piece, `from` this byte on and so many bytes at
     /// most, comes with it: so one request is enough for a range that fits.
-    pub(crate) fn open(&self, name: &Name, from: u64, most: u64) -> Result<OpenObject> {
+    pub(crate) fn open(&self, name: &Name, from: u64, most: u64) -> Result<ServedObject> {
         match self {
             Backing::Directory(storage) => {
                 let file = storage.open_object(name)?;
                 let length = file.metadata().at(|| format!("cannot read {name}"))?.len();
-                Ok(OpenObject { place: ObjectPlace::File(file), length, first: None })
+                Ok(ServedObject { place: ObjectPlace::File(file), length, first: None })
             }
             Backing::Store(store) => {
                 let mut first = Vec::new();
@@ -186,7 +186,7 @@ impl Backing {
                 };
                 let length = length.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name} is not there")))?;
                 let first = (most > 0).then_some(first);
-                Ok(OpenObject { place: ObjectPlace::Stored(store.clone(), *name), length, first })
+                Ok(ServedObject { place: ObjectPlace::Stored(store.clone(), *name), length, first })
             }
         }
     }
@@ -252,7 +252,7 @@ impl Backing {
 
 /// An object that is open.
 #[derive(Debug)]
-pub(crate) struct OpenObject {
+pub(crate) struct ServedObject {
     place: ObjectPlace,
     /// Its bytes.
     pub(crate) length: u64,
@@ -266,7 +266,7 @@ enum ObjectPlace {
     Stored(StoreBacking, Name),
 }
 
-impl OpenObject {
+impl ServedObject {
     /// A part of it, all of which is there.
     pub(crate) fn part(&self, part: Range<u64>) -> Result<Vec<u8>> {
         let size = usize::try_from(part.end - part.start).map_err(|_| Error::invalid("the part is too long"))?;

@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::remote::list;
 use crate::remote::protocol::{Code, Refusal};
-use crate::serve::objects::backing::{BackingWalk, OpenObject};
+use crate::serve::objects::backing::{BackingWalk, ServedObject};
 use crate::serve::objects::body::CountedBytes;
 use crate::serve::objects::hosted::{Hosted, refuse};
-use crate::serve::objects::limits::Client;
+use crate::serve::objects::limits::{Client, HeldPermits};
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::{Server, blocking};
 use crate::storage::{Class, Name};
@@ -96,13 +96,7 @@ pub(crate) async fn object(
     // A store gives the first piece and the length at once.
     let wanted = asked.map_or(piece, |(first, last)| (last - first).saturating_add(1).min(piece));
     let ahead = if in_store && !only_head { wanted } else { 0 };
-    let mut held = match ahead {
-        0 => None,
-        _ => server.budget.hold(client, usize::try_from(ahead).unwrap_or(PIECE)).await,
-    };
-    let (place, from) = (hosted.clone(), asked.map_or(0, |(first, _)| first));
-    let opened = blocking(move || place.backing.open(&name, from, ahead).map_err(|e| refuse(&e)));
-    let mut object = opened.await?;
+    let (mut object, mut held) = open(server, client, hosted, name, (asked.map_or(0, |(first, _)| first), ahead)).await?;
     let length = object.length;
     let part = asked.map_or(Ok(0..length), |asked| range(asked, length))?;
     let size = part.end - part.start;
@@ -147,7 +141,24 @@ pub(crate) async fn object(
     respond(response, body)
 }
 
-async fn read(server: &Server, client: &Client, object: Arc<OpenObject>, part: Range<u64>) -> Result<Bytes, Refusal> {
+/// Opens an object, and takes so many bytes ahead from this one on.
+async fn open(
+    server: &Server,
+    client: &Client,
+    hosted: &Arc<Hosted>,
+    name: Name,
+    (from, ahead): (u64, u64),
+) -> Result<(ServedObject, Option<HeldPermits>), Refusal> {
+    let held = match ahead {
+        0 => None,
+        _ => server.budget.hold(client, usize::try_from(ahead).unwrap_or(PIECE)).await,
+    };
+    let place = hosted.clone();
+    let opened = blocking(move || place.backing.open(&name, from, ahead).map_err(|e| refuse(&e)));
+    Ok((opened.await?, held))
+}
+
+async fn read(server: &Server, client: &Client, object: Arc<ServedObject>, part: Range<u64>) -> Result<Bytes, Refusal> {
     let size = usize::try_from(part.end - part.start).unwrap_or(PIECE);
     let held = server.budget.hold(client, size).await;
     if let Some(rate) = &client.rate {

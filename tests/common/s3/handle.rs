@@ -119,6 +119,11 @@ async fn put(state: &State, key: &str, headers: &HeaderMap, body: Bytes) -> Answ
 fn get(state: &State, key: &str, headers: &HeaderMap, kind: Kind, fault: Option<Fault>) -> Answer {
     let objects = state.objects.lock();
     let Some(object) = objects.get(key) else { return refused(kind, 404, "NoSuchKey") };
+    let cold =
+        |(name, class): &(String, String)| name == "x-amz-storage-class" && ["GLACIER", "DEEP_ARCHIVE"].contains(&&**class);
+    if kind == Kind::Get && object.headers.iter().any(cold) {
+        return refusal(403, "InvalidObjectState");
+    }
     let mut bytes = object.bytes.clone();
     if fault == Some(Fault::Elsewhere) {
         bytes = Bytes::from(vec![0x5a; bytes.len()]);
