@@ -249,6 +249,9 @@ fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
         out.json(&JsonListening { message_type: "listening", address, tls_fingerprint: fingerprint })?;
     } else if !context.global.quiet {
         out.line(&format!("listening on {}", server.address))?;
+        if args.store()?.is_some() {
+            out.line(&format!("tokens, certificate and notes are in {}", paths::shown(&args.own(context)?)))?;
+        }
         if let Some(fingerprint) = fingerprint {
             out.line(&format!("clients trust this server by: --tls-fingerprint {fingerprint}"))?;
         }

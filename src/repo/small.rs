@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::ObjectType;
 use crate::format::snapshot::Mark;
 use crate::keys::binding::id;
-use crate::model::{Annotation, Chain, SnapshotId, WriterId};
+use crate::model::{Annotation, Chain, Snapshot, SnapshotId, WriterId};
 use crate::repo::Repository;
 use crate::storage::Name;
 
@@ -56,6 +56,8 @@ pub(super) struct SmallMemory {
     told: Mutex<HashSet<Name>>,
     /// Snapshots that are authentic, and what they say of those before them.
     pub(crate) snapshots: Mutex<HashMap<SnapshotId, Chain>>,
+    /// Snapshots that were read, where each read is a request: they never change.
+    pub(super) read: Mutex<HashMap<SnapshotId, Snapshot>>,
     /// Annotations that are authentic.
     pub(crate) annotations: Mutex<HashMap<SnapshotId, Arc<Annotation>>>,
     /// Authentic marks of snapshots.

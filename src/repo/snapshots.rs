@@ -12,6 +12,9 @@ use crate::repo::small::{self, Small};
 use crate::repo::{annotations, marks, parallel, times};
 use crate::storage::{Class, Created, Name};
 
+/// The most snapshots that are remembered, once read.
+const REMEMBERED: usize = 4096;
+
 /// Which snapshots an operation is about; empty lists let everything pass.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotFilter {
@@ -121,9 +124,27 @@ pub(crate) fn find_unannotated(repo: &Repository) -> Result<SnapshotList> {
     Ok(out)
 }
 
+/// As [`judge`], of one that has just been listed. Where each read is a request it is read once.
+fn read_listed(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+    if !repo.storage().costs().high_latency() {
+        return judge(repo, id);
+    }
+    if let Some(snapshot) = repo.memory.read.lock().get(&id) {
+        return Ok(Small::Sound(Some(snapshot.clone())));
+    }
+    let found = judge(repo, id)?;
+    if let Small::Sound(Some(snapshot)) = &found {
+        let mut read = repo.memory.read.lock();
+        if read.len() < REMEMBERED {
+            read.insert(id, snapshot.clone());
+        }
+    }
+    Ok(found)
+}
+
 fn read_all(repo: &Repository, ids: &[SnapshotId]) -> Result<SnapshotList> {
     let mut out = SnapshotList::default();
-    for (id, found) in ids.iter().zip(parallel::many(repo, ids, |id| judge(repo, *id))) {
+    for (id, found) in ids.iter().zip(parallel::many(repo, ids, |id| read_listed(repo, *id))) {
         match found {
             Ok(Small::Sound(Some(snapshot))) => out.snapshots.push(snapshot),
             // A fence; or forgotten and pruned since it was listed.

@@ -121,3 +121,19 @@ fn a_run_says_what_it_asked_and_cost_prices_it() {
     let bad = shown(&world.file("bad.toml", "date = 1"));
     run(&world, &variables, &["cost", "--prices", &bad]).fails(2, &["bad.toml"]);
 }
+
+/// A snapshot never changes: however often a command lists them, it reads each once.
+#[test]
+fn a_command_reads_each_snapshot_once() {
+    let (world, server) = (World::new(), S3Server::start());
+    let (variables, source) = filled(&world, &server, &[]);
+    for _ in 0..4 {
+        run(&world, &variables, &["ingest", "-q", &source]).ok();
+    }
+    server.take();
+    run(&world, &variables, &["ingest", "-q", &source]).ok();
+    let seen = server.take().into_iter().filter(|seen| seen.kind == Kind::Get && seen.key.contains("/snapshots/"));
+    let read: Vec<String> = seen.map(|seen| seen.key).collect();
+    let different: BTreeSet<&String> = read.iter().collect();
+    assert!(read.len() == 5 && different.len() == 5, "{read:?}");
+}
