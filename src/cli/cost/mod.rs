@@ -241,7 +241,7 @@ fn json(out: &mut Output, table: &PriceTable, stores: &[&StorePrices], basis: &C
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::*;
+    use super::*;
 
     #[test]
     fn runs_count_that_are_new_enough_and_say_what_they_asked() {
