@@ -8,8 +8,8 @@ use yester::{Error, Result};
 
 use super::{
     agent, annotate, cat, check, completions, config, copy, diff, doctor, du, export, find, forget, group, history, ingest, init,
-    job, key, ls, man, mount, overdue, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list, snapshots,
-    stats, umount, unlock,
+    job, key, ls, man, mount, overdue, parity, prune, remote::RemoteArgs, repair, restore, rewrite, runs, serve, set_list,
+    snapshots, stats, umount, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -94,6 +94,7 @@ pub enum Command {
     #[command(visible_alias = "verify")]
     Check(check::CheckArgs),
     Doctor(Box<doctor::DoctorArgs>),
+    Parity(parity::ParityArgs),
     Stats(stats::StatsArgs),
     Du(du::DuArgs),
     Tag(annotate::TagArgs),

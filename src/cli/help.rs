@@ -128,6 +128,14 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester doctor --drop-lost", "go on without what nobody has"),
         ],
     ),
+    (
+        "parity",
+        &[
+            ("yester parity add", "for all packs that have none: 16+2, and 3+3 for trees"),
+            ("yester parity add 8+3 --no-key", "more of it, also where no key is"),
+            ("yester parity status", "which packs have parity, and what it takes"),
+        ],
+    ),
     ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
         "du",

@@ -51,6 +51,7 @@ mod naming;
 mod next_steps;
 mod output;
 mod overdue;
+mod parity;
 mod parts;
 mod paths;
 mod patterns;
@@ -171,6 +172,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Copy(args) => copy::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Check(args) => check::run(context, &args),
+        Command::Parity(args) => parity::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
         Command::Du(args) => du::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),

@@ -30,8 +30,8 @@ const ROUNDS: u32 = 64;
 
 /// Find out what is damaged, and heal it
 ///
-/// Looks as check does, says which files of which snapshots are hit and what can be healed from where, asks, and heals: from
-/// other copies in the repository and this machine's cache, from the files below --from-tree, from the snapshots of
+/// Looks as check does, says which files of which snapshots are hit and what can be healed from where, asks, and heals: by
+/// parity, from other copies in the repository and this machine's cache, from the files below --from-tree, from the snapshots of
 /// --from-repo. Only what is byte for byte what was lost is taken. Then what is damaged is deleted, as far as nobody needs it.
 /// What cannot be healed stays marked: restore and mount give all the rest. Exit codes: 0 no damage is left, 3 something is.
 #[derive(Debug, Args)]
@@ -97,7 +97,11 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<Outcome> {
 /// Where to look: the nearest first.
 fn sources<'a>(args: &DoctorArgs, other: Option<(&'a Arc<Repository>, &'a TreeReader)>) -> Result<Vec<Healing<'a>>> {
     let text = "from other copies in the repository, or this machine's cache".to_owned();
-    let mut out = vec![Healing { kind: "here", name: String::new(), text, source: HealSource::Here }];
+    let parity = "from the rest of their packs, by parity".to_owned();
+    let mut out = vec![
+        Healing { kind: "parity", name: String::new(), text: parity, source: HealSource::Parity },
+        Healing { kind: "here", name: String::new(), text, source: HealSource::Here },
+    ];
     for directory in &args.from_tree {
         let path = paths::absolute(directory)?;
         if !path.is_dir() {
@@ -164,7 +168,7 @@ impl Ward<'_> {
         }
         printer.steps(&steps)?;
         for (healing, tally) in self.sources.iter().zip(found) {
-            if tally.chunks() > 0 || healing.kind != "here" {
+            if tally.chunks() > 0 || !healing.name.is_empty() {
                 printer.source(healing, tally)?;
             }
         }
