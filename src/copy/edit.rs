@@ -105,7 +105,7 @@ impl<'a> SnapshotEditor<'a> {
                 TreeEditor::new(self, &index, chunks, edit).run(snapshot)
             })?;
             new.id = id;
-            packing::commit(self.repo, new, others || stored.counted_on_others)
+            packing::commit(self.repo, new, others || stored.counted_on_others, self.task)
         })
     }
 }

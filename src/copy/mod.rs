@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ingest::others::Others;
 use crate::ingest::sink::Stored;
 use crate::model::{Origin, Snapshot, SnapshotId};
-use crate::repo::beat::{self, Beats};
 use crate::repo::index::Index;
 use crate::repo::tree::TreeReader;
 use crate::repo::{Repository, session, snapshots};
@@ -24,9 +23,6 @@ mod rebuild;
 pub mod untie;
 
 pub(crate) use rebuild::{CopiedIds, Rebuilder};
-
-/// How often a copy whose session was fenced begins again.
-const FENCED_TRIES: u32 = 3;
 
 /// What a copy of one snapshot did.
 #[derive(Debug, Clone)]
@@ -67,29 +63,14 @@ impl<'a> Copier<'a> {
 
     /// Copies one snapshot. What was stored of a copy that fails is found by the next one.
     pub fn copy(&mut self, snapshot: &Snapshot) -> Result<Copied> {
-        for _ in 0..FENCED_TRIES {
-            let id = session::begin(self.target, self.task.now())?;
-            let beats = Beats::start(self.target, id, beat::PERIOD);
-            let copied = self.in_session(id, snapshot);
-            drop(beats);
-            match copied {
-                Ok(Some(copied)) => {
-                    session::end(self.target, id)?;
-                    return Ok(copied);
-                }
-                Ok(None) => session::end(self.target, id)?,
-                Err(_) if session::is_fenced(self.target, id) => session::end(self.target, id)?,
-                Err(e) => {
-                    // The storage may be what failed; then the session stays, and prune settles it.
-                    let _ = session::abandon(self.target, id, self.task.now());
-                    return Err(e);
-                }
+        let mut again = false;
+        packing::in_session(self.target, self.task, &mut |id| {
+            if std::mem::replace(&mut again, true) {
+                // Somebody pruned: nothing that is remembered need be there still.
+                self.memory = CopiedIds::default();
             }
-            // Somebody pruned: nothing that is remembered need be there still.
-            self.memory = CopiedIds::default();
-        }
-        let text = "the session was fenced again and again: is something pruning this repository without end?";
-        Err(Error::new(ErrorKind::Busy, text))
+            self.in_session(id, snapshot)
+        })
     }
 
     /// Everything between the session's begin and its end; `None` when it was fenced.
@@ -104,7 +85,7 @@ impl<'a> Copier<'a> {
         copy.parent = None;
         copy.composition.origin = Some(origin(self.source, snapshot));
         let bytes_stored = stored.bytes;
-        let committed = packing::commit(self.target, copy, others || stored.counted_on_others)?;
+        let committed = packing::commit(self.target, copy, others || stored.counted_on_others, self.task)?;
         Ok(committed.map(|snapshot| Copied { snapshot, bytes_new, bytes_stored }))
     }
 

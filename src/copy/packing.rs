@@ -1,4 +1,4 @@
-//! What copies and edits of snapshots have in common: a session around the work, and the stages that store packs.
+//! What copies, edits and repairs of snapshots have in common: a session around the work, and the stages that store packs.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,17 +9,17 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use crate::chunk::codec::Compression;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ingest::chunks::FrameBuilder;
 use crate::ingest::follow::Follow;
 use crate::ingest::others::Others;
 use crate::ingest::packing::{Packing, PackingPlan, first_real};
 use crate::ingest::sink::{Indexed, Sink, Stored};
 use crate::model::{Snapshot, SnapshotId};
-use crate::repo::beat::{self, Beats};
+use crate::repo::Repository;
 use crate::repo::index::Index;
 use crate::repo::pack::DeltaTrials;
-use crate::repo::{Repository, chain, session, snapshots};
+use crate::repo::work::{self, SessionEnd};
 use crate::task::Task;
 
 /// Bytes from which on a pack is closed: those of `PACK_TARGET`, as an ingest has by default.
@@ -36,40 +36,18 @@ pub(crate) fn in_session<T>(
     work: &mut dyn FnMut(SnapshotId) -> Result<Option<T>>,
 ) -> Result<T> {
     for _ in 0..FENCED_TRIES {
-        let id = session::begin(repo, task.now())?;
-        let beats = Beats::start(repo, id, beat::PERIOD);
-        let done = work(id);
-        drop(beats);
-        match done {
-            Ok(Some(done)) => {
-                session::end(repo, id)?;
-                return Ok(done);
-            }
-            Ok(None) => session::end(repo, id)?,
-            Err(_) if session::is_fenced(repo, id) => session::end(repo, id)?,
-            Err(e) => {
-                // The storage may be what failed; then the session stays, and prune settles it.
-                let _ = session::abandon(repo, id, task.now());
-                return Err(e);
-            }
+        let committed = |id| Ok(work(id)?.map_or(SessionEnd::Fenced, SessionEnd::Committed));
+        if let Some(done) = work::in_session(repo, &|| task.now(), committed)? {
+            return Ok(done);
         }
     }
-    let text = "the session was fenced again and again: is something pruning this repository without end?";
-    Err(Error::new(ErrorKind::Busy, text))
+    Err(work::fenced_too_often())
 }
 
-/// Commits a snapshot under its id, which is that of the session; `None` when that was fenced. `others`: what it needs
+/// Commits a snapshot under its id, which is that of the session; `None` when that was fenced. `barrier`: what it needs
 /// may have been stored by somebody else who still works.
-pub(crate) fn commit(repo: &Repository, mut snapshot: Snapshot, others: bool) -> Result<Option<Snapshot>> {
-    if others {
-        repo.storage().sync_everything()?;
-    }
-    if session::has_ended(repo, snapshot.id)? {
-        session::fence(repo, snapshot.id, snapshot.finished)?;
-        return Ok(None);
-    }
-    snapshot.chain = chain::next(repo, &[])?;
-    Ok(snapshots::commit(repo, &snapshot)?.then_some(snapshot))
+pub(crate) fn commit(repo: &Repository, mut snapshot: Snapshot, barrier: bool, task: &Task<'_>) -> Result<Option<Snapshot>> {
+    Ok(work::commit(repo, &mut snapshot, (barrier, &[]), &|| task.now())?.then_some(snapshot))
 }
 
 /// Does `work` on this thread, with sealers and the storer of its chunks beside it.

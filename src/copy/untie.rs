@@ -22,7 +22,7 @@ use crate::repo::index::{ChunkLocation, Index, missing_chunk};
 use crate::repo::pack::PlainFrame;
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::walk::{TreePage, Visitor, walk};
-use crate::repo::{Repository, session, snapshots};
+use crate::repo::{Repository, session, snapshots, work};
 use crate::task::Task;
 
 /// Decoded frames that are kept.
@@ -33,13 +33,10 @@ const FRAME: usize = 512 << 10;
 /// Stores chunks that other snapshots need by themselves, where they are differences from what only `going` need. Answers
 /// how many. Errors: a snapshot cannot be read.
 pub fn untie(repo: &Arc<Repository>, going: &HashSet<SnapshotId>, task: &Task<'_>) -> Result<u64> {
-    let id = session::begin(repo, task.now())?;
-    let beats = crate::repo::beat::Beats::start(repo, id, crate::repo::beat::PERIOD);
-    let untied = in_session(repo, id, going, task);
-    drop(beats);
-    // Nothing is committed under it.
-    let ended = session::abandon(repo, id, task.now());
-    untied.and_then(|count| ended.map(|()| count))
+    work::uncommitted(repo, &|| task.now(), |id| in_session(repo, id, going, task))?.ok_or_else(|| {
+        let text = "a prune came in between, and may have deleted what was stored by itself: run it again";
+        Error::new(ErrorKind::Busy, text)
+    })
 }
 
 fn in_session(repo: &Arc<Repository>, id: SnapshotId, going: &HashSet<SnapshotId>, task: &Task<'_>) -> Result<u64> {

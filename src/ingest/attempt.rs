@@ -22,11 +22,11 @@ use crate::local::at_work::AtWork;
 use crate::local::watch::SessionWatch;
 use crate::model::{Chain, Node, Snapshot, SnapshotId, Statistics, Timestamp};
 use crate::observe::Event;
-use crate::repo::beat::{self, Beats};
 use crate::repo::index::{Index, merge};
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
-use crate::repo::{Repository, chain, damaged, session, snapshots};
+use crate::repo::work::{self, SessionEnd};
+use crate::repo::{Repository, damaged, session};
 use crate::storage::Name;
 use crate::task::Task;
 
@@ -86,39 +86,18 @@ impl Attempt<'_> {
         if self.options.dry_run {
             return self.in_session(SnapshotId([0; 32]), start);
         }
-        let id = session::begin(self.repo, start)?;
-        let beats = Beats::start(self.repo, id, beat::PERIOD);
-        let stored = self.in_session(id, start);
-        drop(beats);
-        match stored {
-            Ok(End::Done(report)) => {
-                // A commit was read back; a snapshot that was skipped leaves a fence.
-                match report.committed {
-                    true => session::end(self.repo, id)?,
-                    false => session::abandon(self.repo, id, self.task.now())?,
-                }
-                self.settle(&report);
-                Ok(End::Done(report))
-            }
-            Ok(End::Fenced) => {
-                session::end(self.repo, id)?;
-                Ok(End::Fenced)
-            }
-            Ok(End::Damaged) => {
-                session::abandon(self.repo, id, self.task.now())?;
-                Ok(End::Damaged)
-            }
-            // What a fenced writer looked for may have been deleted since: that is no error of the repository.
-            Err(_) if session::is_fenced(self.repo, id) => {
-                session::end(self.repo, id)?;
-                Ok(End::Fenced)
-            }
-            Err(e) => {
-                // The storage may be what failed; then the session stays, and prune settles it.
-                let _ = session::abandon(self.repo, id, self.task.now());
-                Err(e)
-            }
+        let ended = work::in_session(self.repo, &|| self.task.now(), |id| {
+            Ok(match self.in_session(id, start)? {
+                End::Done(report) if report.committed => SessionEnd::Committed(End::Done(report)),
+                End::Fenced => SessionEnd::Fenced,
+                other => SessionEnd::Uncommitted(other),
+            })
+        })?;
+        let end = ended.unwrap_or(End::Fenced);
+        if let End::Done(report) = &end {
+            self.settle(report);
         }
+        Ok(end)
     }
 
     /// Merges segments of the index when there are many. The snapshot does not depend on it, nor does the next ingest.
@@ -181,7 +160,9 @@ impl Attempt<'_> {
             return Ok(End::Damaged);
         }
         let committed = !self.options.dry_run && !same && self.options.only.is_none();
-        if committed && !self.commit(&mut snapshot, base.others || stored.counted_on_others)? {
+        let barrier = base.others || stored.counted_on_others;
+        let now = &|| self.task.now();
+        if committed && !work::commit(self.repo, &mut snapshot, (barrier, &self.options.gone), now)? {
             return Ok(End::Fenced);
         }
         let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
@@ -293,25 +274,6 @@ impl Attempt<'_> {
             statistics,
             program: format!("yester {}", env!("CARGO_PKG_VERSION")).into_bytes(),
         })
-    }
-
-    /// Stores the snapshot; false when the session was fenced, and it is not stored. `barrier`: it counts on what others
-    /// stored.
-    fn commit(&self, snapshot: &mut Snapshot, barrier: bool) -> Result<bool> {
-        if barrier {
-            self.repo.storage().sync_everything()?;
-        }
-        // A session goes after its fence. Where somebody took it away without one, nothing kept prune from what this counts
-        // on: then it is fenced here.
-        if session::has_ended(self.repo, snapshot.id)? {
-            session::fence(self.repo, snapshot.id, self.task.now())?;
-            return Ok(false);
-        }
-        // Who cannot read the others does not know which they are.
-        if !self.repo.only_writes() {
-            snapshot.chain = chain::next(self.repo, &self.options.gone)?;
-        }
-        snapshots::commit(self.repo, snapshot)
     }
 }
 

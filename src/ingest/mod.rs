@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::ingest::attempt::{Attempt, End};
 use crate::ingest::exclude::Rules;
 use crate::local::watch::SessionWatch;
 use crate::observe::Event;
-use crate::repo::Repository;
+use crate::repo::{Repository, work};
 use crate::sys::process;
 use crate::task::Task;
 
@@ -102,8 +102,7 @@ pub fn ingest_all(
             End::Damaged => damaged += 1,
         }
         if fenced == FENCED_TRIES {
-            let text = "the session was fenced again and again: is something pruning this repository without end?";
-            return Err(Error::new(ErrorKind::Busy, text));
+            return Err(work::fenced_too_often());
         }
         if damaged == DAMAGED_TRIES {
             let text = "no snapshot was taken: each time that the ingest began again it met more damage in the repository \

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::model::{ChunkId, SnapshotId};
-use crate::repo::beat::{self, Beats};
 use crate::repo::index::{Index, missing_chunk};
 use crate::repo::reader::ChunkReader;
 use crate::repo::small::Small;
 use crate::repo::tree::walk::{TreePage, Visitor, walk};
-use crate::repo::{Repository, marks, session, snapshots};
+use crate::repo::{Repository, marks, session, snapshots, work};
 use crate::storage::Name;
 use crate::task::Task;
 
@@ -21,12 +20,7 @@ const FRAMES: u64 = 24 << 20;
 /// Takes back that this snapshot was forgotten. It works under a session, as a writer that counts on everything which the
 /// snapshot needs: so no prune deletes that from then on, and what one has marked for deletion already does not count.
 pub fn undo(repo: &Arc<Repository>, id: SnapshotId, task: &Task<'_>) -> Result<()> {
-    let writer = session::begin(repo, task.now())?;
-    let beats = Beats::start(repo, writer, beat::PERIOD);
-    let done = in_session(repo, id, writer);
-    drop(beats);
-    let ended = session::abandon(repo, writer, task.now());
-    done.and(ended)
+    work::uncommitted(repo, &|| task.now(), |writer| in_session(repo, id, writer))?.ok_or_else(ended_by_others)
 }
 
 fn in_session(repo: &Arc<Repository>, id: SnapshotId, writer: SnapshotId) -> Result<()> {
@@ -39,7 +33,7 @@ fn in_session(repo: &Arc<Repository>, id: SnapshotId, writer: SnapshotId) -> Res
     walk(&reader, &snapshot, &mut Whole { index: &index, pages: HashSet::new() }).map_err(gone)?;
     repo.storage().sync_everything()?;
     if session::has_ended(repo, writer)? {
-        return Err(Error::new(ErrorKind::Busy, "somebody ended the session of this command: try again"));
+        return Err(ended_by_others());
     }
     repo.storage().delete(&Name::Forgotten(id))?;
     repo.storage().sync()?;
@@ -51,6 +45,10 @@ fn in_session(repo: &Arc<Repository>, id: SnapshotId, writer: SnapshotId) -> Res
         return Err(gone(Error::new(ErrorKind::NotFound, "a prune has just removed it")));
     }
     Ok(())
+}
+
+fn ended_by_others() -> Error {
+    Error::new(ErrorKind::Busy, "somebody ended the session of this command: try again")
 }
 
 /// Looks whether everything that a snapshot names is in the index, in packs that count.

@@ -38,6 +38,7 @@ pub mod snapshots;
 pub mod stored;
 pub mod times;
 pub mod tree;
+pub(crate) mod work;
 
 /// An open repository: where its objects are, what it is, and the keys to it.
 #[derive(Debug)]

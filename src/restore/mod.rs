@@ -22,6 +22,7 @@ use crate::task::Task;
 
 pub mod danger;
 pub(crate) mod delete;
+pub(crate) mod descent;
 pub(crate) mod entries;
 pub(crate) mod execute;
 pub(crate) mod existing;

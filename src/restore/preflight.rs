@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::model::{Directory as Model, Kind, Node, Snapshot};
-use crate::repo::tree::Entry;
+use crate::model::{Kind, Node, Snapshot};
+use crate::restore::descent::Descent;
 use crate::restore::existing;
 use crate::restore::filter::{FilterVerdict, PathFilter};
 use crate::restore::leads;
@@ -99,14 +99,6 @@ struct PlannedDirectory {
     there: bool,
 }
 
-struct PreflightLevel {
-    model: Model,
-    spot: PlannedDirectory,
-    taken: bool,
-    next: Option<Entry>,
-    path_len: usize,
-}
-
 impl PreflightSurvey<'_> {
     fn source(&mut self, source: &RestoreSource<'_>) -> Result<()> {
         let mut path: Vec<u8> = Vec::new();
@@ -145,45 +137,25 @@ impl PreflightSurvey<'_> {
         PlannedDirectory { place, device: stat.device, there: true }
     }
 
-    fn tree(&mut self, node: &Node, spot: PlannedDirectory, taken: bool, mut path: Vec<u8>) -> Result<()> {
-        let tree = self.run.tree;
-        let model = node.directory().copied().unwrap_or_default();
-        let next = tree.entry_number(&model, 0).unwrap_or_default();
-        let mut levels = vec![PreflightLevel { model, spot, taken, next, path_len: path.len() }];
-        while let Some(level) = levels.last_mut().filter(|_| !self.run.stopped()) {
-            path.truncate(level.path_len);
-            // Damage is for the restore itself to tell.
-            let Some(entry) = level.next.take() else {
-                levels.pop();
-                continue;
+    fn tree(&mut self, node: &Node, spot: PlannedDirectory, taken: bool, path: Vec<u8>) -> Result<()> {
+        // Damage is for the restore itself to tell.
+        let mut descent = Descent::new(self.run, self.filter, path);
+        descent.enter(&node.directory().copied().unwrap_or_default(), taken, spot);
+        while let Some(entry) = descent.next() {
+            let (spot, node) = (&entry.value, entry.node());
+            if entry.is_taken() {
+                self.entry(spot, node)?;
+            }
+            let Some(model) = entry.directory() else { continue };
+            let below = match node.given && entry.is_taken() {
+                true => self.below(&spot.place, &node.name),
+                false => leads::look(self.run, &spot.place, &node.name),
             };
-            level.next = tree.next(&level.model, &entry).unwrap_or_default();
-            let node = entry.node();
-            path.push(b'/');
-            path.extend_from_slice(&node.name);
-            let verdict = self.filter.judge(&path, level.taken);
-            let spot = level.spot.clone();
-            if verdict == FilterVerdict::Take {
-                self.entry(&spot, node)?;
-            }
-            if let (Kind::Directory(model), FilterVerdict::Take | FilterVerdict::Pass) = (&node.kind, verdict) {
-                let below = match node.given && verdict == FilterVerdict::Take {
-                    true => self.below(&spot.place, &node.name),
-                    false => leads::look(self.run, &spot.place, &node.name),
-                };
-                let spot = match spot.there {
-                    true => self.spot(below, spot.device),
-                    false => PlannedDirectory { place: below, ..spot },
-                };
-                let next = tree.entry_number(model, 0).unwrap_or_default();
-                levels.push(PreflightLevel {
-                    model: *model,
-                    spot,
-                    taken: verdict == FilterVerdict::Take,
-                    next,
-                    path_len: path.len(),
-                });
-            }
+            let spot = match spot.there {
+                true => self.spot(below, spot.device),
+                false => PlannedDirectory { place: below, ..spot.clone() },
+            };
+            descent.enter(model, entry.is_taken(), spot);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::pack::PackKind;
 use crate::model::{Content, Directory as Model, Item, Kind, Node};
-use crate::repo::tree::Entry;
+use crate::restore::descent::Descent;
 use crate::restore::existing::{self, file_kind};
 use crate::restore::filter::{FilterVerdict, PathFilter};
 use crate::restore::job::read_exact;
@@ -16,14 +16,6 @@ use crate::restore::run::RestoreRun;
 use crate::restore::target::TargetDirectory;
 use crate::restore::{Overwrite, RestoreSource};
 use crate::sys::{Dir, FileKind, dir};
-
-struct VerifyLevel {
-    model: Model,
-    place: Arc<TargetDirectory>,
-    taken: bool,
-    next: Option<Entry>,
-    path_len: usize,
-}
 
 /// Compares one source. What differs is told and counted by `run`.
 pub(crate) fn source(run: &RestoreRun<'_>, source: &RestoreSource<'_>, filter: &PathFilter) {
@@ -51,34 +43,20 @@ fn tree(
     (model, source): (Model, usize),
     place: Arc<TargetDirectory>,
     taken: bool,
-    mut path: Vec<u8>,
+    path: Vec<u8>,
     filter: &PathFilter,
 ) {
-    let tree = run.tree;
     // Damage was told when the entries were restored.
-    let first = |model: &Model| tree.entry_number(model, 0).unwrap_or_default();
-    let mut levels = vec![VerifyLevel { model, place, taken, next: first(&model), path_len: path.len() }];
-    while let Some(level) = levels.last_mut().filter(|_| !run.stopped()) {
-        path.truncate(level.path_len);
-        let Some(entry) = level.next.take() else {
-            levels.pop();
-            continue;
-        };
-        level.next = tree.next(&level.model, &entry).unwrap_or_default();
-        let node = entry.node();
-        path.push(b'/');
-        path.extend_from_slice(&node.name);
-        match (filter.judge(&path, level.taken), &node.kind) {
-            (FilterVerdict::Skip, _) => {}
+    let mut descent = Descent::new(run, filter, path);
+    descent.enter(&model, taken, place);
+    while let Some(entry) = descent.next() {
+        let (place, node) = (&entry.value, entry.node());
+        match entry.directory() {
             // It is not there, which was told, or as the user wanted it: neither is what is in it.
-            (FilterVerdict::Take, Kind::Directory(_)) if !is_there(run, &level.place, node) => {}
-            (verdict, Kind::Directory(below)) => {
-                let place = leads::look(run, &level.place, &node.name);
-                let (model, path_len) = (*below, path.len());
-                levels.push(VerifyLevel { model, place, taken: verdict == FilterVerdict::Take, next: first(&model), path_len });
-            }
-            (FilterVerdict::Pass, _) => {}
-            (FilterVerdict::Take, _) => told(run, &level.place.clone(), node, (source, &path)),
+            Some(_) if entry.is_taken() && !is_there(run, place, node) => {}
+            Some(model) => descent.enter(model, entry.is_taken(), leads::look(run, place, &node.name)),
+            None if entry.is_taken() => told(run, place, node, (source, descent.path())),
+            None => {}
         }
     }
 }

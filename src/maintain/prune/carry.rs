@@ -12,12 +12,12 @@ use crate::maintain::prune::{Prune, PrunePlan, Report, Tally, marked, plan, segm
 use crate::model::{PackId, SnapshotId};
 use crate::observe::Event;
 use crate::parity::{self, ParityPlace};
-use crate::repo::beat::{self, Beats};
 use crate::repo::damaged::{self, Damaged};
 use crate::repo::index::condemned;
 use crate::repo::index::list_packs;
 use crate::repo::small::Small;
-use crate::repo::{marks, rubbish, session};
+use crate::repo::work::{self, SessionEnd};
+use crate::repo::{marks, rubbish};
 use crate::storage::Name;
 
 /// Packs that are deleted before the lists are read again.
@@ -232,31 +232,31 @@ impl Prune<'_> {
 
     /// Copies from these packs, in a session of its own. False: the disk was full before the end.
     fn copy(&mut self, packs: &[usize]) -> Result<bool> {
-        let repo = self.repo;
-        let id = session::begin(repo, self.task.now())?;
-        let beats = Beats::start(repo, id, beat::PERIOD);
-        let index = self.view.index.clone();
-        let result =
-            Repack::new(repo, &index, &self.reader, &mut self.survey, id).and_then(|repack| repack.run(packs, &self.task));
-        drop(beats);
+        let (repo, index) = (self.repo, self.view.index.clone());
+        let (reader, survey, task) = (&self.reader, &mut self.survey, &self.task);
+        let mut copied = None;
         // Nothing will be committed under its id. It must end before what was copied from is deleted.
-        let ended = session::abandon(repo, id, self.task.now());
-        match result {
-            Ok(Repacked { packs, bytes, mut found }) => {
+        let ended = work::in_session(repo, &|| task.now(), |id| {
+            copied = Some(Repack::new(repo, &index, reader, survey, id).and_then(|repack| repack.run(packs, task)));
+            Ok(SessionEnd::Uncommitted(()))
+        });
+        match copied {
+            None => ended.map(|_| true),
+            Some(Ok(Repacked { packs, bytes, mut found })) => {
                 self.reader.found().iter().for_each(|(pack, extent)| damaged::add(&mut found, *pack, extent));
                 super::write_down(repo, &found, self.task.now(), self.task.observer);
                 self.report.written.count += packs;
                 self.report.written.bytes += bytes;
-                ended.map(|()| true)
+                ended.map(|_| true)
             }
-            Err(e) if e.kind() == ErrorKind::Full => {
+            Some(Err(e)) if e.kind() == ErrorKind::Full => {
                 let message = format!("it is not finished, since the disk is full: {e}");
                 self.task.observer.event(&Event::Warning { subject: b"repack", message: &message });
-                ended.map(|()| false)
+                ended.map(|_| false)
             }
             // Another prune has deleted a segment that it read in. What it would have copied, the next prune does.
-            Err(e) if e.kind() == ErrorKind::NotFound => ended.map(|()| true),
-            Err(e) => Err(e),
+            Some(Err(e)) if e.kind() == ErrorKind::NotFound => ended.map(|_| true),
+            Some(Err(e)) => Err(e),
         }
     }
 
