@@ -79,7 +79,9 @@ impl WantedPacks {
             true => covered.iter().filter(is_gone).copied().collect(),
             false => packs.iter().filter(is_gone).copied().collect(),
         };
-        let known = index.damaged().packs().map(|(id, _)| id).chain(&packs);
+        // A pack whose directory is torn is named by nothing when its segment is lost, too.
+        let all = covered.iter().filter(|_| out.unnamed);
+        let known = index.damaged().packs().map(|(id, _)| id).chain(&packs).chain(all);
         out.torn = known.filter(|id| covered.contains(*id) && present.contains_key(*id)).copied().collect();
         Ok(out)
     }

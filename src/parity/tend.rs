@@ -37,12 +37,13 @@ impl Tended {
     }
 }
 
-/// Whether little of a group lives: under 60 % of its bytes, or more packs are gone than half of its rows could make good. What
-/// is left of it could hardly be healed any more, and costs as much as before.
+/// Whether little of a group lives: under 60 % of its bytes, or more packs and rows are gone than half of its rows. What is left
+/// of it could hardly be healed any more, and costs as much as before. Rows alone are made again by the next parity add.
 fn is_spent(found: &FoundGroup, present: &HashMap<PackId, u64>) -> bool {
     let left: u64 = found.group.packs.iter().filter(|(id, _)| present.contains_key(id)).map(|(_, len)| *len).sum();
     let gone = found.gone(present);
-    left * 100 < found.group.bytes() * LEAST_LEFT || 2 * gone > usize::from(found.group.rows)
+    let lacks = gone + found.missing_rows().len();
+    left * 100 < found.group.bytes() * LEAST_LEFT || gone > 0 && 2 * lacks > usize::from(found.group.rows)
 }
 
 /// Whether every pack of a group that is there is in a greater one that has all its rows.

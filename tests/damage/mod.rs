@@ -5,4 +5,5 @@ mod doctor;
 mod flips;
 mod healing;
 mod moving;
+mod parity;
 mod table;

@@ -8,6 +8,7 @@ use clap::Args;
 use yester::doctor::{Doctor, HealSource, HealTally, Loss};
 use yester::maintain::check::{CheckOptions, CheckReport, Subset};
 use yester::maintain::prune::{Prune, PruneOptions, Unused};
+use yester::parity::{self, ParityPlace};
 use yester::repo::Repository;
 use yester::repo::tree::TreeReader;
 use yester::task::Task;
@@ -160,7 +161,8 @@ impl Ward<'_> {
         self.display.resume();
         let doctor = self.doctor(true);
         let mut loss = doctor.look()?;
-        let steps = Steps::take(self.context, self.repo, self.display, true, !loss.is_empty())?;
+        let mut steps = Steps::take(self.context, self.repo, self.display, true, !loss.is_empty())?;
+        steps.parity = Steps::parity(self.repo, self.display, self.args.read_data, true)?.parity;
         let (found, healed) = self.round(&doctor, &mut loss)?;
         self.display.finish();
         if !steps.is_empty() || healed.chunks() > 0 {
@@ -244,12 +246,23 @@ impl Ward<'_> {
                 Err(e) => waits = Some(e),
             }
         }
+        if done.pruned {
+            self.display.resume();
+            let renewed = Steps::parity(self.repo, self.display, self.args.read_data, false);
+            self.display.finish();
+            printer.steps(&renewed?)?;
+        }
         self.display.resume();
         let looked = check::look(self.context, self.repo, self.display, CheckOptions::default());
         self.display.finish();
         let report = looked?;
         done.sound = report.is_sound();
         printer.summary(&done, began.elapsed())?;
+        let without = parity::uncovered(&ParityPlace::of(self.repo))?;
+        if done.sound && without > 0 {
+            let packs = units::counted(without, "pack has", "packs have");
+            printer.line(&format!("{packs} no parity: yester parity add makes it"))?;
+        }
         let only_gone = report.damage == report.gone.len() as u64 && report.hits == 0;
         match waits {
             _ if done.sound => Ok(Outcome::Done),
