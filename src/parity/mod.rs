@@ -25,6 +25,8 @@ mod rebuild;
 mod renew;
 mod stripes;
 mod tend;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use add::{AddOptions, Added, add};
@@ -103,20 +105,5 @@ impl<'a> ParityPlace<'a> {
     /// How many threads read at once.
     fn readers(&self) -> usize {
         self.storage.costs().concurrency.clamp(1, 32)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shapes_are_parsed_strictly() {
-        assert_eq!("16+2".parse(), Ok(ParityShape::DATA));
-        assert_eq!("256+64".parse(), Ok(ParityShape { packs: 256, rows: 64 }));
-        for bad in ["", "16", "+", "16+", "+2", "0+2", "16+0", "257+2", "16+65", "-1+2", "16 + 2", "16+2+1", "16+300"] {
-            assert!(bad.parse::<ParityShape>().is_err(), "{bad:?}");
-        }
-        assert_eq!(ParityShape::TREES.to_string(), "3+3");
     }
 }
