@@ -130,8 +130,13 @@ fn put_back(doctor: &Doctor<'_>, found: &FoundParity, wanted: &WantedPacks) -> R
         return Ok(0);
     }
     repo.storage().sync()?;
-    // They are what their names say, so nothing of them is damaged.
-    damaged::clear(repo, &damaged::Damaged::load(repo)?, &back)?;
+    // They are what their names say, so nothing of them is damaged. Who may not delete leaves that on record: then what is
+    // in them is stored once more.
+    let cleared = damaged::Damaged::load(repo).and_then(|known| damaged::clear(repo, &known, &back));
+    if let Err(e) = cleared {
+        let message = format!("packs that are whole again could not be taken off the list of damaged ones: {e}");
+        doctor.task.observer.event(&Event::Warning { subject: b"damaged", message: &message });
+    }
     if wanted.unnamed {
         repair::index(repo, &RepairOptions::default(), doctor.task)?;
     }

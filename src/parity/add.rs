@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{PREAMBLE, PackKind, Preamble};
-use crate::format::parity::{MAX_SHARD, MIN_SHARD, ParityGroup};
+use crate::format::parity::{MIN_SHARD, ParityGroup};
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::observe::Event;
 use crate::repo::parallel;
@@ -19,8 +19,11 @@ use super::{ParityPlace, ParityShape, tend};
 
 /// Bytes that are compared at a time.
 const PIECE: usize = 4 << 20;
-/// The longest pack of a group has about so many shards, if it is long enough.
+/// The longest pack of a group has about so many shards, and more if it is long.
 const STRIPES: u64 = 256;
+/// Shards are not longer, so that a sector that cannot be read costs no more than itself. Their digests take 7 % of a row over
+/// 16 packs.
+const LONGEST_SHARD: u32 = 4 << 10;
 
 /// How to make parity.
 #[derive(Debug, Clone)]
@@ -70,7 +73,7 @@ pub struct Added {
 
 /// A pack to be put into a group.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+struct ParityCandidate {
     id: PackId,
     len: u64,
     kind: PackKind,
@@ -85,12 +88,12 @@ fn class(len: u64) -> u32 {
 
 /// The length of shards for packs of which the longest has so many bytes.
 fn shard(longest: u64) -> u32 {
-    let wanted = longest.div_ceil(STRIPES).clamp(u64::from(MIN_SHARD), u64::from(MAX_SHARD));
+    let wanted = longest.div_ceil(STRIPES).clamp(u64::from(MIN_SHARD), u64::from(LONGEST_SHARD));
     (wanted as u32).next_power_of_two()
 }
 
 /// Makes parity for all packs that have none: the oldest first, packs of one kind, about one age and one size together. What
-/// is left at the end makes a group of fewer packs, which a greater one takes the place of when there are more. Every row is
+/// is left at the end makes groups of fewer packs, which greater ones take the place of when there are more. Every row is
 /// made at once and by itself; when this is stopped, what is there counts, and the next one goes on.
 pub fn add(place: &ParityPlace<'_>, options: &AddOptions, task: &Task<'_>) -> Result<Added> {
     let mut out = Added::default();
@@ -102,22 +105,26 @@ pub fn add(place: &ParityPlace<'_>, options: &AddOptions, task: &Task<'_>) -> Re
     }
     let candidates = work.candidates(&found, &present, options)?;
     work.total = candidates.iter().filter(|candidate| candidate.is_new).count() as u64;
-    let mut classes: BTreeMap<(PackKind, u32), Vec<Candidate>> = BTreeMap::new();
+    let mut classes: BTreeMap<(PackKind, u32), Vec<ParityCandidate>> = BTreeMap::new();
     for candidate in candidates {
         classes.entry((candidate.kind, class(candidate.len))).or_default().push(candidate);
     }
+    // What is left of each class makes groups of its own kind: each group costs as much as its longest pack, so a few that are
+    // not alike cost less together than apart.
+    let mut rests: BTreeMap<PackKind, Vec<ParityCandidate>> = BTreeMap::new();
     for ((kind, _), mut packs) in classes {
-        if !packs.iter().any(|pack| pack.is_new) {
-            continue;
-        }
         packs.sort_by_key(|pack| (options.times.get(&pack.session).copied(), pack.session, pack.id));
+        let shape = options.shape(kind);
+        let rest = packs.split_off(packs.len() - packs.len() % shape.packs);
+        work.groups(shape, &packs)?;
+        rests.entry(kind).or_default().extend(rest);
+    }
+    for (kind, packs) in rests {
         work.groups(options.shape(kind), &packs)?;
     }
     let packs = place.packs()?;
-    out.superseded = match out.groups {
-        0 => 0,
-        _ => tend::supersede(place, &find(place)?, &packs),
-    };
+    let found = if out.groups + out.completed > 0 { find(place)? } else { found };
+    out.superseded = tend::supersede(place, &found, &packs);
     place.storage.sync()?;
     Ok(out)
 }
@@ -138,7 +145,7 @@ impl Work<'_> {
         found: &FoundParity,
         present: &HashMap<PackId, u64>,
         options: &AddOptions,
-    ) -> Result<Vec<Candidate>> {
+    ) -> Result<Vec<ParityCandidate>> {
         let covered = found.covered();
         // What a full group is of stays there.
         let is_full = |found: &&FoundGroup| found.group.packs.len() >= options.shape(found.group.kind).packs;
@@ -161,7 +168,7 @@ impl Work<'_> {
         for (id, len, preamble) in read.into_inner() {
             let is_new = !covered.contains(&id);
             match preamble {
-                Ok(Preamble { kind, session, .. }) => out.push(Candidate { id, len, kind, session, is_new }),
+                Ok(Preamble { kind, session, .. }) => out.push(ParityCandidate { id, len, kind, session, is_new }),
                 Err(e) if e.kind() == ErrorKind::NotFound || !is_new => {}
                 Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => self.out.damaged.push((id, e)),
                 Err(e) => return Err(e),
@@ -171,7 +178,7 @@ impl Work<'_> {
     }
 
     /// Makes groups of these packs, which are of one kind and class, in their order.
-    fn groups(&mut self, shape: ParityShape, packs: &[Candidate]) -> Result<()> {
+    fn groups(&mut self, shape: ParityShape, packs: &[ParityCandidate]) -> Result<()> {
         for some in packs.chunks(shape.packs) {
             // As it is already, or a part of what is there.
             if !some.iter().any(|pack| pack.is_new) {
@@ -192,7 +199,7 @@ impl Work<'_> {
     }
 
     /// Makes one group.
-    fn group(&mut self, shape: ParityShape, packs: &[Candidate]) -> Result<Encoded> {
+    fn group(&mut self, shape: ParityShape, packs: &[ParityCandidate]) -> Result<Encoded> {
         let longest = packs.iter().map(|pack| pack.len).max().unwrap_or_default();
         let group = ParityGroup {
             kind: packs.first().map_or(PackKind::Data, |pack| pack.kind),
@@ -266,7 +273,7 @@ mod tests {
 
     #[test]
     fn shards_are_powers_of_two_between_the_limits() {
-        for (longest, wanted) in [(1, 1 << 10), (1 << 18, 1 << 10), (1 << 20, 1 << 12), (17 << 20, 1 << 16), (1 << 30, 1 << 16)] {
+        for (longest, wanted) in [(1, 1 << 10), (1 << 18, 1 << 10), (300_000, 1 << 11), (17 << 20, 1 << 12), (1 << 30, 1 << 12)] {
             assert_eq!(shard(longest), wanted, "{longest}");
         }
         // 16 MiB and a little are one class with all that is longer than 2 MiB.

@@ -68,7 +68,7 @@ impl FoundParity {
 }
 
 /// What a row's head says.
-enum Head {
+enum RowHead {
     Group(ParityGroup),
     Newer,
     Bad(Error),
@@ -112,16 +112,16 @@ fn judge(place: &ParityPlace<'_>, id: ParityId, rows: &BTreeMap<u8, u64>, out: &
     for (row, size) in rows.clone() {
         let name = Name::Parity(id, row);
         match head(place, id, row, size)? {
-            Head::Group(found) => {
+            RowHead::Group(found) => {
                 group = Some(found);
                 break;
             }
-            Head::Newer => {
+            RowHead::Newer => {
                 out.newer.push(name);
                 rows.remove(&row);
             }
-            Head::Bad(e) => bad.push((name, size, e)),
-            Head::Gone => drop(rows.remove(&row)),
+            RowHead::Bad(e) => bad.push((name, size, e)),
+            RowHead::Gone => drop(rows.remove(&row)),
         }
     }
     let Some(group) = group else {
@@ -141,7 +141,7 @@ fn judge(place: &ParityPlace<'_>, id: ParityId, rows: &BTreeMap<u8, u64>, out: &
 }
 
 /// Reads the head at the beginning of a row, or the one at its end.
-fn head(place: &ParityPlace<'_>, id: ParityId, row: u8, size: u64) -> Result<Head> {
+fn head(place: &ParityPlace<'_>, id: ParityId, row: u8, size: u64) -> Result<RowHead> {
     let name = Name::Parity(id, row);
     let read = |from: u64, until: u64| -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
@@ -156,9 +156,10 @@ fn head(place: &ParityPlace<'_>, id: ParityId, row: u8, size: u64) -> Result<Hea
             Err(e) => Err(e),
         }
     };
-    let is_it =
-        |head: &[u8]| (head_id(place.repository, head) == id).then(|| decode_parity(head).map_or_else(Head::Bad, Head::Group));
-    let Some(mut first) = read(0, size.min(FIRST))? else { return Ok(Head::Gone) };
+    let is_it = |head: &[u8]| {
+        (head_id(place.repository, head) == id).then(|| decode_parity(head).map_or_else(RowHead::Bad, RowHead::Group))
+    };
+    let Some(mut first) = read(0, size.min(FIRST))? else { return Ok(RowHead::Gone) };
     let says = envelope::peek(&first);
     if let Some(len) = length(first.get(HEADER..HEADER + LENGTH)) {
         let end = HEADER + LENGTH + len;
@@ -178,11 +179,11 @@ fn head(place: &ParityPlace<'_>, id: ParityId, row: u8, size: u64) -> Result<Hea
         }
     }
     Ok(match says {
-        Some(says) if says.version > VERSION && says.repository == place.repository => Head::Newer,
+        Some(says) if says.version > VERSION && says.repository == place.repository => RowHead::Newer,
         Some(says) if says.repository != place.repository => {
-            Head::Bad(Error::corrupt(format!("it is of another repository, {}", says.repository)))
+            RowHead::Bad(Error::corrupt(format!("it is of another repository, {}", says.repository)))
         }
-        _ => Head::Bad(Error::corrupt("what it is of cannot be read")),
+        _ => RowHead::Bad(Error::corrupt("what it is of cannot be read")),
     })
 }
 

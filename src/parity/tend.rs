@@ -32,8 +32,9 @@ impl Tended {
     }
 
     fn dissolve(&mut self, place: &ParityPlace<'_>, found: &FoundGroup) -> Result<()> {
+        found.names().try_for_each(|(name, size)| self.delete(place, &name, size))?;
         self.groups += 1;
-        found.names().try_for_each(|(name, size)| self.delete(place, &name, size))
+        Ok(())
     }
 }
 
