@@ -6,4 +6,5 @@ mod flips;
 mod healing;
 mod moving;
 mod parity;
+mod parity_kills;
 mod table;

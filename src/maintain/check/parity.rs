@@ -22,9 +22,6 @@ pub(super) fn check(
     for (name, _, e) in &found.bad {
         findings.damage(name, format!("{}; it counts for nothing, and yester prune removes it", bare(name, e)));
     }
-    for name in &found.newer {
-        findings.damage(name, "it says that a newer yester made it; it counts for nothing here".to_owned());
-    }
     if found.groups.is_empty() {
         return Ok(());
     }
