@@ -17,6 +17,9 @@ use crate::task::Task;
 use super::stripes::{Shard, StripeReader, window};
 use super::{FoundGroup, ParityPlace};
 
+/// Group, member and stripe.
+type ShardKey = (usize, usize, u64);
+
 /// Stripes that are remembered, so that neighbouring reads do not compute them again.
 const REMEMBERED: usize = 64;
 
@@ -98,8 +101,8 @@ pub(crate) struct RebuiltPacks {
     present: HashMap<PackId, u64>,
     /// The packs that are mended, with their groups and their places in them.
     mended: HashMap<PackId, Vec<(usize, usize)>>,
-    /// Shards that were asked for last: group, member, stripe.
-    last: Mutex<Vec<((usize, usize, u64), Shard)>>,
+    /// Shards that were asked for last.
+    last: Mutex<Vec<(ShardKey, Shard)>>,
 }
 
 impl RebuiltPacks {

@@ -241,12 +241,15 @@ fn prune_dissolves_groups_of_which_little_lives() {
     ward.is_sound();
 }
 
+/// What is done to the bytes of an object.
+type Spoil<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn damaged_parity_is_found_and_made_anew_and_harms_nobody() {
     let ward = Ward::new(4);
     ward.run(&["parity", "add"]).ok();
     let whole: Vec<(PathBuf, Vec<u8>)> = ward.rows().into_iter().map(|path| (path.clone(), fs::read(&path).unwrap())).collect();
-    let spoil: [&dyn Fn(&mut Vec<u8>); 4] = [
+    let spoil: [Spoil<'_>; 4] = [
         &|bytes| {
             let at = bytes.len() / 2;
             bytes[at] ^= 1;
