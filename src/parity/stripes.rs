@@ -17,6 +17,43 @@ use super::{FoundGroup, MEMORY, ParityPlace};
 /// The shards of one pack in some stripes; `None`: it is not there.
 type Shards = Vec<Option<Vec<u8>>>;
 
+/// What the rows that are there say, each of all stripes at hand.
+type Records = Vec<(u8, Vec<Option<StripeRecord>>)>;
+
+/// What of a stripe is as it was: packs by their places, and rows.
+#[derive(Debug, PartialEq, Eq)]
+struct GoodShards {
+    members: Vec<usize>,
+    rows: Vec<u8>,
+}
+
+/// What rows say of a stripe.
+fn known(records: &Records, at: usize) -> impl Iterator<Item = (u8, &StripeRecord)> {
+    records.iter().filter_map(move |(row, all)| Some((*row, all.get(at)?.as_ref()?)))
+}
+
+/// Whether a shard is what it was when parity was made.
+fn is_right(records: &Records, member: usize, at: usize, shard: &[u8]) -> bool {
+    known(records, at).next().and_then(|(_, record)| record.digests.get(member)) == Some(&digest(shard))
+}
+
+/// A shard as it was read.
+fn shard_of<'a>(
+    member: usize,
+    wanted: &[usize],
+    own: &'a [Vec<Shard>],
+    others: &'a HashMap<usize, Shards>,
+    at: usize,
+) -> Option<&'a [u8]> {
+    match wanted.iter().position(|one| *one == member) {
+        Some(place) => match own.get(place)?.get(at)? {
+            Shard::Sound(shard) => Some(shard),
+            Shard::Lost(_) => None,
+        },
+        None => others.get(&member)?.get(at)?.as_deref(),
+    }
+}
+
 /// A shard that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shard {
@@ -50,65 +87,99 @@ impl StripeReader<'_> {
     /// The shards of the packs `wanted` (by their places in the group) in some stripes: of each pack, one for each stripe.
     pub(crate) fn shards(&self, wanted: &[usize], stripes: Range<u64>) -> Result<Vec<Vec<Shard>>> {
         let rows: Vec<u8> = self.found.rows.keys().copied().collect();
-        let records = self.each(&rows, |row| self.records(*row, &stripes));
-        let mut own = self.each(wanted, |member| self.there(*member, &stripes));
-        let mut others: Option<HashMap<usize, Shards>> = None;
+        let read = self.each(&rows, |row| self.records(*row, &stripes));
+        let records: Records = rows.into_iter().zip(read).collect();
+        let own = self.each(wanted, |member| self.there(*member, &stripes));
         let count = (stripes.end - stripes.start) as usize;
         let mut out: Vec<Vec<Shard>> = wanted.iter().map(|_| Vec::with_capacity(count)).collect();
-        for at in 0..count {
-            let known: Vec<(u8, &StripeRecord)> =
-                rows.iter().zip(&records).filter_map(|(row, all)| Some((*row, all.get(at)?.as_ref()?))).collect();
-            let mut mine: Shards = own.iter_mut().map(|shards| shards.get_mut(at).and_then(Option::take)).collect();
-            let right = |member: usize, shard: &[u8]| {
-                known.first().and_then(|(_, record)| record.digests.get(member)) == Some(&digest(shard))
-            };
-            let is_right =
-                |(member, shard): (&usize, &Option<Vec<u8>>)| shard.as_ref().is_some_and(|shard| right(*member, shard));
-            let sound: Vec<bool> = wanted.iter().zip(&mine).map(is_right).collect();
-            let mut computed = HashMap::new();
-            if sound.contains(&false) && !known.is_empty() {
-                let others = others.get_or_insert_with(|| self.others(wanted, &stripes));
-                let mut good: Vec<(usize, &[u8])> = Vec::new();
-                for (member, shards) in others.iter() {
-                    good.extend(
-                        shards.get(at).and_then(Option::as_deref).filter(|shard| right(*member, shard)).map(|s| (*member, s)),
-                    );
-                }
-                for ((member, shard), _) in wanted.iter().zip(&mine).zip(&sound).filter(|(_, sound)| **sound) {
-                    good.extend(shard.as_deref().map(|shard| (*member, shard)));
-                }
-                computed = self.compute(&good, &known)?;
-                computed.retain(|member, shard| right(*member, shard));
-            }
-            for (((member, shard), sound), out) in wanted.iter().zip(&mut mine).zip(sound).zip(&mut out) {
-                out.push(match (shard.take(), computed.remove(member)) {
-                    (Some(shard), _) if sound => Shard::Sound(shard),
-                    (_, Some(shard)) => Shard::Sound(shard),
-                    (shard, None) => Shard::Lost(shard),
+        for ((member, shards), out) in wanted.iter().zip(own).zip(&mut out) {
+            for (at, shard) in shards.into_iter().enumerate() {
+                let sound = shard.as_ref().is_some_and(|shard| is_right(&records, *member, at, shard));
+                out.push(match shard {
+                    Some(shard) if sound => Shard::Sound(shard),
+                    shard => Shard::Lost(shard),
                 });
+            }
+        }
+        let is_torn = |at: usize| out.iter().any(|shards| !matches!(shards.get(at), Some(Shard::Sound(_))));
+        let torn: Vec<usize> = (0..count).filter(|at| is_torn(*at) && known(&records, *at).next().is_some()).collect();
+        if torn.is_empty() {
+            return Ok(out);
+        }
+        let others = self.others(wanted, &stripes);
+        let good = |at: usize| self.good(wanted, &out, &others, &records, at);
+        let mut runs: Vec<(GoodShards, Vec<usize>)> = Vec::new();
+        for at in torn {
+            let good = good(at);
+            match runs.last_mut() {
+                Some((last, run)) if *last == good => run.push(at),
+                _ => runs.push((good, vec![at])),
+            }
+        }
+        for (good, run) in runs {
+            let computed = self.compute(&good, &run, wanted, &out, &others, &records)?;
+            for (member, shards) in computed {
+                let Some(out) = wanted.iter().position(|one| *one == member).and_then(|at| out.get_mut(at)) else { continue };
+                for (at, shard) in run.iter().zip(shards.chunks(self.found.group.shard as usize)) {
+                    if let Some(place @ Shard::Lost(_)) = out.get_mut(*at)
+                        && is_right(&records, member, *at, shard)
+                    {
+                        *place = Shard::Sound(shard.to_vec());
+                    }
+                }
             }
         }
         Ok(out)
     }
 
-    /// Every shard of a stripe that is not among `good`; none, if too many are missing.
-    fn compute(&self, good: &[(usize, &[u8])], known: &[(u8, &StripeRecord)]) -> Result<HashMap<usize, Vec<u8>>> {
+    /// What of a stripe is as it was.
+    fn good(
+        &self,
+        wanted: &[usize],
+        own: &[Vec<Shard>],
+        others: &HashMap<usize, Shards>,
+        records: &Records,
+        at: usize,
+    ) -> GoodShards {
+        let is_good = |member: &usize| {
+            let shard = shard_of(*member, wanted, own, others, at);
+            shard.is_some_and(|shard| is_right(records, *member, at, shard))
+        };
+        let members = (0..self.found.group.packs.len()).filter(is_good).collect();
+        let rows = known(records, at).filter(|(_, record)| record.shard.is_some()).map(|(row, _)| row).collect();
+        GoodShards { members, rows }
+    }
+
+    /// Every shard of some stripes that is not good; none, if too many are missing. The stripes miss the same ones, so they
+    /// are computed as one: that costs little more than a single stripe.
+    fn compute(
+        &self,
+        good: &GoodShards,
+        run: &[usize],
+        wanted: &[usize],
+        own: &[Vec<Shard>],
+        others: &HashMap<usize, Shards>,
+        records: &Records,
+    ) -> Result<HashMap<usize, Vec<u8>>> {
         let group = &self.found.group;
-        let rows: Vec<(u8, &Vec<u8>)> = known.iter().filter_map(|(row, record)| Some((*row, record.shard.as_ref()?))).collect();
-        if good.len() + rows.len() < group.packs.len() {
+        if good.members.len() + good.rows.len() < group.packs.len() {
             return Ok(HashMap::new());
         }
         let failed = |e: reed_solomon_simd::Error| Error::new(ErrorKind::Invalid, format!("parity cannot be computed: {e}"));
-        let (packs, shard) = (group.packs.len(), group.shard as usize);
-        let mut decoder = ReedSolomonDecoder::new(packs, usize::from(group.rows), shard).map_err(failed)?;
-        for (member, shard) in good {
-            decoder.add_original_shard(*member, shard).map_err(failed)?;
+        let len = run.len() * group.shard as usize;
+        let mut decoder = ReedSolomonDecoder::new(group.packs.len(), usize::from(group.rows), len).map_err(failed)?;
+        for member in &good.members {
+            let shards = run.iter().filter_map(|at| shard_of(*member, wanted, own, others, *at));
+            decoder.add_original_shard(*member, shards.collect::<Vec<_>>().concat()).map_err(failed)?;
         }
-        for (row, shard) in rows {
-            decoder.add_recovery_shard(usize::from(row), shard).map_err(failed)?;
+        for row in &good.rows {
+            let of_row = records.iter().find(|(one, _)| one == row).map(|(_, all)| all);
+            let shard = |at: &usize| of_row?.get(*at)?.as_ref()?.shard.as_deref();
+            let shards: Vec<&[u8]> = run.iter().filter_map(shard).collect();
+            decoder.add_recovery_shard(usize::from(*row), shards.concat()).map_err(failed)?;
         }
         let decoded = decoder.decode().map_err(failed)?;
-        Ok(decoded.restored_original_iter().map(|(member, shard)| (member, shard.to_vec())).collect())
+        Ok(decoded.restored_original_iter().map(|(member, shards)| (member, shards.to_vec())).collect())
     }
 
     fn others(&self, wanted: &[usize], stripes: &Range<u64>) -> HashMap<usize, Shards> {
