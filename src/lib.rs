@@ -61,7 +61,8 @@
 //! | `doctor` | what is lost, and where it is to be had again | `copy`, `maintain` and what they stand on |
 //! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |
 //! | `query` | differences between snapshots, finding entries, histories of paths | `repo` and what it stands on |
-//! | `maintain` | check, forget, prune, repair, counting | `repo`, `local` and what they stand on |
+//! | `maintain` | check, forget, prune, repair, counting | `parity`, `local` and what they stand on |
+//! | `parity` | what is lost of packs, computed from the rest of their group | `repo` and what it stands on |
 //! | `local` | what this machine remembers of a repository | `repo`, `storage`, `model`, `sys` |
 //! | `repo` | an open repository: packs, index, trees, snapshots | `keys`, `storage`, `format`, `chunk`, `model`, `sys` |
 //! | `keys` | configuration, key slots, recovery text | `storage`, `format`, `chunk`, `model` |
@@ -95,6 +96,7 @@ pub mod maintain;
 pub mod model;
 pub mod mount;
 pub mod observe;
+pub mod parity;
 pub mod query;
 pub mod remote;
 pub mod repo;

@@ -12,7 +12,7 @@ use crate::cli::mount::umount;
 use crate::cli::sets::overdue;
 use crate::cli::{
     agent, annotate, cat, check, config, copy, cost, diff, doctor, du, export, find, forget, group, history, ingest, init, job,
-    key, ls, mount, mounts, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
+    key, ls, mount, mounts, parity, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -98,6 +98,7 @@ pub enum Command {
     #[command(visible_alias = "verify")]
     Check(check::CheckArgs),
     Doctor(Box<doctor::DoctorArgs>),
+    Parity(parity::ParityArgs),
     Stats(stats::StatsArgs),
     Du(du::DuArgs),
     Cost(cost::CostArgs),

@@ -231,6 +231,9 @@ fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
             out.push(format!("{packs} not read, since the time was over: the next check begins with them"));
         }
     }
+    if report.parity_groups > 0 {
+        out.push(parity(report));
+    }
     let found = if report.is_sound() { "no damage" } else { "damage found" };
     let parts = [
         counted(report.snapshots, "snapshot", "snapshots"),
@@ -240,6 +243,24 @@ fn text(report: &CheckReport, time: Duration, args: &CheckArgs) -> Vec<String> {
     ];
     let (size, time) = (units::size(report.pack_bytes), units::duration(time));
     out.push(format!("checked {} ({size}) in {time}: {found}", parts.join(", ")));
+    out
+}
+
+/// What there is of parity.
+fn parity(report: &CheckReport) -> String {
+    let mut out = units::counted(report.parity_groups, "group of parity", "groups of parity");
+    if report.parity_rows_read > 0 {
+        out.push_str(&format!(", {} read whole", units::counted(report.parity_rows_read, "row", "rows")));
+    }
+    if report.parity_incomplete > 0 {
+        out.push_str(&format!(", {} without all rows", units::count(report.parity_incomplete)));
+    }
+    if report.parity_uncovered > 0 {
+        out.push_str(&format!(", {} without parity", units::counted(report.parity_uncovered, "pack", "packs")));
+    }
+    if report.parity_incomplete + report.parity_uncovered > 0 {
+        out.push_str(": yester parity add makes what is missing; no damage");
+    }
     out
 }
 
@@ -293,6 +314,10 @@ struct CheckSummary {
     fresh_packs: u64,
     left_packs: u64,
     packs_recorded: u64,
+    parity_groups: u64,
+    parity_groups_incomplete: u64,
+    packs_without_parity: u64,
+    parity_rows_read: u64,
     total_duration: f64,
 }
 
@@ -322,6 +347,10 @@ fn summary(report: &CheckReport, time: Duration) -> CheckSummary {
         fresh_packs: report.fresh_packs,
         left_packs: report.left_packs,
         packs_recorded: report.recorded,
+        parity_groups: report.parity_groups,
+        parity_groups_incomplete: report.parity_incomplete,
+        packs_without_parity: report.parity_uncovered,
+        parity_rows_read: report.parity_rows_read,
         total_duration: time.as_secs_f64(),
     }
 }

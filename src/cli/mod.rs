@@ -39,6 +39,7 @@ mod ls;
 mod manual;
 mod mount;
 mod mounts;
+mod parity;
 mod prune;
 mod repair;
 mod restore;
@@ -146,6 +147,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Copy(args) => copy::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Check(args) => check::run(context, &args),
+        Command::Parity(args) => parity::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
         Command::Du(args) => du::run(context, &args),
         Command::Cost(args) => cost::run(context, &args),

@@ -241,6 +241,11 @@ fn done(out: &mut Output, report: &Report, time: Duration) -> Result<()> {
         let left = units::counted(report.lists, "list of packs marked for deletion", "lists of packs marked for deletion");
         out.line(&format!("{left} stay until the next prune"))?;
     }
+    if report.parity.count > 0 {
+        let groups = units::counted(report.parity_groups, "group of parity", "groups of parity");
+        let (objects, size) = (units::counted(report.parity.count, "object", "objects"), units::size(report.parity.bytes));
+        out.line(&format!("dissolved {groups} ({objects}, {size}): yester parity add makes it anew for what has none now"))?;
+    }
     let freed = units::size(report.freed());
     out.line(&format!("freed {freed} ({} deleted) in {}", packs(report.packs), units::duration(time)))
 }
@@ -316,6 +321,8 @@ struct PruneSummary {
     written: JsonTally,
     sessions_ended: u64,
     lists_left: u64,
+    parity_groups_dissolved: u64,
+    parity_deleted: JsonTally,
     packs_stuck: JsonTally,
     chunks_lost: u64,
     total_duration: f64,
@@ -334,6 +341,8 @@ fn summary(report: &Report, plan: &PrunePlan, time: Duration) -> PruneSummary {
         written: report.written.into(),
         sessions_ended: report.sessions,
         lists_left: report.lists,
+        parity_groups_dissolved: report.parity_groups,
+        parity_deleted: report.parity.into(),
         packs_stuck: report.stuck.into(),
         chunks_lost: report.lost,
         total_duration: time.as_secs_f64(),

@@ -24,6 +24,7 @@ use crate::task::Task;
 mod elsewhere;
 mod live;
 mod look;
+mod parity;
 mod rewrite;
 mod store;
 
@@ -35,6 +36,8 @@ use store::Restock;
 
 /// Where lost chunks may be had.
 pub enum HealSource<'a> {
+    /// In the packs themselves, as parity tells what they were.
+    Parity,
     /// In this repository, in copies that writers do not count on, and in this machine's cache.
     Here,
     /// In the files below a directory of this machine.
@@ -86,6 +89,7 @@ impl Doctor<'_> {
     pub fn heal(&self, loss: &mut Loss, source: &HealSource<'_>) -> Result<HealTally> {
         let met = match source {
             _ if loss.is_empty() => HashSet::new(),
+            HealSource::Parity => parity::heal(self, loss)?,
             HealSource::Here => self.here(loss)?,
             HealSource::Tree(directory) => live::heal(self, loss, directory)?,
             HealSource::Repository(repo, trees) => elsewhere::heal(self, loss, repo, trees)?,
@@ -99,7 +103,11 @@ impl Doctor<'_> {
 
     /// What can be read although nobody counts on it.
     fn here(&self, loss: &Loss) -> Result<HashSet<ChunkKey>> {
-        let trees = look::trees(self.repo)?;
+        self.readable(loss, &look::trees(self.repo)?)
+    }
+
+    /// What these can read.
+    fn readable(&self, loss: &Loss, trees: &TreeReader) -> Result<HashSet<ChunkKey>> {
         self.gather(loss, |chunk| match trees.chunks().chunk(chunk.pack_kind(), &chunk.id) {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
             Err(e) if look::is_loss(&e) => Ok(None),

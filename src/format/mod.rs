@@ -12,6 +12,7 @@ pub mod group;
 pub mod node;
 pub mod pack;
 pub mod page;
+pub mod parity;
 pub mod recovery;
 pub mod run;
 pub mod segment;

@@ -108,6 +108,10 @@ id!(
     SegmentId, 32
 );
 id!(
+    /// Names a group of packs that have parity: BLAKE3 of what describes it, so that the same group has the same name.
+    ParityId, 32
+);
+id!(
     /// Names a snapshot and the session that writes it; random.
     SnapshotId, 32
 );

@@ -16,7 +16,7 @@ pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};
 pub use group::{GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep};
 pub(crate) use id::writer_at_end;
-pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
+pub use id::{ChunkId, ChunkKey, LinkGroup, PackId, ParityId, RepositoryId, SegmentId, SlotId, SnapshotId, WriterId};
 pub use node::{Content, Directory, Item, Kind, LeftOut, Metadata, Node, Root, Timestamp, Xattrs};
 pub use object::ObjectType;
 pub use run::{Requests, Run, RunRewrite, RunStep};

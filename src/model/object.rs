@@ -34,6 +34,8 @@ pub enum ObjectType {
     Annotation = 14,
     /// A step of a group.
     Group = 15,
+    /// A row of parity over a group of packs.
+    Parity = 16,
 }
 
 impl ObjectType {

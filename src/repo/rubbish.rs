@@ -37,7 +37,7 @@ pub(crate) fn sweep(repo: &Repository, dry_run: bool, now: Timestamp) -> Result<
     if !dry_run {
         repo.storage().sync_everything()?;
     }
-    let others = [Class::Config, Class::Keys, Class::Packs, Class::Index];
+    let others = [Class::Config, Class::Keys, Class::Packs, Class::Index, Class::Parity];
     for class in Class::ALL.into_iter().filter(|class| !others.contains(class)) {
         let mut names: Vec<Name> = repo.storage().list(class)?.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();

@@ -27,6 +27,8 @@ pub enum Class {
     Annotations,
     /// `groups/`
     Groups,
+    /// `parity/`
+    Parity,
 }
 
 /// What is fixed for a class.
@@ -42,12 +44,14 @@ struct Properties {
 const MAX_PACK: u64 = 1 << 30;
 /// The longest segment.
 const MAX_SEGMENT: u64 = 64 << 30;
+/// The longest row of parity: as long as the longest pack, and what describes it.
+const MAX_PARITY: u64 = 2 << 30;
 /// The longest object of any other class.
 const MAX_SMALL: u64 = 64 << 20;
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 12] = [
+    pub const ALL: [Class; 13] = [
         Class::Config,
         Class::Keys,
         Class::Packs,
@@ -60,6 +64,7 @@ impl Class {
         Class::Runs,
         Class::Annotations,
         Class::Groups,
+        Class::Parity,
     ];
 
     /// One line for each class. A class that is added here is optional: repositories that were made
@@ -80,6 +85,7 @@ impl Class {
             Class::Runs => optional("runs", MAX_SMALL),
             Class::Annotations => optional("annotations", MAX_SMALL),
             Class::Groups => optional("groups", MAX_SMALL),
+            Class::Parity => optional("parity", MAX_PARITY),
         }
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::model::{GroupSlot, ObjectType, PackId, SegmentId, SlotId, SnapshotId, Timestamp};
+use crate::model::{GroupSlot, ObjectType, PackId, ParityId, SegmentId, SlotId, SnapshotId, Timestamp};
 use crate::sys::process::ProcessIdentity;
 
 mod class;
@@ -61,6 +61,8 @@ pub enum Name {
     Annotation(SnapshotId),
     /// A step of a group.
     Group(SnapshotId, GroupSlot),
+    /// A row of parity over a group of packs, with its number.
+    Parity(ParityId, u8),
 }
 
 impl Name {
@@ -79,6 +81,7 @@ impl Name {
             Name::Run(_) => Class::Runs,
             Name::Annotation(_) => Class::Annotations,
             Name::Group(..) => Class::Groups,
+            Name::Parity(..) => Class::Parity,
         }
     }
 
@@ -99,6 +102,7 @@ impl Name {
             Name::Run(_) => &[ObjectType::Run],
             Name::Annotation(_) => &[ObjectType::Annotation],
             Name::Group(..) => &[ObjectType::Group],
+            Name::Parity(..) => &[ObjectType::Parity],
         }
     }
 
@@ -112,6 +116,7 @@ impl Name {
             Name::Segment(id) => id.to_string(),
             Name::Beat(id, number) => format!("{id}.{number}"),
             Name::Group(id, slot) => format!("{id}.{slot}"),
+            Name::Parity(id, row) => format!("{id}.{row}"),
             Name::Session(id) | Name::Snapshot(id) | Name::Forgotten(id) => id.to_string(),
             Name::Condemned(id) | Name::Damaged(id) | Name::Run(id) | Name::Annotation(id) => id.to_string(),
         }
@@ -154,6 +159,11 @@ impl Name {
             Class::Groups => {
                 let (id, slot) = leaf.split_once('.')?;
                 Some(Name::Group(SnapshotId::parse(id).ok()?, GroupSlot::parse(slot)?))
+            }
+            Class::Parity => {
+                let (id, row) = leaf.split_once('.')?;
+                let row = Name::Parity(ParityId::parse(id).ok()?, row.parse().ok()?);
+                Some(row).filter(|row| row.leaf() == leaf)
             }
         }
     }
@@ -303,7 +313,8 @@ mod tests {
         let id = SnapshotId([0xcd; 32]);
         let small =
             [Name::Config(1, 2), Name::Key(SlotId([1; 16]), 0), Name::Session(id), Name::Beat(id, 10), Name::Snapshot(id)];
-        let names = small.into_iter().chain([Name::Pack(PackId([2; 32])), Name::Removed(SlotId([1; 16]))]);
+        let others = [Name::Pack(PackId([2; 32])), Name::Removed(SlotId([1; 16])), Name::Parity(ParityId([3; 32]), 10)];
+        let names = small.into_iter().chain(others);
         for name in names {
             assert_eq!(Name::parse(name.class(), &name.leaf()), Some(name));
         }
@@ -312,6 +323,9 @@ mod tests {
         }
         for bad in ["", "+1", "01", "1.2", "x", "99999999999999999999"] {
             assert_eq!(Name::parse(Class::Sessions, &format!("{id}.{bad}")), None, "{bad:?}");
+        }
+        for bad in ["", "+1", "01", "1.2", "x", "256"] {
+            assert_eq!(Name::parse(Class::Parity, &format!("{id}.{bad}")), None, "{bad:?}");
         }
         assert_eq!(Name::parse(Class::Packs, &"AB".repeat(32)), None);
     }

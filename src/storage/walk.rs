@@ -103,7 +103,11 @@ mod tests {
                 assert!(some.is_empty());
             }
             let id = "ab".repeat(32);
-            let leaf = if class == Class::Groups { format!("{id}.round") } else { id };
+            let leaf = match class {
+                Class::Groups => format!("{id}.round"),
+                Class::Parity => format!("{id}.0"),
+                _ => id,
+            };
             let name = Name::parse(class, &leaf).unwrap();
             assert_eq!(storage.remove(&name).unwrap(), None);
         }

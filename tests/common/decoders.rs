@@ -14,8 +14,8 @@ use yester::format::pack::{self, Codec, Preamble, Tail};
 use yester::format::page::{self, PageKind, ScanRecord};
 use yester::format::recovery::Recovery;
 use yester::format::segment;
-use yester::format::{damage, node, snapshot};
-use yester::model::{RepositoryId, SnapshotId};
+use yester::format::{damage, node, parity, snapshot};
+use yester::model::{ParityId, RepositoryId, SnapshotId};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -279,8 +279,18 @@ pub fn check_cuts(cutter: &Cutter, parameters: ChunkerParameters, data: &[u8]) -
     out
 }
 
-/// The body of a run, of an annotation, or of a step of a group.
+/// The body of a run, of an annotation, or of a step of a group; the head of a row of parity, and one of its records.
 pub fn run(bytes: &[u8]) {
+    if let Ok(found) = parity::decode_parity(bytes) {
+        let again = parity::encode_parity(&found);
+        assert_eq!(parity::decode_parity(&again).expect("what was encoded decodes"), found);
+        assert!(found.row_len() > found.stripes() * found.record());
+    }
+    if let Some((packs, record)) = bytes.split_first()
+        && let Some(found) = parity::decode_record(ParityId([3; 32]), 1, 2, usize::from(*packs), record)
+    {
+        assert_eq!(found.digests.len(), usize::from(*packs));
+    }
     if let Ok(step) = yester::format::group::decode_group(bytes) {
         let again = yester::format::group::encode_group(&step).expect("what was read can be stored");
         assert_eq!(yester::format::group::decode_group(&again).expect("what was encoded decodes"), step);

@@ -132,6 +132,7 @@ fn kind(name: &Name, variant: u8) -> ObjectType {
         Name::Run(_) => ObjectType::Run,
         Name::Annotation(_) => ObjectType::Annotation,
         Name::Group(..) => ObjectType::Group,
+        Name::Parity(..) => ObjectType::Parity,
     }
 }
 

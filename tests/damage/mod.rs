@@ -5,4 +5,6 @@ mod doctor;
 mod flips;
 mod healing;
 mod moving;
+mod parity;
+mod parity_kills;
 mod table;

@@ -57,6 +57,7 @@ fn prepare() -> (World, [String; 4]) {
     world.run(&with(&options, &["forget", "latest~1"])).ok();
     world.run(&with(&options, &["tag", "latest", "--add", "x"])).ok();
     world.run(&with(&options, &["group", "create", "--set", "store", "--members", "a,b"])).ok();
+    world.run(&with(&options, &["parity", "add"])).ok();
     // Writes down what became of it.
     world.run(&with(&options, &["check"])).ok();
     (world, options)
@@ -102,6 +103,7 @@ fn chosen(repo: &Path, object: &str) -> Vec<PathBuf> {
         "an annotation" => files(repo, "annotations"),
         "a step of a group" => files(repo, "groups"),
         "a run" => files(repo, "runs"),
+        "a row of parity" => files(repo, "parity").into_iter().take(1).collect(),
         other => panic!("no such object: {other}"),
     }
 }
@@ -125,6 +127,7 @@ fn made_up(repo: &Path, object: &str) -> PathBuf {
         "an annotation" => repo.join(format!("annotations/{ID}")),
         "a step of a group" => repo.join(format!("groups/{ID}.0001.done")),
         "a run" => repo.join(format!("runs/{ID}")),
+        "a row of parity" => repo.join(format!("parity/{ID}.0")),
         "the mark of a snapshot" => repo.join("forgotten").join(files(repo, "snapshots")[0].file_name().unwrap()),
         other => panic!("no such object: {other}"),
     }
@@ -146,6 +149,7 @@ fn claimed(repo: &Path, object: &str) -> Vec<u8> {
         "a run" => ("snapshots", 13),
         "an annotation" => ("snapshots", 14),
         "a step of a group" => ("snapshots", 15),
+        "a row of parity" => ("parity", 16),
         other => panic!("no such object: {other}"),
     };
     let mut out = fs::read(&files(repo, class)[0]).unwrap();

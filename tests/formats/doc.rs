@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use yester::format::config;
 use yester::format::cursor::Cursor;
 use yester::format::envelope::{self, ObjectType};
-use yester::format::{group, node, pack, segment, snapshot};
+use yester::format::{group, node, pack, parity, segment, snapshot};
 use yester::model::{Content, Kind, LeftOut, LinkGroup, Metadata, Node, Xattrs};
 use yester::storage::Class;
 
@@ -95,7 +95,7 @@ fn every_golden_object_has_the_envelope() {
     }
     let documented: BTreeSet<u8> = types.iter().map(|row| row[0].parse().unwrap()).collect();
     assert_eq!(seen, documented, "a golden object of every type");
-    assert_eq!(documented.last(), Some(&(ObjectType::Group as u8)));
+    assert_eq!(documented.last(), Some(&(ObjectType::Parity as u8)));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn segments_and_sealed_objects_are_laid_out_as_documented() {
         assert_eq!(field(tail, "segment tail", "root"), at.to_le_bytes());
         assert_eq!(field(tail, "segment tail", "length"), (len as u32).to_le_bytes());
     }
-    let others = [Class::Config, Class::Keys, Class::Packs, Class::Index];
+    let others = [Class::Config, Class::Keys, Class::Packs, Class::Index, Class::Parity];
     for class in Class::ALL.into_iter().filter(|class| !others.contains(class)) {
         for (name, object) in golden::objects(&repo, class) {
             let salt = field(&object, "sealed", "salt").try_into().unwrap();
@@ -248,6 +248,17 @@ fn bodies_have_the_documented_fields() {
         }
     }
     assert_eq!(steps, documented_tags("step of a group"));
+    for (_, object) in golden::objects(&repo, Class::Parity) {
+        let len = u32::from_le_bytes(field(&object, "row of parity", "length").try_into().unwrap()) as usize;
+        assert_eq!(start_of_last("row of parity"), 32);
+        check("row of parity", &object[32..32 + len]);
+        let group = parity::decode_parity(&object[32..32 + len]).unwrap();
+        assert_eq!(
+            (group.start() as usize, group.record() as usize),
+            (32 + len, total("record of parity") + group.packs.len() * 16 + group.shard as usize)
+        );
+        assert_eq!(object[object.len() - 36 - len..object.len() - 32], [&object[32..32 + len], &object[28..32]].concat());
+    }
     check("annotation", &plain(Class::Annotations, ObjectType::Annotation));
     let mut all = BTreeSet::new();
     for (name, object) in golden::objects(&repo, Class::Snapshots) {

@@ -19,6 +19,7 @@ use yester::format::envelope::{self, ObjectType};
 use yester::format::node;
 use yester::format::pack::{self, PackKind};
 use yester::format::page::{self, PageKind};
+use yester::format::parity as format_of_parity;
 use yester::format::snapshot::{self, Mark, Session};
 use yester::format::{annotation, filter, group, run, segment};
 use yester::ingest::{Exclude, FreezeHooks, IngestOptions, Parent, Source, ingest};
@@ -27,6 +28,7 @@ use yester::model::{
     Annotation, ChunkId, Content, GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep, Item, Kind, Node, PackId, Pin,
     Requests, Run, RunRewrite, RunStep, SetText, SlotId, Snapshot, SnapshotId, Timestamp, Xattrs,
 };
+use yester::parity::{self, AddOptions, ParityPlace};
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::tree::TreeReader;
@@ -108,6 +110,8 @@ fn write_marks(repo: &Repository) {
     let annotation = annotation::encode_annotation(&an_annotation(last)).unwrap();
     put(ObjectType::Annotation, Name::Annotation(SnapshotId([0xa7; 32])), &annotation);
     put(ObjectType::Damaged, Name::Damaged(SnapshotId([0xda; 32])), &damage::encode_damage(&damage()));
+    let added = parity::add(&ParityPlace::of(repo), &AddOptions::default(), &Task::default()).unwrap();
+    assert!(added.groups > 0 && added.damaged.is_empty());
 }
 
 /// The group of the golden repository.
@@ -223,6 +227,9 @@ fn write_seeds(repo: &Repository) {
     }
     for (name, object) in golden::objects(repo, Class::Groups) {
         seed("run", &golden::plain_body(repo, ObjectType::Group, &name, &object));
+    }
+    for group in parity::find(&ParityPlace::of(repo)).unwrap().groups {
+        seed("run", &format_of_parity::encode_parity(&group.group));
     }
     for (name, object) in golden::objects(repo, Class::Keys) {
         if let Name::Key(_, 0) = name {
@@ -565,6 +572,16 @@ fn every_object_decodes_and_encodes_to_the_same_bytes() {
         let found = annotation::decode_annotation(&plain).unwrap();
         assert_eq!(found, an_annotation(found.snapshot));
         assert_eq!(annotation::encode_annotation(&found).unwrap(), plain, "{name}");
+    }
+    let place = ParityPlace::of(&repo);
+    let found = parity::find(&place).unwrap();
+    assert!(found.bad.is_empty() && parity::verify(&place, &found, &Task::default()).unwrap().is_empty());
+    for (name, object) in golden::objects(&repo, Class::Parity) {
+        let group = &found.groups.iter().find(|group| matches!(name, Name::Parity(id, _) if id == group.id)).unwrap().group;
+        assert_eq!(object[..envelope::HEADER], envelope::header(ObjectType::Parity, repo.id()));
+        assert_eq!(object.len() as u64, group.row_len(), "{name}");
+        let head = &object[32..group.start() as usize];
+        assert_eq!(format_of_parity::encode_parity(&format_of_parity::decode_parity(head).unwrap()), head, "{name}");
     }
     let mut steps = golden_groups();
     for (name, object) in golden::objects(&repo, Class::Groups) {

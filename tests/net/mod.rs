@@ -20,6 +20,7 @@ mod liars;
 mod limits;
 mod oracle;
 mod owners;
+mod parity;
 mod pipeline;
 mod program;
 mod proxy;

@@ -161,6 +161,7 @@ pub fn kind(name: &Name) -> ObjectType {
         Name::Run(_) => ObjectType::Run,
         Name::Annotation(_) => ObjectType::Annotation,
         Name::Group(..) => ObjectType::Group,
+        Name::Parity(..) => ObjectType::Parity,
     }
 }
 

@@ -2,7 +2,7 @@
 //! docs/durability.md, which names these tests.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+pub(crate) mod support;
 
 mod basics;
 mod campaign;

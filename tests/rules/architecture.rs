@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
@@ -19,10 +19,14 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("keys", &["storage", "format", "chunk", "model"]),
     ("repo", &["keys", "storage", "format", "chunk", "model", "sys"]),
     ("local", &["repo", "storage", "model", "sys"]),
-    ("maintain", &["task", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    ("parity", &["task", "repo", "storage", "format", "model", "sys"]),
+    ("maintain", &["task", "parity", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("ingest", &["task", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("copy", &["task", "ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
-    ("doctor", &["task", "copy", "ingest", "maintain", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
+    (
+        "doctor",
+        &["task", "copy", "ingest", "maintain", "parity", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"],
+    ),
     ("restore", &["task", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("vfs", &["task", "query", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("archive", &["task", "vfs", "repo", "storage", "format", "chunk", "model", "sys"]),
@@ -88,7 +92,7 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (
         &[
             "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
-            "copy", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve", "task",
+            "copy", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve", "task", "parity",
         ],
         &["std", "env"],
     ),

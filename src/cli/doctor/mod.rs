@@ -8,6 +8,7 @@ use clap::Args;
 use yester::doctor::{Doctor, HealSource, HealTally, Loss};
 use yester::maintain::check::{CheckOptions, CheckReport, Subset};
 use yester::maintain::prune::{Prune, PruneOptions, Unused};
+use yester::parity::{self, ParityPlace};
 use yester::repo::Repository;
 use yester::repo::tree::TreeReader;
 use yester::task::Task;
@@ -31,8 +32,8 @@ const ROUNDS: u32 = 64;
 
 /// Find out what is damaged, and heal it
 ///
-/// Looks as check does, says which files of which snapshots are hit and what can be healed from where, asks, and heals: from
-/// other copies in the repository and this machine's cache, from the files below --from-tree, from the snapshots of
+/// Looks as check does, says which files of which snapshots are hit and what can be healed from where, asks, and heals: by
+/// parity, from other copies in the repository and this machine's cache, from the files below --from-tree, from the snapshots of
 /// --from-repo. Only what is byte for byte what was lost is taken. Then what is damaged is deleted, as far as nobody needs it.
 /// What cannot be healed stays marked: restore and mount give all the rest. Exit codes: 0 no damage is left, 3 something is.
 #[derive(Debug, Args)]
@@ -98,7 +99,11 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Result<Outcome> {
 /// Where to look: the nearest first.
 fn sources<'a>(args: &DoctorArgs, other: Option<(&'a Arc<Repository>, &'a TreeReader)>) -> Result<Vec<Healing<'a>>> {
     let text = "from other copies in the repository, or this machine's cache".to_owned();
-    let mut out = vec![Healing { kind: "here", name: String::new(), text, source: HealSource::Here }];
+    let parity = "from the rest of their packs, by parity".to_owned();
+    let mut out = vec![
+        Healing { kind: "parity", name: String::new(), text: parity, source: HealSource::Parity },
+        Healing { kind: "here", name: String::new(), text, source: HealSource::Here },
+    ];
     for directory in &args.from_tree {
         let path = paths::absolute(directory)?;
         if !path.is_dir() {
@@ -157,7 +162,8 @@ impl Ward<'_> {
         self.display.resume();
         let doctor = self.doctor(true);
         let mut loss = doctor.look()?;
-        let steps = Steps::take(self.context, self.repo, self.display, true, !loss.is_empty())?;
+        let mut steps = Steps::take(self.context, self.repo, self.display, true, !loss.is_empty())?;
+        steps.parity = Steps::parity(self.repo, self.display, self.args.read_data, true)?.parity;
         let (found, healed) = self.round(&doctor, &mut loss)?;
         self.display.finish();
         if !steps.is_empty() || healed.chunks() > 0 {
@@ -165,7 +171,7 @@ impl Ward<'_> {
         }
         printer.steps(&steps)?;
         for (healing, tally) in self.sources.iter().zip(found) {
-            if tally.chunks() > 0 || healing.kind != "here" {
+            if tally.chunks() > 0 || !healing.name.is_empty() {
                 printer.source(healing, tally)?;
             }
         }
@@ -241,12 +247,23 @@ impl Ward<'_> {
                 Err(e) => waits = Some(e),
             }
         }
+        if done.pruned {
+            self.display.resume();
+            let renewed = Steps::parity(self.repo, self.display, self.args.read_data, false);
+            self.display.finish();
+            printer.steps(&renewed?)?;
+        }
         self.display.resume();
         let looked = check::look(self.context, self.repo, self.display, CheckOptions::default());
         self.display.finish();
         let report = looked?;
         done.sound = report.is_sound();
         printer.summary(&done, began.elapsed())?;
+        let without = parity::uncovered(&ParityPlace::of(self.repo))?;
+        if done.sound && without > 0 {
+            let packs = units::counted(without, "pack has", "packs have");
+            printer.line(&format!("{packs} no parity: yester parity add makes it"))?;
+        }
         let only_gone = report.damage == report.gone.len() as u64 && report.hits == 0;
         match waits {
             _ if done.sound => Ok(Outcome::Done),

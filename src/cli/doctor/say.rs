@@ -77,7 +77,12 @@ impl Printer<'_> {
 
     /// What is made anew from the rest of the repository.
     pub fn steps(&self, steps: &Steps) -> Result<()> {
-        for (source, n) in [("keys", steps.keys), ("objects", steps.objects), ("index", steps.segments + steps.packs)] {
+        for (source, n) in [
+            ("keys", steps.keys),
+            ("objects", steps.objects),
+            ("index", steps.segments + steps.packs),
+            ("parity_rows", steps.parity),
+        ] {
             if n > 0 {
                 self.json(&self.heal(source, "", Some(n), None))?;
             }

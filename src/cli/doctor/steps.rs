@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use yester::Result;
 use yester::maintain::repair::{self, RepairOptions};
+use yester::parity::{self, ParityPlace, Renewed};
 use yester::repo::Repository;
 use yester::task::Task;
 
@@ -23,6 +24,8 @@ pub struct Steps {
     pub segments: u64,
     /// Packs that no sound segment names.
     pub packs: u64,
+    /// Objects of parity.
+    pub parity: u64,
 }
 
 impl Steps {
@@ -46,9 +49,15 @@ impl Steps {
         Ok(out)
     }
 
+    /// Makes damaged parity anew, where nothing is lost any more, or says how much of it there is.
+    pub fn parity(repo: &Repository, display: &Display, read: bool, dry: bool) -> Result<Steps> {
+        let Renewed { rows, removed } = parity::renew(&ParityPlace::of(repo), read, dry, &Task::new(display))?;
+        Ok(Steps { parity: rows + removed, ..Steps::default() })
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.keys + self.objects + self.segments + self.packs == 0
+        self.keys + self.objects + self.segments + self.packs + self.parity == 0
     }
 
     /// A line for each.
@@ -59,6 +68,7 @@ impl Steps {
             line(self.objects, "small object", "small objects", "written anew or removed (yester repair objects)"),
             line(self.segments, "segment of the index", "segments of the index", "from the packs (yester repair index)"),
             line(self.packs, "pack that the index does not name", "packs that the index does not name", "named again"),
+            line(self.parity, "row of parity", "rows of parity", "computed again, or removed where its packs are gone"),
         ]
         .into_iter()
         .flatten()

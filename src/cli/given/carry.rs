@@ -17,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "restore",
     "check",
     "doctor",
+    "parity",
     "stats",
     "repair",
     "forget",
@@ -29,8 +30,11 @@ const COMMANDS: &[&str] = &[
 ];
 
 /// Commands of two words.
-const PARTED: &[(&str, &[&str])] =
-    &[("key", &["list", "add", "remove", "passwd", "export", "recover"]), ("repair", &["index", "keys", "objects"])];
+const PARTED: &[(&str, &[&str])] = &[
+    ("key", &["list", "add", "remove", "passwd", "export", "recover"]),
+    ("repair", &["index", "keys", "objects"]),
+    ("parity", &["add", "status", "remove"]),
+];
 
 static REPO: OnceLock<String> = OnceLock::new();
 

@@ -129,6 +129,24 @@ const EXAMPLES: &[(&str, Examples)] = &[
             ("yester doctor --drop-lost", "go on without what nobody has"),
         ],
     ),
+    (
+        "parity",
+        &[
+            ("yester parity add", "for all packs that have none: 16+2, and 3+3 for trees"),
+            ("yester parity add 8+3 --no-key", "more of it, also where no key is"),
+            ("yester parity status", "which packs have parity, and what it takes"),
+        ],
+    ),
+    (
+        "parity add",
+        &[
+            ("yester parity add", "for all packs that have none: 16+2, and 3+3 for trees"),
+            ("yester parity add 8+3 --metadata 2+2", "any 3 of 11 may be lost, and 2 of 4 packs of trees"),
+            ("yester parity add --no-key", "by a server or a cron job without secrets"),
+        ],
+    ),
+    ("parity status", &[("yester parity status", "for people"), ("yester parity status --json", "for programs")]),
+    ("parity remove", &[("yester parity status", "see what there is"), ("yester parity remove", "remove all of it; packs stay")]),
     ("stats", &[("yester stats", "all snapshots"), ("yester stats latest", "the newest")]),
     (
         "du",

@@ -32,6 +32,7 @@ mod moved;
 mod news;
 mod objects;
 mod overlay;
+mod parity;
 mod structure;
 mod subset;
 
@@ -111,6 +112,14 @@ pub struct CheckReport {
     pub fresh_packs: u64,
     /// Packs that were not read, since the time was over.
     pub left_packs: u64,
+    /// Groups of parity.
+    pub parity_groups: u64,
+    /// Groups of parity that lack rows: parity add was stopped, or they are lost.
+    pub parity_incomplete: u64,
+    /// Packs without parity, in a repository that has some.
+    pub parity_uncovered: u64,
+    /// Rows of parity that were read whole.
+    pub parity_rows_read: u64,
     /// Findings: each was told to the observer.
     pub damage: u64,
     /// Snapshots that others say were there before them, and that are neither there nor forgotten; findings, too.
@@ -155,6 +164,7 @@ pub fn check(
         }
     }
     news.tell(&run.catalog, &mut findings);
+    parity::check(repo, options, &mut findings, &mut run.report)?;
     let mut left = ATTEMPTS;
     while run.report.hits > 0 || run.damage.has_content() {
         let affected = Affected::naming(task.observer, options.names);

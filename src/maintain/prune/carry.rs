@@ -8,9 +8,10 @@ use crate::maintain::prune::plan::RESERVE;
 use crate::maintain::prune::repack::{Repack, Repacked};
 use crate::maintain::prune::sessions::{Living, Settle};
 use crate::maintain::prune::steady::steady;
-use crate::maintain::prune::{Prune, PrunePlan, Report, marked, plan, segments, sessions};
+use crate::maintain::prune::{Prune, PrunePlan, Report, Tally, marked, plan, segments, sessions};
 use crate::model::{PackId, SnapshotId};
 use crate::observe::Event;
+use crate::parity::{self, ParityPlace};
 use crate::repo::damaged::{self, Damaged};
 use crate::repo::index::condemned;
 use crate::repo::index::list_packs;
@@ -35,6 +36,7 @@ impl Prune<'_> {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         if self.is_idle()? {
+            self.tend_parity()?;
             self.say_stuck();
             return Ok(self.report);
         }
@@ -55,8 +57,20 @@ impl Prune<'_> {
         self.rewrite()?;
         self.drop_lists(&lists)?;
         self.drop_records()?;
+        self.tend_parity()?;
         self.say_stuck();
         Ok(self.report)
+    }
+
+    /// Dissolves groups of parity of which little lives. While something is lost, none: parity may bring it back.
+    fn tend_parity(&mut self) -> Result<()> {
+        if self.survey.lost > 0 {
+            return Ok(());
+        }
+        let tended = parity::tend(&ParityPlace::of(self.repo), &list_packs(self.repo)?)?;
+        self.report.parity_groups = tended.groups;
+        self.report.parity = Tally { count: tended.objects, bytes: tended.bytes };
+        Ok(())
     }
 
     /// What could not be freed, by the last look.

@@ -120,6 +120,10 @@ pub struct Report {
     pub sessions: u64,
     /// Deletion lists that stay until the next prune.
     pub lists: u64,
+    /// Groups of parity that were dissolved, since little of them lives.
+    pub parity_groups: u64,
+    /// Deleted objects of parity.
+    pub parity: Tally,
     /// Packs that could not be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
     pub stuck: Tally,
     /// Such chunks.
@@ -131,7 +135,7 @@ pub struct Report {
 impl Report {
     /// What the repository is shorter by.
     pub fn freed(&self) -> u64 {
-        let deleted = self.packs.bytes + self.segments.bytes + self.snapshots.bytes + self.leftovers.bytes;
+        let deleted = self.packs.bytes + self.segments.bytes + self.snapshots.bytes + self.leftovers.bytes + self.parity.bytes;
         deleted.saturating_sub(self.written.bytes)
     }
 }

@@ -184,9 +184,13 @@ impl Principal {
         match name {
             Name::Forgotten(_) | Name::Condemned(_) | Name::Removed(_) => self.needs(Capability::Prune, &what()),
             _ if self.can_prune() && !matches!(name, Name::Session(_) | Name::Beat(..)) => Ok(()),
-            Name::Pack(_) | Name::Segment(_) | Name::Damaged(_) | Name::Run(_) | Name::Annotation(_) | Name::Group(..) => {
-                self.needs(Capability::Put, &what())
-            }
+            Name::Pack(_)
+            | Name::Segment(_)
+            | Name::Damaged(_)
+            | Name::Run(_)
+            | Name::Annotation(_)
+            | Name::Group(..)
+            | Name::Parity(..) => self.needs(Capability::Put, &what()),
             Name::Session(id) => {
                 self.needs(Capability::Put, &what())?;
                 let owner = hosted.owner(*id).map_err(|e| refuse(&e))?;
