@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use yester::Result;
+use yester::model::escape;
 use yester::mount::status::{self, FoundMount, FuseTree, MountState};
 
 use crate::cli::context::Context;
@@ -73,9 +74,13 @@ fn lines(mount: &FoundMount) -> Vec<String> {
         MountState::Dead => vec![format!("{point}  its process is gone (take it away with: yester umount {point})")],
         MountState::Silent => vec![format!("{point}  does not say more to this user; {images}")],
         MountState::Works(status) => {
-            let how = status.never.as_ref().map_or(images, |why| format!("through FUSE: {why}"));
-            let mut out = vec![format!("{point}  {}  process {}  {how}", status.repository, status.pid)];
-            out.extend(status.through_fuse.iter().map(|tree| format!("    {}: through FUSE: {}", tree.tree, tree.why)));
+            // Whoever made the mount says this, and it need not be this program.
+            let said = |text: &str| escape(text.as_bytes()).to_string();
+            let how = status.never.as_ref().map_or(images, |why| format!("through FUSE: {}", said(why)));
+            let mut out = vec![format!("{point}  {}  process {}  {how}", said(&status.repository), status.pid)];
+            out.extend(
+                status.through_fuse.iter().map(|tree| format!("    {}: through FUSE: {}", said(&tree.tree), said(&tree.why))),
+            );
             out.extend((status.more > 0).then(|| format!("    and {} more", status.more)));
             out
         }

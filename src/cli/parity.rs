@@ -122,7 +122,9 @@ fn repository_of(storage: &dyn Storage) -> Result<RepositoryId> {
     let mut bytes = Vec::new();
     // The newest first.
     for name in names.iter().rev() {
-        storage.read(name, None, &mut bytes)?;
+        if storage.read(name, None, &mut bytes).is_err() {
+            continue;
+        }
         if let Some(header) = yester::format::envelope::peek(&bytes).filter(|_| yester::format::envelope::is_intact(&bytes)) {
             return Ok(header.repository);
         }
@@ -165,6 +167,14 @@ fn add(context: &Context, options: AddOptions, no_key: bool) -> Result<Outcome> 
         said(&added).iter().try_for_each(|line| out.line(line))?;
     }
     out.finish()?;
+    if let Some((name, e)) = added.blocked.first() {
+        let rows = units::counted(added.blocked.len() as u64, "row", "rows");
+        let text = format!(
+            "{rows} of parity could not be stored, since something else has the name and may not be deleted here, {name} among \
+             them ({e}): yester prune by who may delete removes it, then yester parity add again"
+        );
+        return Ok(Outcome::Partial(text));
+    }
     let Some((first, e)) = added.damaged.first() else { return Ok(Outcome::Done) };
     let packs = units::counted(added.damaged.len() as u64, "pack is damaged and has", "packs are damaged and have");
     let text =

@@ -1,9 +1,12 @@
 //! What is mounted on this machine, and how each mount does: a mount is asked by the name of a link that no list has.
 
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,16 +91,24 @@ pub struct FoundMount {
 /// The mounts of yester's that this process sees, in the order in which they were made.
 pub fn list() -> Result<Vec<FoundMount>> {
     let table = system::table().map_err(|e| Error::io("cannot read /proc/self/mountinfo", e))?;
-    let mounts = table.iter().filter(|mount| mount.is_of(point::NAME)).map(|mount| {
+    let mounts: Vec<&system::Mount> = table.iter().filter(|mount| mount.is_of(point::NAME)).collect();
+    // All at once: those that do not answer are waited for together.
+    let asked: Vec<MountAsked> = mounts.iter().map(|mount| ask(&mount.point)).collect();
+    let until = Instant::now() + PATIENCE;
+    let found = mounts.into_iter().zip(asked).map(|(mount, asked)| {
         let below = table.iter().filter(|other| other.point.starts_with(&mount.point));
         let images = below.filter(|other| other.image().is_some()).count() as u64;
-        FoundMount { point: mount.point.clone(), state: state(&mount.point), images }
+        FoundMount { point: mount.point.clone(), state: state(&mount.point, &asked, until), images }
     });
-    Ok(mounts.collect())
+    Ok(found.collect())
 }
 
-fn state(point: &Path) -> MountState {
-    match ask(point) {
+type MountAsked = Receiver<io::Result<PathBuf>>;
+
+fn state(point: &Path, asked: &MountAsked, until: Instant) -> MountState {
+    let Ok(answer) = asked.recv_deadline(until) else { return MountState::Silent };
+    let status = answer.ok().and_then(|target| serde_json::from_slice(target.as_os_str().as_bytes()).ok());
+    match status {
         Some(status) => MountState::Works(status),
         None if point::is_dead(point) => MountState::Dead,
         None => MountState::Silent,
@@ -105,12 +116,12 @@ fn state(point: &Path) -> MountState {
 }
 
 /// Asks in another thread: it is left behind when there is no answer.
-fn ask(point: &Path) -> Option<MountStatus> {
+fn ask(point: &Path) -> MountAsked {
     let link = point.join(std::ffi::OsStr::from_bytes(NAME));
-    let (answer, wait) = crossbeam_channel::bounded(1);
-    std::thread::Builder::new().name("mount-ask".to_owned()).spawn(move || answer.send(fs::read_link(link))).ok()?;
-    let target = wait.recv_timeout(PATIENCE).ok()?.ok()?;
-    serde_json::from_slice(target.as_os_str().as_bytes()).ok()
+    let (answer, asked) = crossbeam_channel::bounded(1);
+    // Without a thread nobody answers.
+    let _ = std::thread::Builder::new().name("mount-ask".to_owned()).spawn(move || answer.send(fs::read_link(link)));
+    asked
 }
 
 #[cfg(test)]

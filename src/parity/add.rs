@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{PREAMBLE, PackKind, Preamble};
 use crate::format::parity::{MIN_SHARD, ParityGroup};
-use crate::model::{PackId, SnapshotId, Timestamp};
+use crate::model::{PackId, ParityId, SnapshotId, Timestamp};
 use crate::observe::Event;
 use crate::repo::parallel;
+use crate::repo::reader::is_damage;
 use crate::storage::{Created, Name};
 use crate::task::Task;
 
@@ -69,6 +70,8 @@ pub struct Added {
     pub superseded: u64,
     /// Packs that are damaged: no parity is made of them.
     pub damaged: Vec<(PackId, Error)>,
+    /// What stands under the name of a row, is another one, and may not be deleted by this user.
+    pub blocked: Vec<(Name, Error)>,
 }
 
 /// A pack to be put into a group.
@@ -99,11 +102,11 @@ pub fn add(place: &ParityPlace<'_>, options: &AddOptions, task: &Task<'_>) -> Re
     let mut out = Added::default();
     let found = find(place)?;
     let present = place.packs()?;
-    let mut work = Work { place, task, done: 0, total: 0, out: &mut out };
-    for group in found.groups.iter().filter(|group| !group.missing_rows().is_empty() && group.gone(&present) == 0) {
-        work.complete(group)?;
+    let mut work = Work { place, task, options, done: 0, total: 0, proven: HashMap::new(), out: &mut out };
+    for group in found.groups.iter().filter(|group| !group.missing_rows().is_empty()) {
+        work.complete(group, &present)?;
     }
-    let candidates = work.candidates(&found, &present, options)?;
+    let candidates = work.candidates(&found, &present)?;
     work.total = candidates.iter().filter(|candidate| candidate.is_new).count() as u64;
     let mut classes: BTreeMap<(PackKind, u32), Vec<ParityCandidate>> = BTreeMap::new();
     for candidate in candidates {
@@ -122,9 +125,9 @@ pub fn add(place: &ParityPlace<'_>, options: &AddOptions, task: &Task<'_>) -> Re
     for (kind, packs) in rests {
         work.groups(options.shape(kind), &packs)?;
     }
-    let packs = place.packs()?;
-    let found = if out.groups + out.completed > 0 { find(place)? } else { found };
-    out.superseded = tend::supersede(place, &found, &packs);
+    let found = if work.out.groups + work.out.completed > 0 { find(place)? } else { found };
+    let superseded = tend::supersede(place, &found, &mut |group| work.proves(group))?;
+    out.superseded = superseded;
     place.storage.sync()?;
     Ok(out)
 }
@@ -132,6 +135,9 @@ pub fn add(place: &ParityPlace<'_>, options: &AddOptions, task: &Task<'_>) -> Re
 struct Work<'a> {
     place: &'a ParityPlace<'a>,
     task: &'a Task<'a>,
+    options: &'a AddOptions,
+    /// Groups whose rows were all computed here, and whether they are what is stored.
+    proven: HashMap<ParityId, bool>,
     /// Packs that are in new groups, and how many there are to be.
     done: u64,
     total: u64,
@@ -140,12 +146,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// The packs without parity, and those of groups that are not full and may be put together with them.
-    fn candidates(
-        &mut self,
-        found: &FoundParity,
-        present: &HashMap<PackId, u64>,
-        options: &AddOptions,
-    ) -> Result<Vec<ParityCandidate>> {
+    fn candidates(&mut self, found: &FoundParity, present: &HashMap<PackId, u64>) -> Result<Vec<ParityCandidate>> {
+        let options = self.options;
         let covered = found.covered();
         // What a full group is of stays there.
         let is_full = |found: &&FoundGroup| found.group.packs.len() >= options.shape(found.group.kind).packs;
@@ -170,7 +172,7 @@ impl Work<'_> {
             match preamble {
                 Ok(Preamble { kind, session, .. }) => out.push(ParityCandidate { id, len, kind, session, is_new }),
                 Err(e) if e.kind() == ErrorKind::NotFound || !is_new => {}
-                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => self.out.damaged.push((id, e)),
+                Err(e) if e.kind() == ErrorKind::Unsupported || is_damage(&e) => self.out.damaged.push((id, e)),
                 Err(e) => return Err(e),
             }
         }
@@ -221,8 +223,12 @@ impl Work<'_> {
         Ok(encoded)
     }
 
-    /// Makes the rows that a group lacks. Of one whose packs are damaged nothing can be made: doctor heals them first.
-    fn complete(&mut self, found: &FoundGroup) -> Result<()> {
+    /// Makes the rows that a group lacks. Of one whose packs are damaged nothing can be made: doctor heals them first. A group
+    /// that this would not make itself is left alone: its head is nobody's word, and could ask for any number of rows.
+    fn complete(&mut self, found: &FoundGroup, present: &HashMap<PackId, u64>) -> Result<()> {
+        if !self.is_like_own(&found.group) || found.group.packs.iter().any(|(id, len)| present.get(id) != Some(len)) {
+            return Ok(());
+        }
         match self.store(&found.group, &found.missing_rows())? {
             Encoded::Rows(_) => self.out.completed += 1,
             Encoded::Unfit(unfit) => self.out.damaged.extend(unfit.into_iter().filter(|(_, e)| e.kind() != ErrorKind::NotFound)),
@@ -230,40 +236,70 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Whether a group is of the shape that this makes, and costs no more than that.
+    fn is_like_own(&self, group: &ParityGroup) -> bool {
+        let shape = self.options.shape(group.kind);
+        let longest = group.packs.iter().map(|(_, len)| *len).max().unwrap_or_default();
+        group.rows <= shape.rows && group.packs.len() <= shape.packs && group.shard == shard(longest)
+    }
+
+    /// Whether the rows of a group that is there are those of its packs: they are computed, unless they were already.
+    fn proves(&mut self, found: &FoundGroup) -> Result<bool> {
+        if let Some(proven) = self.proven.get(&found.id) {
+            return Ok(*proven);
+        }
+        let all: Vec<u8> = (0..found.group.rows).collect();
+        let blocked = self.out.blocked.len();
+        let proven = self.is_like_own(&found.group)
+            && matches!(self.store(&found.group, &all)?, Encoded::Rows(_))
+            && self.out.blocked.len() == blocked;
+        self.proven.insert(found.id, proven);
+        Ok(proven)
+    }
+
     /// Makes and stores these rows of a group.
     fn store(&mut self, group: &ParityGroup, rows: &[u8]) -> Result<Encoded> {
         let encoded = encode(self.place, group, self.task)?;
         let Encoded::Rows(all) = &encoded else { return Ok(encoded) };
-        let id = group.id(self.place.repository);
+        let (id, blocked) = (group.id(self.place.repository), self.out.blocked.len());
         for row in rows {
             let (Some(bytes), name) = (all.get(usize::from(*row)), Name::Parity(id, *row)) else { continue };
-            if self.place.storage.create(&name, &[bytes])? == Created::Exists {
-                self.replace(&name, bytes)?;
+            if self.place.storage.create(&name, &[bytes])? == Created::Exists && !self.replace(&name, bytes)? {
+                continue;
             }
             self.out.bytes += bytes.len() as u64;
         }
         self.place.storage.sync()?;
+        if rows.len() == usize::from(group.rows) && self.out.blocked.len() == blocked {
+            self.proven.insert(id, true);
+        }
         Ok(encoded)
     }
 
-    /// The name of a row has one value. What stands there and is another one is rubbish, or damaged.
-    fn replace(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+    /// The name of a row has one value. What stands there and is another one is rubbish, or damaged. Answers whether a row was
+    /// stored: not where it was there already, nor where the rubbish may not be deleted.
+    fn replace(&mut self, name: &Name, bytes: &[u8]) -> Result<bool> {
         let mut there = Vec::new();
         let mut at = 0;
         for piece in bytes.chunks(PIECE) {
             match self.place.storage.read(name, Some(at..at + piece.len() as u64), &mut there) {
                 Ok(()) if there == piece => at += piece.len() as u64,
                 Ok(()) => break,
-                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => break,
+                Err(e) if e.kind() == ErrorKind::NotFound || is_damage(&e) => break,
                 Err(e) => return Err(e),
             }
         }
         if at == bytes.len() as u64 {
-            return Ok(());
+            return Ok(false);
         }
-        let wrong = |e: Error| e.context(format!("{name} is damaged, or was made up, and stands in the way of its parity"));
-        self.place.storage.delete(name).map_err(wrong)?;
-        self.place.storage.create(name, &[bytes]).map(drop)
+        match self.place.storage.delete(name) {
+            Ok(()) => self.place.storage.create(name, &[bytes]).map(|_| true),
+            // Who may only add cannot; the other rows and groups are made all the same.
+            Err(e) => {
+                self.out.blocked.push((*name, e));
+                Ok(false)
+            }
+        }
     }
 }
 

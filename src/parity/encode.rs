@@ -8,6 +8,7 @@ use crate::format::envelope::{self, CHECKSUM};
 use crate::format::parity::{ParityGroup, ShardDigest, digest, encode_parity, encode_record};
 use crate::model::{ObjectType, PackId, ParityId};
 use crate::repo::parallel;
+use crate::repo::reader::is_damage;
 use crate::storage::Name;
 use crate::sys::process;
 use crate::sys::spool::{Spool, Spooled};
@@ -116,7 +117,7 @@ pub(super) fn encode(place: &ParityPlace<'_>, group: &ParityGroup, task: &Task<'
         if done || member.failed.is_some() { member.unfit() } else { None }
     };
     let unfit: Vec<(PackId, Error)> = members.into_iter().filter_map(unfit).collect();
-    if let Some(at) = unfit.iter().position(|(_, e)| !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt)) {
+    if let Some(at) = unfit.iter().position(|(_, e)| e.kind() != ErrorKind::NotFound && !is_damage(e)) {
         return unfit.into_iter().nth(at).map_or(Ok(Encoded::Unfit(Vec::new())), |(_, e)| Err(e));
     }
     match unfit.is_empty() {

@@ -1,5 +1,6 @@
 //! Which groups there are: what is in `parity/`, read from the heads of the rows.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use parking_lot::Mutex;
@@ -9,6 +10,7 @@ use crate::format::envelope::{self, CHECKSUM, HEADER, VERSION};
 use crate::format::parity::{LENGTH, MAX_HEAD, ParityGroup, decode_parity, head_id};
 use crate::model::{PackId, ParityId};
 use crate::repo::parallel;
+use crate::repo::reader::is_damage;
 use crate::storage::{Class, Name};
 
 use super::ParityPlace;
@@ -56,6 +58,9 @@ pub struct FoundParity {
     pub groups: Vec<FoundGroup>,
     /// Objects that say nothing, with their lengths: nobody can tell what they are of.
     pub bad: Vec<(Name, u64, Error)>,
+    /// Objects that the disk cannot read where they say what they are of. What the rest of them is good for nobody knows, so
+    /// nobody removes them.
+    pub unreadable: Vec<(Name, u64, Error)>,
     /// Objects that newer programs made, as they say. They are left alone.
     pub newer: Vec<Name>,
 }
@@ -72,6 +77,7 @@ enum RowHead {
     Group(ParityGroup),
     Newer,
     Bad(Error),
+    Unreadable(Error),
     Gone,
 }
 
@@ -100,6 +106,7 @@ pub fn find(place: &ParityPlace<'_>) -> Result<FoundParity> {
         let found = found?;
         out.groups.extend(found.groups);
         out.bad.extend(found.bad);
+        out.unreadable.extend(found.unreadable);
         out.newer.extend(found.newer);
     }
     Ok(out)
@@ -107,7 +114,7 @@ pub fn find(place: &ParityPlace<'_>) -> Result<FoundParity> {
 
 /// Sorts the rows of one name. Any row that can be read says what the group is.
 fn judge(place: &ParityPlace<'_>, id: ParityId, rows: &BTreeMap<u8, u64>, out: &mut FoundParity) -> Result<()> {
-    let (mut group, mut bad) = (None, Vec::new());
+    let (mut group, mut bad, mut unreadable) = (None, Vec::new(), Vec::new());
     let mut rows = rows.clone();
     for (row, size) in rows.clone() {
         let name = Name::Parity(id, row);
@@ -121,11 +128,13 @@ fn judge(place: &ParityPlace<'_>, id: ParityId, rows: &BTreeMap<u8, u64>, out: &
                 rows.remove(&row);
             }
             RowHead::Bad(e) => bad.push((name, size, e)),
+            RowHead::Unreadable(e) => unreadable.push((name, size, e)),
             RowHead::Gone => drop(rows.remove(&row)),
         }
     }
     let Some(group) = group else {
         out.bad.extend(bad);
+        out.unreadable.extend(unreadable);
         return Ok(());
     };
     // Rows whose own head is damaged can be used all the same: each stripe stands by itself.
@@ -143,16 +152,19 @@ fn judge(place: &ParityPlace<'_>, id: ParityId, rows: &BTreeMap<u8, u64>, out: &
 /// Reads the head at the beginning of a row, or the one at its end.
 fn head(place: &ParityPlace<'_>, id: ParityId, row: u8, size: u64) -> Result<RowHead> {
     let name = Name::Parity(id, row);
+    let failed = Cell::new(None);
     let read = |from: u64, until: u64| -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         match place.storage.read(&name, Some(from..until), &mut bytes) {
             Ok(()) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            // Shorter than it was listed, or its place on the disk cannot be read.
-            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Io) && place.storage.local_path().is_some() => {
+            // Shorter than it was listed.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(Vec::new())),
+            // Its place on the disk cannot be read; the other end may be.
+            Err(e) if is_damage(&e) => {
+                failed.set(Some(e));
                 Ok(Some(Vec::new()))
             }
-            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(Vec::new())),
             Err(e) => Err(e),
         }
     };
@@ -177,6 +189,9 @@ fn head(place: &ParityPlace<'_>, id: ParityId, row: u8, size: u64) -> Result<Row
         if let Some(found) = is_it(&head) {
             return Ok(found);
         }
+    }
+    if let Some(e) = failed.take() {
+        return Ok(RowHead::Unreadable(e));
     }
     Ok(match says {
         Some(says) if says.version > VERSION && says.repository == place.repository => RowHead::Newer,

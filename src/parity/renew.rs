@@ -19,6 +19,8 @@ pub struct Renewed {
     pub rows: u64,
     /// Objects that were removed: nobody can tell what they are of, or not all their packs are there any more.
     pub removed: u64,
+    /// Rows that were left as they are, since a pack of their group is damaged, and they may heal it.
+    pub held: u64,
 }
 
 /// Looks at what there is of parity, reading every row if `read`, and makes anew what is damaged. Rows of packs that are not
@@ -45,7 +47,9 @@ pub fn renew(place: &ParityPlace<'_>, read: bool, dry: bool, task: &Task<'_>) ->
     if !dry {
         // Durable before more is deleted; this removes what nobody can tell what it is of.
         place.storage.sync()?;
-        tend::tend(place, &present)?;
+        if out.held == 0 {
+            tend::tend(place)?;
+        }
     }
     Ok(out)
 }
@@ -83,6 +87,10 @@ fn one_group(
     out: &mut Renewed,
 ) -> Result<()> {
     let encoded = if whole { encode(place, &found.group, task)? } else { Encoded::Unfit(Vec::new()) };
+    if whole && matches!(encoded, Encoded::Unfit(_)) {
+        out.held += rows.len() as u64;
+        return Ok(());
+    }
     for row in rows {
         let name = Name::Parity(found.id, *row);
         place.storage.delete(&name)?;

@@ -1,6 +1,6 @@
 //! Removing parity that is of no use any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::model::PackId;
@@ -47,42 +47,47 @@ fn is_spent(found: &FoundGroup, present: &HashMap<PackId, u64>) -> bool {
     left * 100 < found.group.bytes() * LEAST_LEFT || gone > 0 && 2 * lacks > usize::from(found.group.rows)
 }
 
-/// Whether every pack of a group that is there is in a greater one that has all its rows.
-fn is_superseded(found: &FoundGroup, all: &[FoundGroup], present: &HashMap<PackId, u64>) -> bool {
-    let place = |found: &FoundGroup| (found.group.packs.len(), found.id);
-    let greater = |other: &&FoundGroup| {
-        place(other) > place(found) && other.group.rows >= found.group.rows && other.missing_rows().is_empty()
-    };
-    let holds = |id: &PackId| all.iter().filter(greater).any(|other| other.group.packs.iter().any(|(theirs, _)| theirs == id));
-    found.group.packs.iter().filter(|(id, _)| present.contains_key(id)).all(|(id, _)| holds(id))
-}
-
-/// Dissolves groups of which little lives, or that greater ones have taken the place of, and removes what nobody can read.
-/// `present`: the packs that are there, when all that are not were deleted because nobody needs them.
-pub(crate) fn tend(place: &ParityPlace<'_>, present: &HashMap<PackId, u64>) -> Result<Tended> {
+/// Dissolves groups of which little lives, and removes what nobody can read. Only for a repository whose packs that are not
+/// there were all deleted because nobody needs them.
+pub(crate) fn tend(place: &ParityPlace<'_>) -> Result<Tended> {
     let mut out = Tended::default();
-    let FoundParity { mut groups, bad, .. } = find(place)?;
+    let FoundParity { groups, bad, .. } = find(place)?;
     if groups.is_empty() && bad.is_empty() {
         return Ok(out);
     }
+    // Listed after the groups: of a group that is known every pack was there when it was made.
+    let present = &place.packs()?;
     bad.iter().try_for_each(|(name, size, _)| out.delete(place, name, *size))?;
-    let spent: Vec<FoundGroup> = groups.extract_if(.., |found| is_spent(found, present)).collect();
-    spent.iter().try_for_each(|found| out.dissolve(place, found))?;
-    supersede_of(place, &groups, present, &mut out)?;
+    groups.iter().filter(|found| is_spent(found, present)).try_for_each(|found| out.dissolve(place, found))?;
     place.storage.sync()?;
     Ok(out)
 }
 
-/// Removes groups that greater ones have taken the place of; answers how many. Who may not delete leaves them.
-pub(super) fn supersede(place: &ParityPlace<'_>, found: &FoundParity, present: &HashMap<PackId, u64>) -> u64 {
+/// Removes groups each of whose packs, lost ones too, is in a greater one; answers how many. What a greater group says of
+/// itself is not enough, since who may only add can say that: `proves` computes its rows. Who may not delete leaves them.
+pub(super) fn supersede(
+    place: &ParityPlace<'_>,
+    found: &FoundParity,
+    proves: &mut dyn FnMut(&FoundGroup) -> Result<bool>,
+) -> Result<u64> {
     let mut out = Tended::default();
-    drop(supersede_of(place, &found.groups, present, &mut out));
-    out.groups
-}
-
-fn supersede_of(place: &ParityPlace<'_>, groups: &[FoundGroup], present: &HashMap<PackId, u64>, out: &mut Tended) -> Result<()> {
     // Of two that stand for each other, only the smaller one is superseded: the order is strict.
-    groups.iter().filter(|found| is_superseded(found, groups, present)).try_for_each(|found| out.dissolve(place, found))
+    let order = |found: &FoundGroup| (found.group.packs.len(), found.id);
+    for small in &found.groups {
+        let greater = |other: &&FoundGroup| {
+            order(other) > order(small) && other.group.rows >= small.group.rows && other.missing_rows().is_empty()
+        };
+        let mut rest: HashSet<PackId> = small.group.packs.iter().map(|(id, _)| *id).collect();
+        for other in found.groups.iter().filter(greater) {
+            if other.group.packs.iter().any(|(id, _)| rest.contains(id)) && proves(other)? {
+                rest.retain(|id| other.group.packs.iter().all(|(theirs, _)| theirs != id));
+            }
+        }
+        if rest.is_empty() && out.dissolve(place, small).is_err() {
+            break;
+        }
+    }
+    Ok(out.groups)
 }
 
 /// Removes all parity.

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::found::FoundGroup;
-use super::{AddOptions, ParityPlace, ParityShape, RebuiltPacks, add, find, rebuild, verify};
+use super::{AddOptions, ParityPlace, ParityShape, RebuiltPacks, add, find, rebuild, tend, verify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope;
 use crate::format::pack::PackKind;
+use crate::format::parity::{ParityGroup, encode_parity};
 use crate::model::{ObjectType, PackId, RepositoryId};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::{Class, Costs, Created, Name, Storage};
@@ -216,6 +217,46 @@ impl Storage for CutStorage {
     }
 }
 
+/// Reads no parity: the operating system answers with this error number.
+#[derive(Debug)]
+struct SickStorage {
+    inner: Arc<MemoryStorage>,
+    error: i32,
+}
+
+impl Storage for SickStorage {
+    fn create(&self, name: &Name, parts: &[&[u8]]) -> Result<Created> {
+        self.inner.create(name, parts)
+    }
+
+    fn read(&self, name: &Name, range: Option<Range<u64>>, out: &mut Vec<u8>) -> Result<()> {
+        match name {
+            Name::Parity(..) => Err(Error::io("cannot read it", std::io::Error::from_raw_os_error(self.error))),
+            _ => self.inner.read(name, range, out),
+        }
+    }
+
+    fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
+        self.inner.list(class)
+    }
+
+    fn delete(&self, name: &Name) -> Result<()> {
+        self.inner.delete(name)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.inner.sync()
+    }
+
+    fn costs(&self) -> Costs {
+        self.inner.costs()
+    }
+
+    fn describe(&self) -> String {
+        "sick".to_owned()
+    }
+}
+
 /// Stopped at any change, parity add leaves what heals as far as it goes, and the next one ends with what one that was not
 /// stopped makes.
 #[test]
@@ -255,6 +296,76 @@ fn stopped_anywhere_the_next_one_ends_it() {
         }
     }
     assert!(cuts > 10, "{cuts}");
+}
+
+/// The parity of a pack that is lost stays, whatever comes beside it: doctor needs it.
+#[test]
+fn no_parity_of_a_lost_pack_is_removed() {
+    for beside in [0, 1] {
+        let storage = MemoryStorage::default();
+        let packs: Vec<PackId> = (0..=beside).map(|seed| pack(&storage, PackKind::Data, seed, 5_000).0).collect();
+        let place = ParityPlace::new(&storage, OWN, None);
+        add(&place, &options(4, 2), &Task::default()).unwrap();
+        storage.delete(&Name::Pack(packs[0])).unwrap();
+        (20..22).for_each(|seed| drop(pack(&storage, PackKind::Data, seed, 5_100)));
+        add(&place, &options(4, 2), &Task::default()).unwrap();
+        let found = find(&place).unwrap();
+        let of = |group: &&FoundGroup| group.group.packs.iter().any(|(id, _)| *id == packs[0]);
+        assert!(found.groups.iter().filter(of).any(|group| group.missing_rows().is_empty()), "{beside}");
+    }
+}
+
+/// Who may only add says of made-up rows that they are of a greater group: nothing that is there goes for it, and nothing is
+/// made of it.
+#[test]
+fn made_up_groups_take_the_place_of_none() {
+    let storage = MemoryStorage::default();
+    let packs: Vec<(PackId, u64)> = (0..2).map(|seed| (pack(&storage, PackKind::Data, seed, 5_000).0, 5_000)).collect();
+    let place = ParityPlace::new(&storage, OWN, None);
+    add(&place, &options(4, 2), &Task::default()).unwrap();
+    let own = rows(&storage);
+    let lengths = place.packs().unwrap();
+    let packs: Vec<(PackId, u64)> = packs.iter().map(|(id, _)| (*id, lengths[id])).collect();
+    for (rows, shard, twice) in [(2, 2048, false), (2, 1024, true), (3, 1024, false), (64, 1024, false)] {
+        let mut packs = packs.clone();
+        packs.reverse();
+        if twice {
+            packs.push((PackId([9; 32]), 5_000));
+        }
+        let group = ParityGroup { kind: PackKind::Data, shard, rows, packs };
+        let head = encode_parity(&group);
+        let object = [&envelope::header(ObjectType::Parity, OWN)[..], &(head.len() as u32).to_le_bytes(), &head].concat();
+        for row in 0..rows.min(3) {
+            storage.create(&Name::Parity(group.id(OWN), row), &[&object]).unwrap();
+        }
+    }
+    let before = rows(&storage);
+    tend::tend(&place).unwrap();
+    let added = add(&place, &options(4, 2), &Task::default()).unwrap();
+    // The real group may take the place of one that was made up for the same packs.
+    assert_eq!((added.groups, added.completed, added.bytes), (0, 0, 0), "{added:?}");
+    let after = rows(&storage);
+    assert!(own.iter().all(|row| after.contains(row)));
+    assert!(after.iter().all(|row| before.contains(row)));
+}
+
+/// A disk that cannot read a row for a moment, or for good, is no reason to remove it.
+#[test]
+fn what_cannot_be_read_is_not_removed() {
+    for error in [5, 12, 24] {
+        let storage = Arc::new(MemoryStorage::default());
+        drop(pack(&*storage, PackKind::Data, 1, 9_000));
+        let place = ParityPlace::new(&*storage, OWN, None);
+        add(&place, &options(4, 2), &Task::default()).unwrap();
+        let before = rows(&*storage);
+        let sick = SickStorage { inner: storage.clone(), error };
+        let place = ParityPlace::new(&sick, OWN, None);
+        match tend::tend(&place) {
+            Ok(tended) => assert_eq!((tended.objects, error), (0, 5)),
+            Err(e) => assert!(error != 5, "{e}"),
+        }
+        assert!(rows(&*storage) == before, "{error}");
+    }
 }
 
 #[test]

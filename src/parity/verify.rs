@@ -10,6 +10,7 @@ use crate::format::parity::decode_record;
 use crate::model::ObjectType;
 use crate::observe::Event;
 use crate::repo::parallel;
+use crate::repo::reader::is_damage;
 use crate::storage::Name;
 use crate::task::Task;
 
@@ -31,7 +32,7 @@ pub fn verify(place: &ParityPlace<'_>, found: &FoundParity, task: &Task<'_>) -> 
         match row_is_whole(place, found, *row, *size, task) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) if e.kind() == ErrorKind::Corrupt => bad.lock().push((Name::Parity(found.id, *row), e)),
+            Err(e) if is_damage(&e) => bad.lock().push((Name::Parity(found.id, *row), e)),
             Err(e) => *failed.lock() = Err(e),
         }
         let bytes = bytes.fetch_add(*size, Ordering::Relaxed) + *size;
@@ -75,7 +76,10 @@ fn damaged_stripes(place: &ParityPlace<'_>, found: &FoundGroup, row: u8) -> Resu
     let (group, mut bytes, mut bad) = (&found.group, Vec::new(), 0);
     for stripe in 0..group.stripes() {
         let from = group.start() + stripe * group.record();
-        place.storage.read(&Name::Parity(found.id, row), Some(from..from + group.record()), &mut bytes)?;
+        match place.storage.read(&Name::Parity(found.id, row), Some(from..from + group.record()), &mut bytes) {
+            Err(e) if is_damage(&e) => bytes.clear(),
+            read => read?,
+        }
         let record = decode_record(found.id, row, stripe, group.packs.len(), &bytes);
         bad += u64::from(record.is_none_or(|record| record.shard.is_none()));
     }

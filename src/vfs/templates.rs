@@ -12,7 +12,9 @@ pub(crate) const RESERVED: [&[u8]; 8] = [b"latest", b"ids", b"snapshots", b"host
 const DEEPEST: usize = 64;
 /// Go's way to write a time, which restic takes, and what it is here: at each place the first that is there. All times
 /// are UTC, so `Z07:00` is `Z`.
-const LAYOUT: [(&str, &str); 26] = [
+const LAYOUT: [(&str, &str); 27] = [
+    // Before `_2`: here the line is a line.
+    ("_2006", "_%Y"),
     ("January", "%B"),
     ("Jan", "%b"),
     ("Monday", "%A"),
@@ -222,6 +224,7 @@ mod tests {
             ("%a %b %e %Y", "Mon Jan _2 2006", "Thu Nov 20 2025"),
             ("%A, %-d. %B %y %I:%M %p %:z", "Monday, 2. January 06 03:04 PM -07:00", "Thursday, 20. November 25 10:04 AM +00:00"),
             ("%j %-S", "002 5", "324 11"),
+            ("snap_%Y-%m-%d", "snap_2006-01-02", "snap_2025-11-20"),
         ] {
             assert_eq!((time(ours).as_str(), time(go).as_str()), (shown, shown));
         }

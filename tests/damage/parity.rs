@@ -288,6 +288,25 @@ fn damaged_parity_is_found_and_made_anew_and_harms_nobody() {
     ward.restores(&[]);
 }
 
+/// What damaged rows may still heal is kept until somebody has read the packs.
+#[test]
+fn damaged_rows_stay_while_a_pack_of_theirs_is_damaged() {
+    let ward = Ward::new(4);
+    ward.run(&["parity", "add"]).ok();
+    for row in ward.rows() {
+        change(&row, |bytes| bytes.truncate(bytes.len() - 1000));
+    }
+    change(&ward.packs(false)[0], |bytes| {
+        let at = bytes.len() / 3;
+        bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
+    });
+    let run = ward.run(&["doctor", "--yes"]);
+    assert!(run.text().contains("left as") || run.err.contains("left as"), "{}{}", run.text(), run.err);
+    ward.run(&["doctor", "--read-data", "--yes"]).ok();
+    ward.is_sound();
+    ward.restores(&[]);
+}
+
 #[test]
 fn parity_is_made_and_removed_without_a_key_and_a_small_group_grows() {
     let mut ward = Ward::new(5);

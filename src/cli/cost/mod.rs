@@ -1,6 +1,7 @@
 //! `cost`: what the repository costs in an object store: a month, the last runs, a restore.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -99,7 +100,7 @@ fn basis(context: &Context, repo: &Arc<Repository>, args: &CostArgs) -> Result<C
     let (runs, asked) = asked_since(list.iter().map(|(_, run)| run), context::now(), args.days);
     let plan = match args.restore.is_empty() {
         true => None,
-        false => Some(planned(context, repo, &args.restore, &args.filters)?),
+        false => Some(planned(context, repo, &args.restore, &args.filters)?.0),
     };
     Ok(CostBasis { stored, objects: all.iter().map(|objects| objects.count).sum(), days: args.days, runs, asked, plan })
 }
@@ -111,20 +112,28 @@ fn asked_since<'a>(runs: impl Iterator<Item = &'a Run>, now: Timestamp, days: u3
     asked.fold((0, Requests::default()), |(count, sum), asked| (count + 1, sum.plus(asked)))
 }
 
-/// What a restore of these would read.
-pub fn planned(context: &Context, repo: &Arc<Repository>, specs: &[OsString], filters: &Filters) -> Result<PlannedReads> {
+/// What a restore of these would read; and what was chosen, as `ID:PATH`.
+pub fn planned(
+    context: &Context,
+    repo: &Arc<Repository>,
+    specs: &[OsString],
+    filters: &Filters,
+) -> Result<(PlannedReads, Vec<OsString>)> {
     let chooser = Chooser::new(context, repo, filters)?;
     let trees = context::trees(repo)?;
     let specs = specs.iter().map(|spec| Spec::parse(spec)).collect::<Result<Vec<_>>>()?;
-    let mut wanted = Vec::new();
+    let (mut wanted, mut chosen) = (Vec::new(), Vec::new());
     for spec in &specs {
-        let names = spec.names().into_iter().map(<[u8]>::to_vec).collect();
-        wanted.push((chooser.with_path(&trees, spec)?, names));
+        let names: Vec<Vec<u8>> = spec.names().into_iter().map(<[u8]>::to_vec).collect();
+        let snapshot = chooser.with_path(&trees, spec)?;
+        let path = if names.is_empty() { Vec::new() } else { [b":/", names.join(&b'/').as_slice()].concat() };
+        chosen.push(OsString::from_vec([snapshot.id.to_string().as_bytes(), &path].concat()));
+        wanted.push((snapshot, names));
     }
     let display = Display::new(&context.global);
     let plan = plan_reads(repo, &wanted, &Task::new(&display).stopped_by(&signals::stop_flag()?));
     display.finish();
-    plan
+    plan.map(|plan| (plan, chosen))
 }
 
 fn money(amount: f64) -> String {

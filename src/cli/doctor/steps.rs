@@ -26,6 +26,8 @@ pub struct Steps {
     pub packs: u64,
     /// Objects of parity.
     pub parity: u64,
+    /// Objects of parity that are damaged and stay, since a pack that they may heal is damaged.
+    pub held: u64,
 }
 
 impl Steps {
@@ -51,13 +53,13 @@ impl Steps {
 
     /// Makes damaged parity anew, where nothing is lost any more, or says how much of it there is.
     pub fn parity(repo: &Repository, display: &Display, read: bool, dry: bool) -> Result<Steps> {
-        let Renewed { rows, removed } = parity::renew(&ParityPlace::of(repo), read, dry, &Task::new(display))?;
-        Ok(Steps { parity: rows + removed, ..Steps::default() })
+        let Renewed { rows, removed, held } = parity::renew(&ParityPlace::of(repo), read, dry, &Task::new(display))?;
+        Ok(Steps { parity: rows + removed, held, ..Steps::default() })
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.keys + self.objects + self.segments + self.packs + self.parity == 0
+        self.keys + self.objects + self.segments + self.packs + self.parity + self.held == 0
     }
 
     /// A line for each.
@@ -68,6 +70,13 @@ impl Steps {
             line(self.objects, "small object", "small objects", "written anew or removed (yester repair objects)"),
             line(self.segments, "segment of the index", "segments of the index", "from the packs (yester repair index)"),
             line(self.packs, "pack that the index does not name", "packs that the index does not name", "named again"),
+            line(
+                self.held,
+                "row of parity",
+                "rows of parity",
+                "left as it is, since a pack of its group is damaged and it may heal \
+                 that: yester doctor --read-data",
+            ),
             line(self.parity, "row of parity", "rows of parity", "computed again, or removed where its packs are gone"),
         ]
         .into_iter()

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use std::ffi::OsString;
+
 use serde::Serialize;
 use yester::Result;
 use yester::jobs::location::Location;
@@ -53,7 +55,7 @@ struct JsonColdPack {
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let repo = context.open()?;
     gone::warn(context, &repo)?;
-    let plan = cost::planned(context, &repo, &args.specs, &args.filters)?;
+    let (plan, chosen) = cost::planned(context, &repo, &args.specs, &args.filters)?;
     let classes = repo.storage().pack_classes()?;
     let class = |pack: &PlannedPack| classes.as_ref()?.get(&pack.id).cloned();
     let cold: Vec<(&PlannedPack, String)> = plan
@@ -83,7 +85,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     }
     out.finish()?;
     if let (false, Some(address)) = (cold.is_empty() || context.global.json || context.global.quiet, address) {
-        thaw(&cold, address, args);
+        thaw(&cold, address, &chosen);
     }
     Ok(Outcome::Done)
 }
@@ -128,10 +130,10 @@ fn text(out: &mut Output, plan: &PlannedReads, classes: &Classes) -> Result<()> 
     Ok(())
 }
 
-/// The command that thaws them.
-fn thaw(cold: &[(&PlannedPack, String)], address: &StoreAddress, args: &RestoreArgs) {
+/// The command that thaws them. `chosen`: the snapshots of this plan by their ids, which mean the same tomorrow.
+fn thaw(cold: &[(&PlannedPack, String)], address: &StoreAddress, chosen: &[OsString]) {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
-    let specs: Vec<String> = args.specs.iter().map(|spec| quoted(&spec.to_string_lossy())).collect();
+    let specs: Vec<String> = chosen.iter().map(|spec| quoted(&spec.to_string_lossy())).collect();
     let size = cold.iter().map(|(pack, _)| pack.size).sum();
     let packs = units::counted(cold.len() as u64, "pack", "packs");
     note(&format!("yester: {packs} of {} can be read only when thawed; this asks for it, for 7 days:", units::size(size)));

@@ -22,6 +22,12 @@ pub(super) fn check(
     for (name, _, e) in &found.bad {
         findings.damage(name, format!("{}; it counts for nothing, and yester prune removes it", bare(name, e)));
     }
+    for (name, _, e) in &found.unreadable {
+        findings.damage(
+            name,
+            format!("{}; {NEXT}: yester parity remove, and add, make it anew on a disk that is sound", bare(name, e)),
+        );
+    }
     if found.groups.is_empty() {
         return Ok(());
     }

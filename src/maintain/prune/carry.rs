@@ -67,7 +67,7 @@ impl Prune<'_> {
         if self.survey.lost > 0 {
             return Ok(());
         }
-        let tended = parity::tend(&ParityPlace::of(self.repo), &list_packs(self.repo)?)?;
+        let tended = parity::tend(&ParityPlace::of(self.repo))?;
         self.report.parity_groups = tended.groups;
         self.report.parity = Tally { count: tended.objects, bytes: tended.bytes };
         Ok(())
