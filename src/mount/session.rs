@@ -72,19 +72,25 @@ pub fn mount(
     let images = Arc::new(Images::new(view.clone(), &place, options)?);
     let adapter = Adapter::new(view.clone(), images.clone(), config.n_threads.unwrap_or(1), options.repository.clone());
     let session = kernel::begin(adapter, &place, &config).map_err(failed)?;
+    // A mount that nobody serves is not left behind.
+    let undone = |e: Error| {
+        let _ = point::detach(&place, true);
+        e
+    };
     let (notifier, pusher) = (session.notifier(), session.notifier());
     let (to_images, of_names) = (session.notifier(), session.notifier());
     view.connect(Box::new(move |ino, offset, content| pusher.store(INodeNo(ino), offset, content)));
     if let Some(again) = options.list_again.clone() {
         let view = Arc::downgrade(&view);
-        start("mount-again", move || again.iter().map_while(|()| view.upgrade()).for_each(|view| view.refresh_anew()))?;
+        start("mount-again", move || again.iter().map_while(|()| view.upgrade()).for_each(|view| view.refresh_anew()))
+            .map_err(undone)?;
     }
     drop(view);
-    start("mount-notify", move || notify(&changes, &notifier))?;
-    let serving = without_unmounting(session.spawn().map_err(failed)?);
+    start("mount-notify", move || notify(&changes, &notifier)).map_err(undone)?;
+    let serving = without_unmounting(session.spawn().map_err(|e| undone(failed(e)))?);
     let (done, ended) = crossbeam_channel::bounded(1);
     let broken = |_| Err(std::io::Error::other("a thread of the session ended"));
-    start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken))))?;
+    start("mount-serve", move || drop(done.send(serving.join().unwrap_or_else(broken)))).map_err(undone)?;
     match std::fs::metadata(&place) {
         Ok(root) => {
             // Only root may; without, what is given unasked (`vfs/readahead`) does most of it.

@@ -51,6 +51,10 @@ impl MountStatus {
     /// As the target of a link.
     pub(crate) fn to_target(&self) -> Vec<u8> {
         let mut shown = self.clone();
+        // No more than these could fit.
+        let most = LONGEST / 32;
+        shown.more += shown.through_fuse.len().saturating_sub(most) as u64;
+        shown.through_fuse.truncate(most);
         loop {
             let text = serde_json::to_vec(&shown).unwrap_or_default();
             if text.len() <= LONGEST {

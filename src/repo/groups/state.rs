@@ -1,5 +1,5 @@
 //! How a group stands, and what is to be decided: pure functions of what was said of it, and of how long somebody has
-//! waited by a clock of their own. No time that another machine wrote counts, but for [`is_under_way`].
+//! waited by a clock of their own. No time that another machine wrote counts, but for `is_under_way`.
 
 use std::time::Duration;
 
