@@ -37,6 +37,17 @@ pub enum ErrorKind {
     Interrupted,
 }
 
+/// What an object store did where it is behind an error of [`ErrorKind::Io`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreFailure {
+    /// It did not answer, or had no better answer until nobody waited any longer. Other requests would not fare better.
+    GivenUp,
+    /// It refuses this request, however often it comes. Others are not concerned.
+    Refused,
+    /// It holds the object where it has to be thawed before it can be read.
+    Frozen,
+}
+
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -53,12 +64,13 @@ struct Parts {
     subject: Option<String>,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    store: Option<StoreFailure>,
 }
 
 impl Error {
     /// An error of `kind` with a message for the user.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Parts { kind, outer: String::new(), subject: None, message: message.into(), source: None }))
+        Error(Box::new(Parts { kind, outer: String::new(), subject: None, message: message.into(), source: None, store: None }))
     }
 
     /// Damage: shorthand for [`ErrorKind::Corrupt`].
@@ -122,6 +134,22 @@ impl Error {
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self
+    }
+
+    /// The same error with what an object store did.
+    pub(crate) fn of_store(mut self, failure: StoreFailure) -> Self {
+        self.0.store = Some(failure);
+        self
+    }
+
+    /// What an object store did, where that is behind it and known.
+    pub(crate) fn store_failure(&self) -> Option<StoreFailure> {
+        self.0.store
+    }
+
+    /// What it says without what was being done.
+    pub(crate) fn innermost(&self) -> &str {
+        &self.0.message
     }
 
     /// What a caller can do about it.

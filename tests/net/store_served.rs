@@ -1,6 +1,7 @@
 //! `yester serve` in front of an object store: clients have tokens, and only the server has the store's credentials.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use yester::storage::{Class, Created, Name, Storage};
 use crate::common::program::{World, finish, shown};
 use crate::common::s3::{Fault, Kind, Manner, S3Server, Seen};
 use crate::net::program::{Variables, every_command, run, variables};
+use crate::net::rows::answers;
 use crate::net::store::{address, options};
 use crate::net::support::*;
 
@@ -202,6 +204,49 @@ fn a_store_that_goes_away_gives_errors_and_comes_back() {
         let again = RemoteStorage::open(&server.address("web"), &patient).unwrap();
         assert!(fault == Fault::SilentAfter || read(&again, &name).unwrap() == object);
         assert!(again.list(Class::Sessions).unwrap().len() <= 1);
+    }
+}
+
+/// What a server without TLS answers to one request, which is not repeated.
+fn answer(server: &Server, token: &str, name: &Name) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    stream.set_read_timeout(Some(PATIENT)).unwrap();
+    let path = yester::remote::protocol::object_path(name);
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nyester-protocol: 1\r\n");
+    stream.write_all(format!("{head}Authorization: Bearer {token}\r\n\r\n").as_bytes()).unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// What the store refuses for one object says nothing about the others, nor about other repositories.
+#[test]
+fn an_object_that_the_store_refuses_stops_nothing_else() {
+    let Fleet { store, server, scratch } = fleet();
+    let (cold, object) = pack(&noise(1, 200_000));
+    let (warm, bytes) = pack(&noise(2, 200_000));
+    for (name, object) in [("web", &object), ("other", &bytes)] {
+        let storage = server.storage(name);
+        must_put(&storage, &Name::Config(1, 0), b"x");
+        must_create(&storage, if name == "web" { &cold } else { &warm }, object);
+    }
+    let behind = Some((address(&store.address("fleet")), options()));
+    let given = serve_options(&scratch.path().join("plain"));
+    let plain = Server::with(ServeOptions { store: behind, no_tls: true, ..given });
+    let [web, other] = ["web", "other"].map(|name| plain.token(plain.grant(name, &FULL)));
+    answers(&answer(&plain, &other, &warm), 200, "");
+    for (status, code, hint) in [(403, "InvalidObjectState", "has to be thawed"), (400, "InvalidRequest", "its log says how")] {
+        let key = format!("fleet/web/{cold}");
+        store.script(move |seen: &Seen| (seen.key == key && seen.kind == Kind::Get).then_some(Fault::Refused(status, code)));
+        let said = answer(&plain, &web, &cold);
+        answers(&said, 500, hint);
+        assert!(!said.contains("fleet"), "{said}");
+        answers(&answer(&plain, &other, &warm), 200, "");
+        // A client does not try again.
+        store.take();
+        let e = read(&server.storage("web"), &cold).unwrap_err();
+        assert!(e.kind() == ErrorKind::Io && e.to_string().contains(hint), "{e}");
+        assert_eq!(store.counts().get(&Kind::Get), Some(&1));
     }
 }
 

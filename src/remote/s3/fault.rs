@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, StoreFailure};
 
 /// An answer that is no success, as it came. It travels through the library's errors as their innermost cause.
 #[derive(Debug, Clone)]
@@ -67,6 +67,8 @@ pub(crate) enum Trouble {
     Later(Error),
     /// Nobody can tell whether it was done.
     Unknown(Error),
+    /// It was answered, and the answer is older than what is known; trying again may help.
+    Stale(Error),
     /// Trying again does not help.
     Final(Error),
 }
@@ -77,8 +79,15 @@ impl Trouble {
         match self {
             Trouble::Missing => Error::new(ErrorKind::NotFound, "it is not there"),
             Trouble::Beyond => Error::corrupt("it is too short"),
-            Trouble::Taken(e) | Trouble::Later(e) | Trouble::Unknown(e) | Trouble::Final(e) => e,
+            Trouble::Taken(e) | Trouble::Later(e) | Trouble::Unknown(e) | Trouble::Stale(e) | Trouble::Final(e) => e,
         }
+    }
+
+    /// The error behind it, when nobody waits any longer.
+    pub(super) fn given_up(self) -> Error {
+        let silent = matches!(&self, Trouble::Later(e) | Trouble::Unknown(e) if e.kind() == ErrorKind::Io);
+        let e = self.error().context("given up after several attempts");
+        if silent { e.of_store(StoreFailure::GivenUp) } else { e }
     }
 }
 
@@ -86,7 +95,8 @@ impl Trouble {
 pub(super) fn judge(e: &object_store::Error, renewable: bool) -> Trouble {
     match (e, judge_cause(e, renewable)) {
         (object_store::Error::InvalidPath { source }, Trouble::Unknown(_)) => {
-            Trouble::Final(Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}")))
+            let e = Error::new(ErrorKind::Io, format!("the bucket holds a key that is no path: {source}"));
+            Trouble::Final(e.of_store(StoreFailure::Refused))
         }
         (_, trouble) => trouble,
     }
@@ -142,10 +152,10 @@ fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {
         (_, "RequestTimeTooSkewed") => {
             Trouble::Final(error(ErrorKind::Key, ": the clocks of this machine and of the store differ; set the clock"))
         }
-        (_, "InvalidObjectState") => Trouble::Final(error(
-            ErrorKind::Io,
-            ": the object is in a storage class from which it has to be thawed; yester restore --plan says how",
-        )),
+        (_, "InvalidObjectState") => {
+            let hint = ": the object is in a storage class from which it has to be thawed; yester restore --plan says how";
+            Trouble::Final(error(ErrorKind::Io, hint).of_store(StoreFailure::Frozen))
+        }
         (301 | 307, _) | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             Trouble::Final(error(ErrorKind::Invalid, ": the bucket is in another region, or at another endpoint; see --region"))
         }
@@ -160,6 +170,6 @@ fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {
         // Refused because of too many requests: nothing was done.
         (429 | 503, _) => Trouble::Later(error(ErrorKind::Io, "")),
         (408 | 500..=599, _) => Trouble::Unknown(error(ErrorKind::Io, "")),
-        _ => Trouble::Final(error(ErrorKind::Io, "")),
+        _ => Trouble::Final(error(ErrorKind::Io, "").of_store(StoreFailure::Refused)),
     }
 }

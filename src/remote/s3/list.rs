@@ -60,7 +60,7 @@ impl S3Storage {
             tries += 1;
             let text = format!("the store's list leaves out {there}, which is there");
             let e = Error::new(ErrorKind::Io, text);
-            Err(if tries < MOST_STALE { Trouble::Later(e) } else { Trouble::Final(e) })
+            Err(if tries < MOST_STALE { Trouble::Stale(e) } else { Trouble::Final(e) })
         });
         listed.await.map_err(Trouble::error)
     }

@@ -235,7 +235,7 @@ impl S3Storage {
         let mut silent = 0;
         loop {
             let trouble = match work(&mut patience).await {
-                Err(trouble @ (Trouble::Later(_) | Trouble::Unknown(_))) => trouble,
+                Err(trouble @ (Trouble::Later(_) | Trouble::Unknown(_) | Trouble::Stale(_))) => trouble,
                 // Of what creates nothing, this says only that others are at work.
                 Err(Trouble::Taken(e)) => Trouble::Unknown(e),
                 other => return other,
@@ -252,7 +252,7 @@ impl S3Storage {
                 tokio::time::sleep(pause).await;
                 Ok(())
             }
-            None => Err(Trouble::Final(trouble.error().context("given up after several attempts"))),
+            None => Err(Trouble::Final(trouble.given_up())),
         }
     }
 

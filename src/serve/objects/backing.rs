@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result, StoreFailure};
 use crate::model::Timestamp;
 use crate::remote::client::RemoteOptions;
 use crate::remote::s3::address::StoreAddress;
@@ -103,26 +103,32 @@ pub(crate) struct StoreBacking {
 }
 
 impl StoreBacking {
-    /// Asks the store. One that does not answer gives [`ErrorKind::Busy`], and is left alone for some seconds.
+    /// Asks the store. One that does not answer gives [`ErrorKind::Busy`], and is left alone for some seconds, with all of
+    /// its repositories. So does an answer that another attempt may better, but it says nothing about other requests. What
+    /// is refused for good stays [`ErrorKind::Io`].
     fn ask<T>(&self, work: impl FnOnce(&S3Storage) -> Result<T>) -> Result<T> {
         if self.away.lock().is_some_and(|since| since.elapsed() < AWAY) {
             return Err(Error::new(ErrorKind::Busy, "the object store did not answer a moment ago"));
         }
-        work(&self.storage).map_err(|e| match e.kind() {
-            ErrorKind::Io => {
+        work(&self.storage).map_err(|e| {
+            if e.store_failure() == Some(StoreFailure::GivenUp) {
                 *self.away.lock() = Some(Instant::now());
-                e.with_kind(ErrorKind::Busy)
             }
-            _ => e,
+            match (e.kind(), e.store_failure()) {
+                (ErrorKind::Io, None | Some(StoreFailure::GivenUp)) => e.with_kind(ErrorKind::Busy),
+                _ => e,
+            }
         })
     }
 
     /// Sends an object. Where nobody can tell what became of it, the error is [`ErrorKind::Unsettled`].
     fn create(&self, name: &Name, bytes: Bytes) -> Result<Created> {
-        self.ask(|storage| match storage.create_whole(name, bytes) {
-            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Unsettled) => Ok(Err(e.with_kind(ErrorKind::Unsettled))),
-            other => other.map(Ok),
-        })?
+        self.ask(|storage| {
+            storage.create_whole(name, bytes).map_err(|e| match (e.kind(), e.store_failure()) {
+                (ErrorKind::Io, None | Some(StoreFailure::GivenUp)) => e.with_kind(ErrorKind::Unsettled),
+                _ => e,
+            })
+        })
     }
 }
 

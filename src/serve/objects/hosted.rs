@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result, StoreFailure};
 use crate::model::{RepositoryId, SnapshotId};
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::api::board::Board;
@@ -451,6 +451,11 @@ pub(crate) fn refuse(e: &Error) -> Refusal {
         ErrorKind::Unsettled => {
             tracing::warn!(error = %e, "nobody can tell whether the object store has stored an object");
             Refusal::new(Code::Unsettled, "the object store behind the server did not say whether it has stored the object")
+        }
+        // Its reader has to know; the text names no place.
+        _ if e.store_failure() == Some(StoreFailure::Frozen) => {
+            tracing::warn!(error = %e, "an object has to be thawed");
+            Refusal::new(Code::Failed, e.innermost())
         }
         _ => {
             tracing::error!(error = %e, "a request failed");

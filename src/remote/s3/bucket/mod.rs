@@ -236,7 +236,7 @@ impl BucketClient {
                 Err((trouble @ (Trouble::Later(_) | Trouble::Unknown(_)), slow_down)) => (trouble, slow_down),
                 other => return other.map_err(|(trouble, _)| trouble),
             };
-            let given_up = |trouble: Trouble| Trouble::Final(trouble.error().context("given up after several attempts"));
+            let given_up = |trouble: Trouble| Trouble::Final(trouble.given_up());
             if slow_down {
                 // The gate waits.
                 slow += 1;
