@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use yester::ErrorKind;
@@ -205,6 +206,29 @@ fn a_store_that_goes_away_gives_errors_and_comes_back() {
         assert!(fault == Fault::SilentAfter || read(&again, &name).unwrap() == object);
         assert!(again.list(Class::Sessions).unwrap().len() <= 1);
     }
+}
+
+/// Nothing that ends an attempt of which nobody can tell what became of it says that the object is not there.
+#[test]
+fn an_attempt_without_an_answer_stays_unsettled_whatever_follows() {
+    let store = S3Server::start();
+    let storage = crate::net::store::storage(&store);
+    let kinds = [Kind::Head, Kind::Put];
+    for (round, kind) in (1..).zip(kinds) {
+        store.take();
+        // The second request of this kind that asks for the object is refused, after the first attempt was lost.
+        let puts = AtomicUsize::new(0);
+        store.script(move |seen: &Seen| match seen.kind {
+            Kind::Put if puts.fetch_add(1, Ordering::SeqCst) == 0 => Some(Fault::Cut),
+            of if of == kind => Some(Fault::Refused(401, "AccessDenied")),
+            _ => None,
+        });
+        let e = put(&storage, &Name::Snapshot(id(round)), b"x").unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unsettled, "{kind:?}: {e}");
+    }
+    // One that was answered is no such attempt.
+    store.script(|seen: &Seen| (seen.kind == Kind::Put).then_some(Fault::Refused(401, "AccessDenied")));
+    assert_eq!(put(&storage, &Name::Snapshot(id(9)), b"x").unwrap_err().kind(), ErrorKind::Key);
 }
 
 /// What a server without TLS answers to one request, which is not repeated.

@@ -86,23 +86,25 @@ impl S3Storage {
         let mut patience = ProgressTimeout::new(self.timeout);
         // Attempts of which nobody can tell what became of them.
         let mut unknown = 0;
+        // Whatever ends it then: one of them may still come to be there.
+        let ended = |e: Error, unknown: u32| if unknown > 0 { e.with_kind(ErrorKind::Unsettled) } else { e };
         loop {
             let trouble = match self.attempt(&key, &sending).await {
                 Ok(()) => return Ok(Created::New),
-                Err(Trouble::Final(e)) => return Err(e),
+                Err(Trouble::Final(e)) => return Err(ended(e, unknown)),
                 Err(trouble) => trouble,
             };
             unknown += u32::from(matches!(trouble, Trouble::Unknown(_)));
-            match self.whose(&key, &sending, unknown > 0).await? {
+            match self.whose(&key, &sending, unknown > 0).await.map_err(|e| ended(e, unknown))? {
                 Whose::Ours => return Ok(Created::New),
                 Whose::Others => return Ok(Created::Exists),
-                // It may still come to be there: rule 3 of docs/durability.md.
+                // Rule 3 of docs/durability.md.
                 Whose::Nobodys if unknown > 0 && matches!(name, Name::Pack(_)) => {
-                    return Err(trouble.error().with_kind(ErrorKind::Unsettled));
+                    return Err(ended(trouble.error(), unknown));
                 }
                 Whose::Nobodys => {}
             }
-            self.rest(&mut patience, trouble, unknown).await.map_err(Trouble::error)?;
+            self.rest(&mut patience, trouble, unknown).await.map_err(|trouble| ended(trouble.error(), unknown))?;
         }
     }
 

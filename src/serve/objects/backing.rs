@@ -123,12 +123,7 @@ impl StoreBacking {
 
     /// Sends an object. Where nobody can tell what became of it, the error is [`ErrorKind::Unsettled`].
     fn create(&self, name: &Name, bytes: Bytes) -> Result<Created> {
-        self.ask(|storage| {
-            storage.create_whole(name, bytes).map_err(|e| match (e.kind(), e.store_failure()) {
-                (ErrorKind::Io, None | Some(StoreFailure::GivenUp)) => e.with_kind(ErrorKind::Unsettled),
-                _ => e,
-            })
-        })
+        self.ask(|storage| storage.create_whole(name, bytes))
     }
 }
 
