@@ -75,6 +75,33 @@ fn every_command_through_a_server_in_front_of_a_store() {
     run(&world, &direct, &["-r", &repo, "check", "--read-data"]).ok();
 }
 
+/// More requests at once than the server has threads, when no connection to the store is left and its name has to be looked
+/// up, which takes a thread as well.
+#[test]
+fn requests_that_wait_for_the_store_leave_threads_to_reach_it() {
+    const CLIENTS: usize = 100;
+    let (store, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let named = store.address("fleet").replace("127.0.0.1", "localhost");
+    let behind = Some((address(&named), options()));
+    let server = Server::with(ServeOptions { store: behind, ..serve_options(&scratch.path().join("state")) });
+    let clients: Vec<_> = (0..CLIENTS).map(|_| server.storage("web")).collect();
+    let (name, object) = pack(&noise(1, 1000));
+    must_create(&clients[0], &name, &object);
+    let cut = AtomicUsize::new(0);
+    store.script(move |_| (cut.fetch_add(1, Ordering::SeqCst) < 2 * CLIENTS).then_some(Fault::Cut));
+    let together = std::sync::Barrier::new(CLIENTS);
+    std::thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(|| {
+                together.wait();
+                let mut out = Vec::new();
+                client.read(&name, Some(10..500), &mut out).unwrap();
+                assert!(out == object[10..500]);
+            });
+        }
+    });
+}
+
 #[test]
 fn an_append_only_token_adds_and_takes_nothing_away() {
     let (world, mut fleet) = (World::new(), fleet());

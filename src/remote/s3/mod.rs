@@ -169,10 +169,6 @@ fn threads() -> Result<Runtime> {
 impl S3Storage {
     fn connect(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
         let runtime = threads()?;
-        Self::connect_on(address, options, runtime.handle().clone(), Some(runtime))
-    }
-
-    fn connect_on(address: &StoreAddress, options: &RemoteOptions, threads: Handle, runtime: Option<Runtime>) -> Result<Self> {
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
         let shared = context(address, options, connections)?;
         let ConnectedStore { store, renewable, .. } = store(address, options, &shared).map_err(|e| e.context(address))?;
@@ -188,8 +184,8 @@ impl S3Storage {
             known: Mutex::default(),
             first: Mutex::default(),
             holds: tokio::sync::Mutex::default(),
-            threads,
-            runtime,
+            threads: runtime.handle().clone(),
+            runtime: Some(runtime),
         })
     }
 

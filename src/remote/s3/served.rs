@@ -6,7 +6,6 @@ use std::ops::Range;
 use bytes::Bytes;
 use object_store::PutPayload;
 use object_store::{GetOptions, GetRange, ObjectStore};
-use tokio::runtime::Handle;
 
 use crate::error::Result;
 use crate::remote::client::RemoteOptions;
@@ -18,9 +17,10 @@ use crate::remote::s3::fault::Trouble;
 use crate::storage::{Class, Created, Name};
 
 impl S3Storage {
-    /// A connection to the store at `address`, below which there are repositories. Requests run on these threads.
-    pub(crate) fn root(address: &StoreAddress, options: &RemoteOptions, threads: Handle) -> Result<Self> {
-        Self::connect_on(address, options, threads, None)
+    /// A connection to the store at `address`, below which there are repositories. Requests run on threads of its own: who
+    /// waits for them may hold all others.
+    pub(crate) fn root(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
+        Self::connect(address, options)
     }
 
     /// The repository of this name below, over the same connections.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, ErrorKind, IoContext, Result, StoreFailure};
 use crate::model::Timestamp;
@@ -29,6 +30,8 @@ use crate::sys::spool::{Spool, Spooled};
 const INCOMING: &str = ".incoming";
 /// Uploads up to this are kept in memory until they are whole, longer ones in a file without a name.
 const SMALL: u64 = 64 << 10;
+/// How many threads wait for the store at once: fewer than there are, so that others are always left.
+const AT_ONCE: usize = 32;
 /// How long a store that has been given up is not asked again.
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -38,25 +41,27 @@ pub(crate) struct StoreRoot {
     base: S3Storage,
     directory: PathBuf,
     away: Arc<Mutex<Option<Instant>>>,
+    turns: Arc<Semaphore>,
 }
 
 impl StoreRoot {
     /// The store whose repositories are below `address`; the server's notes are in `directory`. An address that is a
     /// repository itself is refused. Asks the store, so that wrong credentials are known before anybody is let in.
-    pub(crate) fn open(
-        address: &StoreAddress,
-        options: &RemoteOptions,
-        directory: &Path,
-        threads: &tokio::runtime::Handle,
-    ) -> Result<Self> {
-        let base = S3Storage::root(address, options, threads.clone())?;
+    pub(crate) fn open(address: &StoreAddress, options: &RemoteOptions, directory: &Path) -> Result<Self> {
+        let base = S3Storage::root(address, options)?;
         if base.is_there()? {
             let text = format!("{address} is a repository: --root names what is above the repositories");
             return Err(Error::invalid(text));
         }
         let failed = || format!("cannot make the directory {}", shown(directory));
         make(&directory.join(INCOMING)).at(failed)?;
-        Ok(StoreRoot { base, directory: directory.to_owned(), away: Arc::default() })
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Ok(StoreRoot { base, directory: directory.to_owned(), away: Arc::default(), turns })
+    }
+
+    /// Waits for the turn to ask the store.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turns.clone().acquire_owned().await.ok()
     }
 
     /// The repository whose notes are at `path`, which is named after it. `create`: made, if it is not there.
@@ -65,7 +70,7 @@ impl StoreRoot {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(none)?;
         let storage = Arc::new(self.base.below(name));
         let (incoming, away) = (self.directory.join(INCOMING), self.away.clone());
-        let backing = StoreBacking { storage, state: path.to_owned(), incoming, away };
+        let backing = StoreBacking { storage, state: path.to_owned(), incoming, away, turns: self.turns.clone() };
         // An empty repository is one whose notes this server has.
         if !path.is_dir() && !backing.ask(S3Storage::is_there)? {
             match create {
@@ -100,6 +105,8 @@ pub(crate) struct StoreBacking {
     incoming: PathBuf,
     /// When the store was given up last.
     away: Arc<Mutex<Option<Instant>>>,
+    /// Of those who ask the store, with all of its repositories.
+    turns: Arc<Semaphore>,
 }
 
 impl StoreBacking {
@@ -148,6 +155,14 @@ impl Backing {
     /// Whether it is an object store: then each look at it is a request, and takes its time.
     pub(crate) fn is_store(&self) -> bool {
         matches!(self, Backing::Store(_))
+    }
+
+    /// Waits for the turn to ask the storage. It is held while a thread does. A directory has no turns.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Backing::Directory(_) => None,
+            Backing::Store(store) => store.turns.clone().acquire_owned().await.ok(),
+        }
     }
 
     /// Asks the storage of objects.
@@ -268,6 +283,14 @@ enum ObjectPlace {
 }
 
 impl ServedObject {
+    /// As [`Backing::turn`].
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        match &self.place {
+            ObjectPlace::File(_) => None,
+            ObjectPlace::Stored(store, _) => store.turns.clone().acquire_owned().await.ok(),
+        }
+    }
+
     /// A part of it, all of which is there.
     pub(crate) fn part(&self, part: Range<u64>) -> Result<Vec<u8>> {
         let size = usize::try_from(part.end - part.start).map_err(|_| Error::invalid("the part is too long"))?;

@@ -154,7 +154,7 @@ async fn open(
         _ => server.budget.hold(client, usize::try_from(ahead).unwrap_or(PIECE)).await,
     };
     let place = hosted.clone();
-    let opened = blocking(move || place.backing.open(&name, from, ahead).map_err(|e| refuse(&e)));
+    let opened = hosted.asking(move || place.backing.open(&name, from, ahead).map_err(|e| refuse(&e)));
     Ok((opened.await?, held))
 }
 
@@ -164,7 +164,11 @@ async fn read(server: &Server, client: &Client, object: Arc<ServedObject>, part:
     if let Some(rate) = &client.rate {
         rate.take(size).await;
     }
-    let bytes = blocking(move || object.part(part).map_err(|e| refuse(&e)));
+    let turn = object.turn().await;
+    let bytes = blocking(move || {
+        let _turn = turn;
+        object.part(part).map_err(|e| refuse(&e))
+    });
     Ok(CountedBytes::bytes(bytes.await?, held))
 }
 
@@ -184,7 +188,8 @@ impl Lister {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         let held = self.server.budget.hold(&self.client, 2 * LINES).await;
         let hosted = self.hosted.clone();
-        let found = blocking(move || {
+        let asked = self.hosted.clone();
+        let found = asked.asking(move || {
             let (mut text, mut count, mut more) = (Vec::with_capacity(2 * LINES), 0, true);
             while more && text.len() < LINES {
                 match walk.some().map_err(|e| refuse(&e))? {

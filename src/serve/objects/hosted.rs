@@ -17,7 +17,7 @@ use crate::remote::protocol::{Code, Refusal};
 use crate::serve::api::board::Board;
 use crate::serve::objects::account::{Account, Usage};
 use crate::serve::objects::backing::{Arrival, Backing, StoreRoot};
-use crate::serve::objects::{in_turn, shape};
+use crate::serve::objects::{blocking, in_turn, shape};
 use crate::storage::directory::DirectoryStorage;
 use crate::storage::receipts::{self, WRITERS};
 use crate::storage::{Class, Created, Name, Storage};
@@ -94,6 +94,19 @@ impl Hosted {
     /// Whether `path` still leads to it.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         identity(path).is_ok_and(|found| found == self.directory)
+    }
+
+    /// Runs what asks its storage, when it is its turn, off the threads that serve connections.
+    pub(crate) async fn asking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let turn = self.backing.turn().await;
+        blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
     }
 
     /// Its jobs, where an agent is lost after so much silence. Reads them the first time.

@@ -94,7 +94,7 @@ pub fn listen(options: ServeOptions) -> Result<Listening> {
     let socket = runtime.block_on(TcpListener::bind(listen)).at(|| format!("cannot listen on {listen}"))?;
     let address = socket.local_addr().at(|| format!("cannot listen on {listen}"))?;
     let below = if store.is_some() { root.join(OWN).join(NOTES) } else { root };
-    let open = |(address, options): (StoreAddress, RemoteOptions)| StoreRoot::open(&address, &options, &below, runtime.handle());
+    let open = |(address, options): (StoreAddress, RemoteOptions)| StoreRoot::open(&address, &options, &below);
     let store = store.map(open).transpose()?;
     let server = Server::new(Door::Tokens { root: below, tokens, seen: Mutex::default() }, store, limits, tls.is_some());
     Ok(Listening { runtime, server, listener: Listener { socket, tls }, address, fingerprint })

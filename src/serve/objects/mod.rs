@@ -164,7 +164,12 @@ impl Server {
         let none = || Refusal::new(Code::Forbidden, "the token is for no repository");
         let path = who.repository.clone().ok_or_else(none)?;
         let (open, store) = (self.open.clone(), self.store.clone());
+        let turn = match &store {
+            Some(store) => store.turn().await,
+            None => None,
+        };
         blocking(move || {
+            let _turn = turn;
             // One at a time opens: two handles on one directory would not wait for each other's barriers.
             let mut open = open.lock();
             if let Some(hosted) = open.get(&path).filter(|hosted| hosted.is_at(&path)) {

@@ -16,7 +16,7 @@ use crate::serve::objects::connections::Asker;
 use crate::serve::objects::hosted::refuse;
 use crate::serve::objects::metrics::add;
 use crate::serve::objects::upload::Incoming;
-use crate::serve::objects::{Admitted, Server, blocking, download, upload};
+use crate::serve::objects::{Admitted, Server, download, upload};
 use crate::storage::{Class, Created, Name};
 
 type RouteResult = Result<Response<Body>, Refusal>;
@@ -89,7 +89,8 @@ async fn metrics(State(server): ServerState, asker: Asked, headers: HeaderMap) -
 async fn about(State(server): ServerState, asker: Asked, headers: HeaderMap) -> RouteResult {
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     let Principal { quota, capabilities, id, .. } = who;
-    let free = blocking(move || {
+    let room = hosted.clone();
+    let free = room.asking(move || {
         let disk = hosted.backing.with(|storage| storage.free_space()).map_err(|e| refuse(&e))?;
         let left = match quota {
             Some(quota) => Some(quota.saturating_sub(hosted.used().map_err(|e| refuse(&e))?)),
@@ -115,7 +116,8 @@ async fn sync(State(server): ServerState, asker: Asked, headers: HeaderMap) -> R
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
     // Needed only by those who write or delete, and slow: every directory is synced.
     who.needs(Capability::Put, "ask for a barrier").or_else(|_| who.needs(Capability::Prune, "ask for a barrier"))?;
-    blocking(move || hosted.backing.with(|storage| storage.sync_everything()).map_err(|e| refuse(&e))).await?;
+    let room = hosted.clone();
+    room.asking(move || hosted.backing.with(|storage| storage.sync_everything()).map_err(|e| refuse(&e))).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -126,7 +128,8 @@ async fn leftovers(State(server): ServerState, method: Method, asker: Asked, hea
         true => who.needs(Capability::Prune, "remove what dead writers left")?,
         false => who.needs(Capability::List, "list what dead writers left")?,
     }
-    let found = blocking(move || hosted.backing.with(|storage| storage.leftovers(remove)).map_err(|e| refuse(&e))).await?;
+    let room = hosted.clone();
+    let found = room.asking(move || hosted.backing.with(|storage| storage.leftovers(remove)).map_err(|e| refuse(&e))).await?;
     if remove && found.files > 0 {
         tracing::info!(token = %who.id, files = found.files, bytes = found.bytes, "removed what dead writers left");
     }
@@ -170,7 +173,7 @@ async fn create(
         return Err(Refusal::new(Code::TooLong, text));
     }
     let (asking, place) = (who.clone(), hosted.clone());
-    blocking(move || asking.may_create(&place, &name)).await?;
+    hosted.asking(move || asking.may_create(&place, &name)).await?;
     let content = headers.get(protocol::CONTENT_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let incoming = Incoming { name, length, content, who };
     let created = upload::receive(&server, &client, &hosted, incoming, body).await?;
@@ -185,7 +188,8 @@ async fn delete(
 ) -> RouteResult {
     let name = object(&first, &second)?;
     let Admitted { who, hosted, request: _request, .. } = server.admit(&headers, &asker).await?;
-    let deleted = blocking(move || {
+    let room = hosted.clone();
+    let deleted = room.asking(move || {
         let failed = |e| refuse(&e);
         who.may_delete(&hosted, &name)?;
         // Durable when the client asks for a barrier.

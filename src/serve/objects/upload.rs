@@ -230,12 +230,15 @@ async fn take_in(
     let Incoming { name, length, content, who } = incoming;
     let mut checker = Checker::new(name, length, content.as_deref())?;
     let (room, quota) = (hosted.clone(), who.quota);
-    let mut to = blocking(move || place(&room, name, length, quota)).await?;
+    let mut to = hosted.asking(move || place(&room, name, length, quota)).await?;
     let mut of = RepositoryId([0; 16]);
     let mut inlet = Inlet { server, client, body, left: length, window: (Instant::now(), 0) };
     while let Some((pieces, held)) = inlet.piece().await? {
         let room = hosted.clone();
+        // Only with the header one may have to look whose it is.
+        let turn = if checker.head.len() < HEADER { hosted.backing.turn().await } else { None };
         let written = blocking(move || {
+            let _turn = turn;
             for piece in &pieces {
                 if let Some(repository) = checker.take(piece)? {
                     of = room.must_be_of(&name, repository)?;
@@ -251,7 +254,7 @@ async fn take_in(
     }
     let hash = checker.check()?;
     let (room, id, sessions) = (hosted.clone(), who.id.clone(), server.limits.sessions);
-    let created = blocking(move || commit(&room, &ReceivedObject { name, of, hash, length }, to, (&id, sessions))).await?;
+    let created = hosted.asking(move || commit(&room, &ReceivedObject { name, of, hash, length }, to, (&id, sessions))).await?;
     if created == Created::New {
         add(&server.metrics.created, 1);
         add(&server.metrics.received, length);
