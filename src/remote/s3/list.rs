@@ -1,6 +1,7 @@
 //! Lists that are whole, or errors.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -46,15 +47,13 @@ impl S3Storage {
         let mut tries = 0;
         let listed = self.patiently(async |_| {
             // Before the list begins: what is made meanwhile need not be in it.
-            let known: Vec<Name> = self.known.lock().get(&class).into_iter().flatten().copied().collect();
+            let known: Vec<Name> = self.known.lock().get(&class).into_iter().flat_map(|known| known.iter()).copied().collect();
             let entries = self.pages(class).await?;
             let found: std::collections::HashSet<Name> = entries.iter().map(|entry| entry.name).collect();
             let missed: Vec<Name> = known.into_iter().filter(|name| !found.contains(name)).collect();
             let Some(there) = self.still_there(class, &missed).await.map_err(Trouble::Final)? else {
-                let mut known = self.known.lock();
-                let known = known.entry(class).or_default();
-                known.retain(|name| !missed.contains(name));
-                known.extend(found);
+                self.forget(class, &missed);
+                Arc::make_mut(self.known.lock().entry(class).or_default()).extend(found);
                 return Ok(entries);
             };
             tries += 1;
@@ -198,8 +197,10 @@ pub(super) fn storage_classes(page: &[u8]) -> Vec<(String, String)> {
 pub(crate) struct StoreWalk {
     class: Class,
     token: Option<String>,
-    /// What was made here before the list began, and has not been found yet.
-    missing: HashSet<Name>,
+    /// What was made here before the list began.
+    known: Arc<HashSet<Name>>,
+    /// What of that was found.
+    found: HashSet<Name>,
     pages: u32,
     done: bool,
 }
@@ -207,8 +208,8 @@ pub(crate) struct StoreWalk {
 impl StoreWalk {
     /// Begins to list a class.
     pub(crate) fn new(storage: &S3Storage, class: Class) -> Self {
-        let missing = storage.known.lock().get(&class).cloned().unwrap_or_default();
-        StoreWalk { class, token: None, missing, pages: 0, done: false }
+        let known = storage.known.lock().get(&class).cloned().unwrap_or_default();
+        StoreWalk { class, token: None, known, found: HashSet::new(), pages: 0, done: false }
     }
 
     /// The next page: name, size, time of receipt; `None` is the end. A list that leaves out what is there ends with an
@@ -221,23 +222,19 @@ impl StoreWalk {
         let page = storage.wait(storage.page(self.class, self.token.as_ref()));
         let (entries, next) = page.map_err(context)?;
         self.pages += 1;
-        for entry in &entries {
-            self.missing.remove(&entry.name);
-        }
+        self.found.extend(entries.iter().map(|entry| entry.name).filter(|name| self.known.contains(name)));
         match next {
             Some(_) if self.pages >= MOST_PAGES => {
                 return Err(Error::new(ErrorKind::Io, "the store's list does not end"));
             }
             Some(_) => self.token = next,
             None => {
-                let missed: Vec<Name> = self.missing.drain().collect();
+                let missed: Vec<Name> = self.known.difference(&self.found).copied().collect();
                 let left_out = storage.wait(storage.still_there(self.class, &missed));
                 if let Some(there) = left_out? {
                     return Err(Error::new(ErrorKind::Io, format!("the store's list leaves out {there}, which is there")));
                 }
-                if let Some(known) = storage.known.lock().get_mut(&self.class) {
-                    known.retain(|name| !missed.contains(name));
-                }
+                storage.forget(self.class, &missed);
                 self.done = true;
             }
         }

@@ -4,11 +4,11 @@
 //! holds is what a read shows.** Who was first to create a name is decided by looking whose object is there, never by a
 //! status; an absence is believed only of a read or HEAD; a list that is not whole is an error. Nothing rests on `If-Match`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -69,7 +69,9 @@ pub struct S3Storage {
     /// The storage class of packs that hold content of files.
     data_class: Option<String>,
     /// What is known to be there: made here, or listed before.
-    known: Mutex<HashMap<Class, HashSet<Name>>>,
+    known: Mutex<HashMap<Class, Arc<HashSet<Name>>>>,
+    /// Of these, what is known for some time only, the oldest first.
+    passing: Mutex<VecDeque<(Instant, Name)>>,
     /// A list of `config/` that has just been made, for the next caller.
     first: Mutex<Option<Vec<list::ListedObject>>>,
     /// Whether the store decides between two who create the same name; `None` before that was looked at.
@@ -182,6 +184,7 @@ impl S3Storage {
             renewable,
             data_class: options.s3.data_class.clone(),
             known: Mutex::default(),
+            passing: Mutex::default(),
             first: Mutex::default(),
             holds: tokio::sync::Mutex::default(),
             threads: runtime.handle().clone(),
@@ -349,7 +352,20 @@ impl S3Storage {
     }
 
     fn know(&self, name: &Name) {
-        self.known.lock().entry(name.class()).or_default().insert(*name);
+        Arc::make_mut(self.known.lock().entry(name.class()).or_default()).insert(*name);
+    }
+
+    fn forget<'a>(&self, class: Class, names: impl IntoIterator<Item = &'a Name>) {
+        if let Some(known) = self.known.lock().get_mut(&class) {
+            // A copy is made only while somebody lists.
+            let gone: Vec<_> = names.into_iter().filter(|name| known.contains(name)).collect();
+            if !gone.is_empty() {
+                let known = Arc::make_mut(known);
+                for name in gone {
+                    known.remove(name);
+                }
+            }
+        }
     }
 }
 
@@ -368,9 +384,7 @@ impl Storage for S3Storage {
     }
 
     fn delete(&self, name: &Name) -> Result<()> {
-        if let Some(known) = self.known.lock().get_mut(&name.class()) {
-            known.remove(name);
-        }
+        self.forget(name.class(), [name]);
         let removed = self.wait(self.remove(&self.key(name)));
         removed.map_err(|e| e.context(format!("cannot delete {name} in {}", self.address)))
     }

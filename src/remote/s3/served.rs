@@ -2,6 +2,7 @@
 //! length, objects that are not copied before they are sent.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::PutPayload;
@@ -15,6 +16,11 @@ use crate::remote::s3::address::StoreAddress;
 use crate::remote::s3::create::PIECE;
 use crate::remote::s3::fault::Trouble;
 use crate::storage::{Class, Created, Name};
+
+/// How many packs and index segments a server looks for in lists, and how long after it made them: stores that are behind are
+/// so by seconds.
+const MOST_PASSING: usize = 4096;
+const PASSING: Duration = Duration::from_secs(300);
 
 impl S3Storage {
     /// A connection to the store at `address`, below which there are repositories. Requests run on threads of its own: who
@@ -36,6 +42,7 @@ impl S3Storage {
             renewable: self.renewable,
             data_class: self.data_class.clone(),
             known: parking_lot::Mutex::default(),
+            passing: parking_lot::Mutex::default(),
             first: parking_lot::Mutex::default(),
             holds: tokio::sync::Mutex::default(),
             threads: self.threads.clone(),
@@ -103,6 +110,54 @@ impl S3Storage {
     pub(crate) fn create_whole(&self, name: &Name, bytes: Bytes) -> Result<Created> {
         let pieces = (0..bytes.len()).step_by(PIECE).map(|from| bytes.slice(from..bytes.len().min(from + PIECE)));
         let created = self.wait(self.put_payload(name, PutPayload::from_iter(pieces)));
-        created.map_err(|e| e.context(format!("cannot write {name} in {}", self.address))).inspect(|_| self.know(name))
+        created.map_err(|e| e.context(format!("cannot write {name} in {}", self.address))).inspect(|_| self.know_for_now(name))
+    }
+
+    /// As [`S3Storage::know`]; packs and index segments, of which there is no end, only the last of them for some minutes.
+    fn know_for_now(&self, name: &Name) {
+        self.know(name);
+        if matches!(name.class(), Class::Packs | Class::Index) {
+            self.passing.lock().push_back((Instant::now(), *name));
+        }
+        self.pass(MOST_PASSING, PASSING);
+    }
+
+    /// Forgets what passes, but for so many that were made within this time.
+    fn pass(&self, most: usize, age: Duration) {
+        let mut passing = self.passing.lock();
+        let mut gone = Vec::new();
+        while passing.len() > most || passing.front().is_some_and(|(at, _)| at.elapsed() > age) {
+            gone.extend(passing.pop_front().map(|(_, name)| name));
+        }
+        for class in [Class::Packs, Class::Index] {
+            self.forget(class, gone.iter().filter(|name| name.class() == class));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{PackId, SnapshotId};
+
+    #[test]
+    fn a_server_remembers_the_last_packs_for_some_time() {
+        let address = StoreAddress::parse(b"http://127.0.0.1:9/bucket/fleet").unwrap();
+        let mut options = RemoteOptions::default();
+        let variables = [("AWS_ACCESS_KEY_ID", "AK"), ("AWS_SECRET_ACCESS_KEY", "SK")];
+        options.s3.variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        let root = S3Storage::root(&address, &options).unwrap();
+        let storage = root.below("web");
+        let known = |class| storage.known.lock().get(&class).map_or(0, |known| known.len());
+        (0..9).for_each(|n| storage.know_for_now(&Name::Pack(PackId([n; 32]))));
+        storage.know_for_now(&Name::Snapshot(SnapshotId([1; 32])));
+        assert_eq!((known(Class::Packs), known(Class::Snapshots)), (9, 1));
+        // Who lists meanwhile looks for what was there at the beginning.
+        let walk = storage.known.lock().get(&Class::Packs).cloned().unwrap();
+        storage.pass(4, PASSING);
+        assert_eq!((known(Class::Packs), walk.len()), (4, 9));
+        assert!(storage.known.lock()[&Class::Packs].contains(&Name::Pack(PackId([8; 32]))));
+        storage.pass(4, Duration::ZERO);
+        assert_eq!((known(Class::Packs), known(Class::Snapshots)), (0, 1));
     }
 }
