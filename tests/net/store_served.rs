@@ -396,6 +396,17 @@ fn requests_of_the_server_are_counted() {
     assert_eq!(read(0..3 << 20), [0, 3, 0, 0, 0]);
     assert_eq!(asked(&|| drop(storage.list(Class::Packs).unwrap())), [0, 0, 0, 1, 0]);
     assert_eq!(asked(&|| storage.delete(&name).unwrap()), [0, 0, 1, 0, 1]);
+    // With a quota all is counted once, and not again after each deletion.
+    let grant = Grant { quota: Some(100 << 20), ..server.grant("web", &FULL) };
+    let small = RemoteStorage::open(&server.address("web"), &server.options(&server.token(grant))).unwrap();
+    let (name, object) = pack(&noise(2, 3 << 20));
+    must_create(&small, &name, &object);
+    for seed in 3..6 {
+        small.delete(&Name::Forgotten(id(1))).unwrap();
+        let (name, object) = pack(&noise(seed, 100_000));
+        assert_eq!(asked(&|| must_create(&small, &name, &object)), [1, 0, 0, 0, 0]);
+        must_put(&small, &Name::Forgotten(id(1)), b"");
+    }
 }
 
 /// The program as a server, with credentials of its own environment.

@@ -1,4 +1,5 @@
-//! What a repository holds, and what is on its way into it: exact whatever requests come at once.
+//! What a repository holds, and what is on its way into it: exact whatever requests come at once. Of an object store it may
+//! say too much.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,11 @@ pub(crate) fn most_objects(quota: u64) -> u64 {
     OBJECTS_AT_LEAST + quota / BYTES_AN_OBJECT
 }
 
+fn is_full(used: Usage, bytes: u64, quota: u64) -> bool {
+    let after = used.plus(Usage::one(bytes));
+    after.bytes > quota || after.objects > most_objects(quota)
+}
+
 /// The account of a repository. Every change of the repository updates it under the same lock.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
@@ -48,8 +54,8 @@ pub(crate) struct Account {
     held: Option<(Usage, Instant)>,
     /// What is being uploaded.
     coming: Usage,
-    /// How often it was counted.
-    counts: u64,
+    /// All that came since this was begun.
+    came: Usage,
 }
 
 impl Account {
@@ -59,7 +65,6 @@ impl Account {
             Some((held, _)) => held,
             None => {
                 let held = count()?;
-                self.counts += 1;
                 self.held = Some((held, Instant::now()));
                 held
             }
@@ -77,10 +82,7 @@ impl Account {
     ) -> Result<(), Refusal> {
         let wanted = Usage::one(bytes);
         if let Some(quota) = quota {
-            let is_full = |used: Usage| {
-                let after = used.plus(wanted);
-                after.bytes > quota || after.objects > most_objects(quota)
-            };
+            let is_full = |used| is_full(used, bytes, quota);
             let mut used = self.used(&count)?;
             // Others may have deleted, past this server.
             if is_full(used) && self.held.is_some_and(|(_, at)| at.elapsed() > COUNT_AGAIN) {
@@ -106,19 +108,36 @@ impl Account {
     /// What was reserved has come, or will not.
     pub(crate) fn settle(&mut self, bytes: u64, came: bool) {
         self.coming = self.coming.minus(Usage::one(bytes));
-        if let (true, Some((held, _))) = (came, &mut self.held) {
+        if !came {
+            return;
+        }
+        self.came = self.came.plus(Usage::one(bytes));
+        if let Some((held, _)) = &mut self.held {
             *held = held.plus(Usage::one(bytes));
         }
     }
 
-    /// How often what is there was counted.
-    pub(crate) fn counts(&self) -> u64 {
-        self.counts
+    /// Whether what is there has to be counted before one can say whether `quota` has room for so many bytes more; without
+    /// them, what is used.
+    pub(crate) fn must_count(&self, wanted: Option<(u64, u64)>) -> bool {
+        match (&self.held, wanted) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some((held, at)), Some((bytes, quota))) => {
+                at.elapsed() > COUNT_AGAIN && is_full(held.plus(self.coming), bytes, quota)
+            }
+        }
     }
 
-    /// What is there is counted when somebody needs to know.
-    pub(crate) fn count_again(&mut self) {
-        self.held = None;
+    /// Begins to count, without the lock: to be given to [`Account::counted`].
+    pub(crate) fn begin_count(&self) -> Usage {
+        self.came
+    }
+
+    /// What a count found. What came meanwhile is added, also where the count has seen it, and what went meanwhile is not
+    /// taken off: too much may be counted, never too little.
+    pub(crate) fn counted(&mut self, found: Usage, begun: Usage) {
+        self.held = Some((found.plus(self.came.minus(begun)), Instant::now()));
     }
 
     /// An object of so many bytes is gone.
@@ -126,5 +145,28 @@ impl Account {
         if let Some((held, _)) = &mut self.held {
             *held = held.minus(Usage::one(bytes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_and_goes_while_one_counts_is_never_too_little() {
+        let mut account = Account::default();
+        assert!(account.must_count(None) && account.must_count(Some((1, 1000))));
+        let begun = account.begin_count();
+        account.coming = Usage::one(10).plus(Usage::one(20));
+        account.settle(10, true);
+        account.settle(20, false);
+        account.gone(500);
+        account.counted(Usage { objects: 7, bytes: 600 }, begun);
+        let used = account.used(|| Err::<Usage, ()>(())).unwrap();
+        assert_eq!(used, Usage { objects: 8, bytes: 610 });
+        account.gone(500);
+        assert_eq!(account.used(|| Err::<Usage, ()>(())).unwrap(), Usage { objects: 7, bytes: 110 });
+        // It was counted a moment ago.
+        assert!(!account.must_count(None) && !account.must_count(Some((1000, 1000))));
     }
 }

@@ -41,8 +41,12 @@ pub(crate) struct Hosted {
     /// Which directory it was when it was opened: of the repository, or of the notes about it.
     directory: (u64, u64),
     /// In a directory held while an object gets its name or goes, so that what is counted is what is there. In a store this
-    /// takes too long; there what was counted meanwhile is counted again.
+    /// takes too long; there rather too much is counted.
     account: Mutex<Account>,
+    /// Held by who counts what is in a store.
+    counting: Mutex<()>,
+    /// What is being deleted from a store: of two who delete the same, one takes it off the account.
+    going: Mutex<HashSet<Name>>,
     /// Held while an object gets its name whose rules look at others.
     turn: Mutex<()>,
     /// The snapshots of a store that are not forgotten, as they were a moment ago; `None` when it did not say.
@@ -85,8 +89,8 @@ impl Hosted {
     fn of(path: &Path, backing: Backing) -> Result<Arc<Self>> {
         let directory = identity(path).at(|| "cannot look at the repository".to_owned())?;
         let (account, repository, board, opening) = Default::default();
-        let (turn, kept) = Default::default();
-        let hosted = Hosted { backing, directory, account, turn, kept, repository, board, opening };
+        let (turn, kept, counting, going) = Default::default();
+        let hosted = Hosted { backing, directory, account, counting, going, turn, kept, repository, board, opening };
         hosted.drop_stale_claims();
         Ok(Arc::new(hosted))
     }
@@ -320,14 +324,37 @@ impl Hosted {
         Ok(total)
     }
 
+    /// Counts what is in a store, if the account has to know for this, while others use it. A directory is counted under the
+    /// account's lock.
+    fn count_in_store(&self, wanted: Option<(u64, u64)>) -> Result<()> {
+        if !self.backing.is_store() || !self.account().must_count(wanted) {
+            return Ok(());
+        }
+        let _one = self.counting.lock();
+        let begun = {
+            let account = self.account();
+            if !account.must_count(wanted) {
+                return Ok(());
+            }
+            account.begin_count()
+        };
+        let found = self.count()?;
+        self.account().counted(found, begun);
+        Ok(())
+    }
+
     /// The bytes of all objects, and of those that are being uploaded.
     pub(crate) fn used(&self) -> Result<u64> {
+        self.count_in_store(None)?;
         Ok(self.account().used(|| self.count())?.bytes)
     }
 
     /// Takes room for an object of so many bytes from what `quota` leaves. It is given back when the value goes, unless the
     /// object was stored.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, quota: Option<u64>) -> Result<Reserved, Refusal> {
+        if let Some(quota) = quota {
+            self.count_in_store(Some((bytes, quota))).map_err(|e| refuse(&e))?;
+        }
         self.account().reserve(bytes, quota, || self.count().map_err(|e| refuse(&e)))?;
         Ok(Reserved { hosted: self.clone(), bytes, settled: false })
     }
@@ -356,11 +383,11 @@ impl Hosted {
             }
             _ => None,
         };
-        let counts = if exact.is_some() { None } else { Some(self.account().counts()) };
         let created = upload.finish().map_err(|e| {
-            if exact.is_none() {
+            if exact.is_none() && e.kind() == ErrorKind::Unsettled {
                 // It may be there all the same.
-                self.account().count_again();
+                self.account().settle(reserved.bytes, true);
+                reserved.settled = true;
             }
             failed(e)
         })?;
@@ -373,9 +400,6 @@ impl Hosted {
         if created == Created::New {
             account.settle(reserved.bytes, true);
             reserved.settled = true;
-            if counts.is_some_and(|counts| counts != account.counts()) {
-                account.count_again();
-            }
         }
         // What is dropped now asks for the account.
         drop(account);
@@ -414,14 +438,15 @@ impl Hosted {
     /// Deletes an object, and says how many bytes it had; `None` when it was not there.
     pub(crate) fn delete(&self, name: &Name) -> Result<Option<u64>> {
         let exact = (!self.backing.is_store()).then(|| self.account());
-        let size = self.backing.remove(name)?;
-        let counts_again = exact.is_none();
+        let first = exact.is_some() || self.going.lock().insert(*name);
+        let removed = self.backing.remove(name);
+        if exact.is_none() && first {
+            self.going.lock().remove(name);
+        }
+        let size = removed?;
         let mut account = exact.unwrap_or_else(|| self.account());
-        match size {
-            // Two may have deleted it at once.
-            Some(_) if counts_again => account.count_again(),
-            Some(size) => account.gone(size),
-            None => {}
+        if let (Some(size), true) = (size, first) {
+            account.gone(size);
         }
         if let Name::Snapshot(id) = name {
             let _ = fs::remove_file(self.note(WRITERS, *id));
