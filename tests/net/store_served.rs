@@ -258,16 +258,58 @@ fn an_attempt_without_an_answer_stays_unsettled_whatever_follows() {
     assert_eq!(put(&storage, &Name::Snapshot(id(9)), b"x").unwrap_err().kind(), ErrorKind::Key);
 }
 
-/// What a server without TLS answers to one request, which is not repeated.
-fn answer(server: &Server, token: &str, name: &Name) -> String {
+/// Asks a server without TLS for an object.
+fn ask(server: &Server, token: &str, name: &Name) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     stream.set_read_timeout(Some(PATIENT)).unwrap();
     let path = yester::remote::protocol::object_path(name);
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nyester-protocol: 1\r\n");
     stream.write_all(format!("{head}Authorization: Bearer {token}\r\n\r\n").as_bytes()).unwrap();
+    stream
+}
+
+/// What it answers to one request, which is not repeated.
+fn answer(server: &Server, token: &str, name: &Name) -> String {
+    let mut stream = ask(server, token, name);
     let mut said = Vec::new();
     stream.read_to_end(&mut said).unwrap();
     String::from_utf8_lossy(&said).into_owned()
+}
+
+/// While the store says nothing of one repository, the others are opened; and it is not asked each time for one that is not.
+#[test]
+fn a_repository_that_takes_long_to_open_holds_up_no_other() {
+    let Fleet { store, server, scratch } = fleet();
+    let (name, object) = pack(&noise(1, 1000));
+    let other = server.storage("other");
+    must_put(&other, &Name::Config(1, 0), b"x");
+    must_create(&other, &name, &object);
+    let behind = Some((address(&store.address("fleet")), options()));
+    let plain = Server::with(ServeOptions { store: behind, no_tls: true, ..serve_options(&scratch.path().join("plain")) });
+    let [web, other, none] = ["web", "other", "none"].map(|name| plain.token(plain.grant(name, &FULL)));
+    store.script(|seen: &Seen| seen.key.starts_with("fleet/web/").then_some(Fault::SilentAfter));
+    let _waits = ask(&plain, &web, &name);
+    while !store.state.seen.lock().iter().any(|seen| seen.key.starts_with("fleet/web/")) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    answers(&answer(&plain, &other, &name), 200, "");
+    store.take();
+    answers(&answer(&plain, &none, &name), 404, "no_repository");
+    let asked = store.take().len();
+    // A moment later, which on a slow machine may be too late.
+    let again = (0..20).any(|_| {
+        answers(&answer(&plain, &none, &name), 404, "no_repository");
+        store.take().is_empty()
+    });
+    assert!(asked > 0 && again, "{asked}");
+    // Who makes it does not wait.
+    let token = server.token(server.grant("none", &FULL));
+    assert_eq!(
+        RemoteStorage::open(&server.address("none"), &server.options(&token)).unwrap_err().kind(),
+        ErrorKind::NoRepository
+    );
+    RemoteStorage::create(&server.address("none"), &server.options(&token)).unwrap();
+    RemoteStorage::open(&server.address("none"), &server.options(&token)).unwrap();
 }
 
 /// What the store refuses for one object says nothing about the others, nor about other repositories.

@@ -1,8 +1,9 @@
 //! `yester serve`: repositories below one directory, or in one object store, for clients that show a token.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use parking_lot::Mutex;
@@ -47,13 +48,18 @@ pub(crate) const OWN: &str = ".server";
 /// In there the notes about repositories that are in an object store, a directory each.
 pub(crate) const NOTES: &str = "repositories";
 
+/// How long a store is not asked again whether there is a repository that was not there. Who makes one asks.
+const NONE: Duration = Duration::from_secs(5);
+
 /// Everything that requests share.
 #[derive(Debug)]
 pub(crate) struct Server {
     door: Arc<Door>,
     /// The object store that the repositories are in; `None` where they are directories.
     store: Option<Arc<StoreRoot>>,
-    open: Arc<Mutex<HashMap<PathBuf, Arc<Hosted>>>>,
+    open: Mutex<HashMap<PathBuf, Arc<RepositoryPlace>>>,
+    /// Held by who opens or makes a directory: one at a time, so that none is made inside of another.
+    opening: Arc<tokio::sync::Mutex<()>>,
     budget: ClientBudget,
     limits: Limits,
     gate: Gate,
@@ -105,7 +111,8 @@ impl Server {
         let (journal, metrics) = (Journal::default(), Metrics::default());
         let ending = channel::Sender::new(false);
         let (door, store) = (Arc::new(door), store.map(Arc::new));
-        Arc::new(Server { door, store, open: Arc::default(), budget, limits, gate, journal, metrics, ending })
+        let (open, opening) = Default::default();
+        Arc::new(Server { door, store, open, opening, budget, limits, gate, journal, metrics, ending })
     }
 
     /// Hears when the server stops.
@@ -114,7 +121,7 @@ impl Server {
     }
 
     /// After how long without a word an agent is lost.
-    pub(crate) fn silence(&self) -> std::time::Duration {
+    pub(crate) fn silence(&self) -> Duration {
         self.limits.silence
     }
 
@@ -163,34 +170,65 @@ impl Server {
     async fn hosted(&self, who: &Principal, make: bool) -> Result<Arc<Hosted>, Refusal> {
         let none = || Refusal::new(Code::Forbidden, "the token is for no repository");
         let path = who.repository.clone().ok_or_else(none)?;
-        let (open, store) = (self.open.clone(), self.store.clone());
+        let place = self.open.lock().entry(path.clone()).or_default().clone();
+        let (seen, at) = (place.clone(), path.clone());
+        if let Some(known) = blocking(move || Ok(seen.known(&at, make))).await? {
+            return known;
+        }
+        let store = self.store.clone();
+        // One at a time opens: two handles on one directory would not wait for each other's barriers.
+        let opening = if store.is_some() { place.opening.clone() } else { self.opening.clone() };
+        let opening = opening.lock_owned().await;
         let turn = match &store {
             Some(store) => store.turn().await,
             None => None,
         };
         blocking(move || {
-            let _turn = turn;
-            // One at a time opens: two handles on one directory would not wait for each other's barriers.
-            let mut open = open.lock();
-            if let Some(hosted) = open.get(&path).filter(|hosted| hosted.is_at(&path)) {
-                return Ok(hosted.clone());
-            }
-            open.remove(&path);
-            let opened = match &store {
-                Some(store) => Hosted::in_store(&path, store, make),
-                None if make => Hosted::create(&path),
-                None => Hosted::open(&path),
-            };
-            let hosted = opened.map_err(|e| match e.kind() {
-                ErrorKind::Exists => Refusal::new(Code::Conflict, "there is something else in the place of the repository"),
-                ErrorKind::Invalid => Refusal::new(Code::Invalid, "it would be inside of another repository"),
-                ErrorKind::Unsupported if store.is_some() => Refusal::new(Code::Failed, e.to_string()),
-                _ => refuse(&e),
-            })?;
-            open.insert(path, hosted.clone());
-            Ok(hosted)
+            let _held = (opening, turn);
+            place.known(&path, make).unwrap_or_else(|| place.open(&path, store.as_deref(), make))
         })
         .await
+    }
+}
+
+/// Where a repository is, or may be.
+#[derive(Debug, Default)]
+struct RepositoryPlace {
+    hosted: Mutex<Option<Arc<Hosted>>>,
+    /// When a store said that there is none.
+    none: Mutex<Option<Instant>>,
+    /// Held by who opens it in a store.
+    opening: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl RepositoryPlace {
+    /// What is known of it without asking a store.
+    fn known(&self, path: &Path, make: bool) -> Option<Result<Arc<Hosted>, Refusal>> {
+        let mut hosted = self.hosted.lock();
+        *hosted = hosted.take().filter(|hosted| hosted.is_at(path));
+        if let Some(hosted) = &*hosted {
+            return Some(Ok(hosted.clone()));
+        }
+        let none = !make && self.none.lock().is_some_and(|at| at.elapsed() < NONE);
+        none.then(|| Err(refuse(&Error::new(ErrorKind::NoRepository, "it was not there a moment ago"))))
+    }
+
+    fn open(&self, path: &Path, store: Option<&StoreRoot>, make: bool) -> Result<Arc<Hosted>, Refusal> {
+        let opened = match store {
+            Some(store) => Hosted::in_store(path, store, make),
+            None if make => Hosted::create(path),
+            None => Hosted::open(path),
+        };
+        let is_none = matches!(&opened, Err(e) if e.kind() == ErrorKind::NoRepository);
+        *self.none.lock() = (is_none && store.is_some()).then(Instant::now);
+        let hosted = opened.map_err(|e| match e.kind() {
+            ErrorKind::Exists => Refusal::new(Code::Conflict, "there is something else in the place of the repository"),
+            ErrorKind::Invalid => Refusal::new(Code::Invalid, "it would be inside of another repository"),
+            ErrorKind::Unsupported if store.is_some() => Refusal::new(Code::Failed, e.to_string()),
+            _ => refuse(&e),
+        })?;
+        *self.hosted.lock() = Some(hosted.clone());
+        Ok(hosted)
     }
 }
 
