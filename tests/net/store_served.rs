@@ -312,6 +312,36 @@ fn a_repository_that_takes_long_to_open_holds_up_no_other() {
     RemoteStorage::open(&server.address("none"), &server.options(&token)).unwrap();
 }
 
+/// Objects of other repositories are refused, whatever the store says of the configuration, and cost no requests each.
+#[test]
+fn objects_of_other_repositories_are_refused_without_looking_each_time() {
+    use yester::format::envelope::{ObjectType, wrap};
+    let Fleet { store, server, scratch } = fleet();
+    must_put(&server.storage("web"), &Name::Config(1, 0), b"x");
+    let foreign = wrap(ObjectType::Pack, yester::model::RepositoryId([9; 16]), b"foreign");
+    let name = Name::Pack(yester::model::PackId(*foreign.last_chunk().unwrap()));
+    let second = before(&store, &scratch.path().join("other"), PATIENT);
+    let storage = second.storage("web");
+    // Who cannot read the configuration cannot say that there is none.
+    store.script(|seen: &Seen| {
+        (seen.kind == Kind::Get && seen.key.contains("/web/")).then_some(Fault::Refused(401, "AccessDenied"))
+    });
+    let e = storage.create(&name, &[&foreign]).unwrap_err();
+    assert!(e.kind() == ErrorKind::Io && e.to_string().contains("its log says how"), "{e}");
+    store.fair();
+    let refused = || assert_eq!(storage.create(&name, &[&foreign]).unwrap_err().kind(), ErrorKind::Corrupt);
+    refused();
+    // On a slow machine it may be time to look again.
+    let quiet = (0..20).any(|_| {
+        store.take();
+        refused();
+        store.take().is_empty()
+    });
+    assert!(quiet && !store.keys().iter().any(|key| key.contains("/packs/")));
+    let (name, object) = pack(b"its own");
+    must_create(&storage, &name, &object);
+}
+
 /// What the store refuses for one object says nothing about the others, nor about other repositories.
 #[test]
 fn an_object_that_the_store_refuses_stops_nothing_else() {

@@ -30,6 +30,9 @@ const MOST_BEATS: usize = 64;
 /// before the session got its name.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long it is believed which repository a store holds, when an object of another one comes.
+const READ_AGAIN: Duration = Duration::from_secs(10);
+
 /// How long a list of a store's snapshots is good for jobs.
 const KEPT: Duration = Duration::from_secs(10);
 
@@ -51,8 +54,8 @@ pub(crate) struct Hosted {
     turn: Mutex<()>,
     /// The snapshots of a store that are not forgotten, as they were a moment ago; `None` when it did not say.
     kept: Mutex<Option<(Instant, Option<HashSet<SnapshotId>>)>>,
-    /// The repository that its configuration named last.
-    repository: Mutex<Option<RepositoryId>>,
+    /// The repository that its configuration named last, and when that was read.
+    repository: Mutex<Option<(RepositoryId, Instant)>>,
     /// Its jobs, once somebody has asked for them.
     board: OnceLock<Arc<Board>>,
     /// One reads them.
@@ -226,36 +229,48 @@ impl Hosted {
     /// That an object may be stored whose header names this repository: the one of the configuration, or, where there is
     /// none yet, of the key slots. Where there is neither, the first of them decides.
     pub(crate) fn must_be_of(&self, name: &Name, repository: RepositoryId) -> Result<RepositoryId, Refusal> {
-        let mut known = self.repository.lock();
-        // Somebody may have made it anew, past this server.
-        if *known != Some(repository) {
-            *known = self.read_repository().map_err(|e| refuse(&e))?;
+        let of_another = || Err(shape::malformed(name, "it is of another repository"));
+        {
+            let mut last = self.repository.lock();
+            match &mut *last {
+                Some((known, _)) if *known == repository => return Ok(repository),
+                Some((_, at)) if self.backing.is_store() && at.elapsed() < READ_AGAIN => return of_another(),
+                // Others who come while this one reads go by what was known.
+                Some((_, at)) => *at = Instant::now(),
+                None => {}
+            }
         }
-        match *known {
-            Some(known) if known != repository => Err(shape::malformed(name, "it is of another repository")),
+        // Somebody may have made it anew, past this server.
+        let read = self.read_repository();
+        *self.repository.lock() = read.as_ref().ok().copied().flatten().map(|found| (found, Instant::now()));
+        match read.map_err(|e| refuse(&e))? {
+            Some(known) if known != repository => of_another(),
             _ => Ok(repository),
         }
     }
 
-    /// The repository of the first configuration, or key slot, that is intact.
+    /// The repository of the first configuration, or key slot, that is intact. Where there is none, and one could not be
+    /// read, nobody can tell.
     fn read_repository(&self) -> Result<Option<RepositoryId>> {
-        let mut object = Vec::new();
+        let (mut object, mut unread) = (Vec::new(), None);
         for class in [Class::Config, Class::Keys] {
             let mut listed = self.backing.with(|storage| storage.list(class))?;
             listed.sort_unstable();
             for (name, _) in listed.iter().filter(|(_, size)| *size <= LONGEST) {
-                let read = self.backing.with(|storage| storage.read(name, None, &mut object));
-                // A store that does not answer says nothing about its objects.
-                if matches!(&read, Err(e) if e.kind() == ErrorKind::Busy) {
-                    read?;
-                } else if read.is_ok()
-                    && let Some(found) = shape::repository_of_intact(name, &object)
-                {
-                    return Ok(Some(found));
+                match self.backing.with(|storage| storage.read(name, None, &mut object)) {
+                    Ok(()) => {
+                        if let Some(found) = shape::repository_of_intact(name, &object) {
+                            return Ok(Some(found));
+                        }
+                    }
+                    Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {}
+                    // A store that does not answer will not do so for the next.
+                    Err(e) if e.kind() == ErrorKind::Busy => return Err(e),
+                    Err(e) => unread = Some(e),
                 }
             }
         }
-        Ok(None)
+        unread.map_or(Ok(None), Err)
     }
 
     /// Whether this client has begun so many sessions, or more, that have not ended.
