@@ -1,8 +1,8 @@
 //! Removing parity that is of no use any more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::PackId;
 use crate::storage::{Class, Name};
 
@@ -73,17 +73,25 @@ pub(super) fn supersede(
     let mut out = Tended::default();
     // Of two that stand for each other, only the smaller one is superseded: the order is strict.
     let order = |found: &FoundGroup| (found.group.packs.len(), found.id);
+    let mut of_pack: HashMap<PackId, Vec<&FoundGroup>> = HashMap::new();
+    for group in &found.groups {
+        group.group.packs.iter().for_each(|(id, _)| of_pack.entry(*id).or_default().push(group));
+    }
     for small in &found.groups {
-        let greater = |other: &&FoundGroup| {
+        let is_greater = |other: &&&FoundGroup| {
             order(other) > order(small) && other.group.rows >= small.group.rows && other.missing_rows().is_empty()
         };
-        let mut rest: HashSet<PackId> = small.group.packs.iter().map(|(id, _)| *id).collect();
-        for other in found.groups.iter().filter(greater) {
-            if other.group.packs.iter().any(|(id, _)| rest.contains(id)) && proves(other)? {
-                rest.retain(|id| other.group.packs.iter().all(|(theirs, _)| theirs != id));
-            }
+        let greater = |id: &PackId| of_pack.get(id).into_iter().flatten().copied().find(|other| is_greater(&other));
+        // Most groups end here: nothing is computed for one that stays anyway.
+        if small.group.packs.iter().any(|(id, _)| greater(id).is_none()) {
+            continue;
         }
-        if rest.is_empty() && out.dissolve(place, small).is_err() {
+        let mut all = true;
+        for (id, _) in &small.group.packs {
+            let mut others = of_pack.get(id).into_iter().flatten().filter(is_greater);
+            all = all && others.try_fold(false, |proven, other| Ok::<_, Error>(proven || proves(other)?))?;
+        }
+        if all && out.dissolve(place, small).is_err() {
             break;
         }
     }

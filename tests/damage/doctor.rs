@@ -5,27 +5,17 @@ use crate::common::build::noise;
 use crate::common::program;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::{change, files};
 use program::{Run, World, shown, with};
-
-fn files(path: &Path) -> Vec<PathBuf> {
-    let mut out = Vec::new();
-    for entry in fs::read_dir(path).into_iter().flatten().map(|e| e.unwrap().path()) {
-        if entry.is_dir() { out.extend(files(&entry)) } else { out.push(entry) }
-    }
-    out.sort();
-    out
-}
 
 /// Changes a file that nobody may write.
 fn flip(path: &Path, at: impl FnOnce(usize) -> usize) {
-    let mut bytes = fs::read(path).unwrap();
-    let at = at(bytes.len());
-    bytes[at] ^= 1;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(path, bytes).unwrap();
+    change(path, |bytes| {
+        let at = at(bytes.len());
+        bytes[at] ^= 1;
+    });
 }
 
 /// A repository with a snapshot of `src`.

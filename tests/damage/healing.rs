@@ -6,29 +6,12 @@ use crate::common::build::noise;
 use crate::common::program;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::{change, files};
 use program::{Run, World, shown, with};
-
-fn files(path: &Path) -> Vec<PathBuf> {
-    let mut out = Vec::new();
-    for entry in fs::read_dir(path).unwrap().map(|e| e.unwrap().path()) {
-        if entry.is_dir() { out.extend(files(&entry)) } else { out.push(entry) }
-    }
-    out.sort();
-    out
-}
-
-/// Changes a file that nobody may write.
-fn change(path: &Path, with: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    with(&mut bytes);
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(path, bytes).unwrap();
-}
 
 fn flip_in_the_middle(bytes: &mut [u8]) {
     let at = bytes.len() / 2;

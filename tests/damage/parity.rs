@@ -6,28 +6,11 @@ use crate::common::program;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::{change, files};
 use program::{Run, World, shown, with};
 use serde_json::Value;
-
-fn files(path: &Path) -> Vec<PathBuf> {
-    let mut out = Vec::new();
-    for entry in fs::read_dir(path).into_iter().flatten().map(|e| e.unwrap().path()) {
-        if entry.is_dir() { out.extend(files(&entry)) } else { out.push(entry) }
-    }
-    out.sort();
-    out
-}
-
-/// Changes a file that nobody may write.
-fn change(path: &Path, with: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    with(&mut bytes);
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(path, bytes).unwrap();
-}
 
 /// A repository, and snapshots of a directory that has one file more each time.
 struct Ward {
