@@ -128,14 +128,19 @@ impl RebuiltPacks {
         self.groups.get(*group)?.group.packs.get(*member).map(|(_, len)| *len)
     }
 
-    /// Reads a range by one group; `None`: something of it cannot be computed.
-    fn by(&self, (number, member): (usize, usize), range: &Range<u64>, out: &mut Vec<u8>) -> Result<Option<()>> {
+    /// Reads a range by one group; `None`: something of it cannot be computed. With `as_is` what stands there is taken where no
+    /// row says what it was: it may be sound, and who reads finds out.
+    fn by(&self, (number, member): (usize, usize), range: &Range<u64>, as_is: bool, out: &mut Vec<u8>) -> Result<Option<()>> {
         out.clear();
         let Some(found) = self.groups.get(number) else { return Ok(None) };
         let shard = u64::from(found.group.shard);
         let mut stripe = range.start / shard;
         while stripe * shard < range.end {
-            let Some(bytes) = self.shard(found, number, member, stripe, range.end.div_ceil(shard))? else { return Ok(None) };
+            let bytes = match self.shard(found, number, member, stripe, range.end.div_ceil(shard))? {
+                Some(Shard::Sound(bytes)) => bytes,
+                Some(Shard::Lost(Some(bytes))) if as_is => bytes,
+                _ => return Ok(None),
+            };
             let from = range.start.saturating_sub(stripe * shard).min(shard) as usize;
             let to = (range.end - stripe * shard).min(shard) as usize;
             out.extend_from_slice(bytes.get(from..to).unwrap_or_default());
@@ -145,14 +150,10 @@ impl RebuiltPacks {
     }
 
     /// One shard; those behind it up to `until` are read with it.
-    fn shard(&self, found: &FoundGroup, number: usize, member: usize, stripe: u64, until: u64) -> Result<Option<Vec<u8>>> {
-        let taken = |shard: &Shard| match shard {
-            Shard::Sound(bytes) => Some(bytes.clone()),
-            Shard::Lost(_) => None,
-        };
+    fn shard(&self, found: &FoundGroup, number: usize, member: usize, stripe: u64, until: u64) -> Result<Option<Shard>> {
         let mut last = self.last.lock();
         if let Some((_, shard)) = last.iter().find(|(key, _)| *key == (number, member, stripe)) {
-            return Ok(taken(shard));
+            return Ok(Some(shard.clone()));
         }
         let until = until.min(stripe + 16).min(found.group.stripes());
         if until <= stripe {
@@ -161,7 +162,7 @@ impl RebuiltPacks {
         let place = ParityPlace::new(&*self.inner, self.repository, None);
         let reader = StripeReader { place: &place, found, present: &self.present };
         let shards = reader.shards(&[member], stripe..until)?.pop().unwrap_or_default();
-        let first = shards.first().and_then(taken);
+        let first = shards.first().cloned();
         last.extend((stripe..until).map(|stripe| (number, member, stripe)).zip(shards));
         let surplus = last.len().saturating_sub(REMEMBERED);
         last.drain(..surplus);
@@ -183,8 +184,8 @@ impl Storage for RebuiltPacks {
             if range.end > len {
                 return Err(Error::corrupt(format!("{name}: it ends before what is to be read")));
             }
-            for place in places {
-                if self.by(*place, &range, out)?.is_some() {
+            for (as_is, place) in [false, true].into_iter().flat_map(|as_is| places.iter().map(move |place| (as_is, place))) {
+                if self.by(*place, &range, as_is, out)?.is_some() {
                     return Ok(());
                 }
             }
