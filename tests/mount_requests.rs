@@ -14,7 +14,7 @@ use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber, span};
 use yester::mount::{Shutdown, mount};
-use yester::vfs::MountOptions;
+use yester::vfs::{MountOptions, Native};
 
 use common::tiny::{About, Tiny, dir, file, noise};
 
@@ -68,6 +68,7 @@ fn the_kernel_asks_little() {
     asks_little(1, 2000);
     random_reads_ask_little();
     what_is_read_everywhere_is_given();
+    an_image_is_given_in_long_runs();
 }
 
 /// What was asked for the first and the second time.
@@ -77,13 +78,17 @@ type Twice = (BTreeMap<String, usize>, BTreeMap<String, usize>);
 /// `content`. How much is given before it is asked for depends on who is faster, the reader or who gives; and the kernel
 /// forgets what it has when memory is short. So where it asked for more than `few`, it gets some more tries, and says so.
 fn serve(tiny: &Tiny, content: &[u8], line: &str, few: impl Fn(&Twice) -> bool) -> Twice {
-    let mut asked = serve_with(tiny, content, &options(), line);
+    serve_few(tiny, content, &options(), line, few)
+}
+
+fn serve_few(tiny: &Tiny, content: &[u8], options: &MountOptions, line: &str, few: impl Fn(&Twice) -> bool) -> Twice {
+    let mut asked = serve_with(tiny, content, options, line);
     for _ in 0..2 {
         if few(&asked) {
             break;
         }
         eprintln!("{line}: asked for more than is meant, and is tried again: {asked:?}");
-        asked = serve_with(tiny, content, &options(), line);
+        asked = serve_with(tiny, content, options, line);
     }
     asked
 }
@@ -146,6 +151,25 @@ for p in pages: os.pwrite(o, os.pread(f, 4096, p * 4096), p * 4096)'"
     let (random, again) = serve(&tiny, &content, &line, few);
     assert!(reads(&random) <= PAGES * 3 / 4, "{random:?}");
     assert!(reads(&again) <= PAGES / 40, "{again:?}");
+}
+
+/// The data of an image are one long file to the kernel: what a reader comes to next is there, across all files, and the
+/// process is asked for a page of each eight megabytes. Without that it is asked for each half of a megabyte.
+fn an_image_is_given_in_long_runs() {
+    const FILES: u64 = 2400;
+    let tiny = Tiny::new();
+    let of = |n: u64| noise(n, 30_000 + (n as usize * 97) % 40_000);
+    let entries = |d: u64| (0..FILES / 8).map(move |n| (format!("f{n:04}"), file(of(d * FILES / 8 + n))));
+    tiny.commit(&dir((0..8).map(|d| (format!("d{d}"), dir(entries(d))))), About::at(1));
+    let content: Vec<u8> = (0..FILES).flat_map(of).collect();
+    let reads = |counts: &BTreeMap<String, usize>| counts.get("image").copied().unwrap_or(0);
+    let halves = content.len() >> 19;
+    let options = MountOptions { native: Native::Require, allow_other: true, ..options() };
+    let line = "find . -type f | sort | xargs cat > $OUT/all";
+    let (cat, again) = serve_few(&tiny, &content, &options, line, |(cat, _)| reads(cat) <= halves / 2);
+    assert!(reads(&cat) >= 1 && reads(&cat) <= halves / 2, "{} for {halves} halves of a megabyte: {cat:?}", reads(&cat));
+    assert_eq!(cat.keys().filter(|what| *what != "image").collect::<Vec<_>>(), Vec::<&String>::new(), "nothing else is asked");
+    assert_eq!(reads(&again), 0, "{again:?}");
 }
 
 fn asks_little(dirs: u64, files: u64) {

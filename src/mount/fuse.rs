@@ -315,7 +315,7 @@ impl Filesystem for Adapter {
         if let Some(image) = self.images.get(ino.0) {
             return self.work(move |view| {
                 BUFFER.with_borrow_mut(|buffer| {
-                    let read = |_: &View| Ok(image.reader().read(offset, size as usize, buffer)?);
+                    let read = |_: &View| Ok(image.reader().read(ino.0, offset, size as usize, buffer)?);
                     match ask(view, "image", ino, read) {
                         Ok(()) => reply.data(buffer),
                         Err(e) => reply.error(e),

@@ -398,10 +398,10 @@ impl Images {
 
     /// Gives the metadata to the kernel's cache, where it would ask for one page after the other.
     fn give(&self, image: &ServedImage, kernel: &ToKernel) {
-        let (end, mut bytes) = (image.reader.image().data().min(GIVEN), Vec::new());
+        let (end, mut bytes) = (image.reader.image().data().min(GIVEN), vec![0; PIECE]);
         for at in (0..end).step_by(PIECE) {
-            let size = (end - at).min(PIECE as u64) as usize;
-            if image.reader.read(at, size, &mut bytes).is_err() || (kernel.store)(image.number, at, &bytes).is_err() {
+            let piece = &mut bytes[..(end - at).min(PIECE as u64) as usize];
+            if image.reader.metadata(at, piece).is_err() || (kernel.store)(image.number, at, piece).is_err() {
                 return;
             }
         }

@@ -112,7 +112,7 @@ impl ImageWriter<'_> {
         let end = reader.image().data();
         for at in (0..end).step_by(BUFFER) {
             let part = &mut bytes[..(end - at).min(BUFFER as u64) as usize];
-            reader.image().metadata(at, part)?;
+            reader.metadata(at, part)?;
             self.put(at, part)?;
         }
         Ok(())

@@ -19,6 +19,43 @@ use crate::vfs::readahead::{PAGE, PIECE, ReaderState};
 /// Puts bytes of an inode, from an offset on, into the kernel's page cache.
 pub(crate) type PageCacheStore = dyn Fn(u64, u64, &[u8]) -> io::Result<()> + Send + Sync;
 
+/// The data of the image of a tree: many files, one behind the other, which the kernel reads as one.
+pub(crate) trait ImageData: std::fmt::Debug + Send + Sync {
+    /// Reads up to `size` bytes from `offset` on into `out` (replaced).
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()>;
+
+    /// Visits what files have in a range of the image, in order.
+    fn items(&self, range: &Range<u64>, visit: &mut dyn FnMut(&Item) -> Result<()>) -> Result<()>;
+}
+
+/// Where the bytes of a piece come from.
+#[derive(Debug, Clone)]
+pub(super) enum PieceSource {
+    /// A file.
+    File(Arc<Content>),
+    /// The image of a tree.
+    Image(Arc<dyn ImageData>),
+}
+
+impl PieceSource {
+    fn read(&self, below: &NodeFinder, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        match self {
+            PieceSource::File(content) => below.trees().read(content, offset, size, out),
+            PieceSource::Image(image) => image.read(offset, size, out),
+        }
+    }
+
+    fn items(&self, below: &NodeFinder, range: &Range<u64>, visit: &mut dyn FnMut(&Item) -> Result<()>) -> Result<()> {
+        match self {
+            PieceSource::File(content) => below.trees().items(content, range.start, &mut |start, item| {
+                visit(item)?;
+                Ok(start + item.len() < range.end)
+            }),
+            PieceSource::Image(image) => image.items(range, visit),
+        }
+    }
+}
+
 /// A piece of a long file that is to be given, and whose reader wants it.
 #[derive(Debug)]
 pub(super) struct ReadAheadPiece {
@@ -27,7 +64,7 @@ pub(super) struct ReadAheadPiece {
     /// The file: its position in the tree, the inode number that the kernel knows, and its content.
     pub(crate) position: u64,
     pub(crate) ino: u64,
-    pub(crate) content: Arc<Content>,
+    pub(crate) source: PieceSource,
     pub(crate) range: Range<u64>,
 }
 
@@ -51,7 +88,7 @@ impl Giver<'_> {
         for from in (start..end).step_by(PIECE as usize) {
             let to = (from + PIECE).min(end);
             if !has_passed(to) {
-                self.below.trees().read(&piece.content, from, (to - from) as usize, self.bytes)?;
+                piece.source.read(self.below, from, (to - from) as usize, self.bytes)?;
                 let _ = (self.store)(piece.ino, from, self.bytes);
             }
         }
@@ -113,14 +150,14 @@ fn load(below: &NodeFinder, piece: &ReadAheadPiece) -> Result<()> {
     }
     let (index, mut run) = (chunks.index(), FrameRun::new(most));
     let (mut last, mut runs) = (None, Vec::new());
-    below.trees().items(&piece.content, piece.range.start, &mut |start, item| {
+    piece.source.items(below, &piece.range, &mut |item| {
         if let Item::Chunk { id, .. } = item
             && let Some(location) = index.find(PackKind::Data, &id.key())?
             && last.replace(index.frame_key(&location)) != Some(index.frame_key(&location))
         {
             runs.push(run.add(index.frame(&location)?));
         }
-        Ok(start + item.len() < piece.range.end)
+        Ok(())
     })?;
     runs.push(run.take());
     runs.iter().filter(|frames| !frames.is_empty()).for_each(|frames| chunks.load(frames));

@@ -60,10 +60,10 @@ mod small_files;
 mod stream;
 mod walk;
 
-pub(crate) use give::PageCacheStore;
+pub(crate) use give::{ImageData, PageCacheStore};
 
 use budget::ReadAheadBudget;
-use give::ReadAheadPiece;
+use give::{PieceSource, ReadAheadPiece};
 use job::{ReadAheadContext, ReadAheadJob};
 use pool::{LaneLimits, ReadAheadPool};
 use random::{FilePlace, RandomFiles};
@@ -97,6 +97,18 @@ pub(crate) struct FileRead<'a> {
     pub(crate) found: &'a FoundNode,
     /// The inode number by which the kernel can be given bytes of the file, if there is one.
     pub(crate) ino: Option<u64>,
+    /// Offset and bytes.
+    pub(crate) range: (u64, u64),
+}
+
+/// A read of an image that begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ImageRead<'a> {
+    /// The image, and the inode number by which the kernel knows it.
+    pub(crate) data: &'a Arc<dyn ImageData>,
+    pub(crate) ino: u64,
+    /// Bytes of the image.
+    pub(crate) len: u64,
     /// Offset and bytes.
     pub(crate) range: (u64, u64),
 }
@@ -156,12 +168,12 @@ impl ReadAhead {
         let ino = read.ino.filter(|_| self.is_connected());
         let (position, (offset, size)) = (read.position, read.range);
         let file = if matches!(content, Content::Inline(_)) { None } else { Some(content.size()) };
-        let of = StreamRead { tree: read.tree.base, gives: ino.is_some(), position, file, offset, size };
+        let of = StreamRead { tree: read.tree.base, gives: ino.is_some(), is_image: false, position, file, offset, size };
         let mut copy: Option<Arc<Content>> = None;
         let mut take = |stream, range| {
             let Some(ino) = ino else { return false };
-            let content = copy.get_or_insert_with(|| Arc::new(content.clone())).clone();
-            self.pool.queue().put(ReadAheadJob::Piece(ReadAheadPiece { stream, position, ino, content, range }))
+            let source = PieceSource::File(copy.get_or_insert_with(|| Arc::new(content.clone())).clone());
+            self.pool.queue().put(ReadAheadJob::Piece(ReadAheadPiece { stream, position, ino, source, range }))
         };
         let plan = self.context.readers.streams.lock().read(&of, Instant::now(), &mut take);
         if let (true, Some(dir), Some(number)) = (plan.small_files && ino.is_some(), &read.found.parent, read.found.number()) {
@@ -172,6 +184,21 @@ impl ReadAhead {
         {
             self.context.readers.streams.lock().walked(stream, None);
         }
+    }
+
+    /// Notes a read of an image that begins; whether what its reader wants next is given to the kernel.
+    pub(crate) fn reading_image(&self, read: &ImageRead<'_>) -> bool {
+        if !self.is_connected() {
+            return false;
+        }
+        let (ino, (offset, size)) = (read.ino, read.range);
+        // No tree has the number of an image's inode.
+        let of = StreamRead { tree: ino, gives: true, is_image: true, position: 0, file: Some(read.len), offset, size };
+        let mut take = |stream, range| {
+            let source = PieceSource::Image(read.data.clone());
+            self.pool.queue().put(ReadAheadJob::Piece(ReadAheadPiece { stream, position: 0, ino, source, range }))
+        };
+        self.context.readers.streams.lock().read(&of, Instant::now(), &mut take).gives
     }
 
     /// Notes that a read, offset and bytes, of the file that the kernel knows as `ino` was answered.

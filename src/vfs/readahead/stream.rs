@@ -24,6 +24,8 @@ const SKIP: u64 = 256;
 const ACROSS: u32 = 3;
 /// After so many reads in order, what comes next of a long file is given.
 const WITHIN: u32 = 3;
+/// Reads of one image that are remembered without another that went on from them.
+const ALONE: usize = 4;
 /// Nodes that one walk looks at, at most.
 const WALK: u64 = 4096;
 /// A reader who read so recently is expected to go on in the directory that is listed now.
@@ -41,6 +43,8 @@ pub(super) struct StreamRead {
     pub(crate) tree: u64,
     /// Whether the kernel can be given what comes next.
     pub(crate) gives: bool,
+    /// Whether the file is the image of a tree: several readers go through it at once, and nothing lies behind it.
+    pub(crate) is_image: bool,
     /// The file's position in the tree.
     pub(crate) position: u64,
     /// Bytes of the file; `None` where they are in the node itself, and read with it.
@@ -55,6 +59,8 @@ pub(super) struct StreamRead {
 pub(super) struct ReadPlan {
     /// The small files that come next in the directory are to be given.
     pub(crate) small_files: bool,
+    /// What comes next is given, or was.
+    pub(crate) gives: bool,
     /// A walk is to go on from the cursor of the stream with this number.
     pub(crate) walk: Option<u64>,
 }
@@ -105,15 +111,20 @@ impl ReaderStream {
         tree && position >= self.reader.0 && position <= self.cursor.0.max(self.reader.0) + SKIP
     }
 
-    /// Notes a read; false when it was not in order.
-    fn follow(&mut self, read: &StreamRead, now: Instant) -> bool {
-        let (file, end) = self.reader;
-        let (position, offset) = (read.position, read.offset);
-        let ordered = match position == file {
+    /// Whether a read goes on from where this reader is.
+    fn is_in_order(&self, read: &StreamRead) -> bool {
+        let ((file, end), offset) = (self.reader, read.offset);
+        match read.position == file {
             // What was given is not asked for.
             true => offset <= end.max(self.given.end()).saturating_add(SLACK) && end <= offset.saturating_add(SLACK),
             false => offset == 0,
-        };
+        }
+    }
+
+    /// Notes a read; false when it was not in order.
+    fn follow(&mut self, read: &StreamRead, now: Instant) -> bool {
+        let ordered = self.is_in_order(read);
+        let (file, position, offset) = (self.reader.0, read.position, read.offset);
         if !ordered || position != file {
             self.given = LongFile::new();
         }
@@ -179,8 +190,10 @@ impl ReaderStreams {
     /// number of the stream, as long as it answers that it takes them.
     pub(super) fn read(&mut self, read: &StreamRead, now: Instant, take: &mut dyn FnMut(u64, Range<u64>) -> bool) -> ReadPlan {
         let readers = self.active(now);
-        let near = self.streams.iter_mut().filter(|stream| stream.is_near(read));
-        let Some(stream) = near.min_by_key(|stream| read.position - stream.reader.0) else {
+        // What does not follow in an image is another reader's.
+        let is_other = |stream: &ReaderStream| read.is_image && !stream.is_in_order(read);
+        let near = self.streams.iter_mut().filter(|stream| stream.is_near(read) && !is_other(stream));
+        let Some(stream) = near.min_by_key(|stream| (!stream.is_in_order(read), read.position - stream.reader.0)) else {
             self.begin(read, now);
             return ReadPlan::default();
         };
@@ -188,10 +201,11 @@ impl ReaderStreams {
             return ReadPlan::default();
         }
         let small_files = stream.across && stream.hits >= ACROSS;
-        let mut plan = ReadPlan { small_files, walk: None };
+        let mut plan = ReadPlan { small_files, ..ReadPlan::default() };
         // Files in the nodes themselves are read with their directory.
         let Some(size) = read.file else { return plan };
-        if read.gives && stream.hits >= WITHIN && stream.give(size, self.piece, take) {
+        plan.gives = read.gives && stream.hits >= WITHIN && stream.give(size, self.piece, take);
+        if plan.gives || read.is_image {
             return plan;
         }
         if !stream.walking && stream.lies_ahead() <= self.budget.window(stream.hits, readers) / 2 {
@@ -201,13 +215,16 @@ impl ReaderStreams {
         plan
     }
 
-    /// Begins to follow a reader, in the place of the one that was quiet for longest if need be.
+    /// Begins to follow a reader, in the place of the one that was quiet for longest if need be. Reads of one image that
+    /// nothing followed take few places: else who jumps in it would drive out all others.
     fn begin(&mut self, read: &StreamRead, now: Instant) {
         let stream = ReaderStream::new(self.next, read, now);
         self.next += 1;
-        if self.streams.len() < STREAMS {
+        let alone = |s: &ReaderStream| read.is_image && s.tree == read.tree && s.hits == 0;
+        let many = self.streams.iter().filter(|s| alone(s)).count() >= ALONE;
+        if self.streams.len() < STREAMS && !many {
             self.streams.push(stream);
-        } else if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.seen) {
+        } else if let Some(oldest) = self.streams.iter_mut().filter(|s| !many || alone(s)).min_by_key(|s| s.seen) {
             *oldest = stream;
         }
     }

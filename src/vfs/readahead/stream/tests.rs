@@ -19,12 +19,12 @@ impl Played {
     }
 
     fn read(&mut self, position: u64, offset: u64) -> ReadPlan {
-        self.read_of(StreamRead { tree: 1, gives: false, position, file: Some(256 << 10), offset, size: READ })
+        self.read_of(StreamRead { tree: 1, gives: false, is_image: false, position, file: Some(256 << 10), offset, size: READ })
     }
 
     /// Of a file of a gigabyte that the kernel can be given.
     fn read_long(&mut self, offset: u64) -> ReadPlan {
-        self.read_of(StreamRead { tree: 1, gives: true, position: 9, file: Some(1 << 30), offset, size: READ })
+        self.read_of(StreamRead { tree: 1, gives: true, is_image: false, position: 9, file: Some(1 << 30), offset, size: READ })
     }
 
     fn read_of(&mut self, read: StreamRead) -> ReadPlan {
@@ -60,7 +60,7 @@ fn within_a_file_the_window_doubles_and_ends_with_the_file() {
     let mut played = Played::new();
     assert_eq!(played.read(3, 0), ReadPlan::default(), "one read is no order");
     let plan = played.read(3, READ);
-    assert_eq!(plan, ReadPlan { small_files: false, walk: Some(0) });
+    assert_eq!(plan, ReadPlan { small_files: false, gives: false, walk: Some(0) });
     assert_eq!(played.walk(0), ((3, 2 * READ), (4, 0)), "who was never in another file is not run ahead of into one");
 }
 
@@ -73,7 +73,7 @@ fn from_file_to_file_a_window_of_the_tree_lies_ahead() {
     assert_eq!(played.walk(0), ((4, READ), (8, READ)));
     assert_eq!(played.read(4, READ).walk, Some(0), "the window has doubled");
     assert_eq!(played.walk(0).1, (13, 0));
-    assert_eq!(played.read(5, 0), ReadPlan { small_files: true, walk: Some(0) }, "now small files are given");
+    assert_eq!(played.read(5, 0), ReadPlan { small_files: true, gives: false, walk: Some(0) }, "now small files are given");
     played.walk(0);
     assert_eq!(played.read(6, 0).walk, Some(0));
     assert_eq!(played.read(7, 0).walk, None, "one walk at a time");
@@ -89,7 +89,7 @@ fn from_file_to_file_a_window_of_the_tree_lies_ahead() {
 #[test]
 fn who_jumps_has_nothing_ahead() {
     let mut played = Played::new();
-    let at = |offset| StreamRead { tree: 1, gives: false, position: 3, file: Some(1 << 30), offset, size: 4096 };
+    let at = |offset| StreamRead { tree: 1, gives: false, is_image: false, position: 3, file: Some(1 << 30), offset, size: 4096 };
     for offset in [500 << 20, 9 << 20, 700 << 20, 20 << 20, 90 << 20] {
         assert_eq!(played.read_of(at(offset)), ReadPlan::default(), "{offset}");
     }
@@ -105,7 +105,8 @@ fn readers_are_told_apart_by_tree_place_and_kernel() {
     let mut played = Played::new();
     played.read(1000, 0);
     played.read(1000, READ);
-    let read = StreamRead { tree: 1, gives: false, position: 1000, file: Some(1 << 20), offset: 2 * READ, size: READ };
+    let read =
+        StreamRead { tree: 1, gives: false, is_image: false, position: 1000, file: Some(1 << 20), offset: 2 * READ, size: READ };
     played.read_of(StreamRead { tree: 2, ..read });
     played.read_of(StreamRead { gives: true, ..read });
     played.read(999, 0);
@@ -140,7 +141,7 @@ fn active_readers_share_the_budget_and_quiet_ones_do_not() {
 fn a_listing_is_of_a_reader_who_goes_across_just_now() {
     let mut played = Played::new();
     for position in 0..4 {
-        played.read_of(StreamRead { tree: 1, gives: true, position, file: Some(READ), offset: 0, size: READ });
+        played.read_of(StreamRead { tree: 1, gives: true, is_image: false, position, file: Some(READ), offset: 0, size: READ });
     }
     assert!(played.streams.goes_across(1, played.now) && !played.streams.goes_across(2, played.now));
     assert!(!played.streams.goes_across(1, played.now + AWHILE));
@@ -154,7 +155,7 @@ fn a_long_file_is_given_piece_by_piece_in_the_place_of_walks() {
     played.streams.walked(0, None);
     assert_eq!(played.read_long(2 * READ).walk, Some(0));
     played.streams.walked(0, None);
-    assert_eq!(played.read_long(3 * READ), ReadPlan::default());
+    assert_eq!(played.read_long(3 * READ), ReadPlan { gives: true, ..ReadPlan::default() });
     // A margin behind the reader: what the kernel reads ahead itself.
     let begin = 4 * READ + (256 << 10);
     assert_eq!(played.pieces, [begin..begin + PIECE, begin + PIECE..begin + 2 * PIECE]);
@@ -182,7 +183,7 @@ fn refused_pieces_are_left_to_the_reader() {
 #[test]
 fn files_in_their_nodes_are_not_run_ahead_of() {
     let mut played = Played::new();
-    let read = |position| StreamRead { tree: 1, gives: true, position, file: None, offset: 0, size: 50 };
+    let read = |position| StreamRead { tree: 1, gives: true, is_image: false, position, file: None, offset: 0, size: 50 };
     let plans: Vec<ReadPlan> = (0..4).map(|position| played.read_of(read(position))).collect();
     assert!(plans.iter().all(|plan| plan.walk.is_none()) && plans[3].small_files, "{plans:?}");
 }
@@ -198,4 +199,25 @@ fn a_walk_of_a_reader_who_has_jumped_counts_for_nothing() {
     played.read(5, READ);
     played.streams.walked(0, Some(walk));
     assert_eq!((played.streams.streams[0].cursor, played.streams.streams[0].lies_ahead()), ((5, 2 * READ), 0));
+}
+
+/// Half-megabyte reads of an image: several readers at once, and who jumps for ever.
+#[test]
+fn readers_of_an_image_are_told_apart() {
+    let mut played = Played::new();
+    let at = |offset| StreamRead { tree: 7, gives: true, is_image: true, position: 0, file: Some(8 << 30), offset, size: PIECE };
+    // Three go through it in turn, far from each other.
+    for step in 0..4 {
+        for reader in 0..3_u64 {
+            let plan = played.read_of(at((reader << 30) + step * PIECE));
+            assert_eq!((plan.gives, plan.walk, plan.small_files), (step == 3, None, false), "reader {reader}, read {step}");
+        }
+    }
+    let begins: Vec<u64> = played.pieces.iter().map(|piece| piece.start >> 30).collect();
+    assert_eq!(begins, [0, 0, 1, 1, 2, 2], "a window of two pieces for each");
+    // Who jumps is given nothing, and takes the place of nobody.
+    for jump in 0..40_u64 {
+        assert_eq!(played.read_of(at((4 << 30) + jump * 13 % 40 * (8 << 20))), ReadPlan::default());
+    }
+    assert!((0..3).all(|reader| played.read_of(at((reader << 30) + 4 * PIECE)).gives));
 }
