@@ -21,7 +21,7 @@
 //! | file | policy | state of | asks for |
 //! |---|---|---|---|
 //! | `stream` | which reads are of one reader; a window of the tree ahead of it, within a file and from file to file | a reader | walks |
-//! | `long_file` | windows of a long file, with a page left out after each, which tells how far the reader is | a reader's file | pieces |
+//! | `long_file` | windows of a long file, or of the image of a tree, with a page left out after each, which tells how far the reader is | a reader's file | pieces |
 //! | `small_files` | the small files that come next in a directory | a directory | small files |
 //! | `random` | what shares the frame with a random read; files that are read everywhere | a file | around |
 //! | `budget` | decoded bytes ahead of all readers: a quarter of the frame cache, in equal shares | | |
