@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use yester::error::IoContext;
 use yester::jobs::agent::memory::Memory;
+use yester::jobs::agent::reports;
 use yester::jobs::agent::rounds::{AgentEvent, Rounds, WorkEnd};
 use yester::jobs::agent::wishes::{self, WorkSource};
 use yester::jobs::agent::work::{Setup, TaskEnd, now};
@@ -159,13 +160,14 @@ fn load(context: &Context, stop: &Arc<AtomicBool>, observer: &Arc<dyn Observer>)
 
 /// Who is asked for jobs: the server of the repository that the configuration names first.
 fn source(context: &Context, all: &Configuration, keys: &AgentKeys, host: &str) -> Result<Option<WorkSource>> {
-    if keys.jobs.is_empty() {
+    let reports = keys.report.unwrap_or(!keys.jobs.is_empty());
+    if keys.jobs.is_empty() && !reports {
         return Ok(None);
     }
     let (global, configured) = configured::of_set(&context.global, all, &Set::default())?;
     let client = Context::new(global, configured).job_client()?;
     let host = keys.host.clone().unwrap_or_else(|| host.to_owned());
-    Ok(Some(WorkSource { client, host, kinds: keys.jobs.clone() }))
+    Ok(Some(WorkSource { client, host, kinds: keys.jobs.clone(), reports }))
 }
 
 /// What was given to the agent, and holds for what it runs.
@@ -182,7 +184,7 @@ fn options(global: &Global) -> Vec<OsString> {
     given.flatten().chain(global.no_cache.then(|| "--no-cache".into())).collect()
 }
 
-/// What the agent and the thread that takes jobs share.
+/// What the agent and the threads that take jobs and report share.
 struct JobThread {
     setup: Mutex<Arc<Setup>>,
     /// A job is run.
@@ -246,6 +248,8 @@ impl Agent<'_> {
         self.note("the agent has begun");
         let jobs = self.jobs.clone();
         std::thread::spawn(move || wishes::serve(&jobs.setup, &jobs.busy));
+        let jobs = self.jobs.clone();
+        std::thread::spawn(move || reports::serve(&jobs.setup));
         loop {
             let at = now();
             let until =

@@ -98,22 +98,25 @@ fn is_of(snapshot: &Snapshot, set: &str) -> bool {
     snapshot.composition.set.as_ref().is_some_and(|of| of.name == set.as_bytes())
 }
 
-/// Since when a set is overdue, in seconds since 1970, when its last good snapshot is of this time. A set says so by
-/// `overdue-after`; else it is when a second slot of its schedule has come since. `None`: it is not, or nobody expects it.
-pub fn overdue(set: &Set, good: Option<i64>, zone: &TimeZone, now: i64) -> Option<i64> {
-    let since = match (&set.overdue_after, &set.schedule) {
+/// When a set is overdue, in seconds since 1970, when its last good snapshot is of this time and no other comes. A set says
+/// so by `overdue-after`; else it is when a second slot of its schedule has come since. `None`: nobody expects it.
+pub fn overdue_at(set: &Set, good: Option<i64>, zone: &TimeZone) -> Option<i64> {
+    match (&set.overdue_after, &set.schedule) {
         (Some(after), _) => {
             let after = i64::try_from(units::parse_wait(after).ok()?.as_secs()).ok()?;
-            good.map_or(0, |good| good.saturating_add(after))
+            Some(good.map_or(0, |good| good.saturating_add(after)))
         }
         (None, Some(schedule)) => {
             let schedule = Schedule::parse(schedule).ok()?;
-            let second = |good| schedule.next(schedule.next(good, zone)?, zone);
-            good.map_or(Some(0), second)?
+            good.map_or(Some(0), |good| schedule.next(schedule.next(good, zone)?, zone))
         }
-        (None, None) => return None,
-    };
-    (since <= now).then_some(since)
+        (None, None) => None,
+    }
+}
+
+/// Since when a set is overdue at `now`, as [`overdue_at`] says; `None`: it is not.
+pub fn overdue(set: &Set, good: Option<i64>, zone: &TimeZone, now: i64) -> Option<i64> {
+    overdue_at(set, good, zone).filter(|since| *since <= now)
 }
 
 #[cfg(test)]

@@ -286,7 +286,7 @@ fn the_document_has_every_path_and_every_answer() {
     assert_eq!((status, kind.as_str()), (200, "application/json"));
     let document: Value = serde_json::from_str(&body).unwrap();
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 12);
     let word = "0123456789abcdef";
     let asker = client(&server, "web", &BOTH);
     for (path, methods) in paths {
@@ -295,8 +295,9 @@ fn the_document_has_every_path_and_every_answer() {
             let real = path.replace("{id}", &id).replace("{host}", host).replace("{set}", "a");
             asker.cancel(&id).unwrap();
             let body = json!({"kind": "check", "host": "h", "claim": word, "kinds": ["check"], "outcome": "done"}).to_string();
-            for body in [body.as_str(), r#"{"kind":"check","host":"h"}"#, r#"{"host":"h","claim":"0123456789abcdef","kinds":[]}"#]
-            {
+            let report = r#"{"host":"h","sets":[{"set":"a"}]}"#;
+            let (check, claim) = (r#"{"kind":"check","host":"h"}"#, r#"{"host":"h","claim":"0123456789abcdef","kinds":[]}"#);
+            for body in [body.as_str(), check, claim, report] {
                 let args = ["-X", &method.to_uppercase(), "--json", body].map(str::to_owned);
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
                 let (status, kind, text) = curl(&server, &token, &args, &real);

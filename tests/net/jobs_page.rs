@@ -149,7 +149,7 @@ fn every_curl_of_the_page_does_what_it_says() {
     let mut site = Site::new(SET, &[]);
     site.start_agent();
     let blocks = blocks();
-    let [trigger, again, state, watch, restore, watch_restore, cancel, document] = &blocks[..] else {
+    let [trigger, again, state, watch, restore, overdue, watch_restore, cancel, document] = &blocks[..] else {
         panic!("the page has {} blocks", blocks.len())
     };
     let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|e| panic!("{e}: {text}"));
@@ -179,6 +179,8 @@ fn every_curl_of_the_page_does_what_it_says() {
     assert!(last["kind"] == "restore" && last["state"] == "done", "{seen}");
     assert_eq!(last["snapshot"], site.wait(second["id"].as_str().unwrap(), "done")["snapshot"]);
     assert_eq!(fs::read_to_string(site.world.at("etc/one")).unwrap(), "1");
+    // No set of this host has a schedule: it is known, and nothing of it is expected.
+    until(|| read(&site.script(overdue))["hosts"][0]["host"] == "pg1");
     assert_eq!(read(&site.script(cancel))["state"], "cancelled");
     assert_eq!(read(&site.script(document))["openapi"], "3.1.0");
     assert_eq!(read(&site.script(state))["restores"].as_array().unwrap().len(), 1);

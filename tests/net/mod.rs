@@ -12,6 +12,7 @@ mod faults;
 mod floods;
 mod frames;
 mod hostile;
+mod job_hosts;
 mod job_kills;
 mod jobs;
 mod jobs_crowd;

@@ -226,6 +226,10 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     ("job list", &[("yester job list --state failed", "what went wrong"), ("yester job list --host web", "of one host")]),
+    (
+        "job hosts",
+        &[("yester job hosts", "what is overdue, on any host"), ("yester job hosts --host web --json", "for programs")],
+    ),
     ("job show", &[("yester job show 5ffb80f9", "with why it failed"), ("yester job show 5ffb80f9 --json", "for programs")]),
     ("job watch", &[("yester job watch 5ffb80f9", "until it is over"), ("yester job watch 5ffb80f9 -q", "only its exit code")]),
     (

@@ -26,6 +26,8 @@ pub struct SetMemory {
     pub(crate) retry: Option<i64>,
     /// When its last good snapshot was taken.
     pub(crate) good: Option<i64>,
+    /// When its last run ended.
+    pub(crate) ran: Option<i64>,
     /// How its last run ended.
     pub(crate) code: Option<u8>,
     /// A run failed, or was not whole, and none was good since.

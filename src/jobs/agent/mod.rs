@@ -5,6 +5,7 @@ pub(crate) mod alarms;
 pub(crate) mod child;
 pub mod memory;
 pub(crate) mod plan;
+pub mod reports;
 pub mod rounds;
 pub mod wishes;
 pub mod work;

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::agent::child;
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::jobs::agent::work::{INTERRUPTED, PARTIAL, Setup, now};
+use crate::jobs::agent::{alarms, child};
 use crate::model::escape;
 use crate::model::id::{random_bytes, to_hex};
 use crate::observe::Event;
@@ -41,8 +41,10 @@ pub struct WorkSource {
     pub client: JobClient,
     /// What this host is called there.
     pub host: String,
-    /// The kinds of jobs that are taken.
+    /// The kinds of jobs that are taken: none, if it is only told how the sets stand.
     pub kinds: Vec<JobKind>,
+    /// Whether it is told how the sets stand.
+    pub reports: bool,
 }
 
 /// What is kept of a job.
@@ -70,7 +72,7 @@ pub fn serve(shared: &Mutex<Arc<Setup>>, busy: &AtomicBool) {
             return;
         }
         only = only.or_else(|| setup.memory.lock(ONLY).ok().flatten());
-        let Some(source) = setup.source.as_ref().filter(|_| only.is_some()) else {
+        let Some(source) = setup.source.as_ref().filter(|source| only.is_some() && !source.kinds.is_empty()) else {
             std::thread::sleep(LOOK);
             continue;
         };
@@ -244,7 +246,23 @@ impl Taker<'_> {
             }
         };
         let [says, complains] = self.setup.memory.said();
-        child::run_into(&self.command(job), lock, halt, [&says, &complains], &mut out, &mut err).map(Some)
+        let held = lock.try_clone().at(|| format!("the lock of {}", escape(name.as_bytes())))?;
+        let code = child::run_into(&self.command(job), lock, halt, [&says, &complains], &mut out, &mut err)?;
+        if (job.kind, code) == (JobKind::Ingest, 0) {
+            self.was_good(name);
+        }
+        drop(held);
+        Ok(Some(code))
+    }
+
+    /// Notes that a set was run, and all of it was stored: nothing of it has failed since, and it is not overdue. Who says
+    /// so has its lock.
+    fn was_good(&self, set: &str) {
+        let mut memory = self.setup.memory.of(set);
+        (memory.good, memory.ran, memory.code) = (Some(now()), Some(now()), Some(0));
+        alarms::end(&mut memory.failed);
+        // Not written: the repository has it.
+        let _ = self.setup.memory.remember(set, &memory);
     }
 
     /// Waits until nothing else runs with this lock; `None`: it was stopped before.

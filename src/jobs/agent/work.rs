@@ -35,7 +35,7 @@ pub struct Setup {
     pub sets: BTreeMap<String, Set>,
     /// The names of the sets that jobs may be about: those of the repository whose server is asked.
     pub names: BTreeSet<String>,
-    /// Who is asked for jobs, if somebody is.
+    /// Who is asked for jobs and told how the sets stand, if somebody is.
     pub source: Option<WorkSource>,
     /// What the configuration says of the agent.
     pub keys: AgentKeys,
@@ -126,7 +126,7 @@ impl Setup {
             self.say(name, "was stopped, and is run again");
             return Ok(TaskEnd::Stopped);
         }
-        memory.code = Some(code);
+        (memory.code, memory.ran) = (Some(code), Some(now()));
         match code {
             0 | PARTIAL => progress.did(slot),
             _ => progress.failed(now()),

@@ -38,6 +38,9 @@ pub struct AgentKeys {
     /// What the server calls this host, in place of its own name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Whether it tells the server of the repository how the sets stand: without this key it does if it takes jobs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<bool>,
     /// Whom it tells of troubles.
     #[serde(skip_serializing_if = "NotifyKeys::is_empty")]
     pub(crate) notify: NotifyKeys,

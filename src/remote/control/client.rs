@@ -16,6 +16,7 @@ use crate::remote::client::RemoteOptions;
 use crate::remote::client::body::RequestBody;
 use crate::remote::client::fault::RequestFault;
 use crate::remote::client::transport::{RequestSender, ServerTarget, cause, connect};
+use crate::remote::control::report::{HostList, HostReport, HostStanding};
 use crate::remote::control::{
     ClaimRequest, EndReport, IDEMPOTENCY, Job, JobPage, NewJob, ProblemDetails, ProgressAnswer, ProgressReport, ROOT, is_id,
 };
@@ -135,6 +136,17 @@ impl JobClient {
     /// Says how a job ended.
     pub fn end(&self, id: &str, report: &EndReport) -> Result<()> {
         self.call(Method::POST, &format!("/agent/jobs/{id}/end"), Some(json(report)?), None, Duration::ZERO).map(drop)
+    }
+
+    /// Says how the sets of a host stand.
+    pub fn report(&self, report: &HostReport) -> Result<()> {
+        self.call(Method::POST, "/agent/report", Some(json(report)?), None, Duration::ZERO).map(drop)
+    }
+
+    /// The hosts whose agents have reported, with their sets.
+    pub fn hosts(&self) -> Result<Vec<HostStanding>> {
+        let body = self.call(Method::GET, "/hosts", None, None, Duration::ZERO)?;
+        read(&body).map(|list: HostList| list.hosts)
     }
 
     /// Gives every state of a job to `each`, until it is over, the server stops, or `each` says no.

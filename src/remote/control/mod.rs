@@ -1,6 +1,7 @@
 //! The job API: what a client and a server say to each other about jobs (docs/api.md).
 
 pub mod client;
+pub mod report;
 
 use std::ops::RangeInclusive;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::{Error, Result};
+use crate::remote::control::report::SetStanding;
 use crate::remote::protocol::{Code, Refusal};
 
 /// What all paths of the API begin with.
@@ -280,6 +282,12 @@ pub(crate) struct SetJobs {
     pub(crate) host: String,
     /// The set.
     pub(crate) set: String,
+    /// How it stands, as the host's agent has said; none if no agent has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) standing: Option<SetStanding>,
+    /// When the agent has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reported_at: Option<String>,
     /// The 100 newest jobs of the kind `ingest`.
     pub(crate) backups: Vec<Job>,
     /// The 100 newest jobs of the kind `restore`.

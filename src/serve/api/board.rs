@@ -17,6 +17,7 @@ use crate::remote::control::{
     ProgressReport, cut, is_id,
 };
 use crate::remote::protocol::{Code, Refusal};
+use crate::serve::api::hosts::Hosts;
 use crate::serve::api::ledger::{JobEvent, JobMark, Ledger, Wish};
 use crate::serve::objects::hosted::refuse;
 use crate::serve::objects::in_turn;
@@ -178,6 +179,7 @@ impl Jobs {
 #[derive(Debug)]
 pub(crate) struct Board {
     ledger: Ledger,
+    hosts: Hosts,
     jobs: Mutex<Jobs>,
     /// Who works with the jobs: the others wait for it without a thread.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -218,7 +220,13 @@ impl Board {
             jobs.add(id, BoardEntry::new(wish, events));
         }
         let (jobs, changes, most) = (Mutex::new(jobs), channel::Sender::new(0), (PER_TOKEN, IN_ALL));
-        Ok(Board { ledger, jobs, turn: Arc::default(), most, silence, changes, wanted: Mutex::default() })
+        let hosts = Hosts::of(repository);
+        Ok(Board { ledger, hosts, jobs, turn: Arc::default(), most, silence, changes, wanted: Mutex::default() })
+    }
+
+    /// What agents have said of their hosts.
+    pub(super) fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// Works with the jobs, off the threads that serve connections.

@@ -5,7 +5,7 @@ use axum::http::{Response, header};
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::serve::api::routes;
+use crate::serve::api::{routes, standing};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,7 +22,10 @@ use crate::serve::api::routes;
         routes::show,
         routes::cancel,
         routes::watch,
-        routes::of_set,
+        standing::list,
+        standing::of_host,
+        standing::of_set,
+        standing::report,
         routes::claim,
         routes::progress,
         routes::end

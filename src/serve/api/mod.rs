@@ -4,8 +4,10 @@ pub(crate) mod board;
 mod document;
 mod drain;
 mod events;
+mod hosts;
 mod ledger;
 pub(crate) mod routes;
+mod standing;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};

@@ -15,11 +15,11 @@ use serde::de::DeserializeOwned;
 
 use crate::remote::control::{
     ClaimRequest, EndReport, IDEMPOTENCY, Job, JobFrame, JobKind, JobPage, JobStatus, MAX_BODY, MAX_KINDS, MAX_PAGE, MAX_WAIT,
-    NewJob, ProblemDetails, ProgressAnswer, ProgressReport, SetJobs, is_hex,
+    NewJob, ProblemDetails, ProgressAnswer, ProgressReport, is_hex,
 };
 use crate::remote::protocol::{Capability, Code, Refusal};
 use crate::serve::api::board::{Board, JobFilter};
-use crate::serve::api::{document, drain, events, problem};
+use crate::serve::api::{document, drain, events, problem, standing};
 use crate::serve::objects::connections::Asker;
 use crate::serve::objects::hosted::Hosted;
 use crate::serve::objects::{Admitted, Server};
@@ -27,10 +27,10 @@ use crate::serve::objects::{Admitted, Server};
 /// The longest Idempotency-Key.
 const KEY: usize = 256;
 /// Jobs of a list when nobody says how many.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 
 type Answer = Response<Body>;
-type Ask = (State<Arc<Server>>, Extension<Asker>, HeaderMap);
+pub(super) type Ask = (State<Arc<Server>>, Extension<Asker>, HeaderMap);
 
 /// A refusal of the API.
 #[derive(Debug)]
@@ -48,14 +48,14 @@ impl IntoResponse for ApiRefusal {
     }
 }
 
-type ApiResult = Result<Answer, ApiRefusal>;
+pub(super) type ApiResult = Result<Answer, ApiRefusal>;
 
-fn invalid(text: impl Into<String>) -> Refusal {
+pub(super) fn invalid(text: impl Into<String>) -> Refusal {
     Refusal::new(Code::Invalid, text)
 }
 
 /// The words of a path of the API.
-pub(crate) struct ApiWords<T>(T);
+pub(crate) struct ApiWords<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for ApiWords<T> {
     type Rejection = ApiRefusal;
@@ -85,8 +85,11 @@ pub(crate) fn router() -> Router<Arc<Server>> {
         .route("/api/v1/jobs/{id}", get(show))
         .route("/api/v1/jobs/{id}/cancel", post(cancel))
         .route("/api/v1/jobs/{id}/events", get(watch))
-        .route("/api/v1/hosts/{host}/sets/{set}", get(of_set))
+        .route("/api/v1/hosts", get(standing::list))
+        .route("/api/v1/hosts/{host}", get(standing::of_host))
+        .route("/api/v1/hosts/{host}/sets/{set}", get(standing::of_set))
         .route("/api/v1/agent/claim", post(claim))
+        .route("/api/v1/agent/report", post(standing::report))
         .route("/api/v1/agent/jobs/{id}/progress", post(progress))
         .route("/api/v1/agent/jobs/{id}/end", post(end))
         .route("/api/v1/{*rest}", axum::routing::any(nothing))
@@ -100,13 +103,17 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
 }
 
 /// A sender that may do something, and the jobs of its repository.
-struct Entered {
-    admitted: Admitted,
+pub(super) struct Entered {
+    pub(super) admitted: Admitted,
     board: Arc<Board>,
 }
 
 /// Lets in who has the capability.
-async fn enter((State(server), Extension(asker), headers): &Ask, capability: Capability, what: &str) -> Result<Entered, Refusal> {
+pub(super) async fn enter(
+    (State(server), Extension(asker), headers): &Ask,
+    capability: Capability,
+    what: &str,
+) -> Result<Entered, Refusal> {
     let admitted = server.admit(&with_bearer(headers), asker).await?;
     admitted.who.needs(capability, what)?;
     let board = admitted.hosted.board(server.silence()).await?;
@@ -115,7 +122,7 @@ async fn enter((State(server), Extension(asker), headers): &Ask, capability: Cap
 
 impl Entered {
     /// Works with the jobs.
-    async fn with<T: Send + 'static>(
+    pub(super) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Board, &Hosted, &str) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -125,7 +132,7 @@ impl Entered {
 }
 
 /// Answers who may ask for jobs with what the work gives.
-async fn respond<T: serde::Serialize + Send + 'static>(
+pub(super) async fn respond<T: serde::Serialize + Send + 'static>(
     ask: Ask,
     what: &str,
     work: impl FnOnce(&Board, &Hosted, &str) -> Result<T, Refusal> + Send + 'static,
@@ -173,12 +180,17 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
 
 /// Reads a body of JSON.
 async fn read<T: DeserializeOwned>(body: Body, headers: &HeaderMap) -> Result<T, Refusal> {
+    read_long(body, headers, MAX_BODY).await
+}
+
+/// Reads a body of JSON of so many bytes at most.
+pub(super) async fn read_long<T: DeserializeOwned>(body: Body, headers: &HeaderMap, most: usize) -> Result<T, Refusal> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
         return Err(invalid("the body must be JSON, and Content-Type must say so: curl does both with --json"));
     }
-    let too_long = |_| Refusal::new(Code::TooLong, format!("the body is longer than {MAX_BODY} bytes, or did not come"));
-    let bytes = tokio::time::timeout(Duration::from_secs(30), axum::body::to_bytes(body, MAX_BODY)).await;
+    let too_long = |_| Refusal::new(Code::TooLong, format!("the body is longer than {most} bytes, or did not come"));
+    let bytes = tokio::time::timeout(Duration::from_secs(30), axum::body::to_bytes(body, most)).await;
     let late = |_| Refusal::new(Code::TooSlow, "the body did not come in time");
     let bytes = bytes.map_err(late)?.map_err(too_long)?;
     serde_json::from_slice(&bytes).map_err(|e| invalid(format!("the body is not what this path takes: {e}")))
@@ -324,32 +336,6 @@ pub(crate) async fn watch(
     let wanted = id.clone();
     board.with(move |board| board.job(&wanted, &|_| true)).await?;
     Ok(events::stream(board, admitted.hosted, id, ending, admitted.request))
-}
-
-/// List the newest backups and restores of a set of a host
-#[utoipa::path(get, path = "/api/v1/hosts/{host}/sets/{set}", tag = "jobs",
-    params(("host" = String, Path, description = "the host"), ("set" = String, Path, description = "the set")),
-    responses((status = 200, body = SetJobs), (status = "4XX", body = ProblemDetails, content_type = "application/problem+json")))]
-pub(crate) async fn of_set(
-    state: State<Arc<Server>>,
-    ApiWords((host, set)): ApiWords<(String, String)>,
-    asker: Extension<Asker>,
-    headers: HeaderMap,
-) -> ApiResult {
-    let of = move |board: &Board, hosted: &Hosted, _: &str| {
-        let newest = |kind| {
-            let (host, set) = (Some(host.clone()), Some(set.clone()));
-            let filter = JobFilter { host, set, kind: Some(kind), limit: PAGE, ..JobFilter::default() };
-            board.list(&filter, &|id| hosted.keeps(id)).map(|page| page.jobs)
-        };
-        Ok(SetJobs {
-            backups: newest(JobKind::Ingest)?,
-            restores: newest(JobKind::Restore)?,
-            host: host.clone(),
-            set: set.clone(),
-        })
-    };
-    respond((state, asker, headers), "list jobs", of).await
 }
 
 /// Take a job (for agents): waits until there is one

@@ -24,7 +24,7 @@ fn agent(dir: &Path, script: &str) -> (Setup, WorkSource) {
     let address = Address::https(format!("127.0.0.1:{port}/web").as_bytes()).unwrap();
     let token = Some(zeroize::Zeroizing::new("token".to_owned()));
     let client = JobClient::new(&address, &RemoteOptions { token, ..RemoteOptions::default() }).unwrap();
-    let source = WorkSource { client, host: "h".into(), kinds: JobKind::ALL.to_vec() };
+    let source = WorkSource { client, host: "h".into(), kinds: JobKind::ALL.to_vec(), reports: false };
     let setup = Setup {
         program: ["sh", "-c", script, "yester"].map(OsString::from).to_vec(),
         sets: Default::default(),

@@ -1,5 +1,7 @@
 //! `job`: what somebody else is to carry out, kept by the server until an agent takes it.
 
+mod hosts;
+
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -47,6 +49,12 @@ enum JobCommand {
         /// Its id, or the first digits
         #[arg(value_name = "ID")]
         id: String,
+    },
+    /// Show how the sets of all hosts stand, as their agents have told the server
+    Hosts {
+        /// Only of this host
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
     },
 }
 
@@ -109,6 +117,7 @@ pub fn run(context: &Context, args: &JobArgs) -> Result<Outcome> {
         JobCommand::List(args) => list(context, &client, args),
         JobCommand::Show { id } => show(context, &client.job(&whole(&client, id)?)?).map(|()| Outcome::Done),
         JobCommand::Watch { id } => follow(context, &client, &whole(&client, id)?),
+        JobCommand::Hosts { host } => hosts::list(context, &client, host.as_deref()),
         JobCommand::Cancel { id } => {
             let job = client.cancel(&whole(&client, id)?)?;
             let text = if job.state.is_over() { "is cancelled" } else { "runs, and is asked to end" };
