@@ -16,6 +16,7 @@ use crate::ingest::pipeline::{Pipeline, PipelineOutput};
 use crate::ingest::plan::WalkReport;
 use crate::ingest::sink::{Stored, stopped};
 use crate::ingest::sources::SourceEntry;
+use crate::ingest::stand_in::{GivenPlace, StandIns, TakeSnapshots};
 use crate::ingest::still::Frozen;
 use crate::ingest::{limits, parts};
 use crate::local::at_work::AtWork;
@@ -140,15 +141,22 @@ impl Attempt<'_> {
         let mut base = self.base(id, start)?;
         let parent_tree = self.parent_tree(&base)?;
         base.reader = parent_tree.as_ref().map(|tree| tree.trees().chunks().clone());
+        let take = self.prepare_stand_ins()?;
         let mut frozen = Frozen::begin(self.options.still.as_ref().filter(|_| !self.options.dry_run))?;
-        let mut stood_still = Ok(0);
-        let output = self.run_pipeline(&base, parent_tree, &mut || stood_still = frozen.thaw());
+        let stand_ins = take.map_or_else(|| Ok(StandIns::default()), |take| take())?;
+        // What is read from snapshots may go on at once.
+        let mut stood_still = if stand_ins.whole { Some(frozen.thaw()) } else { None };
+        let mut thaw = || {
+            stood_still.get_or_insert_with(|| frozen.thaw());
+        };
+        let output = self.run_pipeline(&base, (parent_tree, &stand_ins), &mut thaw);
+        drop(stand_ins);
         // What was read of the parent may lie in the same frames as what was counted on without being read.
         if self.met_damage(&base)? && !self.task.is_stopped() {
             return Ok(End::Damaged);
         }
         let PipelineOutput { walked, mut assembled, stored, parent_tree } = output?;
-        let stood_still = stood_still?;
+        let stood_still = stood_still.unwrap_or(Ok(0))?;
         self.tell_buckets(&walked);
         let root = self.root(&walked, &mut assembled)?;
         let given = std::mem::take(&mut assembled.given);
@@ -204,7 +212,20 @@ impl Attempt<'_> {
         Ok(Some(ParentTree::new(Arc::new(TreeReader::new(chunks, PARENT_PAGES)?), snapshot, self.options)))
     }
 
-    fn run_pipeline(&self, base: &Base, parent_tree: Option<ParentTree>, thaw: &mut dyn FnMut()) -> Result<PipelineOutput> {
+    /// Prepares snapshots of file systems, where they are wanted.
+    fn prepare_stand_ins(&self) -> Result<Option<TakeSnapshots>> {
+        let Some(volumes) = self.options.volumes.as_ref().filter(|_| !self.options.dry_run) else { return Ok(None) };
+        let place = |input: &Arc<dyn Input>| Some(GivenPlace { path: input.path()?.to_owned(), stored: input.stored().to_vec() });
+        let given: Vec<GivenPlace> = self.inputs.iter().filter_map(place).collect();
+        (volumes.0)(&given, &|given, stored| !self.rules.excludes_below(given, stored)).map(Some)
+    }
+
+    fn run_pipeline(
+        &self,
+        base: &Base,
+        (parent_tree, stand_ins): (Option<ParentTree>, &StandIns),
+        thaw: &mut dyn FnMut(),
+    ) -> Result<PipelineOutput> {
         let pipeline = Pipeline {
             repo: self.repo,
             inputs: self.inputs,
@@ -218,6 +239,7 @@ impl Attempt<'_> {
             others: &Mutex::new(Others::new(base.id, base.index.clone(), base.others, self.watch.clone())),
             parent: base.parent.as_ref(),
             trees: parent_tree.as_ref().map(|tree| tree.trees().clone()),
+            stand_ins,
         };
         pipeline.run(parent_tree, thaw)
     }

@@ -11,6 +11,7 @@ use crate::format::node::{MAX_XATTRS, is_xattr};
 use crate::format::snapshot::{MAX_LIST, MAX_TEXT};
 use crate::ingest::options::{Exclude, IngestOptions};
 use crate::ingest::sources;
+use crate::ingest::stand_in::KEEPER;
 use crate::model::patterns::Patterns;
 use crate::model::{Rule, escape};
 use crate::repo::attributes::AttributeFilter;
@@ -73,11 +74,20 @@ impl Rules {
 
     /// Why the entry at the absolute `path` is left out; `None` for one that is not.
     pub(super) fn excludes(&self, path: &[u8], stat: &Stat) -> Option<String> {
+        if stat.kind == FileKind::Directory && path.rsplit(|b| *b == b'/').next() == Some(KEEPER.as_bytes()) {
+            return Some("snapshots of file systems that yester makes".to_owned());
+        }
         if let Some(pattern) = self.patterns.find(path) {
             return Some(format!("pattern {pattern}"));
         }
         let limit = self.larger_than.filter(|limit| stat.kind == FileKind::File && stat.size > *limit)?;
         Some(format!("larger than {limit} bytes"))
+    }
+
+    /// Whether a pattern leaves out the directory at the absolute `path`, or one that it is in and that is below `given`.
+    pub(super) fn excludes_below(&self, given: &[u8], path: &[u8]) -> bool {
+        let ends = path.iter().enumerate().skip(given.len() + 1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        ends.chain([path.len()]).any(|end| self.patterns.find(path.get(..end).unwrap_or_default()).is_some())
     }
 
     /// Whether the file at the absolute `path` may change while it is read.

@@ -50,6 +50,11 @@ pub trait Input: fmt::Debug + Send + Sync {
     /// What is there, when the walk comes to it.
     fn open(&self) -> Result<Opened>;
 
+    /// The same, read at `instead`: in a snapshot of its file system.
+    fn open_at(&self, _instead: &Path) -> Result<Opened> {
+        self.open()
+    }
+
     /// The bucket that it is.
     fn bucket(&self) -> Option<&Arc<dyn Bucket>> {
         None
@@ -95,9 +100,12 @@ impl Input for Source {
     /// A directory, or the directory that it is in. A link that was given is stored as a link; one that was given with a
     /// slash behind it leads to what is stored.
     fn open(&self) -> Result<Opened> {
+        self.open_at(&self.path)
+    }
+
+    fn open_at(&self, path: &Path) -> Result<Opened> {
         // The caller adds the path.
         let failed = || "cannot open it".to_owned();
-        let path = self.path.as_path();
         let directory = |dir: io::Result<Dir>| Ok(Opened::Directory(Box::new(dir.and_then(Scanned::of).at(failed)?)));
         let Some((parent, name)) = sources::split(path).filter(|_| !sources::follows(path)) else {
             return directory(Dir::open(path));

@@ -44,6 +44,7 @@ mod shares;
 mod shutdown;
 pub(crate) mod sink;
 pub mod sources;
+mod stand_in;
 mod still;
 mod stream;
 mod tell;
@@ -51,6 +52,7 @@ mod tell;
 pub(crate) use chunks::OnlyChunks;
 pub use input::{Input, Stream};
 pub use options::{Exclude, IngestOptions, IngestReport, Parent, Source};
+pub use stand_in::{GivenPlace, KEEPER, StandIns, TakeSnapshots, VolumeHook, WantedDirectory};
 pub use still::FreezeHooks;
 
 /// How often a writer whose session was fenced begins again.

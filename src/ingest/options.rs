@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::chunk::codec::Compression;
 use crate::ingest::chunks::OnlyChunks;
+use crate::ingest::stand_in::VolumeHook;
 use crate::ingest::still::FreezeHooks;
 use crate::model::{GroupPart, SetText, Snapshot, SnapshotId, Timestamp};
 use crate::repo::pack::writer::PACK_TARGET;
@@ -81,6 +82,8 @@ pub struct IngestOptions {
     pub segment_chunks: usize,
     /// Freezes the source while it is read.
     pub still: Option<FreezeHooks>,
+    /// Makes snapshots of file systems, from which paths are read.
+    pub volumes: Option<VolumeHook>,
     /// The set that is ingested, for the snapshot to keep.
     pub set: Option<SetText>,
     /// The group that the snapshot is a part of.
@@ -125,6 +128,7 @@ impl Default for IngestOptions {
             pack_size: PACK_TARGET,
             segment_chunks: SEGMENT_CHUNKS,
             still: None,
+            volumes: None,
             set: None,
             group: None,
             wait_for_others: WAIT_FOR_OTHERS,

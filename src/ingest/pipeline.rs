@@ -49,6 +49,7 @@ use crate::ingest::shares::Shares;
 use crate::ingest::shutdown::{StageLimits, StageShutdown};
 use crate::ingest::sink::{Indexed, Sink, Stored};
 use crate::ingest::sources::{self, SourceEntry};
+use crate::ingest::stand_in::StandIns;
 use crate::ingest::stream;
 use crate::ingest::stream::Running;
 use crate::model::{Content, Kind, Snapshot, SnapshotId};
@@ -92,6 +93,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) parent: Option<&'a Snapshot>,
     /// Reads the parent's trees.
     pub(crate) trees: Option<Arc<TreeReader>>,
+    /// What is read from snapshots of file systems.
+    pub(crate) stand_ins: &'a StandIns,
 }
 
 /// What came out of all stages.
@@ -304,6 +307,7 @@ impl Pipeline<'_> {
             outlets,
             &shared.handles,
             self.repo.scratch(),
+            self.stand_ins,
         );
         planner.walk(self.places, self.parent.map(|parent| &parent.root))
     }

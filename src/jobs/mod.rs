@@ -19,3 +19,4 @@ pub mod schedule;
 pub mod standing;
 pub mod units;
 pub mod variables;
+pub mod volumes;

@@ -73,6 +73,11 @@ impl FileSystem {
         MADE_UP.contains(&self.0)
     }
 
+    /// Whether it is btrfs.
+    pub(crate) fn is_btrfs(self) -> bool {
+        self.0 == 0x9123_683e
+    }
+
     /// Whether two different files may have the same inode number.
     pub(crate) fn makes_up_inodes(self) -> bool {
         MADE_UP_INODES.contains(&self.0)

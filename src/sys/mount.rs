@@ -23,6 +23,8 @@ pub(crate) const IMAGE: &str = ".yester-image-";
 pub struct Mount {
     /// The device that what is in it is on: major and minor number.
     pub(crate) device: (u32, u32),
+    /// What of the file system is there: its path in that.
+    pub(crate) root: Vec<u8>,
     /// Where it is.
     pub(crate) point: PathBuf,
     /// The type of file system: `fuse.yester`.
@@ -69,10 +71,11 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let device = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
     let device = (device.0.parse().ok()?, device.1.parse().ok()?);
-    let point = unescape(fields.nth(1)?);
+    let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     Some(Mount {
         device,
+        root,
         point: PathBuf::from(OsString::from_vec(point)),
         kind: unescape(fields.next()?),
         source: unescape(fields.next()?),

@@ -17,7 +17,9 @@ use yester::chunk::codec::Compression;
 use yester::chunk::one_way::only_writes;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
 use yester::jobs::units::parse_compression;
+use yester::jobs::volumes::{self, VolumeMethod};
 use yester::model::{Timestamp, escape};
+use yester::observe::Observer;
 use yester::repo::Repository;
 use yester::task::Task;
 use yester::{Error, ErrorKind, Result};
@@ -96,6 +98,9 @@ pub struct IngestArgs {
     /// Do not count ahead what there is: progress may have no percentage
     #[arg(long)]
     no_scan: bool,
+    /// Read from snapshots of the file systems: auto, btrfs, lvm, zfs or off [default: off]
+    #[arg(long, value_name = "HOW")]
+    source_snapshot: Option<VolumeMethod>,
     /// auto, off, fastest, or a level of zstd from 1 to 19 [default: auto]
     #[arg(long, value_name = "HOW", value_parser = parse_compression)]
     compression: Option<Compression>,
@@ -147,11 +152,13 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     if let Some(name) = &args.set {
         return set::ingest(context, args, name, context.set(name)?, began);
     }
-    let (stop, display) = (signals::stop_flag()?, Display::new(&context.global));
-    let (mut inputs, options) = (args.inputs()?, args.options()?);
+    let (stop, display) = (signals::stop_flag()?, Arc::new(Display::new(&context.global)));
+    let (mut inputs, mut options) = (args.inputs()?, args.options()?);
+    let observer: Arc<dyn Observer> = display.clone();
+    options.volumes = volumes::hook(args.source_snapshot(None), options.exclude.one_file_system, &observer, &stop);
     inputs.extend(configured::buckets(&buckets::named(&args.bucket)?, context, &stop)?);
     inputs::require_one(&inputs)?;
-    let report = take(context, args, &inputs, options, &Task::new(&display).stopped_by(&stop), &OnceLock::new())?;
+    let report = take(context, args, &inputs, options, &Task::new(&*display).stopped_by(&stop), &OnceLock::new())?;
     display.finish();
     tell(context, args, &report, began)?;
     Ok(outcome(&report))
@@ -243,6 +250,11 @@ impl IngestArgs {
     /// Whether the host and the compression were given.
     pub fn gives(&self) -> (bool, bool) {
         (self.host.is_some(), self.compression.is_some())
+    }
+
+    /// From what snapshots of file systems it is read: as it was typed, else as a set says.
+    pub fn source_snapshot(&self, of_set: Option<&str>) -> VolumeMethod {
+        self.source_snapshot.or_else(|| of_set?.parse().ok()).unwrap_or_default()
     }
 
     /// What was given beside a set.

@@ -9,6 +9,7 @@ use yester::ingest::{FreezeHooks, IngestOptions, IngestReport};
 use yester::jobs::config::keys::Set;
 use yester::jobs::hooks::Runner;
 use yester::jobs::runs::{self, Logged};
+use yester::jobs::volumes;
 use yester::model::Run;
 use yester::observe::{Event, Observer};
 use yester::repo::Repository;
@@ -44,6 +45,8 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     if set.hooks.freeze.is_some() || set.hooks.thaw.is_some() {
         options.still = Some(still(&runner, &logged));
     }
+    let (observer, how): (Arc<dyn Observer>, _) = (logged.clone(), args.source_snapshot(set.source_snapshot.as_deref()));
+    options.volumes = volumes::hook(how, options.exclude.one_file_system, &observer, &stop);
     let opened = OnceLock::new();
     let group = group(context, args, (name, set), (&runner, &logged, &stop), (&mut options, &opened))?;
     let result = runner.run("before").and_then(|()| {

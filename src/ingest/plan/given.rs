@@ -45,13 +45,14 @@ impl<'a> Planner<'a> {
         self.seen.insert(self.path.clone());
         self.make_room(stack)?;
         let started = self.task.now();
-        let opened = input.open().and_then(|opened| {
+        let instead = input.path().and_then(|path| self.stand_ins.of(path));
+        let opened = instead.map_or_else(|| input.open(), |at| input.open_at(at)).and_then(|opened| {
             let stat = match &opened {
                 Opened::Directory(scanned) => Some(&scanned.stat),
                 Opened::Entry(_, _, stat) => Some(&**stat),
                 Opened::Stream | Opened::Bucket(..) => None,
             };
-            let never = stat.and_then(|stat| self.rules.never_enters(stat));
+            let never = stat.and_then(|stat| self.rules.never_enters(&self.stand_ins.original(stat)));
             let never = never.or_else(|| self.rules.never_takes(input.path()?));
             never.map_or(Ok(opened), |message| Err(Error::invalid(message)))
         });

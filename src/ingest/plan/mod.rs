@@ -22,12 +22,13 @@ use crate::ingest::scan::{Cell, Scanned};
 use crate::ingest::shutdown::StageShutdown;
 use crate::ingest::sink::stopped;
 use crate::ingest::sources::SourceEntry;
+use crate::ingest::stand_in::StandIns;
 use crate::ingest::tell::EntryNotice;
 use crate::model::node::{MAX_NAME, check_name};
 use crate::model::{Directory, Kind, LeftOut, Metadata, Node, Root, Statistics};
 use crate::observe::Event;
 use crate::sys::table::Table;
-use crate::sys::{FileKind, Stat, xattr};
+use crate::sys::{Dir, FileKind, Stat, xattr};
 use crate::task::Task;
 
 mod given;
@@ -126,6 +127,7 @@ pub(crate) struct WalkReport {
 pub(crate) struct Planner<'a> {
     options: &'a IngestOptions,
     rules: &'a Rules,
+    stand_ins: &'a StandIns,
     shutdown: &'a StageShutdown<'a>,
     adoption: Adoption<'a>,
     parent: Option<ParentTree>,
@@ -169,10 +171,12 @@ impl<'a> Planner<'a> {
         outlets: Outlets,
         handles: &'a Arc<Handles>,
         scratch: Option<&Path>,
+        stand_ins: &'a StandIns,
     ) -> Self {
         Planner {
             options,
             rules,
+            stand_ins,
             shutdown,
             adoption,
             parent,
@@ -445,13 +449,19 @@ impl<'a> Planner<'a> {
         if stat.kind != FileKind::Directory {
             return self.leaf(&dir, &name, &name, stat, entry);
         }
-        if let Some(message) = self.rules.never_enters(&stat) {
+        // Where a snapshot of what is around it has an empty directory, something of its own is read.
+        let elsewhere = self.stand_ins.inner(&self.path).and_then(|at| Dir::open(at).ok());
+        let stat = elsewhere.as_ref().and_then(|dir| dir.stat_self().ok()).unwrap_or(stat);
+        if let Some(message) = self.rules.never_enters(&self.stand_ins.original(&stat)) {
             self.task.observer.event(&Event::Warning { subject: &self.path, message });
             self.leave_out_repository(stack);
             return Ok(());
         }
         let (above, parent) = (level.device, self.parent_dir(&entry));
-        self.descend(stack, place, (dir, &name), (&stat, above), parent, cell.take())
+        match elsewhere {
+            Some(elsewhere) => self.descend_elsewhere(stack, place, (elsewhere, &name), (&stat, above), parent),
+            None => self.descend(stack, place, (dir, &name), (&stat, above), parent, cell.take()),
+        }
     }
 
     /// Opens the directory `name` of `dir`, whose stat is given with the device of the directory above, and enters it.
@@ -472,15 +482,7 @@ impl<'a> Planner<'a> {
         match scanned {
             Ok(scanned) => {
                 self.enter(stack, place, scanned, name, parent, true)?;
-                if let Some(level) = stack.last_mut().filter(|_| stat.device != above && self.options.exclude.one_file_system) {
-                    // A mount point stays, empty, as the directory that it is.
-                    level.marked = Marked::All;
-                    level.left_out = LeftOut(LeftOut::MOUNTED.0 | level.left_out.0 & LeftOut::ATTRIBUTES.0);
-                    level.device = above;
-                }
-                if let Some(level) = stack.last_mut() {
-                    level.announce(&self.shutdown.scanner);
-                }
+                self.stay_outside(stack, stat, above);
             }
             // Gone since it was looked at.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -491,6 +493,45 @@ impl<'a> Planner<'a> {
             }
         }
         drop(dir);
+        if let [.., below, _] = stack.as_mut_slice() {
+            below.announce(&self.shutdown.scanner);
+        }
+        Ok(())
+    }
+
+    /// Leaves what is in the directory on top of the stack out if another file system is mounted there, and that is not
+    /// wanted; else announces what is below it.
+    fn stay_outside(&mut self, stack: &mut [WalkLevel<'a>], stat: &Stat, above: (u32, u32)) {
+        let Some(level) = stack.last_mut() else { return };
+        if stat.device != above && self.options.exclude.one_file_system {
+            // A mount point stays, empty, as the directory that it is.
+            level.marked = Marked::All;
+            level.left_out = LeftOut(LeftOut::MOUNTED.0 | level.left_out.0 & LeftOut::ATTRIBUTES.0);
+            level.device = above;
+        }
+        level.announce(&self.shutdown.scanner);
+    }
+
+    /// Enters the directory `name` as it is elsewhere. No `..` leads back from there.
+    fn descend_elsewhere(
+        &mut self,
+        stack: &mut Vec<WalkLevel<'a>>,
+        place: Option<&'a SourceEntry>,
+        (elsewhere, name): (Dir, &[u8]),
+        (stat, above): (&Stat, (u32, u32)),
+        parent: Option<ParentDir>,
+    ) -> Result<()> {
+        self.make_room(stack)?;
+        match Scanned::of(elsewhere) {
+            Ok(scanned) => {
+                self.enter(stack, place, scanned, name, parent, false)?;
+                self.stay_outside(stack, stat, above);
+            }
+            Err(e) => {
+                self.warn(&self.path.clone(), &format!("its entries cannot be read: {e}"));
+                self.lost = true;
+            }
+        }
         if let [.., below, _] = stack.as_mut_slice() {
             below.announce(&self.shutdown.scanner);
         }

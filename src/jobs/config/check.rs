@@ -13,6 +13,7 @@ use crate::jobs::config::text::{Problem, nearest};
 use crate::jobs::config::{Configuration, Named};
 use crate::jobs::guards::ServiceGuard;
 use crate::jobs::schedule::Schedule;
+use crate::jobs::volumes::VolumeMethod;
 use crate::jobs::{buckets, location, rewrites, units};
 use crate::maintain::retention::{KeepCount, Within};
 use crate::model::escape;
@@ -187,6 +188,9 @@ fn values(all: &Configuration, it: &Set) -> Vec<WrongValue> {
     }
     if let Some(Err(e)) = it.compression.as_deref().map(units::parse_compression) {
         say("compression", e);
+    }
+    if let Some(Err(e)) = it.source_snapshot.as_deref().map(str::parse::<VolumeMethod>) {
+        say("source-snapshot", e);
     }
     if let Some(Err(e)) = it.schedule.as_deref().map(Schedule::parse) {
         say("schedule", e);

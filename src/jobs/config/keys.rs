@@ -171,6 +171,9 @@ pub struct Set {
     /// No snapshot where nothing differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_if_unchanged: Option<bool>,
+    /// From what snapshots of file systems paths are read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_snapshot: Option<String>,
     /// Commands whose output is stored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<StreamKeys>,
