@@ -10,3 +10,4 @@ mod postgres;
 mod rewrites;
 mod runs;
 mod staged;
+mod volumes;

@@ -106,8 +106,10 @@ impl BtrfsVolume {
             Ok(dir) => made.open = Some(dir),
             Err(e) => {
                 // A tool that was ended may have done its work.
-                if self.keeper.stat(name.as_bytes()).is_ok() {
-                    made.remove(tools)?;
+                if self.keeper.stat(name.as_bytes()).is_ok()
+                    && let Err(other) = made.remove(tools)
+                {
+                    tools.warn(name.as_bytes(), &format!("it cannot be removed: {other}"));
                 }
                 return Err(e);
             }

@@ -94,7 +94,9 @@ impl LvmVolume {
         };
         tools.run(ToolKind::Makes, &words)?;
         if let Err(e) = made.mount(tools, &self.kind) {
-            made.remove(tools)?;
+            if let Err(other) = made.remove(tools) {
+                tools.warn(name.as_bytes(), &format!("it cannot be removed: {other}"));
+            }
             return Err(e);
         }
         Ok(made)

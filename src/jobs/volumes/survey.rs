@@ -119,11 +119,9 @@ impl VolumeSurvey {
             if self.places.iter().any(|known| known.stored.as_ref() == Some(&stored)) || !wanted(&place.stored, &stored) {
                 continue;
             }
-            // A mount point stays, empty; that of a subvolume is so in the snapshot.
+            // What is mounted there stays outside, as an empty directory: with its own owner and times.
             if one_file_system {
-                if mounted {
-                    self.places.push(SurveyedPlace { given: given.clone(), stored: Some(stored), real: inner, volume: None });
-                }
+                self.places.push(SurveyedPlace { given: given.clone(), stored: Some(stored), real: inner, volume: None });
                 continue;
             }
             let volume = self.inner(&inner, volume.filter(|_| !mounted));
