@@ -179,6 +179,7 @@ fn options(global: &Global) -> Vec<OsString> {
         ("--password-file", path(&global.password_file)),
         ("--password-command", global.password_command.clone()),
         ("--cache-dir", path(&global.cache_dir)),
+        ("--cache-size", global.cache_size.map(|size| size.to_string().into())),
     ];
     let given = given.into_iter().filter_map(|(name, value)| Some([OsString::from(name), value?]));
     given.flatten().chain(global.no_cache.then(|| "--no-cache".into())).collect()

@@ -9,6 +9,7 @@ use yester::{Error, Result};
 use crate::cli::given::remote::RemoteArgs;
 use crate::cli::manual::{completions, man};
 use crate::cli::mount::umount;
+use crate::cli::say::units;
 use crate::cli::sets::overdue;
 use crate::cli::{
     agent, annotate, cat, check, config, copy, cost, diff, doctor, du, export, find, forget, group, history, ingest, init, job,
@@ -64,6 +65,9 @@ pub struct Global {
     /// Where the cache is
     #[arg(long, value_name = "DIR", global = true, conflicts_with = "no_cache")]
     pub cache_dir: Option<PathBuf>,
+    /// How much data that was read stays in the cache [default: 1G; 0 of a repository in a directory]
+    #[arg(long, value_name = "SIZE", global = true, conflicts_with = "no_cache", value_parser = units::parse_size)]
+    pub cache_size: Option<u64>,
     /// Use no cache
     #[arg(long, global = true)]
     pub no_cache: bool,

@@ -15,6 +15,7 @@ use yester::model::RepositoryId;
 use yester::remote::address::Address;
 use yester::remote::client::RemoteOptions;
 use yester::remote::control::client::JobClient;
+use yester::repo::cache::frames::FrameCache;
 use yester::repo::index::Index;
 use yester::repo::reader::ChunkReader;
 use yester::repo::stored::StoredPacks;
@@ -39,8 +40,10 @@ const BEHIND: Duration = Duration::from_secs(20);
 const TRIES: u32 = 3;
 /// Decoded frames that a command which reads one thing after another keeps.
 const FRAMES: u64 = 24 << 20;
-/// The most bytes that a repository's cache may hold.
+/// The most bytes of a repository's index and trees that its cache may hold.
 const CACHE: u64 = 1 << 30;
+/// The same of data that was read, when nobody says otherwise and the repository is on another machine.
+const DATA: u64 = 1 << 30;
 /// Decoded tree pages that it keeps.
 const PAGES: u64 = 16 << 20;
 
@@ -265,9 +268,23 @@ impl Context {
         }
         self.remember(&repo);
         let wanted = self.global.cache_dir.is_some() || place.local().is_none_or(yester::sys::mount::is_remote);
+        let size = self.global.cache_size.or_else(|| place.local().is_none().then_some(DATA));
+        let wanted = wanted || self.global.cache_size.is_some_and(|size| size > 0);
         match self.cache(repo.id()).filter(|_| wanted) {
-            Some(directory) => repo.with_cache(&directory, CACHE),
-            None => repo,
+            Some(directory) => {
+                let repo = repo.with_cache(&directory, CACHE);
+                match size {
+                    Some(size) => repo.with_frame_cache(&directory, size),
+                    None => repo,
+                }
+            }
+            None => {
+                // Said in so many words: what an earlier command kept goes.
+                if let (Some(0), Some(directory)) = (size, self.cache(repo.id())) {
+                    drop(FrameCache::open(&directory, 0));
+                }
+                repo
+            }
         }
     }
 

@@ -116,7 +116,8 @@ impl Loss {
 /// not count on it.
 pub(super) fn look(repo: &Arc<Repository>, task: &Task<'_>, record: bool) -> Result<Loss> {
     loop {
-        let found = snapshots::find_all(repo)?;
+        // What the storage has, and not what was kept of it here.
+        let found = snapshots::find_all(&repo.on(repo.storage().clone()))?;
         let index = Index::load_for_writing(repo)?;
         let trees = trees(repo)?;
         let mut looker = Looker {

@@ -76,10 +76,21 @@ impl<T> Copies<T> {
     ) -> Self {
         let names: Vec<Name> = (0..COPIES).map(name).collect();
         let mut copies = Copies { names, states: Vec::new(), holds: Vec::new(), values: Vec::new() };
-        for at in 0..copies.names.len() {
-            let size = listed.iter().find(|(name, _)| copies.names.get(at) == Some(name)).map(|(_, size)| *size);
-            let (state, holds) = match size {
-                Some(size) => copies.take(storage, at, size, &decode),
+        let read = |name: &Name| {
+            let size = listed.iter().find(|(listed, _)| listed == name).map(|(_, size)| *size);
+            size.map(|size| read_copy(storage, name, size))
+        };
+        let objects: Vec<Option<std::result::Result<Vec<u8>, CopyState>>> = match storage.costs().high_latency() {
+            true => std::thread::scope(|scope| {
+                let reads: Vec<_> = copies.names.iter().map(|name| scope.spawn(|| read(name))).collect();
+                let unknown = || Some(Err(CopyState::Unknown("a thread that read it ended".to_owned())));
+                reads.into_iter().map(|read| read.join().unwrap_or_else(|_| unknown())).collect()
+            }),
+            false => copies.names.iter().map(read).collect(),
+        };
+        for object in objects {
+            let (state, holds) = match object {
+                Some(object) => copies.take(object, &decode),
                 None => (CopyState::Missing, None),
             };
             copies.states.push(state);
@@ -90,22 +101,13 @@ impl<T> Copies<T> {
 
     fn take(
         &mut self,
-        storage: &dyn Storage,
-        at: usize,
-        size: u64,
+        object: std::result::Result<Vec<u8>, CopyState>,
         decode: impl Fn(&[u8]) -> std::result::Result<T, CopyState>,
     ) -> (CopyState, Option<usize>) {
-        if size > MAX_OBJECT {
-            return (CopyState::Damaged(format!("it has {size} bytes")), None);
-        }
-        let mut object = Vec::new();
-        match self.names.get(at).map(|name| storage.read(name, None, &mut object)) {
-            Some(Ok(())) => {}
-            Some(Err(e)) if e.kind() == ErrorKind::NotFound => return (CopyState::Missing, None),
-            Some(Err(e)) if e.kind() == ErrorKind::Corrupt => return (CopyState::Damaged(e.to_string()), None),
-            Some(Err(e)) => return (CopyState::Unknown(e.to_string()), None),
-            None => return (CopyState::Missing, None),
-        }
+        let object = match object {
+            Ok(object) => object,
+            Err(state) => return (state, None),
+        };
         if let Some(same) = self.values.iter().position(|(bytes, _)| *bytes == object) {
             return (CopyState::Whole, Some(same));
         }
@@ -193,6 +195,20 @@ impl<T> Copies<T> {
             return Ok(Vec::new());
         }
         Ok(repaired)
+    }
+}
+
+/// Reads one copy of `size` bytes.
+fn read_copy(storage: &dyn Storage, name: &Name, size: u64) -> std::result::Result<Vec<u8>, CopyState> {
+    if size > MAX_OBJECT {
+        return Err(CopyState::Damaged(format!("it has {size} bytes")));
+    }
+    let mut object = Vec::new();
+    match storage.read(name, None, &mut object) {
+        Ok(()) => Ok(object),
+        Err(e) if e.kind() == ErrorKind::NotFound => Err(CopyState::Missing),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Err(CopyState::Damaged(e.to_string())),
+        Err(e) => Err(CopyState::Unknown(e.to_string())),
     }
 }
 

@@ -5,8 +5,9 @@
 //! disk, and nothing has to be believed. The directory may be deleted at any time.
 //!
 //! A segment is copied whole. Of a pack of trees the frames that were read are kept, where they stand in the pack, in a
-//! file that is otherwise a hole.
+//! file that is otherwise a hole. So it is with data, in `frames`; snapshots are whole files, in `objects`.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
@@ -14,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -22,6 +23,9 @@ use crate::error::{Error, Result};
 use crate::model::{PackId, SegmentId};
 use crate::storage::{Name, Storage};
 use crate::sys::Dir;
+
+pub mod frames;
+pub(crate) mod objects;
 
 /// What tells backup programs to leave a cache out (<https://bford.info/cachedir/>).
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Copies of a yester repository's index.\n";
@@ -32,6 +36,17 @@ const FLOOR: u64 = 512 << 20;
 /// Bytes of frames after which the cap is looked at again, at most, and as a part of the cap.
 const LOOK: u64 = 4 << 20;
 const LOOK_SHARE: u64 = 8;
+
+/// A file that a process makes is done after so long, or never will be.
+const MADE: Duration = Duration::from_secs(3600);
+
+/// Removes a file that somebody began to make, and will not end.
+fn remove_if_old(entry: &fs::DirEntry) {
+    let made = entry.metadata().and_then(|metadata| metadata.modified());
+    if made.is_ok_and(|made| made.elapsed().is_ok_and(|since| since > MADE)) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
 
 /// A directory with copies of one repository's segments and trees, never longer than its cap.
 #[derive(Debug)]
@@ -44,10 +59,11 @@ pub struct SegmentCache {
     /// Bytes of frames that were written since the cap was looked at; `u64::MAX`: there is no room for any.
     written: AtomicU64,
     counter: AtomicU64,
-    /// Held while room is made, so that two threads do not both find it: the bytes of the segment that is being copied.
+    /// Held while room is made, so that two threads do not both find it: the bytes of the segments that are being copied.
     room: Mutex<u64>,
-    /// Held while a segment is copied. That may take long, or stall; who keeps a frame does not wait for it.
-    copying: Mutex<()>,
+    /// One lock for each segment that is being copied. That may take long, or stall; who keeps a frame, or copies another,
+    /// does not wait for it.
+    copying: Mutex<HashMap<SegmentId, Arc<Mutex<()>>>>,
 }
 
 impl SegmentCache {
@@ -84,19 +100,26 @@ impl SegmentCache {
 
     /// Copies a segment of `size` bytes here, when there is or can be made room for it.
     fn fetch(&self, storage: &dyn Storage, id: &SegmentId, size: u64) -> Option<File> {
-        let _copying = self.copying.lock();
-        if let Some(file) = self.get(id, size) {
-            return Some(file);
-        }
+        let own = self.copying.lock().entry(*id).or_default().clone();
+        let copied = {
+            let _copying = own.lock();
+            self.get(id, size).or_else(|| self.fetch_now(storage, id, size))
+        };
+        self.copying.lock().remove(id);
+        copied
+    }
+
+    fn fetch_now(&self, storage: &dyn Storage, id: &SegmentId, size: u64) -> Option<File> {
         {
             let mut promised = self.room.lock();
-            if !self.make_room(size, &[&self.trees, &self.directory]) {
+            if !self.make_room(size.saturating_add(*promised), &[&self.trees, &self.directory]) {
                 return None;
             }
-            *promised = size;
+            *promised = promised.saturating_add(size);
         }
         let copied = self.copy_whole(storage, id, size);
-        *self.room.lock() = 0;
+        let mut promised = self.room.lock();
+        *promised = promised.saturating_sub(size);
         copied
     }
 

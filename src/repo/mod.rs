@@ -11,8 +11,10 @@ use crate::format::config::{ChunkerParameters, Config, Derivation};
 use crate::keys::opened::OpenedKey;
 use crate::keys::slots::{self, SlotOptions};
 use crate::keys::{configuration, removal};
-use crate::model::{RepositoryId, SegmentId, SnapshotId, Timestamp};
+use crate::model::{PackId, RepositoryId, SegmentId, SnapshotId, Timestamp};
 use crate::observe::Reports;
+use crate::repo::cache::frames::FrameCache;
+use crate::repo::cache::objects::SnapshotCopies;
 use crate::repo::cache::{SegmentCache, SegmentSource};
 use crate::storage::{Class, Storage};
 
@@ -48,6 +50,9 @@ pub struct Repository {
     keys: Keys,
     /// Copies of index segments on a local disk.
     cache: Option<Arc<SegmentCache>>,
+    /// Copies of snapshots, and of frames of data.
+    copies: Option<SnapshotCopies>,
+    frames: Option<FrameCache>,
     /// Where long segments are put together.
     scratch: Option<PathBuf>,
     memory: small::SmallMemory,
@@ -134,7 +139,19 @@ impl Repository {
         let scratch = storage.local_path();
         let (memory, reports) = (small::SmallMemory::default(), Reports::default());
         let stored = stored::StoredPacks::default();
-        Repository { storage, config, keys, cache: None, scratch, memory, stored, unfinished_keys: false, reports }
+        Repository {
+            storage,
+            config,
+            keys,
+            cache: None,
+            copies: None,
+            frames: None,
+            scratch,
+            memory,
+            stored,
+            unfinished_keys: false,
+            reports,
+        }
     }
 
     /// What it has to say from now on goes to `reports`.
@@ -153,14 +170,38 @@ impl Repository {
         Self::of(storage, self.config.clone(), self.keys.clone()).reporting_to(&self.reports)
     }
 
-    /// Keeps copies of index segments in `directory`, at most `cap` bytes of them, and puts long segments together
-    /// there. A directory that cannot be used is not used.
+    /// Keeps copies of snapshots and index segments in `directory`, at most `cap` bytes of segments, and puts
+    /// long ones together there. A directory that cannot be used is not used.
     pub fn with_cache(mut self, directory: &Path, cap: u64) -> Self {
         self.cache = SegmentCache::open(directory, cap).map(Arc::new);
+        self.copies = SnapshotCopies::open(directory);
         if self.cache.is_some() {
             self.scratch = Some(directory.to_owned());
         }
         self
+    }
+
+    /// Keeps also frames of data that were read in `directory`, at most `cap` bytes of them; with zero none, and what is
+    /// there is removed.
+    pub fn with_frame_cache(mut self, directory: &Path, cap: u64) -> Self {
+        self.frames = FrameCache::open(directory, cap);
+        self
+    }
+
+    /// Copies of frames of data on a local disk, if there are any.
+    pub fn frame_cache(&self) -> Option<&FrameCache> {
+        self.frames.as_ref()
+    }
+
+    /// A pack is gone: what is kept of it here goes, too.
+    pub(crate) fn forget_copies(&self, pack: &PackId) {
+        self.cache.iter().for_each(|cache| cache.drop_tree(pack));
+        self.frames.iter().for_each(|frames| frames.forget(pack));
+    }
+
+    /// Copies of snapshots, if there are any.
+    pub(crate) fn snapshot_copies(&self) -> Option<&SnapshotCopies> {
+        self.copies.as_ref()
     }
 
     /// A directory for files without a name; `None` keeps everything in memory.

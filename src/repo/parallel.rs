@@ -41,9 +41,10 @@ pub(crate) fn claim<S>(
 /// Does something for each item, with as many requests under way as the storage likes. The answers are in the order of
 /// the items.
 pub(crate) fn many<I: Sync, T: Send>(repo: &Repository, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
-    let workers = repo.storage().costs().concurrency.clamp(1, 32);
-    // A few are read sooner than threads are started.
-    if items.len() < 8 || workers == 1 {
+    let workers = repo.storage().costs().small_at_once.clamp(1, 64);
+    // A few are read sooner than threads are started, where a read is no request.
+    let few = if repo.storage().costs().high_latency() { 2 } else { 8 };
+    if items.len() < few || workers == 1 {
         return items.iter().map(work).collect();
     }
     let done = Mutex::new(Vec::with_capacity(items.len()));

@@ -101,7 +101,26 @@ fn read_once<T>(repo: &Repository, name: &Name, decode: impl Fn(Made, &[u8]) -> 
         Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Small::MadeUp(e)),
         Err(e) => return Err(e),
     }
-    judge(repo, name, &object, decode)
+    judge(repo, name, &object, decode).inspect(|found| keep(repo, name, &object, found))
+}
+
+/// Keeps a snapshot on a local disk.
+fn keep<T>(repo: &Repository, name: &Name, object: &[u8], found: &Small<T>) {
+    if let (Name::Snapshot(id), Small::Sound(_), Some(copies)) = (name, found, repo.snapshot_copies()) {
+        copies.keep(id, object);
+    }
+}
+
+/// As [`read`], of a snapshot that was listed a moment ago: from a copy on a local disk, if there is one that is good.
+pub(crate) fn read_listed<T>(repo: &Repository, id: SnapshotId, decode: impl Fn(Made, &[u8]) -> Result<T>) -> Result<Small<T>> {
+    let name = Name::Snapshot(id);
+    if let Some((copies, object)) = repo.snapshot_copies().and_then(|copies| Some((copies, copies.read(&id)?))) {
+        match judge(repo, &name, &object, &decode) {
+            Ok(Small::Sound(found)) => return Ok(Small::Sound(found)),
+            _ => copies.forget(&id),
+        }
+    }
+    read(repo, &name, decode)
 }
 
 /// Judges the bytes of the object of this name.

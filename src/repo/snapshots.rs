@@ -52,6 +52,7 @@ pub fn names(repo: &Repository) -> Result<Vec<SnapshotId>> {
     let listed = repo.storage().list(Class::Snapshots)?;
     let ids = listed.into_iter().filter_map(|(name, _)| if let Name::Snapshot(id) = name { Some(id) } else { None });
     let ids: Vec<SnapshotId> = ids.collect();
+    repo.snapshot_copies().iter().for_each(|copies| copies.clean(&ids));
     let forgotten = marks::forgotten_among(repo, &ids)?;
     Ok(ids.into_iter().filter(|id| !forgotten.contains(id)).collect())
 }
@@ -63,18 +64,26 @@ pub fn load(repo: &Repository, id: SnapshotId) -> Result<Option<Snapshot>> {
 
 /// Reads and judges `snapshots/<id>`: `None` for a fence, of which nothing but its being there is needed.
 pub(crate) fn judge(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
-    Ok(match judge_exactly(repo, id)? {
+    Ok(without_damaged_fences(judge_exactly(repo, id)?))
+}
+
+fn without_damaged_fences(found: Small<Option<Snapshot>>) -> Small<Option<Snapshot>> {
+    match found {
         Small::Damaged(ObjectType::Fence, _) => Small::Sound(None),
         found => found,
-    })
+    }
 }
 
 /// The same, with fences that are damaged told from others.
 pub(crate) fn judge_exactly(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
-    small::read(repo, &Name::Snapshot(id), |made, plain| match made.kind {
+    small::read(repo, &Name::Snapshot(id), |made, plain| decode(id, made, plain))
+}
+
+fn decode(id: SnapshotId, made: small::Made, plain: &[u8]) -> Result<Option<Snapshot>> {
+    match made.kind {
         ObjectType::Fence => marks::decode(id, plain).map(|_| None),
         _ => Ok(Some(said_by(made.writer, snapshot::decode_snapshot(plain, id)?))),
-    })
+    }
 }
 
 /// The snapshot as its maker may say it: a key that only writes has seen no others, and what it says of them is not
@@ -124,15 +133,15 @@ pub(crate) fn find_unannotated(repo: &Repository) -> Result<SnapshotList> {
     Ok(out)
 }
 
-/// As [`judge`], of one that has just been listed. Where each read is a request it is read once.
-fn read_listed(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
+/// As [`judge`], of one that has just been listed. Where each read is a request it is read once, and kept on a local disk.
+pub(crate) fn read_listed(repo: &Repository, id: SnapshotId) -> Result<Small<Option<Snapshot>>> {
     if !repo.storage().costs().high_latency() {
         return judge(repo, id);
     }
     if let Some(snapshot) = repo.memory.read.lock().get(&id) {
         return Ok(Small::Sound(Some(snapshot.clone())));
     }
-    let found = judge(repo, id)?;
+    let found = without_damaged_fences(small::read_listed(repo, id, |made, plain| decode(id, made, plain))?);
     if let Small::Sound(Some(snapshot)) = &found {
         let mut read = repo.memory.read.lock();
         if read.len() < REMEMBERED {
@@ -243,5 +252,6 @@ pub fn commit(repo: &Repository, snapshot: &Snapshot) -> Result<bool> {
         }
     }
     repo.storage().sync()?;
+    repo.snapshot_copies().iter().for_each(|copies| copies.keep(&snapshot.id, &object));
     Ok(true)
 }

@@ -5,6 +5,9 @@
 pub struct Costs {
     /// How many requests are worth having under way at once. At least 1.
     pub concurrency: usize,
+    /// How many reads of small objects are worth having under way at once. At least 1. It is more than `concurrency` where
+    /// each waits for the way there and back, and not for bytes.
+    pub small_at_once: usize,
     /// How many packs are worth creating at once. At least 1. It is 1 where the storage's bandwidth
     /// is used up by one at a time.
     pub creates_at_once: usize,
@@ -17,7 +20,7 @@ impl Costs {
     /// A storage on this machine: requests are cheap, and `concurrency` of them are worth having
     /// under way at once.
     pub(crate) fn local(concurrency: usize) -> Self {
-        Costs { concurrency, creates_at_once: 1, worth_one_read: 0 }
+        Costs { concurrency, small_at_once: concurrency, creates_at_once: 1, worth_one_read: 0 }
     }
 
     /// Whether each request costs a round trip, so that few large ones are better than many small ones.

@@ -11,6 +11,7 @@ use crate::repo::reader::ChunkReader;
 use crate::repo::snapshots::{self, SnapshotFilter};
 use crate::repo::{Repository, parallel};
 use crate::repo::{annotations, times};
+use crate::storage::Name;
 use crate::sys::clock;
 use crate::vfs::inode::Ranges;
 use crate::vfs::root::{MountedSnapshot, Numbers};
@@ -160,5 +161,6 @@ type LoadedSnapshot = (SnapshotId, Result<Option<Snapshot>>);
 
 /// Reads snapshots with as many calls under way as the storage likes.
 fn load_all(repo: &Repository, ids: &[SnapshotId]) -> Vec<LoadedSnapshot> {
-    parallel::many(repo, ids, |id| (*id, snapshots::load(repo, *id)))
+    let load = |id: SnapshotId| snapshots::read_listed(repo, id)?.result(&Name::Snapshot(id));
+    parallel::many(repo, ids, |id| (*id, load(*id)))
 }

@@ -1,10 +1,12 @@
-//! A proxy that breaks connections: at any byte, in any way.
+//! A proxy that breaks connections: at any byte, in any way; or that is a long and narrow line.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use super::link::{Link, LinkEnd, TURN};
 
 /// What happens to a connection after so many bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,66 @@ struct Shared {
     accepted: AtomicUsize,
     up: AtomicU64,
     closed: AtomicBool,
+    /// Nothing passes, and nothing is said.
+    dead: AtomicBool,
+    /// Connections on which something was asked and nothing has come back yet, and the most there were.
+    waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
+    link: Option<Arc<Link>>,
+}
+
+/// Whether a connection waits for an answer.
+struct Waits {
+    state: Arc<Shared>,
+    waits: AtomicBool,
+}
+
+impl Waits {
+    fn asked(&self) {
+        if !self.waits.swap(true, Ordering::SeqCst) {
+            let now = self.state.waiting.fetch_add(1, Ordering::SeqCst) + 1;
+            self.state.most_waiting.fetch_max(now, Ordering::SeqCst);
+        }
+    }
+
+    fn answered(&self) {
+        if self.waits.swap(false, Ordering::SeqCst) {
+            self.state.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.answered();
+    }
+}
+
+/// Where a direction leads.
+enum Way {
+    At(TcpStream, Option<Arc<Waits>>),
+    Over(LinkEnd),
+}
+
+impl Way {
+    fn new(to: TcpStream, up: bool, waits: &Arc<Waits>) -> Way {
+        let back = (!up).then(|| waits.clone());
+        match &waits.state.link {
+            None => Way::At(to, back),
+            Some(link) => Way::Over(LinkEnd::new(link, up, to, move || back.iter().for_each(|waits| waits.answered()))),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Way::At(to, back) => {
+                let sent = to.write_all(bytes).is_ok();
+                back.iter().for_each(|waits| waits.answered());
+                sent
+            }
+            Way::Over(end) => bytes.is_empty() || end.send(bytes.to_vec()),
+        }
+    }
 }
 
 pub struct Proxy {
@@ -57,6 +119,15 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn to(server: u16) -> Proxy {
+        Self::with(server, None)
+    }
+
+    /// What passes goes over this line.
+    pub fn over(server: u16, link: Arc<Link>) -> Proxy {
+        Self::with(server, Some(link))
+    }
+
+    fn with(server: u16, link: Option<Arc<Link>>) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -66,6 +137,10 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             up: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            most_waiting: AtomicUsize::new(0),
+            link,
         });
         let state = shared.clone();
         std::thread::spawn(move || {
@@ -79,11 +154,13 @@ impl Proxy {
                 let plan = *state.plan.lock().unwrap();
                 let meets = plan.fault != Fault::None && state.hit.load(Ordering::SeqCst) < plan.connections;
                 let plan = if meets { plan } else { FAIR };
+                let waits = Arc::new(Waits { state: state.clone(), waits: AtomicBool::new(false) });
                 for up in [true, false] {
                     let (from, to) = if up { (&stream, &server) } else { (&server, &stream) };
                     let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), state.clone());
                     let plan = if plan.up == up { plan } else { FAIR };
-                    std::thread::spawn(move || pump(from, to, plan, up, &state));
+                    let waits = waits.clone();
+                    std::thread::spawn(move || pump(from, to, plan, up, &state, &waits));
                 }
             }
         });
@@ -111,6 +188,16 @@ impl Proxy {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// Whether nothing passes from now on, on no connection: what comes meanwhile passes later.
+    pub fn die(&self, dead: bool) {
+        self.shared.dead.store(dead, Ordering::SeqCst);
+    }
+
+    /// How many connections waited for an answer at once, at most, since the last call of this.
+    pub fn most_waiting(&self) -> usize {
+        self.shared.most_waiting.swap(0, Ordering::SeqCst)
+    }
+
     /// Bytes that went to the server.
     pub fn sent(&self) -> u64 {
         self.shared.up.load(Ordering::SeqCst)
@@ -124,8 +211,9 @@ impl Drop for Proxy {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Shared) {
-    let mut buffer = vec![0; 64 << 10];
+fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Shared, waits: &Arc<Waits>) {
+    let mut buffer = vec![0; if state.link.is_some() { TURN } else { 64 << 10 }];
+    let mut way = Way::new(to.try_clone().unwrap(), up, waits);
     let (mut passed, mut fault) = (0, plan.fault);
     loop {
         let room = match fault {
@@ -135,6 +223,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Sh
         };
         let Ok(n @ 1..) = from.read(&mut buffer[..room]) else { break };
         let mut bytes = buffer[..n].to_vec();
+        while state.dead.load(Ordering::SeqCst) && !state.closed.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if let Fault::Slow(millis) = fault {
             std::thread::sleep(Duration::from_millis(millis));
         } else if fault != Fault::None && passed >= plan.after {
@@ -172,11 +263,13 @@ fn pump(mut from: TcpStream, mut to: TcpStream, plan: Plan, up: bool, state: &Sh
         passed += n as u64;
         if up {
             state.up.fetch_add(n as u64, Ordering::SeqCst);
+            waits.asked();
         }
-        if to.write_all(&bytes).is_err() {
+        if !way.send(&bytes) {
             break;
         }
     }
+    drop(way);
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 

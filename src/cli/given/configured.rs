@@ -181,6 +181,11 @@ fn fill(global: &mut Global, it: &RepositoryKeys) -> Result<()> {
         global.password_command = it.password_command.clone().map(OsString::from);
     }
     global.cache_dir = global.cache_dir.take().or_else(|| it.cache_dir.clone()).filter(|_| !global.no_cache);
+    if let (None, Some(size)) = (global.cache_size, &it.cache_size) {
+        let parsed = units::parse_size(size);
+        let parsed = parsed.map_err(|e| Error::invalid(format!("the key cache-size of the configuration file: {e}")))?;
+        global.cache_size = Some(parsed);
+    }
     let remote = &mut global.remote;
     let trusts = remote.tls_fingerprint.is_some() || remote.cacert.is_some();
     if !trusts && unset("YESTER_TLS_FINGERPRINT") && unset("YESTER_CACERT") {

@@ -22,7 +22,10 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["migrate", "upgrade"], "there is one format of repositories: nothing is to be migrated"),
     (&["self-update"], "install a new version as you installed this one"),
     (&["with-lock", "lock"], "nothing is ever locked: any number of commands may run at the same time"),
-    (&["cache"], "the cache is kept small by itself; --no-cache uses none, --cache-dir names its place"),
+    (
+        &["cache"],
+        "the cache is kept small by itself; --no-cache uses none, --cache-dir names its place, --cache-size how much data it holds",
+    ),
     (&["repo", "repository"], "the repository is named by --repo or YESTER_REPO"),
     (&["snapshot"], "yester ingest PATH takes a snapshot, yester snapshots lists them"),
 ];

@@ -108,8 +108,8 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
     }
     let plan = args.plan(context)?;
     let place = context.place()?;
-    let storage = context.storage(&place)?;
     if args.foreground {
+        let storage = context.storage(&place)?;
         let (repo, _) = context.unlock(&place, |key| Repository::open_with(storage.clone(), key, &log::reports()))?;
         let mut said = Ok(());
         serve(context, repo, &plan, |_, warning| {
@@ -118,6 +118,10 @@ pub fn run(context: &Context, args: &MountArgs, in_background: bool) -> Result<O
         })?;
         said?;
     } else {
+        // Nobody is asked for a passphrase of what is not there. Else the process in the background finds that out.
+        if place.local().is_some() || context.given()?.is_none() {
+            context.storage(&place)?;
+        }
         let start = |key: &Credential| background::start(key, context.token()?, context.places.state());
         let (started, _) = context.unlock(&place, start)?;
         started.warning.iter().for_each(|text| gone::say(context, text));
@@ -220,14 +224,7 @@ fn serve(
     options.list_again = Some(asked);
     let (handle, trigger) = (signals.handle(), shutdown.clone());
     let waiter = std::thread::spawn(move || obey(signals, &trigger, &again));
-    let chooser = Chooser::new(context, &repo, &plan.filters)?;
-    chooser.require_some()?;
-    if let Some(spec) = &plan.what {
-        let snapshot = chooser.with_path(&context::trees(&repo)?, spec)?;
-        let path = spec.path.as_deref().map_or(&b"/"[..], paths::bytes).to_vec();
-        options.scope = Some((snapshot.id.to_string(), path));
-    }
-    drop(chooser);
+    options.scope = scope(context, &repo, plan)?;
     options.avoid.extend(context.cache(repo.id()));
     // Before the connection is there, so that it does not share it.
     let mut guard = MountGuard::start();
@@ -241,6 +238,19 @@ fn serve(
     handle.close();
     let _ = waiter.join();
     served
+}
+
+/// What is mounted, where that is not everything. The mount lists the snapshots itself, so nobody else does without need.
+fn scope(context: &Context, repo: &Arc<Repository>, plan: &MountPlan) -> Result<Option<(String, Vec<u8>)>> {
+    if plan.what.is_none() && plan.filters.is_empty() {
+        return Ok(None);
+    }
+    let chooser = Chooser::new(context, repo, &plan.filters)?;
+    chooser.require_some()?;
+    let Some(spec) = &plan.what else { return Ok(None) };
+    let snapshot = chooser.with_path(&context::trees(repo)?, spec)?;
+    let path = spec.path.as_deref().map_or(&b"/"[..], paths::bytes).to_vec();
+    Ok(Some((snapshot.id.to_string(), path)))
 }
 
 fn say(context: &Context, mountpoint: &Path, pid: u32, log: Option<&Path>) -> Result<()> {

@@ -114,6 +114,9 @@ pub struct RepositoryKeys {
     /// Where the cache is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
+    /// How much data that was read is kept there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<String>,
     /// How long prune leaves what is forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace: Option<String>,

@@ -157,6 +157,7 @@ impl Prune<'_> {
             let counting = condemned::read_all(self.repo)?.packs();
             for (id, size) in some.iter().filter(|(id, _)| counting.contains(id)) {
                 self.repo.storage().delete(&Name::Pack(*id))?;
+                self.repo.forget_copies(id);
                 self.report.packs.add(*size);
             }
         }

@@ -44,6 +44,8 @@ const AT_ONCE: usize = 32 << 20;
 const LONGEST: usize = 1 << 20;
 /// Requests that are worth having under way on one connection.
 const PER_CONNECTION: usize = 4;
+/// The same of requests for small objects.
+const SMALL_PER_CONNECTION: usize = 16;
 /// Packs that are sent at once at most: each is in memory until the server has it.
 const MOST_UPLOADS: usize = 4;
 /// How often an object is sent, or a list asked for, before it is given up: bytes that move, and are lost each time, are no progress.
@@ -468,6 +470,7 @@ impl Storage for RemoteStorage {
         let connections = self.line.connections();
         Costs {
             concurrency: connections.max(2) * PER_CONNECTION,
+            small_at_once: connections.max(2) * SMALL_PER_CONNECTION,
             creates_at_once: connections.clamp(1, MOST_UPLOADS),
             worth_one_read: ONE_READ,
         }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{PackId, Timestamp};
 use crate::remote::s3::S3Storage;
 use crate::remote::s3::fault::Trouble;
-use crate::storage::{Class, Name, listed_size};
+use crate::storage::{Class, Name, Receipt, listed_size};
 
 /// How often a list is asked for again that leaves out what is there.
 const MOST_STALE: u32 = 8;
@@ -28,6 +28,13 @@ pub(crate) struct ListedObject {
     pub(crate) size: u64,
     /// When the store received it.
     pub(crate) at: Timestamp,
+}
+
+impl ListedObject {
+    /// When the store received it.
+    pub(super) fn receipt(&self) -> (Name, Receipt) {
+        (self.name, Receipt { at: self.at, by: None })
+    }
 }
 
 impl S3Storage {

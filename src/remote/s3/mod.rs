@@ -47,6 +47,8 @@ use http::HttpContext;
 
 /// Requests that are under way at once, when nobody says otherwise. Each needs a connection of its own.
 const CONNECTIONS: usize = 8;
+/// The same, where they are for small objects.
+const SMALL_CONNECTIONS: usize = 32;
 /// Large objects that are sent at once at most: each is in memory until the store has it.
 const MOST_UPLOADS: usize = 4;
 /// Bytes that one request asks for when more are needed: a request costs money and the way there and back.
@@ -62,6 +64,8 @@ pub struct S3Storage {
     store: AmazonS3,
     shared: Arc<HttpContext>,
     connections: usize,
+    /// Requests for small objects that are under way at once.
+    small_at_once: usize,
     timeout: Duration,
     reports: Reports,
     /// Whether credentials that have expired may be replaced while one waits.
@@ -74,6 +78,8 @@ pub struct S3Storage {
     passing: Mutex<VecDeque<(Instant, Name)>>,
     /// A list of `config/` that has just been made, for the next caller.
     first: Mutex<Option<Vec<list::ListedObject>>>,
+    /// When the store received the snapshots of the last list of them.
+    received: Mutex<Option<Vec<(Name, Receipt)>>>,
     /// Whether the store decides between two who create the same name; `None` before that was looked at.
     holds: tokio::sync::Mutex<Option<bool>>,
     /// What requests run on.
@@ -172,13 +178,15 @@ impl S3Storage {
     fn connect(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
         let runtime = threads()?;
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
-        let shared = context(address, options, connections)?;
+        let small_at_once = options.s3.connections.unwrap_or(SMALL_CONNECTIONS).max(1);
+        let shared = context(address, options, small_at_once)?;
         let ConnectedStore { store, renewable, .. } = store(address, options, &shared).map_err(|e| e.context(address))?;
         Ok(S3Storage {
             address: address.clone(),
             store,
             shared,
             connections,
+            small_at_once,
             timeout: options.timeout,
             reports: options.reports.clone(),
             renewable,
@@ -186,6 +194,7 @@ impl S3Storage {
             known: Mutex::default(),
             passing: Mutex::default(),
             first: Mutex::default(),
+            received: Mutex::default(),
             holds: tokio::sync::Mutex::default(),
             threads: runtime.handle().clone(),
             runtime: Some(runtime),
@@ -380,7 +389,11 @@ impl Storage for S3Storage {
     }
 
     fn list(&self, class: Class) -> Result<Vec<(Name, u64)>> {
-        Ok(self.listed(class)?.into_iter().map(|entry| (entry.name, entry.size)).collect())
+        let listed = self.listed(class)?;
+        if class == Class::Snapshots {
+            *self.received.lock() = Some(listed.iter().map(list::ListedObject::receipt).collect());
+        }
+        Ok(listed.into_iter().map(|entry| (entry.name, entry.size)).collect())
     }
 
     fn delete(&self, name: &Name) -> Result<()> {
@@ -395,8 +408,11 @@ impl Storage for S3Storage {
     }
 
     fn received(&self, class: Class) -> Result<Vec<(Name, Receipt)>> {
-        let receipt = |entry: list::ListedObject| (entry.name, Receipt { at: entry.at, by: None });
-        Ok(self.listed(class)?.into_iter().map(receipt).collect())
+        // Who asks has listed them a moment ago: the same list says both.
+        if let (Class::Snapshots, Some(received)) = (class, &*self.received.lock()) {
+            return Ok(received.clone());
+        }
+        Ok(self.listed(class)?.iter().map(list::ListedObject::receipt).collect())
     }
 
     fn decides(&self) -> Result<bool> {
@@ -414,6 +430,7 @@ impl Storage for S3Storage {
     fn costs(&self) -> Costs {
         Costs {
             concurrency: self.connections.max(2),
+            small_at_once: self.small_at_once.max(2),
             creates_at_once: self.connections.clamp(1, MOST_UPLOADS),
             worth_one_read: ONE_READ,
         }

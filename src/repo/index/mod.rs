@@ -11,6 +11,7 @@ use crate::model::{ChunkKey, PackId, SegmentId};
 use crate::repo::Repository;
 use crate::repo::damaged::Damaged;
 use crate::repo::index::paged::{PagedSegment, Pages};
+use crate::repo::parallel;
 use crate::storage::{Class, Name};
 
 pub mod condemned;
@@ -94,6 +95,10 @@ impl Index {
     /// As [`Index::load`]; segments and pages that `old` has open are used again.
     pub(crate) fn load_to_read(repo: &Repository, old: Option<&Index>) -> Result<Index> {
         let mut index = Self::load_to_go_on(repo, old)?;
+        if let (Some(frames), None, true) = (repo.frame_cache(), old, index.ignored.is_empty()) {
+            // Of packs that no segment names any more nothing will be read.
+            frames.retain(index.packs().map(|pack| pack.id));
+        }
         let mut kept = old.into_iter().flat_map(|old| &old.segments).filter(|segment| segment.is_in_memory()).peekable();
         if index.ignored.is_empty() && kept.peek().is_none() {
             return Ok(index);
@@ -489,6 +494,9 @@ impl Index {
     }
 }
 
+/// Segments that are opened at once, where each is a request: an ingest merges them when there are so many.
+const SEGMENTS_AT_ONCE: usize = 8;
+
 /// Segments that were listed and opened.
 struct OpenedSegments {
     segments: Vec<Arc<PagedSegment>>,
@@ -509,21 +517,26 @@ impl OpenedSegments {
         listed.sort_unstable_by(|a, b| b.cmp(a));
         let mut replaced: HashSet<SegmentId> = HashSet::new();
         let (mut segments, mut damaged, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-        for (size, id) in &listed {
-            if replaced.contains(id) {
-                continue;
+        let at_once = if repo.storage().costs().high_latency() { SEGMENTS_AT_ONCE } else { 1 };
+        let open = |(size, id): &(u64, SegmentId)| match known.get(id) {
+            Some(segment) => Ok(segment.clone()),
+            None => PagedSegment::open(repo, *id, *size).map(Arc::new),
+        };
+        let mut rest = listed.iter();
+        loop {
+            let some: Vec<_> = rest.by_ref().filter(|(_, id)| !replaced.contains(id)).take(at_once).copied().collect();
+            if some.is_empty() {
+                break;
             }
-            let opened = match known.get(id) {
-                Some(segment) => Ok(segment.clone()),
-                None => PagedSegment::open(repo, *id, *size).map(Arc::new),
-            };
-            match opened {
-                Ok(segment) => {
-                    replaced.extend(segment.replaces());
-                    segments.push(segment);
+            for ((_, id), opened) in some.iter().zip(parallel::many(repo, &some, open)) {
+                match opened {
+                    Ok(segment) => {
+                        replaced.extend(segment.replaces());
+                        segments.push(segment);
+                    }
+                    Err(e) if e.kind() == ErrorKind::NotFound => gone.push(*id),
+                    Err(e) => damaged.push((*id, e)),
                 }
-                Err(e) if e.kind() == ErrorKind::NotFound => gone.push(*id),
-                Err(e) => damaged.push((*id, e)),
             }
         }
         // Replaced segments are ignored even while they exist (rule 8 of docs/durability.md).

@@ -401,10 +401,19 @@ fn store_once(repo: &Repository, key: &PackKey, frames: &[SealedFrame], offset: 
     match repo.storage().create(&Name::Pack(id), &parts)? {
         Created::New => {
             repo.stored().note(id);
+            keep_trees(repo, key, id, frames);
             Ok((id, size))
         }
         // The salt is new, so the name cannot be taken. If it is, this process did not write what is there: stop.
         Created::Exists => Err(Error::new(ErrorKind::Exists, format!("a new pack's name {} is taken", id.short()))),
+    }
+}
+
+/// Trees are what the next command reads first: they stay on a local disk, where there is a cache.
+fn keep_trees(repo: &Repository, key: &PackKey, id: PackId, frames: &[SealedFrame]) {
+    if let (PackKind::Tree, Some(cache)) = (key.preamble.kind, repo.cache()) {
+        cache.keep_tree(&id, 0, &key.preamble.encode());
+        frames.iter().for_each(|frame| cache.keep_tree(&id, frame.entry.frame.offset, &frame.bytes));
     }
 }
 

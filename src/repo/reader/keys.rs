@@ -84,7 +84,7 @@ impl ChunkReader {
         PackKey::open(&self.repo, &first).map(Arc::new).map_err(|e| e.about(name))
     }
 
-    /// Reads from the copies on a local disk, which only trees have; false when there is none that is good.
+    /// Reads from the copies on a local disk; false when there is none that is good.
     pub(super) fn kept(
         &self,
         kind: PackKind,
@@ -93,20 +93,30 @@ impl ChunkReader {
         out: &mut Vec<u8>,
         is_good: impl FnOnce(&[u8]) -> bool,
     ) -> bool {
-        let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) else { return false };
-        if !cache.read_tree(&id, range, out) {
-            return false;
-        }
-        let good = is_good(out);
-        if !good {
-            cache.drop_tree(&id);
+        let read = match kind {
+            PackKind::Tree => self.repo.cache().is_some_and(|cache| cache.read_tree(&id, range, out)),
+            PackKind::Data => self.repo.frame_cache().is_some_and(|cache| cache.read(&id, range, out)),
+        };
+        let good = read && is_good(out);
+        if read && !good {
+            match kind {
+                PackKind::Tree => self.repo.cache().iter().for_each(|cache| cache.drop_tree(&id)),
+                PackKind::Data => self.repo.frame_cache().iter().for_each(|cache| cache.forget(&id)),
+            }
         }
         good
     }
 
+    /// Whether a frame of data seems to be on a local disk.
+    pub(super) fn has_copy(&self, frame: &FrameRef) -> bool {
+        let range = frame.info.offset..frame.info.offset.saturating_add(u64::from(frame.info.stored));
+        frame.pack.kind == PackKind::Data && self.repo.frame_cache().is_some_and(|cache| cache.has(&frame.pack.id, &range))
+    }
+
     pub(super) fn keep(&self, kind: PackKind, id: PackId, offset: u64, sealed: &[u8]) {
-        if let Some(cache) = self.repo.cache().filter(|_| kind == PackKind::Tree) {
-            cache.keep_tree(&id, offset, sealed);
+        match kind {
+            PackKind::Tree => self.repo.cache().iter().for_each(|cache| cache.keep_tree(&id, offset, sealed)),
+            PackKind::Data => self.repo.frame_cache().iter().for_each(|cache| cache.keep(&id, offset, sealed)),
         }
     }
 }

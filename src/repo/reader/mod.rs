@@ -369,6 +369,14 @@ impl ChunkReader {
     /// Neighbouring frames of one pack, read with one request, for `ChunkReader::decode_frame`. `None`: one frame is
     /// read as well by itself. Memory for them comes from the caller.
     pub fn run<'f>(&self, frames: impl IntoIterator<Item = &'f FrameRef>, buffer: Vec<u8>) -> Result<Option<SealedRun>> {
+        let mut frames: Vec<&FrameRef> = frames.into_iter().collect();
+        if self.repo.frame_cache().is_some() {
+            // What is on a local disk at both ends is not fetched; what lies between others costs no request.
+            let ends = frames.iter().rposition(|frame| !self.has_copy(frame)).map_or(0, |last| last + 1);
+            frames.truncate(ends);
+            let begins = frames.iter().position(|frame| !self.has_copy(frame)).unwrap_or(0);
+            frames.drain(..begins);
+        }
         SealedRun::read(&**self.repo.storage(), frames, buffer)
     }
 
@@ -476,6 +484,7 @@ impl ChunkReader {
             let damaged = |e: Error| e.about(format!("{name}, frame {}", frame.number));
             if let Some(given) = given {
                 decode(given).map_err(damaged)?;
+                self.keep(frame.pack.kind, frame.pack.id, range.start, given);
             } else if !self.kept(frame.pack.kind, frame.pack.id, &range, sealed, |sealed| decode(sealed).is_ok()) {
                 self.read_pack(frame.pack.id, range.clone(), sealed)?;
                 decode(sealed).map_err(damaged)?;
