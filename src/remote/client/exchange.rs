@@ -15,7 +15,7 @@ use tokio::time::error::Elapsed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Reports;
 use crate::remote::client::body::RequestBody;
-use crate::remote::client::fault::{ProgressTimeout, RequestFault};
+use crate::remote::client::fault::{LEFT_ALONE, ProgressTimeout, RequestFault};
 use crate::remote::client::transport::{RequestSender, ServerTarget, cause, connect};
 use crate::remote::protocol::{Code, REPOSITORY_HEADER, Refusal, VERSION, VERSION_HEADER};
 use crate::remote::rate::Rate;
@@ -26,8 +26,6 @@ const PIECE: usize = 32 << 10;
 const LONGEST_REFUSAL: usize = 64 << 10;
 /// Attempts to connect to a server that never answered before.
 const FIRST_ATTEMPTS: u32 = 3;
-/// For so long a server that was given up is not asked again, or for a quarter of the timeout.
-const LEFT_ALONE: Duration = Duration::from_secs(5);
 
 /// A connection, or the place for one.
 #[derive(Default)]

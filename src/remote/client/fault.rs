@@ -37,6 +37,8 @@ impl From<Error> for RequestFault {
     }
 }
 
+/// For so long a server that was given up is not asked again, or for a quarter of the timeout.
+pub(crate) const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// The least rate that counts as progress, in bytes a second.
 const LEAST_RATE: u64 = 128;
 /// The first pause between two attempts.

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::error::{Error, ErrorKind};
+use crate::remote::client::fault::LEFT_ALONE;
 use crate::remote::rate::Rate;
 use crate::remote::s3::connect::{self, S3Sender};
 use crate::remote::s3::counts::RequestCounts;
@@ -50,8 +51,47 @@ pub(crate) struct HttpContext {
     pub(crate) classes: Mutex<Option<HashMap<String, String>>>,
     /// What the store calls itself.
     pub(crate) server: Mutex<Option<String>>,
+    /// When the store was heard last, and whether somebody has given it up since.
+    pub(crate) health: Mutex<StoreHealth>,
     /// Connections that nobody uses now, with where they lead.
     pub(crate) idle: Mutex<Vec<(String, S3Sender)>>,
+}
+
+/// How a store is.
+#[derive(Debug)]
+pub(crate) struct StoreHealth {
+    /// When something came of it.
+    heard: Instant,
+    /// When a request gave it up, if nothing came of it since.
+    given_up: Option<Instant>,
+}
+
+impl Default for StoreHealth {
+    fn default() -> Self {
+        StoreHealth { heard: Instant::now(), given_up: None }
+    }
+}
+
+impl HttpContext {
+    fn heard(&self) {
+        *self.health.lock() = StoreHealth::default();
+    }
+
+    /// A request gave the store up. That says something of others, if nothing was heard of it for long.
+    pub(super) fn gives_up(&self) {
+        let mut health = self.health.lock();
+        if health.heard.elapsed() >= self.timeout / 2 {
+            health.given_up = Some(Instant::now());
+        }
+    }
+
+    /// For how long nothing has come of the store, if it was given up a moment ago: a thousand readers must not wait for
+    /// it one after the other.
+    pub(super) fn is_left_alone(&self) -> Option<Duration> {
+        let health = self.health.lock();
+        let recent = |at: &Instant| at.elapsed() < (self.timeout / 4).min(LEFT_ALONE);
+        health.given_up.filter(recent).map(|_| health.heard.elapsed())
+    }
 }
 
 /// Requests of one kind: to the store, or to what gives credentials.
@@ -85,6 +125,9 @@ impl HttpService for Service {
         let request = self.prepare(request, &place.host, store, &moved)?;
         let sent = self.send(request, &place, &moved).await;
         let (response, sender) = sent.map_err(|e| if store { e } else { no_credentials(&e) })?;
+        if store {
+            shared.heard();
+        }
         if let (true, Some(server)) = (store, response.headers().get(hyper::header::SERVER)) {
             *shared.server.lock() = server.to_str().ok().map(str::to_owned);
         }
@@ -326,6 +369,7 @@ impl Body for Coming {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 if self.counted {
                     self.shared.counts.received(bytes);
+                    self.shared.heard();
                 }
                 self.waiting = wait(self.shared.rates.1.as_deref(), bytes);
             }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, StoreFailure};
 use crate::model::PackId;
 use crate::observe::Reports;
 use crate::remote::client::RemoteOptions;
@@ -164,6 +164,7 @@ fn context(address: &StoreAddress, options: &RemoteOptions, connections: usize) 
         counts: counts::RequestCounts::default(),
         classes: Mutex::default(),
         server: Mutex::default(),
+        health: Mutex::default(),
         idle: Mutex::default(),
     }))
 }
@@ -239,6 +240,10 @@ impl S3Storage {
 
     /// Repeats what does no harm when it is done twice.
     async fn patiently<T>(&self, mut work: impl AsyncFnMut(&mut ProgressTimeout) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        if let Some(silent) = self.shared.is_left_alone() {
+            let text = format!("the store does not answer (nothing was heard of it for {} seconds)", silent.as_secs());
+            return Err(Trouble::Final(Error::new(ErrorKind::Io, text).of_store(StoreFailure::GivenUp)));
+        }
         let mut patience = ProgressTimeout::new(self.timeout);
         let mut silent = 0;
         loop {
@@ -260,7 +265,10 @@ impl S3Storage {
                 tokio::time::sleep(pause).await;
                 Ok(())
             }
-            None => Err(Trouble::Final(trouble.given_up())),
+            None => {
+                self.shared.gives_up();
+                Err(Trouble::Final(trouble.given_up()))
+            }
         }
     }
 
