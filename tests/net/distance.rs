@@ -117,7 +117,7 @@ fn a_mount_waits_as_often_whatever_the_number_of_snapshots() {
         before = count;
         let _ = fs::remove_dir_all(world.at(".cache"));
         for warm in [false, true] {
-            (server.take(), proxy.most_waiting());
+            let _ = (server.take(), proxy.most_waiting());
             mounted(&world, &far, &[], |latest| assert_eq!(fs::read_dir(latest).unwrap().count(), 1));
             let (seen, waiting) = (server.take(), proxy.most_waiting());
             let is_snapshot = |seen: &&Seen| seen.kind == Kind::Get && seen.key.contains("/snapshots/");
@@ -310,7 +310,7 @@ fn readers_over_a_line_keep_several_requests_under_way() {
     mounted(&world, &far, &options, |latest| {
         let latest = inside(latest, &source);
         assert_eq!(fs::read_dir(&latest).unwrap().count(), 9);
-        (server.take(), proxy.most_waiting());
+        let _ = (server.take(), proxy.most_waiting());
         let mut read = Vec::new();
         fs::File::open(latest.join("longest")).unwrap().read_to_end(&mut read).unwrap();
         assert!(read == noise(250, 40 << 20));
@@ -322,7 +322,7 @@ fn readers_over_a_line_keep_several_requests_under_way() {
     mounted(&world, &far, &options, |latest| {
         let latest = inside(latest, &source);
         fs::read_dir(&latest).unwrap().count();
-        (server.take(), proxy.most_waiting());
+        let _ = (server.take(), proxy.most_waiting());
         copied(&world, &latest, &source);
         let (asked, waiting) = (packs(&server.take()), proxy.most_waiting());
         println!("a tree: {asked} requests, {waiting} at once");
