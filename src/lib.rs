@@ -59,6 +59,7 @@
 //! | `ingest` | directories and streams in, a snapshot out | `local`, `repo` and what they stand on |
 //! | `restore` | a snapshot in, directories out | `repo` and what it stands on |
 //! | `doctor` | what is lost, and where it is to be had again | `copy`, `maintain` and what they stand on |
+//! | `import` | histories of other tools in, snapshots out | `copy` and what it stands on |
 //! | `copy` | snapshots from one repository to another | `ingest` and what it stands on |
 //! | `query` | differences between snapshots, finding entries, histories of paths | `repo` and what it stands on |
 //! | `maintain` | check, forget, prune, repair, counting | `parity`, `local` and what they stand on |
@@ -88,6 +89,7 @@ pub mod copy;
 pub mod doctor;
 pub mod error;
 pub mod format;
+pub mod import;
 pub mod ingest;
 pub mod jobs;
 pub mod keys;

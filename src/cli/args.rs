@@ -12,8 +12,8 @@ use crate::cli::mount::umount;
 use crate::cli::say::units;
 use crate::cli::sets::overdue;
 use crate::cli::{
-    agent, annotate, cat, check, config, copy, cost, diff, doctor, du, export, find, forget, group, history, ingest, init, job,
-    key, ls, mount, mounts, parity, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
+    agent, annotate, cat, check, config, copy, cost, diff, doctor, du, export, find, forget, group, history, import, ingest,
+    init, job, key, ls, mount, mounts, parity, prune, repair, restore, rewrite, runs, serve, sets, snapshots, stats, unlock,
 };
 
 /// A backup program: every snapshot can be looked into as a directory.
@@ -85,6 +85,7 @@ pub enum Command {
     #[command(visible_aliases = ["list", "list-snapshots"])]
     Snapshots(snapshots::SnapshotsArgs),
     Copy(Box<copy::CopyArgs>),
+    Import(Box<import::ImportArgs>),
     Ls(ls::LsArgs),
     #[command(visible_alias = "dump")]
     Cat(cat::CatArgs),

@@ -31,6 +31,7 @@ mod given;
 mod gone;
 mod group;
 mod history;
+mod import;
 mod ingest;
 mod init;
 mod job;
@@ -145,6 +146,7 @@ fn run_command(context: &Context, command: Command, in_background: bool) -> Resu
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(context, &args),
         Command::Copy(args) => copy::run(context, &args),
+        Command::Import(args) => import::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Parity(args) => parity::run(context, &args),

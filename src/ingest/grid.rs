@@ -43,6 +43,13 @@ pub(super) fn suits(file: &File, size: u64, parent: Option<(&TreeReader, &Conten
     }
 }
 
+/// Whether a file of `size` bytes that begins with `head` is cut at the grid; for what is not read from a file, and has no
+/// parent.
+pub(crate) fn suits_head(head: &[u8], size: u64) -> bool {
+    let at = TAR.0 as usize;
+    size >= SHORTEST && size.is_multiple_of(PAGE) && head.get(at..at + TAR.1.len()) != Some(&TAR.1[..])
+}
+
 fn is_tar(file: &File) -> bool {
     let mut magic = [0; TAR.1.len()];
     file.read_exact_at(&mut magic, TAR.0).is_ok() && &magic == TAR.1

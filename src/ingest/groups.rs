@@ -54,12 +54,25 @@ impl LinkGroups {
         LinkGroups { table: Table::new(scratch), nodes: Heap::new(scratch) }
     }
 
-    /// The node that was first in `group`.
+    /// The node that was first in `group`, where that is known.
     pub(crate) fn first(&self, group: &LinkGroup) -> Result<Option<Node>> {
         let Some(record) = self.table.get(&group.0) else { return Ok(None) };
         let known = GroupRecord::of(&record);
+        if known.len == 0 {
+            return Ok(None);
+        }
         let bytes = self.nodes.read(known.at, known.len as usize).at(remember)?;
         crate::format::node::decode(&mut Cursor::new(&bytes, "a hard link")).map(Some)
+    }
+
+    /// Counts an entry of `group` of which no more is known than that it stands at `position`.
+    pub(crate) fn count(&mut self, group: &LinkGroup, position: u64) -> Result<()> {
+        let known = match self.table.get(&group.0).map(|record| GroupRecord::of(&record)) {
+            Some(known) => GroupRecord { count: known.count.saturating_add(1), ..known },
+            None => GroupRecord { first: position, count: 1, at: 0, len: 0 },
+        };
+        self.table.put(&group.0, &known.record()).at(remember)?;
+        Ok(())
     }
 
     /// Counts `node`, which stands at `position`, if it is in a group.

@@ -205,7 +205,7 @@ impl Repository {
     }
 
     /// A directory for files without a name; `None` keeps everything in memory.
-    pub(crate) fn scratch(&self) -> Option<&Path> {
+    pub fn scratch(&self) -> Option<&Path> {
         self.scratch.as_deref()
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// Rooms, and the rooms each may use besides itself, `error`, and `observe`.
-const ROOMS: [(&str, &[&str]); 24] = [
+const ROOMS: [(&str, &[&str]); 25] = [
     ("error", &[]),
     ("observe", &[]),
     ("model", &[]),
@@ -23,6 +23,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("maintain", &["task", "parity", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"]),
     ("ingest", &["task", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
     ("copy", &["task", "ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
+    ("import", &["task", "copy", "ingest", "local", "repo", "storage", "format", "chunk", "model", "sys"]),
     (
         "doctor",
         &["task", "copy", "ingest", "maintain", "parity", "local", "repo", "keys", "storage", "format", "chunk", "model", "sys"],
@@ -92,7 +93,7 @@ const FORBIDDEN: [(&[&str], &[&str]); 4] = [
     (
         &[
             "error", "observe", "model", "format", "chunk", "sys", "storage", "keys", "repo", "local", "maintain", "ingest",
-            "copy", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve", "task", "parity",
+            "copy", "import", "doctor", "restore", "vfs", "mount", "query", "remote", "jobs", "serve", "task", "parity",
         ],
         &["std", "env"],
     ),

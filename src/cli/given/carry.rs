@@ -10,6 +10,7 @@ const COMMANDS: &[&str] = &[
     "ingest",
     "snapshots",
     "copy",
+    "import",
     "ls",
     "cat",
     "export",

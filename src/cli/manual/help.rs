@@ -50,6 +50,13 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ],
     ),
     (
+        "import",
+        &[
+            ("yester import restic:/srv/restic --from-password-file ~/restic.pw", "all its snapshots that are not here yet"),
+            ("yester import restic:/srv/restic --host web latest", "the newest snapshot of a host"),
+        ],
+    ),
+    (
         "ls",
         &[
             ("yester ls latest:/etc", "a directory of the newest snapshot that has it"),
