@@ -11,6 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use yester::chunk::keys::Credential;
 use yester::import::restic::ResticHistory;
+use yester::import::tar::TarHistory;
 use yester::import::{self, ImportOptions, PastHistory, PastSnapshot};
 use yester::jobs::credential::{self, CredentialOptions};
 use yester::model::{Origin, Timestamp, escape};
@@ -44,6 +45,9 @@ pub struct ImportArgs {
     /// The shell command that prints it [env: YESTER_FROM_PASSWORD_COMMAND]
     #[arg(long, value_name = "COMMAND")]
     from_password_command: Option<OsString>,
+    /// Where the top of the archive stands in the snapshot [default: /]: of tar:
+    #[arg(long = "as", value_name = "PATH")]
+    stored_as: Option<PathBuf>,
     /// The host of the new snapshots, where the source says none or another
     #[arg(long, value_name = "HOST")]
     new_host: Option<OsString>,
@@ -148,8 +152,13 @@ fn history(args: &ImportArgs, target: &Repository) -> Result<Box<dyn PastHistory
             };
             Ok(Box::new(ResticHistory::open(&paths::absolute(place)?, password, scratch)?))
         }
+        b"tar" if !place.as_os_str().is_empty() => {
+            let file = if place.as_os_str() == "-" { None } else { Some(paths::absolute(place)?) };
+            let top = args.stored_as.as_ref().map_or_else(|| Ok(PathBuf::from("/")), |top| paths::absolute(top))?;
+            Ok(Box::new(TarHistory::new(file.as_deref(), paths::bytes(&top), scratch)))
+        }
         _ => {
-            let text = "is no source: give restic:DIR (see: yester import --help)";
+            let text = "is no source: give restic:DIR or tar:FILE (see: yester import --help)";
             Err(Error::invalid(format!("{} {text}", escape(bytes))))
         }
     }

@@ -28,6 +28,8 @@ use crate::task::Task;
 mod intake;
 mod memory;
 pub mod restic;
+mod sorter;
+pub mod tar;
 
 /// A snapshot of another tool.
 #[derive(Debug, Clone)]

@@ -29,6 +29,8 @@ mod json;
 mod text;
 mod walk;
 
+pub(crate) use text::base64;
+
 /// The most that a key may ask of scrypt: bytes of memory, and passes over them. restic asks for 32 MiB and one.
 const MAX_MEMORY: u64 = 1 << 30;
 const MAX_PASSES: u32 = 64;

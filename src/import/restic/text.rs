@@ -32,7 +32,7 @@ pub(super) fn time(text: &str) -> Option<Timestamp> {
 }
 
 /// What base64 says; `None` for anything else.
-pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
         return None;
