@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 use yester::chunk::keys::Credential;
+use yester::import::borg::BorgHistory;
+use yester::import::generations::GenerationHistory;
 use yester::import::restic::ResticHistory;
 use yester::import::tar::TarHistory;
 use yester::import::{self, ImportOptions, PastHistory, PastSnapshot};
@@ -100,7 +102,7 @@ pub fn run(context: &Context, args: &ImportArgs) -> Result<Outcome> {
         carry_out(context, args, (&target, &mut *history), &going, (&display, &task), &mut totals)?;
     }
     summary(context, args.dry_run, &totals, began.elapsed())?;
-    Ok(outcome(&totals))
+    outcome(&totals)
 }
 
 fn carry_out(
@@ -152,27 +154,47 @@ fn history(args: &ImportArgs, target: &Repository) -> Result<Box<dyn PastHistory
             };
             Ok(Box::new(ResticHistory::open(&paths::absolute(place)?, password, scratch)?))
         }
+        b"borg" if !place.as_os_str().is_empty() => {
+            // Without one, borg looks for its own.
+            let credential = given_credential(args)?;
+            let password = match &credential {
+                Some(Credential::Passphrase(password)) => Some(password.as_slice()),
+                Some(Credential::KeyFile(_)) => return Err(Error::invalid("borg is given a password: give no key file")),
+                None => None,
+            };
+            Ok(Box::new(BorgHistory::new(place.as_os_str(), password, scratch)))
+        }
         b"tar" if !place.as_os_str().is_empty() => {
             let file = if place.as_os_str() == "-" { None } else { Some(paths::absolute(place)?) };
             let top = args.stored_as.as_ref().map_or_else(|| Ok(PathBuf::from("/")), |top| paths::absolute(top))?;
             Ok(Box::new(TarHistory::new(file.as_deref(), paths::bytes(&top), scratch)))
         }
+        b"tree" if !place.as_os_str().is_empty() => {
+            let top = args.stored_as.as_ref().map_or_else(|| Ok(PathBuf::from("/")), |top| paths::absolute(top))?;
+            Ok(Box::new(GenerationHistory::new(&paths::absolute(place)?, paths::bytes(&top), scratch)?))
+        }
         _ => {
-            let text = "is no source: give restic:DIR or tar:FILE (see: yester import --help)";
+            let text = "is no source: give restic:DIR, borg:REPO, tar:FILE or tree:DIR (see: yester import --help)";
             Err(Error::invalid(format!("{} {text}", escape(bytes))))
         }
     }
 }
 
-/// The password of the other repository.
-fn credential(args: &ImportArgs, place: &Path) -> Result<Credential> {
+/// What options and variables say of the password of the other repository.
+fn given_credential(args: &ImportArgs) -> Result<Option<Credential>> {
     let options = CredentialOptions {
         key_file: None,
         password_command: args.from_password_command.clone(),
         password_file: args.from_password_file.clone(),
     };
-    match credential::given(&options, "YESTER_FROM_", |name| std::env::var_os(name))? {
-        Some(origin) => credential::load(&origin),
+    let origin = credential::given(&options, "YESTER_FROM_", |name| std::env::var_os(name))?;
+    origin.map(|origin| credential::load(&origin)).transpose()
+}
+
+/// The password of the other repository.
+fn credential(args: &ImportArgs, place: &Path) -> Result<Credential> {
+    match given_credential(args)? {
+        Some(credential) => Ok(credential),
         None if credential::can_ask() => credential::ask(&format!("password of {}: ", paths::shown(place))),
         None => {
             let text = "give --from-password-file or --from-password-command, or set YESTER_FROM_PASSWORD";
@@ -294,12 +316,16 @@ fn summary(context: &Context, dry_run: bool, totals: &ImportTotals, time: Durati
     out.finish()
 }
 
-fn outcome(totals: &ImportTotals) -> Outcome {
+fn outcome(totals: &ImportTotals) -> Result<Outcome> {
     let counted = [
         (totals.failed, "snapshot could not be imported", "snapshots could not be imported"),
         (totals.errors, "entry could not be read as it was", "entries could not be read as they were"),
     ];
     let missing: Vec<String> =
         counted.into_iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| units::counted(n, one, many)).collect();
-    if missing.is_empty() { Outcome::Done } else { Outcome::Partial(missing.join(", ")) }
+    match totals.imported + totals.skipped {
+        _ if missing.is_empty() => Ok(Outcome::Done),
+        0 => Err(Error::corrupt(format!("nothing was imported: {}", missing.join(", ")))),
+        _ => Ok(Outcome::Partial(missing.join(", "))),
+    }
 }

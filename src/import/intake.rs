@@ -153,11 +153,6 @@ impl<'a> TreeIntake<'a> {
         self.task
     }
 
-    /// Where the intake is: the path of the directory at hand.
-    pub(crate) fn path(&self) -> &[u8] {
-        &self.path
-    }
-
     /// Begins a directory of the one at hand.
     pub(crate) fn enter(&mut self, entry: PastEntry) -> Result<()> {
         if self.task.is_stopped() {
@@ -248,11 +243,6 @@ impl<'a> TreeIntake<'a> {
         self.add(&node, (position, &below))?;
         self.progress(0);
         Ok(())
-    }
-
-    /// The content of the first file of this group of hard links.
-    pub(crate) fn linked(&self, group: &crate::model::LinkGroup) -> Result<Option<Node>> {
-        self.links.first(group)
     }
 
     /// An entry of the directory at hand that cannot be had: said, counted, left out.

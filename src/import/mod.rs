@@ -20,11 +20,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::import::intake::TreeIntake;
 use crate::import::memory::IntakeMemory;
 use crate::ingest::others::Others;
-use crate::model::{Chain, Composition, Origin, Rule, Snapshot, SnapshotId, Timestamp};
+use crate::model::{Annotation, Chain, Composition, Origin, Rule, Snapshot, SnapshotId, Timestamp};
 use crate::repo::index::Index;
-use crate::repo::{Repository, session, snapshots};
+use crate::repo::{Repository, annotations, session, snapshots};
 use crate::task::Task;
 
+pub mod borg;
+mod flow;
+pub mod generations;
 mod intake;
 mod memory;
 pub mod restic;
@@ -48,6 +51,8 @@ pub struct PastSnapshot {
     pub paths: Vec<Vec<u8>>,
     /// Its tags.
     pub tags: Vec<Vec<u8>>,
+    /// What somebody noted of it; empty for nothing.
+    pub note: Vec<u8>,
     /// What was left out of it, as far as the tool says.
     pub excludes: Vec<Vec<u8>>,
     /// The program that made it.
@@ -192,7 +197,22 @@ impl Importer<'_> {
         snapshot.statistics.bytes_stored = stored.bytes;
         self.change(&mut snapshot);
         let committed = packing::commit(repo, snapshot, others || stored.counted_on_others, task)?;
+        if let Some(snapshot) = &committed {
+            self.note(snapshot, past)?;
+        }
         Ok(committed.map(|snapshot| Imported { snapshot }))
+    }
+
+    /// A note is an object of its own.
+    fn note(&self, snapshot: &Snapshot, past: &PastSnapshot) -> Result<()> {
+        if past.note.is_empty() || self.repo.only_writes() {
+            return Ok(());
+        }
+        let (host, user) = (crate::sys::process::host_name(), past.user.clone());
+        let (removed, added, note) = (Vec::new(), Vec::new(), Some(past.note.clone()));
+        let time = self.task.now();
+        let said = Annotation { snapshot: snapshot.id, time, host, user, clears_tags: false, removed, added, note, pin: None };
+        annotations::write(self.repo, &annotations::read_all(self.repo)?, &said)
     }
 
     fn change(&self, snapshot: &mut Snapshot) {

@@ -85,6 +85,7 @@ impl ResticHistory {
             user: said.username.into_bytes(),
             paths: texts(said.paths),
             tags: texts(said.tags).into_iter().filter(|tag: &Vec<u8>| !tag.is_empty()).collect(),
+            note: Vec::new(),
             excludes: texts(said.excludes),
             program: if version.is_empty() { "restic".to_owned() } else { version.to_owned() },
         };

@@ -55,7 +55,9 @@ fn read() -> String {
 
 fn cut_short(e: io::Error) -> Error {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => Error::corrupt("the archive ends in the middle of an entry: it is cut short"),
+        io::ErrorKind::UnexpectedEof => {
+            Error::corrupt("the archive ends in the middle of an entry: it is cut short, or it is none")
+        }
         _ => Error::io(read(), e),
     }
 }
@@ -74,7 +76,7 @@ impl<'r> TarReader<'r> {
         let (mut before, mut block) = (Before::default(), [0; BLOCK]);
         loop {
             if !header::read_block(&mut self.from, &mut block).map_err(cut_short)? {
-                return Ok(None);
+                return Err(Error::corrupt("the archive has no end: it is cut short"));
             }
             if block == [0; BLOCK] {
                 // Two of them are the end. What is behind it belongs to nobody, but a pipe wants to be emptied.

@@ -8,9 +8,11 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, IoContext, Result};
+use crate::import::flow::FlowReader;
 use crate::import::intake::TreeIntake;
-use crate::import::{PastHistory, PastList, PastSnapshot, key_of};
+use crate::import::{PastHistory, PastList, PastSnapshot, key_of, stopped};
 use crate::model::{Origin, RepositoryId, SnapshotId, Timestamp, escape};
+use crate::sys::flow::CommandStream;
 use crate::task::Task;
 
 mod header;
@@ -20,7 +22,6 @@ mod pax;
 mod walk;
 
 pub(crate) use member::TarReader;
-pub(crate) use pax::acl;
 pub(crate) use walk::TarWalk;
 
 /// Bytes that are read at once.
@@ -81,6 +82,7 @@ impl PastHistory for TarHistory {
             user: self.user.clone(),
             paths: vec![self.top.clone()],
             tags: Vec::new(),
+            note: Vec::new(),
             excludes: Vec::new(),
             program: "tar".to_owned(),
         };
@@ -89,19 +91,26 @@ impl PastHistory for TarHistory {
 
     fn walk(&mut self, past: &PastSnapshot, intake: &mut TreeIntake<'_>) -> Result<()> {
         let what = || format!("cannot read the archive {}", self.shown());
-        let from: Box<dyn Read> = match &self.file {
+        let from: Box<dyn Read + '_> = match &self.file {
             Some(file) => Box::new(File::open(file).at(what)?),
-            None => Box::new(io::stdin()),
+            None => {
+                let file = std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned().at(what)?;
+                Box::new(FlowReader::new(CommandStream::of(file.into()), "standard input", intake.task()))
+            }
         };
         let mut reader = TarReader::new(unpacked(from).map_err(|e| e.context(self.shown()))?);
         let names = crate::ingest::sources::names(&self.top)?.into_iter().map(<[u8]>::to_vec).collect();
         let walk = TarWalk::new(names, past.time, self.scratch.as_deref());
-        walk.run(&mut reader, intake).map_err(|e| e.context(self.shown()))
+        let walked = walk.read(&mut reader, intake);
+        if intake.task().is_stopped() {
+            return Err(stopped());
+        }
+        walked.map_err(|e| e.context(self.shown()))?.build(intake)
     }
 }
 
 /// What an archive's bytes are once they are decompressed: by what they begin with.
-fn unpacked(from: Box<dyn Read>) -> Result<Box<dyn Read>> {
+fn unpacked<'r>(from: Box<dyn Read + 'r>) -> Result<Box<dyn Read + 'r>> {
     let mut from = BufReader::with_capacity(BUFFER, from);
     let head = from.fill_buf().at(|| "cannot read the archive".to_owned())?;
     let other = |what: &str, program: &str| {

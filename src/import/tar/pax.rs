@@ -83,7 +83,7 @@ fn without_percent(name: &[u8]) -> Vec<u8> {
 /// A POSIX ACL as an attribute has it, of its text: `user::rwx,user:1000:r--,…` at commas or lines, with the name or the
 /// number of an owner, and perhaps the number behind the permissions, as star and borg write it. `ids` gives the number of a
 /// name: of a user, or of a group.
-pub(crate) fn acl(text: &[u8], ids: &dyn Fn(&str, bool) -> Option<u32>) -> Option<Vec<u8>> {
+fn acl(text: &[u8], ids: &dyn Fn(&str, bool) -> Option<u32>) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?;
     let mut entries: Vec<(u16, u32, u16)> = Vec::new();
     for entry in text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty() && !entry.starts_with('#')) {

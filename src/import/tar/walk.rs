@@ -1,5 +1,6 @@
 //! From the entries of an archive to the trees of a snapshot.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::error::Result;
@@ -14,33 +15,26 @@ use crate::model::node::check_name;
 use crate::model::{Content, Directory, Kind, Metadata, Timestamp, escape};
 use crate::sys::users;
 
-/// What another program's records say of an entry besides; answers what of it cannot be kept.
-pub(crate) type MoreOfMember<'m> = &'m dyn Fn(&[(Vec<u8>, Vec<u8>)], &mut PastEntry) -> Option<String>;
-
 /// A walk through one archive.
-pub(crate) struct TarWalk<'m> {
+pub(crate) struct TarWalk {
     /// The names that lead to its top.
     top: Vec<Vec<u8>>,
     time: Timestamp,
     sorter: RecordSorter,
     seen: SeenEntries,
+    roots: GivenRoots,
     number: u64,
-    more: Option<MoreOfMember<'m>>,
 }
 
-impl<'m> TarWalk<'m> {
+impl TarWalk {
     /// A walk through an archive whose top stands below these names. Directories that it does not name are of this time.
     pub(crate) fn new(top: Vec<Vec<u8>>, time: Timestamp, scratch: Option<&Path>) -> Self {
-        TarWalk { top, time, sorter: RecordSorter::new(scratch), seen: SeenEntries::new(scratch), number: 0, more: None }
+        let (sorter, seen) = (RecordSorter::new(scratch), SeenEntries::new(scratch));
+        TarWalk { top, time, sorter, seen, roots: GivenRoots::default(), number: 0 }
     }
 
-    /// The same, with `more` looking at what records say.
-    pub(crate) fn with(self, more: MoreOfMember<'m>) -> Self {
-        TarWalk { more: Some(more), ..self }
-    }
-
-    /// Reads the whole archive. Errors: it cannot be read, or is none; those of the repository.
-    pub(crate) fn run(mut self, reader: &mut TarReader<'_>, intake: &mut TreeIntake<'_>) -> Result<()> {
+    /// Reads the whole archive, and stores its contents. Errors: it cannot be read, or is none; those of the repository.
+    pub(crate) fn read(mut self, reader: &mut TarReader<'_>, intake: &mut TreeIntake<'_>) -> Result<Self> {
         while let Some(member) = reader.next()? {
             intake.task().go_on("the import was stopped; the same command goes on with it")?;
             let path = member.head.path.clone();
@@ -48,7 +42,7 @@ impl<'m> TarWalk<'m> {
                 intake.lose(path.strip_prefix(b"/").unwrap_or(&path), &format!("{message}: it is left out"))?;
             }
         }
-        self.build(intake)
+        Ok(self)
     }
 
     /// An entry: its content is stored, and the rest is kept for later. An error inside is why it is left out.
@@ -77,7 +71,7 @@ impl<'m> TarWalk<'m> {
                 Ok(entry) => entry,
                 Err(message) => return Ok(Err(message)),
             };
-            if let Some(dropped) = self.attributes(member, &mut entry) {
+            if let Some(dropped) = Self::attributes(member, &mut entry) {
                 intake.less(&mut entry.node, &format!("some of its extended attributes cannot be kept: {dropped}"));
             }
             if let Kind::File(_) = entry.node.kind {
@@ -96,11 +90,12 @@ impl<'m> TarWalk<'m> {
         if numbered.entry.node.directory().is_none() {
             self.seen.put(&key, &encoded)?;
         }
+        self.roots.add(&key);
         self.sorter.push(key, encoded)?;
         Ok(Ok(()))
     }
 
-    fn attributes(&self, member: &TarMember, entry: &mut PastEntry) -> Option<String> {
+    fn attributes(member: &TarMember, entry: &mut PastEntry) -> Option<String> {
         let ids = |name: &str, group: bool| match group {
             true => users::group_id(name.as_bytes()),
             false => users::user_id(name.as_bytes()),
@@ -113,13 +108,13 @@ impl<'m> TarWalk<'m> {
                 None => {}
             }
         }
-        dropped.extend(self.more.and_then(|more| more(&member.records, entry)));
         (!dropped.is_empty()).then(|| dropped.join(", "))
     }
 
     /// Builds the trees of what was kept, in the order of names.
-    fn build(self, intake: &mut TreeIntake<'_>) -> Result<()> {
-        let TarWalk { top, time, sorter, seen, .. } = self;
+    pub(crate) fn build(self, intake: &mut TreeIntake<'_>) -> Result<()> {
+        let TarWalk { top, time, sorter, seen, roots, .. } = self;
+        intake.set_paths(roots.paths(&top));
         let mut build = TarBuild { top, time, seen, intake, open: Vec::new(), begun: false, leaf: None };
         let mut held: Option<(Vec<u8>, Vec<u8>)> = None;
         sorter.each(&mut |key, value| {
@@ -208,6 +203,43 @@ impl TarBuild<'_, '_> {
     }
 }
 
+/// The entries that are in no directory that the archive has: what it was given, when it was made.
+#[derive(Debug, Default)]
+struct GivenRoots {
+    keys: BTreeSet<Vec<u8>>,
+    too_many: bool,
+}
+
+impl GivenRoots {
+    /// More than these are not told one by one.
+    const MOST: usize = 256;
+
+    fn add(&mut self, key: &[u8]) {
+        let above = (0..key.len()).filter(|at| key.get(*at) == Some(&0)).map(|at| key.get(..at).unwrap_or_default());
+        if self.too_many || std::iter::once(&b""[..]).chain(above).chain([key]).any(|above| self.keys.contains(above)) {
+            return;
+        }
+        let begin = [key, &[0][..]].concat();
+        self.keys.retain(|other| !key.is_empty() && !other.starts_with(&begin));
+        self.keys.insert(key.to_vec());
+        self.too_many = self.keys.len() > Self::MOST;
+    }
+
+    /// The given paths of the snapshot.
+    fn paths(&self, top: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let top: Vec<u8> = top.iter().flat_map(|name| [&b"/"[..], name].concat()).collect();
+        let path = |key: &Vec<u8>| {
+            let names = key.split(|b| *b == 0).filter(|name| !name.is_empty());
+            let path = names.fold(top.clone(), |path, name| [&path[..], b"/", name].concat());
+            if path.is_empty() { b"/".to_vec() } else { path }
+        };
+        match self.too_many || self.keys.is_empty() {
+            true => vec![path(&Vec::new())],
+            false => self.keys.iter().map(path).collect(),
+        }
+    }
+}
+
 /// The names of a path, with a NUL between them: so directories come right before what is in them. Paths lead nowhere but down
 /// from the top.
 fn key_of_path(path: &[u8]) -> Result<Vec<u8>, String> {
@@ -247,4 +279,33 @@ fn parsed(member: &TarMember, key: &[u8]) -> Result<PastEntry, String> {
     let meta = Metadata { mode, uid: number(head.uid)?, gid: number(head.gid)?, mtime: member.mtime, ..Metadata::default() };
     let entry = PastEntry::new(name_of(key), kind, meta);
     Ok(PastEntry { user: head.user.clone(), group: head.group.clone(), ..entry })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_down() {
+        let key = |path: &str| key_of_path(path.as_bytes());
+        assert_eq!(key("/home//./eva/"), Ok(b"home\0eva".to_vec()));
+        assert_eq!((key("./"), key("")), (Ok(Vec::new()), Ok(Vec::new())));
+        assert!(key("a/../b").is_err() && key(&"x".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn what_was_given_is_what_stands_in_nothing_else() {
+        let given = |paths: &[&str], top: &[Vec<u8>]| {
+            let mut roots = GivenRoots::default();
+            paths.iter().for_each(|path| roots.add(&key_of_path(path.as_bytes()).unwrap()));
+            let paths = roots.paths(top);
+            paths.into_iter().map(|path| String::from_utf8(path).unwrap()).collect::<Vec<String>>()
+        };
+        assert_eq!(given(&["home/eva/x", "home/eva", "home/eva/y", "etc"], &[]), ["/etc", "/home/eva"]);
+        assert_eq!(given(&["a", "b/c", "."], &[b"top".to_vec()]), ["/top"]);
+        assert_eq!(given(&["a.b", "a"], &[b"x".to_vec(), b"y".to_vec()]), ["/x/y/a", "/x/y/a.b"]);
+        assert_eq!((given(&[], &[]), given(&["."], &[])), (vec!["/".to_owned()], vec!["/".to_owned()]));
+        let many: Vec<String> = (0..300).map(|n| format!("f{n}")).collect();
+        assert_eq!(given(&many.iter().map(String::as_str).collect::<Vec<_>>(), &[]), ["/"]);
+    }
 }
