@@ -24,7 +24,7 @@ fn same(a: &Path, b: &Path) {
 }
 
 /// One of everything that a tar can hold, and a socket where it is wished for.
-fn everything(world: &World) {
+pub(crate) fn everything(world: &World) {
     let src = world.at("src");
     world.file("src/plain", "some text");
     world.file("src/empty", "");

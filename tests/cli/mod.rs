@@ -5,7 +5,7 @@ mod basics;
 mod basket;
 mod du;
 mod everything;
-mod export;
+pub(crate) mod export;
 mod gone;
 mod ingest;
 mod json;

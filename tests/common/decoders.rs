@@ -21,7 +21,7 @@ use yester::model::{ParityId, RepositoryId, SnapshotId};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("config", config),
     ("key_slot", key_slot),
     ("recovery", recovery),
@@ -33,7 +33,16 @@ pub const TARGETS: [Target; 11] = [
     ("session", session),
     ("run", run),
     ("cutter", cutter),
+    ("import", import),
 ];
+
+/// What other tools wrote: an archive, and what restic has when it is decrypted.
+pub fn import(bytes: &[u8]) {
+    if let Ok((_, content)) = yester::import::tar::survey(bytes) {
+        assert!(content <= bytes.len() as u64 || bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(&[0x28, 0xb5]));
+    }
+    assert!(yester::import::restic::survey(bytes) <= 5);
+}
 
 /// The body of a configuration.
 pub fn config(bytes: &[u8]) {

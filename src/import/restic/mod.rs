@@ -125,6 +125,19 @@ impl PastHistory for ResticHistory {
     }
 }
 
+/// Decodes `bytes` as each of the things that a repository holds once it is decrypted, and keeps nothing; answers how many of
+/// them it could be. For tests of the decoders: what was decrypted is authentic, but who made it is a foreign program.
+pub fn survey(bytes: &[u8]) -> usize {
+    let could_be = [
+        blobs::parse_header(bytes).is_some(),
+        serde_json::from_slice::<json::IndexJson>(bytes).is_ok(),
+        serde_json::from_slice::<SnapshotJson>(bytes).is_ok_and(|said| text::time(&said.time).is_some()),
+        serde_json::from_slice::<KeyJson>(bytes).is_ok_and(|key| text::base64(&key.salt).is_some()),
+        serde_json::from_slice::<json::TreeJson>(bytes).is_ok_and(|tree| walk::survey(&tree)),
+    ];
+    could_be.into_iter().filter(|could| *could).count()
+}
+
 /// The master key, by the first of the keys that the password opens.
 fn unlock(files: &ResticFiles, password: &[u8]) -> Result<ResticKey> {
     let keys = files.list("keys")?;

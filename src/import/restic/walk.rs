@@ -201,3 +201,11 @@ fn attributes(node: &NodeJson, entry: &mut PastEntry) -> Option<String> {
     }
     (!dropped.is_empty()).then(|| dropped.join(", "))
 }
+
+/// Whether all entries of a tree can be had, but for their content.
+pub(super) fn survey(tree: &TreeJson) -> bool {
+    tree.nodes.iter().flatten().all(|node| {
+        let name = text::unquoted(&node.name);
+        check_name(&name).is_ok() && parsed(name, node).is_ok_and(|mut entry| attributes(node, &mut entry).is_none())
+    })
+}

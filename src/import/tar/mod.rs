@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, IoContext, Result};
 use crate::import::flow::FlowReader;
 use crate::import::intake::TreeIntake;
+use crate::import::intake::content::PastPiece;
 use crate::import::{PastHistory, PastList, PastSnapshot, key_of, stopped};
 use crate::model::{Origin, RepositoryId, SnapshotId, Timestamp, escape};
 use crate::sys::flow::CommandStream;
@@ -107,6 +108,21 @@ impl PastHistory for TarHistory {
         }
         walked.map_err(|e| e.context(self.shown()))?.build(intake)
     }
+}
+
+/// Reads an archive, plain or compressed, and keeps nothing of it; answers how many entries it has, and how many bytes of
+/// content that are no holes. Errors: it is none, or is cut short.
+pub fn survey<'r>(from: impl Read + 'r) -> Result<(u64, u64)> {
+    let mut reader = TarReader::new(unpacked(Box::new(from))?);
+    let (mut entries, mut bytes, mut piece) = (0, 0, Vec::new());
+    while let Some(member) = reader.next()? {
+        entries += 1;
+        while reader.content(&member, &mut piece)? != PastPiece::End {
+            bytes += piece.len() as u64;
+            piece.clear();
+        }
+    }
+    Ok((entries, bytes))
 }
 
 /// What an archive's bytes are once they are decompressed: by what they begin with.
