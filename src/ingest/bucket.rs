@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ingest::input::{Input, Opened};
-use crate::model::Timestamp;
 use crate::model::bucket::{BucketEntry, ObjectFacts, PlacedObject, place};
+use crate::model::{Node, Timestamp};
 
 /// Objects under keys.
 pub trait Bucket: fmt::Debug + Send + Sync {
-    /// All of them.
+    /// All of them; where versions are wanted, all versions and delete markers, the newest of a key first.
     fn list(&self) -> Result<Vec<BucketEntry>>;
 
-    /// Begins to read one; `None` when it is not there any more.
-    fn open(&self, key: &[u8]) -> Result<Option<Box<dyn OpenObject>>>;
+    /// Begins to read one, or the version of this id; `None` when it is not there any more.
+    fn open(&self, key: &[u8], version: Option<&[u8]>) -> Result<Option<Box<dyn OpenObject>>>;
 
     /// How many may be read at once.
     fn connections(&self) -> usize;
@@ -80,6 +80,8 @@ impl Input for BucketInput {
 pub(crate) struct WalkedBucket {
     /// The number of its input.
     pub(crate) number: usize,
+    /// The directory that it was in the parent.
+    pub(crate) parent: Option<Node>,
     /// When it was listed.
     pub(crate) started: Timestamp,
     /// Objects.

@@ -9,7 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::bucket::{Bucket, OpenObject};
 use crate::ingest::read::{FilePart, INLINE, Message, ReadFile, ReaderContext, SMALL, SmallFile, TRIES};
 use crate::ingest::sink::stopped;
-use crate::model::bucket::{ObjectFacts, PlacedObject, key_of_names};
+use crate::model::bucket::{ObjectFacts, PlacedObject};
+use crate::model::versions::with_version;
 use crate::model::{Content, Timestamp};
 use crate::sys::{FileKind, Stat, process, xattr};
 
@@ -65,9 +66,10 @@ fn replaced() -> io::Error {
 
 impl ObjectTask {
     fn open(&self) -> Result<Box<dyn OpenObject>> {
-        let key = key_of_names(&self.object.names()).ok_or_else(|| Error::invalid("it has no key"))?;
+        let key = self.object.key().ok_or_else(|| Error::invalid("it has no key"))?;
+        let version = self.object.version.as_ref().map(|version| version.id.as_slice());
         // Gone since it was listed: as if it had gone a moment earlier.
-        self.bucket.open(&key)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "it was deleted since it was listed"))
+        self.bucket.open(&key, version)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "it was deleted since it was listed"))
     }
 
     /// What became of it when it was read.
@@ -76,7 +78,9 @@ impl ObjectTask {
         let listed = facts.etag == self.object.etag && facts.size == self.object.size;
         let modified = if listed { self.object.modified } else { facts.modified };
         let failed = facts.failed.map(io::Error::other);
-        let xattrs = xattr::ReadXattrs { list: facts.attributes, failed };
+        let version = self.object.version.as_ref();
+        let list = version.map(|version| with_version(&facts.attributes, modified, version));
+        let xattrs = xattr::ReadXattrs { list: list.unwrap_or(facts.attributes), failed };
         let stat = stat(facts.size, modified);
         ReadFile { stat, xattrs, flags: 0, changed: false, moved: false, made_up: false }
     }

@@ -12,6 +12,7 @@
 
 use crate::model::Timestamp;
 use crate::model::node::MAX_NAME;
+use crate::model::versions::{ObjectVersion, VERSIONS, names_of_version, number_ties};
 
 /// The name of an object that is where a directory is.
 const OBJECT: &[u8] = b"%object";
@@ -31,6 +32,8 @@ pub struct BucketEntry {
     pub modified: Timestamp,
     /// What stands for its content.
     pub etag: Vec<u8>,
+    /// Which version it is, in a list of versions.
+    pub version: Option<ObjectVersion>,
 }
 
 /// Attributes of an object, as they are stored: sorted by name.
@@ -170,6 +173,8 @@ pub struct PlacedObject {
     pub(crate) modified: Timestamp,
     /// What stands for its content.
     pub(crate) etag: Vec<u8>,
+    /// Which version it is, in a list of versions.
+    pub(crate) version: Option<ObjectVersion>,
 }
 
 impl PlacedObject {
@@ -177,25 +182,55 @@ impl PlacedObject {
     pub fn names(&self) -> Vec<&[u8]> {
         self.path.split(|b| *b == b'/').collect()
     }
+
+    /// Its key.
+    pub fn key(&self) -> Option<Vec<u8>> {
+        match self.names().as_slice() {
+            [first, parts @ .., _] if *first == VERSIONS => key_of_names(parts),
+            names => key_of_names(names),
+        }
+    }
+
+    /// Where the same version stood when it was the newest one, or was not yet, or was no more.
+    pub(crate) fn other_places(&self) -> Vec<Vec<Vec<u8>>> {
+        let (Some(version), Some(key)) = (&self.version, self.key()) else { return Vec::new() };
+        match version.is_current() {
+            true => vec![names_of_version(&key, self.modified, version)],
+            false => vec![names_of_key(&key, false), names_of_key(&key, true)],
+        }
+    }
+
+    fn of(BucketEntry { size, modified, etag, version, .. }: BucketEntry, names: &[Vec<u8>]) -> Self {
+        PlacedObject { path: names.join(&b'/'), size, modified, etag, version }
+    }
 }
 
 /// Gives all objects of a bucket their places, in the order of a tree. Of a key that is listed twice the last one counts.
 pub fn place(mut objects: Vec<BucketEntry>) -> Vec<PlacedObject> {
     // With the slash before all other bytes, what begins with a key and a slash follows it at once.
     let weight = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
+    number_ties(&mut objects);
+    let is_current = |entry: &BucketEntry| entry.version.as_ref().is_none_or(ObjectVersion::is_current);
+    let (mut objects, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(is_current);
     objects.sort_by(|a, b| a.key.iter().map(weight).cmp(b.key.iter().map(weight)));
     let mut out: Vec<PlacedObject> = Vec::with_capacity(objects.len());
     let mut objects = objects.into_iter().peekable();
-    while let Some(BucketEntry { key, size, modified, etag }) = objects.next() {
+    while let Some(entry) = objects.next() {
         let next = objects.peek().map(|next| next.key.as_slice());
-        if next == Some(&key) {
+        if next == Some(&entry.key) {
             continue;
         }
-        let prefix = next.and_then(|next| next.strip_prefix(key.as_slice())).is_some_and(|rest| rest.first() == Some(&b'/'));
-        let path = names_of_key(&key, prefix).join(&b'/');
-        out.push(PlacedObject { path, size, modified, etag });
+        let prefix =
+            next.and_then(|next| next.strip_prefix(entry.key.as_slice())).is_some_and(|rest| rest.first() == Some(&b'/'));
+        let names = names_of_key(&entry.key, prefix);
+        out.push(PlacedObject::of(entry, &names));
+    }
+    for entry in others {
+        let names = entry.version.as_ref().map(|version| names_of_version(&entry.key, entry.modified, version));
+        out.push(PlacedObject::of(entry, &names.unwrap_or_default()));
     }
     out.sort_by(|a, b| a.path.split(|b| *b == b'/').cmp(b.path.split(|b| *b == b'/')));
+    out.dedup_by(|a, b| a.path == b.path);
     out
 }
 
@@ -242,7 +277,8 @@ mod tests {
 
     #[test]
     fn what_is_also_a_prefix_is_below_it() {
-        let listed = |key: &str| BucketEntry { key: key.into(), size: 0, modified: Timestamp::default(), etag: Vec::new() };
+        let listed =
+            |key: &str| BucketEntry { key: key.into(), size: 0, modified: Timestamp::default(), etag: Vec::new(), version: None };
         let placed = place(["a", "a-b", "a/b", "a/b/", "z"].map(listed).to_vec());
         let paths: Vec<_> = placed.iter().map(|object| String::from_utf8_lossy(&object.path).into_owned()).collect();
         assert_eq!(paths, ["a/%object", "a/b/%empty", "a/b/%object", "a-b", "z"]);

@@ -11,6 +11,7 @@ pub(crate) mod object;
 pub mod patterns;
 pub(crate) mod run;
 pub(crate) mod snapshot;
+pub mod versions;
 
 pub use annotation::{Annotation, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};

@@ -41,7 +41,7 @@ proptest! {
         // Some keys are what others begin with.
         let below = keys.iter().take(usize::from(more % 8)).map(|key| [&key[..], b"/below"].concat());
         let all: HashSet<Vec<u8>> = below.chain(keys.iter().cloned()).collect();
-        let entry = |key: &Vec<u8>| BucketEntry { key: key.clone(), size: 0, modified: Timestamp::default(), etag: Vec::new() };
+        let entry = |key: &Vec<u8>| BucketEntry { key: key.clone(), size: 0, modified: Timestamp::default(), etag: Vec::new(), version: None };
         let placed = place(all.iter().map(entry).collect());
         let back: HashSet<Vec<u8>> = placed.iter().filter_map(|object| key_of_names(&object.names())).collect();
         prop_assert_eq!(&back, &all);

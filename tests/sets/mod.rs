@@ -10,4 +10,5 @@ mod postgres;
 mod rewrites;
 mod runs;
 mod staged;
+mod versions;
 mod volumes;

@@ -16,6 +16,7 @@ use serde::Serialize;
 use yester::chunk::codec::Compression;
 use yester::chunk::one_way::only_writes;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
+use yester::jobs::config::keys::BucketKeys;
 use yester::jobs::units::parse_compression;
 use yester::jobs::volumes::{self, VolumeMethod};
 use yester::model::{Timestamp, escape};
@@ -57,6 +58,9 @@ pub struct IngestArgs {
     /// Store the objects of a bucket as files below AT (may be repeated)
     #[arg(long, value_name = "AT=URL")]
     pub bucket: Vec<String>,
+    /// Store all versions of their objects, and delete markers
+    #[arg(long, requires = "bucket", hide_short_help = true)]
+    bucket_versions: bool,
     #[command(flatten)]
     streams: StreamArgs,
     /// Store the one given path under this name
@@ -156,7 +160,7 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
     let (mut inputs, mut options) = (args.inputs()?, args.options()?);
     let observer: Arc<dyn Observer> = display.clone();
     options.volumes = volumes::hook(args.source_snapshot(None), options.exclude.one_file_system, &observer, &stop);
-    inputs.extend(configured::buckets(&buckets::named(&args.bucket)?, context, &stop)?);
+    inputs.extend(configured::buckets(&args.buckets()?, context, &stop)?);
     inputs::require_one(&inputs)?;
     let report = take(context, args, &inputs, options, &Task::new(&*display).stopped_by(&stop), &OnceLock::new())?;
     display.finish();
@@ -255,6 +259,13 @@ impl IngestArgs {
     /// From what snapshots of file systems it is read: as it was typed, else as a set says.
     pub fn source_snapshot(&self, of_set: Option<&str>) -> VolumeMethod {
         self.source_snapshot.or_else(|| of_set?.parse().ok()).unwrap_or_default()
+    }
+
+    /// The buckets that were given.
+    pub fn buckets(&self) -> Result<Vec<BucketKeys>> {
+        let mut buckets = buckets::named(&self.bucket)?;
+        buckets.iter_mut().for_each(|bucket| bucket.versions = self.bucket_versions);
+        Ok(buckets)
     }
 
     /// What was given beside a set.

@@ -20,7 +20,6 @@ use crate::cli::given::configured;
 use crate::cli::group::ingest::GroupIngest;
 use crate::cli::ingest::inputs;
 use crate::cli::ingest::{self, IngestArgs};
-use crate::cli::restore::buckets;
 use crate::cli::say::exit::Outcome;
 use crate::cli::say::output::note;
 use crate::cli::say::progress::Display;
@@ -39,7 +38,7 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     runner.set("YESTER_HOST", std::ffi::OsString::from(String::from_utf8_lossy(&options.host).into_owned()));
     let mut given = args.inputs()?;
     given.extend(configured::inputs(set, &runner.variables()));
-    let buckets = [&set.buckets[..], &buckets::named(&args.bucket)?].concat();
+    let buckets = [&set.buckets[..], &args.buckets()?].concat();
     given.extend(configured::buckets(&buckets, context, &stop)?);
     yester::ingest::check(&given, &options)?;
     if set.hooks.freeze.is_some() || set.hooks.thaw.is_some() {

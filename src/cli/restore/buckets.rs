@@ -55,6 +55,7 @@ pub fn run(way: &SetRestore<'_>, display: &Display, logged: &Arc<Logged>, steps:
             trees: &way.reader,
             replace: way.args.replace_objects(),
             delete: way.args.delete_objects,
+            versions: way.args.object_versions,
             dry_run: way.args.dry_run,
             task: &Task::new(&**logged).stopped_by(&stop),
         };
@@ -83,7 +84,8 @@ pub fn run(way: &SetRestore<'_>, display: &Display, logged: &Arc<Logged>, steps:
 fn text(keys: &BucketKeys, report: &BucketReport, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
     let made = if report.made { format!("{would}made, ") } else { String::new() };
-    let counts = [(report.unchanged, "unchanged"), (report.kept, "kept"), (report.deleted, "deleted")];
+    let counts =
+        [(report.markers, "delete markers"), (report.unchanged, "unchanged"), (report.kept, "kept"), (report.deleted, "deleted")];
     let counts: String =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {} {what}", units::count(*n))).collect();
     let put = units::counted(report.put, "object", "objects");
@@ -98,6 +100,7 @@ struct BucketLine<'a> {
     dry_run: bool,
     made: bool,
     objects_put: u64,
+    markers_put: u64,
     bytes_put: u64,
     objects_unchanged: u64,
     objects_kept: u64,
@@ -118,6 +121,7 @@ fn tell(way: &SetRestore<'_>, display: &Display, keys: &BucketKeys, report: &Buc
         dry_run: way.args.dry_run,
         made: report.made,
         objects_put: report.put,
+        markers_put: report.markers,
         bytes_put: report.bytes,
         objects_unchanged: report.unchanged,
         objects_kept: report.kept,

@@ -63,6 +63,9 @@ pub struct RestoreArgs {
     /// Delete objects of the set's buckets that are not in the snapshot
     #[arg(long, requires = "set")]
     pub delete_objects: bool,
+    /// Put all versions of the set's objects back, in their order, with delete markers
+    #[arg(long, requires = "set")]
+    pub object_versions: bool,
     /// When an entry that is there already is replaced
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = ReplaceWhen::IfChanged)]
     overwrite: ReplaceWhen,

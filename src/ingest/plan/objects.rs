@@ -12,8 +12,10 @@ use crate::ingest::read::{BATCH, SMALL};
 use crate::ingest::sink::stopped;
 use crate::ingest::tell::EntryNotice;
 use crate::model::bucket::{PlacedObject, attribute};
+use crate::model::versions::{version_attribute, with_version};
 use crate::model::{Content, Directory, Kind, LeftOut, Metadata, Node, Timestamp};
 use crate::sys::process;
+use crate::sys::xattr::{ReadXattrs, XattrList};
 
 /// Permissions of directories that keys imply.
 const MODE: u16 = 0o700;
@@ -35,6 +37,7 @@ impl Planner<'_> {
         name: &[u8],
         parent: Option<ParentDir>,
     ) -> Result<()> {
+        walked.parent = parent.as_ref().map(|parent| parent.node().clone());
         let mut levels = vec![self.enter_objects(name, parent)?];
         // What is below this is left out.
         let mut excluded: Option<Vec<u8>> = None;
@@ -163,17 +166,22 @@ impl Planner<'_> {
         self.walked.statistics.files += 1;
         self.owners(&node);
         let begun = |node, before| Begun { node, xattrs: Vec::new(), record: ScanRecord::default(), before, doubtful: false };
-        if let Some(entry) = entry.as_ref()
-            && self.is_known(entry.node(), &object)
-            && self.adoption.allows(entry.node())?
+        if object.version.as_ref().is_some_and(|version| version.marker) {
+            return self.delete_marker(node, &object, entry);
+        }
+        if let Some((before, attributes)) = self.known_object(walked, entry.as_ref(), &object)?
+            && self.adoption.allows(&before)?
         {
-            let before = entry.node();
             (node.kind, node.meta.xattrs) = (before.kind.clone(), before.meta.xattrs.clone());
             walked.unchanged += 1;
             walked.bytes += object.size;
             self.walked.statistics.files_unchanged += 1;
-            let before = self.listing.then(|| Box::new(before.clone()));
-            return self.step(WalkStep::Leaf(Box::new(begun(node, before)), ContentSource::Parent));
+            let told = entry.as_ref().filter(|_| self.listing).map(|entry| Box::new(entry.node().clone()));
+            let begun = begun(node, told);
+            return match attributes {
+                None => self.step(WalkStep::Leaf(Box::new(begun), ContentSource::Parent)),
+                Some(xattrs) => self.step(WalkStep::Leaf(Box::new(Begun { xattrs, ..begun }), ContentSource::Nothing)),
+            };
         }
         let slot = self.slots;
         self.slots += 1;
@@ -186,14 +194,53 @@ impl Planner<'_> {
         self.step(WalkStep::Leaf(Box::new(begun(node, before)), ContentSource::Object(slot, walked.number)))
     }
 
-    /// Whether the parent has this object: the same length, time and ETag.
+    /// The parent's node of this object, and what is known of it now, if that is something else: whether a version is the
+    /// newest one changes, and with that the place where it stands.
+    fn known_object(
+        &mut self,
+        walked: &WalkedBucket,
+        entry: Option<&ParentEntry>,
+        object: &PlacedObject,
+    ) -> Result<Option<(Node, Option<XattrList>)>> {
+        let own = entry.map(|entry| entry.node().clone());
+        let elsewhere = || {
+            let (top, tree) = (walked.parent.as_ref()?, self.parent.as_ref()?);
+            object.other_places().iter().find_map(|names| {
+                let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+                tree.trees().walk_to(top, &names).ok().map(|(node, _)| node).filter(|node| self.is_known(node, object))
+            })
+        };
+        let Some(node) = own.filter(|node| self.is_known(node, object)).or_else(elsewhere) else { return Ok(None) };
+        let Some(version) = &object.version else { return Ok(Some((node, None))) };
+        let tree = self.parent.as_ref().map(|tree| tree.trees());
+        let attributes = tree.and_then(|tree| tree.xattrs(&node).ok()).unwrap_or_default();
+        let list = with_version(&attributes, object.modified, version);
+        let list = self.rules.attributes(ReadXattrs { list, failed: None }).list;
+        Ok(Some((node, Some(list).filter(|list| *list != attributes))))
+    }
+
+    /// A delete marker: an empty file that says so.
+    fn delete_marker(&mut self, node: Node, object: &PlacedObject, entry: Option<ParentEntry>) -> Result<()> {
+        let list = object.version.as_ref().map(|version| with_version(&[], object.modified, version)).unwrap_or_default();
+        let xattrs = self.rules.attributes(ReadXattrs { list, failed: None }).list;
+        // Nothing is read of it.
+        self.walked.statistics.files -= 1;
+        self.walked.statistics.others += 1;
+        let before = entry.filter(|_| self.listing).map(|entry| Box::new(entry.node().clone()));
+        let begun = Begun { node, xattrs, record: ScanRecord::default(), before, doubtful: false };
+        self.step(WalkStep::Leaf(Box::new(begun), ContentSource::Nothing))
+    }
+
+    /// Whether the parent has this object: the same length, time and ETag, and version, if that is known.
     fn is_known(&self, node: &Node, object: &PlacedObject) -> bool {
         let same = matches!(node.kind, Kind::File(_)) && node.size() == object.size && node.meta.mtime == object.modified;
         if !same || node.changed || node.left_out != LeftOut::default() {
             return false;
         }
         let attributes = self.parent.as_ref().and_then(|tree| tree.trees().xattrs(node).ok()).unwrap_or_default();
-        attributes.iter().any(|(name, value)| name == attribute::ETAG && *value == object.etag)
+        let of = |wanted: &[u8]| attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_slice());
+        let version = object.version.as_ref().zip(of(version_attribute::ID));
+        of(attribute::ETAG) == Some(&object.etag) && version.is_none_or(|(version, known)| version.id == known)
     }
 
     /// Gives an object to the readers: small ones in batches.

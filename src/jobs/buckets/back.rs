@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::back::each;
 use crate::jobs::buckets::{ConfiguredBucket, shown};
 use crate::model::bucket::{BucketEntry, attribute, key_of_names};
+use crate::model::versions::{VERSIONS, version_attribute};
 use crate::model::{Directory, Kind, LeftOut, Node, escape};
 use crate::observe::{Action, EntryKind, Event};
 use crate::remote::s3::bucket::{BucketClient, PART};
@@ -39,6 +40,8 @@ pub struct BucketBack<'a> {
     pub replace: ReplaceObject,
     /// Delete what is there and not in the snapshot.
     pub delete: bool,
+    /// All versions of objects, and delete markers, not only what was the newest.
+    pub versions: bool,
     /// Only look.
     pub dry_run: bool,
     /// Is told, and ends it.
@@ -52,7 +55,9 @@ pub struct BucketReport {
     pub made: bool,
     /// Objects that were written.
     pub put: u64,
-    /// Their bytes.
+    /// Delete markers that were written.
+    pub markers: u64,
+    /// Bytes of objects that were written.
     pub bytes: u64,
     /// Objects that were there as they are in the snapshot.
     pub unchanged: u64,
@@ -65,9 +70,10 @@ pub struct BucketReport {
 }
 
 /// An object of the snapshot.
-struct StoredObject {
-    key: Vec<u8>,
-    node: Node,
+pub(super) struct StoredObject {
+    pub(super) key: Vec<u8>,
+    /// The object, or all versions of it, the oldest first.
+    pub(super) versions: Vec<Node>,
 }
 
 impl BucketBack<'_> {
@@ -84,6 +90,9 @@ impl BucketBack<'_> {
         if !there && !self.dry_run {
             client.make().map_err(|e| told(e.context("the bucket cannot be made")))?;
         }
+        if self.versions {
+            self.keep_versions(&client).map_err(told)?;
+        }
         let listed = if there { client.list().map_err(told)? } else { Vec::new() };
         let listed: HashMap<Vec<u8>, BucketEntry> = listed.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         let (counted, seen) = (Mutex::new(report), Mutex::new(HashSet::new()));
@@ -96,7 +105,7 @@ impl BucketBack<'_> {
                 })
                 .collect();
             drop(take);
-            let walked = self.walk(directory, &give, &seen, &counted);
+            let walked = self.give(top, directory, &give, &seen, &counted);
             drop(give);
             let worked = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(Error::panicked())));
             worked.collect::<Result<Vec<()>>>()?;
@@ -110,14 +119,32 @@ impl BucketBack<'_> {
         Ok(report)
     }
 
-    fn is_wanted(&self) -> Result<()> {
+    /// Gives everything that is wanted to the workers.
+    fn give(
+        &self,
+        top: &Node,
+        directory: &Directory,
+        give: &Sender<StoredObject>,
+        seen: &Mutex<HashSet<Vec<u8>>>,
+        report: &Mutex<BucketReport>,
+    ) -> Result<bool> {
+        let mut whole = true;
+        if self.versions {
+            let (keys, all) = self.walk_versions(top, give, report)?;
+            whole = all;
+            seen.lock().extend(keys);
+        }
+        Ok(self.walk(directory, give, seen, report)? && whole)
+    }
+
+    pub(super) fn is_wanted(&self) -> Result<()> {
         match self.task.is_stopped() {
             true => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
             false => Ok(()),
         }
     }
 
-    fn warn(&self, key: &[u8], message: &str, report: &Mutex<BucketReport>) {
+    pub(super) fn warn(&self, key: &[u8], message: &str, report: &Mutex<BucketReport>) {
         report.lock().failed += 1;
         self.task.observer.event(&Event::Warning { subject: shown(self.bucket.keys(), key).as_bytes(), message });
     }
@@ -147,6 +174,9 @@ impl BucketBack<'_> {
                         break;
                     }
                 };
+                if above.is_empty() && node.name == VERSIONS {
+                    continue;
+                }
                 let names = [&above[..], std::slice::from_ref(&node.name)].concat();
                 match &node.kind {
                     Kind::Directory(below) => {
@@ -160,9 +190,11 @@ impl BucketBack<'_> {
                             self.warn(&names.join(&b'/'), message, report);
                             continue;
                         };
-                        seen.lock().insert(key.clone());
-                        // Without workers there is nobody to tell.
-                        let _ = give.send(StoredObject { key, node });
+                        // With its versions it was given already.
+                        if seen.lock().insert(key.clone()) {
+                            // Without workers there is nobody to tell.
+                            let _ = give.send(StoredObject { key, versions: vec![node] });
+                        }
                     }
                     _ => {}
                 }
@@ -181,7 +213,13 @@ impl BucketBack<'_> {
     ) -> Result<()> {
         for object in take {
             self.is_wanted()?;
-            match self.object(client, &object, listed.get(&object.key), report) {
+            let done = match object.versions.as_slice() {
+                [node] if !self.versions || !self.is_deleted(node) => {
+                    self.object(client, (&object.key, node), listed.get(&object.key), report)
+                }
+                _ => self.history(client, &object, report),
+            };
+            match done {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => return Err(e),
                 Err(e) => self.warn(&object.key, &format!("it cannot be restored: {e}"), report),
@@ -193,7 +231,7 @@ impl BucketBack<'_> {
     fn object(
         &self,
         client: &BucketClient,
-        StoredObject { key, node }: &StoredObject,
+        (key, node): (&[u8], &Node),
         there: Option<&BucketEntry>,
         report: &Mutex<BucketReport>,
     ) -> Result<()> {
@@ -222,6 +260,16 @@ impl BucketBack<'_> {
         Ok(())
     }
 
+    /// Whether all that is stored of an object is that it was deleted.
+    fn is_deleted(&self, node: &Node) -> bool {
+        self.trees.xattrs(node).is_ok_and(|all| all.iter().any(|(name, _)| name == version_attribute::MARKER))
+    }
+
+    /// Whether the bucket is there by now: in a dry run it may not be.
+    pub(super) fn is_made(&self) -> bool {
+        !self.dry_run || self.bucket.client().and_then(|client| client.is_there()).unwrap_or(false)
+    }
+
     /// Whether what is there is what the snapshot has.
     fn is_same(
         &self,
@@ -239,12 +287,13 @@ impl BucketBack<'_> {
         if there.modified == node.meta.mtime {
             return Ok(true);
         }
-        let of_class = |(name, _): &&(Vec<u8>, Vec<u8>)| name != attribute::CLASS;
+        let own = |name: &[u8]| version_attribute::ALL.contains(&name);
+        let of_class = |(name, _): &&(Vec<u8>, Vec<u8>)| name != attribute::CLASS && !own(name);
         let Some(facts) = client.facts(key)? else { return Ok(false) };
         Ok(facts.attributes.iter().filter(of_class).eq(attributes.iter().filter(of_class)))
     }
 
-    fn put(&self, client: &BucketClient, key: &[u8], node: &Node, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+    pub(super) fn put(&self, client: &BucketClient, key: &[u8], node: &Node, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
         let Kind::File(content) = &node.kind else { return Ok(()) };
         if node.size() <= PART as u64 {
             let mut bytes = Vec::new();
@@ -278,7 +327,7 @@ impl BucketBack<'_> {
         }
     }
 
-    fn tell(&self, action: Action, key: &[u8], bytes: u64) {
+    pub(super) fn tell(&self, action: Action, key: &[u8], bytes: u64) {
         if self.task.observer.wants_entries() {
             let path = shown(self.bucket.keys(), key);
             self.task.observer.event(&Event::Entry { action, path: path.as_bytes(), kind: EntryKind::File, reason: "", bytes });

@@ -24,6 +24,7 @@ use crate::remote::s3::gate::{RequestGate, RequestWaits};
 use crate::remote::tls::{Fingerprint, Trust};
 
 pub mod back;
+mod versions;
 
 /// Requests at once, when nobody says otherwise: a gateway has others to serve, too.
 const CONNECTIONS: u16 = 4;
@@ -140,11 +141,13 @@ impl ConfiguredBucket {
 
 impl Bucket for ConfiguredBucket {
     fn list(&self) -> Result<Vec<BucketEntry>> {
-        self.client()?.list().map_err(|e| self.told(e))
+        let client = self.client()?;
+        let listed = if self.keys.versions { client.list_versions(None) } else { client.list() };
+        listed.map_err(|e| self.told(e))
     }
 
-    fn open(&self, key: &[u8]) -> Result<Option<Box<dyn OpenObject>>> {
-        Ok(self.client()?.open(key)?.map(|body| Box::new(ReadObject(body)) as Box<dyn OpenObject>))
+    fn open(&self, key: &[u8], version: Option<&[u8]>) -> Result<Option<Box<dyn OpenObject>>> {
+        Ok(self.client()?.open(key, version)?.map(|body| Box::new(ReadObject(body)) as Box<dyn OpenObject>))
     }
 
     fn connections(&self) -> usize {

@@ -260,6 +260,9 @@ pub struct BucketKeys {
     /// Without it there is no snapshot.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
+    /// All versions of its objects are stored, and delete markers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub versions: bool,
 }
 
 /// Where the name of a bucket is in addresses.

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request};
 
-use super::{Asked, Gateway, Object, Upload, signature};
+use super::{Asked, Gateway, Object, Upload, Version, signature};
 use crate::common::s3::answer::{Answer, Content, etag, http_date, plain, refusal};
 
 /// Headers that are kept with an object.
@@ -45,7 +45,7 @@ pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> io::Re
     }
     let answer = match (asked.method.as_str(), asked.key.is_empty()) {
         (_, true) => of_bucket(&gateway, &asked),
-        ("GET" | "HEAD", _) if asked.query == "tagging=" => tagging(&gateway, &asked),
+        ("GET" | "HEAD", _) if asked.query.contains("tagging=") => tagging(&gateway, &asked),
         ("GET" | "HEAD", _) => get(&gateway, &asked, &parts.headers),
         ("PUT", _) => put(&gateway, &asked, &parts.headers, body),
         ("POST", _) => post(&gateway, &asked, &parts.headers),
@@ -77,6 +77,10 @@ fn limited(gateway: &Gateway, arrived: Instant) -> Option<&'static str> {
 fn of_bucket(gateway: &Gateway, asked: &Asked) -> Answer {
     let mut buckets = gateway.buckets.lock();
     match asked.method.as_str() {
+        "PUT" if asked.query == "versioning=" && buckets.contains_key(&asked.bucket) => {
+            gateway.versions.lock().entry(asked.bucket.clone()).or_default();
+            plain(200, "")
+        }
         "PUT" => match buckets.contains_key(&asked.bucket) {
             true => refusal(409, "BucketAlreadyOwnedByYou"),
             false => {
@@ -88,6 +92,7 @@ fn of_bucket(gateway: &Gateway, asked: &Asked) -> Answer {
             "HEAD" => plain(404, ""),
             _ => refusal(404, "NoSuchBucket"),
         },
+        "GET" if asked.query.contains("versions=") => list_versions(gateway, &buckets[&asked.bucket], asked),
         "GET" => list(&buckets[&asked.bucket], &asked.query, *gateway.page.lock()),
         _ => plain(200, ""),
     }
@@ -114,9 +119,67 @@ fn list(objects: &super::Objects, query: &str, most: usize) -> Answer {
     plain(200, out + "</ListBucketResult>")
 }
 
+/// Versions of a bucket: the newest of a key first. Where none are kept, each object is one.
+fn list_versions(gateway: &Gateway, objects: &super::Objects, asked: &Asked) -> Answer {
+    let text = |name: &str| parameter(&asked.query, name).map(|text| String::from_utf8(text).unwrap());
+    let prefix = parameter(&asked.query, "prefix").unwrap_or_default();
+    let after = parameter(&asked.query, "key-marker").zip(text("version-id-marker"));
+    let kept = gateway.versions.lock().get(&asked.bucket).cloned().unwrap_or_default();
+    let mut all: Vec<(Vec<u8>, Version, bool)> = Vec::new();
+    let keys: std::collections::BTreeSet<&Vec<u8>> =
+        objects.keys().chain(kept.keys()).filter(|key| key.starts_with(&prefix)).collect();
+    for key in keys {
+        let versions = kept.get(key).filter(|versions| !versions.is_empty()).cloned().unwrap_or_else(|| {
+            let object = objects.get(key).into_iter();
+            object.map(|it| Version { id: "null".to_owned(), object: Some(it.clone()), modified: it.modified }).collect()
+        });
+        let last = versions.len().saturating_sub(1);
+        all.extend(versions.into_iter().enumerate().rev().map(|(number, version)| (key.clone(), version, number == last)));
+    }
+    let begin = after.map_or(0, |(key, id)| 1 + all.iter().position(|(k, version, _)| (k, &version.id) == (&key, &id)).unwrap());
+    let rest = &all[begin..];
+    let page = &rest[..rest.len().min(*gateway.page.lock())];
+    let more = rest.len() > page.len();
+    let mut out = format!("<ListVersionsResult><EncodingType>url</EncodingType><IsTruncated>{more}</IsTruncated>");
+    for (key, version, latest) in page {
+        let modified = jiff::Timestamp::try_from(version.modified).unwrap().strftime("%Y-%m-%dT%H:%M:%S.000Z");
+        let of_both = format!(
+            "<Key>{}</Key><VersionId>{}</VersionId><IsLatest>{latest}</IsLatest><LastModified>{modified}</LastModified>",
+            encoded(key),
+            version.id
+        );
+        out += &match &version.object {
+            Some(object) => {
+                let (etag, size) = (etag(&object.bytes).replace('"', "&quot;"), object.bytes.len());
+                format!("<Version>{of_both}<ETag>{etag}</ETag><Size>{size}</Size></Version>")
+            }
+            None => format!("<DeleteMarker>{of_both}</DeleteMarker>"),
+        };
+    }
+    if let Some((key, version, _)) = page.last().filter(|_| more) {
+        let (key, id) = (encoded(key), &version.id);
+        out += &format!("<NextKeyMarker>{key}</NextKeyMarker><NextVersionIdMarker>{id}</NextVersionIdMarker>");
+    }
+    plain(200, out + "</ListVersionsResult>")
+}
+
+/// The object that is asked for: the newest version, or the one of this id.
+fn asked_for(gateway: &Gateway, asked: &Asked) -> Option<Object> {
+    match parameter(&asked.query, "versionId") {
+        Some(id) => {
+            let versions = gateway.versions.lock();
+            let of_key = versions.get(&asked.bucket).and_then(|all| all.get(&asked.key)).filter(|all| !all.is_empty());
+            match of_key {
+                Some(all) => all.iter().find(|version| version.id.as_bytes() == id)?.object.clone(),
+                None => gateway.buckets.lock().get(&asked.bucket)?.get(&asked.key).filter(|_| id == b"null").cloned(),
+            }
+        }
+        None => gateway.buckets.lock().get(&asked.bucket)?.get(&asked.key).cloned(),
+    }
+}
+
 fn tagging(gateway: &Gateway, asked: &Asked) -> Answer {
-    let buckets = gateway.buckets.lock();
-    let Some(object) = buckets.get(&asked.bucket).and_then(|objects| objects.get(&asked.key)) else {
+    let Some(object) = asked_for(gateway, asked) else {
         return refusal(404, "NoSuchKey");
     };
     let tags: String = object
@@ -132,8 +195,7 @@ fn tagging(gateway: &Gateway, asked: &Asked) -> Answer {
 }
 
 fn get(gateway: &Gateway, asked: &Asked, headers: &HeaderMap) -> Answer {
-    let buckets = gateway.buckets.lock();
-    let Some(object) = buckets.get(&asked.bucket).and_then(|objects| objects.get(&asked.key)) else {
+    let Some(object) = asked_for(gateway, asked) else {
         return if asked.method == "HEAD" { plain(404, "") } else { refusal(404, "NoSuchKey") };
     };
     let whole = object.bytes.len();
@@ -192,9 +254,10 @@ fn put(gateway: &Gateway, asked: &Asked, headers: &HeaderMap, body: Bytes) -> An
         let Some(upload) = uploads.get_mut(std::str::from_utf8(&id).unwrap()) else { return refusal(404, "NoSuchUpload") };
         upload.parts.insert(String::from_utf8(number).unwrap().parse().unwrap(), body);
     } else {
-        let mut buckets = gateway.buckets.lock();
-        let Some(objects) = buckets.get_mut(&asked.bucket) else { return refusal(404, "NoSuchBucket") };
-        objects.insert(asked.key.clone(), Object { bytes: body, ..object(headers) });
+        if !gateway.buckets.lock().contains_key(&asked.bucket) {
+            return refusal(404, "NoSuchBucket");
+        }
+        gateway.insert(&asked.bucket, &asked.key, Object { bytes: body, ..object(headers) });
     }
     let mut answer = plain(200, "");
     answer.headers_mut().insert("etag", tag.parse().unwrap());
@@ -212,14 +275,14 @@ fn post(gateway: &Gateway, asked: &Asked, headers: &HeaderMap) -> Answer {
     let Some(upload) = uploads.remove(&id) else { return refusal(404, "NoSuchUpload") };
     let bytes: Vec<u8> = upload.parts.values().flatten().copied().collect();
     let object = Object { bytes: bytes.into(), modified: SystemTime::now(), ..upload.object };
-    gateway.buckets.lock().get_mut(&asked.bucket).unwrap().insert(asked.key.clone(), object);
+    gateway.insert(&asked.bucket, &asked.key, object);
     plain(200, "<CompleteMultipartUploadResult/>")
 }
 
 fn delete(gateway: &Gateway, asked: &Asked) -> Answer {
     match parameter(&asked.query, "uploadId") {
         Some(id) => drop(gateway.uploads.lock().remove(std::str::from_utf8(&id).unwrap())),
-        None => drop(gateway.buckets.lock().get_mut(&asked.bucket).and_then(|objects| objects.remove(&asked.key))),
+        None => gateway.remove(&asked.bucket, &asked.key),
     }
     plain(204, "")
 }

@@ -55,6 +55,15 @@ pub struct Facts {
 pub type Filling<'a> = (&'a [u8], &'a [u8], &'a [(&'a str, &'a str)], &'a str);
 
 pub type Objects = BTreeMap<Vec<u8>, Object>;
+pub type Versions = BTreeMap<Vec<u8>, Vec<Version>>;
+
+/// A version of an object; without an object it is a delete marker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub id: String,
+    pub object: Option<Object>,
+    pub modified: SystemTime,
+}
 
 /// A request, as it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +98,8 @@ type Hook = dyn Fn(&Asked, &Gateway) -> Option<(u16, &'static str)> + Send + Syn
 #[derive(Default)]
 pub struct Gateway {
     pub buckets: Mutex<BTreeMap<String, Objects>>,
+    /// Buckets that keep versions: those of each key, the oldest first.
+    pub versions: Mutex<BTreeMap<String, Versions>>,
     /// Access keys and their secrets.
     pub keys: Mutex<BTreeMap<String, String>>,
     pub asked: Mutex<Vec<Asked>>,
@@ -140,6 +151,27 @@ impl GatewayServer {
         }
     }
 
+    /// Has a bucket keep versions.
+    pub fn keep_versions(&self, bucket: &str) {
+        self.gateway.versions.lock().entry(bucket.to_owned()).or_default();
+    }
+
+    /// Writes an object as a client would.
+    pub fn write(&self, bucket: &str, key: &[u8], bytes: &[u8], headers: &[(&str, &str)], tags: &str) {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        let bytes = Bytes::copy_from_slice(bytes);
+        let object = Object { bytes, headers, tags: tags.to_owned(), modified: SystemTime::now() };
+        self.gateway.insert(bucket, key, object);
+    }
+
+    /// All versions in a bucket but their ids and times, the oldest first; `None`: a delete marker.
+    pub fn histories(&self, bucket: &str) -> BTreeMap<String, Vec<Option<Facts>>> {
+        let versions = self.gateway.versions.lock();
+        let facts = |versions: &Vec<Version>| versions.iter().map(|it| it.object.as_ref().map(Object::facts)).collect();
+        let all = versions[bucket].iter().filter(|(_, versions)| !versions.is_empty());
+        all.map(|(key, versions)| (key.escape_ascii().to_string(), facts(versions))).collect()
+    }
+
     /// What is in a bucket, all but times.
     pub fn facts(&self, bucket: &str) -> BTreeMap<String, Facts> {
         let buckets = self.gateway.buckets.lock();
@@ -154,7 +186,50 @@ impl GatewayServer {
     /// How often objects were read since the last call of [`GatewayServer::take`].
     pub fn reads(&self) -> usize {
         let asked = self.gateway.asked.lock();
-        asked.iter().filter(|asked| asked.method == "GET" && !asked.key.is_empty() && asked.query.is_empty()).count()
+        asked.iter().filter(|asked| asked.method == "GET" && !asked.key.is_empty() && !asked.query.contains("tagging")).count()
+    }
+}
+
+impl Gateway {
+    /// Writes an object.
+    pub fn insert(&self, bucket: &str, key: &[u8], object: Object) {
+        let mut buckets = self.buckets.lock();
+        let objects = buckets.entry(bucket.to_owned()).or_default();
+        let before = objects.insert(key.to_vec(), object.clone());
+        self.add_version(bucket, key, before, Some(object));
+    }
+
+    /// Deletes an object: where versions are kept, a marker says so.
+    pub fn remove(&self, bucket: &str, key: &[u8]) {
+        let mut buckets = self.buckets.lock();
+        let Some(objects) = buckets.get_mut(bucket) else { return };
+        let before = objects.remove(key);
+        self.add_version(bucket, key, before, None);
+    }
+
+    fn add_version(&self, bucket: &str, key: &[u8], before: Option<Object>, object: Option<Object>) {
+        let mut all = self.versions.lock();
+        let Some(versions) = all.get_mut(bucket) else { return };
+        let number: usize = versions.values().map(Vec::len).sum();
+        let versions = versions.entry(key.to_vec()).or_default();
+        if let Some(before) = before.filter(|_| versions.is_empty()) {
+            versions.push(Version { id: "null".to_owned(), modified: before.modified, object: Some(before) });
+        }
+        let modified = object.as_ref().map_or_else(SystemTime::now, |object| object.modified);
+        versions.push(Version { id: format!("v{number}/+"), object, modified });
+    }
+
+    /// Removes one version; what is the newest one then is the object.
+    pub fn remove_version(&self, bucket: &str, key: &[u8], id: &str) {
+        let mut buckets = self.buckets.lock();
+        let mut all = self.versions.lock();
+        let Some(versions) = all.get_mut(bucket).and_then(|all| all.get_mut(key)) else { return };
+        versions.retain(|version| version.id != id);
+        let objects = buckets.get_mut(bucket).unwrap();
+        match versions.last().and_then(|version| version.object.clone()) {
+            Some(object) => drop(objects.insert(key.to_vec(), object)),
+            None => drop(objects.remove(key)),
+        }
     }
 }
 

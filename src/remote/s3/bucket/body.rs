@@ -10,7 +10,7 @@ use object_store::client::HttpResponseBody;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::bucket::{ObjectFacts, attribute};
 use crate::remote::s3::MOST_ATTEMPTS;
-use crate::remote::s3::bucket::{BucketClient, StoreCall, facts};
+use crate::remote::s3::bucket::{BucketClient, StoreCall, facts, of_version};
 use crate::remote::s3::fault::{Trouble, judge_cause};
 
 /// What comes of an object when more of it is asked for.
@@ -29,6 +29,7 @@ pub enum BodyPiece {
 pub struct ObjectBody {
     client: Arc<BucketClient>,
     key: Vec<u8>,
+    version: Option<Vec<u8>>,
     facts: ObjectFacts,
     tags: u64,
     at: u64,
@@ -38,13 +39,15 @@ pub struct ObjectBody {
 }
 
 impl BucketClient {
-    /// Begins to read an object; `None` when it is not there.
-    pub fn open(self: &Arc<Self>, key: &[u8]) -> Result<Option<ObjectBody>> {
-        match self.wait(self.patiently(&StoreCall { key: Some(key), ..StoreCall::default() })) {
+    /// Begins to read an object, or a version of it; `None` when it is not there.
+    pub fn open(self: &Arc<Self>, key: &[u8], version: Option<&[u8]>) -> Result<Option<ObjectBody>> {
+        let raw_query = of_version(version);
+        match self.wait(self.patiently(&StoreCall { key: Some(key), raw_query, ..StoreCall::default() })) {
             Ok(answer) => {
                 let (facts, tags) = (facts::of(answer.headers())?, facts::tags(answer.headers()));
                 let (client, body) = (self.clone(), Some(answer.into_body()));
-                Ok(Some(ObjectBody { client, key: key.to_vec(), facts, tags, at: 0, body, broken: 0 }))
+                let (key, version) = (key.to_vec(), version.map(<[u8]>::to_vec));
+                Ok(Some(ObjectBody { client, key, version, facts, tags, at: 0, body, broken: 0 }))
             }
             Err(Trouble::Missing) => Ok(None),
             Err(trouble) => Err(trouble.error()),
@@ -97,7 +100,8 @@ impl ObjectBody {
     /// Asks for the rest; false when it is another object's.
     fn go_on(&mut self) -> Result<bool> {
         let headers = vec![(RANGE, format!("bytes={}-", self.at).into_bytes())];
-        let call = StoreCall { key: Some(&self.key), headers, ..StoreCall::default() };
+        let raw_query = of_version(self.version.as_deref());
+        let call = StoreCall { key: Some(&self.key), headers, raw_query, ..StoreCall::default() };
         match self.client.wait(self.client.patiently(&call)) {
             Ok(answer) => {
                 let now = facts::of(answer.headers())?;
@@ -119,7 +123,7 @@ impl ObjectBody {
         // One request at a time: the connection is free for the tags.
         self.body = None;
         if self.tags > 0 {
-            match self.client.tags(&self.key) {
+            match self.client.tags(&self.key, self.version.as_deref()) {
                 Ok(tags) => self.facts.attributes.push((attribute::TAGS.to_vec(), tags)),
                 Err(e) if e.kind() == ErrorKind::Interrupted => return Err(e),
                 Err(e) => self.facts.failed = Some(format!("its tags cannot be read: {e}")),

@@ -29,6 +29,7 @@ use crate::remote::s3::{CONNECTIONS, ConnectedStore, MOST_ATTEMPTS, context, htt
 mod body;
 mod facts;
 mod put;
+mod versions;
 mod xml;
 
 pub(crate) use body::{BodyPiece, ObjectBody};
@@ -76,6 +77,8 @@ struct StoreCall<'a> {
     /// Of an object; `None`: of the bucket.
     key: Option<&'a [u8]>,
     query: Vec<(&'static str, String)>,
+    /// The same of bytes that may be no text.
+    raw_query: Vec<(&'static str, Vec<u8>)>,
     headers: Vec<(HeaderName, Vec<u8>)>,
     body: Bytes,
 }
@@ -104,6 +107,14 @@ impl BucketClient {
     /// Requests that may be under way at once.
     pub(crate) fn connections(&self) -> usize {
         self.connections
+    }
+
+    /// What the keys of all objects begin with that are meant.
+    fn prefix(&self) -> Vec<u8> {
+        match self.address.prefix.is_empty() {
+            true => Vec::new(),
+            false => format!("{}/", self.address.prefix).into_bytes(),
+        }
     }
 
     /// All objects.
@@ -137,7 +148,7 @@ impl BucketClient {
             Ok(answer) => {
                 let mut facts = facts::of(answer.headers())?;
                 if facts::tags(answer.headers()) > 0 {
-                    facts.attributes.push((attribute::TAGS.to_vec(), self.tags(key)?));
+                    facts.attributes.push((attribute::TAGS.to_vec(), self.tags(key, None)?));
                     facts.attributes.sort_unstable();
                 }
                 Ok(Some(facts))
@@ -147,10 +158,10 @@ impl BucketClient {
         }
     }
 
-    /// The tags of an object, as they are stored; empty where there are none.
-    pub fn tags(&self, key: &[u8]) -> Result<Vec<u8>> {
-        let query = vec![("tagging", String::new())];
-        let answer = self.wait(self.asked(&StoreCall { key: Some(key), query, ..StoreCall::default() }))?;
+    /// The tags of an object, or of a version of it, as they are stored; empty where there are none.
+    pub fn tags(&self, key: &[u8], version: Option<&[u8]>) -> Result<Vec<u8>> {
+        let (query, raw_query) = (vec![("tagging", String::new())], of_version(version));
+        let answer = self.wait(self.asked(&StoreCall { key: Some(key), query, raw_query, ..StoreCall::default() }))?;
         xml::tags(&answer)
     }
 
@@ -293,6 +304,7 @@ impl BucketClient {
         }
         let mut query: Vec<String> =
             call.query.iter().map(|(name, value)| format!("{name}={}", encoded(value.as_bytes(), b""))).collect();
+        query.extend(call.raw_query.iter().map(|(name, value)| format!("{name}={}", encoded(value, b""))));
         query.sort_unstable();
         let mark = if query.is_empty() { "" } else { "?" };
         let host = self.virtual_hosts.then_some(bucket.as_str());
@@ -311,6 +323,11 @@ impl BucketClient {
         *request.headers_mut() = headers;
         Ok(request)
     }
+}
+
+/// What asks for a version of an object.
+fn of_version(version: Option<&[u8]>) -> Vec<(&'static str, Vec<u8>)> {
+    version.map(|version| ("versionId", version.to_vec())).into_iter().collect()
 }
 
 impl From<Error> for Trouble {

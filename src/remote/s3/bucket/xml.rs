@@ -74,18 +74,22 @@ pub(super) fn page(bytes: &[u8]) -> Result<BucketPage> {
     let ListBucketResult { is_truncated, encoding_type, next_continuation_token, contents } = parsed(bytes)?;
     let encoded = encoding_type.as_deref() == Some("url");
     let entry = |Contents { key, last_modified, etag, size }: Contents| {
-        let wrong = || Error::new(ErrorKind::Io, format!("the store's list has a time that is none: {last_modified:?}"));
-        let at: jiff::Timestamp = last_modified.parse().map_err(|_| wrong())?;
         let key = if encoded { decoded(key.as_bytes()) } else { key.into_bytes() };
-        let modified = Timestamp { secs: at.as_second(), nanos: at.subsec_nanosecond().unsigned_abs() };
-        Ok(BucketEntry { key, size, modified, etag: etag.into_bytes() })
+        Ok(BucketEntry { key, size, modified: time(&last_modified)?, etag: etag.into_bytes(), version: None })
     };
     let entries = contents.into_iter().map(entry).collect::<Result<_>>()?;
     Ok(BucketPage { entries, token: next_continuation_token.filter(|_| is_truncated) })
 }
 
+/// A time of a list.
+pub(super) fn time(text: &str) -> Result<Timestamp> {
+    let wrong = || Error::new(ErrorKind::Io, format!("the store's list has a time that is none: {text:?}"));
+    let at: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+    Ok(Timestamp { secs: at.as_second(), nanos: at.subsec_nanosecond().unsigned_abs() })
+}
+
 /// Bytes that were written with `%XX`, and with `+` for a space.
-fn decoded(text: &[u8]) -> Vec<u8> {
+pub(super) fn decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [byte, after @ ..] = rest {
