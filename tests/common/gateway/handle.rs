@@ -142,7 +142,7 @@ fn list_versions(gateway: &Gateway, objects: &super::Objects, asked: &Asked) -> 
     let more = rest.len() > page.len();
     let mut out = format!("<ListVersionsResult><EncodingType>url</EncodingType><IsTruncated>{more}</IsTruncated>");
     for (key, version, latest) in page {
-        let modified = jiff::Timestamp::try_from(version.modified).unwrap().strftime("%Y-%m-%dT%H:%M:%S.000Z");
+        let modified = jiff::Timestamp::try_from(version.modified).unwrap().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
         let of_both = format!(
             "<Key>{}</Key><VersionId>{}</VersionId><IsLatest>{latest}</IsLatest><LastModified>{modified}</LastModified>",
             encoded(key),

@@ -160,7 +160,7 @@ impl GatewayServer {
     pub fn write(&self, bucket: &str, key: &[u8], bytes: &[u8], headers: &[(&str, &str)], tags: &str) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
         let bytes = Bytes::copy_from_slice(bytes);
-        let object = Object { bytes, headers, tags: tags.to_owned(), modified: SystemTime::now() };
+        let object = Object { bytes, headers, tags: tags.to_owned(), modified: whole_seconds() };
         self.gateway.insert(bucket, key, object);
     }
 
@@ -215,7 +215,7 @@ impl Gateway {
         if let Some(before) = before.filter(|_| versions.is_empty()) {
             versions.push(Version { id: "null".to_owned(), modified: before.modified, object: Some(before) });
         }
-        let modified = object.as_ref().map_or_else(SystemTime::now, |object| object.modified);
+        let modified = object.as_ref().map_or_else(whole_seconds, |object| object.modified);
         versions.push(Version { id: format!("v{number}/+"), object, modified });
     }
 
@@ -231,6 +231,12 @@ impl Gateway {
             None => drop(objects.remove(key)),
         }
     }
+}
+
+/// Now, as a gateway knows it that counts seconds: what is written within one is of one time.
+fn whole_seconds() -> SystemTime {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(now)
 }
 
 impl Drop for GatewayServer {
