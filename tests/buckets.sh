@@ -48,5 +48,45 @@ diff -r "$W/one" "$W/two"
 attributes() { (cd "$1" && find . -type f | LC_ALL=C sort | while IFS= read -r f; do getfattr -d "$f" 2>/dev/null; done | grep -v -e etag); }
 diff <(attributes "$W/one") <(attributes "$W/two")
 s3 -I -H "x-amz-content-sha256: $nothing" "$endpoint/yester-registry/a//b" | grep -i -e x-amz-meta-who -e tagging-count -e content-type
+
+# Versions and delete markers: stored, not read again, and put back in their order into a bucket that is made anew.
+cat >> "$W/.config/yester/config.toml" <<CONF
+[sets.versions]
+[[sets.versions.buckets]]
+at = "/versions"
+url = "s3:$endpoint/yester-versions"
+versions = true
+CONF
+s3 -o /dev/null -X PUT -H "x-amz-content-sha256: $nothing" "$endpoint/yester-versions"
+putv() { echo "$2" > "$W/v"; s3 -o /dev/null -X PUT -H "x-amz-content-sha256: $(sha256sum "$W/v" | cut -d' ' -f1)" -H "x-amz-meta-who: $2" -H "x-amz-tagging: n=$2" --data-binary "@$W/v" "$endpoint/yester-versions/$1"; }
+delv() { s3 -o /dev/null -X DELETE -H "x-amz-content-sha256: $nothing" "$endpoint/yester-versions/$1"; }
+putv early before
+on='<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>'
+printf %s "$on" > "$W/on"
+s3 -o /dev/null -X PUT -H "x-amz-content-sha256: $(sha256sum "$W/on" | cut -d' ' -f1)" --data-binary "@$W/on" "$endpoint/yester-versions?versioning="
+putv early after
+for n in 1 2 3; do putv a "$n"; putv a/b "$n"; done
+putv gone x; delv gone
+putv back 1; delv back; putv back 2
+"$program" ingest --set versions
+"$program" ls -R latest:/versions
+"$program" ingest --set versions 2>&1 | tee "$W/again"
+grep -q "0 new, 0 changed" "$W/again"
+# What was the newest is an old one now, and is not read.
+putv a 4
+"$program" ingest --set versions 2>&1 | tee "$W/again"
+grep -q "1 new\|1 changed" "$W/again"
+"$program" restore latest:/versions --target "$W/v1"
+# The bucket is lost: into another one, which is made.
+"$program" restore --set versions --bucket "/versions=s3:$endpoint/yester-versions-$$" --object-versions
+"$program" restore --set versions --bucket "/versions=s3:$endpoint/yester-versions-$$" --object-versions 2>&1 | tee "$W/again"
+grep -q ": 0 objects" "$W/again"
+sed -i "s,/yester-versions\",/yester-versions-$$\"," "$W/.config/yester/config.toml"
+"$program" ingest --set versions --force
+"$program" restore latest:/versions --target "$W/v2"
+# Ids and times are new; what there is of each key, and in which order, is the same.
+contents() { (cd "$1" && find . -type f | LC_ALL=C sort | while IFS= read -r f; do
+  printf '%s %s %s\n' "$(dirname "$f")" "$(cat "$f")" "$(getfattr -d "$f" 2>/dev/null | grep -e meta -e tags -e marker -e latest | tr '\n' ' ')"; done); }
+diff <(contents "$W/v1") <(contents "$W/v2")
 rm -rf "$W"
-echo "buckets come back"
+echo "buckets and their versions come back"
