@@ -209,3 +209,60 @@ fn what_everybody_may_read_or_change_is_refused() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).unwrap();
     world.run(&["snapshots"]).fails(2, &["every user may change it"]);
 }
+
+/// The examples of the pages, each as a file: those that begin in the middle of a set or a repository get what is before.
+fn examples() -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut pages: Vec<_> = fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    for page in pages.into_iter().filter(|page| page.extension().is_some_and(|end| end == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        for (number, block) in text.split("```toml\n").skip(1).enumerate() {
+            let block = block.split("```").next().unwrap();
+            let tables: Vec<&str> = block
+                .lines()
+                .filter_map(|line| line.trim_start_matches('[').split_once(']').filter(|_| line.starts_with('[')))
+                .map(|(table, _)| table)
+                .collect();
+            let mut before = String::new();
+            let mut sets: Vec<&str> = tables.iter().filter_map(|table| table.strip_prefix("sets.")?.split('.').next()).collect();
+            sets.sort();
+            sets.dedup();
+            for set in sets.into_iter().filter(|set| !tables.contains(&format!("sets.{set}").as_str())) {
+                before += &format!("[sets.{set}]\npaths = [\"/srv\"]\n");
+            }
+            if !tables.contains(&"repository") {
+                before += "[repository]\nlocation = \"https://backup.example:7070/web\"\n";
+            }
+            // A list of prices is no configuration.
+            if tables.contains(&"[store") || tables.contains(&"store") {
+                continue;
+            }
+            // What stands at the top of a file stays there.
+            let at = block.find("\n[").filter(|_| !block.starts_with('[')).map_or(0, |at| at + 1);
+            let name = format!("{}-{}", page.file_stem().unwrap().to_str().unwrap(), number + 1);
+            out.push((name, format!("{}{before}{}", &block[..at], &block[at..])));
+        }
+    }
+    out
+}
+
+#[test]
+fn the_examples_of_the_pages_are_right() {
+    let world = World::new();
+    let all = examples();
+    assert!(all.len() >= 14, "{}", all.len());
+    for (name, text) in &all {
+        let text = text.replace("3a5f…", &"3a".repeat(32));
+        let file = world.file(&format!("{name}.toml"), &text);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let run = world.run(&["config", "check", "--config", &shown(&file)]);
+        // Programs of others are not on the machine where this is run.
+        let wrong: Vec<&str> = run.err.lines().filter(|line| !line.contains("there is no program")).collect();
+        assert!(wrong.is_empty() && (run.code == Some(0) || !run.err.is_empty()), "{name}: {}\n{text}", run.err);
+    }
+    for set in ["[sets.mail]", "[sets.deis]", "[sets.controller]", "[sets.shop]"] {
+        assert!(all.iter().any(|(name, text)| name.starts_with("sets-") && text.contains(set)), "{set}");
+    }
+}
