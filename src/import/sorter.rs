@@ -116,7 +116,11 @@ mod tests {
             }
             assert_eq!(sorter.runs.len() > 10, directory.is_some());
             let mut all: Vec<SortedRecord> = Vec::new();
-            sorter.each(&mut |key, value| Ok(all.push((key, value)))).expect("all");
+            let mut take = |key, value| {
+                all.push((key, value));
+                Ok(())
+            };
+            sorter.each(&mut take).expect("all");
             assert_eq!(all.len(), 3000);
             assert!(all.is_sorted(), "records of one key keep their order");
         }

@@ -8,6 +8,9 @@ use crate::import::tar::header::{self, BLOCK, RawHeader, letter};
 use crate::import::tar::pax::{self, PaxText};
 use crate::model::{Timestamp, escape};
 
+/// Where a file has data: offset and bytes of each part, in order.
+type TarParts = Vec<(u64, u64)>;
+
 /// The longest name before an entry, and the longest records: attributes of 64 KiB are some.
 const MAX_BEFORE: u64 = 32 << 20;
 /// The most parts of a sparse file.
@@ -25,7 +28,7 @@ pub(crate) struct TarMember {
     /// The length of its content, holes included.
     pub(super) size: u64,
     /// The parts of a file with holes; the rest are holes.
-    parts: Option<Vec<(u64, u64)>>,
+    parts: Option<TarParts>,
 }
 
 /// Reads an archive from its beginning to its end.
@@ -172,7 +175,7 @@ impl<'r> TarReader<'r> {
     }
 
     /// The whole length of a file, and its parts where it has holes.
-    fn sparse(&mut self, head: &RawHeader, records: &[PaxText]) -> Result<(u64, Option<Vec<(u64, u64)>>)> {
+    fn sparse(&mut self, head: &RawHeader, records: &[PaxText]) -> Result<(u64, Option<TarParts>)> {
         let said = |keyword: &[u8]| records.iter().rev().find(|(known, _)| known == keyword).map(|(_, value)| value.as_slice());
         let bad = || Error::corrupt(format!("{}: its map of holes in the archive is damaged", escape(&head.path)));
         let number = |keyword: &[u8]| said(keyword).and_then(pax::number);

@@ -72,7 +72,8 @@ impl BucketClient {
 fn page(bytes: &[u8]) -> Result<VersionPage> {
     let wrong = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Io, format!("the store's answer cannot be read: {e}"));
     let (mut reader, mut out) = (Reader::from_reader(bytes), VersionPage::default());
-    let (mut path, mut text, mut item): (Vec<Vec<u8>>, String, Vec<(Vec<u8>, String)>) = Default::default();
+    let (mut path, mut text) = (Vec::<Vec<u8>>::new(), String::new());
+    let mut item: Vec<(Vec<u8>, String)> = Vec::new();
     loop {
         match reader.read_event().map_err(|e| wrong(&e))? {
             Event::Start(begun) => {
