@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::sys::Stat;
 
 /// Device numbers, each as major and minor.
-type Devices = HashMap<(u32, u32), (u32, u32)>;
+type VolumeDevices = HashMap<(u32, u32), (u32, u32)>;
 
 /// The directory, at the top of a subvolume, in which snapshots of it are while they are read. It is never stored.
 pub const KEEPER: &str = ".yester-snapshots";
@@ -51,7 +51,7 @@ pub struct StandIns {
     /// a snapshot of what is around them does not hold.
     pub inner: HashMap<Vec<u8>, PathBuf>,
     /// The devices of snapshots, and those that they are snapshots of.
-    pub devices: Devices,
+    pub devices: VolumeDevices,
     /// Everything that was given is read from a snapshot: the source need not stand still any longer.
     pub whole: bool,
     /// Takes the snapshots away again when it is dropped.

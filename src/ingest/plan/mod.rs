@@ -449,6 +449,20 @@ impl<'a> Planner<'a> {
         if stat.kind != FileKind::Directory {
             return self.leaf(&dir, &name, &name, stat, entry);
         }
+        let (above, parent) = (level.device, self.parent_dir(&entry));
+        self.listed_directory(stack, place, (dir, &name), (stat, above), parent, cell)
+    }
+
+    /// A directory that is an entry of another one, on the device `above`.
+    fn listed_directory(
+        &mut self,
+        stack: &mut Vec<WalkLevel<'a>>,
+        place: Option<&'a SourceEntry>,
+        (dir, name): (Arc<Handle>, &[u8]),
+        (stat, above): (Stat, (u32, u32)),
+        parent: Option<ParentDir>,
+        cell: &mut Option<Arc<Cell>>,
+    ) -> Result<()> {
         // Where a snapshot of what is around it has an empty directory, something of its own is read.
         let elsewhere = self.stand_ins.inner(&self.path).and_then(|at| Dir::open(at).ok());
         let stat = elsewhere.as_ref().and_then(|dir| dir.stat_self().ok()).unwrap_or(stat);
@@ -457,10 +471,9 @@ impl<'a> Planner<'a> {
             self.leave_out_repository(stack);
             return Ok(());
         }
-        let (above, parent) = (level.device, self.parent_dir(&entry));
         match elsewhere {
-            Some(elsewhere) => self.descend_elsewhere(stack, place, (elsewhere, &name), (&stat, above), parent),
-            None => self.descend(stack, place, (dir, &name), (&stat, above), parent, cell.take()),
+            Some(elsewhere) => self.descend_elsewhere(stack, place, (elsewhere, name), (&stat, above), parent),
+            None => self.descend(stack, place, (dir, name), (&stat, above), parent, cell.take()),
         }
     }
 
