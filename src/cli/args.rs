@@ -20,7 +20,7 @@ use crate::cli::{
 #[derive(Debug, Parser)]
 #[command(name = "yester", version, propagate_version = false, disable_help_subcommand = true, arg_required_else_help = false)]
 #[command(after_help = "Exit codes: 0 done, 1 failed or damage found, 2 usage, 3 done but not all of it, 10 no repository, \
-                        11 busy, 12 wrong key or none, 13 something is still alive, 14 the repository went back, 130 interrupted.")]
+                        11 busy, 12 wrong key or none, 13 something alive, 14 repository went back, 130 interrupted.")]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

@@ -35,7 +35,7 @@ use crate::cli::signals;
 /// and an import that was stopped goes on where it was. The other repository is only read.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// What to import: restic:DIR
+    /// What to import: restic:DIR, borg:REPO[::ARCHIVE], tree:DIR (rsnapshot and the like), tar:FILE (- is standard input)
     #[arg(value_name = "SOURCE")]
     source: OsString,
     /// Which of its snapshots, as the other tool names them; without one, all that pass the filters
@@ -47,10 +47,10 @@ pub struct ImportArgs {
     /// The shell command that prints it [env: YESTER_FROM_PASSWORD_COMMAND]
     #[arg(long, value_name = "COMMAND")]
     from_password_command: Option<OsString>,
-    /// Where the top of the archive stands in the snapshot [default: /]: of tar:
+    /// Where the top of what tar: and tree: give stands in the snapshots [default: /]
     #[arg(long = "as", value_name = "PATH")]
     stored_as: Option<PathBuf>,
-    /// The host of the new snapshots, where the source says none or another
+    /// The host of the new snapshots, whatever the source says
     #[arg(long, value_name = "HOST")]
     new_host: Option<OsString>,
     /// The time of the new snapshot: for one snapshot
@@ -62,7 +62,7 @@ pub struct ImportArgs {
     #[command(flatten)]
     filters: Filters,
     /// Only say what would be imported
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, help_heading = None::<&str>)]
     dry_run: bool,
 }
 

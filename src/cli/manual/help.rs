@@ -52,8 +52,9 @@ const EXAMPLES: &[(&str, Examples)] = &[
     (
         "import",
         &[
-            ("yester import restic:/srv/restic --from-password-file ~/restic.pw", "all its snapshots that are not here yet"),
-            ("yester import restic:/srv/restic --host web latest", "the newest snapshot of a host"),
+            ("yester import restic:/srv/restic --host web", "a host's snapshots that are not here yet"),
+            ("yester import tree:/srv/rsnapshot --new-host web", "daily.0, daily.1 …"),
+            ("yester import tar:home.tar.zst --as /home", "what export wrote"),
         ],
     ),
     (
