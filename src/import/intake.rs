@@ -57,7 +57,7 @@ pub(crate) fn root(mtime: Timestamp) -> Node {
 }
 
 /// A directory that is being filled.
-struct OpenDirectory {
+struct IntakeDirectory {
     node: Node,
     /// Its preorder position.
     position: u64,
@@ -80,7 +80,7 @@ pub struct TreeIntake<'a> {
     task: &'a Task<'a>,
     /// What the snapshot was given; sorted.
     paths: Vec<Vec<u8>>,
-    stack: Vec<OpenDirectory>,
+    stack: Vec<IntakeDirectory>,
     path: Vec<u8>,
     next: u64,
     links: LinkGroups,
@@ -172,7 +172,7 @@ impl<'a> TreeIntake<'a> {
         node.given = self.is_given();
         let (writer, directory) = (TreeWriter::new(PageKind::Directory), Directory::default());
         let (position, below, last) = (self.next, Below::default(), Vec::new());
-        self.stack.push(OpenDirectory { node, position, writer, directory, own, below, path_len, last });
+        self.stack.push(IntakeDirectory { node, position, writer, directory, own, below, path_len, last });
         self.next += 1;
         self.progress(0);
     }
@@ -185,7 +185,7 @@ impl<'a> TreeIntake<'a> {
 
     fn close(&mut self, key: Option<&SourceKey>) -> Result<(Node, u64, Below)> {
         let Some(open) = self.stack.pop() else { return Err(Error::corrupt("a directory ends that never began")) };
-        let OpenDirectory { node, position, writer, directory, mut own, below, path_len, .. } = open;
+        let IntakeDirectory { node, position, writer, directory, mut own, below, path_len, .. } = open;
         let root = writer.finish(&mut self.chunks)?;
         let directory = Directory { root, ..directory };
         if let Some(key) = key.filter(|_| node.given) {
