@@ -116,11 +116,12 @@ mod tests {
             }
             assert_eq!(sorter.runs.len() > 10, directory.is_some());
             let mut all: Vec<SortedRecord> = Vec::new();
-            let mut take = |key, value| {
-                all.push((key, value));
-                Ok(())
-            };
-            sorter.each(&mut take).expect("all");
+            sorter
+                .each(&mut |key, value| {
+                    all.push((key, value));
+                    Ok(())
+                })
+                .expect("all");
             assert_eq!(all.len(), 3000);
             assert!(all.is_sorted(), "records of one key keep their order");
         }

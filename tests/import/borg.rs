@@ -33,7 +33,7 @@ fn what_borg_says_of_a_failure_is_said() {
     let place = Place::new();
     place.world.file("src/a", "a");
     place.sh("borg init -e repokey borg; borg create borg::first src");
-    place.import(&["borg:borg::third"]).fails(1, &["no archive third"]);
+    place.refused(&["borg:borg::third"], 1, &["no archive third"]);
     let import = |variables: &[(&str, &str)]| place.world.run_with(variables, &with(&place.options, &["import", "borg:borg"]));
     let wrong = import(&[("YESTER_FROM_PASSWORD", "wrong")]);
     assert!(wrong.code == Some(1) && wrong.err.contains("borg could not list the archives"), "{}", wrong.err);

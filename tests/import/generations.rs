@@ -50,6 +50,6 @@ fn dates_in_names_are_the_times() {
     assert!(times[0].starts_with("2024-05-0"), "{times:?}");
     assert_eq!(place.run(&["cat", &format!("{}:/old/disk/Disk/a", here[0]["id"].as_str().unwrap())]).ok().text(), "x\n");
     assert_eq!(counts(&place.import(&["tree:tm", "--as", "/old/disk"]).ok()), [0, 2, 0, 0]);
-    place.import(&["tree:tm/Latest"]).fails(1, &["daily.0", "yester ingest"]);
-    place.import(&["tree:nowhere"]).fails(1, &["nowhere"]);
+    place.refused(&["tree:tm/Latest"], 1, &["daily.0", "yester ingest"]);
+    place.refused(&["tree:nowhere"], 1, &["nowhere"]);
 }

@@ -54,6 +54,13 @@ impl Place {
         self.world.run_with(&password, &with(&self.options, &[&["--json", "import"], args].concat()))
     }
 
+    /// The same for people, which fails with `code` and one line that holds all of `words`.
+    #[track_caller]
+    fn refused(&self, args: &[&str], code: i32, words: &[&str]) {
+        let password = [("YESTER_FROM_PASSWORD", "secret")];
+        self.world.run_with(&password, &with(&self.options, &[&["import"], args].concat())).fails(code, words);
+    }
+
     fn run(&self, args: &[&str]) -> Run {
         self.world.run(&with(&self.options, args))
     }

@@ -102,8 +102,8 @@ fn an_archive_that_is_cut_short_makes_no_snapshot() {
     let run = place.import(&["tar:cut.tar"]);
     assert!(run.code == Some(1) && run.err.contains("no tar archive"), "{}", run.err);
     place.sh("xz -k whole.tar 2> /dev/null || printf '\\xfd7zXZ\\0 and so on' > whole.tar.xz");
-    place.import(&["tar:whole.tar.xz"]).fails(2, &["xz -dc"]);
-    place.import(&["tar:nowhere.tar"]).fails(1, &["nowhere.tar"]);
+    place.refused(&["tar:whole.tar.xz"], 2, &["xz -dc"]);
+    place.refused(&["tar:nowhere.tar"], 1, &["nowhere.tar"]);
     assert_eq!(place.snapshots().len(), 0);
     place.check();
 }

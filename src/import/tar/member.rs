@@ -8,15 +8,15 @@ use crate::import::tar::header::{self, BLOCK, RawHeader, letter};
 use crate::import::tar::pax::{self, PaxText};
 use crate::model::{Timestamp, escape};
 
-/// Where a file has data: offset and bytes of each part, in order.
-type TarParts = Vec<(u64, u64)>;
-
 /// The longest name before an entry, and the longest records: attributes of 64 KiB are some.
 const MAX_BEFORE: u64 = 32 << 20;
 /// The most parts of a sparse file.
 const MAX_PARTS: usize = 1 << 20;
 /// Bytes of content that are read at once.
 const PIECE: u64 = 256 << 10;
+
+/// Offset and length of each part of a file that is no hole.
+type PartMap = Vec<(u64, u64)>;
 
 /// An entry, as the archive says it.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub(crate) struct TarMember {
     /// The length of its content, holes included.
     pub(super) size: u64,
     /// The parts of a file with holes; the rest are holes.
-    parts: Option<TarParts>,
+    parts: Option<PartMap>,
 }
 
 /// Reads an archive from its beginning to its end.
@@ -175,7 +175,7 @@ impl<'r> TarReader<'r> {
     }
 
     /// The whole length of a file, and its parts where it has holes.
-    fn sparse(&mut self, head: &RawHeader, records: &[PaxText]) -> Result<(u64, Option<TarParts>)> {
+    fn sparse(&mut self, head: &RawHeader, records: &[PaxText]) -> Result<(u64, Option<PartMap>)> {
         let said = |keyword: &[u8]| records.iter().rev().find(|(known, _)| known == keyword).map(|(_, value)| value.as_slice());
         let bad = || Error::corrupt(format!("{}: its map of holes in the archive is damaged", escape(&head.path)));
         let number = |keyword: &[u8]| said(keyword).and_then(pax::number);
@@ -221,7 +221,7 @@ impl<'r> TarReader<'r> {
     }
 
     /// The map in front of the content (GNU format 1.0): numbers in lines, filled up to a block.
-    fn map(&mut self) -> Option<Vec<(u64, u64)>> {
+    fn map(&mut self) -> Option<PartMap> {
         let (mut numbers, mut digits, mut wanted) = (Vec::new(), Vec::new(), None);
         let mut block = [0; BLOCK];
         while wanted.is_none_or(|wanted| numbers.len() < wanted) {
@@ -287,7 +287,7 @@ impl<'r> TarReader<'r> {
     }
 }
 
-fn pairs(numbers: &[u64]) -> Vec<(u64, u64)> {
+fn pairs(numbers: &[u64]) -> PartMap {
     numbers.as_chunks::<2>().0.iter().map(|[at, len]| (*at, *len)).collect()
 }
 
