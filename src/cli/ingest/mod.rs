@@ -39,7 +39,7 @@ use crate::cli::{gone, init, signals};
 
 /// Take a snapshot of files and directories
 ///
-/// Without --repo, the first run makes the user's own repository and its key file, and says where they are.
+/// Without --repo, the first run makes the user's own repository and its key file, and says where.
 #[derive(Debug, Args)]
 #[command(after_long_help = crate::cli::given::patterns::RULES)]
 pub struct IngestArgs {
@@ -81,7 +81,7 @@ pub struct IngestArgs {
     /// The time it stands for [default: now]
     #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
     time: Option<Timestamp>,
-    /// Take unchanged files from this one [default: the newest of its series]
+    /// Take unchanged files from it [default: newest of its series]
     #[arg(long, value_name = "SNAP", conflicts_with = "force")]
     parent: Option<String>,
     /// Read every file, whatever the last snapshot holds
@@ -102,7 +102,7 @@ pub struct IngestArgs {
     /// Do not count ahead what there is: progress may have no percentage
     #[arg(long)]
     no_scan: bool,
-    /// Read from snapshots of the file systems: auto, btrfs, lvm, zfs or off [default: off]
+    /// Read file system snapshots: auto, btrfs, lvm, zfs or off [default: off]
     #[arg(long, value_name = "HOW")]
     source_snapshot: Option<VolumeMethod>,
     /// auto, off, fastest, or a level of zstd from 1 to 19 [default: auto]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use yester::Result;
 use yester::model::escape;
 use yester::remote::control::client::JobClient;
-use yester::remote::control::report::{HostStanding, SetReport, SetStanding};
+use yester::remote::control::report::{HostStanding, ReportedSet, SetReport};
 
 use crate::cli::context::Context;
 use crate::cli::job::moment;
@@ -20,7 +20,7 @@ struct JsonHostSet<'a> {
     reported_at: &'a str,
     token: &'a str,
     #[serde(flatten)]
-    standing: &'a SetStanding,
+    standing: &'a ReportedSet,
 }
 
 /// Lists the sets of all hosts, or of one.
@@ -56,7 +56,7 @@ pub(super) fn list(context: &Context, client: &JobClient, host: Option<&str>) ->
     Ok(Outcome::Done)
 }
 
-fn state(set: &SetStanding) -> String {
+fn state(set: &ReportedSet) -> String {
     let SetReport { failed_since, message, .. } = &set.report;
     let mut words = Vec::new();
     words.extend(set.overdue.then(|| "overdue".to_owned()));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::{Error, Result};
-use crate::remote::control::report::SetStanding;
+use crate::remote::control::report::ReportedSet;
 use crate::remote::protocol::{Code, Refusal};
 
 /// What all paths of the API begin with.
@@ -284,7 +284,7 @@ pub(crate) struct SetJobs {
     pub(crate) set: String,
     /// How it stands, as the host's agent has said; none if no agent has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) standing: Option<SetStanding>,
+    pub(crate) standing: Option<ReportedSet>,
     /// When the agent has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reported_at: Option<String>,

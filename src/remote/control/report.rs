@@ -99,7 +99,7 @@ pub(crate) fn second(time: &str) -> Result<i64> {
 
 /// How a set stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SetStanding {
+pub struct ReportedSet {
     /// What its agent said last.
     #[serde(flatten)]
     pub report: SetReport,
@@ -117,7 +117,7 @@ pub struct HostStanding {
     /// The id of the agent's token.
     pub token: String,
     /// Its sets.
-    pub sets: Vec<SetStanding>,
+    pub sets: Vec<ReportedSet>,
 }
 
 /// The hosts whose agents have reported.

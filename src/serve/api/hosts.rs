@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{IoContext, Result};
-use crate::remote::control::report::{HostReport, HostStanding, MAX_REPORT, SetReport, SetStanding, second};
+use crate::remote::control::report::{HostReport, HostStanding, MAX_REPORT, ReportedSet, SetReport, second};
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::objects::hosted::refuse;
 use crate::sys::whole;
@@ -101,7 +101,7 @@ impl Hosts {
         }
         let KeptReport { at, token, report } = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
         let is_past = |time: &String| second(time).is_ok_and(|time| time <= now);
-        let judged = |report: SetReport| SetStanding { overdue: report.overdue_at.as_ref().is_some_and(is_past), report };
+        let judged = |report: SetReport| ReportedSet { overdue: report.overdue_at.as_ref().is_some_and(is_past), report };
         let reported_at = jiff::Timestamp::from_second(at).ok()?.to_string();
         Some(HostStanding { host: report.host, reported_at, token, sets: report.sets.into_iter().map(judged).collect() })
     }
