@@ -51,7 +51,7 @@ pub struct RestoreArgs {
     /// The directory to restore to, made if it is missing (/: in place)
     #[arg(short, long, value_name = "DIR", required_unless_present_any = ["set", "plan"])]
     pub target: Option<PathBuf>,
-    /// Restore a set: its paths, its buckets, its streams into their commands, its steps [default target: /]
+    /// Restore a set: paths, buckets, streams, steps [default target: /]
     #[arg(long, value_name = "NAME", conflicts_with_all = ["include", "exclude", "delete"])]
     set: Option<String>,
     /// Only these paths, stream or bucket of the set (may be repeated)
@@ -63,7 +63,7 @@ pub struct RestoreArgs {
     /// Delete objects of the set's buckets that are not in the snapshot
     #[arg(long, requires = "set")]
     pub delete_objects: bool,
-    /// Put all versions of the set's objects back, in their order, with delete markers
+    /// Put all versions of the set's objects back, in their order
     #[arg(long, requires = "set")]
     pub object_versions: bool,
     /// When an entry that is there already is replaced
@@ -78,7 +78,7 @@ pub struct RestoreArgs {
     /// Let --delete also remove what the snapshot could not have had
     #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',', requires = "delete")]
     delete_also: Vec<Also>,
-    /// Remove N entries though that is more than are restored (N is said by -n, or when it is missing)
+    /// Remove N entries though that is more than are restored
     #[arg(long, value_name = "N", requires = "delete")]
     unsafe_delete: Option<u64>,
     /// Restore only what matches this pattern
