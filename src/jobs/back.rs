@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::config::check::words;
 use crate::jobs::hooks::{Ended, HookRun, LIMIT, attend};
 use crate::jobs::units;
+use crate::jobs::watcher::InputWatcher;
 use crate::model::{Content, Item};
 use crate::observe::Event;
 use crate::repo::tree::TreeReader;
@@ -72,7 +73,8 @@ impl Back<'_> {
         // When the file cannot be read to its end, the command is ended before its input is: it must not take half of
         // the file for all of it.
         let broken = AtomicBool::new(false);
-        let input = CommandInput { pipe: Some(input), broken: &broken };
+        let watcher = flow.group().map(|group| InputWatcher::start(group, &input)).transpose()?;
+        let input = CommandInput { pipe: Some(input), watcher, broken: &broken };
         std::thread::scope(|scope| {
             let feeder = scope.spawn(|| input.write(trees, content, self.task));
             let followed = self.follow_fed(&mut flow, name, &broken);
@@ -106,6 +108,8 @@ impl Back<'_> {
 /// The standard input of a command.
 struct CommandInput<'a> {
     pipe: Option<ChildStdin>,
+    /// Holds it open, too.
+    watcher: Option<InputWatcher>,
     broken: &'a AtomicBool,
 }
 
@@ -125,6 +129,8 @@ impl CommandInput<'_> {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+        drop(pipe);
+        drop(self.watcher.take());
         result
     }
 

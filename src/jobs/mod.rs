@@ -20,3 +20,4 @@ pub mod standing;
 pub mod units;
 pub mod variables;
 pub mod volumes;
+mod watcher;

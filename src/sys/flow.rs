@@ -152,6 +152,11 @@ impl CommandStream {
         }
     }
 
+    /// The number of its process group; `None` when it has ended, and of what is no command.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The last line of its standard error.
     pub(crate) fn last_line(&self) -> &[u8] {
         &self.last

@@ -121,6 +121,11 @@ fn every_kind_of_bad_input_is_named_before_anything_runs() {
         ("exclude-larger-than = \"big\"\n", "config.toml:6: sets.a.exclude-larger-than: \"big\" is no size"),
         ("exclude = [\"./x\"]\n", "config.toml:6: sets.a.exclude: ./x depends on"),
         ("exclude = [\"[\"]\n", "config.toml:6: sets.a.exclude"),
+        (
+            "source-snapshot = \"brtfs\"\n",
+            "config.toml:6: sets.a.source-snapshot: brtfs is none of off, auto, btrfs, lvm and zfs",
+        ),
+        ("[[sets.a.buckets]]\nat = \"/x\"\nurl = \"s3:https://h.example/b\"\nversions = 1\n", "invalid type: integer `1`"),
         ("compression = \"best\"\n", "config.toml:6: sets.a.compression: write auto"),
         (
             "[[sets.a.streams]]\nat = \"/x\"\ncommand = [\"no-such-program\"]\n",

@@ -194,3 +194,39 @@ when = "host-changed"
     );
     world.run(&["restore", "--set", "b"]).fails(1, &["there is no snapshot of the set b"]);
 }
+
+/// A restore that is killed while a command takes a stream: that is killed as well, and never sees the end of half of it.
+#[test]
+fn a_command_does_not_take_half_of_a_stream_for_all_of_it_when_the_restore_is_killed() {
+    let world = World::new();
+    let text = r#"
+[repository]
+location = "HOME/main"
+key-file = "HOME/main.key"
+[sets.a]
+[[sets.a.streams]]
+at = "/db.sql"
+command = ["cat", "HOME/db"]
+restore = ["sh", "-c", "echo $$ > HOME/pid; head -c 1000 > HOME/head; touch HOME/began; until test -e HOME/go; do sleep 0.01; done; cat > HOME/rest; touch HOME/ended"]
+"#;
+    world.file(".config/yester/config.toml", text.replace("HOME", &shown(world.home())));
+    let dump = (0..2_000_000).map(|n| format!("{n}\n")).collect::<String>();
+    world.file("db", &dump);
+    world.run(&["init"]).ok();
+    world.run(&["ingest", "--set", "a"]).ok();
+    let mut command = world.command(&["restore", "--set", "a"]);
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    until(|| world.at("began").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    world.file("go", "");
+    let pid: u32 = fs::read_to_string(world.at("pid")).unwrap().trim().parse().unwrap();
+    until(|| yester::sys::process::start_time(pid).is_none());
+    assert!(!world.at("ended").exists());
+    // One that is not killed comes to its end.
+    world.run(&["restore", "--set", "a"]).ok();
+    assert!(world.at("ended").exists());
+    let (head, rest) = (fs::read(world.at("head")).unwrap(), fs::read(world.at("rest")).unwrap());
+    // What `head` has read beyond is in neither.
+    assert!(dump.as_bytes().starts_with(&head) && dump.as_bytes().ends_with(&rest) && !rest.is_empty());
+}
