@@ -26,7 +26,7 @@ began = time.time()
 child = subprocess.Popen(sys.argv[2:])
 _, status, usage = os.wait4(child.pid, 0)
 assert status == 0, status
-open(sys.argv[1], "w").write(f"{time.time() - began:.2f} {usage.ru_maxrss}")
+open(sys.argv[1], "w").write(f"{time.time() - began:.2f} {usage.ru_maxrss}\n")
 PY
     read -r seconds memory < "$D/told"
     best=$(python3 -c "print(min(float('${best:-1e9}'), $seconds))")
