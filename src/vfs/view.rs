@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::escape;
 use crate::model::node::MAX_NAME;
+use crate::model::{Part, Snapshot, escape};
 use crate::observe::Reports;
 use crate::query::content;
 use crate::repo::Repository;
@@ -420,8 +420,9 @@ impl View {
     }
 
     /// An extended attribute. Below a snapshot `user.yester.snapshot` is its id, `user.yester.btime` the time of birth
-    /// at the source, in seconds, where it is known, `user.yester.content` the name of a file's content, and
-    /// `user.yester.versions` when its versions came, each time on a line.
+    /// at the source, in seconds, where it is known, `user.yester.content` the name of a file's content,
+    /// `user.yester.changed` says that a file changed while it was read, `user.yester.versions` when its versions came, and
+    /// `user.yester.parts` what became of the parts of the snapshot: each on a line.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> ViewResult<Vec<u8>> {
         let Some((tree, position, found)) = self.found(ino)? else { return self.attribute_of_versions(ino, name) };
         let list = self.below.trees().xattrs(found.node())?;
@@ -436,6 +437,8 @@ impl View {
                 _ => Err(ViewFault::NoAttribute),
             },
             b"user.yester.versions" => self.times_of_versions(&tree, position),
+            b"user.yester.changed" if found.node().changed => Ok(b"1".to_vec()),
+            b"user.yester.parts" => parts(&tree.snapshot),
             _ => Err(ViewFault::NoAttribute),
         }
     }
@@ -458,6 +461,18 @@ impl View {
     pub fn totals(&self) -> FileSystemTotals {
         self.state().totals
     }
+}
+
+/// What became of the parts of a snapshot: of each a line with its state, its kind, where it stands, and why it failed.
+fn parts(snapshot: &Snapshot) -> ViewResult<Vec<u8>> {
+    let line = |part: &Part| {
+        let (path, message) = (escape(&part.path), escape(&part.message));
+        let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let words = format!("{} {} {path}", part.state_name(), part.kind_name());
+        format!("{}{why}\n", words.trim_end())
+    };
+    let text: String = snapshot.composition.parts.iter().map(line).collect();
+    if text.is_empty() { Err(ViewFault::NoAttribute) } else { Ok(text.into_bytes()) }
 }
 
 /// The directory that a mount of one snapshot, or of a part of one, shows.

@@ -64,6 +64,21 @@ command = ["sh", "-c", "echo half; echo no such database >&2; exit 2"]
         "{}",
         listed.err
     );
+    // In a mount anything of the snapshot says so.
+    let point = world.at("mount");
+    fs::create_dir(&point).unwrap();
+    world.run(&["mount", "--native", "off", &shown(&point)]).ok();
+    let mut buffer = [0; 1000];
+    let got = rustix::fs::getxattr(
+        point.join("latest").join(shown(&world.at("etc")).trim_start_matches('/')),
+        "user.yester.parts",
+        &mut buffer,
+    );
+    world.run(&["umount", &shown(&point)]).ok();
+    let text = String::from_utf8_lossy(&buffer[..got.unwrap()]).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(&lines[..2], ["complete paths", "complete stream /good.sql"], "{text}");
+    assert!(lines[2].starts_with("failed stream /bad.sql: ") && lines[2].contains("exit status 2"), "{text}");
     // One that is required is needed for a snapshot.
     let file = world.at(".config/yester/config.toml");
     let text = fs::read_to_string(&file).unwrap().replace("at = \"/bad.sql\"", "at = \"/bad.sql\"\nrequired = true");
@@ -93,7 +108,7 @@ fn hooks_run_around_the_ingest() {
     let snapshot = newest(&world);
     let after = format!("after complete {}", snapshot["id"].as_str().unwrap());
     assert_eq!(lines(&world, "log"), ["before a before", "freeze", "thaw", &after, "always complete"]);
-    assert!(snapshot["frozen"].as_u64().unwrap() > 0);
+    assert!(snapshot["frozen"].as_u64().unwrap() > 0 && run.text().contains(", frozen for "), "{}", run.text());
     // A dry run runs nothing.
     world.run(&["ingest", "--set", "a", "-n"]).ok();
     assert_eq!(lines(&world, "log").len(), 5);

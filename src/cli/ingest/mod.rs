@@ -369,7 +369,11 @@ fn text(report: &IngestReport, time: Duration, dry_run: bool) -> String {
     let bytes = format!("{} stored{new}", units::size(s.bytes_stored));
     let what =
         if dry_run { "dry run, nothing saved".to_owned() } else { format!("snapshot {} saved", report.snapshot.id.short()) };
-    format!("{what}: {} files; {bytes} in {}", files.join(", "), units::duration(time))
+    let frozen = match report.snapshot.composition.frozen {
+        0 => String::new(),
+        time => format!(", frozen for {}", units::duration(Duration::from_millis(time))),
+    };
+    format!("{what}: {} files; {bytes} in {}{frozen}", files.join(", "), units::duration(time))
 }
 
 /// Names and units are restic's where it has the same thing.
