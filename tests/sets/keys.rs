@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use yester::model::Timestamp;
 use yester::model::bucket::{BucketEntry, key_of_names, names_of_key, place};
 use yester::model::node::check_name;
+use yester::model::versions::ObjectVersion;
 
 /// Keys with all that no path may have.
 fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -50,6 +51,40 @@ proptest! {
         for two in placed.windows(2) {
             let (one, other) = (two[0].names(), two[1].names());
             prop_assert!(one < other && !other.starts_with(&one), "{:?} {:?}", one, other);
+        }
+    }
+
+    #[test]
+    fn all_versions_of_a_bucket_have_places_in_one_tree(
+        keys in proptest::collection::hash_set(key(), 0..20),
+        ids in proptest::collection::vec("[a-z/%.]{1,6}|[a-z]{200,300}", 1..5),
+        times in proptest::collection::vec((0i64..4_000_000_000, 0u32..3), 5),
+        last in any::<u8>(),
+    ) {
+        let ids: HashSet<String> = ids.into_iter().collect();
+        let below: Vec<Vec<u8>> = keys.iter().take(3).map(|key| [&key[..], b"/below"].concat()).collect();
+        let keys: HashSet<Vec<u8>> = below.into_iter().chain(keys).collect();
+        let mut listed = Vec::new();
+        for key in &keys {
+            for (number, id) in ids.iter().enumerate() {
+                let (secs, nanos) = times[number % 5];
+                let version = ObjectVersion {
+                    id: id.clone().into_bytes(),
+                    latest: number == 0,
+                    marker: (usize::from(last) + number) % 3 == 0,
+                    tie: 0,
+                };
+                let modified = Timestamp { secs, nanos: nanos * 1_000_001 };
+                listed.push(BucketEntry { key: key.clone(), size: 0, modified, etag: Vec::new(), version: Some(version) });
+            }
+        }
+        let placed = place(listed);
+        prop_assert_eq!(placed.len(), keys.len() * ids.len());
+        prop_assert!(placed.iter().all(|object| object.key().is_some_and(|key| keys.contains(&key))));
+        for two in placed.windows(2) {
+            let (one, other) = (two[0].names(), two[1].names());
+            prop_assert!(one < other && !other.starts_with(&one), "{:?} {:?}", one, other);
+            prop_assert!(one.iter().all(|name| check_name(name).is_ok()));
         }
     }
 
