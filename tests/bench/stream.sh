@@ -3,7 +3,7 @@
 #   tests/bench/stream.sh PROGRAM DIR [MEBIBYTES]    10,240 unless told; DIR needs room for twice as much and some more
 # A release build, and a quiet machine. The stream comes from `cat` of the same file, so both read it from where it is. Of each,
 # the better of two runs counts. Ends with 1 if the stream has less than 80 % of the file's speed, or takes 32 MiB more memory
-# than it takes for a tenth of it.
+# than it takes for half of it: by then caches, which have bounds, are full.
 set -euo pipefail
 program=$(realpath "$1"); mkdir -p "$2"; D=$(cd "$2" && pwd); size=${3:-10240}
 export HOME=$D YESTER_KEY_FILE=$D/key
