@@ -19,9 +19,9 @@ use crate::repo::index::known::{self, KnownChunks};
 use crate::repo::index::{ChunkLocation, FrameRef, Index};
 use crate::repo::pack::PlainFrame;
 use crate::repo::tree::TreeReader;
-use crate::repo::tree::writer::{PagePosition, PageSink};
 
 mod only;
+mod pages;
 mod theirs;
 
 pub(crate) use only::OnlyChunks;
@@ -40,8 +40,8 @@ const BIG_FRAME: usize = 1536 << 10;
 /// A frame that has a previous version is closed when it has this many bytes: with the bases it is as
 /// much as the compressor's tables can hold.
 const DELTA_FRAME: usize = 512 << 10;
-/// A frame of tree pages is closed when it has this many bytes: a look at one directory decodes little.
-const TREE_FRAME: usize = 512 << 10;
+/// The most bytes that a frame of tree pages may be a difference from.
+const TREE_PREFIX: usize = 256 << 10;
 /// A batch of small files with at least this many bytes, all new, becomes a frame as it is, without a copy.
 const WHOLE_BATCH: usize = 1 << 20;
 /// The most bytes that a frame may be a difference from.
@@ -51,8 +51,6 @@ const WIDEN: u64 = 4 << 10;
 /// How far from its place among the bases of a difference a chunk looks for its own: in any case, and where there is room.
 const NEAR: u64 = 8 << 10;
 const ASIDE: u64 = 128 << 10;
-/// The most pages of the parent that one new page is compared with.
-const PLACES: usize = 64;
 
 /// Keys are the output of a keyed hash: their own first bytes are as good a hash as any.
 #[derive(Debug, Default)]
@@ -91,9 +89,21 @@ pub(crate) struct Gathered {
     bases: HashMap<ChunkKey, u32, BuildHasherDefault<KeyHasher>>,
     /// More bases, should there be room when the frame is closed.
     spare: Vec<(ChunkKey, u32)>,
+    /// It is of tree pages: with few bases.
+    is_tree: bool,
 }
 
 impl Gathered {
+    /// For tree pages.
+    fn tree() -> Self {
+        Gathered { is_tree: true, ..Gathered::default() }
+    }
+
+    /// The most bytes of its bases.
+    fn most(&self) -> usize {
+        if self.is_tree { TREE_PREFIX } else { PREFIX }
+    }
+
     fn push(&mut self, id: &ChunkId, bytes: &[u8]) {
         self.frame.bytes.extend_from_slice(bytes);
         self.frame.chunks.push((*id, bytes.len() as u32));
@@ -114,7 +124,7 @@ impl Gathered {
         if let Some(at) = self.bases.get(&key) {
             return Some(*at);
         }
-        if self.prefix + len as usize > PREFIX || self.frame.bases.len() >= MAX_BASES {
+        if self.prefix + len as usize > self.most() || self.frame.bases.len() >= MAX_BASES {
             return None;
         }
         let at = self.prefix as u32;
@@ -132,7 +142,8 @@ impl Gathered {
     }
 
     fn spare(&mut self, key: ChunkKey, len: u32) {
-        if self.spare.len() < MAX_BASES && !self.bases.contains_key(&key) {
+        // Those of a page are the pages at its place. More would have to be read for each page that is.
+        if !self.is_tree && self.spare.len() < MAX_BASES && !self.bases.contains_key(&key) {
             self.spare.push((key, len));
         }
     }
@@ -279,7 +290,7 @@ impl<'a> FrameBuilder<'a> {
             small: Gathered::default(),
             big: Gathered::default(),
             big_frame: BIG_FRAME,
-            tree: Gathered::default(),
+            tree: Gathered::tree(),
             lent: None,
             only: None,
             bytes_new: 0,
@@ -463,19 +474,6 @@ impl<'a> FrameBuilder<'a> {
         Ok(())
     }
 
-    /// Adds the pages at `place` of the parent as bases.
-    fn page_bases(&mut self, place: &PagePosition<'_>, into: &mut Gathered) -> Result<()> {
-        let mut found = Vec::new();
-        if let Some(trees) = &self.trees {
-            // The same for a page.
-            let _ = trees.pages_at(place, &mut |id| {
-                found.push(id.key());
-                Ok(found.len() < PLACES)
-            });
-        }
-        found.iter().try_for_each(|key| self.base(PackKind::Tree, key, false, into).map(drop))
-    }
-
     /// Adds one chunk as a base. One that is itself only a difference lends its own bases instead: depth stays one. Returns
     /// where the chunk's bytes begin among those of the bases, or what is at the `same` place of its own bases.
     fn base(&mut self, kind: PackKind, key: &ChunkKey, same: bool, into: &mut Gathered) -> Result<Option<u32>> {
@@ -510,38 +508,6 @@ impl<'a> FrameBuilder<'a> {
             sink.finish()?;
         }
         Ok(self.bytes_new)
-    }
-}
-
-impl FrameBuilder<'_> {
-    fn new_page(&mut self, bytes: &[u8], place: Option<&PagePosition<'_>>) -> Result<ChunkId> {
-        let id = self.keys.chunk_id(PackKind::Tree, bytes);
-        if !self.is_new(PackKind::Tree, &id)? {
-            return Ok(id);
-        }
-        let mut tree = std::mem::take(&mut self.tree);
-        if !tree.has_room(bytes.len()) {
-            self.submit(PackKind::Tree, std::mem::take(&mut tree))?;
-        }
-        tree.push(&id, bytes);
-        if let Some(place) = place {
-            self.page_bases(place, &mut tree)?;
-        }
-        match tree.len() >= TREE_FRAME {
-            true => self.submit(PackKind::Tree, tree)?,
-            false => self.tree = tree,
-        }
-        Ok(id)
-    }
-}
-
-impl PageSink for FrameBuilder<'_> {
-    fn page(&mut self, bytes: &[u8]) -> Result<ChunkId> {
-        self.new_page(bytes, None)
-    }
-
-    fn page_at(&mut self, bytes: &[u8], place: &PagePosition<'_>) -> Result<ChunkId> {
-        self.new_page(bytes, Some(place))
     }
 }
 
