@@ -78,7 +78,11 @@ fn a_member_that_fails_ends_the_group_at_once() {
         let cluster = Cluster::new(&PAIR);
         cluster.write("db2", &[(place, command)]);
         let id = cluster.create(&["--limit", "5h", "--still-limit", "5h"]);
-        let [first, second] = PAIR.map(|member| cluster.join(member, &id)).map(Taking::end);
+        let first = cluster.join("db1", &id);
+        // Who comes when it is over is refused.
+        cluster.until_said(&id, "0000.joined");
+        let second = cluster.join("db2", &id).end();
+        let first = first.end();
         assert!(second.code == Some(1) && second.err.contains(words), "{}", second.err);
         assert!(first.code == Some(1) && first.err.contains("the group was given up: db2 failed"), "{}", first.err);
         assert_eq!(cluster.states(&id), ["failed"; 3]);
