@@ -7,6 +7,7 @@ mod forget;
 mod index;
 mod key_slots;
 mod local_state;
+mod long_history;
 mod objects;
 mod requests;
 mod years;
