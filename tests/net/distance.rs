@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use yester::format::pack::PREAMBLE;
 use yester::jobs::credential::{self, CredentialOrigin};
 use yester::model::SnapshotId;
 use yester::remote::s3::S3Storage;
@@ -172,6 +173,9 @@ fn a_cache_may_hold_anything() {
     let (world, server) = (World::new(), S3Server::start());
     let variables = store_variables(&server, &world);
     let source = filled(&world, &variables);
+    // A second pack, and shorter.
+    world.file("src/later", noise(99, 600_000));
+    run(&world, &variables, &["ingest", "-q", &shown(&source)]).ok();
     let what = format!("latest:{}", source.display());
     let restored = || {
         let back = world.at("back");
@@ -210,6 +214,17 @@ fn a_cache_may_hold_anything() {
         fs::write(file, bytes).unwrap();
     }
     restored();
+    // Or only another's key, and its own frames, or none.
+    for own in [true, false] {
+        let copies = files(&cache(&world).join("data"));
+        assert!(copies.len() > 1, "one pack has no other");
+        let bytes: Vec<Vec<u8>> = copies.iter().map(|file| fs::read(file).unwrap()).collect();
+        for ((file, own_bytes), other) in copies.iter().zip(&bytes).zip(bytes.iter().cycle().skip(1)) {
+            let rest = if own { &own_bytes[PREAMBLE..] } else { &[] };
+            fs::write(file, [&other[..PREAMBLE], rest].concat()).unwrap();
+        }
+        restored();
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl ChunkReader {
         if let Some(key) = self.keys.read().get(&id) {
             return Ok(key.clone());
         }
-        let fetched = self.fetch_key(kind, id);
+        let fetched = self.fetch_key(kind, id, true);
         if let Ok(key) = &fetched {
             self.keys.write().insert(id, key.clone());
         }
@@ -74,10 +74,20 @@ impl ChunkReader {
         Ok(self.pack_key(frame.pack.kind, frame.pack.id)?.preamble().writer)
     }
 
-    fn fetch_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+    /// The key of a pack as the storage has it, after one that did not open a frame. A copy may hold the first bytes of
+    /// another pack, which are as authentic as its own.
+    pub(super) fn pack_key_again(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+        self.keys.write().remove(&id);
+        self.drop_copies(kind, id);
+        let key = self.fetch_key(kind, id, false)?;
+        self.keys.write().insert(id, key.clone());
+        Ok(key)
+    }
+
+    fn fetch_key(&self, kind: PackKind, id: PackId, copies: bool) -> Result<Arc<PackKey>> {
         let (name, range) = (Name::Pack(id), 0..PREAMBLE as u64);
         let mut first = Vec::new();
-        if !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
+        if !copies || !self.kept(kind, id, &range, &mut first, |first| PackKey::open(&self.repo, first).is_ok()) {
             self.read_pack(id, range, &mut first)?;
             self.keep(kind, id, 0, &first);
         }
@@ -99,12 +109,16 @@ impl ChunkReader {
         };
         let good = read && is_good(out);
         if read && !good {
-            match kind {
-                PackKind::Tree => self.repo.cache().iter().for_each(|cache| cache.drop_tree(&id)),
-                PackKind::Data => self.repo.frame_cache().iter().for_each(|cache| cache.forget(&id)),
-            }
+            self.drop_copies(kind, id);
         }
         good
+    }
+
+    fn drop_copies(&self, kind: PackKind, id: PackId) {
+        match kind {
+            PackKind::Tree => self.repo.cache().iter().for_each(|cache| cache.drop_tree(&id)),
+            PackKind::Data => self.repo.frame_cache().iter().for_each(|cache| cache.forget(&id)),
+        }
     }
 
     /// Whether a frame of data seems to be on a local disk.

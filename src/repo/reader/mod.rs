@@ -435,30 +435,19 @@ impl ChunkReader {
     /// Fetches and decodes a frame whose bases are `prefix`.
     fn decode_with(&self, frame: &FrameRef, given: Option<&[u8]>, prefix: &[u8], plain: &mut Vec<u8>) -> Result<()> {
         let id = frame.pack.id;
-        let known = self.keys.read().get(&id).cloned();
-        if let Some(key) = known {
-            match self.open_frame(&key, frame, given, prefix, plain) {
-                // The key may be that of another pack, which stood here when it was read.
-                Err(e) if e.kind() == ErrorKind::Corrupt => self.keys.write().remove(&id),
-                other => return other,
-            };
+        match self.pack_key(frame.pack.kind, id).and_then(|key| self.open_frame(&key, frame, given, prefix, plain)) {
+            // The key may be that of another pack, which stood here when it was read, or of which there is a copy.
+            Err(e) if is_damage(&e) => {}
+            other => return other,
         }
-        let key = match self.pack_key(frame.pack.kind, id) {
-            Err(e) => {
-                self.note(frame, None, &e);
-                return Err(e);
-            }
-            Ok(key) => key,
-        };
-        let opened = self.open_frame(&key, frame, given, prefix, plain);
-        if let Err(e) = &opened {
+        let key = self.pack_key_again(frame.pack.kind, id).inspect_err(|e| self.note(frame, None, e))?;
+        self.open_frame(&key, frame, given, prefix, plain).inspect_err(|e| {
             self.keys.write().remove(&id);
             // What was given is read again, by itself.
             if given.is_none() {
                 self.note(frame, Some(&key), e);
             }
-        }
-        opened
+        })
     }
 
     fn open_frame(
