@@ -13,6 +13,7 @@ use crate::format::cursor::Cursor;
 use crate::format::pack::PackKind;
 use crate::model::id::random_bytes;
 use crate::model::{ChunkId, RepositoryId, SlotId, Timestamp, WriterId};
+use crate::sys::map;
 
 /// The master key: 32 random bytes that exist only in memory and wrapped in key slots.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -275,6 +276,7 @@ fn slow_hash(passphrase: &[u8], salt: &[u8; 32], (memory, passes, lanes): (u32, 
             format!("a key slot's passphrase needs {} MiB of memory, which are not to be had", memory >> 10),
         )
     })?;
+    map::in_large_pages(blocks.spare_capacity_mut());
     blocks.resize(params.block_count(), argon2::Block::default());
     argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
         .hash_password_into_with_memory(passphrase, salt, out, &mut *blocks)
