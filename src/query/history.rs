@@ -7,6 +7,7 @@ use crate::model::{Kind, Node, Snapshot};
 use crate::query::diff::{DiffAction, DiffOptions, Other};
 use crate::query::sweep::{EntryVersion, SweepVisitor, sweep};
 use crate::query::{SnapshotSet, diff};
+use crate::repo::parallel;
 use crate::repo::tree::TreeReader;
 use crate::task::Task;
 
@@ -39,15 +40,15 @@ pub(crate) fn versions_where(
     let mut states = distinct(roots);
     states.retain(|state| keep(0, &state.node));
     for (depth, name) in names.iter().enumerate() {
-        let mut below = Vec::new();
-        for state in states {
+        // Each is another page, most in another pack: one after the other they would be waited for.
+        let look = |state: &EntryVersion| -> Result<Option<Node>> {
             task.go_on("the search was stopped")?;
-            let Some(directory) = state.node.directory() else { continue };
-            if let Some(entry) = trees.lookup(directory, name)? {
-                below.push((entry.node().clone(), state.set));
-            }
-        }
-        states = distinct(below.into_iter());
+            let Some(directory) = state.node.directory() else { return Ok(None) };
+            Ok(trees.lookup(directory, name)?.map(|entry| entry.node().clone()))
+        };
+        let found: Result<Vec<_>> = parallel::many(trees.chunks().repo(), &states, look).into_iter().collect();
+        let below = found?.into_iter().zip(states).filter_map(|(node, state)| Some((node?, state.set)));
+        states = distinct(below);
         states.retain(|state| keep(depth + 1, &state.node));
     }
     Ok(states)
