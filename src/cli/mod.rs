@@ -67,6 +67,7 @@ use sets::overdue;
 
 /// Runs the program with these arguments (the program's name first) and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    yester::sys::process::share_heaps();
     let mut arguments = helper::translate(arguments.into_iter().collect());
     if let Some(parent) = guard::of(&arguments) {
         guard::run(parent);

@@ -195,6 +195,18 @@ pub(crate) fn stand_in(place: &Path) -> bool {
     })
 }
 
+/// Threads share as many heaps as there are processors. By itself the C library makes eight times as many, and each keeps
+/// what was freed in it: a first ingest of 80,000 files took 169 to 189 MiB, and with this 124 to 132, and less processor.
+/// To be called before threads start.
+pub fn share_heaps() {
+    let heaps = i32::try_from(cores()).unwrap_or(i32::MAX);
+    // SAFETY: `mallopt` takes two integers and changes the allocator's settings.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, heaps);
+    }
+}
+
 /// Gives freed blocks of 256 KiB and more back to the system at once. By itself the C library raises this limit to
 /// 32 MiB and then keeps about twice what a cache of half-megabyte frames holds (measured: 231 against 157 MiB). Costs
 /// page faults, so it is for processes that stay, not for those that hurry.
