@@ -63,7 +63,7 @@ use manual::{completions, help, man};
 use mount::{guard, helper, umount};
 use say::exit::{self, Outcome};
 use say::{log, requests};
-use sets::overdue;
+use sets::{overdue, thaw_guard};
 
 /// Runs the program with these arguments (the program's name first) and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -73,8 +73,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         guard::run(parent);
         return exit::DONE;
     }
-    if group::thaw_guard::is_meant(&arguments) {
-        group::thaw_guard::run();
+    if thaw_guard::is_meant(&arguments) {
+        thaw_guard::run();
         return exit::DONE;
     }
     let in_background = background::take_mark(&mut arguments);

@@ -1,6 +1,7 @@
 //! Hooks: commands of a set that are run around its ingest.
 
 use std::ffi::OsString;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::model::{Timestamp, escape};
 use crate::observe::{Event, Observer};
 use crate::sys::clock::now;
 use crate::sys::flow::{self, Came, CommandStream};
+use crate::sys::lock::CommandLock;
 
 /// How long a hook may take when nobody says.
 pub(crate) const LIMIT: Duration = Duration::from_secs(3600);
@@ -45,12 +47,13 @@ pub struct Runner {
     stop: Arc<AtomicBool>,
     variables: Mutex<Vec<(OsString, OsString)>>,
     steps: Mutex<Vec<HookRun>>,
+    locks: Mutex<Vec<(String, Arc<CommandLock>)>>,
 }
 
 impl Runner {
     /// A runner that says to `observer` what hooks write. Setting `stop` ends those that only prepare something.
     pub fn new(hooks: Hooks, observer: Arc<dyn Observer>, stop: Arc<AtomicBool>) -> Self {
-        Runner { hooks, observer, stop, variables: Mutex::default(), steps: Mutex::default() }
+        Runner { hooks, observer, stop, variables: Mutex::default(), steps: Mutex::default(), locks: Mutex::default() }
     }
 
     /// Gives hooks and streams that run from now on another variable.
@@ -58,6 +61,20 @@ impl Runner {
         let mut variables = self.variables.lock();
         variables.retain(|(known, _)| known != name);
         variables.push((name.into(), value.into()));
+    }
+
+    /// From now on the hook of this name has this lock as long as it runs, and waits for it first: no longer than its own
+    /// limit.
+    pub fn lock(&self, name: &str, lock: &Arc<CommandLock>) {
+        let mut locks = self.locks.lock();
+        locks.retain(|(known, _)| known != name);
+        locks.push((name.to_owned(), lock.clone()));
+    }
+
+    /// How long the hook of this name may take.
+    pub fn limit(&self, name: &str) -> Duration {
+        let hook = self.hooks.all().find(|(known, _)| *known == name).map(|(_, hook)| hook);
+        hook.and_then(|hook| hook.timeout.as_deref()).and_then(|limit| units::parse_wait(limit).ok()).unwrap_or(LIMIT)
     }
 
     /// The variables for commands.
@@ -80,12 +97,27 @@ impl Runner {
         result
     }
 
+    fn start(
+        &self,
+        name: &str,
+        words: &[OsString],
+        variables: &[(OsString, OsString)],
+        wait: Duration,
+    ) -> io::Result<CommandStream> {
+        let lock = self.locks.lock().iter().find(|(known, _)| known == name).map(|(_, lock)| lock.clone());
+        // Whoever has it for so long hangs: then this is run all the same.
+        match lock.map_or(Ok(None), |lock| lock.take(wait))? {
+            Some(held) => CommandStream::start_holding(words, variables, held),
+            None => CommandStream::start(words, variables),
+        }
+    }
+
     fn command(&self, name: &str, hook: &Hook) -> Result<()> {
         let failed = |how: &str| Error::new(ErrorKind::Io, format!("the hook {name} failed: {how}"));
         let limit = hook.timeout.as_deref().map_or(Ok(LIMIT), units::parse_wait).map_err(Error::invalid)?;
         let mut variables = self.variables();
         variables.push(("YESTER_HOOK".into(), name.into()));
-        let mut flow = CommandStream::start(&words(&hook.command), &variables).map_err(|e| failed(&e.to_string()))?;
+        let mut flow = self.start(name, &words(&hook.command), &variables, limit).map_err(|e| failed(&e.to_string()))?;
         let subject = format!("hook {name}");
         let mut told = |line: &[u8]| {
             self.observer.event(&Event::Note { subject: subject.as_bytes(), message: &String::from_utf8_lossy(line) });

@@ -7,7 +7,7 @@ pub(crate) mod direct;
 pub(crate) mod filesystem;
 pub(crate) mod flow;
 pub(crate) mod image;
-pub(crate) mod lock;
+pub mod lock;
 pub(crate) mod loop_device;
 pub(crate) mod map;
 pub mod mount;

@@ -159,3 +159,55 @@ fn an_interruption_thaws_and_cleans_up() {
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(lines(&world, "log"), ["before a before", "freeze", "thaw", "failed failed", "always failed"]);
 }
+
+/// What stands still has the file `frozen`. Each thaw takes a while, and says whether it is alone.
+const GUARDED: &str = r#"
+[sets.a]
+paths = ["HOME/etc"]
+[sets.a.hooks]
+freeze = "FREEZE"
+thaw = "mkdir HOME/thawing || echo twice >> HOME/log; THAW; rm -f HOME/frozen; rmdir HOME/thawing; echo thawed >> HOME/log"
+[[sets.a.streams]]
+at = "/x"
+command = ["sh", "-c", "STREAM"]
+"#;
+
+/// Kills the ingest of a set, with these commands in its hooks and its stream, when the file `here` is there.
+fn killed_in(freeze: &str, stream: &str, thaw: &str) -> World {
+    let text = GUARDED.replace("FREEZE", freeze).replace("STREAM", stream).replace("THAW", thaw);
+    let world = world(&text);
+    let mut command = world.command(&["ingest", "--set", "a"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until(|| world.at("here").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    world
+}
+
+#[test]
+fn what_was_frozen_is_thawed_when_the_ingest_is_killed() {
+    // Blocks its command, which says so by a file, until the file `go` is there.
+    let block = "touch HOME/here; until test -e HOME/go; do sleep 0.02; done";
+    let freeze = "touch HOME/frozen";
+    // While it is read.
+    let world = killed_in(freeze, block, ":");
+    until(|| lines(&world, "log") == ["thawed"]);
+    assert!(!world.at("frozen").exists());
+    world.file("go", "");
+    // While it freezes: what does so later is thawed, too.
+    let world = killed_in(&format!("{block}; {freeze}; touch HOME/late"), "echo x", ":");
+    until(|| lines(&world, "log") == ["thawed"]);
+    world.file("go", "");
+    until(|| world.at("late").exists());
+    until(|| lines(&world, "log") == ["thawed"; 2]);
+    assert!(!world.at("frozen").exists());
+    // While it thaws: that comes to its end first.
+    let world = killed_in(freeze, "echo x", block);
+    world.file("go", "");
+    until(|| lines(&world, "log").len() >= 2);
+    assert_eq!(lines(&world, "log"), ["thawed"; 2]);
+    assert!(!world.at("frozen").exists());
+    // An ingest that comes to its end leaves nobody who would thaw once more.
+    world.run(&["ingest", "--set", "a"]).ok();
+    assert_eq!(lines(&world, "log"), ["thawed"; 3]);
+}

@@ -82,7 +82,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// While `quiet` is there, it writes nothing, and says so by `still`.
+    /// While `quiet` is there, it writes nothing, and says so by `still`: with the same content, so that nobody takes what it
+    /// said before for an answer.
     fn start(first: PathBuf, last: PathBuf, quiet: PathBuf, still: PathBuf) -> Pair {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -91,8 +92,8 @@ impl Pair {
         let thread = std::thread::spawn(move || {
             let mut number = 0u64;
             while !stopped.load(Ordering::SeqCst) {
-                if quiet.exists() {
-                    fs::write(&still, "").unwrap();
+                if let Ok(asked) = fs::read(&quiet) {
+                    fs::write(&still, asked).unwrap();
                     std::thread::yield_now();
                     continue;
                 }
@@ -124,7 +125,7 @@ source-snapshot = "btrfs"
 at = "/log"
 command = ["cat", "HOME/log"]
 [sets.pair.hooks]
-freeze = "echo freeze >> HOME/log; touch HOME/quiet; until test -e HOME/still; do :; done"
+freeze = "echo freeze >> HOME/log; echo $$ > HOME/quiet; until cmp -s HOME/quiet HOME/still; do :; done"
 thaw = "echo thaw >> HOME/log; rm -f HOME/quiet HOME/still"
 "#;
 

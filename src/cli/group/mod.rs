@@ -22,7 +22,6 @@ pub mod ingest;
 pub mod restore;
 mod show;
 pub mod still;
-pub mod thaw_guard;
 
 /// Take, follow and restore one snapshot over several hosts
 ///

@@ -15,8 +15,8 @@ use yester::model::GroupStep;
 use yester::observe::{Event, Observer};
 use yester::{Error, ErrorKind, Result};
 
-use super::thaw_guard::ThawGuard;
 use crate::cli::say::units;
+use crate::cli::sets::thaw_guard::ThawGuard;
 
 /// How far it is.
 enum Still {
@@ -92,10 +92,9 @@ impl GroupStillness {
         }
         self.member.join()?;
         self.member.wait_for(GroupStep::Begin)?;
-        let start = |hook: &Hook| ThawGuard::start(hook, &self.runner.variables(), self.limit);
+        let start = |hook: &Hook| ThawGuard::start(hook, &self.runner, Some(self.limit));
         let guard = self.thaw.as_ref().map(start).transpose();
-        let guard = guard.map_err(|e| Error::io("no process can be started that thaws if this one is killed", e))?;
-        *self.still.lock() = Still::Frozen(Instant::now(), guard);
+        *self.still.lock() = Still::Frozen(Instant::now(), guard?);
         let watches = self.clone();
         std::thread::spawn(move || watches.watch());
         let frozen = self.runner.run("freeze");

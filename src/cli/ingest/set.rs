@@ -4,9 +4,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use yester::Result;
 use yester::ingest::{FreezeHooks, IngestOptions, IngestReport};
-use yester::jobs::config::keys::Set;
+use yester::jobs::config::keys::{Hook, Set};
 use yester::jobs::hooks::Runner;
 use yester::jobs::runs::{self, Logged};
 use yester::jobs::volumes;
@@ -23,6 +24,7 @@ use crate::cli::ingest::{self, IngestArgs};
 use crate::cli::say::exit::Outcome;
 use crate::cli::say::output::note;
 use crate::cli::say::progress::Display;
+use crate::cli::sets::thaw_guard::ThawGuard;
 use crate::cli::signals;
 
 /// Takes a snapshot of a set. A dry run runs nothing that is the set's.
@@ -42,7 +44,7 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     given.extend(configured::buckets(&buckets, context, &stop)?);
     yester::ingest::check(&given, &options)?;
     if set.hooks.freeze.is_some() || set.hooks.thaw.is_some() {
-        options.still = Some(still(&runner, &logged));
+        options.still = Some(still(&runner, &logged, set.hooks.thaw.clone()));
     }
     let (observer, how): (Arc<dyn Observer>, _) = (logged.clone(), args.source_snapshot(set.source_snapshot.as_deref()));
     options.volumes = volumes::hook(how, options.exclude.one_file_system, &observer, &stop);
@@ -86,15 +88,25 @@ fn group(
     GroupIngest::begin(&repo, (group, args.member.as_deref()), set, with, options).map(Some)
 }
 
-/// What makes the source of a set stand still.
-fn still(runner: &Arc<Runner>, display: &Arc<Logged>) -> FreezeHooks {
+/// What makes the source of a set stand still. While it does, a second process stands by that runs `thaw` if this one is
+/// killed.
+fn still(runner: &Arc<Runner>, display: &Arc<Logged>, thaw: Option<Hook>) -> FreezeHooks {
     let (freezes, thaws, display) = (runner.clone(), runner.clone(), display.clone());
+    let guard: Arc<Mutex<Option<ThawGuard>>> = Arc::default();
+    let guarded = guard.clone();
     FreezeHooks {
-        freeze: Arc::new(move || freezes.run("freeze")),
+        freeze: Arc::new(move || {
+            *guarded.lock() = thaw.as_ref().map(|hook| ThawGuard::start(hook, &freezes, None)).transpose()?;
+            let frozen = freezes.run("freeze");
+            guarded.lock().iter_mut().for_each(ThawGuard::frozen);
+            frozen
+        }),
         thaw: Arc::new(move || {
             if let Err(e) = thaws.run("thaw") {
                 display.event(&Event::Warning { subject: b"hook thaw", message: &e.to_string() });
             }
+            let guard = guard.lock().take();
+            guard.into_iter().for_each(ThawGuard::thawed);
             Ok(())
         }),
     }

@@ -2,6 +2,7 @@
 
 pub mod metrics;
 pub mod overdue;
+pub mod thaw_guard;
 
 use std::collections::BTreeMap;
 
