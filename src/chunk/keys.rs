@@ -8,7 +8,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::chunk::one_way::{OneWay, Opener, Recipient};
 use crate::chunk::seal::SealKey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::{ChunkerParameters, Derivation, KeySlot, WrappedKey};
+use crate::format::config::{ChunkerParameters, Config, Derivation, KeySlot, SEALED_CUTTER, WrappedKey};
 use crate::format::cursor::Cursor;
 use crate::format::pack::PackKind;
 use crate::model::id::random_bytes;
@@ -79,7 +79,9 @@ pub struct Keys {
     /// Seals snapshots, sessions, marks.
     pub snapshot: ClassKey,
     /// What the secret gear table is made of.
-    pub(crate) chunker: [u8; 32],
+    chunker: [u8; 32],
+    /// Seals what that of another repository is made of.
+    other_cutter: ClassKey,
     /// The writer whose keys these are, if they only write.
     #[zeroize(skip)]
     writer: Option<WriterId>,
@@ -339,6 +341,7 @@ impl Keys {
             index: class("yester v1 index segments"),
             snapshot: class("yester v1 snapshots and sessions"),
             chunker: derive("yester v1 gear table"),
+            other_cutter: ClassKey::from_bytes(derive("yester v1 cutter of another repository")),
             writer,
             opener,
         }
@@ -398,6 +401,32 @@ impl Keys {
         }
     }
 
+    /// What the gear table of the repository with this configuration is made of: its own, or that of another repository.
+    pub(crate) fn cutter_secret(&self, config: &Config) -> Result<Zeroizing<[u8; 32]>> {
+        let Some(sealed) = &config.cutter else { return Ok(Zeroizing::new(self.chunker)) };
+        let mut body = Zeroizing::new(sealed.to_vec());
+        let opened = self.cutter_key(config.repository)?.open(0, &config.repository.0, &mut body);
+        opened.map_err(|e| e.context("the configuration: the cutter's secret"))?;
+        let secret =
+            body.first_chunk().copied().ok_or_else(|| Error::corrupt("the configuration: it lacks the cutter's secret"))?;
+        Ok(Zeroizing::new(secret))
+    }
+
+    /// Seals the cutter's secret of another repository for the configuration of `repository`, which never changes it.
+    pub(crate) fn seal_cutter(&self, repository: RepositoryId, secret: &[u8; 32]) -> Result<[u8; SEALED_CUTTER]> {
+        // With room for the tag: growing would leave a copy behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(SEALED_CUTTER));
+        body.extend_from_slice(secret);
+        self.cutter_key(repository)?.seal(0, &repository.0, &mut body)?;
+        body.first_chunk().copied().ok_or_else(|| Error::corrupt("a sealed secret is too short"))
+    }
+
+    fn cutter_key(&self, repository: RepositoryId) -> Result<SealKey> {
+        let mut salt = [0; 32];
+        salt.iter_mut().zip(repository.0).for_each(|(to, from)| *to = from);
+        SealKey::derive(&self.other_cutter, &salt)
+    }
+
     /// What the key says of a configuration's fields.
     pub fn config_mac(&self, header: &[u8], fields: &[u8]) -> [u8; 32] {
         *blake3::Hasher::new_keyed(&self.config).update(header).update(fields).finalize().as_bytes()
@@ -433,5 +462,37 @@ impl std::fmt::Debug for Keys {
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Credential")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(cutter: Option<[u8; SEALED_CUTTER]>) -> Config {
+        let (chunker, created) = (ChunkerParameters::DEFAULT, Timestamp::default());
+        Config { repository: RepositoryId([3; 16]), created, chunker, cutter, mandatory: 0 }
+    }
+
+    #[test]
+    fn a_sealed_cutter_stays_what_it_is() {
+        let keys = MasterKey::from_bytes([1; 32]).keys();
+        let sealed = keys.seal_cutter(RepositoryId([3; 16]), &[2; 32]).unwrap();
+        assert_eq!(sealed.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), GOLDEN_CUTTER);
+        assert_eq!(*keys.cutter_secret(&config(Some(sealed))).unwrap(), [2; 32]);
+        assert_ne!(*keys.cutter_secret(&config(None)).unwrap(), [2; 32]);
+    }
+
+    /// Repositories have it: it can never change.
+    const GOLDEN_CUTTER: &str =
+        "9f06b7c898ee1ff3ba1cf37b0feae0ccb295c43ef8ad12f1b07f3e89b05cb9b4762035670cbbe28369091717c978748b";
+
+    #[test]
+    fn a_cutter_of_another_key_or_repository_does_not_open() {
+        let keys = MasterKey::from_bytes([1; 32]).keys();
+        let elsewhere = keys.seal_cutter(RepositoryId([4; 16]), &[2; 32]).unwrap();
+        assert_eq!(keys.cutter_secret(&config(Some(elsewhere))).unwrap_err().kind(), ErrorKind::Corrupt);
+        let other = MasterKey::from_bytes([9; 32]).keys().seal_cutter(RepositoryId([3; 16]), &[2; 32]).unwrap();
+        assert!(keys.cutter_secret(&config(Some(other))).is_err());
     }
 }

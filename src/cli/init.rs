@@ -1,5 +1,6 @@
 //! `init`: makes a repository; also the default one, for the first ingest.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use yester::{Error, ErrorKind, Result};
 
 use crate::cli::context::{self, Context};
 use crate::cli::given::carry::carry;
+use crate::cli::given::from_repo::FromKey;
 use crate::cli::given::place::NamedRepository;
 use crate::cli::say::exit::Outcome;
 use crate::cli::say::output::{JsonPath, Output, lossy, note};
@@ -24,7 +26,14 @@ use crate::cli::say::{log, paths};
 /// Makes the repository that --repo names. It is unlocked by a passphrase (asked for twice on a terminal), or by the
 /// key file of --key-file, which is made if it does not exist.
 #[derive(Debug, Args)]
-pub struct InitArgs {}
+pub struct InitArgs {
+    /// Cut files as this repository does, so that what is copied from there and what is ingested here is stored once. It
+    /// takes over that repository's cutting secret, and needs its key
+    #[arg(long, value_name = "REPO")]
+    chunker_from: Option<OsString>,
+    #[command(flatten)]
+    from: FromKey,
+}
 
 /// A repository that was made, and with which key file.
 struct CreatedRepository {
@@ -43,9 +52,10 @@ struct Initialized {
 }
 
 /// Makes a repository.
-pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
+pub fn run(context: &Context, args: &InitArgs) -> Result<Outcome> {
     let place = context.place()?;
-    let made = make(context, &place, None)?;
+    let other = args.chunker_from.as_ref().map(|name| args.from.open(context, name)).transpose()?;
+    let made = make(context, &place, None, other.as_ref())?;
     if context.global.json {
         let mut out = Output::new();
         out.json(&made.json(&place))?;
@@ -53,6 +63,9 @@ pub fn run(context: &Context, _: &InitArgs) -> Result<Outcome> {
     } else if !context.global.quiet {
         let mut out = Output::new();
         out.line(&format!("made repository {} at {}", made.repo.id().short(), place.shown()))?;
+        if let Some(other) = &other {
+            out.line(&format!("it cuts files as repository {} does", other.id().short()))?;
+        }
         made.advice().iter().try_for_each(|line| out.line(line))?;
         out.line(&carry("next: yester ingest PATH takes the first snapshot"))?;
         out.finish()?;
@@ -76,7 +89,7 @@ pub fn open_or_make(context: &Context) -> Result<Arc<Repository>> {
         Err(e) if e.kind() == ErrorKind::NoRepository && place.implied => {}
         Err(e) => return Err(e),
     }
-    let made = make(context, &place, context.places.key_file())?;
+    let made = make(context, &place, context.places.key_file(), None)?;
     if context.global.json {
         let mut out = Output::new();
         out.json(&made.json(&place))?;
@@ -114,8 +127,14 @@ impl CreatedRepository {
     }
 }
 
-/// Makes a repository at `place`; `key_file` is what to use when the user gave nothing.
-fn make(context: &Context, place: &NamedRepository, key_file: Option<PathBuf>) -> Result<CreatedRepository> {
+/// Makes a repository at `place`; `key_file` is what to use when the user gave nothing. It cuts files as `other` does, if
+/// there is one.
+fn make(
+    context: &Context,
+    place: &NamedRepository,
+    key_file: Option<PathBuf>,
+    other: Option<&Repository>,
+) -> Result<CreatedRepository> {
     // Before any question is asked and any key made.
     match place.local() {
         Some(path) => check_free(path)?,
@@ -123,7 +142,7 @@ fn make(context: &Context, place: &NamedRepository, key_file: Option<PathBuf>) -
     }
     let New { credential, key_file, .. } = new_credential(context, place, key_file)?;
     let storage = context.new_storage(place)?;
-    let repo = Repository::init(storage, &credential, &context::init_options())?.reporting_to(&log::reports());
+    let repo = Repository::init_cutting_as(storage, &credential, &context::init_options(), other)?.reporting_to(&log::reports());
     context.remember(&repo);
     Ok(CreatedRepository { repo: Arc::new(repo), key_file })
 }

@@ -10,6 +10,9 @@ pub const MAX_OBJECT: u64 = 65536;
 /// The longest body of either.
 const MAX_BODY: usize = MAX_OBJECT as usize - crate::format::envelope::HEADER - crate::format::envelope::CHECKSUM;
 
+/// Bytes of a sealed secret of a cutter: 32 and the tag.
+pub const SEALED_CUTTER: usize = 48;
+
 /// How files are cut; even powers of two with min < avg < max.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkerParameters {
@@ -49,8 +52,10 @@ pub struct Config {
     pub repository: RepositoryId,
     /// When it was made.
     pub created: Timestamp,
-    /// How files are cut. The gear table comes from the key.
+    /// How files are cut. The gear table comes from the key, if `cutter` does not say otherwise.
     pub chunker: ChunkerParameters,
+    /// The cutter's secret of another repository, sealed, where files are cut as they are there.
+    pub cutter: Option<[u8; SEALED_CUTTER]>,
     /// Features that a program must know to use the repository; none so far.
     pub mandatory: u64,
 }
@@ -78,6 +83,9 @@ pub fn config_fields(config: &Config) -> Vec<u8> {
     out.field(1, |v| v.varint(config.mandatory));
     out.field(3, |v| [config.chunker.min, config.chunker.avg, config.chunker.max].iter().for_each(|n| v.varint(u64::from(*n))));
     out.field(4, |v| v.timestamp(config.created));
+    if let Some(sealed) = &config.cutter {
+        out.field(5, |v| v.extend_from_slice(sealed));
+    }
     out.push(0);
     out
 }
@@ -94,13 +102,14 @@ pub fn decode_config(bytes: &[u8], repository: RepositoryId) -> Result<(Config, 
 pub(crate) fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> Result<Config> {
     let mut cursor = Cursor::new(fields, "the configuration");
     let mut mandatory = None;
-    let mut chunker = None;
+    let (mut chunker, mut cutter) = (None, None);
     let mut created = Timestamp::default();
     cursor.fields(|tag, mut v| {
         match tag {
             1 => mandatory = Some(v.varint()?),
             3 => chunker = Some(ChunkerParameters { min: v.number32()?, avg: v.number32()?, max: v.number32()? }),
             4 => created = v.timestamp()?,
+            5 => cutter = Some(v.array()?),
             _ => return Ok(false),
         }
         v.end().map(|()| true)
@@ -116,7 +125,7 @@ pub(crate) fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> R
         ));
     }
     chunker.validate()?;
-    Ok(Config { repository, created, chunker, mandatory })
+    Ok(Config { repository, created, chunker, cutter, mandatory })
 }
 
 /// How a slot's key is made.

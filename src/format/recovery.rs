@@ -213,6 +213,7 @@ mod tests {
             repository: RepositoryId([0xab; 16]),
             created: Timestamp { secs: 1_795_132_800, nanos: 123_456_789 },
             chunker: ChunkerParameters::DEFAULT,
+            cutter: None,
             mandatory: 0,
         };
         Recovery::new(config, &std::array::from_fn(|at| at as u8))

@@ -37,8 +37,9 @@ impl OpenedKey {
             }
             Unwrapped::Writer(key) => {
                 // Whether a configuration is authentic only the master key can tell: what matters of it is in the slot.
+                // Its cutter's secret is its own: nobody who has it learns that of others.
                 let config = configurations.claimed(key.repository)?;
-                let config = Config { chunker: key.chunker, ..config };
+                let config = Config { chunker: key.chunker, cutter: None, ..config };
                 Ok(OpenedKey::Writer(storage, key, config))
             }
         }

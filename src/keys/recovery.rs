@@ -82,7 +82,7 @@ pub fn without_text(
     for repository in slots::repositories(storage)? {
         let opened = slots::unlock(storage, &[repository], credential, &BTreeSet::new(), reports);
         let found = opened.and_then(|unlocked| {
-            let config = Config { repository, created: now, chunker, mandatory: 0 };
+            let config = Config { repository, created: now, chunker, cutter: None, mandatory: 0 };
             let text = Recovery::new(config, unlocked.master.expose());
             check(storage, &text).map(|()| text)
         });

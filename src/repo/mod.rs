@@ -78,7 +78,19 @@ pub struct InitOptions {
 impl Repository {
     /// Makes a repository on an empty storage and opens it.
     pub fn init(storage: Arc<dyn Storage>, credential: &Credential, options: &InitOptions) -> Result<Self> {
-        options.chunker.validate()?;
+        Self::init_cutting_as(storage, credential, options, None)
+    }
+
+    /// The same. Files are cut as in `other`, if there is one, whatever `options` say: then what is copied from there has
+    /// the chunks that an ingest of the same files makes here.
+    pub fn init_cutting_as(
+        storage: Arc<dyn Storage>,
+        credential: &Credential,
+        options: &InitOptions,
+        other: Option<&Repository>,
+    ) -> Result<Self> {
+        let chunker = other.map_or(options.chunker, |other| other.config.chunker);
+        chunker.validate()?;
         // One that has lost its configuration is a repository too.
         for class in [Class::Config, Class::Keys, Class::Snapshots] {
             if !storage.list(class)?.is_empty() {
@@ -87,7 +99,10 @@ impl Repository {
         }
         let master = MasterKey::generate()?;
         let keys = master.keys();
-        let config = Config { repository: RepositoryId::random()?, created: options.now, chunker: options.chunker, mandatory: 0 };
+        let repository = RepositoryId::random()?;
+        let secret = other.map(|other| other.keys.cutter_secret(&other.config)).transpose()?;
+        let cutter = secret.map(|secret| keys.seal_cutter(repository, &secret)).transpose()?;
+        let config = Config { repository, created: options.now, chunker, cutter, mandatory: 0 };
         let slot = SlotOptions { derivation: options.derivation, now: options.now, label: options.label.clone() };
         slots::add(&*storage, config.repository, &master, credential, &slot)?;
         if !configuration::create(&*storage, 1, &configuration::object(&config, &keys)?)? {
@@ -246,6 +261,6 @@ impl Repository {
 
     /// A cutter after its parameters and its secret.
     pub(crate) fn cutter(&self) -> Result<Cutter> {
-        Cutter::new(self.config.chunker, &self.keys.chunker)
+        Cutter::new(self.config.chunker, &*self.keys.cutter_secret(&self.config)?)
     }
 }

@@ -225,6 +225,8 @@ fn write_seeds(repo: &Repository) {
             seed("config", body(&object));
         }
     }
+    let cutter = Some([7; config::SEALED_CUTTER]);
+    seed("config", &config::encode_config_unchecked(&config::Config { cutter, ..repo.config().clone() }, &[0; 32]));
     for (name, object) in golden::objects(repo, Class::Groups) {
         seed("run", &golden::plain_body(repo, ObjectType::Group, &name, &object));
     }

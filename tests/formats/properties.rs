@@ -300,9 +300,16 @@ proptest! {
     }
 
     #[test]
-    fn configurations(repository in any::<[u8; 16]>(), created in time(), mac in any::<[u8; 32]>(), low in 8..18u32) {
+    fn configurations(
+        repository in any::<[u8; 16]>(),
+        created in time(),
+        mac in any::<[u8; 32]>(),
+        low in 8..18u32,
+        sealed in proptest::option::of(any::<([u8; 32], [u8; 16])>()),
+    ) {
+        let cutter = sealed.map(|(secret, tag)| std::array::from_fn(|at| *secret.iter().chain(&tag).nth(at).unwrap()));
         let chunker = ChunkerParameters { min: 1 << low, avg: 2 << low, max: 8 << low };
-        let config = Config { repository: RepositoryId(repository), created, chunker, mandatory: 0 };
+        let config = Config { repository: RepositoryId(repository), created, chunker, cutter, mandatory: 0 };
         let bytes = encode_config(&config, &mac).unwrap();
         let (back, fields, found) = decode_config(&bytes, config.repository).unwrap();
         prop_assert_eq!((&back, fields, found), (&config, &config_fields(&config)[..], mac));
@@ -398,7 +405,7 @@ proptest! {
 
     #[test]
     fn recovery_texts_hold_what_they_were_made_of(created in time(), repository in any::<[u8; 16]>(), master in any::<[u8; 32]>()) {
-        let config = Config { repository: RepositoryId(repository), created, chunker: ChunkerParameters::DEFAULT, mandatory: 0 };
+        let config = Config { repository: RepositoryId(repository), created, chunker: ChunkerParameters::DEFAULT, cutter: None, mandatory: 0 };
         let lines = Recovery::new(config.clone(), &master).lines().unwrap();
         let back = Recovery::read(lines.as_bytes()).unwrap();
         prop_assert_eq!((&back.config, &*back.master), (&config, &master));
@@ -553,7 +560,7 @@ proptest! {
             prop_assert_eq!(decode_slot(&bytes).unwrap(), slot);
         }
         let chunker = ChunkerParameters { min: time.nanos, avg: time.nanos << 1, max: time.nanos << 3 };
-        let config = Config { repository: RepositoryId([7; 16]), created: time, chunker, mandatory: u64::from(time.nanos & 1) };
+        let config = Config { repository: RepositoryId([7; 16]), created: time, chunker, cutter: None, mandatory: u64::from(time.nanos & 1) };
         if let Ok(bytes) = encode_config(&config, &[4; 32]) {
             prop_assert_eq!(decode_config(&bytes, config.repository).unwrap().0, config);
         }

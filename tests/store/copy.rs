@@ -69,6 +69,11 @@ fn source(world: &World) {
     rustix::fs::setxattr(world.at("src/1"), "user.long", &big, rustix::fs::XattrFlags::empty()).unwrap();
 }
 
+fn packs(world: &World, of: &str) -> Vec<std::path::PathBuf> {
+    let shards = std::fs::read_dir(world.at(of).join("packs")).unwrap().map(|shard| shard.unwrap().path());
+    shards.flat_map(|shard| std::fs::read_dir(shard).unwrap().map(|pack| pack.unwrap().path())).collect()
+}
+
 fn counts(run: &Run) -> (u64, u64, u64) {
     let summary = run.json().pop().unwrap();
     let of = |name: &str| summary[name].as_u64().unwrap();
@@ -127,11 +132,7 @@ fn a_copy_that_cannot_be_read_is_left_out_and_others_are_not() {
     let pair = Pair::new(world, &b);
     pair.world.file("one/file", noise(1, 300_000));
     pair.at("a", &["-q", "ingest", "one"]).ok();
-    let packs = |world: &World| -> Vec<std::path::PathBuf> {
-        let shards = std::fs::read_dir(world.at("a/packs")).unwrap().map(|shard| shard.unwrap().path());
-        shards.flat_map(|shard| std::fs::read_dir(shard).unwrap().map(|pack| pack.unwrap().path())).collect()
-    };
-    let first = packs(&pair.world);
+    let first = packs(&pair.world, "a");
     pair.world.file("two/file", noise(2, 300_000));
     pair.at("a", &["-q", "ingest", "two"]).ok();
     let data = first.iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
@@ -154,4 +155,66 @@ fn what_is_missing_is_said() {
     pair.at("b", &["copy", "--from-repo", &pair.b, "--from-key-file", "b.key"]).fails(2, &["the same repository"]);
     pair.at("b", &["copy", "--from-repo", "nowhere", "--from-key-file", "a.key"]).fails(10, &["nowhere"]);
     pair.at("b", &["copy", "--from-repo", &pair.a, "--from-key-file", "b.key"]).fails(12, &[&pair.a]);
+}
+
+/// What an ingest that reads everything adds: plain bytes of content, and what all that is new takes.
+fn natively(pair: &Pair, which: &str) -> (u64, u64) {
+    let run = pair.at(which, &["--json", "ingest", "--force", "src"]).ok();
+    let summary = run.json().pop().unwrap();
+    let of = |name: &str| summary[name].as_u64().unwrap();
+    (of("data_added"), of("data_added_packed"))
+}
+
+/// That it added nothing but the directories above the source, whose times change with the repositories beside it.
+fn nothing((content, packed): (u64, u64)) {
+    assert!(content == 0 && packed < 4096, "{content} {packed}");
+}
+
+/// Files that are cut by their content, and not at a grid as images are; their last snapshot in `a`.
+fn cut_source(pair: &Pair) {
+    source(&pair.world);
+    pair.world.file("src/odd", noise(4, (5 << 20) + 777));
+    pair.world.file("src/odder", noise(5, (4 << 20) + 333));
+    pair.at("a", &["init"]).ok();
+    // Until no file is so young that the scan records say so: two snapshots of one tree have then the same pages.
+    while natively(pair, "a").1 > 4096 {}
+}
+
+#[test]
+fn copies_share_all_with_what_a_repository_of_the_same_cutter_ingests() {
+    let world = World::new();
+    let (a, b) = (shown(&world.at("a")), shown(&world.at("b")));
+    let pair = Pair { world, a, b };
+    cut_source(&pair);
+    let made = pair.at("b", &["init", "--chunker-from", &pair.a, "--from-key-file", "a.key"]).ok();
+    assert!(made.text().contains("cuts files as repository"), "{}", made.text());
+    pair.copy("a", &["latest"]).ok();
+    nothing(natively(&pair, "b"));
+    // The recovery text has it, too. And who has it from there cuts as the first one.
+    let text = pair.at("b", &["key", "export"]).ok().text();
+    pair.world.file("paper", text);
+    std::fs::remove_dir_all(pair.world.at("b/config")).unwrap();
+    pair.world.run(&["--repo", "b", "key", "recover", "paper", "--new-key-file", "new.key"]).ok();
+    nothing(natively(&pair, "b"));
+    std::fs::rename(pair.world.at("b"), pair.world.at("first")).unwrap();
+    std::fs::rename(pair.world.at("b.key"), pair.world.at("first.key")).unwrap();
+    pair.at("b", &["init", "--chunker-from", "first", "--from-key-file", "first.key"]).ok();
+    pair.copy("a", &["latest"]).ok();
+    nothing(natively(&pair, "b"));
+}
+
+#[test]
+fn copies_share_little_with_what_a_repository_of_its_own_cutter_ingests() {
+    let world = World::new();
+    let b = shown(&world.at("b"));
+    let pair = Pair { a: shown(&world.at("a")), b, world };
+    cut_source(&pair);
+    pair.at("b", &["init"]).ok();
+    pair.copy("a", &["latest"]).ok();
+    let (added, packed) = natively(&pair, "b");
+    assert!(added > 8 << 20 && packed > 8 << 20, "{added} {packed}");
+    // Whose key does not open it gives no cutter.
+    let args = ["--repo", "c", "--key-file", "c.key", "init", "--chunker-from", &pair.a, "--from-key-file", "b.key"];
+    pair.world.run(&args).fails(12, &["key"]);
+    assert!(!pair.world.at("c").exists() && !pair.world.at("c.key").exists());
 }

@@ -1,6 +1,6 @@
 //! The options that name another repository, to take something from, and opening it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -21,6 +21,14 @@ pub struct FromRepository {
     /// Where the other repository is [env: YESTER_FROM_REPO]
     #[arg(long, value_name = "REPO")]
     from_repo: Option<OsString>,
+    #[command(flatten)]
+    key: FromKey,
+}
+
+/// The key of another repository.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = None::<&str>)]
+pub struct FromKey {
     /// The file with the passphrase of the other repository [env: YESTER_FROM_PASSWORD_FILE]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from_password_command", "from_key_file"])]
     from_password_file: Option<PathBuf>,
@@ -32,13 +40,11 @@ pub struct FromRepository {
     from_key_file: Option<PathBuf>,
 }
 
-impl FromRepository {
-    /// Opens it; `None` where none is named.
-    pub fn open(&self, context: &Context) -> Result<Option<Repository>> {
-        let name = self.from_repo.clone().map_or_else(|| variables::own("YESTER_FROM_REPO"), |name| Ok(Some(name)))?;
-        let Some(name) = name else { return Ok(None) };
-        let place = NamedRepository { location: location::parse(&name)?, implied: false };
-        let FromRepository { from_key_file, from_password_command, from_password_file, .. } = self;
+impl FromKey {
+    /// Opens the repository of this name with it.
+    pub fn open(&self, context: &Context, name: &OsStr) -> Result<Repository> {
+        let place = NamedRepository { location: location::parse(name)?, implied: false };
+        let FromKey { from_key_file, from_password_command, from_password_file } = self;
         let options = CredentialOptions {
             key_file: from_key_file.clone(),
             password_command: from_password_command.clone(),
@@ -62,7 +68,15 @@ impl FromRepository {
             }
         };
         let repo = Repository::open_with(storage, &credential, &log::reports()).map_err(|e| e.context(place.shown()))?;
-        Ok(Some(context.with_cache(&place, repo)))
+        Ok(context.with_cache(&place, repo))
+    }
+}
+
+impl FromRepository {
+    /// Opens it; `None` where none is named.
+    pub fn open(&self, context: &Context) -> Result<Option<Repository>> {
+        let name = self.from_repo.clone().map_or_else(|| variables::own("YESTER_FROM_REPO"), |name| Ok(Some(name)))?;
+        name.map(|name| self.key.open(context, &name)).transpose()
     }
 
     /// What it is called in messages.

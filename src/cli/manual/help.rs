@@ -28,6 +28,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
         &[
             ("yester init -r /mnt/disk/backup", "ask for a passphrase"),
             ("yester init -r ssh://host/srv/backup --key-file ~/my.key", "elsewhere; makes the key file"),
+            ("yester init -r /mnt/copy --chunker-from /mnt/disk/backup", "for copies of that one, and more"),
         ],
     ),
     (
