@@ -31,6 +31,7 @@ mod rows;
 mod shapes;
 mod store;
 mod store_cost;
+mod store_cuts;
 mod store_runs;
 mod store_served;
 mod support;
