@@ -26,8 +26,8 @@ programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
 as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
 RING = 1000         # so many of the last counters are kept, each in a row of its own
-PATIENCE = 180      # nothing may take so many seconds: it would be said to hang
-STILL, GRACE = 4.0, 6.0  # the limit of who is cut off; how much later a busy machine may be with the hook that thaws
+PATIENCE = 600      # nothing may take so many seconds: it would be said to hang
+GRACE = 8.0         # so many seconds later a busy machine may be with the hook that thaws
 PREFIX = f"yc{os.getpid()}"
 
 HOOK = r"""#!/bin/sh
@@ -131,7 +131,7 @@ class Database:
         return open(f"{self.dir}/log", errors="replace").read()
 
     def try_ask(self, sql):
-        words = ["psql", "-h", self.dir, "-U", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", sql]
+        words = [f"{programs}/psql", "-h", self.dir, "-U", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", sql]
         answer = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
         return answer.stdout.strip() if answer.returncode == 0 else None
 
@@ -182,7 +182,7 @@ class Writer(threading.Thread):
     def run(self):
         sql = (f"with c as (update counter set n = n + 1 returning n) update ring set n = c.n from c "
                f"where slot = c.n % {RING} returning ring.n;\n")
-        words = ["psql", "-h", self.primary.dir, "-U", "postgres", "-qAtX"]
+        words = [f"{programs}/psql", "-h", self.primary.dir, "-U", "postgres", "-qAtX"]
         self.psql = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         while not self.over:
             try:
@@ -229,6 +229,8 @@ class Cluster:
 
     def __init__(self, count):
         self.members, self.server, self.writer, self.stillness = [], None, None, None
+        # Whether members give up a server soon that does not answer.
+        self.brief = False
         self.names = [f"db{k}" for k in range(1, count + 1)]
         shutil.rmtree(base, ignore_errors=True)
         os.makedirs(f"{base}/srv")
@@ -320,8 +322,7 @@ thaw = ["{base}/hook", "thaw", "{base}/{member}/data", "{base}/{member}/times"]
 
     def command(self, name, *args):
         space = self.new[name[4:]] if name.startswith("new-") else self.spaces[name]
-        # For `group wait` it would be something else.
-        patience = [] if args[:2] == ("group", "wait") else ["--timeout", "5"]
+        patience = ["--timeout", "5"] if self.brief and args[0] == "ingest" else []
         words = ["ip", "netns", "exec", space, yester, "--config", f"{base}/{name}/config.toml", *patience, *args]
         environment = {**self.environment, "HOME": f"{base}/{name}"}
         return subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -463,7 +464,7 @@ def verified(cluster, id, together, exact=True):
 def snapshots(cluster, count):
     for number in range(count):
         began = time.time()
-        id = cluster.open("--still-limit", "60s", "--limit", "2m")
+        id = cluster.open("--still-limit", "5m", "--limit", "10m")
         before = cluster.writer.before(time.time())
         for name, run in cluster.take(id).items():
             out, code = cluster.ended(name, run)
@@ -501,8 +502,10 @@ def control(cluster):
 def cut(cluster, number, count, told):
     victim, silently, for_good, lacks = chance.choice(cluster.names), chance.random() < .5, chance.random() < .5, chance.random() < .5
     cluster.stillness.longest.clear()
+    # By what it takes on this machine.
     length = sum(lengths) / len(lengths) if lengths else 3
-    id = cluster.open("--still-limit", f"{STILL:.0f}s", "--limit", f"{max(6, 2 * length):.0f}s", *(["--allow-missing"] if lacks else []))
+    limit = max(4, round(2 * max(stills, default=0) / 1000))
+    id = cluster.open("--still-limit", f"{limit}s", "--limit", f"{max(6, 2 * length):.0f}s", *(["--allow-missing"] if lacks else []))
     wait = cluster.command("manager", "group", "wait", id)
     runs = cluster.take(id)
     if chance.random() < .5:
@@ -516,7 +519,7 @@ def cut(cluster, number, count, told):
     cluster.lan.cut(victim, silently)
     try:
         if not for_good:
-            time.sleep(chance.uniform(0, STILL * 1.5))
+            time.sleep(chance.uniform(0, limit * 1.5))
             cluster.lan.heal(victim)
         ends = {name: cluster.ended(f"{name} in group {id}", run) for name, run in runs.items()}
         waited = cluster.ended(f"the wait for {id}", wait)
@@ -525,7 +528,7 @@ def cut(cluster, number, count, told):
     time.sleep(0.05)
     until(lambda: not cluster.stillness.since, "nobody stands still any more")
     longest = max(cluster.stillness.longest.values(), default=0)
-    need(longest <= STILL + GRACE, f"{id}: {cluster.stillness.longest} s frozen, {victim} cut off")
+    need(longest <= limit + GRACE, f"{id}: {cluster.stillness.longest} s frozen, {victim} cut off")
     status = cluster.status(id)
     state, members = status["state"], {member["name"]: member for member in status["members"]}
     what = f"{id}, {victim} cut off: {json.dumps(status)}, {ends}, {waited}"
@@ -544,7 +547,7 @@ def cut(cluster, number, count, told):
         cluster.done("manager", "group", "restore", id, "--to", "db1=new-db1", codes=(1,))
     told[(state, "may lack members" if lacks else "all or none")] = told.get((state, "may lack members" if lacks else "all or none"), 0) + 1
     print(f"cut {number + 1} of {count} on {len(cluster.names)}: {victim}, {'silently' if silently else 'line down'}, {'to the end' if for_good else 'a while'}: "
-          f"{state} ({', '.join(m['state'] for m in members.values())}), longest still {longest * 1000:.0f} ms", flush=True)
+          f"{state} ({', '.join(m['state'] for m in members.values())}), longest still {longest * 1000:.0f} ms of {limit} s", flush=True)
     return longest * 1000
 
 
@@ -560,6 +563,7 @@ for at, size in enumerate(sizes):
         snapshots(cluster, share(options.snapshots, at))
         control(cluster)
         cluster.answered_by(f"ANY 1 ({', '.join(cluster.names[1:])})")
+        cluster.brief = True
         longest += [cut(cluster, number, share(options.cuts, at), told) for number in range(share(options.cuts, at))]
         taken += len(cluster.writer.answers)
     finally:

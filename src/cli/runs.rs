@@ -57,6 +57,9 @@ pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
             all.retain(|(_, run)| args.kind.as_ref().is_none_or(|kind| run.kind_name() == kind));
             all.drain(..all.len().saturating_sub(args.latest.unwrap_or(usize::MAX)));
             list(context, &mut out, &all)?;
+            if context.global.json && !wrong.is_empty() {
+                out.json(&DamagedRuns { message_type: "damaged_runs", count: wrong.len() })?;
+            }
             out.finish()?;
             let Some(((_, first), rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
             for (_, e) in rest {
@@ -135,6 +138,13 @@ fn show(out: &mut Output, id: SnapshotId, run: &Run) -> Result<()> {
         });
     }
     lines.iter().try_for_each(|line| out.line(line))
+}
+
+/// Said when all that can be read were listed: so many cannot.
+#[derive(Serialize)]
+struct DamagedRuns {
+    message_type: &'static str,
+    count: usize,
 }
 
 #[derive(Serialize)]

@@ -87,6 +87,30 @@ fn an_agent_that_is_killed_finds_out_what_became_of_its_job() {
 }
 
 #[test]
+fn a_job_is_over_if_every_run_of_the_repository_is_damaged() {
+    let mut site = Site::new(SLOW, &[]);
+    site.start_agent();
+    let id = begun(&site);
+    site.kill_agent(Signal::KILL);
+    site.world.file("go", "");
+    let records = || fs::read_dir(site.world.at("root/pg/runs")).into_iter().flatten().map(|entry| entry.unwrap().path());
+    until(|| records().count() == 1);
+    // The command of the job has its lock until it has written its run and ended.
+    let lock = fs::File::open(site.world.at(".local/state/yester/agent/slow.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    drop(lock);
+    for record in records() {
+        let mut bytes = fs::read(&record).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&record, bytes).unwrap();
+    }
+    site.start_agent();
+    let job = site.wait(&id, "failed");
+    assert!(job["lost"] == false && job["message"].as_str().unwrap().contains("1 of its records of runs are"), "{job}");
+    assert_eq!((runs(&site), site.snapshots()), (1, 1));
+}
+
+#[test]
 fn both_killed_and_the_agent_away_for_long() {
     let mut site = Site::new(SLOW, &["--lost-after", "1"]);
     site.start_agent();
@@ -211,7 +235,16 @@ fn a_server_that_is_killed_at_any_moment_loses_no_job_and_gives_none_twice() {
                 });
                 let id = got.unwrap().id;
                 let (outcome, message, snapshot) = (JobOutcome::Done, None, None);
-                let end = EndReport { claim, outcome, message, snapshot, size: Some(n), added: None, exit_code: Some(0) };
+                let end = EndReport {
+                    claim,
+                    outcome,
+                    message,
+                    snapshot,
+                    size: Some(n),
+                    added: None,
+                    exit_code: Some(0),
+                    next_steps: Vec::new(),
+                };
                 stubborn(|| agent.end(&id, &end));
                 taken.push(id);
             }

@@ -32,7 +32,16 @@ fn claim(word: u64) -> ClaimRequest {
 
 fn end(word: u64, outcome: JobOutcome) -> EndReport {
     let claim = format!("{word:032x}");
-    EndReport { claim, outcome, message: None, snapshot: None, size: None, added: None, exit_code: Some(0) }
+    EndReport {
+        claim,
+        outcome,
+        message: None,
+        snapshot: None,
+        size: None,
+        added: None,
+        exit_code: Some(0),
+        next_steps: Vec::new(),
+    }
 }
 
 #[track_caller]

@@ -39,7 +39,16 @@ fn two_hundred_agents_take_all_jobs_once() {
                         // Of so many that begin at once from one address some are cut: an agent asks again.
                         let job = std::iter::repeat_with(|| client.claim(&request).ok().flatten()).flatten().next().unwrap();
                         let (outcome, message, snapshot) = (JobOutcome::Done, None, None);
-                        let end = EndReport { claim, outcome, message, snapshot, size: None, added: None, exit_code: Some(0) };
+                        let end = EndReport {
+                            claim,
+                            outcome,
+                            message,
+                            snapshot,
+                            size: None,
+                            added: None,
+                            exit_code: Some(0),
+                            next_steps: Vec::new(),
+                        };
                         while client.end(&job.id, &end).is_err() {}
                         taken.push(job.id);
                     }

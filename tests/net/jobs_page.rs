@@ -146,7 +146,7 @@ fn blocks() -> Vec<String> {
 
 #[test]
 fn every_curl_of_the_page_does_what_it_says() {
-    let mut site = Site::new(SET, &[]);
+    let mut site = Site::new(&format!("{SET}[sets.a9s-pg.restore]\nnext-steps = [\"look at the shop of pg1\"]\n"), &[]);
     site.start_agent();
     let blocks = blocks();
     let [trigger, again, state, watch, restore, overdue, watch_restore, cancel, document] = &blocks[..] else {
@@ -179,6 +179,7 @@ fn every_curl_of_the_page_does_what_it_says() {
     assert!(last["kind"] == "restore" && last["state"] == "done", "{seen}");
     assert_eq!(last["snapshot"], site.wait(second["id"].as_str().unwrap(), "done")["snapshot"]);
     assert_eq!(fs::read_to_string(site.world.at("etc/one")).unwrap(), "1");
+    assert_eq!(last["next_steps"][0], "look at the shop of pg1", "{last}");
     // No set of this host has a schedule: it is known, and nothing of it is expected.
     until(|| read(&site.script(overdue))["hosts"][0]["host"] == "pg1");
     assert_eq!(read(&site.script(cancel))["state"], "cancelled");

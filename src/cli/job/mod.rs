@@ -241,6 +241,7 @@ fn show(context: &Context, job: &Job) -> Result<()> {
     lines.extend(job.progress.as_ref().map(progress));
     lines.extend(job.message.as_deref().map(|message| format!("because: {}", text(message))));
     lines.extend(job.exit_code.map(|code| format!("exit code {code}")));
+    lines.extend(job.next_steps.iter().enumerate().map(|(at, step)| format!("next step {}: {}", at + 1, text(step))));
     lines.iter().try_for_each(|line| out.line(line))?;
     out.finish()
 }

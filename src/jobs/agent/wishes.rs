@@ -19,7 +19,7 @@ use crate::model::id::{random_bytes, to_hex};
 use crate::observe::Event;
 use crate::remote::control::client::JobClient;
 use crate::remote::control::{
-    ClaimRequest, EndReport, Job, JobKind, JobOutcome, JobProgress, MAX_MESSAGE, MAX_WAIT, NewJob, ProgressReport, cut,
+    ClaimRequest, EndReport, Job, JobKind, JobOutcome, JobProgress, MAX_MESSAGE, MAX_WAIT, NewJob, ProgressReport, cut, cut_steps,
 };
 
 /// How often the server hears of a job that runs.
@@ -113,6 +113,7 @@ struct Heard {
     progress: JobProgress,
     summary: Option<Value>,
     message: String,
+    next_steps: Vec<String>,
 }
 
 struct Taker<'a> {
@@ -174,7 +175,16 @@ impl Taker<'_> {
 
     fn failed(&self, claim: &str, message: String) -> EndReport {
         let (outcome, message) = (JobOutcome::Failed, Some(cut(message, MAX_MESSAGE)));
-        EndReport { claim: claim.to_owned(), outcome, message, snapshot: None, size: None, added: None, exit_code: None }
+        EndReport {
+            claim: claim.to_owned(),
+            outcome,
+            message,
+            snapshot: None,
+            size: None,
+            added: None,
+            exit_code: None,
+            next_steps: Vec::new(),
+        }
     }
 
     /// The name of the lock that a job needs, if it may be run here at all.
@@ -207,7 +217,7 @@ impl Taker<'_> {
         });
         let heard = heard.into_inner();
         let Some(code) = result? else { return Ok(self.unbegun(claim, wanted.into_inner())) };
-        let mut ended = EndReport { exit_code: Some(code), ..self.failed(claim, heard.message) };
+        let mut ended = EndReport { exit_code: Some(code), next_steps: heard.next_steps, ..self.failed(claim, heard.message) };
         if let Some(summary) = &heard.summary {
             let number = |name| summary.get(name).and_then(Value::as_u64);
             ended.size = number("total_bytes_processed").or_else(|| number("bytes_restored"));
@@ -248,8 +258,10 @@ impl Taker<'_> {
         let [says, complains] = self.setup.memory.said();
         let held = lock.try_clone().at(|| format!("the lock of {}", escape(name.as_bytes())))?;
         let code = child::run_into(&self.command(job), lock, halt, [&says, &complains], &mut out, &mut err)?;
-        if (job.kind, code) == (JobKind::Ingest, 0) {
-            self.was_good(name);
+        match (job.kind, code) {
+            (JobKind::Ingest, 0) => self.was_good(name),
+            (JobKind::Restore, 0 | PARTIAL) => heard.lock().next_steps = self.next_steps(job, &held, halt),
+            _ => {}
         }
         drop(held);
         Ok(Some(code))
@@ -290,6 +302,23 @@ impl Taker<'_> {
         self.setup.program.iter().cloned().chain(words).chain(set).chain(snapshot).collect()
     }
 
+    /// What a person still has to do after a restore: nothing, if that cannot be told.
+    fn next_steps(&self, job: &Job, lock: &File, halt: &AtomicBool) -> Vec<String> {
+        let (mut out, mut command) = (Vec::new(), self.command(job));
+        command.push("--next-steps".into());
+        let mut line = |line: &[u8]| {
+            let value = serde_json::from_slice::<Value>(line).unwrap_or_default();
+            out.extend(value["text"].as_str().filter(|_| value["message_type"] == "next_step").map(str::to_owned));
+        };
+        let mut err = |line: &[u8]| warn(self.setup, &format!("job {}: its next steps: {}", job.id, complaint(line).0));
+        if let Ok(lock) = lock.try_clone()
+            && let Err(e) = child::run(&command, lock, halt, &mut line, &mut err)
+        {
+            warn(self.setup, &format!("job {}: its next steps: {e}", job.id));
+        }
+        cut_steps(out)
+    }
+
     /// Tells the server how far it is until it is over, and hears whether it is to end.
     fn report(&self, job: &Job, claim: &str, heard: &Mutex<Heard>, flags: (&AtomicBool, &AtomicBool, &AtomicBool)) {
         let (halt, over, wanted) = flags;
@@ -327,9 +356,16 @@ impl Taker<'_> {
         });
         let stopped = || Error::new(ErrorKind::Interrupted, "the agent was stopped again");
         let lock = lock?.ok_or_else(stopped)?;
-        let Some(run) = self.run_of(job, kept, lock)? else {
-            let text = "the agent was ended while it ran, and the repository does not say that it came to its end";
-            return Ok(self.failed(&kept.claim, text.to_owned()));
+        let (run, damaged) = self.run_of(job, kept, lock)?;
+        let Some(run) = run else {
+            let text = match damaged {
+                0 => "the agent was ended while it ran, and the repository does not say that it came to its end".to_owned(),
+                count => format!(
+                    "the agent was ended while it ran, and the repository does not say that it came to its end, or does so in a \
+                     record that is damaged: {count} of its records of runs are (yester runs)"
+                ),
+            };
+            return Ok(self.failed(&kept.claim, text));
         };
         Ok(self.ended_as(job, &kept.claim, &run))
     }
@@ -348,16 +384,17 @@ impl Taker<'_> {
         ended
     }
 
-    /// The run that a job was, as the repository has it.
-    fn run_of(&self, job: &Job, kept: &ClaimMemory, lock: File) -> Result<Option<Value>> {
+    /// The run that a job was, as the repository has it, and how many runs cannot be read.
+    fn run_of(&self, job: &Job, kept: &ClaimMemory, lock: File) -> Result<(Option<Value>, u64)> {
         let words = ["runs", "--json"].map(OsString::from);
         let command: Vec<OsString> = self.setup.program.iter().cloned().chain(words).collect();
-        let (mut found, mut last, mut listed) = (None, String::new(), false);
+        let (mut found, mut last, mut damaged) = (None, String::new(), 0);
         let host = self.setup.host.as_str();
         let mut line = |line: &[u8]| {
             let Ok(run) = serde_json::from_slice::<Value>(line) else { return };
-            listed = true;
-            if found.is_none() && is_run(&run, job, host, kept.began) {
+            if run["message_type"] == "damaged_runs" {
+                damaged = run["count"].as_u64().unwrap_or(1);
+            } else if found.is_none() && is_run(&run, job, host, kept.began) {
                 found = Some(run);
             }
         };
@@ -369,9 +406,9 @@ impl Taker<'_> {
         };
         let code = child::run(&command, lock, &AtomicBool::new(false), &mut line, &mut err)?;
         match code {
-            0 => Ok(found),
-            // All that can be read are listed: others are damaged, and stay so.
-            FAILED if listed => Ok(found),
+            0 => Ok((found, 0)),
+            // All that can be read were listed, if there are any: the others are damaged, and stay so.
+            FAILED if damaged > 0 => Ok((found, damaged)),
             _ => Err(Error::new(ErrorKind::Io, format!("what became of job {} cannot be told yet: {last}", job.id))),
         }
     }

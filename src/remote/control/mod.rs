@@ -20,6 +20,8 @@ pub(crate) const IDEMPOTENCY: &str = "idempotency-key";
 pub(crate) const MAX_BODY: usize = 16 << 10;
 /// The longest message of a job, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 1 << 10;
+/// The most bytes of the next steps of a job.
+pub(crate) const MAX_STEPS: usize = 8 << 10;
 /// The most jobs of one page.
 pub(crate) const MAX_PAGE: usize = 1000;
 /// The longest that a request for work waits, in seconds.
@@ -230,6 +232,9 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 255)]
     pub exit_code: Option<u8>,
+    /// Of a restore that was done: what a person still has to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_steps: Vec<String>,
     /// Whether the server can give the content. It has no key, so it cannot.
     pub(crate) is_downloadable: bool,
     /// Somebody wants it to end, and its agent has not said yet that it has.
@@ -381,6 +386,9 @@ pub struct EndReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 255)]
     pub exit_code: Option<u8>,
+    /// Of a restore: what a person still has to do. What is longer than 8 KiB in all is cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_steps: Vec<String>,
 }
 
 /// A refusal (RFC 9457).
@@ -424,9 +432,35 @@ pub(crate) fn cut(mut text: String, most: usize) -> String {
     text
 }
 
+/// The first of these steps, as many as fit into the body of a request.
+pub(crate) fn cut_steps(mut steps: Vec<String>) -> Vec<String> {
+    let mut left = MAX_STEPS;
+    let fits = |step: &String| {
+        // As it is sent: what is escaped there is longer.
+        let length = serde_json::to_string(step).map_or(usize::MAX, |text| text.len() + 1);
+        left.checked_sub(length).map(|rest| left = rest).is_some()
+    };
+    let count = steps.iter().map(fits).take_while(|fits| *fits).count();
+    if count < steps.len() {
+        steps.truncate(count);
+        steps.push("there is more: yester restore --next-steps on the host prints all".to_owned());
+    }
+    steps
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn next_steps_fit_into_a_request() {
+        let few = vec!["do this".to_owned(), "\u{1}".repeat(100)];
+        assert_eq!(cut_steps(few.clone()), few);
+        let cut = cut_steps(vec!["\u{1}".repeat(1000); 50]);
+        assert!(cut.len() == 2 && cut[1].starts_with("there is more"), "{cut:?}");
+        assert!(serde_json::to_string(&cut).unwrap().len() + MAX_MESSAGE * 6 < MAX_BODY);
+        assert_eq!(cut_steps(cut.clone()), cut);
+    }
 
     #[test]
     fn a_job_is_of_a_set_or_of_a_repository() {

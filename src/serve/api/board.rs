@@ -14,7 +14,7 @@ use crate::model::SnapshotId;
 use crate::model::id::{random_bytes, to_hex};
 use crate::remote::control::{
     ClaimRequest, EndReport, Job, JobKind, JobOutcome, JobPage, JobProgress, JobStatus, MAX_MESSAGE, MAX_PAGE, NewJob,
-    ProgressReport, cut, is_id,
+    ProgressReport, cut, cut_steps, is_id,
 };
 use crate::remote::protocol::{Code, Refusal};
 use crate::serve::api::hosts::Hosts;
@@ -484,6 +484,7 @@ impl Board {
             size: report.size,
             added: report.added,
             exit_code: report.exit_code,
+            next_steps: cut_steps(report.next_steps),
         };
         while Self::taken(jobs, id, &report.claim, token)?.ended().is_none() {
             self.mark(jobs, id, mark.clone())?;
@@ -505,7 +506,7 @@ impl JobFilter {
 }
 
 fn ended(outcome: JobOutcome) -> JobMark {
-    JobMark::Ended { outcome, message: None, snapshot: None, size: None, added: None, exit_code: None }
+    JobMark::Ended { outcome, message: None, snapshot: None, size: None, added: None, exit_code: None, next_steps: Vec::new() }
 }
 
 /// The snapshot that a job made, which another is to restore.
@@ -543,14 +544,16 @@ fn view(id: &str, entry: &BoardEntry) -> Job {
         size: None,
         added: None,
         exit_code: None,
+        next_steps: Vec::new(),
         is_downloadable: false,
         cancel_requested: state == JobStatus::Running && entry.has(|mark| matches!(mark, JobMark::Cancel { .. })),
         lost,
         progress: entry.progress.clone().filter(|_| state == JobStatus::Running),
     };
     match entry.ended().map(|event| event.mark.clone()) {
-        Some(JobMark::Ended { message, snapshot, size, added, exit_code, .. }) => {
+        Some(JobMark::Ended { message, snapshot, size, added, exit_code, next_steps, .. }) => {
             (job.message, job.size, job.added, job.exit_code) = (message, size, added, exit_code);
+            job.next_steps = next_steps;
             job.snapshot = snapshot.or(job.snapshot);
         }
         _ if lost => {

@@ -68,6 +68,9 @@ pub(crate) enum JobMark {
         /// The exit code.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         exit_code: Option<u8>,
+        /// What a person still has to do.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        next_steps: Vec<String>,
     },
     /// Its agent has not been heard of for too long.
     Lost,

@@ -98,18 +98,23 @@ fn what_became_of_a_job_is_what_its_run_says_also_if_others_cannot_be_read() {
     };
     let (other, complete) =
         (run("h", r#""state":"failed""#), run("machine", r#""state":"complete","snapshot_id":"5","bytes":7"#));
-    let ended = recovered(&format!("{other}{complete}exit 1"), ingest()).unwrap();
+    let damaged = r#"echo '{"message_type":"damaged_runs","count":2}';"#;
+    let ended = recovered(&format!("{other}{complete}{damaged}exit 1"), ingest()).unwrap();
     assert_eq!((ended.outcome, ended.exit_code, ended.message), (JobOutcome::Done, Some(0), None));
     assert_eq!((ended.snapshot.as_deref(), ended.size), (Some("5"), Some(7)));
     let ended = recovered(&run("machine", r#""state":"incomplete","message":"no""#), ingest()).unwrap();
     assert_eq!((ended.outcome, ended.exit_code, ended.message.as_deref()), (JobOutcome::Failed, Some(PARTIAL), Some("no")));
     let ended = recovered(&run("machine", r#""state":"interrupted""#), ingest()).unwrap();
     assert_eq!((ended.outcome, ended.exit_code), (JobOutcome::Failed, None));
-    for script in [format!("{other}exit 1"), other] {
+    let ended = recovered(&format!("{damaged}exit 1"), ingest()).unwrap();
+    assert!(ended.outcome == JobOutcome::Failed && ended.message.unwrap().contains("2 of its records of runs are"));
+    for script in [format!("{other}{damaged}exit 1"), other.clone()] {
         let ended = recovered(&script, ingest()).unwrap();
         assert!(ended.outcome == JobOutcome::Failed && ended.message.unwrap().contains("does not say"), "{script}");
     }
-    // A repository that is away is asked again.
+    // A repository that is away is asked again, also if it went away while runs were listed.
+    let e = recovered(&format!("{other}exit 1"), ingest()).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Io);
     let away = r#"echo '{"message_type":"exit_error","message":"it is away"}' >&2; exit 1"#;
     let e = recovered(away, ingest()).unwrap_err();
     assert!(e.kind() == ErrorKind::Io && e.to_string().ends_with("cannot be told yet: it is away"), "{e}");

@@ -56,7 +56,16 @@ fn the_disk_is_asked_only_about_what_is_shown() {
             assert_eq!(board.claim(&request, "t").unwrap().unwrap().id, id);
             let snapshot = Some(SnapshotId([n; SnapshotId::LEN]).to_string());
             let (outcome, message) = (JobOutcome::Done, None);
-            let end = EndReport { claim, outcome, message, snapshot, size: None, added: None, exit_code: Some(0) };
+            let end = EndReport {
+                claim,
+                outcome,
+                message,
+                snapshot,
+                size: None,
+                added: None,
+                exit_code: Some(0),
+                next_steps: Vec::new(),
+            };
             board.end(&id, end, "t").unwrap();
         }
     }
