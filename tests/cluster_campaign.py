@@ -46,6 +46,10 @@ echo "still $(date +%s.%N)" >> "$3"
 """
 
 
+# What it has started is ended also if it is.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def wrong(text):
     raise SystemExit(f"WRONG: {text}")
 

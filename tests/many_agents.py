@@ -27,6 +27,10 @@ PATIENCE = 900      # nothing takes so many seconds
 SHARE = 10          # so many agents have a token together: one has at most 64 connections
 
 
+# What it has started is ended also if it is.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def need(truth, text):
     if not truth:
         raise SystemExit(f"WRONG: {text}")

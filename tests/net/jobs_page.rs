@@ -205,6 +205,21 @@ fn the_program_asks_lists_follows_and_cancels() {
     }
     site.job(&["run", "ingest", "--host", "pg1", "--set", "a9s-pg", "--wait"]).ok();
     site.job(&["run", "forget", "--host", "pg1", "--set", "a9s-pg", "--wait"]).ok();
+    // What was asked for comes as an archive, for who has the key; and nothing is asked for if it cannot.
+    let root = shown(&site.world.at("root"));
+    let reader = site.world.run(&["serve", "token", "create", "pg", "-q", "--root", &root, "--can", "jobs,get,list"]);
+    let reader = reader.ok().text().trim().to_owned();
+    let with_file = |file: &str, more: &[&str]| {
+        let args = ["job", "run", "ingest", "--host", "pg1", "--set", "a9s-pg", "--filename", file];
+        finish(site.world.command(&[&args, more].concat()).env("YESTER_TOKEN", &reader))
+    };
+    with_file("all.zip", &[]).ok();
+    assert!(fs::read(site.world.at("all.zip")).unwrap().starts_with(b"PK"));
+    let count = site.job(&["list", "--json"]).ok().json().len();
+    with_file("all.zip", &[]).fails(1, &["all.zip is there already"]);
+    with_file("other.tar", &["--no-download"]).fails(2, &["--no-download"]);
+    site.job(&["run", "check", "--host", "pg1", "--filename", "x.tar"]).fails(2, &["makes none"]);
+    assert_eq!(site.job(&["list", "--json"]).ok().json().len(), count);
     // One was forgotten, and the job that made it says so.
     assert_eq!(site.one(&["show", id])["state"], "deleted");
     let deleted = site.job(&["list", "--state", "deleted", "--json"]).ok().json();

@@ -141,7 +141,8 @@ fn dated(snapshot: &Snapshot, format: ExportFormat) -> String {
     format!("{}-{}.{}", if host.is_empty() { "snapshot" } else { host }, time.strftime("%Y%m%dT%H%M%SZ"), format.ending())
 }
 
-fn refuse_existing(file: &Path) -> Result<()> {
+/// An error if something is there already.
+pub(super) fn refuse_existing(file: &Path) -> Result<()> {
     match std::fs::symlink_metadata(file) {
         Ok(_) => {
             let text = format!("{} is there already: remove it, or name another file", paths::shown(file));

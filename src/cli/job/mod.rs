@@ -1,6 +1,9 @@
 //! `job`: what somebody else is to carry out, kept by the server until an agent takes it.
 
+mod download;
 mod hosts;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
@@ -81,6 +84,12 @@ struct RunJobArgs {
     /// Follow it to its end
     #[arg(long)]
     wait: bool,
+    /// Of an ingest: follow it to its end, and write the snapshot into this archive here, as yester export does
+    #[arg(long, value_name = "FILE")]
+    filename: Option<PathBuf>,
+    /// Leave the snapshot in the repository only, as without --filename
+    #[arg(long, conflicts_with = "filename")]
+    no_download: bool,
 }
 
 #[derive(Debug, Args)]
@@ -132,7 +141,17 @@ fn ask(context: &Context, client: &JobClient, args: &RunJobArgs) -> Result<Outco
     let backup = args.backup.as_ref().map(|id| whole(client, id)).transpose()?;
     let wanted = NewJob { kind: args.kind, host, set: args.set.clone(), snapshot: args.snapshot.clone(), backup };
     wanted.check()?;
+    if args.filename.is_some() && args.kind != JobKind::Ingest {
+        return Err(Error::invalid("--filename is for the snapshot of an ingest: a job of another kind makes none"));
+    }
+    let file = args.filename.as_ref().map(|file| download::prepare(context, file)).transpose()?;
     let job = client.create(&wanted, args.idempotency_key.as_deref())?;
+    if let Some(file) = file {
+        let job = followed(context, client, &job.id)?;
+        let outcome = outcome(&job)?;
+        let written = download::run(context, &job, &file)?;
+        return Ok(if outcome == Outcome::Done { written } else { outcome });
+    }
     if args.wait {
         return follow(context, client, &job.id);
     }
@@ -266,17 +285,25 @@ fn tell(context: &Context, job: &Job, text: &str) -> Result<()> {
     out.finish()
 }
 
-/// Follows a job to its end. A server that goes away is waited for, as long as `--timeout` says.
 fn follow(context: &Context, client: &JobClient, id: &str) -> Result<Outcome> {
-    let job = client.follow(id, |job| {
+    outcome(&followed(context, client, id)?)
+}
+
+/// Follows a job to its end. A server that goes away is waited for, as long as `--timeout` says.
+fn followed(context: &Context, client: &JobClient, id: &str) -> Result<Job> {
+    client.follow(id, |job| {
         let line = match job.state {
             JobStatus::Running => job.progress.as_ref().map(progress).unwrap_or_default(),
             _ => String::new(),
         };
         let parted = if line.is_empty() { "" } else { ": " };
         tell(context, job, &format!("job {} is {}{parted}{line}", job.id, state(job)))
-    })?;
-    let message = escape(job.message.as_deref().unwrap_or_default().as_bytes());
+    })
+}
+
+/// How the command ends when a job has ended so.
+fn outcome(job: &Job) -> Result<Outcome> {
+    let (id, message) = (&job.id, escape(job.message.as_deref().unwrap_or_default().as_bytes()));
     match job.state {
         JobStatus::Done | JobStatus::Deleted => Ok(Outcome::Done),
         JobStatus::Failed if job.exit_code == Some(exit::PARTIAL) => Ok(Outcome::Partial(message)),
