@@ -3,8 +3,9 @@
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use yester::jobs::runs as job_runs;
 use yester::model::{Run, RunRewrite, SnapshotId, Timestamp, escape};
-use yester::repo::runs;
+use yester::repo::{Repository, runs};
 use yester::{ErrorKind, Result};
 
 use crate::cli::context::Context;
@@ -61,6 +62,9 @@ pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
                 out.json(&DamagedRuns { message_type: "damaged_runs", count: wrong.len() })?;
             }
             out.finish()?;
+            if args.kind.is_none() && args.set.is_none() && !context.global.quiet {
+                tell_lost(&repo)?;
+            }
             let Some(((_, first), rest)) = wrong.split_first() else { return Ok(Outcome::Done) };
             for (_, e) in rest {
                 exit::report(exit::FAILED, &e.to_string(), context.global.json);
@@ -85,6 +89,19 @@ pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
     }
     out.finish()?;
     Ok(Outcome::Done)
+}
+
+/// Names those who could not write down how they ended.
+fn tell_lost(repo: &Repository) -> Result<()> {
+    for lost in job_runs::lost(repo)? {
+        let (host, began, pid) = (escape(&lost.host), units::local_time(lost.began), lost.pid);
+        note(&format!(
+            "yester: note: a writer that began at {began} on {host} (process {pid}) is gone without a word: it was killed, or its \
+             machine went down; its snapshot would have been {}",
+            lost.id.short()
+        ));
+    }
+    Ok(())
 }
 
 fn list(context: &Context, out: &mut Output, all: &[(SnapshotId, Run)]) -> Result<()> {

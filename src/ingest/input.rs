@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -69,6 +70,11 @@ pub trait Input: fmt::Debug + Send + Sync {
     fn may_be_empty(&self) -> bool {
         true
     }
+
+    /// How long a stream may take; it has failed if it takes longer.
+    fn limit(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What an input turns out to be.
@@ -128,6 +134,7 @@ pub struct Stream {
     from: From,
     allow_empty: bool,
     required: bool,
+    limit: Option<Duration>,
 }
 
 /// Where a stream's bytes come from.
@@ -143,17 +150,22 @@ impl Stream {
     /// The standard output of `command` (a program and its arguments; no shell), as the file `stored` of the snapshot. The
     /// command gets `variables` beside those of this process.
     pub fn of_command(stored: Vec<u8>, command: Vec<OsString>, variables: Vec<(OsString, OsString)>) -> Self {
-        Stream { stored, from: From::Command(command, variables), allow_empty: false, required: false }
+        Stream { stored, from: From::Command(command, variables), allow_empty: false, required: false, limit: None }
     }
 
     /// What an open file (a pipe, standard input) gives until its end, as the file `stored` of the snapshot.
     pub fn of_file(stored: Vec<u8>, file: File) -> Self {
-        Stream { stored, from: From::File(Mutex::new(Some(file))), allow_empty: false, required: false }
+        Stream { stored, from: From::File(Mutex::new(Some(file))), allow_empty: false, required: false, limit: None }
     }
 
     /// The same stream, which may give no bytes at all; else that is a failure.
     pub fn allow_empty(self, allow_empty: bool) -> Self {
         Stream { allow_empty, ..self }
+    }
+
+    /// The same stream, which is ended and has failed if it takes longer than this.
+    pub fn within(self, limit: Option<Duration>) -> Self {
+        Stream { limit, ..self }
     }
 
     /// The same stream; when it is required and fails, there is no snapshot.
@@ -190,6 +202,10 @@ impl Input for Stream {
 
     fn may_be_empty(&self) -> bool {
         self.allow_empty
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        self.limit
     }
 
     fn is_required(&self) -> bool {

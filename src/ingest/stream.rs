@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -20,6 +20,14 @@ use crate::task::Task;
 const PIECE: usize = 512 << 10;
 /// How often a reader that nothing comes to looks whether it is still wanted.
 const WAIT: Duration = Duration::from_millis(100);
+/// What compressed bytes begin with, and by what they are.
+const COMPRESSED: [(&[u8], &str); 5] = [
+    (&[0x1f, 0x8b, 8], "gzip"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
+    (b"BZh", "bzip2"),
+    (&[4, 0x22, 0x4d, 0x18], "lz4"),
+];
 
 /// A stream that was started.
 #[derive(Debug)]
@@ -85,6 +93,7 @@ impl ReaderContext<'_> {
             Ok(flow) => flow,
             Err(e) => return end(Some(e)),
         };
+        let until = input.limit().map(|limit| (limit, Instant::now() + limit));
         let (mut rest, mut total, mut ended) = (Vec::new(), 0, false);
         while !ended {
             if !self.shutdown.streamed.take(number as u64, held) {
@@ -102,6 +111,12 @@ impl ReaderContext<'_> {
                     Err(e) => return end(Some(e)),
                 }
                 self.is_wanted()?;
+                if let Some(e) = too_late(until) {
+                    return end(Some(e));
+                }
+            }
+            if total == bytes.len() as u64 {
+                advise(&bytes, input.shown(), observer);
             }
             let mut cuts = Vec::new();
             let cut = self.cut(&bytes, 0, ended, None, &mut cuts);
@@ -115,6 +130,9 @@ impl ReaderContext<'_> {
                 Ok(None) => self.is_wanted()?,
                 Err(e) => return end(Some(e)),
             }
+            if let Some(e) = too_late(until) {
+                return end(Some(e));
+            }
         };
         end(match flow::failure(status) {
             Some(how) => Some(io::Error::other(with_last_line(&format!("its command failed: {how}"), flow.last_line()))),
@@ -125,6 +143,23 @@ impl ReaderContext<'_> {
 
     fn is_wanted(&self) -> Result<()> {
         if self.shutdown.is_wanted() { Err(stopped()) } else { Ok(()) }
+    }
+}
+
+/// The failure of a stream whose limit is over.
+fn too_late(until: Option<(Duration, Instant)>) -> Option<io::Error> {
+    let (limit, until) = until?;
+    (Instant::now() >= until).then(|| io::Error::other(format!("it took longer than {} s, and was ended", limit.as_secs())))
+}
+
+/// Says that a stream that begins like this is compressed already: of its next version nothing will be the same.
+fn advise(begin: &[u8], subject: &[u8], observer: &dyn Observer) {
+    if let Some((_, what)) = COMPRESSED.iter().find(|(magic, _)| begin.starts_with(magic)) {
+        let message = format!(
+            "it is compressed by {what}: it differs everywhere from the one before, and all of it is stored again each time. Have \
+             it written uncompressed: yester compresses it itself"
+        );
+        observer.event(&Event::Note { subject, message: &message });
     }
 }
 

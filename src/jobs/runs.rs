@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::run::{MAX_LOG, MAX_STEPS};
 use crate::jobs::hooks::HookRun;
-use crate::model::{Run, RunStep, escape};
+use crate::model::{Run, RunStep, SnapshotId, Timestamp, escape};
 use crate::observe::{Event, Observer};
-use crate::repo::{Repository, runs};
+use crate::repo::{Repository, runs, session};
+use crate::storage::{Class, Name};
 use crate::sys::clock::now;
 use crate::sys::{process, users};
 
@@ -60,6 +61,36 @@ impl Observer for Logged {
     fn wants_entries(&self) -> bool {
         self.inner.wants_entries()
     }
+}
+
+/// A writer that is gone without a word, on this host: killed, or lost with its machine.
+#[derive(Debug)]
+pub struct LostWriter {
+    /// The snapshot that it would have committed.
+    pub id: SnapshotId,
+    /// Its host.
+    pub host: Vec<u8>,
+    /// Its process.
+    pub pid: u32,
+    /// When it began.
+    pub began: Timestamp,
+}
+
+/// Writers that are known here to be gone without having ended their sessions: of their runs nothing was written down. They
+/// are seen until the next prune.
+pub fn lost(repo: &Repository) -> Result<Vec<LostWriter>> {
+    let mut out = Vec::new();
+    for (name, _) in repo.storage().list(Class::Sessions)? {
+        let Name::Session(id) = name else { continue };
+        // One that has ended meanwhile, or is damaged, tells nothing of a run.
+        let Ok(found) = session::read(repo, id) else { continue };
+        let identity = session::identity(&found);
+        if identity.is_gone() {
+            out.push(LostWriter { id, host: identity.host, pid: identity.pid, began: found.time });
+        }
+    }
+    out.sort_by_key(|lost| lost.began);
+    Ok(out)
 }
 
 /// This host and this user, for what is written of who did something.

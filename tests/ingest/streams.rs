@@ -106,6 +106,11 @@ fn half_a_dump_is_never_stored() {
     }
     let missing = world.run(&with(&options, &["ingest", &etc, "--stream", "x", "--", "/nonexistent/dump"]));
     assert!(missing.code == Some(3) && missing.err.contains("/nonexistent/dump cannot be run"), "{}", missing.err);
+    // What is compressed already is stored, and it is said what that costs.
+    let gzip = "seq 100000 | gzip -n";
+    let run = world.run(&with(&options, &["ingest", "--stream", "db.sql.gz", "--", "sh", "-c", gzip])).ok();
+    assert!(run.err.contains("/db.sql.gz: it is compressed by gzip"), "{}", run.err);
+    assert!(cat(&world, &options, "/db.sql.gz").starts_with(&[0x1f, 0x8b]));
     // Without anything else there is no snapshot.
     let count = |world: &World| world.run(&with(&options, &["snapshots", "--json"])).ok().json().len();
     let before = count(&world);

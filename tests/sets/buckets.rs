@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
+use super::postgres::Server;
 use crate::common::gateway::{Asked, Gateway, GatewayServer};
 use crate::common::program::{self, World, shown};
 
@@ -141,10 +143,10 @@ fn walk(path: &std::path::Path) -> Vec<Vec<u8>> {
 }
 
 /// Runs a command that appends to a file until this is dropped.
-struct Growing(std::process::Child);
+pub(super) struct Growing(std::process::Child);
 
 impl Growing {
-    fn start(file: &std::path::Path) -> Growing {
+    pub(super) fn start(file: &std::path::Path) -> Growing {
         let script = format!("while :; do echo another line of a log that grows >> {}; done", shown(file));
         Growing(std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap())
     }
@@ -157,8 +159,9 @@ impl Drop for Growing {
     }
 }
 
-/// The store of Deis: its logs, which grow while they are read, a dump of its database, and two buckets of its gateway, which
-/// is limited to so many requests a second. All of it is lost, and comes back into an empty gateway with new keys.
+/// The store of Deis: its logs, which grow while they are read, a dump of its database, which is written to meanwhile, and two
+/// buckets of its gateway, which is limited to so many requests a second. All of it is lost, and comes back into an empty
+/// gateway with new keys, and into an empty database.
 #[test]
 fn the_store_of_deis_is_lost_and_comes_back() {
     const RATE: usize = 50;
@@ -181,8 +184,8 @@ paths = ["HOME/store"]
 changed-is-ok = ["*.log"]
 [[sets.deis.streams]]
 at = "/dumps/all.sql"
-command = ["cat", "HOME/database"]
-restore = ["sh", "-c", "cat > HOME/database"]
+command = ["pg_dumpall", "-h", "HOME/pg", "-U", "postgres", "--clean"]
+restore = ["psql", "-h", "HOME/pg", "-U", "postgres", "-f", "-"]
 [[sets.deis.buckets]]
 at = "/buckets/registry"
 url = "{registry}"
@@ -199,10 +202,15 @@ rate = 100
     world.run(&["init"]).ok();
     world.file("store/etc/deis.conf", "store = true\n");
     let log = world.file("store/log/growing.log", "first line\n");
-    world.file("database", "create table app ();\n".repeat(1000));
-    let growing = Growing::start(&log);
+    fs::set_permissions(world.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    let database = Server::start(&world.at("pg"));
+    database.ask("create role deis login");
+    database.ask("create table releases as select n, md5(n::text) as image from generate_series(1, 20000) n");
+    let releases = "select count(*), md5(string_agg(image, ',' order by n)) from releases";
+    let before = database.ask(releases);
+    let (growing, load) = (Growing::start(&log), database.load());
     let run = world.run_with(&OLD, &["ingest", "--set", "deis"]).ok();
-    drop(growing);
+    drop((growing, load));
     assert!(run.err.contains(&format!("for the limit of {RATE} requests a second")), "{}", run.err);
     assert_eq!(server.gateway.gate.lock().over, 0);
     let said = world.run(&["runs", "log", "latest"]).ok().text();
@@ -213,9 +221,9 @@ rate = 100
     assert_eq!(kinds, ["paths", "stream", "bucket", "bucket"]);
     drop(server);
 
-    for lost in ["store", "database"] {
-        let _ = fs::remove_dir_all(world.at(lost)).or_else(|_| fs::remove_file(world.at(lost)));
-    }
+    drop(database);
+    ["store", "pg"].iter().for_each(|lost| fs::remove_dir_all(world.at(lost)).unwrap());
+    let database = Server::start(&world.at("pg"));
     let server = GatewayServer::start("NEW", "new/secret");
     server.gateway.gate.lock().rate = Some(RATE);
     configuration(&server);
@@ -226,7 +234,9 @@ rate = 100
     assert_eq!(server.facts("builder"), builder);
     assert_eq!(fs::read_to_string(world.at("store/etc/deis.conf")).unwrap(), "store = true\n");
     assert!(fs::read_to_string(world.at("store/log/growing.log")).unwrap().starts_with("first line\n"));
-    assert_eq!(fs::read_to_string(world.at("database")).unwrap(), "create table app ();\n".repeat(1000));
+    assert_eq!(database.ask(releases), before);
+    assert_eq!(database.ask("select count(*) from pg_roles where rolname = 'deis'"), "1");
+    database.is_of_one_moment();
     // One bucket alone.
     server.gateway.buckets.lock().clear();
     let run = world.run_with(&NEW, &["restore", "--set", "deis", "--part", "/buckets/builder"]).ok();

@@ -5,6 +5,7 @@ mod buckets;
 mod config;
 mod groups;
 mod keys;
+mod mail;
 mod parts;
 mod postgres;
 mod rewrites;

@@ -88,6 +88,36 @@ command = ["sh", "-c", "echo half; echo no such database >&2; exit 2"]
     assert_eq!(world.run(&["snapshots", "--json"]).ok().json().len(), 1);
 }
 
+#[test]
+fn a_stream_that_takes_longer_than_its_limit_has_failed() {
+    let world = world(
+        r#"
+[sets.a]
+paths = ["HOME/etc"]
+[[sets.a.streams]]
+at = "/silent.sql"
+command = ["sh", "-c", "echo half; exec sleep 1000"]
+timeout = "0s"
+[[sets.a.streams]]
+at = "/closed.sql"
+command = ["sh", "-c", "echo half; exec >&-; exec sleep 1000"]
+timeout = "1s"
+[[sets.a.streams]]
+at = "/in-time.sql"
+command = ["echo", "all"]
+timeout = "5h"
+"#,
+    );
+    let run = world.run(&["ingest", "--set", "a"]);
+    assert_eq!(run.code, Some(3), "{}", run.err);
+    for (name, limit) in [("silent", 0), ("closed", 1)] {
+        let told = format!("/{name}.sql: nothing of it is stored: it took longer than {limit} s, and was ended");
+        assert!(run.err.contains(&told), "{}", run.err);
+    }
+    let listed = world.run(&["ls", "-R", "latest"]).ok().text();
+    assert!(listed.contains("in-time.sql") && !listed.contains("silent") && !listed.contains("closed"), "{listed}");
+}
+
 const HOOKS: &str = r#"
 [sets.a]
 paths = ["HOME/etc"]
@@ -194,6 +224,8 @@ fn what_was_frozen_is_thawed_when_the_ingest_is_killed() {
     until(|| lines(&world, "log") == ["thawed"]);
     assert!(!world.at("frozen").exists());
     world.file("go", "");
+    let runs = world.run(&["runs"]).ok();
+    assert!(runs.text().contains("0 runs") && runs.err.matches("is gone without a word").count() == 1, "{}", runs.err);
     // While it freezes: what does so later is thawed, too.
     let world = killed_in(&format!("{block}; {freeze}; touch HOME/late"), "echo x", ":");
     until(|| lines(&world, "log") == ["thawed"]);

@@ -2,6 +2,7 @@
 //! through psql (needs root and `postgresql`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use super::buckets::Growing;
 use crate::common::mounted::until;
 use crate::common::program;
 
@@ -14,7 +15,7 @@ use program::{World, shown};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The directory of the server's programs.
-fn programs() -> PathBuf {
+pub(super) fn programs() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("postgresql is installed");
     let mut all: Vec<PathBuf> = versions.map(|version| version.unwrap().path().join("bin")).collect();
     all.retain(|dir| dir.join("initdb").exists());
@@ -23,13 +24,13 @@ fn programs() -> PathBuf {
 }
 
 /// A server in a directory of its own, which nobody else can reach.
-struct Server {
-    dir: PathBuf,
+pub(super) struct Server {
+    pub(super) dir: PathBuf,
     child: Child,
 }
 
 impl Server {
-    fn start(dir: &Path) -> Server {
+    pub(super) fn start(dir: &Path) -> Server {
         fs::create_dir(dir).unwrap();
         let run = |command: &mut Command| assert!(command.output().unwrap().status.success(), "{command:?}");
         run(Command::new("chown").arg("postgres").arg(dir));
@@ -48,16 +49,51 @@ impl Server {
         server
     }
 
-    fn psql(&self, args: &[&str]) -> std::process::Output {
+    pub(super) fn psql(&self, args: &[&str]) -> std::process::Output {
         let mut command = Command::new("psql");
         command.arg("-h").arg(&self.dir).args(["-U", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1"]).args(args);
         command.stdin(Stdio::null()).output().unwrap()
     }
 
-    fn ask(&self, sql: &str) -> String {
+    pub(super) fn ask(&self, sql: &str) -> String {
         let output = self.psql(&["-c", sql]);
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// Transactions of pgbench, until this is dropped.
+pub(super) struct Load(Child);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Server {
+    /// Begins to write to the database `postgres`, in transactions that change several tables.
+    pub(super) fn load(&self) -> Load {
+        let bench = |args: &[&str]| {
+            let mut command = Command::new(programs().join("pgbench"));
+            command.arg("-h").arg(&self.dir).args(["-U", "postgres"]).args(args).arg("postgres");
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        assert!(bench(&["-i", "-q"]).status().unwrap().success());
+        let load = Load(bench(&["-T", "100000", "-c", "2"]).spawn().unwrap());
+        until(|| self.ask("select count(*) from pgbench_history") != "0");
+        load
+    }
+
+    /// Every transaction is in all of the tables, or in none.
+    pub(super) fn is_of_one_moment(&self) {
+        let sums = "select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches), \
+                    (select sum(delta) from pgbench_history)";
+        let sums = self.ask(sums);
+        let sums: Vec<&str> = sums.split('|').collect();
+        assert!(sums.windows(2).all(|two| two[0] == two[1]) && !sums[0].is_empty(), "{sums:?}");
     }
 }
 
@@ -129,7 +165,7 @@ command = ["psql", "-h", "HOME/pg", "-U", "postgres", "-qX", "-c", "create table
 }
 
 /// Runs the program on a host of this name and address: in network and host name spaces of their own.
-fn on(world: &World, host: &str, address: &str, args: &[&str]) -> program::Run {
+pub(super) fn on(world: &World, host: &str, address: &str, args: &[&str]) -> program::Run {
     let become_host = "import fcntl, os, socket, struct, sys
 socket.sethostname(sys.argv[1])
 s, flags = socket.socket(), struct.pack('16sh22x', b'lo', 0x1)
@@ -150,6 +186,7 @@ location = "HOME/main"
 key-file = "HOME/main.key"
 [sets.controller]
 paths = ["HOME/juju", "HOME/log", "HOME/ssh"]
+changed-is-ok = ["*.log"]
 [[sets.controller.streams]]
 at = "/dumps/juju.sql"
 command = ["pg_dump", "-h", "HOME/pg", "-U", "postgres", "--clean", "--if-exists", "postgres"]
@@ -174,7 +211,7 @@ fn a_controller_moves_to_another_host() {
     fs::set_permissions(world.home(), fs::Permissions::from_mode(0o755)).unwrap();
     world.file("juju/agents/machine-0/agent.conf", "tag: machine-0\napiaddresses: 10.5.0.64:17070\nhost: juju-old\n");
     std::os::unix::fs::symlink("/srv/juju-old/tools", world.at("juju/current")).unwrap();
-    world.file("log/machine-0.log", "begun\n");
+    let log = world.file("log/machine-0.log", "begun\n");
     world.file("ssh/authorized_keys", "ssh-ed25519 AAAA juju@juju-old\n");
     let text = CONTROLLER.replace("HOME", &shown(world.home()));
     world.file(".config/yester/config.toml", text);
@@ -185,18 +222,11 @@ fn a_controller_moves_to_another_host() {
     world.run(&["init"]).ok();
     let server = Server::start(&world.at("pg"));
     server.ask("create table machines as select 'juju-old' as name, '10.5.0.64' as address");
-    let bench = |args: &[&str]| {
-        let mut command = Command::new(programs().join("pgbench"));
-        command.arg("-h").arg(&server.dir).args(["-U", "postgres"]).args(args).arg("postgres");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    };
-    assert!(bench(&["-i", "-q"]).status().unwrap().success());
     // It is written to, and so is the log, while the snapshot is taken: nothing stands still for it.
-    let mut load = bench(&["-T", "1000", "-c", "2"]).spawn().unwrap();
-    until(|| server.ask("select count(*) from pgbench_history") != "0");
+    let load = (server.load(), Growing::start(&log));
+    until(|| fs::metadata(&log).unwrap().len() > 1000);
     let ingested = on(&world, "juju-old", "10.5.0.64", &["ingest", "--set", "controller"]).ok();
-    load.kill().and_then(|()| load.wait()).unwrap();
+    drop(load);
     let snapshot = world.run(&["snapshots", "--json"]).ok().json().pop().unwrap();
     assert!(snapshot["hostname"] == "juju-old" && snapshot.get("frozen").is_none(), "{snapshot} {}", ingested.err);
 
@@ -219,15 +249,13 @@ fn a_controller_moves_to_another_host() {
     assert_eq!(run.code, Some(0), "{}", run.err);
     let conf = fs::read_to_string(world.at("juju/agents/machine-0/agent.conf")).unwrap();
     assert_eq!(conf, "tag: machine-0\napiaddresses: 10.6.0.1:17070\nhost: juju-new\n");
+    let logged = fs::read_to_string(&log).unwrap();
+    assert!(logged.starts_with("begun\nanother line"), "{} bytes", logged.len());
     assert_eq!(fs::read_link(world.at("juju/current")).unwrap(), Path::new("/srv/juju-new/tools"));
     assert_eq!(fs::read_to_string(world.at("ssh/authorized_keys")).unwrap(), "ssh-ed25519 AAAA juju@juju-old\n");
     assert_eq!(server.ask("select name, address from machines"), "juju-new|10.6.0.1");
     // The dump is of one moment: every transaction is in all of its tables, or in none.
-    let sums = "select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches), \
-                (select sum(delta) from pgbench_history)";
-    let sums = server.ask(sums);
-    let sums: Vec<&str> = sums.split('|').collect();
-    assert!(sums.windows(2).all(|two| two[0] == two[1]) && !sums[0].is_empty(), "{sums:?}");
+    server.is_of_one_moment();
     let run = world.run(&["runs", "show", "latest", "--json"]).ok().json().pop().unwrap();
     let rewrites = run["rewrites"].as_array().unwrap();
     assert!(rewrites.len() == 3 && rewrites.iter().any(|it| it["kind"] == "link" && it["is"] == "juju-new"), "{run}");

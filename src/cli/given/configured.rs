@@ -211,7 +211,9 @@ pub fn inputs(set: &Set, variables: &[(OsString, OsString)]) -> Vec<Arc<dyn Inpu
     let paths = set.paths.iter().map(|path| Arc::new(sources::source(std::path::Path::new("/"), path)) as Arc<dyn Input>);
     let streams = set.streams.iter().map(|stream| {
         let input = Stream::of_command(stream.at.clone().into_bytes(), check::words(&stream.command), variables.to_vec());
-        Arc::new(input.allow_empty(stream.allow_empty).required(stream.required)) as Arc<dyn Input>
+        // Whether it is one was looked at when the file was read.
+        let limit = stream.timeout.as_deref().and_then(|limit| units::parse_wait(limit).ok());
+        Arc::new(input.allow_empty(stream.allow_empty).required(stream.required).within(limit)) as Arc<dyn Input>
     });
     paths.chain(streams).collect()
 }

@@ -212,6 +212,7 @@ fn streams(it: &Set, programs: Programs<'_>) -> Vec<WrongValue> {
         if let Some(other) = places.insert(stream.at.clone(), number) {
             message = Some(format!("stream {} of this set has the same place, {}", other + 1, escape(stream.at.as_bytes())));
         }
+        message = message.or_else(|| stream.timeout.as_deref().and_then(|limit| units::parse_wait(limit).err()));
         message = message.or_else(|| programs.obstacle(stream.command.first().map_or("", String::as_str)));
         if let Some(message) = message {
             out.push(("streams", format!("stream {}: {message}", number + 1)));

@@ -217,6 +217,9 @@ pub struct StreamKeys {
     /// It may write nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_empty: bool,
+    /// How long the command may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
     /// Without it there is no snapshot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
