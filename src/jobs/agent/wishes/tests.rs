@@ -67,7 +67,9 @@ fn what_a_lying_server_says_becomes_no_option() {
     assert_eq!(run(restore("0123abcd")).unwrap().outcome, JobOutcome::Done);
     // What others than restores have as their snapshot is no word.
     assert_eq!(run(json!({"kind": "check", "snapshot": "--x"})).unwrap().outcome, JobOutcome::Done);
-    assert_eq!(std::fs::read_to_string(&words).unwrap(), "restore --json --set=a 0123abcd\ncheck --json\n");
+    // A restore is followed by the question of what a person still has to do.
+    let (restored, asked) = ("restore --json --set=a 0123abcd", "restore --json --set=a 0123abcd --next-steps");
+    assert_eq!(std::fs::read_to_string(&words).unwrap(), format!("{restored}\n{asked}\ncheck --json\n"));
 }
 
 #[test]
