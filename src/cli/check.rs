@@ -57,6 +57,7 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome> {
     let run = runs::begin(Run::CHECK);
     let repo = context.open()?;
     let display = Display::new(&context.global);
+    context.announce(&display, &run);
     let how = CheckOptions {
         read: args.read_data.then_some(Subset::All).or(args.read_data_subset),
         max_age: args.max_age,

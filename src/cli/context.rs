@@ -10,8 +10,9 @@ use yester::format::config::{ChunkerParameters, Derivation};
 use yester::jobs::config::keys::Set;
 use yester::jobs::credential::{self, CredentialOptions, CredentialOrigin};
 use yester::jobs::location::Location;
+use yester::jobs::under_way::{RunBeacon, RunUnderWay};
 use yester::jobs::{foreign, open};
-use yester::model::RepositoryId;
+use yester::model::{RepositoryId, Run};
 use yester::remote::address::Address;
 use yester::remote::client::RemoteOptions;
 use yester::remote::control::client::JobClient;
@@ -33,6 +34,7 @@ use crate::cli::given::{remote, variables};
 use crate::cli::say::log;
 use crate::cli::say::output::note;
 use crate::cli::say::paths;
+use crate::cli::say::progress::Display;
 
 /// How long a server tries again what its object store does not answer.
 const BEHIND: Duration = Duration::from_secs(20);
@@ -113,6 +115,20 @@ impl Context {
             None => variables::own("YESTER_REPO")?,
         };
         self.places.find(name.as_deref())
+    }
+
+    /// The repository, as runs name it that are [under way](yester::jobs::under_way).
+    pub fn place_bytes(&self) -> Result<Vec<u8>> {
+        let place = self.place()?;
+        let local = place.local().and_then(|path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok());
+        Ok(local.map_or_else(|| place.bytes(), |path| path.into_os_string().into_encoded_bytes()))
+    }
+
+    /// Has `display` say how far this run is, so that `runs --follow` can tell. Where it cannot, nobody follows it.
+    pub fn announce(&self, display: &Display, run: &Run) {
+        if let (Some(state), Ok(repository)) = (self.places.state(), self.place_bytes()) {
+            display.announce(RunBeacon::light(state, RunUnderWay::of(repository, run)));
+        }
     }
 
     /// What the options say of the credential that unlocks the repository.

@@ -80,15 +80,7 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     let other = b.as_ref().map_or(live.clone(), |b| b.path.clone());
     let base = if path(&a.path) == path(&other) { path(&a.path) } else { None };
     let base = base.map(|base| paths::bytes(&base).to_vec()).unwrap_or_default();
-    let mut listing = DiffPrinter {
-        out: Output::new(),
-        json: context.global.json,
-        patch: args.patch,
-        trees: &trees,
-        base,
-        live: live.clone(),
-        summary: DiffSummary { message_type: "summary", ..DiffSummary::default() },
-    };
+    let mut listing = DiffPrinter { patch: args.patch, ..DiffPrinter::new(context, &trees, base, live.clone()) };
     let other = match (&after, &live) {
         (Some((after, _)), _) => Other::Tree(after),
         (None, Some(live)) => Other::Live(live, args.read_data),
@@ -100,6 +92,35 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     listing.summary.renames_looked_for = whole && live.is_none();
     listing.end(context.global.quiet)?;
     Ok(Outcome::Done)
+}
+
+/// A tree of a snapshot, and where it is on this machine.
+pub struct LiveTree<'a> {
+    /// The tree's root.
+    pub node: &'a Node,
+    /// The directory of this machine.
+    pub place: &'a Path,
+    /// Paths in the tree that are not to be there: they, what is below them, and what only leads to them, are no difference.
+    pub others: Vec<&'a [u8]>,
+}
+
+impl LiveTree<'_> {
+    fn is_elsewhere(&self, change: &Difference) -> bool {
+        let is_below = |path: &[u8], top: &[u8]| path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        let leads = change.action == DiffAction::Removed && change.before.as_ref().is_some_and(|node| node.directory().is_some());
+        self.others.iter().any(|at| is_below(&change.path, at) || leads && is_below(at, &change.path))
+    }
+}
+
+/// Prints what differs between a tree and this machine.
+pub fn tell_live(context: &Context, trees: &TreeReader, live: LiveTree<'_>) -> Result<()> {
+    let base = paths::bytes(live.place).strip_suffix(b"/").unwrap_or(paths::bytes(live.place)).to_vec();
+    let mut listing = DiffPrinter::new(context, trees, base, Some(live.place.to_owned()));
+    let other = Other::Live(live.place, false);
+    diff::diff(trees, live.node, other, &DiffOptions::default(), &Task::default(), &mut |change| {
+        if live.is_elsewhere(change) { Ok(()) } else { listing.show(change) }
+    })?;
+    listing.end(context.global.quiet)
 }
 
 struct DiffPrinter<'a> {
@@ -148,7 +169,12 @@ struct JsonChange<'a> {
     patch: Option<String>,
 }
 
-impl DiffPrinter<'_> {
+impl<'a> DiffPrinter<'a> {
+    fn new(context: &Context, trees: &'a TreeReader, base: Vec<u8>, live: Option<PathBuf>) -> Self {
+        let (out, summary) = (Output::new(), DiffSummary { message_type: "summary", ..DiffSummary::default() });
+        DiffPrinter { out, json: context.global.json, patch: false, trees, base, live, summary }
+    }
+
     fn whole(&self, path: &[u8]) -> Vec<u8> {
         let path = [&self.base, path].concat();
         if path.is_empty() { b"/".to_vec() } else { path }

@@ -119,6 +119,9 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     let run = runs::begin(Run::PRUNE);
     let stop = signals::stop_flag()?;
     let display = Display::new(&context.global);
+    if !dry_run {
+        context.announce(&display, &run);
+    }
     let mut options = PruneOptions { record: !dry_run, ..options.clone() };
     if options.only_writer {
         options.fence = open_sessions(repo)?.into_iter().map(|(id, _)| id).collect();

@@ -17,6 +17,7 @@ pub mod rewrites;
 pub mod runs;
 pub mod schedule;
 pub mod standing;
+pub mod under_way;
 pub mod units;
 pub mod variables;
 pub mod volumes;

@@ -19,6 +19,8 @@ struct LiveLevel {
     next: Option<Entry>,
     path_len: usize,
     left_out: LeftOut,
+    /// False: it only leads to what was given, and nothing is known of what else is in it.
+    given: bool,
 }
 
 /// Compares the tree of `before` with what is at `path`. With `read`, files are read whose size and time are the same.
@@ -62,7 +64,7 @@ impl Live<'_, '_> {
         let names = (0..list.len()).map(|at| list.name(at).to_vec()).collect();
         let directory = node.directory().copied().unwrap_or_default();
         let next = self.trees.entry_number(&directory, 0)?;
-        Ok(Some(LiveLevel { dir, names, at: 0, directory, next, path_len, left_out: node.left_out }))
+        Ok(Some(LiveLevel { dir, names, at: 0, directory, next, path_len, left_out: node.left_out, given: node.given }))
     }
 
     /// The next name of a directory, with the entry of the snapshot; it is on this machine if it is the next there.
@@ -157,6 +159,9 @@ impl Live<'_, '_> {
 
     /// What is only on this machine, with all that is below it.
     fn added(&mut self, level: &LiveLevel, path: &[u8], name: &[u8], found: &Node) -> Result<()> {
+        if !level.given {
+            return Ok(());
+        }
         if level.left_out != LeftOut::default() {
             return self.out.single(DiffAction::LeftOut, path, found);
         }

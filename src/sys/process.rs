@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{self, Resource, Rlimit};
+use serde::{Deserialize, Serialize};
 
 /// Cores that this process may use; 2 where the system does not say.
 pub(crate) fn cores() -> usize {
@@ -63,7 +64,7 @@ pub(crate) fn uptime() -> Option<u64> {
 }
 
 /// A process, as others can tell whether it still lives.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// The name of its host.
     pub host: Vec<u8>,

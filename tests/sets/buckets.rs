@@ -115,6 +115,9 @@ fn a_bucket_is_stored_known_again_and_put_into_an_empty_gateway() {
     restore(&[]).ok();
     assert!(server.take().iter().filter(|asked| asked.method == "PUT").all(|asked| asked.key == b"big"));
     assert!(server.facts("registry").contains_key("more"));
+    let reported = restore(&["--report"]).ok().text();
+    let reported: Vec<_> = reported.lines().filter(|line| line.starts_with(['+', '-'])).collect();
+    assert!(reported.len() == 1 && reported[0].starts_with("+ ") && reported[0].ends_with("/more"), "{reported:?}");
     restore(&["--delete-objects"]).ok();
     assert_eq!(server.facts("registry"), objects);
     // Secrets are nowhere.

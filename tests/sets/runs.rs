@@ -5,7 +5,9 @@ use crate::common::mounted::until;
 use crate::common::program;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 
 use program::{World, shown};
 use serde_json::Value;
@@ -20,6 +22,9 @@ key-file = "HOME/main.key"
 [sets.a]
 paths = ["HOME/etc"]
 hooks = { before = "echo said; exit $(cat HOME/code)" }
+[sets.b]
+paths = ["HOME/etc"]
+hooks = { before = "until [ -e HOME/go ]; do sleep 0.05; done" }
 "#;
     world.file(".config/yester/config.toml", text.replace("HOME", &shown(world.home())));
     world.file("code", "0");
@@ -229,4 +234,66 @@ restore = ["sh", "-c", "echo $$ > HOME/pid; head -c 1000 > HOME/head; touch HOME
     let (head, rest) = (fs::read(world.at("head")).unwrap(), fs::read(world.at("rest")).unwrap());
     // What `head` has read beyond is in neither.
     assert!(dump.as_bytes().starts_with(&head) && dump.as_bytes().ends_with(&rest) && !rest.is_empty());
+}
+
+#[test]
+fn a_run_that_is_under_way_is_followed_to_its_end() {
+    let world = world();
+    let begin = || {
+        let mut command = world.command(&["ingest", "--set", "b"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let under_way = || runs(&world, &[]).into_iter().filter(|run| run["message_type"] == "run_under_way").collect::<Vec<_>>();
+    let mut ingest = begin();
+    until(|| !under_way().is_empty());
+    let found = under_way().remove(0);
+    assert_eq!((&found["kind"], &found["set"], &found["state"]), (&"ingest".into(), &"b".into(), &"running".into()));
+    assert_eq!(found["pid"], ingest.id());
+    assert!(world.run(&["runs"]).ok().text().contains("running"));
+    let mut follow = world.command(&["runs", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("ingest of set b since "));
+    world.file("go", "");
+    assert!(ingest.wait().unwrap().success());
+    let last = lines.map(|line| line.unwrap()).last().unwrap();
+    assert!(last.contains(": complete, run "), "{last}");
+    assert!(follow.wait().unwrap().success());
+    assert!(under_way().is_empty());
+
+    // One that is killed says nothing.
+    fs::remove_file(world.at("go")).unwrap();
+    let mut ingest = begin();
+    until(|| !under_way().is_empty());
+    let mut follow = world.command(&["runs", "--follow", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    ingest.kill().unwrap();
+    ingest.wait().unwrap();
+    world.file("go", "");
+    let last: Value = serde_json::from_str(&lines.map(|line| line.unwrap()).last().unwrap()).unwrap();
+    assert_eq!((&last["message_type"], &last["state"]), (&"run_under_way".into(), &"killed".into()));
+    assert!(follow.wait().unwrap().success());
+    assert!(fs::read_dir(world.at(".local/state/yester/under-way")).unwrap().next().is_none());
+    let nothing = world.run(&["runs", "--follow"]).ok();
+    assert!(nothing.text().is_empty());
+}
+
+#[test]
+fn a_restore_reports_what_is_only_here_and_only_in_the_snapshot() {
+    let world = world();
+    world.file("etc/two", "22");
+    world.run(&["ingest", "--set", "a"]).ok();
+    world.file("etc/ghost", "not in the snapshot");
+    world.file("beside", "not in what is restored");
+    fs::remove_file(world.at("etc/one")).unwrap();
+    let etc = shown(&world.at("etc"));
+    let all = world.run(&["restore", "latest", "--target", "/", "--report"]).ok().text();
+    let reported: Vec<_> = all.lines().filter(|line| line.starts_with(['+', '-', 'M'])).collect();
+    assert_eq!(reported, [format!("+ {etc}/ghost (19 B)")], "{all}");
+    let part = ["restore", &format!("latest:{etc}"), "--target", "out", "--exclude", "two", "--report", "--json"];
+    let changes = world.run(&part).ok().json();
+    let changes: Vec<_> = changes.iter().filter(|line| line["message_type"] == "change").collect();
+    assert_eq!(changes.len(), 1);
+    assert_eq!((&changes[0]["action"], &changes[0]["path"]), (&"removed".into(), &shown(&world.at("out/two")).into()));
+    world.run(&["restore", "latest", "--target", "out", "--report", "--dry-run"]).fails(2, &["--report"]);
 }

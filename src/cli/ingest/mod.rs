@@ -17,9 +17,10 @@ use yester::chunk::codec::Compression;
 use yester::chunk::one_way::only_writes;
 use yester::ingest::{Exclude, IngestOptions, IngestReport, Input, Parent, ingest_all};
 use yester::jobs::config::keys::BucketKeys;
+use yester::jobs::runs;
 use yester::jobs::units::parse_compression;
 use yester::jobs::volumes::{self, VolumeMethod};
-use yester::model::{Timestamp, escape};
+use yester::model::{Run, Timestamp, escape};
 use yester::observe::Observer;
 use yester::repo::Repository;
 use yester::task::Task;
@@ -157,6 +158,9 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
         return set::ingest(context, args, name, context.set(name)?, began);
     }
     let (stop, display) = (signals::stop_flag()?, Arc::new(Display::new(&context.global)));
+    if !args.dry_run {
+        context.announce(&display, &runs::begin(Run::INGEST));
+    }
     let (mut inputs, mut options) = (args.inputs()?, args.options()?);
     let observer: Arc<dyn Observer> = display.clone();
     options.volumes = volumes::hook(args.source_snapshot(None), options.exclude.one_file_system, &observer, &stop);

@@ -32,6 +32,9 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     let (stop, display) = (signals::stop_flag()?, Arc::new(Display::new(&context.global)));
     let logged = Arc::new(Logged::new(display.clone()));
     let mut run = Run { set: name.as_bytes().to_vec(), ..runs::begin(Run::INGEST) };
+    if !args.dry_run {
+        context.announce(&display, &run);
+    }
     let hooks = if args.dry_run { Default::default() } else { set.hooks.clone() };
     let runner = Arc::new(Runner::new(hooks, logged.clone(), stop.clone()));
     let mut options = args.options()?;

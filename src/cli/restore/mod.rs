@@ -3,6 +3,7 @@
 pub mod buckets;
 pub mod next_steps;
 pub mod plan;
+pub mod report;
 pub mod rewrites;
 pub mod set;
 pub mod staged;
@@ -118,6 +119,9 @@ pub struct RestoreArgs {
     /// Only print what is left for a person to do after that of a set
     #[arg(long, requires = "set", conflicts_with_all = ["rollback", "discard_old"], hide_short_help = true)]
     pub next_steps: bool,
+    /// Then list what is there and not in the snapshot, and the reverse
+    #[arg(long, conflicts_with_all = ["dry_run", "plan", "next_steps", "rollback", "discard_old", "part"])]
+    pub report: bool,
     /// Make everything durable before the end
     #[arg(long)]
     sync: bool,
@@ -178,6 +182,9 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
         args.rewrites.apply(None, snapshot, true, &mut options)?;
     }
     let display = Arc::new(Display::new(&context.global));
+    if !args.dry_run {
+        context.announce(&display, &run);
+    }
     options.confirm = confirm(&display);
     let task = Task::new(&*display).stopped_by(&stop);
     let report = match args.staged.staged {
@@ -193,6 +200,9 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     let report = report?;
     rewrites::show(context, &options)?;
     tell(context, &report, began, args.dry_run)?;
+    if args.report {
+        report::tell(context, &reader, &request, &[])?;
+    }
     Ok(outcome(&report))
 }
 

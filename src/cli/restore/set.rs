@@ -26,7 +26,7 @@ use yester::{Error, ErrorKind, Result};
 use crate::cli::context::{self, Context};
 use crate::cli::given::{configured, select};
 use crate::cli::restore::{self as single, RestoreArgs};
-use crate::cli::restore::{buckets, next_steps, rewrites, staged};
+use crate::cli::restore::{buckets, next_steps, report, rewrites, staged};
 use crate::cli::say::exit::Outcome;
 use crate::cli::say::output::{Output, note};
 use crate::cli::say::paths;
@@ -81,6 +81,9 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
     let mut run = runs::begin(Run::RESTORE);
     (run.set, run.snapshot) = (name.as_bytes().to_vec(), Some(way.snapshot.id));
     run.target = paths::bytes(&target).to_vec();
+    if !args.dry_run {
+        context.announce(&display, &run);
+    }
     let mut steps = Vec::new();
     let result = way.carry_out(&display, &logged, &mut steps);
     display.finish();
@@ -108,6 +111,9 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
     rewrites::show(context, &way.options)?;
     if let Some(report) = &report {
         single::tell(context, report, began, args.dry_run)?;
+    }
+    if args.report {
+        report::tell_set(&way)?;
     }
     Ok(failure.map_or(Outcome::Done, Outcome::Partial))
 }
@@ -205,6 +211,11 @@ impl SetRestore<'_> {
         let is_file = |(at, elsewhere): &(&str, bool)| !elsewhere && self.wants(at);
         let (files, others): (Vec<_>, Vec<_>) = streams.chain(buckets).partition(is_file);
         (files.into_iter().map(|(at, _)| at).collect(), others.into_iter().map(|(at, _)| at).collect())
+    }
+
+    /// The places of streams and buckets that are not among the restored files.
+    pub fn elsewhere(&self) -> Vec<&str> {
+        self.places().1
     }
 
     /// Refuses what is no part, and a snapshot in which a wanted part failed.

@@ -11,6 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
+use yester::jobs::under_way::RunBeacon;
 use yester::model::escape;
 use yester::observe::{Action, EntryKind, Event, Observer};
 
@@ -56,6 +57,8 @@ struct DisplayShared {
     escaped: bool,
     listing: bool,
     state: Mutex<DisplayState>,
+    /// Says to other processes how far the command is.
+    beacon: Mutex<Option<RunBeacon>>,
 }
 
 struct DisplayState {
@@ -96,6 +99,7 @@ impl Display {
             escaped: std::io::stdout().is_terminal(),
             listing: global.verbose > 0,
             state: Mutex::new(DisplayState { status: Status::new(), waiting: Vec::new() }),
+            beacon: Mutex::new(None),
         });
         let display = Display { shared, ticker: Mutex::new(None) };
         display.resume();
@@ -133,6 +137,11 @@ impl Display {
         if let Some(bar) = &self.shared.bar {
             bar.finish_and_clear();
         }
+    }
+
+    /// Also says how far the command is through `beacon`, until this display is dropped.
+    pub fn announce(&self, beacon: Option<RunBeacon>) {
+        *self.shared.beacon.lock() = beacon;
     }
 
     /// Prints a line on standard error, above the bar and after what was listed before.
@@ -191,11 +200,9 @@ impl DisplayShared {
     fn tick(&self, said: &mut Instant, asked: &AtomicBool) {
         let mut state = self.state();
         let asked = asked.swap(false, Ordering::Relaxed);
-        if self.status && (asked || said.elapsed() >= STATUS) {
+        if asked || said.elapsed() >= STATUS {
             *said = Instant::now();
-            let line = state.status.json();
-            state.waiting.extend_from_slice(line.as_bytes());
-            state.waiting.push(b'\n');
+            self.say_status(&mut state);
         }
         self.flush(&mut state);
         if asked && !self.status {
@@ -205,6 +212,22 @@ impl DisplayShared {
         }
         if let Some(bar) = &self.bar {
             state.status.draw(bar);
+        }
+    }
+
+    /// Says how far the command is to those who want to know each second.
+    fn say_status(&self, state: &mut DisplayState) {
+        let mut beacon = self.beacon.lock();
+        if !self.status && beacon.is_none() {
+            return;
+        }
+        let line = state.status.json();
+        if let Some(beacon) = &mut *beacon {
+            beacon.tell(&line, state.status.text());
+        }
+        if self.status {
+            state.waiting.extend_from_slice(line.as_bytes());
+            state.waiting.push(b'\n');
         }
     }
 

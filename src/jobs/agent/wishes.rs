@@ -425,7 +425,8 @@ fn check(job: &Job) -> Result<()> {
 /// Whether this is the run of a job on a host, which began then, or later.
 fn is_run(run: &Value, job: &Job, host: &str, began: i64) -> bool {
     let started = run["started"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    let is_kind = run["kind"] == job.kind.name() && run["set"].as_str() == job.set.as_deref();
+    // What is under way is listed too, and is another message.
+    let is_kind = run["message_type"] == "run" && run["kind"] == job.kind.name() && run["set"].as_str() == job.set.as_deref();
     is_kind && run["hostname"] == host && started.is_some_and(|started| started.as_second() >= began)
 }
 

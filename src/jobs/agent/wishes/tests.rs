@@ -76,7 +76,7 @@ fn what_a_lying_server_says_becomes_no_option() {
 fn the_run_of_a_job_is_of_its_host_and_set_and_not_of_before() {
     let job = job(json!({"kind": "ingest", "set": "a"}));
     let is = |kind: &str, host: &str, set: &str, started: &str| {
-        is_run(&json!({"kind": kind, "hostname": host, "set": set, "started": started}), &job, "h", 1000)
+        is_run(&json!({"message_type": "run", "kind": kind, "hostname": host, "set": set, "started": started}), &job, "h", 1000)
     };
     let (then, before) = ("1970-01-01T00:16:40.5Z", "1970-01-01T00:16:39Z");
     assert!(is("ingest", "h", "a", then));

@@ -1,9 +1,12 @@
 //! `runs`: what became of ingests of sets, restores, checks and prunes.
 
+mod under_way;
+
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use yester::jobs::runs as job_runs;
+use yester::jobs::under_way::RunUnderWay;
 use yester::model::{Run, RunRewrite, SnapshotId, Timestamp, escape};
 use yester::repo::{Repository, runs};
 use yester::{ErrorKind, Result};
@@ -25,6 +28,9 @@ pub struct RunsArgs {
     /// Only the N newest
     #[arg(long, value_name = "N")]
     latest: Option<usize>,
+    /// Say how far those are that are under way on this host, until they have ended
+    #[arg(long, conflicts_with_all = ["set", "kind", "latest"])]
+    follow: bool,
     #[command(subcommand)]
     command: Option<RunsCommand>,
 }
@@ -49,6 +55,9 @@ enum RunsCommand {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
+    if args.follow {
+        return under_way::follow(context);
+    }
     let repo = context.open()?;
     let mut out = Output::new();
     match &args.command {
@@ -57,7 +66,12 @@ pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
             all.retain(|(_, run)| args.set.as_ref().is_none_or(|set| run.set == set.as_bytes()));
             all.retain(|(_, run)| args.kind.as_ref().is_none_or(|kind| run.kind_name() == kind));
             all.drain(..all.len().saturating_sub(args.latest.unwrap_or(usize::MAX)));
-            list(context, &mut out, &all)?;
+            let chosen = |run: &RunUnderWay| {
+                args.set.as_ref().is_none_or(|set| run.set == set.as_bytes())
+                    && args.kind.as_ref().is_none_or(|kind| run.kind == *kind)
+            };
+            let under_way: Vec<_> = under_way::here(context)?.into_iter().filter(|run| !run.gone && chosen(run)).collect();
+            list(context, &mut out, &all, &under_way)?;
             if context.global.json && !wrong.is_empty() {
                 out.json(&DamagedRuns { message_type: "damaged_runs", count: wrong.len() })?;
             }
@@ -104,9 +118,10 @@ fn tell_lost(repo: &Repository) -> Result<()> {
     Ok(())
 }
 
-fn list(context: &Context, out: &mut Output, all: &[(SnapshotId, Run)]) -> Result<()> {
+fn list(context: &Context, out: &mut Output, all: &[(SnapshotId, Run)], under_way: &[RunUnderWay]) -> Result<()> {
     if context.global.json {
-        return all.iter().try_for_each(|(id, run)| out.json(&json(*id, run, false)));
+        all.iter().try_for_each(|(id, run)| out.json(&json(*id, run, false)))?;
+        return under_way.iter().try_for_each(|run| under_way::tell(out, run, "running"));
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["ID", "Time", "Run", "Set", "Host", "State", "Snapshot"]);
@@ -119,6 +134,17 @@ fn list(context: &Context, out: &mut Output, all: &[(SnapshotId, Run)]) -> Resul
             escape(&run.host),
             run.state_name().to_owned(),
             run.snapshot.map(|id| id.short()).unwrap_or_default(),
+        ]);
+    }
+    for run in under_way {
+        let began = units::local_time(run.began());
+        table.add_row([
+            String::new(),
+            began,
+            run.kind.clone(),
+            escape(&run.set),
+            escape(&run.process.host),
+            "running".to_owned(),
         ]);
     }
     out.line(&table.trim_fmt())?;
@@ -138,7 +164,9 @@ fn show(out: &mut Output, id: SnapshotId, run: &Run) -> Result<()> {
     lines.extend((run.bytes > 0).then(|| units::size(run.bytes)));
     lines.extend((run.errors > 0).then(|| units::counted(run.errors, "error", "errors")));
     lines.extend(text("because:", &run.message));
-    lines.extend(run.requests.as_ref().map(|asked| format!("asked of the object store: {}", super::requests::text(asked))));
+    lines.extend(
+        run.requests.as_ref().map(|asked| format!("asked of the object store: {}", crate::cli::say::requests::text(asked))),
+    );
     for step in &run.steps {
         let how = if step.failure.is_empty() { "done".to_owned() } else { escape(&step.failure) };
         lines.push(format!("step {} at {}: {how}", escape(&step.name), units::local_time(step.started)));
@@ -193,7 +221,7 @@ struct JsonRun {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rewrites: Vec<JsonRunRewrite>,
     #[serde(flatten)]
-    requests: Option<super::requests::JsonRequests>,
+    requests: Option<crate::cli::say::requests::JsonRequests>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
 }
@@ -259,7 +287,7 @@ fn json(id: SnapshotId, run: &Run, log: bool) -> JsonRun {
         program_version: lossy(&run.program),
         steps: steps.collect(),
         rewrites: run.rewrites.iter().map(rewrite).collect(),
-        requests: run.requests.as_ref().map(super::requests::JsonRequests::new),
+        requests: run.requests.as_ref().map(crate::cli::say::requests::JsonRequests::new),
         log: log.then(|| lossy(&run.log)),
     }
 }
