@@ -158,15 +158,17 @@ pub fn run(context: &Context, args: &IngestArgs) -> Result<Outcome> {
         return set::ingest(context, args, name, context.set(name)?, began);
     }
     let (stop, display) = (signals::stop_flag()?, Arc::new(Display::new(&context.global)));
-    if !args.dry_run {
-        context.announce(&display, &runs::begin(Run::INGEST));
-    }
     let (mut inputs, mut options) = (args.inputs()?, args.options()?);
     let observer: Arc<dyn Observer> = display.clone();
     options.volumes = volumes::hook(args.source_snapshot(None), options.exclude.one_file_system, &observer, &stop);
     inputs.extend(configured::buckets(&args.buckets()?, context, &stop)?);
     inputs::require_one(&inputs)?;
-    let report = take(context, args, &inputs, options, &Task::new(&*display).stopped_by(&stop), &OnceLock::new())?;
+    let task = Task::new(&*display).stopped_by(&stop);
+    let report = take(context, args, &inputs, options, &task, &OnceLock::new(), &|| {
+        if !args.dry_run {
+            context.announce(&display, &runs::begin(Run::INGEST));
+        }
+    })?;
     display.finish();
     tell(context, args, &report, began)?;
     Ok(outcome(&report))
@@ -177,7 +179,7 @@ fn named(host: OsString) -> Result<OsString, &'static str> {
     if host.is_empty() { Err("a host has a name") } else { Ok(host) }
 }
 
-/// Opens the repository, which is then in `opened`, and takes the snapshot.
+/// Opens the repository, which is then in `opened`, says so by `begins`, and takes the snapshot.
 pub fn take(
     context: &Context,
     args: &IngestArgs,
@@ -185,11 +187,13 @@ pub fn take(
     mut options: IngestOptions,
     task: &Task<'_>,
     opened: &OnceLock<Arc<Repository>>,
+    begins: &dyn Fn(),
 ) -> Result<IngestReport> {
     yester::ingest::check(inputs, &options)?;
     let open = || if args.dry_run { context.open_to_write() } else { init::open_or_make(context) };
     let repo = opened.get().cloned().map_or_else(open, Ok)?;
     let _ = opened.set(repo.clone());
+    begins();
     if !repo.only_writes() {
         options.gone = gone::warn(context, &repo)?;
     }

@@ -55,7 +55,7 @@ pub fn ingest(context: &Context, args: &IngestArgs, name: &str, set: &Set, began
     let group = group(context, args, (name, set), (&runner, &logged, &stop), (&mut options, &opened))?;
     let result = runner.run("before").and_then(|()| {
         inputs::require_one(&given)?;
-        ingest::take(context, args, &given, options, &Task::new(&*logged).stopped_by(&stop), &opened)
+        ingest::take(context, args, &given, options, &Task::new(&*logged).stopped_by(&stop), &opened, &|| {})
     });
     let result = group.iter().fold(result, |result, group| group.ended(result));
     let failed = afterwards(&runner, &result, &logged);

@@ -108,13 +108,7 @@ pub fn run(context: &Context, args: &RestoreArgs, name: &str, together: Option<&
         let _ = runs::end(&repo, run);
     }
     let (report, failure) = result?;
-    rewrites::show(context, &way.options)?;
-    if let Some(report) = &report {
-        single::tell(context, report, began, args.dry_run)?;
-    }
-    if args.report {
-        report::tell_set(&way)?;
-    }
+    way.tell(report.as_ref(), began)?;
     Ok(failure.map_or(Outcome::Done, Outcome::Partial))
 }
 
@@ -211,6 +205,15 @@ impl SetRestore<'_> {
         let is_file = |(at, elsewhere): &(&str, bool)| !elsewhere && self.wants(at);
         let (files, others): (Vec<_>, Vec<_>) = streams.chain(buckets).partition(is_file);
         (files.into_iter().map(|(at, _)| at).collect(), others.into_iter().map(|(at, _)| at).collect())
+    }
+
+    /// Says what was done, and what differs now, if that is wanted.
+    fn tell(&self, report: Option<&RestoreReport>, began: Instant) -> Result<()> {
+        rewrites::show(self.context, &self.options)?;
+        if let Some(report) = report {
+            single::tell(self.context, report, began, self.args.dry_run)?;
+        }
+        if self.args.report { report::tell_set(self) } else { Ok(()) }
     }
 
     /// The places of streams and buckets that are not among the restored files.

@@ -95,7 +95,9 @@ fn what_became_of_a_job_is_what_its_run_says_also_if_others_cannot_be_read() {
     };
     let ingest = || json!({"kind": "ingest", "set": "a"});
     let run = |host: &str, rest: &str| {
-        let own = format!(r#"{{"kind":"ingest","set":"a","hostname":"{host}","started":"1970-01-01T00:20:00Z",{rest}}}"#);
+        let own = format!(
+            r#"{{"message_type":"run","kind":"ingest","set":"a","hostname":"{host}","started":"1970-01-01T00:20:00Z",{rest}}}"#
+        );
         format!("echo '{own}';")
     };
     let (other, complete) =
