@@ -123,11 +123,10 @@ impl Campaign {
         let what = match (kills, output.status.signal()) {
             (true, Some(_)) => "killed",
             (true, None) => "ended before the kill",
-            (false, _) => "cut",
+            (false, _) if output.status.success() => "cut, and done",
+            // Packs of which nobody can tell are sent again a few times, and every connection may have met the cut.
+            (false, _) => "cut, and given up",
         };
-        // A cut is no reason to fail: what was asked is asked again.
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(kills || output.status.success(), "{args:?}: {said}");
         (what, output)
     }
 
@@ -188,7 +187,7 @@ fn whatever_is_killed_or_cut_every_snapshot_is_whole() {
         let length = lengths.get(&deed).copied().unwrap_or(Duration::from_millis(600));
         let began = Instant::now();
         let (what, output) = campaign.disturbed(&mut chance, name, args, length);
-        if what == "ended before the kill" || what == "cut" {
+        if output.status.success() {
             lengths.insert(deed, began.elapsed().min(Duration::from_secs(5)));
         }
         *campaign.told.entry((deed, what)).or_default() += 1;
@@ -201,6 +200,9 @@ fn whatever_is_killed_or_cut_every_snapshot_is_whole() {
         assert!(stay.iter().all(|id| after.contains(id)), "{said}: a snapshot is lost: {old:?} {after:?}");
         assert!(deed != Deed::Ingest || !output.status.success() || after.len() == old.len() + 1, "{said}: none was made");
         before.insert(name, after);
+        if round % 25 == 24 {
+            println!("{} rounds", round + 1);
+        }
     }
     // Nothing has to be mended: the next run of everything does it all.
     for (name, args) in
