@@ -34,7 +34,8 @@ use crate::cli::say::{paths, units};
 pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
-    /// The directory with the repositories, or the place in an object store: s3:https://ENDPOINT/BUCKET/PREFIX
+    /// The directory with the repositories, or the place in an object store: s3:https://ENDPOINT/BUCKET/PREFIX,
+    /// gs:BUCKET/PREFIX
     #[arg(long, value_name = "PLACE", global = true)]
     root: Option<OsString>,
     /// With an object store: the directory of tokens, certificate and the server's notes [default: one of this user's]
@@ -190,7 +191,7 @@ impl ServeArgs {
             Location::Local(_) => Ok(None),
             Location::Store(address) => Ok(Some(address)),
             Location::Remote(address) => {
-                let text = "a server serves a directory of its machine, or an object store (s3:https://ENDPOINT/BUCKET/PREFIX)";
+                let text = "a server serves a directory of its machine, or an object store (s3:https://ENDPOINT/BUCKET/PREFIX, gs:BUCKET/PREFIX)";
                 Err(Error::invalid(format!("--root {address} is on another server: {text}")))
             }
         }

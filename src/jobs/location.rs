@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::escape;
 use crate::remote::address::Address;
-use crate::remote::s3::address::{FORM, StoreAddress};
+use crate::remote::s3::address::{FORM, GOOGLE_FORM, StoreAddress};
 use crate::{Error, ErrorKind, Result};
 
 use crate::jobs::paths;
@@ -60,6 +60,11 @@ pub fn parse(name: &OsStr) -> Result<Location> {
     // A colon in the first name of a path: every tool of this kind takes that for another machine or for a protocol.
     let Some((word, rest)) = parted(bytes) else { return paths::absolute(Path::new(name)).map(Location::Local) };
     if holds_secret(word, rest) {
+        if word == b"gs" {
+            let text = "the repository's name holds a key or other options: leave them out, let \
+                        GOOGLE_APPLICATION_CREDENTIALS name the file of the credentials, and write";
+            return Err(Error::invalid(format!("{text} {GOOGLE_FORM}")));
+        }
         if word == b"s3" {
             let text = "the repository's name holds a key or other options: leave them out, give credentials by \
                         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, and write";
@@ -68,6 +73,9 @@ pub fn parse(name: &OsStr) -> Result<Location> {
         let text = "the repository's name holds a password or token, where others can see it in the list of processes: \
                     leave it out and give it by YESTER_TOKEN, YESTER_TOKEN_FILE or YESTER_TOKEN_COMMAND";
         return Err(Error::invalid(text));
+    }
+    if word == b"gs" {
+        return StoreAddress::google(rest).map(Location::Store);
     }
     if word == b"s3" {
         return StoreAddress::parse(rest).map(Location::Store);
@@ -112,13 +120,13 @@ fn refused(word: &[u8], rest: &[u8]) -> Error {
         }
         b"https" => "a repository on a server is written https://HOST:PORT/NAME".to_owned(),
         b"file" => "a directory is written as its path, without file:".to_owned(),
-        b"b2" | b"azure" | b"gs" | b"swift" | b"rclone" | b"opendal" => {
-            let text = "object stores are reached by the S3 protocol: use the store's S3 endpoint, written";
+        b"b2" | b"azure" | b"swift" | b"rclone" | b"opendal" => {
+            let text = "this store is reached by the S3 protocol: use its S3 endpoint, written";
             return Error::new(ErrorKind::Unsupported, format!("{}: {text} {FORM}", escape(word)));
         }
         _ if url.is_some() => {
-            "this kind of repository name is unknown: give a path, https://HOST:PORT/NAME, ssh://USER@HOST/PATH or \
-             s3:https://ENDPOINT/BUCKET/PREFIX"
+            "this kind of repository name is unknown: give a path, https://HOST:PORT/NAME, ssh://USER@HOST/PATH, \
+             s3:https://ENDPOINT/BUCKET/PREFIX or gs:BUCKET/PREFIX"
                 .to_owned()
         }
         _ => {
@@ -167,6 +175,8 @@ mod tests {
         }
         let Ok(Location::Store(store)) = parse(OsStr::new("s3:https://h/bucket/p")) else { panic!() };
         assert_eq!(store.to_string(), "s3:https://h/bucket/p");
+        let Ok(Location::Store(store)) = parse(OsStr::new("gs:bucket/p")) else { panic!() };
+        assert_eq!(store.to_string(), "gs:bucket/p");
         for remote in ["https://h:7070/web", "ssh://u@h/p", "ssh://h/./p"] {
             let Ok(Location::Remote(address)) = parse(OsStr::new(remote)) else { panic!("{remote}") };
             assert_eq!(address.to_string(), remote);
@@ -204,7 +214,7 @@ mod tests {
             let error = error(store);
             assert!(error.kind() == kind && error.to_string().contains("s3:https://ENDPOINT/BUCKET/PREFIX"), "{store}: {error}");
         }
-        for store in ["b2:bucket:p", "gs:b:/", "azure:c:/", "swift:c:/", "rclone:r:p"] {
+        for store in ["b2:bucket:p", "azure:c:/", "swift:c:/", "rclone:r:p"] {
             let error = error(store);
             assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("s3:https://"), "{store}: {error}");
         }
@@ -221,6 +231,8 @@ mod tests {
             "u:geheim@h:/p",
             "rest:https://u:geheim@h/p",
             "s3:https://k:geheim@h/b",
+            "gs:https://k:geheim@h/b",
+            "gs:bucket/p?key=geheim",
             "https://h/p?t=geheim",
         ];
         for secret in secrets {

@@ -32,6 +32,7 @@ mod shapes;
 mod store;
 mod store_cost;
 mod store_cuts;
+mod store_google;
 mod store_runs;
 mod store_served;
 mod support;

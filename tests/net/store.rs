@@ -82,18 +82,89 @@ fn the_verdict_is_kept_and_asked_for_once() {
     assert_eq!((counts.get(&Kind::Put), counts.get(&Kind::Get), counts.get(&Kind::List)), (Some(&2), Some(&1), Some(&1)));
 }
 
+/// How one speaks to a store.
+pub struct Spoken {
+    /// A repository's place on a server, by its prefix.
+    pub place: fn(&S3Server, &str) -> String,
+    pub options: fn() -> RemoteOptions,
+}
+
+pub const S3: Spoken = Spoken { place: S3Server::address, options };
+
+impl Spoken {
+    /// A repository's place on this server, proven.
+    pub fn create(&self, server: &S3Server) -> S3Storage {
+        S3Storage::create(&address(&(self.place)(server, "web")), &(self.options)()).unwrap()
+    }
+
+    pub fn open(&self, server: &S3Server) -> S3Storage {
+        S3Storage::open(&address(&(self.place)(server, "web")), &(self.options)()).unwrap()
+    }
+
+    /// The suite of every storage: with full pages, and with small ones on a store that keeps no metadata.
+    pub fn conformance(&self) {
+        let server = S3Server::start();
+        crate::net::conformance::suite(Arc::new(self.create(&server)));
+        assert!(server.take().iter().all(|seen| seen.key.starts_with("web/")), "a key is outside of the prefix");
+        let server = S3Server::start();
+        server.page(3);
+        server.metadata(false);
+        crate::net::conformance::suite(Arc::new(self.create(&server)));
+    }
+
+    /// Stores that do not decide are found out, and refuse a second writer.
+    pub fn found_out(&self) {
+        for manner in [Manner::Ignores, Manner::LooksThenWrites] {
+            let server = S3Server::start();
+            server.manner(manner);
+            let storage = self.create(&server);
+            assert!(!storage.decides().unwrap(), "{manner:?} was not found out");
+            must_put(&storage, &Name::Session(id(2)), b"");
+            let e = put(&storage, &Name::Session(id(3)), b"").unwrap_err();
+            assert!(e.kind() == ErrorKind::Busy && e.to_string().contains("--only-writer"), "{e}");
+        }
+    }
+
+    /// Of many who create a name at once one has it, and the others know.
+    pub fn races(&self) {
+        let server = S3Server::start();
+        must_put(&self.create(&server), &Name::Config(1, 0), b"x");
+        let storages: Vec<S3Storage> = (0..4).map(|_| self.open(&server)).collect();
+        for round in 0..8 {
+            let name = Name::Snapshot(id(round));
+            let bodies: Vec<Vec<u8>> = (0..4).map(|n| format!("writer {n}").into_bytes()).collect();
+            let together = std::sync::Barrier::new(4);
+            let told: Vec<Created> = std::thread::scope(|scope| {
+                let write = |(storage, body): (&S3Storage, &Vec<u8>)| {
+                    together.wait();
+                    put(storage, &name, body).unwrap()
+                };
+                let threads: Vec<_> = storages.iter().zip(&bodies).map(|both| scope.spawn(move || write(both))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let won: Vec<usize> = (0..4).filter(|n| told[*n] == Created::New).collect();
+            assert_eq!(won.len(), 1, "{told:?}");
+            assert!(read(&storages[0], &name).unwrap() == framed(&name, &bodies[won[0]]), "another's object is there");
+        }
+    }
+
+    /// Each of these faults at each request changes nothing.
+    pub fn faults(&self, faults: &[Fault]) {
+        faults.iter().for_each(|fault| every_request(self, *fault, some_of_everything));
+    }
+}
+
 /// What every operation does when the request with each number meets a fault.
-fn every_request(fault: Fault, work: impl Fn(&dyn Storage)) {
+fn every_request(spoken: &Spoken, fault: Fault, work: impl Fn(&dyn Storage)) {
     let server = S3Server::start();
-    let empty = storage(&server);
-    drop(empty);
+    drop(spoken.create(&server));
     let fresh = server.save();
     let mut number = 0;
     loop {
         server.load(fresh.clone());
         server.fair();
-        must_put(&S3Storage::create(&address(&server.address("web")), &options()).unwrap(), &Name::Config(1, 0), b"x");
-        let storage = S3Storage::open(&address(&server.address("web")), &options()).unwrap();
+        must_put(&spoken.create(&server), &Name::Config(1, 0), b"x");
+        let storage = spoken.open(&server);
         server.take();
         server.script(move |seen: &Seen| (seen.number == number).then_some(fault));
         work(&storage);
@@ -130,7 +201,7 @@ fn some_of_everything(storage: &dyn Storage) {
 
 #[test]
 fn faults_at_every_request_change_nothing() {
-    for fault in [
+    S3.faults(&[
         Fault::Refused(500, "InternalError"),
         Fault::Refused(503, "SlowDown"),
         Fault::Refused(409, "ConditionalRequestConflict"),
@@ -146,9 +217,7 @@ fn faults_at_every_request_change_nothing() {
         Fault::Stale(1),
         Fault::WrongEtag,
         Fault::WrongRange,
-    ] {
-        every_request(fault, some_of_everything);
-    }
+    ]);
 }
 
 /// What the program needs to know of a repository in this store.

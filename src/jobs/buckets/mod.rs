@@ -55,7 +55,7 @@ pub fn unfit(keys: &BucketKeys) -> Result<()> {
 /// Where a bucket is.
 fn address(keys: &BucketKeys) -> Result<StoreAddress> {
     match location::parse(OsStr::new(&keys.url)) {
-        Ok(Location::Store(address)) => Ok(address),
+        Ok(Location::Store(address)) if address.speaks_s3() => Ok(address),
         Ok(_) => Err(Error::invalid("url is no bucket: write s3:https://ENDPOINT/BUCKET or s3:https://ENDPOINT/BUCKET/PREFIX")),
         Err(e) => Err(e.context("url")),
     }

@@ -1,4 +1,4 @@
-//! Where a repository in an object store is: `s3:https://ENDPOINT/BUCKET/PREFIX`.
+//! Where a repository in an object store is: `s3:https://ENDPOINT/BUCKET/PREFIX`, or `gs:BUCKET/PREFIX`.
 
 use std::fmt;
 
@@ -8,12 +8,27 @@ use crate::storage::Name;
 
 /// The form, for people.
 pub(crate) const FORM: &str = "s3:https://ENDPOINT/BUCKET/PREFIX";
+/// The form of a place in Google's store.
+pub(crate) const GOOGLE_FORM: &str = "gs:BUCKET/PREFIX";
+/// Where Google's store is.
+const GOOGLE: &str = "storage.googleapis.com";
 /// The longest prefix: with the longest name behind it, it is shorter than any key may be.
 const LONGEST: usize = 512;
+
+/// What a store speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    /// S3.
+    S3,
+    /// The XML API of Google Cloud Storage.
+    Google,
+}
 
 /// A place in an object store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreAddress {
+    /// What is spoken there.
+    pub(crate) kind: StoreKind,
     /// Whether TLS is spoken.
     pub(crate) tls: bool,
     /// A name or an address, without brackets.
@@ -34,13 +49,35 @@ impl StoreAddress {
     /// What stands behind `s3:`.
     pub fn parse(rest: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(rest).map_err(|_| wrong("the repository's name is not text"))?;
+        Self::with_endpoint(StoreKind::S3, text)?.ok_or_else(|| wrong("the repository's name lacks the endpoint"))
+    }
+
+    /// What stands behind `gs:`.
+    pub fn google(rest: &[u8]) -> Result<Self> {
+        let wrong = |what: &str| Error::invalid(format!("{what}: a repository in Google's store is written {GOOGLE_FORM}"));
+        let text = std::str::from_utf8(rest).map_err(|_| wrong("the repository's name is not text"))?;
+        // As Google's own programs write it.
+        let text = text.strip_prefix("//").unwrap_or(text);
+        let found = match Self::with_endpoint(StoreKind::Google, text) {
+            Ok(None) => Self::at(StoreKind::Google, true, (GOOGLE, None), text),
+            Ok(Some(found)) => Ok(found),
+            Err(e) => Err(e),
+        };
+        found.map_err(|e| wrong(e.to_string().split(": ").next().unwrap_or_default()))
+    }
+
+    /// A place whose endpoint is named; `None` where none is.
+    fn with_endpoint(kind: StoreKind, text: &str) -> Result<Option<Self>> {
         let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (true, rest),
             (_, Some(rest)) => (false, rest),
-            _ => return Err(wrong("the repository's name lacks the endpoint")),
+            _ => return Ok(None),
         };
         let (authority, path) = rest.split_once('/').ok_or_else(|| wrong("the repository's name lacks the bucket"))?;
-        let (host, port) = host_and_port(authority, FORM)?;
+        Self::at(kind, tls, host_and_port(authority, FORM)?, path).map(Some)
+    }
+
+    fn at(kind: StoreKind, tls: bool, (host, port): (&str, Option<u16>), path: &str) -> Result<Self> {
         let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
         let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if bucket.len() < 3 || bucket.len() > 63 || !bucket.bytes().all(good) {
@@ -56,7 +93,7 @@ impl StoreAddress {
         }
         let usual = if tls { 443 } else { 80 };
         let port = port.filter(|port| *port != usual);
-        Ok(StoreAddress { tls, host: host.to_owned(), port, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+        Ok(StoreAddress { kind, tls, host: host.to_owned(), port, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
 
     /// The endpoint as a URL; with `bucket` in the host's name, where it is to be there.
@@ -71,6 +108,11 @@ impl StoreAddress {
     /// The endpoint as a URL, without the bucket.
     pub fn endpoint_url(&self) -> String {
         self.endpoint(None)
+    }
+
+    /// Whether S3 is spoken there.
+    pub fn speaks_s3(&self) -> bool {
+        self.kind == StoreKind::S3
     }
 
     /// The bucket.
@@ -97,7 +139,13 @@ impl StoreAddress {
 
 impl fmt::Display for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3:{}/{}", self.endpoint(None), self.key_of_bucket())
+        match self.kind {
+            StoreKind::S3 => write!(f, "s3:{}/{}", self.endpoint(None), self.key_of_bucket()),
+            StoreKind::Google if self.tls && self.host == GOOGLE && self.port.is_none() => {
+                write!(f, "gs:{}", self.key_of_bucket())
+            }
+            StoreKind::Google => write!(f, "gs:{}/{}", self.endpoint(None), self.key_of_bucket()),
+        }
     }
 }
 
@@ -144,6 +192,21 @@ mod tests {
         ] {
             let said = parse(bad).unwrap_err().to_string();
             assert!(said.contains("s3:https://ENDPOINT"), "{bad}: {said}");
+        }
+    }
+
+    #[test]
+    fn places_in_googles_store_need_no_endpoint() {
+        let google = |text: &str| StoreAddress::google(text.strip_prefix("gs:").unwrap().as_bytes());
+        for text in ["gs:bucket", "gs:bucket/web/one", "gs:http://127.0.0.1:4443/bucket/p"] {
+            assert_eq!(google(text).unwrap().to_string(), text);
+        }
+        assert_eq!(google("gs://bucket/p/").unwrap().to_string(), "gs:bucket/p");
+        assert_eq!(google("gs:https://storage.googleapis.com/bucket/p").unwrap().to_string(), "gs:bucket/p");
+        assert_eq!(google("gs:bucket").unwrap().endpoint(None), "https://storage.googleapis.com");
+        for bad in ["gs:", "gs:b", "gs:bucket//p", "gs:bucket/../p", "gs:https://h", "gs:bucket/a b"] {
+            let said = google(bad).unwrap_err().to_string();
+            assert!(said.contains("written gs:BUCKET/PREFIX"), "{bad}: {said}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,10 +22,11 @@ use tokio::time::Sleep;
 use crate::error::{Error, ErrorKind};
 use crate::remote::client::fault::LEFT_ALONE;
 use crate::remote::rate::Rate;
+use crate::remote::s3::address::StoreKind;
 use crate::remote::s3::connect::{self, S3Sender};
 use crate::remote::s3::counts::RequestCounts;
 use crate::remote::s3::fault::{NotSent, S3Refusal};
-use crate::remote::s3::list;
+use crate::remote::s3::{google, list};
 
 /// The longest body of a refusal that is read.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -43,6 +44,8 @@ pub(crate) struct HttpContext {
     pub(crate) rates: (Option<Arc<Rate>>, Option<Arc<Rate>>),
     /// The host and port of the store's endpoint: what goes elsewhere is about credentials, and does not count.
     pub(crate) host: String,
+    /// What the store speaks.
+    pub(crate) kind: StoreKind,
     /// How many requests may be under way.
     pub(crate) permits: Arc<Semaphore>,
     /// What was asked.
@@ -124,7 +127,7 @@ impl HttpService for Service {
         let moved = Arc::new(AtomicU64::new(0));
         let request = self.prepare(request, &place.host, store, &moved)?;
         let sent = self.send(request, &place, &moved).await;
-        let (response, sender) = sent.map_err(|e| if store { e } else { no_credentials(&e) })?;
+        let (response, sender) = sent.map_err(|e| if store { e } else { no_credentials(shared.kind, &e) })?;
         if store {
             shared.heard();
         }
@@ -146,7 +149,7 @@ impl HttpService for Service {
         if !status.is_success() {
             let text = collect(body, LONGEST_REFUSAL).await.unwrap_or_default();
             let e = HttpError::new(HttpErrorKind::Unknown, S3Refusal::parse(status.as_u16(), &text));
-            return Err(if store { e } else { no_credentials(&e) });
+            return Err(if store { e } else { no_credentials(shared.kind, &e) });
         }
         if lists {
             let page = collect(body, LONGEST_LIST).await?;
@@ -174,6 +177,10 @@ impl Service {
         parts.uri = path.parse().map_err(|_| failed(HttpErrorKind::Unknown, "the request has no path"))?;
         let host = host.parse().map_err(|_| failed(HttpErrorKind::Unknown, "the host's name is none"))?;
         parts.headers.insert(hyper::header::HOST, host);
+        if counted && parts.method == Method::PUT && self.shared.kind == StoreKind::Google {
+            let digest = google::digest(body.clone()).map_err(|e| failed(HttpErrorKind::Unknown, e.to_string()))?;
+            parts.headers.insert("content-md5", digest);
+        }
         let shared = self.shared.clone();
         let going = Going { inner: body, shared, counted, moved: moved.clone(), waiting: None, next: None };
         Ok(Request::from_parts(parts, going))
@@ -236,12 +243,26 @@ impl Service {
     }
 }
 
-/// What gives credentials does not: nothing can be asked of the store then.
-fn no_credentials(e: &HttpError) -> HttpError {
-    let why = std::error::Error::source(e).map(ToString::to_string).unwrap_or_default();
-    let text = "there are no credentials for the object store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or keep a \
-                profile in ~/.aws/credentials (AWS_PROFILE names another than default); asked for others";
-    not_sent(Error::new(ErrorKind::Key, format!("{text}: {why}")))
+/// What gives credentials does not: nothing can be asked of the store then. It is there and has no time: later it may.
+fn no_credentials(kind: StoreKind, e: &HttpError) -> HttpError {
+    let cause = std::error::Error::source(e);
+    let why = cause.map(ToString::to_string).unwrap_or_default();
+    let busy = |refusal: &S3Refusal| refusal.status == 429 || refusal.status >= 500;
+    if cause.and_then(|cause| cause.downcast_ref()).is_some_and(busy) {
+        return not_sent(Error::new(ErrorKind::Io, format!("what gives the credentials for the object store does not: {why}")));
+    }
+    let how = match kind {
+        StoreKind::S3 => {
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or keep a profile in ~/.aws/credentials (AWS_PROFILE names \
+             another than default)"
+        }
+        StoreKind::Google => {
+            "let GOOGLE_APPLICATION_CREDENTIALS name the file of a service account, or run: gcloud auth \
+             application-default login"
+        }
+    };
+    let text = format!("there are no credentials for the object store: {how}; asked for others: {why}");
+    not_sent(Error::new(ErrorKind::Key, text))
 }
 
 type Answered = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Going>>>;

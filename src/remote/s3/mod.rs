@@ -1,4 +1,4 @@
-//! A repository in an object store that speaks S3, as a [`Storage`].
+//! A repository in an object store that speaks S3, or in Google's, as a [`Storage`].
 //!
 //! What is acknowledged is durable, so a barrier has nothing to do. Everything else follows from one rule: **what a store
 //! holds is what a read shows.** Who was first to create a name is decided by looking whose object is there, never by a
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{ClientConfigKey, HttpClient, HttpConnector};
+use object_store::list::PaginatedListStore;
 use object_store::path::Path as Key;
 use object_store::{ClientOptions, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, RetryConfig};
 use parking_lot::Mutex;
@@ -35,13 +36,14 @@ mod create;
 pub mod credentials;
 mod fault;
 pub(crate) mod gate;
+mod google;
 mod http;
 pub(crate) mod list;
 mod proof;
 mod served;
 pub(super) mod sign;
 
-use address::StoreAddress;
+use address::{StoreAddress, StoreKind};
 use fault::Trouble;
 use http::HttpContext;
 
@@ -61,7 +63,7 @@ const MOST_ATTEMPTS: u32 = 20;
 /// A repository in an object store.
 pub struct S3Storage {
     address: StoreAddress,
-    store: AmazonS3,
+    store: Arc<dyn StoreApi>,
     shared: Arc<HttpContext>,
     connections: usize,
     /// Requests for small objects that are under way at once.
@@ -116,6 +118,16 @@ impl HttpConnector for Connector {
     }
 }
 
+/// What the library does with a store, whatever that speaks.
+pub(super) trait StoreApi: ObjectStore + PaginatedListStore {}
+
+impl<T: ObjectStore + PaginatedListStore> StoreApi for T {}
+
+/// The library repeats nothing: what may be repeated is known here.
+fn no_retries() -> RetryConfig {
+    RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
+}
+
 /// What speaks to a store.
 struct ConnectedStore {
     store: AmazonS3,
@@ -126,8 +138,7 @@ struct ConnectedStore {
 
 fn store(address: &StoreAddress, options: &RemoteOptions, shared: &Arc<HttpContext>) -> Result<ConnectedStore> {
     let s3 = &options.s3;
-    let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() };
-    let builder = AmazonS3Builder::new().with_retry(retry).with_http_connector(Connector(shared.clone()));
+    let builder = AmazonS3Builder::new().with_retry(no_retries()).with_http_connector(Connector(shared.clone()));
     let found = credentials::find(s3, builder)?;
     let variable = |name: &str| s3.variables.get(name).filter(|value| !value.is_empty()).cloned();
     let region = s3.region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
@@ -157,6 +168,7 @@ fn context(address: &StoreAddress, options: &RemoteOptions, connections: usize) 
     let host = host.split_once("://").map_or("", |(_, host)| host).to_owned();
     Ok(Arc::new(HttpContext {
         host,
+        kind: address.kind,
         tls: Arc::new(tls),
         timeout: options.timeout,
         rates: (rate(&options.limit_upload), rate(&options.limit_download)),
@@ -181,7 +193,12 @@ impl S3Storage {
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
         let small_at_once = options.s3.connections.unwrap_or(SMALL_CONNECTIONS).max(1);
         let shared = context(address, options, small_at_once)?;
-        let ConnectedStore { store, renewable, .. } = store(address, options, &shared).map_err(|e| e.context(address))?;
+        let made = match address.kind {
+            StoreKind::S3 => store(address, options, &shared).map(|made| (Arc::new(made.store) as _, made.renewable)),
+            // Tokens are asked for anew before they expire.
+            StoreKind::Google => google::store(address, options, &shared).map(|store| (store, false)),
+        };
+        let (store, renewable): (Arc<dyn StoreApi>, bool) = made.map_err(|e| e.context(address))?;
         Ok(S3Storage {
             address: address.clone(),
             store,

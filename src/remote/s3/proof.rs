@@ -132,7 +132,6 @@ impl S3Storage {
         answers.push(self.attempt(&key, late).await);
         let found = self.whole(&key).await;
         self.remove(&key).await.map_err(Trouble::Final)?;
-        let found = found?;
         let late_refused = matches!(answers.last(), Some(Err(Trouble::Taken(_))));
         let (mut winners, mut maybe, mut unknown) = (Vec::new(), Vec::new(), None);
         for (answer, content) in answers.into_iter().zip(&contents) {
@@ -146,6 +145,7 @@ impl S3Storage {
                 }
             }
         }
+        let found = found?;
         // What nobody was told of may have been done: the object says whose it is.
         let held = match winners[..] {
             [] => maybe.contains(&&found[..]),

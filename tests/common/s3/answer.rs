@@ -108,7 +108,7 @@ impl Page<'_> {
         );
         for (key, object) in self.objects {
             let modified = jiff::Timestamp::try_from(object.modified).unwrap().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
-            let class = object.headers.iter().find(|(name, _)| name == "x-amz-storage-class");
+            let class = object.headers.iter().find(|(name, _)| name.ends_with("-storage-class"));
             let class = class.map_or("STANDARD", |(_, class)| class.as_str());
             let (etag, size) = (etag(&object.bytes).replace('"', "&quot;"), object.bytes.len());
             out += &format!(

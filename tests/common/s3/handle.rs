@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
 use hyper::{HeaderMap, Method, Request};
+use md5::{Digest, Md5};
 
 use super::answer::{Answer, Content, Page, etag, http_date, plain, refusal};
 use super::{BUCKET, Fault, Kind, Manner, Object, Seen, State};
@@ -19,6 +21,18 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let query = parts.uri.query().unwrap_or_default().to_owned();
+    // What a machine at Google gets its token from.
+    if path == "/computeMetadata/v1/instance/service-accounts/default/token" {
+        let busy = state.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if busy {
+            return Ok(plain(503, ""));
+        }
+        let asked = parts.headers.get("metadata-flavor").is_some_and(|v| v == "Google");
+        let token = "{\"access_token\":\"of-the-machine\",\"expires_in\":3600,\"token_type\":\"Bearer\"}";
+        return Ok(if asked { plain(200, token) } else { plain(403, "") });
+    }
+    // Google's clients write all but letters and digits of keys as %XX.
+    let path = decoded(&path.replace('+', "%2B")).unwrap_or(path);
     // Both styles: the bucket is in the path, or in the host's name.
     let key = path.strip_prefix(&format!("/{BUCKET}")).map(|rest| rest.trim_start_matches('/').to_owned());
     let virtual_host = parts.headers.get("host").is_some_and(|host| host.to_str().unwrap().starts_with(&format!("{BUCKET}.")));
@@ -35,6 +49,7 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
     let shown = if lists { parameter(&query, "prefix").unwrap_or_default() } else { key.clone().unwrap_or_default() };
     let signature = parts.headers.get(AUTHORIZATION).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
     let access = signature.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+    let access = signature.strip_prefix("Bearer").map_or(access, str::trim);
     let seen = {
         let mut all = state.seen.lock();
         let seen = Seen { number: all.len(), kind, key: shown, access: access.to_owned() };
@@ -50,7 +65,7 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
         Some(Fault::Refused(status, code)) => return Ok(refused(kind, status, code)),
         _ => {}
     }
-    let signed = parts.headers.get(AUTHORIZATION).is_some_and(|v| v.to_str().unwrap().starts_with("AWS4-HMAC-SHA256 "));
+    let signed = signature.starts_with("AWS4-HMAC-SHA256 ") || signature.starts_with("Bearer");
     if !signed {
         return Ok(refused(kind, 403, "AccessDenied"));
     }
@@ -100,9 +115,20 @@ fn refused(kind: Kind, status: u16, code: &str) -> Answer {
 }
 
 async fn put(state: &State, key: &str, headers: &HeaderMap, body: Bytes) -> Answer {
-    let conditional = headers.get("if-none-match").is_some_and(|v| v == "*");
-    let kept =
-        |name: &str| name == "x-amz-storage-class" || state.metadata.load(Ordering::SeqCst) && name.starts_with("x-amz-meta-");
+    // Each speaks of conditions, metadata and classes in its own words, and understands no others.
+    let google = headers.get(AUTHORIZATION).is_some_and(|v| v.to_str().unwrap().starts_with("Bearer"));
+    let conditional = match google {
+        true => headers.get("x-goog-if-generation-match").is_some_and(|v| v == "0"),
+        false => headers.get("if-none-match").is_some_and(|v| v == "*"),
+    };
+    let [class, metadata] =
+        if google { ["x-goog-storage-class", "x-goog-meta-"] } else { ["x-amz-storage-class", "x-amz-meta-"] };
+    let kept = |name: &str| name == class || state.metadata.load(Ordering::SeqCst) && name.starts_with(metadata);
+    // What is damaged on the way is not taken.
+    let digest = headers.get("content-md5").map(|v| v.to_str().unwrap().to_owned());
+    if google && digest != Some(BASE64_STANDARD.encode(Md5::digest(&body))) {
+        return refusal(400, "BadDigest");
+    }
     let headers = headers.iter().filter(|(name, _)| kept(name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     let object = Object { bytes: body, modified: SystemTime::now(), order: state.made.fetch_add(1, Ordering::SeqCst), headers };
@@ -210,6 +236,10 @@ fn list(state: &State, query: &str, fault: Option<Fault>) -> Answer {
 /// A parameter of a query, decoded.
 fn parameter(query: &str, name: &str) -> Option<String> {
     let (_, value) = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name)?;
+    decoded(value)
+}
+
+fn decoded(value: &str) -> Option<String> {
     let mut out = Vec::new();
     let mut rest = value.bytes();
     while let Some(byte) = rest.next() {

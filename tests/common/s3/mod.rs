@@ -109,6 +109,8 @@ pub struct State {
     /// Whether metadata is kept with objects.
     metadata: AtomicBool,
     made: AtomicUsize,
+    /// How many requests for a token are refused before one is given.
+    busy: AtomicUsize,
     /// Creates that are between their look and their write.
     between: AtomicUsize,
 }
@@ -134,6 +136,7 @@ impl S3Server {
             page: AtomicUsize::new(1000),
             metadata: AtomicBool::new(true),
             made: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
             between: AtomicUsize::new(0),
         });
         runtime.spawn(accept(listener, state.clone()));
@@ -143,6 +146,11 @@ impl S3Server {
     /// The repository's name, with this prefix.
     pub fn address(&self, prefix: &str) -> String {
         format!("s3:http://127.0.0.1:{}/{BUCKET}/{prefix}", self.port)
+    }
+
+    /// The same for who speaks as to Google's store.
+    pub fn google(&self, prefix: &str) -> String {
+        format!("gs:http://127.0.0.1:{}/{BUCKET}/{prefix}", self.port)
     }
 
     /// From now on requests meet what `script` says of them.
@@ -168,6 +176,11 @@ impl S3Server {
     /// Whether metadata is kept with objects.
     pub fn metadata(&self, kept: bool) {
         self.state.metadata.store(kept, Ordering::SeqCst);
+    }
+
+    /// So many requests for a token find who gives them without time.
+    pub fn busy(&self, times: usize) {
+        self.state.busy.store(times, Ordering::SeqCst);
     }
 
     /// What was asked since the last call of this. Numbers begin at 0 again.
