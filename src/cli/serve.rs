@@ -35,7 +35,7 @@ pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
     /// The directory with the repositories, or the place in an object store: s3:https://ENDPOINT/BUCKET/PREFIX,
-    /// gs:BUCKET/PREFIX
+    /// gs:BUCKET/PREFIX, azure:CONTAINER/PREFIX
     #[arg(long, value_name = "PLACE", global = true)]
     root: Option<OsString>,
     /// With an object store: the directory of tokens, certificate and the server's notes [default: one of this user's]
@@ -185,13 +185,14 @@ impl ServeArgs {
     }
 
     /// The object store with the repositories, if they are in one.
-    fn store(&self) -> Result<Option<StoreAddress>> {
+    fn store(&self, context: &Context) -> Result<Option<StoreAddress>> {
         let Some(root) = &self.root else { return Ok(None) };
         match location::parse(root)? {
             Location::Local(_) => Ok(None),
-            Location::Store(address) => Ok(Some(address)),
+            Location::Store(address) => Ok(Some(address.in_account(&context.store_options()?.s3)?)),
             Location::Remote(address) => {
-                let text = "a server serves a directory of its machine, or an object store (s3:https://ENDPOINT/BUCKET/PREFIX, gs:BUCKET/PREFIX)";
+                let text = "a server serves a directory of its machine, or an object store (s3:https://ENDPOINT/BUCKET/PREFIX, \
+                            gs:BUCKET/PREFIX, azure:CONTAINER/PREFIX)";
                 Err(Error::invalid(format!("--root {address} is on another server: {text}")))
             }
         }
@@ -199,7 +200,7 @@ impl ServeArgs {
 
     /// The directory that has what is the server's own: the root itself, or with an object store the one of --state.
     fn own(&self, context: &Context) -> Result<PathBuf> {
-        let store = self.store()?;
+        let store = self.store(context)?;
         if let Some(state) = &self.state {
             if self.root.is_some() && store.is_none() {
                 let text = "--state is for repositories in an object store: with a directory, all of it is in the directory";
@@ -231,7 +232,7 @@ fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
     }
     let options = ServeOptions {
         root: args.own(context)?,
-        store: args.store()?.map(|address| Ok::<_, Error>((address, context.store_options()?))).transpose()?,
+        store: args.store(context)?.map(|address| Ok::<_, Error>((address, context.store_options()?))).transpose()?,
         listen: args.listen,
         certificate: args.tls_cert.clone().zip(args.tls_key.clone()),
         no_tls: args.no_tls,
@@ -250,7 +251,7 @@ fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
         out.json(&JsonListening { message_type: "listening", address, tls_fingerprint: fingerprint })?;
     } else if !context.global.quiet {
         out.line(&format!("listening on {}", server.address))?;
-        if args.store()?.is_some() {
+        if args.store(context)?.is_some() {
             out.line(&format!("tokens, certificate and notes are in {}", paths::shown(&args.own(context)?)))?;
         }
         if let Some(fingerprint) = fingerprint {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::escape;
 use crate::remote::address::Address;
-use crate::remote::s3::address::{FORM, GOOGLE_FORM, StoreAddress};
+use crate::remote::s3::address::{AZURE_FORM, FORM, GOOGLE_FORM, StoreAddress};
 use crate::{Error, ErrorKind, Result};
 
 use crate::jobs::paths;
@@ -65,6 +65,11 @@ pub fn parse(name: &OsStr) -> Result<Location> {
                         GOOGLE_APPLICATION_CREDENTIALS name the file of the credentials, and write";
             return Err(Error::invalid(format!("{text} {GOOGLE_FORM}")));
         }
+        if word == b"azure" {
+            let text = "the repository's name holds a key or other options: leave them out, give credentials by \
+                        AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, and write";
+            return Err(Error::invalid(format!("{text} {AZURE_FORM}")));
+        }
         if word == b"s3" {
             let text = "the repository's name holds a key or other options: leave them out, give credentials by \
                         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, and write";
@@ -76,6 +81,9 @@ pub fn parse(name: &OsStr) -> Result<Location> {
     }
     if word == b"gs" {
         return StoreAddress::google(rest).map(Location::Store);
+    }
+    if word == b"azure" {
+        return StoreAddress::azure(rest).map(Location::Store);
     }
     if word == b"s3" {
         return StoreAddress::parse(rest).map(Location::Store);
@@ -120,13 +128,13 @@ fn refused(word: &[u8], rest: &[u8]) -> Error {
         }
         b"https" => "a repository on a server is written https://HOST:PORT/NAME".to_owned(),
         b"file" => "a directory is written as its path, without file:".to_owned(),
-        b"b2" | b"azure" | b"swift" | b"rclone" | b"opendal" => {
+        b"b2" | b"swift" | b"rclone" | b"opendal" => {
             let text = "this store is reached by the S3 protocol: use its S3 endpoint, written";
             return Error::new(ErrorKind::Unsupported, format!("{}: {text} {FORM}", escape(word)));
         }
         _ if url.is_some() => {
             "this kind of repository name is unknown: give a path, https://HOST:PORT/NAME, ssh://USER@HOST/PATH, \
-             s3:https://ENDPOINT/BUCKET/PREFIX or gs:BUCKET/PREFIX"
+             s3:https://ENDPOINT/BUCKET/PREFIX, gs:BUCKET/PREFIX or azure:CONTAINER/PREFIX"
                 .to_owned()
         }
         _ => {
@@ -177,6 +185,8 @@ mod tests {
         assert_eq!(store.to_string(), "s3:https://h/bucket/p");
         let Ok(Location::Store(store)) = parse(OsStr::new("gs:bucket/p")) else { panic!() };
         assert_eq!(store.to_string(), "gs:bucket/p");
+        let Ok(Location::Store(store)) = parse(OsStr::new("azure:web/p")) else { panic!() };
+        assert_eq!(store.to_string(), "azure:web/p");
         for remote in ["https://h:7070/web", "ssh://u@h/p", "ssh://h/./p"] {
             let Ok(Location::Remote(address)) = parse(OsStr::new(remote)) else { panic!("{remote}") };
             assert_eq!(address.to_string(), remote);
@@ -214,7 +224,7 @@ mod tests {
             let error = error(store);
             assert!(error.kind() == kind && error.to_string().contains("s3:https://ENDPOINT/BUCKET/PREFIX"), "{store}: {error}");
         }
-        for store in ["b2:bucket:p", "azure:c:/", "swift:c:/", "rclone:r:p"] {
+        for store in ["b2:bucket:p", "swift:c:/", "rclone:r:p"] {
             let error = error(store);
             assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("s3:https://"), "{store}: {error}");
         }
@@ -233,6 +243,7 @@ mod tests {
             "s3:https://k:geheim@h/b",
             "gs:https://k:geheim@h/b",
             "gs:bucket/p?key=geheim",
+            "azure:web/p?sig=geheim",
             "https://h/p?t=geheim",
         ];
         for secret in secrets {

@@ -30,6 +30,7 @@ mod proxy;
 mod rows;
 mod shapes;
 mod store;
+mod store_azure;
 mod store_cost;
 mod store_cuts;
 mod store_google;

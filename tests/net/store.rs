@@ -332,7 +332,8 @@ fn what_is_wrong_with_a_store_is_said_in_one_line() {
 }
 
 /// The suite, the oracle and the program on a store of one's own: `YESTER_TEST_S3` is a place in it where nothing is, and
-/// the `AWS_` variables hold its credentials. `tests/ceph.sh` does so with Ceph's gateway. Without the variable, on ours.
+/// the variables of its kind (`AWS_`, `GOOGLE_`, `AZURE_`) hold its credentials. `tests/ceph.sh` does so with Ceph's gateway.
+/// Without the variable, on ours.
 #[test]
 fn a_store_of_ones_own() {
     let server = S3Server::start();
@@ -340,7 +341,8 @@ fn a_store_of_ones_own() {
     let at = |part: &str| given.as_ref().map_or_else(|| server.address(part), |place| format!("{place}/{part}"));
     let mut options = options();
     if given.is_some() {
-        options.s3.variables = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();
+        let of_stores = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|of| name.starts_with(of));
+        options.s3.variables = std::env::vars().filter(|(name, _)| of_stores(name)).collect();
     }
     crate::net::conformance::suite(Arc::new(S3Storage::create(&address(&at("suite")), &options).unwrap()));
     let oracle = S3Storage::create(&address(&at("oracle")), &options).unwrap();

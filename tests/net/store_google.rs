@@ -39,7 +39,8 @@ fn place(server: &S3Server, world: &World) -> Variables {
 
 /// The program on a machine that has a token of its own.
 fn of_the_machine(server: &S3Server, world: &World) -> Variables {
-    let host = format!("127.0.0.1:{}", server.port);
+    // Another name than that of the store: what gives tokens is another service.
+    let host = format!("localhost:{}", server.port);
     [place(server, world), variables(&[("GCE_METADATA_HOST", &host), ("GCE_METADATA_IP", &host)])].concat()
 }
 

@@ -84,7 +84,7 @@ fn variable(name: &str) -> Result<Option<String>> {
 fn store_options(args: &RemoteArgs) -> S3Options {
     let variables = std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
     S3Options {
-        variables: variables.filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("GOOGLE_")).collect(),
+        variables: variables.filter(|(name, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|of| name.starts_with(of))).collect(),
         home: std::env::var_os("HOME").map(PathBuf::from),
         region: args.region.clone(),
         virtual_hosts: args.bucket_in == Some(BucketIn::Host),

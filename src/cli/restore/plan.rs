@@ -20,7 +20,7 @@ use crate::cli::say::units;
 use crate::cli::{cost, gone};
 
 /// Classes that an object has to be fetched from before it can be read.
-const COLD: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+const COLD: [&str; 3] = ["GLACIER", "DEEP_ARCHIVE", "Archive"];
 
 type Classes = Option<HashMap<PackId, String>>;
 
@@ -65,10 +65,13 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
         .filter(|(_, class)| COLD.contains(&class.as_str()))
         .collect();
     let place = context.place()?;
-    let address = if let Location::Store(address) = &place.location { Some(address) } else { None };
+    let address = match &place.location {
+        Location::Store(address) => Some(address.in_account(&context.store_options()?.s3)?),
+        _ => None,
+    };
     let key = |pack: &PlannedPack| {
         let name = Name::Pack(pack.id);
-        address.map_or_else(|| name.to_string(), |address| address.object_key(&name))
+        address.as_ref().map_or_else(|| name.to_string(), |address| address.object_key(&name))
     };
     let mut out = Output::new();
     if context.global.json {
@@ -85,7 +88,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome> {
     }
     out.finish()?;
     if let (false, Some(address)) = (cold.is_empty() || context.global.json || context.global.quiet, address) {
-        thaw(&cold, address, &chosen);
+        thaw(&cold, &address, &chosen);
     }
     Ok(Outcome::Done)
 }
@@ -136,12 +139,25 @@ fn thaw(cold: &[(&PlannedPack, String)], address: &StoreAddress, chosen: &[OsStr
     let specs: Vec<String> = chosen.iter().map(|spec| quoted(&spec.to_string_lossy())).collect();
     let size = cold.iter().map(|(pack, _)| pack.size).sum();
     let packs = units::counted(cold.len() as u64, "pack", "packs");
-    note(&format!("yester: {packs} of {} can be read only when thawed; this asks for it, for 7 days:", units::size(size)));
-    note(&format!(
-        "  yester -q -r {address} restore --plan {} | xargs -I KEY aws s3api restore-object --endpoint-url {} --bucket {} \
-         --key KEY --restore-request 'Days=7,GlacierJobParameters={{Tier=Standard}}'",
-        specs.join(" "),
-        address.endpoint_url(),
-        address.bucket_name()
-    ));
+    let (days, command) = match address.account() {
+        Some(account) => (
+            "",
+            format!(
+                "az storage blob set-tier --account-name {account} --container-name {} --tier Cool --rehydrate-priority \
+                 Standard --name KEY",
+                address.bucket_name()
+            ),
+        ),
+        None => (
+            ", for 7 days",
+            format!(
+                "aws s3api restore-object --endpoint-url {} --bucket {} --key KEY --restore-request \
+                 'Days=7,GlacierJobParameters={{Tier=Standard}}'",
+                address.endpoint_url(),
+                address.bucket_name()
+            ),
+        ),
+    };
+    note(&format!("yester: {packs} of {} can be read only when thawed; this asks for it{days}:", units::size(size)));
+    note(&format!("  yester -q -r {address} restore --plan {} | xargs -I KEY {command}", specs.join(" ")));
 }

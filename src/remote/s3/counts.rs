@@ -6,6 +6,11 @@ use hyper::Method;
 
 use crate::storage::Requests;
 
+/// Whether a query asks for a list, as S3 and Google have it, or Azure.
+pub(super) fn is_list(query: &str) -> bool {
+    query.split('&').any(|pair| pair.starts_with("list-type=") || pair == "comp=list")
+}
+
 /// Counters of requests and bytes.
 #[derive(Debug, Default)]
 pub(crate) struct RequestCounts {
@@ -25,7 +30,7 @@ impl RequestCounts {
             Method::PUT => &self.put,
             Method::HEAD => &self.head,
             Method::DELETE => &self.delete,
-            _ if query.contains("list-type=") => &self.list,
+            _ if is_list(query) => &self.list,
             _ => &self.get,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
-use object_store::{Attribute, Attributes, GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::{Attribute, Attributes, GetOptions, PutMode, PutOptions, PutPayload};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{PREAMBLE, PackKind, Preamble};
@@ -21,9 +21,9 @@ use crate::storage::{Class, Created, Name};
 /// Bytes that go at once: limits and time-outs count them so.
 pub(super) const PIECE: usize = 256 << 10;
 
-/// The metadata that says which call made an object.
+/// The metadata that says which call made an object. Azure takes what a program could name a variable, and no more.
 pub(crate) fn mark() -> Attribute {
-    Attribute::Metadata(Cow::Borrowed("yester-create"))
+    Attribute::Metadata(Cow::Borrowed("yestercreate"))
 }
 
 /// An object on its way.

@@ -19,7 +19,7 @@ use crate::remote::tls::shown;
 /// What the environment and the options say of an object store.
 #[derive(Clone, Default)]
 pub struct S3Options {
-    /// The variables whose names begin with `AWS_` or `GOOGLE_`.
+    /// The variables whose names begin with `AWS_`, `GOOGLE_` or `AZURE_`.
     pub variables: BTreeMap<String, String>,
     /// The directory in which `.aws` is.
     pub home: Option<PathBuf>,

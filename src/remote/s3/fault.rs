@@ -137,7 +137,17 @@ pub(super) fn judge_cause(e: &(dyn std::error::Error + 'static), renewable: bool
 fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {
     let error = |kind, hint: &str| Error::new(kind, format!("{refusal}{hint}"));
     match (refusal.status, refusal.code.as_str()) {
-        (_, "NoSuchBucket") => Trouble::Final(error(ErrorKind::NoRepository, ": make the bucket first, or name another")),
+        (_, "NoSuchBucket" | "ContainerNotFound" | "ContainerBeingDeleted") => {
+            Trouble::Final(error(ErrorKind::NoRepository, ": make the bucket first, or name another"))
+        }
+        (409, "BlobArchived" | "BlobBeingRehydrated") => {
+            let hint = ": the blob is archived and has to be thawed; yester restore --plan says how";
+            Trouble::Final(error(ErrorKind::Io, hint).of_store(StoreFailure::Frozen))
+        }
+        // Neither becomes otherwise while one waits.
+        (409, "BlobImmutableDueToPolicy" | "SnapshotsPresent") => {
+            Trouble::Final(error(ErrorKind::Io, "").of_store(StoreFailure::Refused))
+        }
         (404, _) => Trouble::Missing,
         (416, _) => Trouble::Beyond,
         (409 | 412, _) => Trouble::Taken(error(ErrorKind::Io, "")),
@@ -162,6 +172,11 @@ fn refused(refusal: &S3Refusal, renewable: bool) -> Trouble {
         (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken") => Trouble::Final(error(
             ErrorKind::Key,
             ": the store does not accept the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile)",
+        )),
+        (_, "AuthenticationFailed" | "InvalidAuthenticationInfo") => Trouble::Final(error(
+            ErrorKind::Key,
+            ": the store does not accept the credentials (the key or the SAS token of this account and container, before it \
+             expires, by a clock that is right)",
         )),
         (403, _) => {
             Trouble::Final(error(ErrorKind::Key, ": the credentials do not allow this; docs/object-stores.md lists the rights"))

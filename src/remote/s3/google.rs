@@ -16,8 +16,9 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::client::RemoteOptions;
 use crate::remote::s3::address::StoreAddress;
+use crate::remote::s3::api::StoreApi;
 use crate::remote::s3::http::HttpContext;
-use crate::remote::s3::{Connector, StoreApi, no_retries};
+use crate::remote::s3::{Connector, no_retries};
 
 /// The variables that name a file of credentials, the first that counts before the others.
 const FILES: [&str; 2] = ["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_APPLICATION_CREDENTIALS"];
@@ -57,7 +58,7 @@ pub(super) fn digest(mut body: HttpRequestBody) -> Result<HeaderValue, InvalidHe
 }
 
 /// The innermost cause, which says most.
-fn cause(e: &object_store::Error) -> String {
+pub(super) fn cause(e: &object_store::Error) -> String {
     let mut cause: &dyn std::error::Error = e;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -24,7 +24,7 @@ use crate::remote::client::fault::LEFT_ALONE;
 use crate::remote::rate::Rate;
 use crate::remote::s3::address::StoreKind;
 use crate::remote::s3::connect::{self, S3Sender};
-use crate::remote::s3::counts::RequestCounts;
+use crate::remote::s3::counts::{self, RequestCounts};
 use crate::remote::s3::fault::{NotSent, S3Refusal};
 use crate::remote::s3::{google, list};
 
@@ -135,7 +135,7 @@ impl HttpService for Service {
             *shared.server.lock() = server.to_str().ok().map(str::to_owned);
         }
         let status = response.status();
-        let lists = store && query.contains("list-type=");
+        let lists = store && counts::is_list(&query);
         let (parts, incoming) = response.into_parts();
         let body = Coming {
             incoming,
@@ -148,14 +148,25 @@ impl HttpService for Service {
         };
         if !status.is_success() {
             let text = collect(body, LONGEST_REFUSAL).await.unwrap_or_default();
-            let e = HttpError::new(HttpErrorKind::Unknown, S3Refusal::parse(status.as_u16(), &text));
+            let mut refusal = S3Refusal::parse(status.as_u16(), &text);
+            // What answers a HEAD has no body; Azure says why all the same.
+            if let (true, Some(code)) = (refusal.code.is_empty(), parts.headers.get("x-ms-error-code")) {
+                refusal.code = code.to_str().unwrap_or_default().chars().take(100).collect();
+            }
+            let e = HttpError::new(HttpErrorKind::Unknown, refusal);
             return Err(if store { e } else { no_credentials(shared.kind, &e) });
+        }
+        if parts.headers.get(hyper::header::CONTENT_RANGE).is_some_and(|range| is_empty_end(range.to_str().unwrap_or_default())) {
+            return Err(HttpError::new(HttpErrorKind::Unknown, S3Refusal::parse(416, b"")));
         }
         if lists {
             let page = collect(body, LONGEST_LIST).await?;
-            whole_page(&page)?;
+            whole_page(shared.kind, &page)?;
             if let Some(classes) = &mut *shared.classes.lock() {
-                classes.extend(list::storage_classes(&page));
+                classes.extend(match shared.kind {
+                    StoreKind::Azure => list::access_tiers(&page),
+                    StoreKind::S3 | StoreKind::Google => list::storage_classes(&page),
+                });
             }
             return Ok(Response::from_parts(parts, HttpResponseBody::from(Bytes::from(page))));
         }
@@ -260,6 +271,7 @@ fn no_credentials(kind: StoreKind, e: &HttpError) -> HttpError {
             "let GOOGLE_APPLICATION_CREDENTIALS name the file of a service account, or run: gcloud auth \
              application-default login"
         }
+        StoreKind::Azure => "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
     };
     let text = format!("there are no credentials for the object store: {how}; asked for others: {why}");
     not_sent(Error::new(ErrorKind::Key, text))
@@ -272,15 +284,27 @@ fn broke(why: impl std::fmt::Display) -> String {
 }
 
 /// A page of a list that is not all there, or that says it goes on and not where, must not pass for the end.
-fn whole_page(page: &[u8]) -> Result<(), HttpError> {
+fn whole_page(kind: StoreKind, page: &[u8]) -> Result<(), HttpError> {
     let text = String::from_utf8_lossy(page);
+    let not_whole = || failed(HttpErrorKind::Interrupted, "the store's list is not whole");
+    if kind == StoreKind::Azure {
+        // Where the next page begins is always said; nowhere is empty.
+        let whole = text.trim_end().ends_with("</EnumerationResults>") && text.contains("<NextMarker");
+        return whole.then_some(()).ok_or_else(not_whole);
+    }
     let goes_on = text.contains("<IsTruncated>true</IsTruncated>");
     let ends = text.contains("<IsTruncated>false</IsTruncated>");
     let whole = text.trim_end().ends_with("</ListBucketResult>");
     match whole && goes_on != ends && goes_on == text.contains("<NextContinuationToken>") {
         true => Ok(()),
-        false => Err(failed(HttpErrorKind::Interrupted, "the store's list is not whole")),
+        false => Err(not_whole()),
     }
+}
+
+/// Whether an answer's range is nothing, at the very end: Azure's emulator answers so to what begins there.
+fn is_empty_end(range: &str) -> bool {
+    let parted = range.strip_prefix("bytes ").and_then(|rest| rest.split_once('/'));
+    parted.is_some_and(|(part, whole)| part.split_once('-').is_some_and(|(first, _)| first == whole))
 }
 
 /// The bytes of a body, so many at most.
@@ -420,6 +444,29 @@ impl Drop for Coming {
             && let Some(back) = self.back.take()
         {
             self.shared.idle.lock().push(back);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_nothing_at_the_end_is_beyond_it() {
+        assert!(is_empty_end("bytes 5-4/5"));
+        assert!(!["bytes 4-4/5", "bytes 0-4/5", "bytes */5", "5-4/5", ""].into_iter().any(is_empty_end));
+    }
+
+    #[test]
+    fn a_page_of_azures_is_whole_when_it_says_where_to_go_on() {
+        let page = |next: &str| format!("<EnumerationResults><Blobs />{next}</EnumerationResults>\n");
+        for next in ["<NextMarker />", "<NextMarker></NextMarker>", "<NextMarker>2!4!a</NextMarker>"] {
+            assert!(whole_page(StoreKind::Azure, page(next).as_bytes()).is_ok(), "{next}");
+        }
+        let cut = page("<NextMarker />").replace("</EnumerationResults>", "");
+        for bad in [page(""), cut, String::new()] {
+            assert!(whole_page(StoreKind::Azure, bad.as_bytes()).is_err(), "{bad}");
         }
     }
 }

@@ -106,7 +106,7 @@ impl S3Storage {
         let prefix = self.address.key(&format!("{}/", class.prefix()));
         let options = PaginatedListOptions { page_token: token.cloned(), ..PaginatedListOptions::default() };
         let page =
-            self.patiently(async |_| self.store.list_paginated(Some(&prefix), options.clone()).await.map_err(|e| self.judge(&e)));
+            self.patiently(async |_| self.store.list_paginated(&prefix, options.clone()).await.map_err(|e| self.judge(&e)));
         let page = page.await?;
         let entries = page.result.objects.iter().filter_map(|object| {
             let at = object.last_modified;
@@ -148,7 +148,7 @@ impl S3Storage {
         let prefix = self.address.key("");
         let first = self.patiently(async |_| {
             let options = PaginatedListOptions { max_keys: Some(10), ..PaginatedListOptions::default() };
-            self.store.list_paginated(Some(&prefix), options).await.map_err(|e| self.judge(&e))
+            self.store.list_paginated(&prefix, options).await.map_err(|e| self.judge(&e))
         });
         let first = match first.await {
             Ok(first) => first,
@@ -172,6 +172,39 @@ impl S3Storage {
             None => Ok(()),
         }
     }
+}
+
+/// As [`storage_classes`], of Azure's.
+pub(super) fn access_tiers(page: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(page);
+    let found: TieredList = quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).unwrap_or_default();
+    let blob = |blob: TieredBlob| (blob.name, blob.properties.access_tier.unwrap_or_else(|| "Hot".to_owned()));
+    found.blobs.blob.into_iter().map(blob).collect()
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct TieredList {
+    #[serde(rename = "Blobs")]
+    blobs: TieredBlobs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct TieredBlobs {
+    #[serde(default, rename = "Blob")]
+    blob: Vec<TieredBlob>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TieredBlob {
+    name: String,
+    properties: BlobTier,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BlobTier {
+    access_tier: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,4 +1,4 @@
-//! A repository in an object store that speaks S3, or in Google's, as a [`Storage`].
+//! A repository in an object store that speaks S3, or in that of Google or Azure, as a [`Storage`].
 //!
 //! What is acknowledged is durable, so a barrier has nothing to do. Everything else follows from one rule: **what a store
 //! holds is what a read shows.** Who was first to create a name is decided by looking whose object is there, never by a
@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{ClientConfigKey, HttpClient, HttpConnector};
-use object_store::list::PaginatedListStore;
 use object_store::path::Path as Key;
-use object_store::{ClientOptions, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ClientOptions, GetOptions, GetRange, GetResult, RetryConfig};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
@@ -29,6 +28,8 @@ use crate::remote::rate::{Limit, Rate};
 use crate::storage::{Class, Costs, Created, Name, Receipt, Requests, Storage};
 
 pub mod address;
+mod api;
+mod azure;
 pub(crate) mod bucket;
 mod connect;
 mod counts;
@@ -44,6 +45,7 @@ mod served;
 pub(super) mod sign;
 
 use address::{StoreAddress, StoreKind};
+use api::StoreApi;
 use fault::Trouble;
 use http::HttpContext;
 
@@ -118,11 +120,6 @@ impl HttpConnector for Connector {
     }
 }
 
-/// What the library does with a store, whatever that speaks.
-pub(super) trait StoreApi: ObjectStore + PaginatedListStore {}
-
-impl<T: ObjectStore + PaginatedListStore> StoreApi for T {}
-
 /// The library repeats nothing: what may be repeated is known here.
 fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() }
@@ -189,6 +186,7 @@ fn threads() -> Result<Runtime> {
 
 impl S3Storage {
     fn connect(address: &StoreAddress, options: &RemoteOptions) -> Result<Self> {
+        let address = &address.in_account(&options.s3)?;
         let runtime = threads()?;
         let connections = options.s3.connections.unwrap_or(CONNECTIONS).max(1);
         let small_at_once = options.s3.connections.unwrap_or(SMALL_CONNECTIONS).max(1);
@@ -197,6 +195,7 @@ impl S3Storage {
             StoreKind::S3 => store(address, options, &shared).map(|made| (Arc::new(made.store) as _, made.renewable)),
             // Tokens are asked for anew before they expire.
             StoreKind::Google => google::store(address, options, &shared).map(|store| (store, false)),
+            StoreKind::Azure => azure::store(address, options, &shared).map(|store| (store, false)),
         };
         let (store, renewable): (Arc<dyn StoreApi>, bool) = made.map_err(|e| e.context(address))?;
         Ok(S3Storage {

@@ -5,7 +5,7 @@
 
 use futures_util::future::join_all;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, ObjectStore, PutMode, PutOptions};
+use object_store::{GetOptions, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use object_store::PutPayload;
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange, PutPayload};
 
 use crate::error::Result;
 use crate::remote::client::RemoteOptions;

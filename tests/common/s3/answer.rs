@@ -121,4 +121,27 @@ impl Page<'_> {
         }
         out + "</ListBucketResult>"
     }
+
+    /// The same as Azure says it.
+    pub fn azure(&self) -> String {
+        let mut out = format!(
+            "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"http://h/\" \
+             ContainerName=\"{}\"><Prefix>{}</Prefix><Blobs>",
+            super::BUCKET,
+            self.prefix
+        );
+        for (key, object) in self.objects {
+            let tier = object.headers.iter().find(|(name, _)| name == "x-ms-access-tier");
+            let tier = tier.map_or("Hot", |(_, tier)| tier.as_str());
+            let (etag, size, modified) = (etag(&object.bytes), object.bytes.len(), http_date(object.modified));
+            out += &format!(
+                "<Blob><Name>{key}</Name><Properties><Creation-Time>{modified}</Creation-Time><Last-Modified>{modified}\
+                 </Last-Modified><Etag>{etag}</Etag><Content-Length>{size}</Content-Length><Content-Type>application/\
+                 octet-stream</Content-Type><Content-Encoding /><BlobType>BlockBlob</BlobType><AccessTier>{tier}</AccessTier>\
+                 <LeaseStatus>unlocked</LeaseStatus></Properties><OrMetadata /></Blob>"
+            );
+        }
+        let next = self.token.as_ref().map_or("<NextMarker />".to_owned(), |t| format!("<NextMarker>{t}</NextMarker>"));
+        format!("{out}</Blobs>{next}</EnumerationResults>")
+    }
 }

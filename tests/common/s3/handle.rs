@@ -9,35 +9,25 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
+use hyper::header::{CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
 use hyper::{HeaderMap, Method, Request};
 use md5::{Digest, Md5};
 
 use super::answer::{Answer, Content, Page, etag, http_date, plain, refusal};
-use super::{BUCKET, Fault, Kind, Manner, Object, Seen, State};
+use super::dialect::Dialect;
+use super::{Fault, Kind, Manner, Object, Seen, State};
 
 /// Answers a request; an error ends the connection.
 pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result<Answer> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    // What a machine at Google gets its token from.
-    if path == "/computeMetadata/v1/instance/service-accounts/default/token" {
-        let busy = state.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        if busy {
-            return Ok(plain(503, ""));
-        }
-        let asked = parts.headers.get("metadata-flavor").is_some_and(|v| v == "Google");
-        let token = "{\"access_token\":\"of-the-machine\",\"expires_in\":3600,\"token_type\":\"Bearer\"}";
-        return Ok(if asked { plain(200, token) } else { plain(403, "") });
+    if let Some(token) = token(&state, &path, &parts.headers) {
+        return Ok(token);
     }
-    // Google's clients write all but letters and digits of keys as %XX.
-    let path = decoded(&path.replace('+', "%2B")).unwrap_or(path);
-    // Both styles: the bucket is in the path, or in the host's name.
-    let key = path.strip_prefix(&format!("/{BUCKET}")).map(|rest| rest.trim_start_matches('/').to_owned());
-    let virtual_host = parts.headers.get("host").is_some_and(|host| host.to_str().unwrap().starts_with(&format!("{BUCKET}.")));
-    let key = if virtual_host { Some(path.trim_start_matches('/').to_owned()) } else { key };
-    let lists = parts.method == Method::GET && query.contains("list-type=2");
+    let dialect = Dialect::of(&parts);
+    let key = dialect.key(&parts);
+    let lists = parts.method == Method::GET && dialect.is_list(&query);
     let kind = match parts.method {
         Method::PUT => Kind::Put,
         Method::GET if lists => Kind::List,
@@ -47,12 +37,10 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
         _ => Kind::Other,
     };
     let shown = if lists { parameter(&query, "prefix").unwrap_or_default() } else { key.clone().unwrap_or_default() };
-    let signature = parts.headers.get(AUTHORIZATION).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
-    let access = signature.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
-    let access = signature.strip_prefix("Bearer").map_or(access, str::trim);
+    let access = dialect.access(&parts);
     let seen = {
         let mut all = state.seen.lock();
-        let seen = Seen { number: all.len(), kind, key: shown, access: access.to_owned() };
+        let seen = Seen { number: all.len(), kind, key: shown, access: access.clone().unwrap_or_default() };
         all.push(seen.clone());
         seen
     };
@@ -62,14 +50,13 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     match fault {
         Some(Fault::Cut) => return Err(ended()),
-        Some(Fault::Refused(status, code)) => return Ok(refused(kind, status, code)),
+        Some(Fault::Refused(status, code)) => return Ok(dialect.refused(kind, status, code)),
         _ => {}
     }
-    let signed = signature.starts_with("AWS4-HMAC-SHA256 ") || signature.starts_with("Bearer");
-    if !signed {
-        return Ok(refused(kind, 403, "AccessDenied"));
+    if access.is_none() {
+        return Ok(dialect.refused(kind, 403, "AccessDenied"));
     }
-    let Some(key) = key else { return Ok(refused(kind, 404, "NoSuchBucket")) };
+    let Some(key) = key else { return Ok(dialect.refused(kind, 404, "NoSuchBucket")) };
     // Other clients ask whether the bucket is there, and where.
     if key.is_empty() && kind == Kind::Head {
         return Ok(plain(200, "").map(|_| Content::none()));
@@ -79,19 +66,24 @@ pub async fn handle(state: Arc<State>, request: Request<Incoming>) -> io::Result
     }
     let body = if parts.headers.contains_key("x-amz-decoded-content-length") { unchunked(&body) } else { body };
     let answer = match kind {
-        Kind::Put => put(&state, &key, &parts.headers, body).await,
-        Kind::Get | Kind::Head => get(&state, &key, &parts.headers, kind, fault),
-        Kind::List => list(&state, &query, fault),
+        Kind::Put => put(&state, dialect, &key, &parts.headers, body).await,
+        Kind::Get | Kind::Head => get(&state, dialect, &key, &parts.headers, kind, fault),
+        Kind::List => list(&state, dialect, &query, fault),
         Kind::Delete => {
-            state.objects.lock().remove(&key);
-            plain(204, "")
+            let removed = state.objects.lock().remove(&key);
+            match dialect {
+                Dialect::S3 => plain(204, ""),
+                _ if removed.is_none() => dialect.refused(kind, 404, "NoSuchKey"),
+                Dialect::Google => plain(204, ""),
+                Dialect::Azure => plain(202, ""),
+            }
         }
         Kind::Other => refusal(501, "NotImplemented"),
     };
     match fault {
         Some(Fault::CutAfter) => Err(ended()),
         Some(Fault::SilentAfter) => std::future::pending().await,
-        Some(Fault::DoneThen(status, code)) => Ok(refused(kind, status, code)),
+        Some(Fault::DoneThen(status, code)) => Ok(dialect.refused(kind, status, code)),
         Some(Fault::Truncated) if kind != Kind::Head => Ok(answer.map(Content::half)),
         _ => Ok(answer),
     }
@@ -109,34 +101,44 @@ fn unchunked(body: &Bytes) -> Bytes {
     out.into()
 }
 
-/// HEAD has no body.
-fn refused(kind: Kind, status: u16, code: &str) -> Answer {
-    if kind == Kind::Head { plain(status, "") } else { refusal(status, code) }
+/// The token of the machine, where machines of Google and of Azure get theirs.
+fn token(state: &State, path: &str, headers: &HeaderMap) -> Option<Answer> {
+    let asked = match path {
+        "/computeMetadata/v1/instance/service-accounts/default/token" => {
+            headers.get("metadata-flavor").is_some_and(|v| v == "Google")
+        }
+        "/metadata/identity/oauth2/token" => headers.get("metadata").is_some_and(|v| v == "true"),
+        _ => return None,
+    };
+    let busy = state.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+    let token =
+        "{\"access_token\":\"of-the-machine\",\"expires_in\":3600,\"expires_on\":\"4102444800\",\"token_type\":\"Bearer\"}";
+    Some(match (busy, asked) {
+        (true, _) => plain(503, ""),
+        (false, true) => plain(200, token),
+        (false, false) => plain(403, ""),
+    })
 }
 
-async fn put(state: &State, key: &str, headers: &HeaderMap, body: Bytes) -> Answer {
-    // Each speaks of conditions, metadata and classes in its own words, and understands no others.
-    let google = headers.get(AUTHORIZATION).is_some_and(|v| v.to_str().unwrap().starts_with("Bearer"));
-    let conditional = match google {
-        true => headers.get("x-goog-if-generation-match").is_some_and(|v| v == "0"),
-        false => headers.get("if-none-match").is_some_and(|v| v == "*"),
-    };
-    let [class, metadata] =
-        if google { ["x-goog-storage-class", "x-goog-meta-"] } else { ["x-amz-storage-class", "x-amz-meta-"] };
+async fn put(state: &State, dialect: Dialect, key: &str, headers: &HeaderMap, body: Bytes) -> Answer {
+    if let Some(wrong) = dialect.wrong(headers) {
+        return wrong;
+    }
+    let conditional = dialect.is_create(headers);
+    let [class, metadata] = dialect.headers();
     let kept = |name: &str| name == class || state.metadata.load(Ordering::SeqCst) && name.starts_with(metadata);
     // What is damaged on the way is not taken.
     let digest = headers.get("content-md5").map(|v| v.to_str().unwrap().to_owned());
-    if google && digest != Some(BASE64_STANDARD.encode(Md5::digest(&body))) {
+    if dialect == Dialect::Google && digest != Some(BASE64_STANDARD.encode(Md5::digest(&body))) {
         return refusal(400, "BadDigest");
     }
     let headers = headers.iter().filter(|(name, _)| kept(name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     let object = Object { bytes: body, modified: SystemTime::now(), order: state.made.fetch_add(1, Ordering::SeqCst), headers };
     let manner = *state.manner.lock();
-    let failed = || refusal(412, "PreconditionFailed");
     if conditional && manner == Manner::LooksThenWrites {
         if state.objects.lock().contains_key(key) {
-            return failed();
+            return dialect.exists();
         }
         // Long enough for others to look, too: until one does, or a moment has passed. Those who try a store out come
         // together, but on a busy machine not at the same moment.
@@ -153,22 +155,23 @@ async fn put(state: &State, key: &str, headers: &HeaderMap, body: Bytes) -> Answ
     }
     let mut objects = state.objects.lock();
     if conditional && manner == Manner::Atomic && objects.contains_key(key) {
-        return failed();
+        return dialect.exists();
     }
     let tag = etag(&object.bytes);
     objects.insert(key.to_owned(), object);
-    let mut answer = plain(200, "");
+    let mut answer = plain(if dialect == Dialect::Azure { 201 } else { 200 }, "");
     answer.headers_mut().insert(ETAG, tag.parse().unwrap());
     answer
 }
 
-fn get(state: &State, key: &str, headers: &HeaderMap, kind: Kind, fault: Option<Fault>) -> Answer {
+fn get(state: &State, dialect: Dialect, key: &str, headers: &HeaderMap, kind: Kind, fault: Option<Fault>) -> Answer {
     let objects = state.objects.lock();
-    let Some(object) = objects.get(key) else { return refused(kind, 404, "NoSuchKey") };
-    let cold =
-        |(name, class): &(String, String)| name == "x-amz-storage-class" && ["GLACIER", "DEEP_ARCHIVE"].contains(&&**class);
+    let Some(object) = objects.get(key) else { return dialect.refused(kind, 404, "NoSuchKey") };
+    let cold = |(name, class): &(String, String)| {
+        name == dialect.headers()[0] && ["GLACIER", "DEEP_ARCHIVE", "Archive"].contains(&class.as_str())
+    };
     if kind == Kind::Get && object.headers.iter().any(cold) {
-        return refusal(403, "InvalidObjectState");
+        return dialect.refused(kind, if dialect == Dialect::Azure { 409 } else { 403 }, "InvalidObjectState");
     }
     let mut bytes = object.bytes.clone();
     if fault == Some(Fault::Elsewhere) {
@@ -177,7 +180,7 @@ fn get(state: &State, key: &str, headers: &HeaderMap, kind: Kind, fault: Option<
     let whole = bytes.len();
     let tag = etag(if fault == Some(Fault::WrongEtag) { b"another" } else { &object.bytes });
     let mut answer = match headers.get(RANGE).map(|v| range(v.to_str().unwrap(), whole)) {
-        Some(None) => return refused(kind, 416, "InvalidRange"),
+        Some(None) => return dialect.refused(kind, 416, "InvalidRange"),
         Some(Some((a, b))) => {
             let a = if fault == Some(Fault::WrongRange) { a.saturating_sub(1) } else { a };
             let mut answer = plain(206, bytes.slice(a..b));
@@ -208,9 +211,9 @@ fn range(header: &str, whole: usize) -> Option<(usize, usize)> {
     (a < whole && a < b).then_some((a, b))
 }
 
-fn list(state: &State, query: &str, fault: Option<Fault>) -> Answer {
+fn list(state: &State, dialect: Dialect, query: &str, fault: Option<Fault>) -> Answer {
     let prefix = parameter(query, "prefix").unwrap_or_default();
-    let after = parameter(query, "continuation-token").unwrap_or_default();
+    let after = parameter(query, dialect.marker()).unwrap_or_default();
     let objects = state.objects.lock();
     let newest = match fault {
         Some(Fault::Stale(n)) => {
@@ -230,16 +233,21 @@ fn list(state: &State, query: &str, fault: Option<Fault>) -> Answer {
     let page = &found[..found.len().min(most)];
     let more = found.len() > page.len();
     let token = page.last().map(|(key, _)| (*key).clone()).filter(|_| more && fault != Some(Fault::NoToken));
-    plain(200, Page { prefix: &prefix, objects: page, more, token }.xml())
+    let page = Page { prefix: &prefix, objects: page, more, token };
+    match (dialect, fault) {
+        (Dialect::Azure, Some(Fault::NoToken)) => plain(200, page.azure().replace("<NextMarker />", "")),
+        (Dialect::Azure, _) => plain(200, page.azure()),
+        (Dialect::S3 | Dialect::Google, _) => plain(200, page.xml()),
+    }
 }
 
 /// A parameter of a query, decoded.
-fn parameter(query: &str, name: &str) -> Option<String> {
+pub fn parameter(query: &str, name: &str) -> Option<String> {
     let (_, value) = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name)?;
     decoded(value)
 }
 
-fn decoded(value: &str) -> Option<String> {
+pub fn decoded(value: &str) -> Option<String> {
     let mut out = Vec::new();
     let mut rest = value.bytes();
     while let Some(byte) = rest.next() {

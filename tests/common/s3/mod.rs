@@ -19,10 +19,17 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 pub mod answer;
+mod dialect;
 mod handle;
 
 /// The bucket that is there.
 pub const BUCKET: &str = "bucket";
+
+/// The account of who speaks as to Azure's store, and its key.
+pub const ACCOUNT: &str = "account";
+pub const ACCOUNT_KEY: &str = "bm9ib2R5IGtub3dzIHRoaXM=";
+/// The signature of a SAS token that counts.
+pub const SAS: &str = "signed/by+somebody=";
 
 /// How a create with `If-None-Match: *` is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +158,11 @@ impl S3Server {
     /// The same for who speaks as to Google's store.
     pub fn google(&self, prefix: &str) -> String {
         format!("gs:http://127.0.0.1:{}/{BUCKET}/{prefix}", self.port)
+    }
+
+    /// The same for who speaks as to Azure's.
+    pub fn azure(&self, prefix: &str) -> String {
+        format!("azure:http://127.0.0.1:{}/{ACCOUNT}/{BUCKET}/{prefix}", self.port)
     }
 
     /// From now on requests meet what `script` says of them.
