@@ -272,7 +272,7 @@ fn other_kinds_of_repositories_are_named_and_secrets_are_not() {
     let world = World::new();
     for command in [&["snapshots"][..], &["--key-file", "k", "init"]] {
         let at = |name| [&["-r", name], command].concat();
-        world.run(&at("gs:bucket/web")).fails(1, &["S3 protocol", "s3:https://ENDPOINT/BUCKET/PREFIX"]);
+        world.run(&at("swift:bucket/web")).fails(1, &["S3 protocol", "s3:https://ENDPOINT/BUCKET/PREFIX"]);
         world.run(&at("s3:ceph.example/bucket/web")).fails(2, &["s3:https://ENDPOINT/BUCKET/PREFIX"]);
         world.run(&at("https://backup.example:7070/web")).fails(12, &["YESTER_TOKEN"]);
         world.run(&at("https://backup.example:7070")).fails(2, &["https://HOST:PORT/NAME"]);
