@@ -7,9 +7,10 @@ use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::Config;
 use crate::format::recovery::Recovery;
-use crate::keys::configuration::{Authentic, Candidate, Configurations};
+use crate::keys::configuration::{self, Authentic, Candidate, Configurations};
 use crate::keys::copies::{Copies, CopyState, Repaired};
 use crate::keys::opened::OpenedKey;
+use crate::keys::recovery;
 use crate::keys::removal::SlotStore;
 use crate::keys::slots::{self, Slot, SlotOptions, UnlockedSlot};
 use crate::model::SlotId;
@@ -21,8 +22,10 @@ pub struct KeyRing {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) master: MasterKey,
     pub(crate) config: Config,
-    opened: SlotId,
+    pub(super) opened: SlotId,
     pub(crate) unfinished: bool,
+    /// The number of the configuration.
+    pub(crate) number: u32,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -55,7 +58,7 @@ impl KeyRing {
     ) -> Result<Self> {
         let judged = configurations.judge(&unlocked.master.keys());
         let (ignored, unreadable) = (judged.ignored(), judged.unreadable(&*storage));
-        let Some(Authentic { config, copies }) = judged.newest()? else {
+        let Some(Authentic { config, copies, number }) = judged.newest()? else {
             let text = "was changed: no copy of it is authentic under the repository's key; yester key recover writes it anew";
             let changed = Error::corrupt(format!("the configuration of {} {text}", storage.describe()));
             return Err(unreadable.unwrap_or(changed));
@@ -77,7 +80,7 @@ impl KeyRing {
             }
         }
         let UnlockedSlot { master, slot: opened, unfinished } = unlocked;
-        Ok(KeyRing { storage, master, config, opened, unfinished })
+        Ok(KeyRing { storage, master, config, opened, unfinished, number })
     }
 
     /// What the repository is.
@@ -105,6 +108,7 @@ impl KeyRing {
 
     /// The same, those that are older and of which no copy is authentic, and made-up key slots: what [`KeyRing::remove_useless`] removes.
     pub fn useless(&self) -> Result<Vec<(Name, String)>> {
+        self.is_current()?;
         let mut out = Configurations::read(&*self.storage)?.judge(&self.master.keys()).useless();
         for slot in self.slots()?.iter().filter(|slot| slot.made_up) {
             let there = slot.copies.states().filter(|(_, state)| **state != CopyState::Missing);
@@ -145,7 +149,13 @@ impl KeyRing {
 
     /// Adds a slot for `credential`. It is durable, and was read back and opened, when this returns.
     pub fn add(&self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
+        self.is_current()?;
         slots::add(&*self.storage, self.config.repository, &self.master, credential, options)
+    }
+
+    /// An error if the master key was changed since this was opened.
+    pub(super) fn is_current(&self) -> Result<()> {
+        configuration::is_current(&*self.storage, &self.config, self.number, &self.master.keys())
     }
 
     /// Adds a slot for `credential` with a key that only writes.
@@ -230,7 +240,7 @@ impl KeyRing {
 
     /// What the recovery text holds.
     pub fn recovery(&self) -> Recovery {
-        Recovery::new(self.config.clone(), self.master.expose())
+        recovery::of(self.config.clone(), &self.master)
     }
 }
 
@@ -253,7 +263,6 @@ mod tests {
     use crate::chunk::keys::Keys;
     use crate::format::config::{ChunkerParameters, Derivation};
     use crate::format::envelope;
-    use crate::keys::recovery;
     use crate::model::{SnapshotId, Timestamp};
     use crate::repo::{InitOptions, Repository, session};
     use crate::storage::memory::MemoryStorage;

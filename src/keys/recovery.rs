@@ -31,15 +31,25 @@ enum Proof {
     Nothing,
 }
 
+/// The master key in a text.
+fn key(recovery: &Recovery) -> MasterKey {
+    MasterKey::with_former(*recovery.master, recovery.former.to_vec())
+}
+
+/// The text of a master key.
+pub(super) fn of(config: Config, master: &MasterKey) -> Recovery {
+    Recovery::with_former(config, master.expose(), master.expose_former().to_vec())
+}
+
 /// Whether `recovery` is of this repository, as far as anything in it tells; an error if not.
 pub fn check(storage: &dyn Storage, recovery: &Recovery) -> Result<()> {
-    missing_number(storage, recovery, &MasterKey::from_bytes(*recovery.master).keys()).map(drop)
+    missing_number(storage, recovery, &key(recovery).keys()).map(drop)
 }
 
 /// Writes the configuration that `recovery` holds, if the repository has none that is good; returns its number then. A
 /// text of another repository is refused before anything is written.
 pub fn restore_configuration(storage: &dyn Storage, recovery: &Recovery) -> Result<Option<u32>> {
-    let keys = MasterKey::from_bytes(*recovery.master).keys();
+    let keys = key(recovery).keys();
     let Some(number) = missing_number(storage, recovery, &keys)? else { return Ok(None) };
     if !configuration::create(storage, number, &configuration::object(&recovery.config, &keys)?)? {
         return Err(Error::new(ErrorKind::Busy, "somebody else writes a configuration at this moment: try again"));
@@ -54,8 +64,8 @@ fn missing_number(storage: &dyn Storage, recovery: &Recovery, keys: &Keys) -> Re
     let known = configurations.repositories();
     let judged = configurations.judge(keys);
     let number = judged.free_number();
-    if judged.newest()?.is_some_and(|found| found.config.repository == repository) {
-        return Ok(None);
+    if let Some(found) = judged.newest()?.filter(|found| found.config.repository == repository) {
+        return if found.config.is_closed() { Err(configuration::closed()) } else { Ok(None) };
     }
     check_key(storage, repository, keys, &known)?;
     number.map(Some)
@@ -64,7 +74,7 @@ fn missing_number(storage: &dyn Storage, recovery: &Recovery, keys: &Keys) -> Re
 /// Makes a slot for `credential` in the repository that `recovery` is of. Neither slots nor configuration need to be
 /// there; [`restore_configuration`] comes first.
 pub fn add_slot(storage: &dyn Storage, recovery: &Recovery, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
-    slots::add(storage, recovery.config.repository, &MasterKey::from_bytes(*recovery.master), credential, options)
+    slots::add(storage, recovery.config.repository, &key(recovery), credential, options)
 }
 
 /// What a recovery text would hold, from a slot that `credential` opens: for a repository whose configuration is lost
@@ -83,7 +93,7 @@ pub fn without_text(
         let opened = slots::unlock(storage, &[repository], credential, &BTreeSet::new(), reports);
         let found = opened.and_then(|unlocked| {
             let config = Config { repository, created: now, chunker, mandatory: 0 };
-            let text = Recovery::new(config, unlocked.master.expose());
+            let text = of(config, &unlocked.master);
             check(storage, &text).map(|()| text)
         });
         match found {
@@ -145,7 +155,7 @@ fn fits(name: &Name, start: &[u8], repository: RepositoryId, keys: &Keys) -> Opt
         Name::Pack(_) => pack::bound(start.first_chunk()?),
         _ => segment::bound(start.first_chunk()?, segment::writer(start)),
     };
-    Some(found == repository && SealKey::derive_bound(class, salt, &bound).ok()?.commitment == *commitment)
+    Some(found == repository && SealKey::committed(class, salt, &bound, commitment).ok()?.is_some())
 }
 
 /// The same of a small object, whose commitment is of its name too.

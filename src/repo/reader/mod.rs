@@ -564,7 +564,7 @@ impl ChunkReader {
             let chunk = chunk_of(frame, location)?;
             let mut verified = chunk.frame.verified.lock();
             let known = verified.contains(&location.offset);
-            if known || is_right(&self.repo.keys().chunk_id_of(self.writer_of(found)?, kind, &chunk)) {
+            if known || self.repo.keys().chunk_id_of(self.writer_of(found)?, kind, &chunk, &is_right).is_some() {
                 if !known {
                     verified.push(location.offset);
                 }
