@@ -10,6 +10,7 @@ mod gone;
 mod ingest;
 mod json;
 mod key;
+mod rotate;
 mod look;
 mod prune;
 mod rewrite;
