@@ -24,7 +24,6 @@ pub struct KeyRing {
     pub(crate) config: Config,
     pub(super) opened: SlotId,
     pub(crate) unfinished: bool,
-    /// The number of the configuration.
     pub(crate) number: u32,
 }
 

@@ -217,9 +217,8 @@ fn judged(place: SlotStore<'_>, object: &[u8], id: SlotId) -> std::result::Resul
         None => return made_up("it is not a key slot".to_owned()),
     }
     let intact = envelope::parts(object, ObjectType::KeySlot, WHAT).map_err(|e| CopyState::Damaged(e.to_string()))?;
-    let authentic = config::split_slot(intact.1).is_ok_and(|(fields, mac)| {
-        place.keys.slot_age(intact.0, id, fields, mac).is_some()
-    });
+    let authentic =
+        config::split_slot(intact.1).is_ok_and(|(fields, mac)| place.keys.slot_age(intact.0, id, fields, mac).is_some());
     match authentic {
         true => decode(object, |found| found == place.repository).map_err(|e| CopyState::of(&e, object)),
         false => made_up(NOT_AUTHENTIC.to_owned()),

@@ -129,6 +129,9 @@ pub struct Policy {
     pub tags: Vec<Vec<Vec<u8>>>,
     /// Snapshots that are pinned: they stay.
     pub pinned: HashSet<SnapshotId>,
+    /// Snapshots that show signs of a source that was turned over, and nobody has said that they are as they should be:
+    /// what is before them in their series stays.
+    pub turned: HashSet<SnapshotId>,
     /// When a server received snapshots: the earlier of this and of what they say counts.
     pub received: Received,
     /// What is known of groups.
@@ -266,6 +269,13 @@ fn day(t: &Zoned) -> i64 {
 }
 
 impl Policy {
+    /// The oldest of a series (newest first) that shows signs of a source that was turned over, and how many of the series
+    /// come before it in time: they stay.
+    pub(crate) fn held(&self, newest_first: &[&Snapshot]) -> Option<(SnapshotId, usize)> {
+        let at = newest_first.iter().rposition(|snapshot| self.turned.contains(&snapshot.id))?;
+        newest_first.get(at).map(|snapshot| (snapshot.id, newest_first.len() - at - 1))
+    }
+
     /// Whether it has no rule that could keep anything.
     pub fn is_empty(&self) -> bool {
         let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];

@@ -42,9 +42,8 @@ pub fn rotate(ring: &mut KeyRing, options: &RotateOptions<'_>, sessions: &PruneO
     };
     ring.switch(master).map_err(|e| e.context("the change of the key is not finished: run yester key rotate again"))?;
     let new = Repository::of_ring(ring);
-    ring.keep_only(&slots).map_err(|e| {
-        e.context("the key was changed, but not all old key slots could be removed (yester key list shows them)")
-    })?;
+    ring.keep_only(&slots)
+        .map_err(|e| e.context("the key was changed, but not all old key slots could be removed (yester key list shows them)"))?;
     session::abandon(&new, own, task.now())?;
     Ok(Rotated { slots, dropped })
 }

@@ -36,6 +36,7 @@ pub mod reader;
 pub(crate) mod rubbish;
 pub mod runs;
 pub mod session;
+pub mod signs;
 pub(crate) mod small;
 pub mod snapshots;
 pub mod stored;

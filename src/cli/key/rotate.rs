@@ -55,8 +55,7 @@ struct JsonRotated {
 pub fn run(context: &Context, args: &RotateArgs) -> Result<Outcome> {
     let place = context.place()?;
     let storage = context.storage(&place)?;
-    let (mut ring, current) =
-        context.unlock(&place, |key| KeyRing::open_to_rotate(storage.clone(), key, &log::reports()))?;
+    let (mut ring, current) = context.unlock(&place, |key| KeyRing::open_to_rotate(storage.clone(), key, &log::reports()))?;
     let mut credentials = vec![current];
     let files = args.also_key_file.iter().map(|file| (Some(file), None));
     for (key_file, password_file) in files.chain(args.also_password_file.iter().map(|file| (None, Some(file)))) {
@@ -86,19 +85,15 @@ pub fn run(context: &Context, args: &RotateArgs) -> Result<Outcome> {
     lines.push("mounts and other programs that are still open see no new snapshots until they are opened again".to_owned());
     lines.push("what is stored stays sealed with the old key until yester prune --rekey has repacked it".to_owned());
     let names = |ids: &[yester::model::SlotId]| ids.iter().map(ToString::to_string).collect();
-    let json =
-        JsonRotated { message_type: "key_rotated", slots: names(&rotated.slots), removed: names(&rotated.dropped) };
+    let json = JsonRotated { message_type: "key_rotated", slots: names(&rotated.slots), removed: names(&rotated.dropped) };
     say(context, &lines, &json)?;
     Ok(Outcome::Done)
 }
 
 /// Reads another key that is to get the new master key.
 fn also(key_file: Option<&PathBuf>, password_file: Option<&PathBuf>) -> Result<Credential> {
-    let options = CredentialOptions {
-        key_file: key_file.cloned(),
-        password_command: None,
-        password_file: password_file.cloned(),
-    };
+    let options =
+        CredentialOptions { key_file: key_file.cloned(), password_command: None, password_file: password_file.cloned() };
     let origin = credential::given(&options, "YESTER_", |_| None)?;
     credential::load(&origin.ok_or_else(|| Error::invalid("no key was given"))?)
 }

@@ -101,7 +101,11 @@ impl Prune<'_> {
         let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();
         let former = self.options.rekey && self.view.index.segments().iter().any(|segment| segment.is_former());
         let index = !former
-            && self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records && self.plan.ignored == 0;
+            && self.view.index.replaced().is_empty()
+            && self.view.broken.is_empty()
+            && !gone
+            && records
+            && self.plan.ignored == 0;
         Ok(nothing && index && self.view.lists.is_empty() && sessions::open(self.repo)?.is_empty())
     }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::PackKind;
 use crate::local::watch::SessionWatch;
 use crate::maintain::prune::mark::{MarkReader, Marks};
 use crate::maintain::prune::sessions::{Living, SessionWait, Settle};
@@ -25,11 +26,10 @@ use crate::maintain::prune::survey::{Proven, Survey};
 use crate::maintain::prune::view::RepositoryView;
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
-use crate::format::pack::PackKind;
 use crate::repo::beat::DEAD_AFTER;
-use crate::repo::{Repository, parallel};
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::reader::ChunkReader;
+use crate::repo::{Repository, parallel};
 use crate::storage::{Class, Name};
 use crate::task::Task;
 
