@@ -188,8 +188,7 @@ impl KeyRing {
                 "is the one that the given key opens: unlock with another key to remove it, or change it with yester key passwd";
             return Err(Error::invalid(format!("key slot {} {text}", id.short())));
         }
-        let full = |slot: &&Slot| slot.value().is_some_and(|value| !value.wrapped.only_writes());
-        if !slots.iter().filter(readable).any(|slot| full(&slot)) {
+        if !slots.iter().filter(readable).any(Slot::is_full) {
             let text = "is the last one that can be read whose key does not only write: without it nobody could read anything";
             return Err(Error::invalid(format!("key slot {} {text} (yester key add makes another)", id.short())));
         }
@@ -212,8 +211,7 @@ impl KeyRing {
     /// Adds a slot for `credential` if there is none left that can be read: two who remove each other's slot at the same
     /// time must not lock everybody out.
     pub fn keep_one(&self, credential: &Credential, options: &SlotOptions) -> Result<Option<SlotId>> {
-        let full = |slot: &Slot| slot.value().is_some_and(|value| !value.wrapped.only_writes());
-        match self.slots()?.iter().any(full) {
+        match self.slots()?.iter().any(Slot::is_full) {
             true => Ok(None),
             false => self.add(credential, options).map(Some),
         }

@@ -43,7 +43,6 @@ pub struct Rotated {
 
 /// A slot that gets the new key.
 pub(crate) struct CarriedSlot<'a> {
-    old: SlotId,
     credential: &'a Credential,
     only_writes: bool,
     label: Vec<u8>,
@@ -65,8 +64,9 @@ impl KeyRing {
 
     /// The slots that get a new key, and those that go. Nothing is changed.
     pub(crate) fn carried<'a>(&self, options: &RotateOptions<'a>) -> Result<(Vec<CarriedSlot<'a>>, Vec<SlotId>)> {
-        let slots: Vec<Slot> = self.slots()?.into_iter().filter(|slot| !slot.made_up).collect();
-        let mut carried: Vec<CarriedSlot<'a>> = Vec::new();
+        // Those of a former key open nothing: an earlier change was stopped before it had removed them.
+        let slots: Vec<Slot> = self.slots()?.into_iter().filter(|slot| !slot.made_up && !slot.former).collect();
+        let (mut carried, mut known): (Vec<CarriedSlot<'a>>, Vec<SlotId>) = (Vec::new(), Vec::new());
         for credential in options.credentials {
             let before = carried.len();
             for slot in &slots {
@@ -76,10 +76,11 @@ impl KeyRing {
                     Some(Unwrapped::Writer(_)) => true,
                     None => continue,
                 };
+                known.push(slot.id);
                 // Two slots for one credential become one.
-                let known = carried.get(before..).unwrap_or_default().iter().any(|one| one.only_writes == only_writes);
-                if !known {
-                    carried.push(CarriedSlot { old: slot.id, credential, only_writes, label: value.label.clone() });
+                let own = carried.get(before..).unwrap_or_default();
+                if own.iter().all(|one| one.only_writes != only_writes) {
+                    carried.push(CarriedSlot { credential, only_writes, label: value.label.clone() });
                 }
             }
             if carried.len() == before {
@@ -90,7 +91,7 @@ impl KeyRing {
         if carried.iter().all(|one| one.only_writes) {
             return Err(Error::invalid("a key that does not only write must get the new master key"));
         }
-        let others: Vec<&Slot> = slots.iter().filter(|slot| carried.iter().all(|one| one.old != slot.id)).collect();
+        let others: Vec<&Slot> = slots.iter().filter(|slot| !known.contains(&slot.id)).collect();
         if !options.drop_others && !others.is_empty() {
             let name = |slot: &&Slot| format!("{} ({})", slot.id.short(), escape(slot.value().map_or(b"?", |v| &v.label)));
             let names: Vec<String> = others.iter().map(name).collect();

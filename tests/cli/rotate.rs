@@ -150,7 +150,8 @@ fn the_old_key_opens_nothing_new_and_after_rekey_no_pack() {
     assert!(!fences.iter().any(|name| name.to_string().contains(&second)));
     fixture.is(&first, "then");
     fixture.is(&second, "src");
-    fixture.run(&["key", "recover", "--new-key-file", "thief", "text"]).fails(12, &["former"]);
+    let recover = ["--repo", "repo", "key", "recover", "--new-key-file", "thief", "text"];
+    fixture.world.run(&recover).fails(12, &["former"]);
 
     // Prune alone leaves what is sealed with the old key; --rekey does not.
     fixture.run(&["prune"]).ok();

@@ -56,7 +56,7 @@ fn what_was_before_a_source_was_turned_over_stays_until_somebody_says_so() {
     let (third, said) = fixture.ingest();
     assert_eq!(third["signs"][0], "bytes_new", "{third}");
     let id = third["snapshot_id"].as_str().unwrap().to_owned();
-    assert!(said.contains("ransomware") && said.contains(&format!("yester tag {} --add as-expected", &id[..8])), "{said}");
+    assert!(said.contains("ransomware") && said.contains(&format!("{} --add as-expected", &id[..8])), "{said}");
     fixture.world.file("src/more", "another day's work");
     let (fourth, _) = fixture.ingest();
     assert!(fourth.get("signs").is_none(), "{fourth}");
