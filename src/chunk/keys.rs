@@ -169,12 +169,13 @@ impl MasterKey {
         // With room for the tag: growing would leave a copy behind.
         let mut former = Zeroizing::new(Vec::with_capacity(32 * self.former.len() + TAG));
         self.former.iter().for_each(|key| former.extend_from_slice(key));
-        let (salt, commitment, sealed, key) = wrapped((credential, derivation), &slot.0, body)?;
+        let (salt, key) = fresh_wrapping(credential, derivation)?;
+        let sealed = WrappedKey::Master(wrapped(&key, &slot.0, body)?);
         if !self.former.is_empty() {
             key.seal(1, &former_bound(slot), &mut former)?;
         }
-        let wrapped = WrappedKey::Master(sealed);
-        Ok(KeySlot { derivation, salt, commitment, wrapped, created, label, former: former.to_vec() })
+        let (commitment, former) = (key.commitment, former.to_vec());
+        Ok(KeySlot { derivation, salt, commitment, wrapped: sealed, created, label, former })
     }
 
     /// Unwraps the key of `slot`; `None` when the credential is not this slot's.
@@ -256,9 +257,10 @@ impl WriterKey {
         label: Vec<u8>,
         slot: SlotId,
     ) -> Result<KeySlot> {
-        let (salt, commitment, sealed, _) = wrapped((credential, derivation), &WrappedKey::writer_bound(slot), self.encode())?;
-        let wrapped = WrappedKey::Writer(sealed);
-        Ok(KeySlot { derivation, salt, commitment, wrapped, created, label, former: Vec::new() })
+        let (salt, key) = fresh_wrapping(credential, derivation)?;
+        let sealed = WrappedKey::Writer(wrapped(&key, &WrappedKey::writer_bound(slot), self.encode())?);
+        let (commitment, former) = (key.commitment, Vec::new());
+        Ok(KeySlot { derivation, salt, commitment, wrapped: sealed, created, label, former })
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -301,18 +303,16 @@ fn former_bound(slot: SlotId) -> Vec<u8> {
     [&slot.0[..], &[2]].concat()
 }
 
-/// Wraps a key for `credential`: `body`, which has room for the tag, so that growing leaves no copy behind. Answers what
-/// the slot begins with, the sealed key, and what it is sealed with.
-fn wrapped<const N: usize>(
-    (credential, derivation): (&Credential, Derivation),
-    bound: &[u8],
-    mut body: Zeroizing<Vec<u8>>,
-) -> Result<([u8; 32], [u8; 16], [u8; N], SealKey)> {
+/// What wraps a key for `credential` in a new slot, and the salt that it is made of.
+fn fresh_wrapping(credential: &Credential, derivation: Derivation) -> Result<([u8; 32], SealKey)> {
     let salt = random_bytes()?;
-    let key = wrapping_key(credential, derivation, &salt)?;
+    Ok((salt, wrapping_key(credential, derivation, &salt)?))
+}
+
+/// The sealed `body`, which has room for the tag, so that growing leaves no copy behind.
+fn wrapped<const N: usize>(key: &SealKey, bound: &[u8], mut body: Zeroizing<Vec<u8>>) -> Result<[u8; N]> {
     key.seal(0, bound, &mut body)?;
-    let sealed = body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))?;
-    Ok((salt, key.commitment, sealed, key))
+    body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))
 }
 
 fn wrapping_key(credential: &Credential, derivation: Derivation, salt: &[u8; 32]) -> Result<SealKey> {

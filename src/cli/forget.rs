@@ -217,9 +217,8 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let grace = args.grace.map_or_else(|| context.grace(), Ok)?;
     let snapshots::SnapshotList { snapshots: all, damaged, remarks, unread_annotations, received, .. } =
         snapshots::find_all(&repo)?;
-    let damaged: Vec<Error> = damaged.into_iter().map(|(_, e)| e).collect();
-    let now = context::now();
-    let pinned: HashSet<SnapshotId> = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
+    let (damaged, now): (Vec<Error>, _) = (damaged.into_iter().map(|(_, e)| e).collect(), context::now());
+    let pinned = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
     if args.accept_gone {
         return gone::accept(context, &repo, args.dry_run);
     }
@@ -230,10 +229,9 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (going, series) = match args.names.is_empty() {
         true => {
             pins_are_known(&unread_annotations)?;
-            let groups = GroupStandings::read(&repo, now)?;
-            let turned = turned(&all, &remarks);
-            let rules = keep.policy(args.group_by);
-            by_policy(args, Policy { received: received.clone(), pinned, turned, groups, ..rules }, &all, &filter)?
+            let (turned, groups) = (turned(&all, &remarks), GroupStandings::read(&repo, now)?);
+            let known = Policy { received: received.clone(), pinned, turned, groups, ..keep.policy(args.group_by) };
+            by_policy(args, known, &all, &filter)?
         }
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;

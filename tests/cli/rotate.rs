@@ -281,7 +281,11 @@ fn wherever_a_change_is_stopped_it_can_be_ended() {
         assert_eq!(ring.slots().unwrap().len(), 1, "after {changes}");
         let repo = Repository::open(storage.clone(), &credential).unwrap();
         let found = yester::repo::snapshots::find_all(&repo).unwrap().snapshots;
-        assert_eq!(found.iter().map(|s| s.id.to_string()).collect::<Vec<_>>(), [snapshot.clone()], "after {changes}");
+        assert_eq!(
+            found.iter().map(|s| s.id.to_string()).collect::<Vec<_>>(),
+            std::slice::from_ref(&snapshot),
+            "after {changes}"
+        );
         fs::copy(whole.world.at("key"), fixture.world.at("key")).unwrap();
         fixture.run(&["check", "--read-data"]).ok();
     }

@@ -106,6 +106,20 @@ impl PruneOptions {
     fn keeps_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.grace.then_some(now)
     }
+
+    /// Counts the objects of snapshots that count as forgotten: then these go, too.
+    fn count_without(&self, repo: &Repository, plan: &mut PrunePlan) -> Result<()> {
+        if self.without.is_empty() {
+            return Ok(());
+        }
+        for (name, size) in repo.storage().list(Class::Snapshots)? {
+            if matches!(name, Name::Snapshot(id) if self.without.contains(&id)) {
+                plan.snapshots.add(size);
+                plan.freed += size;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a prune did.
@@ -213,13 +227,7 @@ impl<'a> Prune<'a> {
         let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
         repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
         plan.live = marks.snapshots;
-        // As if they were forgotten: then their objects go, too.
-        for (name, size) in if options.without.is_empty() { Vec::new() } else { repo.storage().list(Class::Snapshots)? } {
-            if matches!(name, Name::Snapshot(id) if options.without.contains(&id)) {
-                plan.snapshots.add(size);
-                plan.freed += size;
-            }
-        }
+        options.count_without(repo, &mut plan)?;
         (plan.kept, plan.kept_until) = (view.kept.len() as u64, view.kept.values().max().copied());
         plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
         tell::tell(&survey, &repack, task.observer);
