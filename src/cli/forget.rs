@@ -350,7 +350,7 @@ fn show(
 
 /// Names what stays and holds much less than what goes for it: the source may have been empty, or somebody wants it so.
 fn warn(series: &[Series<'_>], display: &Display) {
-    for id in series.iter().filter_map(|one| one.held) {
+    for id in series.iter().flat_map(|one| &one.held) {
         let (id, tag) = (id.short(), escape(EXPECTED));
         let message = format!(
             "it is much changed, so nothing before it in its series is forgotten by rules. Look at it (yester diff, yester ls \

@@ -105,6 +105,17 @@ impl Configurations {
         out
     }
 
+    /// The lowest number above `number` of a configuration of this repository that is whole and authentic under none of
+    /// `keys`: of another key, if nobody has made it up.
+    pub(crate) fn foreign(&self, repository: RepositoryId, number: u32, keys: &Keys) -> Option<u32> {
+        let is_foreign = |candidate: &Candidate| {
+            let mut all = std::iter::once(keys).chain(keys.former());
+            candidate.repository() == repository && !all.any(|keys| candidate.is_authentic(keys))
+        };
+        let above = self.numbers.iter().rev().filter(|(found, _)| *found > number);
+        above.filter(|(_, copies)| copies.values().any(is_foreign)).map(|(found, _)| *found).next()
+    }
+
     /// The newest that can be read of a repository, for who cannot tell which are authentic.
     pub(crate) fn claimed(&self, repository: RepositoryId) -> Result<(Config, u32)> {
         let mut found = self.numbers.iter().flat_map(|(number, copies)| copies.values().map(|found| (found, *number)));
@@ -186,7 +197,11 @@ impl JudgedConfigurations {
         let counts = |copies: &Copies<Candidate>| {
             copies.states().any(|(_, state)| matches!(state, CopyState::Whole | CopyState::Unknown(_)))
         };
-        let highest = self.found.numbers.iter().find(|(_, copies)| counts(copies)).map_or(0, |(number, _)| *number);
+        self.free_after(self.found.numbers.iter().find(|(_, copies)| counts(copies)).map_or(0, |(number, _)| *number))
+    }
+
+    /// The first number after this one that nothing is stored under.
+    pub(crate) fn free_after(&self, highest: u32) -> Result<u32> {
         let is_taken = |number: &u32| self.found.numbers.iter().any(|(taken, _)| taken == number);
         let free = (highest..=u32::MAX).skip(1).find(|number| !is_taken(number));
         free.ok_or_else(|| Error::corrupt("config/ffffffff is taken: no newer configuration can be written"))
@@ -203,6 +218,16 @@ impl JudgedConfigurations {
 pub(crate) fn closed() -> Error {
     let text = "the key of this repository was changed, and this is a former one: use the new key, or its recovery text; if \
                 the change was stopped half way, yester key rotate ends it";
+    Error::new(ErrorKind::Key, text)
+}
+
+/// The error of whoever would end a change that another key has ended: what that stored would be lost.
+pub(crate) fn decided(number: u32) -> Error {
+    let text = format!(
+        "the key of this repository was changed, and with a key that this one opens no slot of (config/{number:08x} is authentic \
+         under another one): use that key. If there is none, and somebody who may write to the store has made this up, delete \
+         config/{number:08x}.* there, and run yester key rotate again"
+    );
     Error::new(ErrorKind::Key, text)
 }
 

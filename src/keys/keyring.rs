@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::chunk::keys::{Credential, MasterKey, open_slot};
 use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::Config;
+use crate::format::config::{ChunkerParameters, Config};
 use crate::format::recovery::Recovery;
 use crate::keys::configuration::{self, Authentic, Candidate, Configurations};
 use crate::keys::copies::{Copies, CopyState, Repaired};
@@ -62,7 +62,8 @@ impl KeyRing {
             let changed = Error::corrupt(format!("the configuration of {} {text}", storage.describe()));
             return Err(unreadable.unwrap_or(changed));
         };
-        for (name, why) in ignored {
+        // With a former key the newest configuration looks so, and nothing is to be removed for that.
+        for (name, why) in ignored.into_iter().filter(|_| !config.is_closed()) {
             let why = format!("ignored, since it is not authentic: {why} (yester repair keys removes it)");
             reports.warn(name.to_string(), why);
         }
@@ -138,7 +139,11 @@ impl KeyRing {
 
     /// Ends what was stopped half way: removals that have begun, and additions.
     pub fn finish(&self) -> Result<()> {
-        if self.unfinished { self.with_place(|place| place.finish()) } else { Ok(()) }
+        match self.unfinished {
+            // With a former key what is new looks made up.
+            true => self.is_current().and_then(|()| self.with_place(|place| place.finish())),
+            false => Ok(()),
+        }
     }
 
     fn with_place<T>(&self, work: impl FnOnce(SlotStore<'_>) -> Result<T>) -> Result<T> {
@@ -148,8 +153,18 @@ impl KeyRing {
 
     /// Adds a slot for `credential`. It is durable, and was read back and opened, when this returns.
     pub fn add(&self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
+        self.add_kind(credential, options, None)
+    }
+
+    fn add_kind(&self, credential: &Credential, options: &SlotOptions, writes: Option<ChunkerParameters>) -> Result<SlotId> {
         self.is_current()?;
-        slots::add(&*self.storage, self.config.repository, &self.master, credential, options)
+        let id = slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, writes)?;
+        // Changed in between, and it is a slot of a former key, which opens nothing.
+        if let Err(e) = self.is_current() {
+            slots::delete(&*self.storage, id)?;
+            return Err(e);
+        }
+        Ok(id)
     }
 
     /// An error if the master key was changed since this was opened.
@@ -167,8 +182,7 @@ impl KeyRing {
                 return Err(Error::invalid(text));
             }
         }
-        let chunker = Some(self.config.chunker);
-        slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, chunker)
+        self.add_kind(credential, options, Some(self.config.chunker))
     }
 
     /// Removes a slot, all copies of it. The one that this ring was opened with is refused, so at least one that opens
@@ -258,7 +272,7 @@ pub fn find(slots: &[Slot], digits: &str) -> Result<SlotId> {
 mod tests {
     use super::*;
     use crate::chunk::keys::Keys;
-    use crate::format::config::{ChunkerParameters, Derivation};
+    use crate::format::config::Derivation;
     use crate::format::envelope;
     use crate::model::{SnapshotId, Timestamp};
     use crate::repo::{InitOptions, Repository, session};

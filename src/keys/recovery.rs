@@ -12,6 +12,7 @@ use crate::format::recovery::Recovery;
 use crate::format::segment;
 use crate::keys::binding;
 use crate::keys::configuration::{self, Configurations};
+use crate::keys::removal::SlotStore;
 use crate::keys::slots::{self, SlotOptions};
 use crate::model::{RepositoryId, SlotId, Timestamp, WriterId};
 use crate::observe::Reports;
@@ -41,9 +42,49 @@ pub(super) fn of(config: Config, master: &MasterKey) -> Recovery {
     Recovery::with_former(config, master.expose(), master.expose_former().to_vec())
 }
 
-/// Whether `recovery` is of this repository, as far as anything in it tells; an error if not.
+/// Whether `recovery` is of this repository, as far as anything in it tells; an error if not, or if it seems to be of a
+/// former key.
 pub fn check(storage: &dyn Storage, recovery: &Recovery) -> Result<()> {
-    missing_number(storage, recovery, &key(recovery).keys()).map(drop)
+    let keys = key(recovery).keys();
+    if missing_number(storage, recovery, &keys)?.is_none() {
+        return Ok(());
+    }
+    // The configuration, which would say so, is lost. With a former key everything new would be taken for made up.
+    let repository = recovery.config.repository;
+    let listed = storage.list(Class::Keys)?;
+    let all = slots::read(SlotStore { storage, repository, keys: &keys }, &listed);
+    let foreign = all.iter().find(|slot| slot.made_up && slots::is_of(storage, &listed, slot.id, repository));
+    let Some(slot) = foreign else { return Ok(()) };
+    let text = format!(
+        "key slot {id} is of another key than this recovery text: if the key was changed after the text was made (yester key \
+         rotate), use a newer text, or what opens the slot (yester key recover without FILE). If this is the newest, somebody \
+         who may write to the store has made the slot up: delete keys/{id}* there",
+        id = slot.id
+    );
+    Err(Error::new(ErrorKind::Key, text))
+}
+
+/// How many objects, of those that are looked at, this text does not open, and how many those are. If there are some, it
+/// may be of a former key.
+pub fn foreign(storage: &dyn Storage, recovery: &Recovery) -> Result<(u64, u64)> {
+    let keys = key(recovery).keys();
+    let (mut foreign, mut all, mut start) = (0, 0, Vec::new());
+    for class in [Class::Snapshots, Class::Index, Class::Packs] {
+        for (name, _) in storage.list(class)?.into_iter().take(TRIALS) {
+            if read_start(storage, &name, &mut start).is_ok()
+                && let Some(fits) = fits(&name, &start, recovery.config.repository, &keys)
+            {
+                all += 1;
+                foreign += u64::from(!fits);
+            }
+        }
+    }
+    Ok((foreign, all))
+}
+
+fn read_start(storage: &dyn Storage, name: &Name, start: &mut Vec<u8>) -> Result<()> {
+    let len = if name.class() == Class::Packs { PREAMBLE } else { segment::PREAMBLE + WriterId::LEN };
+    storage.read(name, Some(0..len as u64), start)
 }
 
 /// Writes the configuration that `recovery` holds, if the repository has none that is good; returns its number then. A
@@ -90,15 +131,28 @@ pub fn without_text(
     let mut failed = None;
     // What a slot says of its repository is not authentic before something that the key sealed says the same.
     for repository in slots::repositories(storage)? {
-        let opened = slots::unlock(storage, &[repository], credential, &BTreeSet::new(), reports);
-        let found = opened.and_then(|unlocked| {
-            let config = Config { repository, created: now, chunker, mandatory: 0 };
-            let text = of(config, &unlocked.master);
-            check(storage, &text).map(|()| text)
-        });
-        match found {
-            Ok(text) => return Ok(text),
-            Err(e) => drop(failed.get_or_insert(e)),
+        let (mut without, mut best) = (BTreeSet::new(), None::<Recovery>);
+        loop {
+            let unlocked = match slots::unlock(storage, &[repository], credential, &without, reports) {
+                Ok(unlocked) => unlocked,
+                Err(e) => {
+                    failed.get_or_insert(e);
+                    break;
+                }
+            };
+            without.insert(unlocked.slot);
+            let text = of(Config { repository, created: now, chunker, mandatory: 0 }, &unlocked.master);
+            match missing_number(storage, &text, &key(&text).keys()) {
+                // Of several keys the newest: it has those before it.
+                Ok(_) if best.as_ref().is_none_or(|best| best.former.len() < text.former.len()) => best = Some(text),
+                Ok(_) => {}
+                Err(e) => {
+                    failed.get_or_insert(e);
+                }
+            }
+        }
+        if let Some(text) = best {
+            return Ok(text);
         }
     }
     Err(failed.unwrap_or_else(|| slots::no_repository(storage)))
@@ -126,9 +180,8 @@ fn prove(storage: &dyn Storage, class: Class, repository: RepositoryId, keys: &K
     let mut result = Proof::Nothing;
     let mut start = Vec::new();
     for (name, _) in storage.list(class)?.into_iter().take(TRIALS) {
-        let len = if class == Class::Packs { PREAMBLE } else { segment::PREAMBLE + WriterId::LEN };
         // One that is gone or damaged proves nothing either way.
-        if storage.read(&name, Some(0..len as u64), &mut start).is_err() {
+        if read_start(storage, &name, &mut start).is_err() {
             continue;
         }
         match fits(&name, &start, repository, keys) {

@@ -165,6 +165,16 @@ fn read_one(place: SlotStore<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
     Slot { id, copies, made_up, former: age.get() > 0 }
 }
 
+/// Whether a copy of this slot is whole and says that it is of `repository`.
+pub(crate) fn is_of(storage: &dyn Storage, listed: &[(Name, u64)], id: SlotId, repository: RepositoryId) -> bool {
+    let mut object = Vec::new();
+    let is_copy = |(name, size): &&(Name, u64)| matches!(name, Name::Key(of, _) if *of == id) && *size <= config::MAX_OBJECT;
+    listed
+        .iter()
+        .filter(is_copy)
+        .any(|(name, _)| storage.read(name, None, &mut object).is_ok() && decode(&object, |found| found == repository).is_ok())
+}
+
 /// The repositories that slots say they are of, for who has no configuration to ask; the one that most say first.
 pub(crate) fn repositories(storage: &dyn Storage) -> Result<Vec<RepositoryId>> {
     let mut found: Vec<(u64, RepositoryId)> = Vec::new();

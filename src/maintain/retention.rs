@@ -5,7 +5,7 @@
 //! counts, as far back as the number of periods *with snapshots* goes. When a number is not used up by the periods there
 //! are, the oldest snapshot is kept as well, so that the history becomes as long as was asked for.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -269,11 +269,18 @@ fn day(t: &Zoned) -> i64 {
 }
 
 impl Policy {
-    /// The oldest of a series (newest first) that shows signs of a source that was turned over, and how many of the series
-    /// come before it in time: they stay.
-    pub(crate) fn held(&self, newest_first: &[&Snapshot]) -> Option<(SnapshotId, usize)> {
-        let at = newest_first.iter().rposition(|snapshot| self.turned.contains(&snapshot.id))?;
-        newest_first.get(at).map(|snapshot| (snapshot.id, newest_first.len() - at - 1))
+    /// For each of these (newest first) the snapshot that it stays for: itself, if it shows signs of a source that was turned
+    /// over; else the next one after it, of the same host and paths, that does. Each one counts, also where an older one
+    /// was never looked at.
+    pub(crate) fn held(&self, newest_first: &[&Snapshot]) -> Vec<Option<SnapshotId>> {
+        let (mut next, mut out) = (HashMap::new(), Vec::with_capacity(newest_first.len()));
+        for snapshot in newest_first {
+            if self.turned.contains(&snapshot.id) {
+                next.insert(snapshot.series(), snapshot.id);
+            }
+            out.push(next.get(&snapshot.series()).copied());
+        }
+        out
     }
 
     /// Whether it has no rule that could keep anything.

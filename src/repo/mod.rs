@@ -146,7 +146,11 @@ impl Repository {
     /// Ends additions and removals of key slots that were stopped half way, if opening met any.
     pub fn finish_keys(&self) -> Result<()> {
         let place = removal::SlotStore { storage: &*self.storage, repository: self.id(), keys: &self.keys };
-        if self.unfinished_keys { place.finish() } else { Ok(()) }
+        match self.unfinished_keys {
+            // With a former key what is new looks made up.
+            true => self.key_is_current().and_then(|()| place.finish()),
+            false => Ok(()),
+        }
     }
 
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {

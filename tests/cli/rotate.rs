@@ -5,27 +5,33 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use yester::ErrorKind;
 use yester::chunk::keys::{Credential, Keys, MasterKey};
 use yester::chunk::seal::SealKey;
 use yester::format::config::Derivation;
+use yester::format::damage::DamagedExtent;
 use yester::format::envelope::HEADER;
-use yester::format::pack::{PREAMBLE, Preamble};
+use yester::format::pack::{PREAMBLE, PackKind, Preamble};
 use yester::keys::keyring::KeyRing;
 use yester::keys::rotation::RotateOptions;
+use yester::keys::slots::SlotOptions;
+use yester::maintain::check::{CheckOptions, check};
 use yester::maintain::prune::{Prune, PruneOptions};
+use yester::maintain::repair::{self, RepairOptions};
 use yester::maintain::rotate::rotate;
-use yester::model::Timestamp;
-use yester::observe::{Reports, Silent};
-use yester::repo::{Repository, session};
+use yester::model::{Kind, Timestamp};
+use yester::observe::{Event, Observer, Reports, Silent};
+use yester::repo::index::Index;
+use yester::repo::reader::ChunkReader;
+use yester::repo::{Repository, damaged, session, snapshots};
 use yester::storage::directory::DirectoryStorage;
 use yester::storage::{Class, Name, Storage};
 use yester::task::Task;
 
 use crate::common::program::{Run, World, shown};
-use crate::common::record::RecordingStorage;
+use crate::common::record::{Fault, RecordingStorage};
 
 /// A repository that the key file `key` opens, and `src` with a long and a short file.
 struct Fixture {
@@ -236,6 +242,17 @@ fn nobody_works_with_the_old_key_beside_or_after_a_change() {
     let pruned = Prune::prepare(&old, &options, &task).and_then(Prune::carry_out);
     assert_eq!(pruned.unwrap_err().kind(), ErrorKind::Key);
     assert_eq!(ring.remove_useless().unwrap_err().kind(), ErrorKind::Key);
+    // Or as if it were damaged.
+    let quiet = fixture.names();
+    assert_eq!(repair::index(&old, &RepairOptions::default(), &task).unwrap_err().kind(), ErrorKind::Key);
+    let checked = check(&old, &CheckOptions::default(), &task, &mut |_, _| {});
+    assert_eq!(checked.unwrap_err().kind(), ErrorKind::Key);
+    let wrong = [(yester::model::PackId([3; 32]), DamagedExtent::Whole)].into();
+    assert_eq!(damaged::record(&old, &wrong, "a test", Timestamp::default()).unwrap_err().kind(), ErrorKind::Key);
+    let slot = SlotOptions { derivation: Derivation::KeyFile, now: Timestamp::default(), label: Vec::new() };
+    assert_eq!(ring.add(&Credential::KeyFile([2; 32]), &slot).unwrap_err().kind(), ErrorKind::Key);
+    assert_eq!(ring.add_writer(&Credential::KeyFile([2; 32]), &slot).unwrap_err().kind(), ErrorKind::Key);
+    assert_eq!(fixture.names(), quiet);
     assert!(before.is_subset(&fixture.names()), "something is gone");
     fixture.is(&second, "src");
     fixture.run(&["check", "--read-data"]).ok();
@@ -247,12 +264,7 @@ fn wherever_a_change_is_stopped_it_can_be_ended() {
     let snapshot = whole.ingest("key");
     let credential = whole.credential();
     let credentials = [credential.clone()];
-    let options = RotateOptions {
-        credentials: &credentials,
-        drop_others: false,
-        derivation: Derivation::KeyFile,
-        now: Timestamp::default(),
-    };
+    let options = options(&credentials, false);
     let mut stopped = [0; 3];
     for changes in 0.. {
         let fixture = Fixture { world: World::new() };
@@ -280,7 +292,7 @@ fn wherever_a_change_is_stopped_it_can_be_ended() {
         let ring = KeyRing::open(storage.clone(), &credential).unwrap();
         assert_eq!(ring.slots().unwrap().len(), 1, "after {changes}");
         let repo = Repository::open(storage.clone(), &credential).unwrap();
-        let found = yester::repo::snapshots::find_all(&repo).unwrap().snapshots;
+        let found = snapshots::find_all(&repo).unwrap().snapshots;
         assert_eq!(
             found.iter().map(|s| s.id.to_string()).collect::<Vec<_>>(),
             std::slice::from_ref(&snapshot),
@@ -308,4 +320,188 @@ fn a_key_is_changed_only_so_often() {
     fixture.world.file("src/more", "more");
     fixture.ingest("key");
     assert!(!shown(&fixture.world.at("repo")).is_empty());
+}
+
+fn options<'a>(credentials: &'a [Credential], drop_others: bool) -> RotateOptions<'a> {
+    RotateOptions { credentials, drop_others, derivation: Derivation::KeyFile, now: Timestamp::default() }
+}
+
+fn sessions(storage: &dyn Storage) -> Vec<yester::model::SnapshotId> {
+    let id = |(name, _)| if let Name::Session(id) = name { Some(id) } else { None };
+    storage.list(Class::Sessions).unwrap().into_iter().filter_map(id).collect()
+}
+
+#[test]
+fn who_opened_the_repository_before_a_change_cannot_change_the_key_again() {
+    let fixture = Fixture::new();
+    fixture.ingest("key");
+    let credentials = [fixture.credential()];
+    let mut ring = KeyRing::open_to_rotate(fixture.storage(), &credentials[0], &Reports::default()).unwrap();
+    fixture.run(&["key", "rotate"]).ok();
+    fixture.world.file("src/new", noise(2, 300_000));
+    let second = fixture.ingest("key");
+    let before = fixture.names();
+    let done = rotate(&mut ring, &options(&credentials, false), &PruneOptions::default(), &Task::new(&Silent));
+    let e = done.unwrap_err();
+    assert!(e.kind() == ErrorKind::Key && e.to_string().contains("not changed"), "{e}");
+    assert!(before.is_subset(&fixture.names()), "something is gone");
+    assert_eq!(sessions(&*fixture.storage()), []);
+    fixture.is(&second, "src");
+    fixture.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_change_that_counts_as_dead_and_goes_on_takes_nothing_from_the_one_that_took_its_place() {
+    let fixture = Fixture::new();
+    let first = fixture.ingest("key");
+    let credentials = [fixture.credential()];
+    let slow = Arc::new(RecordingStorage::new(fixture.storage()));
+    let mut ring = KeyRing::open_to_rotate(slow.clone(), &credentials[0], &Reports::default()).unwrap();
+    // It stands still when it looks at its new slots: the old key is closed by then.
+    let inner = fixture.storage();
+    slow.set_faults(move |class, _| match class == Class::Keys && inner.list(Class::Config).unwrap().len() > 3 {
+        true => Fault::Stall,
+        false => Fault::None,
+    });
+    std::thread::scope(|scope| {
+        let credentials = &credentials;
+        let first = scope.spawn(move || {
+            rotate(&mut ring, &options(credentials, false), &PruneOptions::default(), &Task::new(&Silent)).unwrap_err()
+        });
+        while slow.stalled() == 0 {
+            std::thread::yield_now();
+        }
+        let open = || KeyRing::open_to_rotate(fixture.storage(), &credentials[0], &Reports::default()).unwrap();
+        let dead = PruneOptions { fence: sessions(&*fixture.storage()), ..PruneOptions::default() };
+        let done = rotate(&mut open(), &options(credentials, false), &dead, &Task::new(&Silent));
+        slow.set_faults(|_, _| Fault::None);
+        done.unwrap();
+        first.join().unwrap();
+    });
+    let old = Repository::open(fixture.storage(), &fixture.credential()).unwrap();
+    assert_eq!(KeyRing::open(fixture.storage(), &fixture.credential()).unwrap().slots().unwrap().len(), 1);
+    drop(session::begin(&old, Timestamp::default()).map(|id| session::abandon(&old, id, Timestamp::default())).unwrap());
+    fixture.run(&["check", "--read-data"]).ok();
+    fixture.is(&first, "src");
+    // The old key counts as changed, as before.
+    let stale = KeyRing::open(slow, &fixture.credential()).unwrap();
+    assert_eq!(stale.recovery().former.len(), 1);
+}
+
+#[test]
+fn a_change_that_one_key_has_ended_no_other_key_begins_again() {
+    let whole = Fixture::new();
+    whole.run(&["key", "add", "--new-key-file", "other"]).ok();
+    let snapshot = whole.ingest("key");
+    let credentials = [whole.credential()];
+    let mut met = 0;
+    for changes in 0.. {
+        let fixture = Fixture { world: World::new() };
+        copy(&whole.world.at("repo"), &fixture.world.at("repo"));
+        for key in ["key", "other"] {
+            fs::copy(whole.world.at(key), fixture.world.at(key)).unwrap();
+        }
+        let storage = Arc::new(RecordingStorage::new(fixture.storage()));
+        let mut ring = KeyRing::open_to_rotate(storage.clone(), &credentials[0], &Reports::default()).unwrap();
+        storage.fail_after(changes);
+        let done = rotate(&mut ring, &options(&credentials, true), &PruneOptions::default(), &Task::new(&Silent));
+        if done.is_ok() {
+            break;
+        }
+        // The other key has a slot, and the repository is already opened by the new key.
+        let opens = KeyRing::open(fixture.storage(), &credentials[0]).is_ok_and(|ring| ring.recovery().former.len() == 1);
+        let other = ["--key-file", "other"];
+        if !opens || !fixture.by(other, &["snapshots"]).err.contains("was changed") {
+            continue;
+        }
+        met += 1;
+        let repo = Repository::open(fixture.storage(), &credentials[0]).unwrap();
+        sessions(&*fixture.storage()).into_iter().for_each(|id| session::abandon(&repo, id, Timestamp::default()).unwrap());
+        let before = fixture.names();
+        fixture.by(other, &["key", "rotate", "--drop-others"]).fails(12, &["not changed", "config/00000003"]);
+        assert!(before.is_subset(&fixture.names()), "after {changes}");
+        fixture.run(&["repair", "keys"]).ok();
+        fixture.run(&["check", "--read-data"]).ok();
+        assert!(fixture.run(&["snapshots"]).ok().text().contains(&snapshot[..8]));
+    }
+    assert!(met > 3, "{met}");
+}
+
+/// What was warned of.
+struct Noted(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Noted {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Warning { message, .. } = event {
+            self.0.lock().unwrap().push((*message).to_owned());
+        }
+    }
+}
+
+#[test]
+fn whoever_reads_with_the_old_key_is_told_that_it_was_changed_and_not_of_damage() {
+    let fixture = Fixture::new();
+    fixture.ingest("key");
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let reports = Reports::to(Arc::new(Noted(said.clone())));
+    let old = Arc::new(Repository::open_to_write(fixture.storage(), &fixture.credential(), &reports).unwrap());
+    let index = Arc::new(Index::load(&old).unwrap());
+    let reader = ChunkReader::new(old.clone(), index, 1 << 20).unwrap();
+    let root = match &snapshots::find_all(&old).unwrap().snapshots[0].root.kind {
+        Kind::Directory(directory) => directory.root.as_ref().unwrap().page,
+        other => panic!("{other:?}"),
+    };
+    fixture.run(&["key", "rotate"]).ok();
+    reader.chunk(PackKind::Tree, &root).unwrap();
+    let reader = ChunkReader::new(old.clone(), Arc::new(Index::load(&old).unwrap()), 1 << 20).unwrap();
+    fixture.world.file("src/new", noise(2, 300_000));
+    fixture.ingest("key");
+    assert_eq!(snapshots::find_all(&old).unwrap().snapshots.len(), 1);
+    let warned = std::mem::take(&mut *said.lock().unwrap());
+    assert!(warned.iter().any(|text| text.contains("the key of this repository was changed")), "{warned:?}");
+    assert!(!warned.iter().any(|text| text.contains("removes it")), "{warned:?}");
+    fixture.run(&["prune", "--rekey"]).ok();
+    let e = reader.chunk(PackKind::Tree, &root).unwrap_err();
+    assert!(e.kind() == ErrorKind::Key && e.to_string().contains("was changed"), "{e}");
+}
+
+fn remove_class(world: &World, class: &str) {
+    fs::remove_dir_all(world.at("repo").join(class)).unwrap();
+    fs::create_dir(world.at("repo").join(class)).unwrap();
+}
+
+#[test]
+fn a_lost_configuration_is_not_made_of_a_former_key() {
+    let fixture = Fixture::new();
+    fixture.world.file("text", &fixture.run(&["key", "export"]).ok().out);
+    let first = fixture.ingest("key");
+    copy(&fixture.world.at("repo/keys"), &fixture.world.at("keys"));
+    fixture.run(&["key", "rotate"]).ok();
+    fixture.world.file("newer", &fixture.run(&["key", "export"]).ok().out);
+    fixture.world.file("src/new", noise(2, 300_000));
+    let second = fixture.ingest("key");
+    remove_class(&fixture.world, "config");
+    let names = fixture.names();
+    let recover = |text: &str, key: &str| fixture.world.run(&["--repo", "repo", "key", "recover", "--new-key-file", key, text]);
+    recover("text", "back").fails(12, &["is of another key than this recovery text", "newer text"]);
+    assert_eq!(fixture.names(), names);
+    // A slot of the former key that was shown again, or was left, leads to the newest all the same.
+    for slot in fs::read_dir(fixture.world.at("keys")).unwrap() {
+        let slot = slot.unwrap();
+        fs::copy(slot.path(), fixture.world.at("repo/keys").join(slot.file_name())).unwrap();
+    }
+    fixture.run(&["key", "recover"]).ok();
+    fixture.is(&second, "src");
+    assert!(fixture.run(&["snapshots"]).ok().text().contains(&first[..8]));
+
+    // Where the slots are lost as well, nothing tells for sure which key it is: it is said.
+    ["config", "keys"].iter().for_each(|class| remove_class(&fixture.world, class));
+    let said = recover("text", "back").ok();
+    assert!(said.err.contains("of another key than this text") && said.err.contains("do not prune"), "{}", said.err);
+    let said = recover("newer", "new").ok();
+    assert!(!said.err.contains("another key"), "{}", said.err);
+    let target = fixture.world.at("restored");
+    let _ = fs::remove_dir_all(&target);
+    fixture.by(["--key-file", "new"], &["restore", &second, "--target", "restored"]).ok();
+    fixture.by(["--key-file", "new"], &["check", "--read-data"]).ok();
 }

@@ -100,3 +100,33 @@ fn whoever_says_that_it_is_as_it_should_be_has_rules_go_on() {
     assert!(!run.err.contains("much changed"), "{}", run.err);
     assert_eq!(fixture.snapshots().len(), 1);
 }
+
+#[test]
+fn each_that_is_much_changed_holds_what_was_before_it_of_its_own_paths() {
+    let fixture = Fixture::new();
+    fixture.world.file("other/file", "of another series");
+    let ids: Vec<String> = (2..6)
+        .map(|seed| {
+            let id = fixture.ingest().0["snapshot_id"].as_str().unwrap().to_owned();
+            fixture.run(&["ingest", "other"]).ok();
+            // After the second and the fourth all of it is other content.
+            if seed % 2 == 1 {
+                fixture.fill(seed);
+            }
+            fixture.world.file("src/more", seed.to_string());
+            id
+        })
+        .collect();
+    let last = fixture.ingest().0;
+    assert_eq!(last["signs"][0], "bytes_new", "{last}");
+    let signs = fixture.snapshots().iter().filter(|one| one.get("signs").is_some()).count();
+    assert_eq!(signs, 2);
+    // Nobody has looked at the first of both. What came between them stays all the same; other paths go their way.
+    let run = fixture.run(&["forget", "--group-by", "host", "--keep-last", "1"]).ok();
+    let third = &ids[2][..8];
+    let is_named = |id: &str| run.err.contains(&format!("{id} --add as-expected"));
+    assert!(is_named(third) && is_named(&last["snapshot_id"].as_str().unwrap()[..8]), "{}", run.err);
+    let left: Vec<String> = fixture.snapshots().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert!(ids.iter().all(|id| left.contains(id)), "{left:?}");
+    assert_eq!(left.len(), 5);
+}

@@ -127,7 +127,7 @@ impl Prune<'_> {
     fn say_left(&mut self) {
         let list = &self.survey.packs.list;
         let there = |pack: &&Pack| self.view.packs.contains_key(&pack.id) && !self.deleted.contains(&pack.id);
-        let former = |pack: &&Pack| there(pack) && self.former.contains(&pack.id) && !pack.is_dead();
+        let former = |pack: &&Pack| there(pack) && self.former.contains(&pack.id);
         list.iter().filter(former).for_each(|pack| self.report.former.add(pack.size));
         if !self.is_over() {
             return;
