@@ -143,7 +143,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     }
     out.finish()?;
     if dry_run {
-        return Ok(outcome(plan.stuck, plan.lost, &[], Left::default()));
+        return Ok(outcome(plan.stuck, plan.lost, &[], TimeOver::default()));
     }
     display.resume();
     let report = prepared.carry_out();
@@ -157,14 +157,14 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
         done(&mut out, &report, began.elapsed())?;
     }
     out.finish()?;
-    Ok(outcome(report.stuck, report.lost, &report.examples, Left::of(&report)))
+    Ok(outcome(report.stuck, report.lost, &report.examples, TimeOver::of(&report)))
 }
 
 /// Removes runs that are old, and writes down how this one ended. What cannot be done of either is left for later.
 fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
     match report {
         Ok(report) => {
-            if let Outcome::Partial(text) = outcome(report.stuck, report.lost, &report.examples, Left::of(report)) {
+            if let Outcome::Partial(text) = outcome(report.stuck, report.lost, &report.examples, TimeOver::of(report)) {
                 (run.state, run.message) = (Run::INCOMPLETE, text.into_bytes());
             }
             (run.bytes, run.errors) = (report.packs.bytes, report.stuck.count);
@@ -179,20 +179,20 @@ fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
 
 /// What there was no time for.
 #[derive(Default)]
-struct Left {
+struct TimeOver {
     packs: Tally,
     /// There was no time for anything.
     is_all: bool,
 }
 
-impl Left {
+impl TimeOver {
     fn of(report: &Report) -> Self {
-        Left { packs: report.left, is_all: report.packs.count == 0 && report.written.count == 0 }
+        TimeOver { packs: report.left, is_all: report.packs.count == 0 && report.written.count == 0 }
     }
 }
 
 /// How it ended, when these packs could not be freed, and there was no time for those that are `left`.
-fn outcome(stuck: Tally, lost: u64, examples: &[PackId], left: Left) -> Outcome {
+fn outcome(stuck: Tally, lost: u64, examples: &[PackId], left: TimeOver) -> Outcome {
     if stuck.count == 0 && left.packs.count > 0 {
         let next = match left.is_all {
             true => "it was over before anything could be deleted: give it more, or no prune gets on",

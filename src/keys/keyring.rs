@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::chunk::keys::{Credential, MasterKey, open_slot};
 use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::{ChunkerParameters, Config};
+use crate::format::config::Config;
 use crate::format::recovery::Recovery;
-use crate::keys::configuration::{self, Authentic, Candidate, Configurations};
+use crate::keys::configuration::{Authentic, Candidate, Configurations};
 use crate::keys::copies::{Copies, CopyState, Repaired};
 use crate::keys::opened::OpenedKey;
 use crate::keys::recovery;
@@ -156,22 +156,6 @@ impl KeyRing {
         self.add_kind(credential, options, None)
     }
 
-    fn add_kind(&self, credential: &Credential, options: &SlotOptions, writes: Option<ChunkerParameters>) -> Result<SlotId> {
-        self.is_current()?;
-        let id = slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, writes)?;
-        // Changed in between, and it is a slot of a former key, which opens nothing.
-        if let Err(e) = self.is_current() {
-            slots::delete(&*self.storage, id)?;
-            return Err(e);
-        }
-        Ok(id)
-    }
-
-    /// An error if the master key was changed since this was opened.
-    pub(super) fn is_current(&self) -> Result<()> {
-        configuration::is_current(&*self.storage, &self.config, self.number, &self.master.keys())
-    }
-
     /// Adds a slot for `credential` with a key that only writes.
     pub fn add_writer(&self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
         for slot in self.slots()? {
@@ -272,7 +256,7 @@ pub fn find(slots: &[Slot], digits: &str) -> Result<SlotId> {
 mod tests {
     use super::*;
     use crate::chunk::keys::Keys;
-    use crate::format::config::Derivation;
+    use crate::format::config::{ChunkerParameters, Derivation};
     use crate::format::envelope;
     use crate::model::{SnapshotId, Timestamp};
     use crate::repo::{InitOptions, Repository, session};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::chunk::keys::{Credential, MasterKey, Unwrapped, open_slot};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::config::{CLOSED, Config, Derivation};
+use crate::format::config::{CLOSED, ChunkerParameters, Config, Derivation};
 use crate::keys::configuration::{self, Configurations};
 use crate::keys::keyring::KeyRing;
 use crate::keys::opened::OpenedKey;
@@ -59,6 +59,28 @@ impl KeyRing {
             OpenedKey::Full(ring) => Ok(ring),
             OpenedKey::Writer(..) => Err(crate::chunk::one_way::only_writes("change the master key")),
         }
+    }
+
+    /// An error if the master key was changed since this was opened.
+    pub(super) fn is_current(&self) -> Result<()> {
+        configuration::is_current(&*self.storage, &self.config, self.number, &self.master.keys())
+    }
+
+    /// Adds a slot; with chunk sizes, one with a key that only writes and cuts so.
+    pub(super) fn add_kind(
+        &self,
+        credential: &Credential,
+        options: &SlotOptions,
+        writes: Option<ChunkerParameters>,
+    ) -> Result<SlotId> {
+        self.is_current()?;
+        let id = slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, writes)?;
+        // Changed in between, and it is a slot of a former key, which opens nothing.
+        if let Err(e) = self.is_current() {
+            slots::delete(&*self.storage, id)?;
+            return Err(e);
+        }
+        Ok(id)
     }
 
     /// Whether this master key is no longer the repository's.
@@ -210,7 +232,6 @@ pub(crate) struct Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::config::ChunkerParameters;
     use crate::repo::{InitOptions, Repository};
     use crate::storage::memory::MemoryStorage;
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use yester::ErrorKind;
 use yester::chunk::keys::{Credential, Keys, MasterKey};
@@ -504,4 +505,50 @@ fn a_lost_configuration_is_not_made_of_a_former_key() {
     let _ = fs::remove_dir_all(&target);
     fixture.by(["--key-file", "new"], &["restore", &second, "--target", "restored"]).ok();
     fixture.by(["--key-file", "new"], &["check", "--read-data"]).ok();
+}
+
+/// Lets the time of a prune go by when it has copied from the first pack.
+struct Slow(Duration);
+
+impl Observer for Slow {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Progress { entries: 1, unit: "packs", .. } = event {
+            std::thread::sleep(self.0);
+        }
+    }
+}
+
+#[test]
+fn prunes_that_have_no_time_for_all_get_everything_under_the_new_key_in_the_end() {
+    let fixture = Fixture::new();
+    let ids: Vec<String> = (2..6)
+        .map(|seed| {
+            fixture.world.file("src/long", noise(seed, 700_000));
+            fixture.ingest("key")
+        })
+        .collect();
+    let old = fixture.stolen();
+    fixture.run(&["key", "rotate"]).ok();
+    let repo = Arc::new(Repository::open(fixture.storage(), &fixture.credential()).unwrap());
+    let (mut time, mut former, mut halves) = (Duration::from_millis(300), u64::MAX, 0);
+    loop {
+        let options = PruneOptions { rekey: true, max_duration: Some(time), ..PruneOptions::default() };
+        let slow = Slow(time);
+        let report = Prune::prepare(&repo, &options, &Task::new(&slow)).and_then(Prune::carry_out).unwrap();
+        assert!(report.former.count <= former, "{report:?}");
+        former = report.former.count;
+        fixture.run(&["check", "--read-data"]).ok();
+        if report.left.count == 0 {
+            break;
+        }
+        match report.written.count + report.packs.count {
+            // The machine is slow: looking alone took all the time.
+            0 => time *= 2,
+            _ => halves += 1,
+        }
+    }
+    assert!(former == 0 && halves > 2, "{former} {halves}");
+    assert_eq!(packs_and_segments(&fixture.opened(&old, &fixture.names())), BTreeSet::new());
+    ids.iter().for_each(|id| drop(fixture.run(&["ls", id]).ok()));
+    fixture.is(&ids[3], "src");
 }
