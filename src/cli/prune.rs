@@ -47,10 +47,10 @@ pub struct How {
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_repack_size: Option<u64>,
     /// Delete and repack nothing more after this time, as in 30m or 4h: the next prune goes on
-    #[arg(long, value_name = "TIME", value_parser = units::parse_wait)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_wait, hide_short_help = true)]
     max_duration: Option<Duration>,
     /// Repack also what is sealed with a key that was changed since (yester key rotate)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     rekey: bool,
     /// Wait so long, as in 30m, until other writers are done
     #[arg(long, value_name = "TIME", value_parser = units::parse_wait)]

@@ -83,6 +83,12 @@ impl KeyRing {
         Ok(id)
     }
 
+    /// Whether the repository says at this moment that this key is its own. False also where that cannot be told.
+    pub(crate) fn is_open(&self) -> bool {
+        let found = Configurations::read(&*self.storage).and_then(|found| found.judge(&self.master.keys()).newest());
+        found.is_ok_and(|newest| newest.is_some_and(|newest| !newest.config.is_closed()))
+    }
+
     /// Whether this master key is no longer the repository's.
     fn is_closed(&self) -> bool {
         self.config.is_closed()

@@ -38,6 +38,8 @@ pub fn rotate(ring: &mut KeyRing, options: &RotateOptions<'_>, sessions: &PruneO
             let reopened = ring.reopen(&turn);
             return Err(given_up(match reopened {
                 Ok(()) => untouched(e),
+                // Neither could be written, as with a token that may not.
+                Err(_) if ring.is_open() => untouched(e),
                 Err(_) => e.context("the change of the key is not finished, and nobody can work until yester key rotate ends it"),
             }));
         }

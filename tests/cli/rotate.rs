@@ -275,10 +275,9 @@ fn wherever_a_change_is_stopped_it_can_be_ended() {
         storage.fail_after(changes);
         let done = rotate(&mut ring, &options, &PruneOptions::default(), &Task::new(&Silent));
         storage.fail_after(u64::MAX);
-        if done.is_ok() {
-            break;
-        }
+        let Err(e) = done else { break };
         let opened = Repository::open(storage.clone(), &credential);
+        assert!(opened.is_err() || !e.to_string().contains("nobody can work"), "after {changes}: {e}");
         match &opened {
             Ok(repo) => stopped[usize::from(repo.config().created != ring.config().created)] += 1,
             Err(e) if e.kind() == ErrorKind::Key && e.to_string().contains("key rotate") => stopped[2] += 1,
