@@ -6,7 +6,7 @@ use aws_lc_rs::constant_time;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::chunk::one_way::{OneWay, Opener, Recipient};
-use crate::chunk::seal::SealKey;
+use crate::chunk::seal::{SealKey, TAG};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config, Derivation, KeySlot, SEALED_CUTTER, WrappedKey};
 use crate::format::cursor::Cursor;
@@ -15,9 +15,17 @@ use crate::model::id::random_bytes;
 use crate::model::{ChunkId, RepositoryId, SlotId, Timestamp, WriterId};
 use crate::sys::map;
 
-/// The master key: 32 random bytes that exist only in memory and wrapped in key slots.
+/// The master key: 32 random bytes that exist only in memory and wrapped in key slots; with those before it, if it was
+/// changed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MasterKey([u8; 32]);
+pub struct MasterKey {
+    secret: [u8; 32],
+    /// Those before it, the first one first.
+    former: Vec<[u8; 32]>,
+}
+
+/// How often a master key can be changed: a recovery text holds all that there were.
+pub const MAX_FORMER: usize = 3;
 
 /// What a user unlocks a repository with.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -45,6 +53,9 @@ pub struct ClassKey {
     key: [u8; 32],
     #[zeroize(skip)]
     one_way: OneWay,
+    /// The same of the master keys before, the newest first.
+    #[zeroize(skip)]
+    former: Arc<[ClassKey]>,
 }
 
 /// What a key that only writes holds: enough to seal for the repository's key, and to be told from others.
@@ -88,32 +99,62 @@ pub struct Keys {
     /// What opens what such writers have stored.
     #[zeroize(skip)]
     opener: Option<Arc<Opener>>,
+    /// The keys of the master keys before, the newest first. They open what was sealed with them, and seal nothing.
+    #[zeroize(skip)]
+    former: Arc<[Keys]>,
 }
 
 impl MasterKey {
     /// A new one.
     pub(crate) fn generate() -> Result<Self> {
-        random_bytes().map(MasterKey)
+        random_bytes().map(Self::from_bytes)
+    }
+
+    /// A new one that takes the place of this.
+    pub(crate) fn next(&self) -> Result<Self> {
+        if self.former.len() >= MAX_FORMER {
+            let text = format!(
+                "the key of this repository was changed {MAX_FORMER} times, and a recovery text has no room for more keys: \
+                 make a new repository, and yester copy what is to stay"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let mut former = Vec::with_capacity(self.former.len() + 1);
+        former.extend_from_slice(&self.former);
+        former.push(self.secret);
+        Ok(MasterKey { secret: random_bytes()?, former })
     }
 
     /// A fixed one, for golden tests and fuzzing.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        MasterKey(bytes)
+        MasterKey { secret: bytes, former: Vec::new() }
     }
 
-    /// Derives the keys of all classes.
+    /// The one with these before it, the first one first.
+    pub fn with_former(secret: [u8; 32], former: Vec<[u8; 32]>) -> Self {
+        MasterKey { secret, former }
+    }
+
+    /// Derives the keys of all classes. What names chunks is made of the first master key for ever: with another, nothing
+    /// that is stored would be found again. All that seals is made of the newest.
     pub fn keys(&self) -> Keys {
-        // A key that X25519 refuses, which none is, opens nothing of keys that only write.
-        let opener = Opener::new(&self.0).ok().map(Arc::new);
-        Keys::derive(&self.0, None, opener.clone(), &|context| match &opener {
-            Some(opener) => OneWay::Opens(opener.clone(), context),
-            None => OneWay::None,
-        })
+        let first = self.former.first().unwrap_or(&self.secret);
+        let of = |secret: &[u8; 32], former: Arc<[Keys]>| {
+            // A key that X25519 refuses, which none is, opens nothing of keys that only write.
+            let opener = Opener::new(secret).ok().map(Arc::new);
+            let one_way = |context| match &opener {
+                Some(opener) => OneWay::Opens(opener.clone(), context),
+                None => OneWay::None,
+            };
+            Keys::derive((secret, first), None, opener.clone(), &one_way, former)
+        };
+        let former = self.former.iter().rev().map(|secret| of(secret, [].into())).collect();
+        of(&self.secret, former)
     }
 
     /// The key that only writes into `repository` and is named `writer`.
     pub fn writer(&self, writer: WriterId, repository: RepositoryId, chunker: ChunkerParameters) -> Result<WriterKey> {
-        let opener = Opener::new(&self.0)?;
+        let opener = Opener::new(&self.secret)?;
         Ok(WriterKey { writer, public: opener.public(), secret: *opener.writer(writer), repository, chunker })
     }
 
@@ -127,9 +168,17 @@ impl MasterKey {
         slot: SlotId,
     ) -> Result<KeySlot> {
         let mut body = Zeroizing::new(Vec::with_capacity(48));
-        body.extend_from_slice(&self.0);
-        let (salt, commitment, sealed) = wrapped((credential, derivation), &slot.0, body)?;
-        Ok(KeySlot { derivation, salt, commitment, wrapped: WrappedKey::Master(sealed), created, label })
+        body.extend_from_slice(&self.secret);
+        // With room for the tag: growing would leave a copy behind.
+        let mut former = Zeroizing::new(Vec::with_capacity(32 * self.former.len() + TAG));
+        self.former.iter().for_each(|key| former.extend_from_slice(key));
+        let (salt, key) = fresh_wrapping(credential, derivation)?;
+        let sealed = WrappedKey::Master(wrapped(&key, &slot.0, body)?);
+        if !self.former.is_empty() {
+            key.seal(1, &former_bound(slot), &mut former)?;
+        }
+        let (commitment, former) = (key.commitment, former.to_vec());
+        Ok(KeySlot { derivation, salt, commitment, wrapped: sealed, created, label, former })
     }
 
     /// Unwraps the key of `slot`; `None` when the credential is not this slot's.
@@ -142,12 +191,17 @@ impl MasterKey {
 
     /// Whether it is the same key; takes the same time for all.
     pub(crate) fn is(&self, other: &MasterKey) -> bool {
-        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+        constant_time::verify_slices_are_equal(&self.secret, &other.secret).is_ok() && self.former == other.former
     }
 
     /// The key itself, for the recovery text and nothing else.
     pub(crate) fn expose(&self) -> &[u8; 32] {
-        &self.0
+        &self.secret
+    }
+
+    /// Those before it, for the recovery text and nothing else.
+    pub(crate) fn expose_former(&self) -> &[[u8; 32]] {
+        &self.former
     }
 }
 
@@ -176,8 +230,15 @@ pub fn open_slot(slot: &KeySlot, credential: &Credential, id: SlotId) -> Result<
     if key.open(0, &slot.wrapped.bound(id), &mut body).is_err() {
         return Ok(None);
     }
+    let mut former = Zeroizing::new(slot.former.clone());
+    if !former.is_empty() && key.open(1, &former_bound(id), &mut former).is_err() {
+        return Ok(None);
+    }
+    let (former, _) = former.as_chunks::<32>();
     Ok(match slot.wrapped {
-        WrappedKey::Master(_) => body.first_chunk::<32>().copied().map(|key| Unwrapped::Master(MasterKey(key))),
+        WrappedKey::Master(_) => {
+            body.first_chunk::<32>().map(|key| Unwrapped::Master(MasterKey::with_former(*key, former.to_vec())))
+        }
         WrappedKey::Writer(_) => Some(Unwrapped::Writer(WriterKey::decode(&body, id)?)),
     })
 }
@@ -186,7 +247,8 @@ impl WriterKey {
     /// The keys that it leads to.
     pub fn keys(&self) -> Keys {
         let recipient = Recipient { public: self.public, writer: self.writer };
-        Keys::derive(&self.secret, Some(self.writer), None, &|_| OneWay::Seals(recipient.clone()))
+        let own = (&self.secret, &self.secret);
+        Keys::derive(own, Some(self.writer), None, &|_| OneWay::Seals(recipient.clone()), [].into())
     }
 
     /// Wraps it for `credential` in a new slot.
@@ -198,8 +260,10 @@ impl WriterKey {
         label: Vec<u8>,
         slot: SlotId,
     ) -> Result<KeySlot> {
-        let (salt, commitment, sealed) = wrapped((credential, derivation), &WrappedKey::writer_bound(slot), self.encode())?;
-        Ok(KeySlot { derivation, salt, commitment, wrapped: WrappedKey::Writer(sealed), created, label })
+        let (salt, key) = fresh_wrapping(credential, derivation)?;
+        let sealed = WrappedKey::Writer(wrapped(&key, &WrappedKey::writer_bound(slot), self.encode())?);
+        let (commitment, former) = (key.commitment, Vec::new());
+        Ok(KeySlot { derivation, salt, commitment, wrapped: sealed, created, label, former })
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -237,18 +301,21 @@ pub(super) fn derive(context: &str, secret: &[u8; 32]) -> [u8; 32] {
     key
 }
 
-/// Wraps a key for `credential`: `body`, which has room for the tag, so that growing leaves no copy behind. Answers what
-/// the slot begins with, and the sealed key.
-fn wrapped<const N: usize>(
-    (credential, derivation): (&Credential, Derivation),
-    bound: &[u8],
-    mut body: Zeroizing<Vec<u8>>,
-) -> Result<([u8; 32], [u8; 16], [u8; N])> {
+/// What the master keys before are sealed with in a slot.
+fn former_bound(slot: SlotId) -> Vec<u8> {
+    [&slot.0[..], &[2]].concat()
+}
+
+/// What wraps a key for `credential` in a new slot, and the salt that it is made of.
+fn fresh_wrapping(credential: &Credential, derivation: Derivation) -> Result<([u8; 32], SealKey)> {
     let salt = random_bytes()?;
-    let key = wrapping_key(credential, derivation, &salt)?;
+    Ok((salt, wrapping_key(credential, derivation, &salt)?))
+}
+
+/// The sealed `body`, which has room for the tag, so that growing leaves no copy behind.
+fn wrapped<const N: usize>(key: &SealKey, bound: &[u8], mut body: Zeroizing<Vec<u8>>) -> Result<[u8; N]> {
     key.seal(0, bound, &mut body)?;
-    let sealed = body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))?;
-    Ok((salt, key.commitment, sealed))
+    body.first_chunk().copied().ok_or_else(|| Error::corrupt("a key slot is too short"))
 }
 
 fn wrapping_key(credential: &Credential, derivation: Derivation, salt: &[u8; 32]) -> Result<SealKey> {
@@ -288,7 +355,12 @@ fn slow_hash(passphrase: &[u8], salt: &[u8; 32], (memory, passes, lanes): (u32, 
 impl ClassKey {
     /// A class key made of fixed bytes, for tests.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        ClassKey { key: bytes, one_way: OneWay::None }
+        ClassKey { key: bytes, one_way: OneWay::None, former: [].into() }
+    }
+
+    /// The same of the master keys before, the newest first.
+    pub(super) fn former(&self) -> &[ClassKey] {
+        &self.former
     }
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
@@ -304,7 +376,7 @@ impl ClassKey {
         match &self.one_way {
             OneWay::Opens(opener, context) => {
                 let key = derive(context, &opener.writer(writer));
-                Ok(ClassKey { key, one_way: OneWay::Seals(Recipient { public: opener.public(), writer }) })
+                Ok(ClassKey { key, one_way: OneWay::Seals(Recipient { public: opener.public(), writer }), former: [].into() })
             }
             OneWay::Seals(own) if own.writer == writer => Ok(self.clone()),
             _ => Err(Error::new(ErrorKind::Key, format!("nothing can be sealed for the writer {}", writer.short()))),
@@ -321,30 +393,40 @@ impl ClassKey {
 const IDS: [&str; 2] = ["yester v1 chunk id of data", "yester v1 chunk id of trees"];
 
 impl Keys {
-    /// Derives the keys of all classes from a secret.
+    /// Derives the keys of all classes from a secret, and from the first one there was what cuts and names chunks.
     fn derive(
-        secret: &[u8; 32],
+        (secret, first): (&[u8; 32], &[u8; 32]),
         writer: Option<WriterId>,
         opener: Option<Arc<Opener>>,
         one_way: &dyn Fn(&'static str) -> OneWay,
+        former: Arc<[Keys]>,
     ) -> Keys {
-        let class = |context| ClassKey { key: derive(context, secret), one_way: one_way(context) };
-        let derive = |context| derive(context, secret);
+        let class = |context, of: &dyn Fn(&Keys) -> &ClassKey| ClassKey {
+            key: derive(context, secret),
+            one_way: one_way(context),
+            former: former.iter().map(|keys| of(keys).clone()).collect(),
+        };
         let [data, trees] = IDS;
         Keys {
-            data_id: derive(data),
-            tree_id: derive(trees),
-            data_pack: class("yester v1 packs of data"),
-            tree_pack: class("yester v1 packs of trees"),
-            config: derive("yester v1 configuration"),
-            slot: derive("yester v1 authentic key slots"),
-            index: class("yester v1 index segments"),
-            snapshot: class("yester v1 snapshots and sessions"),
-            chunker: derive("yester v1 gear table"),
-            other_cutter: ClassKey::from_bytes(derive("yester v1 cutter of another repository")),
+            data_id: derive(data, first),
+            tree_id: derive(trees, first),
+            data_pack: class("yester v1 packs of data", &|keys| &keys.data_pack),
+            tree_pack: class("yester v1 packs of trees", &|keys| &keys.tree_pack),
+            config: derive("yester v1 configuration", secret),
+            slot: derive("yester v1 authentic key slots", secret),
+            index: class("yester v1 index segments", &|keys| &keys.index),
+            snapshot: class("yester v1 snapshots and sessions", &|keys| &keys.snapshot),
+            chunker: derive("yester v1 gear table", first),
+            other_cutter: ClassKey::from_bytes(derive("yester v1 cutter of another repository", first)),
             writer,
             opener,
+            former,
         }
+    }
+
+    /// The keys of the master keys before, the newest first.
+    pub(crate) fn former(&self) -> &[Keys] {
+        &self.former
     }
 
     /// The writer whose keys these are, if they only write.
@@ -361,21 +443,26 @@ impl Keys {
         named(key, self.writer, plain)
     }
 
-    /// The id of a chunk in a pack of `writer`; of one of the repository's own packs, if it is `None`.
-    pub(crate) fn chunk_id_of(&self, writer: Option<WriterId>, kind: PackKind, plain: &[u8]) -> ChunkId {
-        match (writer, &self.opener) {
-            (Some(writer), Some(opener)) if self.writer.is_none() => {
-                let key = Zeroizing::new(derive(IDS[kind as usize - 1], &opener.writer(writer)));
-                named(&key, Some(writer), plain)
-            }
-            _ => self.chunk_id(kind, plain),
-        }
+    /// The id of a chunk in a pack of `writer`, of one of the repository's own packs if that is `None`, if it is the
+    /// right one. Which master key a writer's key was made of the pack does not say: it may have been sealed anew.
+    pub(crate) fn chunk_id_of(
+        &self,
+        writer: Option<WriterId>,
+        kind: PackKind,
+        plain: &[u8],
+        is_right: impl Fn(&ChunkId) -> bool,
+    ) -> Option<ChunkId> {
+        let Some(writer) = writer.filter(|_| self.writer.is_none() && self.opener.is_some()) else {
+            return Some(self.chunk_id(kind, plain)).filter(is_right);
+        };
+        let openers = self.opener.iter().chain(self.former.iter().filter_map(|keys| keys.opener.as_ref()));
+        openers.map(|opener| opener.chunk_id(writer, IDS[kind as usize - 1], plain)).find(is_right)
     }
 
     /// Whether this is the content of the chunk of this name, whoever made it: an id of a writer ends with its name.
     pub fn is_chunk(&self, kind: PackKind, id: &ChunkId, plain: &[u8]) -> bool {
         let writer = id.writer();
-        let is_of = |writer| self.chunk_id_of(writer, kind, plain) == *id;
+        let is_of = |writer| self.chunk_id_of(writer, kind, plain, |own| own == id).is_some();
         let Some(opener) = &self.opener else { return is_of(None) };
         if opener.seen.read().contains(&writer) {
             return is_of(Some(writer)) || is_of(None);
@@ -435,6 +522,20 @@ impl Keys {
     /// What the key says of the fields of the key slot of this name.
     pub fn slot_mac(&self, header: &[u8], id: SlotId, fields: &[u8]) -> [u8; 32] {
         *blake3::Hasher::new_keyed(&self.slot).update(header).update(&id.0).update(fields).finalize().as_bytes()
+    }
+
+    /// Whether this key, or one before it, says so of the fields of the key slot of this name: how many changes ago.
+    pub(crate) fn slot_age(&self, header: &[u8], id: SlotId, fields: &[u8], mac: &[u8; 32]) -> Option<usize> {
+        let mut all = std::iter::once(self).chain(self.former.iter());
+        all.position(|keys| constant_time::verify_slices_are_equal(&keys.slot_mac(header, id, fields), mac).is_ok())
+    }
+}
+
+impl Opener {
+    /// What a writer calls a chunk.
+    fn chunk_id(&self, writer: WriterId, context: &str, plain: &[u8]) -> ChunkId {
+        let key = Zeroizing::new(derive(context, &self.writer(writer)));
+        named(&key, Some(writer), plain)
     }
 }
 

@@ -59,6 +59,20 @@ impl SealKey {
         Self::made(&class, &[salt, &*agreed, &opener.public(), bound])
     }
 
+    /// The key of the object with this salt that is `bound` and commits so: made of the class's key, or of one that was
+    /// changed since. With it, how many changes ago that was the key.
+    pub(crate) fn committed(class: &ClassKey, salt: &[u8; 32], bound: &[u8], commitment: &[u8]) -> Result<Option<(Self, usize)>> {
+        let mut failed = Ok(None);
+        for (age, class) in std::iter::once(class).chain(class.former()).enumerate() {
+            match Self::derive_bound(class, salt, bound) {
+                Ok(key) if key.commitment[..] == *commitment => return Ok(Some((key, age))),
+                Err(e) if failed.is_ok() => failed = Err(e),
+                _ => {}
+            }
+        }
+        failed
+    }
+
     /// The key of a new object that is `bound`, and its salt. `bound` is as for [`SealKey::derive_bound`].
     pub fn fresh(class: &ClassKey, bound: &[u8]) -> Result<([u8; 32], Self)> {
         match class.one_way() {
@@ -205,10 +219,10 @@ pub(crate) fn judge_object(
 
 /// The key that commits so, if that is the one of this salt and what it is bound to.
 fn matching(class: &ClassKey, salt: &[u8; 32], bound: &[u8], commitment: &[u8; 16]) -> Result<Option<SealKey>> {
-    match SealKey::derive_bound(class, salt, bound) {
+    match SealKey::committed(class, salt, bound, commitment) {
         // A salt that is no public key.
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
-        key => key.map(|key| Some(key).filter(|key| key.commitment == *commitment)),
+        found => found.map(|found| found.map(|(key, _)| key)),
     }
 }
 
@@ -245,8 +259,9 @@ pub(crate) fn is_ours(kind: ObjectType, repository: RepositoryId, name: &[u8], c
     let parts = start.get(HEADER..).and_then(|rest| rest.split_first_chunk::<32>());
     let Some((salt, rest)) = parts else { return Ok(false) };
     let flags = start.get(9).copied().unwrap_or_default() & if kind.may_only_write() { ONE_WAY } else { 0 };
-    let key = SealKey::derive_bound(class, salt, &bound(&envelope::header_with(kind, repository, flags), name))?;
-    Ok(rest.first_chunk() == Some(&key.commitment))
+    let Some(commitment) = rest.first_chunk::<16>() else { return Ok(false) };
+    let bound = bound(&envelope::header_with(kind, repository, flags), name);
+    Ok(SealKey::committed(class, salt, &bound, commitment)?.is_some())
 }
 
 fn open(key: &SealKey, bound: &[u8], rest: &[u8], what: &'static str) -> Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! `forget`: which snapshots stay, which go, and why.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 
 use clap::Args;
@@ -10,8 +10,9 @@ use serde::Serialize;
 use yester::jobs::config::keys::{Amount, Keep as Rule, Set};
 use yester::maintain::forget::{self, ForgetOptions, Series};
 use yester::maintain::retention::{GroupBy, GroupStandings, KeepCount, Policy, Within};
-use yester::model::{Snapshot, SnapshotId, escape};
+use yester::model::{EXPECTED, Remarks, Snapshot, SnapshotId, escape};
 use yester::observe::{Event, Observer};
+use yester::repo::signs;
 use yester::repo::snapshots::{self, SnapshotFilter};
 use yester::repo::times::{self, Received};
 use yester::sys::process;
@@ -158,6 +159,7 @@ impl KeepArgs {
             group_by,
             received: Default::default(),
             pinned: Default::default(),
+            turned: Default::default(),
             groups: Default::default(),
             tags: self.keep_tag.iter().map(|set| select::tags(set)).collect(),
         }
@@ -215,9 +217,8 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let grace = args.grace.map_or_else(|| context.grace(), Ok)?;
     let snapshots::SnapshotList { snapshots: all, damaged, remarks, unread_annotations, received, .. } =
         snapshots::find_all(&repo)?;
-    let damaged: Vec<Error> = damaged.into_iter().map(|(_, e)| e).collect();
-    let now = context::now();
-    let pinned: HashSet<SnapshotId> = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
+    let (damaged, now): (Vec<Error>, _) = (damaged.into_iter().map(|(_, e)| e).collect(), context::now());
+    let pinned = remarks.iter().filter(|(_, said)| said.pin.holds(now)).map(|(id, _)| *id).collect();
     if args.accept_gone {
         return gone::accept(context, &repo, args.dry_run);
     }
@@ -228,8 +229,9 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome> {
     let (going, series) = match args.names.is_empty() {
         true => {
             pins_are_known(&unread_annotations)?;
-            let groups = GroupStandings::read(&repo, now)?;
-            by_policy(args, Policy { received: received.clone(), pinned, groups, ..keep.policy(args.group_by) }, &all, &filter)?
+            let (turned, groups) = (turned(&all, &remarks), GroupStandings::read(&repo, now)?);
+            let known = Policy { received: received.clone(), pinned, turned, groups, ..keep.policy(args.group_by) };
+            by_policy(args, known, &all, &filter)?
         }
         false => {
             let ids = forget::by_names(&repo, &all, &args.names, &filter, &lost, args.unsafe_allow_remove_all)?;
@@ -276,6 +278,12 @@ fn outcome(pruned: Outcome, failed: usize, unread: Option<(usize, &Error)>) -> O
     let Some((unread, first)) = unread else { return pruned };
     let count = units::counted(unread as u64, "snapshot", "snapshots");
     Outcome::Partial(format!("{count} cannot be read and stayed (forget them by their ids): {first}"))
+}
+
+/// The snapshots that show signs of a source that was turned over, and nobody has said that they are as they should be.
+fn turned(all: &[Snapshot], remarks: &HashMap<SnapshotId, Remarks>) -> HashSet<SnapshotId> {
+    let expected = |id: &SnapshotId| remarks.get(id).is_some_and(|said| said.expected);
+    signs::all(all).into_keys().filter(|id| !expected(id)).collect()
 }
 
 /// Refuses to forget what is pinned.
@@ -342,6 +350,14 @@ fn show(
 
 /// Names what stays and holds much less than what goes for it: the source may have been empty, or somebody wants it so.
 fn warn(series: &[Series<'_>], display: &Display) {
+    for id in series.iter().flat_map(|one| &one.held) {
+        let (id, tag) = (id.short(), escape(EXPECTED));
+        let message = format!(
+            "it is much changed, so nothing before it in its series is forgotten by rules. Look at it (yester diff, yester ls \
+             {id}); if it is as it should be: yester tag {id} --add {tag}"
+        );
+        display.event(&Event::Warning { subject: format!("snapshot {id}").as_bytes(), message: &message });
+    }
     for snapshot in series.iter().flat_map(|one| &one.small) {
         let bytes = units::size(snapshot.statistics.bytes);
         let files = units::counted(snapshot.statistics.files, "file", "files");

@@ -46,6 +46,12 @@ pub struct How {
     /// Repack at most so many bytes of packs
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_repack_size: Option<u64>,
+    /// Delete and repack nothing more after this time, as in 30m or 4h: the next prune goes on
+    #[arg(long, value_name = "TIME", value_parser = units::parse_wait, hide_short_help = true)]
+    max_duration: Option<Duration>,
+    /// Repack also what is sealed with a key that was changed since (yester key rotate)
+    #[arg(long, hide_short_help = true)]
+    rekey: bool,
     /// Wait so long, as in 30m, until other writers are done
     #[arg(long, value_name = "TIME", value_parser = units::parse_wait)]
     wait: Option<Duration>,
@@ -67,6 +73,8 @@ impl How {
             max_unused: self.max_unused,
             max_repack: self.max_repack_size.unwrap_or(u64::MAX),
             wait: self.wait,
+            max_duration: self.max_duration,
+            rekey: self.rekey,
             dead_after: self.dead_after,
             only_writer: self.only_writer,
             grace: !self.no_grace,
@@ -138,7 +146,7 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
     }
     out.finish()?;
     if dry_run {
-        return Ok(outcome(plan.stuck, plan.lost, &[]));
+        return Ok(outcome(plan.stuck, plan.lost, &[], TimeOver::default()));
     }
     display.resume();
     let report = prepared.carry_out();
@@ -152,14 +160,14 @@ pub fn prune(context: &Context, repo: &Arc<Repository>, options: &PruneOptions, 
         done(&mut out, &report, began.elapsed())?;
     }
     out.finish()?;
-    Ok(outcome(report.stuck, report.lost, &report.examples))
+    Ok(outcome(report.stuck, report.lost, &report.examples, TimeOver::of(&report)))
 }
 
 /// Removes runs that are old, and writes down how this one ended. What cannot be done of either is left for later.
 fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
     match report {
         Ok(report) => {
-            if let Outcome::Partial(text) = outcome(report.stuck, report.lost, &report.examples) {
+            if let Outcome::Partial(text) = outcome(report.stuck, report.lost, &report.examples, TimeOver::of(report)) {
                 (run.state, run.message) = (Run::INCOMPLETE, text.into_bytes());
             }
             (run.bytes, run.errors) = (report.packs.bytes, report.stuck.count);
@@ -172,8 +180,30 @@ fn ended(repo: &Repository, mut run: Run, report: Result<&Report, &Error>) {
     let _ = runs::end(repo, run);
 }
 
-/// How it ended, when these packs could not be freed.
-fn outcome(stuck: Tally, lost: u64, examples: &[PackId]) -> Outcome {
+/// What there was no time for.
+#[derive(Default)]
+struct TimeOver {
+    packs: Tally,
+    /// There was no time for anything.
+    is_all: bool,
+}
+
+impl TimeOver {
+    fn of(report: &Report) -> Self {
+        TimeOver { packs: report.left, is_all: report.packs.count == 0 && report.written.count == 0 }
+    }
+}
+
+/// How it ended, when these packs could not be freed, and there was no time for those that are `left`.
+fn outcome(stuck: Tally, lost: u64, examples: &[PackId], left: TimeOver) -> Outcome {
+    if stuck.count == 0 && left.packs.count > 0 {
+        let next = match left.is_all {
+            true => "it was over before anything could be deleted: give it more, or no prune gets on",
+            false => "the next prune goes on",
+        };
+        let text = format!("the time was over before all was done: {} are left; {next}", packs(left.packs));
+        return Outcome::Partial(text);
+    }
     if stuck.count == 0 {
         return Outcome::Done;
     }
@@ -205,6 +235,9 @@ fn text(out: &mut Output, plan: &PrunePlan, dry_run: bool) -> Result<()> {
     }
     if plan.repack.count > 0 {
         out.line(&format!("  to repack: {}, of which {} are needed", packs(plan.repack), units::size(plan.copied)))?;
+    }
+    if plan.former.count > 0 {
+        out.line(&format!("  sealed with a former key: {}", packs(plan.former)))?;
     }
     if plan.snapshots.count > 0 {
         out.line(&format!("  to delete: {}", units::counted(plan.snapshots.count, "forgotten snapshot", "forgotten snapshots")))?;
@@ -243,6 +276,9 @@ fn done(out: &mut Output, report: &Report, time: Duration) -> Result<()> {
     if report.lists > 0 {
         let left = units::counted(report.lists, "list of packs marked for deletion", "lists of packs marked for deletion");
         out.line(&format!("{left} stay until the next prune"))?;
+    }
+    if report.former.count > 0 {
+        out.line(&format!("{} are still sealed with a former key: yester prune --rekey goes on", packs(report.former)))?;
     }
     if report.parity.count > 0 {
         let groups = units::counted(report.parity_groups, "group of parity", "groups of parity");
@@ -284,6 +320,7 @@ struct Planned {
     leftovers: JsonTally,
     packs_stuck: JsonTally,
     packs_without_room: JsonTally,
+    packs_former: JsonTally,
     chunks_lost: u64,
     bytes_freed: u64,
 }
@@ -306,6 +343,7 @@ fn planned(plan: &PrunePlan, dry_run: bool) -> Planned {
         leftovers: plan.leftovers.into(),
         packs_stuck: plan.stuck.into(),
         packs_without_room: plan.no_room.into(),
+        packs_former: plan.former.into(),
         chunks_lost: plan.lost,
         bytes_freed: plan.freed,
     }
@@ -327,6 +365,8 @@ struct PruneSummary {
     parity_groups_dissolved: u64,
     parity_deleted: JsonTally,
     packs_stuck: JsonTally,
+    packs_former: JsonTally,
+    packs_left: JsonTally,
     chunks_lost: u64,
     total_duration: f64,
 }
@@ -347,6 +387,8 @@ fn summary(report: &Report, plan: &PrunePlan, time: Duration) -> PruneSummary {
         parity_groups_dissolved: report.parity_groups,
         parity_deleted: report.parity.into(),
         packs_stuck: report.stuck.into(),
+        packs_former: report.former.into(),
+        packs_left: report.left.into(),
         chunks_lost: report.lost,
         total_duration: time.as_secs_f64(),
     }

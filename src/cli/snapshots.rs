@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use yester::model::{Remarks, Rule, Snapshot, SnapshotId, Timestamp, escape};
+use yester::repo::signs::{self, Sign};
 use yester::repo::snapshots as repo_snapshots;
 use yester::repo::times::{self, Received};
 use yester::{ErrorKind, Result};
@@ -41,6 +42,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
         return basket::list(context, &repo);
     }
     let repo_snapshots::SnapshotList { snapshots: all, damaged, remarks, received, .. } = repo_snapshots::find_all(&repo)?;
+    let remarks = AllRemarks { signs: signs::all(&all), said: remarks };
     let damaged: Vec<yester::Error> = damaged.into_iter().map(|(_, e)| e).collect();
     let chosen: Vec<&Snapshot> = all.iter().filter(|s| filter.matches(s)).collect();
     let series = by_series(&chosen, args.latest.unwrap_or(usize::MAX), &received);
@@ -48,7 +50,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
     if context.global.json {
         let mut listed: Vec<&Snapshot> = series.values().flatten().copied().collect();
         listed.sort_by_key(|s| (s.time, s.id));
-        listed.into_iter().try_for_each(|s| out.json(&json(s, &received, remarks.get(&s.id))))?;
+        listed.into_iter().try_for_each(|s| out.json(&json(s, &received, &remarks)))?;
     } else {
         text(&mut out, &series, (&received, times::differ(&received, &all)), &remarks, context.global.quiet)?;
     }
@@ -133,8 +135,27 @@ fn of_key(snapshot: &Snapshot) -> String {
     snapshot.writer.map_or_else(String::new, |writer| format!(" (key {}, which only writes)", writer.short()))
 }
 
-/// What was said of snapshots.
-type AllRemarks = HashMap<SnapshotId, Remarks>;
+/// What was said of snapshots, and what is striking about them.
+struct AllRemarks {
+    said: HashMap<SnapshotId, Remarks>,
+    signs: HashMap<SnapshotId, Vec<Sign>>,
+}
+
+impl AllRemarks {
+    /// The signs that a source was turned over; none of a snapshot of which somebody has said that it is as it should be.
+    fn signs(&self, id: &SnapshotId) -> &[Sign] {
+        let expected = self.said.get(id).is_some_and(|said| said.expected);
+        self.signs.get(id).filter(|_| !expected).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same in words, behind the tags.
+    fn striking(&self, id: &SnapshotId) -> String {
+        match self.signs(id) {
+            [] => String::new(),
+            found => format!(" (much changed: {})", signs::text(found)),
+        }
+    }
+}
 
 fn table(snapshots: &[&Snapshot], received: &Received, remarks: &AllRemarks) -> Table {
     let mut table = Table::new();
@@ -148,11 +169,12 @@ fn table(snapshots: &[&Snapshot], received: &Received, remarks: &AllRemarks) -> 
             units::count(statistics.files),
             units::size(statistics.bytes),
             format!(
-                "{}{}{}{}",
+                "{}{}{}{}{}",
                 tags.join(", "),
                 of_key(snapshot),
                 parts::mark(snapshot),
-                annotate::behind(remarks.get(&snapshot.id))
+                remarks.striking(&snapshot.id),
+                annotate::behind(remarks.said.get(&snapshot.id))
             )
             .trim_start()
             .to_owned(),
@@ -185,6 +207,9 @@ struct JsonSnapshot {
     pinned: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pinned_until: Option<String>,
+    /// That a source was turned over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signs: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,7 +282,8 @@ struct JsonCounts {
     errors: u64,
 }
 
-fn json(snapshot: &Snapshot, received: &Received, remarks: Option<&Remarks>) -> JsonSnapshot {
+fn json(snapshot: &Snapshot, received: &Received, all: &AllRemarks) -> JsonSnapshot {
+    let remarks = all.said.get(&snapshot.id);
     let (pinned, pinned_until) = remarks.map(annotate::json_pin).unwrap_or_default();
     let exact: Vec<Option<String>> = snapshot.paths.iter().map(|p| exact(p)).collect();
     let s = &snapshot.statistics;
@@ -274,6 +300,7 @@ fn json(snapshot: &Snapshot, received: &Received, remarks: Option<&Remarks>) -> 
         note: remarks.filter(|remarks| !remarks.note.is_empty()).map(|remarks| lossy(&remarks.note)),
         pinned,
         pinned_until,
+        signs: all.signs(&snapshot.id).iter().map(|sign| sign.code()).collect(),
         parent: snapshot.parent.map(|p| p.to_string()),
         number: Some(snapshot.chain.number).filter(|number| *number > 0),
         program_version: lossy(&snapshot.program),

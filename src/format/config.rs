@@ -77,8 +77,25 @@ pub fn encode_config_unchecked(config: &Config, mac: &[u8; 32]) -> Vec<u8> {
     out
 }
 
+/// The bit of the mandatory features by which a key says that it is no longer the repository's.
+pub const CLOSED: u64 = 1;
+
+impl Config {
+    /// Whether the key that it is authentic under is no longer the repository's, or will not be in a moment.
+    pub fn is_closed(&self) -> bool {
+        self.mandatory & CLOSED != 0
+    }
+}
+
 /// The part of the body that the key authenticates.
 pub fn config_fields(config: &Config) -> Vec<u8> {
+    let mut out = open_config_fields(config);
+    out.push(0);
+    out
+}
+
+/// The same without the end, for more fields.
+pub(crate) fn open_config_fields(config: &Config) -> Vec<u8> {
     let mut out = Vec::new();
     out.field(1, |v| v.varint(config.mandatory));
     out.field(3, |v| [config.chunker.min, config.chunker.avg, config.chunker.max].iter().for_each(|n| v.varint(u64::from(*n))));
@@ -86,7 +103,6 @@ pub fn config_fields(config: &Config) -> Vec<u8> {
     if let Some(sealed) = &config.cutter {
         out.field(5, |v| v.extend_from_slice(sealed));
     }
-    out.push(0);
     out
 }
 
@@ -100,6 +116,15 @@ pub fn decode_config(bytes: &[u8], repository: RepositoryId) -> Result<(Config, 
 
 /// Decodes what [`config_fields`] made.
 pub(crate) fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> Result<Config> {
+    decode_config_and(fields, repository, |_, _| Ok(false))
+}
+
+/// The same with more fields behind those of a configuration, which `other` takes: true if it did.
+pub(crate) fn decode_config_and(
+    fields: &[u8],
+    repository: RepositoryId,
+    mut other: impl FnMut(u64, &mut Cursor<'_>) -> Result<bool>,
+) -> Result<Config> {
     let mut cursor = Cursor::new(fields, "the configuration");
     let mut mandatory = None;
     let (mut chunker, mut cutter) = (None, None);
@@ -110,7 +135,11 @@ pub(crate) fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> R
             3 => chunker = Some(ChunkerParameters { min: v.number32()?, avg: v.number32()?, max: v.number32()? }),
             4 => created = v.timestamp()?,
             5 => cutter = Some(v.array()?),
-            _ => return Ok(false),
+            tag => {
+                if !other(tag, &mut v)? {
+                    return Ok(false);
+                }
+            }
         }
         v.end().map(|()| true)
     })?;
@@ -118,7 +147,7 @@ pub(crate) fn decode_config_fields(fields: &[u8], repository: RepositoryId) -> R
     let (Some(mandatory), Some(chunker)) = (mandatory, chunker) else {
         return Err(cursor.error("it lacks the chunk sizes or the features"));
     };
-    if mandatory != 0 {
+    if mandatory & !CLOSED != 0 {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("the repository uses features ({mandatory:#x}) that need a newer yester"),
@@ -204,6 +233,8 @@ pub struct KeySlot {
     pub created: Timestamp,
     /// For people: which user at which host made it.
     pub label: Vec<u8>,
+    /// The master keys before, under AES-256-GCM: 32 bytes each, the first one first, and the tag. Empty: there are none.
+    pub former: Vec<u8>,
 }
 
 /// Encodes a key slot's body; `mac` is what the master key says of it (see `chunk::keys`). An error for what no reader
@@ -246,6 +277,9 @@ pub(crate) fn slot_fields(slot: &KeySlot) -> Vec<u8> {
     if let WrappedKey::Writer(wrapped) = &slot.wrapped {
         out.field(11, |v| v.extend_from_slice(wrapped));
     }
+    if !slot.former.is_empty() {
+        out.field(13, |v| v.extend_from_slice(&slot.former));
+    }
     out.push(0);
     out
 }
@@ -255,7 +289,7 @@ pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
     let (fields, _) = split_slot(bytes)?;
     let mut cursor = Cursor::new(fields, "a key slot");
     let (mut derivation, mut salt, mut commitment, mut wrapped) = (None, None, None, None);
-    let (mut created, mut label) = (Timestamp::default(), Vec::new());
+    let (mut created, mut label, mut former) = (Timestamp::default(), Vec::new(), Vec::new());
     cursor.fields(|tag, mut v| {
         match tag {
             1 => derivation = Some(decode_derivation(&mut v)?),
@@ -266,6 +300,13 @@ pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
             10 => label = v.bytes_to_end(),
             11 if wrapped.is_some() => return Err(v.error("it holds two keys")),
             11 => wrapped = Some(WrappedKey::Writer(v.array()?)),
+            13 => {
+                former = v.bytes_to_end();
+                let whole = former.len().checked_sub(16).is_some_and(|len| len > 0 && len.is_multiple_of(32));
+                if !whole || matches!(wrapped, Some(WrappedKey::Writer(_))) {
+                    return Err(v.error("what it holds of former keys is none"));
+                }
+            }
             _ => return Ok(false),
         }
         v.end().map(|()| true)
@@ -273,7 +314,7 @@ pub fn decode_slot(bytes: &[u8]) -> Result<KeySlot> {
     cursor.end()?;
     match (derivation, salt, commitment, wrapped) {
         (Some(derivation), Some(salt), Some(commitment), Some(wrapped)) => {
-            Ok(KeySlot { derivation, salt, commitment, wrapped, created, label })
+            Ok(KeySlot { derivation, salt, commitment, wrapped, created, label, former })
         }
         _ => Err(cursor.error("it is incomplete")),
     }

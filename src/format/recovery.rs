@@ -13,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{self, Config};
+use crate::format::cursor::Put;
 use crate::model::RepositoryId;
 use crate::model::id::hex_pair;
 
@@ -32,6 +33,8 @@ pub struct Recovery {
     pub config: Config,
     /// The master key.
     pub master: Zeroizing<[u8; 32]>,
+    /// Those before it, the first one first.
+    pub former: Zeroizing<Vec<[u8; 32]>>,
 }
 
 impl std::fmt::Debug for Recovery {
@@ -47,12 +50,24 @@ fn unusable(text: impl Into<String>) -> Error {
 impl Recovery {
     /// Of this configuration and master key.
     pub fn new(config: Config, master: &[u8; 32]) -> Self {
-        Recovery { config, master: Zeroizing::new(*master) }
+        Self::with_former(config, master, Vec::new())
+    }
+
+    /// The same of a master key that took the place of others.
+    pub fn with_former(config: Config, master: &[u8; 32], former: Vec<[u8; 32]>) -> Self {
+        Recovery { config, master: Zeroizing::new(*master), former: Zeroizing::new(former) }
     }
 
     /// The numbered lines, in memory that never moves.
     pub fn lines(&self) -> Result<Zeroizing<String>> {
-        let fields = config::config_fields(&self.config);
+        let mut fields = Zeroizing::new(Vec::with_capacity(256));
+        fields.extend_from_slice(&config::open_config_fields(&self.config));
+        if !self.former.is_empty() {
+            fields.varint(6);
+            fields.varint(32 * self.former.len() as u64);
+            self.former.iter().for_each(|key| fields.extend_from_slice(key));
+        }
+        fields.push(0);
         let len = FIXED + fields.len() + RECOVERY_CHECK;
         let short = u8::try_from(len).map_err(|_| unusable("the configuration is too long for a recovery text"))?;
         let mut bytes = Zeroizing::new(Vec::with_capacity(len));
@@ -198,8 +213,18 @@ fn parse(bytes: &[u8]) -> Result<Recovery> {
     }
     let (repository, rest) = rest.get(2..).and_then(|rest| rest.split_first_chunk::<16>()).ok_or_else(mixed)?;
     let (master, fields) = rest.split_first_chunk::<32>().ok_or_else(mixed)?;
-    let config = config::decode_config_fields(fields, RepositoryId(*repository)).map_err(|e| e.context("the recovery text"))?;
-    Ok(Recovery::new(config, master))
+    let mut former = Zeroizing::new(Vec::with_capacity(8));
+    let read = config::decode_config_and(fields, RepositoryId(*repository), |tag, v| {
+        if tag != 6 {
+            return Ok(false);
+        }
+        while former.len() < 8 && v.end().is_err() {
+            former.push(v.array()?);
+        }
+        Ok(true)
+    });
+    let config = read.map_err(|e| e.context("the recovery text"))?;
+    Ok(Recovery::with_former(config, master, std::mem::take(&mut *former)))
 }
 
 #[cfg(test)]

@@ -205,7 +205,7 @@ fn owners(cursor: &mut Cursor<'_>) -> Result<Vec<(u32, Vec<u8>)>> {
 }
 
 /// The snapshot named `id` before its fields are decoded.
-fn unfilled(id: SnapshotId) -> Snapshot {
+pub(crate) fn unfilled(id: SnapshotId) -> Snapshot {
     Snapshot {
         id,
         time: Timestamp::default(),

@@ -18,7 +18,7 @@ use crate::ingest::sink::{Stored, stopped};
 use crate::ingest::sources::SourceEntry;
 use crate::ingest::stand_in::{GivenPlace, StandIns, TakeSnapshots};
 use crate::ingest::still::Frozen;
-use crate::ingest::{limits, parts};
+use crate::ingest::{limits, parts, tell};
 use crate::local::at_work::AtWork;
 use crate::local::watch::SessionWatch;
 use crate::model::{Chain, Node, Snapshot, SnapshotId, Statistics, Timestamp};
@@ -27,7 +27,7 @@ use crate::repo::index::{Index, merge};
 use crate::repo::reader::ChunkReader;
 use crate::repo::tree::TreeReader;
 use crate::repo::work::{self, SessionEnd};
-use crate::repo::{Repository, damaged, session};
+use crate::repo::{Repository, damaged, session, signs};
 use crate::storage::Name;
 use crate::task::Task;
 
@@ -174,7 +174,9 @@ impl Attempt<'_> {
             return Ok(End::Fenced);
         }
         let (missing_sources, unmatched) = (walked.missing_sources, self.rules.unmatched());
-        Ok(End::Done(Box::new(IngestReport { snapshot, committed, missing_sources, unmatched })))
+        let signs = if committed { signs::beside(base.parent.as_ref(), &snapshot) } else { Vec::new() };
+        tell::signs(&snapshot, &signs, self.task.observer);
+        Ok(End::Done(Box::new(IngestReport { snapshot, committed, missing_sources, unmatched, signs })))
     }
 
     /// Says what came of each bucket, and how long it was waited for its limits.

@@ -9,6 +9,7 @@ use crate::ingest::stand_in::VolumeHook;
 use crate::ingest::still::FreezeHooks;
 use crate::model::{GroupPart, SetText, Snapshot, SnapshotId, Timestamp};
 use crate::repo::pack::writer::PACK_TARGET;
+use crate::repo::signs::Sign;
 
 /// Which snapshot an ingest takes unchanged files from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -161,6 +162,8 @@ pub struct IngestReport {
     pub missing_sources: usize,
     /// Patterns that nothing matched, as they were given.
     pub unmatched: Vec<String>,
+    /// Signs that something turned the source over since the parent was made.
+    pub signs: Vec<Sign>,
 }
 
 impl IngestReport {

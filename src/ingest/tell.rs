@@ -1,8 +1,23 @@
 //! What became of each entry, for observers that want to know.
 
-use crate::model::{Kind, Node, Xattrs};
-use crate::observe::{Action, EntryKind};
+use crate::model::{EXPECTED, Kind, Node, Snapshot, Xattrs, escape};
+use crate::observe::{Action, EntryKind, Event, Observer};
+use crate::repo::signs::{self, Sign};
 use crate::sys::FileKind;
+
+/// Warns of signs that something turned the source over.
+pub(crate) fn signs(snapshot: &Snapshot, signs: &[Sign], observer: &dyn Observer) {
+    if signs.is_empty() {
+        return;
+    }
+    let (id, tag) = (snapshot.id.short(), escape(EXPECTED));
+    let message = format!(
+        "{}. If nobody has done that on purpose, something may have turned the source over, as ransomware does. No rule of \
+         forget takes anything before it until yester tag {id} --add {tag}",
+        signs::text(signs)
+    );
+    observer.event(&Event::Warning { subject: format!("snapshot {id}").as_bytes(), message: &message });
+}
 
 /// Something to say in its place among the steps: of an entry that is in no step of its own.
 #[derive(Debug)]

@@ -43,7 +43,11 @@ pub(crate) struct Configurations {
 
 /// Configurations of which the key has said which are authentic. Copies of others count as damaged.
 #[derive(Debug)]
-pub(crate) struct JudgedConfigurations(Configurations);
+pub(crate) struct JudgedConfigurations {
+    found: Configurations,
+    /// The numbers of those that are authentic under a key that was changed since. They tell who has only that.
+    former: BTreeSet<u32>,
+}
 
 /// A configuration that the key has confirmed.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Authentic {
     pub(crate) config: Config,
     /// Its copies; those that are not authentic count as damaged.
     pub(crate) copies: Copies<Candidate>,
+    /// Its number.
+    pub(crate) number: u32,
 }
 
 /// The object of a configuration.
@@ -99,22 +105,37 @@ impl Configurations {
         out
     }
 
+    /// The lowest number above `number` of a configuration of this repository that is whole and authentic under none of
+    /// `keys`: of another key, if nobody has made it up.
+    pub(crate) fn foreign(&self, repository: RepositoryId, number: u32, keys: &Keys) -> Option<u32> {
+        let is_foreign = |candidate: &Candidate| {
+            let mut all = std::iter::once(keys).chain(keys.former());
+            candidate.repository() == repository && !all.any(|keys| candidate.is_authentic(keys))
+        };
+        let above = self.numbers.iter().rev().filter(|(found, _)| *found > number);
+        above.filter(|(_, copies)| copies.values().any(is_foreign)).map(|(found, _)| *found).next()
+    }
+
     /// The newest that can be read of a repository, for who cannot tell which are authentic.
-    pub(crate) fn claimed(&self, repository: RepositoryId) -> Result<Config> {
-        let mut found = self.numbers.iter().flat_map(|(_, copies)| copies.values());
-        match found.find(|found| found.repository() == repository).map(|found| &found.config) {
-            Some(Ok(config)) => Ok(config.clone()),
-            Some(Err(newer)) => Err(Error::new(newer.kind(), newer.to_string())),
+    pub(crate) fn claimed(&self, repository: RepositoryId) -> Result<(Config, u32)> {
+        let mut found = self.numbers.iter().flat_map(|(number, copies)| copies.values().map(|found| (found, *number)));
+        match found.find(|(found, _)| found.repository() == repository).map(|(found, number)| (&found.config, number)) {
+            Some((Ok(config), number)) => Ok((config.clone(), number)),
+            Some((Err(newer), _)) => Err(Error::new(newer.kind(), newer.to_string())),
             None => Err(Error::new(ErrorKind::Key, "this key is of another repository")),
         }
     }
 
     /// Lets the key say which are authentic.
     pub(crate) fn judge(mut self, keys: &Keys) -> JudgedConfigurations {
+        let is_former = |copies: &Copies<Candidate>| {
+            copies.values().any(|candidate| keys.former().iter().any(|keys| candidate.is_authentic(keys)))
+        };
+        let former = self.numbers.iter().filter(|(_, copies)| is_former(copies)).map(|(number, _)| *number).collect();
         for (_, copies) in &mut self.numbers {
             copies.distrust("it is not authentic under the repository's key", |candidate| candidate.is_authentic(keys));
         }
-        JudgedConfigurations(self)
+        JudgedConfigurations { found: self, former }
     }
 
     /// Why nothing in `config/` can be used.
@@ -146,14 +167,14 @@ impl JudgedConfigurations {
     /// The newest authentic one; `None`: there is none. An error if that is of a newer program. What is not authentic says
     /// nothing, whatever it claims.
     pub(crate) fn newest(self) -> Result<Option<Authentic>> {
-        for (_, copies) in self.0.numbers {
+        for (number, copies) in self.found.numbers {
             // Two that differ cannot both have been made: there is one object a number. The first serves.
             let config = match copies.values().next().map(|candidate| &candidate.config) {
                 Some(Ok(config)) => config.clone(),
                 Some(Err(newer)) => return Err(Error::new(newer.kind(), newer.to_string())),
                 None => continue,
             };
-            return Ok(Some(Authentic { config, copies }));
+            return Ok(Some(Authentic { config, copies, number }));
         }
         Ok(None)
     }
@@ -161,12 +182,14 @@ impl JudgedConfigurations {
     /// Objects that claim to be newer than the configuration that counts, and are not authentic: each with what is wrong
     /// with it. They count for nothing.
     pub(crate) fn ignored(&self) -> Vec<(Name, String)> {
-        damaged(self.0.numbers.iter().map(|(_, copies)| copies).take_while(|copies| copies.whole() == 0))
+        let newer = self.found.numbers.iter().take_while(|(_, copies)| copies.whole() == 0);
+        damaged(newer.filter(|(number, _)| !self.former.contains(number)).map(|(_, copies)| copies))
     }
 
     /// The same, and what was superseded: all that is of a number of which no copy is authentic.
     pub(crate) fn useless(&self) -> Vec<(Name, String)> {
-        damaged(self.0.numbers.iter().map(|(_, copies)| copies).filter(|copies| copies.whole() == 0))
+        let useless = self.found.numbers.iter().filter(|(_, copies)| copies.whole() == 0);
+        damaged(useless.filter(|(number, _)| !self.former.contains(number)).map(|(_, copies)| copies))
     }
 
     /// The next number after those of configurations that are authentic or cannot be looked at.
@@ -174,16 +197,56 @@ impl JudgedConfigurations {
         let counts = |copies: &Copies<Candidate>| {
             copies.states().any(|(_, state)| matches!(state, CopyState::Whole | CopyState::Unknown(_)))
         };
-        let highest = self.0.numbers.iter().find(|(_, copies)| counts(copies)).map_or(0, |(number, _)| *number);
-        let is_taken = |number: &u32| self.0.numbers.iter().any(|(taken, _)| taken == number);
+        self.free_after(self.found.numbers.iter().find(|(_, copies)| counts(copies)).map_or(0, |(number, _)| *number))
+    }
+
+    /// The first number after this one that nothing is stored under.
+    pub(crate) fn free_after(&self, highest: u32) -> Result<u32> {
+        let is_taken = |number: &u32| self.found.numbers.iter().any(|(taken, _)| taken == number);
         let free = (highest..=u32::MAX).skip(1).find(|number| !is_taken(number));
         free.ok_or_else(|| Error::corrupt("config/ffffffff is taken: no newer configuration can be written"))
     }
 
     /// The error of what cannot be looked at, and may be authentic.
     pub(crate) fn unreadable(&self, storage: &dyn Storage) -> Option<Error> {
-        let mut states = self.0.numbers.iter().flat_map(|(_, copies)| copies.states());
-        states.any(|(_, state)| matches!(state, CopyState::Unknown(_))).then(|| self.0.error(storage))
+        let mut states = self.found.numbers.iter().flat_map(|(_, copies)| copies.states());
+        states.any(|(_, state)| matches!(state, CopyState::Unknown(_))).then(|| self.found.error(storage))
+    }
+}
+
+/// The error of whoever has a key that is no longer the repository's.
+pub(crate) fn closed() -> Error {
+    let text = "the key of this repository was changed, and this is a former one: use the new key, or its recovery text; if \
+                the change was stopped half way, yester key rotate ends it";
+    Error::new(ErrorKind::Key, text)
+}
+
+/// The error of whoever would end a change that another key has ended: what that stored would be lost.
+pub(crate) fn decided(number: u32) -> Error {
+    let text = format!(
+        "the key of this repository was changed, and with a key that this one opens no slot of (config/{number:08x} is authentic \
+         under another one): use that key. If there is none, and somebody who may write to the store has made this up, delete \
+         config/{number:08x}.* there, and run yester key rotate again"
+    );
+    Error::new(ErrorKind::Key, text)
+}
+
+/// An error if `keys`, with which configuration `number` was found, are no longer those of the repository. One listing, as
+/// long as there is no newer configuration.
+pub(crate) fn is_current(storage: &dyn Storage, config: &Config, number: u32, keys: &Keys) -> Result<()> {
+    let is_newer = |name: &Name| matches!(name, Name::Config(found, _) if *found > number);
+    if !storage.list(Class::Config)?.iter().any(|(name, _)| is_newer(name)) {
+        return Ok(());
+    }
+    let found = Configurations::read(storage)?;
+    // A key that only writes cannot tell which is authentic.
+    let newest = match keys.writer() {
+        Some(_) => found.claimed(config.repository).map(|(_, newest)| newest > number)?,
+        None => found.judge(keys).newest()?.is_some_and(|newest| newest.config.is_closed()),
+    };
+    match newest {
+        true => Err(closed().context("this began before the key was changed, and was given up; nothing that was stored is lost")),
+        false => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::format::recovery::Recovery;
 use crate::keys::configuration::{Authentic, Candidate, Configurations};
 use crate::keys::copies::{Copies, CopyState, Repaired};
 use crate::keys::opened::OpenedKey;
+use crate::keys::recovery;
 use crate::keys::removal::SlotStore;
 use crate::keys::slots::{self, Slot, SlotOptions, UnlockedSlot};
 use crate::model::SlotId;
@@ -21,8 +22,9 @@ pub struct KeyRing {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) master: MasterKey,
     pub(crate) config: Config,
-    opened: SlotId,
+    pub(super) opened: SlotId,
     pub(crate) unfinished: bool,
+    pub(crate) number: u32,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -55,12 +57,13 @@ impl KeyRing {
     ) -> Result<Self> {
         let judged = configurations.judge(&unlocked.master.keys());
         let (ignored, unreadable) = (judged.ignored(), judged.unreadable(&*storage));
-        let Some(Authentic { config, copies }) = judged.newest()? else {
+        let Some(Authentic { config, copies, number }) = judged.newest()? else {
             let text = "was changed: no copy of it is authentic under the repository's key; yester key recover writes it anew";
             let changed = Error::corrupt(format!("the configuration of {} {text}", storage.describe()));
             return Err(unreadable.unwrap_or(changed));
         };
-        for (name, why) in ignored {
+        // With a former key the newest configuration looks so, and nothing is to be removed for that.
+        for (name, why) in ignored.into_iter().filter(|_| !config.is_closed()) {
             let why = format!("ignored, since it is not authentic: {why} (yester repair keys removes it)");
             reports.warn(name.to_string(), why);
         }
@@ -77,7 +80,7 @@ impl KeyRing {
             }
         }
         let UnlockedSlot { master, slot: opened, unfinished } = unlocked;
-        Ok(KeyRing { storage, master, config, opened, unfinished })
+        Ok(KeyRing { storage, master, config, opened, unfinished, number })
     }
 
     /// What the repository is.
@@ -105,6 +108,7 @@ impl KeyRing {
 
     /// The same, those that are older and of which no copy is authentic, and made-up key slots: what [`KeyRing::remove_useless`] removes.
     pub fn useless(&self) -> Result<Vec<(Name, String)>> {
+        self.is_current()?;
         let mut out = Configurations::read(&*self.storage)?.judge(&self.master.keys()).useless();
         for slot in self.slots()?.iter().filter(|slot| slot.made_up) {
             let there = slot.copies.states().filter(|(_, state)| **state != CopyState::Missing);
@@ -135,7 +139,11 @@ impl KeyRing {
 
     /// Ends what was stopped half way: removals that have begun, and additions.
     pub fn finish(&self) -> Result<()> {
-        if self.unfinished { self.with_place(|place| place.finish()) } else { Ok(()) }
+        match self.unfinished {
+            // With a former key what is new looks made up.
+            true => self.is_current().and_then(|()| self.with_place(|place| place.finish())),
+            false => Ok(()),
+        }
     }
 
     fn with_place<T>(&self, work: impl FnOnce(SlotStore<'_>) -> Result<T>) -> Result<T> {
@@ -145,7 +153,7 @@ impl KeyRing {
 
     /// Adds a slot for `credential`. It is durable, and was read back and opened, when this returns.
     pub fn add(&self, credential: &Credential, options: &SlotOptions) -> Result<SlotId> {
-        slots::add(&*self.storage, self.config.repository, &self.master, credential, options)
+        self.add_kind(credential, options, None)
     }
 
     /// Adds a slot for `credential` with a key that only writes.
@@ -158,8 +166,7 @@ impl KeyRing {
                 return Err(Error::invalid(text));
             }
         }
-        let chunker = Some(self.config.chunker);
-        slots::add_kind(&*self.storage, self.config.repository, &self.master, credential, options, chunker)
+        self.add_kind(credential, options, Some(self.config.chunker))
     }
 
     /// Removes a slot, all copies of it. The one that this ring was opened with is refused, so at least one that opens
@@ -179,8 +186,7 @@ impl KeyRing {
                 "is the one that the given key opens: unlock with another key to remove it, or change it with yester key passwd";
             return Err(Error::invalid(format!("key slot {} {text}", id.short())));
         }
-        let full = |slot: &&Slot| slot.value().is_some_and(|value| !value.wrapped.only_writes());
-        if !slots.iter().filter(readable).any(|slot| full(&slot)) {
+        if !slots.iter().filter(readable).any(Slot::is_full) {
             let text = "is the last one that can be read whose key does not only write: without it nobody could read anything";
             return Err(Error::invalid(format!("key slot {} {text} (yester key add makes another)", id.short())));
         }
@@ -203,8 +209,7 @@ impl KeyRing {
     /// Adds a slot for `credential` if there is none left that can be read: two who remove each other's slot at the same
     /// time must not lock everybody out.
     pub fn keep_one(&self, credential: &Credential, options: &SlotOptions) -> Result<Option<SlotId>> {
-        let full = |slot: &Slot| slot.value().is_some_and(|value| !value.wrapped.only_writes());
-        match self.slots()?.iter().any(full) {
+        match self.slots()?.iter().any(Slot::is_full) {
             true => Ok(None),
             false => self.add(credential, options).map(Some),
         }
@@ -230,7 +235,7 @@ impl KeyRing {
 
     /// What the recovery text holds.
     pub fn recovery(&self) -> Recovery {
-        Recovery::new(self.config.clone(), self.master.expose())
+        recovery::of(self.config.clone(), &self.master)
     }
 }
 
@@ -253,7 +258,6 @@ mod tests {
     use crate::chunk::keys::Keys;
     use crate::format::config::{ChunkerParameters, Derivation};
     use crate::format::envelope;
-    use crate::keys::recovery;
     use crate::model::{SnapshotId, Timestamp};
     use crate::repo::{InitOptions, Repository, session};
     use crate::storage::memory::MemoryStorage;

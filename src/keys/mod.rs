@@ -9,6 +9,7 @@
 //! | `removal` | removing a slot so that it stays removed, whenever the program ends |
 //! | `keyring` | an unlocked repository's keys: what `yester key` works on |
 //! | `opened` | what a credential opens: all keys, or one that only writes |
+//! | `rotation` | giving the repository another master key |
 //! | `recovery` | opening a repository by its recovery text |
 
 pub(crate) mod binding;
@@ -18,4 +19,5 @@ pub mod keyring;
 pub(crate) mod opened;
 pub mod recovery;
 pub(crate) mod removal;
+pub mod rotation;
 pub mod slots;

@@ -130,7 +130,7 @@ impl SlotStore<'_> {
 }
 
 fn may_be_read(slot: &Slot) -> bool {
-    slot.copies.whole() > 0
+    slot.copies.whole() > 0 && !slot.former
 }
 
 /// What the seal is bound to: 32 bytes, as of every other small object.

@@ -1,5 +1,6 @@
 //! Key slots: several ways to one master key.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chunk::keys::{Credential, MasterKey, Unwrapped, open_slot};
@@ -39,12 +40,19 @@ pub struct Slot {
     pub copies: Copies<KeySlot>,
     /// Nobody with the repository's key has made any of the copies that are there.
     pub made_up: bool,
+    /// It was made with a master key that was changed since: it opens nothing any more.
+    pub former: bool,
 }
 
 impl Slot {
     /// What it holds, where a copy of it can be read.
     pub fn value(&self) -> Option<&KeySlot> {
         self.copies.values().next()
+    }
+
+    /// Whether it holds the master key, and not one that only writes or a former one.
+    pub(super) fn is_full(&self) -> bool {
+        !self.former && self.value().is_some_and(|value| !value.wrapped.only_writes())
     }
 }
 
@@ -144,7 +152,8 @@ pub(crate) fn read(place: SlotStore<'_>, listed: &[(Name, u64)]) -> Vec<Slot> {
 }
 
 fn read_one(place: SlotStore<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
-    let copies = Copies::read_judged(place.storage, |copy| Name::Key(id, copy), listed, |object| judged(place, object, id));
+    let age = Cell::new(0);
+    let copies = Copies::read_judged(place.storage, |copy| Name::Key(id, copy), listed, |object| judged(place, object, id, &age));
     let is_long = |name| listed.iter().any(|(listed, size)| *listed == name && *size > config::MAX_OBJECT);
     let counts_for_nothing = |(name, state): (Name, &CopyState)| match state {
         CopyState::Missing | CopyState::MadeUp(_) => true,
@@ -153,7 +162,17 @@ fn read_one(place: SlotStore<'_>, listed: &[(Name, u64)], id: SlotId) -> Slot {
     };
     let there = copies.states().any(|(_, state)| *state != CopyState::Missing);
     let made_up = there && copies.states().all(counts_for_nothing);
-    Slot { id, copies, made_up }
+    Slot { id, copies, made_up, former: age.get() > 0 }
+}
+
+/// Whether a copy of this slot is whole and says that it is of `repository`.
+pub(crate) fn is_of(storage: &dyn Storage, listed: &[(Name, u64)], id: SlotId, repository: RepositoryId) -> bool {
+    let mut object = Vec::new();
+    let is_copy = |(name, size): &&(Name, u64)| matches!(name, Name::Key(of, _) if *of == id) && *size <= config::MAX_OBJECT;
+    listed
+        .iter()
+        .filter(is_copy)
+        .any(|(name, _)| storage.read(name, None, &mut object).is_ok() && decode(&object, |found| found == repository).is_ok())
 }
 
 /// The repositories that slots say they are of, for who has no configuration to ask; the one that most say first.
@@ -207,8 +226,8 @@ fn names(listed: &[(Name, u64)]) -> BTreeMap<SlotId, Vec<(Name, u64)>> {
 }
 
 /// What a copy of the slot `id` holds, or how it is. What does not begin as a key slot of this repository does is no
-/// slot that was damaged later: nothing is lost with it. Header and MAC stand at the same place in every version.
-fn judged(place: SlotStore<'_>, object: &[u8], id: SlotId) -> std::result::Result<KeySlot, CopyState> {
+/// slot that was damaged later: nothing is lost with it. `age`: how many changes ago its master key was the newest. Header and MAC stand at the same place in every version.
+fn judged(place: SlotStore<'_>, object: &[u8], id: SlotId, age: &Cell<usize>) -> std::result::Result<KeySlot, CopyState> {
     let made_up = |why: String| Err(CopyState::MadeUp(why));
     match envelope::peek(object) {
         Some(said) if said.kind != ObjectType::KeySlot as u8 => return made_up(format!("it is an object of type {}", said.kind)),
@@ -217,12 +236,13 @@ fn judged(place: SlotStore<'_>, object: &[u8], id: SlotId) -> std::result::Resul
         None => return made_up("it is not a key slot".to_owned()),
     }
     let intact = envelope::parts(object, ObjectType::KeySlot, WHAT).map_err(|e| CopyState::Damaged(e.to_string()))?;
-    let authentic = config::split_slot(intact.1).is_ok_and(|(fields, mac)| {
-        aws_lc_rs::constant_time::verify_slices_are_equal(&place.keys.slot_mac(intact.0, id, fields), mac).is_ok()
-    });
-    match authentic {
-        true => decode(object, |found| found == place.repository).map_err(|e| CopyState::of(&e, object)),
-        false => made_up(NOT_AUTHENTIC.to_owned()),
+    let parts = config::split_slot(intact.1).ok();
+    match parts.and_then(|(fields, mac)| place.keys.slot_age(intact.0, id, fields, mac)) {
+        Some(found) => {
+            age.set(found);
+            decode(object, |found| found == place.repository).map_err(|e| CopyState::of(&e, object))
+        }
+        None => made_up(NOT_AUTHENTIC.to_owned()),
     }
 }
 

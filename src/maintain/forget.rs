@@ -27,6 +27,8 @@ pub struct Series<'a> {
     pub group_by: GroupBy,
     /// The token that put all of them, where that makes series and a server knows it.
     pub token: Option<String>,
+    /// The snapshots that show signs of a source that was turned over, where something stays for that alone.
+    pub held: Vec<SnapshotId>,
     /// Of what stays by a rule that counts: snapshots that hold much less than one that goes.
     pub small: Vec<&'a Snapshot>,
 }
@@ -74,7 +76,16 @@ pub fn by_policy<'a>(
         let newest_first: Vec<&Snapshot> = list.iter().rev().copied().collect();
         let reasons = policy.apply(&newest_first, zone, now);
         let mut found = Series { group_by: policy.group_by, token, ..Series::default() };
-        for (snapshot, mut why) in newest_first.into_iter().zip(reasons).rev() {
+        let held = policy.held(&newest_first);
+        for ((snapshot, mut why), turned) in newest_first.into_iter().zip(reasons).zip(held).rev() {
+            if why.is_empty() {
+                found.held.extend(turned.filter(|id| !found.held.contains(id)));
+            }
+            // Those that are much changed stay, too: with them it would not be known any more.
+            why.extend(turned.map(|id| match id == snapshot.id {
+                true => "much changed".to_owned(),
+                false => format!("before {}, which is much changed", id.short()),
+            }));
             if policy.pinned.contains(&snapshot.id) {
                 why.push("pinned".to_owned());
             }
@@ -138,7 +149,9 @@ fn kept_groups(
     for list in series_of(snapshots.iter(), policy).into_values() {
         let newest_first: Vec<&Snapshot> = list.into_iter().rev().collect();
         let reasons = policy.apply(&newest_first, zone, now);
-        let stays = newest_first.iter().zip(&reasons).filter(|(s, why)| !why.is_empty() || policy.pinned.contains(&s.id));
+        let held = policy.held(&newest_first);
+        let stays = newest_first.iter().zip(reasons.iter().zip(held));
+        let stays = stays.filter(|(s, (why, held))| held.is_some() || !why.is_empty() || policy.pinned.contains(&s.id));
         out.extend(stays.filter_map(|(snapshot, _)| group(snapshot)).filter(|group| meant.contains(group)));
     }
     out

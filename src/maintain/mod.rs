@@ -8,6 +8,7 @@
 //! | `prune/` | removes what no snapshot needs: packs, segments, objects of sessions that ended |
 //! | `reads` | says what a restore would read |
 //! | `repair` | writes the index and other objects again |
+//! | `rotate` | gives the repository another master key |
 //! | `stats` | counts |
 //! | `undo` | takes back that a snapshot was forgotten |
 //! | `usage` | counts what the entries of a snapshot take |
@@ -18,6 +19,7 @@ pub mod prune;
 pub mod reads;
 pub mod repair;
 pub mod retention;
+pub mod rotate;
 pub mod stats;
 pub mod undo;
 pub mod usage;

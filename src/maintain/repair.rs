@@ -138,6 +138,8 @@ fn write(repo: &Repository, dry_run: bool, packs: &[StoredPack], mut replaces: V
     if dry_run {
         return Ok(1);
     }
+    // With a former key all segments that are new look damaged.
+    repo.key_is_current()?;
     replaces.sort_unstable();
     Segment::of_packs(packs).store(repo, replaces)?;
     repo.storage().sync()?;

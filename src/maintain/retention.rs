@@ -5,7 +5,7 @@
 //! counts, as far back as the number of periods *with snapshots* goes. When a number is not used up by the periods there
 //! are, the oldest snapshot is kept as well, so that the history becomes as long as was asked for.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -129,6 +129,9 @@ pub struct Policy {
     pub tags: Vec<Vec<Vec<u8>>>,
     /// Snapshots that are pinned: they stay.
     pub pinned: HashSet<SnapshotId>,
+    /// Snapshots that show signs of a source that was turned over, and nobody has said that they are as they should be:
+    /// what is before them in their series stays.
+    pub turned: HashSet<SnapshotId>,
     /// When a server received snapshots: the earlier of this and of what they say counts.
     pub received: Received,
     /// What is known of groups.
@@ -266,6 +269,20 @@ fn day(t: &Zoned) -> i64 {
 }
 
 impl Policy {
+    /// For each of these (newest first) the snapshot that it stays for: itself, if it shows signs of a source that was turned
+    /// over; else the next one after it, of the same host and paths, that does. Each one counts, also where an older one
+    /// was never looked at.
+    pub(crate) fn held(&self, newest_first: &[&Snapshot]) -> Vec<Option<SnapshotId>> {
+        let (mut next, mut out) = (HashMap::new(), Vec::with_capacity(newest_first.len()));
+        for snapshot in newest_first {
+            if self.turned.contains(&snapshot.id) {
+                next.insert(snapshot.series(), snapshot.id);
+            }
+            out.push(next.get(&snapshot.series()).copied());
+        }
+        out
+    }
+
     /// Whether it has no rule that could keep anything.
     pub fn is_empty(&self) -> bool {
         let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];

@@ -50,14 +50,20 @@ impl Pin {
     }
 }
 
-/// A note and a pin, as all annotations of a snapshot together say.
+/// A note, a pin, and that it is as it should be, as all annotations of a snapshot together say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Remarks {
     /// The note; empty for none.
     pub note: Vec<u8>,
     /// The pin.
     pub pin: Pin,
+    /// Whether somebody has said that the snapshot is as it should be, though it shows signs of the contrary: by the tag
+    /// [`EXPECTED`]. A tag that it was made with does not say so: whoever turned the source over may have made it.
+    pub expected: bool,
 }
+
+/// The tag that says of a snapshot with signs of a turned-over source that it is as it should be.
+pub const EXPECTED: &[u8] = b"as-expected";
 
 impl Annotation {
     /// Changes the tags of the snapshot and its remarks.
@@ -68,6 +74,9 @@ impl Annotation {
             tags.extend(self.added.iter().cloned());
             snapshot.tags = tags.into_iter().collect();
         }
+        let names = |tags: &[Vec<u8>]| tags.iter().any(|tag| tag == EXPECTED);
+        remarks.expected &= !(self.clears_tags || names(&self.removed));
+        remarks.expected |= names(&self.added);
         if let Some(note) = &self.note {
             remarks.note.clone_from(note);
         }

@@ -13,7 +13,7 @@ pub(crate) mod run;
 pub(crate) mod snapshot;
 pub mod versions;
 
-pub use annotation::{Annotation, Pin, Remarks};
+pub use annotation::{Annotation, EXPECTED, Pin, Remarks};
 pub use composition::{Composition, Origin, Part, SetText};
 pub use group::{GroupEntry, GroupPart, GroupRound, GroupSlot, GroupStep};
 pub(crate) use id::writer_at_end;

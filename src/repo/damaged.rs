@@ -145,6 +145,10 @@ pub fn record(repo: &Repository, found: &DamagedPacks, why: &str, now: Timestamp
         .filter(|(pack, extent)| known.of(pack).is_none_or(|known| !known.covers(extent)))
         .map(|(pack, extent)| (*pack, extent.clone()))
         .collect();
+    if !new.is_empty() {
+        // With a former key all that is new looks damaged.
+        repo.key_is_current()?;
+    }
     for packs in new.chunks(MAX_DAMAGED_PACKS) {
         let packs = packs.iter().cloned().collect();
         let damage = Damage { packs, host: process::host_name(), time: now, why: why.as_bytes().to_vec() };
@@ -162,6 +166,7 @@ pub(crate) fn record_loss(repo: &Repository, why: &str, now: Timestamp) -> Resul
     if Damaged::load(repo)?.has_loss() {
         return Ok(());
     }
+    repo.key_is_current()?;
     let damage = Damage { packs: BTreeMap::new(), host: process::host_name(), time: now, why: why.as_bytes().to_vec() };
     write(repo, &damage)?;
     repo.storage().sync()

@@ -8,6 +8,7 @@ use crate::chunk::keys::{Credential, Keys, MasterKey};
 use crate::chunk::one_way::only_writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::config::{ChunkerParameters, Config, Derivation};
+use crate::keys::keyring::KeyRing;
 use crate::keys::opened::OpenedKey;
 use crate::keys::slots::{self, SlotOptions};
 use crate::keys::{configuration, removal};
@@ -35,6 +36,7 @@ pub mod reader;
 pub(crate) mod rubbish;
 pub mod runs;
 pub mod session;
+pub mod signs;
 pub(crate) mod small;
 pub mod snapshots;
 pub mod stored;
@@ -59,6 +61,8 @@ pub struct Repository {
     stored: stored::StoredPacks,
     /// Whether an addition or removal of a key slot was found to be stopped half way.
     unfinished_keys: bool,
+    /// The number of the configuration it was opened with.
+    number: u32,
     reports: Reports,
 }
 
@@ -108,7 +112,7 @@ impl Repository {
         if !configuration::create(&*storage, 1, &configuration::object(&config, &keys)?)? {
             return Err(Error::new(ErrorKind::Exists, format!("somebody else made a repository at {}", storage.describe())));
         }
-        Ok(Self::of(storage, config, keys))
+        Ok(Repository { number: 1, ..Self::of(storage, config, keys) })
     }
 
     /// Opens the repository on `storage`, which reports to nobody.
@@ -125,13 +129,23 @@ impl Repository {
     /// The same, also with a key that only writes: with that, nothing but an ingest is possible.
     pub fn open_to_write(storage: Arc<dyn Storage>, credential: &Credential, reports: &Reports) -> Result<Self> {
         Ok(match OpenedKey::open(storage, credential, reports)? {
-            OpenedKey::Full(ring) => {
-                let keys = ring.master.keys();
-                let unfinished_keys = ring.unfinished;
-                Repository { unfinished_keys, reports: reports.clone(), ..Self::of(ring.storage, ring.config, keys) }
+            OpenedKey::Full(ring) => Self::of_ring(&ring).reporting_to(reports),
+            OpenedKey::Writer(storage, key, config, number) => {
+                Repository { number, reports: reports.clone(), ..Self::of(storage, config, key.keys()) }
             }
-            OpenedKey::Writer(storage, key, config) => Self::of(storage, config, key.keys()).reporting_to(reports),
         })
+    }
+
+    /// The repository of an unlocked ring, which reports to nobody.
+    pub(crate) fn of_ring(ring: &KeyRing) -> Self {
+        let (unfinished_keys, number) = (ring.unfinished, ring.number);
+        Repository { unfinished_keys, number, ..Self::of(ring.storage.clone(), ring.config.clone(), ring.master.keys()) }
+    }
+
+    /// An error if the master key was changed since this was opened: what others store since then cannot be told from
+    /// rubbish here. One listing.
+    pub(crate) fn key_is_current(&self) -> Result<()> {
+        configuration::is_current(&*self.storage, &self.config, self.number, &self.keys)
     }
 
     /// Whether its key only writes.
@@ -147,7 +161,11 @@ impl Repository {
     /// Ends additions and removals of key slots that were stopped half way, if opening met any.
     pub fn finish_keys(&self) -> Result<()> {
         let place = removal::SlotStore { storage: &*self.storage, repository: self.id(), keys: &self.keys };
-        if self.unfinished_keys { place.finish() } else { Ok(()) }
+        match self.unfinished_keys {
+            // With a former key what is new looks made up.
+            true => self.key_is_current().and_then(|()| place.finish()),
+            false => Ok(()),
+        }
     }
 
     fn of(storage: Arc<dyn Storage>, config: Config, keys: Keys) -> Self {
@@ -165,6 +183,7 @@ impl Repository {
             memory,
             stored,
             unfinished_keys: false,
+            number: 0,
             reports,
         }
     }
@@ -182,7 +201,8 @@ impl Repository {
 
     /// The same repository on another storage.
     pub(crate) fn on(&self, storage: Arc<dyn Storage>) -> Self {
-        Self::of(storage, self.config.clone(), self.keys.clone()).reporting_to(&self.reports)
+        let on = Self::of(storage, self.config.clone(), self.keys.clone()).reporting_to(&self.reports);
+        Repository { number: self.number, ..on }
     }
 
     /// Keeps copies of snapshots and index segments in `directory`, at most `cap` bytes of segments, and puts

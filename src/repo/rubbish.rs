@@ -15,7 +15,11 @@ use crate::storage::{Class, Name};
 pub(crate) fn remove(repo: &Repository, name: &Name) -> Result<bool> {
     match small::read(repo, name, |_, _| Ok(()))? {
         Small::Sound(()) | Small::Newer(..) | Small::Gone => Ok(false),
-        Small::Damaged(..) | Small::MadeUp(_) => repo.storage().delete(name).map(|()| true),
+        Small::Damaged(..) | Small::MadeUp(_) => {
+            // With a former key all that is new looks so.
+            repo.key_is_current()?;
+            repo.storage().delete(name).map(|()| true)
+        }
     }
 }
 

@@ -16,6 +16,17 @@ use crate::sys::process::ProcessIdentity;
 /// lists are read before it is created: it is older than every list that it does not name. One that does not open
 /// is not named: its packs are not known here.
 pub fn begin(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
+    let id = register(repo, now)?;
+    // Whoever changes the key says so first, and then looks for sessions: one of both notices the other.
+    if let Err(e) = repo.key_is_current() {
+        let _ = abandon(repo, id, now);
+        return Err(e);
+    }
+    Ok(id)
+}
+
+/// The same for who changes the key.
+pub(crate) fn register(repo: &Repository, now: Timestamp) -> Result<SnapshotId> {
     let mut lists: Vec<SnapshotId> = match repo.only_writes() {
         // It counts on no pack that is there, whatever these name.
         true => condemned::names(repo)?,

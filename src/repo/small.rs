@@ -147,6 +147,15 @@ pub(crate) fn judge<T>(
 pub(crate) fn tell(repo: &Repository, ignored: &[(Name, Error)], next: &str) {
     let mut told = repo.memory.told.lock();
     let new: Vec<&(Name, Error)> = ignored.iter().filter(|(name, _)| told.insert(*name)).collect();
+    if new.is_empty() {
+        return;
+    }
+    if let Err(e) = repo.key_is_current()
+        && e.kind() == ErrorKind::Key
+    {
+        // All that is new looks so, and nobody is to remove it.
+        return repo.reports().warn("", format!("what is new cannot be seen: {e}"));
+    }
     match new.as_slice() {
         [] => {}
         [(_, e)] => repo.reports().warn("", format!("ignored, since it is not authentic: {e} ({next})")),

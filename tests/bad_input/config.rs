@@ -35,6 +35,7 @@ fn slot(derivation: Derivation) -> KeySlot {
         wrapped: WrappedKey::Master(wrapped),
         created: Timestamp::default(),
         label: Vec::new(),
+        former: Vec::new(),
     }
 }
 

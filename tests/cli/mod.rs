@@ -13,6 +13,8 @@ mod key;
 mod look;
 mod prune;
 mod rewrite;
+mod rotate;
 mod seen;
 mod sessions;
+mod signs;
 mod write_only;

@@ -86,6 +86,27 @@ fn forget_shows_what_goes_and_prune_frees_it() {
 }
 
 #[test]
+fn a_prune_without_time_deletes_no_pack_says_so_and_the_next_goes_on() {
+    let (world, options, ids) = three();
+    let run = |args: &[&str]| world.run(&with(&options, args));
+    run(&["forget", &ids[1]]).ok();
+    let packs = || size(&world.at("repo/packs"));
+    let before = packs();
+    run(&["prune", "--max-duration", "0s"]).fails(3, &["the time was over", "before anything could be deleted"]);
+    assert_eq!(packs(), before);
+    let again = run(&["prune", "--max-duration", "0s", "--json"]);
+    let said = again.json().into_iter().find(|line| line["message_type"] == "summary").unwrap();
+    assert!(again.code == Some(3) && said["packs_left"]["count"].as_u64().unwrap() > 0, "{said}");
+    assert!(said["packs_left"]["bytes"].as_u64().unwrap() > 2_500_000, "{said}");
+    assert_eq!(said["packs_deleted"]["count"], 0);
+    run(&["check", "--read-data"]).ok();
+    let done = run(&["prune", "--max-duration", "1d", "--json"]).ok().json().pop().unwrap();
+    assert_eq!(done["packs_left"]["count"], 0, "{done}");
+    assert!(packs() + 2_500_000 < before);
+    run(&["check", "--read-data"]).ok();
+}
+
+#[test]
 fn forget_by_name_and_by_filter() {
     let (world, options, ids) = three();
     let forget = |args: &[&str]| world.run(&with(&options, &[&["forget"], args].concat()));

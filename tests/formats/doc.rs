@@ -235,6 +235,10 @@ fn bodies_have_the_documented_fields() {
     let writer = config::encode_slot(&writer, mac).unwrap();
     let mut all = tags(&mut Cursor::new(fields, "a body"));
     all.extend(tags(&mut Cursor::new(&writer, "a body")));
+    // Nor was its master key ever changed.
+    let former = config::KeySlot { former: vec![1; 48], ..config::decode_slot(&slot).unwrap() };
+    let former = config::encode_slot(&former, mac).unwrap();
+    all.extend(tags(&mut Cursor::new(&former, "a body")));
     assert_eq!(all, documented_tags("key_slot"));
     let plain = |class, kind| {
         let (name, object) = golden::objects(&repo, class).into_iter().find(|(_, o)| o[8] == kind as u8).unwrap();

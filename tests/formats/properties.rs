@@ -313,7 +313,11 @@ proptest! {
         let bytes = encode_config(&config, &mac).unwrap();
         let (back, fields, found) = decode_config(&bytes, config.repository).unwrap();
         prop_assert_eq!((&back, fields, found), (&config, &config_fields(&config)[..], mac));
-        let newer = Config { mandatory: 1, ..config };
+        let closed = Config { mandatory: 1, ..config.clone() };
+        let bytes = encode_config(&closed, &mac).unwrap();
+        let back = decode_config(&bytes, closed.repository).unwrap().0;
+        prop_assert!(back.is_closed() && back == closed);
+        let newer = Config { mandatory: 2, ..config };
         let refused = decode_config(&encode_config_unchecked(&newer, &mac), newer.repository).unwrap_err();
         prop_assert_eq!(refused.kind(), yester::ErrorKind::Unsupported);
     }
@@ -332,8 +336,10 @@ proptest! {
             ],
             vec(any::<u8>(), 0..30),
         ),
+        former in 0..5usize,
     ) {
-        let slot = KeySlot { derivation, salt, commitment, wrapped, created, label };
+        let former = if former == 0 || wrapped.only_writes() { Vec::new() } else { vec![7; 32 * former + 16] };
+        let slot = KeySlot { derivation, salt, commitment, wrapped, created, label, former };
         prop_assert_eq!(decode_slot(&encode_slot(&slot, &[0; 32]).unwrap()).unwrap(), slot);
     }
 
@@ -554,6 +560,7 @@ proptest! {
             wrapped: WrappedKey::Master([3; 48]),
             created: time,
             label,
+            former: vec![4; time.nanos as usize % 99],
         };
         if let Ok(bytes) = encode_slot(&slot, &[0; 32]) {
             prop_assert!(bytes.len() as u64 <= yester::format::config::MAX_OBJECT);

@@ -409,6 +409,8 @@ struct IngestSummary {
     parts: Vec<JsonPart>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unmatched_patterns: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signs: Vec<&'static str>,
     backup_start: String,
     backup_end: String,
     total_duration: f64,
@@ -436,6 +438,7 @@ fn summary(report: &IngestReport, time: Duration, dry_run: bool) -> IngestSummar
         errors: s.errors,
         parts: parts::json(snapshot),
         unmatched_patterns: report.unmatched.clone(),
+        signs: report.signs.iter().map(|sign| sign.code()).collect(),
         backup_start: units::utc_time(snapshot.scan_start),
         backup_end: units::utc_time(snapshot.finished),
         total_duration: time.as_secs_f64(),

@@ -31,6 +31,8 @@ struct JsonSlot {
     kind: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     write_only: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    former: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +103,12 @@ fn table(slots: &[Slot], ring: &KeyRing) -> Table {
         table.add_row([
             if slot.id == ring.opened() { "*" } else { "" }.to_owned(),
             slot.id.short(),
-            if only_writes(value) { format!("{}, only writes", kind(value)) } else { kind(value).to_owned() },
+            [
+                kind(value),
+                if only_writes(value) { ", only writes" } else { "" },
+                if slot.former { ", of a former key" } else { "" },
+            ]
+            .concat(),
             value.map(|value| units::local_time(value.created)).unwrap_or_default(),
             format!("{} of 3 good", slot.copies.whole()),
             value.map(|value| escape(&value.label)).unwrap_or_default(),
@@ -130,6 +137,7 @@ fn json(slot: &Slot, opened: SlotId) -> JsonSlot {
         short_id: slot.id.short(),
         kind: kind(value),
         write_only: only_writes(value),
+        former: slot.former,
         created: value.map(|value| units::utc_time(value.created)),
         label: value.map(|value| lossy(&value.label)),
         label_b64: value.and_then(|value| exact(&value.label)),

@@ -25,6 +25,7 @@ mod change;
 mod list;
 mod recovery;
 mod repair;
+mod rotate;
 
 pub use repair::{mend, repair};
 
@@ -45,6 +46,7 @@ enum KeyCommand {
     Add(change::AddArgs),
     Remove(change::RemoveArgs),
     Passwd(change::PasswdArgs),
+    Rotate(rotate::RotateArgs),
     Export(recovery::RecoveryExportArgs),
     Recover(recovery::RecoverArgs),
 }
@@ -74,6 +76,7 @@ pub fn run(context: &Context, args: &KeyArgs) -> Result<Outcome> {
         KeyCommand::Add(args) => change::add(context, args),
         KeyCommand::Remove(args) => change::remove(context, args),
         KeyCommand::Passwd(args) => change::passwd(context, args),
+        KeyCommand::Rotate(args) => rotate::run(context, args),
         KeyCommand::Export(args) => recovery::export(context, args),
         KeyCommand::Recover(args) => recovery::recover(context, args),
     }

@@ -23,6 +23,7 @@ use super::{NewKeyArgs, advice, kind, open, repair_after, say, slot};
 use crate::cli::context::{self, Context};
 use crate::cli::given::place::NamedRepository;
 use crate::cli::say::exit::{self, Outcome};
+use crate::cli::say::output::note;
 use crate::cli::say::{log, paths, units};
 
 /// Print the recovery text, to be kept on paper
@@ -140,6 +141,10 @@ fn with_text(context: &Context, place: &NamedRepository, file: &Path, new: &NewK
     let number = recovery::restore_configuration(&*storage, &text)?;
     let id = recovery::add_slot(&*storage, &text, &new_key.credential, &slot(new.label()))?;
     let mut lines = vec![format!("added key slot {} to {}: a {}", id.short(), place.shown(), kind(&new_key.credential))];
+    if let (foreign @ 1.., all) = recovery::foreign(&*storage, &text)? {
+        let next = "if the key was changed after the text was made, use a newer one, and do not prune before";
+        note(&format!("yester: of {all} objects that were looked at, {foreign} are of another key than this text: {next}"));
+    }
     lines.extend(advice(&new_key));
     lines.extend(written(number));
     say(context, &lines, &json(&text, Some(id.to_string()), number))?;

@@ -337,6 +337,14 @@ const EXAMPLES: &[(&str, Examples)] = &[
         "key passwd",
         &[("yester key passwd", "ask for a new passphrase"), ("yester key passwd --new-password-file new.txt", "read it")],
     ),
+    (
+        "key rotate",
+        &[
+            ("yester key rotate --also-key-file second.key", "for the key that opens it now, and another one"),
+            ("yester key rotate --drop-others", "only for the key that opens it now"),
+            ("yester prune --rekey", "afterwards: seal what is stored with the new one"),
+        ],
+    ),
     ("key export", &[("yester key export > paper.txt", "print it and keep the paper"), ("yester key export | lp", "at once")]),
     (
         "key recover",

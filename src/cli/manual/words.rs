@@ -18,6 +18,10 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["price", "prices", "bill"], "yester cost says what a repository costs in object stores"),
     (&["info", "show", "status"], "yester snapshots lists the snapshots, yester stats counts what they take"),
     (&["passwd", "change-passphrase", "password"], "yester key passwd changes the passphrase"),
+    (
+        &["rotate", "rekey", "change-key"],
+        "yester key rotate changes the master key, yester prune --rekey seals with it what is stored",
+    ),
     (&["key-export", "paperkey"], "yester key export prints the recovery text"),
     (&["migrate", "upgrade"], "there is one format of repositories: nothing is to be migrated"),
     (&["self-update"], "install a new version as you installed this one"),

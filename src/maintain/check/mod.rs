@@ -186,6 +186,10 @@ pub fn check(
         (run.report.hits, run.report.hit_snapshots) = walk.hits();
         break;
     }
+    if findings.count() > 0 || run.report.hits > 0 {
+        // With a former key all that is new looks damaged.
+        repo.key_is_current()?;
+    }
     news.write(repo, task.now(), &mut run.report);
     if findings.count() == 0 && run.report.hits == 0 {
         news.forget_losses(repo, &run.catalog, &mut run.report);

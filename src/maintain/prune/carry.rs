@@ -1,9 +1,10 @@
 //! Carrying a prune out, step by step.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::maintain::prune::packs::Standing;
+use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::plan::RESERVE;
 use crate::maintain::prune::repack::{Repack, Repacked};
 use crate::maintain::prune::sessions::{Living, Settle};
@@ -59,6 +60,7 @@ impl Prune<'_> {
         self.drop_records()?;
         self.tend_parity()?;
         self.say_stuck();
+        self.say_left();
         Ok(self.report)
     }
 
@@ -85,6 +87,9 @@ impl Prune<'_> {
     fn drop_records(&mut self) -> Result<()> {
         let (packs, damaged) = (list_packs(self.repo)?, Damaged::load(self.repo)?);
         let done: Vec<SnapshotId> = damaged.void(|pack| packs.contains_key(pack)).collect();
+        if !done.is_empty() {
+            self.repo.key_is_current()?;
+        }
         damaged::remove(self.repo, &done)
     }
 
@@ -94,8 +99,13 @@ impl Prune<'_> {
         let gone = self.survey.packs.list.iter().any(|pack| pack.standing == Standing::Gone);
         let nothing = [marked, dead, repack, snapshots, leftovers].iter().all(|tally| tally.count == 0);
         let records = self.view.index.damaged().void(|pack| self.view.packs.contains_key(pack)).next().is_none();
-        let index =
-            self.view.index.replaced().is_empty() && self.view.broken.is_empty() && !gone && records && self.plan.ignored == 0;
+        let former = self.options.rekey && self.view.index.segments().iter().any(|segment| segment.is_former());
+        let index = !former
+            && self.view.index.replaced().is_empty()
+            && self.view.broken.is_empty()
+            && !gone
+            && records
+            && self.plan.ignored == 0;
         Ok(nothing && index && self.view.lists.is_empty() && sessions::open(self.repo)?.is_empty())
     }
 
@@ -108,6 +118,28 @@ impl Prune<'_> {
         Settle { fence: &options.fence, older_than, now: self.task.now(), patience, living }.settle(self.repo)
     }
 
+    /// Whether the time is over that it may take.
+    fn is_over(&self) -> bool {
+        self.over.is_some_and(|over| Instant::now() >= over)
+    }
+
+    /// What there was no time for: packs that are not deleted, and packs that are not repacked, by the last look.
+    fn say_left(&mut self) {
+        let list = &self.survey.packs.list;
+        let there = |pack: &&Pack| self.view.packs.contains_key(&pack.id) && !self.deleted.contains(&pack.id);
+        let former = |pack: &&Pack| there(pack) && self.former.contains(&pack.id);
+        list.iter().filter(former).for_each(|pack| self.report.former.add(pack.size));
+        if !self.is_over() {
+            return;
+        }
+        let dead = |pack: &&Pack| pack.is_dead() || pack.standing == Standing::Marked && !pack.held;
+        let repack = plan::to_repack(&self.survey, self.options, &self.former);
+        let repack = repack.iter().map(|at| &list[*at]).filter(|pack| !pack.is_dead() && !pack.lost);
+        let left: HashMap<PackId, u64> =
+            list.iter().filter(dead).chain(repack).filter(there).map(|pack| (pack.id, pack.size)).collect();
+        left.values().for_each(|size| self.report.left.add(*size));
+    }
+
     fn check_stop(&self) -> Result<()> {
         self.task.go_on("the prune was stopped; the next one goes on where it was")
     }
@@ -118,6 +150,8 @@ impl Prune<'_> {
         let leftovers = storage.leftovers(true)?;
         self.report.leftovers = plan::Tally { count: leftovers.files, bytes: leftovers.bytes };
         let made_up = sessions::made_up(self.repo)?;
+        // With a key that was changed since, all that is new looks made up.
+        self.repo.key_is_current()?;
         for name in self.view.ignored.iter().chain(&self.marks.made_up).chain(&made_up) {
             self.check_stop()?;
             let removed = match name {
@@ -151,13 +185,21 @@ impl Prune<'_> {
         let ours: HashSet<PackId> = ours.flat_map(|list| list.packs.iter().copied()).collect();
         let dead = |pack: &&super::packs::Pack| pack.standing == Standing::Marked && !pack.held && ours.contains(&pack.id);
         let dead: Vec<(PackId, u64)> = self.survey.packs.list.iter().filter(dead).map(|pack| (pack.id, pack.size)).collect();
+        // A session that was begun with a new key, before the lists were written, would not be seen here.
+        if !dead.is_empty() {
+            self.repo.key_is_current()?;
+        }
         for some in dead.chunks(DELETED_AT_ONCE) {
             self.check_stop()?;
+            if self.is_over() {
+                break;
+            }
             // A list that does not open any more is void for everybody, and others may count on its packs again.
             let counting = condemned::read_all(self.repo)?.packs();
             for (id, size) in some.iter().filter(|(id, _)| counting.contains(id)) {
                 self.repo.storage().delete(&Name::Pack(*id))?;
                 self.repo.forget_copies(id);
+                self.deleted.insert(*id);
                 self.report.packs.add(*size);
             }
         }
@@ -188,22 +230,26 @@ impl Prune<'_> {
 
     /// Copies what is needed out of packs that are mostly not, as far as there is room, and deletes them.
     fn repack(&mut self, lists: &mut Vec<SnapshotId>) -> Result<()> {
-        let chosen = plan::to_repack(&self.survey, self.options.max_unused, self.options.max_repack);
+        let chosen = plan::to_repack(&self.survey, self.options, &self.former);
         let mut left: Vec<PackId> = chosen.iter().map(|at| self.survey.packs.list[*at].id).collect();
         while !left.is_empty() {
             self.check_stop()?;
+            if self.is_over() {
+                return Ok(());
+            }
             let (fitting, needed) = self.fitting(&left)?;
             if fitting.is_empty() {
                 let message = format!("{} packs are not repacked: there is no room for {needed} bytes", left.len());
                 self.task.observer.event(&Event::Warning { subject: b"repack", message: &message });
                 return Ok(());
             }
-            let chosen: HashSet<PackId> = fitting.iter().map(|at| self.survey.packs.list[*at].id).collect();
+            let chosen: Vec<PackId> = fitting.iter().map(|at| self.survey.packs.list[*at].id).collect();
             left.retain(|id| !chosen.contains(id));
-            if !self.copy(&fitting)? {
+            let done = self.copy(&fitting)?;
+            if done.is_none() {
                 left.clear();
             }
-            self.avoid.extend(chosen);
+            self.avoid.extend(chosen.into_iter().take(done.unwrap_or(usize::MAX)));
             self.look()?;
             self.delete(lists)?;
             self.condemn(lists)?;
@@ -231,32 +277,33 @@ impl Prune<'_> {
         Ok((out, first))
     }
 
-    /// Copies from these packs, in a session of its own. False: the disk was full before the end.
-    fn copy(&mut self, packs: &[usize]) -> Result<bool> {
+    /// Copies from these packs, in a session of its own, and says from how many before the time was over. `None`: the
+    /// disk was full before the end.
+    fn copy(&mut self, packs: &[usize]) -> Result<Option<usize>> {
         let (repo, index) = (self.repo, self.view.index.clone());
-        let (reader, survey, task) = (&self.reader, &mut self.survey, &self.task);
+        let (reader, survey, task, over) = (&self.reader, &mut self.survey, &self.task, self.over);
         let mut copied = None;
         // Nothing will be committed under its id. It must end before what was copied from is deleted.
         let ended = work::in_session(repo, &|| task.now(), |id| {
-            copied = Some(Repack::new(repo, &index, reader, survey, id).and_then(|repack| repack.run(packs, task)));
+            copied = Some(Repack::new(repo, &index, reader, survey, id).and_then(|repack| repack.run(packs, task, over)));
             Ok(SessionEnd::Uncommitted(()))
         });
         match copied {
-            None => ended.map(|_| true),
-            Some(Ok(Repacked { packs, bytes, mut found })) => {
+            None => ended.map(|_| Some(0)),
+            Some(Ok(Repacked { packs, bytes, mut found, done })) => {
                 self.reader.found().iter().for_each(|(pack, extent)| damaged::add(&mut found, *pack, extent));
                 super::write_down(repo, &found, self.task.now(), self.task.observer);
                 self.report.written.count += packs;
                 self.report.written.bytes += bytes;
-                ended.map(|_| true)
+                ended.map(|_| Some(done))
             }
             Some(Err(e)) if e.kind() == ErrorKind::Full => {
                 let message = format!("it is not finished, since the disk is full: {e}");
                 self.task.observer.event(&Event::Warning { subject: b"repack", message: &message });
-                ended.map(|_| false)
+                ended.map(|_| None)
             }
             // Another prune has deleted a segment that it read in. What it would have copied, the next prune does.
-            Some(Err(e)) if e.kind() == ErrorKind::NotFound => ended.map(|_| true),
+            Some(Err(e)) if e.kind() == ErrorKind::NotFound => ended.map(|_| Some(usize::MAX)),
             Some(Err(e)) => Err(e),
         }
     }
@@ -265,7 +312,8 @@ impl Prune<'_> {
     fn rewrite(&mut self) -> Result<()> {
         self.check_stop()?;
         let (repo, report) = (self.repo, &mut self.report);
-        match steady(repo, || segments::rewrite(repo, &self.view.index, report)) {
+        let rekey = self.options.rekey;
+        match steady(repo, || segments::rewrite(repo, &self.view.index, rekey, report)) {
             Err(e) if e.kind() == ErrorKind::Full => {
                 let message = format!("it still names packs that are gone, since the disk is full; the next prune goes on: {e}");
                 self.task.observer.event(&Event::Warning { subject: b"index", message: &message });

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::PackKind;
 use crate::local::watch::SessionWatch;
 use crate::maintain::prune::mark::{MarkReader, Marks};
 use crate::maintain::prune::sessions::{Living, SessionWait, Settle};
@@ -25,10 +26,10 @@ use crate::maintain::prune::survey::{Proven, Survey};
 use crate::maintain::prune::view::RepositoryView;
 use crate::model::{PackId, SnapshotId, Timestamp};
 use crate::observe::{Event, Observer};
-use crate::repo::Repository;
 use crate::repo::beat::DEAD_AFTER;
 use crate::repo::damaged::{self, DamagedPacks};
 use crate::repo::reader::ChunkReader;
+use crate::repo::{Repository, parallel};
 use crate::storage::{Class, Name};
 use crate::task::Task;
 
@@ -72,6 +73,10 @@ pub struct PruneOptions {
     pub only_writer: bool,
     /// Whether forgotten snapshots are left for the time that their marks say.
     pub grace: bool,
+    /// Whether what is sealed with a former key is sealed anew.
+    pub rekey: bool,
+    /// Nothing more is deleted or repacked after this time, counted from the beginning of [`Prune::prepare`].
+    pub max_duration: Option<Duration>,
     /// Whether damage that is met may be recorded in the repository. False for a caller that must change nothing.
     pub record: bool,
 }
@@ -89,6 +94,8 @@ impl Default for PruneOptions {
             memory: 48 << 20,
             only_writer: false,
             grace: true,
+            rekey: false,
+            max_duration: None,
             record: true,
         }
     }
@@ -98,6 +105,20 @@ impl PruneOptions {
     /// The time at which forgotten snapshots are left that are to be left; `None`: they are not.
     fn keeps_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.grace.then_some(now)
+    }
+
+    /// Counts the objects of snapshots that count as forgotten: then these go, too.
+    fn count_without(&self, repo: &Repository, plan: &mut PrunePlan) -> Result<()> {
+        if self.without.is_empty() {
+            return Ok(());
+        }
+        for (name, size) in repo.storage().list(Class::Snapshots)? {
+            if matches!(name, Name::Snapshot(id) if self.without.contains(&id)) {
+                plan.snapshots.add(size);
+                plan.freed += size;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -124,6 +145,10 @@ pub struct Report {
     pub parity_groups: u64,
     /// Deleted objects of parity.
     pub parity: Tally,
+    /// Packs that are still sealed with a former key, if that was asked.
+    pub former: Tally,
+    /// Packs that there was no time to delete or repack.
+    pub left: Tally,
     /// Packs that could not be freed: they hold the only copies of chunks that snapshots need, and these are damaged.
     pub stuck: Tally,
     /// Such chunks.
@@ -149,13 +174,19 @@ pub struct Prune<'a> {
     patience: SessionWait,
     /// Until when sessions that live are waited for.
     until: Option<Instant>,
+    /// When the time is over that it may take.
+    over: Option<Instant>,
     reader: ChunkReader,
     view: RepositoryView,
     marks: Marks,
     survey: Survey,
     proven: Proven,
+    /// Packs that are sealed with a former key, if that was asked.
+    former: HashSet<PackId>,
     /// Packs that were copied from, and are to go.
     avoid: HashSet<PackId>,
+    /// Packs that were deleted.
+    deleted: HashSet<PackId>,
     plan: PrunePlan,
     report: Report,
 }
@@ -164,7 +195,7 @@ impl<'a> Prune<'a> {
     /// Looks at everything and plans. Nothing is changed. Errors: a session that lives ([`crate::ErrorKind::Busy`]); a
     /// page or chunk that a snapshot needs and that is not there, or damaged; a listing that failed.
     pub fn prepare(repo: &'a Arc<Repository>, options: &'a PruneOptions, task: &Task<'a>) -> Result<Self> {
-        let now = task.now();
+        let (now, began) = (task.now(), Instant::now());
         let task = task.clone().at(now);
         let (watch, stop) = (SessionWatch::new(options.state.as_deref(), repo.id()), task.stop.clone());
         let patience = SessionWait { watch, dead_after: options.dead_after, stop };
@@ -189,24 +220,38 @@ impl<'a> Prune<'a> {
         })
         .map_err(untouched)?;
         let made_up = sessions::made_up(repo)?.len();
-        let repack = plan::to_repack(&survey, options.max_unused, options.max_repack);
+        let former = if options.rekey { former_packs(repo, &reader, &survey)? } else { HashSet::new() };
+        let repack = plan::to_repack(&survey, options, &former);
         let (leftovers, free) = (repo.storage().leftovers(false)?, repo.storage().free_space()?);
         let fitting = plan::with_room(&view, &survey, repack.clone(), leftovers, free);
         let mut plan = plan::plan(&view, &survey, &fitting, leftovers);
         repack.iter().skip(fitting.len()).for_each(|at| plan.no_room.add(survey.packs.list[*at].size));
         plan.live = marks.snapshots;
-        // As if they were forgotten: then their objects go, too.
-        for (name, size) in if options.without.is_empty() { Vec::new() } else { repo.storage().list(Class::Snapshots)? } {
-            if matches!(name, Name::Snapshot(id) if options.without.contains(&id)) {
-                plan.snapshots.add(size);
-                plan.freed += size;
-            }
-        }
+        options.count_without(repo, &mut plan)?;
         (plan.kept, plan.kept_until) = (view.kept.len() as u64, view.kept.values().max().copied());
         plan.ignored = (view.ignored.len() + marks.made_up.len() + made_up) as u64;
         tell::tell(&survey, &repack, task.observer);
-        let (avoid, report) = (HashSet::new(), Report::default());
-        Ok(Prune { repo, options, task, patience, until, reader, view, marks, survey, proven, avoid, plan, report })
+        survey.packs.list.iter().filter(|pack| former.contains(&pack.id)).for_each(|pack| plan.former.add(pack.size));
+        let (avoid, deleted, report) = (HashSet::new(), HashSet::new(), Report::default());
+        let over = options.max_duration.map(|most| began + most);
+        Ok(Prune {
+            repo,
+            options,
+            task,
+            patience,
+            until,
+            over,
+            reader,
+            view,
+            marks,
+            survey,
+            proven,
+            former,
+            avoid,
+            deleted,
+            plan,
+            report,
+        })
     }
 
     /// What it will do.
@@ -244,12 +289,38 @@ impl<'a> Prune<'a> {
     }
 }
 
+/// Ends the sessions whose writers are dead; an error if one lives.
+pub(crate) fn settle(repo: &Repository, options: &PruneOptions, task: &Task<'_>) -> Result<u64> {
+    let watch = SessionWatch::new(options.state.as_deref(), repo.id());
+    let patience = SessionWait { watch, dead_after: options.dead_after, stop: task.stop.clone() };
+    let (older_than, living) = (None, Living::Refuse);
+    Settle { fence: &options.fence, older_than, now: task.now(), patience: &patience, living }.settle(repo)
+}
+
 /// Writes down what was found damaged. On a full disk that cannot be done, and prune has to work there all the same.
 fn write_down(repo: &Repository, found: &DamagedPacks, now: Timestamp, observer: &dyn Observer) {
     if let Err(e) = damaged::record(repo, found, "yester prune", now) {
         let message = format!("damage was found and could not be written down: {e}");
         observer.event(&Event::Warning { subject: b"damaged", message: &message });
     }
+}
+
+/// The packs that are sealed with a former key. The first bytes of each are read.
+fn former_packs(repo: &Repository, reader: &ChunkReader, survey: &Survey) -> Result<HashSet<PackId>> {
+    let packs: Vec<(PackKind, PackId)> =
+        survey.packs.list.iter().filter(|pack| pack.is_readable()).filter_map(|pack| Some((pack.kind?, pack.id))).collect();
+    let read = parallel::many(repo, &packs, |(kind, id)| reader.pack_key(*kind, *id).map(|key| key.is_former()));
+    let mut out = HashSet::new();
+    for ((_, id), found) in packs.iter().zip(read) {
+        match found {
+            Ok(false) => {}
+            Ok(true) => drop(out.insert(*id)),
+            // What is damaged is said elsewhere, and cannot be copied.
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(out)
 }
 
 fn untouched(e: Error) -> Error {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::str::FromStr;
 
 use crate::format::segment::SegmentPack;
+use crate::maintain::prune::PruneOptions;
 use crate::maintain::prune::packs::{Pack, Standing};
 use crate::maintain::prune::small;
 use crate::maintain::prune::survey::Survey;
@@ -107,6 +108,8 @@ pub struct PrunePlan {
     pub kept: u64,
     /// Until when the last of them is left.
     pub kept_until: Option<Timestamp>,
+    /// Packs that are sealed with a former key, if that was asked.
+    pub former: Tally,
     /// What the index will be shorter by, about.
     pub(crate) index: u64,
     /// Parts of objects that killed writers left.
@@ -117,8 +120,9 @@ pub struct PrunePlan {
 
 /// Which packs to copy the needed parts of: those with the most unused bytes for their size first, until few enough
 /// remain. Packs marked for deletion that must not be deleted yet come first of all, and packs of which a part is damaged,
-/// whatever the limits.
-pub(super) fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize> {
+/// whatever the limits. Then those that are sealed with a `former` key.
+pub(super) fn to_repack(survey: &Survey, options: &PruneOptions, former: &HashSet<PackId>) -> Vec<usize> {
+    let (unused, most) = (options.max_unused, options.max_repack);
     let list = &survey.packs.list;
     let stays = |pack: &&Pack| pack.standing == Standing::Usable && !pack.is_dead();
     let used: u64 = list.iter().filter(stays).map(|pack| pack.size - pack.unused).sum();
@@ -147,6 +151,15 @@ pub(super) fn to_repack(survey: &Survey, unused: Unused, most: u64) -> Vec<usize
         bytes += pack.size;
         left -= pack.unused;
         out.push(at);
+    }
+    let taken: HashSet<usize> = out.iter().copied().collect();
+    for at in (0..list.len()).filter(|at| !taken.contains(at)) {
+        let pack = &list[at];
+        let may = former.contains(&pack.id) && stays(&pack) && !pack.held && !pack.damaged;
+        if may && bytes + pack.size <= most {
+            bytes += pack.size;
+            out.push(at);
+        }
     }
     if unused != Unused::Unlimited {
         out.extend(small::to_merge(list, &out, most.saturating_sub(bytes)));

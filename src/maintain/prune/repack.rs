@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::chunk::codec::{Compression, Encoder};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +37,8 @@ pub(crate) struct Repacked {
     pub(crate) bytes: u64,
     /// What was found damaged.
     pub(crate) found: DamagedPacks,
+    /// How many of the given packs were copied from before the time was over.
+    pub(crate) done: usize,
 }
 
 /// The open packs of one writer, and what is gathered for them: a chunk's name says nothing without its writer's.
@@ -89,11 +92,14 @@ impl<'a> Repack<'a> {
     /// Copies what is needed of these packs. Everything is durable and indexed when this returns. What is damaged is left as
     /// it is, and said; an error of writing is final, and what was written until then is garbage for
     /// the next prune, or counts, according to whether its segment was written.
-    pub(super) fn run(mut self, packs: &[usize], task: &Task<'_>) -> Result<Repacked> {
+    pub(super) fn run(mut self, packs: &[usize], task: &Task<'_>, until: Option<Instant>) -> Result<Repacked> {
         let total: u64 = packs.iter().map(|at| self.survey.packs.list[*at].size).sum();
-        let mut bytes = 0;
+        let (mut bytes, mut done) = (0, 0);
         for (number, at) in packs.iter().enumerate() {
             let Pack { id, size, .. } = self.survey.packs.list[*at];
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
             // One that is gone was repacked by another prune.
             if let Err(e) = self.pack(id, size, task)?
                 && e.kind() != ErrorKind::NotFound
@@ -102,6 +108,7 @@ impl<'a> Repack<'a> {
                 task.observer.event(&Event::Warning { subject: Name::Pack(id).to_string().as_bytes(), message: &message });
             }
             bytes += size;
+            done += 1;
             let (entries, total_entries) = (number as u64 + 1, packs.len() as u64);
             task.observer.event(&Event::Progress { entries, bytes, total_entries, total_bytes: total, unit: "packs" });
         }
@@ -111,7 +118,7 @@ impl<'a> Repack<'a> {
         }
         self.indexer.write_segment()?;
         let WrittenPacks { packs, bytes } = self.indexer.written();
-        Ok(Repacked { packs, bytes, found: self.found })
+        Ok(Repacked { packs, bytes, found: self.found, done })
     }
 
     /// Copies from one pack. The inner error is the first one of reading it: frames that are damaged are left out.
@@ -243,11 +250,10 @@ impl<'a> Repack<'a> {
             if *wanted == RepackChoice::No {
                 continue;
             }
-            let id = self.repo.keys().chunk_id_of(writer, kind, bytes);
-            if id.key() != *chunk {
+            let Some(id) = self.repo.keys().chunk_id_of(writer, kind, bytes, |id| id.key() == *chunk) else {
                 let text = format!("chunk {}… has other content than its name says", chunk.short());
                 return Ok(Err(Error::corrupt(text)));
-            }
+            };
             if *wanted == RepackChoice::AsItIs && !delta.bases.is_empty() {
                 delta.bytes.extend_from_slice(bytes);
                 delta.chunks.push((id, *len));

@@ -13,14 +13,15 @@ use crate::storage::Name;
 /// Writes what the segments that name gone packs say of all others into a new one, and deletes them and all that are
 /// replaced already (rule 8). Packs that are gone are those that the storage does not have (a missing one was asked for
 /// by name: see [`RepositoryView::read`]).
-pub(super) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Result<()> {
+/// With `rekey` also those that are sealed with a former key.
+pub(super) fn rewrite(repo: &Repository, old: &Index, rekey: bool, report: &mut Report) -> Result<()> {
     let view = RepositoryView::read(repo, Some(old), None)?;
     let index = &view.index;
     let is_gone = |id: &PackId| !view.packs.contains_key(id);
     // What packs of keys that only write say of themselves becomes an ordinary segment: that is asked once.
     let names_gone = |at: &usize| {
         let segment = &index.segments()[*at];
-        segment.is_in_memory() || segment.packs().iter().any(|pack| is_gone(&pack.id))
+        segment.is_in_memory() || rekey && segment.is_former() || segment.packs().iter().any(|pack| is_gone(&pack.id))
     };
     let which: Vec<usize> = (0..index.segments().len()).filter(names_gone).collect();
     if !which.is_empty() {
@@ -36,6 +37,9 @@ pub(super) fn rewrite(repo: &Repository, old: &Index, report: &mut Report) -> Re
         return Ok(());
     }
     let rewritten = which.iter().map(|at| index.segments()[*at].id());
+    if !which.is_empty() || !index.replaced().is_empty() {
+        repo.key_is_current()?;
+    }
     // The replaced ones first: they must not come back when what replaced them is gone.
     let old: Vec<SegmentId> = index.replaced().iter().copied().chain(rewritten).collect();
     for id in &old {

@@ -165,6 +165,8 @@ pub fn expire(repo: &Repository, now: Timestamp) -> Result<u64> {
             _ => false,
         };
         if goes {
+            // With a former key all that is new looks made up.
+            repo.key_is_current()?;
             repo.storage().delete(name)?;
             gone += 1;
         }

@@ -103,6 +103,8 @@ pub struct PagedSegment {
     in_memory: bool,
     /// The writer, if its key only writes.
     writer: Option<WriterId>,
+    /// It is sealed with a key that was changed since.
+    former: bool,
 }
 
 impl PagedSegment {
@@ -131,7 +133,7 @@ impl PagedSegment {
         if found != repo.id() || !end.ends_with(&id.0) {
             return Err(Error::corrupt("an index segment is of another repository or has another's name"));
         }
-        let key = Self::key(repo, &first)?;
+        let (key, age) = Self::key(repo, &first)?;
         let (start, len, pages) = segment::decode_tail(&end, size)?;
         let sealed = match start.checked_sub(from) {
             Some(at) => end[at as usize..(at + len) as usize].to_vec(),
@@ -168,6 +170,7 @@ impl PagedSegment {
             rescued: OnceLock::new(),
             in_memory: false,
             writer,
+            former: age > 0,
         };
         if at != start || out.page_count() != pages as usize {
             return Err(Error::corrupt("an index segment has other pages than it says"));
@@ -190,15 +193,13 @@ impl PagedSegment {
         self.frame_pages.len() + self.entry_pages.len() + self.filter_pages.len()
     }
 
-    /// The key of a segment, from its first [`PREAMBLE`] bytes.
-    fn key(repo: &Repository, first: &[u8]) -> Result<SealKey> {
+    /// The key of a segment, from its first [`PREAMBLE`] bytes, and how many changes ago that was made of the
+    /// repository's.
+    fn key(repo: &Repository, first: &[u8]) -> Result<(SealKey, usize)> {
         let mut salt = [0; 32];
         salt.copy_from_slice(&first[HEADER..HEADER + 32]);
-        let key = SealKey::derive_bound(&repo.keys().index, &salt, &bound(first))?;
-        match key.commitment == first[HEADER + 32..PREAMBLE] {
-            true => Ok(key),
-            false => Err(Error::corrupt("an index segment was sealed with another key")),
-        }
+        let found = SealKey::committed(&repo.keys().index, &salt, &bound(first), &first[HEADER + 32..PREAMBLE])?;
+        found.ok_or_else(|| Error::corrupt("an index segment was sealed with another key"))
     }
 
     /// What is wrong with a segment that says that it is of another version: only one that is what its name says, and was
@@ -208,8 +209,9 @@ impl PagedSegment {
             return Ok(Error::corrupt("its checksum does not match"));
         }
         let salt = first.get(HEADER..).and_then(|rest| rest.first_chunk::<32>());
-        let key = salt.and_then(|salt| SealKey::derive_bound(&repo.keys().index, salt, &bound(first)).ok());
-        match key.is_some_and(|key| first.get(HEADER + 32..PREAMBLE) == Some(&key.commitment[..])) {
+        let commitment = first.get(HEADER + 32..PREAMBLE).unwrap_or_default();
+        let found = salt.and_then(|salt| SealKey::committed(&repo.keys().index, salt, &bound(first), commitment).ok());
+        match found.flatten().is_some() {
             true => Ok(believed(segment::writer(first), newer)),
             false => Ok(Error::corrupt("an index segment was not made with the repository's key")),
         }
@@ -261,7 +263,12 @@ impl PagedSegment {
         PagedSegment { id: segment.id, size: segment.size, writer: segment.writer, ..self }
     }
 
-    /// Whether it is nowhere but in memory.
+    /// Whether it is sealed with a key that was changed since.
+    pub(crate) fn is_former(&self) -> bool {
+        self.former
+    }
+
+    /// Whether it is nowhere but in this process's memory.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.in_memory
     }

@@ -23,6 +23,8 @@ pub(crate) mod writer;
 pub struct PackKey {
     preamble: Preamble,
     key: SealKey,
+    /// How many changes ago what it was made of was the repository's key.
+    age: usize,
 }
 
 impl PackKey {
@@ -42,7 +44,7 @@ impl PackKey {
         let mut preamble = Preamble { repository: repo.id(), salt: [0; 32], commitment: [0; 16], session, kind, writer };
         let (salt, key) = SealKey::fresh(class, &preamble.bound())?;
         (preamble.salt, preamble.commitment) = (salt, key.commitment);
-        Ok(PackKey { preamble, key })
+        Ok(PackKey { preamble, key, age: 0 })
     }
 
     /// The key of a stored pack, from its first bytes. The pack must be of this repository and commit to its key.
@@ -56,11 +58,15 @@ impl PackKey {
         if preamble.repository != repo.id() {
             return Err(Error::corrupt(format!("a pack belongs to repository {}", preamble.repository.short())));
         }
-        let key = SealKey::derive_bound(repo.keys().pack(preamble.kind), &preamble.salt, &preamble.bound())?;
-        if key.commitment != preamble.commitment {
-            return Err(Error::corrupt("a pack was sealed with another key"));
-        }
-        Ok(PackKey { preamble, key })
+        let class = repo.keys().pack(preamble.kind);
+        let found = SealKey::committed(class, &preamble.salt, &preamble.bound(), &preamble.commitment)?;
+        let (key, age) = found.ok_or_else(|| Error::corrupt("a pack was sealed with another key"))?;
+        Ok(PackKey { preamble, key, age })
+    }
+
+    /// Whether it was made of a key that was changed since.
+    pub(crate) fn is_former(&self) -> bool {
+        self.age > 0
     }
 
     /// What the first bytes say.
@@ -253,7 +259,7 @@ impl FrameSealer {
         let mut rest = &self.check[..];
         for (key, len) in &entry.chunks {
             let chunk = rest.split_off(..*len as usize).ok_or_else(|| Error::corrupt("a frame is too short"))?;
-            if keys.chunk_id_of(to.preamble.writer, kind, chunk).key() != *key {
+            if keys.chunk_id_of(to.preamble.writer, kind, chunk, |id| id.key() == *key).is_none() {
                 return Err(Error::corrupt(format!("chunk {}… has other content than its name says", key.short())));
             }
         }
@@ -301,7 +307,7 @@ fn check_chunks(keys: &Keys, key: &PackKey, plain: &[u8], chunks: &[(ChunkId, u3
     let mut rest = plain;
     for (id, len) in chunks {
         let (chunk, after) = rest.split_at_checked(*len as usize).ok_or_else(|| Error::corrupt("a frame is too short"))?;
-        if keys.chunk_id_of(key.preamble.writer, key.preamble.kind, chunk) != *id {
+        if keys.chunk_id_of(key.preamble.writer, key.preamble.kind, chunk, |own| own == id).is_none() {
             return Err(Error::corrupt(format!("a chunk is not the one named {}", id.short())));
         }
         rest = after;
@@ -426,8 +432,9 @@ fn is_newer(repo: &Repository, first: &[u8]) -> bool {
     let Some(preamble) = first.first_chunk::<PREAMBLE>() else { return false };
     let parts = preamble[HEADER..].split_first_chunk::<32>();
     parts.is_some_and(|(salt, rest)| {
-        let is_of = |kind| SealKey::derive_bound(repo.keys().pack(kind), salt, &pack::bound(preamble));
-        [PackKind::Data, PackKind::Tree].into_iter().any(|kind| is_of(kind).is_ok_and(|key| rest.starts_with(&key.commitment)))
+        let Some(commitment) = rest.first_chunk::<16>() else { return false };
+        let is_of = |kind| SealKey::committed(repo.keys().pack(kind), salt, &pack::bound(preamble), commitment);
+        [PackKind::Data, PackKind::Tree].into_iter().any(|kind| is_of(kind).is_ok_and(|found| found.is_some()))
     })
 }
 

@@ -41,7 +41,8 @@ impl ChunkReader {
         damaged::add(&mut self.found.lock(), id, &extent);
     }
 
-    pub(super) fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
+    /// The key of a pack: read, or known already.
+    pub(crate) fn pack_key(&self, kind: PackKind, id: PackId) -> Result<Arc<PackKey>> {
         // Many threads begin with a pack at the same time: one fetches its key.
         let own = self.loading.lock().entry(id).or_default().clone();
         let _loading = own.lock();

@@ -248,7 +248,11 @@ impl ChunkReader {
             *checked = began;
             return self.with_unnamed(&index);
         }
-        let index = Arc::new(index.load_again(&self.repo)?);
+        let loaded = index.load_again(&self.repo);
+        if loaded.is_err() {
+            self.repo.key_is_current()?;
+        }
+        let index = Arc::new(loaded?);
         *checked = index.began();
         self.stale().gone.clear();
         *self.index.write() = index.clone();
@@ -283,6 +287,8 @@ impl ChunkReader {
                 Some(newer) => index = newer,
                 None => {
                     let error = first.take().unwrap_or(missed.error);
+                    // With a former key what was repacked looks lost.
+                    self.repo.key_is_current()?;
                     return Err(if error.kind() == ErrorKind::NotFound { error.with_kind(ErrorKind::Corrupt) } else { error });
                 }
             }
@@ -564,7 +570,7 @@ impl ChunkReader {
             let chunk = chunk_of(frame, location)?;
             let mut verified = chunk.frame.verified.lock();
             let known = verified.contains(&location.offset);
-            if known || is_right(&self.repo.keys().chunk_id_of(self.writer_of(found)?, kind, &chunk)) {
+            if known || self.repo.keys().chunk_id_of(self.writer_of(found)?, kind, &chunk, &is_right).is_some() {
                 if !known {
                     verified.push(location.offset);
                 }
