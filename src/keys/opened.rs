@@ -65,6 +65,7 @@ impl OpenedKey {
                 Err(e) => return kept.unwrap_or(Err(e)),
             }
             without.insert(slot);
+            without.extend(slots::dearer(&*storage, slot)?);
         }
     }
 }

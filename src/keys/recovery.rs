@@ -141,6 +141,7 @@ pub fn without_text(
                 }
             };
             without.insert(unlocked.slot);
+            without.extend(slots::dearer(storage, unlocked.slot)?);
             let text = of(Config { repository, created: now, chunker, cutter: None, mandatory: 0 }, &unlocked.master);
             match missing_number(storage, &text, &key(&text).keys()) {
                 // Of several keys the newest: it has those before it.

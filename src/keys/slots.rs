@@ -378,6 +378,25 @@ impl Search<'_> {
     }
 }
 
+/// The slots that cost more than twice as much to try as this one. They were made with other parameters: whoever looks for another
+/// slot of one credential leaves them alone, or anybody could have it try one for hours.
+pub(crate) fn dearer(storage: &dyn Storage, than: SlotId) -> Result<BTreeSet<SlotId>> {
+    let listed = storage.list(Class::Keys)?;
+    let least = |copies: &Vec<(Name, u64)>| {
+        let small = copies.iter().filter(|(_, size)| *size <= config::MAX_OBJECT);
+        let slots = small.filter_map(|(name, _)| {
+            let mut object = Vec::new();
+            storage.read(name, None, &mut object).ok()?;
+            decode(&object, |_| true).ok()
+        });
+        slots.map(|slot| cost(slot.derivation)).min()
+    };
+    let slots = names(&listed);
+    let Some(most) = slots.get(&than).and_then(least) else { return Ok(BTreeSet::new()) };
+    let dear = slots.into_iter().filter(|(_, copies)| least(copies).is_some_and(|cost| cost > most.saturating_mul(2)));
+    Ok(dear.map(|(id, _)| id).collect())
+}
+
 /// What it takes to try a slot.
 fn cost(derivation: Derivation) -> u64 {
     match derivation {

@@ -235,3 +235,32 @@ fn a_live_ingest_is_waited_for_or_fenced() {
     world.run(&with(&options, &["prune"])).ok();
     assert!(world.run(&with(&options, &["cat", &format!("{new}:src/larger")])).ok().out == noise(3, 150_000_000));
 }
+
+/// A difference that nobody needs outlives its bases, in a pack that stays for something else. Nothing is wrong with that.
+#[test]
+fn a_difference_that_nobody_needs_is_no_damage_without_its_base() {
+    let world = World::new();
+    let options = world.repository();
+    let mut text = noise(1, 2_900_000);
+    world.file("src/database", &text);
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let packs = || -> Vec<String> {
+        names(&world.at("repo/packs")).iter().flat_map(|at| names(&world.at("repo/packs").join(at))).collect()
+    };
+    let first = packs();
+    (0..29).for_each(|at| text[at * 100_000..][..8192].copy_from_slice(&noise(at as u64 + 9, 8192)));
+    world.file("src/database", &text);
+    world.file("src/stays", noise(2, 600_000));
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    let second: Vec<String> = packs().into_iter().filter(|pack| !first.contains(pack)).collect();
+    fs::remove_file(world.at("src/database")).unwrap();
+    world.run(&with(&options, &["ingest", "src"])).ok();
+    world.run(&with(&options, &["forget", "--keep-last", "1", "--prune", "--max-unused", "unlimited"])).ok();
+    let left = packs();
+    assert!(first.iter().any(|pack| !left.contains(pack)) && second.iter().any(|pack| left.contains(pack)), "{left:?}");
+    let checked = world.run(&with(&options, &["check", "--read-data"])).ok().text();
+    assert!(checked.contains("no damage"), "{checked}");
+    world.run(&with(&options, &["repair", "index"])).ok();
+    world.run(&with(&options, &["check", "--read-data"])).ok();
+    world.run(&with(&options, &["doctor", "--read-data"])).ok();
+}

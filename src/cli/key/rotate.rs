@@ -28,6 +28,9 @@ use crate::cli::signals;
 /// From then on everything is sealed with the new one. What is stored stays readable, and stays sealed with the old one until
 /// yester prune --rekey has repacked it. Nobody else may be at work meanwhile. Key slots can be made anew only for keys that
 /// are given: the one that opens the repository now, and others with --also-…
+///
+/// Key files and passphrases stay what they are. If somebody else may have yours, run yester key passwd first: with it they
+/// would open the new slot, too.
 #[derive(Debug, Args)]
 pub struct RotateArgs {
     /// Another key file that is to open the repository, or to store snapshots in it, as before (may be repeated)

@@ -14,7 +14,6 @@ use parking_lot::RwLock;
 
 use crate::chunk::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::damage::DamagedExtent;
 use crate::format::envelope::CHECKSUM;
 use crate::format::pack::{DirectoryEntry, FrameInfo, PREAMBLE, PackKind};
 use crate::format::segment::SegmentPack;
@@ -34,6 +33,7 @@ use super::content::KnownDamage;
 use super::moved;
 use super::news::News;
 use super::objects::bare;
+use super::pack_findings::PackFindings;
 use super::subset::ToRead;
 use super::{CheckOptions, CheckReport, Findings, Subset, go_on};
 
@@ -43,42 +43,6 @@ const PIECE: u64 = 4 << 20;
 const BASES: u64 = 24 << 20;
 /// The most threads.
 const THREADS: usize = 32;
-
-/// What was found in one pack.
-#[derive(Debug, Default)]
-struct PackFindings {
-    messages: Vec<String>,
-    /// Nothing of it can be opened.
-    whole: bool,
-    frames: Vec<u32>,
-    chunks: Vec<(u32, u32)>,
-    /// Frames that are themselves not what was written: not those that only lack a base.
-    own: Vec<u32>,
-    /// The pack is not what its name says, as far as its bytes could be had.
-    torn: bool,
-    bytes: u64,
-}
-
-impl PackFindings {
-    /// Adds what was found in later frames. Of several bad ones only the first is told of.
-    fn add(&mut self, later: PackFindings) {
-        if self.frames.is_empty() && self.chunks.is_empty() {
-            self.messages.extend(later.messages);
-        }
-        self.frames.extend(later.frames);
-        self.chunks.extend(later.chunks);
-        self.own.extend(later.own);
-    }
-
-    /// What there is to write down.
-    fn extent(&self) -> Option<DamagedExtent> {
-        match self.torn || !self.own.is_empty() {
-            true if self.whole => Some(DamagedExtent::Whole),
-            true => Some(DamagedExtent::Frames(self.own.iter().copied().collect())),
-            false => None,
-        }
-    }
-}
 
 /// Reads the packs that `subset` chooses. True when there is damage that takes content away.
 #[allow(clippy::too_many_arguments)]
@@ -236,6 +200,8 @@ struct CheckWorker<'a> {
     prefix: Vec<u8>,
     /// The bases of the frame at hand could be had.
     based: bool,
+    /// One of them is nowhere.
+    baseless: bool,
 }
 
 /// Frames of a piece, for another thread.
@@ -265,8 +231,9 @@ struct CheckedPack<'a> {
 
 impl<'a> CheckWorker<'a> {
     fn new(reading: &'a PackCheck<'a>, give: Sender<FrameBatch<'a>>, parts: Receiver<FrameBatch<'a>>) -> Result<Self> {
-        let (piece, scratch, plain, prefix, based) = Default::default();
-        Ok(CheckWorker { reading, give: Some(give), parts, decoder: Decoder::new()?, piece, scratch, plain, prefix, based })
+        let (piece, scratch, plain, prefix) = Default::default();
+        let (decoder, based, baseless) = (Decoder::new()?, false, false);
+        Ok(CheckWorker { reading, give: Some(give), parts, decoder, piece, scratch, plain, prefix, based, baseless })
     }
 
     fn pack(&mut self, id: PackId, size: u64) -> Result<PackFindings> {
@@ -496,6 +463,9 @@ impl<'a> CheckWorker<'a> {
                         found.chunks.push((number, offset));
                     }
                 }
+                // Nobody needs it, and prune has deleted a base: that the bases of what snapshots need are there, the walk of
+                // the trees has seen.
+                Err(_) if self.baseless => {}
                 Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported) => {
                     if found.frames.is_empty() {
                         found.messages.push(format!("frame {number}: {e}"));
@@ -526,9 +496,10 @@ impl<'a> CheckWorker<'a> {
         bases: fn(&ChunkReader, PackKind, &[ChunkKey], &mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         self.prefix.clear();
-        self.based = info.bases.is_empty();
+        (self.based, self.baseless) = (info.bases.is_empty(), false);
         if !info.bases.is_empty() {
             let gathered = bases(&self.reading.chunks, open.pack.kind, &info.bases, &mut self.prefix);
+            self.baseless = matches!(&gathered, Err(e) if e.kind() == ErrorKind::NotFound);
             gathered.map_err(|e| e.context("a base of it").with_kind(ErrorKind::Corrupt))?;
         }
         self.based = true;

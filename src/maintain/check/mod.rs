@@ -32,6 +32,7 @@ mod moved;
 mod news;
 mod objects;
 mod overlay;
+mod pack_findings;
 mod parity;
 mod structure;
 mod subset;
