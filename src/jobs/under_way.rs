@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Run, Timestamp};
 use crate::sys::process::{self, ProcessIdentity};
-use crate::sys::whole;
 
 /// The directory below the user's state directory.
 const DIRECTORY: &str = "under-way";
+/// What the name of a file ends with that takes another one's place next.
+const NEW: &str = "new";
 /// No file of this is longer.
 const MAX: u64 = 64 << 10;
 
@@ -96,7 +97,9 @@ impl RunBeacon {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        whole::replace_fleeting(&self.path, &serde_json::to_vec(&self.run)?)
+        let new = self.path.with_extension(NEW);
+        fs::write(&new, serde_json::to_vec(&self.run)?)?;
+        fs::rename(new, &self.path)
     }
 }
 
@@ -130,7 +133,8 @@ fn read(path: &Path) -> Option<RunUnderWay> {
     if run.gone {
         let _ = fs::remove_file(path);
     }
-    Some(run)
+    // One that takes another one's place says nothing more than that.
+    path.extension().is_none_or(|end| end != NEW).then_some(run)
 }
 
 #[cfg(test)]

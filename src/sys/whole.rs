@@ -17,16 +17,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     directory.sync_all()
 }
 
-/// The same for what means nothing after a crash: it is not durable, and nothing waits for the disk.
-pub(crate) fn replace_fleeting(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// Like [`replace`] where nothing is yet; false, with nothing changed, if something is there.
+/// The same where nothing is yet; false, with nothing changed, if something is there.
 pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<bool> {
     let (directory, file) = beside(path, content)?;
     match file.persist_noclobber(path) {
