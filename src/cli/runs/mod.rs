@@ -71,7 +71,8 @@ pub fn run(context: &Context, args: &RunsArgs) -> Result<Outcome> {
                     && args.kind.as_ref().is_none_or(|kind| run.kind == *kind)
             };
             // What ended is the answer; what has not is added where it can be seen.
-            let under_way: Vec<_> = under_way::here(context).unwrap_or_default().into_iter().filter(|run| !run.gone && chosen(run)).collect();
+            let under_way: Vec<_> =
+                under_way::here(context).unwrap_or_default().into_iter().filter(|run| !run.gone && chosen(run)).collect();
             list(context, &mut out, &all, &under_way)?;
             if context.global.json && !wrong.is_empty() {
                 out.json(&DamagedRuns { message_type: "damaged_runs", count: wrong.len() })?;
