@@ -5,7 +5,7 @@
 //!   ─▶ slots with the new key ─▶ a configuration of the new key: from here on that is the repository's ─▶ old slots go
 //! ```
 //!
-//! The number of the configuration after the closed one is fixed beforehand ([`Turn`]), and whoever creates the object of
+//! The number of the configuration after the closed one is fixed beforehand (`Turn`), and whoever creates the object of
 //! this number first has decided what comes: a new key, or the old one again. So it does no harm if one of two who change
 //! the key took the other for dead. Nobody removes slots of another before that.
 
